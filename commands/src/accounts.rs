@@ -1,0 +1,267 @@
+//! Accounts: registered by anybody who may, with a password that their owner can change.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountState, PasswordChange};
+use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
+use fulexo_domain::event::{Category, Field};
+use fulexo_domain::lockout::Lockout;
+use fulexo_domain::password::{Password, Violation, violations};
+use fulexo_domain::session::RevokedBy;
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName, SessionId};
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::Reserved;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::log::Expected;
+use crate::login::{Found, read_verifier};
+use crate::vault::Personal;
+use crate::vault::write::VaultWrite;
+use crate::{Commands, Done};
+
+/// Somebody who wants an account.
+pub struct NewAccount {
+    /// Where they can be reached; unique.
+    pub email: EmailAddress,
+    /// What they will prove themselves with.
+    pub password: Password,
+    /// How they want to be called.
+    pub display_name: Option<DisplayName>,
+    /// What they may be from the first moment.
+    pub roles: Vec<RoleName>,
+}
+
+/// Who somebody is, for themselves and those who may know.
+#[derive(Clone)]
+pub struct Profile {
+    /// Where they can be reached.
+    pub email: EmailAddress,
+    /// How they want to be called.
+    pub display_name: Option<DisplayName>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Registered {
+    account: AccountId,
+    position: Option<u64>,
+}
+
+impl Commands {
+    /// Registers an account.
+    ///
+    /// # Errors
+    /// [`CommandError::EmailTaken`], [`CommandError::Password`] with every broken rule, [`CommandError::Overloaded`].
+    pub async fn register(&self, context: &Context, new: NewAccount) -> Result<Done<AccountId>, CommandError> {
+        let NewAccount { email, password, display_name, roles } = new;
+        let name = display_name.as_ref().map(DisplayName::as_str);
+        let content = [email.normalised().into_bytes(), password.expose().into(), name.unwrap_or_default().into()];
+        let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
+        let idempotency = Idempotency::of(&self.vault, context, "register", &content);
+        if let Some(Registered { account, position }) = self.before(idempotency.as_ref()).await? {
+            return Ok(Done { value: account, position });
+        }
+        let broken = violations(&password, &email, display_name.as_ref());
+        if !broken.is_empty() {
+            return Err(CommandError::Password(broken));
+        }
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let verifier = self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)?;
+
+        let account = AccountId(context.new_id());
+        let events = Account::handle_command(&AccountState::default(), AccountCommand::Register { roles })?;
+        let (key, wrapped) = self.vault.new_subject_key(account)?;
+        let verifier = key.seal_verifier("password", verifier.expose())?;
+        let personal = Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name);
+        let mut unit = Unit::new(context, self.policy.version).sealing(&key, &personal);
+        unit.expect(Category::Account, account.0, Expected::New);
+        unit.claim("email", self.email_hash(&email), account.0);
+        unit.vault(VaultWrite::SubjectKey(wrapped));
+        unit.vault(VaultWrite::Password { account, verifier, keep: self.previous_passwords() });
+        unit.record(account.0, Some(account), events)?;
+        match self.commit(unit, idempotency.as_ref(), Registered { account, position: None }).await? {
+            Committed::New(registered, receipt) => Ok(Done { value: registered.account, position: receipt.position }),
+            Committed::Before(Registered { account, position }) => Ok(Done { value: account, position }),
+        }
+    }
+
+    /// Changes the caller's own password and ends their other sessions.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] when the current password is wrong, which counts as a failed attempt;
+    /// [`CommandError::Password`] with every rule that the new one breaks.
+    pub async fn change_password(
+        &self,
+        context: &Context,
+        account: AccountId,
+        session: SessionId,
+        current: Password,
+        new: Password,
+    ) -> Result<Done<()>, CommandError> {
+        let content = [current.expose().as_bytes(), new.expose().as_bytes()];
+        let idempotency = Idempotency::of(&self.vault, context, "change_password", &content);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return Ok(Done { value: (), position: None });
+        }
+        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let found = self.find_by_email(&profile.email).await?.ok_or(CommandError::InvalidCredentials)?;
+        let email = profile.email.normalised();
+        let attempt = self.reserve_attempt(&email, Factor::Password, context.now).await?;
+        let verifier = match attempt.lockout {
+            Lockout::Open => Some(found.verifier.clone()),
+            Lockout::Locked { .. } => None,
+        };
+        let right = self.hasher.verify(current, verifier, place).await.map_err(|_| CommandError::Overloaded)?;
+        if !right {
+            let verdict = match attempt.lockout {
+                Lockout::Open => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
+                Lockout::Locked { .. } => Verdict::Locked,
+            };
+            return self.refuse_password(context, &found, verdict, &attempt).await;
+        }
+
+        let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
+        if self.was_used_before(&found, &new).await? {
+            broken.push(Violation::Reused);
+        }
+        if !broken.is_empty() {
+            return Err(CommandError::Password(broken));
+        }
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let hashed = self.hasher.hash(new, place).await.map_err(|_| CommandError::Overloaded)?;
+        let position =
+            self.record_new_password(context, &found, session, hashed.expose(), &attempt, idempotency.as_ref()).await?;
+        // A login with the old password that was under way when the new one was recorded has ended or is ended here;
+        // none can begin: it would find the account changed.
+        let swept = self.end_other_sessions(context, account, session, RevokedBy::PasswordChange).await?;
+        Ok(Done { value: (), position: swept.position.or(position) })
+    }
+
+    async fn record_new_password(
+        &self,
+        context: &Context,
+        found: &Found,
+        session: SessionId,
+        hashed: &str,
+        attempt: &Reserved,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Option<u64>, CommandError> {
+        let account = found.account;
+        for _ in 0..TRIES {
+            let (state, version) = self.account_state(account).await?;
+            let command = AccountCommand::ChangePassword { how: PasswordChange::Owner };
+            let events = Account::handle_command(&state, command)?;
+            let mut unit = Unit::new(context, self.policy.version);
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.vault(VaultWrite::ClearAttempts { key_hash: attempt.key_hash, factor: attempt.factor });
+            unit.vault(VaultWrite::Password {
+                account,
+                verifier: found.key.seal_verifier("password", hashed)?,
+                keep: self.previous_passwords(),
+            });
+            unit.record(account.0, Some(account), events)?;
+            for other in self.live_sessions(account, session).await?.into_iter().take(100) {
+                let by = RevokedBy::PasswordChange;
+                unit.record(other.0, Some(account), [fulexo_domain::session::SessionEvent::Revoked { by }])?;
+            }
+            match self.commit(unit, idempotency, ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(receipt.position),
+                Ok(Committed::Before(())) => return Ok(None),
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    async fn refuse_password(
+        &self,
+        context: &Context,
+        found: &Found,
+        verdict: Verdict,
+        attempt: &Reserved,
+    ) -> Result<Done<()>, CommandError> {
+        let command =
+            Attempt { factor: Factor::Password, verdict, at: context.now, policy: self.policy.lockout.clone() };
+        let Ok(events) = Authentication::handle_command(&(), command);
+        let mut unit = Unit::new(context, self.policy.version);
+        for event in &events {
+            if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
+                let (key_hash, factor) = (attempt.key_hash, attempt.factor);
+                unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
+            }
+        }
+        unit.record(found.account.0, Some(found.account), events)?;
+        self.commit(unit, None, ()).await?;
+        Err(CommandError::InvalidCredentials)
+    }
+
+    /// Whether the password is the current one or one of those before it. Each comparison costs a hash.
+    async fn was_used_before(&self, found: &Found, password: &Password) -> Result<bool, CommandError> {
+        let previous = sqlx::query_scalar!(
+            "select verifier from vault.password_history where account_id = $1 order by ordinal desc limit $2",
+            found.account.0,
+            self.previous_passwords()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut verifiers = vec![found.verifier.clone()];
+        for sealed in previous {
+            verifiers.push(read_verifier(&found.key, &sealed)?);
+        }
+        for verifier in verifiers {
+            let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+            let same = self.hasher.verify(password.clone(), Some(verifier), place).await;
+            if same.map_err(|_| CommandError::Overloaded)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn previous_passwords(&self) -> i64 {
+        i64::try_from(self.policy.password_history.saturating_sub(1)).unwrap_or(0)
+    }
+
+    /// Who an account is; `None` when it was forgotten or never known.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn profile(&self, account: AccountId) -> Result<Option<Profile>, CommandError> {
+        let position = sqlx::query_scalar!(
+            "select position from log.event where stream_id = $1 and category = 'account' and version = 1",
+            account.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(position) = position else { return Ok(None) };
+        let mut opened = self.vault.open_personal(&[position]).await?;
+        Ok(opened.remove(&position).and_then(|personal| Profile::read(&personal)))
+    }
+
+    /// The account that holds this address.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn account_of(&self, email: &EmailAddress) -> Result<Option<AccountId>, CommandError> {
+        let hash = self.email_hash(email);
+        let holder = sqlx::query_scalar!(
+            "select stream_id from log.unique_key where scope = 'email' and key_hash = $1",
+            hash.as_slice()
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(holder.map(AccountId))
+    }
+}
+
+impl Profile {
+    /// Reads what was sealed at registration.
+    #[must_use]
+    pub fn read(personal: &Personal) -> Option<Self> {
+        let email = EmailAddress::parse(personal.get(Field::Email)?).ok()?;
+        let display_name = personal.get(Field::DisplayName).and_then(|name| DisplayName::parse(name).ok());
+        Some(Self { email, display_name })
+    }
+}

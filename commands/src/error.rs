@@ -1,0 +1,126 @@
+//! Why a command left no trace. A refusal that is recorded, such as a wrong password, is an outcome and not here.
+
+use fulexo_domain::account::AccountError;
+use fulexo_domain::leaf::LeafError;
+use fulexo_domain::password::Violation;
+use fulexo_domain::session::SessionError;
+
+use crate::log::{AppendError, ReadError, StoreError};
+use crate::vault::VaultError;
+
+/// Why a command did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Unknown, wrong, locked: the caller is told no more than this.
+    #[error("the credentials are not valid")]
+    InvalidCredentials,
+    /// Another account has this e-mail address.
+    #[error("the e-mail address is taken")]
+    EmailTaken,
+    /// The password breaks these rules.
+    #[error("the password breaks the policy")]
+    Password(Vec<Violation>),
+    /// The account says no.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The session says no.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// Nobody grants what they do not hold.
+    #[error("a role can be granted only by somebody who holds all its permissions")]
+    GrantExceedsOwn,
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyKeyReused,
+    /// Others kept changing the same thing.
+    #[error("too many concurrent changes of the same thing")]
+    Contended,
+    /// Too much to do: come back later.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// The log cannot be reached: come back later.
+    #[error("the log cannot be reached")]
+    Unavailable,
+    /// Something is broken; the text is for the log.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<AppendError> for CommandError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Conflict { .. } => Self::Contended,
+            AppendError::KeyTaken { scope: "email" } => Self::EmailTaken,
+            AppendError::CommandReused => Self::IdempotencyKeyReused,
+            AppendError::Overloaded => Self::Overloaded,
+            AppendError::Unavailable => Self::Unavailable,
+            AppendError::KeyTaken { .. } | AppendError::Rejected(_) | AppendError::TooLarge => {
+                Self::Internal(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<sqlx::Error> for CommandError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => Self::Unavailable,
+            error => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for CommandError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Database(error) => error.into(),
+            ReadError::Leaf(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Append(error) => error.into(),
+            StoreError::Read(error) => error.into(),
+            StoreError::Command(error) => *error,
+            StoreError::DeleteRefused | StoreError::ForeignEvent => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<VaultError> for CommandError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::Database(error) => error.into(),
+            VaultError::WrongKey(_) | VaultError::NoKey | VaultError::Unopenable(_) | VaultError::NoRandomness(_) => {
+                Self::Internal(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<crate::vault::NoRandomness> for CommandError {
+    fn from(error: crate::vault::NoRandomness) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<crate::vault::Unopenable> for CommandError {
+    fn from(error: crate::vault::Unopenable) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<LeafError> for CommandError {
+    fn from(error: LeafError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for CommandError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,193 @@
+//! From a decision to the log: load, decide, append, try again on conflict. The only caller of append.
+
+use esrs::manager::AggregateManager;
+use esrs::{Aggregate, AggregateState};
+use fulexo_domain::account::{Account, AccountState};
+use fulexo_domain::event::{Category, Event, Stream};
+use fulexo_domain::leaf::Draft;
+use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::{AccountId, SessionId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::Commands;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::log::{AppendError, AppendRequest, Appended, CommandRecord, Expected, LogStore, Receipt, StoreError};
+use crate::vault::write::VaultWrite;
+use crate::vault::{Personal, SubjectKey, Vault};
+
+/// How often a command decides anew when somebody else was faster.
+pub(crate) const TRIES: usize = 8;
+
+/// An append in the making: what one command writes, in one transaction.
+pub(crate) struct Unit<'a> {
+    context: &'a Context,
+    policy_version: u32,
+    sealing: Option<(&'a SubjectKey, &'a Personal)>,
+    request: AppendRequest,
+}
+
+/// A client's idempotency key, bound to caller, operation and content.
+#[derive(Clone)]
+pub(crate) struct Idempotency {
+    id: [u8; 32],
+    request_hash: [u8; 32],
+}
+
+/// What a command came to: its outcome, and where in the log it stands.
+pub(crate) enum Committed<O> {
+    /// Now.
+    New(O, Receipt),
+    /// Before, under the same idempotency key.
+    Before(O),
+}
+
+impl<'a> Unit<'a> {
+    pub fn new(context: &'a Context, policy_version: u32) -> Self {
+        Self { context, policy_version, sealing: None, request: AppendRequest::default() }
+    }
+
+    /// From here on, personal facts that belong to an event are sealed under this key.
+    pub fn sealing(mut self, key: &'a SubjectKey, personal: &'a Personal) -> Self {
+        self.sealing = Some((key, personal));
+        self
+    }
+
+    /// Adds events of one stream.
+    pub fn record<E: Into<Event>>(
+        &mut self,
+        id: Uuid,
+        subject: Option<AccountId>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<(), CommandError> {
+        for event in events {
+            let event: Event = event.into();
+            let event_id = self.context.new_id();
+            let mut sealed = Vec::new();
+            if let Some((key, personal)) = self.sealing
+                && let Some((row, digest)) = personal.seal_for(&event, event_id, key)?
+            {
+                self.request.sealed.push((self.request.events.len(), row));
+                sealed.push(digest);
+            }
+            if let Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) = event {
+                self.request.vault.push(VaultWrite::ForgetRefreshRoot { session: SessionId(id) });
+            }
+            let draft = Draft {
+                id: event_id,
+                stream: Stream { category: event.category(), id },
+                subject: subject.map(|account| account.0),
+                actor: self.context.actor,
+                correlation: self.context.correlation,
+                causation: None,
+                policy_version: self.policy_version,
+                event,
+                sealed,
+            };
+            self.request.events.push(draft.prepare()?);
+        }
+        Ok(())
+    }
+
+    pub fn expect(&mut self, category: Category, id: Uuid, expected: Expected) {
+        self.request.expected.push((Stream { category, id }, expected));
+    }
+
+    pub fn vault(&mut self, write: VaultWrite) {
+        self.request.vault.push(write);
+    }
+
+    pub fn claim(&mut self, scope: &'static str, hash: [u8; 32], holder: Uuid) {
+        self.request.claims.push(crate::log::KeyClaim { scope, hash, holder });
+    }
+
+    pub fn into_request(self) -> AppendRequest {
+        self.request
+    }
+}
+
+impl Idempotency {
+    /// `None` without a key. Everything is keyed: a plain digest of a request that holds a password would be
+    /// something to guess against.
+    pub fn of(vault: &Vault, context: &Context, operation: &str, content: &[&[u8]]) -> Option<Self> {
+        let key = context.idempotency_key.as_deref()?;
+        let caller = context.account().map(|account| account.0.to_string()).unwrap_or_default();
+        let id = vault.digest("idempotency/id", &[caller.as_bytes(), operation.as_bytes(), key.as_bytes()]);
+        Some(Self { id, request_hash: vault.digest("idempotency/content", content) })
+    }
+
+    /// What the log is to remember of the command.
+    pub fn record<O: Serialize>(&self, outcome: &O) -> Result<CommandRecord, CommandError> {
+        Ok(CommandRecord { id: self.id, request_hash: self.request_hash, result: serde_json::to_string(outcome)? })
+    }
+}
+
+impl Commands {
+    /// What this very command came to before; nothing when it is new.
+    pub(crate) async fn before<O: DeserializeOwned>(
+        &self,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Option<O>, CommandError> {
+        let Some(idempotency) = idempotency else { return Ok(None) };
+        let Some((hash, result)) = self.log.outcome(&idempotency.id).await? else { return Ok(None) };
+        if hash != idempotency.request_hash {
+            return Err(CommandError::IdempotencyKeyReused);
+        }
+        Ok(Some(serde_json::from_str(&result)?))
+    }
+
+    /// Appends, remembering the outcome under the client's idempotency key.
+    pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
+        &self,
+        unit: Unit<'_>,
+        idempotency: Option<&Idempotency>,
+        outcome: O,
+    ) -> Result<Committed<O>, CommandError> {
+        let mut request = unit.into_request();
+        request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
+        match self.log.append(request).await? {
+            Appended::New(receipt) => Ok(Committed::New(outcome, receipt)),
+            Appended::Duplicate { result } => Ok(Committed::Before(serde_json::from_str(&result)?)),
+        }
+    }
+
+    /// One command on one aggregate: the plain case. Answers with the position of its last event; `None` when it
+    /// changed nothing, or did so before under the same idempotency key.
+    pub(crate) async fn execute<A>(
+        &self,
+        store: &LogStore<A>,
+        id: Uuid,
+        command: A::Command,
+    ) -> Result<Option<u64>, CommandError>
+    where
+        A: Aggregate<
+                Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync + 'static,
+                State: Send,
+                Command: Clone + Send,
+            >,
+        A::Error: Into<CommandError> + Send,
+    {
+        for _ in 0..TRIES {
+            let manager = AggregateManager::new(store);
+            let state = manager.load(id).await?.unwrap_or_else(|| AggregateState::with_id(id));
+            match manager.handle_command(state, command.clone()).await {
+                Ok(Ok(_)) => return Ok(store.position()),
+                Ok(Err(refusal)) => return Err(refusal.into()),
+                // Somebody else was faster: decide again on what they left.
+                Err(StoreError::Append(AppendError::Conflict { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// An account as the log has it, and its version.
+    pub(crate) async fn account_state(&self, account: AccountId) -> Result<(AccountState, u64), CommandError> {
+        let events = self.log.load(Stream { category: Category::Account, id: account.0 }).await?;
+        let version = events.last().map_or(0, |event| event.version);
+        let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
+        Ok((events.fold(AccountState::default(), Account::apply_event), version))
+    }
+}

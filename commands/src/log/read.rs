@@ -1,0 +1,51 @@
+//! What commands read of the log: one stream, its size, the outcome of a command. Reading everything in order is the
+//! feed's business (`projections`).
+
+use fulexo_domain::event::{Recorded, Stream};
+use fulexo_domain::leaf::{self, LeafError};
+
+use super::EventLog;
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A leaf that this build cannot read.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+}
+
+impl EventLog {
+    /// The events of one stream, in order.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn load(&self, stream: Stream) -> Result<Vec<Recorded>, ReadError> {
+        let rows = sqlx::query!(
+            "select position, leaf from log.event where stream_id = $1 and category = $2 order by version",
+            stream.id,
+            stream.category.as_str()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok(leaf::decode(row.position.unsigned_abs(), &row.leaf)?)).collect()
+    }
+
+    /// The number of events in the log, which is also the next position.
+    ///
+    /// # Errors
+    /// [`ReadError::Database`].
+    pub async fn size(&self) -> Result<u64, ReadError> {
+        Ok(sqlx::query_scalar!("select position from log.head").fetch_one(&self.pool).await?.unsigned_abs())
+    }
+
+    /// What became of a command that came with an idempotency key.
+    pub(crate) async fn outcome(&self, command_id: &[u8; 32]) -> Result<Option<(Vec<u8>, String)>, sqlx::Error> {
+        let row = sqlx::query!("select request_hash, result from log.command where command_id = $1", command_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(|row| (row.request_hash, row.result)))
+    }
+}

@@ -1,0 +1,283 @@
+//! Logging in: one attempt is counted, one hash is computed, one decision is recorded. Whoever is refused learns
+//! nothing from the answer, its size or its time.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::Aggregate;
+use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Method, Verdict};
+use fulexo_domain::event::{Category, Field};
+use fulexo_domain::lockout::Lockout;
+use fulexo_domain::password::Password;
+use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
+use fulexo_domain::values::{AccountId, EmailAddress, SessionId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::attempts::Reserved;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::log::Expected;
+use crate::password_hash::{Place, Verifier};
+use crate::refresh_token::{device_token, known_device};
+use crate::sessions::{Issue, Tokens};
+use crate::vault::crypto::random_bytes;
+use crate::vault::write::VaultWrite;
+use crate::vault::{Personal, SubjectKey};
+use crate::{Commands, Done};
+
+/// What somebody presents to log in.
+pub struct Credentials {
+    /// Who they say they are.
+    pub email: EmailAddress,
+    /// What they say proves it.
+    pub password: Password,
+    /// What this device was given at an earlier login.
+    pub device_token: Option<String>,
+}
+
+/// An account found by its address, with all that a login needs of it.
+pub(crate) struct Found {
+    pub account: AccountId,
+    pub key: SubjectKey,
+    pub verifier: Verifier,
+}
+
+/// What a login came to, as the log remembers it for the same idempotency key.
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Refused,
+    Started { account: AccountId, session: SessionId, device: Uuid },
+}
+
+impl Commands {
+    /// Logs in and starts a session.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] for every refusal, which is recorded with its reason;
+    /// [`CommandError::Overloaded`] before anything is counted, when too many wait for a hash.
+    pub async fn login(&self, context: &Context, credentials: Credentials) -> Result<Done<Tokens>, CommandError> {
+        let email = credentials.email.normalised();
+        let device_token = credentials.device_token.as_deref().unwrap_or_default();
+        let content = [email.as_bytes(), credentials.password.expose().as_bytes(), device_token.as_bytes()];
+        let idempotency = Idempotency::of(&self.vault, context, "login", &content);
+        if let Some(outcome) = self.before(idempotency.as_ref()).await? {
+            return self.answer(context, outcome).await;
+        }
+
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let found = self.find_by_email(&credentials.email).await?;
+        let attempt = self.reserve_attempt(&email, Factor::Password, context.now).await?;
+        let evaluated = self.evaluate(&credentials.password, found.as_ref(), &attempt, place).await?;
+        match (found, evaluated) {
+            (Some(found), true) => self.succeed(context, &found, &credentials, &attempt, idempotency).await,
+            (found, _) => self.refuse(context, found, &attempt, idempotency).await,
+        }
+    }
+
+    /// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.
+    async fn evaluate(
+        &self,
+        password: &Password,
+        found: Option<&Found>,
+        attempt: &Reserved,
+        place: Place,
+    ) -> Result<bool, CommandError> {
+        let verifier = match attempt.lockout {
+            Lockout::Open => found.map(|found| found.verifier.clone()),
+            Lockout::Locked { .. } => None,
+        };
+        self.hasher.verify(password.clone(), verifier, place).await.map_err(|_| CommandError::Overloaded)
+    }
+
+    async fn refuse(
+        &self,
+        context: &Context,
+        found: Option<Found>,
+        attempt: &Reserved,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Done<Tokens>, CommandError> {
+        let verdict = match (&found, attempt.lockout) {
+            (_, Lockout::Locked { .. }) => Verdict::Locked,
+            (None, Lockout::Open) => Verdict::UnknownAccount,
+            (Some(_), Lockout::Open) => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
+        };
+        let account = found.as_ref().map(|found| found.account);
+        // Facts about nobody in particular are sealed under the key of the month.
+        let key = match found {
+            Some(found) => found.key,
+            None => self.vault.period_key(context.now).await?,
+        };
+        let personal = network_facts(context);
+        let mut unit = Unit::new(context, self.policy.version).sealing(&key, &personal);
+        let events = self.decide_attempt(verdict, context.now);
+        for event in &events {
+            if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
+                unit.vault(VaultWrite::Lock {
+                    key_hash: attempt.key_hash,
+                    factor: attempt.factor,
+                    until: *until,
+                    nth: *nth,
+                });
+            }
+        }
+        let stream = account.map_or(Uuid::nil(), |account| account.0);
+        unit.record(stream, account, events)?;
+        self.commit(unit, idempotency.as_ref(), Outcome::Refused).await?;
+        Err(CommandError::InvalidCredentials)
+    }
+
+    async fn succeed(
+        &self,
+        context: &Context,
+        found: &Found,
+        credentials: &Credentials,
+        attempt: &Reserved,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Done<Tokens>, CommandError> {
+        let context = &context.acting_as(found.account);
+        let presented = credentials.device_token.as_deref();
+        let known = presented.and_then(|token| known_device(&self.vault, found.account, token));
+        let device = known.unwrap_or_else(|| context.new_id());
+        let personal = network_facts(context).with(Field::Device, Some(&device.to_string()));
+        let verifier =
+            if self.hasher.is_outdated(&found.verifier) { Some(self.rehash(found, credentials).await?) } else { None };
+
+        for _ in 0..TRIES {
+            let (state, version) = self.account_state(found.account).await?;
+            let session = SessionId(context.new_id());
+            let root = random_bytes()?;
+            let methods = vec![Method::Password];
+            let started = self.decide_session(context, found.account, device, methods.clone())?;
+
+            let mut unit = Unit::new(context, self.policy.version).sealing(&found.key, &personal);
+            // The password was right for the account as it was: if it changed since, it may not be right any more.
+            unit.expect(Category::Account, found.account.0, Expected::Exact(version));
+            unit.expect(Category::Session, session.0, Expected::New);
+            if let Some(verifier) = &verifier {
+                unit.vault(VaultWrite::Rehash { account: found.account, verifier: verifier.clone() });
+            }
+            unit.vault(VaultWrite::ClearAttempts { key_hash: attempt.key_hash, factor: attempt.factor });
+            for event in &started {
+                if let SessionEvent::Started { expires_at, .. } = event {
+                    unit.vault(VaultWrite::RefreshRoot {
+                        session,
+                        account: found.account,
+                        root,
+                        expires_at: *expires_at,
+                    });
+                }
+            }
+            let right = Verdict::Right { methods: methods.clone(), session };
+            unit.record(found.account.0, Some(found.account), self.decide_attempt(right, context.now))?;
+            unit.record(session.0, Some(found.account), started)?;
+
+            let outcome = Outcome::Started { account: found.account, session, device };
+            match self.commit(unit, idempotency.as_ref(), outcome).await {
+                Ok(Committed::New(_, receipt)) => {
+                    let position = receipt.position.unwrap_or_default();
+                    let issue = Issue {
+                        account: found.account,
+                        session,
+                        generation: 1,
+                        authenticated_at: context.now,
+                        methods,
+                        roles: state.roles.into_iter().collect(),
+                        position,
+                    };
+                    let device_token = device_token(&self.vault, found.account, device);
+                    let value = self.issue(context, issue, &root, Some(device_token))?;
+                    return Ok(Done { value, position: Some(position) });
+                }
+                Ok(Committed::Before(outcome)) => return self.answer(context, outcome).await,
+                Err(CommandError::Contended) => {
+                    // Whatever changed the account, the password may be another one now.
+                    let now = self.find_by_email(&credentials.email).await?;
+                    if now.is_none_or(|now| now.verifier.expose() != found.verifier.expose()) {
+                        return Err(CommandError::InvalidCredentials);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// The answer to a login that was made before under the same idempotency key.
+    async fn answer(&self, context: &Context, outcome: Outcome) -> Result<Done<Tokens>, CommandError> {
+        match outcome {
+            Outcome::Refused => Err(CommandError::InvalidCredentials),
+            Outcome::Started { account, session, device } => {
+                let device_token = device_token(&self.vault, account, device);
+                self.issue_again(context, session, Some(device_token)).await
+            }
+        }
+    }
+
+    fn decide_attempt(&self, verdict: Verdict, at: DateTime<Utc>) -> Vec<AuthenticationEvent> {
+        let attempt = Attempt { factor: Factor::Password, verdict, at, policy: self.policy.lockout.clone() };
+        match Authentication::handle_command(&(), attempt) {
+            Ok(events) => events,
+            Err(never) => match never {},
+        }
+    }
+
+    fn decide_session(
+        &self,
+        context: &Context,
+        account: AccountId,
+        device: Uuid,
+        methods: Vec<Method>,
+    ) -> Result<Vec<SessionEvent>, CommandError> {
+        let command = SessionCommand::Start {
+            account,
+            methods,
+            fingerprint: self.fingerprint(context, device),
+            at: context.now,
+            policy: self.policy.sessions.clone(),
+        };
+        Ok(Session::handle_command(&SessionState::None, command)?)
+    }
+
+    /// The password was right, but its verifier was made at another cost.
+    async fn rehash(&self, found: &Found, credentials: &Credentials) -> Result<Vec<u8>, CommandError> {
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let verifier =
+            self.hasher.hash(credentials.password.clone(), place).await.map_err(|_| CommandError::Overloaded)?;
+        Ok(found.key.seal_verifier("password", verifier.expose())?)
+    }
+
+    /// The account that holds this address, with its key and verifier.
+    pub(crate) async fn find_by_email(&self, email: &EmailAddress) -> Result<Option<Found>, CommandError> {
+        let hash = self.email_hash(email);
+        let row = sqlx::query!(
+            r#"select k.stream_id, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
+               from log.unique_key k
+               join vault.credential c on c.account_id = k.stream_id and c.kind = 'password'
+               join vault.subject_key sk on sk.subject_id = k.stream_id and sk.wrapped is not null
+               where k.scope = 'email' and k.key_hash = $1"#,
+            hash.as_slice()
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let key = self.vault.open_subject_key(row.stream_id, &row.kek_id, &row.wrapped)?;
+        let verifier = read_verifier(&key, &row.verifier)?;
+        Ok(Some(Found { account: AccountId(row.stream_id), key, verifier }))
+    }
+
+    pub(crate) fn email_hash(&self, email: &EmailAddress) -> [u8; 32] {
+        self.vault.digest("unique/email", &[email.normalised().as_bytes()])
+    }
+}
+
+pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier, CommandError> {
+    let bytes = key.open_verifier("password", sealed)?;
+    let text =
+        String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::Internal("a verifier is not text".into()))?;
+    Ok(Verifier::new(text))
+}
+
+fn network_facts(context: &Context) -> Personal {
+    let ip = context.origin.ip.map(|ip| ip.to_string());
+    Personal::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
+}

@@ -1,0 +1,74 @@
+//! What has served its time goes away, a bounded number of rows at a time: results of commands, counted attempts,
+//! roots of sessions past their end. The log itself stays.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+
+/// How long a command's result answers its idempotency key.
+const COMMANDS: TimeDelta = TimeDelta::hours(24);
+/// Attempts are kept this long past their window and lock, so that locks in a row are seen as such.
+const ATTEMPTS: TimeDelta = TimeDelta::hours(24);
+/// Most rows of a kind in one sweep.
+const ROWS: i64 = 5_000;
+
+/// Sweeps.
+#[derive(Clone)]
+pub struct Retention {
+    pool: PgPool,
+}
+
+/// What one sweep took away, and whether there is more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Rows.
+    pub rows: u64,
+    /// Whether a limit was reached.
+    pub more: bool,
+}
+
+impl Retention {
+    /// Over the write side's tables.
+    #[must_use]
+    pub const fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// One sweep; also makes sure that the log's next partition exists long before it is needed.
+    ///
+    /// # Errors
+    /// The database; the next sweep does what this one did not.
+    pub async fn sweep(&self, now: DateTime<Utc>) -> Result<Swept, sqlx::Error> {
+        let made = sqlx::query_scalar!(r#"select log.extend() as "made!""#).fetch_one(&self.pool).await?;
+        if made > 0 {
+            tracing::info!(made, "partitions of the log were made");
+        }
+        let commands = sqlx::query!(
+            "delete from log.command where command_id in (
+                 select command_id from log.command where recorded_at < $1 order by recorded_at limit $2)",
+            now - COMMANDS,
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
+        let attempts = sqlx::query!(
+            "delete from vault.attempt where (key_hash, factor) in (
+                 select key_hash, factor from vault.attempt
+                 where window_ends_at < $1 and (locked_until is null or locked_until < $1)
+                 order by window_ends_at limit $2)",
+            now - ATTEMPTS,
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
+        let roots = sqlx::query!(
+            "delete from vault.refresh_root where session_id in (
+                 select session_id from vault.refresh_root where expires_at < $1 order by expires_at limit $2)",
+            now,
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
+        let swept = [commands, attempts, roots].map(|result| result.rows_affected());
+        Ok(Swept { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
+    }
+}

@@ -1,0 +1,350 @@
+//! Sessions after login: refresh, with rotation and the discovery of copies; sign-out of one or of all others.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::Aggregate;
+use fulexo_domain::authentication::Method;
+use fulexo_domain::event::{Category, Recorded, Stream};
+use fulexo_domain::session::{Live, RevokedBy, Session, SessionCommand, SessionError, SessionEvent, SessionState};
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::log::Expected;
+use crate::refresh_token::{Presented, refresh_token};
+use crate::token::Grant;
+use crate::{Commands, Done};
+
+/// What a client is given to prove who it is from now on. No `Debug`; wiped when dropped.
+pub struct Tokens {
+    /// A JWT, good for [`Tokens::expires_in`] seconds.
+    pub access_token: Zeroizing<String>,
+    /// Good for one use.
+    pub refresh_token: Zeroizing<String>,
+    /// Seconds.
+    pub expires_in: i64,
+    /// The session.
+    pub session: SessionId,
+    /// By which this device is known at the next login; after a login alone.
+    pub device_token: Option<Zeroizing<String>>,
+}
+
+/// All that tokens are made of.
+pub(crate) struct Issue {
+    pub account: AccountId,
+    pub session: SessionId,
+    pub generation: u32,
+    pub authenticated_at: DateTime<Utc>,
+    pub methods: Vec<Method>,
+    pub roles: Vec<RoleName>,
+    pub position: u64,
+}
+
+/// A session as the log has it.
+struct Loaded {
+    state: SessionState,
+    version: u64,
+    started_at: DateTime<Utc>,
+    last_position: u64,
+}
+
+/// What a refresh came to, as the log remembers it for the same idempotency key.
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Refused,
+    Refreshed,
+}
+
+impl Commands {
+    /// Exchanges a refresh token for new tokens. A token that was spent before ends the session: somebody else
+    /// holds a copy. The one just spent is answered with its successor for a few seconds (two tabs, a lost answer).
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`], whatever is wrong with the token.
+    pub async fn refresh(&self, context: &Context, token: &str) -> Result<Done<Tokens>, CommandError> {
+        let presented = Presented::parse(token).ok_or(CommandError::InvalidCredentials)?;
+        let session = presented.session;
+        let root = self.refresh_root(session).await?.ok_or(CommandError::InvalidCredentials)?;
+        if !presented.is_authentic(&self.vault, &root) {
+            return Err(CommandError::InvalidCredentials);
+        }
+        let idempotency = Idempotency::of(&self.vault, context, "refresh", &[token.as_bytes()]);
+        match self.before(idempotency.as_ref()).await? {
+            Some(Outcome::Refreshed) => return self.issue_again(context, session, None).await,
+            Some(Outcome::Refused) => return Err(CommandError::InvalidCredentials),
+            None => {}
+        }
+
+        for _ in 0..TRIES {
+            let loaded = self.load_session(session).await?;
+            let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
+            let command = SessionCommand::Refresh {
+                generation: presented.generation,
+                at: context.now,
+                policy: self.policy.sessions.clone(),
+            };
+            let events = match Session::handle_command(&loaded.state, command) {
+                Ok(events) => events,
+                Err(SessionError::Ended | SessionError::AlreadyStarted) => {
+                    return Err(CommandError::InvalidCredentials);
+                }
+            };
+            if events.is_empty() {
+                let value = self
+                    .issue_live(context, session, live, &loaded, live.generation, loaded.last_position, &root)
+                    .await?;
+                return Ok(Done { value, position: Some(loaded.last_position) });
+            }
+
+            let refreshed = events.iter().find_map(|event| match event {
+                SessionEvent::Refreshed { generation, .. } => Some(*generation),
+                SessionEvent::Started { .. }
+                | SessionEvent::RefreshReused { .. }
+                | SessionEvent::Revoked { .. }
+                | SessionEvent::Expired {} => None,
+            });
+            let acting = context.acting_as(live.account);
+            let mut unit = Unit::new(&acting, self.policy.version);
+            unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+            unit.record(session.0, Some(live.account), events)?;
+            let outcome = if refreshed.is_some() { Outcome::Refreshed } else { Outcome::Refused };
+            match self.commit(unit, idempotency.as_ref(), outcome).await {
+                Ok(Committed::New(Outcome::Refreshed, receipt)) => {
+                    let position = receipt.position.unwrap_or_default();
+                    let generation = refreshed.unwrap_or(live.generation);
+                    let value = self.issue_live(context, session, live, &loaded, generation, position, &root).await?;
+                    return Ok(Done { value, position: Some(position) });
+                }
+                Ok(Committed::Before(Outcome::Refreshed)) => return self.issue_again(context, session, None).await,
+                Ok(Committed::New(Outcome::Refused, _) | Committed::Before(Outcome::Refused)) => {
+                    return Err(CommandError::InvalidCredentials);
+                }
+                // Another tab was faster; what it did decides what this one gets.
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// Ends the session in which the request was made.
+    ///
+    /// # Errors
+    /// See [`CommandError`]; ending an ended session is no error.
+    pub async fn logout(
+        &self,
+        context: &Context,
+        account: AccountId,
+        session: SessionId,
+    ) -> Result<Done<()>, CommandError> {
+        self.end_own_session(context, account, session).await
+    }
+
+    /// Ends one of the caller's own sessions.
+    ///
+    /// # Errors
+    /// [`SessionError::Ended`] when there is no such session, or it is somebody else's.
+    pub async fn end_own_session(
+        &self,
+        context: &Context,
+        account: AccountId,
+        session: SessionId,
+    ) -> Result<Done<()>, CommandError> {
+        for _ in 0..TRIES {
+            let loaded = self.load_session(session).await?;
+            match &loaded.state {
+                SessionState::Live(live) if live.account == account => {}
+                // Ended by somebody else in the meantime, or never the caller's: the latter must look like nothing.
+                SessionState::Ended if self.session_belongs_to(session, account).await? => {
+                    return Ok(Done { value: (), position: Some(loaded.last_position) });
+                }
+                SessionState::Live(_) | SessionState::Ended | SessionState::None => {
+                    return Err(SessionError::Ended.into());
+                }
+            }
+            let command = SessionCommand::Revoke { by: RevokedBy::Owner };
+            let events = Session::handle_command(&loaded.state, command)?;
+            let mut unit = Unit::new(context, self.policy.version);
+            unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+            unit.record(session.0, Some(account), events)?;
+            match self.commit(unit, None, ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+                Ok(Committed::Before(())) => return Ok(Done { value: (), position: None }),
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// Ends every other session of an account.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn end_other_sessions(
+        &self,
+        context: &Context,
+        account: AccountId,
+        but: SessionId,
+        by: RevokedBy,
+    ) -> Result<Done<usize>, CommandError> {
+        let mut ended = 0;
+        let mut position = None;
+        // Bounded: each round ends up to a batch of sessions, and a session that was started meanwhile with the
+        // new password is welcome to stay.
+        let live = self.live_sessions(account, but).await?;
+        for chunk in live.chunks(100) {
+            let mut unit = Unit::new(context, self.policy.version);
+            for session in chunk {
+                // Ending one that has ended in the meantime is harmless, so no version is asked for.
+                unit.expect(Category::Session, session.0, Expected::Any);
+                unit.record(session.0, Some(account), [SessionEvent::Revoked { by }])?;
+            }
+            if let Committed::New((), receipt) = self.commit(unit, None, ()).await? {
+                position = receipt.position.or(position);
+                ended += chunk.len();
+            }
+        }
+        Ok(Done { value: ended, position })
+    }
+
+    pub(crate) async fn live_sessions(
+        &self,
+        account: AccountId,
+        but: SessionId,
+    ) -> Result<Vec<SessionId>, CommandError> {
+        let ids = sqlx::query_scalar!(
+            "select session_id from access.session where account_id = $1 and ended_at is null and session_id <> $2",
+            account.0,
+            but.0
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(ids.into_iter().map(SessionId).collect())
+    }
+
+    /// Tokens for a session whose current generation is known to the log alone: the answer to a command that was
+    /// made before under the same idempotency key.
+    pub(crate) async fn issue_again(
+        &self,
+        context: &Context,
+        session: SessionId,
+        device_token: Option<String>,
+    ) -> Result<Done<Tokens>, CommandError> {
+        let root = self.refresh_root(session).await?.ok_or(CommandError::InvalidCredentials)?;
+        let loaded = self.load_session(session).await?;
+        let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
+        let position = loaded.last_position;
+        let mut value = self.issue_live(context, session, live, &loaded, live.generation, position, &root).await?;
+        value.device_token = device_token.map(Zeroizing::new);
+        Ok(Done { value, position: Some(position) })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is another fact that the tokens state")]
+    async fn issue_live(
+        &self,
+        context: &Context,
+        session: SessionId,
+        live: &Live,
+        loaded: &Loaded,
+        generation: u32,
+        position: u64,
+        root: &[u8],
+    ) -> Result<Tokens, CommandError> {
+        let (account, _) = self.account_state(live.account).await?;
+        let issue = Issue {
+            account: live.account,
+            session,
+            generation,
+            authenticated_at: loaded.started_at,
+            methods: live.methods.clone(),
+            roles: account.roles.into_iter().collect(),
+            position,
+        };
+        self.issue(context, issue, root, None)
+    }
+
+    pub(crate) fn issue(
+        &self,
+        context: &Context,
+        issue: Issue,
+        root: &[u8],
+        device_token: Option<String>,
+    ) -> Result<Tokens, CommandError> {
+        let Issue { account, session, generation, authenticated_at, methods, roles, position } = issue;
+        let grant = Grant { account, session, authenticated_at, methods, roles, position };
+        let access_token = self
+            .keys
+            .sign(grant, context.new_id(), context.now)
+            .map_err(|error| CommandError::Internal(format!("cannot sign an access token: {error}")))?;
+        Ok(Tokens {
+            access_token: Zeroizing::new(access_token),
+            refresh_token: Zeroizing::new(refresh_token(&self.vault, root, session, generation)),
+            expires_in: self.keys.lifetime().num_seconds(),
+            session,
+            device_token: device_token.map(Zeroizing::new),
+        })
+    }
+
+    /// Who somebody seems to be, without saying who: a keyed digest of the browser family, the languages, the device.
+    pub(crate) fn fingerprint(&self, context: &Context, device: Uuid) -> String {
+        use base64::Engine;
+        let family = user_agent_family(context.origin.user_agent.as_deref().unwrap_or_default());
+        let languages = context.origin.accept_language.as_deref().unwrap_or_default();
+        let digest = self.vault.digest("fingerprint", &[family.as_bytes(), languages.as_bytes(), device.as_bytes()]);
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest)
+    }
+
+    async fn refresh_root(&self, session: SessionId) -> Result<Option<Zeroizing<Vec<u8>>>, CommandError> {
+        let root = sqlx::query_scalar!("select root from vault.refresh_root where session_id = $1", session.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(root.map(Zeroizing::new))
+    }
+
+    async fn session_belongs_to(&self, session: SessionId, account: AccountId) -> Result<bool, CommandError> {
+        let owner = sqlx::query_scalar!("select account_id from access.session where session_id = $1", session.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(owner == Some(account.0))
+    }
+
+    async fn load_session(&self, session: SessionId) -> Result<Loaded, CommandError> {
+        let events = self.log.load(Stream { category: Category::Session, id: session.0 }).await?;
+        let first = events.first().map_or(DateTime::UNIX_EPOCH, |event| event.recorded_at);
+        let last = events.last().map_or((0, 0), |event| (event.version, event.position));
+        Ok(Loaded { state: fold(events), version: last.0, started_at: first, last_position: last.1 })
+    }
+}
+
+fn fold(events: Vec<Recorded>) -> SessionState {
+    let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
+    events.fold(SessionState::None, Session::apply_event)
+}
+
+/// The product that a user agent names, without its version: an update of the browser is not another browser.
+fn user_agent_family(user_agent: &str) -> &str {
+    const FAMILIES: [&str; 5] = ["Edg", "OPR", "Firefox", "Chrome", "Safari"];
+    FAMILIES
+        .into_iter()
+        .find(|family| user_agent.contains(family))
+        .unwrap_or_else(|| user_agent.split(['/', ' ']).next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_of_the_browser_is_not_another_browser() {
+        let chrome = |version| {
+            format!("Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version} Safari/537.36")
+        };
+        assert_eq!(user_agent_family(&chrome("120.0")), user_agent_family(&chrome("121.0")));
+        assert_eq!(user_agent_family("curl/8.1"), "curl");
+        assert_eq!(user_agent_family(""), "");
+    }
+}

@@ -1,0 +1,189 @@
+//! Personal facts beside the log: sealed when an event is drafted, opened for those who may see them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::NaiveDate;
+use fulexo_domain::event::{Event, Field, SealedDigest};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::crypto::{Sealed, Unopenable, equal};
+use super::subject::Owner;
+use super::{SubjectKey, Vault, VaultError};
+
+/// Personal facts by name. No `Debug`; wiped when dropped.
+#[derive(Clone, Default)]
+pub struct Personal(BTreeMap<Field, Zeroizing<String>>);
+
+/// Longest value that is kept of what a client says about itself, in bytes.
+const LONGEST_VALUE: usize = 512;
+
+/// A sealed row on its way into the log.
+#[derive(Clone)]
+pub struct SealedRow {
+    pub(crate) subject_id: Option<Uuid>,
+    pub(crate) period: Option<NaiveDate>,
+    pub(crate) sealed: Sealed,
+}
+
+impl Personal {
+    /// With one more fact; nothing when there is no value. Values are cut at 512 bytes.
+    #[must_use]
+    pub fn with(mut self, field: Field, value: Option<&str>) -> Self {
+        if let Some(value) = value {
+            let end = value.floor_char_boundary(LONGEST_VALUE);
+            self.0.insert(field, Zeroizing::new(value.get(..end).unwrap_or_default().to_owned()));
+        }
+        self
+    }
+
+    /// One fact.
+    #[must_use]
+    pub fn get(&self, field: Field) -> Option<&str> {
+        self.0.get(&field).map(|value| value.as_str())
+    }
+
+    /// Seals those facts that belong to this event: the row to store, and what the leaf says of it.
+    pub(crate) fn seal_for(
+        &self,
+        event: &Event,
+        event_id: Uuid,
+        key: &SubjectKey,
+    ) -> Result<Option<(SealedRow, SealedDigest)>, VaultError> {
+        let chosen: BTreeMap<&str, &str> = event
+            .sealed_fields()
+            .iter()
+            .filter_map(|field| self.get(*field).map(|value| (field.as_str(), value)))
+            .collect();
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let fields: Vec<Field> = self.0.keys().copied().filter(|f| chosen.contains_key(f.as_str())).collect();
+        let plaintext = Zeroizing::new(serde_json::to_vec(&chosen).unwrap_or_default());
+        let sealed = key.key.seal(&context(event_id, key.owner, &fields), &plaintext)?;
+        let digest = SealedDigest {
+            commitment: URL_SAFE_NO_PAD.encode(commitment(key, event_id)),
+            digest: URL_SAFE_NO_PAD.encode(ciphertext_digest(&sealed)),
+            fields,
+        };
+        let (subject_id, period) = match key.owner {
+            Owner::Subject(id) => (Some(id), None),
+            Owner::Period(month) => (None, Some(month)),
+        };
+        Ok(Some((SealedRow { subject_id, period, sealed }, digest)))
+    }
+}
+
+impl Vault {
+    /// Opens the facts sealed beside these events. An event whose facts were forgotten is missing from the answer.
+    ///
+    /// # Errors
+    /// [`VaultError::Unopenable`] when a row is not the one its leaf speaks of: somebody altered it.
+    pub async fn open_personal(&self, positions: &[i64]) -> Result<HashMap<i64, Personal>, VaultError> {
+        let rows = sqlx::query!(
+            r#"select s.position, s.subject_id, s.period, s.nonce, s.ciphertext, e.event_id, e.leaf,
+                      sk.wrapped as "subject_wrapped?", sk.kek_id as "subject_kek_id?",
+                      pk.wrapped as "period_wrapped?", pk.kek_id as "period_kek_id?"
+               from log.sealed s
+               join log.event e on e.position = s.position
+               left join vault.subject_key sk on sk.subject_id = s.subject_id
+               left join vault.period_key pk on pk.period = s.period
+               where s.position = any($1) and e.position = any($1)"#,
+            positions
+        )
+        .fetch_all(&self.pool)
+        .await?;
+
+        let mut opened: HashMap<i64, Personal> = HashMap::new();
+        for row in rows {
+            let key = match (row.subject_id, row.subject_wrapped, row.period, row.period_wrapped) {
+                (Some(subject), Some(wrapped), _, _) => {
+                    self.open_subject_key(subject, &row.subject_kek_id.unwrap_or_default(), &wrapped)?
+                }
+                (_, _, Some(month), Some(wrapped)) => {
+                    self.open_period_key(month, &row.period_kek_id.unwrap_or_default(), &wrapped)?
+                }
+                _ => continue,
+            };
+            let nonce = row.nonce.as_slice().try_into().map_err(|_| Unopenable)?;
+            let sealed = Sealed { nonce, ciphertext: row.ciphertext };
+            let leaf = fulexo_domain::leaf::read(row.position.unsigned_abs(), &row.leaf).map_err(|_| Unopenable)?;
+            let facts = open_row(&key, row.event_id, &sealed, &leaf.sealed)?;
+            opened.entry(row.position).or_default().0.extend(facts.0);
+        }
+        Ok(opened)
+    }
+}
+
+fn open_row(key: &SubjectKey, event_id: Uuid, sealed: &Sealed, said: &[SealedDigest]) -> Result<Personal, Unopenable> {
+    let digest = URL_SAFE_NO_PAD.encode(ciphertext_digest(sealed));
+    let said = said.iter().find(|said| said.digest == digest).ok_or(Unopenable)?;
+    let committed = URL_SAFE_NO_PAD.decode(&said.commitment).map_err(|_| Unopenable)?;
+    if !equal(&committed, &commitment(key, event_id)) {
+        return Err(Unopenable);
+    }
+    let plaintext = key.key.open(&context(event_id, key.owner, &said.fields), sealed)?;
+    serde_json::from_slice(&plaintext)
+        .map(|facts: BTreeMap<Field, String>| {
+            Personal(facts.into_iter().map(|(f, v)| (f, Zeroizing::new(v))).collect())
+        })
+        .map_err(|_| Unopenable)
+}
+
+/// The place that a seal is bound to.
+fn context(event_id: Uuid, owner: Owner, fields: &[Field]) -> Vec<u8> {
+    let fields: Vec<&str> = fields.iter().map(|field| field.as_str()).collect();
+    let owner = match owner {
+        Owner::Subject(id) => format!("subject/{id}"),
+        Owner::Period(month) => format!("period/{month}"),
+    };
+    format!("fulexo/personal/1/{event_id}/{owner}/{}", fields.join(",")).into_bytes()
+}
+
+fn commitment(key: &SubjectKey, event_id: Uuid) -> [u8; 32] {
+    key.key.digest("fulexo/key-commitment/1", &[event_id.as_bytes()])
+}
+
+fn ciphertext_digest(sealed: &Sealed) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &sealed.to_bytes()).as_ref());
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use fulexo_domain::account::AccountEvent;
+
+    use super::super::crypto::Key;
+    use super::*;
+
+    fn key(byte: u8) -> SubjectKey {
+        SubjectKey { owner: Owner::Subject(Uuid::from_u128(1)), key: Key::from_bytes([byte; 32]) }
+    }
+
+    fn sealed() -> (SealedRow, SealedDigest) {
+        let personal =
+            Personal::default().with(Field::Email, Some("ann@example.com")).with(Field::Ip, Some("192.0.2.1"));
+        personal.seal_for(&AccountEvent::Registered {}.into(), Uuid::from_u128(9), &key(1)).unwrap().unwrap()
+    }
+
+    #[test]
+    fn only_the_facts_that_belong_to_the_event_are_sealed() {
+        let (row, digest) = sealed();
+        assert_eq!(digest.fields, [Field::Email]);
+        let opened = open_row(&key(1), Uuid::from_u128(9), &row.sealed, &[digest]).unwrap();
+        assert_eq!((opened.get(Field::Email), opened.get(Field::Ip)), (Some("ann@example.com"), None));
+    }
+
+    #[test]
+    fn a_row_moved_to_another_event_or_opened_by_another_key_is_refused() {
+        let (row, digest) = sealed();
+        assert!(open_row(&key(1), Uuid::from_u128(8), &row.sealed, std::slice::from_ref(&digest)).is_err());
+        assert!(open_row(&key(2), Uuid::from_u128(9), &row.sealed, std::slice::from_ref(&digest)).is_err());
+        let mut other = row.sealed.clone();
+        other.ciphertext[0] ^= 1;
+        assert!(open_row(&key(1), Uuid::from_u128(9), &other, &[digest]).is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! Data keys: one a person, one a calendar month. A person's key is destroyed when the person is forgotten.
+
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use fulexo_domain::values::AccountId;
+use uuid::Uuid;
+
+use super::crypto::{Key, Sealed, Unopenable};
+use super::{Vault, VaultError};
+
+/// A person's data key, with its owner: whatever it seals is bound to both.
+#[derive(Clone)]
+pub struct SubjectKey {
+    pub(super) owner: Owner,
+    pub(super) key: Key,
+}
+
+/// Whose key it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// A person.
+    Subject(Uuid),
+    /// A month, by its first day.
+    Period(NaiveDate),
+}
+
+/// A key on its way into the database, written in the transaction of the event that needs it.
+pub struct WrappedKey {
+    pub(crate) subject_id: Uuid,
+    pub(crate) wrapped: Vec<u8>,
+    pub(crate) kek_id: String,
+}
+
+impl Owner {
+    fn context(self, purpose: &str) -> Vec<u8> {
+        match self {
+            Self::Subject(id) => format!("fulexo/{purpose}/1/subject/{id}"),
+            Self::Period(month) => format!("fulexo/{purpose}/1/period/{month}"),
+        }
+        .into_bytes()
+    }
+}
+
+impl SubjectKey {
+    /// Seals a verifier of this person.
+    pub(crate) fn seal_verifier(&self, kind: &str, verifier: &str) -> Result<Vec<u8>, VaultError> {
+        Ok(self.key.seal(&self.verifier_context(kind), verifier.as_bytes())?.to_bytes())
+    }
+
+    /// Reverses [`SubjectKey::seal_verifier`].
+    pub(crate) fn open_verifier(&self, kind: &str, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, Unopenable> {
+        self.key.open(&self.verifier_context(kind), &Sealed::from_bytes(sealed).ok_or(Unopenable)?)
+    }
+
+    fn verifier_context(&self, kind: &str) -> Vec<u8> {
+        self.owner.context(&format!("verifier/{kind}"))
+    }
+}
+
+impl Vault {
+    /// Draws a key for a person who has none yet. Nothing is written: the wrapped key goes with the append.
+    pub(crate) fn new_subject_key(&self, account: AccountId) -> Result<(SubjectKey, WrappedKey), VaultError> {
+        let kek = self.primary()?;
+        let subject_key = SubjectKey { owner: Owner::Subject(account.0), key: Key::random()? };
+        let wrapped = kek.key.wrap(&subject_key.owner.context("data-key"), &subject_key.key)?;
+        Ok((subject_key, WrappedKey { subject_id: account.0, wrapped, kek_id: kek.id.clone() }))
+    }
+
+    /// The key of a person; `None` when the person was forgotten or never known.
+    pub(crate) async fn subject_key(&self, account: AccountId) -> Result<Option<SubjectKey>, VaultError> {
+        let row = sqlx::query!("select wrapped, kek_id from vault.subject_key where subject_id = $1", account.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.and_then(|row| Some((row.wrapped?, row.kek_id)))
+            .map(|(wrapped, kek_id)| self.open_subject_key(account.0, &kek_id, &wrapped))
+            .transpose()
+    }
+
+    pub(crate) fn open_subject_key(
+        &self,
+        subject: Uuid,
+        kek_id: &str,
+        wrapped: &[u8],
+    ) -> Result<SubjectKey, VaultError> {
+        let owner = Owner::Subject(subject);
+        let key = self.unwrap_data_key(kek_id, &owner.context("data-key"), wrapped, "subject keys")?;
+        Ok(SubjectKey { owner, key })
+    }
+
+    /// The key of the month of `now`, drawn the first time it is asked for.
+    pub(crate) async fn period_key(&self, now: DateTime<Utc>) -> Result<SubjectKey, VaultError> {
+        let date = now.date_naive();
+        let month = date.with_day(1).unwrap_or(date);
+        let owner = Owner::Period(month);
+        let find = || {
+            sqlx::query!("select wrapped, kek_id from vault.period_key where period = $1", month)
+                .fetch_optional(&self.pool)
+        };
+        let row = if let Some(row) = find().await? {
+            row
+        } else {
+            let kek = self.primary()?;
+            let wrapped = kek.key.wrap(&owner.context("data-key"), &Key::random()?)?;
+            // Whoever inserts first draws the key of the month; all read it.
+            sqlx::query!(
+                "insert into vault.period_key (period, wrapped, kek_id) values ($1, $2, $3)
+                 on conflict on constraint period_key_pkey do nothing",
+                month,
+                wrapped,
+                kek.id
+            )
+            .execute(&self.pool)
+            .await?;
+            find().await?.ok_or(sqlx::Error::RowNotFound)?
+        };
+        let key = self.unwrap_data_key(&row.kek_id, &owner.context("data-key"), &row.wrapped, "period keys")?;
+        Ok(SubjectKey { owner, key })
+    }
+
+    pub(crate) fn open_period_key(
+        &self,
+        month: NaiveDate,
+        kek_id: &str,
+        wrapped: &[u8],
+    ) -> Result<SubjectKey, VaultError> {
+        let owner = Owner::Period(month);
+        let key = self.unwrap_data_key(kek_id, &owner.context("data-key"), wrapped, "period keys")?;
+        Ok(SubjectKey { owner, key })
+    }
+}

@@ -1,0 +1,159 @@
+//! Secrets that change in the transaction of the event they belong to: written by the sequencer, in the order of
+//! the batch.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::values::{AccountId, SessionId};
+use sqlx::PgConnection;
+
+use super::subject::WrappedKey;
+
+/// One change of the vault.
+pub enum VaultWrite {
+    /// A new person's data key.
+    SubjectKey(WrappedKey),
+    /// A new password verifier; the old one goes to the history, of which `keep` remain.
+    Password {
+        /// Whose.
+        account: AccountId,
+        /// Sealed under the person's key.
+        verifier: Vec<u8>,
+        /// How many previous ones are kept.
+        keep: i64,
+    },
+    /// The same password, hashed anew: the history does not move.
+    Rehash {
+        /// Whose.
+        account: AccountId,
+        /// Sealed under the person's key.
+        verifier: Vec<u8>,
+    },
+    /// The root of a new session's refresh tokens.
+    RefreshRoot {
+        /// The session.
+        session: SessionId,
+        /// Whose.
+        account: AccountId,
+        /// Random.
+        root: [u8; 32],
+        /// When the session ends in any case.
+        expires_at: DateTime<Utc>,
+    },
+    /// A session ended: its refresh tokens are worth nothing from here on.
+    ForgetRefreshRoot {
+        /// The session.
+        session: SessionId,
+    },
+    /// A lock that an event announces.
+    Lock {
+        /// HMAC of what was typed in.
+        key_hash: [u8; 32],
+        /// The factor's name.
+        factor: &'static str,
+        /// When it lifts.
+        until: DateTime<Utc>,
+        /// Which in a row.
+        nth: u32,
+    },
+    /// A right password: what was counted before no longer counts.
+    ClearAttempts {
+        /// HMAC of what was typed in.
+        key_hash: [u8; 32],
+        /// The factor's name.
+        factor: &'static str,
+    },
+}
+
+pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite]) -> Result<(), sqlx::Error> {
+    for write in writes {
+        match write {
+            VaultWrite::SubjectKey(key) => {
+                sqlx::query!(
+                    "insert into vault.subject_key (subject_id, wrapped, kek_id) values ($1, $2, $3)",
+                    key.subject_id,
+                    key.wrapped,
+                    key.kek_id
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::Password { account, verifier, keep } => {
+                replace_password(connection, *account, verifier, *keep).await?;
+            }
+            VaultWrite::Rehash { account, verifier } => {
+                sqlx::query!(
+                    "update vault.credential set verifier = $2 where account_id = $1 and kind = 'password'",
+                    account.0,
+                    verifier
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::RefreshRoot { session, account, root, expires_at } => {
+                sqlx::query!(
+                    "insert into vault.refresh_root (session_id, account_id, root, expires_at) values ($1, $2, $3, $4)",
+                    session.0,
+                    account.0,
+                    root,
+                    expires_at
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::ForgetRefreshRoot { session } => {
+                sqlx::query!("delete from vault.refresh_root where session_id = $1", session.0)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+            VaultWrite::Lock { key_hash, factor, until, nth } => {
+                sqlx::query!(
+                    "update vault.attempt set attempts = 0, locked_until = $3, locks = $4
+                     where key_hash = $1 and factor = $2",
+                    key_hash,
+                    factor,
+                    until,
+                    i32::try_from(*nth).unwrap_or(i32::MAX)
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::ClearAttempts { key_hash, factor } => {
+                sqlx::query!("delete from vault.attempt where key_hash = $1 and factor = $2", key_hash, factor)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn replace_password(
+    connection: &mut PgConnection,
+    account: AccountId,
+    verifier: &[u8],
+    keep: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "with old as (select verifier from vault.credential where account_id = $1 and kind = 'password')
+         insert into vault.password_history (account_id, verifier) select $1, verifier from old",
+        account.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "delete from vault.password_history where account_id = $1 and ordinal not in (
+             select ordinal from vault.password_history where account_id = $1 order by ordinal desc limit $2)",
+        account.0,
+        keep
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into vault.credential (account_id, kind, verifier) values ($1, 'password', $2)
+         on conflict on constraint credential_pkey do update set verifier = excluded.verifier",
+        account.0,
+        verifier
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! An event as the log keeps it: the fact, and who, when, where in the log. How it becomes bytes is in `leaf`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::account::AccountEvent;
+use crate::authentication::AuthenticationEvent;
+use crate::session::SessionEvent;
+
+/// Any fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// About an account.
+    Account(AccountEvent),
+    /// About an attempt to log in.
+    Authentication(AuthenticationEvent),
+    /// About a session.
+    Session(SessionEvent),
+}
+
+impl From<AccountEvent> for Event {
+    fn from(event: AccountEvent) -> Self {
+        Self::Account(event)
+    }
+}
+
+impl From<AuthenticationEvent> for Event {
+    fn from(event: AuthenticationEvent) -> Self {
+        Self::Authentication(event)
+    }
+}
+
+impl From<SessionEvent> for Event {
+    fn from(event: SessionEvent) -> Self {
+        Self::Session(event)
+    }
+}
+
+/// The wrong kind of event for what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the event belongs to another category")]
+pub struct WrongCategory;
+
+impl TryFrom<Event> for AccountEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::Account(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
+impl TryFrom<Event> for AuthenticationEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::Authentication(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
+impl TryFrom<Event> for SessionEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::Session(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
+impl Event {
+    /// The kind of stream it belongs to.
+    #[must_use]
+    pub const fn category(&self) -> Category {
+        match self {
+            Self::Account(_) => Category::Account,
+            Self::Authentication(_) => Category::Authentication,
+            Self::Session(_) => Category::Session,
+        }
+    }
+
+    /// The version of its schema that is written today. Older ones decode for ever.
+    #[must_use]
+    pub const fn schema_version(&self) -> u32 {
+        match self {
+            Self::Account(_) | Self::Authentication(_) | Self::Session(_) => 1,
+        }
+    }
+
+    /// The personal facts that belong to it and are sealed beside the log, in the order of their names.
+    #[must_use]
+    pub const fn sealed_fields(&self) -> &'static [Field] {
+        match self {
+            Self::Account(AccountEvent::Registered {}) => &[Field::DisplayName, Field::Email],
+            Self::Account(AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. }) => &[Field::Reason],
+            Self::Account(AccountEvent::PasswordChanged { .. }) => &[],
+            Self::Authentication(AuthenticationEvent::Succeeded { .. })
+            | Self::Session(SessionEvent::Started { .. }) => &[Field::Device, Field::Ip, Field::UserAgent],
+            Self::Authentication(AuthenticationEvent::Failed { .. }) => &[Field::Ip, Field::UserAgent],
+            Self::Authentication(AuthenticationEvent::LockedOut { .. })
+            | Self::Session(
+                SessionEvent::Refreshed { .. }
+                | SessionEvent::RefreshReused { .. }
+                | SessionEvent::Revoked { .. }
+                | SessionEvent::Expired {},
+            ) => &[],
+        }
+    }
+
+    /// Whether it only notes what somebody else tried. Observations wait while state changes go first.
+    #[must_use]
+    pub const fn is_observation(&self) -> bool {
+        matches!(self, Self::Authentication(AuthenticationEvent::Failed { .. }))
+    }
+}
+
+/// A kind of stream; the first half of every event type's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// One stream an account.
+    Account,
+    /// One stream an account, and the nil stream for addresses nobody registered.
+    Authentication,
+    /// One stream a session.
+    Session,
+}
+
+impl Category {
+    /// Every category.
+    pub const ALL: [Self; 3] = [Self::Account, Self::Authentication, Self::Session];
+
+    /// The name in leaves, tables and subjects.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Authentication => "authentication",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// A stream: the events of one aggregate, versions 1, 2, 3…
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    /// Its kind.
+    pub category: Category,
+    /// The aggregate's id.
+    pub id: Uuid,
+}
+
+/// Who made it happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Actor {
+    /// Somebody logged in.
+    Account {
+        /// The account.
+        id: Uuid,
+    },
+    /// Somebody not logged in.
+    Anonymous,
+    /// Whoever runs the service, from its command line.
+    Operator,
+    /// The service itself.
+    System,
+}
+
+impl Actor {
+    /// The name of its kind.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Account { .. } => "account",
+            Self::Anonymous => "anonymous",
+            Self::Operator => "operator",
+            Self::System => "system",
+        }
+    }
+
+    /// Its id, when it has one.
+    #[must_use]
+    pub const fn id(&self) -> Option<Uuid> {
+        match self {
+            Self::Account { id } => Some(*id),
+            Self::Anonymous | Self::Operator | Self::System => None,
+        }
+    }
+}
+
+/// A personal fact that is sealed beside the log, never in a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    /// Which device, by its token's id.
+    Device,
+    /// The name to show.
+    DisplayName,
+    /// The e-mail address.
+    Email,
+    /// The client's address.
+    Ip,
+    /// Free text by an administrator.
+    Reason,
+    /// The client's own description of itself.
+    UserAgent,
+}
+
+impl Field {
+    /// The name in leaves.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::DisplayName => "display_name",
+            Self::Email => "email",
+            Self::Ip => "ip",
+            Self::Reason => "reason",
+            Self::UserAgent => "user_agent",
+        }
+    }
+}
+
+/// What a leaf says of the personal facts sealed beside it: enough to prove that they are the ones, not what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedDigest {
+    /// Commitment to the data key, base64url: GCM alone lets one ciphertext open under two keys.
+    pub commitment: String,
+    /// SHA-256 of nonce and ciphertext, base64url.
+    pub digest: String,
+    /// Which facts.
+    pub fields: Vec<Field>,
+}
+
+/// An event in its place in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// 0, 1, 2… in commit order without gaps; also the index of its leaf in the tree.
+    pub position: u64,
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Where it belongs.
+    pub stream: Stream,
+    /// Its number in the stream, from 1.
+    pub version: u64,
+    /// Whom it is about: the account, across all streams.
+    pub subject: Option<Uuid>,
+    /// Who made it happen.
+    pub actor: Actor,
+    /// The request that led to it.
+    pub correlation: Uuid,
+    /// The event that led to it.
+    pub causation: Option<Uuid>,
+    /// The policy it was decided under.
+    pub policy_version: u32,
+    /// Microseconds; never earlier than the event before it.
+    pub recorded_at: DateTime<Utc>,
+    /// What happened.
+    pub event: Event,
+    /// The personal facts sealed beside it.
+    pub sealed: Vec<SealedDigest>,
+}

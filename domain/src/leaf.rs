@@ -1,0 +1,424 @@
+//! The bytes of an event: canonical JSON (RFC 8785, a narrow subset), hashed once as RFC 6962 leaves are, and
+//! never serialised again to be verified. The tree over the hashes is a projection's business.
+//!
+//! The subset: ASCII keys in order, strings, booleans, null, integers within 2^53, arrays, objects; no floats;
+//! times RFC 3339 in UTC with six digits; binary as base64url without padding. At most 65,535 bytes, the
+//! most that a tlog-tiles bundle entry holds.
+
+use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use serde::de::value::{BorrowedStrDeserializer, Error as TextError};
+use serde::de::{DeserializeSeed, EnumAccess, VariantAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::account::AccountEvent;
+use crate::authentication::AuthenticationEvent;
+use crate::event::{Actor, Category, Event, Recorded, SealedDigest, Stream};
+use crate::session::SessionEvent;
+
+/// Most bytes in a leaf.
+pub const LONGEST: usize = 65_535;
+
+/// An event on its way into the log: everything but its time and its place in the stream, which only the
+/// holder of the log's lock knows.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Where it belongs.
+    pub stream: Stream,
+    /// Whom it is about.
+    pub subject: Option<Uuid>,
+    /// Who made it happen.
+    pub actor: Actor,
+    /// The request that led to it.
+    pub correlation: Uuid,
+    /// The event that led to it.
+    pub causation: Option<Uuid>,
+    /// The policy it was decided under.
+    pub policy_version: u32,
+    /// What happened.
+    pub event: Event,
+    /// The personal facts sealed beside it.
+    pub sealed: Vec<SealedDigest>,
+}
+
+/// A leaf that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// Too long, or outside the subset.
+    #[error("the event does not fit a leaf: {0}")]
+    Unfit(&'static str),
+    /// Not a leaf of ours.
+    #[error("the leaf at position {position} cannot be read: {source}")]
+    Unreadable {
+        /// Where it stands.
+        position: u64,
+        /// What the decoder said.
+        source: serde_json::Error,
+    },
+    /// Of a type or version that this build does not know.
+    #[error("the leaf at position {position} is of a type or version that this build does not know")]
+    UnknownType {
+        /// Where it stands.
+        position: u64,
+    },
+}
+
+/// A draft in bytes, but for its time and version. Made by the caller, finished under the log's lock.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    draft: Draft,
+    before_time: String,
+    after_time: String,
+}
+
+impl Draft {
+    /// Encodes all that is known now, so that little is left to do under the lock.
+    ///
+    /// # Errors
+    /// [`LeafError::Unfit`] when it is too long or holds a number outside the subset.
+    pub fn prepare(self) -> Result<Prepared, LeafError> {
+        let tagged = match &self.event {
+            Event::Account(event) => serde_json::to_value(event),
+            Event::Authentication(event) => serde_json::to_value(event),
+            Event::Session(event) => serde_json::to_value(event),
+        };
+        let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
+        let Some((event_type, data)) = tagged.into_iter().next() else {
+            return Err(LeafError::Unfit("it has no type"));
+        };
+        if !is_canonical(&data) {
+            return Err(LeafError::Unfit("it holds a number outside the subset"));
+        }
+        // serde_json keeps keys in order and writes no white space; its escapes are those of RFC 8785.
+        let head = json!({
+            "actor": self.actor,
+            "category": self.event.category(),
+            "causation": self.causation,
+            "correlation": self.correlation,
+            "data": data,
+            "id": self.id,
+            "policy_version": self.policy_version,
+            "schema_version": self.event.schema_version(),
+            "sealed": self.sealed,
+            "stream": self.stream.id,
+            "subject": self.subject,
+        });
+        let mut before_time = head.to_string();
+        before_time.pop();
+        before_time.push_str(",\"time\":\"");
+        let after_time = format!("\",\"type\":\"{event_type}\",\"version\":");
+        if before_time.len() + after_time.len() + 27 + 17 > LONGEST {
+            return Err(LeafError::Unfit("it is longer than 65,535 bytes"));
+        }
+        Ok(Prepared { draft: self, before_time, after_time })
+    }
+}
+
+impl Prepared {
+    /// What was drafted.
+    #[must_use]
+    pub const fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
+    /// The leaf's bytes.
+    #[must_use]
+    pub fn leaf(&self, recorded_at: DateTime<Utc>, version: u64) -> Vec<u8> {
+        let time = format_time(recorded_at);
+        format!("{}{time}{}{version}}}", self.before_time, self.after_time).into_bytes()
+    }
+
+    /// The event as a reader of the leaf will see it, without decoding it again.
+    #[must_use]
+    pub fn recorded(&self, position: u64, recorded_at: DateTime<Utc>, version: u64) -> Recorded {
+        let Draft { id, stream, subject, actor, correlation, causation, policy_version, event, sealed } =
+            self.draft.clone();
+        Recorded {
+            position,
+            id,
+            stream,
+            version,
+            subject,
+            actor,
+            correlation,
+            causation,
+            policy_version,
+            recorded_at,
+            event,
+            sealed,
+        }
+    }
+}
+
+/// SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1.
+#[must_use]
+pub fn hash(leaf: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix([0]).chain_update(leaf).finalize().into()
+}
+
+/// A leaf's fields, its data still as it stands in the leaf. For readers that show events; those that act on
+/// them use [`decode`].
+#[derive(Debug, Deserialize, Serialize)]
+pub struct RawLeaf<'a> {
+    /// Who made it happen.
+    pub actor: Actor,
+    /// The kind of stream.
+    pub category: Category,
+    /// The event that led to it.
+    pub causation: Option<Uuid>,
+    /// The request that led to it.
+    pub correlation: Uuid,
+    /// What happened, in the words of its type and schema version.
+    #[serde(borrow)]
+    pub data: &'a RawValue,
+    /// UUIDv7.
+    pub id: Uuid,
+    /// The policy it was decided under.
+    pub policy_version: u32,
+    /// The version of `data`'s schema.
+    pub schema_version: u32,
+    /// The personal facts sealed beside it.
+    pub sealed: Vec<SealedDigest>,
+    /// The aggregate's id.
+    pub stream: Uuid,
+    /// Whom it is about.
+    pub subject: Option<Uuid>,
+    /// When it was recorded.
+    #[serde(with = "micros")]
+    pub time: DateTime<Utc>,
+    /// `<category>.<fact>`.
+    pub r#type: &'a str,
+    /// Its number in the stream.
+    pub version: u64,
+}
+
+/// Reads a leaf's fields.
+///
+/// # Errors
+/// [`LeafError::Unreadable`].
+pub fn read(position: u64, leaf: &[u8]) -> Result<RawLeaf<'_>, LeafError> {
+    serde_json::from_slice(leaf).map_err(|source| LeafError::Unreadable { position, source })
+}
+
+/// Reads a leaf as an event.
+///
+/// # Errors
+/// [`LeafError::Unreadable`], [`LeafError::UnknownType`].
+pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
+    let raw = read(position, leaf)?;
+    if raw.schema_version != 1 {
+        return Err(LeafError::UnknownType { position });
+    }
+    let tagged = Tagged { tag: raw.r#type, data: raw.data };
+    let event = match raw.category {
+        Category::Account => AccountEvent::deserialize(tagged).map(Event::Account),
+        Category::Authentication => AuthenticationEvent::deserialize(tagged).map(Event::Authentication),
+        Category::Session => SessionEvent::deserialize(tagged).map(Event::Session),
+    }
+    .map_err(|source| {
+        // serde names an unknown variant in its message alone.
+        if source.to_string().starts_with("unknown variant") {
+            LeafError::UnknownType { position }
+        } else {
+            LeafError::Unreadable { position, source }
+        }
+    })?;
+    Ok(Recorded {
+        position,
+        id: raw.id,
+        stream: Stream { category: raw.category, id: raw.stream },
+        version: raw.version,
+        subject: raw.subject,
+        actor: raw.actor,
+        correlation: raw.correlation,
+        causation: raw.causation,
+        policy_version: raw.policy_version,
+        recorded_at: raw.time,
+        event,
+        sealed: raw.sealed,
+    })
+}
+
+/// RFC 3339, UTC, six digits.
+#[must_use]
+pub fn format_time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Cuts what a leaf cannot hold: everything below a microsecond.
+#[must_use]
+pub fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
+}
+
+/// Times in `data`, in the same form as a leaf's own.
+pub mod micros {
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes six digits, always.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::format_time(*time))
+    }
+
+    /// Reads any RFC 3339 time.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        DateTime::deserialize(deserializer)
+    }
+}
+
+fn is_canonical(value: &Value) -> bool {
+    const BOUND: u64 = 1 << 53;
+    match value {
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+        Value::Number(number) => {
+            number.as_u64().is_some_and(|n| n <= BOUND) || number.as_i64().is_some_and(|n| n.unsigned_abs() <= BOUND)
+        }
+        Value::Array(items) => items.iter().all(is_canonical),
+        Value::Object(members) => members.iter().all(|(key, value)| key.is_ascii() && is_canonical(value)),
+    }
+}
+
+/// A type name and its data, presented to serde as the one enum value they are, without building a tree.
+struct Tagged<'de> {
+    tag: &'de str,
+    data: &'de RawValue,
+}
+
+impl<'de> Deserializer<'de> for Tagged<'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_enum(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl<'de> EnumAccess<'de> for Tagged<'de> {
+    type Error = serde_json::Error;
+    type Variant = TaggedData<'de>;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Self::Error> {
+        let tag =
+            seed.deserialize(BorrowedStrDeserializer::<TextError>::new(self.tag)).map_err(serde::de::Error::custom)?;
+        Ok((tag, TaggedData(self.data)))
+    }
+}
+
+struct TaggedData<'de>(&'de RawValue);
+
+impl<'de> VariantAccess<'de> for TaggedData<'de> {
+    type Error = serde_json::Error;
+
+    fn unit_variant(self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Self::Error> {
+        seed.deserialize(self.0)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_tuple(len, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_map(visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authentication::{Factor, FailureReason};
+    use crate::event::Field;
+    use crate::session::RevokedBy;
+
+    fn draft(event: Event) -> Draft {
+        let id = Uuid::from_u128(0x0193_5c2e_7000_7000_8000_0000_0000_0001);
+        Draft {
+            id,
+            stream: Stream { category: event.category(), id },
+            subject: Some(id),
+            actor: Actor::Account { id },
+            correlation: id,
+            causation: None,
+            policy_version: 1,
+            event,
+            sealed: vec![SealedDigest { commitment: "Yw".into(), digest: "ZA".into(), fields: vec![Field::Ip] }],
+        }
+    }
+
+    fn time() -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(1_793_000_000_000_000).unwrap()
+    }
+
+    #[test]
+    fn a_leaf_is_its_own_canonical_form() {
+        let event =
+            Event::Session(SessionEvent::Refreshed { generation: 2, grace_until: time(), idle_expires_at: time() });
+        let leaf = draft(event).prepare().unwrap().leaf(time(), 7);
+        let tree: Value = serde_json::from_slice(&leaf).unwrap();
+        assert_eq!(String::from_utf8(leaf.clone()).unwrap(), tree.to_string());
+        let text = String::from_utf8(leaf).unwrap();
+        assert!(text.contains(r#""grace_until":"2026-10-26T07:33:20.000000Z""#), "{text}");
+        assert!(
+            text.ends_with(r#""time":"2026-10-26T07:33:20.000000Z","type":"session.refreshed","version":7}"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_was_written_is_what_is_read() {
+        for event in [
+            Event::Account(AccountEvent::Registered {}),
+            Event::Session(SessionEvent::Revoked { by: RevokedBy::Reuse }),
+            Event::Session(SessionEvent::Expired {}),
+            Event::Authentication(AuthenticationEvent::Failed {
+                factor: Factor::Password,
+                reason: FailureReason::Locked,
+            }),
+        ] {
+            let prepared = draft(event).prepare().unwrap();
+            let decoded = decode(9, &prepared.leaf(time(), 3)).unwrap();
+            assert_eq!(decoded, prepared.recorded(9, time(), 3));
+        }
+    }
+
+    #[test]
+    fn the_hash_is_that_of_rfc_6962() {
+        // The empty leaf of the RFC 6962 test vectors.
+        let hex: String = hash(b"").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
+    }
+
+    #[test]
+    fn an_unknown_type_or_version_is_told_from_a_broken_leaf() {
+        let leaf = draft(Event::Account(AccountEvent::Registered {})).prepare().unwrap().leaf(time(), 1);
+        let text = String::from_utf8(leaf).unwrap();
+        let newer = text.replace("account.registered", "account.reinvented");
+        assert!(matches!(decode(4, newer.as_bytes()), Err(LeafError::UnknownType { position: 4 })));
+        let newer = text.replace("\"schema_version\":1", "\"schema_version\":2");
+        assert!(matches!(decode(4, newer.as_bytes()), Err(LeafError::UnknownType { position: 4 })));
+        assert!(matches!(decode(4, b"{}"), Err(LeafError::Unreadable { position: 4, .. })));
+    }
+}

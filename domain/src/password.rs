@@ -1,0 +1,153 @@
+//! Passwords and the rules they must meet. Hashing and the history of verifiers are elsewhere.
+
+use zeroize::Zeroizing;
+use zxcvbn::{Score, zxcvbn};
+
+use crate::values::{DisplayName, EmailAddress};
+
+/// A password in clear. It cannot be printed or serialised, and is wiped when dropped.
+#[derive(Clone)]
+pub struct Password(Zeroizing<String>);
+
+impl Password {
+    /// Takes any text: whether it is acceptable is the policy's question, and a wrong guess may be anything.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text itself, for hashing.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Fewest characters.
+pub const SHORTEST: usize = 12;
+/// Most bytes: bcrypt reads no further, and a password is never truncated.
+pub const LONGEST_BYTES: usize = 72;
+
+/// One broken rule of the password policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Violation {
+    /// Fewer than 12 characters.
+    TooShort,
+    /// More than 72 bytes.
+    TooLong,
+    /// No lower-case letter.
+    NoLowercase,
+    /// No upper-case letter.
+    NoUppercase,
+    /// No digit.
+    NoDigit,
+    /// No character other than letters, digits and spaces.
+    NoSymbol,
+    /// Among the common ones, or guessable from them.
+    Common,
+    /// Holds the local part of the e-mail address, or is made of it.
+    SimilarToEmail,
+    /// Holds the display name, or is made of it.
+    SimilarToName,
+    /// One of the last five.
+    Reused,
+}
+
+impl Violation {
+    /// The sentence shown to whoever chose the password.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooShort => "must be at least 12 characters long",
+            Self::TooLong => "must be at most 72 bytes long",
+            Self::NoLowercase => "must contain a lower-case letter",
+            Self::NoUppercase => "must contain an upper-case letter",
+            Self::NoDigit => "must contain a digit",
+            Self::NoSymbol => "must contain a symbol",
+            Self::Common => "must not be a common or easily guessed password",
+            Self::SimilarToEmail => "must not resemble the e-mail address",
+            Self::SimilarToName => "must not resemble the display name",
+            Self::Reused => "must not be one of the last five passwords",
+        }
+    }
+}
+
+/// Every rule that this password breaks, all at once; empty when it is acceptable.
+///
+/// [`Violation::Reused`] is not judged here: it needs the previous verifiers.
+#[must_use]
+pub fn violations(password: &Password, email: &EmailAddress, name: Option<&DisplayName>) -> Vec<Violation> {
+    let text = password.expose();
+    let lower = text.to_lowercase();
+    let resembles = |personal: &str| {
+        let personal = personal.to_lowercase();
+        personal.chars().count() >= 4 && (lower.contains(&personal) || personal.contains(&lower))
+    };
+    let name_parts = || name.into_iter().flat_map(|name| name.as_str().split_whitespace());
+
+    let rules = [
+        (text.chars().count() < SHORTEST, Violation::TooShort),
+        (text.len() > LONGEST_BYTES, Violation::TooLong),
+        (!text.chars().any(char::is_lowercase), Violation::NoLowercase),
+        (!text.chars().any(char::is_uppercase), Violation::NoUppercase),
+        (!text.chars().any(|c| c.is_ascii_digit()), Violation::NoDigit),
+        (!text.chars().any(|c| !c.is_alphanumeric() && !c.is_whitespace()), Violation::NoSymbol),
+        (is_guessable(text, email, name), Violation::Common),
+        (resembles(email.local_part()) || resembles(email.as_str()), Violation::SimilarToEmail),
+        (name_parts().any(resembles), Violation::SimilarToName),
+    ];
+    rules.into_iter().filter_map(|(broken, violation)| broken.then_some(violation)).collect()
+}
+
+fn is_guessable(text: &str, email: &EmailAddress, name: Option<&DisplayName>) -> bool {
+    // zxcvbn is slow on long input; a password too long to be accepted is not worth its time.
+    if text.len() > LONGEST_BYTES {
+        return false;
+    }
+    let personal: Vec<&str> =
+        [email.as_str(), email.local_part()].into_iter().chain(name.map(DisplayName::as_str)).collect();
+    zxcvbn(text, &personal).score() < Score::Three
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(password: &str) -> Vec<Violation> {
+        let email = EmailAddress::parse("annabel@example.com").unwrap();
+        let name = DisplayName::parse("Annabel Lee").unwrap();
+        violations(&Password::new(password.to_owned()), &email, Some(&name))
+    }
+
+    #[test]
+    fn a_strong_password_breaks_nothing() {
+        assert_eq!(judged("correct-Horse7battery"), []);
+    }
+
+    #[test]
+    fn every_violation_is_named_at_once() {
+        assert_eq!(
+            judged("aaaa"),
+            [Violation::TooShort, Violation::NoUppercase, Violation::NoDigit, Violation::NoSymbol, Violation::Common]
+        );
+    }
+
+    #[test]
+    fn common_passwords_are_refused_even_when_they_meet_the_classes() {
+        assert_eq!(judged("Password123!"), [Violation::Common]);
+        assert_eq!(judged("Qwertyuiop1!"), [Violation::Common]);
+    }
+
+    #[test]
+    fn a_password_made_of_its_owner_is_refused() {
+        assert!(judged("xX9!annabel!9Zk").contains(&Violation::SimilarToEmail));
+        assert!(judged("xX9!ANNABEL!9Zk").contains(&Violation::SimilarToName));
+    }
+
+    #[test]
+    fn seventy_three_bytes_are_refused_not_cut() {
+        assert_eq!(judged(&format!("{}aA1!", "kX4-".repeat(17))), []);
+        assert_eq!(judged(&format!("{}aA1!x", "kX4-".repeat(17))), [Violation::TooLong]);
+        assert!(judged(&"é".repeat(37)).contains(&Violation::TooLong));
+    }
+}

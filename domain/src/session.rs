@@ -1,0 +1,328 @@
+//! A session: one device's stay, from login to its end. At any time one refresh token is current.
+//!
+//! ```text
+//!                 refreshed (generation + 1)
+//!                  +------+
+//!                  v      |
+//! --started--> [ live ] --+--revoked---> ended
+//!                  |------------expired--> ended
+//!                  |--refresh_reused, revoked--> ended
+//! ```
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::Aggregate;
+use crate::authentication::Method;
+use crate::policy::SessionPolicy;
+use crate::values::AccountId;
+
+/// What happened to a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionEvent {
+    /// It began; sealed: address, user agent, device.
+    #[serde(rename = "session.started")]
+    Started {
+        /// Whose it is.
+        account: AccountId,
+        /// What was presented at login.
+        methods: Vec<Method>,
+        /// Keyed digest of user agent family, accepted languages and device.
+        fingerprint: String,
+        /// Unused until then, it ends.
+        #[serde(with = "crate::leaf::micros")]
+        idle_expires_at: DateTime<Utc>,
+        /// It ends then, however much it is used.
+        #[serde(with = "crate::leaf::micros")]
+        expires_at: DateTime<Utc>,
+    },
+    /// The refresh token of this generation replaced its predecessor.
+    #[serde(rename = "session.refreshed")]
+    Refreshed {
+        /// Counted from 1, the login.
+        generation: u32,
+        /// Until then the predecessor still answers with this generation.
+        #[serde(with = "crate::leaf::micros")]
+        grace_until: DateTime<Utc>,
+        /// Unused until then, it ends.
+        #[serde(with = "crate::leaf::micros")]
+        idle_expires_at: DateTime<Utc>,
+    },
+    /// A refresh token that was spent before came back: somebody else holds a copy.
+    #[serde(rename = "session.refresh_reused")]
+    RefreshReused {
+        /// The generation that came back.
+        generation: u32,
+    },
+    /// It was ended; its tokens are refused from this position on.
+    #[serde(rename = "session.revoked")]
+    Revoked {
+        /// By whom or what.
+        by: RevokedBy,
+    },
+    /// It was found past its end.
+    #[serde(rename = "session.expired")]
+    Expired {},
+}
+
+/// What ended a session before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedBy {
+    /// Its owner: logout, or sign-out from another device.
+    Owner,
+    /// An administrator.
+    Admin,
+    /// A refresh token came back.
+    Reuse,
+    /// The account's password changed in another session.
+    PasswordChange,
+}
+
+/// What is asked of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionCommand {
+    /// Begin.
+    Start {
+        /// Whose it is.
+        account: AccountId,
+        /// What was presented.
+        methods: Vec<Method>,
+        /// See [`SessionEvent::Started`].
+        fingerprint: String,
+        /// When.
+        at: DateTime<Utc>,
+        /// The policy in force.
+        policy: SessionPolicy,
+    },
+    /// An authentic refresh token of this session was presented.
+    Refresh {
+        /// Its generation.
+        generation: u32,
+        /// When.
+        at: DateTime<Utc>,
+        /// The policy in force.
+        policy: SessionPolicy,
+    },
+    /// End it. Ending it again records nothing.
+    Revoke {
+        /// By whom or what.
+        by: RevokedBy,
+    },
+}
+
+/// Why nothing was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// It was started before.
+    #[error("the session was started already")]
+    AlreadyStarted,
+    /// Never started, or ended.
+    #[error("the session has ended")]
+    Ended,
+}
+
+/// A session as its events leave it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SessionState {
+    /// Never started.
+    #[default]
+    None,
+    /// In use.
+    Live(Live),
+    /// Revoked or expired.
+    Ended,
+}
+
+/// A session in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Whose it is.
+    pub account: AccountId,
+    /// What was presented at login.
+    pub methods: Vec<Method>,
+    /// The generation of the current refresh token.
+    pub generation: u32,
+    /// Until then its predecessor still answers.
+    pub grace_until: Option<DateTime<Utc>>,
+    /// Unused until then, it ends.
+    pub idle_expires_at: DateTime<Utc>,
+    /// It ends then in any case.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The aggregate.
+pub struct Session;
+
+impl Aggregate for Session {
+    const NAME: &'static str = "session";
+    type State = SessionState;
+    type Command = SessionCommand;
+    type Event = SessionEvent;
+    type Error = SessionError;
+
+    fn handle_command(state: &SessionState, command: SessionCommand) -> Result<Vec<SessionEvent>, SessionError> {
+        match (command, state) {
+            (SessionCommand::Start { account, methods, fingerprint, at, policy }, SessionState::None) => {
+                let expires_at = at + policy.absolute_lifetime;
+                let idle_expires_at = (at + policy.refresh_lifetime).min(expires_at);
+                Ok(vec![SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }])
+            }
+            (SessionCommand::Start { .. }, SessionState::Live(_) | SessionState::Ended) => {
+                Err(SessionError::AlreadyStarted)
+            }
+            (SessionCommand::Refresh { generation, at, policy }, SessionState::Live(live)) => {
+                Ok(refresh(live, generation, at, &policy))
+            }
+            (SessionCommand::Refresh { .. }, SessionState::None | SessionState::Ended) => Err(SessionError::Ended),
+            (SessionCommand::Revoke { by }, SessionState::Live(_)) => Ok(vec![SessionEvent::Revoked { by }]),
+            (SessionCommand::Revoke { .. }, SessionState::Ended) => Ok(vec![]),
+            (SessionCommand::Revoke { .. }, SessionState::None) => Err(SessionError::Ended),
+        }
+    }
+
+    fn apply_event(state: SessionState, event: SessionEvent) -> SessionState {
+        match (event, state) {
+            (SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at }, _) => {
+                SessionState::Live(Live {
+                    account,
+                    methods,
+                    generation: 1,
+                    grace_until: None,
+                    idle_expires_at,
+                    expires_at,
+                })
+            }
+            (SessionEvent::Refreshed { generation, grace_until, idle_expires_at }, SessionState::Live(live)) => {
+                SessionState::Live(Live { generation, grace_until: Some(grace_until), idle_expires_at, ..live })
+            }
+            (SessionEvent::Revoked { by: _ } | SessionEvent::Expired {}, _) => SessionState::Ended,
+            (SessionEvent::RefreshReused { .. } | SessionEvent::Refreshed { .. }, state) => state,
+        }
+    }
+}
+
+/// No events means: the predecessor within its grace, answered with the successor it already has.
+fn refresh(live: &Live, generation: u32, at: DateTime<Utc>, policy: &SessionPolicy) -> Vec<SessionEvent> {
+    let in_grace = generation.checked_add(1) == Some(live.generation)
+        && live.grace_until.is_some_and(|grace_until| at < grace_until);
+
+    if at >= live.idle_expires_at || at >= live.expires_at {
+        vec![SessionEvent::Expired {}]
+    } else if generation == live.generation {
+        vec![SessionEvent::Refreshed {
+            generation: live.generation.saturating_add(1),
+            grace_until: at + policy.refresh_grace,
+            idle_expires_at: (at + policy.refresh_lifetime).min(live.expires_at),
+        }]
+    } else if in_grace {
+        vec![]
+    } else {
+        vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevokedBy::Reuse }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::testing::given;
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn policy() -> SessionPolicy {
+        Policy::default().sessions
+    }
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn started() -> SessionEvent {
+        SessionEvent::Started {
+            account: AccountId(Uuid::nil()),
+            methods: vec![Method::Password],
+            fingerprint: String::new(),
+            idle_expires_at: at(0) + policy().refresh_lifetime,
+            expires_at: at(0) + policy().absolute_lifetime,
+        }
+    }
+
+    fn refreshed(generation: u32, seconds: i64) -> SessionEvent {
+        SessionEvent::Refreshed {
+            generation,
+            grace_until: at(seconds) + policy().refresh_grace,
+            idle_expires_at: at(seconds) + policy().refresh_lifetime,
+        }
+    }
+
+    fn refresh(generation: u32, seconds: i64) -> SessionCommand {
+        SessionCommand::Refresh { generation, at: at(seconds), policy: policy() }
+    }
+
+    #[test]
+    fn the_current_token_is_rotated() {
+        given::<Session>([started()]).when(refresh(1, 5)).then([refreshed(2, 5)]);
+    }
+
+    #[test]
+    fn the_predecessor_is_answered_within_its_grace_and_ends_the_session_after() {
+        given::<Session>([started(), refreshed(2, 5)]).when(refresh(1, 14)).then([]);
+        given::<Session>([started(), refreshed(2, 5)])
+            .when(refresh(1, 15))
+            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+    }
+
+    #[test]
+    fn an_older_token_ends_the_session_at_once() {
+        given::<Session>([started(), refreshed(2, 5), refreshed(3, 6)])
+            .when(refresh(1, 7))
+            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+    }
+
+    #[test]
+    fn an_idle_session_expires_and_an_ended_one_refuses() {
+        given::<Session>([started()]).when(refresh(1, 7 * 86_400)).then([SessionEvent::Expired {}]);
+        given::<Session>([started(), SessionEvent::Revoked { by: RevokedBy::Owner }])
+            .when(refresh(1, 5))
+            .refused(SessionError::Ended);
+    }
+
+    proptest! {
+        /// Whatever is presented, in whatever order, no more than one generation is ever acceptable for long:
+        /// beyond the grace, only the newest.
+        #[test]
+        fn no_sequence_of_refreshes_and_revocations_leaves_two_live_tokens(
+            steps in proptest::collection::vec((1_u32..6, 0_i64..30, any::<bool>()), 1..40)
+        ) {
+            let mut state = Session::apply_event(SessionState::None, started());
+            let mut now = 0;
+            for (generation, wait, revoke) in steps {
+                now += wait;
+                let command = if revoke && generation == 5 {
+                    SessionCommand::Revoke { by: RevokedBy::Owner }
+                } else {
+                    refresh(generation, now)
+                };
+                let was_ended = state == SessionState::Ended;
+                let Ok(events) = Session::handle_command(&state, command) else {
+                    prop_assert!(was_ended);
+                    continue;
+                };
+                state = events.into_iter().fold(state, Session::apply_event);
+                prop_assert!(!was_ended || state == SessionState::Ended, "an ended session never lives again");
+                if let SessionState::Live(live) = &state {
+                    let late = now + 11;
+                    let acceptable = (1..10).filter(|g| {
+                        matches!(
+                            Session::handle_command(&state, refresh(*g, late)).unwrap().first(),
+                            None | Some(SessionEvent::Refreshed { .. })
+                        )
+                    });
+                    prop_assert_eq!(acceptable.collect::<Vec<_>>(), vec![live.generation]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+-- The event log: one gapless position, appended under one lock, never changed.
+
+-- The sequencer. `position` is the next one to be given, so also the number of events. `epoch` changes when a
+-- backup is restored, so that copies of the log can tell one history from another.
+create table log.head (
+    id smallint not null constraint head_pkey primary key constraint head_is_one_row check (id = 1),
+    position bigint not null constraint head_position_is_a_count check (position >= 0),
+    recorded_at timestamptz not null,
+    epoch uuid not null
+);
+insert into log.head values (1, 0, 'epoch', gen_random_uuid());
+
+-- Every column but position, leaf and leaf_hash repeats what the leaf says, as an index into it; log.append
+-- derives them from the leaf, so they cannot disagree. What auditors search by is indexed by the audit
+-- projection, off the path of the append.
+create table log.event (
+    position bigint not null constraint event_pkey primary key,
+    event_id uuid not null,
+    category text not null,
+    stream_id uuid not null,
+    version bigint not null,
+    event_type text not null,
+    schema_version integer not null,
+    subject_id uuid,
+    actor_kind text not null,
+    actor_id uuid,
+    correlation_id uuid not null,
+    causation_id uuid,
+    recorded_at timestamptz not null,
+    leaf bytea not null,
+    leaf_hash bytea not null,
+    -- RFC 6962, section 2.1; 65,535 bytes is what a tlog-tiles bundle entry can hold.
+    constraint event_leaf_hash check (leaf_hash = sha256('\x00'::bytea || leaf)),
+    constraint event_leaf_length check (octet_length(leaf) <= 65535)
+) partition by range (position);
+-- Compression would cost time and save little on leaves of a few hundred bytes.
+alter table log.event alter column leaf set storage external;
+create index event_stream on log.event (stream_id, category, version);
+
+-- Personal facts, sealed under a key of the person (subject_id) or, where nobody is known, of the calendar
+-- month (period). The only rows of the log that erasure may delete.
+create table log.sealed (
+    position bigint not null,
+    ordinal smallint not null,
+    subject_id uuid,
+    period date,
+    nonce bytea not null constraint sealed_nonce_length check (octet_length(nonce) = 12),
+    ciphertext bytea not null,
+    constraint sealed_pkey primary key (position, ordinal),
+    constraint sealed_has_one_key check ((subject_id is null) <> (period is null))
+);
+create index sealed_subject on log.sealed (subject_id) where subject_id is not null;
+
+-- The authority on stream versions.
+create table log.stream (
+    stream_id uuid not null,
+    category text not null,
+    version bigint not null,
+    last_position bigint not null,
+    constraint stream_pkey primary key (stream_id, category)
+) with (fillfactor = 70);
+
+-- What became of commands that came with an idempotency key. Results name ids, never persons or secrets.
+create table log.command (
+    command_id bytea not null constraint command_pkey primary key,
+    request_hash bytea not null,
+    result text not null,
+    recorded_at timestamptz not null
+);
+create index command_age on log.command (recorded_at);
+
+-- Values that only one stream may hold, by their HMAC.
+create table log.unique_key (
+    scope text not null,
+    key_hash bytea not null,
+    stream_id uuid not null,
+    constraint unique_key_pkey primary key (scope, key_hash)
+);
+
+-- Append-only, the second time: whoever is not the append function is refused, the owner included. ALWAYS, so
+-- that session_replication_role does not switch it off. Statement triggers are not cloned to partitions, and a
+-- statement on a partition does not fire its parent's: each gets its own.
+create function log.refuse_change() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'INSERT' and current_user = 'fulexo_sequencer' then
+        return null;
+    end if;
+    raise insufficient_privilege using
+        message = format('the log is append-only: %s on %I.%I is refused', tg_op, tg_table_schema, tg_table_name),
+        hint = 'events are appended by log.append alone and are never changed';
+end
+$$;
+
+create function log.guard_table(guarded regclass) returns void language plpgsql as $$
+begin
+    execute format(
+        'create trigger append_only before insert or update or delete or truncate on %s
+         for each statement execute function log.refuse_change()', guarded);
+    execute format('alter table %s enable always trigger append_only', guarded);
+end
+$$;
+select log.guard_table('log.event');
+
+-- Makes sure that the partition in use and the one after it exist; called by the service long before it is
+-- needed. Takes a share-update-exclusive lock on log.event when it attaches one.
+create function log.extend() returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    span constant bigint := 10000000;
+    current_number bigint;
+    made integer := 0;
+begin
+    -- Two nodes may start at once.
+    perform pg_advisory_xact_lock(hashtextextended('log.extend', 0));
+    select h.position / span into current_number from log.head h;
+    for number in current_number .. current_number + 1 loop
+        if to_regclass(format('log.event_%s', number)) is null then
+            execute format('create table log.event_%s (like log.event including defaults including constraints including storage)', number);
+            execute format(
+                'alter table log.event attach partition log.event_%s for values from (%s) to (%s)',
+                number, number * span, (number + 1) * span);
+            -- Insert-only tables are vacuumed by a share of their size, which grows without bound: fixed steps.
+            execute format(
+                'alter table log.event_%s set (autovacuum_vacuum_insert_scale_factor = 0,
+                 autovacuum_vacuum_insert_threshold = 100000, autovacuum_analyze_scale_factor = 0,
+                 autovacuum_analyze_threshold = 100000, autovacuum_freeze_min_age = 0)', number);
+            perform log.guard_table(format('log.event_%s', number)::regclass);
+            made := made + 1;
+        end if;
+    end loop;
+    return made;
+end
+$$;
+select log.extend();
+
+-- Takes the lock that orders all appends, then reads what the batch depends on. Each statement of a volatile
+-- function sees what was committed before it began: nothing read here can change until the transaction ends.
+-- Arrays come back in the order of the arrays given; null where there is nothing.
+create function log.lock(
+    wanted_categories text[], wanted_streams uuid[], wanted_commands bytea[], wanted_scopes text[], wanted_keys bytea[],
+    out head_position bigint, out head_recorded_at timestamptz,
+    out versions bigint[], out command_hashes bytea[], out command_results text[], out key_holders uuid[]
+) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    select h.position, h.recorded_at into strict head_position, head_recorded_at
+    from log.head h where h.id = 1 for update;
+
+    versions := array(
+        select coalesce(s.version, 0)
+        from unnest(wanted_categories, wanted_streams) with ordinality w (category, stream_id, n)
+        left join log.stream s on s.stream_id = w.stream_id and s.category = w.category
+        order by w.n);
+    if cardinality(wanted_commands) > 0 then
+        select array_agg(c.request_hash order by w.n), array_agg(c.result order by w.n)
+        into command_hashes, command_results
+        from unnest(wanted_commands) with ordinality w (command_id, n)
+        left join log.command c on c.command_id = w.command_id;
+    end if;
+    if cardinality(wanted_keys) > 0 then
+        key_holders := array(
+            select k.stream_id
+            from unnest(wanted_scopes, wanted_keys) with ordinality w (scope, key_hash, n)
+            left join log.unique_key k on k.scope = w.scope and k.key_hash = w.key_hash
+            order by w.n);
+    end if;
+end
+$$;
+
+-- Appends a batch whose first event takes `first_position`. Called in the transaction that called log.lock.
+-- Everything the batch says beside its events arrives here too, so that it costs one round trip.
+create function log.append(
+    first_position bigint, leaves bytea[], leaf_hashes bytea[],
+    sealed_positions bigint[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
+    sealed_nonces bytea[], sealed_ciphertexts bytea[],
+    claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
+    command_ids bytea[], command_hashes bytea[], command_results text[]
+) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    strays bigint;
+begin
+    if cardinality(leaves) > 0 then
+        with placed as (
+            insert into log.event
+            select first_position + u.n - 1, e.id, e.category, e.stream, e.version, e.type, e.schema_version, e.subject,
+                   e.actor ->> 'kind', (e.actor ->> 'id')::uuid, e.correlation, e.causation, e."time", u.leaf, u.leaf_hash
+            from unnest(leaves, leaf_hashes) with ordinality u (leaf, leaf_hash, n),
+                 jsonb_to_record(convert_from(u.leaf, 'UTF8')::jsonb) e (
+                     id uuid, category text, stream uuid, version bigint, type text, schema_version integer,
+                     subject uuid, actor jsonb, correlation uuid, causation uuid, "time" timestamptz)
+            returning position, category, stream_id, version
+        ), tail as (
+            select stream_id, category, count(*) as events, max(version) as version, max(position) as position
+            from placed group by stream_id, category
+        ), moved as (
+            insert into log.stream as s (stream_id, category, version, last_position)
+            select stream_id, category, events, position from tail
+            on conflict on constraint stream_pkey do update
+            set version = s.version + excluded.version, last_position = excluded.last_position
+            returning stream_id, category, version
+        )
+        -- Versions count up by one from what the authority said: an append that says otherwise is a bug.
+        select count(*) into strays
+        from moved join tail using (stream_id, category) where moved.version <> tail.version;
+        if strays > 0 then
+            raise integrity_constraint_violation using
+                message = format('%s streams of this append do not continue where they ended', strays);
+        end if;
+
+        update log.head
+        set position = first_position + cardinality(leaves),
+            recorded_at = (select (convert_from(leaves[cardinality(leaves)], 'UTF8')::jsonb ->> 'time')::timestamptz)
+        where id = 1 and position = first_position;
+        if not found then
+            raise integrity_constraint_violation using
+                message = format('the log does not end at position %s', first_position);
+        end if;
+    end if;
+
+    if cardinality(sealed_positions) > 0 then
+        insert into log.sealed
+        select * from unnest(
+            sealed_positions, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts);
+    end if;
+    if cardinality(claimed_keys) > 0 then
+        insert into log.unique_key select * from unnest(claimed_scopes, claimed_keys, claimed_by);
+    end if;
+    if cardinality(command_ids) > 0 then
+        insert into log.command
+        select command_id, request_hash, result, now() from unnest(command_ids, command_hashes, command_results)
+            u (command_id, request_hash, result);
+    end if;
+end
+$$;
+
+-- Append-only, the first time: by role. The application may read, call the functions, and delete what
+-- erasure and retention delete; only the sequencer, whom nobody can become, may insert.
+grant select on log.head, log.event, log.sealed, log.stream, log.command, log.unique_key to fulexo_app;
+grant delete on log.sealed, log.command to fulexo_app;
+grant select, update on log.head to fulexo_sequencer;
+grant select, insert on log.event, log.sealed, log.command, log.unique_key to fulexo_sequencer;
+grant select, insert, update on log.stream to fulexo_sequencer;
+
+revoke all on function log.lock, log.append, log.extend, log.guard_table, log.refuse_change from public;
+grant execute on function log.extend to fulexo_app;
+grant execute on function log.lock, log.append to fulexo_app;
+-- The owner borrows the role for as long as it takes to hand the functions over.
+grant fulexo_sequencer to current_user;
+grant create on schema log to fulexo_sequencer;
+alter function log.lock owner to fulexo_sequencer;
+alter function log.append owner to fulexo_sequencer;
+revoke create on schema log from fulexo_sequencer;
+revoke fulexo_sequencer from current_user;

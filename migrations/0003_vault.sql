@@ -1,0 +1,68 @@
+-- What must never be in the log. Every secret here is sealed with AES-256-GCM or is a keyed digest; the keys that
+-- open it come from the environment.
+
+-- Keys that the service draws once and keeps wrapped, so that ENCRYPTION_KEY can be rotated without changing
+-- what they were used for.
+create table vault.service_key (
+    purpose text not null constraint service_key_pkey primary key,
+    wrapped bytea not null,
+    kek_id text not null
+);
+
+-- One data key a person. Destroying it (and the sealed rows) is how a person is forgotten.
+create table vault.subject_key (
+    subject_id uuid not null constraint subject_key_pkey primary key,
+    wrapped bytea,
+    kek_id text not null,
+    shredded_at timestamptz,
+    constraint subject_key_is_there_or_shredded check ((wrapped is null) = (shredded_at is not null))
+);
+
+-- One data key a calendar month, for network facts about nobody in particular.
+create table vault.period_key (
+    period date not null constraint period_key_pkey primary key,
+    wrapped bytea not null,
+    kek_id text not null
+);
+
+-- The current verifier of each factor, sealed under the person's key.
+create table vault.credential (
+    account_id uuid not null,
+    kind text not null constraint credential_kind_is_known check (kind in ('password')),
+    verifier bytea not null,
+    constraint credential_pkey primary key (account_id, kind)
+);
+
+-- Verifiers of passwords that may not come back yet, newest first by ordinal.
+create table vault.password_history (
+    account_id uuid not null,
+    ordinal bigint not null generated always as identity,
+    verifier bytea not null,
+    constraint password_history_pkey primary key (account_id, ordinal)
+);
+
+-- The root that a session's refresh tokens are derived from, with a key that is not in the database.
+create table vault.refresh_root (
+    session_id uuid not null constraint refresh_root_pkey primary key,
+    account_id uuid not null,
+    root bytea not null constraint refresh_root_length check (octet_length(root) = 32),
+    expires_at timestamptz not null
+);
+create index refresh_root_expiry on vault.refresh_root (expires_at);
+
+-- Attempts, counted before they are evaluated. The key is an HMAC of what was typed in, registered or not, so that
+-- both cost the same and neither can be told from the table.
+create table vault.attempt (
+    key_hash bytea not null,
+    factor text not null,
+    attempts integer not null,
+    window_ends_at timestamptz not null,
+    locked_until timestamptz,
+    locks integer not null,
+    constraint attempt_pkey primary key (key_hash, factor)
+) with (fillfactor = 70);
+create index attempt_age on vault.attempt (window_ends_at);
+
+grant select, insert, update on vault.service_key, vault.subject_key, vault.period_key to fulexo_app;
+grant delete on vault.period_key to fulexo_app;
+grant select, insert, update, delete on vault.credential, vault.password_history, vault.refresh_root, vault.attempt to fulexo_app;

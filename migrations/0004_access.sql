@@ -1,0 +1,31 @@
+-- What gates a request: written in the transaction of the event it follows from, so never behind.
+
+create table access.account (
+    account_id uuid not null constraint account_pkey primary key,
+    -- The last event that changed what its tokens are worth.
+    changed_position bigint not null,
+    changed_at timestamptz not null
+);
+create index account_changes on access.account (changed_at);
+
+-- "grant" is a word of SQL.
+create table access.role_grant (
+    account_id uuid not null,
+    role text not null,
+    position bigint not null,
+    constraint role_grant_pkey primary key (account_id, role)
+);
+
+create table access.session (
+    session_id uuid not null constraint session_pkey primary key,
+    account_id uuid not null,
+    started_position bigint not null,
+    idle_expires_at timestamptz not null,
+    expires_at timestamptz not null,
+    ended_position bigint,
+    ended_at timestamptz
+);
+create index session_live on access.session (account_id) where ended_at is null;
+create index session_ends on access.session (ended_at) where ended_at is not null;
+
+grant select, insert, update, delete on all tables in schema access to fulexo_app;

@@ -1,0 +1,77 @@
+//! The log in order, contiguous or not at all: whoever applies what it gives has missed nothing.
+//!
+//! It reads Postgres. A copy of the log elsewhere may ring the doorbell or hand over events, but whatever is not
+//! contiguous is read again from here.
+
+use fulexo_domain::event::Recorded;
+use fulexo_domain::leaf::{self, LeafError};
+use sqlx::PgConnection;
+
+use crate::to_i64;
+
+/// Why a stretch of the log cannot be given.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A leaf that this build cannot read.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// A leaf that is not the one that was hashed: somebody altered it.
+    #[error("the leaf at position {position} does not have the hash that was recorded with it")]
+    WrongHash {
+        /// Where it stands.
+        position: u64,
+    },
+    /// A position that should be there is not.
+    #[error("position {position} is missing from the log")]
+    Gap {
+        /// The first one missing.
+        position: u64,
+    },
+}
+
+impl FeedError {
+    /// Whether trying again can help: a broken connection heals, a broken leaf does not.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
+/// The number of events in the log; every position below it is committed and visible.
+///
+/// # Errors
+/// The database.
+pub async fn size(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query_scalar!("select position from log.head").fetch_one(connection).await?.unsigned_abs())
+}
+
+/// The events from position `from` on, at most `most`, each verified against its hash.
+///
+/// # Errors
+/// [`FeedError`].
+pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result<Vec<Recorded>, FeedError> {
+    let rows = sqlx::query!(
+        "select position, leaf, leaf_hash from log.event where position >= $1 and position < $2 order by position",
+        to_i64(from),
+        to_i64(from.saturating_add(u64::from(most)))
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .zip(from..)
+        .map(|(row, position)| verify(position, row.position.unsigned_abs(), &row.leaf, &row.leaf_hash))
+        .collect()
+}
+
+fn verify(expected: u64, position: u64, leaf: &[u8], recorded_hash: &[u8]) -> Result<Recorded, FeedError> {
+    if position != expected {
+        return Err(FeedError::Gap { position: expected });
+    }
+    if leaf::hash(leaf) != recorded_hash {
+        return Err(FeedError::WrongHash { position });
+    }
+    Ok(leaf::decode(position, leaf)?)
+}

@@ -1,0 +1,318 @@
+//! The access gate in a node's memory: a request is judged without a database read.
+//!
+//! A token says what was true at the log position in it. The gate remembers what has changed since: sessions ended
+//! and roles granted or revoked, for as long as a token that does not know of it may live. That is bounded by the
+//! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest and sends tokens
+//! older than that to the database.
+//!
+//! A node judges from memory only while it holds a lease: each confirmed catch-up with the log renews it. A node that
+//! was paused or cut off finds its lease gone and asks the database.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use sqlx::PgPool;
+
+use crate::feed;
+
+/// How long a confirmed catch-up is good for.
+pub const LEASE: Duration = Duration::from_secs(2);
+/// Most changes kept; about 20 MB.
+const MOST: usize = 100_000;
+
+/// What a token claims, as far as the gate cares.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Whose it is.
+    pub account: AccountId,
+    /// The session it belongs to.
+    pub session: SessionId,
+    /// The log's position when it was issued.
+    pub position: u64,
+    /// The roles held then.
+    pub roles: &'a [RoleName],
+}
+
+/// What the gate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The session lives, and these roles are held now.
+    Current(BTreeSet<RoleName>),
+    /// The session has ended.
+    Ended,
+    /// The gate cannot know: ask the database.
+    Unknown,
+}
+
+/// Recent changes of who may do what.
+pub struct Gate {
+    inner: RwLock<Inner>,
+    /// How long a change matters: the life of an access token, and some.
+    memory: TimeDelta,
+}
+
+struct Inner {
+    /// Every event below it is known here.
+    applied: u64,
+    lease_ends: Option<Instant>,
+    /// Tokens issued below it may miss changes that were forgotten.
+    horizon: u64,
+    ended: HashMap<SessionId, Change>,
+    roles: HashMap<AccountId, RoleChanges>,
+    /// What was remembered when, oldest first.
+    ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
+}
+
+#[derive(Clone, Copy)]
+struct Change {
+    position: u64,
+}
+
+#[derive(Default)]
+struct RoleChanges {
+    /// All roles held at a position: what a starting node learnt from the tables.
+    base: Option<(u64, BTreeSet<RoleName>)>,
+    /// The last change of each role: granted or not.
+    changes: BTreeMap<RoleName, (u64, bool)>,
+    latest: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Subject {
+    Session(SessionId),
+    Account(AccountId),
+}
+
+impl Gate {
+    /// Learns from the tables what has changed within the life of an access token.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn open(pool: &PgPool, token_lifetime: TimeDelta, now: DateTime<Utc>) -> Result<Self, sqlx::Error> {
+        // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
+        let memory = token_lifetime + TimeDelta::minutes(2);
+        let mut transaction = pool.begin().await?;
+        // One snapshot: what is read below is the state at this very position.
+        sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
+        let applied = feed::size(&mut transaction).await?;
+        let ended = sqlx::query!(
+            r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
+               where ended_at > $1 order by ended_at desc limit $2"#,
+            now - memory,
+            i64::try_from(MOST).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let changed = sqlx::query!(
+            r#"select a.account_id, a.changed_position, a.changed_at,
+                      array(select g.role from access.role_grant g where g.account_id = a.account_id) as "roles!"
+               from access.account a where a.changed_at > $1 order by a.changed_at desc limit $2"#,
+            now - memory,
+            i64::try_from(MOST).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+
+        let mut inner = Inner {
+            applied,
+            lease_ends: None,
+            horizon: 0,
+            ended: HashMap::new(),
+            roles: HashMap::new(),
+            ages: BTreeMap::new(),
+        };
+        // A full answer means that there may be more: what is older than the oldest row is not known here.
+        let bound =
+            |oldest: Option<i64>, rows: usize| if rows < MOST { 0 } else { oldest.map_or(0, i64::unsigned_abs) };
+        inner.horizon = bound(ended.last().map(|row| row.position), ended.len())
+            .max(bound(changed.last().map(|row| row.changed_position), changed.len()));
+        for row in ended {
+            inner.remember(row.position.unsigned_abs(), row.at, Subject::Session(SessionId(row.session_id)));
+        }
+        for row in changed {
+            let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
+            let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
+            inner.remember(position, row.changed_at, Subject::Account(account));
+            inner.roles.entry(account).or_default().base = Some((position, roles));
+        }
+        inner.trim(now - memory);
+        Ok(Self { inner: RwLock::new(inner), memory })
+    }
+
+    /// Judges a token that is otherwise valid.
+    #[must_use]
+    pub fn judge(&self, claim: Claim<'_>) -> Verdict {
+        let inner = self.read();
+        if inner.ended.contains_key(&claim.session) {
+            // True however old the memory is: what has ended stays ended.
+            return Verdict::Ended;
+        }
+        let holds_lease = inner.lease_ends.is_some_and(|ends| Instant::now() < ends);
+        if !holds_lease || claim.position < inner.horizon {
+            return Verdict::Unknown;
+        }
+        let mut roles: BTreeSet<RoleName> = claim.roles.iter().cloned().collect();
+        if let Some(known) = inner.roles.get(&claim.account) {
+            let mut since = claim.position;
+            if let Some((position, base)) = &known.base
+                && *position > since
+            {
+                roles = base.clone();
+                since = *position;
+            }
+            for (role, (position, granted)) in &known.changes {
+                match (*position > since, granted) {
+                    (true, true) => {
+                        roles.insert(role.clone());
+                    }
+                    (true, false) => {
+                        roles.remove(role);
+                    }
+                    (false, _) => {}
+                }
+            }
+        }
+        Verdict::Current(roles)
+    }
+
+    /// Learns of events that were committed here, at once: before whoever asked for them is answered.
+    pub fn observe(&self, events: &[impl AsRef<Recorded>]) {
+        let mut inner = self.write();
+        let mut last = None;
+        for event in events {
+            let recorded = event.as_ref();
+            // Other nodes may have appended in between: then the follower fills the gap before the mark moves.
+            if recorded.position == inner.applied {
+                inner.applied += 1;
+            }
+            inner.apply(recorded);
+            last = Some(recorded.recorded_at);
+        }
+        if let Some(last) = last {
+            inner.trim(last - self.memory);
+        }
+    }
+
+    /// Every event below it is known here.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.read().applied
+    }
+
+    /// The log was asked at `asked`, and everything that it had is known here.
+    pub fn renew_lease(&self, asked: Instant) {
+        self.write().lease_ends = Some(asked + LEASE);
+    }
+
+    /// Whether the gate judges from memory.
+    #[must_use]
+    pub fn holds_lease(&self) -> bool {
+        self.read().lease_ends.is_some_and(|ends| Instant::now() < ends)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn apply(&mut self, recorded: &Recorded) {
+        let (position, at) = (recorded.position, recorded.recorded_at);
+        match &recorded.event {
+            Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) => {
+                self.remember(position, at, Subject::Session(SessionId(recorded.stream.id)));
+            }
+            Event::Account(AccountEvent::RoleGranted { role }) => {
+                self.remember_role(position, at, AccountId(recorded.stream.id), role, true);
+            }
+            Event::Account(AccountEvent::RoleRevoked { role }) => {
+                self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
+            }
+            Event::Session(
+                SessionEvent::Started { .. } | SessionEvent::Refreshed { .. } | SessionEvent::RefreshReused { .. },
+            )
+            | Event::Account(AccountEvent::Registered {} | AccountEvent::PasswordChanged { .. })
+            | Event::Authentication(_) => {}
+        }
+    }
+
+    fn remember_role(&mut self, position: u64, at: DateTime<Utc>, account: AccountId, role: &RoleName, granted: bool) {
+        self.remember(position, at, Subject::Account(account));
+        let last = self.roles.entry(account).or_default().changes.entry(role.clone()).or_insert((position, granted));
+        // Events may be told twice, and out of order when two nodes append at once.
+        if position >= last.0 {
+            *last = (position, granted);
+        }
+    }
+
+    fn remember(&mut self, position: u64, at: DateTime<Utc>, subject: Subject) {
+        match subject {
+            Subject::Session(session) => {
+                self.ended.entry(session).or_insert(Change { position });
+            }
+            Subject::Account(account) => {
+                let changes = self.roles.entry(account).or_default();
+                changes.latest = changes.latest.max(position);
+            }
+        }
+        self.ages.insert(position, (at, subject));
+    }
+
+    fn trim(&mut self, before: DateTime<Utc>) {
+        while let Some(oldest) = self.ages.first_entry() {
+            let (position, (at, subject)) = (*oldest.key(), *oldest.get());
+            let is_over = self.ages.len() > MOST;
+            if at >= before && !is_over {
+                return;
+            }
+            if is_over {
+                self.horizon = self.horizon.max(position + 1);
+            }
+            self.ages.remove(&position);
+            match subject {
+                Subject::Session(session) => {
+                    if self.ended.get(&session).is_some_and(|change| change.position <= position) {
+                        self.ended.remove(&session);
+                    }
+                }
+                Subject::Account(account) => {
+                    if self.roles.get(&account).is_some_and(|changes| changes.latest <= position) {
+                        self.roles.remove(&account);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads what other nodes appended, at most `most` events; `true` when the log has nothing that is not known here.
+///
+/// # Errors
+/// The feed's.
+pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), feed::FeedError> {
+    let asked = Instant::now();
+    let mut connection = pool.acquire().await?;
+    let size = feed::size(&mut connection).await?;
+    let applied = gate.applied();
+    if applied < size {
+        let events = feed::read(&mut connection, applied, most).await?;
+        let events: Vec<std::sync::Arc<Recorded>> = events.into_iter().map(std::sync::Arc::new).collect();
+        gate.observe(&events);
+    }
+    let is_current = gate.applied() >= size;
+    if is_current {
+        gate.renew_lease(asked);
+    }
+    Ok((is_current, size))
+}

@@ -1,0 +1,23 @@
+//! What readers see: everything here is derived from the log and could be derived again.
+//!
+//! Two kinds. `access` gates requests: its tables are written in the transaction of the event, and each node keeps
+//! the recent part in memory. The read models (`accounts`, `sessions`, `audit`) follow the log on their own, each
+//! with a checkpoint; a reader may wait until one has seen a position.
+//!
+//! Nothing here decides or appends, and nothing here can open what is sealed.
+
+pub mod access;
+pub mod accounts;
+pub mod audit;
+pub mod feed;
+pub mod follower;
+pub mod gate;
+pub mod page;
+pub mod projection;
+pub mod rebuild;
+pub mod runner;
+pub mod sessions;
+
+pub(crate) fn to_i64(position: u64) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,192 @@
+//! A worker a projection: read, apply, move the checkpoint, in one transaction. Whichever node holds the checkpoint's
+//! row does the work; the others watch.
+//!
+//! An event that cannot be applied is never skipped: the worker stops there, says so in health, and tries again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::feed::{self, FeedError};
+use crate::projection::Projection;
+use crate::to_i64;
+
+/// Most events in one transaction.
+const BATCH: u32 = 1_000;
+/// How often a node looks where the others are.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How far each projection is, as this node knows it.
+#[derive(Clone)]
+pub struct Progress(Arc<HashMap<Projection, watch::Sender<State>>>);
+
+/// Where a projection stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Every position below it is visible.
+    pub position: u64,
+    /// Why it does not move, when it does not.
+    pub stopped_because: Option<String>,
+}
+
+/// A projection that did not get far enough in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the projection is behind")]
+pub struct Behind;
+
+impl Default for Progress {
+    fn default() -> Self {
+        let senders = Projection::ALL.into_iter().map(|projection| (projection, watch::Sender::new(State::default())));
+        Self(Arc::new(senders.collect()))
+    }
+}
+
+impl Progress {
+    /// Waits until the event at `position` is visible in the projection.
+    ///
+    /// # Errors
+    /// [`Behind`] after `patience`.
+    pub async fn wait(&self, projection: Projection, position: u64, patience: Duration) -> Result<(), Behind> {
+        let mut state = self.0.get(&projection).ok_or(Behind)?.subscribe();
+        timeout(patience, state.wait_for(|state| state.position > position))
+            .await
+            .map_err(|_| Behind)?
+            .map_err(|_| Behind)?;
+        Ok(())
+    }
+
+    /// Where a projection stands.
+    #[must_use]
+    pub fn of(&self, projection: Projection) -> State {
+        self.0.get(&projection).map(|state| state.borrow().clone()).unwrap_or_default()
+    }
+
+    fn tell(&self, projection: Projection, state: State) {
+        if let Some(sender) = self.0.get(&projection) {
+            sender.send_if_modified(|known| {
+                let differs = *known != state;
+                *known = state;
+                differs
+            });
+        }
+    }
+}
+
+/// Keeps one projection up with the log.
+pub struct Runner {
+    projection: Projection,
+    pool: PgPool,
+    head: watch::Receiver<u64>,
+    progress: Progress,
+}
+
+enum Step {
+    /// Applied something; there may be more.
+    Moved,
+    /// Nothing new.
+    Idle,
+    /// Another node does the work.
+    Elsewhere,
+}
+
+impl Runner {
+    /// `head` tells how long the log is.
+    #[must_use]
+    pub const fn new(projection: Projection, pool: PgPool, head: watch::Receiver<u64>, progress: Progress) -> Self {
+        Self { projection, pool, head, progress }
+    }
+
+    /// Runs until cancelled; a batch is applied whole or not at all.
+    pub async fn run(mut self) {
+        let mut pause = TICK;
+        loop {
+            match self.step().await {
+                Ok(Step::Moved) => {
+                    pause = TICK;
+                    continue;
+                }
+                Ok(Step::Idle) => {
+                    pause = TICK;
+                    // Woken by the head; the tick is for a head that moved while nobody told us.
+                    let _ = timeout(TICK * 10, self.head.changed()).await;
+                    continue;
+                }
+                Ok(Step::Elsewhere) => pause = TICK,
+                Err(error) => {
+                    self.stopped(&error).await;
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                }
+            }
+            sleep(pause).await;
+        }
+    }
+
+    async fn step(&mut self) -> Result<Step, FeedError> {
+        let name = self.projection.as_str();
+        let mut transaction = self.pool.begin().await?;
+        // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies.
+        let held = sqlx::query!(
+            "select position, stopped_because from projection.checkpoint where name = $1 for update skip locked",
+            name
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(checkpoint) = held else {
+            drop(transaction);
+            return self.look().await;
+        };
+        let from = checkpoint.position.unsigned_abs();
+        let events = feed::read(&mut transaction, from, BATCH).await?;
+        let until = from + events.len() as u64;
+        if events.is_empty() && checkpoint.stopped_because.is_none() {
+            self.progress.tell(self.projection, State { position: from, stopped_because: None });
+            return Ok(Step::Idle);
+        }
+        self.projection.apply(&mut transaction, &events).await?;
+        sqlx::query!(
+            "update projection.checkpoint set position = $2, stopped_because = null, updated_at = now() where name = $1",
+            name,
+            to_i64(until)
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        self.progress.tell(self.projection, State { position: until, stopped_because: None });
+        Ok(Step::Moved)
+    }
+
+    /// Where the node that does the work has got to.
+    async fn look(&self) -> Result<Step, FeedError> {
+        let row = sqlx::query!(
+            "select position, stopped_because from projection.checkpoint where name = $1",
+            self.projection.as_str()
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let state = State { position: row.position.unsigned_abs(), stopped_because: row.stopped_because };
+        self.progress.tell(self.projection, state);
+        Ok(Step::Elsewhere)
+    }
+
+    async fn stopped(&self, error: &FeedError) {
+        let name = self.projection.as_str();
+        tracing::error!(projection = name, %error, "a projection has stopped; trying again");
+        let position = self.progress.of(self.projection).position;
+        let because = Some(error.to_string());
+        self.progress.tell(self.projection, State { position, stopped_because: because.clone() });
+        // What does not heal by itself is for other nodes to see, too.
+        if !error.is_transient() {
+            let written =
+                sqlx::query!("update projection.checkpoint set stopped_because = $2 where name = $1", name, because)
+                    .execute(&self.pool)
+                    .await;
+            if let Err(error) = written {
+                tracing::warn!(projection = name, %error, "that could not be noted in the checkpoint");
+            }
+        }
+    }
+}
