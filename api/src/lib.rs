@@ -1,1 +1,14 @@
-//! placeholder
+//! HTTP and command line; composes the rest. The only crate that reads configuration, the clock and the environment.
+
+mod answer;
+pub mod app;
+mod caller;
+pub mod cli;
+pub mod clock;
+pub mod config;
+mod doorbell;
+pub mod http;
+pub mod private;
+pub mod routes;
+pub mod schema;
+mod token_cache;

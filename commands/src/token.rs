@@ -237,10 +237,14 @@ impl KeyRing {
         // Time is an argument here, and jsonwebtoken reads the clock.
         validation.validate_exp = false;
         let claims = jsonwebtoken::decode::<Timed>(token, &key.decoding, &validation).map_err(|_| InvalidToken)?.claims;
-        let (earliest, latest) = ((now - LEEWAY).timestamp(), (now + LEEWAY).timestamp());
-        let is_timely =
-            claims.claims.exp > earliest && claims.claims.iat <= latest && claims.nbf.is_none_or(|nbf| nbf <= latest);
-        if is_timely { Ok(claims.claims) } else { Err(InvalidToken) }
+        let has_begun = claims.nbf.is_none_or(|nbf| nbf <= (now + LEEWAY).timestamp());
+        if has_begun && self.is_timely(&claims.claims, now) { Ok(claims.claims) } else { Err(InvalidToken) }
+    }
+
+    /// Whether a token that was verified before is valid at this time, too.
+    #[must_use]
+    pub fn is_timely(&self, claims: &Claims, now: DateTime<Utc>) -> bool {
+        claims.exp > (now - LEEWAY).timestamp() && claims.iat <= (now + LEEWAY).timestamp()
     }
 
     /// The public keys, for `/.well-known/jwks.json`; empty with HS256, which has none.

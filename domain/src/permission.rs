@@ -9,8 +9,6 @@ pub enum Permission {
     AccountsRead,
     /// See any session.
     SessionsRead,
-    /// End any session.
-    SessionsRevoke,
     /// Grant and revoke roles.
     RolesGrant,
     /// Read the audit trail.
@@ -19,8 +17,7 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 5] =
-        [Self::AccountsRead, Self::SessionsRead, Self::SessionsRevoke, Self::RolesGrant, Self::AuditRead];
+    pub const ALL: [Self; 4] = [Self::AccountsRead, Self::SessionsRead, Self::RolesGrant, Self::AuditRead];
 
     /// The name clients see.
     #[must_use]
@@ -28,7 +25,6 @@ impl Permission {
         match self {
             Self::AccountsRead => "accounts.read",
             Self::SessionsRead => "sessions.read",
-            Self::SessionsRevoke => "sessions.revoke",
             Self::RolesGrant => "roles.grant",
             Self::AuditRead => "audit.read",
         }

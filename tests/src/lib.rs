@@ -1,1 +1,22 @@
-//! placeholder
+//! What the tests stand on: a private Postgres and NATS for each test process, a database for each test made from a
+//! template, nodes of the service, and clients that speak real HTTP to them.
+//!
+//! A test reads like this:
+//!
+//! ```ignore
+//! let node = Node::start().await;
+//! let admin = node.admin().await;
+//! let answer = admin.get("/v1/accounts").await;
+//! assert_eq!(answer.status, 200);
+//! ```
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::missing_panics_doc, reason = "tests fail by panicking")]
+
+mod client;
+mod cluster;
+mod node;
+
+pub use client::{Answer, Client};
+pub use cluster::{Database, nats_url, postgres_pid};
+pub use node::{Node, PASSWORD, operator};

@@ -1,0 +1,168 @@
+//! What calls answer with, beside refusals: a body or none, and for whatever was recorded the log's position.
+
+use std::time::Duration;
+
+use fulexo_commands::{CommandError, Done};
+use fulexo_domain::account::AccountError;
+use fulexo_projections::projection::Projection;
+use poem::http::{HeaderName, HeaderValue, StatusCode};
+use poem::{IntoResponse, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::payload::{Json, Payload};
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{ToJSON, Type};
+
+use crate::app::App;
+use crate::http::Problem;
+use crate::http::problem::FieldError;
+
+/// The position of the last event that a command recorded; a query that is given it as `Log-Min-Position` sees it.
+const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
+/// How long a query waits for a read model.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The answer of a command: `STATUS`, a JSON body, `Log-Position`.
+pub struct Recorded<T, const STATUS: u16 = 200> {
+    body: T,
+    position: Option<u64>,
+}
+
+/// The answer of a command that has nothing more to say: 204 and `Log-Position`.
+pub struct NoContent {
+    position: Option<u64>,
+}
+
+impl<T, const STATUS: u16> Recorded<T, STATUS> {
+    /// The body for what a command gave.
+    pub fn of<V>(done: Done<V>, body: impl FnOnce(V) -> T) -> Self {
+        Self { body: body(done.value), position: done.position }
+    }
+}
+
+impl<V> From<Done<V>> for NoContent {
+    fn from(done: Done<V>) -> Self {
+        Self { position: done.position }
+    }
+}
+
+impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for Recorded<T, STATUS> {
+    fn into_response(self) -> Response {
+        let mut response = Json(self.body).into_response();
+        response.set_status(StatusCode::from_u16(STATUS).unwrap_or_default());
+        stamp(response, self.position)
+    }
+}
+
+impl IntoResponse for NoContent {
+    fn into_response(self) -> Response {
+        stamp(StatusCode::NO_CONTENT.into_response(), self.position)
+    }
+}
+
+fn stamp(mut response: Response, position: Option<u64>) -> Response {
+    if let Some(position) = position {
+        response.headers_mut().insert(LOG_POSITION, HeaderValue::from(position));
+    }
+    response
+}
+
+impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for Recorded<T, STATUS> {
+    fn meta() -> MetaResponses {
+        let content = MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: Json::<T>::schema_ref() };
+        documented(STATUS, vec![content])
+    }
+
+    fn register(registry: &mut Registry) {
+        <Json<T> as Payload>::register(registry);
+    }
+}
+
+impl ApiResponse for NoContent {
+    fn meta() -> MetaResponses {
+        documented(204, Vec::new())
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+fn documented(status: u16, content: Vec<MetaMediaType>) -> MetaResponses {
+    let position = MetaHeader {
+        name: "Log-Position".to_owned(),
+        description: Some(
+            "Position of the last event recorded; send it as Log-Min-Position to read it back.".to_owned(),
+        ),
+        required: false,
+        deprecated: false,
+        schema: u64::schema_ref(),
+    };
+    let response =
+        MetaResponse { description: "", status: Some(status), status_range: None, content, headers: vec![position] };
+    MetaResponses { responses: vec![response] }
+}
+
+impl App {
+    /// Waits, briefly, until a read model has seen what the client has.
+    ///
+    /// # Errors
+    /// 503 when it has not.
+    pub async fn caught_up(&self, projection: Projection, min_position: Option<u64>) -> Result<(), Problem> {
+        let Some(position) = min_position else { return Ok(()) };
+        self.progress.wait(projection, position, PATIENCE).await.map_err(|_| {
+            Problem::unavailable(Duration::from_secs(1))
+                .with_code("behind")
+                .with_detail(format!("The {} read model has not seen position {position} yet.", projection.as_str()))
+        })
+    }
+}
+
+/// Each refusal of a command, as the client sees it. No catch-all: a new one has to be thought about.
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::InvalidCredentials => Self::invalid_credentials(),
+            CommandError::EmailTaken => {
+                Self::conflict("Another account has this e-mail address.").with_code("email_taken")
+            }
+            CommandError::Password(violations) => {
+                let broken = violations.into_iter().map(|violation| FieldError::new("/password", violation.as_str()));
+                Self::invalid_input(broken.collect())
+            }
+            CommandError::Account(AccountError::Unknown) | CommandError::Session(_) => Self::not_found(),
+            CommandError::Account(AccountError::NoSuchRole) => {
+                Self::invalid_input(vec![FieldError::new("/role", "there is no such role")])
+            }
+            CommandError::Account(AccountError::RoleHeld) => {
+                Self::conflict("The account holds this role already.").with_code("role_held")
+            }
+            CommandError::Account(AccountError::RoleNotHeld) => {
+                Self::conflict("The account does not hold this role.").with_code("role_not_held")
+            }
+            CommandError::Account(AccountError::AlreadyRegistered) => {
+                Self::conflict("The account is registered already.").with_code("already_registered")
+            }
+            CommandError::GrantExceedsOwn => Self::permission_denied()
+                .with_code("grant_exceeds_own")
+                .with_detail("A role can be granted only by somebody who holds all its permissions."),
+            CommandError::IdempotencyKeyReused => {
+                Self::conflict("The Idempotency-Key was used for another request.").with_code("idempotency_key_reused")
+            }
+            CommandError::Contended => {
+                Self::conflict("Others kept changing the same thing; try again.").with_code("contended")
+            }
+            CommandError::Overloaded => Self::overloaded(Duration::from_secs(2)),
+            CommandError::Unavailable => Self::unavailable(Duration::from_secs(2)),
+            CommandError::Internal(text) => Self::internal(text),
+        }
+    }
+}
+
+/// A query that the database did not answer.
+pub fn query_failed(error: sqlx::Error) -> Problem {
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
+            tracing::warn!(%error, "a query cannot be answered");
+            Problem::unavailable(Duration::from_secs(1))
+        }
+        error => Problem::internal(error),
+    }
+}

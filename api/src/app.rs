@@ -1,0 +1,223 @@
+//! The composition root: puts the service together, starts its tasks, and stops them in order.
+//!
+//! ```text
+//! HTTP -> commands -> log (sequencer) --commit--> gate, doorbell
+//!                                                   |
+//!      queries <- read models <- runners <- follower <- log
+//! ```
+//! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
+//! and runners; then the pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fulexo_commands::log::{EventLog, Hooks};
+use fulexo_commands::password_hash::PasswordHasher;
+use fulexo_commands::token::KeyRing;
+use fulexo_commands::vault::Vault;
+use fulexo_commands::{Commands, Retention};
+use fulexo_domain::policy::Policy;
+use fulexo_projections::follower::Follower;
+use fulexo_projections::gate::{Gate, catch_up};
+use fulexo_projections::projection::Projection;
+use fulexo_projections::runner::{Progress, Runner};
+use fulexo_projections::{access, feed};
+use poem::listener::Acceptor;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+use crate::clock;
+use crate::config::Config;
+use crate::doorbell::Doorbell;
+use crate::http::EdgeOptions;
+use crate::http::listener::{self, ListenerOptions};
+use crate::token_cache::TokenCache;
+
+/// Between two sweeps of what has served its time.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// What request handlers work with.
+pub struct App {
+    /// The write side.
+    pub commands: Arc<Commands>,
+    /// The read side's database.
+    pub pool: PgPool,
+    /// Judges requests.
+    pub gate: Arc<Gate>,
+    /// How far the read models are.
+    pub progress: Progress,
+    /// How long the log is, as far as this node knows.
+    pub head: watch::Receiver<u64>,
+    /// Tokens verified before.
+    pub tokens: TokenCache,
+    /// The connection between nodes.
+    pub doorbell: Doorbell,
+    /// Whether anybody may register.
+    pub registration: bool,
+}
+
+/// A service that runs.
+pub struct Running {
+    /// The port that it listens on.
+    pub port: u16,
+    /// What its handlers work with.
+    pub app: Arc<App>,
+    stop_http: oneshot::Sender<()>,
+    http: JoinHandle<()>,
+    stop_sequencer: oneshot::Sender<()>,
+    sequencer: JoinHandle<()>,
+    followers: JoinSet<()>,
+}
+
+/// Why the service does not start; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+impl Running {
+    /// Starts everything, and returns once requests are accepted.
+    ///
+    /// # Errors
+    /// [`StartError`], in words for the operator.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let pool = connect(&config.database_url, config.database_connections).await?;
+        crate::schema::check(&pool).await.map_err(StartError)?;
+        let mut policy = Policy::default();
+        policy.sessions.access_lifetime = config.access_lifetime;
+        policy.sessions.refresh_lifetime = config.refresh_lifetime;
+        policy.sessions.absolute_lifetime = policy.sessions.absolute_lifetime.max(config.refresh_lifetime);
+
+        let vault =
+            Vault::open(pool.clone(), config.encryption_keys).await.map_err(|error| failed("the vault", &error))?;
+        let keys = KeyRing::new(config.signing_keys, config.issuer, config.audience, config.access_lifetime)
+            .map_err(|error| failed("the signing keys", &error))?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
+        let gate = Gate::open(&pool, config.access_lifetime, clock::now())
+            .await
+            .map(Arc::new)
+            .map_err(|error| failed("the access gate", &error))?;
+        let doorbell =
+            Doorbell::open(config.nats_url.as_deref(), config.nats_credentials.as_deref()).await.map_err(StartError)?;
+        let (head, known_head) = watch::channel(gate.applied());
+
+        let (log, sequencer) = EventLog::new(pool.clone(), hooks(&gate, &doorbell, &head));
+        // The gate is current before the first request.
+        while !catch_up(&gate, &pool, 2_000).await.map_err(|error| failed("the log", &error))?.0 {}
+
+        let (stop_sequencer, stopped) = oneshot::channel();
+        let sequencer = tokio::spawn(sequencer.run(stopped));
+        let progress = Progress::default();
+        let mut followers = JoinSet::new();
+        followers.spawn(Follower::new(pool.clone(), Arc::clone(&gate), doorbell.rung(), head).run());
+        followers.spawn(doorbell.clone().run());
+        followers.spawn(sweep(Retention::new(pool.clone())));
+        for projection in Projection::ALL {
+            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
+        }
+
+        let app = Arc::new(App {
+            commands: Arc::new(Commands::new(pool.clone(), log, vault, hasher, keys, policy)),
+            pool,
+            gate,
+            progress,
+            head: known_head,
+            tokens: TokenCache::default(),
+            doorbell,
+            registration: config.registration,
+        });
+        let acceptor = listener::bind((config.bind, config.port).into())
+            .await
+            .map_err(|error| StartError(format!("cannot listen on {}:{}: {error}", config.bind, config.port)))?;
+        let port =
+            acceptor.local_addr().first().and_then(|address| address.as_socket_addr()).map(|address| address.port());
+        let port = port.unwrap_or(config.port);
+        let edge = EdgeOptions { trusted_proxies: config.trusted_proxies, ..EdgeOptions::default() };
+        let endpoint =
+            crate::routes::endpoint(Arc::clone(&app), edge).map_err(|error| failed("the docs page", &error))?;
+        let (stop_http, http_stopped) = oneshot::channel::<()>();
+        let http = tokio::spawn(listener::serve(acceptor, endpoint, ListenerOptions::default(), async move {
+            let _ = http_stopped.await;
+        }));
+        Ok(Self { port, app, stop_http, http, stop_sequencer, sequencer, followers })
+    }
+
+    /// Stops in order; returns when all has ended.
+    pub async fn stop(mut self) {
+        tracing::info!("stopping: requests first");
+        let _ = self.stop_http.send(());
+        let _ = self.http.await;
+        let _ = self.stop_sequencer.send(());
+        let _ = self.sequencer.await;
+        // Read models catch up from their checkpoints: nothing is lost by stopping them here.
+        self.followers.shutdown().await;
+        self.app.pool.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// What the log does beside appending: derive what gates requests, tell this node, tell the others.
+fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> Hooks {
+    let (gate, doorbell, head) = (Arc::clone(gate), doorbell.clone(), head.clone());
+    Hooks {
+        gate: access::apply,
+        on_commit: Arc::new(move |events| {
+            gate.observe(events);
+            if let Some(last) = events.last() {
+                head.send_if_modified(|head| {
+                    let moved = last.position >= *head;
+                    *head = (*head).max(last.position + 1);
+                    moved
+                });
+                doorbell.ring();
+            }
+        }),
+        clock: clock::now,
+    }
+}
+
+async fn sweep(retention: Retention) {
+    loop {
+        match retention.sweep(clock::now()).await {
+            Ok(swept) if swept.more => continue,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "what has served its time could not be swept away"),
+        }
+        sleep(SWEEP).await;
+    }
+}
+
+/// A pool for the application role.
+///
+/// # Errors
+/// [`StartError`], without the password in the URL.
+pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> {
+    let options: PgConnectOptions =
+        url.parse().map_err(|_| StartError("DATABASE_URL is not a URL of Postgres".to_owned()))?;
+    let options = options.application_name("fulexo").options([
+        // A statement that hangs must not hold the log's lock for ever.
+        ("statement_timeout", "60s"),
+        ("idle_in_transaction_session_timeout", "60s"),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await
+        .map_err(|error| failed("the database", &error))
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> StartError {
+    StartError(format!("{what} cannot be opened: {error}"))
+}
+
+/// The number of events, for verbs that only read.
+///
+/// # Errors
+/// The database.
+pub async fn log_size(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    feed::size(&mut *pool.acquire().await?).await
+}

@@ -1,0 +1,246 @@
+//! `fulexo dev`: the whole service on one machine. A private Postgres and NATS, keys, migrations by the owner role, the
+//! server under the application role, demo accounts; everything under one directory, everything on loopback.
+//!
+//! `DIR/dev.json` (mode 0600) says where all of it is, with the variables by which `fulexo serve` joins as another node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use clap::Args;
+use fulexo_commands::context::{Context, Origin};
+use fulexo_commands::vault::crypto::random_bytes;
+use fulexo_commands::{CommandError, NewAccount};
+use fulexo_domain::event::Actor;
+use fulexo_domain::password::Password;
+use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+use super::{Failure, asked_to_stop, block_on, start_logging};
+use crate::app::{App, Running};
+use crate::config::{Config, Environment};
+use crate::private::{DataDir, Nats, Options, Postgres};
+use crate::{clock, schema};
+
+/// Runs until Ctrl-C. What was recorded stays: the next start goes on with it, also after a crash.
+#[derive(Args)]
+pub struct Dev {
+    /// Port to listen on; 0 lets the system choose.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Where everything is kept; one directory a running instance.
+    #[arg(long, value_name = "DIR", default_value = ".fulexo")]
+    data_dir: PathBuf,
+}
+
+/// What a data directory keeps from one start to the next. Mode 0600.
+#[derive(Serialize, Deserialize)]
+struct Secrets {
+    owner_password: String,
+    application_password: String,
+    jwt_secret: String,
+    encryption_key: String,
+    account_passwords: BTreeMap<String, String>,
+}
+
+/// The contract of `dev.json`.
+#[derive(Serialize)]
+struct DevFile<'a> {
+    url: String,
+    database_url: &'a str,
+    owner_database_url: &'a str,
+    nats_url: &'a str,
+    accounts: BTreeMap<&'static str, DemoAccount>,
+    env: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct DemoAccount {
+    email: String,
+    password: String,
+}
+
+/// Name, e-mail, roles.
+const DEMO: [(&str, &str, &str, &[&str]); 3] = [
+    ("admin", "admin@example.com", "Ada Admin", &["admin", "customer"]),
+    ("auditor", "auditor@example.com", "Otto Auditor", &["auditor", "customer"]),
+    ("customer", "customer@example.com", "Clara Customer", &["customer"]),
+];
+const DATABASE: &str = "fulexo";
+const OWNER: &str = "fulexo_owner";
+const APPLICATION: &str = "fulexo";
+
+impl Dev {
+    pub fn run(self) -> Result<(), Failure> {
+        start_logging(Environment::Development, "warn,fulexo_api=info");
+        let dir = DataDir::open(&self.data_dir)?;
+        let secrets = Secrets::of(&dir)?;
+        step("starting a private Postgres and NATS");
+        let mut postgres = Postgres::start(&dir, &Options::default())?;
+        let mut nats = Nats::start(&dir)?;
+        let outcome = block_on(self.serve(&dir, &secrets, &postgres, &nats));
+        nats.stop();
+        postgres.stop();
+        outcome
+    }
+
+    async fn serve(&self, dir: &DataDir, secrets: &Secrets, postgres: &Postgres, nats: &Nats) -> Result<(), Failure> {
+        prepare_database(&postgres.superuser_url("postgres"), secrets).await?;
+        let owner_url = postgres.url(OWNER, &secrets.owner_password, DATABASE);
+        let database_url = postgres.url(APPLICATION, &secrets.application_password, DATABASE);
+        for migration in schema::migrate(&owner_url, APPLICATION).await?.applied {
+            step(&format!("applied migration {migration}"));
+        }
+
+        let nats_url = nats.url();
+        let env = secrets.env(&database_url, &nats_url);
+        let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
+        config.port = self.port;
+        let running = Running::start(config).await?;
+        let accounts = demo_accounts(&running.app, secrets).await?;
+        let url = format!("http://127.0.0.1:{}", running.port);
+        let file = DevFile {
+            url: url.clone(),
+            database_url: &database_url,
+            owner_database_url: &owner_url,
+            nats_url: &nats_url,
+            accounts,
+            env: &env,
+        };
+        let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
+        dir.store("dev.json", &text)?;
+        banner(&file, dir, &url);
+
+        asked_to_stop().await;
+        eprintln!();
+        step("stopping");
+        running.stop().await;
+        Ok(())
+    }
+}
+
+impl Secrets {
+    /// Those of the directory; drawn the first time.
+    fn of(dir: &DataDir) -> Result<Self, Failure> {
+        let path = dir.path().join("secrets.json");
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            return serde_json::from_str(&text).map_err(|error| {
+                Failure::Failed(format!(
+                    "{} cannot be read: {error}; remove the directory to start anew",
+                    path.display()
+                ))
+            });
+        }
+        let secrets = Self {
+            owner_password: random_text::<24>()?,
+            application_password: random_text::<24>()?,
+            jwt_secret: random_text::<64>()?,
+            encryption_key: STANDARD.encode(random::<32>()?),
+            account_passwords: DEMO
+                .iter()
+                // The suffix has what the policy asks for; the rest is random.
+                .map(|(name, ..)| Ok(((*name).to_owned(), format!("{}-aA1", random_text::<15>()?))))
+                .collect::<Result<_, Failure>>()?,
+        };
+        let text = serde_json::to_string_pretty(&secrets).map_err(|error| error.to_string())?;
+        dir.store("secrets.json", &text)?;
+        Ok(secrets)
+    }
+
+    /// What another node needs to join.
+    fn env(&self, database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
+        [
+            ("APP_ENV", "development"),
+            ("DATABASE_URL", database_url),
+            ("NATS_URL", nats_url),
+            ("JWT_SECRET", &self.jwt_secret),
+            ("ENCRYPTION_KEY", &self.encryption_key),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    random_bytes().map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn random_text<const N: usize>() -> Result<String, Failure> {
+    Ok(URL_SAFE_NO_PAD.encode(random::<N>()?))
+}
+
+/// Roles and database, made the first time; passwords set each time, so that they are those of the directory.
+async fn prepare_database(superuser_url: &str, secrets: &Secrets) -> Result<(), Failure> {
+    let mut connection = PgConnection::connect(superuser_url).await?;
+    for (role, password, rights) in
+        [(OWNER, &secrets.owner_password, "createrole"), (APPLICATION, &secrets.application_password, "nocreaterole")]
+    {
+        let known = sqlx::query_scalar::<_, bool>("select exists (select from pg_roles where rolname = $1)")
+            .bind(role)
+            .fetch_one(&mut connection)
+            .await?;
+        let verb = if known { "alter" } else { "create" };
+        // Neither can be bound: the names are constants, and the password is base64url.
+        let statement = format!("{verb} role {role} login nosuperuser {rights} password '{password}'");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    }
+    let known = sqlx::query_scalar::<_, bool>("select exists (select from pg_database where datname = $1)")
+        .bind(DATABASE)
+        .fetch_one(&mut connection)
+        .await?;
+    if !known {
+        let statement = format!("create database {DATABASE} owner {OWNER}");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    }
+    Ok(())
+}
+
+/// Registers those that are missing.
+async fn demo_accounts(app: &App, secrets: &Secrets) -> Result<BTreeMap<&'static str, DemoAccount>, Failure> {
+    let mut accounts = BTreeMap::new();
+    for (name, email, display_name, roles) in DEMO {
+        let password = secrets.account_passwords.get(name).cloned().unwrap_or_default();
+        let invalid = |error: fulexo_domain::values::InvalidValue| Failure::Failed(error.to_string());
+        let new = NewAccount {
+            email: EmailAddress::parse(email).map_err(invalid)?,
+            password: Password::new(password.clone()),
+            display_name: DisplayName::parse(display_name).ok(),
+            roles: roles.iter().map(|role| RoleName::parse(role)).collect::<Result<_, _>>().map_err(invalid)?,
+        };
+        match app.commands.register(&operator(), new).await {
+            Ok(_) => step(&format!("registered {email}")),
+            Err(CommandError::EmailTaken) => {}
+            Err(error) => return Err(Failure::Failed(format!("cannot register {email}: {error}"))),
+        }
+        accounts.insert(name, DemoAccount { email: email.to_owned(), password });
+    }
+    Ok(accounts)
+}
+
+fn operator() -> Context {
+    let context = Context {
+        actor: Actor::Operator,
+        correlation: Uuid::nil(),
+        now: clock::now(),
+        origin: Origin::default(),
+        idempotency_key: None,
+    };
+    Context { correlation: context.new_id(), ..context }
+}
+
+fn step(text: &str) {
+    eprintln!("  {text}");
+}
+
+fn banner(file: &DevFile<'_>, dir: &DataDir, url: &str) {
+    println!("\nFulexo runs. Demo accounts:\n");
+    for account in file.accounts.values() {
+        println!("  {:<22} {}", account.email, account.password);
+    }
+    println!("\n  follow the log   fulexo events --data-dir {}", dir.path().display());
+    println!("  everything else  {}/dev.json", dir.path().display());
+    println!("\nCtrl-C stops it. The docs: {url}/docs");
+}

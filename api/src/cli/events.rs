@@ -1,0 +1,108 @@
+//! `fulexo events`: the log, as it grows, for a person at a terminal.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use fulexo_domain::leaf::{self, RawLeaf};
+use sqlx::PgPool;
+use tokio::time::sleep;
+
+use super::target::Target;
+use super::{Failure, asked_to_stop, block_on};
+use crate::app::{connect, log_size};
+
+/// One line an event: position, time, type, who, about whom, what.
+#[derive(Args)]
+pub struct Events {
+    /// Begin at this position [default: the last ten].
+    #[arg(long, value_name = "POSITION")]
+    from: Option<u64>,
+    /// End where the log ends now.
+    #[arg(long)]
+    no_follow: bool,
+    /// Print the leaves themselves, one JSON document a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Events {
+    pub fn run(self) -> Result<(), Failure> {
+        let url = self.target.database_url()?;
+        block_on(async {
+            let pool = connect(&url, 2).await?;
+            let size = log_size(&pool).await?;
+            let from = self.from.unwrap_or_else(|| size.saturating_sub(10));
+            tokio::select! {
+                () = asked_to_stop() => Ok(()),
+                ended = self.follow(&pool, from) => ended,
+            }
+        })
+    }
+
+    async fn follow(&self, pool: &PgPool, from: u64) -> Result<(), Failure> {
+        let mut next = i64::try_from(from).unwrap_or(i64::MAX);
+        let paint = std::io::stdout().is_terminal();
+        loop {
+            let rows = sqlx::query!(
+                "select position, leaf from log.event where position >= $1 order by position limit 500",
+                next
+            )
+            .fetch_all(pool)
+            .await?;
+            let mut out = std::io::stdout().lock();
+            for row in &rows {
+                let line = self.line(row.position.unsigned_abs(), &row.leaf, paint)?;
+                if writeln!(out, "{line}").is_err() {
+                    // Whoever read them, `head` for one, has had enough.
+                    return Ok(());
+                }
+                next = row.position + 1;
+            }
+            drop(out);
+            if rows.is_empty() {
+                if self.no_follow {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    fn line(&self, position: u64, bytes: &[u8], paint: bool) -> Result<String, Failure> {
+        if self.json {
+            return Ok(String::from_utf8_lossy(bytes).into_owned());
+        }
+        let raw = leaf::read(position, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
+        let colour = if paint { colour_of(&raw) } else { "" };
+        let (dim, plain) = if paint { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        let actor = raw.actor.id().map_or_else(|| raw.actor.kind().to_owned(), short);
+        let subject = raw.subject.map_or_else(|| "-".to_owned(), short);
+        let data = match raw.data.get() {
+            "{}" => "",
+            data => data,
+        };
+        let time = raw.time.format("%Y-%m-%d %H:%M:%S%.3f");
+        Ok(format!(
+            "{dim}{position:>8}  {time}{plain}  {colour}{:<28}{plain}  {actor:>9} {dim}→{plain} {subject:<9}  {dim}{data}{plain}",
+            raw.r#type
+        ))
+    }
+}
+
+/// The end of an id: its beginning is the time, which all of a minute share.
+fn short(id: uuid::Uuid) -> String {
+    let text = id.simple().to_string();
+    format!("…{}", text.get(24..).unwrap_or_default())
+}
+
+fn colour_of(raw: &RawLeaf<'_>) -> &'static str {
+    match raw.r#type {
+        "authentication.failed" | "session.refresh_reused" => "\x1b[33m",
+        "authentication.locked_out" | "session.revoked" | "account.role_revoked" => "\x1b[31m",
+        "authentication.succeeded" | "session.started" | "account.role_granted" => "\x1b[32m",
+        _ => "\x1b[36m",
+    }
+}

@@ -1,0 +1,27 @@
+//! `fulexo migrate`: the schema, as the owner role.
+
+use clap::Args;
+use sqlx::postgres::PgConnectOptions;
+
+use super::{Failure, block_on};
+use crate::config::{database_url, owner_database_url};
+use crate::schema;
+
+/// Applies what is missing, each migration whole or not at all, and makes the role of DATABASE_URL a member of
+/// fulexo_app. Safe under the previous release, and to run again.
+#[derive(Args)]
+pub struct Migrate {}
+
+impl Migrate {
+    pub fn run(self) -> Result<(), Failure> {
+        let (owner, application) = (owner_database_url()?, database_url()?);
+        let application: PgConnectOptions =
+            application.parse().map_err(|_| Failure::Failed("DATABASE_URL is not a URL of Postgres".into()))?;
+        let migrated = block_on(async { Ok(schema::migrate(&owner, application.get_username()).await?) })?;
+        for migration in &migrated.applied {
+            println!("applied {migration}");
+        }
+        println!("the schema is at migration {}", migrated.version);
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The command line: one file a verb.
+//!
+//! Exit codes: 0 done; 1 it failed, the last line says why; 2 the configuration or the arguments are wrong, and every
+//! problem is listed.
+
+mod dev;
+mod events;
+mod migrate;
+mod openapi;
+mod rebuild;
+mod serve;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigErrors, Environment};
+
+/// Event-sourced security backend: logins, sessions and roles as an immutable log.
+#[derive(Parser)]
+#[command(name = "fulexo", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run everything on this machine, for trying and developing: a private Postgres and NATS, keys, demo accounts.
+    Dev(dev::Dev),
+    /// Run the service, configured by the environment.
+    Serve(serve::Serve),
+    /// Bring the database's schema up to date, as the owner role.
+    Migrate(migrate::Migrate),
+    /// Print the OpenAPI document.
+    Openapi(openapi::Openapi),
+    /// Make a read model again from the log, and compare it with what it was.
+    Rebuild(rebuild::Rebuild),
+    /// Follow the log in the terminal.
+    Events(events::Events),
+}
+
+/// Why a verb did not do its job.
+enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Exit code 2.
+    Misconfigured(ConfigErrors),
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Misconfigured(errors)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Failed(text)
+    }
+}
+
+impl From<crate::app::StartError> for Failure {
+    fn from(error: crate::app::StartError) -> Self {
+        Self::Failed(error.0)
+    }
+}
+
+impl From<crate::private::StartError> for Failure {
+    fn from(error: crate::private::StartError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(format!("the database: {error}"))
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let outcome = match self.verb {
+            Verb::Dev(verb) => verb.run(),
+            Verb::Serve(verb) => verb.run(),
+            Verb::Migrate(verb) => verb.run(),
+            Verb::Openapi(verb) => verb.run(),
+            Verb::Rebuild(verb) => verb.run(),
+            Verb::Events(verb) => verb.run(),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Failed(text)) => {
+                eprintln!("fulexo: {text}");
+                ExitCode::FAILURE
+            }
+            Err(Failure::Misconfigured(errors)) => {
+                eprint!("fulexo: {errors}");
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+/// A runtime for one verb; its main task runs on this very thread.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    outcome
+}
+
+/// Structured log on standard error: JSON in production, text in development. `FULEXO_LOG` filters
+/// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
+fn start_logging(environment: Environment, default_filter: &str) {
+    let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let json = match std::env::var("FULEXO_LOG_FORMAT").as_deref() {
+        Ok("json") => true,
+        Ok("text") => false,
+        Ok(_) | Err(_) => environment == Environment::Production,
+    };
+    // A second start in one process keeps the first logger.
+    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+}
+
+/// Resolves when the process is asked to stop: Ctrl-C or SIGTERM.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

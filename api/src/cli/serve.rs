@@ -1,0 +1,37 @@
+//! `fulexo serve`: one node of the service.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use super::{Failure, asked_to_stop, block_on, start_logging};
+use crate::app::Running;
+use crate::config::Config;
+
+#[derive(Args)]
+pub struct Serve {
+    /// Port to listen on; 0 lets the system choose [default: FULEXO_PORT, or 8080].
+    #[arg(long)]
+    port: Option<u16>,
+    /// Address to listen on [default: FULEXO_BIND, or 127.0.0.1].
+    #[arg(long)]
+    bind: Option<IpAddr>,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<(), Failure> {
+        let mut config = Config::from_env()?;
+        config.port = self.port.unwrap_or(config.port);
+        config.bind = self.bind.unwrap_or(config.bind);
+        start_logging(config.environment, "info");
+        block_on(async {
+            let bind = config.bind;
+            let running = Running::start(config).await?;
+            // On standard output, for whoever let the system choose.
+            println!("listening on http://{bind}:{}", running.port);
+            asked_to_stop().await;
+            running.stop().await;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,114 @@
+//! Reads the whole body before any handler runs: at most so many bytes, in at most so much time.
+//!
+//! Every body of this API is small, so nothing is lost by not streaming, and a slow client holds no slot, no
+//! connection to the database and no half-done command while it dawdles. poem's own `SizeLimit` answers 411 to
+//! a body of unknown length and believes the `Content-Length` it is given.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use poem::http::header;
+use poem::{Body, Request};
+use tokio::io::AsyncReadExt;
+use tokio::time;
+
+use super::problem::Problem;
+
+/// The bytes of the body, for a second look when they could not be parsed. Absent if there is no body.
+#[derive(Clone)]
+pub(super) struct RawBody(pub(super) Bytes);
+
+/// Replaces the request's body by the bytes it has. 413 over `limit` bytes, at once where `Content-Length`
+/// already says so; 408 after `patience`; 400 if it breaks off.
+pub(super) async fn read(request: &mut Request, limit: usize, patience: Duration) -> Result<(), Problem> {
+    let declared = declared_length(request);
+    if declared.is_some_and(|length| length > limit as u64) {
+        return Err(Problem::body_too_large(limit));
+    }
+    let body = request.take_body();
+    if body.is_empty() {
+        return Ok(());
+    }
+    let mut bytes = Vec::with_capacity(declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(1024));
+    // One byte more than allowed is enough to know.
+    let mut reader = body.into_async_read().take(limit as u64 + 1);
+    match time::timeout(patience, reader.read_to_end(&mut bytes)).await {
+        Ok(Ok(_)) if bytes.len() > limit => Err(Problem::body_too_large(limit)),
+        Ok(Ok(_)) => {
+            let bytes = Bytes::from(bytes);
+            request.set_body(Body::from_bytes(bytes.clone()));
+            request.set_data(RawBody(bytes));
+            Ok(())
+        }
+        Ok(Err(_)) => Err(Problem::invalid_input(Vec::new()).with_detail("The body broke off or is not well formed.")),
+        Err(_) => Err(Problem::slow_request()),
+    }
+}
+
+fn declared_length(request: &Request) -> Option<u64> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn stream_of(chunks: Vec<&'static str>) -> Body {
+        Body::from_bytes_stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
+    }
+
+    async fn code(request: &mut Request) -> Result<(), &'static str> {
+        read(request, 8, PATIENCE).await.map_err(|problem| problem.code())
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_body_passes() {
+        let mut request = Request::builder().finish();
+        assert_eq!(code(&mut request).await, Ok(()));
+        assert!(request.data::<RawBody>().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_over_the_limit_is_refused_unread() {
+        let unread = Body::from_bytes_stream(stream::pending::<Result<&'static str, std::io::Error>>());
+        let mut request = Request::builder().header("content-length", "9").body(unread);
+        assert_eq!(code(&mut request).await, Err("body_too_large"));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_is_counted() {
+        let mut request = Request::builder().body(stream_of(vec!["12345", "6789"]));
+        assert_eq!(code(&mut request).await, Err("body_too_large"));
+    }
+
+    #[tokio::test]
+    async fn a_length_that_lies_is_found_out() {
+        let mut request = Request::builder().header("content-length", "2").body(stream_of(vec!["123456789"]));
+        assert_eq!(code(&mut request).await, Err("body_too_large"));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_exactly_the_limit_reaches_the_handler_whole() {
+        let mut request = Request::builder().body(stream_of(vec!["1234", "5678"]));
+        assert_eq!(code(&mut request).await, Ok(()));
+        assert_eq!(request.take_body().into_vec().await.unwrap(), b"12345678");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_bad_input() {
+        let chunks = [Ok("12"), Err(std::io::Error::other("reset"))];
+        let mut request = Request::builder().body(Body::from_bytes_stream(stream::iter(chunks)));
+        assert_eq!(code(&mut request).await, Err("invalid_input"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_dawdles_is_given_up() {
+        let stalled = Body::from_bytes_stream(stream::pending::<Result<&'static str, std::io::Error>>());
+        let mut request = Request::builder().body(stalled);
+        let refusal = read(&mut request, 8, Duration::from_millis(10)).await;
+        assert_eq!(refusal.map_err(|problem| problem.code()), Err("slow_request"));
+    }
+}

@@ -1,0 +1,245 @@
+//! `/openapi.json` and the interactive page at `/docs`.
+//!
+//! poem-openapi embeds Swagger UI, but serves it as one page of 1.6 MB of inline script, which no strict content
+//! policy lets run. Here the script and the style become files of their own; nothing on the page is inline, and
+//! nothing is fetched from elsewhere.
+
+use std::fmt::Write as _;
+
+use hyper::body::Bytes;
+use poem::http::{HeaderName, HeaderValue, Method, header};
+use poem::{Body, Endpoint, IntoEndpoint, IntoResponse, Request, Response};
+use poem_openapi::OpenApiService;
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use super::trace;
+
+/// The page's own policy: our files only, calls to our API only. Swagger UI draws its icons from `data:`.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// For files whose name in the page carries their hash.
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+
+const START: &str = "\
+window.addEventListener('DOMContentLoaded', () => {
+  SwaggerUIBundle({
+    dom_id: '#docs',
+    url: '/openapi.json',
+    deepLinking: true,
+    docExpansion: 'list',
+    filter: true,
+    // Off: it would send the address of this page to a validator on the web.
+    validatorUrl: null,
+  });
+});
+";
+
+/// Puts the documentation beside `app`: its paths are answered here, all others by `app`. `spec` is the text of
+/// [`OpenApiService::spec`]. A poem `Route` could do the same, but would parse each request's URI anew for it.
+///
+/// # Errors
+/// If Swagger UI cannot be found in poem-openapi's page: a new version of it has to be looked at.
+pub fn beside<A>(app: A, spec: String) -> Result<impl Endpoint<Output = Response>, MissingSwaggerUi>
+where
+    A: IntoEndpoint,
+    A::Endpoint: 'static,
+{
+    Ok(Documented { app: app.into_endpoint(), files: files(spec)? })
+}
+
+fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
+    let page = OpenApiService::new((), "", "").swagger_ui_html();
+    let style = between(&page, "<style charset=\"UTF-8\">", "</style>").ok_or(MissingSwaggerUi)?;
+    // The source map is not embedded; without this line a browser does not ask for it.
+    let style = style.split("/*# sourceMappingURL").next().unwrap_or(style);
+    let script = between(&page, "<script charset=\"UTF-8\">", "</script>").ok_or(MissingSwaggerUi)?;
+    let kept = Some((header::CACHE_CONTROL, FOREVER));
+    Ok([
+        File {
+            path: "/openapi.json",
+            operation: "get_openapi",
+            content_type: "application/json",
+            header: None,
+            bytes: Bytes::from(spec),
+        },
+        File {
+            path: "/docs",
+            operation: "get_docs",
+            content_type: "text/html; charset=utf-8",
+            header: Some((header::CONTENT_SECURITY_POLICY, PAGE_POLICY)),
+            bytes: Bytes::from(html(style, script)),
+        },
+        File {
+            path: "/docs/swagger-ui.css",
+            operation: "get_docs_style",
+            content_type: "text/css; charset=utf-8",
+            header: kept.clone(),
+            bytes: Bytes::from(style.to_owned()),
+        },
+        File {
+            path: "/docs/swagger-ui.js",
+            operation: "get_docs_script",
+            content_type: SCRIPT,
+            header: kept.clone(),
+            bytes: Bytes::from(script.to_owned()),
+        },
+        File {
+            path: "/docs/start.js",
+            operation: "get_docs_start",
+            content_type: SCRIPT,
+            header: kept,
+            bytes: Bytes::from_static(START.as_bytes()),
+        },
+    ])
+}
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// poem-openapi's page does not look as expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingSwaggerUi;
+
+impl std::error::Error for MissingSwaggerUi {}
+
+impl std::fmt::Display for MissingSwaggerUi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("poem-openapi's page holds no Swagger UI where it is looked for")
+    }
+}
+
+struct Documented<E> {
+    app: E,
+    files: [File; 5],
+}
+
+struct File {
+    path: &'static str,
+    operation: &'static str,
+    content_type: &'static str,
+    /// The one header in which the files differ.
+    header: Option<(HeaderName, HeaderValue)>,
+    bytes: Bytes,
+}
+
+impl<E: Endpoint> Endpoint for Documented<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let Some(file) = self.files.iter().find(|file| file.path == request.uri().path()) else {
+            return self.app.call(request).await.map(IntoResponse::into_response);
+        };
+        trace::name_operation(&request, file.operation);
+        if ![Method::GET, Method::HEAD].contains(request.method()) {
+            return Err(Problem::method_not_allowed(Some(HeaderValue::from_static("GET, HEAD"))).into());
+        }
+        Ok(file.response())
+    }
+}
+
+impl File {
+    fn response(&self) -> Response {
+        let mut response = Response::default();
+        response.set_body(Body::from_bytes(self.bytes.clone()));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if let Some((name, value)) = self.header.clone() {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+fn between<'a>(page: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    page.split_once(before)?.1.split_once(after).map(|(inside, _)| inside)
+}
+
+fn html(style: &str, script: &str) -> String {
+    format!(
+        "<!doctype html>
+<html lang=\"en\">
+<head>
+<meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
+<title>Fulexo API</title>
+<link rel=\"icon\" href=\"{ICON}\">
+<link rel=\"stylesheet\" href=\"/docs/swagger-ui.css?{style}\">
+<script src=\"/docs/swagger-ui.js?{script}\" defer></script>
+<script src=\"/docs/start.js?{start}\" defer></script>
+</head>
+<body>
+<div id=\"docs\"></div>
+<noscript>This page needs JavaScript. The description itself is at <a href=\"/openapi.json\">/openapi.json</a>.</noscript>
+</body>
+</html>
+",
+        style = fingerprint(style),
+        script = fingerprint(script),
+        start = fingerprint(START),
+    )
+}
+
+/// A white F on blue.
+const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+%3Crect width='16' height='16' rx='3' fill='%231d4ed8'/%3E\
+%3Cpath d='M5 13V3h7v2H7v2h4v2H7v4z' fill='%23fff'/%3E%3C/svg%3E";
+
+/// Enough of a hash that a changed file has another URL.
+fn fingerprint(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).fold(String::new(), |mut hex, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::endpoint::make_sync;
+
+    use super::*;
+
+    async fn get(path: &str) -> Response {
+        let app = make_sync(|_| "the app");
+        let request = Request::builder().uri_str(path).finish();
+        beside(app, "{}".to_owned()).unwrap().get_response(request).await
+    }
+
+    #[tokio::test]
+    async fn every_other_path_is_the_apps() {
+        for path in ["/", "/docs/", "/docs/other", "/openapi.yaml"] {
+            assert_eq!(get(path).await.into_body().into_string().await.unwrap(), "the app", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_holds_no_inline_script_or_style() {
+        let response = get("/docs").await;
+        assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], PAGE_POLICY);
+        let page = response.into_body().into_string().await.unwrap();
+        assert!(page.starts_with("<!doctype html>"));
+        assert!(page.contains("<title>Fulexo API</title>"));
+        assert!(!page.contains("<style") && !page.contains("style="), "{page}");
+        assert!(page.split("<script").skip(1).all(|script| script.starts_with(" src=\"/docs/")), "{page}");
+    }
+
+    #[tokio::test]
+    async fn the_parts_of_swagger_ui_are_whole_and_may_be_kept() {
+        let script = get("/docs/swagger-ui.js").await;
+        assert_eq!(script.headers()[header::CACHE_CONTROL], FOREVER);
+        let script = script.into_body().into_string().await.unwrap();
+        assert!(script.len() > 1_000_000 && script.contains("SwaggerUIBundle"));
+        let style = get("/docs/swagger-ui.css").await.into_body().into_string().await.unwrap();
+        assert!(style.len() > 100_000 && style.contains(".swagger-ui") && !style.contains("sourceMappingURL"));
+    }
+
+    #[tokio::test]
+    async fn the_description_is_served_as_it_is() {
+        let response = get("/openapi.json").await;
+        assert_eq!(response.content_type(), Some("application/json"));
+        assert_eq!(response.into_body().into_string().await.unwrap(), "{}");
+    }
+}

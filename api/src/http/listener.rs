@@ -1,0 +1,307 @@
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 on them, with a bound on everything a peer can hold.
+//!
+//! In place of `poem::Server`, which has no time limit for request headers (a byte now and then satisfies its idle
+//! timeout), no bound on connections or on the size of HTTP/1.1 headers, and spins when `accept` fails for want of
+//! file descriptors. It serves the same endpoints and takes the same acceptors, a TLS one among them.
+//!
+//! ```text
+//! accepted ── no request within header_timeout ──> dropped
+//!    │
+//! serving ─── peer reads nothing for write_timeout ──> dropped
+//!    │
+//!    │ no new request for header_timeout, lifetime over, or shutdown
+//!    v
+//! draining ── requests under way ended ──> closed
+//!        └─── lifetime, or shutdown, and shutdown_grace over ──> dropped
+//! ```
+//!
+//! No timer is set for a request, only one for a connection: hyper's own limit for headers sets and boxes one for
+//! each. A peer that dwells on its second request's headers counts as idle here, and draining ends it.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use poem::http::uri::Scheme;
+use poem::listener::{Acceptor, Listener, TcpAcceptor, TcpListener};
+use poem::web::{LocalAddr, RemoteAddr};
+use poem::{Endpoint, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{self, Instant, Sleep};
+
+/// The bounds of a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// The most connections at a time. Further ones wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How long the headers of the first request may take, TLS handshake included. Of later ones: a connection
+    /// without a new request is looked at this often and closed the second time, headers half sent or not.
+    pub header_timeout: Duration,
+    /// How long a peer may not read what is sent to it.
+    pub write_timeout: Duration,
+    /// The age at which a connection is asked to go and, `shutdown_grace` later, cut. Bounds what a peer can hold
+    /// that plays by every other rule; event streams resume on a new connection.
+    pub lifetime: Duration,
+    /// How long requests under way may take to end once the listener shuts down.
+    pub shutdown_grace: Duration,
+    /// The most bytes of request line and headers.
+    pub max_header_bytes: u32,
+    /// The most concurrent streams of one HTTP/2 connection.
+    pub max_streams: u32,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            lifetime: Duration::from_secs(60 * 60),
+            shutdown_grace: Duration::from_secs(30),
+            max_header_bytes: 16 * 1024,
+            max_streams: 100,
+        }
+    }
+}
+
+/// Listens on a TCP address without Nagle's delay, which small answers and events would wait for.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub async fn bind(address: SocketAddr) -> io::Result<Tcp> {
+    TcpListener::bind(address).into_acceptor().await.map(Tcp)
+}
+
+/// A TCP acceptor; see [`bind`].
+pub struct Tcp(TcpAcceptor);
+
+impl Acceptor for Tcp {
+    type Io = TcpStream;
+
+    fn local_addr(&self) -> Vec<LocalAddr> {
+        self.0.local_addr()
+    }
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, LocalAddr, RemoteAddr, Scheme)> {
+        let accepted = self.0.accept().await?;
+        // Fails only where the peer is gone already, and then the first read says so.
+        let _ = accepted.0.set_nodelay(true);
+        Ok(accepted)
+    }
+}
+
+/// The port that an acceptor listens on; the one the system chose, if it was bound to port 0.
+pub fn port(acceptor: &impl Acceptor) -> Option<u16> {
+    acceptor.local_addr().iter().find_map(|address| address.as_socket_addr()).map(SocketAddr::port)
+}
+
+/// Serves `app` until `shutdown` completes, then lets the requests under way end.
+pub async fn serve<A, E>(mut acceptor: A, app: E, options: ListenerOptions, shutdown: impl Future<Output = ()>)
+where
+    A: Acceptor,
+    E: Endpoint<Output = Response> + 'static,
+{
+    let app = Arc::new(app);
+    let options = Arc::new(options);
+    let slots = Arc::new(Semaphore::new(options.max_connections));
+    let (draining, drain) = watch::channel(false);
+    let mut shutdown = pin!(shutdown);
+    for address in acceptor.local_addr() {
+        tracing::info!(%address, "listening");
+    }
+
+    loop {
+        let slot = tokio::select! {
+            () = &mut shutdown => break,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = acceptor.accept() => accepted,
+        };
+        match accepted {
+            Ok((io, local, remote, scheme)) => {
+                let peer = Peer { local, remote, scheme };
+                let connection = serve_connection(io, peer, Arc::clone(&app), Arc::clone(&options), drain.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
+            // The peer was gone before we turned to it.
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                // Out of file descriptors, most likely. Trying again at once would only burn a core.
+                tracing::error!(%error, "accepting failed");
+                time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    drop(acceptor);
+    draining.send_replace(true);
+    let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
+    if time::timeout(options.shutdown_grace, slots.acquire_many(all)).await.is_err() {
+        tracing::warn!("connections cut at the end of the grace period");
+    }
+}
+
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected};
+    [ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected].contains(&error.kind())
+}
+
+#[derive(Clone)]
+struct Peer {
+    local: LocalAddr,
+    remote: RemoteAddr,
+    scheme: Scheme,
+}
+
+async fn serve_connection<I, E>(
+    io: I,
+    peer: Peer,
+    app: Arc<E>,
+    options: Arc<ListenerOptions>,
+    mut drain: watch::Receiver<bool>,
+) where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    E: Endpoint<Output = Response> + 'static,
+{
+    let begun = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&begun);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        let app = Arc::clone(&app);
+        let Peer { local, remote, scheme } = peer.clone();
+        async move {
+            let request = (request, local, remote, scheme).into();
+            Ok::<hyper::Response<_>, Infallible>(app.get_response(request).await.into())
+        }
+    });
+
+    let http = protocol(&options);
+    let io = Unstalled { io, limit: options.write_timeout, stalled: None };
+    let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
+    let accepted = Instant::now();
+    let last = accepted + options.lifetime + options.shutdown_grace;
+    let mut deadline = accepted + options.header_timeout;
+    let mut seen = 0;
+    let mut asked_to_go = false;
+    let mut shut_down = false;
+    loop {
+        tokio::select! {
+            biased;
+            // Errors here are the peer's: resets, malformed heads, its timeouts. hyper has answered what it can.
+            _ = connection.as_mut() => return,
+            () = time::sleep_until(deadline) => {
+                let now = begun.load(Ordering::Relaxed);
+                if asked_to_go || now == 0 {
+                    return;
+                }
+                if now == seen || accepted.elapsed() >= options.lifetime {
+                    // hyper closes at once what has no request under way, and finishes first what has: an event
+                    // stream goes on to the end of `lifetime`.
+                    asked_to_go = true;
+                    deadline = last;
+                    connection.as_mut().graceful_shutdown();
+                } else {
+                    seen = now;
+                    deadline = Instant::now() + options.header_timeout;
+                }
+            }
+            // An error says that the listener is gone, which is the same news.
+            _ = drain.wait_for(|draining| *draining), if !shut_down => {
+                shut_down = true;
+                asked_to_go = true;
+                deadline = last.min(Instant::now() + options.shutdown_grace);
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn protocol(options: &ListenerOptions) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    // hyper takes no less than 8 KiB, and panics when given less.
+    http.http1().max_buf_size((options.max_header_bytes as usize).max(8 * 1024));
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_streams)
+        .max_header_list_size(options.max_header_bytes)
+        // What a peer may send unread: a body's worth a stream, four of them a connection.
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(256 * 1024)
+        // Pings find a peer that has gone without a word, whose streams would never end.
+        .keep_alive_interval(options.header_timeout)
+        .keep_alive_timeout(options.header_timeout);
+    http
+}
+
+/// A stream whose writes fail when the peer has read nothing for `limit`.
+struct Unstalled<I> {
+    io: I,
+    limit: Duration,
+    /// Set while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<I: Unpin> Unstalled<I> {
+    fn bounded<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(result) = write(Pin::new(&mut self.io), context) {
+            self.stalled = None;
+            return Poll::Ready(result);
+        }
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(time::sleep(limit)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Unstalled<I> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, into)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Unstalled<I> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.bounded(context, |io, context| io.poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.bounded(context, |io, context| io.poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bounded(context, |io, context| io.poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bounded(context, |io, context| io.poll_shutdown(context))
+    }
+}

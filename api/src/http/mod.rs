@@ -1,0 +1,124 @@
+//! The edge: what happens to every request before a handler sees it and to every response after.
+//!
+//! One layer a file, all of them in the one list in `Edge::call`. It knows nothing of accounts or tokens: who
+//! calls and what they may do is `caller.rs` and the routes.
+
+mod bad_input;
+mod body_limit;
+mod client_address;
+pub mod docs;
+mod headers;
+pub mod listener;
+pub mod operations;
+pub mod panic;
+pub mod problem;
+mod request_id;
+mod timeout;
+pub mod trace;
+
+#[cfg(test)]
+mod tests;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use poem::http::{HeaderValue, StatusCode, Version, header};
+use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
+use tracing::Instrument;
+
+pub use self::client_address::ClientAddress;
+pub use self::operations::Operations;
+pub use self::problem::Problem;
+pub use self::request_id::RequestId;
+
+/// What the edge has to be told.
+#[derive(Clone, Debug)]
+pub struct EdgeOptions {
+    /// The networks of our own reverse proxies; only they are believed about the client's address.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The largest body, in bytes.
+    pub body_limit: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long a request may take, its body included, up to the head of the response.
+    pub request_timeout: Duration,
+}
+
+impl Default for EdgeOptions {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            body_limit: 64 * 1024,
+            body_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Puts the edge around the whole application. It never answers with an error: a refusal is a response by then.
+pub fn stack<A>(app: A, options: EdgeOptions) -> impl Endpoint<Output = Response>
+where
+    A: IntoEndpoint,
+    A::Endpoint: 'static,
+{
+    Edge { app: app.into_endpoint(), options }
+}
+
+/// One endpoint and not a nest of middlewares: each of those would box a future for every request.
+struct Edge<E> {
+    app: E,
+    options: EdgeOptions,
+}
+
+impl<E: Endpoint> Endpoint for Edge<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        // 1. The id first: all that follows, refusals and log lines too, carries it.
+        let id = RequestId::draw();
+        request.set_data(id);
+
+        // 2. The record of the request next, so that it is written however the request ends.
+        let record = trace::Record::begin(id, &mut request);
+
+        // 3. The address, before anything counts by it.
+        request.set_data(client_address::of(&request, &self.options.trusted_proxies));
+
+        let version = request.version();
+        let deadline = record.began() + self.options.request_timeout;
+        // Each layer is pinned where it stands: handed on by value, the request would be copied at every step.
+        let answered = pin!(async {
+            let handled = pin!(async {
+                // 4. The whole body before the handler, which then never waits for the client.
+                body_limit::read(&mut request, self.options.body_limit, self.options.body_timeout).await?;
+                self.app.call(request).await.map(IntoResponse::into_response)
+            });
+            // 5. The time limit around the body too: waiting is waiting.
+            let ended = pin!(timeout::by(deadline, handled));
+            // 6. Panics around all that can panic.
+            let result = panic::caught(ended).await;
+            // 7. Problems after all that can refuse, and inside the span: an internal one is logged here.
+            problem::answer(result, id)
+        });
+        let mut response = answered.instrument(trace::span(id)).await;
+
+        // 8. Headers last, on whatever response there is by now.
+        headers::secure(response.headers_mut());
+        if let Some(value) = id.header_value() {
+            response.headers_mut().insert(request_id::HEADER, value);
+        }
+        close_behind_an_unread_body(&mut response, version);
+        record.end(response.status());
+        Ok(response)
+    }
+}
+
+/// The rest of a refused body is still on its way. In HTTP/1 no other request can follow it, so say that the
+/// connection ends (RFC 9110 section 15.5.9); HTTP/2 just resets the stream.
+fn close_behind_an_unread_body(response: &mut Response, version: Version) {
+    let unread = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+    if version < Version::HTTP_2 && unread.contains(&response.status()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}

@@ -1,0 +1,172 @@
+//! What every OpenAPI operation gets beside its handler: its name in the log, named faults in bad input, and an
+//! `Allow` header on the methods its path does not have.
+//!
+//! Wraps an `OpenApi` and is one itself, so it sits where poem-openapi still knows the operation: outside of
+//! `OpenApiService` an error has lost its parameter's name, and a 405 its path.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use poem::endpoint::BoxEndpoint;
+use poem::http::{HeaderValue, Method};
+use poem::{Endpoint, EndpointExt, Request, Response};
+use poem_openapi::OpenApi;
+use poem_openapi::error::{ParsePathError, ParseRequestPayloadError};
+use poem_openapi::registry::{MetaApi, MetaOperation, MetaSchema, Registry};
+
+use super::bad_input::{self, BodySchema};
+use super::body_limit::RawBody;
+use super::problem::{FieldError, Problem};
+use super::trace;
+
+/// The APIs of the service: `OpenApiService::new(Operations((Auth, Me, ...)), ...)`.
+pub struct Operations<T>(pub T);
+
+type Methods = HashMap<Method, BoxEndpoint<'static>>;
+
+/// Methods that get a 405 with `Allow` where a path lacks them; any other gets poem's 405, without. HEAD goes to
+/// GET by itself.
+const COMMON: [Method; 6] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+impl<T: OpenApi> OpenApi for Operations<T> {
+    fn meta() -> Vec<MetaApi> {
+        T::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn add_routes(self, table: &mut HashMap<String, Methods>) {
+        let mut registry = Registry::new();
+        T::register(&mut registry);
+        let named = Arc::new(registry.schemas);
+
+        let mut routes: HashMap<String, Methods> = HashMap::new();
+        self.0.add_routes(&mut routes);
+        for path in T::meta().into_iter().flat_map(|api| api.paths) {
+            let (pattern, parameters) = routed(&path.path);
+            let Some(methods) = routes.get_mut(&pattern) else {
+                continue;
+            };
+            for operation in path.operations {
+                let method = operation.method.clone();
+                if let Some(handler) = methods.remove(&method) {
+                    let wrapped = Operation::new(handler, operation, parameters.clone(), &named);
+                    methods.insert(method, wrapped.boxed());
+                }
+            }
+        }
+        for methods in routes.values_mut() {
+            refuse_the_rest(methods);
+        }
+        table.extend(routes);
+    }
+}
+
+/// The key of poem-openapi's route table for a published path, and the names of the parameters in it: it calls
+/// them `param0`, `param1` and so on, in its errors too.
+fn routed(path: &str) -> (String, Vec<String>) {
+    let mut pattern = String::new();
+    let mut parameters = Vec::new();
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            Some(name) => {
+                pattern.push_str(&format!("/:param{}", parameters.len()));
+                parameters.push(name.to_owned());
+            }
+            None => {
+                pattern.push('/');
+                pattern.push_str(segment);
+            }
+        }
+    }
+    if pattern.is_empty() {
+        pattern.push('/');
+    }
+    (pattern, parameters)
+}
+
+fn refuse_the_rest(methods: &mut Methods) {
+    let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
+    if methods.contains_key(&Method::GET) && !methods.contains_key(&Method::HEAD) {
+        allowed.push("HEAD");
+    }
+    allowed.sort_unstable();
+    let Ok(allow) = HeaderValue::from_str(&allowed.join(", ")) else {
+        return;
+    };
+    for method in COMMON {
+        let refusal = Problem::method_not_allowed(Some(allow.clone()));
+        methods
+            .entry(method)
+            .or_insert_with(|| poem::endpoint::make_sync(move |_| Err::<Response, _>(refusal.clone())).boxed());
+    }
+}
+
+struct Operation {
+    handler: BoxEndpoint<'static>,
+    name: &'static str,
+    parameters: Vec<String>,
+    body: Option<BodySchema>,
+}
+
+impl Operation {
+    fn new(
+        handler: BoxEndpoint<'static>,
+        meta: MetaOperation,
+        parameters: Vec<String>,
+        named: &Arc<BTreeMap<String, MetaSchema>>,
+    ) -> Self {
+        let json = meta.request.into_iter().flat_map(|request| request.content);
+        let body = json
+            .filter(|content| content.content_type.starts_with("application/json"))
+            .map(|content| BodySchema::new(content.schema, Arc::clone(named)))
+            .next();
+        Self { handler, name: meta.operation_id.unwrap_or("unnamed"), parameters, body }
+    }
+
+    fn explained(&self, error: poem::Error, body: Option<RawBody>) -> poem::Error {
+        if error.is::<ParseRequestPayloadError>() {
+            let bytes = body.map(|RawBody(bytes)| bytes).unwrap_or_default();
+            // No body is the JSON null to poem-openapi, and so to us.
+            let bytes = if bytes.is_empty() { b"null" } else { bytes.as_ref() };
+            let faults = self.body.as_ref().map(|schema| schema.faults(bytes)).unwrap_or_default();
+            if !faults.is_empty() {
+                return Problem::invalid_input(faults).into();
+            }
+        }
+        if let Some(ParsePathError { name, reason }) = error.downcast_ref() {
+            let index = name.strip_prefix("param").and_then(|digits| digits.parse::<usize>().ok());
+            if let Some(name) = index.and_then(|index| self.parameters.get(index)) {
+                let fault = FieldError::new(format!("/{name}"), bad_input::plain(reason));
+                return Problem::invalid_input(vec![fault]).into();
+            }
+        }
+        error
+    }
+}
+
+impl Endpoint for Operation {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        trace::name_operation(&request, self.name);
+        let body = request.data::<RawBody>().cloned();
+        self.handler.call(request).await.map_err(|error| self.explained(error, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_path_is_found_in_the_route_table() {
+        assert_eq!(
+            routed("/v1/accounts/{id}/roles/{role}"),
+            ("/v1/accounts/:param0/roles/:param1".to_owned(), vec!["id".to_owned(), "role".to_owned()])
+        );
+        assert_eq!(routed("/"), ("/".to_owned(), Vec::new()));
+    }
+}

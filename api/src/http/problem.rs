@@ -1,0 +1,381 @@
+//! The one shape of every refusal: RFC 9457 `application/problem+json`.
+//!
+//! It names refusals and writes them out. It does not decide them, and it does not know the request: the
+//! edge (`mod.rs`) adds `instance` and the security headers.
+
+mod conversion;
+mod kind;
+mod openapi;
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use poem::Response;
+use poem::error::ResponseError;
+use poem::http::{HeaderValue, StatusCode, header};
+use poem_openapi::Object;
+use serde::Serialize;
+
+pub(super) use self::conversion::answer;
+use self::conversion::chain;
+use self::kind::Kind;
+use super::request_id::RequestId;
+
+/// The media type of a problem (RFC 9457 section 3).
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// A refusal, ready to be returned from a handler as the `Err` of its result.
+///
+/// The client sees the status, a stable code, a title, a detail and, for bad input, one entry a member. The
+/// cause of an internal problem goes to the log and never to the client.
+#[derive(Clone, PartialEq)]
+pub struct Problem(Box<Parts>); // Boxed, so that `Result<_, Problem>` stays small on the way of success.
+
+#[derive(Clone, PartialEq)]
+struct Parts {
+    kind: Kind,
+    code: &'static str,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    retry_after: Option<Duration>,
+    challenge: Option<&'static str>,
+    allow: Option<HeaderValue>,
+    cause: Option<String>,
+}
+
+/// What is wrong with one member of the input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Object)]
+#[oai(rename = "ProblemFieldError")]
+pub struct FieldError {
+    /// JSON Pointer (RFC 6901) to the member; `/name` for a parameter, empty for the whole body.
+    pub pointer: String,
+    /// What is wrong with it, without the value that was sent.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// An error of the member at `pointer`, a JSON Pointer such as `/password`.
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into() }
+    }
+}
+
+impl Problem {
+    /// 400: the input is not valid; one entry for each member at fault.
+    pub fn invalid_input(errors: Vec<FieldError>) -> Self {
+        let mut problem = Self::of(Kind::InvalidInput);
+        problem.0.errors = errors;
+        problem
+    }
+
+    /// 401: the answer to every failed login, whatever the reason.
+    pub fn invalid_credentials() -> Self {
+        Self::of(Kind::InvalidCredentials).with_challenge("Bearer")
+    }
+
+    /// 401: the call needs credentials and has none (RFC 6750 section 3: no error code then).
+    pub fn unauthenticated() -> Self {
+        Self::of(Kind::Unauthenticated).with_challenge("Bearer")
+    }
+
+    /// 401: the bearer token is malformed, expired, revoked or not ours (RFC 6750 section 3.1).
+    pub fn invalid_token() -> Self {
+        Self::of(Kind::InvalidToken).with_challenge("Bearer error=\"invalid_token\"")
+    }
+
+    /// 403: the call needs a session elevated by step-up.
+    pub fn step_up_required() -> Self {
+        Self::of(Kind::StepUpRequired)
+    }
+
+    /// 403: the caller is known and may not do this.
+    pub fn permission_denied() -> Self {
+        Self::of(Kind::PermissionDenied)
+    }
+
+    /// 404: there is no such thing, or the caller may not know of it.
+    pub fn not_found() -> Self {
+        Self::of(Kind::NotFound)
+    }
+
+    /// 405: the path exists, the method does not; `allow` lists those that do (RFC 9110 section 15.5.6).
+    pub fn method_not_allowed(allow: Option<HeaderValue>) -> Self {
+        let mut problem = Self::of(Kind::MethodNotAllowed);
+        problem.0.allow = allow;
+        problem
+    }
+
+    /// 406: no representation fits the `Accept` header.
+    pub fn not_acceptable() -> Self {
+        Self::of(Kind::NotAcceptable)
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn slow_request() -> Self {
+        Self::of(Kind::SlowRequest)
+    }
+
+    /// 409: the state of the thing forbids it.
+    pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::of(Kind::Conflict).with_detail(detail)
+    }
+
+    /// 413: the body is larger than `limit` bytes.
+    pub fn body_too_large(limit: usize) -> Self {
+        Self::of(Kind::BodyTooLarge).with_detail(format!("A body has at most {limit} bytes."))
+    }
+
+    /// 415: the operation does not read this `Content-Type`.
+    pub fn unsupported_media_type() -> Self {
+        Self::of(Kind::UnsupportedMediaType)
+    }
+
+    /// 429: too many calls; `retry_after` is rounded up to whole seconds, at least one.
+    pub fn rate_limited(retry_after: Duration) -> Self {
+        Self::of(Kind::RateLimited).with_retry_after(retry_after)
+    }
+
+    /// 500: our fault. `cause` and what lies under it are logged once, in the request's span.
+    pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let cause = cause.into();
+        let mut problem = Self::of(Kind::Internal);
+        problem.0.cause = Some(chain(cause.as_ref()));
+        problem
+    }
+
+    /// 500: a handler panicked; `panic.rs` has logged the text.
+    pub(super) fn panicked() -> Self {
+        Self::of(Kind::Internal)
+    }
+
+    /// 503: a queue is full; nothing was done.
+    pub fn overloaded(retry_after: Duration) -> Self {
+        Self::of(Kind::Overloaded).with_retry_after(retry_after)
+    }
+
+    /// 503: something the call needs is down.
+    pub fn unavailable(retry_after: Duration) -> Self {
+        Self::of(Kind::Unavailable).with_retry_after(retry_after)
+    }
+
+    /// 503: the answer was not ready in time; whether the call took effect is not known.
+    pub fn timeout() -> Self {
+        Self::of(Kind::Timeout).with_retry_after(Duration::from_secs(1))
+    }
+
+    /// The problem for a status that came without one. Statuses we have no name for fall to their class.
+    pub fn from_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::UNAUTHORIZED => Self::unauthenticated(),
+            StatusCode::FORBIDDEN => Self::permission_denied(),
+            StatusCode::NOT_FOUND => Self::not_found(),
+            StatusCode::METHOD_NOT_ALLOWED => Self::method_not_allowed(None),
+            StatusCode::NOT_ACCEPTABLE => Self::not_acceptable(),
+            StatusCode::REQUEST_TIMEOUT => Self::slow_request(),
+            StatusCode::CONFLICT => Self::of(Kind::Conflict),
+            StatusCode::PAYLOAD_TOO_LARGE => Self::of(Kind::BodyTooLarge),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::unsupported_media_type(),
+            StatusCode::TOO_MANY_REQUESTS => Self::rate_limited(Duration::from_secs(1)),
+            StatusCode::SERVICE_UNAVAILABLE => Self::unavailable(Duration::from_secs(1)),
+            status if status.is_client_error() => Self::invalid_input(Vec::new()),
+            _ => Self::of(Kind::Internal),
+        }
+    }
+
+    /// Replaces the code by a narrower one, such as `last_admin` for a conflict. Codes are part of the contract.
+    #[must_use]
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.0.code = code;
+        self
+    }
+
+    /// Replaces the sentence the client reads. It must hold nothing the caller may not know.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = detail.into();
+        self
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    /// The entries for bad input, in the order of the input's members.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self(Box::new(Parts {
+            kind,
+            code: kind.code(),
+            detail: Cow::Borrowed(kind.detail()),
+            errors: Vec::new(),
+            retry_after: None,
+            challenge: None,
+            allow: None,
+            cause: None,
+        }))
+    }
+
+    fn with_retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
+    fn with_challenge(mut self, challenge: &'static str) -> Self {
+        self.0.challenge = Some(challenge);
+        self
+    }
+
+    /// The response, and the one line of log that an internal problem leaves.
+    pub(super) fn respond(&self, id: Option<RequestId>) -> Response {
+        let mut response = Response::default();
+        self.write_into(&mut response, id);
+        response
+    }
+
+    fn write_into(&self, response: &mut Response, id: Option<RequestId>) {
+        let parts = &self.0;
+        if let Some(cause) = &parts.cause {
+            tracing::error!(error = %cause, "internal problem");
+        }
+        let document = Document {
+            r#type: format!("urn:fulexo:problem:{}", parts.code),
+            title: parts.kind.title(),
+            status: parts.kind.status().as_u16(),
+            detail: &parts.detail,
+            code: parts.code,
+            instance: id.map(RequestId::urn),
+            errors: &parts.errors,
+        };
+        response.set_status(parts.kind.status());
+        // Strings and integers alone: serialisation has nothing to fail on.
+        response.set_body(serde_json::to_vec(&document).unwrap_or_default());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(after) = parts.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+        }
+        if let Some(challenge) = parts.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(allow) = &parts.allow {
+            headers.insert(header::ALLOW, allow.clone());
+        }
+    }
+}
+
+fn whole_seconds(after: Duration) -> u64 {
+    let up = u64::from(after.subsec_nanos() > 0);
+    after.as_secs().saturating_add(up).max(1)
+}
+
+// The blanket impl in poem turns this into `From<Problem> for poem::Error`.
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        self.0.kind.status()
+    }
+
+    /// Without the edge around it: a whole problem, only without `instance`.
+    fn as_response(&self) -> Response {
+        self.respond(None)
+    }
+}
+
+impl StdError for Problem {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.detail)
+    }
+}
+
+impl fmt::Debug for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Problem")
+            .field("code", &self.0.code)
+            .field("detail", &self.0.detail)
+            .field("errors", &self.0.errors)
+            .field("cause", &self.0.cause)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is sent. `DocumentSchema` in `openapi.rs` is the same document for OpenAPI, which wants owned fields.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn json(response: Response) -> serde_json::Value {
+        response.into_body().into_json().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_written_as_rfc_9457_with_the_request_id() {
+        let id = RequestId::draw();
+        let problem = Problem::invalid_input(vec![FieldError::new("/password", "is too short")]);
+        let response = problem.respond(Some(id));
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.content_type(), Some(CONTENT_TYPE));
+        assert_eq!(
+            json(response).await,
+            serde_json::json!({
+                "type": "urn:fulexo:problem:invalid_input",
+                "title": "Invalid input",
+                "status": 400,
+                "detail": "The input is not valid.",
+                "code": "invalid_input",
+                "instance": format!("urn:uuid:{}", id.0),
+                "errors": [{"pointer": "/password", "detail": "is too short"}],
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_an_internal_problem_is_not_sent() {
+        let text = Problem::internal("connection to db-prod refused").respond(None);
+        let text = text.into_body().into_string().await.unwrap();
+        assert!(!text.contains("db-prod"), "{text}");
+    }
+
+    #[test]
+    fn a_narrower_code_changes_the_type_with_it() {
+        let problem = Problem::conflict("The last admin stays.").with_code("last_admin");
+        assert_eq!(problem.code(), "last_admin");
+        assert_eq!(problem.to_string(), "last_admin: The last admin stays.");
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        let seconds = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!([seconds(0), seconds(1), seconds(1000), seconds(1001)], [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn an_unauthenticated_answer_carries_a_challenge_and_a_limit_its_wait() {
+        let header = |problem: Problem, name: &str| problem.respond(None).header(name).map(str::to_owned);
+        assert_eq!(header(Problem::unauthenticated(), "www-authenticate").as_deref(), Some("Bearer"));
+        assert_eq!(
+            header(Problem::invalid_token(), "www-authenticate").as_deref(),
+            Some("Bearer error=\"invalid_token\"")
+        );
+        assert_eq!(header(Problem::overloaded(Duration::from_secs(7)), "retry-after").as_deref(), Some("7"));
+    }
+}

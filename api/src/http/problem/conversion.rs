@@ -1,0 +1,112 @@
+//! What others refuse (poem, poem-openapi, a middleware) made into problems.
+
+use std::error::Error as StdError;
+
+use poem::Response;
+use poem::error::{CorsError, MethodNotAllowedError, NotFoundError, ReadBodyError};
+use poem::http::{StatusCode, header};
+
+use super::kind::Kind;
+use super::{CONTENT_TYPE, Problem};
+use crate::http::bad_input;
+use crate::http::request_id::RequestId;
+
+/// The response to whatever came out of the handlers: errors, and refusals that are no problems yet, become
+/// problems; the rest passes.
+pub(in crate::http) fn answer(result: poem::Result<Response>, id: RequestId) -> Response {
+    let response = match result {
+        Ok(response) => response,
+        Err(error) if error.is_from_response() => error.into_response(),
+        Err(error) => return Problem::from(error).respond(Some(id)),
+    };
+    if is_bare_refusal(&response) { refused(response, id) } else { response }
+}
+
+fn is_bare_refusal(response: &Response) -> bool {
+    let status = response.status();
+    (status.is_client_error() || status.is_server_error())
+        && response.headers().get(header::CONTENT_TYPE).is_none_or(|is| is != CONTENT_TYPE)
+}
+
+/// Keeps the headers a middleware set (`Allow`, `Retry-After`, CORS), replaces the body and what describes it.
+fn refused(mut response: Response, id: RequestId) -> Response {
+    for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ETAG] {
+        response.headers_mut().remove(name);
+    }
+    Problem::from_status(response.status()).write_into(&mut response, Some(id));
+    response
+}
+
+impl From<poem::Error> for Problem {
+    /// Names what poem and poem-openapi refuse on their own. The text of those errors may quote the input, a
+    /// password among it, so none of it is passed on as it is.
+    fn from(error: poem::Error) -> Self {
+        if let Some(problem) = error.downcast_ref::<Self>() {
+            problem.clone()
+        } else if error.is::<NotFoundError>() {
+            Self::not_found()
+        } else if error.is::<MethodNotAllowedError>() {
+            Self::method_not_allowed(None)
+        } else if error.is::<CorsError>() {
+            Self::permission_denied()
+                .with_code("cross_origin_denied")
+                .with_detail("This origin, method or header is not allowed across origins.")
+        } else if let Some(ReadBodyError::Io(_)) = error.downcast_ref() {
+            Self::of(Kind::InvalidInput).with_detail("The body broke off or is not well formed.")
+        } else if let Some(problem) = bad_input::problem(&error) {
+            problem
+        } else if error.status().is_server_error() && error.status() != StatusCode::SERVICE_UNAVAILABLE {
+            Self::internal(chain(&error))
+        } else {
+            Self::from_status(error.status())
+        }
+    }
+}
+
+/// The text of an error and of every cause under it. A wrapper that only repeats its cause is said once.
+pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_survives_the_way_through_a_poem_error() {
+        let problem = Problem::rate_limited(Duration::from_millis(1500));
+        assert_eq!(Problem::from(poem::Error::from(problem.clone())), problem);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_that_came_as_a_response_keeps_its_headers_and_loses_its_text() {
+        let bare =
+            || Response::builder().status(StatusCode::TOO_MANY_REQUESTS).header("ratelimit", "r=0").body("secret");
+        for result in [Ok(bare()), Err(poem::Error::from_response(bare()))] {
+            let response = answer(result, RequestId::draw());
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.content_type(), Some(CONTENT_TYPE));
+            assert_eq!(response.header("ratelimit"), Some("r=0"));
+            assert!(!response.into_body().into_string().await.unwrap().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn the_logged_chain_says_each_cause_once() {
+        let inner = std::io::Error::other("disk full");
+        let outer = std::io::Error::other(inner);
+        assert_eq!(chain(&outer), "disk full");
+    }
+}

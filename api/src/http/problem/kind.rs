@@ -1,0 +1,97 @@
+//! The kinds of refusal: status, code, title and the usual sentence of each.
+
+use poem::http::StatusCode;
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    InvalidInput,
+    InvalidCredentials,
+    Unauthenticated,
+    InvalidToken,
+    StepUpRequired,
+    PermissionDenied,
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    SlowRequest,
+    Conflict,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    Internal,
+    Overloaded,
+    Unavailable,
+    Timeout,
+}
+
+impl Kind {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidInput => StatusCode::BAD_REQUEST,
+            Self::InvalidCredentials | Self::Unauthenticated | Self::InvalidToken => StatusCode::UNAUTHORIZED,
+            Self::StepUpRequired | Self::PermissionDenied => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Overloaded | Self::Unavailable | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub(super) fn code(self) -> &'static str {
+        self.words().0
+    }
+
+    pub(super) fn title(self) -> &'static str {
+        self.words().1
+    }
+
+    pub(super) fn detail(self) -> &'static str {
+        self.words().2
+    }
+
+    /// Code, title, and the detail where the constructor is given none.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::InvalidInput => ("invalid_input", "Invalid input", "The input is not valid."),
+            Self::InvalidCredentials => {
+                ("invalid_credentials", "Invalid credentials", "These credentials do not sign in.")
+            }
+            Self::Unauthenticated => ("unauthenticated", "Authentication required", "The call needs credentials."),
+            Self::InvalidToken => ("invalid_token", "Invalid token", "The token is not valid, or not any more."),
+            Self::StepUpRequired => (
+                "step_up_required",
+                "Step-up required",
+                "Confirm the password or a second factor first: POST /v1/auth/step-up.",
+            ),
+            Self::PermissionDenied => ("permission_denied", "Permission denied", "The caller may not do this."),
+            Self::NotFound => ("not_found", "Not found", "There is nothing here."),
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", "Method not allowed", "This path does not answer to this method.")
+            }
+            Self::NotAcceptable => ("not_acceptable", "Not acceptable", "No representation fits the Accept header."),
+            Self::SlowRequest => ("slow_request", "Request too slow", "The body did not arrive in time."),
+            Self::Conflict => ("conflict", "Conflict", "The present state forbids this."),
+            Self::BodyTooLarge => ("body_too_large", "Body too large", "The body is too large."),
+            Self::UnsupportedMediaType => {
+                ("unsupported_media_type", "Unsupported media type", "The operation does not read this Content-Type.")
+            }
+            Self::RateLimited => ("rate_limited", "Too many requests", "Too many calls; wait and try again."),
+            Self::Internal => {
+                ("internal", "Internal error", "Something failed here. Quote the instance to the operator.")
+            }
+            Self::Overloaded => ("overloaded", "Overloaded", "Too busy; nothing was done. Try again."),
+            Self::Unavailable => ("unavailable", "Unavailable", "Something the call needs is down. Try again."),
+            Self::Timeout => (
+                "timeout",
+                "Timeout",
+                "No answer in time; the call may have taken effect. Retry with the same Idempotency-Key.",
+            ),
+        }
+    }
+}

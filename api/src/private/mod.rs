@@ -1,0 +1,163 @@
+//! The private servers behind `fulexo dev` and the test-suite: one PostgreSQL, one nats-server.
+//!
+//! They live in a [`DataDir`], listen on 127.0.0.1 only and end with their owner, however the owner
+//! ends. Nothing here knows a schema, a role or a stream. Linux only: it reads `/proc`.
+//!
+//! ```text
+//! DIR/lock                        held while anybody uses DIR
+//! DIR/SERVER.{log,password,port}  ours, mode 0600
+//! DIR/SERVER/                     the server's home; it belongs to the user the server runs as
+//! ```
+
+mod nats;
+mod postgres;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use nats::Nats;
+pub use postgres::{Options, Postgres};
+pub use server::Ended;
+
+/// Why a private server did not start, and what to do about it. Holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A program, and the Debian package that has it.
+    #[error("{0} is not installed: apt-get install {1}")]
+    Missing(&'static str, &'static str),
+    /// Another process holds the directory.
+    #[error("{} is in use by another fulexo: stop it, or choose another data directory", .0.display())]
+    Locked(PathBuf),
+    /// Using the directory could harm what it holds, or let its owner harm us.
+    #[error("{} holds other files or belongs to another user: choose another data directory", .0.display())]
+    NotOurs(PathBuf),
+    /// A program under this process id has, or may have, the directory's files open.
+    #[error("{0}, process {1}, seems to use {path} and was not ended: end it, then start again", path = .2.display())]
+    Held(&'static str, u32, PathBuf),
+    /// We are root, and the servers must not be.
+    #[error("no user postgres or nobody to run the servers in root's place: apt-get install postgresql")]
+    NoUser,
+    /// A program, what became of it, its log, and that log's last lines.
+    #[error("{0} {1}; {path} ends:\n{3}", path = .2.display())]
+    Failed(&'static str, &'static str, PathBuf, String),
+    /// What could not be done, and to which file.
+    #[error("cannot {0} {path}: {2}", path = .1.display())]
+    Io(&'static str, PathBuf, io::Error),
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.to_owned();
+    move |cause| StartError::Io(action, path, cause)
+}
+
+/// A directory that one process at a time may use. Clones share the lock, and a running server keeps a
+/// clone.
+#[derive(Clone)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: Arc<File>,
+}
+
+impl DataDir {
+    /// Creates or reopens the directory, mode 0700 and ignored by git, and locks it.
+    ///
+    /// Refuses one that another process holds, that belongs to another user, or that holds other files.
+    pub fn open(path: &Path) -> Result<DataDir, StartError> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+        }
+        let path = private_dir(path)?;
+        let owner = fs::metadata(&path).map_err(io_error("read", &path))?.uid();
+        let occupied = fs::read_dir(&path).map_err(io_error("read", &path))?.next().is_some();
+        let lock_path = path.join("lock");
+        if (occupied && !lock_path.exists()) || server::effective_uid() != Some(owner) {
+            return Err(StartError::NotOurs(path));
+        }
+        let lock = append_to(&lock_path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StartError::Locked(path)),
+            Err(TryLockError::Error(cause)) => return Err(io_error("lock", &lock_path)(cause)),
+        }
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&path, private).map_err(io_error("protect", &path))?;
+        store(&path.join(".gitignore"), "*\n", None)?;
+        Ok(DataDir { path, _lock: Arc::new(lock) })
+    }
+
+    /// Replaces a file in the directory as a whole, mode 0600.
+    ///
+    /// # Errors
+    /// What could not be done.
+    pub fn store(&self, name: &str, text: &str) -> Result<(), StartError> {
+        store(&self.path.join(name), text, None)
+    }
+
+    /// The directory's real path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A free TCP port of 127.0.0.1. Anybody may take it before the caller does.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// An account of the system, for a server that must not run as root.
+#[derive(Clone, Copy)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+fn private_dir(path: &Path) -> Result<PathBuf, StartError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(cause) if cause.kind() != ErrorKind::AlreadyExists => Err(io_error("create", path)(cause)),
+        _ => path.canonicalize().map_err(io_error("open", path)),
+    }
+}
+
+fn append_to(path: &Path) -> Result<File, StartError> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).open(path).map_err(io_error("open", path))
+}
+
+fn remove(path: &Path) -> Result<(), StartError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
+
+/// Replaces a file as a whole, mode 0600. In a server's home the names belong to its user, so nothing
+/// found there is opened: the new file is made exclusively, then renamed.
+fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), StartError> {
+    let new = path.with_added_extension("new");
+    remove(&new)?;
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        if let Some(user) = owner {
+            fchown(&file, Some(user.uid), Some(user.gid))?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(io_error("write", path))
+}
+
+/// The first of `dirs`, then of PATH, that has `program`.
+fn find(program: &str, dirs: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let mut files = dirs.into_iter().chain(std::env::split_paths(&search)).map(|dir| dir.join(program));
+    files.find(|file| file.is_absolute() && file.is_file())
+}

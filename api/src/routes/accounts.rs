@@ -1,0 +1,185 @@
+//! Accounts and their roles, for administrators.
+
+use chrono::{DateTime, Utc};
+use fulexo_commands::Profile;
+use fulexo_domain::permission::Permission;
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, Reason, RoleName};
+use fulexo_projections::accounts;
+use fulexo_projections::projection::Projection;
+use poem::Request;
+use poem_openapi::param::{Header, Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use uuid::Uuid;
+
+use super::Tag;
+use super::input::{Input, Paging};
+use crate::answer::{NoContent, query_failed};
+use crate::app::App;
+use crate::caller::{Bearer, app, context};
+use crate::clock;
+use crate::http::Problem;
+
+pub struct Accounts;
+
+#[derive(Object)]
+struct Account {
+    account_id: Uuid,
+    /// Missing when the account's owner was forgotten.
+    email: Option<String>,
+    display_name: Option<String>,
+    roles: Vec<String>,
+    registered_at: DateTime<Utc>,
+    password_changed_at: DateTime<Utc>,
+    last_login_at: Option<DateTime<Utc>>,
+    /// Whether logins are refused for now, after too many failures.
+    locked: bool,
+    /// When that ends by itself.
+    locked_until: Option<DateTime<Utc>>,
+}
+
+#[derive(Object)]
+struct AccountPage {
+    items: Vec<Account>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct Grant {
+    role: String,
+    /// Why; sealed beside the log.
+    reason: String,
+}
+
+#[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
+impl Accounts {
+    /// Accounts, in the order of their registration. Needs `accounts.read`.
+    #[oai(path = "/", method = "get", operation_id = "list_accounts")]
+    async fn list(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        /// The account with exactly this address, without regard to case.
+        email: Query<Option<String>>,
+        /// Accounts that hold this role.
+        role: Query<Option<String>>,
+        /// Accounts that are locked now, or that are not.
+        locked: Query<Option<bool>>,
+        /// `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+        /// Most items, 1 to 200; 50 if not given.
+        limit: Query<Option<u16>>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<AccountPage>, Problem> {
+        caller.0.require(Permission::AccountsRead)?;
+        let app = app(request)?;
+        let paging = Paging::by_id(cursor.0, limit.0)?;
+        let mut input = Input::default();
+        let email = input.parse_optional("/email", email.0.as_deref().map(EmailAddress::parse));
+        let role = input.parse_optional("/role", role.0.as_deref().map(RoleName::parse));
+        input.check()?;
+        app.caught_up(Projection::Accounts, min_position.0).await?;
+
+        let account = match &email {
+            Some(email) => match app.commands.account_of(email).await? {
+                Some(account) => Some(account),
+                None => return Ok(Json(AccountPage { items: Vec::new(), next_cursor: None })),
+            },
+            None => None,
+        };
+        let filter = accounts::Filter { account, role: role.map(String::from), locked: locked.0 };
+        let now = clock::now();
+        let page = accounts::list(&app.pool, filter, paging.after, paging.limit, now).await.map_err(query_failed)?;
+        Ok(Json(AccountPage { items: named(app, page.items, now).await?, next_cursor: page.next }))
+    }
+
+    /// One account. Needs `accounts.read`.
+    #[oai(path = "/:account_id", method = "get", operation_id = "get_account")]
+    async fn get(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<Account>, Problem> {
+        caller.0.require(Permission::AccountsRead)?;
+        let app = app(request)?;
+        app.caught_up(Projection::Accounts, min_position.0).await?;
+        let row = accounts::get(&app.pool, AccountId(account_id.0)).await.map_err(query_failed)?;
+        let row = row.ok_or_else(Problem::not_found)?;
+        let mut named = named(app, vec![row], clock::now()).await?;
+        named.pop().map(Json).ok_or_else(Problem::not_found)
+    }
+
+    /// Grant a role. It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of
+    /// the role, and a fresh login.
+    #[oai(path = "/:account_id/roles", method = "post", operation_id = "grant_role")]
+    async fn grant_role(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Grant>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::RolesGrant)?;
+        caller.require_elevated()?;
+        let mut input = Input::default();
+        let role = input.parse("/role", RoleName::parse(&body.0.role));
+        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
+        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let account = AccountId(account_id.0);
+        let commands = &app(request)?.commands;
+        Ok(commands.grant_role(&context, caller.permissions, account, role, reason).await?.into())
+    }
+
+    /// Take a role away. It is gone at once, also for tokens issued before. Needs `roles.grant` and a fresh login.
+    #[oai(path = "/:account_id/roles/:role", method = "delete", operation_id = "revoke_role")]
+    async fn revoke_role(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        role: Path<String>,
+        /// Why; sealed beside the log.
+        reason: Query<String>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::RolesGrant)?;
+        caller.require_elevated()?;
+        let mut input = Input::default();
+        let role = input.parse("/role", RoleName::parse(&role.0));
+        let reason = input.parse("/reason", Reason::parse(&reason.0));
+        let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
+        let context = context(request, Some(&caller), idempotency_key.0)?;
+        Ok(app(request)?.commands.revoke_role(&context, AccountId(account_id.0), role, reason).await?.into())
+    }
+}
+
+/// The rows with what is sealed beside the log.
+async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> Result<Vec<Account>, Problem> {
+    let positions: Vec<i64> = rows.iter().map(|row| row.profile_position).collect();
+    let profiles = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let profile = profiles.get(&row.profile_position).and_then(Profile::read);
+            let name = |name: &DisplayName| name.as_str().to_owned();
+            Account {
+                account_id: row.account_id,
+                display_name: profile.as_ref().and_then(|profile| profile.display_name.as_ref().map(name)),
+                email: profile.map(|profile| profile.email.as_str().to_owned()),
+                roles: row.roles,
+                registered_at: row.registered_at,
+                password_changed_at: row.password_changed_at,
+                last_login_at: row.last_login_at,
+                locked: row.locked_until.is_some_and(|until| until > now),
+                locked_until: row.locked_until.filter(|until| *until > now),
+            }
+        })
+        .collect())
+}

@@ -1,0 +1,80 @@
+//! From what clients send to values that are sound: every member at fault is named, all at once.
+
+use fulexo_domain::values::InvalidValue;
+use fulexo_projections::page::LARGEST;
+use uuid::Uuid;
+
+use crate::http::Problem;
+use crate::http::problem::FieldError;
+
+/// Collects what is wrong with a body or a query.
+#[derive(Default)]
+pub struct Input(Vec<FieldError>);
+
+impl Input {
+    /// A member that has to be parsed.
+    pub fn parse<T>(&mut self, pointer: &str, parsed: Result<T, InvalidValue>) -> Option<T> {
+        parsed.map_err(|error| self.0.push(FieldError::new(pointer, error.to_string()))).ok()
+    }
+
+    /// A member that may be missing.
+    pub fn parse_optional<T>(&mut self, pointer: &str, parsed: Option<Result<T, InvalidValue>>) -> Option<T> {
+        parsed.and_then(|parsed| self.parse(pointer, parsed))
+    }
+
+    /// All that is wrong, as one refusal.
+    pub fn refused(self) -> Problem {
+        Problem::invalid_input(self.0)
+    }
+
+    /// Refuses when anything optional was wrong.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check(self) -> Result<(), Problem> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.refused()) }
+    }
+}
+
+/// Where a page begins, and how long it is.
+pub struct Paging<K> {
+    /// The key behind which it begins.
+    pub after: Option<K>,
+    /// Most items.
+    pub limit: u16,
+}
+
+/// Items on a page when the client does not say.
+const DEFAULT: u16 = 50;
+
+impl Paging<Uuid> {
+    /// # Errors
+    /// 400 for a cursor that no page gave, or a limit out of range.
+    pub fn by_id(cursor: Option<String>, limit: Option<u16>) -> Result<Self, Problem> {
+        paging(cursor, limit, |text| text.parse().ok())
+    }
+}
+
+impl Paging<i64> {
+    /// # Errors
+    /// 400 for a cursor that no page gave, or a limit out of range.
+    pub fn by_position(cursor: Option<String>, limit: Option<u16>) -> Result<Self, Problem> {
+        paging(cursor, limit, |text| text.parse().ok().filter(|position| *position >= 0))
+    }
+}
+
+fn paging<K>(
+    cursor: Option<String>,
+    limit: Option<u16>,
+    read: impl Fn(&str) -> Option<K>,
+) -> Result<Paging<K>, Problem> {
+    let mut input = Input::default();
+    let limit = limit.unwrap_or(DEFAULT);
+    if !(1..=LARGEST).contains(&limit) {
+        input.0.push(FieldError::new("/limit", "must be from 1 to 200"));
+    }
+    let after = cursor.map(|text| read(&text).ok_or(InvalidValue("must be the next_cursor of an earlier page")));
+    let after = input.parse_optional("/cursor", after);
+    input.check()?;
+    Ok(Paging { after, limit })
+}

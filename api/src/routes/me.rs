@@ -1,0 +1,220 @@
+//! The caller's own account: who they are, their password, their devices, what happened to them.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::event::Field;
+use fulexo_domain::password::Password;
+use fulexo_domain::session::RevokedBy;
+use fulexo_domain::values::{DisplayName, SessionId};
+use fulexo_projections::projection::Projection;
+use fulexo_projections::{accounts, audit, sessions};
+use poem::Request;
+use poem_openapi::param::{Header, Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use uuid::Uuid;
+
+use super::Tag;
+use super::audit::{AuditEvent, AuditPage};
+use super::input::Paging;
+use crate::answer::{NoContent, Recorded, query_failed};
+use crate::caller::{Bearer, app, context};
+use crate::clock;
+use crate::http::Problem;
+use crate::http::problem::FieldError;
+
+pub struct Me;
+
+#[derive(Object)]
+struct MyAccount {
+    account_id: Uuid,
+    email: String,
+    display_name: Option<String>,
+    roles: Vec<String>,
+    permissions: Vec<String>,
+    session_id: Uuid,
+    registered_at: DateTime<Utc>,
+    password_changed_at: DateTime<Utc>,
+    last_login_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct PasswordChange {
+    current_password: String,
+    new_password: String,
+}
+
+#[derive(Object)]
+struct MySession {
+    session_id: Uuid,
+    /// Whether it is the one that asks.
+    current: bool,
+    started_at: DateTime<Utc>,
+    last_seen_at: DateTime<Utc>,
+    /// Unused until then, it ends.
+    idle_expires_at: DateTime<Utc>,
+    /// It ends then in any case.
+    expires_at: DateTime<Utc>,
+    /// How its owner logged in (RFC 8176).
+    methods: Vec<String>,
+    /// From where it was started.
+    ip: Option<String>,
+    /// With what.
+    user_agent: Option<String>,
+}
+
+#[derive(Object)]
+struct MySessionPage {
+    items: Vec<MySession>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Object)]
+struct RevokedSessions {
+    /// How many sessions were ended.
+    revoked: u64,
+}
+
+#[OpenApi(prefix_path = "/v1/me", tag = "Tag::Me")]
+impl Me {
+    /// The caller's account.
+    #[oai(path = "/", method = "get", operation_id = "get_me")]
+    async fn me(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<MyAccount>, Problem> {
+        let (app, caller) = (app(request)?, caller.0);
+        app.caught_up(Projection::Accounts, min_position.0).await?;
+        let account = accounts::get(&app.pool, caller.account).await.map_err(query_failed)?;
+        let account = account.ok_or_else(Problem::not_found)?;
+        let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
+        Ok(Json(MyAccount {
+            account_id: account.account_id,
+            email: profile.email.as_str().to_owned(),
+            display_name: profile.display_name.as_ref().map(|name: &DisplayName| name.as_str().to_owned()),
+            roles: caller.roles.iter().map(ToString::to_string).collect(),
+            permissions: caller.permissions.iter().map(|permission| permission.as_str().to_owned()).collect(),
+            session_id: caller.session.0,
+            registered_at: account.registered_at,
+            password_changed_at: account.password_changed_at,
+            last_login_at: account.last_login_at,
+        }))
+    }
+
+    /// Change the password. Every other session ends.
+    ///
+    /// A wrong current password counts as a failed login.
+    #[oai(path = "/password", method = "post", operation_id = "change_my_password")]
+    async fn change_password(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        body: Json<PasswordChange>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let caller = caller.0;
+        caller.require_elevated()?;
+        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let PasswordChange { current_password, new_password } = body.0;
+        let (current, new) = (Password::new(current_password), Password::new(new_password));
+        let changed =
+            app(request)?.commands.change_password(&context, caller.account, caller.session, current, new).await;
+        match changed {
+            Ok(done) => Ok(done.into()),
+            Err(fulexo_commands::CommandError::Password(violations)) => Err(Problem::invalid_input(
+                violations.into_iter().map(|broken| FieldError::new("/new_password", broken.as_str())).collect(),
+            )),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The caller's live sessions.
+    #[oai(path = "/sessions", method = "get", operation_id = "list_my_sessions")]
+    async fn sessions(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        /// `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+        /// Most items, 1 to 200; 50 if not given.
+        limit: Query<Option<u16>>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<MySessionPage>, Problem> {
+        let (app, caller) = (app(request)?, caller.0);
+        let paging = Paging::by_id(cursor.0, limit.0)?;
+        app.caught_up(Projection::Sessions, min_position.0).await?;
+        let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
+        let page =
+            sessions::list(&app.pool, filter, paging.after, paging.limit, clock::now()).await.map_err(query_failed)?;
+        let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
+        let origins = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
+        let items = page.items.into_iter().map(|session| {
+            let origin = origins.get(&session.started_position);
+            let fact = |field| origin.and_then(|facts| facts.get(field)).map(str::to_owned);
+            MySession {
+                current: session.session_id == caller.session.0,
+                session_id: session.session_id,
+                started_at: session.started_at,
+                last_seen_at: session.last_seen_at,
+                idle_expires_at: session.idle_expires_at,
+                expires_at: session.expires_at,
+                ip: fact(Field::Ip),
+                user_agent: fact(Field::UserAgent),
+                methods: session.methods,
+            }
+        });
+        Ok(Json(MySessionPage { items: items.collect(), next_cursor: page.next }))
+    }
+
+    /// Sign out one of the caller's devices.
+    #[oai(path = "/sessions/:session_id", method = "delete", operation_id = "delete_my_session")]
+    async fn end_session(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        session_id: Path<Uuid>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        let session = SessionId(session_id.0);
+        Ok(app(request)?.commands.end_own_session(&context, caller.0.account, session).await?.into())
+    }
+
+    /// Sign out all other devices.
+    #[oai(path = "/sessions/revoke-others", method = "post", operation_id = "revoke_my_other_sessions")]
+    async fn end_others(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<RevokedSessions>, Problem> {
+        let caller = caller.0;
+        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let commands = &app(request)?.commands;
+        let done = commands.end_other_sessions(&context, caller.account, caller.session, RevokedBy::Owner).await?;
+        Ok(Recorded::of(done, |revoked| RevokedSessions { revoked: revoked as u64 }))
+    }
+
+    /// What happened to the caller's account, oldest first.
+    #[oai(path = "/events", method = "get", operation_id = "list_my_events")]
+    async fn events(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        /// `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+        /// Most items, 1 to 200; 50 if not given.
+        limit: Query<Option<u16>>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<AuditPage>, Problem> {
+        let app = app(request)?;
+        let paging = Paging::by_position(cursor.0, limit.0)?;
+        app.caught_up(Projection::Audit, min_position.0).await?;
+        let filter = audit::Filter { subject: Some(caller.0.account.0), ..audit::Filter::default() };
+        let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
+        let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
+        Ok(Json(AuditPage { items, next_cursor: page.next }))
+    }
+}

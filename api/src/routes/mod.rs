@@ -1,0 +1,66 @@
+//! The HTTP contract: one struct a resource, its request and response types beside it. Handlers parse, call one
+//! command or query, and map what it gave.
+
+mod accounts;
+mod audit;
+mod auth;
+mod health;
+mod input;
+mod me;
+mod sessions;
+
+use std::sync::Arc;
+
+use poem::{Endpoint, EndpointExt, Response};
+use poem_openapi::{OpenApiService, Tags};
+
+use crate::app::App;
+use crate::http::docs::MissingSwaggerUi;
+use crate::http::{EdgeOptions, Operations, docs, stack};
+
+/// How the documentation groups operations.
+#[derive(Tags)]
+pub enum Tag {
+    /// Log in, stay logged in, log out.
+    Authentication,
+    /// The caller's own account.
+    Me,
+    /// Accounts and their roles, for administrators.
+    Accounts,
+    /// Sessions, for administrators.
+    Sessions,
+    /// The audit trail: the event log itself.
+    Audit,
+    /// Whether the service works, and the keys that its tokens are verified with.
+    Service,
+}
+
+type Apis = Operations<(auth::Auth, me::Me, accounts::Accounts, sessions::Sessions, audit::Audit, health::Health)>;
+
+fn service() -> OpenApiService<Apis, ()> {
+    let apis = (auth::Auth, me::Me, accounts::Accounts, sessions::Sessions, audit::Audit, health::Health);
+    OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION")).summary("Event-sourced security backend").description(
+        "Every login, second-factor change, lockout and role grant is an immutable event; the event log itself is the \
+         audit trail.\n\n\
+         Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
+         something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded. \
+         An unsafe call may be repeated with the same `Idempotency-Key`.",
+    )
+}
+
+/// The OpenAPI document, as text.
+#[must_use]
+pub fn spec() -> String {
+    service().spec()
+}
+
+/// The whole HTTP service.
+///
+/// # Errors
+/// When the docs page cannot be made.
+pub fn endpoint(
+    app: Arc<App>,
+    edge: EdgeOptions,
+) -> Result<impl Endpoint<Output = Response> + 'static, MissingSwaggerUi> {
+    Ok(stack(docs::beside(service(), spec())?.data(app), edge))
+}

@@ -1,0 +1,93 @@
+//! Sessions of all accounts, for administrators.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::event::Field;
+use fulexo_domain::permission::Permission;
+use fulexo_domain::values::AccountId;
+use fulexo_projections::projection::Projection;
+use fulexo_projections::sessions;
+use poem::Request;
+use poem_openapi::param::{Header, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use uuid::Uuid;
+
+use super::Tag;
+use super::input::Paging;
+use crate::answer::query_failed;
+use crate::caller::{Bearer, app};
+use crate::clock;
+use crate::http::Problem;
+
+pub struct Sessions;
+
+#[derive(Object)]
+struct Session {
+    session_id: Uuid,
+    account_id: Uuid,
+    started_at: DateTime<Utc>,
+    last_seen_at: DateTime<Utc>,
+    idle_expires_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+    /// How its owner logged in (RFC 8176).
+    methods: Vec<String>,
+    ip: Option<String>,
+    user_agent: Option<String>,
+    ended_at: Option<DateTime<Utc>>,
+    /// `owner`, `admin`, `reuse`, `password_change` or `expiry`.
+    ended_by: Option<String>,
+}
+
+#[derive(Object)]
+struct SessionPage {
+    items: Vec<Session>,
+    next_cursor: Option<String>,
+}
+
+#[OpenApi(prefix_path = "/v1/sessions", tag = "Tag::Sessions")]
+impl Sessions {
+    /// Sessions, in the order of their start. Needs `sessions.read`.
+    #[oai(path = "/", method = "get", operation_id = "list_sessions")]
+    async fn list(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        /// Sessions of this account.
+        account_id: Query<Option<Uuid>>,
+        /// Sessions that are in use, or that are not.
+        live: Query<Option<bool>>,
+        /// `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+        /// Most items, 1 to 200; 50 if not given.
+        limit: Query<Option<u16>>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<SessionPage>, Problem> {
+        caller.0.require(Permission::SessionsRead)?;
+        let app = app(request)?;
+        let paging = Paging::by_id(cursor.0, limit.0)?;
+        app.caught_up(Projection::Sessions, min_position.0).await?;
+        let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
+        let page =
+            sessions::list(&app.pool, filter, paging.after, paging.limit, clock::now()).await.map_err(query_failed)?;
+        let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
+        let origins = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
+        let items = page.items.into_iter().map(|session| {
+            let origin = origins.get(&session.started_position);
+            let fact = |field| origin.and_then(|facts| facts.get(field)).map(str::to_owned);
+            Session {
+                ip: fact(Field::Ip),
+                user_agent: fact(Field::UserAgent),
+                session_id: session.session_id,
+                account_id: session.account_id,
+                started_at: session.started_at,
+                last_seen_at: session.last_seen_at,
+                idle_expires_at: session.idle_expires_at,
+                expires_at: session.expires_at,
+                methods: session.methods,
+                ended_at: session.ended_at,
+                ended_by: session.ended_by,
+            }
+        });
+        Ok(Json(SessionPage { items: items.collect(), next_cursor: page.next }))
+    }
+}

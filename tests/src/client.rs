@@ -1,0 +1,153 @@
+//! A client that speaks HTTP over a socket, one connection a request, and remembers its tokens.
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{HeaderMap, Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+/// Somebody who calls the service.
+#[derive(Clone, Default)]
+pub struct Client {
+    /// Where the service listens, `http://host:port`.
+    pub url: String,
+    /// With what to authenticate, if at all.
+    pub access_token: Option<String>,
+    /// The refresh token of the last login or refresh.
+    pub refresh_token: String,
+    /// Their address, when they were registered by the harness.
+    pub email: String,
+    /// Their account, when they were registered by the harness.
+    pub account: Uuid,
+    /// Their session.
+    pub session: Uuid,
+    /// Headers sent with each request.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What the service answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, as text.
+    pub text: String,
+    /// The body, as JSON; null when it is none.
+    pub json: Value,
+}
+
+impl Answer {
+    /// A header, as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The `code` of a problem.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.json["code"].as_str().unwrap_or_default()
+    }
+
+    /// `Log-Position`, which must be there.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.header("log-position").and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no position: {self:?}"))
+    }
+}
+
+impl Client {
+    /// Somebody not logged in.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), ..Self::default() }
+    }
+
+    /// Takes over the tokens of a login or a refresh.
+    pub fn log_in_with(&mut self, answer: &Answer) {
+        let text = |name: &str| answer.json[name].as_str().unwrap_or_default().to_owned();
+        self.access_token = Some(text("access_token"));
+        self.refresh_token = text("refresh_token");
+        self.session = text("session_id").parse().unwrap_or_default();
+    }
+
+    /// The same client, sending one more header.
+    #[must_use]
+    pub fn with_header(&self, name: &str, value: &str) -> Self {
+        let mut client = self.clone();
+        client.headers.push((name.to_owned(), value.to_owned()));
+        client
+    }
+
+    /// The same client, wanting to see everything up to this position.
+    #[must_use]
+    pub fn seeing(&self, position: u64) -> Self {
+        self.with_header("log-min-position", &position.to_string())
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None, "").await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None, "").await
+    }
+
+    /// POST with a JSON body.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, Some("application/json"), &body.to_string()).await
+    }
+
+    /// POST without a body.
+    pub async fn post_nothing(&self, path: &str) -> Answer {
+        self.send(Method::POST, path, None, "").await
+    }
+
+    /// Any request.
+    pub async fn send(&self, method: Method, path: &str, content_type: Option<&str>, body: &str) -> Answer {
+        self.try_send(method, path, content_type, body).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Any request, to a service that may be gone.
+    ///
+    /// # Errors
+    /// When there was no answer.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: &str,
+    ) -> Result<Answer, String> {
+        let authority = self.url.strip_prefix("http://").unwrap_or(&self.url);
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let stream = TcpStream::connect(authority).await.map_err(|error| text(&error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
+        if let Some(token) = &self.access_token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(content_type) = content_type {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| text(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| text(&error))?;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.map_err(|error| text(&error))?.to_bytes();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text, json })
+    }
+}
