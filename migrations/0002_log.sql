@@ -165,11 +165,11 @@ begin
 end
 $$;
 
--- Appends a batch whose first event takes `first_position`. Called in the transaction that called log.lock.
--- Everything the batch says beside its events arrives here too, so that it costs one round trip.
+-- Appends a batch whose first event takes `first_position`. Called in the transaction that holds the lock. Everything
+-- the batch says beside its events arrives here too; `sealed_events` are indexes into `leaves`, from 0.
 create function log.append(
     first_position bigint, leaves bytea[], leaf_hashes bytea[],
-    sealed_positions bigint[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
+    sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
     sealed_nonces bytea[], sealed_ciphertexts bytea[],
     claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
     command_ids bytea[], command_hashes bytea[], command_results text[]
@@ -215,10 +215,11 @@ begin
         end if;
     end if;
 
-    if cardinality(sealed_positions) > 0 then
+    if cardinality(sealed_events) > 0 then
         insert into log.sealed
-        select * from unnest(
-            sealed_positions, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts);
+        select first_position + event, ordinal, subject_id, period, nonce, ciphertext
+        from unnest(sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts)
+            u (event, ordinal, subject_id, period, nonce, ciphertext);
     end if;
     if cardinality(claimed_keys) > 0 then
         insert into log.unique_key select * from unnest(claimed_scopes, claimed_keys, claimed_by);
@@ -231,6 +232,43 @@ begin
 end
 $$;
 
+-- The short way: lock, check, append, in one round trip. The caller foretells what log.lock would show; where it is
+-- wrong nothing is written, the answer is null, and the caller takes the long way. Otherwise the answer is the first
+-- position.
+create function log.try_append(
+    foretold_categories text[], foretold_streams uuid[], foretold_versions bigint[], first_time timestamptz,
+    leaves bytea[], leaf_hashes bytea[],
+    sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
+    sealed_nonces bytea[], sealed_ciphertexts bytea[],
+    claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
+    new_command_ids bytea[], command_hashes bytea[], command_results text[]
+) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    first_position bigint;
+    last_time timestamptz;
+begin
+    select h.position, h.recorded_at into strict first_position, last_time from log.head h where h.id = 1 for update;
+    if first_time < last_time
+        or exists (
+            select from unnest(foretold_categories, foretold_streams, foretold_versions) w (category, stream_id, version)
+            left join log.stream s on s.stream_id = w.stream_id and s.category = w.category
+            where coalesce(s.version, 0) <> w.version)
+        or (cardinality(new_command_ids) > 0 and exists (
+            select from log.command c where c.command_id = any (new_command_ids)))
+        or (cardinality(claimed_keys) > 0 and exists (
+            select from unnest(claimed_scopes, claimed_keys) w (scope, key_hash)
+            join log.unique_key k on k.scope = w.scope and k.key_hash = w.key_hash))
+    then
+        return null;
+    end if;
+    perform log.append(
+        first_position, leaves, leaf_hashes,
+        sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts,
+        claimed_scopes, claimed_keys, claimed_by, new_command_ids, command_hashes, command_results);
+    return first_position;
+end
+$$;
+
 -- Append-only, the first time: by role. The application may read, call the functions, and delete what
 -- erasure and retention delete; only the sequencer, whom nobody can become, may insert.
 grant select on log.head, log.event, log.sealed, log.stream, log.command, log.unique_key to fulexo_app;
@@ -239,13 +277,14 @@ grant select, update on log.head to fulexo_sequencer;
 grant select, insert on log.event, log.sealed, log.command, log.unique_key to fulexo_sequencer;
 grant select, insert, update on log.stream to fulexo_sequencer;
 
-revoke all on function log.lock, log.append, log.extend, log.guard_table, log.refuse_change from public;
+revoke all on function log.lock, log.append, log.try_append, log.extend, log.guard_table, log.refuse_change from public;
 grant execute on function log.extend to fulexo_app;
-grant execute on function log.lock, log.append to fulexo_app;
+grant execute on function log.lock, log.append, log.try_append to fulexo_app;
 -- The owner borrows the role for as long as it takes to hand the functions over.
 grant fulexo_sequencer to current_user;
 grant create on schema log to fulexo_sequencer;
 alter function log.lock owner to fulexo_sequencer;
 alter function log.append owner to fulexo_sequencer;
+alter function log.try_append owner to fulexo_sequencer;
 revoke create on schema log from fulexo_sequencer;
 revoke fulexo_sequencer from current_user;

@@ -22,7 +22,6 @@ use fulexo_projections::gate::{Gate, catch_up};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
-use poem::listener::Acceptor;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::{oneshot, watch};
@@ -132,9 +131,7 @@ impl Running {
         let acceptor = listener::bind((config.bind, config.port).into())
             .await
             .map_err(|error| StartError(format!("cannot listen on {}:{}: {error}", config.bind, config.port)))?;
-        let port =
-            acceptor.local_addr().first().and_then(|address| address.as_socket_addr()).map(|address| address.port());
-        let port = port.unwrap_or(config.port);
+        let port = listener::port(&acceptor).unwrap_or(config.port);
         let edge = EdgeOptions { trusted_proxies: config.trusted_proxies, ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(&app), edge).map_err(|error| failed("the docs page", &error))?;
@@ -164,6 +161,7 @@ fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> Ho
     let (gate, doorbell, head) = (Arc::clone(gate), doorbell.clone(), head.clone());
     Hooks {
         gate: access::apply,
+        gates: access::concerns,
         on_commit: Arc::new(move |events| {
             gate.observe(events);
             if let Some(last) = events.last() {

@@ -88,7 +88,8 @@ async fn connect(url: &str, credentials: Option<&str>) -> Result<async_nats::Cli
         (None, _) => ConnectOptions::new(),
     };
     if let Some(path) = credentials {
-        options = options.credentials_file(path).await.map_err(|error| format!("NATS_CREDS cannot be read: {error}"))?;
+        options =
+            options.credentials_file(path).await.map_err(|error| format!("NATS_CREDS cannot be read: {error}"))?;
     }
     let options = options.name("fulexo").retry_on_initial_connect().client_capacity(64);
     options.connect(address).await.map_err(|error| format!("NATS cannot be set up: {}", error.kind()))

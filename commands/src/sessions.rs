@@ -243,7 +243,6 @@ impl Commands {
         Ok(Done { value, position: Some(position) })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is another fact that the tokens state")]
     async fn issue_live(
         &self,
         context: &Context,

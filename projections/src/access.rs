@@ -14,6 +14,25 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::to_i64;
 
+/// Whether an event changes what gates requests.
+#[must_use]
+pub const fn concerns(event: &Event) -> bool {
+    match event {
+        Event::Account(event) => match event {
+            AccountEvent::Registered {} | AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. } => true,
+            AccountEvent::PasswordChanged { .. } => false,
+        },
+        Event::Session(event) => match event {
+            SessionEvent::Started { .. }
+            | SessionEvent::Refreshed { .. }
+            | SessionEvent::Revoked { .. }
+            | SessionEvent::Expired {} => true,
+            SessionEvent::RefreshReused { .. } => false,
+        },
+        Event::Authentication(_) => false,
+    }
+}
+
 /// Applies a batch. Handed to the log by the composition root, and called under its lock.
 pub fn apply<'a>(
     connection: &'a mut PgConnection,

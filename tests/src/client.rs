@@ -51,13 +51,15 @@ impl Answer {
     /// The `code` of a problem.
     #[must_use]
     pub fn code(&self) -> &str {
-        self.json["code"].as_str().unwrap_or_default()
+        self.json.get("code").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// `Log-Position`, which must be there.
     #[must_use]
     pub fn position(&self) -> u64 {
-        self.header("log-position").and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no position: {self:?}"))
+        self.header("log-position")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("no position: {self:?}"))
     }
 }
 
@@ -70,7 +72,7 @@ impl Client {
 
     /// Takes over the tokens of a login or a refresh.
     pub fn log_in_with(&mut self, answer: &Answer) {
-        let text = |name: &str| answer.json[name].as_str().unwrap_or_default().to_owned();
+        let text = |name: &str| answer.json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         self.access_token = Some(text("access_token"));
         self.refresh_token = text("refresh_token");
         self.session = text("session_id").parse().unwrap_or_default();

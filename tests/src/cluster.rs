@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use fulexo_api::private::{DataDir, Nats, Options, Postgres};
 use fulexo_api::schema;
@@ -15,13 +15,22 @@ struct Cluster {
     nats: Nats,
 }
 
-/// Neither is written to disk before it is acknowledged: no test pulls the plug on Postgres.
+/// Whether Postgres is to write to disk before it acknowledges. Tests never pull its plug; benches measure it.
+static DURABLE: AtomicBool = AtomicBool::new(false);
+
+/// From here on, if nothing was started yet: a Postgres with the settings that it comes with.
+pub fn use_durable_postgres() {
+    DURABLE.store(true, Ordering::Relaxed);
+}
+
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     let clusters = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clusters");
     remove_those_left_behind(&clusters);
     let dir = DataDir::open(&clusters.join(std::process::id().to_string())).expect("a directory for the cluster");
-    let settings = [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let settings =
+        [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
+    let settings = if DURABLE.load(Ordering::Relaxed) { &settings[3..] } else { &settings[..] };
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let postgres = Postgres::start(&dir, &Options { settings }).expect("a private Postgres");
     let nats = Nats::start(&dir).expect("a private NATS");
     Cluster { postgres, nats }

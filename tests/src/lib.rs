@@ -10,7 +10,13 @@
 //! assert_eq!(answer.status, 200);
 //! ```
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 #![expect(clippy::missing_panics_doc, reason = "tests fail by panicking")]
 
 mod client;
@@ -18,5 +24,5 @@ mod cluster;
 mod node;
 
 pub use client::{Answer, Client};
-pub use cluster::{Database, nats_url, postgres_pid};
+pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
 pub use node::{Node, PASSWORD, operator};

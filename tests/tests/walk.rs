@@ -24,7 +24,8 @@ async fn each_step_from_registration_to_logout_is_an_event_that_an_auditor_sees(
     let auditor = node.auditor().await;
     let path = format!("/v1/audit/events?subject={}", registered.json["account_id"].as_str().unwrap());
     let trail = auditor.seeing(logout.position()).get(&path).await;
-    let types: Vec<_> = trail.json["items"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let types: Vec<_> =
+        trail.json["items"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(
         types,
         [

@@ -1,4 +1,4 @@
-//! What a batch comes to, decided under the log's lock: pure, from what the lock showed.
+//! What a batch comes to: pure, from what the log's lock showed or, on the short way, from what is foretold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub struct Wanted {
 }
 
 /// What the lock showed.
+#[derive(Default)]
 pub struct Seen {
     pub position: u64,
     pub recorded_at: DateTime<Utc>,
@@ -32,11 +33,9 @@ pub struct Seen {
     pub keys: HashMap<(&'static str, Vec<u8>), Uuid>,
 }
 
-/// The batch in the form that `log.append` takes, and the answer to each request once it is committed.
+/// The batch in the form that `log.append` takes, and what each request will be answered.
 #[derive(Default)]
 pub struct Plan {
-    pub first_position: u64,
-    pub events: Vec<Arc<Recorded>>,
     pub leaves: Vec<Vec<u8>>,
     pub hashes: Vec<Vec<u8>>,
     pub sealed: SealedColumns,
@@ -46,13 +45,33 @@ pub struct Plan {
     pub command_ids: Vec<Vec<u8>>,
     pub command_hashes: Vec<Vec<u8>>,
     pub command_results: Vec<String>,
-    pub answers: Vec<Result<Appended, AppendError>>,
+    /// The time of the first event.
+    pub first_time: DateTime<Utc>,
+    /// Streams as they will be.
+    pub versions: HashMap<Stream, u64>,
+    placed: Vec<Placed>,
+    outcomes: Vec<Outcome>,
+}
+
+/// An event and its place, but for the position.
+struct Placed {
+    request: usize,
+    event: usize,
+    version: u64,
+    time: DateTime<Utc>,
+}
+
+enum Outcome {
+    /// This many of the placed events are its own.
+    Accepted(usize),
+    Refused(Result<Appended, AppendError>),
 }
 
 /// The columns of `log.sealed`.
 #[derive(Default)]
 pub struct SealedColumns {
-    pub positions: Vec<i64>,
+    /// Indexes into the leaves.
+    pub events: Vec<i32>,
     pub ordinals: Vec<i16>,
     pub subjects: Vec<Option<Uuid>>,
     pub periods: Vec<Option<NaiveDate>>,
@@ -82,49 +101,82 @@ impl Wanted {
 
 impl Plan {
     /// Goes through the requests in order, each seeing what those before it did.
-    pub fn of<'a>(
-        requests: impl Iterator<Item = &'a AppendRequest>,
-        mut seen: Seen,
-        now: DateTime<Utc>,
-    ) -> (Self, Vec<&'a VaultWrite>) {
-        let mut plan = Self { first_position: seen.position, ..Self::default() };
-        let mut vault = Vec::new();
+    pub fn of<'a>(requests: impl Iterator<Item = &'a AppendRequest>, mut seen: Seen, now: DateTime<Utc>) -> Self {
         // Never earlier than the event before it, whatever the clocks of the nodes say.
         let mut time = leaf::to_micros(now).max(seen.recorded_at);
-        for request in requests {
-            let answer = match refusal(request, &seen) {
-                Some(answer) => answer,
-                None => {
-                    vault.extend(&request.vault);
-                    Ok(Appended::New(plan.accept(request, &mut seen, &mut time)))
-                }
+        let mut plan = Self { first_time: time, ..Self::default() };
+        for (index, request) in requests.enumerate() {
+            let outcome = match refusal(request, &seen) {
+                Some(answer) => Outcome::Refused(answer),
+                None => Outcome::Accepted(plan.accept(index, request, &mut seen, &mut time)),
             };
-            plan.answers.push(answer);
+            plan.outcomes.push(outcome);
         }
-        (plan, vault)
+        plan.versions = seen.versions;
+        plan
     }
 
+    /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.command_ids.is_empty()
+        self.leaves.is_empty() && self.command_ids.is_empty()
     }
 
-    fn accept(&mut self, request: &AppendRequest, seen: &mut Seen, time: &mut DateTime<Utc>) -> Receipt {
-        let first = seen.position;
-        let mut events = Vec::with_capacity(request.events.len());
-        for prepared in &request.events {
+    /// Whether every request is accepted.
+    pub fn accepts_all(&self) -> bool {
+        self.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Accepted(_)))
+    }
+
+    /// Secrets that change with the requests that were accepted.
+    pub fn vault<'a>(&self, requests: impl Iterator<Item = &'a AppendRequest>) -> Vec<&'a VaultWrite> {
+        let accepted = requests.zip(&self.outcomes).filter(|(_, outcome)| matches!(outcome, Outcome::Accepted(_)));
+        accepted.flat_map(|(request, _)| &request.vault).collect()
+    }
+
+    /// The events, now that the first one's position is known.
+    pub fn events<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a AppendRequest>,
+        first_position: u64,
+    ) -> Vec<Arc<Recorded>> {
+        let requests: Vec<&AppendRequest> = requests.collect();
+        let recorded = |(placed, position): (&Placed, u64)| {
+            let prepared = requests.get(placed.request)?.events.get(placed.event)?;
+            Some(Arc::new(prepared.recorded(position, placed.time, placed.version)))
+        };
+        self.placed.iter().zip(first_position..).filter_map(recorded).collect()
+    }
+
+    /// The answer to each request, once the batch is committed.
+    pub fn answers(self, events: &[Arc<Recorded>]) -> Vec<Result<Appended, AppendError>> {
+        let mut rest = events;
+        let mut answers = Vec::with_capacity(self.outcomes.len());
+        for outcome in self.outcomes {
+            answers.push(match outcome {
+                Outcome::Refused(answer) => answer,
+                Outcome::Accepted(count) => {
+                    let (own, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+                    rest = others;
+                    let position = own.last().map(|event| event.position);
+                    Ok(Appended::New(Receipt { events: own.to_vec(), position }))
+                }
+            });
+        }
+        answers
+    }
+
+    fn accept(&mut self, index: usize, request: &AppendRequest, seen: &mut Seen, time: &mut DateTime<Utc>) -> usize {
+        let first = self.leaves.len();
+        for (event, prepared) in request.events.iter().enumerate() {
             let version = seen.versions.entry(prepared.draft().stream).or_default();
             *version += 1;
             let bytes = prepared.leaf(*time, *version);
-            let recorded = Arc::new(prepared.recorded(seen.position, *time, *version));
             self.hashes.push(leaf::hash(&bytes).to_vec());
             self.leaves.push(bytes);
-            self.events.push(Arc::clone(&recorded));
-            events.push(recorded);
-            seen.position += 1;
+            self.placed.push(Placed { request: index, event, version: *version, time: *time });
             *time += TimeDelta::microseconds(1);
         }
-        for (ordinal, (index, row)) in request.sealed.iter().enumerate() {
-            self.sealed.positions.push(to_i64(first + *index as u64));
+        for (ordinal, (event, row)) in request.sealed.iter().enumerate() {
+            self.sealed.events.push(i32::try_from(first + event).unwrap_or(i32::MAX));
             self.sealed.ordinals.push(i16::try_from(ordinal).unwrap_or(i16::MAX));
             self.sealed.subjects.push(row.subject_id);
             self.sealed.periods.push(row.period);
@@ -144,7 +196,7 @@ impl Plan {
             self.command_hashes.push(command.request_hash.to_vec());
             self.command_results.push(command.result.clone());
         }
-        Receipt { position: events.last().map(|event| event.position), events }
+        request.events.len()
     }
 }
 

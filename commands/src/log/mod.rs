@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::{Recorded, Stream};
+use fulexo_domain::event::{Event, Recorded, Stream};
 use fulexo_domain::leaf::Prepared;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
@@ -152,6 +152,8 @@ pub type OnCommit = Arc<dyn Fn(&[Arc<Recorded>]) + Send + Sync>;
 pub struct Hooks {
     /// Derives what gates a request.
     pub gate: Gate,
+    /// Whether an event concerns the gate at all.
+    pub gates: fn(&Event) -> bool,
     /// Hears of every batch.
     pub on_commit: OnCommit,
     /// The time under the lock: `recorded_at` follows it, but never goes back.

@@ -1,28 +1,35 @@
 //! The one task of a process that appends. No timer: while one batch commits, the next one forms.
 //!
 //! ```text
-//!            +------ rejected: halve the batch, try each half ------+
-//!            v                                                      |
-//! queue -> [ begin, lock, plan, append, gate, vault, commit ] -> answers
-//!            ^                                                      |
-//!            +-- connection lost: reconnect; at COMMIT, the log ----+
-//!                itself says what became of the batch
+//!            +------- rejected: halve the batch, try each half -------+
+//!            v                                                        |
+//! queue -> [ foretell, try_append ] -> [ lock, plan, append ] -> gate, vault, commit -> answers
+//!            ^        what was foretold holds: one round trip         |
+//!            +-- connection lost: reconnect; where the batch may have |
+//!                been committed, the log itself says so --------------+
 //! ```
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_domain::event::Stream;
+use fulexo_domain::event::{Recorded, Stream};
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, PgConnection, PgPool, Postgres};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::batch::{Plan, Seen, Wanted, to_i64};
-use super::{AppendError, Appended, BATCH_EVENTS, Hooks, Queued};
+use super::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Expected, Hooks, Queued};
 use crate::vault::write;
 
 /// How long a batch is kept waiting for a database that went away.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Streams whose versions are remembered, to foretell what the lock will show.
+const REMEMBERED: usize = 50_000;
 
 /// Orders the appends of one process.
 pub struct Sequencer {
@@ -31,6 +38,10 @@ pub struct Sequencer {
     observations: mpsc::Receiver<Queued>,
     hooks: Hooks,
     connection: Option<PoolConnection<Postgres>>,
+    /// Streams as this process left them. Whoever else appends makes it wrong, which the log notices.
+    remembered: HashMap<Stream, u64>,
+    /// The log was at least this long.
+    known_size: u64,
 }
 
 type Answers = Vec<Result<Appended, AppendError>>;
@@ -38,10 +49,16 @@ type Answers = Vec<Result<Appended, AppendError>>;
 enum Failure {
     /// The database said no: one of the requests is at fault.
     Rejected(String),
-    /// The connection broke before COMMIT was sent: nothing was written.
+    /// The connection broke before anything could be committed.
     Lost(sqlx::Error),
-    /// It broke at COMMIT: only the log knows.
-    LostAtCommit(Box<Plan>),
+    /// It broke when the batch may have been committed: only the log knows.
+    Uncertain(Box<Plan>),
+}
+
+/// A plan that was committed, and where it begins.
+struct Committed {
+    plan: Box<Plan>,
+    events: Vec<Arc<Recorded>>,
 }
 
 impl Sequencer {
@@ -51,7 +68,7 @@ impl Sequencer {
         observations: mpsc::Receiver<Queued>,
         hooks: Hooks,
     ) -> Self {
-        Self { pool, changes, observations, hooks, connection: None }
+        Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new(), known_size: 0 }
     }
 
     /// Runs until `stop` resolves or every log handle is gone, then commits what is still waiting.
@@ -110,7 +127,7 @@ impl Sequencer {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.extend([right, left]);
                 }
-                Err(Failure::Lost(_) | Failure::LostAtCommit(_)) => {
+                Err(Failure::Lost(_) | Failure::Uncertain(_)) => {
                     answers.extend(part.iter().map(|_| Err(AppendError::Unavailable)));
                 }
             }
@@ -124,20 +141,19 @@ impl Sequencer {
         let mut pause = Duration::from_millis(10);
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
-                Ok(plan) => {
-                    (self.hooks.on_commit)(&plan.events);
-                    return Ok(plan.answers);
-                }
+                Ok(committed) => return Ok(self.conclude(committed)),
                 Err(failure @ Failure::Rejected(_)) => return Err(failure),
                 Err(failure) => failure,
             };
             // What is left of the transaction ends with its connection.
-            self.connection = None;
+            if let Some(connection) = self.connection.take() {
+                drop(connection.detach());
+            }
             if Instant::now() >= deadline {
                 return Err(failure);
             }
             match failure {
-                Failure::LostAtCommit(plan) => uncertain = Some(plan),
+                Failure::Uncertain(plan) => uncertain = Some(plan),
                 Failure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
                 Failure::Rejected(_) => {}
             }
@@ -146,44 +162,151 @@ impl Sequencer {
         }
     }
 
-    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Option<Box<Plan>>) -> Result<Box<Plan>, Failure> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            vacant => vacant.insert(self.pool.acquire().await.map_err(Failure::Lost)?),
-        };
+    fn conclude(&mut self, Committed { plan, events }: Committed) -> Answers {
+        if self.remembered.len() > REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.extend(plan.versions.iter().map(|(stream, version)| (*stream, *version)));
+        self.known_size = events.last().map_or(self.known_size, |last| last.position + 1);
+        if !events.is_empty() {
+            (self.hooks.on_commit)(&events);
+        }
+        plan.answers(&events)
+    }
+
+    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Option<Box<Plan>>) -> Result<Committed, Failure> {
+        let requests = || part.iter().map(|queued| &queued.request);
+        if uncertain.is_none()
+            && let Some((foretold, plan)) = self.foretell(requests())
+            && let Some(committed) = self.short_way(part, foretold, plan).await?
+        {
+            return Ok(committed);
+        }
+        let (hooks, known_size) = (self.hooks.clone(), self.known_size);
+        let connection = self.connection().await?;
         let mut transaction = connection.begin().await.map_err(Failure::Lost)?;
-        let seen =
-            lock(&mut transaction, &Wanted::of(part.iter().map(|queued| &queued.request))).await.map_err(sort)?;
+        let seen = lock(&mut transaction, &Wanted::of(requests())).await.map_err(sort)?;
+        let first_position = seen.position;
 
         // The lock waited for the transaction whose end was not seen, so its outcome can be read now.
         if let Some(plan) = uncertain.take() {
-            if was_committed(&mut transaction, &plan).await.map_err(Failure::Lost)? {
-                tracing::info!(
-                    first_position = plan.first_position,
-                    "the batch was committed before the connection broke"
-                );
-                return Ok(plan);
+            if let Some(first) = where_committed(&mut transaction, &plan, known_size).await.map_err(Failure::Lost)? {
+                tracing::info!(first, "the batch was committed before the connection broke");
+                let events = plan.events(requests(), first);
+                return Ok(Committed { plan, events });
             }
             tracing::info!("the batch was not committed before the connection broke; appending it again");
         }
 
-        let (plan, vault) = Plan::of(part.iter().map(|queued| &queued.request), seen, (self.hooks.clock)());
-        let plan = Box::new(plan);
+        let plan = Box::new(Plan::of(requests(), seen, (hooks.clock)()));
         if plan.is_empty() {
-            return Ok(plan);
+            return Ok(Committed { plan, events: Vec::new() });
         }
-        append(&mut transaction, &plan).await.map_err(sort)?;
-        if !plan.events.is_empty() {
-            (self.hooks.gate)(&mut transaction, &plan.events).await.map_err(sort)?;
-        }
-        write::write(&mut transaction, &vault).await.map_err(sort)?;
-        match transaction.commit().await {
-            Ok(()) => Ok(plan),
-            Err(error) if is_rejection(&error) => Err(sort(error)),
-            Err(error) => {
-                tracing::warn!(%error, "the connection broke at commit");
-                Err(Failure::LostAtCommit(plan))
+        append(&mut transaction, first_position, &plan).await.map_err(sort)?;
+        let events = plan.events(requests(), first_position);
+        finish(transaction, &hooks, part, plan, events).await
+    }
+
+    /// What the lock would show if nobody else appended; `None` where that cannot be known.
+    fn foretell<'a>(&self, requests: impl Iterator<Item = &'a AppendRequest> + Clone) -> Option<(Foretold, Box<Plan>)> {
+        let mut versions: HashMap<Stream, u64> = HashMap::new();
+        for request in requests.clone() {
+            for (stream, expected) in &request.expected {
+                if let Entry::Vacant(unknown) = versions.entry(*stream) {
+                    unknown.insert(match expected {
+                        Expected::New => 0,
+                        Expected::Exact(version) => *version,
+                        Expected::Any => *self.remembered.get(stream)?,
+                    });
+                }
             }
+            for event in &request.events {
+                let stream = event.draft().stream;
+                if let Entry::Vacant(unknown) = versions.entry(stream) {
+                    unknown.insert(*self.remembered.get(&stream)?);
+                }
+            }
+        }
+        let mut foretold = Foretold::default();
+        for (stream, version) in &versions {
+            foretold.categories.push(stream.category.as_str());
+            foretold.streams.push(stream.id);
+            foretold.versions.push(to_i64(*version));
+        }
+        let plan = Plan::of(requests, Seen { versions, ..Seen::default() }, (self.hooks.clock)());
+        // A refusal needs the log's own word.
+        (plan.accepts_all() && !plan.is_empty()).then(|| (foretold, Box::new(plan)))
+    }
+
+    /// One round trip, if what was foretold holds; without a transaction of its own if nothing else is written.
+    async fn short_way(
+        &mut self,
+        part: &[Queued],
+        foretold: Foretold,
+        plan: Box<Plan>,
+    ) -> Result<Option<Committed>, Failure> {
+        let requests = || part.iter().map(|queued| &queued.request);
+        let hooks = self.hooks.clone();
+        let is_alone = requests().all(|request| {
+            request.vault.is_empty() && !request.events.iter().any(|event| (hooks.gates)(&event.draft().event))
+        });
+        let connection = self.connection().await?;
+        if is_alone {
+            let first = match try_append(connection, &foretold, &plan).await {
+                Ok(first) => first,
+                Err(error) if is_rejection(&error) => return Err(sort(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "the connection broke during an append");
+                    return Err(Failure::Uncertain(plan));
+                }
+            };
+            return Ok(first.map(|first| Committed { events: plan.events(requests(), first), plan }));
+        }
+        let mut transaction = connection.begin().await.map_err(Failure::Lost)?;
+        let Some(first) = try_append(&mut transaction, &foretold, &plan).await.map_err(sort)? else {
+            transaction.rollback().await.map_err(Failure::Lost)?;
+            return Ok(None);
+        };
+        let events = plan.events(requests(), first);
+        finish(transaction, &hooks, part, plan, events).await.map(Some)
+    }
+
+    async fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            vacant => vacant.insert(self.pool.acquire().await.map_err(Failure::Lost)?),
+        };
+        Ok(connection)
+    }
+}
+
+/// Versions that streams are expected to have, in the form that `log.try_append` takes.
+#[derive(Default)]
+struct Foretold {
+    categories: Vec<&'static str>,
+    streams: Vec<Uuid>,
+    versions: Vec<i64>,
+}
+
+/// What belongs into the transaction of the events, and its end.
+async fn finish(
+    mut transaction: Transaction<'_, Postgres>,
+    hooks: &Hooks,
+    part: &[Queued],
+    plan: Box<Plan>,
+    events: Vec<Arc<Recorded>>,
+) -> Result<Committed, Failure> {
+    if events.iter().any(|recorded| (hooks.gates)(&recorded.event)) {
+        (hooks.gate)(&mut transaction, &events).await.map_err(sort)?;
+    }
+    let secrets = plan.vault(part.iter().map(|queued| &queued.request));
+    write::write(&mut transaction, &secrets).await.map_err(sort)?;
+    match transaction.commit().await {
+        Ok(()) => Ok(Committed { plan, events }),
+        Err(error) if is_rejection(&error) => Err(sort(error)),
+        Err(error) => {
+            tracing::warn!(%error, "the connection broke at commit");
+            Err(Failure::Uncertain(plan))
         }
     }
 }
@@ -223,15 +346,15 @@ async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen, sq
     })
 }
 
-async fn append(connection: &mut PgConnection, plan: &Plan) -> Result<(), sqlx::Error> {
+async fn append(connection: &mut PgConnection, first_position: u64, plan: &Plan) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "select log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        to_i64(plan.first_position),
+        to_i64(first_position),
         &plan.leaves,
         &plan.hashes,
-        &plan.sealed.positions,
+        &plan.sealed.events,
         &plan.sealed.ordinals,
-        &plan.sealed.subjects as &[Option<uuid::Uuid>],
+        &plan.sealed.subjects as &[Option<Uuid>],
         &plan.sealed.periods as &[Option<chrono::NaiveDate>],
         &plan.sealed.nonces,
         &plan.sealed.ciphertexts,
@@ -247,17 +370,53 @@ async fn append(connection: &mut PgConnection, plan: &Plan) -> Result<(), sqlx::
     Ok(())
 }
 
-/// Positions are given once, so the event that stands at the first position of the batch tells whose batch won.
-async fn was_committed(connection: &mut PgConnection, plan: &Plan) -> Result<bool, sqlx::Error> {
-    if let Some(first) = plan.events.first() {
-        let found = sqlx::query_scalar!("select event_id from log.event where position = $1", to_i64(first.position))
-            .fetch_optional(connection)
-            .await?;
-        Ok(found == Some(first.id))
-    } else {
-        // A batch without events only remembers commands; the lock's answer for them is in the next plan.
-        Ok(false)
-    }
+async fn try_append(
+    connection: &mut PgConnection,
+    foretold: &Foretold,
+    plan: &Plan,
+) -> Result<Option<u64>, sqlx::Error> {
+    let first = sqlx::query_scalar!(
+        "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+        &foretold.categories as &[&str],
+        &foretold.streams,
+        &foretold.versions,
+        plan.first_time,
+        &plan.leaves,
+        &plan.hashes,
+        &plan.sealed.events,
+        &plan.sealed.ordinals,
+        &plan.sealed.subjects as &[Option<Uuid>],
+        &plan.sealed.periods as &[Option<chrono::NaiveDate>],
+        &plan.sealed.nonces,
+        &plan.sealed.ciphertexts,
+        &plan.claimed_scopes as &[&str],
+        &plan.claimed_keys,
+        &plan.claimed_by,
+        &plan.command_ids,
+        &plan.command_hashes,
+        &plan.command_results
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(first.map(i64::unsigned_abs))
+}
+
+/// Where the batch begins, if it was committed: the leaf of its first event stands there. A batch without events only
+/// remembers commands, and the lock has just shown what it knows of them.
+async fn where_committed(
+    connection: &mut PgConnection,
+    plan: &Plan,
+    known_size: u64,
+) -> Result<Option<u64>, sqlx::Error> {
+    let Some(leaf) = plan.leaves.first() else { return Ok(None) };
+    let found = sqlx::query_scalar!(
+        "select position from log.event where position >= $1 and leaf = $2",
+        to_i64(known_size),
+        leaf
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.map(i64::unsigned_abs))
 }
 
 fn is_rejection(error: &sqlx::Error) -> bool {

@@ -1,0 +1,139 @@
+//! Appends a second, at 1, 16, 64 and 256 callers, against the stock esrs `PgStore` on the same Postgres.
+//!
+//! Both append one event at a time to streams of ten, each expecting the version it knows, about 300 bytes of
+//! data. Ours also keeps one gapless position, hashes a canonical leaf, and derives what gates requests. The stock store
+//! is a program of its own, since it needs another sqlx.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fulexo_api::clock;
+use fulexo_commands::log::{AppendRequest, Appended, EventLog, Expected, Hooks};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
+use fulexo_domain::event::{Actor, Category, Field, SealedDigest, Stream};
+use fulexo_domain::leaf::Draft;
+use fulexo_projections::access;
+use fulexo_tests::{Database, operator};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::table;
+
+const CALLERS: [usize; 4] = [1, 16, 64, 256];
+const ROUNDS: usize = 3;
+const ROUND: Duration = Duration::from_secs(3);
+
+pub fn run(runtime: &Runtime) {
+    let reference = build_reference();
+    let database = runtime.block_on(Database::create());
+    let mut ours = vec![Vec::new(); CALLERS.len()];
+    let mut theirs = vec![Vec::new(); CALLERS.len()];
+    for _ in 0..ROUNDS {
+        for (index, callers) in CALLERS.into_iter().enumerate() {
+            ours[index].push(runtime.block_on(appends(&database, callers)));
+            theirs[index].push(reference_appends(&reference, &database, callers));
+        }
+    }
+    table::head("appends/s, one event each, durable", "fulexo log", "esrs PgStore");
+    for ((callers, ours), theirs) in CALLERS.into_iter().zip(ours).zip(theirs) {
+        let wanted = (callers == 64).then_some(4.0);
+        table::line(&format!("{callers} callers"), table::median(ours), table::median(theirs), wanted);
+    }
+}
+
+async fn appends(database: &Database, callers: usize) -> f64 {
+    let pool = database.pool().await;
+    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
+    let (log, sequencer) = EventLog::new(pool.clone(), hooks);
+    let (stop, stopped) = oneshot::channel();
+    let sequencer = tokio::spawn(sequencer.run(stopped));
+    let (counting, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let count = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let (log, counting, done, count) =
+                (log.clone(), Arc::clone(&counting), Arc::clone(&done), Arc::clone(&count));
+            tokio::spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    let stream = Stream { category: Category::Authentication, id: operator().new_id() };
+                    for version in 0..10 {
+                        let appended = log.append(request(stream, version)).await.unwrap();
+                        assert!(matches!(appended, Appended::New(_)));
+                        if counting.load(Ordering::Relaxed) {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = Instant::now();
+    counting.store(true, Ordering::Relaxed);
+    tokio::time::sleep(ROUND).await;
+    let appended = count.load(Ordering::Relaxed);
+    let elapsed = started.elapsed();
+    done.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let _ = stop.send(());
+    sequencer.await.unwrap();
+    pool.close().await;
+    appended as f64 / elapsed.as_secs_f64()
+}
+
+/// As a failed login appends it, but for the facts that are sealed beside it.
+fn request(stream: Stream, version: u64) -> AppendRequest {
+    let draft = Draft {
+        id: operator().new_id(),
+        stream,
+        subject: Some(stream.id),
+        actor: Actor::Anonymous,
+        correlation: Uuid::nil(),
+        causation: None,
+        policy_version: 1,
+        event: AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword }.into(),
+        sealed: vec![SealedDigest {
+            commitment: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
+            digest: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
+            fields: vec![Field::Ip, Field::UserAgent],
+        }],
+    };
+    let expected = if version == 0 { Expected::New } else { Expected::Exact(version) };
+    AppendRequest {
+        events: vec![draft.prepare().expect("it fits")],
+        expected: vec![(stream, expected)],
+        ..AppendRequest::default()
+    }
+}
+
+fn build_reference() -> PathBuf {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("esrs-pgstore");
+    let target = crate_dir.join("target");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--quiet", "--manifest-path"])
+        .arg(crate_dir.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .status()
+        .expect("cargo");
+    assert!(built.success(), "the reference does not build: it needs libssl-dev and pkg-config");
+    target.join("release/esrs-pgstore")
+}
+
+fn reference_appends(program: &Path, database: &Database, callers: usize) -> f64 {
+    // Tables in public belong to the owner.
+    let output = Command::new(program)
+        .env("DATABASE_URL", database.owner_url())
+        .args([callers.to_string(), ROUND.as_secs().to_string()])
+        .output()
+        .expect("the reference");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let figure = text.lines().next().and_then(|line| line.split('\t').nth(1)).and_then(|figure| figure.parse().ok());
+    figure.unwrap_or_else(|| panic!("the reference failed: {}", String::from_utf8_lossy(&output.stderr)))
+}

@@ -1,0 +1,39 @@
+//! Every figure that the project claims, each beside its reference, measured in the same run on the same machine.
+//!
+//! `make bench` runs all; `cargo bench -p fulexo-tests -- appends` runs those whose name is given. Machines are noisy:
+//! a figure is the median of its rounds, and rounds of ours and of the reference take turns.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a bench fails by panicking"
+)]
+
+mod appends;
+mod table;
+
+use std::process::ExitCode;
+
+type Figure = (&'static str, fn(&tokio::runtime::Runtime));
+
+const FIGURES: [Figure; 1] = [("appends", appends::run)];
+
+fn main() -> ExitCode {
+    // `cargo bench` adds --bench.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if let Some(unknown) = wanted.iter().find(|name| FIGURES.iter().all(|(known, _)| known != name)) {
+        eprintln!("there is no figure {unknown:?}; there are {}", FIGURES.map(|(name, _)| name).join(", "));
+        return ExitCode::from(2);
+    }
+    fulexo_tests::use_durable_postgres();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    for (name, run) in FIGURES {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            println!();
+            run(&runtime);
+        }
+    }
+    ExitCode::SUCCESS
+}
