@@ -10,23 +10,14 @@ create table log.head (
 );
 insert into log.head values (1, 0, 'epoch', gen_random_uuid());
 
--- Every column but position, leaf and leaf_hash repeats what the leaf says, as an index into it; log.append
--- derives them from the leaf, so they cannot disagree. What auditors search by is indexed by the audit
--- projection, off the path of the append.
+-- The leaf is the event; the three columns beside it are how a stream is found. They repeat what the leaf says, and
+-- whoever reads the log in order compares them with it. What auditors search by is indexed by the audit projection, off
+-- the path of the append.
 create table log.event (
     position bigint not null constraint event_pkey primary key,
-    event_id uuid not null,
-    category text not null,
     stream_id uuid not null,
+    category text not null,
     version bigint not null,
-    event_type text not null,
-    schema_version integer not null,
-    subject_id uuid,
-    actor_kind text not null,
-    actor_id uuid,
-    correlation_id uuid not null,
-    causation_id uuid,
-    recorded_at timestamptz not null,
     leaf bytea not null,
     leaf_hash bytea not null,
     -- RFC 6962, section 2.1; 65,535 bytes is what a tlog-tiles bundle entry can hold.
@@ -168,7 +159,8 @@ $$;
 -- Appends a batch whose first event takes `first_position`. Called in the transaction that holds the lock. Everything
 -- the batch says beside its events arrives here too; `sealed_events` are indexes into `leaves`, from 0.
 create function log.append(
-    first_position bigint, leaves bytea[], leaf_hashes bytea[],
+    first_position bigint, last_time timestamptz,
+    categories text[], streams uuid[], versions bigint[], leaves bytea[], leaf_hashes bytea[],
     sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
     sealed_nonces bytea[], sealed_ciphertexts bytea[],
     claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
@@ -178,18 +170,15 @@ declare
     strays bigint;
 begin
     if cardinality(leaves) > 0 then
-        with placed as (
-            insert into log.event
-            select first_position + u.n - 1, e.id, e.category, e.stream, e.version, e.type, e.schema_version, e.subject,
-                   e.actor ->> 'kind', (e.actor ->> 'id')::uuid, e.correlation, e.causation, e."time", u.leaf, u.leaf_hash
-            from unnest(leaves, leaf_hashes) with ordinality u (leaf, leaf_hash, n),
-                 jsonb_to_record(convert_from(u.leaf, 'UTF8')::jsonb) e (
-                     id uuid, category text, stream uuid, version bigint, type text, schema_version integer,
-                     subject uuid, actor jsonb, correlation uuid, causation uuid, "time" timestamptz)
-            returning position, category, stream_id, version
-        ), tail as (
-            select stream_id, category, count(*) as events, max(version) as version, max(position) as position
-            from placed group by stream_id, category
+        insert into log.event
+        select first_position + u.n - 1, u.stream_id, u.category, u.version, u.leaf, u.leaf_hash
+        from unnest(streams, categories, versions, leaves, leaf_hashes)
+            with ordinality u (stream_id, category, version, leaf, leaf_hash, n);
+
+        with tail as (
+            select stream_id, category, count(*) as events, max(version) as version, max(first_position + n - 1) as position
+            from unnest(streams, categories, versions) with ordinality u (stream_id, category, version, n)
+            group by stream_id, category
         ), moved as (
             insert into log.stream as s (stream_id, category, version, last_position)
             select stream_id, category, events, position from tail
@@ -205,13 +194,11 @@ begin
                 message = format('%s streams of this append do not continue where they ended', strays);
         end if;
 
-        update log.head
-        set position = first_position + cardinality(leaves),
-            recorded_at = (select (convert_from(leaves[cardinality(leaves)], 'UTF8')::jsonb ->> 'time')::timestamptz)
-        where id = 1 and position = first_position;
+        update log.head set position = first_position + cardinality(leaves), recorded_at = last_time
+        where id = 1 and position = first_position and recorded_at <= last_time;
         if not found then
             raise integrity_constraint_violation using
-                message = format('the log does not end at position %s', first_position);
+                message = format('the log does not end at position %s, or not before this append', first_position);
         end if;
     end if;
 
@@ -236,8 +223,9 @@ $$;
 -- wrong nothing is written, the answer is null, and the caller takes the long way. Otherwise the answer is the first
 -- position.
 create function log.try_append(
-    foretold_categories text[], foretold_streams uuid[], foretold_versions bigint[], first_time timestamptz,
-    leaves bytea[], leaf_hashes bytea[],
+    foretold_categories text[], foretold_streams uuid[], foretold_versions bigint[],
+    first_time timestamptz, last_time timestamptz,
+    categories text[], streams uuid[], versions bigint[], leaves bytea[], leaf_hashes bytea[],
     sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
     sealed_nonces bytea[], sealed_ciphertexts bytea[],
     claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
@@ -245,10 +233,10 @@ create function log.try_append(
 ) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     first_position bigint;
-    last_time timestamptz;
+    head_time timestamptz;
 begin
-    select h.position, h.recorded_at into strict first_position, last_time from log.head h where h.id = 1 for update;
-    if first_time < last_time
+    select h.position, h.recorded_at into strict first_position, head_time from log.head h where h.id = 1 for update;
+    if first_time < head_time
         or exists (
             select from unnest(foretold_categories, foretold_streams, foretold_versions) w (category, stream_id, version)
             left join log.stream s on s.stream_id = w.stream_id and s.category = w.category
@@ -262,7 +250,7 @@ begin
         return null;
     end if;
     perform log.append(
-        first_position, leaves, leaf_hashes,
+        first_position, last_time, categories, streams, versions, leaves, leaf_hashes,
         sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts,
         claimed_scopes, claimed_keys, claimed_by, new_command_ids, command_hashes, command_results);
     return first_position;

@@ -134,7 +134,7 @@ impl Commands {
             self.record_new_password(context, &found, session, hashed.expose(), &attempt, idempotency.as_ref()).await?;
         // A login with the old password that was under way when the new one was recorded has ended or is ended here;
         // none can begin: it would find the account changed.
-        let swept = self.end_other_sessions(context, account, session, RevokedBy::PasswordChange).await?;
+        let swept = self.sweep_sessions(context, account, session, RevokedBy::PasswordChange).await?;
         Ok(Done { value: (), position: swept.position.or(position) })
     }
 

@@ -180,11 +180,33 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    /// Ends every other session of an account.
+    /// Ends every other session of the caller.
     ///
     /// # Errors
     /// See [`CommandError`].
     pub async fn end_other_sessions(
+        &self,
+        context: &Context,
+        account: AccountId,
+        but: SessionId,
+    ) -> Result<Done<usize>, CommandError> {
+        let idempotency = Idempotency::of(&self.vault, context, "end_other_sessions", &[but.0.as_bytes()]);
+        if let Some(value) = self.before(idempotency.as_ref()).await? {
+            return Ok(Done { value, position: None });
+        }
+        let done = self.sweep_sessions(context, account, but, RevokedBy::Owner).await?;
+        if idempotency.is_some() {
+            // After the sweep, which is several appends: whoever asks again before that ends what is left.
+            let unit = Unit::new(context, self.policy.version);
+            if let Committed::Before(value) = self.commit(unit, idempotency.as_ref(), done.value).await? {
+                return Ok(Done { value, ..done });
+            }
+        }
+        Ok(done)
+    }
+
+    /// Ends every session of an account but one.
+    pub(crate) async fn sweep_sessions(
         &self,
         context: &Context,
         account: AccountId,

@@ -251,6 +251,8 @@ pub struct Recorded {
     pub policy_version: u32,
     /// Microseconds; never earlier than the event before it.
     pub recorded_at: DateTime<Utc>,
+    /// Its type, as the leaf names it.
+    pub event_type: Box<str>,
     /// What happened.
     pub event: Event,
     /// The personal facts sealed beside it.

@@ -72,6 +72,7 @@ pub enum LeafError {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     draft: Draft,
+    event_type: Box<str>,
     before_time: String,
     after_time: String,
 }
@@ -115,7 +116,7 @@ impl Draft {
         if before_time.len() + after_time.len() + 27 + 17 > LONGEST {
             return Err(LeafError::Unfit("it is longer than 65,535 bytes"));
         }
-        Ok(Prepared { draft: self, before_time, after_time })
+        Ok(Prepared { draft: self, event_type: event_type.into(), before_time, after_time })
     }
 }
 
@@ -149,6 +150,7 @@ impl Prepared {
             causation,
             policy_version,
             recorded_at,
+            event_type: self.event_type.clone(),
             event,
             sealed,
         }
@@ -239,6 +241,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
         causation: raw.causation,
         policy_version: raw.policy_version,
         recorded_at: raw.time,
+        event_type: raw.r#type.into(),
         event,
         sealed: raw.sealed,
     })

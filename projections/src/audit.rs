@@ -78,15 +78,19 @@ pub async fn get(pool: &PgPool, position: i64) -> Result<Option<Entry>, sqlx::Er
         .await
 }
 
-/// Copies the columns that the log derived from the leaves: one statement a batch.
+/// One statement a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
     sqlx::query!(
         "insert into read.audit
-         select position, event_type, category, subject_id, actor_id, correlation_id, recorded_at
-         from log.event where position >= $1 and position <= $2",
-        to_i64(first.position),
-        to_i64(last.position)
+         select * from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[],
+                              $7::timestamptz[])",
+        &events.iter().map(|event| to_i64(event.position)).collect::<Vec<_>>(),
+        &events.iter().map(|event| &*event.event_type).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.stream.category.as_str()).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.subject).collect::<Vec<_>>() as &[Option<Uuid>],
+        &events.iter().map(|event| event.actor.id()).collect::<Vec<_>>() as &[Option<Uuid>],
+        &events.iter().map(|event| event.correlation).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.recorded_at).collect::<Vec<_>>()
     )
     .execute(connection)
     .await?;

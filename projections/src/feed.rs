@@ -3,9 +3,10 @@
 //! It reads Postgres. A copy of the log elsewhere may ring the doorbell or hand over events, but whatever is not
 //! contiguous is read again from here.
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::{Recorded, Stream};
 use fulexo_domain::leaf::{self, LeafError};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::to_i64;
 
@@ -21,6 +22,12 @@ pub enum FeedError {
     /// A leaf that is not the one that was hashed: somebody altered it.
     #[error("the leaf at position {position} does not have the hash that was recorded with it")]
     WrongHash {
+        /// Where it stands.
+        position: u64,
+    },
+    /// A row that says something else than its leaf.
+    #[error("the row at position {position} names another stream or version than its leaf")]
+    Disagrees {
         /// Where it stands.
         position: u64,
     },
@@ -53,25 +60,42 @@ pub async fn size(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
 /// # Errors
 /// [`FeedError`].
 pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result<Vec<Recorded>, FeedError> {
-    let rows = sqlx::query!(
-        "select position, leaf, leaf_hash from log.event where position >= $1 and position < $2 order by position",
+    let rows = sqlx::query_as!(
+        Row,
+        "select position, stream_id, category, version, leaf, leaf_hash from log.event
+         where position >= $1 and position < $2 order by position",
         to_i64(from),
         to_i64(from.saturating_add(u64::from(most)))
     )
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .zip(from..)
-        .map(|(row, position)| verify(position, row.position.unsigned_abs(), &row.leaf, &row.leaf_hash))
-        .collect()
+    rows.iter().zip(from..).map(|(row, position)| row.verify(position)).collect()
 }
 
-fn verify(expected: u64, position: u64, leaf: &[u8], recorded_hash: &[u8]) -> Result<Recorded, FeedError> {
-    if position != expected {
-        return Err(FeedError::Gap { position: expected });
+struct Row {
+    position: i64,
+    stream_id: Uuid,
+    category: String,
+    version: i64,
+    leaf: Vec<u8>,
+    leaf_hash: Vec<u8>,
+}
+
+impl Row {
+    /// The leaf is the truth, and everything beside it must say the same.
+    fn verify(&self, position: u64) -> Result<Recorded, FeedError> {
+        if self.position.unsigned_abs() != position {
+            return Err(FeedError::Gap { position });
+        }
+        if leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {
+            return Err(FeedError::WrongHash { position });
+        }
+        let recorded = leaf::decode(position, &self.leaf)?;
+        let Stream { category, id } = recorded.stream;
+        if id != self.stream_id || category.as_str() != self.category || recorded.version != self.version.unsigned_abs()
+        {
+            return Err(FeedError::Disagrees { position });
+        }
+        Ok(recorded)
     }
-    if leaf::hash(leaf) != recorded_hash {
-        return Err(FeedError::WrongHash { position });
-    }
-    Ok(leaf::decode(position, leaf)?)
 }

@@ -36,6 +36,9 @@ pub struct Seen {
 /// The batch in the form that `log.append` takes, and what each request will be answered.
 #[derive(Default)]
 pub struct Plan {
+    pub categories: Vec<&'static str>,
+    pub streams: Vec<Uuid>,
+    pub stream_versions: Vec<i64>,
     pub leaves: Vec<Vec<u8>>,
     pub hashes: Vec<Vec<u8>>,
     pub sealed: SealedColumns,
@@ -45,8 +48,10 @@ pub struct Plan {
     pub command_ids: Vec<Vec<u8>>,
     pub command_hashes: Vec<Vec<u8>>,
     pub command_results: Vec<String>,
-    /// The time of the first event.
+    /// The time of the first event, or of none.
     pub first_time: DateTime<Utc>,
+    /// The time of the last event.
+    pub last_time: DateTime<Utc>,
     /// Streams as they will be.
     pub versions: HashMap<Stream, u64>,
     placed: Vec<Placed>,
@@ -104,7 +109,7 @@ impl Plan {
     pub fn of<'a>(requests: impl Iterator<Item = &'a AppendRequest>, mut seen: Seen, now: DateTime<Utc>) -> Self {
         // Never earlier than the event before it, whatever the clocks of the nodes say.
         let mut time = leaf::to_micros(now).max(seen.recorded_at);
-        let mut plan = Self { first_time: time, ..Self::default() };
+        let mut plan = Self { first_time: time, last_time: time, ..Self::default() };
         for (index, request) in requests.enumerate() {
             let outcome = match refusal(request, &seen) {
                 Some(answer) => Outcome::Refused(answer),
@@ -167,12 +172,17 @@ impl Plan {
     fn accept(&mut self, index: usize, request: &AppendRequest, seen: &mut Seen, time: &mut DateTime<Utc>) -> usize {
         let first = self.leaves.len();
         for (event, prepared) in request.events.iter().enumerate() {
-            let version = seen.versions.entry(prepared.draft().stream).or_default();
+            let stream = prepared.draft().stream;
+            let version = seen.versions.entry(stream).or_default();
             *version += 1;
             let bytes = prepared.leaf(*time, *version);
+            self.categories.push(stream.category.as_str());
+            self.streams.push(stream.id);
+            self.stream_versions.push(to_i64(*version));
             self.hashes.push(leaf::hash(&bytes).to_vec());
             self.leaves.push(bytes);
             self.placed.push(Placed { request: index, event, version: *version, time: *time });
+            self.last_time = *time;
             *time += TimeDelta::microseconds(1);
         }
         for (ordinal, (event, row)) in request.sealed.iter().enumerate() {

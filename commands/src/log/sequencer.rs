@@ -348,8 +348,12 @@ async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen, sq
 
 async fn append(connection: &mut PgConnection, first_position: u64, plan: &Plan) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "select log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        "select log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         to_i64(first_position),
+        plan.last_time,
+        &plan.categories as &[&str],
+        &plan.streams,
+        &plan.stream_versions,
         &plan.leaves,
         &plan.hashes,
         &plan.sealed.events,
@@ -376,11 +380,16 @@ async fn try_append(
     plan: &Plan,
 ) -> Result<Option<u64>, sqlx::Error> {
     let first = sqlx::query_scalar!(
-        "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+        "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                               $20, $21, $22)",
         &foretold.categories as &[&str],
         &foretold.streams,
         &foretold.versions,
         plan.first_time,
+        plan.last_time,
+        &plan.categories as &[&str],
+        &plan.streams,
+        &plan.stream_versions,
         &plan.leaves,
         &plan.hashes,
         &plan.sealed.events,

@@ -83,7 +83,7 @@ impl Vault {
     /// [`VaultError::Unopenable`] when a row is not the one its leaf speaks of: somebody altered it.
     pub async fn open_personal(&self, positions: &[i64]) -> Result<HashMap<i64, Personal>, VaultError> {
         let rows = sqlx::query!(
-            r#"select s.position, s.subject_id, s.period, s.nonce, s.ciphertext, e.event_id, e.leaf,
+            r#"select s.position, s.subject_id, s.period, s.nonce, s.ciphertext, e.leaf,
                       sk.wrapped as "subject_wrapped?", sk.kek_id as "subject_kek_id?",
                       pk.wrapped as "period_wrapped?", pk.kek_id as "period_kek_id?"
                from log.sealed s
@@ -110,7 +110,7 @@ impl Vault {
             let nonce = row.nonce.as_slice().try_into().map_err(|_| Unopenable)?;
             let sealed = Sealed { nonce, ciphertext: row.ciphertext };
             let leaf = fulexo_domain::leaf::read(row.position.unsigned_abs(), &row.leaf).map_err(|_| Unopenable)?;
-            let facts = open_row(&key, row.event_id, &sealed, &leaf.sealed)?;
+            let facts = open_row(&key, leaf.id, &sealed, &leaf.sealed)?;
             opened.entry(row.position).or_default().0.extend(facts.0);
         }
         Ok(opened)
