@@ -1,4 +1,4 @@
--- Who may do what. Three roles that nobody logs in as; `fulexo migrate` makes the role of DATABASE_URL a member
+-- Who may do what. Two roles that nobody logs in as; `fulexo migrate` makes the role of DATABASE_URL a member
 -- of fulexo_app. Roles belong to the cluster, so another database of it may have made them already.
 do $$
 declare

@@ -126,12 +126,15 @@ impl Commands {
             broken.push(Violation::Reused);
         }
         if !broken.is_empty() {
+            // The current password was right, so this was no guess.
+            self.forget_attempts(&attempt).await?;
             return Err(CommandError::Password(broken));
         }
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
         let hashed = self.hasher.hash(new, place).await.map_err(|_| CommandError::Overloaded)?;
+        let (email, idempotency) = (&profile.email, idempotency.as_ref());
         let position =
-            self.record_new_password(context, &found, session, hashed.expose(), &attempt, idempotency.as_ref()).await?;
+            self.record_new_password(context, email, &found, session, hashed.expose(), &attempt, idempotency).await?;
         // A login with the old password that was under way when the new one was recorded has ended or is ended here;
         // none can begin: it would find the account changed.
         let swept = self.sweep_sessions(context, account, session, RevokedBy::PasswordChange).await?;
@@ -141,6 +144,7 @@ impl Commands {
     async fn record_new_password(
         &self,
         context: &Context,
+        email: &EmailAddress,
         found: &Found,
         session: SessionId,
         hashed: &str,
@@ -149,7 +153,7 @@ impl Commands {
     ) -> Result<Option<u64>, CommandError> {
         let account = found.account;
         for _ in 0..TRIES {
-            let (state, version) = self.account_state(account).await?;
+            let (state, version) = self.with_same_password(email, found).await?;
             let command = AccountCommand::ChangePassword { how: PasswordChange::Owner };
             let events = Account::handle_command(&state, command)?;
             let mut unit = Unit::new(context, self.policy.version);

@@ -67,4 +67,16 @@ impl Commands {
             lockout: judge(number, row.locked_until, now, policy),
         })
     }
+
+    /// It was none, after all: what was counted no longer counts.
+    pub(crate) async fn forget_attempts(&self, attempt: &Reserved) -> Result<(), CommandError> {
+        sqlx::query!(
+            "delete from vault.attempt where key_hash = $1 and factor = $2",
+            attempt.key_hash.as_slice(),
+            attempt.factor
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
 }

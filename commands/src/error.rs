@@ -75,6 +75,7 @@ impl From<ReadError> for CommandError {
         match error {
             ReadError::Database(error) => error.into(),
             ReadError::Leaf(error) => error.into(),
+            ReadError::Altered { .. } => Self::Internal(error.to_string()),
         }
     }
 }

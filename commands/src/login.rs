@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
+use fulexo_domain::account::AccountState;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Method, Verdict};
 use fulexo_domain::event::{Category, Field};
 use fulexo_domain::lockout::Lockout;
@@ -38,6 +39,8 @@ pub struct Credentials {
 /// An account found by its address, with all that a login needs of it.
 pub(crate) struct Found {
     pub account: AccountId,
+    /// The account's version that the verifier belongs to.
+    pub version: u64,
     pub key: SubjectKey,
     pub verifier: Verifier,
 }
@@ -143,14 +146,14 @@ impl Commands {
             if self.hasher.is_outdated(&found.verifier) { Some(self.rehash(found, credentials).await?) } else { None };
 
         for _ in 0..TRIES {
-            let (state, version) = self.account_state(found.account).await?;
+            let (state, version) = self.with_same_password(&credentials.email, found).await?;
             let session = SessionId(context.new_id());
             let root = random_bytes()?;
             let methods = vec![Method::Password];
             let started = self.decide_session(context, found.account, device, methods.clone())?;
 
             let mut unit = Unit::new(context, self.policy.version).sealing(&found.key, &personal);
-            // The password was right for the account as it was: if it changed since, it may not be right any more.
+            // The password was right for the account as it is at this version, and maybe not at a later one.
             unit.expect(Category::Account, found.account.0, Expected::Exact(version));
             unit.expect(Category::Session, session.0, Expected::New);
             if let Some(verifier) = &verifier {
@@ -189,13 +192,7 @@ impl Commands {
                     return Ok(Done { value, position: Some(position) });
                 }
                 Ok(Committed::Before(outcome)) => return self.answer(context, outcome).await,
-                Err(CommandError::Contended) => {
-                    // Whatever changed the account, the password may be another one now.
-                    let now = self.find_by_email(&credentials.email).await?;
-                    if now.is_none_or(|now| now.verifier.expose() != found.verifier.expose()) {
-                        return Err(CommandError::InvalidCredentials);
-                    }
-                }
+                Err(CommandError::Contended) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -250,8 +247,9 @@ impl Commands {
     pub(crate) async fn find_by_email(&self, email: &EmailAddress) -> Result<Option<Found>, CommandError> {
         let hash = self.email_hash(email);
         let row = sqlx::query!(
-            r#"select k.stream_id, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
+            r#"select k.stream_id, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
                from log.unique_key k
+               join log.stream s on s.stream_id = k.stream_id and s.category = 'account'
                join vault.credential c on c.account_id = k.stream_id and c.kind = 'password'
                join vault.subject_key sk on sk.subject_id = k.stream_id and sk.wrapped is not null
                where k.scope = 'email' and k.key_hash = $1"#,
@@ -262,7 +260,24 @@ impl Commands {
         let Some(row) = row else { return Ok(None) };
         let key = self.vault.open_subject_key(row.stream_id, &row.kek_id, &row.wrapped)?;
         let verifier = read_verifier(&key, &row.verifier)?;
-        Ok(Some(Found { account: AccountId(row.stream_id), key, verifier }))
+        Ok(Some(Found { account: AccountId(row.stream_id), version: row.version.unsigned_abs(), key, verifier }))
+    }
+
+    /// The account as it is now, as long as its password is still the one that was verified: hashing takes time, and
+    /// the password may have been changed meanwhile.
+    pub(crate) async fn with_same_password(
+        &self,
+        email: &EmailAddress,
+        verified: &Found,
+    ) -> Result<(AccountState, u64), CommandError> {
+        let (state, version) = self.account_state(verified.account).await?;
+        if version != verified.version {
+            let now = self.find_by_email(email).await?;
+            if now.is_none_or(|now| now.verifier.expose() != verified.verifier.expose()) {
+                return Err(CommandError::InvalidCredentials);
+            }
+        }
+        Ok((state, version))
     }
 
     pub(crate) fn email_hash(&self, email: &EmailAddress) -> [u8; 32] {

@@ -130,19 +130,6 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    /// Ends the session in which the request was made.
-    ///
-    /// # Errors
-    /// See [`CommandError`]; ending an ended session is no error.
-    pub async fn logout(
-        &self,
-        context: &Context,
-        account: AccountId,
-        session: SessionId,
-    ) -> Result<Done<()>, CommandError> {
-        self.end_own_session(context, account, session).await
-    }
-
     /// Ends one of the caller's own sessions.
     ///
     /// # Errors

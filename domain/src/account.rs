@@ -1,7 +1,7 @@
 //! An account: who it is (sealed, beside the log), which roles it holds, when its password changed.
 //!
 //! ```text
-//! (nothing) --registered--> open --erased--> gone      roles and passwords change only while open
+//! (nothing) --registered--> open      roles and passwords change only while open
 //! ```
 //! Attempts to log in are not here: they have a stream of their own, so that a flood of wrong passwords never
 //! stands in the way of the owner or an administrator.

@@ -3,9 +3,12 @@
 //! It reads Postgres. A copy of the log elsewhere may ring the doorbell or hand over events, but whatever is not
 //! contiguous is read again from here.
 
+use std::ops::Range;
+
 use fulexo_domain::event::{Recorded, Stream};
 use fulexo_domain::leaf::{self, LeafError};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::to_i64;
@@ -70,6 +73,55 @@ pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result
     .fetch_all(connection)
     .await?;
     rows.iter().zip(from..).map(|(row, position)| row.verify(position)).collect()
+}
+
+/// Reads a stretch of the log from one end to the other. While one batch is applied, the next is on its way.
+pub struct Replay {
+    pool: PgPool,
+    next: u64,
+    end: u64,
+    ahead: Option<JoinHandle<Result<Vec<Recorded>, FeedError>>>,
+}
+
+/// Events in one batch of a replay.
+const BATCH: u32 = 4_000;
+
+impl Replay {
+    /// Over these positions, all of which must be there.
+    #[must_use]
+    pub fn over(pool: &PgPool, positions: Range<u64>) -> Self {
+        let mut replay = Self { pool: pool.clone(), next: positions.start, end: positions.end, ahead: None };
+        replay.ahead = replay.fetch();
+        replay
+    }
+
+    /// The next batch; `None` at the end.
+    ///
+    /// # Errors
+    /// [`FeedError`]; the replay cannot go on after it.
+    pub async fn next(&mut self) -> Result<Option<Vec<Recorded>>, FeedError> {
+        let Some(batch) = self.ahead.take() else { return Ok(None) };
+        self.ahead = self.fetch();
+        let events = batch.await.map_err(|_| FeedError::Gap { position: self.next })??;
+        Ok(Some(events))
+    }
+
+    fn fetch(&mut self) -> Option<JoinHandle<Result<Vec<Recorded>, FeedError>>> {
+        let from = self.next;
+        let until = self.end.min(from + u64::from(BATCH));
+        let most = u32::try_from(until.checked_sub(from)?).ok().filter(|most| *most > 0)?;
+        self.next = until;
+        let pool = self.pool.clone();
+        Some(tokio::spawn(async move {
+            let events = read(&mut *pool.acquire().await?, from, most).await?;
+            // What the head promised is there, or the log has lost it.
+            if events.len() as u64 == u64::from(most) {
+                Ok(events)
+            } else {
+                Err(FeedError::Gap { position: from + events.len() as u64 })
+            }
+        }))
+    }
 }
 
 struct Row {

@@ -155,7 +155,8 @@ impl Gate {
             return Verdict::Ended;
         }
         let holds_lease = inner.lease_ends.is_some_and(|ends| Instant::now() < ends);
-        if !holds_lease || claim.position < inner.horizon {
+        // A position beyond the log is of another history: the database was restored from before the token.
+        if !holds_lease || claim.position < inner.horizon || claim.position >= inner.applied {
             return Verdict::Unknown;
         }
         let mut roles: BTreeSet<RoleName> = claim.roles.iter().cloned().collect();

@@ -3,12 +3,9 @@
 
 use sqlx::PgPool;
 
-use crate::feed::{self, FeedError};
+use crate::feed::{self, FeedError, Replay};
 use crate::projection::{Fingerprint, Projection};
 use crate::to_i64;
-
-/// Most events applied at once.
-const BATCH: u32 = 5_000;
 
 /// What a rebuild came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,21 +45,18 @@ pub async fn rebuild(
     projection.clear(&mut transaction).await?;
     let mut at_same_position = projection.fingerprint(&mut transaction).await?;
     let size = feed::size(&mut transaction).await?;
+    // In two stretches, so that like is compared with like: the view before had got as far as its checkpoint.
     let mut position = 0;
-    while position < size {
-        // Stops at the old checkpoint once, so that like is compared with like.
-        let until = if position < checkpoint { checkpoint } else { size };
-        let most = u32::try_from(until - position).unwrap_or(u32::MAX).min(BATCH);
-        let events = feed::read(&mut transaction, position, most).await?;
-        if events.is_empty() {
-            return Err(FeedError::Gap { position });
+    for stretch in [0..checkpoint, checkpoint..size] {
+        let mut replay = Replay::over(pool, stretch);
+        while let Some(events) = replay.next().await? {
+            projection.apply(&mut transaction, &events).await?;
+            position += events.len() as u64;
+            progress(position, size);
         }
-        projection.apply(&mut transaction, &events).await?;
-        position += events.len() as u64;
         if position == checkpoint {
             at_same_position = projection.fingerprint(&mut transaction).await?;
         }
-        progress(position, size);
     }
     sqlx::query!(
         "update projection.checkpoint set position = $2, stopped_because = null, updated_at = now() where name = $1",

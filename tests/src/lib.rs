@@ -25,4 +25,4 @@ mod node;
 
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
-pub use node::{Node, PASSWORD, operator};
+pub use node::{Node, PASSWORD, operator, rsa_key};

@@ -125,3 +125,14 @@ pub fn operator() -> Context {
     };
     Context { correlation: context.new_id(), ..context }
 }
+
+/// A new RSA key of 2048 bits, PKCS#8 in PEM.
+#[must_use]
+pub fn rsa_key() -> String {
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use base64::Engine;
+    let der = KeyPair::generate(KeySize::Rsa2048).unwrap().as_der().unwrap();
+    let body = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
+}

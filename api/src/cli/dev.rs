@@ -25,7 +25,6 @@ use crate::config::{Config, Environment};
 use crate::private::{DataDir, Nats, Options, Postgres};
 use crate::{clock, schema};
 
-/// Runs until Ctrl-C. What was recorded stays: the next start goes on with it, also after a crash.
 #[derive(Args)]
 pub struct Dev {
     /// Port to listen on; 0 lets the system choose.
@@ -77,6 +76,8 @@ impl Dev {
     pub fn run(self) -> Result<(), Failure> {
         start_logging(Environment::Development, "warn,fulexo_api=info");
         let dir = DataDir::open(&self.data_dir)?;
+        // What the last run left says where things were.
+        dir.remove("dev.json")?;
         let secrets = Secrets::of(&dir)?;
         step("starting a private Postgres and NATS");
         let mut postgres = Postgres::start(&dir, &Options::default())?;

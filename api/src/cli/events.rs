@@ -12,7 +12,6 @@ use super::target::Target;
 use super::{Failure, asked_to_stop, block_on};
 use crate::app::{connect, log_size};
 
-/// One line an event: position, time, type, who, about whom, what.
 #[derive(Args)]
 pub struct Events {
     /// Begin at this position [default: the last ten].

@@ -7,8 +7,6 @@ use super::{Failure, block_on};
 use crate::config::{database_url, owner_database_url};
 use crate::schema;
 
-/// Applies what is missing, each migration whole or not at all, and makes the role of DATABASE_URL a member of
-/// fulexo_app. Safe under the previous release, and to run again.
 #[derive(Args)]
 pub struct Migrate {}
 

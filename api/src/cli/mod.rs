@@ -11,6 +11,7 @@ mod rebuild;
 mod serve;
 mod target;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -20,7 +21,7 @@ use crate::config::{ConfigErrors, Environment};
 
 /// Event-sourced security backend: logins, sessions and roles as an immutable log.
 #[derive(Parser)]
-#[command(name = "fulexo", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "fulexo", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -28,17 +29,29 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run everything on this machine, for trying and developing: a private Postgres and NATS, keys, demo accounts.
+    /// Run everything on this machine: a private Postgres and NATS, keys, demo accounts.
+    ///
+    /// Runs until Ctrl-C. What was recorded stays: the next start goes on with it, also after a crash.
     Dev(dev::Dev),
     /// Run the service, configured by the environment.
+    ///
+    /// The variables are listed in the README; whatever is wrong with them is said all at once.
     Serve(serve::Serve),
     /// Bring the database's schema up to date, as the owner role.
+    ///
+    /// Applies what is missing, each migration whole or not at all, and makes the role of DATABASE_URL a member of
+    /// fulexo_app. Safe under the previous release, and to run again. Needs DATABASE_OWNER_URL and DATABASE_URL.
     Migrate(migrate::Migrate),
     /// Print the OpenAPI document.
     Openapi(openapi::Openapi),
     /// Make a read model again from the log, and compare it with what it was.
+    ///
+    /// Readers see the old view until the new one is whole. Interrupted, it leaves everything as it was. Exits with 1
+    /// when the log says something else than the view did; the log's word stands then.
     Rebuild(rebuild::Rebuild),
     /// Follow the log in the terminal.
+    ///
+    /// One line an event: position, time, type, who, about whom, what.
     Events(events::Events),
 }
 
@@ -123,11 +136,13 @@ fn start_logging(environment: Environment, default_filter: &str) {
     let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     let json = match std::env::var("FULEXO_LOG_FORMAT").as_deref() {
         Ok("json") => true,
         Ok("text") => false,
         Ok(_) | Err(_) => environment == Environment::Production,
     };
+    crate::http::panic::log_panics();
     // A second start in one process keeps the first logger.
     let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
 }

@@ -11,7 +11,6 @@ use super::target::Target;
 use super::{Failure, block_on};
 use crate::app::connect;
 
-/// Readers see the old view until the new one is whole. Interrupted, it leaves everything as it was.
 #[derive(Args)]
 pub struct Rebuild {
     /// accounts, sessions or audit.

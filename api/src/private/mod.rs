@@ -100,6 +100,14 @@ impl DataDir {
         store(&self.path.join(name), text, None)
     }
 
+    /// Removes a file of the directory, if it is there.
+    ///
+    /// # Errors
+    /// What could not be done.
+    pub fn remove(&self, name: &str) -> Result<(), StartError> {
+        remove(&self.path.join(name))
+    }
+
     /// The directory's real path.
     #[must_use]
     pub fn path(&self) -> &Path {

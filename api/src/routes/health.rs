@@ -5,7 +5,7 @@ use std::time::Duration;
 use fulexo_projections::projection::Projection;
 use poem::Request;
 use poem_openapi::payload::Json;
-use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
+use poem_openapi::{Enum, Object, OpenApi};
 use tokio::time::timeout;
 
 use super::Tag;
@@ -38,7 +38,7 @@ struct Readiness {
     status: Status,
     dependencies: Vec<Dependency>,
     /// The number of events in the log.
-    log_size: Option<u64>,
+    log_size: u64,
     projections: Vec<ProjectionHealth>,
 }
 
@@ -58,16 +58,6 @@ struct ProjectionHealth {
     lag: u64,
     /// Whether an event that it cannot apply has stopped it; the reason is in the service's log.
     stopped: bool,
-}
-
-#[derive(ApiResponse)]
-enum ReadinessAnswer {
-    /// Requests are served.
-    #[oai(status = 200)]
-    Ready(Json<Readiness>),
-    /// They are not.
-    #[oai(status = 503)]
-    NotReady(Json<Readiness>),
 }
 
 #[derive(Object)]
@@ -95,19 +85,19 @@ impl Health {
         Ok(Json(Alive { status: Status::Ok }))
     }
 
-    /// Requests can be served: each dependency, and each read model with its lag.
+    /// Requests can be served: each dependency, and each read model with its lag. 503 when they cannot.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
-    async fn ready(&self, request: &Request) -> Result<ReadinessAnswer, Problem> {
+    async fn ready(&self, request: &Request) -> Result<Json<Readiness>, Problem> {
         let app = app(request)?;
-        let size = timeout(Duration::from_secs(2), log_size(&app.pool)).await.ok().and_then(Result::ok);
-        let postgres = if size.is_some() { Status::Ok } else { Status::Failed };
+        let Ok(Ok(size)) = timeout(Duration::from_secs(2), log_size(&app.pool)).await else {
+            return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("Postgres does not answer."));
+        };
         // The service works without NATS; nodes then look for news instead of being told.
         let nats = match app.doorbell.is_connected() {
             None => Status::Off,
             Some(true) => Status::Ok,
             Some(false) => Status::Degraded,
         };
-        let end = size.unwrap_or_else(|| *app.head.borrow());
         let projections: Vec<_> = Projection::ALL
             .into_iter()
             .map(|projection| {
@@ -117,29 +107,19 @@ impl Health {
                     name: projection.as_str().to_owned(),
                     status: if stopped { Status::Failed } else { Status::Ok },
                     position: state.position,
-                    lag: end.saturating_sub(state.position),
+                    lag: size.saturating_sub(state.position),
                     stopped,
                 }
             })
             .collect();
         let is_degraded = nats == Status::Degraded || projections.iter().any(|projection| projection.stopped);
-        let status = match (postgres, is_degraded) {
-            (Status::Failed, _) => Status::Failed,
-            (_, true) => Status::Degraded,
-            (_, false) => Status::Ok,
-        };
         let dependency = |name: &str, status| Dependency { name: name.to_owned(), status };
-        let readiness = Json(Readiness {
-            status,
-            dependencies: vec![dependency("postgres", postgres), dependency("nats", nats)],
+        Ok(Json(Readiness {
+            status: if is_degraded { Status::Degraded } else { Status::Ok },
+            dependencies: vec![dependency("postgres", Status::Ok), dependency("nats", nats)],
             log_size: size,
             projections,
-        });
-        Ok(if status == Status::Failed {
-            ReadinessAnswer::NotReady(readiness)
-        } else {
-            ReadinessAnswer::Ready(readiness)
-        })
+        }))
     }
 
     /// The public keys of access tokens (RFC 7517); empty where tokens are signed with HS256.

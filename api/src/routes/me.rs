@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::Field;
 use fulexo_domain::password::Password;
-use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{DisplayName, SessionId};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::{accounts, audit, sessions};
@@ -193,7 +192,7 @@ impl Me {
         let caller = caller.0;
         let context = context(request, Some(&caller), idempotency_key.0)?;
         let commands = &app(request)?.commands;
-        let done = commands.end_other_sessions(&context, caller.account, caller.session, RevokedBy::Owner).await?;
+        let done = commands.end_other_sessions(&context, caller.account, caller.session).await?;
         Ok(Recorded::of(done, |revoked| RevokedSessions { revoked: revoked as u64 }))
     }
 

@@ -39,13 +39,15 @@ type Apis = Operations<(auth::Auth, me::Me, accounts::Accounts, sessions::Sessio
 
 fn service() -> OpenApiService<Apis, ()> {
     let apis = (auth::Auth, me::Me, accounts::Accounts, sessions::Sessions, audit::Audit, health::Health);
-    OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION")).summary("Event-sourced security backend").description(
-        "Every login, second-factor change, lockout and role grant is an immutable event; the event log itself is the \
+    OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
+        .summary("Event-sourced security backend")
+        .description(
+            "Every login, lockout, session and role grant is an immutable event; the event log itself is the \
          audit trail.\n\n\
          Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
          something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded. \
          An unsafe call may be repeated with the same `Idempotency-Key`.",
-    )
+        )
 }
 
 /// The OpenAPI document, as text.

@@ -15,6 +15,12 @@ pub enum ReadError {
     /// A leaf that this build cannot read.
     #[error(transparent)]
     Leaf(#[from] LeafError),
+    /// A leaf that is not the one that was hashed, or that belongs elsewhere: somebody altered the log.
+    #[error("the event at position {position} is not the one that was recorded there")]
+    Altered {
+        /// Where it stands.
+        position: u64,
+    },
 }
 
 impl EventLog {
@@ -24,13 +30,25 @@ impl EventLog {
     /// [`ReadError`].
     pub async fn load(&self, stream: Stream) -> Result<Vec<Recorded>, ReadError> {
         let rows = sqlx::query!(
-            "select position, leaf from log.event where stream_id = $1 and category = $2 order by version",
+            "select position, leaf, leaf_hash from log.event where stream_id = $1 and category = $2 order by version",
             stream.id,
             stream.category.as_str()
         )
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(|row| Ok(leaf::decode(row.position.unsigned_abs(), &row.leaf)?)).collect()
+        rows.iter()
+            .zip(1..)
+            .map(|(row, version)| {
+                let position = row.position.unsigned_abs();
+                let recorded = leaf::decode(position, &row.leaf)?;
+                let is_sound = leaf::hash(&row.leaf) == row.leaf_hash.as_slice();
+                if is_sound && recorded.stream == stream && recorded.version == version {
+                    Ok(recorded)
+                } else {
+                    Err(ReadError::Altered { position })
+                }
+            })
+            .collect()
     }
 
     /// The number of events in the log, which is also the next position.

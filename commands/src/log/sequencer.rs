@@ -40,8 +40,6 @@ pub struct Sequencer {
     connection: Option<PoolConnection<Postgres>>,
     /// Streams as this process left them. Whoever else appends makes it wrong, which the log notices.
     remembered: HashMap<Stream, u64>,
-    /// The log was at least this long.
-    known_size: u64,
 }
 
 type Answers = Vec<Result<Appended, AppendError>>;
@@ -68,7 +66,7 @@ impl Sequencer {
         observations: mpsc::Receiver<Queued>,
         hooks: Hooks,
     ) -> Self {
-        Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new(), known_size: 0 }
+        Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new() }
     }
 
     /// Runs until `stop` resolves or every log handle is gone, then commits what is still waiting.
@@ -82,12 +80,23 @@ impl Sequencer {
                     self.observations.close();
                     continue;
                 }
-                Some(queued) = self.changes.recv() => queued,
-                Some(queued) = self.observations.recv() => queued,
-                else => return,
+                next = self.next() => match next {
+                    Some(queued) => queued,
+                    None => return,
+                },
             };
             self.fill(&mut batch, first);
             self.commit(&mut batch).await;
+        }
+    }
+
+    /// State changes first; `None` when nothing waits and nothing can come any more.
+    async fn next(&mut self) -> Option<Queued> {
+        tokio::select! {
+            biased;
+            Some(queued) = self.changes.recv() => Some(queued),
+            Some(queued) = self.observations.recv() => Some(queued),
+            else => None,
         }
     }
 
@@ -137,7 +146,8 @@ impl Sequencer {
 
     /// One part, tried again for as long as the connection is the problem.
     async fn settle_part(&mut self, part: &[Queued], deadline: Instant) -> Result<Answers, Failure> {
-        let mut uncertain: Option<Box<Plan>> = None;
+        // Each try that may have been committed: one whose connection broke can still arrive when a later one failed.
+        let mut uncertain: Vec<Box<Plan>> = Vec::new();
         let mut pause = Duration::from_millis(10);
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
@@ -153,7 +163,7 @@ impl Sequencer {
                 return Err(failure);
             }
             match failure {
-                Failure::Uncertain(plan) => uncertain = Some(plan),
+                Failure::Uncertain(plan) => uncertain.push(plan),
                 Failure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
                 Failure::Rejected(_) => {}
             }
@@ -167,34 +177,35 @@ impl Sequencer {
             self.remembered.clear();
         }
         self.remembered.extend(plan.versions.iter().map(|(stream, version)| (*stream, *version)));
-        self.known_size = events.last().map_or(self.known_size, |last| last.position + 1);
         if !events.is_empty() {
             (self.hooks.on_commit)(&events);
         }
         plan.answers(&events)
     }
 
-    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Option<Box<Plan>>) -> Result<Committed, Failure> {
+    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Vec<Box<Plan>>) -> Result<Committed, Failure> {
         let requests = || part.iter().map(|queued| &queued.request);
-        if uncertain.is_none()
+        if uncertain.is_empty()
             && let Some((foretold, plan)) = self.foretell(requests())
             && let Some(committed) = self.short_way(part, foretold, plan).await?
         {
             return Ok(committed);
         }
-        let (hooks, known_size) = (self.hooks.clone(), self.known_size);
+        let hooks = self.hooks.clone();
         let connection = self.connection().await?;
         let mut transaction = connection.begin().await.map_err(Failure::Lost)?;
         let seen = lock(&mut transaction, &Wanted::of(requests())).await.map_err(sort)?;
         let first_position = seen.position;
 
         // The lock waited for the transaction whose end was not seen, so its outcome can be read now.
-        if let Some(plan) = uncertain.take() {
-            if let Some(first) = where_committed(&mut transaction, &plan, known_size).await.map_err(Failure::Lost)? {
+        for (index, plan) in uncertain.iter().enumerate() {
+            if let Some(first) = where_committed(&mut transaction, plan).await.map_err(Failure::Lost)? {
                 tracing::info!(first, "the batch was committed before the connection broke");
                 let events = plan.events(requests(), first);
-                return Ok(Committed { plan, events });
+                return Ok(Committed { plan: uncertain.swap_remove(index), events });
             }
+        }
+        if !uncertain.is_empty() {
             tracing::info!("the batch was not committed before the connection broke; appending it again");
         }
 
@@ -412,15 +423,14 @@ async fn try_append(
 
 /// Where the batch begins, if it was committed: the leaf of its first event stands there. A batch without events only
 /// remembers commands, and the lock has just shown what it knows of them.
-async fn where_committed(
-    connection: &mut PgConnection,
-    plan: &Plan,
-    known_size: u64,
-) -> Result<Option<u64>, sqlx::Error> {
-    let Some(leaf) = plan.leaves.first() else { return Ok(None) };
+async fn where_committed(connection: &mut PgConnection, plan: &Plan) -> Result<Option<u64>, sqlx::Error> {
+    let first = (plan.categories.first(), plan.streams.first(), plan.stream_versions.first(), plan.leaves.first());
+    let (Some(category), Some(stream), Some(version), Some(leaf)) = first else { return Ok(None) };
     let found = sqlx::query_scalar!(
-        "select position from log.event where position >= $1 and leaf = $2",
-        to_i64(known_size),
+        "select position from log.event where stream_id = $1 and category = $2 and version = $3 and leaf = $4",
+        stream,
+        category,
+        version,
         leaf
     )
     .fetch_optional(connection)

@@ -6,7 +6,8 @@
 //!                --wraps--> subject keys --seal-----> personal facts and verifiers of one person
 //!                --wraps--> period keys  --seal-----> network facts about nobody in particular, for one month
 //! ```
-//! Rotating ENCRYPTION_KEY re-wraps keys; nothing sealed changes. Forgetting a person destroys one key.
+//! A new ENCRYPTION_KEY wraps what is made from then on, and the old one still opens what it wrapped; nothing sealed
+//! changes. Forgetting a person destroys one key.
 
 pub mod crypto;
 pub mod personal;

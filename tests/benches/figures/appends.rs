@@ -45,38 +45,55 @@ pub fn run(runtime: &Runtime) {
     }
 }
 
+/// Appends until there are this many.
+pub async fn fill(database: &Database, events: u64) {
+    let until = |count: &AtomicU64| count.load(Ordering::Relaxed) >= events;
+    while_appending(database, 256, |count| async move {
+        while !until(&count) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 async fn appends(database: &Database, callers: usize) -> f64 {
+    while_appending(database, callers, |count| async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (before, started) = (count.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(ROUND).await;
+        (count.load(Ordering::Relaxed) - before) as f64 / started.elapsed().as_secs_f64()
+    })
+    .await
+}
+
+/// Lets `callers` append for as long as `meanwhile` takes; it is given the number of appends so far.
+async fn while_appending<T, F: Future<Output = T>>(
+    database: &Database,
+    callers: usize,
+    meanwhile: impl FnOnce(Arc<AtomicU64>) -> F,
+) -> T {
     let pool = database.pool().await;
     let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
-    let (counting, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let count = Arc::new(AtomicU64::new(0));
+    let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
-            let (log, counting, done, count) =
-                (log.clone(), Arc::clone(&counting), Arc::clone(&done), Arc::clone(&count));
+            let (log, done, count) = (log.clone(), Arc::clone(&done), Arc::clone(&count));
             tokio::spawn(async move {
                 while !done.load(Ordering::Relaxed) {
                     let stream = Stream { category: Category::Authentication, id: operator().new_id() };
                     for version in 0..10 {
                         let appended = log.append(request(stream, version)).await.unwrap();
                         assert!(matches!(appended, Appended::New(_)));
-                        if counting.load(Ordering::Relaxed) {
-                            count.fetch_add(1, Ordering::Relaxed);
-                        }
+                        count.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let started = Instant::now();
-    counting.store(true, Ordering::Relaxed);
-    tokio::time::sleep(ROUND).await;
-    let appended = count.load(Ordering::Relaxed);
-    let elapsed = started.elapsed();
+    let result = meanwhile(Arc::clone(&count)).await;
     done.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.unwrap();
@@ -84,7 +101,7 @@ async fn appends(database: &Database, callers: usize) -> f64 {
     let _ = stop.send(());
     sequencer.await.unwrap();
     pool.close().await;
-    appended as f64 / elapsed.as_secs_f64()
+    result
 }
 
 /// As a failed login appends it, but for the facts that are sealed beside it.

@@ -12,13 +12,18 @@
 )]
 
 mod appends;
+mod load;
+mod logins;
+mod replay;
+mod session;
 mod table;
 
 use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 1] = [("appends", appends::run)];
+const FIGURES: [Figure; 4] =
+    [("appends", appends::run), ("logins", logins::run), ("session", session::run), ("replay", replay::run)];
 
 fn main() -> ExitCode {
     // `cargo bench` adds --bench.

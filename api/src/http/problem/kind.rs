@@ -67,7 +67,7 @@ impl Kind {
             Self::StepUpRequired => (
                 "step_up_required",
                 "Step-up required",
-                "Confirm the password or a second factor first: POST /v1/auth/step-up.",
+                "The login is too long ago for a sensitive call: log in again.",
             ),
             Self::PermissionDenied => ("permission_denied", "Permission denied", "The caller may not do this."),
             Self::NotFound => ("not_found", "Not found", "There is nothing here."),

@@ -1,0 +1,102 @@
+//! A load generator: keep-alive connections on loopback, each sending its next request when the last one was answered.
+//! Bounded in time, and no dearer than it must be, since it shares the cores with what it measures.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// What a round came to.
+pub struct Round {
+    /// Answers a second.
+    pub rate: f64,
+    /// Milliseconds from request to answer, unsorted.
+    pub latencies: Vec<f64>,
+}
+
+impl Round {
+    /// The latency below which this share of the answers lies, in milliseconds.
+    pub fn percentile(&self, share: f64) -> f64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (share * sorted.len() as f64) as usize;
+        sorted.get(rank.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+/// A request as it goes over the wire.
+pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
+    if let Some(token) = token {
+        text.push_str(&format!("Authorization: Bearer {token}\r\n"));
+    }
+    if let Some(body) = body {
+        text.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    }
+    text.push_str("\r\n");
+    text.push_str(body.unwrap_or_default());
+    text.into_bytes()
+}
+
+/// Drives `connections` for `time`, after a warm-up of a tenth of it. Each connection takes the requests in turn,
+/// beginning at its own number. Every answer must have the status wanted.
+pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<Vec<u8>>, status: u16) -> Round {
+    let authority = url.strip_prefix("http://").expect("http").to_owned();
+    let (counting, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let requests = Arc::new(requests);
+    let tasks: Vec<_> = (0..connections)
+        .map(|number| {
+            let (authority, requests) = (authority.clone(), Arc::clone(&requests));
+            let (counting, done) = (Arc::clone(&counting), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(authority).await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let mut buffer = Vec::with_capacity(16 * 1024);
+                let mut latencies = Vec::new();
+                for request in requests.iter().cycle().skip(number % requests.len()) {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let sent = Instant::now();
+                    stream.write_all(request).await.unwrap();
+                    let answered = read_answer(&mut stream, &mut buffer).await;
+                    assert_eq!(answered, status, "{}", String::from_utf8_lossy(&buffer));
+                    if counting.load(Ordering::Relaxed) {
+                        latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+                    }
+                }
+                latencies
+            })
+        })
+        .collect();
+    tokio::time::sleep(time / 10).await;
+    counting.store(true, Ordering::Relaxed);
+    let started = Instant::now();
+    tokio::time::sleep(time).await;
+    let elapsed = started.elapsed().as_secs_f64();
+    done.store(true, Ordering::Relaxed);
+    let mut latencies = Vec::new();
+    for task in tasks {
+        latencies.extend(task.await.unwrap());
+    }
+    Round { rate: latencies.len() as f64 / elapsed, latencies }
+}
+
+/// Reads one answer, by its Content-Length.
+async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
+    buffer.clear();
+    loop {
+        assert_ne!(stream.read_buf(buffer).await.unwrap(), 0, "the service closed the connection");
+        let Some(head) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&buffer[..head]).unwrap();
+        let length = text.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+        });
+        if buffer.len() >= head + 4 + length.unwrap_or(0) {
+            return text[9..12].parse().unwrap();
+        }
+    }
+}

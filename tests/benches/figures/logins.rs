@@ -1,0 +1,114 @@
+//! Logins a second over HTTP, against what the bcrypt crate does on all cores with nothing else to do; and whether the
+//! time of a refusal tells an unknown address from a wrong password.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fulexo_tests::{Database, Node, PASSWORD};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::{load, table};
+
+const COST: u32 = 10;
+const CLIENTS: usize = 64;
+const ROUNDS: usize = 3;
+const ROUND: Duration = Duration::from_secs(5);
+const TRIES: usize = 200;
+
+pub fn run(runtime: &Runtime) {
+    let node = runtime.block_on(node());
+    let bodies = runtime.block_on(login_requests(&node));
+    let (mut ours, mut theirs, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let round = runtime.block_on(load::drive(&node.url, CLIENTS, ROUND, bodies.clone(), 200));
+        latencies.push(round.percentile(0.99));
+        ours.push(round.rate);
+        theirs.push(crate_hashes());
+    }
+    table::head("logins/s over HTTP, bcrypt cost 10, RS256", "fulexo", "bcrypt crate");
+    table::line(&format!("{CLIENTS} clients, all cores"), table::median(ours), table::median(theirs), Some(0.9));
+    println!("  p99 {} ms", table::number(table::median(latencies)));
+
+    let single: Vec<f64> = runtime.block_on(load::drive(&node.url, 1, ROUND, bodies, 200)).latencies;
+    let hash = one_hash();
+    table::head("\none login, milliseconds", "fulexo", "one crate hash");
+    table::line("median", table::median(single), hash, None);
+
+    let (unknown, wrong) = runtime.block_on(refusals(&node));
+    table::head("\ntime of a refusal, milliseconds, median of 200", "unknown address", "wrong password");
+    table::line("(a ratio of 0.95 to 1.05)", table::median(unknown), table::median(wrong), None);
+    runtime.block_on(node.stop());
+}
+
+/// A node as production runs it: RS256, cost 10.
+pub async fn node() -> Node {
+    let database = Arc::new(Database::create().await);
+    let mut env = database.env();
+    env.remove("JWT_SECRET");
+    env.insert("JWT_PRIVATE_KEY".into(), fulexo_tests::rsa_key());
+    env.insert("FULEXO_BCRYPT_COST".into(), COST.to_string());
+    Node::with(&database, env).await
+}
+
+async fn login_requests(node: &Node) -> Vec<Vec<u8>> {
+    let mut requests = Vec::new();
+    for _ in 0..CLIENTS {
+        let (email, _) = node.register(&["customer"]).await;
+        let body = json!({"email": email, "password": PASSWORD}).to_string();
+        requests.push(load::request("POST", "/v1/auth/login", None, Some(&body)));
+    }
+    requests
+}
+
+/// Verifications a second by the crate, one thread a core.
+fn crate_hashes() -> f64 {
+    let verifier = bcrypt::hash_with_salt(PASSWORD, COST, [7; 16]).unwrap().to_string();
+    let (count, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(bcrypt::verify(PASSWORD, &verifier).unwrap());
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(ROUND);
+        done.store(true, Ordering::Relaxed);
+    });
+    count.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+}
+
+fn one_hash() -> f64 {
+    let verifier = bcrypt::hash_with_salt(PASSWORD, COST, [7; 16]).unwrap().to_string();
+    let times = (0..20).map(|_| {
+        let started = Instant::now();
+        assert!(bcrypt::verify(PASSWORD, &verifier).unwrap());
+        started.elapsed().as_secs_f64() * 1e3
+    });
+    table::median(times.collect())
+}
+
+/// Milliseconds of each refusal, the two kinds taking turns; no address is tried often enough to be locked.
+async fn refusals(node: &Node) -> (Vec<f64>, Vec<f64>) {
+    let client = node.anonymous();
+    let (mut unknown, mut wrong) = (Vec::new(), Vec::new());
+    let mut known = String::new();
+    for number in 0..TRIES {
+        if number % 4 == 0 {
+            known = node.register(&["customer"]).await.0;
+        }
+        let stranger = format!("stranger-{}@example.com", number / 4);
+        for (email, times) in [(&stranger, &mut unknown), (&known, &mut wrong)] {
+            let body = json!({"email": email, "password": "not-the-Passw0rd!"});
+            let started = Instant::now();
+            let answer = client.post("/v1/auth/login", body).await;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+            assert_eq!(answer.status, 401);
+        }
+    }
+    (unknown, wrong)
+}
