@@ -22,11 +22,11 @@ use fulexo_projections::gate::{Gate, catch_up};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::config::Config;
@@ -200,12 +200,23 @@ pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> 
         ("statement_timeout", "60s"),
         ("idle_in_transaction_session_timeout", "60s"),
     ]);
-    PgPoolOptions::new()
+    // One connection outside the pool first: the pool would only say that it waited in vain.
+    let tried = timeout(Duration::from_secs(10), PgConnection::connect_with(&options)).await;
+    match tried {
+        Ok(Ok(connection)) => drop(connection.close().await),
+        Ok(Err(error)) => return Err(StartError(format!("the database cannot be reached: {}", reason(&error)))),
+        Err(_) => return Err(StartError("the database does not answer within 10 seconds".to_owned())),
+    }
+    Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
-        .connect_with(options)
-        .await
-        .map_err(|error| failed("the database", &error))
+        .connect_lazy_with(options))
+}
+
+/// What the database said, without where in its source it said so.
+#[must_use]
+pub fn reason(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> StartError {

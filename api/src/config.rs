@@ -14,6 +14,7 @@ use chrono::TimeDelta;
 use fulexo_commands::token::{KeyError, SigningKey};
 use fulexo_commands::vault::{Kek, Key};
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 
 /// What the service is told. No `Debug`: it holds secrets.
 pub struct Config {
@@ -141,6 +142,7 @@ impl Config {
             registration: reader.switch("FULEXO_REGISTRATION", true),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
         };
+        reader.check_logging();
         if environment == Environment::Production {
             if config.trusted_proxies.is_empty() {
                 reader.problem(
@@ -206,12 +208,24 @@ impl Reader {
     }
 
     fn refuse_demo_secrets(&mut self) {
-        let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "DATABASE_URL", "NATS_URL"]
+        let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL"]
             .into_iter()
             .filter(|name| self.optional(name).is_some_and(|value| DEMO.iter().any(|demo| value.contains(demo))))
             .map(|name| format!("{name} holds an example from the documentation: generate one of your own"))
             .collect();
         self.problems.extend(demos);
+    }
+
+    /// The two variables of the log are read where logging starts, before anything can be said about them.
+    fn check_logging(&mut self) {
+        if let Some(filter) = self.optional("FULEXO_LOG")
+            && EnvFilter::try_new(filter).is_err()
+        {
+            self.problem("FULEXO_LOG is no filter, such as info or info,fulexo_commands=debug");
+        }
+        if self.optional("FULEXO_LOG_FORMAT").is_some_and(|format| format != "json" && format != "text") {
+            self.problem("FULEXO_LOG_FORMAT must be json or text");
+        }
     }
 
     fn environment(&mut self) -> Environment {
@@ -299,7 +313,9 @@ impl Reader {
             ));
             return String::new();
         };
-        if sqlx::postgres::PgConnectOptions::from_str(&url).is_err() {
+        // sqlx takes any scheme.
+        let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(&url).is_err() {
             self.problem(format!("{name} is not a URL of Postgres, postgresql://user:password@host/database"));
         }
         url
@@ -379,6 +395,11 @@ impl Reader {
             }
         }
         if let Some(text) = one {
+            if keys.iter().any(|key| key.id == "default") {
+                self.problem(
+                    "ENCRYPTION_KEY is the key \"default\", which ENCRYPTION_KEYS names too: give that one another id",
+                );
+            }
             match parse_key(&text) {
                 Some(key) => keys.push(Kek { id: "default".to_owned(), key }),
                 None => self.problem(format!("ENCRYPTION_KEY {KEY_FORM}")),
@@ -390,7 +411,7 @@ impl Reader {
     }
 }
 
-const KEY_FORM: &str = "must be 32 characters, or 32 bytes in base64, and not the same character over and over";
+const KEY_FORM: &str = "must be 32 characters, or 32 bytes in base64, with at least 8 different bytes";
 
 fn parse_key(text: &str) -> Option<Key> {
     let decoded =

@@ -3,6 +3,8 @@
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
+use crate::app::reason;
+
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 
 /// What `migrate` did.
@@ -19,8 +21,9 @@ pub struct Migrated {
 /// # Errors
 /// In words for the operator.
 pub async fn migrate(owner_url: &str, application_role: &str) -> Result<Migrated, String> {
-    let mut connection =
-        PgConnection::connect(owner_url).await.map_err(|error| format!("the database cannot be reached: {error}"))?;
+    let mut connection = PgConnection::connect(owner_url)
+        .await
+        .map_err(|error| format!("the database cannot be reached: {}", reason(&error)))?;
     connection.ensure_migrations_table("_sqlx_migrations").await.map_err(|error| error.to_string())?;
     let known = connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| error.to_string())?;
     MIGRATOR
@@ -28,7 +31,10 @@ pub async fn migrate(owner_url: &str, application_role: &str) -> Result<Migrated
         .await
         .map_err(|error| format!("a migration failed, nothing of it was kept: {error}"))?;
     grant(&mut connection, application_role).await.map_err(|error| {
-        format!("the role {application_role:?} of DATABASE_URL cannot be made a member of fulexo_app: {error}")
+        format!(
+            "the role {application_role:?} of DATABASE_URL cannot be made a member of fulexo_app: {}",
+            reason(&error)
+        )
     })?;
     let applied = MIGRATOR.iter().filter(|migration| known.iter().all(|known| known.version != migration.version));
     let applied = applied.map(|migration| format!("{:04} {}", migration.version, migration.description)).collect();

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
-use crate::login::{Found, read_verifier};
+use crate::login::{Found, network_facts, read_verifier};
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -44,7 +44,6 @@ pub struct Profile {
 #[derive(Serialize, Deserialize)]
 struct Registered {
     account: AccountId,
-    position: Option<u64>,
 }
 
 impl Commands {
@@ -58,8 +57,8 @@ impl Commands {
         let content = [email.normalised().into_bytes(), password.expose().into(), name.unwrap_or_default().into()];
         let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
         let idempotency = Idempotency::of(&self.vault, context, "register", &content);
-        if let Some(Registered { account, position }) = self.before(idempotency.as_ref()).await? {
-            return Ok(Done { value: account, position });
+        if let Some(Registered { account }) = self.before(idempotency.as_ref()).await? {
+            return self.done_before(account).await;
         }
         let broken = violations(&password, &email, display_name.as_ref());
         if !broken.is_empty() {
@@ -79,9 +78,9 @@ impl Commands {
         unit.vault(VaultWrite::SubjectKey(wrapped));
         unit.vault(VaultWrite::Password { account, verifier, keep: self.previous_passwords() });
         unit.record(account.0, Some(account), events)?;
-        match self.commit(unit, idempotency.as_ref(), Registered { account, position: None }).await? {
+        match self.commit(unit, idempotency.as_ref(), Registered { account }).await? {
             Committed::New(registered, receipt) => Ok(Done { value: registered.account, position: receipt.position }),
-            Committed::Before(Registered { account, position }) => Ok(Done { value: account, position }),
+            Committed::Before(Registered { account }) => self.done_before(account).await,
         }
     }
 
@@ -101,7 +100,7 @@ impl Commands {
         let content = [current.expose().as_bytes(), new.expose().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "change_password", &content);
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
-            return Ok(Done { value: (), position: None });
+            return self.done_before(()).await;
         }
         let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
@@ -189,7 +188,8 @@ impl Commands {
         let command =
             Attempt { factor: Factor::Password, verdict, at: context.now, policy: self.policy.lockout.clone() };
         let Ok(events) = Authentication::handle_command(&(), command);
-        let mut unit = Unit::new(context, self.policy.version);
+        let personal = network_facts(context);
+        let mut unit = Unit::new(context, self.policy.version).sealing(&found.key, &personal);
         for event in &events {
             if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
                 let (key_hash, factor) = (attempt.key_hash, attempt.factor);

@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::Commands;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::log::{AppendError, AppendRequest, Appended, CommandRecord, Expected, LogStore, Receipt, StoreError};
 use crate::vault::write::VaultWrite;
 use crate::vault::{Personal, SubjectKey, Vault};
+use crate::{Commands, Done};
 
 /// How often a command decides anew when somebody else was faster.
 pub(crate) const TRIES: usize = 8;
@@ -136,6 +136,12 @@ impl Commands {
             return Err(CommandError::IdempotencyKeyReused);
         }
         Ok(Some(serde_json::from_str(&result)?))
+    }
+
+    /// The answer to a command that was done before. Where its events stand is not remembered, but it is before the end
+    /// of the log.
+    pub(crate) async fn done_before<T>(&self, value: T) -> Result<Done<T>, CommandError> {
+        Ok(Done { value, position: self.log.size().await?.checked_sub(1) })
     }
 
     /// Appends, remembering the outcome under the client's idempotency key.

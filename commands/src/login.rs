@@ -186,6 +186,7 @@ impl Commands {
                         methods,
                         roles: state.roles.into_iter().collect(),
                         position,
+                        session_ends_at: context.now + self.policy.sessions.absolute_lifetime,
                     };
                     let device_token = device_token(&self.vault, found.account, device);
                     let value = self.issue(context, issue, &root, Some(device_token))?;
@@ -205,7 +206,8 @@ impl Commands {
             Outcome::Refused => Err(CommandError::InvalidCredentials),
             Outcome::Started { account, session, device } => {
                 let device_token = device_token(&self.vault, account, device);
-                self.issue_again(context, session, Some(device_token)).await
+                let again = self.issue_again(context, session, 1, Some(device_token)).await?;
+                again.ok_or(CommandError::InvalidCredentials)
             }
         }
     }
@@ -292,7 +294,7 @@ pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier,
     Ok(Verifier::new(text))
 }
 
-fn network_facts(context: &Context) -> Personal {
+pub(crate) fn network_facts(context: &Context) -> Personal {
     let ip = context.origin.ip.map(|ip| ip.to_string());
     Personal::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
 }

@@ -59,7 +59,7 @@ impl Commands {
         let content = [account.0.as_bytes().as_slice(), role.as_bytes(), reason.as_str().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, operation, &content);
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
-            return Ok(Done { value: (), position: None });
+            return self.done_before(()).await;
         }
         let personal = Personal::default().with(Field::Reason, Some(reason.as_str()));
         let sealing = self.vault.subject_key(account).await?.map(|key| (key, personal));

@@ -41,6 +41,7 @@ pub(crate) struct Issue {
     pub methods: Vec<Method>,
     pub roles: Vec<RoleName>,
     pub position: u64,
+    pub session_ends_at: DateTime<Utc>,
 }
 
 /// A session as the log has it.
@@ -55,7 +56,8 @@ struct Loaded {
 #[derive(Serialize, Deserialize)]
 enum Outcome {
     Refused,
-    Refreshed,
+    /// To this generation.
+    Refreshed(u32),
 }
 
 impl Commands {
@@ -73,7 +75,12 @@ impl Commands {
         }
         let idempotency = Idempotency::of(&self.vault, context, "refresh", &[token.as_bytes()]);
         match self.before(idempotency.as_ref()).await? {
-            Some(Outcome::Refreshed) => return self.issue_again(context, session, None).await,
+            Some(Outcome::Refreshed(generation)) => {
+                // Once the session has moved on, this is a spent token like any other, whatever key comes with it.
+                if let Some(done) = self.issue_again(context, session, generation, None).await? {
+                    return Ok(done);
+                }
+            }
             Some(Outcome::Refused) => return Err(CommandError::InvalidCredentials),
             None => {}
         }
@@ -110,15 +117,19 @@ impl Commands {
             let mut unit = Unit::new(&acting, self.policy.version);
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.record(session.0, Some(live.account), events)?;
-            let outcome = if refreshed.is_some() { Outcome::Refreshed } else { Outcome::Refused };
-            match self.commit(unit, idempotency.as_ref(), outcome).await {
-                Ok(Committed::New(Outcome::Refreshed, receipt)) => {
+            let outcome = refreshed.map_or(Outcome::Refused, Outcome::Refreshed);
+            // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.
+            let remembered = idempotency.as_ref().filter(|_| refreshed.is_some());
+            match self.commit(unit, remembered, outcome).await {
+                Ok(Committed::New(Outcome::Refreshed(generation), receipt)) => {
                     let position = receipt.position.unwrap_or_default();
-                    let generation = refreshed.unwrap_or(live.generation);
                     let value = self.issue_live(context, session, live, &loaded, generation, position, &root).await?;
                     return Ok(Done { value, position: Some(position) });
                 }
-                Ok(Committed::Before(Outcome::Refreshed)) => return self.issue_again(context, session, None).await,
+                Ok(Committed::Before(Outcome::Refreshed(generation))) => {
+                    let again = self.issue_again(context, session, generation, None).await?;
+                    return again.ok_or(CommandError::InvalidCredentials);
+                }
                 Ok(Committed::New(Outcome::Refused, _) | Committed::Before(Outcome::Refused)) => {
                     return Err(CommandError::InvalidCredentials);
                 }
@@ -179,7 +190,7 @@ impl Commands {
     ) -> Result<Done<usize>, CommandError> {
         let idempotency = Idempotency::of(&self.vault, context, "end_other_sessions", &[but.0.as_bytes()]);
         if let Some(value) = self.before(idempotency.as_ref()).await? {
-            return Ok(Done { value, position: None });
+            return self.done_before(value).await;
         }
         let done = self.sweep_sessions(context, account, but, RevokedBy::Owner).await?;
         if idempotency.is_some() {
@@ -235,21 +246,25 @@ impl Commands {
         Ok(ids.into_iter().map(SessionId).collect())
     }
 
-    /// Tokens for a session whose current generation is known to the log alone: the answer to a command that was
-    /// made before under the same idempotency key.
+    /// The answer to a command that was made before under the same idempotency key: tokens of the generation that it
+    /// gave, as long as that is the current one.
     pub(crate) async fn issue_again(
         &self,
         context: &Context,
         session: SessionId,
+        generation: u32,
         device_token: Option<String>,
-    ) -> Result<Done<Tokens>, CommandError> {
-        let root = self.refresh_root(session).await?.ok_or(CommandError::InvalidCredentials)?;
+    ) -> Result<Option<Done<Tokens>>, CommandError> {
+        let Some(root) = self.refresh_root(session).await? else { return Ok(None) };
         let loaded = self.load_session(session).await?;
-        let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
+        let SessionState::Live(live) = &loaded.state else { return Ok(None) };
+        if live.generation != generation {
+            return Ok(None);
+        }
         let position = loaded.last_position;
-        let mut value = self.issue_live(context, session, live, &loaded, live.generation, position, &root).await?;
+        let mut value = self.issue_live(context, session, live, &loaded, generation, position, &root).await?;
         value.device_token = device_token.map(Zeroizing::new);
-        Ok(Done { value, position: Some(position) })
+        Ok(Some(Done { value, position: Some(position) }))
     }
 
     async fn issue_live(
@@ -271,6 +286,7 @@ impl Commands {
             methods: live.methods.clone(),
             roles: account.roles.into_iter().collect(),
             position,
+            session_ends_at: live.expires_at,
         };
         self.issue(context, issue, root, None)
     }
@@ -282,8 +298,10 @@ impl Commands {
         root: &[u8],
         device_token: Option<String>,
     ) -> Result<Tokens, CommandError> {
-        let Issue { account, session, generation, authenticated_at, methods, roles, position } = issue;
-        let grant = Grant { account, session, authenticated_at, methods, roles, position };
+        let Issue { account, session, generation, authenticated_at, methods, roles, position, session_ends_at } = issue;
+        // No token outlives its session.
+        let expires_at = (context.now + self.keys.lifetime()).min(session_ends_at);
+        let grant = Grant { account, session, authenticated_at, methods, roles, position, expires_at };
         let access_token = self
             .keys
             .sign(grant, context.new_id(), context.now)
@@ -291,7 +309,7 @@ impl Commands {
         Ok(Tokens {
             access_token: Zeroizing::new(access_token),
             refresh_token: Zeroizing::new(refresh_token(&self.vault, root, session, generation)),
-            expires_in: self.keys.lifetime().num_seconds(),
+            expires_in: (expires_at - context.now).num_seconds(),
             session,
             device_token: device_token.map(Zeroizing::new),
         })

@@ -66,6 +66,8 @@ pub struct Grant {
     pub roles: Vec<RoleName>,
     /// The log's position.
     pub position: u64,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
 }
 
 /// Why a token is refused. Callers are told no more than that it is.
@@ -205,7 +207,7 @@ impl KeyRing {
             sid: grant.session,
             jti,
             iat: now.timestamp(),
-            exp: (now + self.lifetime).timestamp(),
+            exp: grant.expires_at.timestamp(),
             auth_time: grant.authenticated_at.timestamp(),
             acr: if grant.methods.len() > 1 { "aal2" } else { "aal1" }.to_owned(),
             amr: grant.methods,
@@ -316,6 +318,7 @@ mod tests {
             methods: vec![Method::Password],
             roles: vec![RoleName::parse("customer").unwrap()],
             position: 7,
+            expires_at: now() + TimeDelta::hours(1),
         }
     }
 

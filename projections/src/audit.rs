@@ -15,6 +15,8 @@ pub struct Entry {
     pub position: i64,
     /// Its exact bytes; `domain::leaf::read` reads them.
     pub leaf: Vec<u8>,
+    /// The hash that was recorded with it.
+    pub leaf_hash: Vec<u8>,
 }
 
 /// What to search for. Everything that is given must match.
@@ -43,7 +45,7 @@ pub struct Filter {
 pub async fn list(pool: &PgPool, filter: Filter, after: Option<i64>, limit: u16) -> Result<Page<Entry>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Entry,
-        "select e.position, e.leaf from read.audit a join log.event e on e.position = a.position
+        "select e.position, e.leaf, e.leaf_hash from read.audit a join log.event e on e.position = a.position
          where a.position > $1
            and ($2::text is null or a.event_type = $2)
            and ($3::text is null or a.category = $3)
@@ -73,7 +75,7 @@ pub async fn list(pool: &PgPool, filter: Filter, after: Option<i64>, limit: u16)
 /// # Errors
 /// The database.
 pub async fn get(pool: &PgPool, position: i64) -> Result<Option<Entry>, sqlx::Error> {
-    sqlx::query_as!(Entry, "select position, leaf from log.event where position = $1", position)
+    sqlx::query_as!(Entry, "select position, leaf, leaf_hash from log.event where position = $1", position)
         .fetch_optional(pool)
         .await
 }

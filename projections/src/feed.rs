@@ -48,6 +48,18 @@ impl FeedError {
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Database(_))
     }
+
+    /// Up to where the log is sound, when it is the log that is at fault.
+    #[must_use]
+    pub const fn position(&self) -> Option<u64> {
+        match self {
+            Self::Leaf(LeafError::Unreadable { position, .. } | LeafError::UnknownType { position })
+            | Self::WrongHash { position }
+            | Self::Disagrees { position }
+            | Self::Gap { position } => Some(*position),
+            Self::Leaf(LeafError::Unfit(_)) | Self::Database(_) => None,
+        }
+    }
 }
 
 /// The number of events in the log; every position below it is committed and visible.

@@ -140,7 +140,19 @@ impl Runner {
             return self.look().await;
         };
         let from = checkpoint.position.unsigned_abs();
-        let events = feed::read(&mut transaction, from, BATCH).await?;
+        // Another node may have got so far.
+        let known = self.progress.of(self.projection);
+        self.progress.tell(self.projection, State { position: from, ..known });
+        let events = match feed::read(&mut transaction, from, BATCH).await {
+            // What comes before an event that cannot be read is applied; the next step stops at the event itself.
+            Err(error) => match error.position().and_then(|position| position.checked_sub(from)) {
+                Some(sound @ 1..) => {
+                    feed::read(&mut transaction, from, u32::try_from(sound).unwrap_or(BATCH)).await?
+                }
+                Some(0) | None => return Err(error),
+            },
+            Ok(events) => events,
+        };
         let until = from + events.len() as u64;
         if events.is_empty() && checkpoint.stopped_because.is_none() {
             self.progress.tell(self.projection, State { position: from, stopped_because: None });

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use poem::http::header;
+use poem::http::{HeaderValue, Method, header};
 use poem::{Body, Request};
 use tokio::io::AsyncReadExt;
 use tokio::time;
@@ -27,6 +27,11 @@ pub(super) async fn read(request: &mut Request, limit: usize, patience: Duration
     }
     let body = request.take_body();
     if body.is_empty() {
+        // Where a body may be left out, so may its type; poem-openapi would answer 415 to the lack of one.
+        if request.method() == Method::DELETE {
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().entry(header::CONTENT_TYPE).or_insert(json);
+        }
         return Ok(());
     }
     let mut bytes = Vec::with_capacity(declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(1024));

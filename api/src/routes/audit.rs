@@ -49,6 +49,8 @@ pub struct AuditEvent {
     causation: Option<Uuid>,
     /// The policy that it was decided under.
     policy_version: u32,
+    /// The version of `data`'s schema.
+    schema_version: u32,
     /// What happened, in the words of its type.
     data: Any<serde_json::Value>,
     /// What was sealed beside it.
@@ -85,7 +87,7 @@ struct AuditEventWithLeaf {
     event: AuditEvent,
     /// The exact bytes that were hashed, base64url.
     leaf: String,
-    /// SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1; base64url.
+    /// The hash recorded with it: SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1; base64url.
     leaf_hash: String,
 }
 
@@ -165,7 +167,7 @@ impl Audit {
         Ok(Json(AuditEventWithLeaf {
             event: AuditEvent::read(&entry)?,
             leaf: URL_SAFE_NO_PAD.encode(&entry.leaf),
-            leaf_hash: URL_SAFE_NO_PAD.encode(leaf::hash(&entry.leaf)),
+            leaf_hash: URL_SAFE_NO_PAD.encode(&entry.leaf_hash),
         }))
     }
 }
@@ -200,6 +202,7 @@ impl AuditEvent {
             correlation: raw.correlation,
             causation: raw.causation,
             policy_version: raw.policy_version,
+            schema_version: raw.schema_version,
             data: Any(serde_json::from_str(raw.data.get()).map_err(Problem::internal)?),
             sealed: sealed.collect(),
         })

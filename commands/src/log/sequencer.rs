@@ -152,13 +152,14 @@ impl Sequencer {
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
                 Ok(committed) => return Ok(self.conclude(committed)),
-                Err(failure @ Failure::Rejected(_)) => return Err(failure),
+                Err(failure @ Failure::Rejected(_)) => {
+                    self.roll_back().await;
+                    return Err(failure);
+                }
                 Err(failure) => failure,
             };
             // What is left of the transaction ends with its connection.
-            if let Some(connection) = self.connection.take() {
-                drop(connection.detach());
-            }
+            self.disconnect();
             if Instant::now() >= deadline {
                 return Err(failure);
             }
@@ -201,6 +202,7 @@ impl Sequencer {
         for (index, plan) in uncertain.iter().enumerate() {
             if let Some(first) = where_committed(&mut transaction, plan).await.map_err(Failure::Lost)? {
                 tracing::info!(first, "the batch was committed before the connection broke");
+                transaction.rollback().await.map_err(Failure::Lost)?;
                 let events = plan.events(requests(), first);
                 return Ok(Committed { plan: uncertain.swap_remove(index), events });
             }
@@ -211,6 +213,7 @@ impl Sequencer {
 
         let plan = Box::new(Plan::of(requests(), seen, (hooks.clock)()));
         if plan.is_empty() {
+            transaction.rollback().await.map_err(Failure::Lost)?;
             return Ok(Committed { plan, events: Vec::new() });
         }
         append(&mut transaction, first_position, &plan).await.map_err(sort)?;
@@ -280,6 +283,22 @@ impl Sequencer {
         };
         let events = plan.events(requests(), first);
         finish(transaction, &hooks, part, plan, events).await.map(Some)
+    }
+
+    /// A transaction that was dropped is rolled back with the next message. That may be long in coming, and until then
+    /// it holds the lock of every node.
+    async fn roll_back(&mut self) {
+        if let Some(connection) = &mut self.connection
+            && connection.ping().await.is_err()
+        {
+            self.disconnect();
+        }
+    }
+
+    fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, Failure> {

@@ -1,0 +1,103 @@
+//! The OpenAPI document itself.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use fulexo_tests::Node;
+use serde_json::Value;
+
+use crate::spec::{document, operations};
+
+/// What the name of an operation begins with.
+const VERBS: [&str; 7] = ["change", "create", "delete", "get", "grant", "list", "revoke"];
+
+/// The statuses that anything may be refused with.
+const REFUSALS: [&str; 12] = ["400", "401", "403", "404", "406", "408", "409", "413", "415", "429", "500", "503"];
+
+#[test]
+fn the_committed_document_is_the_one_that_is_served() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi.json");
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    let current = format!("{:#}\n", document());
+    let differing = committed.lines().zip(current.lines()).position(|(committed, current)| committed != current);
+    let line = differing.unwrap_or_else(|| committed.lines().count().min(current.lines().count())) + 1;
+    assert!(
+        committed == current,
+        "openapi.json differs from the code from line {line} on; if the code is right: fulexo openapi > openapi.json"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_serves_the_document_that_the_command_prints() {
+    let node = Node::start().await;
+    let served = node.anonymous().get("/openapi.json").await;
+    assert_eq!((served.status, served.header("content-type")), (200, Some("application/json")));
+    assert_eq!(served.json, document());
+}
+
+#[test]
+fn no_object_of_the_document_has_a_key_twice() {
+    // serde_json keeps the last of two equal keys: fewer members after than keys before.
+    let text = fulexo_api::routes::spec();
+    let round_trip = serde_json::from_str::<Value>(&text).unwrap();
+    let keys = |text: &str| text.matches("\":").count();
+    assert_eq!(keys(&text), keys(&round_trip.to_string()), "some key was lost on the way through a parser");
+}
+
+#[test]
+fn every_operation_has_a_unique_name_of_verb_and_resource() {
+    let mut seen = BTreeSet::new();
+    for operation in operations() {
+        let id = &operation.id;
+        let (verb, resource) = id.split_once('_').unwrap_or_else(|| panic!("{id:?} of {}", operation.path));
+        assert!(VERBS.contains(&verb), "{id}: {verb} is no verb that we use; use one, or add it to VERBS");
+        assert!(!resource.is_empty() && id.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{id}");
+        assert!(seen.insert(id.clone()), "{id} is used twice");
+    }
+}
+
+#[test]
+fn every_operation_says_in_a_line_what_it_does() {
+    for operation in operations() {
+        let summary = operation.meta["summary"].as_str().unwrap_or_default();
+        assert!(!summary.trim().is_empty(), "{} has no summary", operation.id);
+        assert!(operation.meta["tags"].as_array().is_some_and(|tags| tags.len() == 1), "{} has no tag", operation.id);
+    }
+}
+
+#[test]
+fn every_operation_documents_every_refusal_as_a_problem() {
+    for operation in operations() {
+        for status in REFUSALS {
+            let response = &operation.meta["responses"][status];
+            let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
+            assert_eq!(schema, "#/components/schemas/Problem", "{} {status}: {response}", operation.id);
+        }
+        let successes =
+            operation.meta["responses"].as_object().unwrap().keys().filter(|status| status.starts_with('2'));
+        assert_eq!(successes.count(), 1, "{} documents one success", operation.id);
+    }
+}
+
+#[test]
+fn every_path_is_under_v1_but_health_and_well_known() {
+    for operation in operations() {
+        let sound = ["/v1/", "/health/", "/.well-known/"].iter().any(|prefix| operation.path.starts_with(prefix));
+        assert!(sound, "{}", operation.path);
+    }
+}
+
+#[test]
+fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() {
+    for operation in operations().iter().filter(|operation| operation.path.starts_with("/v1/")) {
+        let headers = operation.names("header");
+        // These read no read model: the token itself, and the log itself, which is never behind.
+        let reads_no_model = ["get_current_session", "get_audit_event"].contains(&operation.id.as_str());
+        let expected: &[&str] = match (operation.method.is_safe(), reads_no_model) {
+            (true, true) => &[],
+            (true, false) => &["Log-Min-Position"],
+            (false, _) => &["Idempotency-Key"],
+        };
+        assert_eq!(headers, expected, "{}", operation.id);
+    }
+}

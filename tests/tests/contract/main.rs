@@ -1,0 +1,40 @@
+//! The HTTP contract: what holds of every operation, every header and every refusal, whatever an operation does.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod authority;
+mod bodies;
+mod document;
+mod headers;
+mod idempotency;
+mod ownership;
+mod pagination;
+mod parameters;
+mod positions;
+mod spec;
+mod wire;
+
+use fulexo_tests::{Answer, Node};
+
+/// The whole shape of a refusal (RFC 9457).
+#[track_caller]
+fn assert_problem(answer: &Answer, status: u16, code: &str) {
+    let problem = &answer.json;
+    assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(problem["type"], format!("urn:fulexo:problem:{code}"), "{answer:?}");
+    assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()), "{answer:?}");
+    assert_eq!(problem["status"], status, "{answer:?}");
+    assert_eq!(problem["instance"], format!("urn:uuid:{}", answer.header("request-id").unwrap()), "{answer:?}");
+}
+
+/// The members at fault, in the order of the answer.
+fn pointers(answer: &Answer) -> Vec<&str> {
+    let errors = answer.json["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect()
+}
+
+/// How many events the log holds.
+async fn log_size(node: &Node) -> u64 {
+    node.app().commands.log().size().await.unwrap()
+}

@@ -1,0 +1,81 @@
+//! Reading one's own writes: a query that is given a command's position sees what the command did.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulexo_tests::{Database, Node, PASSWORD};
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::assert_problem;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_times_a_query_sees_the_command_before_it() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    for round in 0..50 {
+        let mut ann = node.anonymous();
+        let credentials = json!({"email": format!("ann-{round}@example.com"), "password": PASSWORD});
+        let registered = ann.post("/v1/auth/register", credentials.clone()).await;
+        let path = format!("/v1/accounts/{}", registered.json["account_id"].as_str().unwrap());
+        let seen = admin.seeing(registered.position()).get(&path).await;
+        assert_eq!((seen.status, &seen.json["email"]), (200, &credentials["email"]), "round {round}: {seen:?}");
+
+        let login = ann.post("/v1/auth/login", credentials).await;
+        ann.log_in_with(&login);
+        let seen = ann.seeing(login.position()).get("/v1/me/sessions").await;
+        assert_eq!(seen.json["items"][0]["session_id"], ann.session.to_string(), "round {round}: {seen:?}");
+
+        let grant = admin.post(&format!("{path}/roles"), json!({"role": "auditor", "reason": "r"})).await;
+        let seen = admin.seeing(grant.position()).get(&path).await;
+        assert_eq!(seen.json["roles"], json!(["auditor", "customer"]), "round {round}: {seen:?}");
+
+        let logout = ann.post_nothing("/v1/auth/logout").await;
+        let seen =
+            admin.seeing(logout.position()).get(&format!("/v1/audit/events?after={}", logout.position() - 1)).await;
+        assert_eq!(seen.json["items"][0]["type"], "session.revoked", "round {round}: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_at_another_node_sees_the_command_too() {
+    let database = Arc::new(Database::create().await);
+    let (here, there) = (Node::join(&database).await, Node::join(&database).await);
+    let admin = here.admin().await;
+    let elsewhere = fulexo_tests::Client { url: there.url.clone(), ..admin.clone() };
+    for _ in 0..20 {
+        let (email, account) = here.register(&["customer"]).await;
+        let grant =
+            admin.post(&format!("/v1/accounts/{account}/roles"), json!({"role": "auditor", "reason": "r"})).await;
+        let seen = elsewhere.seeing(grant.position()).get(&format!("/v1/accounts/{account}")).await;
+        assert_eq!((&seen.json["email"], &seen.json["roles"]), (&json!(email), &json!(["auditor", "customer"])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_is_not_there_yet_is_waited_for_and_then_refused() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let paths = ["/v1/me", "/v1/me/sessions", "/v1/me/events", "/v1/accounts", "/v1/sessions", "/v1/audit/events"];
+    let ask = async |path| {
+        let began = Instant::now();
+        (path, admin.seeing(1_000_000).get(path).await, began.elapsed())
+    };
+    for (path, answer, waited) in join_all(paths.into_iter().map(ask)).await {
+        assert_problem(&answer, 503, "behind");
+        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{answer:?}");
+        assert!(waited > Duration::from_millis(500) && waited < Duration::from_millis(3_500), "{path}: {waited:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let next = crate::log_size(&node).await;
+    let waiting = tokio::spawn(async move { admin.seeing(next).get("/v1/accounts").await });
+    let (email, _) = node.register(&["customer"]).await;
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.text.contains(&email), "{answer:?}");
+}

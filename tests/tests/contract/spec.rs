@@ -1,0 +1,147 @@
+//! The operations that the OpenAPI document names, and requests for them made from their schemas: a new operation is
+//! called by these tests without anybody adding it.
+
+use fulexo_tests::{Answer, Client};
+use hyper::Method;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// The document, as clients read it.
+pub fn document() -> Value {
+    serde_json::from_str(&fulexo_api::routes::spec()).unwrap()
+}
+
+/// One operation, as the document has it.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    pub id: String,
+    pub method: Method,
+    /// With its parameters in braces.
+    pub path: String,
+    /// Everything the document says of it.
+    pub meta: Value,
+    document: Value,
+}
+
+/// Every operation.
+pub fn operations() -> Vec<Operation> {
+    let document = document();
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, meta) in methods.as_object().unwrap() {
+            operations.push(Operation {
+                id: meta["operationId"].as_str().unwrap_or_default().to_owned(),
+                method: method.to_uppercase().parse().unwrap(),
+                path: path.clone(),
+                meta: meta.clone(),
+                document: document.clone(),
+            });
+        }
+    }
+    assert!(operations.len() > 15, "the document is all but empty");
+    operations
+}
+
+impl Operation {
+    /// Whether it is about the caller alone.
+    pub fn is_own(&self) -> bool {
+        ["/v1/me", "/v1/auth"].iter().any(|own| self.path == *own || self.path.starts_with(&format!("{own}/")))
+    }
+
+    /// Whether the document lets anybody in.
+    pub fn is_public(&self) -> bool {
+        self.meta.get("security").is_none()
+    }
+
+    /// Calls it with everything that it requires, and nothing else; ids are this one.
+    pub async fn call(&self, client: &Client, id: Uuid) -> Answer {
+        let body = self.body(id).map(|body| body.to_string()).unwrap_or_default();
+        self.send(client, &self.target(|name, schema| sample(name, schema, id)), &body).await
+    }
+
+    /// Calls it with this target and body.
+    pub async fn send(&self, client: &Client, target: &str, body: &str) -> Answer {
+        let content_type = (!body.is_empty()).then_some("application/json");
+        client.send(self.method.clone(), target, content_type, body).await
+    }
+
+    /// Its path and required query, filled in.
+    pub fn target(&self, fill: impl Fn(&str, &Value) -> Value) -> String {
+        let mut target = self.path.clone();
+        let mut query = Vec::new();
+        for parameter in self.parameters() {
+            let name = parameter["name"].as_str().unwrap();
+            let value = match fill(name, &parameter["schema"]) {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            match parameter["in"].as_str().unwrap() {
+                "path" => target = target.replace(&format!("{{{name}}}"), &value),
+                "query" if parameter["required"] == true => query.push(format!("{name}={value}")),
+                _ => {}
+            }
+        }
+        assert!(!target.contains('{'), "{target} has a parameter that the document does not name");
+        if query.is_empty() { target } else { format!("{target}?{}", query.join("&")) }
+    }
+
+    /// Names of its parameters in this place: `path`, `query`, `header`.
+    pub fn names(&self, place: &str) -> Vec<&str> {
+        let parameters = self.parameters().iter().filter(|parameter| parameter["in"] == place);
+        parameters.map(|parameter| parameter["name"].as_str().unwrap()).collect()
+    }
+
+    /// Whether it reads a body.
+    pub fn has_body(&self) -> bool {
+        self.meta.get("requestBody").is_some()
+    }
+
+    fn parameters(&self) -> &[Value] {
+        self.meta["parameters"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A body with the members that it requires, and no other.
+    pub fn body(&self, id: Uuid) -> Option<Value> {
+        let content = self.meta.get("requestBody")?["content"].as_object().unwrap();
+        let schema = &content.values().next().unwrap()["schema"];
+        Some(self.instance("", schema, id))
+    }
+
+    /// A value of this schema, with required members alone.
+    fn instance(&self, name: &str, schema: &Value, id: Uuid) -> Value {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let pointer = reference.trim_start_matches('#');
+            return self.instance(name, self.document.pointer(pointer).unwrap(), id);
+        }
+        match schema["type"].as_str().unwrap_or_default() {
+            "object" => {
+                let required = schema["required"].as_array().cloned().unwrap_or_default();
+                let members = required.iter().map(|member| {
+                    let member = member.as_str().unwrap();
+                    (member.to_owned(), self.instance(member, &schema["properties"][member], id))
+                });
+                Value::Object(members.collect::<Map<_, _>>())
+            }
+            "array" => Value::Array(vec![self.instance(name, &schema["items"], id)]),
+            _ => sample(name, schema, id),
+        }
+    }
+}
+
+/// A sound value for a name and a schema.
+fn sample(name: &str, schema: &Value, id: Uuid) -> Value {
+    if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {
+        return first.clone();
+    }
+    match (schema["type"].as_str().unwrap_or_default(), schema["format"].as_str(), name) {
+        ("string", Some("uuid"), _) => id.to_string().into(),
+        ("string", Some("date-time"), _) => "2026-01-01T00:00:00Z".into(),
+        ("string", _, "email") => "nobody@example.com".into(),
+        ("string", _, "role") => "auditor".into(),
+        ("string", _, "password" | "new_password") => "kestrel-Over9thefen".into(),
+        ("string", _, _) => "sample".into(),
+        ("integer" | "number", _, _) => 1.into(),
+        ("boolean", _, _) => true.into(),
+        (other, _, _) => panic!("no sample for {name}, of type {other:?}: teach it to this function"),
+    }
+}

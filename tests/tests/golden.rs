@@ -1,0 +1,259 @@
+//! Golden events: the bytes of every kind of event, as this build writes them and every later build must read them.
+//!
+//! `tests/golden/<type>.v<schema version>[.<case>].json` is a leaf, byte for byte; `leaf-hashes.txt` holds the hash of
+//! each. A file there is never changed: an event that is to be written in another form gets another schema version, and
+//! files of its own. `cargo test -p fulexo-tests --test golden -- --ignored` writes those that are missing.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
+use fulexo_domain::event::{Actor, Category, Event, Field, Recorded, SealedDigest, Stream};
+use fulexo_domain::leaf::{self, Draft, Prepared};
+use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use uuid::Uuid;
+
+const POSITION: u64 = 41;
+const VERSION: u64 = 7;
+
+/// One event of every type, and of every value that its data can take; the case is empty for the plain one.
+fn samples() -> Vec<(&'static str, Event)> {
+    let failed = |reason| AuthenticationEvent::Failed { factor: Factor::Password, reason }.into();
+    let revoked = |by| SessionEvent::Revoked { by }.into();
+    let samples: Vec<(&str, Event)> = vec![
+        ("", AccountEvent::Registered {}.into()),
+        ("", AccountEvent::PasswordChanged { how: PasswordChange::Owner }.into()),
+        ("rehash", AccountEvent::PasswordChanged { how: PasswordChange::Rehash }.into()),
+        ("", AccountEvent::RoleGranted { role: role("auditor") }.into()),
+        ("", AccountEvent::RoleRevoked { role: role("support-tier_2") }.into()),
+        ("", AuthenticationEvent::Succeeded { methods: vec![Method::Password], session: SessionId(id(3)) }.into()),
+        ("", failed(FailureReason::WrongPassword)),
+        ("unknown_account", failed(FailureReason::UnknownAccount)),
+        ("locked", failed(FailureReason::Locked)),
+        ("", AuthenticationEvent::LockedOut { factor: Factor::Password, failures: 5, nth: 2, until: time(900) }.into()),
+        ("", started()),
+        ("", SessionEvent::Refreshed { generation: 2, grace_until: time(10), idle_expires_at: time(604_800) }.into()),
+        ("", SessionEvent::RefreshReused { generation: 1 }.into()),
+        ("", revoked(RevokedBy::Owner)),
+        ("admin", revoked(RevokedBy::Admin)),
+        ("reuse", revoked(RevokedBy::Reuse)),
+        ("password_change", revoked(RevokedBy::PasswordChange)),
+        ("", SessionEvent::Expired {}.into()),
+    ];
+    samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
+}
+
+/// Does not compile when there is a kind of event, or a value in one, that nobody thought of here: it needs a sample
+/// above and, written by the ignored test below, a file.
+fn stands_among_the_samples(event: &Event) {
+    match event {
+        Event::Account(event) => match event {
+            AccountEvent::Registered {}
+            | AccountEvent::PasswordChanged { how: PasswordChange::Owner | PasswordChange::Rehash }
+            | AccountEvent::RoleGranted { role: _ }
+            | AccountEvent::RoleRevoked { role: _ } => {}
+        },
+        Event::Authentication(event) => match event {
+            AuthenticationEvent::Succeeded { methods: _, session: _ }
+            | AuthenticationEvent::Failed {
+                factor: Factor::Password,
+                reason: FailureReason::WrongPassword | FailureReason::UnknownAccount | FailureReason::Locked,
+            }
+            | AuthenticationEvent::LockedOut { factor: Factor::Password, failures: _, nth: _, until: _ } => {}
+        },
+        Event::Session(event) => match event {
+            SessionEvent::Started { account: _, methods: _, fingerprint: _, idle_expires_at: _, expires_at: _ }
+            | SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at: _ }
+            | SessionEvent::RefreshReused { generation: _ }
+            | SessionEvent::Revoked {
+                by: RevokedBy::Owner | RevokedBy::Admin | RevokedBy::Reuse | RevokedBy::PasswordChange,
+            }
+            | SessionEvent::Expired {} => {}
+        },
+    }
+}
+
+fn started() -> Event {
+    let (idle_expires_at, expires_at) = (time(604_800), time(2_592_000));
+    let fingerprint = "mX3d5Zl1yKkq0pQe7v8wB2nC4rT6uY9aFgHjJkLzXcV".to_owned();
+    let (account, methods) = (AccountId(id(2)), vec![Method::Password]);
+    SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }.into()
+}
+
+fn role(name: &str) -> RoleName {
+    RoleName::parse(name).unwrap()
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(0x0193_5c2e_7000_7000_8000_0000_0000_0000 + number)
+}
+
+/// So many seconds after everything here happened, and a few microseconds.
+fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(1_793_000_000_000_042 + seconds * 1_000_000).unwrap()
+}
+
+/// Everything around an event that a leaf can say, told apart by what the event is about.
+fn prepared(event: &Event) -> Prepared {
+    let fields = event.sealed_fields().to_vec();
+    let digest = SealedDigest {
+        commitment: "qL8R4QIcQ_ZsRqOAbeRfcZhilN_MksRtDaErMA-rbP0".to_owned(),
+        digest: "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg".to_owned(),
+        fields,
+    };
+    let (subject, actor, causation) = match event {
+        Event::Account(_) => (Some(id(2)), Actor::Account { id: id(4) }, Some(id(5))),
+        Event::Authentication(AuthenticationEvent::Failed { reason: FailureReason::UnknownAccount, .. }) => {
+            (None, Actor::Anonymous, None)
+        }
+        Event::Authentication(_) => (Some(id(2)), Actor::Anonymous, None),
+        Event::Session(SessionEvent::Revoked { by: RevokedBy::Admin }) => (Some(id(2)), Actor::Operator, None),
+        Event::Session(SessionEvent::Expired {}) => (Some(id(2)), Actor::System, None),
+        Event::Session(_) => (Some(id(2)), Actor::Account { id: id(2) }, None),
+    };
+    let draft = Draft {
+        id: id(1),
+        stream: Stream { category: event.category(), id: id(6) },
+        subject,
+        actor,
+        correlation: id(7),
+        causation,
+        policy_version: 1,
+        event: event.clone(),
+        sealed: if digest.fields.is_empty() { Vec::new() } else { vec![digest] },
+    };
+    draft.prepare().unwrap()
+}
+
+/// The file of a sample, and what belongs into it.
+fn written(case: &str, event: &Event) -> (String, Vec<u8>) {
+    let leaf = prepared(event).leaf(time(0), VERSION);
+    let raw = leaf::read(POSITION, &leaf).unwrap();
+    let case = if case.is_empty() { String::new() } else { format!(".{case}") };
+    (format!("{}.v{}{case}.json", raw.r#type, raw.schema_version), leaf)
+}
+
+fn folder() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "golden"].iter().collect()
+}
+
+/// Every golden file there is.
+fn files() -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    files.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())).collect()
+}
+
+/// The hash of each file, in the form that `leaf-hashes.txt` has.
+fn hashes(files: &BTreeMap<String, Vec<u8>>) -> String {
+    let mut text = String::new();
+    for (name, leaf) in files {
+        let hash: String = leaf::hash(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(text, "{hash}  {name}").unwrap();
+    }
+    text
+}
+
+/// Encodes what was read, as if it were recorded now.
+fn encoded_again(recorded: &Recorded) -> Vec<u8> {
+    let Recorded { id, stream, subject, actor, correlation, causation, policy_version, event, sealed, .. } =
+        recorded.clone();
+    let draft = Draft { id, stream, subject, actor, correlation, causation, policy_version, event, sealed };
+    draft.prepare().unwrap().leaf(recorded.recorded_at, recorded.version)
+}
+
+/// The names that a type may have in a leaf, from what its decoder says of a name that it does not know.
+fn names<T>(unknown: Result<T, serde_json::Error>) -> BTreeSet<String> {
+    let message = unknown.err().unwrap().to_string();
+    let (_, expected) = message.split_once(", expected ").unwrap_or_else(|| panic!("no names in {message:?}"));
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_golden_event_is_read_as_the_event_that_it_is() {
+    let files = files();
+    for (case, event) in samples() {
+        let (name, _) = written(case, &event);
+        let leaf = files.get(&name).unwrap_or_else(|| panic!("{name} is missing: run the ignored test"));
+        let read = leaf::decode(POSITION, leaf).unwrap();
+        assert_eq!(read, prepared(&event).recorded(POSITION, time(0), VERSION), "{name}");
+    }
+}
+
+#[test]
+fn every_golden_event_is_read_for_ever_and_written_again_as_it_stands() {
+    for (name, leaf) in files() {
+        let read = leaf::decode(POSITION, &leaf).unwrap_or_else(|error| panic!("{name}: {error}"));
+        // An older form is read as the newer one, and never written again.
+        if name.split('.').any(|part| part == format!("v{}", read.event.schema_version())) {
+            let again = encoded_again(&read);
+            assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(&leaf), "{name}");
+            assert_eq!(leaf::hash(&again), leaf::hash(&leaf), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_golden_event_has_the_hash_that_it_always_had() {
+    let known = fs::read_to_string(folder().join("leaf-hashes.txt")).unwrap();
+    assert_eq!(hashes(&files()), known, "a golden file was changed, or is new and not in leaf-hashes.txt");
+}
+
+#[test]
+fn every_event_type_has_a_golden_file() {
+    let types: BTreeSet<String> = [
+        names(serde_json::from_str::<AccountEvent>(r#""?""#)),
+        names(serde_json::from_str::<AuthenticationEvent>(r#""?""#)),
+        names(serde_json::from_str::<SessionEvent>(r#""?""#)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(types.len() >= 12, "{types:?}");
+    let files = files();
+    let has_one = |name: &str| files.keys().any(|file| file.starts_with(&format!("{name}.v")));
+    let missing: Vec<_> = types.iter().filter(|name| !has_one(name)).collect();
+    assert!(missing.is_empty(), "without a golden file: {missing:?}");
+}
+
+#[test]
+fn every_value_that_a_leaf_can_name_stands_in_a_golden_file() {
+    let all: String = files().into_values().map(|leaf| String::from_utf8(leaf).unwrap()).collect();
+    let values = [
+        names(serde_json::from_str::<PasswordChange>(r#""?""#)),
+        names(serde_json::from_str::<Factor>(r#""?""#)),
+        names(serde_json::from_str::<FailureReason>(r#""?""#)),
+        names(serde_json::from_str::<Method>(r#""?""#)),
+        names(serde_json::from_str::<RevokedBy>(r#""?""#)),
+        names(serde_json::from_str::<Category>(r#""?""#)),
+        names(serde_json::from_str::<Field>(r#""?""#)),
+        names(serde_json::from_str::<Actor>(r#"{"kind": "?"}"#)),
+    ];
+    for value in values.into_iter().flatten() {
+        assert!(all.contains(&format!("\"{value}\"")), "{value} stands in no golden file");
+    }
+}
+
+#[test]
+#[ignore = "writes the golden files that are missing, and never changes one that is there"]
+fn write_what_is_missing() {
+    fs::create_dir_all(folder()).unwrap();
+    for (case, event) in samples() {
+        let (name, leaf) = written(case, &event);
+        if !folder().join(&name).exists() {
+            fs::write(folder().join(&name), leaf).unwrap();
+        }
+    }
+    let known = fs::read_to_string(folder().join("leaf-hashes.txt")).unwrap_or_default();
+    let current = hashes(&files());
+    let lost: Vec<_> = known.lines().filter(|line| !current.lines().any(|now| now == *line)).collect();
+    assert!(lost.is_empty(), "these were changed or are gone: {lost:#?}");
+    fs::write(folder().join("leaf-hashes.txt"), current).unwrap();
+}
