@@ -8,6 +8,7 @@
 //! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
 //! and runners; then the pool.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use fulexo_projections::gate::{Gate, catch_up};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
+use ipnet::IpNet;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::{oneshot, watch};
@@ -62,13 +64,24 @@ pub struct App {
 pub struct Running {
     /// The port that it listens on.
     pub port: u16,
-    /// What its handlers work with.
-    pub app: Arc<App>,
+    core: Core,
     stop_http: oneshot::Sender<()>,
     http: JoinHandle<()>,
+}
+
+/// The service but for its listener: what a verb needs that changes something and ends.
+pub struct Core {
+    /// What request handlers, and verbs, work with.
+    pub app: Arc<App>,
     stop_sequencer: oneshot::Sender<()>,
     sequencer: JoinHandle<()>,
     followers: JoinSet<()>,
+}
+
+/// Where to listen, and whom to believe there.
+struct Listen {
+    address: SocketAddr,
+    trusted_proxies: Vec<IpNet>,
 }
 
 /// Why the service does not start; the text says what to do.
@@ -76,8 +89,8 @@ pub struct Running {
 #[error("{0}")]
 pub struct StartError(pub String);
 
-impl Running {
-    /// Starts everything, and returns once requests are accepted.
+impl Core {
+    /// Starts everything but the listener.
     ///
     /// # Errors
     /// [`StartError`], in words for the operator.
@@ -128,31 +141,76 @@ impl Running {
             doorbell,
             registration: config.registration,
         });
-        let acceptor = listener::bind((config.bind, config.port).into())
-            .await
-            .map_err(|error| StartError(format!("cannot listen on {}:{}: {error}", config.bind, config.port)))?;
-        let port = listener::port(&acceptor).unwrap_or(config.port);
-        let edge = EdgeOptions { trusted_proxies: config.trusted_proxies, ..EdgeOptions::default() };
-        let endpoint =
-            crate::routes::endpoint(Arc::clone(&app), edge).map_err(|error| failed("the docs page", &error))?;
-        let (stop_http, http_stopped) = oneshot::channel::<()>();
-        let http = tokio::spawn(listener::serve(acceptor, endpoint, ListenerOptions::default(), async move {
-            let _ = http_stopped.await;
-        }));
-        Ok(Self { port, app, stop_http, http, stop_sequencer, sequencer, followers })
+        Ok(Self { app, stop_sequencer, sequencer, followers })
     }
 
     /// Stops in order; returns when all has ended.
     pub async fn stop(mut self) {
-        tracing::info!("stopping: requests first");
-        let _ = self.stop_http.send(());
-        let _ = self.http.await;
         let _ = self.stop_sequencer.send(());
         let _ = self.sequencer.await;
         // Read models catch up from their checkpoints: nothing is lost by stopping them here.
         self.followers.shutdown().await;
         self.app.pool.close().await;
+    }
+}
+
+impl Running {
+    /// Starts everything, and returns once requests are accepted.
+    ///
+    /// # Errors
+    /// [`StartError`], in words for the operator.
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        let listen = Listen {
+            address: (config.bind, config.port).into(),
+            trusted_proxies: std::mem::take(&mut config.trusted_proxies),
+        };
+        let core = Core::start(config).await?;
+        match Listening::on(listen, &core.app).await {
+            Ok(Listening { port, stop_http, http }) => Ok(Self { port, core, stop_http, http }),
+            Err(error) => {
+                core.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What its handlers work with.
+    #[must_use]
+    pub const fn app(&self) -> &Arc<App> {
+        &self.core.app
+    }
+
+    /// Stops in order; returns when all has ended.
+    pub async fn stop(self) {
+        tracing::info!("stopping: requests first");
+        let _ = self.stop_http.send(());
+        let _ = self.http.await;
+        self.core.stop().await;
         tracing::info!("stopped");
+    }
+}
+
+struct Listening {
+    port: u16,
+    stop_http: oneshot::Sender<()>,
+    http: JoinHandle<()>,
+}
+
+impl Listening {
+    async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
+        let Listen { address, trusted_proxies } = listen;
+        let acceptor = listener::bind(address)
+            .await
+            .map_err(|error| StartError(format!("cannot listen on {address}: {error}")))?;
+        let port = listener::port(&acceptor).unwrap_or(address.port());
+        let edge = EdgeOptions { trusted_proxies, ..EdgeOptions::default() };
+        let endpoint =
+            crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
+        let (stop_http, http_stopped) = oneshot::channel::<()>();
+        let http = tokio::spawn(listener::serve(acceptor, endpoint, ListenerOptions::default(), async move {
+            let _ = http_stopped.await;
+        }));
+        Ok(Self { port, stop_http, http })
     }
 }
 

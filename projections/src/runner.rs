@@ -146,9 +146,7 @@ impl Runner {
         let events = match feed::read(&mut transaction, from, BATCH).await {
             // What comes before an event that cannot be read is applied; the next step stops at the event itself.
             Err(error) => match error.position().and_then(|position| position.checked_sub(from)) {
-                Some(sound @ 1..) => {
-                    feed::read(&mut transaction, from, u32::try_from(sound).unwrap_or(BATCH)).await?
-                }
+                Some(sound @ 1..) => feed::read(&mut transaction, from, u32::try_from(sound).unwrap_or(BATCH)).await?,
                 Some(0) | None => return Err(error),
             },
             Ok(events) => events,

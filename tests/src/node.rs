@@ -52,7 +52,7 @@ impl Node {
     /// What its handlers work with.
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
-        &self.running.app
+        self.running.app()
     }
 
     /// Stops it as an operator would.

@@ -9,21 +9,18 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::Args;
-use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::vault::crypto::random_bytes;
 use fulexo_commands::{CommandError, NewAccount};
-use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use uuid::Uuid;
 
-use super::{Failure, asked_to_stop, block_on, start_logging};
+use super::{Failure, asked_to_stop, block_on, operator, start_logging};
 use crate::app::{App, Running};
 use crate::config::{Config, Environment};
 use crate::private::{DataDir, Nats, Options, Postgres};
-use crate::{clock, schema};
+use crate::schema;
 
 #[derive(Args)]
 pub struct Dev {
@@ -101,7 +98,7 @@ impl Dev {
         let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
         config.port = self.port;
         let running = Running::start(config).await?;
-        let accounts = demo_accounts(&running.app, secrets).await?;
+        let accounts = demo_accounts(running.app(), secrets).await?;
         let url = format!("http://127.0.0.1:{}", running.port);
         let file = DevFile {
             url: url.clone(),
@@ -219,17 +216,6 @@ async fn demo_accounts(app: &App, secrets: &Secrets) -> Result<BTreeMap<&'static
         accounts.insert(name, DemoAccount { email: email.to_owned(), password });
     }
     Ok(accounts)
-}
-
-fn operator() -> Context {
-    let context = Context {
-        actor: Actor::Operator,
-        correlation: Uuid::nil(),
-        now: clock::now(),
-        origin: Origin::default(),
-        idempotency_key: None,
-    };
-    Context { correlation: context.new_id(), ..context }
 }
 
 fn step(text: &str) {

@@ -8,6 +8,7 @@ mod events;
 mod migrate;
 mod openapi;
 mod rebuild;
+mod register;
 mod serve;
 mod target;
 
@@ -15,8 +16,12 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use fulexo_commands::context::{Context, Origin};
+use fulexo_domain::event::Actor;
 use tracing_subscriber::EnvFilter;
+use uuid::Uuid;
 
+use crate::clock;
 use crate::config::{ConfigErrors, Environment};
 
 /// Event-sourced security backend: logins, sessions and roles as an immutable log.
@@ -42,6 +47,11 @@ enum Verb {
     /// Applies what is missing, each migration whole or not at all, and makes the role of DATABASE_URL a member of
     /// fulexo_app. Safe under the previous release, and to run again. Needs DATABASE_OWNER_URL and DATABASE_URL.
     Migrate(migrate::Migrate),
+    /// Register an account with roles of your choice, and print its password: how the first administrator comes to be.
+    ///
+    /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
+    /// `serve` is.
+    Register(register::Register),
     /// Print the OpenAPI document.
     Openapi(openapi::Openapi),
     /// Make a read model again from the log, and compare it with what it was.
@@ -101,6 +111,7 @@ impl Cli {
             Verb::Dev(verb) => verb.run(),
             Verb::Serve(verb) => verb.run(),
             Verb::Migrate(verb) => verb.run(),
+            Verb::Register(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
@@ -145,6 +156,18 @@ fn start_logging(environment: Environment, default_filter: &str) {
     crate::http::panic::log_panics();
     // A second start in one process keeps the first logger.
     let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+}
+
+/// Whoever runs the binary, as commands see them.
+fn operator() -> Context {
+    let context = Context {
+        actor: Actor::Operator,
+        correlation: Uuid::nil(),
+        now: clock::now(),
+        origin: Origin::default(),
+        idempotency_key: None,
+    };
+    Context { correlation: context.new_id(), ..context }
 }
 
 /// Resolves when the process is asked to stop: Ctrl-C or SIGTERM.

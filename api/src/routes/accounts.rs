@@ -61,7 +61,9 @@ struct Revocation {
 
 #[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
 impl Accounts {
-    /// Accounts, in the order of their registration. Needs `accounts.read`.
+    /// Accounts, in the order of their registration.
+    ///
+    /// Needs `accounts.read`.
     #[oai(path = "/", method = "get", operation_id = "list_accounts")]
     async fn list(
         &self,
@@ -101,7 +103,9 @@ impl Accounts {
         Ok(Json(AccountPage { items: named(app, page.items, now).await?, next_cursor: page.next }))
     }
 
-    /// One account. Needs `accounts.read`.
+    /// One account.
+    ///
+    /// Needs `accounts.read`.
     #[oai(path = "/:account_id", method = "get", operation_id = "get_account")]
     async fn get(
         &self,
@@ -119,8 +123,10 @@ impl Accounts {
         named.pop().map(Json).ok_or_else(Problem::not_found)
     }
 
-    /// Grant a role. It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of
-    /// the role, and a fresh login.
+    /// Grant a role.
+    ///
+    /// It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a
+    /// login within the last ten minutes.
     #[oai(path = "/:account_id/roles", method = "post", operation_id = "grant_role")]
     async fn grant_role(
         &self,
@@ -143,7 +149,9 @@ impl Accounts {
         Ok(commands.grant_role(&context, caller.permissions, account, role, reason).await?.into())
     }
 
-    /// Take a role away. It is gone at once, also for tokens issued before. Needs `roles.grant` and a fresh login.
+    /// Take a role away.
+    ///
+    /// It is gone at once, also for tokens issued before. Needs `roles.grant` and a login within the last ten minutes.
     #[oai(path = "/:account_id/roles/:role", method = "delete", operation_id = "revoke_role")]
     async fn revoke_role(
         &self,

@@ -93,7 +93,9 @@ struct AuditEventWithLeaf {
 
 #[OpenApi(prefix_path = "/v1/audit", tag = "Tag::Audit")]
 impl Audit {
-    /// Events in the order of the log; everything that is given must match. Needs `audit.read`.
+    /// Events in the order of the log.
+    ///
+    /// Everything that is given must match. Needs `audit.read`.
     #[oai(path = "/events", method = "get", operation_id = "list_audit_events")]
     async fn list(
         &self,
@@ -152,7 +154,9 @@ impl Audit {
         Ok(Json(AuditPage { items, next_cursor: page.next }))
     }
 
-    /// One event, with the exact bytes of its leaf. Needs `audit.read`.
+    /// One event, with the exact bytes of its leaf.
+    ///
+    /// Needs `audit.read`.
     #[oai(path = "/events/:position", method = "get", operation_id = "get_audit_event")]
     async fn get(
         &self,

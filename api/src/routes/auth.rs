@@ -166,6 +166,8 @@ impl Auth {
     }
 
     /// End this session.
+    ///
+    /// Its tokens are refused from then on, this one included: a second call answers 401.
     #[oai(path = "/logout", method = "post", operation_id = "create_logout")]
     async fn logout(
         &self,
@@ -178,7 +180,9 @@ impl Auth {
         Ok(done.into())
     }
 
-    /// The caller, as judged now. Reads no database.
+    /// The caller, as judged now.
+    ///
+    /// Judged from the token and this node's memory of what has changed since; no database is read.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]
     async fn session(&self, caller: Bearer) -> Result<Json<CurrentSession>, Problem> {
         let caller = caller.0;

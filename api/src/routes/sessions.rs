@@ -46,7 +46,9 @@ struct SessionPage {
 
 #[OpenApi(prefix_path = "/v1/sessions", tag = "Tag::Sessions")]
 impl Sessions {
-    /// Sessions, in the order of their start. Needs `sessions.read`.
+    /// Sessions, in the order of their start.
+    ///
+    /// Needs `sessions.read`.
     #[oai(path = "/", method = "get", operation_id = "list_sessions")]
     async fn list(
         &self,

@@ -1,0 +1,50 @@
+//! The dependency rule, as cargo sees it: domain knows nobody, commands and projections know domain and not each
+//! other, api knows all three.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Names of the normal dependencies of each crate of ours.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let of = |package: &Value| {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        dependencies.filter(|dependency| dependency["kind"].is_null()).map(|dependency| text(&dependency["name"])).collect()
+    };
+    let packages = metadata["packages"].as_array().unwrap();
+    packages.iter().map(|package| (text(&package["name"]), of(package))).collect()
+}
+
+fn ours(dependencies: &BTreeSet<String>) -> Vec<&str> {
+    dependencies.iter().filter(|name| name.starts_with("fulexo-")).map(String::as_str).collect()
+}
+
+#[test]
+fn each_crate_knows_only_those_below_it() {
+    let dependencies = dependencies();
+    assert_eq!(ours(&dependencies["fulexo-domain"]), [""; 0]);
+    assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-domain"]);
+    assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-domain"]);
+    assert_eq!(ours(&dependencies["fulexo-api"]), ["fulexo-commands", "fulexo-domain", "fulexo-projections"]);
+}
+
+#[test]
+fn domain_does_no_io_and_only_api_speaks_http() {
+    let dependencies = dependencies();
+    for forbidden in ["tokio", "sqlx", "poem", "hyper", "async-nats", "aws-lc-rs", "tracing"] {
+        assert!(!dependencies["fulexo-domain"].contains(forbidden), "domain depends on {forbidden}");
+    }
+    for name in ["fulexo-commands", "fulexo-projections"] {
+        for forbidden in ["poem", "poem-openapi", "hyper", "clap"] {
+            assert!(!dependencies[name].contains(forbidden), "{name} depends on {forbidden}");
+        }
+    }
+}
