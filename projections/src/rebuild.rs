@@ -37,6 +37,13 @@ pub async fn rebuild(
 ) -> Result<Rebuilt, FeedError> {
     let name = projection.as_str();
     let mut transaction = pool.begin().await?;
+    // The bounds that requests work under are not for this.
+    sqlx::query!(
+        "select set_config('statement_timeout', '0', true) as statement,
+                set_config('idle_in_transaction_session_timeout', '0', true) as idle"
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
     let checkpoint = sqlx::query_scalar!("select position from projection.checkpoint where name = $1 for update", name)
         .fetch_one(&mut *transaction)
         .await?
