@@ -3,20 +3,14 @@
 //!
 //! A test reads like this:
 //!
-//! ```ignore
+//! ```text
 //! let node = Node::start().await;
 //! let admin = node.admin().await;
 //! let answer = admin.get("/v1/accounts").await;
 //! assert_eq!(answer.status, 200);
 //! ```
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![expect(clippy::missing_panics_doc, reason = "tests fail by panicking")]
 
 mod client;

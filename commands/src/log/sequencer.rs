@@ -147,7 +147,7 @@ impl Sequencer {
     /// One part, tried again for as long as the connection is the problem.
     async fn settle_part(&mut self, part: &[Queued], deadline: Instant) -> Result<Answers, Failure> {
         // Each try that may have been committed: one whose connection broke can still arrive when a later one failed.
-        let mut uncertain: Vec<Box<Plan>> = Vec::new();
+        let mut uncertain: Vec<Plan> = Vec::new();
         let mut pause = Duration::from_millis(10);
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
@@ -164,7 +164,7 @@ impl Sequencer {
                 return Err(failure);
             }
             match failure {
-                Failure::Uncertain(plan) => uncertain.push(plan),
+                Failure::Uncertain(plan) => uncertain.push(*plan),
                 Failure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
                 Failure::Rejected(_) => {}
             }
@@ -184,7 +184,7 @@ impl Sequencer {
         plan.answers(&events)
     }
 
-    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Vec<Box<Plan>>) -> Result<Committed, Failure> {
+    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Vec<Plan>) -> Result<Committed, Failure> {
         let requests = || part.iter().map(|queued| &queued.request);
         if uncertain.is_empty()
             && let Some((foretold, plan)) = self.foretell(requests())
@@ -204,7 +204,7 @@ impl Sequencer {
                 tracing::info!(first, "the batch was committed before the connection broke");
                 transaction.rollback().await.map_err(Failure::Lost)?;
                 let events = plan.events(requests(), first);
-                return Ok(Committed { plan: uncertain.swap_remove(index), events });
+                return Ok(Committed { plan: Box::new(uncertain.swap_remove(index)), events });
             }
         }
         if !uncertain.is_empty() {
@@ -286,7 +286,7 @@ impl Sequencer {
     }
 
     /// A transaction that was dropped is rolled back with the next message. That may be long in coming, and until then
-    /// it holds the lock of every node.
+    /// it is open: with the lock of every node, unless it was the database that refused.
     async fn roll_back(&mut self) {
         if let Some(connection) = &mut self.connection
             && connection.ping().await.is_err()

@@ -157,8 +157,18 @@ async fn no_refusal_repeats_what_was_sent() {
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
         assert!(!answer.text.contains(secret), "{answer:?}");
     }
-    for path in [format!("/v1/me/sessions/{secret}"), format!("/v1/me/events?limit={secret}&cursor={secret}")] {
-        let answer = node.customer().await.with_header("idempotency-key", secret).get(&path).await;
-        assert!(answer.status >= 400 && !answer.text.contains(secret), "{answer:?}");
+    let admin = node.admin().await;
+    for (method, path) in [
+        (Method::DELETE, format!("/v1/me/sessions/{secret}")),
+        (Method::GET, format!("/v1/accounts/{secret}")),
+        (Method::GET, format!("/v1/me/events?limit={secret}&cursor={secret}")),
+        (Method::GET, format!("/v1/accounts?email={secret}&role={secret}")),
+        (Method::GET, format!("/v1/accounts?locked={secret}")),
+        (Method::GET, format!("/v1/audit/events?type={secret}&category={secret}")),
+        (Method::GET, format!("/v1/audit/events?from={secret}")),
+    ] {
+        let answer = admin.send(method, &path, None, "").await;
+        assert_eq!(answer.status, 400, "{path}: {answer:?}");
+        assert!(!answer.text.contains(secret), "{answer:?}");
     }
 }

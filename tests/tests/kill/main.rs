@@ -1,0 +1,9 @@
+//! The program itself, as a child process: started, killed, started again, stopped.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+#[path = "../log/audit.rs"]
+mod audit;
+mod dev;
+mod program;
+mod serve;

@@ -1,0 +1,117 @@
+//! `fulexo` as a child process.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a start or a stop may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program; killed when dropped.
+pub struct Program {
+    child: Child,
+    output: Receiver<String>,
+    errors: Option<JoinHandle<String>>,
+}
+
+/// What a program left.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub errors: String,
+}
+
+impl Program {
+    /// Starts it with these variables and no others.
+    pub fn start(arguments: &[&str], env: &BTreeMap<String, String>) -> Self {
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (line, output) = channel();
+        let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
+        });
+        let errors = thread::spawn(move || {
+            let mut text = Vec::new();
+            // What a killed program wrote is read to its end.
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, output, errors: Some(errors) }
+    }
+
+    /// Returns the rest of the first line on standard output that begins so.
+    pub fn says(&mut self, beginning: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some(rest) = line.strip_prefix(beginning) {
+                        return rest.to_owned();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("it does not say {beginning:?}"),
+                Err(RecvTimeoutError::Disconnected) => panic!("it ended: {}", self.wait().errors),
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and waits for its end.
+    pub fn stop(&mut self, signal: &str) -> Ended {
+        let status =
+            Command::new("/bin/sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &self.pid().to_string()]).status();
+        assert!(status.unwrap().success());
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Ended {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let errors = self.errors.take().map_or_else(String::new, |errors| errors.join().unwrap());
+                return Ended { status, errors };
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program lies where the tests do: `target/debug/fulexo` beside `target/debug/deps`.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let mut files = test.ancestors().skip(1).map(|dir| dir.join("fulexo"));
+    files.find(|file| file.is_file()).unwrap_or_else(|| {
+        panic!("there is no program `fulexo` above {}: build it with `cargo build -p fulexo-api`", test.display())
+    })
+}

@@ -1,0 +1,228 @@
+//! A wire between the log and Postgres that is cut at a chosen message of the client.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives.
+    Passes,
+    /// It arrives after the answer to one that was late.
+    Waits,
+    /// The wire is cut before it.
+    NeverArrives,
+    /// It arrives, but the wire is cut at once: the client races with what the message does.
+    ArrivesUnanswered,
+    /// It is answered, but the wire is cut before the answer arrives.
+    AnswerIsLost,
+    /// The wire is cut to the client; Postgres gets the message, and those sent with it, when it is released.
+    ArrivesLate,
+}
+
+/// One message of the client (PostgreSQL's documentation, section 55.7).
+pub struct Message<'a> {
+    /// Whether Postgres commits what was done when it gets it: COMMIT, or the Sync after a statement that stands
+    /// outside a transaction.
+    pub commits: bool,
+    /// Whether a statement begins with it.
+    pub binds: bool,
+    /// Those that are late.
+    pub late: &'a Late,
+}
+
+/// Messages held up on the wire.
+#[derive(Default)]
+pub struct Late {
+    is_released: watch::Sender<bool>,
+    is_answered: watch::Sender<bool>,
+}
+
+impl Late {
+    /// Lets it through.
+    pub fn release(&self) {
+        self.is_released.send_replace(true);
+    }
+
+    /// Returns when it has been answered.
+    pub async fn answered(&self) {
+        self.is_answered.subscribe().wait_for(|is| *is).await.unwrap();
+    }
+}
+
+type Judge = Arc<dyn Fn(Message<'_>) -> Fate + Send + Sync>;
+
+/// Listens on a port of its own, until the test ends.
+pub struct Proxy {
+    port: u16,
+    pub late: Arc<Late>,
+}
+
+impl Proxy {
+    /// In front of the Postgres of this URL; `judge` is asked about every message after a connection's first.
+    pub async fn start(url: &str, judge: impl Fn(Message<'_>) -> Fate + Send + Sync + 'static) -> Self {
+        let postgres: SocketAddr = split(url).1.parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let late = Arc::new(Late::default());
+        let (judge, held): (Judge, _) = (Arc::new(judge), Arc::clone(&late));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (judge, late) = (Arc::clone(&judge), Arc::clone(&held));
+                // A wire that breaks by itself looks to both ends like one that is cut.
+                tokio::spawn(async move { connect(client, postgres, &judge, &late).await });
+            }
+        });
+        Self { port, late }
+    }
+
+    /// The same database, over this wire.
+    pub fn url(&self, url: &str) -> String {
+        let (credentials, _, database) = split(url);
+        format!("{credentials}@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+/// What becomes of the first message that commits; all others pass.
+pub fn first_commit(fate: Fate) -> impl Fn(Message<'_>) -> Fate {
+    let commits = AtomicUsize::new(0);
+    move |message| {
+        let is_first = message.commits && commits.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first { fate } else { Fate::Passes }
+    }
+}
+
+fn split(url: &str) -> (&str, &str, &str) {
+    let (credentials, place) = url.rsplit_once('@').unwrap();
+    let (address, database) = place.split_once('/').unwrap();
+    (credentials, address, database)
+}
+
+async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, late: &Late) -> io::Result<()> {
+    let mut server = TcpStream::connect(postgres).await?;
+    server.set_nodelay(true)?;
+    client.set_nodelay(true)?;
+    let (mut messages, mut answers) = (Messages::default(), [0; 16_384]);
+    loop {
+        tokio::select! {
+            read = server.read(&mut answers) => {
+                let length = read?;
+                if length == 0 {
+                    return Ok(());
+                }
+                client.write_all(&answers[..length]).await?;
+            }
+            read = client.read_buf(&mut messages.bytes) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+                while let Some((bytes, kind)) = messages.next() {
+                    let (commits, binds) = (kind == Kind::Commits, kind == Kind::Binds);
+                    let fate = match kind {
+                        Kind::Startup => Fate::Passes,
+                        _ => judge(Message { commits, binds, late }),
+                    };
+                    if fate == Fate::Waits {
+                        late.answered().await;
+                    }
+                    match fate {
+                        Fate::Passes | Fate::Waits => server.write_all(&bytes).await?,
+                        Fate::NeverArrives => return Ok(()),
+                        Fate::ArrivesUnanswered => {
+                            drop(client);
+                            server.write_all(&bytes).await?;
+                            return server.read(&mut answers).await.map(drop);
+                        }
+                        Fate::AnswerIsLost => {
+                            server.write_all(&bytes).await?;
+                            return server.read(&mut answers).await.map(drop);
+                        }
+                        Fate::ArrivesLate => {
+                            let rest = messages.until_sync(&mut client, kind).await?;
+                            drop(client);
+                            late.is_released.subscribe().wait_for(|is| *is).await.unwrap();
+                            server.write_all(&[bytes, rest].concat()).await?;
+                            let answered = server.read(&mut answers).await.map(drop);
+                            late.is_answered.send_replace(true);
+                            return answered;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a client sends, in whole messages.
+#[derive(Default)]
+struct Messages {
+    bytes: Vec<u8>,
+    /// From here on messages have a type.
+    is_started: bool,
+    is_in_transaction: bool,
+    has_executed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Startup,
+    Binds,
+    Commits,
+    Other,
+}
+
+impl Messages {
+    fn next(&mut self) -> Option<(Vec<u8>, Kind)> {
+        const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+        let kind = usize::from(self.is_started);
+        let length = self.bytes.get(kind..kind + 4)?.try_into().map(u32::from_be_bytes).unwrap();
+        let end = kind + length as usize;
+        if self.bytes.len() < end {
+            return None;
+        }
+        let message: Vec<u8> = self.bytes.drain(..end).collect();
+        if !self.is_started {
+            self.is_started = message != SSL_REQUEST;
+            return Some((message, Kind::Startup));
+        }
+        let kind = self.kind(&message);
+        Some((message, kind))
+    }
+
+    fn kind(&mut self, message: &[u8]) -> Kind {
+        match (message[0], &message[5..]) {
+            (b'Q', b"BEGIN\0") => self.is_in_transaction = true,
+            (b'Q', b"COMMIT\0") => {
+                self.is_in_transaction = false;
+                return Kind::Commits;
+            }
+            (b'Q', b"ROLLBACK\0") => self.is_in_transaction = false,
+            (b'B', _) => return Kind::Binds,
+            (b'E', _) => self.has_executed = true,
+            (b'S', _) if std::mem::take(&mut self.has_executed) && !self.is_in_transaction => return Kind::Commits,
+            _ => {}
+        }
+        Kind::Other
+    }
+
+    /// Whatever was sent together with a message of this kind.
+    async fn until_sync(&mut self, client: &mut TcpStream, kind: Kind) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        let mut is_whole = kind == Kind::Commits;
+        while !is_whole {
+            if let Some((message, _)) = self.next() {
+                is_whole = message[0] == b'S';
+                all.extend(message);
+            } else if client.read_buf(&mut self.bytes).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,109 @@
+//! Two who decide on the same facts at the same moment: one of them decides again.
+
+use chrono::TimeDelta;
+use fulexo_commands::CommandError;
+use fulexo_commands::context::Context;
+use fulexo_domain::account::{AccountError, AccountEvent};
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::values::{AccountId, Reason, RoleName};
+use fulexo_tests::{Database, Node, operator};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::audit::audit;
+use crate::waiting::{Held, until_waiting};
+
+/// What the log has of sessions, from their beginnings on.
+async fn of_sessions(database: &Database) -> Vec<SessionEvent> {
+    let of_session = |recorded: Recorded| match recorded.event {
+        Event::Session(event) => Some(event),
+        Event::Account(_) | Event::Authentication(_) => None,
+    };
+    audit(database).await.into_iter().filter_map(of_session).collect()
+}
+
+/// Both have loaded the account, decided, and wait to append before either does.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_concurrent_grants_of_a_role_one_is_recorded_and_the_other_refused() {
+    let one = Node::start().await;
+    let other = Node::join(&one.database).await;
+    let account = one.register(&[]).await.1;
+    let role = RoleName::parse("auditor").unwrap();
+    let held = Held::lock(&one.database).await;
+    let grants = [&one, &other].map(|node| {
+        let (commands, role) = (&node.app().commands, role.clone());
+        async move {
+            let (all, reason) = (Permissions::of(&Permission::ALL), Reason::parse("needed").unwrap());
+            let granted = commands.grant_role(&operator(), all, AccountId(account), role, reason).await;
+            granted.map(|done| done.position.is_some())
+        }
+    });
+    let released = async {
+        until_waiting(&one.database, 2).await;
+        held.release().await;
+    };
+    let (granted, ()) = tokio::join!(join_all(grants), released);
+
+    let recorded = granted.iter().filter(|granted| matches!(granted, Ok(true))).count();
+    let held = |error: &CommandError| matches!(error, CommandError::Account(AccountError::RoleHeld));
+    let refused = granted.iter().filter(|granted| granted.as_ref().is_err_and(held)).count();
+    assert_eq!((recorded, refused), (1, 1));
+    let grant = Event::Account(AccountEvent::RoleGranted { role });
+    assert_eq!(audit(&one.database).await.iter().filter(|recorded| recorded.event == grant).count(), 1);
+    other.stop().await;
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_refreshes_of_one_token_at_once_leave_one_live_family() {
+    let one = Node::start().await;
+    let other = Node::join(&one.database).await;
+    let client = one.customer().await;
+    let refresh = json!({"refresh_token": client.refresh_token});
+    let clients: Vec<_> = (0..50).map(|number| [&one, &other][number % 2].anonymous()).collect();
+    let held = Held::lock(&one.database).await;
+    let released = async {
+        until_waiting(&one.database, 2).await;
+        held.release().await;
+    };
+    let refreshes = clients.iter().map(|client| client.post("/v1/auth/refresh", refresh.clone()));
+    let (answers, ()) = tokio::join!(join_all(refreshes), released);
+
+    let tokens: Vec<Option<&Value>> = answers.iter().map(|answer| answer.json.get("refresh_token")).collect();
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200; 50]);
+    assert!(tokens.iter().all(|token| token.is_some() && *token == tokens[0]), "all hold the same token");
+    let events = of_sessions(&one.database).await;
+    assert!(
+        matches!(events[..], [SessionEvent::Started { .. }, SessionEvent::Refreshed { generation: 2, .. }]),
+        "{events:?}"
+    );
+    let next = other.anonymous().post("/v1/auth/refresh", json!({"refresh_token": tokens[0]})).await;
+    assert_eq!(next.status, 200, "the token that all hold works: {next:?}");
+    other.stop().await;
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_refresh_token_is_answered_within_its_grace_and_ends_the_session_after() {
+    let node = Node::start().await;
+    let client = node.customer().await;
+    let commands = &node.app().commands;
+    let start = operator();
+    let after = |seconds| Context { now: start.now + TimeDelta::seconds(seconds), ..operator() };
+    let spent = client.refresh_token.as_str();
+    let Ok(new) = commands.refresh(&after(0), spent).await else { panic!("the token is good for one use") };
+    let Ok(again) = commands.refresh(&after(9), spent).await else { panic!("its grace is ten seconds") };
+    assert_eq!(*new.value.refresh_token, *again.value.refresh_token);
+
+    for token in [spent, &new.value.refresh_token] {
+        assert!(matches!(commands.refresh(&after(10), token).await, Err(CommandError::InvalidCredentials)));
+    }
+    assert_eq!(client.get("/v1/auth/session").await.status, 401, "the access token ends with the session");
+    let events = of_sessions(&node.database).await;
+    let ended = [SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }];
+    assert_eq!(events[2..], ended);
+    node.stop().await;
+}

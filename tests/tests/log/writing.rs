@@ -1,0 +1,172 @@
+//! A log that runs, and what is appended to it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use fulexo_api::clock;
+use fulexo_commands::log::{AppendError, AppendRequest, Appended, CommandRecord, EventLog, Expected, Hooks, KeyClaim};
+use fulexo_commands::vault::write::VaultWrite;
+use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
+use fulexo_domain::event::{Actor, Category, Event, Stream};
+use fulexo_domain::leaf::{Draft, Prepared};
+use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::{AccountId, SessionId};
+use fulexo_projections::access;
+use fulexo_tests::operator;
+use futures_util::future::{join_all, poll_immediate};
+use sqlx::PgPool;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+pub type Answer = Result<Appended, AppendError>;
+
+/// A log and its sequencer.
+pub struct Running {
+    pub log: EventLog,
+    pub pool: PgPool,
+    stop: oneshot::Sender<()>,
+    sequencer: JoinHandle<()>,
+}
+
+impl Running {
+    pub async fn start(url: &str) -> Self {
+        Self::with_clock(url, clock::now).await
+    }
+
+    pub async fn with_clock(url: &str, clock: fn() -> DateTime<Utc>) -> Self {
+        let pool = fulexo_api::app::connect(url, 4).await.unwrap();
+        let (log, sequencer) = EventLog::new(pool.clone(), Hooks { clock, ..hooks() });
+        let (stop, stopped) = oneshot::channel();
+        Self { log, pool, stop, sequencer: tokio::spawn(sequencer.run(stopped)) }
+    }
+
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.sequencer.await.unwrap();
+        self.pool.close().await;
+    }
+}
+
+/// Appends these in one batch: they all wait before the sequencer starts.
+pub async fn in_one_batch(url: &str, requests: Vec<AppendRequest>) -> Vec<Answer> {
+    let pool = fulexo_api::app::connect(url, 4).await.unwrap();
+    let (log, sequencer) = EventLog::new(pool.clone(), hooks());
+    let mut answers: Vec<_> = requests.into_iter().map(|request| Box::pin(log.append(request))).collect();
+    for answer in &mut answers {
+        assert_eq!(poll_immediate(answer).await, None, "it waits for the sequencer");
+    }
+    let (_stop, stopped) = oneshot::channel();
+    let sequencer = tokio::spawn(sequencer.run(stopped));
+    let answers = join_all(answers).await;
+    drop(log);
+    sequencer.await.unwrap();
+    pool.close().await;
+    answers
+}
+
+pub fn hooks() -> Hooks {
+    Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now }
+}
+
+pub fn new_id() -> Uuid {
+    operator().new_id()
+}
+
+pub fn attempts_of(account: Uuid) -> Stream {
+    Stream { category: Category::Authentication, id: account }
+}
+
+pub fn account(id: Uuid) -> Stream {
+    Stream { category: Category::Account, id }
+}
+
+pub fn session_stream(id: Uuid) -> Stream {
+    Stream { category: Category::Session, id }
+}
+
+/// What only notes that somebody tried.
+pub fn observation() -> Event {
+    AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword }.into()
+}
+
+/// What changes something.
+pub fn change() -> Event {
+    AccountEvent::PasswordChanged { how: PasswordChange::Owner }.into()
+}
+
+pub fn started(account: Uuid) -> Event {
+    SessionEvent::Started {
+        account: AccountId(account),
+        methods: vec![Method::Password],
+        fingerprint: String::new(),
+        idle_expires_at: clock::now(),
+        expires_at: clock::now(),
+    }
+    .into()
+}
+
+pub fn refresh_root(session: Uuid, account: Uuid) -> VaultWrite {
+    let (session, account) = (SessionId(session), AccountId(account));
+    VaultWrite::RefreshRoot { session, account, root: [7; 32], expires_at: clock::now() }
+}
+
+pub fn draft(stream: Uuid, event: Event) -> Draft {
+    Draft {
+        id: new_id(),
+        stream: Stream { category: event.category(), id: stream },
+        subject: Some(stream),
+        actor: Actor::Anonymous,
+        correlation: new_id(),
+        causation: None,
+        policy_version: 1,
+        event,
+        sealed: vec![],
+    }
+}
+
+pub fn prepared(stream: Uuid, event: Event) -> Prepared {
+    draft(stream, event).prepare().unwrap()
+}
+
+/// One event, whatever its stream has.
+pub fn one(stream: Uuid, event: Event) -> AppendRequest {
+    AppendRequest { events: vec![prepared(stream, event)], ..AppendRequest::default() }
+}
+
+/// One event, on a stream in this state.
+pub fn one_on(stream: Uuid, event: Event, expected: Expected) -> AppendRequest {
+    let request = one(stream, event);
+    AppendRequest { expected: vec![(request.events[0].draft().stream, expected)], ..request }
+}
+
+pub fn command(id: u128, request_hash: u8, result: &str) -> CommandRecord {
+    CommandRecord { id: key(id), request_hash: [request_hash; 32], result: result.to_owned() }
+}
+
+pub fn claim(value: u128, holder: Uuid) -> KeyClaim {
+    KeyClaim { scope: "email", hash: key(value), holder }
+}
+
+pub fn key(number: u128) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub fn ids(request: &AppendRequest) -> Vec<Uuid> {
+    request.events.iter().map(|event| event.draft().id).collect()
+}
+
+/// The ids that an append put into the log; none when it was refused or had been made before.
+pub fn appended(answer: &Answer) -> Vec<Uuid> {
+    match answer {
+        Ok(Appended::New(receipt)) => receipt.events.iter().map(|event| event.id).collect(),
+        Ok(Appended::Duplicate { .. }) | Err(_) => vec![],
+    }
+}
+
+pub fn is_new(answer: &Answer) -> bool {
+    matches!(answer, Ok(Appended::New(_)))
+}

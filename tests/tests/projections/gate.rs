@@ -1,0 +1,120 @@
+//! What gates a request, in a node's memory: it knows, or it says that it does not.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::TimeDelta;
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_projections::gate::{Claim, Gate, LEASE, Verdict};
+use fulexo_tests::{Database, operator};
+use uuid::Uuid;
+
+use crate::draft;
+
+/// A gate that knows nothing yet, and holds no lease.
+async fn gate() -> Gate {
+    let database = Database::create().await;
+    Gate::open(&database.pool().await, TimeDelta::hours(1), operator().now).await.unwrap()
+}
+
+fn ann() -> (AccountId, SessionId) {
+    (AccountId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)))
+}
+
+/// What the gate says of a token that was issued at this position to somebody with these roles.
+fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
+    let roles: Vec<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
+    let (account, session) = ann();
+    gate.judge(Claim { account, session, position, roles: &roles })
+}
+
+fn current(roles: &[&str]) -> Verdict {
+    Verdict::Current(roles.iter().map(|role| RoleName::parse(role).unwrap()).collect())
+}
+
+fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {
+    Arc::new(draft(event, stream).recorded(position, operator().now, position + 1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_without_a_lease_knows_nothing() {
+    let gate = gate().await;
+    gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0)]);
+    assert_eq!(judged(&gate, 0, &["admin"]), Verdict::Unknown);
+    gate.renew_lease(Instant::now());
+    assert_eq!(judged(&gate, 0, &["admin"]), current(&["admin"]));
+    gate.renew_lease(Instant::now().checked_sub(LEASE).unwrap());
+    assert_eq!(judged(&gate, 0, &["admin"]), Verdict::Unknown, "it has run out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_has_ended_is_ended_with_or_without_a_lease() {
+    let gate = gate().await;
+    gate.observe(&[at(0, SessionEvent::Revoked { by: RevokedBy::Owner }, ann().1.0)]);
+    assert_eq!(judged(&gate, 0, &[]), Verdict::Ended);
+    gate.renew_lease(Instant::now());
+    assert_eq!(judged(&gate, 9, &[]), Verdict::Ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_takes_a_role_change_for_what_it_came_after() {
+    let gate = gate().await;
+    gate.renew_lease(Instant::now());
+    let auditor = RoleName::parse("auditor").unwrap();
+    gate.observe(&[
+        at(0, AccountEvent::RoleGranted { role: auditor.clone() }, ann().0.0),
+        at(1, SessionEvent::Expired {}, Uuid::from_u128(3)),
+        at(2, AccountEvent::RoleRevoked { role: RoleName::parse("admin").unwrap() }, ann().0.0),
+        at(3, AccountEvent::RoleRevoked { role: auditor }, Uuid::from_u128(4)),
+    ]);
+    assert_eq!(
+        judged(&gate, 1, &["admin"]),
+        current(&[]),
+        "admin was revoked after the token; auditor, before it, is not in it"
+    );
+    assert_eq!(
+        judged(&gate, 2, &["admin"]),
+        current(&["admin"]),
+        "the token knows of the revocation, so this is a new grant"
+    );
+    assert_eq!(gate.applied(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_a_position_that_the_gate_has_not_reached_is_unknown() {
+    let gate = gate().await;
+    gate.renew_lease(Instant::now());
+    assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown);
+    gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0)]);
+    assert_eq!(judged(&gate, 0, &[]), current(&[]));
+    assert_eq!(judged(&gate, 1, &[]), Verdict::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_told_twice_or_out_of_order_come_to_the_same() {
+    let gate = gate().await;
+    gate.renew_lease(Instant::now());
+    let role = RoleName::parse("auditor").unwrap();
+    let granted = at(1, AccountEvent::RoleGranted { role: role.clone() }, ann().0.0);
+    let revoked = at(2, AccountEvent::RoleRevoked { role }, ann().0.0);
+    gate.observe(&[Arc::clone(&revoked)]);
+    assert_eq!(gate.applied(), 0, "the mark does not move over a gap");
+    gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0), granted, revoked]);
+    assert_eq!((gate.applied(), judged(&gate, 0, &["auditor"])), (3, current(&[])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_older_than_the_gates_memory_is_unknown() {
+    let gate = gate().await;
+    gate.renew_lease(Instant::now());
+    let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)));
+    // One more than it keeps.
+    let events: Vec<_> = (0..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
+    gate.observe(&events);
+    gate.renew_lease(Instant::now());
+    assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown, "what position 0 changed is forgotten");
+    assert_eq!(judged(&gate, 1, &[]), current(&[]));
+}

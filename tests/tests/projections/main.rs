@@ -1,0 +1,77 @@
+//! What readers see, and what gates a request, is derived from the log: again with the same result, and not at all
+//! past an event that cannot be applied.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod cut_off;
+mod gate;
+mod poison;
+mod rebuilt;
+
+use std::time::Duration;
+
+use fulexo_domain::event::{Actor, Event, Stream};
+use fulexo_domain::leaf::{Draft, Prepared};
+use fulexo_tests::{Client, Database, Node, operator};
+use hyper::Method;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+async fn log_size(node: &Node) -> u64 {
+    node.app().commands.log().size().await.unwrap()
+}
+
+async fn superuser(database: &Database) -> PgConnection {
+    PgConnection::connect(&database.superuser_url()).await.unwrap()
+}
+
+/// Looks again and again, for ten seconds at most.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !holds().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(10), looking).await.is_ok(), "never: {what}");
+}
+
+/// Until every view has seen everything that the log holds now.
+async fn caught_up(node: &Node, reader: &Client) {
+    let reader = reader.seeing(log_size(node).await - 1);
+    for path in ["/v1/accounts", "/v1/sessions", "/v1/audit/events"] {
+        let answer = reader.get(path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// Takes the role away that the path names.
+async fn revoke(admin: &Client, path: &str) -> u16 {
+    let reason = json!({"reason": "r"}).to_string();
+    admin.send(Method::DELETE, path, Some("application/json"), &reason).await.status
+}
+
+/// A draft of an event about a stream of its own.
+fn draft(event: impl Into<Event>, stream: Uuid) -> Prepared {
+    let (event, id) = (event.into(), operator().new_id());
+    let draft = Draft {
+        id,
+        stream: Stream { category: event.category(), id: stream },
+        subject: Some(stream),
+        actor: Actor::System,
+        correlation: id,
+        causation: None,
+        policy_version: 1,
+        event,
+        sealed: Vec::new(),
+    };
+    draft.prepare().unwrap()
+}
+
+/// What a node says of its health, being ready.
+async fn health(node: &Node) -> Value {
+    let answer = node.anonymous().get("/health/ready").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json
+}
