@@ -64,7 +64,7 @@ async fn a_position_that_is_not_there_yet_is_waited_for_and_then_refused() {
     for (path, answer, waited) in join_all(paths.into_iter().map(ask)).await {
         assert_problem(&answer, 503, "behind");
         assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{answer:?}");
-        assert!(waited > Duration::from_millis(500) && waited < Duration::from_millis(3_500), "{path}: {waited:?}");
+        assert!(waited > Duration::from_millis(500) && waited < Duration::from_secs(4), "{path}: {waited:?}");
     }
 }
 
