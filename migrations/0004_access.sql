@@ -22,10 +22,13 @@ create table access.session (
     started_position bigint not null,
     idle_expires_at timestamptz not null,
     expires_at timestamptz not null,
+    -- Until then sensitive calls are allowed, beside the time after the login itself.
+    elevated_until timestamptz,
     ended_position bigint,
     ended_at timestamptz
 );
 create index session_live on access.session (account_id) where ended_at is null;
+create index session_elevated on access.session (elevated_until) where elevated_until is not null and ended_at is null;
 create index session_ends on access.session (ended_at) where ended_at is not null;
 
 grant select, insert, update, delete on all tables in schema access to fulexo_app;

@@ -17,7 +17,8 @@ create table read.account (
     roles text[] not null,
     password_changed_at timestamptz not null,
     last_login_at timestamptz,
-    locked_until timestamptz
+    locked_until timestamptz,
+    suspended boolean not null
 );
 create index account_roles on read.account using gin (roles);
 create index account_locks on read.account (locked_until) where locked_until is not null;

@@ -137,6 +137,12 @@ impl From<CommandError> for Problem {
             CommandError::Account(AccountError::RoleNotHeld) => {
                 Self::conflict("The account does not hold this role.").with_code("role_not_held")
             }
+            CommandError::Account(AccountError::AlreadySuspended) => {
+                Self::conflict("The account is suspended already.").with_code("already_suspended")
+            }
+            CommandError::Account(AccountError::NotSuspended) => {
+                Self::conflict("The account is not suspended.").with_code("not_suspended")
+            }
             CommandError::Account(AccountError::AlreadyRegistered) => {
                 Self::conflict("The account is registered already.").with_code("already_registered")
             }

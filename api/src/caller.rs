@@ -64,8 +64,8 @@ async fn authenticate(request: &Request, bearer: auth::Bearer) -> poem::Result<C
     let now = clock::now();
     let claims = app.tokens.verify(app.commands.keys(), &bearer.token, now).map_err(|_| Problem::invalid_token())?;
     let claim = Claim { account: claims.sub, session: claims.sid, position: claims.pos, roles: &claims.roles };
-    let roles: Vec<RoleName> = match app.gate.judge(claim) {
-        Verdict::Current(roles) => roles.into_iter().collect(),
+    let (roles, stepped_up) = match app.gate.judge(claim) {
+        Verdict::Current { roles, elevated_until } => (roles, elevated_until),
         Verdict::Ended => return Err(Problem::invalid_token().into()),
         Verdict::Unknown => {
             // This node cannot prove that its memory is current: the database knows, or nobody is let in.
@@ -76,9 +76,10 @@ async fn authenticate(request: &Request, bearer: auth::Bearer) -> poem::Result<C
             if !standing.is_live {
                 return Err(Problem::invalid_token().into());
             }
-            standing.roles.into_iter().collect()
+            (standing.roles, standing.elevated_until)
         }
     };
+    let roles: Vec<RoleName> = roles.into_iter().collect();
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
     Ok(Caller {
         account: claims.sub,
@@ -87,7 +88,9 @@ async fn authenticate(request: &Request, bearer: auth::Bearer) -> poem::Result<C
         roles,
         methods: claims.amr.clone(),
         expires_at: at(claims.exp),
-        elevated_until: at(claims.auth_time) + app.commands.policy().sessions.elevation,
+        elevated_until: stepped_up
+            .unwrap_or_default()
+            .max(at(claims.auth_time) + app.commands.policy().sessions.elevation),
     })
 }
 

@@ -113,11 +113,8 @@ impl Commands {
         };
         let right = self.hasher.verify(current, verifier, place).await.map_err(|_| CommandError::Overloaded)?;
         if !right {
-            let verdict = match attempt.lockout {
-                Lockout::Open => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
-                Lockout::Locked { .. } => Verdict::Locked,
-            };
-            return self.refuse_password(context, &found, verdict, &attempt).await;
+            self.refuse_password(context, &found, &attempt).await?;
+            return Err(CommandError::InvalidCredentials);
         }
 
         let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
@@ -178,13 +175,17 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    async fn refuse_password(
+    /// Records that the caller's own password was wrong, or not evaluated.
+    pub(crate) async fn refuse_password(
         &self,
         context: &Context,
         found: &Found,
-        verdict: Verdict,
         attempt: &Reserved,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<(), CommandError> {
+        let verdict = match attempt.lockout {
+            Lockout::Open => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
+            Lockout::Locked { .. } => Verdict::Locked,
+        };
         let command =
             Attempt { factor: Factor::Password, verdict, at: context.now, policy: self.policy.lockout.clone() };
         let Ok(events) = Authentication::handle_command(&(), command);
@@ -198,7 +199,7 @@ impl Commands {
         }
         unit.record(found.account.0, Some(found.account), events)?;
         self.commit(unit, None, ()).await?;
-        Err(CommandError::InvalidCredentials)
+        Ok(())
     }
 
     /// Whether the password is the current one or one of those before it. Each comparison costs a hash.

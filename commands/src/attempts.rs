@@ -26,6 +26,11 @@ pub(crate) const fn name(factor: Factor) -> &'static str {
 }
 
 impl Commands {
+    /// What attempts on this subject are counted under.
+    pub(crate) fn attempt_key(&self, subject: &str) -> [u8; 32] {
+        self.vault.digest("attempt", &[subject.as_bytes()])
+    }
+
     /// Counts an attempt on whatever `subject` names, registered or not.
     pub(crate) async fn reserve_attempt(
         &self,
@@ -33,7 +38,7 @@ impl Commands {
         factor: Factor,
         now: DateTime<Utc>,
     ) -> Result<Reserved, CommandError> {
-        let key_hash = self.vault.digest("attempt", &[subject.as_bytes()]);
+        let key_hash = self.attempt_key(subject);
         let factor = name(factor);
         let policy = &self.policy.lockout;
         // While a lock holds nothing is counted; the first attempt after it, or after the window, starts anew. The

@@ -4,6 +4,7 @@
 //! It knows nothing of HTTP, and nothing of what readers see.
 
 mod accounts;
+mod administration;
 mod attempts;
 pub mod context;
 mod error;
@@ -15,6 +16,7 @@ mod refresh_token;
 mod retention;
 mod roles;
 mod sessions;
+mod step_up;
 pub mod token;
 pub mod vault;
 

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::AccountState;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Method, Verdict};
-use fulexo_domain::event::{Category, Field};
+use fulexo_domain::event::{Actor, Category, Field};
 use fulexo_domain::lockout::Lockout;
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
@@ -69,11 +69,21 @@ impl Commands {
 
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
         let found = self.find_by_email(&credentials.email).await?;
-        let attempt = self.reserve_attempt(&email, Factor::Password, context.now).await?;
+        let device = found.as_ref().and_then(|found| known_device(&self.vault, found.account, device_token));
+        // A device that has logged in before is counted by itself: strangers cannot lock its owner out.
+        let subject = device.map_or_else(|| email.clone(), |device| format!("device/{device}"));
+        let attempt = self.reserve_attempt(&subject, Factor::Password, context.now).await?;
         let evaluated = self.evaluate(&credentials.password, found.as_ref(), &attempt, place).await?;
         match (found, evaluated) {
             (Some(found), true) => self.succeed(context, &found, &credentials, &attempt, idempotency).await,
-            (found, _) => self.refuse(context, found, &attempt, idempotency).await,
+            (found, _) => {
+                let verdict = match (&found, attempt.lockout) {
+                    (_, Lockout::Locked { .. }) => Verdict::Locked,
+                    (None, Lockout::Open) => Verdict::UnknownAccount,
+                    (Some(_), Lockout::Open) => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
+                };
+                self.refuse(context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await
+            }
         }
     }
 
@@ -95,19 +105,14 @@ impl Commands {
     async fn refuse(
         &self,
         context: &Context,
-        found: Option<Found>,
+        found: Option<&Found>,
+        verdict: Verdict,
         attempt: &Reserved,
-        idempotency: Option<Idempotency>,
+        idempotency: Option<&Idempotency>,
     ) -> Result<Done<Tokens>, CommandError> {
-        let verdict = match (&found, attempt.lockout) {
-            (_, Lockout::Locked { .. }) => Verdict::Locked,
-            (None, Lockout::Open) => Verdict::UnknownAccount,
-            (Some(_), Lockout::Open) => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
-        };
-        let account = found.as_ref().map(|found| found.account);
         // Facts about nobody in particular are sealed under the key of the month.
         let key = match found {
-            Some(found) => found.key,
+            Some(found) => found.key.clone(),
             None => self.vault.period_key(context.now).await?,
         };
         let personal = network_facts(context);
@@ -123,9 +128,10 @@ impl Commands {
                 });
             }
         }
+        let account = found.map(|found| found.account);
         let stream = account.map_or(Uuid::nil(), |account| account.0);
         unit.record(stream, account, events)?;
-        self.commit(unit, idempotency.as_ref(), Outcome::Refused).await?;
+        self.commit(unit, idempotency, Outcome::Refused).await?;
         Err(CommandError::InvalidCredentials)
     }
 
@@ -147,6 +153,11 @@ impl Commands {
 
         for _ in 0..TRIES {
             let (state, version) = self.with_same_password(&credentials.email, found).await?;
+            if state.suspended {
+                let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
+                let verdict = Verdict::Suspended;
+                return self.refuse(anonymous, Some(found), verdict, attempt, idempotency.as_ref()).await;
+            }
             let session = SessionId(context.new_id());
             let root = random_bytes()?;
             let methods = vec![Method::Password];

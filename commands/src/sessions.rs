@@ -45,11 +45,11 @@ pub(crate) struct Issue {
 }
 
 /// A session as the log has it.
-struct Loaded {
-    state: SessionState,
-    version: u64,
-    started_at: DateTime<Utc>,
-    last_position: u64,
+pub(crate) struct Loaded {
+    pub state: SessionState,
+    pub version: u64,
+    pub started_at: DateTime<Utc>,
+    pub last_position: u64,
 }
 
 /// What a refresh came to, as the log remembers it for the same idempotency key.
@@ -110,6 +110,7 @@ impl Commands {
                 SessionEvent::Refreshed { generation, .. } => Some(*generation),
                 SessionEvent::Started { .. }
                 | SessionEvent::RefreshReused { .. }
+                | SessionEvent::Elevated { .. }
                 | SessionEvent::Revoked { .. }
                 | SessionEvent::Expired {} => None,
             });
@@ -338,7 +339,7 @@ impl Commands {
         Ok(owner == Some(account.0))
     }
 
-    async fn load_session(&self, session: SessionId) -> Result<Loaded, CommandError> {
+    pub(crate) async fn load_session(&self, session: SessionId) -> Result<Loaded, CommandError> {
         let events = self.log.load(Stream { category: Category::Session, id: session.0 }).await?;
         let first = events.first().map_or(DateTime::UNIX_EPOCH, |event| event.recorded_at);
         let last = events.last().map_or((0, 0), |event| (event.version, event.position));

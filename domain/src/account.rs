@@ -1,8 +1,11 @@
 //! An account: who it is (sealed, beside the log), which roles it holds, when its password changed.
 //!
 //! ```text
-//! (nothing) --registered--> open      roles and passwords change only while open
+//! (nothing) --registered--> [ open ] --suspended--> [ suspended ]
+//!                               ^                        |
+//!                               +------ reinstated ------+
 //! ```
+//! A suspended account keeps its roles and its password; nobody can use them.
 //! Attempts to log in are not here: they have a stream of their own, so that a flood of wrong passwords never
 //! stands in the way of the owner or an administrator.
 
@@ -38,6 +41,12 @@ pub enum AccountEvent {
         /// The role.
         role: RoleName,
     },
+    /// Nobody logs in any more; sealed: reason.
+    #[serde(rename = "account.suspended")]
+    Suspended {},
+    /// The account can be used again; sealed: reason.
+    #[serde(rename = "account.reinstated")]
+    Reinstated {},
 }
 
 /// What led to a new password.
@@ -73,6 +82,10 @@ pub enum AccountCommand {
         /// The role.
         role: RoleName,
     },
+    /// Stop all use of it.
+    Suspend,
+    /// Allow its use again.
+    Reinstate,
 }
 
 /// Why nothing was recorded.
@@ -90,6 +103,12 @@ pub enum AccountError {
     /// Granted before.
     #[error("the account holds this role already")]
     RoleHeld,
+    /// Suspended before.
+    #[error("the account is suspended already")]
+    AlreadySuspended,
+    /// Not suspended, so it cannot be reinstated.
+    #[error("the account is not suspended")]
+    NotSuspended,
     /// Not granted, so it cannot be taken away.
     #[error("the account does not hold this role")]
     RoleNotHeld,
@@ -100,6 +119,8 @@ pub enum AccountError {
 pub struct AccountState {
     /// Whether it was ever registered.
     pub registered: bool,
+    /// Whether all use of it is stopped.
+    pub suspended: bool,
     /// The roles it holds.
     pub roles: BTreeSet<RoleName>,
 }
@@ -148,6 +169,14 @@ impl Aggregate for Account {
                 }
                 Ok(vec![AccountEvent::RoleRevoked { role }])
             }
+            AccountCommand::Suspend => {
+                open()?;
+                if state.suspended { Err(AccountError::AlreadySuspended) } else { Ok(vec![AccountEvent::Suspended {}]) }
+            }
+            AccountCommand::Reinstate => {
+                open()?;
+                if state.suspended { Ok(vec![AccountEvent::Reinstated {}]) } else { Err(AccountError::NotSuspended) }
+            }
         }
     }
 
@@ -155,6 +184,8 @@ impl Aggregate for Account {
         match event {
             AccountEvent::Registered {} => state.registered = true,
             AccountEvent::PasswordChanged { how: _ } => {}
+            AccountEvent::Suspended {} => state.suspended = true,
+            AccountEvent::Reinstated {} => state.suspended = false,
             AccountEvent::RoleGranted { role } => {
                 state.roles.insert(role);
             }
@@ -214,6 +245,18 @@ mod tests {
         given::<Account>([registered(), AccountEvent::RoleGranted { role: role("admin") }])
             .when(revoke())
             .then([AccountEvent::RoleRevoked { role: role("admin") }]);
+    }
+
+    #[test]
+    fn an_account_is_suspended_and_reinstated_in_turn() {
+        given::<Account>([registered()]).when(AccountCommand::Suspend).then([AccountEvent::Suspended {}]);
+        given::<Account>([registered(), AccountEvent::Suspended {}])
+            .when(AccountCommand::Suspend)
+            .refused(AccountError::AlreadySuspended);
+        given::<Account>([registered(), AccountEvent::Suspended {}])
+            .when(AccountCommand::Reinstate)
+            .then([AccountEvent::Reinstated {}]);
+        given::<Account>([registered()]).when(AccountCommand::Reinstate).refused(AccountError::NotSuspended);
     }
 
     #[test]

@@ -45,6 +45,14 @@ pub enum AuthenticationEvent {
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
     },
+    /// A lock ended before its time.
+    #[serde(rename = "authentication.lock_lifted")]
+    LockLifted {
+        /// Which factor was locked.
+        factor: Factor,
+        /// What ended it; sealed beside an administrator's act: reason.
+        by: LiftedBy,
+    },
 }
 
 /// What was presented (RFC 8176, section 2).
@@ -73,6 +81,14 @@ pub enum Factor {
     Password,
 }
 
+/// What ended a lock before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LiftedBy {
+    /// An administrator.
+    Admin,
+}
+
 /// Why an attempt was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,6 +99,8 @@ pub enum FailureReason {
     WrongPassword,
     /// Not evaluated: too many failures before.
     Locked,
+    /// The password was right, but the account is suspended.
+    Suspended,
 }
 
 /// An attempt that was evaluated, or deliberately not.
@@ -105,6 +123,8 @@ pub enum Verdict {
     UnknownAccount,
     /// Locked before this attempt; it was not evaluated.
     Locked,
+    /// Evaluated and right, of an account that nobody may use.
+    Suspended,
     /// Evaluated and wrong.
     Wrong {
         /// Failures in this window, this one included.
@@ -137,6 +157,7 @@ impl Aggregate for Authentication {
         Ok(match verdict {
             Verdict::UnknownAccount => vec![failed(FailureReason::UnknownAccount)],
             Verdict::Locked => vec![failed(FailureReason::Locked)],
+            Verdict::Suspended => vec![failed(FailureReason::Suspended)],
             Verdict::Wrong { failures, locks } if failures >= policy.threshold => {
                 let nth = locks.saturating_add(1);
                 let until = at + lock_duration(nth, &policy);

@@ -87,7 +87,14 @@ impl Event {
     pub const fn sealed_fields(&self) -> &'static [Field] {
         match self {
             Self::Account(AccountEvent::Registered {}) => &[Field::DisplayName, Field::Email],
-            Self::Account(AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. }) => &[Field::Reason],
+            Self::Account(
+                AccountEvent::RoleGranted { .. }
+                | AccountEvent::RoleRevoked { .. }
+                | AccountEvent::Suspended {}
+                | AccountEvent::Reinstated {},
+            )
+            | Self::Authentication(AuthenticationEvent::LockLifted { .. })
+            | Self::Session(SessionEvent::Revoked { .. }) => &[Field::Reason],
             Self::Account(AccountEvent::PasswordChanged { .. }) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. })
             | Self::Session(SessionEvent::Started { .. }) => &[Field::Device, Field::Ip, Field::UserAgent],
@@ -96,7 +103,7 @@ impl Event {
             | Self::Session(
                 SessionEvent::Refreshed { .. }
                 | SessionEvent::RefreshReused { .. }
-                | SessionEvent::Revoked { .. }
+                | SessionEvent::Elevated { .. }
                 | SessionEvent::Expired {},
             ) => &[],
         }

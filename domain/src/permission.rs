@@ -7,8 +7,12 @@ use crate::values::RoleName;
 pub enum Permission {
     /// See any account, its roles and its state.
     AccountsRead,
+    /// Suspend, reinstate and unlock accounts.
+    AccountsManage,
     /// See any session.
     SessionsRead,
+    /// End any session.
+    SessionsRevoke,
     /// Grant and revoke roles.
     RolesGrant,
     /// Read the audit trail.
@@ -17,14 +21,23 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 4] = [Self::AccountsRead, Self::SessionsRead, Self::RolesGrant, Self::AuditRead];
+    pub const ALL: [Self; 6] = [
+        Self::AccountsRead,
+        Self::AccountsManage,
+        Self::SessionsRead,
+        Self::SessionsRevoke,
+        Self::RolesGrant,
+        Self::AuditRead,
+    ];
 
     /// The name clients see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AccountsRead => "accounts.read",
+            Self::AccountsManage => "accounts.manage",
             Self::SessionsRead => "sessions.read",
+            Self::SessionsRevoke => "sessions.revoke",
             Self::RolesGrant => "roles.grant",
             Self::AuditRead => "audit.read",
         }

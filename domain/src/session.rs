@@ -54,6 +54,15 @@ pub enum SessionEvent {
         /// The generation that came back.
         generation: u32,
     },
+    /// Its owner proved themselves once more: sensitive calls are allowed for a while.
+    #[serde(rename = "session.elevated")]
+    Elevated {
+        /// What was presented.
+        methods: Vec<Method>,
+        /// Until when.
+        #[serde(with = "crate::leaf::micros")]
+        until: DateTime<Utc>,
+    },
     /// It was ended; its tokens are refused from this position on.
     #[serde(rename = "session.revoked")]
     Revoked {
@@ -77,6 +86,8 @@ pub enum RevokedBy {
     Reuse,
     /// The account's password changed in another session.
     PasswordChange,
+    /// The account was suspended.
+    Suspension,
 }
 
 /// What is asked of a session.
@@ -99,6 +110,15 @@ pub enum SessionCommand {
     Refresh {
         /// Its generation.
         generation: u32,
+        /// When.
+        at: DateTime<Utc>,
+        /// The policy in force.
+        policy: SessionPolicy,
+    },
+    /// Its owner proved themselves once more.
+    Elevate {
+        /// What was presented.
+        methods: Vec<Method>,
         /// When.
         at: DateTime<Utc>,
         /// The policy in force.
@@ -174,7 +194,13 @@ impl Aggregate for Session {
             (SessionCommand::Refresh { generation, at, policy }, SessionState::Live(live)) => {
                 Ok(refresh(live, generation, at, &policy))
             }
-            (SessionCommand::Refresh { .. }, SessionState::None | SessionState::Ended) => Err(SessionError::Ended),
+            (SessionCommand::Elevate { methods, at, policy }, SessionState::Live(_)) => {
+                Ok(vec![SessionEvent::Elevated { methods, until: at + policy.elevation }])
+            }
+            (
+                SessionCommand::Refresh { .. } | SessionCommand::Elevate { .. },
+                SessionState::None | SessionState::Ended,
+            ) => Err(SessionError::Ended),
             (SessionCommand::Revoke { by }, SessionState::Live(_)) => Ok(vec![SessionEvent::Revoked { by }]),
             (SessionCommand::Revoke { .. }, SessionState::Ended) => Ok(vec![]),
             (SessionCommand::Revoke { .. }, SessionState::None) => Err(SessionError::Ended),
@@ -197,7 +223,10 @@ impl Aggregate for Session {
                 SessionState::Live(Live { generation, grace_until: Some(grace_until), idle_expires_at, ..live })
             }
             (SessionEvent::Revoked { by: _ } | SessionEvent::Expired {}, _) => SessionState::Ended,
-            (SessionEvent::RefreshReused { .. } | SessionEvent::Refreshed { .. }, state) => state,
+            (
+                SessionEvent::RefreshReused { .. } | SessionEvent::Refreshed { .. } | SessionEvent::Elevated { .. },
+                state,
+            ) => state,
         }
     }
 }
@@ -279,6 +308,15 @@ mod tests {
         given::<Session>([started(), refreshed(2, 5), refreshed(3, 6)])
             .when(refresh(1, 7))
             .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+    }
+
+    #[test]
+    fn a_live_session_is_elevated_for_ten_minutes_and_an_ended_one_is_not() {
+        let elevate = || SessionCommand::Elevate { methods: vec![Method::Password], at: at(5), policy: policy() };
+        given::<Session>([started()])
+            .when(elevate())
+            .then([SessionEvent::Elevated { methods: vec![Method::Password], until: at(605) }]);
+        given::<Session>([started(), SessionEvent::Expired {}]).when(elevate()).refused(SessionError::Ended);
     }
 
     #[test]

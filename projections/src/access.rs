@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
@@ -20,11 +21,12 @@ pub const fn concerns(event: &Event) -> bool {
     match event {
         Event::Account(event) => match event {
             AccountEvent::Registered {} | AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. } => true,
-            AccountEvent::PasswordChanged { .. } => false,
+            AccountEvent::PasswordChanged { .. } | AccountEvent::Suspended {} | AccountEvent::Reinstated {} => false,
         },
         Event::Session(event) => match event {
             SessionEvent::Started { .. }
             | SessionEvent::Refreshed { .. }
+            | SessionEvent::Elevated { .. }
             | SessionEvent::Revoked { .. }
             | SessionEvent::Expired {} => true,
             SessionEvent::RefreshReused { .. } => false,
@@ -74,7 +76,9 @@ async fn apply_account(
                 .execute(&mut *connection)
                 .await?;
         }
-        AccountEvent::PasswordChanged { .. } => return Ok(()),
+        AccountEvent::PasswordChanged { .. } | AccountEvent::Suspended {} | AccountEvent::Reinstated {} => {
+            return Ok(());
+        }
     }
     sqlx::query!(
         "insert into access.account (account_id, changed_position, changed_at) values ($1, $2, $3)
@@ -118,6 +122,11 @@ async fn apply_session(
             .execute(connection)
             .await?;
         }
+        SessionEvent::Elevated { until, .. } => {
+            sqlx::query!("update access.session set elevated_until = $2 where session_id = $1", session, until)
+                .execute(connection)
+                .await?;
+        }
         SessionEvent::Revoked { .. } | SessionEvent::Expired {} => {
             sqlx::query!(
                 "update access.session set ended_position = $2, ended_at = $3
@@ -139,6 +148,8 @@ async fn apply_session(
 pub struct Standing {
     /// Whether the session is live and the account's own.
     pub is_live: bool,
+    /// When its elevation by step-up ends, or ended.
+    pub elevated_until: Option<DateTime<Utc>>,
     /// The roles that the account holds.
     pub roles: BTreeSet<RoleName>,
 }
@@ -151,6 +162,7 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     let row = sqlx::query!(
         r#"select exists (select from access.session
                           where session_id = $2 and account_id = $1 and ended_at is null) as "is_live!",
+                  (select elevated_until from access.session where session_id = $2 and account_id = $1),
                   array(select role from access.role_grant where account_id = $1) as "roles!""#,
         account.0,
         session.0
@@ -158,5 +170,5 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     .fetch_one(pool)
     .await?;
     let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
-    Ok(Standing { is_live: row.is_live, roles })
+    Ok(Standing { is_live: row.is_live, elevated_until: row.elevated_until, roles })
 }

@@ -31,6 +31,8 @@ pub struct Account {
     pub last_login_at: Option<DateTime<Utc>>,
     /// When the last lock lifts, or lifted.
     pub locked_until: Option<DateTime<Utc>>,
+    /// Whether an administrator has stopped all use of it.
+    pub suspended: bool,
 }
 
 /// What to list.
@@ -42,6 +44,8 @@ pub struct Filter {
     pub role: Option<String>,
     /// Only accounts that are locked now, or that are not.
     pub locked: Option<bool>,
+    /// Only accounts that are suspended, or that are not.
+    pub suspended: Option<bool>,
 }
 
 /// One account, if it is known.
@@ -70,12 +74,14 @@ pub async fn list(
            and ($2::uuid is null or account_id = $2)
            and ($3::text is null or roles @> array[$3::text])
            and ($4::bool is null or (locked_until is not null and locked_until > $5) = $4)
-         order by account_id limit $6",
+           and ($6::bool is null or suspended = $6)
+         order by account_id limit $7",
         after,
         filter.account.map(|account| account.0),
         filter.role,
         filter.locked,
         now,
+        filter.suspended,
         Page::<Account>::fetch(limit)
     )
     .fetch_all(pool)
@@ -101,13 +107,14 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
     sqlx::query!(
         "insert into read.account
          select u.id, u.registered_at, u.profile_position, string_to_array(u.roles, ' '), u.password_changed_at,
-                u.last_login_at, u.locked_until
+                u.last_login_at, u.locked_until, u.suspended
          from unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                     $7::timestamptz[])
-             u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until)
+                     $7::timestamptz[], $8::boolean[])
+             u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until, suspended)
          on conflict on constraint account_pkey do update set
              roles = excluded.roles, password_changed_at = excluded.password_changed_at,
-             last_login_at = excluded.last_login_at, locked_until = excluded.locked_until",
+             last_login_at = excluded.last_login_at, locked_until = excluded.locked_until,
+             suspended = excluded.suspended",
         &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.registered_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.profile_position).collect::<Vec<_>>(),
@@ -115,7 +122,8 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         &rows.iter().map(|row| row.roles.join(" ")).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.password_changed_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.last_login_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.locked_until).collect::<Vec<_>>() as &[Option<DateTime<Utc>>]
+        &rows.iter().map(|row| row.locked_until).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
+        &rows.iter().map(|row| row.suspended).collect::<Vec<_>>()
     )
     .execute(connection)
     .await?;
@@ -126,7 +134,9 @@ const fn concerns(recorded: &Recorded) -> bool {
     match &recorded.event {
         Event::Account(_) => true,
         Event::Authentication(event) => match event {
-            AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::LockedOut { .. } => true,
+            AuthenticationEvent::Succeeded { .. }
+            | AuthenticationEvent::LockedOut { .. }
+            | AuthenticationEvent::LockLifted { .. } => true,
             AuthenticationEvent::Failed { .. } => false,
         },
         Event::Session(_) => false,
@@ -144,6 +154,7 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
             password_changed_at: recorded.recorded_at,
             last_login_at: None,
             locked_until: None,
+            suspended: false,
         };
         accounts.insert(id, account);
         return;
@@ -157,6 +168,9 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
             account.roles.dedup();
         }
         Event::Account(AccountEvent::RoleRevoked { role }) => account.roles.retain(|held| held != role.as_str()),
+        Event::Account(AccountEvent::Suspended {}) => account.suspended = true,
+        Event::Account(AccountEvent::Reinstated {}) => account.suspended = false,
+        Event::Authentication(AuthenticationEvent::LockLifted { .. }) => account.locked_until = None,
         Event::Account(AccountEvent::PasswordChanged { .. }) => account.password_changed_at = recorded.recorded_at,
         Event::Authentication(AuthenticationEvent::Succeeded { .. }) => {
             account.last_login_at = Some(recorded.recorded_at);

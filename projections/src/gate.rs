@@ -42,8 +42,13 @@ pub struct Claim<'a> {
 /// What the gate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The session lives, and these roles are held now.
-    Current(BTreeSet<RoleName>),
+    /// The session lives.
+    Current {
+        /// Roles held now.
+        roles: BTreeSet<RoleName>,
+        /// When its elevation by step-up ends; `None` if there was none lately.
+        elevated_until: Option<DateTime<Utc>>,
+    },
     /// The session has ended.
     Ended,
     /// The gate cannot know: ask the database.
@@ -64,6 +69,7 @@ struct Inner {
     /// Tokens issued below it may miss changes that were forgotten.
     horizon: u64,
     ended: HashMap<SessionId, Change>,
+    elevated: HashMap<SessionId, Elevation>,
     roles: HashMap<AccountId, RoleChanges>,
     /// What was remembered when, oldest first.
     ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
@@ -72,6 +78,12 @@ struct Inner {
 #[derive(Clone, Copy)]
 struct Change {
     position: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Elevation {
+    position: u64,
+    until: DateTime<Utc>,
 }
 
 #[derive(Default)]
@@ -86,6 +98,7 @@ struct RoleChanges {
 #[derive(Clone, Copy)]
 enum Subject {
     Session(SessionId),
+    Elevation(SessionId),
     Account(AccountId),
 }
 
@@ -118,6 +131,14 @@ impl Gate {
         )
         .fetch_all(&mut *transaction)
         .await?;
+        let elevated = sqlx::query!(
+            r#"select session_id, elevated_until as "until!", started_position from access.session
+               where elevated_until > $1 and ended_at is null order by elevated_until desc limit $2"#,
+            now,
+            i64::try_from(MOST).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
         transaction.commit().await?;
 
         let mut inner = Inner {
@@ -125,6 +146,7 @@ impl Gate {
             lease_ends: None,
             horizon: 0,
             ended: HashMap::new(),
+            elevated: HashMap::new(),
             roles: HashMap::new(),
             ages: BTreeMap::new(),
         };
@@ -141,6 +163,12 @@ impl Gate {
             let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
             inner.remember(position, row.changed_at, Subject::Account(account));
             inner.roles.entry(account).or_default().base = Some((position, roles));
+        }
+        for row in elevated {
+            // Where it was elevated is not kept; whatever is told of it later is newer.
+            let elevation = Elevation { position: row.started_position.unsigned_abs(), until: row.until };
+            inner.elevated.insert(SessionId(row.session_id), elevation);
+            inner.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
         }
         inner.trim(now - memory);
         Ok(Self { inner: RwLock::new(inner), memory })
@@ -180,7 +208,7 @@ impl Gate {
                 }
             }
         }
-        Verdict::Current(roles)
+        Verdict::Current { roles, elevated_until: inner.elevated.get(&claim.session).map(|elevation| elevation.until) }
     }
 
     /// Learns of events that were committed here, at once: before whoever asked for them is answered.
@@ -240,10 +268,23 @@ impl Inner {
             Event::Account(AccountEvent::RoleRevoked { role }) => {
                 self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
             }
+            Event::Session(SessionEvent::Elevated { until, .. }) => {
+                let session = SessionId(recorded.stream.id);
+                self.remember(position, at, Subject::Elevation(session));
+                let known = self.elevated.entry(session).or_insert(Elevation { position, until: *until });
+                if position >= known.position {
+                    *known = Elevation { position, until: *until };
+                }
+            }
             Event::Session(
                 SessionEvent::Started { .. } | SessionEvent::Refreshed { .. } | SessionEvent::RefreshReused { .. },
             )
-            | Event::Account(AccountEvent::Registered {} | AccountEvent::PasswordChanged { .. })
+            | Event::Account(
+                AccountEvent::Registered {}
+                | AccountEvent::PasswordChanged { .. }
+                | AccountEvent::Suspended {}
+                | AccountEvent::Reinstated {},
+            )
             | Event::Authentication(_) => {}
         }
     }
@@ -262,6 +303,7 @@ impl Inner {
             Subject::Session(session) => {
                 self.ended.entry(session).or_insert(Change { position });
             }
+            Subject::Elevation(_) => {}
             Subject::Account(account) => {
                 let changes = self.roles.entry(account).or_default();
                 changes.latest = changes.latest.max(position);
@@ -285,6 +327,11 @@ impl Inner {
                 Subject::Session(session) => {
                     if self.ended.get(&session).is_some_and(|change| change.position <= position) {
                         self.ended.remove(&session);
+                    }
+                }
+                Subject::Elevation(session) => {
+                    if self.elevated.get(&session).is_some_and(|elevation| elevation.position <= position) {
+                        self.elevated.remove(&session);
                     }
                 }
                 Subject::Account(account) => {

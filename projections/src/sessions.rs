@@ -36,7 +36,7 @@ pub struct Session {
     pub expires_at: DateTime<Utc>,
     /// When it was ended, or found past its end.
     pub ended_at: Option<DateTime<Utc>>,
-    /// `owner`, `admin`, `reuse`, `password_change` or `expiry`.
+    /// `owner`, `admin`, `reuse`, `password_change`, `suspension` or `expiry`.
     pub ended_by: Option<String>,
 }
 
@@ -165,6 +165,7 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             RevokedBy::Admin => "admin",
             RevokedBy::Reuse => "reuse",
             RevokedBy::PasswordChange => "password_change",
+            RevokedBy::Suspension => "suspension",
         }),
         SessionEvent::Expired {} => end("expiry"),
         SessionEvent::Refreshed { generation, grace_until: _, idle_expires_at } => {
@@ -172,6 +173,6 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             session.generation = i32::try_from(*generation).unwrap_or(i32::MAX);
             session.idle_expires_at = *idle_expires_at;
         }
-        SessionEvent::Started { .. } | SessionEvent::RefreshReused { .. } => {}
+        SessionEvent::Started { .. } | SessionEvent::RefreshReused { .. } | SessionEvent::Elevated { .. } => {}
     }
 }

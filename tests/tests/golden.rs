@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, PasswordChange};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy, Method};
 use fulexo_domain::event::{Actor, Category, Event, Field, Recorded, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, Draft, Prepared};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
@@ -37,6 +37,12 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", failed(FailureReason::WrongPassword)),
         ("unknown_account", failed(FailureReason::UnknownAccount)),
         ("locked", failed(FailureReason::Locked)),
+        ("suspended", failed(FailureReason::Suspended)),
+        ("", AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Admin }.into()),
+        ("", AccountEvent::Suspended {}.into()),
+        ("", AccountEvent::Reinstated {}.into()),
+        ("", SessionEvent::Elevated { methods: vec![Method::Password], until: time(600) }.into()),
+        ("suspension", revoked(RevokedBy::Suspension)),
         ("", AuthenticationEvent::LockedOut { factor: Factor::Password, failures: 5, nth: 2, until: time(900) }.into()),
         ("", started()),
         ("", SessionEvent::Refreshed { generation: 2, grace_until: time(10), idle_expires_at: time(604_800) }.into()),
@@ -58,14 +64,21 @@ fn stands_among_the_samples(event: &Event) {
             AccountEvent::Registered {}
             | AccountEvent::PasswordChanged { how: PasswordChange::Owner | PasswordChange::Rehash }
             | AccountEvent::RoleGranted { role: _ }
-            | AccountEvent::RoleRevoked { role: _ } => {}
+            | AccountEvent::RoleRevoked { role: _ }
+            | AccountEvent::Suspended {}
+            | AccountEvent::Reinstated {} => {}
         },
         Event::Authentication(event) => match event {
             AuthenticationEvent::Succeeded { methods: _, session: _ }
             | AuthenticationEvent::Failed {
                 factor: Factor::Password,
-                reason: FailureReason::WrongPassword | FailureReason::UnknownAccount | FailureReason::Locked,
+                reason:
+                    FailureReason::WrongPassword
+                    | FailureReason::UnknownAccount
+                    | FailureReason::Locked
+                    | FailureReason::Suspended,
             }
+            | AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Admin }
             | AuthenticationEvent::LockedOut { factor: Factor::Password, failures: _, nth: _, until: _ } => {}
         },
         Event::Session(event) => match event {
@@ -73,8 +86,14 @@ fn stands_among_the_samples(event: &Event) {
             | SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at: _ }
             | SessionEvent::RefreshReused { generation: _ }
             | SessionEvent::Revoked {
-                by: RevokedBy::Owner | RevokedBy::Admin | RevokedBy::Reuse | RevokedBy::PasswordChange,
+                by:
+                    RevokedBy::Owner
+                    | RevokedBy::Admin
+                    | RevokedBy::Reuse
+                    | RevokedBy::PasswordChange
+                    | RevokedBy::Suspension,
             }
+            | SessionEvent::Elevated { methods: _, until: _ }
             | SessionEvent::Expired {} => {}
         },
     }
@@ -102,7 +121,11 @@ fn time(seconds: i64) -> DateTime<Utc> {
 
 /// Everything around an event that a leaf can say, told apart by what the event is about.
 fn prepared(event: &Event) -> Prepared {
-    let fields = event.sealed_fields().to_vec();
+    // What could be sealed is; but for a session's end, of which most come without a reason.
+    let fields = match event {
+        Event::Session(SessionEvent::Revoked { .. }) => Vec::new(),
+        event => event.sealed_fields().to_vec(),
+    };
     let digest = SealedDigest {
         commitment: "qL8R4QIcQ_ZsRqOAbeRfcZhilN_MksRtDaErMA-rbP0".to_owned(),
         digest: "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg".to_owned(),

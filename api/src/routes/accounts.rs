@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::Profile;
+use fulexo_commands::context::Context;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, Reason, RoleName};
 use fulexo_projections::accounts;
@@ -13,10 +14,11 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
-use super::input::{Input, Paging};
-use crate::answer::{NoContent, query_failed};
+use super::input::{Because, Input, Paging};
+use super::me::RevokedSessions;
+use crate::answer::{NoContent, Recorded, query_failed};
 use crate::app::App;
-use crate::caller::{Bearer, app, context};
+use crate::caller::{Bearer, Caller, app, context};
 use crate::clock;
 use crate::http::Problem;
 
@@ -36,6 +38,8 @@ struct Account {
     locked: bool,
     /// When that ends by itself.
     locked_until: Option<DateTime<Utc>>,
+    /// Whether an administrator has stopped all use of it.
+    suspended: bool,
 }
 
 #[derive(Object)]
@@ -48,13 +52,6 @@ struct AccountPage {
 #[oai(deny_unknown_fields)]
 struct Grant {
     role: String,
-    /// Why; sealed beside the log.
-    reason: String,
-}
-
-#[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct Revocation {
     /// Why; sealed beside the log.
     reason: String,
 }
@@ -75,6 +72,8 @@ impl Accounts {
         role: Query<Option<String>>,
         /// Accounts that are locked now, or that are not.
         locked: Query<Option<bool>>,
+        /// Accounts that are suspended, or that are not.
+        suspended: Query<Option<bool>>,
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
@@ -97,7 +96,8 @@ impl Accounts {
             },
             None => None,
         };
-        let filter = accounts::Filter { account, role: role.map(String::from), locked: locked.0 };
+        let filter =
+            accounts::Filter { account, role: role.map(String::from), locked: locked.0, suspended: suspended.0 };
         let now = clock::now();
         let page = accounts::list(&app.pool, filter, paging.after, paging.limit, now).await.map_err(query_failed)?;
         Ok(Json(AccountPage { items: named(app, page.items, now).await?, next_cursor: page.next }))
@@ -159,7 +159,7 @@ impl Accounts {
         caller: Bearer,
         account_id: Path<Uuid>,
         role: Path<String>,
-        body: Json<Option<Revocation>>,
+        body: Json<Option<Because>>,
         /// Why, for clients that cannot send a body with DELETE. Whatever stands between keeps URLs in its logs.
         reason: Query<Option<String>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
@@ -167,7 +167,7 @@ impl Accounts {
         let caller = caller.0;
         caller.require(Permission::RolesGrant)?;
         caller.require_elevated()?;
-        let given = body.0.map(|revocation| revocation.reason).or(reason.0).unwrap_or_default();
+        let given = body.0.map(|because| because.reason).or(reason.0).unwrap_or_default();
         let mut input = Input::default();
         let role = input.parse("/role", RoleName::parse(&role.0));
         let reason = input.parse("/reason", Reason::parse(&given));
@@ -175,6 +175,85 @@ impl Accounts {
         let context = context(request, Some(&caller), idempotency_key.0)?;
         Ok(app(request)?.commands.revoke_role(&context, AccountId(account_id.0), role, reason).await?.into())
     }
+
+    /// Stop all use of an account: nobody logs in, and every session ends.
+    ///
+    /// Needs `accounts.manage`.
+    #[oai(path = "/:account_id/suspend", method = "post", operation_id = "suspend_account")]
+    async fn suspend(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
+        Ok(app(request)?.commands.suspend(&context, AccountId(account_id.0), reason).await?.into())
+    }
+
+    /// Allow the use of a suspended account again.
+    ///
+    /// Needs `accounts.manage`.
+    #[oai(path = "/:account_id/reinstate", method = "post", operation_id = "reinstate_account")]
+    async fn reinstate(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
+        Ok(app(request)?.commands.reinstate(&context, AccountId(account_id.0), reason).await?.into())
+    }
+
+    /// Lift a lock before its time.
+    ///
+    /// Needs `accounts.manage`.
+    #[oai(path = "/:account_id/unlock", method = "post", operation_id = "unlock_account")]
+    async fn unlock(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
+        Ok(app(request)?.commands.unlock(&context, AccountId(account_id.0), reason).await?.into())
+    }
+
+    /// End every session of an account.
+    ///
+    /// Needs `sessions.revoke`.
+    #[oai(path = "/:account_id/sessions/revoke", method = "post", operation_id = "revoke_account_sessions")]
+    async fn revoke_sessions(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<RevokedSessions>, Problem> {
+        caller.0.require(Permission::SessionsRevoke)?;
+        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        let done = app(request)?.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
+        Ok(Recorded::of(done, |revoked| RevokedSessions::of(revoked)))
+    }
+}
+
+/// What every act on an account begins with.
+fn act(
+    request: &Request,
+    caller: &Caller,
+    because: &Because,
+    idempotency_key: Option<String>,
+) -> Result<(Context, Reason), Problem> {
+    caller.require(Permission::AccountsManage)?;
+    caller.require_elevated()?;
+    let mut input = Input::default();
+    let Some(reason) = input.parse("/reason", Reason::parse(&because.reason)) else { return Err(input.refused()) };
+    Ok((context(request, Some(caller), idempotency_key)?, reason))
 }
 
 /// The rows with what is sealed beside the log.
@@ -196,6 +275,7 @@ async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> R
                 last_login_at: row.last_login_at,
                 locked: row.locked_until.is_some_and(|until| until > now),
                 locked_until: row.locked_until.filter(|until| *until > now),
+                suspended: row.suspended,
             }
         })
         .collect())

@@ -78,6 +78,18 @@ struct Refresh {
 }
 
 #[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct StepUp {
+    password: String,
+}
+
+#[derive(Object)]
+struct Elevated {
+    /// Until then sensitive calls are allowed.
+    elevated_until: DateTime<Utc>,
+}
+
+#[derive(Object)]
 struct CurrentSession {
     account_id: Uuid,
     session_id: Uuid,
@@ -178,6 +190,24 @@ impl Auth {
         let context = context(request, Some(&caller.0), idempotency_key.0)?;
         let done = app(request)?.commands.end_own_session(&context, caller.0.account, caller.0.session).await?;
         Ok(done.into())
+    }
+
+    /// Confirm the password, and make sensitive calls for ten minutes.
+    ///
+    /// A wrong password counts as a failed login.
+    #[oai(path = "/step-up", method = "post", operation_id = "create_step_up")]
+    async fn step_up(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        body: Json<StepUp>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Elevated>, Problem> {
+        let caller = caller.0;
+        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let password = Password::new(body.0.password);
+        let done = app(request)?.commands.step_up(&context, caller.account, caller.session, password).await?;
+        Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until }))
     }
 
     /// The caller, as judged now.

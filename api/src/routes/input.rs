@@ -2,6 +2,7 @@
 
 use fulexo_domain::values::InvalidValue;
 use fulexo_projections::page::LARGEST;
+use poem_openapi::Object;
 use uuid::Uuid;
 
 use crate::http::Problem;
@@ -34,6 +35,14 @@ impl Input {
     pub fn check(self) -> Result<(), Problem> {
         if self.0.is_empty() { Ok(()) } else { Err(self.refused()) }
     }
+}
+
+/// The body of an administrator's act.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+pub struct Because {
+    /// Why; 1 to 500 characters, sealed beside the log.
+    pub reason: String,
 }
 
 /// Where a page begins, and how long it is.

@@ -68,8 +68,9 @@ struct MySessionPage {
     next_cursor: Option<String>,
 }
 
+/// What a sign-out of many came to.
 #[derive(Object)]
-struct RevokedSessions {
+pub struct RevokedSessions {
     /// How many sessions were ended.
     revoked: u64,
 }
@@ -193,7 +194,7 @@ impl Me {
         let context = context(request, Some(&caller), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let done = commands.end_other_sessions(&context, caller.account, caller.session).await?;
-        Ok(Recorded::of(done, |revoked| RevokedSessions { revoked: revoked as u64 }))
+        Ok(Recorded::of(done, |revoked| RevokedSessions::of(revoked)))
     }
 
     /// What happened to the caller's account, oldest first.
@@ -215,5 +216,12 @@ impl Me {
         let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
         Ok(Json(AuditPage { items, next_cursor: page.next }))
+    }
+}
+
+impl RevokedSessions {
+    /// So many.
+    pub const fn of(revoked: usize) -> Self {
+        Self { revoked: revoked as u64 }
     }
 }

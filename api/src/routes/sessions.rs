@@ -3,19 +3,19 @@
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
-use fulexo_domain::values::AccountId;
+use fulexo_domain::values::{AccountId, Reason, SessionId};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::sessions;
 use poem::Request;
-use poem_openapi::param::{Header, Query};
+use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
-use super::input::Paging;
-use crate::answer::query_failed;
-use crate::caller::{Bearer, app};
+use super::input::{Because, Input, Paging};
+use crate::answer::{NoContent, query_failed};
+use crate::caller::{Bearer, app, context};
 use crate::clock;
 use crate::http::Problem;
 
@@ -34,7 +34,7 @@ struct Session {
     ip: Option<String>,
     user_agent: Option<String>,
     ended_at: Option<DateTime<Utc>>,
-    /// `owner`, `admin`, `reuse`, `password_change` or `expiry`.
+    /// `owner`, `admin`, `reuse`, `password_change`, `suspension` or `expiry`.
     ended_by: Option<String>,
 }
 
@@ -91,5 +91,25 @@ impl Sessions {
             }
         });
         Ok(Json(SessionPage { items: items.collect(), next_cursor: page.next }))
+    }
+
+    /// End anybody's session.
+    ///
+    /// Its tokens are refused from then on. Needs `sessions.revoke`.
+    #[oai(path = "/:session_id", method = "delete", operation_id = "delete_session")]
+    async fn end(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        session_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        caller.0.require(Permission::SessionsRevoke)?;
+        let mut input = Input::default();
+        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let Some(reason) = reason else { return Err(input.refused()) };
+        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        Ok(app(request)?.commands.end_session(&context, SessionId(session_id.0), reason).await?.into())
     }
 }

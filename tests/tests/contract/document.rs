@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::spec::{document, operations};
 
 /// What the name of an operation begins with.
-const VERBS: [&str; 7] = ["change", "create", "delete", "get", "grant", "list", "revoke"];
+const VERBS: [&str; 10] =
+    ["change", "create", "delete", "get", "grant", "list", "reinstate", "revoke", "suspend", "unlock"];
 
 /// The statuses that anything may be refused with.
 const REFUSALS: [&str; 12] = ["400", "401", "403", "404", "406", "408", "409", "413", "415", "429", "500", "503"];

@@ -32,7 +32,8 @@ fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
 }
 
 fn current(roles: &[&str]) -> Verdict {
-    Verdict::Current(roles.iter().map(|role| RoleName::parse(role).unwrap()).collect())
+    let roles = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
+    Verdict::Current { roles, elevated_until: None }
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {

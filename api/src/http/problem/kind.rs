@@ -64,11 +64,9 @@ impl Kind {
             }
             Self::Unauthenticated => ("unauthenticated", "Authentication required", "The call needs credentials."),
             Self::InvalidToken => ("invalid_token", "Invalid token", "The token is not valid, or not any more."),
-            Self::StepUpRequired => (
-                "step_up_required",
-                "Step-up required",
-                "The login is too long ago for a sensitive call: log in again.",
-            ),
+            Self::StepUpRequired => {
+                ("step_up_required", "Step-up required", "Confirm the password first: POST /v1/auth/step-up.")
+            }
             Self::PermissionDenied => ("permission_denied", "Permission denied", "The caller may not do this."),
             Self::NotFound => ("not_found", "Not found", "There is nothing here."),
             Self::MethodNotAllowed => {

@@ -1,0 +1,177 @@
+//! What administrators do to accounts and sessions of others, each with its reason: suspend, reinstate, unlock, sign out.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountEvent};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
+use fulexo_domain::event::{Category, Field};
+use fulexo_domain::session::{RevokedBy, SessionError, SessionEvent, SessionState};
+use fulexo_domain::values::{AccountId, Reason, SessionId};
+use uuid::Uuid;
+
+use crate::attempts::name;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::log::Expected;
+use crate::vault::write::VaultWrite;
+use crate::vault::{Personal, SubjectKey};
+use crate::{Commands, Done};
+
+/// Sessions that end in the very transaction of what ends them; more than these end right after it.
+const AT_ONCE: usize = 100;
+
+impl Commands {
+    /// Stops all use of an account: nobody logs in, and every session ends.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] when it is unknown or suspended already.
+    pub async fn suspend(
+        &self,
+        context: &Context,
+        account: AccountId,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let done = self.change_use(context, account, AccountCommand::Suspend, "suspend", &reason).await?;
+        // A login that was under way has ended, or is ended here; none can begin: it would find the account changed.
+        let swept = self.sweep_sessions(context, account, SessionId(Uuid::nil()), RevokedBy::Suspension).await?;
+        Ok(Done { value: (), position: swept.position.or(done.position) })
+    }
+
+    /// Allows the use of a suspended account again.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] when it is unknown or not suspended.
+    pub async fn reinstate(
+        &self,
+        context: &Context,
+        account: AccountId,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        self.change_use(context, account, AccountCommand::Reinstate, "reinstate", &reason).await
+    }
+
+    async fn change_use(
+        &self,
+        context: &Context,
+        account: AccountId,
+        command: AccountCommand,
+        operation: &str,
+        reason: &Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let idempotency = self.bound(context, operation, account.0, reason);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
+        let sealing = self.sealing(account, reason).await?;
+        for _ in 0..TRIES {
+            let (state, version) = self.account_state(account).await?;
+            let events = Account::handle_command(&state, command.clone())?;
+            let suspends = events.contains(&AccountEvent::Suspended {});
+            let mut unit = self.unit(context, sealing.as_ref());
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.record(account.0, Some(account), events)?;
+            if suspends {
+                for session in self.live_sessions(account, SessionId(Uuid::nil())).await?.into_iter().take(AT_ONCE) {
+                    unit.record(session.0, Some(account), [SessionEvent::Revoked { by: RevokedBy::Suspension }])?;
+                }
+            }
+            match self.commit(unit, idempotency.as_ref(), ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+                Ok(Committed::Before(())) => return self.done_before(()).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// Lifts the lock of an account before its time. Lifting what is not locked only clears what was counted.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] when the account is unknown.
+    pub async fn unlock(
+        &self,
+        context: &Context,
+        account: AccountId,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let idempotency = self.bound(context, "unlock", account.0, &reason);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
+        let unknown = fulexo_domain::account::AccountError::Unknown;
+        let profile = self.profile(account).await?.ok_or(unknown)?;
+        let sealing = self.sealing(account, &reason).await?;
+        let mut unit = self.unit(context, sealing.as_ref());
+        let factor = Factor::Password;
+        let key_hash = self.attempt_key(&profile.email.normalised());
+        unit.vault(VaultWrite::ClearAttempts { key_hash, factor: name(factor) });
+        let lifted = AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin };
+        unit.record(account.0, Some(account), [lifted])?;
+        match self.commit(unit, idempotency.as_ref(), ()).await? {
+            Committed::New((), receipt) => Ok(Done { value: (), position: receipt.position }),
+            Committed::Before(()) => self.done_before(()).await,
+        }
+    }
+
+    /// Ends anybody's session.
+    ///
+    /// # Errors
+    /// [`SessionError::Ended`] when there is no such session; ending an ended one is no error.
+    pub async fn end_session(
+        &self,
+        context: &Context,
+        session: SessionId,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        for _ in 0..TRIES {
+            let loaded = self.load_session(session).await?;
+            let live = match &loaded.state {
+                SessionState::Live(live) => live,
+                SessionState::Ended => return Ok(Done { value: (), position: Some(loaded.last_position) }),
+                SessionState::None => return Err(SessionError::Ended.into()),
+            };
+            let sealing = self.sealing(live.account, &reason).await?;
+            let mut unit = self.unit(context, sealing.as_ref());
+            unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+            unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
+            match self.commit(unit, None, ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+                Ok(Committed::Before(())) => return self.done_before(()).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// Ends every session of an account; answers with how many.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn end_all_sessions(&self, context: &Context, account: AccountId) -> Result<Done<usize>, CommandError> {
+        self.sweep_sessions(context, account, SessionId(Uuid::nil()), RevokedBy::Admin).await
+    }
+
+    fn bound(&self, context: &Context, operation: &str, id: Uuid, reason: &Reason) -> Option<Idempotency> {
+        Idempotency::of(&self.vault, context, operation, &[id.as_bytes(), reason.as_str().as_bytes()])
+    }
+
+    /// The key of the person whom the reason is about; nobody's reason is kept where nobody can be found.
+    async fn sealing(
+        &self,
+        account: AccountId,
+        reason: &Reason,
+    ) -> Result<Option<(SubjectKey, Personal)>, CommandError> {
+        let personal = Personal::default().with(Field::Reason, Some(reason.as_str()));
+        Ok(self.vault.subject_key(account).await?.map(|key| (key, personal)))
+    }
+
+    fn unit<'a>(&self, context: &'a Context, sealing: Option<&'a (SubjectKey, Personal)>) -> Unit<'a> {
+        let unit = Unit::new(context, self.policy.version);
+        match sealing {
+            Some((key, personal)) => unit.sealing(key, personal),
+            None => unit,
+        }
+    }
+}

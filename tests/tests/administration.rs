@@ -1,0 +1,226 @@
+//! What administrators do to others, what a known device is spared, and the second proof before sensitive calls.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use chrono::TimeDelta;
+use fulexo_api::clock;
+use fulexo_commands::token::Grant;
+use fulexo_domain::authentication::Method;
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_tests::{Answer, Client, Node, PASSWORD, operator};
+use hyper::Method as Verb;
+use serde_json::{Value, json};
+
+const BECAUSE: &str = "asked for at the desk";
+
+async fn log_in(node: &Node, email: &str, password: &str, device_token: Option<&str>) -> Answer {
+    let mut body = json!({"email": email, "password": password});
+    if let Some(token) = device_token {
+        body["device_token"] = token.into();
+    }
+    node.anonymous().post("/v1/auth/login", body).await
+}
+
+/// Five wrong guesses by a stranger.
+async fn lock(node: &Node, email: &str) {
+    for _ in 0..5 {
+        assert_eq!(log_in(node, email, "not-the-Passw0rd!", None).await.status, 401);
+    }
+}
+
+async fn act(admin: &Client, account: &Client, verb: &str) -> Answer {
+    admin.post(&format!("/v1/accounts/{}/{verb}", account.account), json!({"reason": BECAUSE})).await
+}
+
+async fn events(node: &Node, account: &Client, position: u64) -> Vec<Value> {
+    let auditor = node.auditor().await.seeing(position);
+    let page = auditor.get(&format!("/v1/audit/events?limit=200&subject={}", account.account)).await;
+    page.json["items"].as_array().unwrap().clone()
+}
+
+/// The same caller in the same session, as if the login had been eleven minutes ago.
+fn stale(node: &Node, client: &Client, roles: &[&str]) -> Client {
+    let grant = Grant {
+        account: AccountId(client.account),
+        session: SessionId(client.session),
+        authenticated_at: clock::now() - TimeDelta::minutes(11),
+        methods: vec![Method::Password],
+        roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
+        position: 0,
+        expires_at: clock::now() + TimeDelta::hours(1),
+    };
+    let token = node.app().commands.keys().sign(grant, operator().new_id(), clock::now()).unwrap();
+    Client { access_token: Some(token), ..client.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_account_is_out_at_once_and_comes_back_when_reinstated() {
+    let node = Node::start().await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    let other = node.log_in(&ann.email, ann.account).await;
+    let suspended = act(&admin, &ann, "suspend").await;
+    assert_eq!(suspended.status, 204, "{suspended:?}");
+    for client in [&ann, &other] {
+        assert_eq!(client.get("/v1/auth/session").await.status, 401, "every session ends");
+        let refreshed = client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await;
+        assert_eq!(refreshed.status, 401);
+    }
+    let right = log_in(&node, &ann.email, PASSWORD, None).await;
+    let wrong = log_in(&node, &ann.email, "not-the-Passw0rd!", None).await;
+    let told = |answer: &Answer| (answer.status, answer.code().to_owned(), answer.json["detail"].clone());
+    assert_eq!(told(&right), told(&wrong), "the right password is told no more than a wrong one");
+
+    let shown = admin.seeing(suspended.position()).get(&format!("/v1/accounts/{}", ann.account)).await;
+    assert_eq!(shown.json["suspended"], json!(true));
+    assert_eq!(act(&admin, &ann, "suspend").await.code(), "already_suspended");
+    let reinstated = act(&admin, &ann, "reinstate").await;
+    assert_eq!(reinstated.status, 204);
+    assert_eq!(act(&admin, &ann, "reinstate").await.code(), "not_suspended");
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 200);
+
+    let events = events(&node, &ann, reinstated.position()).await;
+    let reasons: Vec<_> = events.iter().filter_map(|event| event["data"]["reason"].as_str()).collect();
+    assert_eq!(reasons, ["suspended", "wrong_password"], "the log keeps why");
+    let sealed = events.iter().find(|event| event["type"] == "account.suspended").unwrap();
+    assert_eq!(sealed["sealed"][0]["fields"], json!(["reason"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_under_way_does_not_outlive_a_suspension() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    for _ in 0..10 {
+        let ann = node.customer().await;
+        let (login, suspended) = tokio::join!(log_in(&node, &ann.email, PASSWORD, None), act(&admin, &ann, "suspend"));
+        assert_eq!(suspended.status, 204);
+        if login.status == 200 {
+            let mut client = node.anonymous();
+            client.log_in_with(&login);
+            assert_eq!(client.get("/v1/auth/session").await.status, 401, "a session began and was not ended");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_lifts_a_lock_before_its_time() {
+    let node = Node::start().await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    lock(&node, &ann.email).await;
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 401);
+    let unlocked = act(&admin, &ann, "unlock").await;
+    assert_eq!(unlocked.status, 204, "{unlocked:?}");
+    let shown = admin.seeing(unlocked.position()).get(&format!("/v1/accounts/{}", ann.account)).await;
+    assert_eq!(shown.json["locked"], json!(false));
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 200);
+    let events = events(&node, &ann, unlocked.position()).await;
+    assert!(events.iter().any(|event| event["type"] == "authentication.lock_lifted"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_locks_the_address_but_not_the_owners_device() {
+    let node = Node::start().await;
+    let (ann, eve) = (node.customer().await, node.customer().await);
+    let device = |answer: &Answer| answer.json["device_token"].as_str().unwrap().to_owned();
+    let own = device(&log_in(&node, &ann.email, PASSWORD, None).await);
+    let foreign = device(&log_in(&node, &eve.email, PASSWORD, None).await);
+    lock(&node, &ann.email).await;
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 401, "an unknown device is locked out");
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, Some(&foreign)).await.status, 401, "and another account's device");
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, Some("garbage")).await.status, 401);
+    let answer = log_in(&node, &ann.email, PASSWORD, Some(&own)).await;
+    assert_eq!(answer.status, 200, "the owner's device is not");
+    assert_eq!(device(&answer), own, "and is the same device again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_device_has_no_more_guesses_than_anybody() {
+    let node = Node::start().await;
+    let ann = node.customer().await;
+    let token = log_in(&node, &ann.email, PASSWORD, None).await.json["device_token"].as_str().unwrap().to_owned();
+    for _ in 0..5 {
+        assert_eq!(log_in(&node, &ann.email, "not-the-Passw0rd!", Some(&token)).await.status, 401);
+    }
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, Some(&token)).await.status, 401, "the device is locked");
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 200, "the address is not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_ends_anybodys_session_and_a_customer_nobodys() {
+    let node = Node::start().await;
+    let (admin, ann, eve) = (node.admin().await, node.customer().await, node.customer().await);
+    let path = format!("/v1/sessions/{}", ann.session);
+    let body = json!({"reason": BECAUSE}).to_string();
+    let end = |client: &Client, path: &str| {
+        let (client, path, body) = (client.clone(), path.to_owned(), body.clone());
+        async move { client.send(Verb::DELETE, &path, Some("application/json"), &body).await }
+    };
+    assert_eq!(end(&eve, &path).await.status, 403);
+    assert_eq!(ann.get("/v1/auth/session").await.status, 200);
+    let ended = end(&admin, &path).await;
+    assert_eq!(ended.status, 204, "{ended:?}");
+    assert_eq!(ann.get("/v1/auth/session").await.status, 401);
+    assert_eq!(end(&admin, &path).await.status, 204, "ending it again is no error");
+    assert_eq!(end(&admin, &format!("/v1/sessions/{}", operator().new_id())).await.status, 404);
+    assert_eq!(admin.send(Verb::DELETE, &path, Some("application/json"), "{}").await.status, 400, "a reason is needed");
+
+    let again = node.log_in(&eve.email, eve.account).await;
+    let all = admin.post_nothing(&format!("/v1/accounts/{}/sessions/revoke", eve.account)).await;
+    assert_eq!((all.status, &all.json["revoked"]), (200, &json!(2)), "{all:?}");
+    assert_eq!(again.get("/v1/auth/session").await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_up_allows_sensitive_calls_on_every_node_and_a_wrong_password_does_not() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    let admin = stale(&node, &admin, &["admin", "customer"]);
+    assert_eq!(act(&admin, &ann, "suspend").await.code(), "step_up_required");
+    let wrong = admin.post("/v1/auth/step-up", json!({"password": "not-the-Passw0rd!"})).await;
+    assert_eq!((wrong.status, wrong.code()), (401, "invalid_credentials"));
+    assert_eq!(act(&admin, &ann, "suspend").await.code(), "step_up_required");
+
+    let elevated = admin.post("/v1/auth/step-up", json!({"password": PASSWORD})).await;
+    assert_eq!(elevated.status, 200, "{elevated:?}");
+    let until = |answer: &Answer| {
+        answer.json["elevated_until"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap()
+    };
+    assert_eq!(until(&admin.get("/v1/auth/session").await), until(&elevated));
+    assert_eq!(act(&admin, &ann, "suspend").await.status, 204);
+    let there = Client { url: other.url.clone(), ..admin.clone() };
+    let mut seen = there.get("/v1/auth/session").await;
+    for _ in 0..100 {
+        if until(&seen) == until(&elevated) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        seen = there.get("/v1/auth/session").await;
+    }
+    assert_eq!(until(&seen), until(&elevated), "the other node learns of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_at_step_up_count_as_those_at_login_do() {
+    let node = Node::start().await;
+    let ann = node.customer().await;
+    let guess = || ann.post("/v1/auth/step-up", json!({"password": "not-the-Passw0rd!"}));
+    for _ in 0..5 {
+        assert_eq!(guess().await.status, 401);
+    }
+    let right = ann.post("/v1/auth/step-up", json!({"password": PASSWORD})).await;
+    assert_eq!(right.status, 401, "not evaluated any more");
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 401, "the same lock");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_node_knows_who_is_elevated() {
+    let node = Node::start().await;
+    let ann = node.customer().await;
+    let elevated = ann.post("/v1/auth/step-up", json!({"password": PASSWORD})).await;
+    let database = std::sync::Arc::clone(&node.database);
+    let old = stale(&node, &ann, &["customer"]);
+    node.stop().await;
+    let node = Node::join(&database).await;
+    let session = Client { url: node.url.clone(), ..old }.get("/v1/auth/session").await;
+    assert_eq!(session.json["elevated_until"], elevated.json["elevated_until"]);
+}
