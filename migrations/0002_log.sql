@@ -156,7 +156,7 @@ begin
 end
 $$;
 
--- Appends a batch whose first event takes `first_position`. Called in the transaction that holds the lock. Everything
+-- Appends a batch whose first event takes `first_position`; called by log.try_append, under the lock. Everything
 -- the batch says beside its events arrives here too; `sealed_events` are indexes into `leaves`, from 0.
 create function log.append(
     first_position bigint, last_time timestamptz,
@@ -219,8 +219,8 @@ begin
 end
 $$;
 
--- The short way: lock, check, append, in one round trip. The caller foretells what log.lock would show; where it is
--- wrong nothing is written, the answer is null, and the caller takes the long way. Otherwise the answer is the first
+-- Lock, check, append, in one round trip. The caller says what the streams are at, from memory or from log.lock in the
+-- same transaction; where that is wrong nothing is written and the answer is null. Otherwise the answer is the first
 -- position.
 create function log.try_append(
     foretold_categories text[], foretold_streams uuid[], foretold_versions bigint[],
@@ -267,7 +267,7 @@ grant select, insert, update on log.stream to fulexo_sequencer;
 
 revoke all on function log.lock, log.append, log.try_append, log.extend, log.guard_table, log.refuse_change from public;
 grant execute on function log.extend to fulexo_app;
-grant execute on function log.lock, log.append, log.try_append to fulexo_app;
+grant execute on function log.lock, log.try_append to fulexo_app;
 -- The owner borrows the role for as long as it takes to hand the functions over.
 grant fulexo_sequencer to current_user;
 grant create on schema log to fulexo_sequencer;

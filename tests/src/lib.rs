@@ -19,4 +19,5 @@ mod node;
 
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
-pub use node::{Node, PASSWORD, operator, rsa_key};
+pub use fulexo_api::cli::operator;
+pub use node::{Node, PASSWORD, rsa_key};

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use fulexo_api::app::{App, Running};
-use fulexo_api::clock;
+use fulexo_api::cli::operator;
 use fulexo_api::config::Config;
 use fulexo_commands::NewAccount;
-use fulexo_commands::context::{Context, Origin};
-use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{EmailAddress, RoleName};
 use serde_json::json;
@@ -111,19 +109,6 @@ impl Node {
         client.log_in_with(&answer);
         client
     }
-}
-
-/// A context for commands that are called directly.
-#[must_use]
-pub fn operator() -> Context {
-    let context = Context {
-        actor: Actor::Operator,
-        correlation: Uuid::nil(),
-        now: clock::now(),
-        origin: Origin::default(),
-        idempotency_key: None,
-    };
-    Context { correlation: context.new_id(), ..context }
 }
 
 /// A new RSA key of 2048 bits, PKCS#8 in PEM.

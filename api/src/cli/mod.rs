@@ -159,7 +159,8 @@ fn start_logging(environment: Environment, default_filter: &str) {
 }
 
 /// Whoever runs the binary, as commands see them.
-fn operator() -> Context {
+#[must_use]
+pub fn operator() -> Context {
     let context = Context {
         actor: Actor::Operator,
         correlation: Uuid::nil(),

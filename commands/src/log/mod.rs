@@ -8,6 +8,7 @@
 mod batch;
 mod read;
 mod sequencer;
+mod statements;
 mod store;
 
 use std::future::Future;

@@ -1,10 +1,7 @@
-//! Configuration: read once, from the environment, and checked as a whole. Whatever is wrong is said all at once, and
-//! a weak secret or an unknown FULEXO_ variable is wrong.
-//!
-//! The variables are documented in the README, in the same order.
+//! Reading one variable after another, and noting whatever is wrong with it, in words for whoever sets them. No message
+//! repeats a secret.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -16,64 +13,7 @@ use fulexo_commands::vault::{Kek, Key};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
-/// What the service is told. No `Debug`: it holds secrets.
-pub struct Config {
-    /// Where it runs.
-    pub environment: Environment,
-    /// The address it listens on.
-    pub bind: IpAddr,
-    /// The port it listens on; 0 lets the system choose.
-    pub port: u16,
-    /// The application role.
-    pub database_url: String,
-    /// Most connections to the database.
-    pub database_connections: u32,
-    /// The doorbell between nodes; without it they look every 200 ms.
-    pub nats_url: Option<String>,
-    /// A credentials file for NATS.
-    pub nats_credentials: Option<String>,
-    /// `iss` of access tokens.
-    pub issuer: String,
-    /// `aud` of access tokens.
-    pub audience: String,
-    /// The first signs, all verify.
-    pub signing_keys: Vec<SigningKey>,
-    /// Life of an access token.
-    pub access_lifetime: TimeDelta,
-    /// Life of a refresh token.
-    pub refresh_lifetime: TimeDelta,
-    /// The first wraps, all open.
-    pub encryption_keys: Vec<Kek>,
-    /// bcrypt's cost.
-    pub bcrypt_cost: u32,
-    /// Whether anybody may register.
-    pub registration: bool,
-    /// Proxies whose word on the client's address is taken.
-    pub trusted_proxies: Vec<IpNet>,
-}
-
-/// Where the service runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    /// RS256 alone, no plain HTTP but behind a declared proxy.
-    Production,
-    /// HS256 will do.
-    Development,
-}
-
-/// Everything that is wrong, in words for whoever sets the variables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<String>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        writeln!(f, "the configuration has {count} problem{}:", if count == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|problem| writeln!(f, "  - {problem}"))
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
+use super::Environment;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
 const OWN: [&str; 9] = [
@@ -89,115 +29,33 @@ const OWN: [&str; 9] = [
 ];
 
 /// Demo secrets of the security document, and its placeholders: never good for anything but reading.
-const DEMO: [&str; 3] = [
+pub(super) const DEMO: [&str; 3] = [
     "your-super-secret-jwt-key-minimum-64-characters-long",
     "your-32-character-encryption-key",
     "strong-database-password-here",
 ];
 
-impl Config {
-    /// Reads the process's environment.
-    ///
-    /// # Errors
-    /// Every problem at once.
-    pub fn from_env() -> Result<Self, ConfigErrors> {
-        Self::from_vars(std::env::vars().collect(), |path| {
-            std::fs::read_to_string(path).map_err(|error| error.to_string())
-        })
-    }
-
-    /// Reads variables given; `read_file` reads the files that some of them name.
-    ///
-    /// # Errors
-    /// Every problem at once.
-    pub fn from_vars(
-        vars: BTreeMap<String, String>,
-        read_file: impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader { vars, problems: Vec::new() };
-        reader.refuse_unknown();
-        reader.refuse_demo_secrets();
-
-        let environment = reader.environment();
-        let config = Self {
-            environment,
-            bind: reader.parsed("FULEXO_BIND", IpAddr::from([127, 0, 0, 1]), "an IP address"),
-            port: reader.parsed("FULEXO_PORT", 8080, "a port from 0 to 65535"),
-            database_url: reader.database_url(),
-            database_connections: reader.in_range("FULEXO_DATABASE_CONNECTIONS", "20", 4, 200),
-            nats_url: reader.nats_url(environment),
-            nats_credentials: reader.optional("NATS_CREDS"),
-            issuer: reader.text("FULEXO_ISSUER", "https://api.fulexo.com"),
-            audience: reader.text("FULEXO_AUDIENCE", "fulexo"),
-            signing_keys: reader.signing_keys(environment, &read_file),
-            access_lifetime: reader.duration("JWT_EXPIRES_IN", "1h", TimeDelta::minutes(1), TimeDelta::hours(24)),
-            refresh_lifetime: reader.duration(
-                "JWT_REFRESH_EXPIRES_IN",
-                "7d",
-                TimeDelta::minutes(5),
-                TimeDelta::days(90),
-            ),
-            encryption_keys: reader.encryption_keys(),
-            bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
-            registration: reader.switch("FULEXO_REGISTRATION", true),
-            trusted_proxies: reader.networks("TRUSTED_PROXIES"),
-        };
-        reader.check_logging();
-        if environment == Environment::Production {
-            if config.trusted_proxies.is_empty() {
-                reader.problem(
-                    "TRUSTED_PROXIES is not set: in production this plain HTTP listener needs a TLS proxy in front of it; \
-                     name the proxy's addresses, for example TRUSTED_PROXIES=127.0.0.1/32",
-                );
-            }
-            if config.bcrypt_cost < 10 {
-                reader.problem("FULEXO_BCRYPT_COST is below 10, the least that production accepts");
-            }
-        }
-        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigErrors(reader.problems)) }
-    }
-}
-
-/// The database URL of the owner role, for `migrate` alone.
-///
-/// # Errors
-/// When it is missing or is no URL of Postgres.
-pub fn owner_database_url() -> Result<String, ConfigErrors> {
-    let mut reader = Reader { vars: std::env::vars().collect(), problems: Vec::new() };
-    let url = reader.postgres_url("DATABASE_OWNER_URL", "the owner role, which migrations run as");
-    if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
-}
-
-/// The database URL alone, for verbs that need nothing else.
-///
-/// # Errors
-/// When it is missing or is no URL of Postgres.
-pub fn database_url() -> Result<String, ConfigErrors> {
-    let mut reader = Reader { vars: std::env::vars().collect(), problems: Vec::new() };
-    let url = reader.database_url();
-    if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
-}
-
-struct Reader {
-    vars: BTreeMap<String, String>,
-    problems: Vec<String>,
+pub(super) struct Reader {
+    pub(super) vars: BTreeMap<String, String>,
+    /// What was wrong so far.
+    pub(super) problems: Vec<String>,
 }
 
 impl Reader {
-    fn problem(&mut self, problem: impl Into<String>) {
+    pub(super) fn problem(&mut self, problem: impl Into<String>) {
         self.problems.push(problem.into());
     }
 
     /// An empty variable counts as unset, as in most shells' idiom.
-    fn optional(&self, name: &str) -> Option<String> {
+    pub(super) fn optional(&self, name: &str) -> Option<String> {
         self.vars.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    fn text(&self, name: &str, default: &str) -> String {
+    pub(super) fn text(&self, name: &str, default: &str) -> String {
         self.optional(name).unwrap_or_else(|| default.to_owned())
     }
 
-    fn refuse_unknown(&mut self) {
+    pub(super) fn refuse_unknown(&mut self) {
         let unknown: Vec<_> = self
             .vars
             .keys()
@@ -207,7 +65,7 @@ impl Reader {
         self.problems.extend(unknown);
     }
 
-    fn refuse_demo_secrets(&mut self) {
+    pub(super) fn refuse_demo_secrets(&mut self) {
         let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL"]
             .into_iter()
             .filter(|name| self.optional(name).is_some_and(|value| DEMO.iter().any(|demo| value.contains(demo))))
@@ -217,7 +75,7 @@ impl Reader {
     }
 
     /// The two variables of the log are read where logging starts, before anything can be said about them.
-    fn check_logging(&mut self) {
+    pub(super) fn check_logging(&mut self) {
         if let Some(filter) = self.optional("FULEXO_LOG")
             && EnvFilter::try_new(filter).is_err()
         {
@@ -228,7 +86,7 @@ impl Reader {
         }
     }
 
-    fn environment(&mut self) -> Environment {
+    pub(super) fn environment(&mut self) -> Environment {
         match self.text("APP_ENV", "development").as_str() {
             "production" => Environment::Production,
             "development" => Environment::Development,
@@ -241,7 +99,7 @@ impl Reader {
     }
 
     /// On a value that cannot be read it goes on with `fallback`, so that the other problems are found too.
-    fn parsed<T: FromStr>(&mut self, name: &str, fallback: T, what: &str) -> T {
+    pub(super) fn parsed<T: FromStr>(&mut self, name: &str, fallback: T, what: &str) -> T {
         let Some(text) = self.optional(name) else { return fallback };
         if let Ok(value) = text.parse() {
             value
@@ -251,7 +109,7 @@ impl Reader {
         }
     }
 
-    fn in_range(&mut self, name: &str, default: &str, least: u32, most: u32) -> u32 {
+    pub(super) fn in_range(&mut self, name: &str, default: &str, least: u32, most: u32) -> u32 {
         match self.text(name, default).parse::<u32>() {
             Ok(value) if (least..=most).contains(&value) => value,
             Ok(_) | Err(_) => {
@@ -261,7 +119,7 @@ impl Reader {
         }
     }
 
-    fn switch(&mut self, name: &str, default: bool) -> bool {
+    pub(super) fn switch(&mut self, name: &str, default: bool) -> bool {
         match self.optional(name).as_deref() {
             None => default,
             Some("on" | "true" | "1") => true,
@@ -273,7 +131,7 @@ impl Reader {
         }
     }
 
-    fn duration(&mut self, name: &str, default: &str, least: TimeDelta, most: TimeDelta) -> TimeDelta {
+    pub(super) fn duration(&mut self, name: &str, default: &str, least: TimeDelta, most: TimeDelta) -> TimeDelta {
         match parse_duration(&self.text(name, default)) {
             Some(duration) if least <= duration && duration <= most => duration,
             Some(_) => {
@@ -287,7 +145,7 @@ impl Reader {
         }
     }
 
-    fn networks(&mut self, name: &str) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, name: &str) -> Vec<IpNet> {
         let Some(text) = self.optional(name) else { return Vec::new() };
         let mut networks = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -302,11 +160,11 @@ impl Reader {
         networks
     }
 
-    fn database_url(&mut self) -> String {
+    pub(super) fn database_url(&mut self) -> String {
         self.postgres_url("DATABASE_URL", "the application role")
     }
 
-    fn postgres_url(&mut self, name: &str, role: &str) -> String {
+    pub(super) fn postgres_url(&mut self, name: &str, role: &str) -> String {
         let Some(url) = self.optional(name) else {
             self.problem(format!(
                 "{name} is not set: the URL of Postgres for {role}, postgresql://user:password@host/database"
@@ -321,7 +179,7 @@ impl Reader {
         url
     }
 
-    fn nats_url(&mut self, environment: Environment) -> Option<String> {
+    pub(super) fn nats_url(&mut self, environment: Environment) -> Option<String> {
         let url = self.optional("NATS_URL")?;
         let has_password = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).is_some();
         if environment == Environment::Production && !has_password && self.optional("NATS_CREDS").is_none() {
@@ -330,7 +188,7 @@ impl Reader {
         Some(url)
     }
 
-    fn signing_keys(
+    pub(super) fn signing_keys(
         &mut self,
         environment: Environment,
         read_file: &impl Fn(&str) -> Result<String, String>,
@@ -379,7 +237,7 @@ impl Reader {
         keys
     }
 
-    fn encryption_keys(&mut self) -> Vec<Kek> {
+    pub(super) fn encryption_keys(&mut self) -> Vec<Kek> {
         let several = self.optional("ENCRYPTION_KEYS");
         let one = self.optional("ENCRYPTION_KEY");
         let mut keys = Vec::new();
@@ -413,7 +271,7 @@ impl Reader {
 
 const KEY_FORM: &str = "must be 32 characters, or 32 bytes in base64, with at least 8 different bytes";
 
-fn parse_key(text: &str) -> Option<Key> {
+pub(super) fn parse_key(text: &str) -> Option<Key> {
     let decoded =
         [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)]
             .into_iter()
@@ -449,7 +307,7 @@ fn show(duration: TimeDelta) -> String {
 }
 
 /// The private keys of a PEM file, in order; whatever stands between them is passed over.
-fn pem_blocks(text: &str) -> Vec<String> {
+pub(super) fn pem_blocks(text: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find("-----BEGIN ") {
@@ -464,84 +322,4 @@ fn pem_blocks(text: &str) -> Vec<String> {
         rest = tail;
     }
     blocks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECRET: &str = "a secret of sixty-four characters, as the security document says!";
-
-    fn sound() -> BTreeMap<String, String> {
-        [
-            ("DATABASE_URL", "postgresql://fulexo:pw@127.0.0.1/fulexo"),
-            ("JWT_SECRET", SECRET),
-            ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
-    }
-
-    fn problems(changes: &[(&str, &str)]) -> Vec<String> {
-        let mut vars = sound();
-        vars.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let read = |_: &str| Err("no such file".to_owned());
-        Config::from_vars(vars, read).err().map_or_else(Vec::new, |errors| errors.0)
-    }
-
-    #[test]
-    fn the_least_configuration_is_three_variables() {
-        assert_eq!(problems(&[]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn every_problem_is_named_at_once() {
-        let found = problems(&[
-            ("JWT_SECRET", "short"),
-            ("ENCRYPTION_KEY", "short"),
-            ("DATABASE_URL", "mysql://x"),
-            ("FULEXO_PROT", "80"),
-            ("JWT_EXPIRES_IN", "1 fortnight"),
-            ("TRUSTED_PROXIES", "0.0.0.0/0"),
-        ]);
-        assert_eq!(found.len(), 6, "{found:#?}");
-    }
-
-    #[test]
-    fn production_refuses_hs256_plain_http_and_a_nats_without_a_password() {
-        let found = problems(&[("APP_ENV", "production"), ("NATS_URL", "nats://127.0.0.1:4222")]);
-        assert!(found.iter().any(|problem| problem.starts_with("JWT_SECRET")), "{found:#?}");
-        assert!(found.iter().any(|problem| problem.starts_with("TRUSTED_PROXIES")), "{found:#?}");
-        assert!(found.iter().any(|problem| problem.starts_with("NATS_URL")), "{found:#?}");
-    }
-
-    #[test]
-    fn the_examples_of_the_documentation_are_refused() {
-        let secret = format!("{}-and-some-more-characters", DEMO[0]);
-        assert_eq!(problems(&[("JWT_SECRET", &secret)]).len(), 1);
-        assert_eq!(problems(&[("ENCRYPTION_KEY", DEMO[1])]).len(), 1);
-    }
-
-    #[test]
-    fn a_key_is_thirty_two_characters_or_base64_and_not_monotonous() {
-        assert!(parse_key("abcdefghijklmnopqrstuvwxyz012345").is_some());
-        assert!(parse_key(&STANDARD.encode((0..32).collect::<Vec<u8>>())).is_some());
-        assert!(parse_key(&"x".repeat(32)).is_none());
-        assert!(parse_key("abcdefghijklmnopqrstuvwxyz01234").is_none());
-    }
-
-    #[test]
-    fn no_message_repeats_a_secret() {
-        let found = problems(&[("JWT_SECRET", "hunter2"), ("ENCRYPTION_KEY", "hunter3"), ("DATABASE_URL", "hunter4")]);
-        assert!(found.iter().all(|problem| !problem.contains("hunter")), "{found:#?}");
-    }
-
-    #[test]
-    fn several_private_keys_may_stand_in_one_file() {
-        let text = "-----BEGIN PRIVATE KEY-----\nAA\n-----END PRIVATE KEY-----\nnote\n-----BEGIN PUBLIC KEY-----\nBB\n\
-                    -----END PUBLIC KEY-----\n-----BEGIN RSA PRIVATE KEY-----\nCC\n-----END RSA PRIVATE KEY-----\n";
-        let blocks = pem_blocks(text);
-        assert_eq!(blocks.len(), 2);
-        assert!(blocks[0].contains("AA") && blocks[1].contains("CC"));
-    }
 }

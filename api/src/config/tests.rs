@@ -1,0 +1,77 @@
+use super::reader::{DEMO, parse_key, pem_blocks};
+use super::*;
+
+const SECRET: &str = "a secret of sixty-four characters, as the security document says!";
+
+fn sound() -> BTreeMap<String, String> {
+    [
+        ("DATABASE_URL", "postgresql://fulexo:pw@127.0.0.1/fulexo"),
+        ("JWT_SECRET", SECRET),
+        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn problems(changes: &[(&str, &str)]) -> Vec<String> {
+    let mut vars = sound();
+    vars.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let read = |_: &str| Err("no such file".to_owned());
+    Config::from_vars(vars, read).err().map_or_else(Vec::new, |errors| errors.0)
+}
+
+#[test]
+fn the_least_configuration_is_three_variables() {
+    assert_eq!(problems(&[]), Vec::<String>::new());
+}
+
+#[test]
+fn every_problem_is_named_at_once() {
+    let found = problems(&[
+        ("JWT_SECRET", "short"),
+        ("ENCRYPTION_KEY", "short"),
+        ("DATABASE_URL", "mysql://x"),
+        ("FULEXO_PROT", "80"),
+        ("JWT_EXPIRES_IN", "1 fortnight"),
+        ("TRUSTED_PROXIES", "0.0.0.0/0"),
+    ]);
+    assert_eq!(found.len(), 6, "{found:#?}");
+}
+
+#[test]
+fn production_refuses_hs256_plain_http_and_a_nats_without_a_password() {
+    let found = problems(&[("APP_ENV", "production"), ("NATS_URL", "nats://127.0.0.1:4222")]);
+    assert!(found.iter().any(|problem| problem.starts_with("JWT_SECRET")), "{found:#?}");
+    assert!(found.iter().any(|problem| problem.starts_with("TRUSTED_PROXIES")), "{found:#?}");
+    assert!(found.iter().any(|problem| problem.starts_with("NATS_URL")), "{found:#?}");
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_refused() {
+    let secret = format!("{}-and-some-more-characters", DEMO[0]);
+    assert_eq!(problems(&[("JWT_SECRET", &secret)]).len(), 1);
+    assert_eq!(problems(&[("ENCRYPTION_KEY", DEMO[1])]).len(), 1);
+}
+
+#[test]
+fn a_key_is_thirty_two_characters_or_base64_and_not_monotonous() {
+    assert!(parse_key("abcdefghijklmnopqrstuvwxyz012345").is_some());
+    assert!(parse_key(&STANDARD.encode((0..32).collect::<Vec<u8>>())).is_some());
+    assert!(parse_key(&"x".repeat(32)).is_none());
+    assert!(parse_key("abcdefghijklmnopqrstuvwxyz01234").is_none());
+}
+
+#[test]
+fn no_message_repeats_a_secret() {
+    let found = problems(&[("JWT_SECRET", "hunter2"), ("ENCRYPTION_KEY", "hunter3"), ("DATABASE_URL", "hunter4")]);
+    assert!(found.iter().all(|problem| !problem.contains("hunter")), "{found:#?}");
+}
+
+#[test]
+fn several_private_keys_may_stand_in_one_file() {
+    let text = "-----BEGIN PRIVATE KEY-----\nAA\n-----END PRIVATE KEY-----\nnote\n-----BEGIN PUBLIC KEY-----\nBB\n\
+                -----END PUBLIC KEY-----\n-----BEGIN RSA PRIVATE KEY-----\nCC\n-----END RSA PRIVATE KEY-----\n";
+    let blocks = pem_blocks(text);
+    assert_eq!(blocks.len(), 2);
+    assert!(blocks[0].contains("AA") && blocks[1].contains("CC"));
+}

@@ -1,0 +1,130 @@
+//! What the sequencer says to Postgres, and how it reads the answers. When to say it is the sequencer's business.
+
+use std::collections::HashMap;
+
+use fulexo_domain::event::Stream;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::batch::{Plan, Seen, Wanted, to_i64};
+
+/// Versions that streams are expected to have, in the form that `log.try_append` takes.
+#[derive(Default)]
+pub struct Foretold {
+    pub categories: Vec<&'static str>,
+    pub streams: Vec<Uuid>,
+    pub versions: Vec<i64>,
+}
+
+impl Foretold {
+    /// What these streams are said to be at.
+    pub fn of(versions: &HashMap<Stream, u64>) -> Self {
+        let mut foretold = Self::default();
+        for (stream, version) in versions {
+            foretold.categories.push(stream.category.as_str());
+            foretold.streams.push(stream.id);
+            foretold.versions.push(to_i64(*version));
+        }
+        foretold
+    }
+}
+
+pub async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select head_position as "position!", head_recorded_at as "recorded_at!", versions as "versions!",
+                  command_hashes as "command_hashes: Vec<Option<Vec<u8>>>",
+                  command_results as "command_results: Vec<Option<String>>",
+                  key_holders as "key_holders: Vec<Option<uuid::Uuid>>"
+           from log.lock($1, $2, $3, $4, $5)"#,
+        &wanted.categories as &[&str],
+        &wanted.streams,
+        &wanted.commands,
+        &wanted.scopes as &[&str],
+        &wanted.keys
+    )
+    .fetch_one(connection)
+    .await?;
+
+    let categories = fulexo_domain::event::Category::ALL;
+    let streams = wanted.categories.iter().zip(&wanted.streams).filter_map(|(name, id)| {
+        let category = *categories.iter().find(|category| category.as_str() == *name)?;
+        Some(Stream { category, id: *id })
+    });
+    let hashes = row.command_hashes.unwrap_or_default();
+    let results = row.command_results.unwrap_or_default();
+    let commands = wanted.commands.iter().zip(hashes.into_iter().zip(results));
+    let holders = row.key_holders.unwrap_or_default();
+    let keys = wanted.scopes.iter().zip(&wanted.keys).zip(holders);
+    Ok(Seen {
+        position: row.position.unsigned_abs(),
+        recorded_at: row.recorded_at,
+        versions: streams.zip(row.versions.into_iter().map(i64::unsigned_abs)).collect(),
+        commands: commands.filter_map(|(id, (hash, result))| Some((id.clone(), (hash?, result?)))).collect(),
+        keys: keys.filter_map(|((scope, key), holder)| Some(((*scope, key.clone()), holder?))).collect(),
+    })
+}
+
+pub async fn try_append(
+    connection: &mut PgConnection,
+    foretold: &Foretold,
+    plan: &Plan,
+) -> Result<Option<u64>, sqlx::Error> {
+    let first = sqlx::query_scalar!(
+        "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                               $20, $21, $22)",
+        &foretold.categories as &[&str],
+        &foretold.streams,
+        &foretold.versions,
+        plan.first_time,
+        plan.last_time,
+        &plan.categories as &[&str],
+        &plan.streams,
+        &plan.stream_versions,
+        &plan.leaves,
+        &plan.hashes,
+        &plan.sealed.events,
+        &plan.sealed.ordinals,
+        &plan.sealed.subjects as &[Option<Uuid>],
+        &plan.sealed.periods as &[Option<chrono::NaiveDate>],
+        &plan.sealed.nonces,
+        &plan.sealed.ciphertexts,
+        &plan.claimed_scopes as &[&str],
+        &plan.claimed_keys,
+        &plan.claimed_by,
+        &plan.command_ids,
+        &plan.command_hashes,
+        &plan.command_results
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(first.map(i64::unsigned_abs))
+}
+
+/// Where the batch begins, if it was committed: the leaf of its first event stands there. A batch without events only
+/// remembers commands, and the lock has just shown what it knows of them.
+pub async fn where_committed(connection: &mut PgConnection, plan: &Plan) -> Result<Option<u64>, sqlx::Error> {
+    let first = (plan.categories.first(), plan.streams.first(), plan.stream_versions.first(), plan.leaves.first());
+    let (Some(category), Some(stream), Some(version), Some(leaf)) = first else { return Ok(None) };
+    let found = sqlx::query_scalar!(
+        "select position from log.event where stream_id = $1 and category = $2 and version = $3 and leaf = $4",
+        stream,
+        category,
+        version,
+        leaf
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.map(i64::unsigned_abs))
+}
+
+pub fn is_rejection(error: &sqlx::Error) -> bool {
+    match error {
+        // 08 connection, 53 resources, 57 shutdown, 25006 read-only standby, 40 serialisation: try again. All
+        // else is an answer.
+        sqlx::Error::Database(error) => !error.code().is_some_and(|code| {
+            code == "25006" || ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+        }),
+        sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
+        _ => false,
+    }
+}
