@@ -128,12 +128,11 @@ select log.extend();
 -- Arrays come back in the order of the arrays given; null where there is nothing.
 create function log.lock(
     wanted_categories text[], wanted_streams uuid[], wanted_commands bytea[], wanted_scopes text[], wanted_keys bytea[],
-    out head_position bigint, out head_recorded_at timestamptz,
+    out head_recorded_at timestamptz,
     out versions bigint[], out command_hashes bytea[], out command_results text[], out key_holders uuid[]
 ) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    select h.position, h.recorded_at into strict head_position, head_recorded_at
-    from log.head h where h.id = 1 for update;
+    select h.recorded_at into strict head_recorded_at from log.head h where h.id = 1 for update;
 
     versions := array(
         select coalesce(s.version, 0)

@@ -149,6 +149,9 @@ impl From<CommandError> for Problem {
             CommandError::GrantExceedsOwn => Self::permission_denied()
                 .with_code("grant_exceeds_own")
                 .with_detail("A role can be granted only by somebody who holds all its permissions."),
+            CommandError::LastAdministrator => {
+                Self::conflict("This is the last account in use that may grant roles.").with_code("last_admin")
+            }
             CommandError::IdempotencyKeyReused => {
                 Self::conflict("The Idempotency-Key was used for another request.").with_code("idempotency_key_reused")
             }

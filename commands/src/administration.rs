@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
+use crate::roles::gives_roles;
 use crate::vault::write::VaultWrite;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
@@ -24,7 +25,7 @@ impl Commands {
     /// Stops all use of an account: nobody logs in, and every session ends.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when it is unknown or suspended already.
+    /// [`CommandError::Account`] when it is unknown or suspended already; [`CommandError::LastAdministrator`].
     pub async fn suspend(
         &self,
         context: &Context,
@@ -70,6 +71,10 @@ impl Commands {
             let mut unit = self.unit(context, sealing.as_ref());
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
+            if suspends && state.roles.iter().any(gives_roles) {
+                let (other, expected) = self.other_administrator(account).await?;
+                unit.expect(other.category, other.id, expected);
+            }
             if suspends {
                 for session in self.live_sessions(account, SessionId(Uuid::nil())).await?.into_iter().take(AT_ONCE) {
                     unit.record(session.0, Some(account), [SessionEvent::Revoked { by: RevokedBy::Suspension }])?;

@@ -29,6 +29,9 @@ pub enum CommandError {
     /// Nobody grants what they do not hold.
     #[error("a role can be granted only by somebody who holds all its permissions")]
     GrantExceedsOwn,
+    /// Nobody would be left who may grant roles.
+    #[error("this is the last account in use that may grant roles")]
+    LastAdministrator,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::log::{AppendError, AppendRequest, Appended, CommandRecord, Expected, LogStore, Receipt, StoreError};
+use crate::log::{AppendRequest, Appended, CommandRecord, Expected, LogStore, Receipt};
 use crate::vault::write::VaultWrite;
 use crate::vault::{Personal, SubjectKey, Vault};
 use crate::{Commands, Done};
@@ -159,8 +159,8 @@ impl Commands {
         }
     }
 
-    /// One command on one aggregate: the plain case. Answers with the position of its last event; `None` when it
-    /// changed nothing, or did so before under the same idempotency key.
+    /// One command on one aggregate: the plain case, tried once. Answers with the position of its last event; `None` when
+    /// it changed nothing, or did so before under the same idempotency key.
     pub(crate) async fn execute<A>(
         &self,
         store: &LogStore<A>,
@@ -168,25 +168,13 @@ impl Commands {
         command: A::Command,
     ) -> Result<Option<u64>, CommandError>
     where
-        A: Aggregate<
-                Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync + 'static,
-                State: Send,
-                Command: Clone + Send,
-            >,
+        A: Aggregate<Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync + 'static, State: Send, Command: Send>,
         A::Error: Into<CommandError> + Send,
     {
-        for _ in 0..TRIES {
-            let manager = AggregateManager::new(store);
-            let state = manager.load(id).await?.unwrap_or_else(|| AggregateState::with_id(id));
-            match manager.handle_command(state, command.clone()).await {
-                Ok(Ok(_)) => return Ok(store.position()),
-                Ok(Err(refusal)) => return Err(refusal.into()),
-                // Somebody else was faster: decide again on what they left.
-                Err(StoreError::Append(AppendError::Conflict { .. })) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(CommandError::Contended)
+        let manager = AggregateManager::new(store);
+        let state = manager.load(id).await?.unwrap_or_else(|| AggregateState::with_id(id));
+        manager.handle_command(state, command).await?.map_err(Into::into)?;
+        Ok(store.position())
     }
 
     /// An account as the log has it, and its version.

@@ -90,6 +90,11 @@ impl Permissions {
 const BUILT_IN: [(&str, &[Permission]); 3] =
     [("admin", &Permission::ALL), ("auditor", &[Permission::AuditRead]), ("customer", &[])];
 
+/// The names of the roles there are.
+pub fn built_in_roles() -> impl Iterator<Item = RoleName> {
+    BUILT_IN.iter().filter_map(|(name, _)| RoleName::parse(name).ok())
+}
+
 /// What a role may do; `None` when there is no such role.
 #[must_use]
 pub fn permissions_of(role: &RoleName) -> Option<Permissions> {

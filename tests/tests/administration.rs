@@ -224,3 +224,54 @@ async fn a_restarted_node_knows_who_is_elevated() {
     let session = Client { url: node.url.clone(), ..old }.get("/v1/auth/session").await;
     assert_eq!(session.json["elevated_until"], elevated.json["elevated_until"]);
 }
+
+async fn revoke_admin(admin: &Client, of: &Client) -> Answer {
+    let (path, body) = (format!("/v1/accounts/{}/roles/admin", of.account), json!({"reason": BECAUSE}).to_string());
+    admin.send(Verb::DELETE, &path, Some("application/json"), &body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_administrator_can_be_neither_demoted_nor_suspended() {
+    let node = Node::start().await;
+    let (one, other) = (node.admin().await, node.admin().await);
+    assert_eq!(revoke_admin(&one, &other).await.status, 204, "one is left");
+    let last = revoke_admin(&one, &one).await;
+    assert_eq!((last.status, last.code()), (409, "last_admin"), "{last:?}");
+    let last = act(&one, &one, "suspend").await;
+    assert_eq!((last.status, last.code()), (409, "last_admin"), "{last:?}");
+    let third = node.admin().await;
+    assert_eq!(act(&one, &third, "suspend").await.status, 204);
+    assert_eq!(revoke_admin(&one, &one).await.code(), "last_admin", "who is suspended does not count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_administrators_who_demote_each_other_at_once_do_not_both_succeed() {
+    for _ in 0..10 {
+        let node = Node::start().await;
+        let other_node = Node::join(&node.database).await;
+        let (one, other) = (node.admin().await, node.admin().await);
+        let elsewhere = Client { url: other_node.url.clone(), ..other.clone() };
+        let (first, second) = tokio::join!(revoke_admin(&one, &other), revoke_admin(&elsewhere, &one));
+        let mut statuses = [first.status, second.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses[0], 204, "{first:?} {second:?}");
+        assert!([401, 403, 409].contains(&statuses[1]), "{first:?} {second:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_by_somebody_who_is_demoted_meanwhile_is_refused() {
+    let node = Node::start().await;
+    let (one, other, ann) = (node.admin().await, node.admin().await, node.customer().await);
+    // The token, and this node's word, are those of before; the log's word is another one.
+    let context = fulexo_commands::context::Context {
+        actor: fulexo_domain::event::Actor::Account { id: other.account },
+        ..operator()
+    };
+    let own = fulexo_domain::permission::Permissions::of(&fulexo_domain::permission::Permission::ALL);
+    assert_eq!(revoke_admin(&one, &other).await.status, 204);
+    let role = RoleName::parse("admin").unwrap();
+    let reason = fulexo_domain::values::Reason::parse(BECAUSE).unwrap();
+    let granted = node.app().commands.grant_role(&context, own, AccountId(ann.account), role, reason).await;
+    assert!(matches!(granted, Err(fulexo_commands::CommandError::GrantExceedsOwn)));
+}

@@ -1,3 +1,6 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::reader::{DEMO, parse_key, pem_blocks};
 use super::*;
 

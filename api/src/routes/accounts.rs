@@ -238,7 +238,7 @@ impl Accounts {
         caller.0.require(Permission::SessionsRevoke)?;
         let context = context(request, Some(&caller.0), idempotency_key.0)?;
         let done = app(request)?.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
-        Ok(Recorded::of(done, |revoked| RevokedSessions::of(revoked)))
+        Ok(Recorded::of(done, RevokedSessions::of))
     }
 }
 

@@ -194,7 +194,7 @@ impl Me {
         let context = context(request, Some(&caller), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let done = commands.end_other_sessions(&context, caller.account, caller.session).await?;
-        Ok(Recorded::of(done, |revoked| RevokedSessions::of(revoked)))
+        Ok(Recorded::of(done, RevokedSessions::of))
     }
 
     /// What happened to the caller's account, oldest first.

@@ -24,7 +24,6 @@ pub struct Wanted {
 /// What the lock showed.
 #[derive(Default)]
 pub struct Seen {
-    pub position: u64,
     pub recorded_at: DateTime<Utc>,
     pub versions: HashMap<Stream, u64>,
     /// Request hash and result of commands known before.

@@ -31,7 +31,7 @@ impl Foretold {
 
 pub async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen, sqlx::Error> {
     let row = sqlx::query!(
-        r#"select head_position as "position!", head_recorded_at as "recorded_at!", versions as "versions!",
+        r#"select head_recorded_at as "recorded_at!", versions as "versions!",
                   command_hashes as "command_hashes: Vec<Option<Vec<u8>>>",
                   command_results as "command_results: Vec<Option<String>>",
                   key_holders as "key_holders: Vec<Option<uuid::Uuid>>"
@@ -56,7 +56,6 @@ pub async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen
     let holders = row.key_holders.unwrap_or_default();
     let keys = wanted.scopes.iter().zip(&wanted.keys).zip(holders);
     Ok(Seen {
-        position: row.position.unsigned_abs(),
         recorded_at: row.recorded_at,
         versions: streams.zip(row.versions.into_iter().map(i64::unsigned_abs)).collect(),
         commands: commands.filter_map(|(id, (hash, result))| Some((id.clone(), (hash?, result?)))).collect(),

@@ -26,6 +26,7 @@ pub struct LogStore<A> {
     subject: Option<AccountId>,
     sealing: Option<(SubjectKey, Personal)>,
     command: Option<CommandRecord>,
+    expected: Vec<(Stream, Expected)>,
     position: Mutex<Option<u64>>,
     aggregate: PhantomData<fn() -> A>,
 }
@@ -60,6 +61,7 @@ impl<A> LogStore<A> {
             subject: None,
             sealing: None,
             command: None,
+            expected: Vec::new(),
             position: Mutex::new(None),
             aggregate: PhantomData,
         }
@@ -75,6 +77,12 @@ impl<A> LogStore<A> {
     /// What to remember under the client's idempotency key.
     pub(crate) fn remembering(mut self, command: Option<CommandRecord>) -> Self {
         self.command = command;
+        self
+    }
+
+    /// Conditions on other streams, which the decision rests on too.
+    pub(crate) fn expecting(mut self, expected: Vec<(Stream, Expected)>) -> Self {
+        self.expected = expected;
         self
     }
 
@@ -135,6 +143,7 @@ where
         unit.record(id, self.subject, events.iter().cloned()).map_err(|error| StoreError::Command(Box::new(error)))?;
         let mut request = unit.into_request();
         request.command = self.command.clone();
+        request.expected.extend(&self.expected);
         let Appended::New(receipt) = self.log.append(request).await? else { return Ok(Vec::new()) };
         if let Ok(mut position) = self.position.lock() {
             *position = receipt.position;

@@ -107,6 +107,11 @@ async fn nobody_becomes_the_sequencer() {
     }
     let mut application = PgConnection::connect(&database.url()).await.unwrap();
     is_denied(&mut application, "the application", "grant fulexo_sequencer to current_user").await;
+    // Without the checks of try_append.
+    let unchecked =
+        "select log.append(0, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+                                       '{}', '{}', '{}', '{}', '{}')";
+    is_denied(&mut application, "the application", unchecked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,13 +126,14 @@ async fn a_leaf_that_does_not_have_its_hash_is_refused() {
     let mut outcomes = Vec::new();
     for hash in [wrong, right] {
         let appended = sqlx::query(
-            "select log.append(
-                first_position => 0, last_time => $1, categories => '{account}', streams => array[$2],
+            "select log.try_append(
+                foretold_categories => '{account}', foretold_streams => array[$2], foretold_versions => '{0}',
+                first_time => $1, last_time => $1, categories => '{account}', streams => array[$2],
                 versions => '{1}', leaves => array[$3], leaf_hashes => array[$4],
                 sealed_events => '{}', sealed_ordinals => '{}', sealed_subjects => '{}', sealed_periods => '{}',
                 sealed_nonces => '{}', sealed_ciphertexts => '{}',
                 claimed_scopes => '{}', claimed_keys => '{}', claimed_by => '{}',
-                command_ids => '{}', command_hashes => '{}', command_results => '{}')",
+                new_command_ids => '{}', command_hashes => '{}', command_results => '{}')",
         )
         .bind(now)
         .bind(id)
