@@ -109,6 +109,7 @@ impl Commands {
         }
         if let AccountCommand::RevokeRole { role } = command
             && gives_roles(role)
+            && self.account_state(account).await?.0.roles.contains(role)
         {
             expected.push(self.other_administrator(account).await?);
         }

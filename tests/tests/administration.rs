@@ -235,6 +235,7 @@ async fn the_last_administrator_can_be_neither_demoted_nor_suspended() {
     let node = Node::start().await;
     let (one, other) = (node.admin().await, node.admin().await);
     assert_eq!(revoke_admin(&one, &other).await.status, 204, "one is left");
+    assert_eq!(revoke_admin(&one, &other).await.code(), "role_not_held", "who is none is not the last");
     let last = revoke_admin(&one, &one).await;
     assert_eq!((last.status, last.code()), (409, "last_admin"), "{last:?}");
     let last = act(&one, &one, "suspend").await;

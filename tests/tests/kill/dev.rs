@@ -120,11 +120,12 @@ async fn each_demo_account_logs_in_with_its_role() {
 async fn a_session_that_ends_on_one_node_is_refused_by_one_that_joined_it() {
     let home = Home::create();
     let dev = Dev::start(&home);
+    // Before the other node starts: that node knows the session, and has to be told of its end.
+    let (client, _) = dev.log_in("customer").await;
     let mut env: BTreeMap<String, String> = serde_json::from_value(dev.file["env"].clone()).unwrap();
     env.insert("FULEXO_PORT".into(), "0".into());
     let mut node = block_in_place(|| Program::start(&["serve"], &env));
     let url = block_in_place(|| node.says("listening on "));
-    let (client, _) = dev.log_in("customer").await;
     let elsewhere = Client { url, ..client.clone() };
     assert_eq!(elsewhere.get("/v1/auth/session").await.status, 200, "a token of one node is good on the other");
 

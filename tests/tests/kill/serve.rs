@@ -25,7 +25,7 @@ use crate::program::Program;
 const KILLS: usize = 20;
 const CLIENTS: usize = 16;
 /// So many answers are given between two kills.
-const ANSWERS: u64 = 40;
+const ANSWERS: u64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_lose_nothing_that_was_acknowledged_and_repeat_nothing() {

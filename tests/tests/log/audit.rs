@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
@@ -14,8 +16,8 @@ use uuid::Uuid;
 
 type Row = (i64, Uuid, String, i64, Vec<u8>, Vec<u8>);
 
-/// Every event. Panics where positions, versions, times, hashes, columns, `log.stream`, `log.head` or the access tables
-/// do not agree with the leaves.
+/// Every event. Panics where positions, versions, times, hashes, columns, `log.stream`, `log.head`, the sealed rows or
+/// the access tables do not agree with the leaves.
 pub async fn audit(database: &Database) -> Vec<Recorded> {
     audit_from(database, 0).await
 }
@@ -34,6 +36,7 @@ pub async fn audit_from(database: &Database, first: u64) -> Vec<Recorded> {
     times_do_not_go_back(&events);
     streams_agree(&pool, &events).await;
     head_agrees(&pool, &events, first).await;
+    sealed_rows_agree(&pool, &events).await;
     access_agrees(&pool, &events).await;
     pool.close().await;
     events
@@ -88,6 +91,22 @@ async fn head_agrees(pool: &PgPool, events: &[Recorded], first: u64) {
     if let Some(last) = events.last() {
         assert_eq!(time, last.recorded_at, "log.head has the time of the last event");
     }
+}
+
+/// Where nothing was forgotten.
+async fn sealed_rows_agree(pool: &PgPool, events: &[Recorded]) {
+    let rows: Vec<(i64, Vec<u8>, Vec<u8>)> =
+        sqlx::query_as("select position, nonce, ciphertext from log.sealed").fetch_all(pool).await.unwrap();
+    let digest_of = |nonce: &[u8], ciphertext: &[u8]| digest(&SHA256, &[nonce, ciphertext].concat());
+    let there: BTreeSet<(u64, String)> = rows
+        .iter()
+        .map(|(position, nonce, ciphertext)| {
+            (position.unsigned_abs(), URL_SAFE_NO_PAD.encode(digest_of(nonce, ciphertext)))
+        })
+        .collect();
+    let said =
+        events.iter().flat_map(|event| event.sealed.iter().map(|sealed| (event.position, sealed.digest.clone())));
+    assert_eq!(there, said.collect(), "each leaf says which rows are sealed beside it");
 }
 
 async fn access_agrees(pool: &PgPool, events: &[Recorded]) {

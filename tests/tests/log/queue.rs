@@ -4,11 +4,10 @@ use fulexo_commands::log::{AppendError, AppendRequest, Appended, EventLog};
 use fulexo_domain::event::Event;
 use fulexo_tests::Database;
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::audit::audit;
-use crate::writing::{Running, change, hooks, ids, new_id, observation, one, refresh_root};
+use crate::writing::{change, drain, hooks, ids, new_id, observation, one, refresh_root};
 
 /// How many appends may wait in each queue.
 const QUEUE: usize = 4_096;
@@ -21,11 +20,11 @@ fn abandon(log: &EventLog, request: AppendRequest) -> Option<Result<Appended, Ap
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_whose_caller_has_gone_away_is_made() {
     let database = Database::create().await;
-    let log = Running::start(&database.url()).await;
+    let (log, sequencer) = EventLog::new(database.pool().await, hooks());
     let request = one(new_id(), change());
     let wanted = ids(&request);
-    assert_eq!(abandon(&log.log, request), None);
-    log.stop().await;
+    assert_eq!(abandon(&log, request), None);
+    drain(sequencer).await;
     let found: Vec<Uuid> = audit(&database).await.iter().map(|event| event.id).collect();
     assert_eq!(found, wanted);
 }
@@ -38,8 +37,7 @@ async fn a_full_queue_turns_callers_away_at_once() {
         assert_eq!(abandon(&log, one(Uuid::nil(), observation())), None);
     }
     assert_eq!(abandon(&log, one(Uuid::nil(), observation())), Some(Err(AppendError::Overloaded)));
-    drop(log);
-    sequencer.run(oneshot::channel().1).await;
+    drain(sequencer).await;
     assert_eq!(audit(&database).await.len(), QUEUE, "whoever was let in is served");
 }
 
@@ -66,8 +64,7 @@ async fn state_changes_overtake_observations_that_wait() {
     for _ in 0..100 {
         assert_eq!(abandon(&log, one(new_id(), change())), None);
     }
-    drop(log);
-    sequencer.run(oneshot::channel().1).await;
+    drain(sequencer).await;
     let events = audit(&database).await;
     assert_eq!(events.len(), 801);
     assert_eq!(events[0].stream.id, session);
@@ -85,9 +82,7 @@ async fn a_sequencer_that_is_stopped_commits_what_waits_and_takes_no_more() {
         wanted.extend(ids(&request));
         assert_eq!(abandon(&log, request), None);
     }
-    let (stop, stopped) = oneshot::channel();
-    stop.send(()).unwrap();
-    sequencer.run(stopped).await;
+    drain(sequencer).await;
     assert_eq!(abandon(&log, one(new_id(), change())), Some(Err(AppendError::Unavailable)));
     let mut found: Vec<Uuid> = audit(&database).await.iter().map(|event| event.id).collect();
     wanted.sort();

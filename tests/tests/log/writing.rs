@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_api::clock;
-use fulexo_commands::log::{AppendError, AppendRequest, Appended, CommandRecord, EventLog, Expected, Hooks, KeyClaim};
+use fulexo_commands::log::{
+    AppendError, AppendRequest, Appended, CommandRecord, EventLog, Expected, Hooks, KeyClaim, Sequencer,
+};
 use fulexo_commands::vault::write::VaultWrite;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
@@ -64,6 +66,13 @@ pub async fn in_one_batch(url: &str, requests: Vec<AppendRequest>) -> Vec<Answer
     sequencer.await.unwrap();
     pool.close().await;
     answers
+}
+
+/// Commits what waits.
+pub async fn drain(sequencer: Sequencer) {
+    let (stop, stopped) = oneshot::channel();
+    stop.send(()).unwrap();
+    sequencer.run(stopped).await;
 }
 
 pub fn hooks() -> Hooks {
