@@ -78,7 +78,7 @@ begin
     end if;
     raise insufficient_privilege using
         message = format('the log is append-only: %s on %I.%I is refused', tg_op, tg_table_schema, tg_table_name),
-        hint = 'events are appended by log.append alone and are never changed';
+        hint = 'events are appended by log.try_append alone and are never changed';
 end
 $$;
 
@@ -155,72 +155,10 @@ begin
 end
 $$;
 
--- Appends a batch whose first event takes `first_position`; called by log.try_append, under the lock. Everything
--- the batch says beside its events arrives here too; `sealed_events` are indexes into `leaves`, from 0.
-create function log.append(
-    first_position bigint, last_time timestamptz,
-    categories text[], streams uuid[], versions bigint[], leaves bytea[], leaf_hashes bytea[],
-    sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
-    sealed_nonces bytea[], sealed_ciphertexts bytea[],
-    claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
-    command_ids bytea[], command_hashes bytea[], command_results text[]
-) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    strays bigint;
-begin
-    if cardinality(leaves) > 0 then
-        insert into log.event
-        select first_position + u.n - 1, u.stream_id, u.category, u.version, u.leaf, u.leaf_hash
-        from unnest(streams, categories, versions, leaves, leaf_hashes)
-            with ordinality u (stream_id, category, version, leaf, leaf_hash, n);
-
-        with tail as (
-            select stream_id, category, count(*) as events, max(version) as version, max(first_position + n - 1) as position
-            from unnest(streams, categories, versions) with ordinality u (stream_id, category, version, n)
-            group by stream_id, category
-        ), moved as (
-            insert into log.stream as s (stream_id, category, version, last_position)
-            select stream_id, category, events, position from tail
-            on conflict on constraint stream_pkey do update
-            set version = s.version + excluded.version, last_position = excluded.last_position
-            returning stream_id, category, version
-        )
-        -- Versions count up by one from what the authority said: an append that says otherwise is a bug.
-        select count(*) into strays
-        from moved join tail using (stream_id, category) where moved.version <> tail.version;
-        if strays > 0 then
-            raise integrity_constraint_violation using
-                message = format('%s streams of this append do not continue where they ended', strays);
-        end if;
-
-        update log.head set position = first_position + cardinality(leaves), recorded_at = last_time
-        where id = 1 and position = first_position and recorded_at <= last_time;
-        if not found then
-            raise integrity_constraint_violation using
-                message = format('the log does not end at position %s, or not before this append', first_position);
-        end if;
-    end if;
-
-    if cardinality(sealed_events) > 0 then
-        insert into log.sealed
-        select first_position + event, ordinal, subject_id, period, nonce, ciphertext
-        from unnest(sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts)
-            u (event, ordinal, subject_id, period, nonce, ciphertext);
-    end if;
-    if cardinality(claimed_keys) > 0 then
-        insert into log.unique_key select * from unnest(claimed_scopes, claimed_keys, claimed_by);
-    end if;
-    if cardinality(command_ids) > 0 then
-        insert into log.command
-        select command_id, request_hash, result, now() from unnest(command_ids, command_hashes, command_results)
-            u (command_id, request_hash, result);
-    end if;
-end
-$$;
-
--- Lock, check, append, in one round trip. The caller says what the streams are at, from memory or from log.lock in the
--- same transaction; where that is wrong nothing is written and the answer is null. Otherwise the answer is the first
--- position.
+-- Lock, check, append a batch, in one round trip. The caller says what the streams are at, from memory or from log.lock
+-- in the same transaction; where that is wrong nothing is written and the answer is null. Otherwise the answer is the
+-- first position. Everything the batch says beside its events arrives here too; `sealed_events` are indexes into
+-- `leaves`, from 0.
 create function log.try_append(
     foretold_categories text[], foretold_streams uuid[], foretold_versions bigint[],
     first_time timestamptz, last_time timestamptz,
@@ -236,10 +174,11 @@ declare
 begin
     select h.position, h.recorded_at into strict first_position, head_time from log.head h where h.id = 1 for update;
     if first_time < head_time
+        -- A subquery a stream, so that each is found by its key however large the table has become.
         or exists (
             select from unnest(foretold_categories, foretold_streams, foretold_versions) w (category, stream_id, version)
-            left join log.stream s on s.stream_id = w.stream_id and s.category = w.category
-            where coalesce(s.version, 0) <> w.version)
+            where w.version <> coalesce(
+                (select s.version from log.stream s where s.stream_id = w.stream_id and s.category = w.category), 0))
         or (cardinality(new_command_ids) > 0 and exists (
             select from log.command c where c.command_id = any (new_command_ids)))
         or (cardinality(claimed_keys) > 0 and exists (
@@ -248,30 +187,69 @@ begin
     then
         return null;
     end if;
-    perform log.append(
-        first_position, last_time, categories, streams, versions, leaves, leaf_hashes,
-        sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts,
-        claimed_scopes, claimed_keys, claimed_by, new_command_ids, command_hashes, command_results);
+
+    if cardinality(leaves) > 0 then
+        -- Versions count up by one, event by event, from what the stream is at: a batch that says otherwise is a bug.
+        if exists (
+            select from (
+                select stream_id, category, version, row_number() over (partition by stream_id, category order by n) as nth
+                from unnest(streams, categories, versions) with ordinality u (stream_id, category, version, n)
+            ) e
+            left join unnest(foretold_streams, foretold_categories, foretold_versions) w (stream_id, category, version)
+                using (stream_id, category)
+            where e.version is distinct from w.version + e.nth)
+        then
+            raise integrity_constraint_violation using message = 'a stream of this append does not continue where it ended';
+        end if;
+        insert into log.event
+        select first_position + u.n - 1, u.stream_id, u.category, u.version, u.leaf, u.leaf_hash
+        from unnest(streams, categories, versions, leaves, leaf_hashes)
+            with ordinality u (stream_id, category, version, leaf, leaf_hash, n);
+
+        insert into log.stream as s (stream_id, category, version, last_position)
+        select stream_id, category, max(version), max(first_position + n - 1)
+        from unnest(streams, categories, versions) with ordinality u (stream_id, category, version, n)
+        group by stream_id, category
+        on conflict on constraint stream_pkey do update
+        set version = excluded.version, last_position = excluded.last_position;
+
+        update log.head set position = first_position + cardinality(leaves), recorded_at = greatest(last_time, head_time)
+        where id = 1;
+    end if;
+
+    if cardinality(sealed_events) > 0 then
+        insert into log.sealed
+        select first_position + event, ordinal, subject_id, period, nonce, ciphertext
+        from unnest(sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts)
+            u (event, ordinal, subject_id, period, nonce, ciphertext);
+    end if;
+    if cardinality(claimed_keys) > 0 then
+        insert into log.unique_key select * from unnest(claimed_scopes, claimed_keys, claimed_by);
+    end if;
+    if cardinality(new_command_ids) > 0 then
+        insert into log.command
+        select command_id, request_hash, result, now() from unnest(new_command_ids, command_hashes, command_results)
+            u (command_id, request_hash, result);
+    end if;
     return first_position;
 end
 $$;
 
 -- Append-only, the first time: by role. The application may read, call the functions, and delete what
--- erasure and retention delete; only the sequencer, whom nobody can become, may insert.
+-- erasure and retention delete; only the sequencer, whom neither application nor owner is, may insert.
 grant select on log.head, log.event, log.sealed, log.stream, log.command, log.unique_key to fulexo_app;
 grant delete on log.sealed, log.command to fulexo_app;
 grant select, update on log.head to fulexo_sequencer;
 grant select, insert on log.event, log.sealed, log.command, log.unique_key to fulexo_sequencer;
 grant select, insert, update on log.stream to fulexo_sequencer;
 
-revoke all on function log.lock, log.append, log.try_append, log.extend, log.guard_table, log.refuse_change from public;
+revoke all on function log.lock, log.try_append, log.extend, log.guard_table, log.refuse_change from public;
 grant execute on function log.extend to fulexo_app;
 grant execute on function log.lock, log.try_append to fulexo_app;
 -- The owner borrows the role for as long as it takes to hand the functions over.
 grant fulexo_sequencer to current_user;
 grant create on schema log to fulexo_sequencer;
 alter function log.lock owner to fulexo_sequencer;
-alter function log.append owner to fulexo_sequencer;
 alter function log.try_append owner to fulexo_sequencer;
 revoke create on schema log from fulexo_sequencer;
 revoke fulexo_sequencer from current_user;

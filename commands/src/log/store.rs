@@ -169,3 +169,38 @@ where
         Err(StoreError::DeleteRefused)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+    use fulexo_domain::account::Account;
+    use fulexo_domain::event::Actor;
+    use sqlx::PgPool;
+
+    use super::*;
+    use crate::context::Origin;
+    use crate::log::Hooks;
+
+    #[tokio::test]
+    async fn an_aggregate_is_never_deleted() {
+        let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
+        let hooks = Hooks {
+            gate: |_, _| Box::pin(async { Ok(()) }),
+            gates: |_| false,
+            on_commit: Arc::new(|_| {}),
+            clock: || DateTime::UNIX_EPOCH,
+        };
+        let (log, _sequencer) = EventLog::new(pool, hooks);
+        let context = Context {
+            actor: Actor::System,
+            correlation: Uuid::nil(),
+            now: DateTime::UNIX_EPOCH,
+            origin: Origin::default(),
+            idempotency_key: None,
+        };
+        let store = LogStore::<Account>::new(log, Category::Account, context, 1);
+        assert!(matches!(store.delete(Uuid::nil()).await, Err(StoreError::DeleteRefused)));
+    }
+}
