@@ -29,6 +29,7 @@ create table access.session (
 );
 create index session_live on access.session (account_id) where ended_at is null;
 create index session_elevated on access.session (elevated_until) where elevated_until is not null and ended_at is null;
+create index session_expiry on access.session (expires_at);
 create index session_ends on access.session (ended_at) where ended_at is not null;
 
 grant select, insert, update, delete on all tables in schema access to fulexo_app;

@@ -126,7 +126,7 @@ impl Core {
         let mut followers = JoinSet::new();
         followers.spawn(Follower::new(pool.clone(), Arc::clone(&gate), doorbell.rung(), head).run());
         followers.spawn(doorbell.clone().run());
-        followers.spawn(sweep(Retention::new(pool.clone())));
+        followers.spawn(sweep(pool.clone()));
         for projection in Projection::ALL {
             followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
         }
@@ -235,12 +235,16 @@ fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> Ho
     }
 }
 
-async fn sweep(retention: Retention) {
+async fn sweep(pool: PgPool) {
+    let retention = Retention::new(pool.clone());
     loop {
         match retention.sweep(clock::now()).await {
             Ok(swept) if swept.more => continue,
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "what has served its time could not be swept away"),
+        }
+        if let Err(error) = access::sweep(&pool, clock::now()).await {
+            tracing::warn!(%error, "sessions past their end could not be swept away");
         }
         sleep(SWEEP).await;
     }

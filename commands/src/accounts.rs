@@ -133,7 +133,7 @@ impl Commands {
             self.record_new_password(context, email, &found, session, hashed.expose(), &attempt, idempotency).await?;
         // A login with the old password that was under way when the new one was recorded has ended or is ended here;
         // none can begin: it would find the account changed.
-        let swept = self.sweep_sessions(context, account, session, RevokedBy::PasswordChange).await?;
+        let swept = self.sweep_sessions(context, account, Some(session), RevokedBy::PasswordChange).await?;
         Ok(Done { value: (), position: swept.position.or(position) })
     }
 
@@ -161,10 +161,7 @@ impl Commands {
                 keep: self.previous_passwords(),
             });
             unit.record(account.0, Some(account), events)?;
-            for other in self.live_sessions(account, session).await?.into_iter().take(100) {
-                let by = RevokedBy::PasswordChange;
-                unit.record(other.0, Some(account), [fulexo_domain::session::SessionEvent::Revoked { by }])?;
-            }
+            self.end_in(&mut unit, account, Some(session), RevokedBy::PasswordChange).await?;
             match self.commit(unit, idempotency, ()).await {
                 Ok(Committed::New((), receipt)) => return Ok(receipt.position),
                 Ok(Committed::Before(())) => return Ok(None),

@@ -18,9 +18,6 @@ use crate::vault::write::VaultWrite;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 
-/// Sessions that end in the very transaction of what ends them; more than these end right after it.
-const AT_ONCE: usize = 100;
-
 impl Commands {
     /// Stops all use of an account: nobody logs in, and every session ends.
     ///
@@ -33,8 +30,12 @@ impl Commands {
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
         let done = self.change_use(context, account, AccountCommand::Suspend, "suspend", &reason).await?;
+        if !self.account_state(account).await?.0.suspended {
+            // Done before under the same idempotency key, and reinstated since: its sessions are none of this call's.
+            return Ok(done);
+        }
         // A login that was under way has ended, or is ended here; none can begin: it would find the account changed.
-        let swept = self.sweep_sessions(context, account, SessionId(Uuid::nil()), RevokedBy::Suspension).await?;
+        let swept = self.sweep_sessions(context, account, None, RevokedBy::Suspension).await?;
         Ok(Done { value: (), position: swept.position.or(done.position) })
     }
 
@@ -76,9 +77,7 @@ impl Commands {
                 unit.expect(other.category, other.id, expected);
             }
             if suspends {
-                for session in self.live_sessions(account, SessionId(Uuid::nil())).await?.into_iter().take(AT_ONCE) {
-                    unit.record(session.0, Some(account), [SessionEvent::Revoked { by: RevokedBy::Suspension }])?;
-                }
+                self.end_in(&mut unit, account, None, RevokedBy::Suspension).await?;
             }
             match self.commit(unit, idempotency.as_ref(), ()).await {
                 Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
@@ -127,7 +126,7 @@ impl Commands {
         &self,
         context: &Context,
         session: SessionId,
-        reason: Reason,
+        reason: Option<Reason>,
     ) -> Result<Done<()>, CommandError> {
         for _ in 0..TRIES {
             let loaded = self.load_session(session).await?;
@@ -136,7 +135,10 @@ impl Commands {
                 SessionState::Ended => return Ok(Done { value: (), position: Some(loaded.last_position) }),
                 SessionState::None => return Err(SessionError::Ended.into()),
             };
-            let sealing = self.sealing(live.account, &reason).await?;
+            let sealing = match &reason {
+                Some(reason) => self.sealing(live.account, reason).await?,
+                None => None,
+            };
             let mut unit = self.unit(context, sealing.as_ref());
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
@@ -155,7 +157,7 @@ impl Commands {
     /// # Errors
     /// See [`CommandError`].
     pub async fn end_all_sessions(&self, context: &Context, account: AccountId) -> Result<Done<usize>, CommandError> {
-        self.sweep_sessions(context, account, SessionId(Uuid::nil()), RevokedBy::Admin).await
+        self.sweep_once(context, "end_all_sessions", account, None, RevokedBy::Admin).await
     }
 
     fn bound(&self, context: &Context, operation: &str, id: Uuid, reason: &Reason) -> Option<Idempotency> {

@@ -32,6 +32,11 @@ pub struct Tokens {
     pub device_token: Option<Zeroizing<String>>,
 }
 
+/// Sessions that end in one append.
+const AT_ONCE: i64 = 100;
+/// Appends of one sweep at most.
+const SWEEPS: usize = 1_000;
+
 /// All that tokens are made of.
 pub(crate) struct Issue {
     pub account: AccountId,
@@ -189,11 +194,25 @@ impl Commands {
         account: AccountId,
         but: SessionId,
     ) -> Result<Done<usize>, CommandError> {
-        let idempotency = Idempotency::of(&self.vault, context, "end_other_sessions", &[but.0.as_bytes()]);
+        self.sweep_once(context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
+    }
+
+    /// A sweep that is not made again under the same idempotency key: what began since is none of its business.
+    pub(crate) async fn sweep_once(
+        &self,
+        context: &Context,
+        operation: &str,
+        account: AccountId,
+        but: Option<SessionId>,
+        by: RevokedBy,
+    ) -> Result<Done<usize>, CommandError> {
+        let kept = but.map_or(Uuid::nil(), |but| but.0);
+        let content = [account.0.as_bytes().as_slice(), kept.as_bytes()];
+        let idempotency = Idempotency::of(&self.vault, context, operation, &content);
         if let Some(value) = self.before(idempotency.as_ref()).await? {
             return self.done_before(value).await;
         }
-        let done = self.sweep_sessions(context, account, but, RevokedBy::Owner).await?;
+        let done = self.sweep_sessions(context, account, but, by).await?;
         if idempotency.is_some() {
             // After the sweep, which is several appends: whoever asks again before that ends what is left.
             let unit = Unit::new(context, self.policy.version);
@@ -204,47 +223,54 @@ impl Commands {
         Ok(done)
     }
 
-    /// Ends every session of an account but one.
+    /// Ends every session of an account but one, a batch at a time until none is left.
     pub(crate) async fn sweep_sessions(
         &self,
         context: &Context,
         account: AccountId,
-        but: SessionId,
+        but: Option<SessionId>,
         by: RevokedBy,
     ) -> Result<Done<usize>, CommandError> {
-        let mut ended = 0;
-        let mut position = None;
-        // Bounded: each round ends up to a batch of sessions, and a session that was started meanwhile with the
-        // new password is welcome to stay.
-        let live = self.live_sessions(account, but).await?;
-        for chunk in live.chunks(100) {
+        let mut done = Done { value: 0, position: None };
+        // Sessions that are started meanwhile, rightly, would keep it going for ever.
+        for _ in 0..SWEEPS {
             let mut unit = Unit::new(context, self.policy.version);
-            for session in chunk {
-                // Ending one that has ended in the meantime is harmless, so no version is asked for.
-                unit.expect(Category::Session, session.0, Expected::Any);
-                unit.record(session.0, Some(account), [SessionEvent::Revoked { by }])?;
+            let ended = self.end_in(&mut unit, account, but, by).await?;
+            if ended == 0 {
+                break;
             }
             if let Committed::New((), receipt) = self.commit(unit, None, ()).await? {
-                position = receipt.position.or(position);
-                ended += chunk.len();
+                done.position = receipt.position.or(done.position);
+                done.value += ended;
             }
         }
-        Ok(Done { value: ended, position })
+        Ok(done)
     }
 
-    pub(crate) async fn live_sessions(
+    /// Adds the end of live sessions to an append, of as many as go into one; answers of how many.
+    pub(crate) async fn end_in(
         &self,
+        unit: &mut Unit<'_>,
         account: AccountId,
-        but: SessionId,
-    ) -> Result<Vec<SessionId>, CommandError> {
-        let ids = sqlx::query_scalar!(
-            "select session_id from access.session where account_id = $1 and ended_at is null and session_id <> $2",
+        but: Option<SessionId>,
+        by: RevokedBy,
+    ) -> Result<usize, CommandError> {
+        let live = sqlx::query_scalar!(
+            "select session_id from access.session
+             where account_id = $1 and ended_at is null and session_id is distinct from $2
+             limit $3",
             account.0,
-            but.0
+            but.map(|but| but.0),
+            AT_ONCE
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(ids.into_iter().map(SessionId).collect())
+        for session in &live {
+            // Ending one that has ended in the meantime is harmless, so no version is asked for.
+            unit.expect(Category::Session, *session, Expected::Any);
+            unit.record(*session, Some(account), [SessionEvent::Revoked { by }])?;
+        }
+        Ok(live.len())
     }
 
     /// The answer to a command that was made before under the same idempotency key: tokens of the generation that it

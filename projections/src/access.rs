@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
@@ -141,6 +141,30 @@ async fn apply_session(
         SessionEvent::RefreshReused { .. } => {}
     }
     Ok(())
+}
+
+/// Rows of sessions that nobody can use, and no node's memory can miss, go away after this.
+const KEPT: TimeDelta = TimeDelta::days(1);
+/// Most rows in one sweep.
+const ROWS: i64 = 5_000;
+
+/// Takes away rows of sessions that ended, or went past their end, more than a day ago; answers how many. The log and
+/// the sessions read model keep them.
+///
+/// # Errors
+/// The database; the next sweep does what this one did not.
+pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let swept = sqlx::query!(
+        "delete from access.session where session_id in (
+             (select session_id from access.session where ended_at < $1 order by ended_at limit $2)
+             union all
+             (select session_id from access.session where expires_at < $1 order by expires_at limit $2))",
+        now - KEPT,
+        ROWS
+    )
+    .execute(pool)
+    .await?;
+    Ok(swept.rows_affected())
 }
 
 /// What the tables say of a caller.

@@ -95,20 +95,20 @@ impl Sessions {
 
     /// End anybody's session.
     ///
-    /// Its tokens are refused from then on. Needs `sessions.revoke`.
+    /// Its tokens are refused from then on. A reason may be given. Needs `sessions.revoke`.
     #[oai(path = "/:session_id", method = "delete", operation_id = "delete_session")]
     async fn end(
         &self,
         request: &Request,
         caller: Bearer,
         session_id: Path<Uuid>,
-        body: Json<Because>,
+        body: Json<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let mut input = Input::default();
-        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
-        let Some(reason) = reason else { return Err(input.refused()) };
+        let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
+        input.check()?;
         let context = context(request, Some(&caller.0), idempotency_key.0)?;
         Ok(app(request)?.commands.end_session(&context, SessionId(session_id.0), reason).await?.into())
     }
