@@ -2,20 +2,18 @@
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountState, PasswordChange};
-use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
 use fulexo_domain::event::{Category, Field};
-use fulexo_domain::lockout::Lockout;
 use fulexo_domain::password::{Password, Violation, violations};
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName, SessionId};
 use serde::{Deserialize, Serialize};
 
-use crate::attempts::Reserved;
+use crate::attempts::{Proof, Reserved};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
-use crate::login::{Found, network_facts, read_verifier};
+use crate::login::{Found, read_verifier};
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -72,7 +70,7 @@ impl Commands {
         let (key, wrapped) = self.vault.new_subject_key(account)?;
         let verifier = key.seal_verifier("password", verifier.expose())?;
         let personal = Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name);
-        let mut unit = Unit::new(context, self.policy.version).sealing(&key, &personal);
+        let mut unit = Unit::new(context, self.policy.version).sealing(Some((key, personal)));
         unit.expect(Category::Account, account.0, Expected::New);
         unit.claim("email", self.email_hash(&email), account.0);
         unit.vault(VaultWrite::SubjectKey(wrapped));
@@ -102,21 +100,7 @@ impl Commands {
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(()).await;
         }
-        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let found = self.find_by_email(&profile.email).await?.ok_or(CommandError::InvalidCredentials)?;
-        let email = profile.email.normalised();
-        let attempt = self.reserve_attempt(&email, Factor::Password, context.now).await?;
-        let verifier = match attempt.lockout {
-            Lockout::Open => Some(found.verifier.clone()),
-            Lockout::Locked { .. } => None,
-        };
-        let right = self.hasher.verify(current, verifier, place).await.map_err(|_| CommandError::Overloaded)?;
-        if !right {
-            self.refuse_password(context, &found, &attempt).await?;
-            return Err(CommandError::InvalidCredentials);
-        }
-
+        let Proof { profile, found, attempt } = self.prove(context, account, current).await?;
         let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
         if self.was_used_before(&found, &new).await? {
             broken.push(Violation::Reused);
@@ -170,33 +154,6 @@ impl Commands {
             }
         }
         Err(CommandError::Contended)
-    }
-
-    /// Records that the caller's own password was wrong, or not evaluated.
-    pub(crate) async fn refuse_password(
-        &self,
-        context: &Context,
-        found: &Found,
-        attempt: &Reserved,
-    ) -> Result<(), CommandError> {
-        let verdict = match attempt.lockout {
-            Lockout::Open => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
-            Lockout::Locked { .. } => Verdict::Locked,
-        };
-        let command =
-            Attempt { factor: Factor::Password, verdict, at: context.now, policy: self.policy.lockout.clone() };
-        let Ok(events) = Authentication::handle_command(&(), command);
-        let personal = network_facts(context);
-        let mut unit = Unit::new(context, self.policy.version).sealing(&found.key, &personal);
-        for event in &events {
-            if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
-                let (key_hash, factor) = (attempt.key_hash, attempt.factor);
-                unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
-            }
-        }
-        unit.record(found.account.0, Some(found.account), events)?;
-        self.commit(unit, None, ()).await?;
-        Ok(())
     }
 
     /// Whether the password is the current one or one of those before it. Each comparison costs a hash.

@@ -69,7 +69,7 @@ impl Commands {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, command.clone())?;
             let suspends = events.contains(&AccountEvent::Suspended {});
-            let mut unit = self.unit(context, sealing.as_ref());
+            let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             if suspends && state.roles.iter().any(gives_roles) {
@@ -106,7 +106,7 @@ impl Commands {
         let unknown = fulexo_domain::account::AccountError::Unknown;
         let profile = self.profile(account).await?.ok_or(unknown)?;
         let sealing = self.sealing(account, &reason).await?;
-        let mut unit = self.unit(context, sealing.as_ref());
+        let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
         let factor = Factor::Password;
         let key_hash = self.attempt_key(&profile.email.normalised());
         unit.vault(VaultWrite::ClearAttempts { key_hash, factor: name(factor) });
@@ -139,7 +139,7 @@ impl Commands {
                 Some(reason) => self.sealing(live.account, reason).await?,
                 None => None,
             };
-            let mut unit = self.unit(context, sealing.as_ref());
+            let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
             match self.commit(unit, None, ()).await {
@@ -165,20 +165,12 @@ impl Commands {
     }
 
     /// The key of the person whom the reason is about; nobody's reason is kept where nobody can be found.
-    async fn sealing(
+    pub(crate) async fn sealing(
         &self,
         account: AccountId,
         reason: &Reason,
     ) -> Result<Option<(SubjectKey, Personal)>, CommandError> {
         let personal = Personal::default().with(Field::Reason, Some(reason.as_str()));
         Ok(self.vault.subject_key(account).await?.map(|key| (key, personal)))
-    }
-
-    fn unit<'a>(&self, context: &'a Context, sealing: Option<&'a (SubjectKey, Personal)>) -> Unit<'a> {
-        let unit = Unit::new(context, self.policy.version);
-        match sealing {
-            Some((key, personal)) => unit.sealing(key, personal),
-            None => unit,
-        }
     }
 }

@@ -1,12 +1,24 @@
-//! Attempts are counted before they are evaluated, in one statement, so that neither parallel guesses nor several
-//! nodes get more of them evaluated than the policy allows.
+//! An attempt, from its count to its refusal. It is counted before it is evaluated, in one statement, so that neither
+//! parallel guesses nor several nodes get more of them evaluated than the policy allows.
+//!
+//! Whoever asks for a password asks here: login, step-up, change of password.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::authentication::Factor;
+use fulexo_domain::Aggregate;
+use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
 use fulexo_domain::lockout::{Lockout, judge};
+use fulexo_domain::password::Password;
+use fulexo_domain::values::AccountId;
+use uuid::Uuid;
 
 use crate::Commands;
+use crate::accounts::Profile;
+use crate::context::Context;
 use crate::error::CommandError;
+use crate::execute::Unit;
+use crate::login::{Found, network_facts};
+use crate::password_hash::Place;
+use crate::vault::write::VaultWrite;
 
 /// An attempt that was counted.
 pub(crate) struct Reserved {
@@ -17,6 +29,24 @@ pub(crate) struct Reserved {
     /// Locks in a row so far.
     pub locks: u32,
     pub lockout: Lockout,
+}
+
+/// A right password, and whose it is.
+pub(crate) struct Proof {
+    pub profile: Profile,
+    pub found: Found,
+    pub attempt: Reserved,
+}
+
+impl Reserved {
+    /// What to say of an attempt that was not right.
+    pub fn verdict(&self, found: Option<&Found>) -> Verdict {
+        match (found, self.lockout) {
+            (_, Lockout::Locked { .. }) => Verdict::Locked,
+            (None, Lockout::Open) => Verdict::UnknownAccount,
+            (Some(_), Lockout::Open) => Verdict::Wrong { failures: self.number, locks: self.locks },
+        }
+    }
 }
 
 pub(crate) const fn name(factor: Factor) -> &'static str {
@@ -71,6 +101,75 @@ impl Commands {
             locks: row.locks.unsigned_abs(),
             lockout: judge(number, row.locked_until, now, policy),
         })
+    }
+
+    /// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.
+    pub(crate) async fn evaluate(
+        &self,
+        password: Password,
+        found: Option<&Found>,
+        attempt: &Reserved,
+        place: Place,
+    ) -> Result<bool, CommandError> {
+        let verifier = match attempt.lockout {
+            Lockout::Open => found.map(|found| found.verifier.clone()),
+            Lockout::Locked { .. } => None,
+        };
+        self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded)
+    }
+
+    /// The append that records a refusal, and the lock that it may lead to.
+    pub(crate) async fn refusal<'a>(
+        &self,
+        context: &'a Context,
+        found: Option<&Found>,
+        verdict: Verdict,
+        attempt: &Reserved,
+    ) -> Result<Unit<'a>, CommandError> {
+        // Facts about nobody in particular are sealed under the key of the month.
+        let key = match found {
+            Some(found) => found.key.clone(),
+            None => self.vault.period_key(context.now).await?,
+        };
+        let mut unit = Unit::new(context, self.policy.version).sealing(Some((key, network_facts(context))));
+        let events = self.decide_attempt(verdict, context.now);
+        for event in &events {
+            if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
+                let (key_hash, factor) = (attempt.key_hash, attempt.factor);
+                unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
+            }
+        }
+        let account = found.map(|found| found.account);
+        unit.record(account.map_or(Uuid::nil(), |account| account.0), account, events)?;
+        Ok(unit)
+    }
+
+    pub(crate) fn decide_attempt(&self, verdict: Verdict, at: DateTime<Utc>) -> Vec<AuthenticationEvent> {
+        let attempt = Attempt { factor: Factor::Password, verdict, at, policy: self.policy.lockout.clone() };
+        let Ok(events) = Authentication::handle_command(&(), attempt);
+        events
+    }
+
+    /// Whoever is logged in proves themselves by their password once more.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] when it is wrong or not evaluated, which is recorded.
+    pub(crate) async fn prove(
+        &self,
+        context: &Context,
+        account: AccountId,
+        password: Password,
+    ) -> Result<Proof, CommandError> {
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let found = self.find_by_email(&profile.email).await?.ok_or(CommandError::InvalidCredentials)?;
+        let attempt = self.reserve_attempt(&profile.email.normalised(), Factor::Password, context.now).await?;
+        if !self.evaluate(password, Some(&found), &attempt, place).await? {
+            let refusal = self.refusal(context, Some(&found), attempt.verdict(Some(&found)), &attempt).await?;
+            self.commit(refusal, None, ()).await?;
+            return Err(CommandError::InvalidCredentials);
+        }
+        Ok(Proof { profile, found, attempt })
     }
 
     /// It was none, after all: what was counted no longer counts.

@@ -25,7 +25,7 @@ pub(crate) const TRIES: usize = 8;
 pub(crate) struct Unit<'a> {
     context: &'a Context,
     policy_version: u32,
-    sealing: Option<(&'a SubjectKey, &'a Personal)>,
+    sealing: Option<(SubjectKey, Personal)>,
     request: AppendRequest,
 }
 
@@ -50,8 +50,9 @@ impl<'a> Unit<'a> {
     }
 
     /// From here on, personal facts that belong to an event are sealed under this key.
-    pub fn sealing(mut self, key: &'a SubjectKey, personal: &'a Personal) -> Self {
-        self.sealing = Some((key, personal));
+    /// Nothing is sealed where nobody's key is left.
+    pub fn sealing(mut self, sealing: Option<(SubjectKey, Personal)>) -> Self {
+        self.sealing = sealing;
         self
     }
 
@@ -66,7 +67,7 @@ impl<'a> Unit<'a> {
             let event: Event = event.into();
             let event_id = self.context.new_id();
             let mut sealed = Vec::new();
-            if let Some((key, personal)) = self.sealing
+            if let Some((key, personal)) = &self.sealing
                 && let Some((row, digest)) = personal.seal_for(&event, event_id, key)?
             {
                 self.request.sealed.push((self.request.events.len(), row));

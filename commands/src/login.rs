@@ -1,12 +1,10 @@
 //! Logging in: one attempt is counted, one hash is computed, one decision is recorded. Whoever is refused learns
 //! nothing from the answer, its size or its time.
 
-use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::AccountState;
-use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Method, Verdict};
+use fulexo_domain::authentication::{Factor, Method, Verdict};
 use fulexo_domain::event::{Actor, Category, Field};
-use fulexo_domain::lockout::Lockout;
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
 use fulexo_domain::values::{AccountId, EmailAddress, SessionId};
@@ -18,7 +16,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
-use crate::password_hash::{Place, Verifier};
+use crate::password_hash::Verifier;
 use crate::refresh_token::{device_token, known_device};
 use crate::sessions::{Issue, Tokens};
 use crate::vault::crypto::random_bytes;
@@ -73,33 +71,14 @@ impl Commands {
         // A device that has logged in before is counted by itself: strangers cannot lock its owner out.
         let subject = device.map_or_else(|| email.clone(), |device| format!("device/{device}"));
         let attempt = self.reserve_attempt(&subject, Factor::Password, context.now).await?;
-        let evaluated = self.evaluate(&credentials.password, found.as_ref(), &attempt, place).await?;
+        let evaluated = self.evaluate(credentials.password.clone(), found.as_ref(), &attempt, place).await?;
         match (found, evaluated) {
             (Some(found), true) => self.succeed(context, &found, &credentials, &attempt, idempotency).await,
             (found, _) => {
-                let verdict = match (&found, attempt.lockout) {
-                    (_, Lockout::Locked { .. }) => Verdict::Locked,
-                    (None, Lockout::Open) => Verdict::UnknownAccount,
-                    (Some(_), Lockout::Open) => Verdict::Wrong { failures: attempt.number, locks: attempt.locks },
-                };
+                let verdict = attempt.verdict(found.as_ref());
                 self.refuse(context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await
             }
         }
-    }
-
-    /// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.
-    async fn evaluate(
-        &self,
-        password: &Password,
-        found: Option<&Found>,
-        attempt: &Reserved,
-        place: Place,
-    ) -> Result<bool, CommandError> {
-        let verifier = match attempt.lockout {
-            Lockout::Open => found.map(|found| found.verifier.clone()),
-            Lockout::Locked { .. } => None,
-        };
-        self.hasher.verify(password.clone(), verifier, place).await.map_err(|_| CommandError::Overloaded)
     }
 
     async fn refuse(
@@ -110,27 +89,7 @@ impl Commands {
         attempt: &Reserved,
         idempotency: Option<&Idempotency>,
     ) -> Result<Done<Tokens>, CommandError> {
-        // Facts about nobody in particular are sealed under the key of the month.
-        let key = match found {
-            Some(found) => found.key.clone(),
-            None => self.vault.period_key(context.now).await?,
-        };
-        let personal = network_facts(context);
-        let mut unit = Unit::new(context, self.policy.version).sealing(&key, &personal);
-        let events = self.decide_attempt(verdict, context.now);
-        for event in &events {
-            if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
-                unit.vault(VaultWrite::Lock {
-                    key_hash: attempt.key_hash,
-                    factor: attempt.factor,
-                    until: *until,
-                    nth: *nth,
-                });
-            }
-        }
-        let account = found.map(|found| found.account);
-        let stream = account.map_or(Uuid::nil(), |account| account.0);
-        unit.record(stream, account, events)?;
+        let unit = self.refusal(context, found, verdict, attempt).await?;
         self.commit(unit, idempotency, Outcome::Refused).await?;
         Err(CommandError::InvalidCredentials)
     }
@@ -148,6 +107,7 @@ impl Commands {
         let known = presented.and_then(|token| known_device(&self.vault, found.account, token));
         let device = known.unwrap_or_else(|| context.new_id());
         let personal = network_facts(context).with(Field::Device, Some(&device.to_string()));
+        let sealing = Some((found.key.clone(), personal));
         let verifier =
             if self.hasher.is_outdated(&found.verifier) { Some(self.rehash(found, credentials).await?) } else { None };
 
@@ -163,7 +123,7 @@ impl Commands {
             let methods = vec![Method::Password];
             let started = self.decide_session(context, found.account, device, methods.clone())?;
 
-            let mut unit = Unit::new(context, self.policy.version).sealing(&found.key, &personal);
+            let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
             // The password was right for the account as it is at this version, and maybe not at a later one.
             unit.expect(Category::Account, found.account.0, Expected::Exact(version));
             unit.expect(Category::Session, session.0, Expected::New);
@@ -220,14 +180,6 @@ impl Commands {
                 let again = self.issue_again(context, session, 1, Some(device_token)).await?;
                 again.ok_or(CommandError::InvalidCredentials)
             }
-        }
-    }
-
-    fn decide_attempt(&self, verdict: Verdict, at: DateTime<Utc>) -> Vec<AuthenticationEvent> {
-        let attempt = Attempt { factor: Factor::Password, verdict, at, policy: self.policy.lockout.clone() };
-        match Authentication::handle_command(&(), attempt) {
-            Ok(events) => events,
-            Err(never) => match never {},
         }
     }
 

@@ -1,7 +1,7 @@
 //! Roles: granted and revoked with a reason, in force at once, also for tokens that were issued before.
 
 use fulexo_domain::account::{Account, AccountCommand};
-use fulexo_domain::event::{Category, Field, Stream};
+use fulexo_domain::event::{Category, Stream};
 use fulexo_domain::permission::{Permission, Permissions, built_in_roles, permissions_of, permissions_of_all};
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 
@@ -9,7 +9,6 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Idempotency, TRIES};
 use crate::log::{Expected, LogStore};
-use crate::vault::Personal;
 use crate::{Commands, Done};
 
 impl Commands {
@@ -62,8 +61,7 @@ impl Commands {
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(()).await;
         }
-        let personal = Personal::default().with(Field::Reason, Some(reason.as_str()));
-        let sealing = self.vault.subject_key(account).await?.map(|key| (key, personal));
+        let sealing = self.sealing(account, &reason).await?;
         let remembered = idempotency.map(|idempotency| idempotency.record(&())).transpose()?;
         for _ in 0..TRIES {
             let expected = self.what_it_rests_on(context, account, &command).await?;

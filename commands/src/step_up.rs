@@ -3,13 +3,13 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::authentication::{Factor, Method};
+use fulexo_domain::authentication::Method;
 use fulexo_domain::event::Category;
-use fulexo_domain::lockout::Lockout;
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId};
 
+use crate::attempts::Proof;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, TRIES, Unit};
@@ -29,19 +29,7 @@ impl Commands {
         session: SessionId,
         password: Password,
     ) -> Result<Done<DateTime<Utc>>, CommandError> {
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let found = self.find_by_email(&profile.email).await?.ok_or(CommandError::InvalidCredentials)?;
-        let attempt = self.reserve_attempt(&profile.email.normalised(), Factor::Password, context.now).await?;
-        let verifier = match attempt.lockout {
-            Lockout::Open => Some(found.verifier.clone()),
-            Lockout::Locked { .. } => None,
-        };
-        let right = self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded)?;
-        if !right {
-            self.refuse_password(context, &found, &attempt).await?;
-            return Err(CommandError::InvalidCredentials);
-        }
+        let Proof { profile, found, attempt } = self.prove(context, account, password).await?;
         for _ in 0..TRIES {
             let (state, version) = self.with_same_password(&profile.email, &found).await?;
             if state.suspended {
@@ -54,14 +42,10 @@ impl Commands {
                 policy: self.policy.sessions.clone(),
             };
             let events = Session::handle_command(&loaded.state, command)?;
-            let until = events.iter().find_map(|event| match event {
-                SessionEvent::Elevated { until, .. } => Some(*until),
-                SessionEvent::Started { .. }
-                | SessionEvent::Refreshed { .. }
-                | SessionEvent::RefreshReused { .. }
-                | SessionEvent::Revoked { .. }
-                | SessionEvent::Expired {} => None,
-            });
+            let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
+                return Err(CommandError::Internal("a step-up that elevates nothing".into()));
+            };
+            let until = *until;
             let mut unit = Unit::new(context, self.policy.version);
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
@@ -69,9 +53,9 @@ impl Commands {
             unit.record(session.0, Some(account), events)?;
             match self.commit(unit, None, ()).await {
                 Ok(Committed::New((), receipt)) => {
-                    return Ok(Done { value: until.unwrap_or(context.now), position: receipt.position });
+                    return Ok(Done { value: until, position: receipt.position });
                 }
-                Ok(Committed::Before(())) => return self.done_before(until.unwrap_or(context.now)).await,
+                Ok(Committed::Before(())) => return self.done_before(until).await,
                 Err(CommandError::Contended) => {}
                 Err(error) => return Err(error),
             }

@@ -134,10 +134,7 @@ where
             return Ok(Vec::new());
         }
         let id = *state.id();
-        let mut unit = Unit::new(&self.context, self.policy_version);
-        if let Some((key, personal)) = &self.sealing {
-            unit = unit.sealing(key, personal);
-        }
+        let mut unit = Unit::new(&self.context, self.policy_version).sealing(self.sealing.clone());
         let version = u64::try_from(*state.sequence_number()).unwrap_or(0);
         unit.expect(self.category, id, if version == 0 { Expected::New } else { Expected::Exact(version) });
         unit.record(id, self.subject, events.iter().cloned()).map_err(|error| StoreError::Command(Box::new(error)))?;
