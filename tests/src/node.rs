@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use chrono::TimeDelta;
 use fulexo_api::app::{App, Running};
 use fulexo_api::cli::operator;
+use fulexo_api::clock;
 use fulexo_api::config::Config;
 use fulexo_commands::NewAccount;
+use fulexo_commands::token::Grant;
+use fulexo_domain::authentication::Method;
 use fulexo_domain::password::Password;
-use fulexo_domain::values::{EmailAddress, RoleName};
+use fulexo_domain::values::{AccountId, EmailAddress, RoleName, SessionId};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -108,6 +112,22 @@ impl Node {
         client.account = account;
         client.log_in_with(&answer);
         client
+    }
+
+    /// The same caller in the same session, with a token that says they logged in so long ago.
+    #[must_use]
+    pub fn as_if_logged_in(&self, ago: TimeDelta, client: &Client, roles: &[&str]) -> Client {
+        let grant = Grant {
+            account: AccountId(client.account),
+            session: SessionId(client.session),
+            authenticated_at: clock::now() - ago,
+            methods: vec![Method::Password],
+            roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
+            position: 0,
+            expires_at: clock::now() + TimeDelta::hours(1),
+        };
+        let token = self.app().commands.keys().sign(grant, operator().new_id(), clock::now()).unwrap();
+        Client { access_token: Some(token), ..client.clone() }
     }
 }
 

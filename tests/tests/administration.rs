@@ -4,8 +4,6 @@
 
 use chrono::TimeDelta;
 use fulexo_api::clock;
-use fulexo_commands::token::Grant;
-use fulexo_domain::authentication::Method;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_tests::{Answer, Client, Node, PASSWORD, operator};
 use hyper::Method as Verb;
@@ -36,21 +34,6 @@ async fn events(node: &Node, account: &Client, position: u64) -> Vec<Value> {
     let auditor = node.auditor().await.seeing(position);
     let page = auditor.get(&format!("/v1/audit/events?limit=200&subject={}", account.account)).await;
     page.json["items"].as_array().unwrap().clone()
-}
-
-/// The same caller in the same session, as if the login had been eleven minutes ago.
-fn stale(node: &Node, client: &Client, roles: &[&str]) -> Client {
-    let grant = Grant {
-        account: AccountId(client.account),
-        session: SessionId(client.session),
-        authenticated_at: clock::now() - TimeDelta::minutes(11),
-        methods: vec![Method::Password],
-        roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
-        position: 0,
-        expires_at: clock::now() + TimeDelta::hours(1),
-    };
-    let token = node.app().commands.keys().sign(grant, operator().new_id(), clock::now()).unwrap();
-    Client { access_token: Some(token), ..client.clone() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +159,7 @@ async fn a_step_up_allows_sensitive_calls_on_every_node_and_a_wrong_password_doe
     let node = Node::start().await;
     let other = Node::join(&node.database).await;
     let (admin, ann) = (node.admin().await, node.customer().await);
-    let admin = stale(&node, &admin, &["admin", "customer"]);
+    let admin = node.as_if_logged_in(TimeDelta::minutes(11), &admin, &["admin", "customer"]);
     assert_eq!(act(&admin, &ann, "suspend").await.code(), "step_up_required");
     let wrong = admin.post("/v1/auth/step-up", json!({"password": "not-the-Passw0rd!"})).await;
     assert_eq!((wrong.status, wrong.code()), (401, "invalid_credentials"));
@@ -220,7 +203,7 @@ async fn a_restarted_node_knows_who_is_elevated() {
     let ann = node.customer().await;
     let elevated = ann.post("/v1/auth/step-up", json!({"password": PASSWORD})).await;
     let database = std::sync::Arc::clone(&node.database);
-    let old = stale(&node, &ann, &["customer"]);
+    let old = node.as_if_logged_in(TimeDelta::minutes(11), &ann, &["customer"]);
     node.stop().await;
     let node = Node::join(&database).await;
     let session = Client { url: node.url.clone(), ..old }.get("/v1/auth/session").await;

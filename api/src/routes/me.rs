@@ -1,7 +1,6 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::Field;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, SessionId};
 use fulexo_projections::projection::Projection;
@@ -15,9 +14,9 @@ use uuid::Uuid;
 use super::Tag;
 use super::audit::{AuditEvent, AuditPage};
 use super::input::Paging;
+use super::sessions::with_origins;
 use crate::answer::{NoContent, Recorded, query_failed};
 use crate::caller::{Bearer, app, context};
-use crate::clock;
 use crate::http::Problem;
 use crate::http::problem::FieldError;
 
@@ -146,24 +145,17 @@ impl Me {
         let paging = Paging::by_id(cursor.0, limit.0)?;
         app.caught_up(Projection::Sessions, min_position.0).await?;
         let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
-        let page =
-            sessions::list(&app.pool, filter, paging.after, paging.limit, clock::now()).await.map_err(query_failed)?;
-        let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
-        let origins = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
-        let items = page.items.into_iter().map(|session| {
-            let origin = origins.get(&session.started_position);
-            let fact = |field| origin.and_then(|facts| facts.get(field)).map(str::to_owned);
-            MySession {
-                current: session.session_id == caller.session.0,
-                session_id: session.session_id,
-                started_at: session.started_at,
-                last_seen_at: session.last_seen_at,
-                idle_expires_at: session.idle_expires_at,
-                expires_at: session.expires_at,
-                ip: fact(Field::Ip),
-                user_agent: fact(Field::UserAgent),
-                methods: session.methods,
-            }
+        let page = with_origins(app, filter, &paging).await?;
+        let items = page.items.into_iter().map(|(session, origin)| MySession {
+            current: session.session_id == caller.session.0,
+            session_id: session.session_id,
+            started_at: session.started_at,
+            last_seen_at: session.last_seen_at,
+            idle_expires_at: session.idle_expires_at,
+            expires_at: session.expires_at,
+            ip: origin.ip,
+            user_agent: origin.user_agent,
+            methods: session.methods,
         });
         Ok(Json(MySessionPage { items: items.collect(), next_cursor: page.next }))
     }

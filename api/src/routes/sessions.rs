@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
+use fulexo_projections::page::Page;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::sessions;
 use poem::Request;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::input::{Because, Input, Paging};
 use crate::answer::{NoContent, query_failed};
+use crate::app::App;
 use crate::caller::{Bearer, app, context};
 use crate::clock;
 use crate::http::Problem;
@@ -69,26 +71,19 @@ impl Sessions {
         let paging = Paging::by_id(cursor.0, limit.0)?;
         app.caught_up(Projection::Sessions, min_position.0).await?;
         let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
-        let page =
-            sessions::list(&app.pool, filter, paging.after, paging.limit, clock::now()).await.map_err(query_failed)?;
-        let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
-        let origins = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
-        let items = page.items.into_iter().map(|session| {
-            let origin = origins.get(&session.started_position);
-            let fact = |field| origin.and_then(|facts| facts.get(field)).map(str::to_owned);
-            Session {
-                ip: fact(Field::Ip),
-                user_agent: fact(Field::UserAgent),
-                session_id: session.session_id,
-                account_id: session.account_id,
-                started_at: session.started_at,
-                last_seen_at: session.last_seen_at,
-                idle_expires_at: session.idle_expires_at,
-                expires_at: session.expires_at,
-                methods: session.methods,
-                ended_at: session.ended_at,
-                ended_by: session.ended_by,
-            }
+        let page = with_origins(app, filter, &paging).await?;
+        let items = page.items.into_iter().map(|(session, origin)| Session {
+            ip: origin.ip,
+            user_agent: origin.user_agent,
+            session_id: session.session_id,
+            account_id: session.account_id,
+            started_at: session.started_at,
+            last_seen_at: session.last_seen_at,
+            idle_expires_at: session.idle_expires_at,
+            expires_at: session.expires_at,
+            methods: session.methods,
+            ended_at: session.ended_at,
+            ended_by: session.ended_by,
         });
         Ok(Json(SessionPage { items: items.collect(), next_cursor: page.next }))
     }
@@ -112,4 +107,31 @@ impl Sessions {
         let context = context(request, Some(&caller.0), idempotency_key.0)?;
         Ok(app(request)?.commands.end_session(&context, SessionId(session_id.0), reason).await?.into())
     }
+}
+
+/// From where a session was started, as far as it is known and not forgotten.
+#[derive(Default)]
+pub struct Origin {
+    pub ip: Option<String>,
+    pub user_agent: Option<String>,
+}
+
+/// A page of sessions, each with what is sealed beside its start.
+pub async fn with_origins(
+    app: &App,
+    filter: sessions::Filter,
+    paging: &Paging<Uuid>,
+) -> Result<Page<(sessions::Session, Origin)>, Problem> {
+    let page =
+        sessions::list(&app.pool, filter, paging.after, paging.limit, clock::now()).await.map_err(query_failed)?;
+    let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
+    let facts = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
+    let items = page.items.into_iter().map(|session| {
+        let origin = facts.get(&session.started_position).map(|facts| Origin {
+            ip: facts.get(Field::Ip).map(str::to_owned),
+            user_agent: facts.get(Field::UserAgent).map(str::to_owned),
+        });
+        (session, origin.unwrap_or_default())
+    });
+    Ok(Page { items: items.collect(), next: page.next })
 }

@@ -3,29 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
-use fulexo_api::clock;
-use fulexo_commands::token::Grant;
-use fulexo_domain::authentication::Method;
-use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_tests::{Answer, Client, Node, PASSWORD, operator};
+use fulexo_tests::{Answer, Node, PASSWORD, operator};
 use serde_json::json;
 
 use crate::log_size;
-
-/// The same caller, in the same session, as if they had logged in so long ago.
-fn logged_in(node: &Node, client: &Client, ago: TimeDelta, roles: &[&str]) -> Client {
-    let grant = Grant {
-        account: AccountId(client.account),
-        session: SessionId(client.session),
-        authenticated_at: clock::now() - ago,
-        methods: vec![Method::Password],
-        roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
-        position: 0,
-        expires_at: clock::now() + TimeDelta::hours(1),
-    };
-    let token = node.app().commands.keys().sign(grant, operator().new_id(), clock::now()).unwrap();
-    Client { access_token: Some(token), ..client.clone() }
-}
 
 #[track_caller]
 fn assert_step_up(answer: &Answer) {
@@ -39,14 +20,14 @@ async fn grants_and_revocations_need_a_fresh_login() {
     let path = format!("/v1/accounts/{}/roles", ann.account);
     let body = json!({"role": "admin", "reason": "they asked"});
     let size = log_size(&node).await;
-    let stale = logged_in(&node, &admin, TimeDelta::minutes(10), &["admin"]);
+    let stale = node.as_if_logged_in(TimeDelta::minutes(10), &admin, &["admin"]);
     assert_step_up(&stale.post(&path, body.clone()).await);
     let reason = json!({"reason": "r"}).to_string();
     let revoked = format!("{path}/auditor");
     assert_step_up(&stale.send(hyper::Method::DELETE, &revoked, Some("application/json"), &reason).await);
     assert_eq!(log_size(&node).await, size);
     assert_eq!(stale.get("/v1/accounts").await.status, 200, "reading needs none");
-    let fresh = logged_in(&node, &admin, TimeDelta::minutes(9), &["admin"]);
+    let fresh = node.as_if_logged_in(TimeDelta::minutes(9), &admin, &["admin"]);
     assert_eq!(fresh.post(&path, body).await.status, 204);
 }
 
@@ -55,7 +36,7 @@ async fn a_password_change_needs_a_fresh_login() {
     let node = Node::start().await;
     let ann = node.customer().await;
     let size = log_size(&node).await;
-    let stale = logged_in(&node, &ann, TimeDelta::minutes(10), &["customer"]);
+    let stale = node.as_if_logged_in(TimeDelta::minutes(10), &ann, &["customer"]);
     let body = json!({"current_password": PASSWORD, "new_password": "kestrel-Over9thefen"});
     assert_step_up(&stale.post("/v1/me/password", body).await);
     assert_eq!(log_size(&node).await, size);
@@ -65,7 +46,7 @@ async fn a_password_change_needs_a_fresh_login() {
 async fn without_the_permission_a_stale_caller_is_told_of_that_first() {
     let node = Node::start().await;
     let ann = node.customer().await;
-    let stale = logged_in(&node, &ann, TimeDelta::minutes(11), &["customer"]);
+    let stale = node.as_if_logged_in(TimeDelta::minutes(11), &ann, &["customer"]);
     let path = format!("/v1/accounts/{}/roles", ann.account);
     let answer = stale.post(&path, json!({"role": "admin", "reason": "r"})).await;
     assert_eq!((answer.status, answer.code()), (403, "permission_denied"), "{answer:?}");
