@@ -227,7 +227,9 @@ fn banner(file: &DevFile<'_>, dir: &DataDir, url: &str) {
     for account in file.accounts.values() {
         println!("  {:<22} {}", account.email, account.password);
     }
-    println!("\n  follow the log   fulexo events --data-dir {}", dir.path().display());
+    // As it was called: what `make dev` builds is on nobody's PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "fulexo".to_owned());
+    println!("\n  follow the log   {program} events --data-dir {}", dir.path().display());
     println!("  everything else  {}/dev.json", dir.path().display());
     println!("\nCtrl-C stops it. The docs: {url}/docs");
 }
