@@ -25,10 +25,11 @@ create table vault.period_key (
     kek_id text not null
 );
 
--- The current verifier of each factor, sealed under the person's key.
+-- What each factor is verified with, sealed under the person's key: the password's verifier, the seed of the second
+-- factor, and that of one which is being set up.
 create table vault.credential (
     account_id uuid not null,
-    kind text not null constraint credential_kind_is_known check (kind in ('password')),
+    kind text not null constraint credential_kind_is_known check (kind in ('password', 'totp', 'totp_pending')),
     verifier bytea not null,
     constraint credential_pkey primary key (account_id, kind)
 );
@@ -41,28 +42,52 @@ create table vault.password_history (
     constraint password_history_pkey primary key (account_id, ordinal)
 );
 
+-- The last time step (RFC 6238) of which an account's code was accepted: a code is good once, and none before it.
+create table vault.totp_use (
+    account_id uuid not null constraint totp_use_pkey primary key,
+    last_step bigint not null
+);
+
+-- HMACs of the recovery codes that an account has left. Using one deletes its row.
+create table vault.recovery_code (
+    account_id uuid not null,
+    code_hash bytea not null constraint recovery_code_length check (octet_length(code_hash) = 32),
+    constraint recovery_code_pkey primary key (account_id, code_hash)
+);
+
 -- The root that a session's refresh tokens are derived from, with a key that is not in the database.
 create table vault.refresh_root (
     session_id uuid not null constraint refresh_root_pkey primary key,
     account_id uuid not null,
+    -- Where its owner logged in.
+    device uuid not null,
     root bytea not null constraint refresh_root_length check (octet_length(root) = 32),
     expires_at timestamptz not null
 );
 create index refresh_root_expiry on vault.refresh_root (expires_at);
 
--- Attempts, counted before they are evaluated. The key is an HMAC of what was typed in, registered or not, so that
--- both cost the same and neither can be told from the table.
+-- Attempts, counted before they are evaluated (fulexo_domain::lockout::Counter). The key is an HMAC of what was typed
+-- in, registered or not, so that both cost the same and neither can be told from the table.
 create table vault.attempt (
     key_hash bytea not null,
     factor text not null,
-    attempts integer not null,
+    -- Whose it is, where that is known before the attempt: a device that logged in before, a second factor.
+    account_id uuid,
+    -- Attempts of this window that were evaluated, or are under way.
+    recent timestamptz[] not null,
+    -- Of the last attempt: its number in the window, or null when it was refused; whether a lock had passed before it.
+    number integer,
+    lock_passed boolean not null,
     window_ends_at timestamptz not null,
     locked_until timestamptz,
     locks integer not null,
     constraint attempt_pkey primary key (key_hash, factor)
 ) with (fillfactor = 70);
 create index attempt_age on vault.attempt (window_ends_at);
+create index attempt_account on vault.attempt (account_id) where account_id is not null;
 
 grant select, insert, update on vault.service_key, vault.subject_key, vault.period_key to fulexo_app;
 grant delete on vault.period_key to fulexo_app;
-grant select, insert, update, delete on vault.credential, vault.password_history, vault.refresh_root, vault.attempt to fulexo_app;
+grant select, insert, update, delete
+    on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt
+    to fulexo_app;

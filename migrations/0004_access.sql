@@ -24,6 +24,7 @@ create table access.session (
     expires_at timestamptz not null,
     -- Until then sensitive calls are allowed, beside the time after the login itself.
     elevated_until timestamptz,
+    elevated_position bigint,
     ended_position bigint,
     ended_at timestamptz
 );
@@ -31,5 +32,34 @@ create index session_live on access.session (account_id) where ended_at is null;
 create index session_elevated on access.session (elevated_until) where elevated_until is not null and ended_at is null;
 create index session_expiry on access.session (expires_at);
 create index session_ends on access.session (ended_at) where ended_at is not null;
+
+-- Roles that administrators defined. A retired one stays, and allows nothing: its name is never used again.
+create table access.role (
+    role text not null constraint role_pkey primary key,
+    permissions text[] not null,
+    retired boolean not null,
+    position bigint not null,
+    changed_at timestamptz not null
+);
+
+-- The policy in force, once it was changed.
+create table access.policy (
+    only_one boolean not null default true constraint policy_pkey primary key constraint policy_is_one check (only_one),
+    policy text not null,
+    position bigint not null,
+    changed_at timestamptz not null
+);
+
+create table access.api_key (
+    key_id uuid not null constraint api_key_pkey primary key,
+    name text not null,
+    permissions text[] not null,
+    created_by uuid,
+    created_at timestamptz not null,
+    expires_at timestamptz not null,
+    revoked_at timestamptz,
+    position bigint not null
+);
+create index api_key_expiry on access.api_key (expires_at);
 
 grant select, insert, update, delete on all tables in schema access to fulexo_app;

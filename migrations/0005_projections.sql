@@ -18,7 +18,11 @@ create table read.account (
     password_changed_at timestamptz not null,
     last_login_at timestamptz,
     locked_until timestamptz,
-    suspended boolean not null
+    second_factor_locked_until timestamptz,
+    suspended boolean not null,
+    password_expired boolean not null,
+    second_factor boolean not null,
+    recovery_codes integer not null
 );
 create index account_roles on read.account using gin (roles);
 create index account_locks on read.account (locked_until) where locked_until is not null;

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use fulexo_commands::{CommandError, Done};
 use fulexo_domain::account::AccountError;
+use fulexo_domain::api_key::ApiKeyError;
+use fulexo_domain::policy::PolicyError;
+use fulexo_domain::role::RoleError;
 use fulexo_projections::projection::Projection;
 use poem::http::{HeaderName, HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
@@ -127,7 +130,10 @@ impl From<CommandError> for Problem {
                 let broken = violations.into_iter().map(|violation| FieldError::new("/password", violation.as_str()));
                 Self::invalid_input(broken.collect())
             }
-            CommandError::Account(AccountError::Unknown) | CommandError::Session(_) => Self::not_found(),
+            CommandError::Account(AccountError::Unknown)
+            | CommandError::Session(_)
+            | CommandError::Role(RoleError::Unknown)
+            | CommandError::ApiKey(ApiKeyError::Unknown) => Self::not_found(),
             CommandError::Account(AccountError::NoSuchRole) => {
                 Self::invalid_input(vec![FieldError::new("/role", "there is no such role")])
             }
@@ -146,9 +152,47 @@ impl From<CommandError> for Problem {
             CommandError::Account(AccountError::AlreadyRegistered) => {
                 Self::conflict("The account is registered already.").with_code("already_registered")
             }
+            CommandError::Account(AccountError::NoSecondFactor) => {
+                Self::conflict("The account has no second factor.").with_code("no_second_factor")
+            }
+            CommandError::Account(AccountError::NotEnrolling) => {
+                Self::conflict("No enrolment of a second factor was started.").with_code("not_enrolling")
+            }
+            CommandError::Role(RoleError::BuiltIn) => {
+                Self::conflict("A built-in role is not changed.").with_code("built_in_role")
+            }
+            CommandError::Role(RoleError::Retired) => {
+                Self::conflict("A role of this name was retired; take another name.").with_code("role_retired")
+            }
+            CommandError::RoleInUse => {
+                Self::conflict("Accounts hold this role; revoke it first.").with_code("role_in_use")
+            }
+            CommandError::Policy(PolicyError::Replaced(version)) => {
+                Self::conflict(format!("The policy in force is version {version}; read it again."))
+                    .with_code("policy_replaced")
+            }
+            CommandError::Policy(PolicyError::OutOfBounds(found)) => Self::invalid_input(
+                found.into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect(),
+            ),
+            CommandError::ApiKey(ApiKeyError::AlreadyCreated) => {
+                Self::conflict("The API key was made already.").with_code("already_created")
+            }
+            CommandError::ApiKeyLife => {
+                Self::invalid_input(vec![FieldError::new("/expires_at", "must be in the future, and within 366 days")])
+            }
+            CommandError::TooMany => {
+                Self::conflict("There are too many of these; remove some first.").with_code("too_many")
+            }
+            CommandError::WrongCode => {
+                Self::invalid_input(vec![FieldError::new("/code", "is not the current code, or was used before")])
+            }
+            CommandError::SecondFactorRequired => {
+                Self::conflict("A role of this account requires a second factor; enrol another one in its place.")
+                    .with_code("second_factor_required")
+            }
             CommandError::GrantExceedsOwn => Self::permission_denied()
                 .with_code("grant_exceeds_own")
-                .with_detail("A role can be granted only by somebody who holds all its permissions."),
+                .with_detail("This takes somebody who holds all the permissions concerned."),
             CommandError::LastAdministrator => {
                 Self::conflict("This is the last account in use that may grant roles.").with_code("last_admin")
             }

@@ -18,6 +18,7 @@ use fulexo_commands::token::KeyRing;
 use fulexo_commands::vault::Vault;
 use fulexo_commands::{Commands, Retention};
 use fulexo_domain::policy::Policy;
+use fulexo_domain::values::RoleName;
 use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::{Gate, catch_up};
 use fulexo_projections::projection::Projection;
@@ -26,12 +27,12 @@ use fulexo_projections::{access, feed};
 use ipnet::IpNet;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Environment};
 use crate::doorbell::Doorbell;
 use crate::http::EdgeOptions;
 use crate::http::listener::{self, ListenerOptions};
@@ -58,6 +59,10 @@ pub struct App {
     pub doorbell: Doorbell,
     /// Whether anybody may register.
     pub registration: bool,
+    /// The policy in force until an event says otherwise.
+    pub first_policy: Policy,
+    /// One preview of a policy at a time: it reads a good part of the log.
+    pub previews: Semaphore,
 }
 
 /// A service that runs.
@@ -97,10 +102,7 @@ impl Core {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let pool = connect(&config.database_url, config.database_connections).await?;
         crate::schema::check(&pool).await.map_err(StartError)?;
-        let mut policy = Policy::default();
-        policy.sessions.access_lifetime = config.access_lifetime;
-        policy.sessions.refresh_lifetime = config.refresh_lifetime;
-        policy.sessions.absolute_lifetime = policy.sessions.absolute_lifetime.max(config.refresh_lifetime);
+        let policy = first_policy(&config);
 
         let vault =
             Vault::open(pool.clone(), config.encryption_keys).await.map_err(|error| failed("the vault", &error))?;
@@ -108,7 +110,7 @@ impl Core {
             .map_err(|error| failed("the signing keys", &error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
-        let gate = Gate::open(&pool, config.access_lifetime, clock::now())
+        let gate = Gate::open(&pool, config.access_lifetime, policy.clone(), clock::now())
             .await
             .map(Arc::new)
             .map_err(|error| failed("the access gate", &error))?;
@@ -131,8 +133,9 @@ impl Core {
             followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
         }
 
+        let commands = Commands::new(pool.clone(), log, vault, hasher, keys, policy.clone(), gate.policy());
         let app = Arc::new(App {
-            commands: Arc::new(Commands::new(pool.clone(), log, vault, hasher, keys, policy)),
+            commands: Arc::new(commands),
             pool,
             gate,
             progress,
@@ -140,6 +143,8 @@ impl Core {
             tokens: TokenCache::default(),
             doorbell,
             registration: config.registration,
+            first_policy: policy,
+            previews: Semaphore::new(1),
         });
         Ok(Self { app, stop_sequencer, sequencer, followers })
     }
@@ -212,6 +217,19 @@ impl Listening {
         }));
         Ok(Self { port, stop_http, http })
     }
+}
+
+/// The security document's figures, as far as the configuration does not say otherwise. In force until the policy is
+/// changed.
+fn first_policy(config: &Config) -> Policy {
+    let mut policy = Policy::default();
+    policy.sessions.idle_lifetime = config.refresh_lifetime;
+    policy.sessions.absolute_lifetime = policy.sessions.absolute_lifetime.max(config.refresh_lifetime);
+    if config.environment == Environment::Production {
+        let roles = ["admin", "auditor"].into_iter().filter_map(|role| RoleName::parse(role).ok());
+        policy.second_factor.required_for = roles.collect();
+    }
+    policy
 }
 
 /// What the log does beside appending: derive what gates requests, tell this node, tell the others.

@@ -1,17 +1,26 @@
-//! Who calls: the only place that turns a token into an authority. Handlers take a [`Bearer`] and ask it for what the
-//! call needs; everything that is not asked for is not given.
+//! Who calls: the only place that turns a token into an authority. Handlers take one of the types below and ask it for
+//! what the call needs; everything that is not asked for is not given.
+//!
+//! | type | who gets in |
+//! |---|---|
+//! | [`Bearer`] | somebody logged in |
+//! | [`BearerOrKey`] | the same, or a service by its API key; never for sensitive calls |
+//! | [`HeldBearer`] | somebody logged in, also where their session is held until they prove themselves |
+//! | [`Enrolling`], [`ChangingPassword`] | somebody logged in, or whose login leads to this one step |
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::context::{Context, Origin};
+use fulexo_commands::token::Claims;
+use fulexo_commands::{HalfWay, Purpose};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::Actor;
-use fulexo_domain::permission::{Permission, Permissions, permissions_of_all};
-use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
-use fulexo_projections::gate::{Claim, Verdict};
+use fulexo_projections::gate::{Claim, Elevation, KeyVerdict, Verdict, permissions_in};
 use poem::Request;
 use poem::http::header;
 use poem_openapi::{SecurityScheme, auth};
@@ -21,12 +30,32 @@ use crate::app::App;
 use crate::clock;
 use crate::http::{ClientAddress, Problem, RequestId};
 
-/// A caller with a valid access token, judged now.
+/// An access token.
 #[derive(SecurityScheme)]
-#[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "authenticate")]
+#[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "bearer")]
 pub struct Bearer(pub Caller);
 
-/// Somebody logged in.
+/// An access token, or an API key.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", key_name = "Authorization", checker = "bearer_or_key")]
+pub struct BearerOrKey(pub Authority);
+
+/// An access token, also of a session that is held until its owner has proved themselves.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "held_bearer")]
+pub struct HeldBearer(pub Caller);
+
+/// An access token, or the `challenge_token` of a login with status `second_factor_enrolment_required`.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", key_name = "Authorization", checker = "enrolling")]
+pub struct Enrolling(pub Step);
+
+/// An access token, or the `challenge_token` of a login with status `password_change_required`.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", key_name = "Authorization", checker = "changing_password")]
+pub struct ChangingPassword(pub Step);
+
+/// Somebody logged in, judged now.
 #[derive(Clone)]
 pub struct Caller {
     /// Who.
@@ -35,7 +64,7 @@ pub struct Caller {
     pub session: SessionId,
     /// Roles held now.
     pub roles: Vec<RoleName>,
-    /// What they allow together.
+    /// What they allow together in this session.
     pub permissions: Permissions,
     /// How the session's owner logged in.
     pub methods: Vec<Method>,
@@ -43,9 +72,31 @@ pub struct Caller {
     pub expires_at: DateTime<Utc>,
     /// Until then sensitive calls are allowed.
     pub elevated_until: DateTime<Utc>,
+    /// Whether the session is of no use until its owner has proved themselves.
+    pub held: bool,
+}
+
+/// Whoever acts, and what they may do.
+pub struct Authority {
+    /// Who.
+    pub actor: Actor,
+    permissions: Permissions,
+}
+
+/// Somebody who may take one step.
+pub enum Step {
+    /// Logged in.
+    LoggedIn(Caller),
+    /// Whose login leads to it.
+    HalfWay(HalfWay),
 }
 
 impl Caller {
+    /// Who acts.
+    pub const fn actor(&self) -> Actor {
+        Actor::Account { id: self.account.0 }
+    }
+
     /// # Errors
     /// 403 without the permission.
     pub fn require(&self, permission: Permission) -> Result<(), Problem> {
@@ -59,39 +110,139 @@ impl Caller {
     }
 }
 
-async fn authenticate(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
+impl Authority {
+    /// # Errors
+    /// 403 without the permission.
+    pub fn require(&self, permission: Permission) -> Result<(), Problem> {
+        if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::permission_denied()) }
+    }
+}
+
+impl Step {
+    /// Whose account it is about.
+    pub const fn account(&self) -> AccountId {
+        match self {
+            Self::LoggedIn(caller) => caller.account,
+            Self::HalfWay(half_way) => half_way.account(),
+        }
+    }
+
+    /// Who acts.
+    pub const fn actor(&self) -> Actor {
+        Actor::Account { id: self.account().0 }
+    }
+
+    /// # Errors
+    /// 403 when the login is too long ago for a sensitive call; one that is half way is not.
+    pub fn require_elevated(&self) -> Result<(), Problem> {
+        match self {
+            Self::LoggedIn(caller) => caller.require_elevated(),
+            Self::HalfWay(_) => Ok(()),
+        }
+    }
+}
+
+async fn bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
+    Ok(unheld(authenticate(app(request)?, &bearer.token).await?)?)
+}
+
+async fn held_bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
+    Ok(authenticate(app(request)?, &bearer.token).await?)
+}
+
+async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
     let app = app(request)?;
-    let now = clock::now();
-    let claims = app.tokens.verify(app.commands.keys(), &bearer.token, now).map_err(|_| Problem::invalid_token())?;
-    let claim = Claim { account: claims.sub, session: claims.sid, position: claims.pos, roles: &claims.roles };
-    let (roles, stepped_up) = match app.gate.judge(claim) {
-        Verdict::Current { roles, elevated_until } => (roles, elevated_until),
-        Verdict::Ended => return Err(Problem::invalid_token().into()),
+    if let Some(key) = app.commands.api_key(&bearer.token) {
+        let (permissions, _) = standing_of(app, key).await?.ok_or_else(Problem::invalid_token)?;
+        return Ok(Authority { actor: Actor::ApiKey { id: key.0 }, permissions });
+    }
+    let caller = unheld(authenticate(app, &bearer.token).await?)?;
+    Ok(Authority { actor: caller.actor(), permissions: caller.permissions })
+}
+
+async fn enrolling(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
+    step(app(request)?, &bearer.token, Purpose::Enrolment).await
+}
+
+async fn changing_password(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
+    step(app(request)?, &bearer.token, Purpose::PasswordChange).await
+}
+
+async fn step(app: &App, token: &str, purpose: Purpose) -> poem::Result<Step> {
+    // A JWT has dots, and what a login leads to has none.
+    if token.contains('.') {
+        return Ok(Step::LoggedIn(unheld(authenticate(app, token).await?)?));
+    }
+    match app.commands.half_way(token, purpose, clock::now()).await {
+        Ok(half_way) => Ok(Step::HalfWay(half_way)),
+        Err(fulexo_commands::CommandError::InvalidCredentials) => Err(Problem::invalid_token().into()),
+        Err(error) => Err(Problem::from(error).into()),
+    }
+}
+
+fn unheld(caller: Caller) -> Result<Caller, Problem> {
+    if caller.held { Err(Problem::step_up_required()) } else { Ok(caller) }
+}
+
+async fn authenticate(app: &App, token: &str) -> Result<Caller, Problem> {
+    let claims = app.tokens.verify(app.commands.keys(), token, clock::now()).map_err(|_| Problem::invalid_token())?;
+    judge(app, &claims).await?.ok_or_else(Problem::invalid_token)
+}
+
+/// What an access token is worth now; nothing when its session has ended.
+///
+/// # Errors
+/// 503 when neither memory nor the database can tell.
+pub async fn judge(app: &App, claims: &Claims) -> Result<Option<Caller>, Problem> {
+    let second_factor = claims.amr.contains(&Method::OneTime);
+    let claim =
+        Claim { account: claims.sub, session: claims.sid, position: claims.pos, roles: &claims.roles, second_factor };
+    let (roles, permissions, elevated) = match app.gate.judge(claim) {
+        Verdict::Current { roles, permissions, elevated } => (roles, permissions, elevated),
+        Verdict::Ended => return Ok(None),
         Verdict::Unknown => {
             // This node cannot prove that its memory is current: the database knows, or nobody is let in.
-            let standing = access::standing(&app.pool, claims.sub, claims.sid).await.map_err(|error| {
-                tracing::warn!(%error, "a caller cannot be judged");
-                Problem::unavailable(Duration::from_secs(1))
-            })?;
+            let standing = access::standing(&app.pool, claims.sub, claims.sid).await.map_err(unjudged)?;
             if !standing.is_live {
-                return Err(Problem::invalid_token().into());
+                return Ok(None);
             }
-            (standing.roles, standing.elevated_until)
+            let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
+            let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
+            let elevated = standing.elevated_until.zip(standing.elevated_position);
+            (standing.roles, permissions, elevated.map(|(until, position)| Elevation { position, until }))
         }
     };
-    let roles: Vec<RoleName> = roles.into_iter().collect();
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    Ok(Caller {
+    let since_login = at(claims.auth_time) + app.commands.policy().sessions.elevation;
+    Ok(Some(Caller {
         account: claims.sub,
         session: claims.sid,
-        permissions: permissions_of_all(&roles),
-        roles,
+        permissions,
+        roles: roles.into_iter().collect(),
         methods: claims.amr.clone(),
         expires_at: at(claims.exp),
-        elevated_until: stepped_up
-            .unwrap_or_default()
-            .max(at(claims.auth_time) + app.commands.policy().sessions.elevation),
-    })
+        elevated_until: elevated.map_or(since_login, |elevated| elevated.until.max(since_login)),
+        // Whoever proved themselves since the token was issued is held no longer.
+        held: claims.held && elevated.is_none_or(|elevated| elevated.position <= claims.pos),
+    }))
+}
+
+/// What an API key may do, and until when, if it is in use.
+///
+/// # Errors
+/// 503 when neither memory nor the database can tell.
+pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions, DateTime<Utc>)>, Problem> {
+    let now = clock::now();
+    match app.gate.judge_key(key, now) {
+        KeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
+        KeyVerdict::Ended => Ok(None),
+        KeyVerdict::Unknown => access::api_key(&app.pool, key, now).await.map_err(unjudged),
+    }
+}
+
+fn unjudged(error: sqlx::Error) -> Problem {
+    tracing::warn!(%error, "a caller cannot be judged");
+    Problem::unavailable(Duration::from_secs(1))
 }
 
 /// The application behind a request.
@@ -106,18 +257,14 @@ pub fn app(request: &Request) -> Result<&Arc<App>, Problem> {
 ///
 /// # Errors
 /// 400 for an idempotency key that is empty or longer than 255 bytes.
-pub fn context(
-    request: &Request,
-    caller: Option<&Caller>,
-    idempotency_key: Option<String>,
-) -> Result<Context, Problem> {
+pub fn context(request: &Request, actor: Actor, idempotency_key: Option<String>) -> Result<Context, Problem> {
     if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
         let error = crate::http::problem::FieldError::new("/Idempotency-Key", "must be 1 to 255 bytes long");
         return Err(Problem::invalid_input(vec![error]));
     }
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     Ok(Context {
-        actor: caller.map_or(Actor::Anonymous, |caller| Actor::Account { id: caller.account.0 }),
+        actor,
         correlation: request.data::<RequestId>().map_or_else(Uuid::nil, |id| id.0),
         now: clock::now(),
         origin: Origin {

@@ -1,17 +1,20 @@
 //! Accounts: registered by anybody who may, with a password that their owner can change.
 
+use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand, AccountState, PasswordChange};
-use fulexo_domain::event::{Category, Field};
+use fulexo_domain::account::{Account, AccountCommand, AccountEvent, AccountState, PasswordChange};
+use fulexo_domain::authentication::Verdict;
+use fulexo_domain::event::{Category, Event, Field, Stream};
 use fulexo_domain::password::{Password, Violation, violations};
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName, SessionId};
 use serde::{Deserialize, Serialize};
 
-use crate::attempts::{Proof, Reserved};
+use crate::attempts::Reserved;
+use crate::challenge::HalfWay;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::login::{Found, read_verifier};
 use crate::vault::Personal;
@@ -28,6 +31,24 @@ pub struct NewAccount {
     pub display_name: Option<DisplayName>,
     /// What they may be from the first moment.
     pub roles: Vec<RoleName>,
+}
+
+/// Who changes a password, and where.
+#[derive(Clone, Copy)]
+pub enum Owner {
+    /// Somebody logged in: this session stays.
+    LoggedIn(AccountId, SessionId),
+    /// Somebody whose login leads to this step alone.
+    HalfWay(HalfWay),
+}
+
+impl Owner {
+    const fn session(self) -> Option<SessionId> {
+        match self {
+            Self::LoggedIn(_, session) => Some(session),
+            Self::HalfWay(_) => None,
+        }
+    }
 }
 
 /// Who somebody is, for themselves and those who may know.
@@ -70,7 +91,7 @@ impl Commands {
         let (key, wrapped) = self.vault.new_subject_key(account)?;
         let verifier = key.seal_verifier("password", verifier.expose())?;
         let personal = Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name);
-        let mut unit = Unit::new(context, self.policy.version).sealing(Some((key, personal)));
+        let mut unit = self.unit(context).sealing(Some((key, personal)));
         unit.expect(Category::Account, account.0, Expected::New);
         unit.claim("email", self.email_hash(&email), account.0);
         unit.vault(VaultWrite::SubjectKey(wrapped));
@@ -90,8 +111,7 @@ impl Commands {
     pub async fn change_password(
         &self,
         context: &Context,
-        account: AccountId,
-        session: SessionId,
+        owner: Owner,
         current: Password,
         new: Password,
     ) -> Result<Done<()>, CommandError> {
@@ -100,7 +120,12 @@ impl Commands {
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(()).await;
         }
-        let Proof { profile, found, attempt } = self.prove(context, account, current).await?;
+        let (account, device) = match owner {
+            Owner::LoggedIn(account, session) => (account, self.device_of(session).await?),
+            Owner::HalfWay(HalfWay(challenge)) => (challenge.account, challenge.device),
+        };
+        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let (found, attempt) = self.prove(context, account, device, current).await?;
         let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
         if self.was_used_before(&found, &new).await? {
             broken.push(Violation::Reused);
@@ -112,40 +137,42 @@ impl Commands {
         }
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
         let hashed = self.hasher.hash(new, place).await.map_err(|_| CommandError::Overloaded)?;
-        let (email, idempotency) = (&profile.email, idempotency.as_ref());
         let position =
-            self.record_new_password(context, email, &found, session, hashed.expose(), &attempt, idempotency).await?;
+            self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
+        let position = position.await?;
         // A login with the old password that was under way when the new one was recorded has ended or is ended here;
         // none can begin: it would find the account changed.
-        let swept = self.sweep_sessions(context, account, Some(session), RevokedBy::PasswordChange).await?;
+        let swept = self.sweep_sessions(context, account, owner.session(), RevokedBy::PasswordChange).await?;
         Ok(Done { value: (), position: swept.position.or(position) })
     }
 
     async fn record_new_password(
         &self,
         context: &Context,
-        email: &EmailAddress,
         found: &Found,
-        session: SessionId,
+        session: Option<SessionId>,
         hashed: &str,
         attempt: &Reserved,
         idempotency: Option<&Idempotency>,
     ) -> Result<Option<u64>, CommandError> {
         let account = found.account;
         for _ in 0..TRIES {
-            let (state, version) = self.with_same_password(email, found).await?;
-            let command = AccountCommand::ChangePassword { how: PasswordChange::Owner };
-            let events = Account::handle_command(&state, command)?;
-            let mut unit = Unit::new(context, self.policy.version);
+            let (state, version) = self.with_same_password(found).await?;
+            let due = state.password_expired || session.is_none();
+            let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
+            let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;
+            let mut unit = self.unit(context);
             unit.expect(Category::Account, account.0, Expected::Exact(version));
-            unit.vault(VaultWrite::ClearAttempts { key_hash: attempt.key_hash, factor: attempt.factor });
+            unit.vault(attempt.clear());
             unit.vault(VaultWrite::Password {
                 account,
                 verifier: found.key.seal_verifier("password", hashed)?,
                 keep: self.previous_passwords(),
             });
+            let confirmed = self.decide_attempt(attempt, Verdict::Confirmed, context.now);
+            unit.record(account.0, Some(account), confirmed)?;
             unit.record(account.0, Some(account), events)?;
-            self.end_in(&mut unit, account, Some(session), RevokedBy::PasswordChange).await?;
+            self.end_in(&mut unit, account, session, RevokedBy::PasswordChange).await?;
             match self.commit(unit, idempotency, ()).await {
                 Ok(Committed::New((), receipt)) => return Ok(receipt.position),
                 Ok(Committed::Before(())) => return Ok(None),
@@ -154,6 +181,17 @@ impl Commands {
             }
         }
         Err(CommandError::Contended)
+    }
+
+    /// When the password was set or last changed.
+    pub(crate) async fn password_set_at(&self, account: AccountId) -> Result<DateTime<Utc>, CommandError> {
+        let events = self.log.load(Stream { category: Category::Account, id: account.0 }).await?;
+        let set = events.iter().rev().find(|recorded| match &recorded.event {
+            Event::Account(AccountEvent::PasswordChanged { how }) => *how != PasswordChange::Rehash,
+            Event::Account(event) => *event == AccountEvent::Registered {},
+            _ => false,
+        });
+        Ok(set.map_or(DateTime::UNIX_EPOCH, |recorded| recorded.recorded_at))
     }
 
     /// Whether the password is the current one or one of those before it. Each comparison costs a hash.
@@ -180,7 +218,7 @@ impl Commands {
     }
 
     fn previous_passwords(&self) -> i64 {
-        i64::try_from(self.policy.password_history.saturating_sub(1)).unwrap_or(0)
+        i64::from(self.policy().passwords.history.saturating_sub(1))
     }
 
     /// Who an account is; `None` when it was forgotten or never known.

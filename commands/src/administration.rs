@@ -8,13 +8,11 @@ use fulexo_domain::session::{RevokedBy, SessionError, SessionEvent, SessionState
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 use uuid::Uuid;
 
-use crate::attempts::name;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::roles::gives_roles;
-use crate::vault::write::VaultWrite;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 
@@ -69,7 +67,8 @@ impl Commands {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, command.clone())?;
             let suspends = events.contains(&AccountEvent::Suspended {});
-            let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
+            let mut unit = self.unit(context).sealing(sealing.clone());
+            self.rest_on_rank(&mut unit, context, account, &state).await?;
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             if suspends && state.roles.iter().any(gives_roles) {
@@ -106,16 +105,57 @@ impl Commands {
         let unknown = fulexo_domain::account::AccountError::Unknown;
         let profile = self.profile(account).await?.ok_or(unknown)?;
         let sealing = self.sealing(account, &reason).await?;
-        let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
-        let factor = Factor::Password;
-        let key_hash = self.attempt_key(&profile.email.normalised());
-        unit.vault(VaultWrite::ClearAttempts { key_hash, factor: name(factor) });
-        let lifted = AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin };
-        unit.record(account.0, Some(account), [lifted])?;
+        let mut unit = self.unit(context).sealing(sealing.clone());
+        let address = profile.email.normalised();
+        let mut factors = self.locks_of(account, &address, context.now).await?;
+        if factors.is_empty() {
+            factors.push(Factor::Password);
+        }
+        unit.vault(self.forget_all(account, &address));
+        let lifted = |factor| AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin, device: None };
+        unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
         match self.commit(unit, idempotency.as_ref(), ()).await? {
             Committed::New((), receipt) => Ok(Done { value: (), position: receipt.position }),
             Committed::Before(()) => self.done_before(()).await,
         }
+    }
+
+    /// Has an account's password changed before anything else; every session ends, and the next login leads to the change
+    /// alone.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] when the account is unknown; [`CommandError::GrantExceedsOwn`] when it may do more than
+    /// whoever asks.
+    pub async fn expire_password(
+        &self,
+        context: &Context,
+        account: AccountId,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let idempotency = self.bound(context, "expire_password", account.0, &reason);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
+        let sealing = self.sealing(account, &reason).await?;
+        for _ in 0..TRIES {
+            let (state, version) = self.account_state(account).await?;
+            let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
+            let mut unit = self.unit(context).sealing(sealing.clone());
+            self.rest_on_rank(&mut unit, context, account, &state).await?;
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.record(account.0, Some(account), events)?;
+            self.end_in(&mut unit, account, None, RevokedBy::PasswordExpired).await?;
+            match self.commit(unit, idempotency.as_ref(), ()).await {
+                Ok(Committed::New((), receipt)) => {
+                    let swept = self.sweep_sessions(context, account, None, RevokedBy::PasswordExpired).await?;
+                    return Ok(Done { value: (), position: swept.position.or(receipt.position) });
+                }
+                Ok(Committed::Before(())) => return self.done_before(()).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
     }
 
     /// Ends anybody's session.
@@ -139,7 +179,7 @@ impl Commands {
                 Some(reason) => self.sealing(live.account, reason).await?,
                 None => None,
             };
-            let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
+            let mut unit = self.unit(context).sealing(sealing.clone());
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
             match self.commit(unit, None, ()).await {
@@ -160,7 +200,7 @@ impl Commands {
         self.sweep_once(context, "end_all_sessions", account, None, RevokedBy::Admin).await
     }
 
-    fn bound(&self, context: &Context, operation: &str, id: Uuid, reason: &Reason) -> Option<Idempotency> {
+    pub(crate) fn bound(&self, context: &Context, operation: &str, id: Uuid, reason: &Reason) -> Option<Idempotency> {
         Idempotency::of(&self.vault, context, operation, &[id.as_bytes(), reason.as_str().as_bytes()])
     }
 

@@ -1,18 +1,19 @@
 //! An attempt, from its count to its refusal. It is counted before it is evaluated, in one statement, so that neither
 //! parallel guesses nor several nodes get more of them evaluated than the policy allows.
 //!
-//! Whoever asks for a password asks here: login, step-up, change of password.
+//! Whoever asks for a password or a code asks here: login, second factor, step-up, change of password.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
-use fulexo_domain::lockout::{Lockout, judge};
+use fulexo_domain::lockout::Lockout;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::AccountId;
 use uuid::Uuid;
 
 use crate::Commands;
-use crate::accounts::Profile;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::Unit;
@@ -20,87 +21,117 @@ use crate::login::{Found, network_facts};
 use crate::password_hash::Place;
 use crate::vault::write::VaultWrite;
 
-/// An attempt that was counted.
-pub(crate) struct Reserved {
-    pub key_hash: [u8; 32],
-    pub factor: &'static str,
-    /// Its number in the window.
-    pub number: u32,
-    /// Locks in a row so far.
-    pub locks: u32,
-    pub lockout: Lockout,
+/// What an attempt is counted under.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    /// An address, registered or not, normalised.
+    Address(&'a str),
+    /// An account, where it is known before the attempt.
+    Account(AccountId),
+    /// A device that logged in to this account before: strangers cannot lock its owner out.
+    Device(AccountId, Uuid),
 }
 
-/// A right password, and whose it is.
-pub(crate) struct Proof {
-    pub profile: Profile,
-    pub found: Found,
-    pub attempt: Reserved,
+/// An attempt that was counted.
+pub(crate) struct Reserved {
+    key_hash: [u8; 32],
+    pub factor: Factor,
+    /// How the log names the device, when it is the device's counter.
+    device: Option<String>,
+    /// Locks in a row so far.
+    locks: u32,
+    pub lockout: Lockout,
 }
 
 impl Reserved {
     /// What to say of an attempt that was not right.
     pub fn verdict(&self, found: Option<&Found>) -> Verdict {
         match (found, self.lockout) {
-            (_, Lockout::Locked { .. }) => Verdict::Locked,
-            (None, Lockout::Open) => Verdict::UnknownAccount,
-            (Some(_), Lockout::Open) => Verdict::Wrong { failures: self.number, locks: self.locks },
+            (_, Lockout::Locked) => Verdict::Locked,
+            (None, Lockout::Open { .. }) => Verdict::UnknownAccount,
+            (Some(_), Lockout::Open { number, .. }) => Verdict::Wrong { number, locks: self.locks },
         }
     }
-}
 
-pub(crate) const fn name(factor: Factor) -> &'static str {
-    match factor {
-        Factor::Password => "password",
+    /// An attempt that is refused before it would be counted.
+    pub const fn uncounted(factor: Factor) -> Self {
+        let lockout = Lockout::Open { number: 1, lock_passed: false };
+        Self { key_hash: [0; 32], factor, device: None, locks: 0, lockout }
+    }
+
+    /// What was counted no longer counts.
+    pub const fn clear(&self) -> VaultWrite {
+        VaultWrite::ClearAttempts { key_hash: self.key_hash, factor: self.factor.as_str() }
     }
 }
 
 impl Commands {
-    /// What attempts on this subject are counted under.
-    pub(crate) fn attempt_key(&self, subject: &str) -> [u8; 32] {
-        self.vault.digest("attempt", &[subject.as_bytes()])
+    fn attempt_key(&self, subject: Subject<'_>) -> [u8; 32] {
+        match subject {
+            Subject::Address(address) => self.vault.digest("attempt", &[address.as_bytes()]),
+            Subject::Account(account) => self.vault.digest("attempt/account", &[account.0.as_bytes()]),
+            Subject::Device(account, device) => {
+                self.vault.digest("attempt/device", &[account.0.as_bytes(), device.as_bytes()])
+            }
+        }
     }
 
-    /// Counts an attempt on whatever `subject` names, registered or not.
+    /// How the log names a device: a digest that says nothing by itself, and the same for every attempt.
+    fn device_name(&self, account: AccountId, device: Uuid) -> String {
+        let digest = self.vault.digest("device-name", &[account.0.as_bytes(), device.as_bytes()]);
+        URL_SAFE_NO_PAD.encode(digest.split_at(16).0)
+    }
+
+    /// Counts an attempt on whatever `subject` names, unless it may not be evaluated.
     pub(crate) async fn reserve_attempt(
         &self,
-        subject: &str,
+        subject: Subject<'_>,
         factor: Factor,
         now: DateTime<Utc>,
     ) -> Result<Reserved, CommandError> {
         let key_hash = self.attempt_key(subject);
-        let factor = name(factor);
-        let policy = &self.policy.lockout;
-        // While a lock holds nothing is counted; the first attempt after it, or after the window, starts anew. The
-        // count stops one above the threshold: more would say nothing.
+        let (account, device) = match subject {
+            Subject::Address(_) => (None, None),
+            Subject::Account(account) => (Some(account.0), None),
+            Subject::Device(account, device) => (Some(account.0), Some(self.device_name(account, device))),
+        };
+        let policy = &self.policy().lockout;
+        if !policy.enabled {
+            let lockout = Lockout::Open { number: 1, lock_passed: false };
+            return Ok(Reserved { key_hash, factor, device, locks: 0, lockout });
+        }
+        // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
         let row = sqlx::query!(
-            r#"insert into vault.attempt as a (key_hash, factor, attempts, window_ends_at, locks)
-               values ($1, $2, 1, $4, 0)
-               on conflict on constraint attempt_pkey do update set
-                   attempts = case when a.locked_until > $3 then a.attempts
-                                   when a.locked_until is not null or a.window_ends_at <= $3 then 1
-                                   else least(a.attempts + 1, $5 + 1) end,
-                   window_ends_at = case when a.locked_until > $3 then a.window_ends_at
-                                         when a.locked_until is not null or a.window_ends_at <= $3 then $4
-                                         else a.window_ends_at end,
-                   locked_until = case when a.locked_until > $3 then a.locked_until end
-               returning attempts, locked_until, locks"#,
+            "insert into vault.attempt as a
+                 (key_hash, factor, account_id, recent, number, lock_passed, window_ends_at, locks)
+             values ($1, $2, $3, array[$4::timestamptz], 1, false, $4 + $5, 0)
+             on conflict on constraint attempt_pkey do update
+             set (recent, number, lock_passed, locked_until, window_ends_at) = (
+                 select case when held then a.recent when filled then kept else kept || $4::timestamptz end,
+                        case when held or filled then null else cardinality(kept) + 1 end,
+                        not held and a.locked_until is not null,
+                        case when held then a.locked_until end,
+                        $4 + $5
+                 from (select a.locked_until is not null and a.locked_until > $4 as held,
+                              case when a.locked_until is null
+                                   then array(select t from unnest(a.recent) t where t > $4 - $5)
+                                   else array[]::timestamptz[] end as kept) now,
+                      lateral (select cardinality(kept) >= $6 as filled) judged)
+             returning number, lock_passed, locks",
             key_hash.as_slice(),
-            factor,
+            factor.as_str(),
+            account,
             now,
-            now + policy.window,
-            i32::try_from(policy.threshold).unwrap_or(i32::MAX - 1)
+            interval(policy.window),
+            i32::try_from(policy.threshold).unwrap_or(i32::MAX)
         )
         .fetch_one(&self.pool)
         .await?;
-        let number = row.attempts.unsigned_abs();
-        Ok(Reserved {
-            key_hash,
-            factor,
-            number,
-            locks: row.locks.unsigned_abs(),
-            lockout: judge(number, row.locked_until, now, policy),
-        })
+        let lockout = match row.number {
+            Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
+            None => Lockout::Locked,
+        };
+        Ok(Reserved { key_hash, factor, device, locks: row.locks.unsigned_abs(), lockout })
     }
 
     /// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.
@@ -112,8 +143,8 @@ impl Commands {
         place: Place,
     ) -> Result<bool, CommandError> {
         let verifier = match attempt.lockout {
-            Lockout::Open => found.map(|found| found.verifier.clone()),
-            Lockout::Locked { .. } => None,
+            Lockout::Open { .. } => found.map(|found| found.verifier.clone()),
+            Lockout::Locked => None,
         };
         self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded)
     }
@@ -131,11 +162,11 @@ impl Commands {
             Some(found) => found.key.clone(),
             None => self.vault.period_key(context.now).await?,
         };
-        let mut unit = Unit::new(context, self.policy.version).sealing(Some((key, network_facts(context))));
-        let events = self.decide_attempt(verdict, context.now);
+        let mut unit = self.unit(context).sealing(Some((key, network_facts(context))));
+        let events = self.decide_attempt(attempt, verdict, context.now);
         for event in &events {
             if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
-                let (key_hash, factor) = (attempt.key_hash, attempt.factor);
+                let (key_hash, factor) = (attempt.key_hash, attempt.factor.as_str());
                 unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
             }
         }
@@ -144,13 +175,40 @@ impl Commands {
         Ok(unit)
     }
 
-    pub(crate) fn decide_attempt(&self, verdict: Verdict, at: DateTime<Utc>) -> Vec<AuthenticationEvent> {
-        let attempt = Attempt { factor: Factor::Password, verdict, at, policy: self.policy.lockout.clone() };
-        let Ok(events) = Authentication::handle_command(&(), attempt);
+    /// Records a refusal of somebody who is, or was half, logged in.
+    pub(crate) async fn refused(
+        &self,
+        context: &Context,
+        found: &Found,
+        verdict: Verdict,
+        attempt: &Reserved,
+    ) -> Result<CommandError, CommandError> {
+        let refusal = self.refusal(context, Some(found), verdict, attempt).await?;
+        self.commit(refusal, None, ()).await?;
+        Ok(CommandError::InvalidCredentials)
+    }
+
+    pub(crate) fn decide_attempt(
+        &self,
+        attempt: &Reserved,
+        verdict: Verdict,
+        at: DateTime<Utc>,
+    ) -> Vec<AuthenticationEvent> {
+        let Ok(events) = Authentication::handle_command(
+            &(),
+            Attempt {
+                factor: attempt.factor,
+                device: attempt.device.clone(),
+                lock_passed: matches!(attempt.lockout, Lockout::Open { lock_passed: true, .. }),
+                verdict,
+                at,
+                policy: self.policy().lockout.clone(),
+            },
+        );
         events
     }
 
-    /// Whoever is logged in proves themselves by their password once more.
+    /// Whoever is logged in on this device proves themselves by their password once more.
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] when it is wrong or not evaluated, which is recorded.
@@ -158,18 +216,17 @@ impl Commands {
         &self,
         context: &Context,
         account: AccountId,
+        device: Uuid,
         password: Password,
-    ) -> Result<Proof, CommandError> {
+    ) -> Result<(Found, Reserved), CommandError> {
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let found = self.find_by_email(&profile.email).await?.ok_or(CommandError::InvalidCredentials)?;
-        let attempt = self.reserve_attempt(&profile.email.normalised(), Factor::Password, context.now).await?;
-        if !self.evaluate(password, Some(&found), &attempt, place).await? {
-            let refusal = self.refusal(context, Some(&found), attempt.verdict(Some(&found)), &attempt).await?;
-            self.commit(refusal, None, ()).await?;
-            return Err(CommandError::InvalidCredentials);
+        let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let attempt = self.reserve_attempt(Subject::Device(account, device), Factor::Password, context.now).await?;
+        if self.evaluate(password, Some(&found), &attempt, place).await? {
+            Ok((found, attempt))
+        } else {
+            Err(self.refused(context, &found, attempt.verdict(Some(&found)), &attempt).await?)
         }
-        Ok(Proof { profile, found, attempt })
     }
 
     /// It was none, after all: what was counted no longer counts.
@@ -177,10 +234,42 @@ impl Commands {
         sqlx::query!(
             "delete from vault.attempt where key_hash = $1 and factor = $2",
             attempt.key_hash.as_slice(),
-            attempt.factor
+            attempt.factor.as_str()
         )
         .execute(&self.pool)
         .await?;
         Ok(())
     }
+
+    /// What an administrator forgets of an account: attempts on its address, on the account itself and on its devices.
+    /// Answers with the factors that were locked.
+    pub(crate) async fn locks_of(
+        &self,
+        account: AccountId,
+        address: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Factor>, CommandError> {
+        let key_hash = self.attempt_key(Subject::Address(address));
+        let locked = sqlx::query_scalar!(
+            "select distinct factor from vault.attempt
+             where (key_hash = $1 or account_id = $2) and locked_until > $3",
+            key_hash.as_slice(),
+            account.0,
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let factors = [Factor::Password, Factor::SecondFactor].into_iter();
+        Ok(factors.filter(|factor| locked.iter().any(|name| name == factor.as_str())).collect())
+    }
+
+    /// Forgets all attempts on an account.
+    pub(crate) fn forget_all(&self, account: AccountId, address: &str) -> VaultWrite {
+        VaultWrite::ForgetAttempts { account, key_hash: self.attempt_key(Subject::Address(address)) }
+    }
+}
+
+fn interval(span: chrono::TimeDelta) -> sqlx::postgres::types::PgInterval {
+    let microseconds = span.num_microseconds().unwrap_or(i64::MAX);
+    sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
 }

@@ -47,7 +47,7 @@ impl Context {
     pub fn account(&self) -> Option<AccountId> {
         match self.actor {
             Actor::Account { id } => Some(AccountId(id)),
-            Actor::Anonymous | Actor::Operator | Actor::System => None,
+            Actor::ApiKey { .. } | Actor::Anonymous | Actor::Operator | Actor::System => None,
         }
     }
 

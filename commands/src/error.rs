@@ -1,8 +1,11 @@
 //! Why a command left no trace. A refusal that is recorded, such as a wrong password, is an outcome and not here.
 
 use fulexo_domain::account::AccountError;
+use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::leaf::LeafError;
 use fulexo_domain::password::Violation;
+use fulexo_domain::policy::PolicyError;
+use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
 
 use crate::log::{AppendError, ReadError, StoreError};
@@ -26,9 +29,33 @@ pub enum CommandError {
     /// The session says no.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// Nobody grants what they do not hold.
-    #[error("a role can be granted only by somebody who holds all its permissions")]
+    /// The role says no.
+    #[error(transparent)]
+    Role(#[from] RoleError),
+    /// The policy says no.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The API key says no.
+    #[error(transparent)]
+    ApiKey(#[from] ApiKeyError),
+    /// Nobody grants, takes away or overrules what they do not hold.
+    #[error("this takes somebody who holds all the permissions concerned")]
     GrantExceedsOwn,
+    /// Accounts hold the role.
+    #[error("accounts hold the role")]
+    RoleInUse,
+    /// An API key ends in the future, and within a year.
+    #[error("an API key must end in the future, and within a year")]
+    ApiKeyLife,
+    /// There is no room for more of these.
+    #[error("there are too many of these already")]
+    TooMany,
+    /// The code is not, or no longer, the one that is asked for.
+    #[error("the code is not valid")]
+    WrongCode,
+    /// A role of the account requires a second factor.
+    #[error("a role of the account requires a second factor")]
+    SecondFactorRequired,
     /// Nobody would be left who may grant roles.
     #[error("this is the last account in use that may grant roles")]
     LastAdministrator,

@@ -114,7 +114,7 @@ impl Idempotency {
     /// something to guess against.
     pub fn of(vault: &Vault, context: &Context, operation: &str, content: &[&[u8]]) -> Option<Self> {
         let key = context.idempotency_key.as_deref()?;
-        let caller = context.account().map(|account| account.0.to_string()).unwrap_or_default();
+        let caller = context.actor.id().map(|id| id.to_string()).unwrap_or_default();
         let id = vault.digest("idempotency/id", &[caller.as_bytes(), operation.as_bytes(), key.as_bytes()]);
         Some(Self { id, request_hash: vault.digest("idempotency/content", content) })
     }
@@ -126,6 +126,11 @@ impl Idempotency {
 }
 
 impl Commands {
+    /// An append of this request, under the policy in force.
+    pub(crate) fn unit<'a>(&self, context: &'a Context) -> Unit<'a> {
+        Unit::new(context, self.policy().version)
+    }
+
     /// What this very command came to before; nothing when it is new.
     pub(crate) async fn before<O: DeserializeOwned>(
         &self,

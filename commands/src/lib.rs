@@ -5,29 +5,39 @@
 
 mod accounts;
 mod administration;
+pub mod api_keys;
 mod attempts;
+mod challenge;
 pub mod context;
 mod error;
 mod execute;
 pub mod log;
 mod login;
 pub mod password_hash;
+mod policy;
 mod refresh_token;
 mod retention;
 mod roles;
+mod second_factor;
 mod sessions;
 mod step_up;
 pub mod token;
 pub mod vault;
 
+use std::sync::Arc;
+
 use fulexo_domain::policy::Policy;
 use sqlx::PgPool;
+use tokio::sync::watch;
 
-pub use self::accounts::{NewAccount, Profile};
+pub use self::accounts::{NewAccount, Owner, Profile};
+pub use self::challenge::{Challenged, HalfWay, Purpose};
 pub use self::error::CommandError;
-pub use self::login::Credentials;
+pub use self::login::{Credentials, LoggedIn};
 pub use self::retention::{Retention, Swept};
+pub use self::second_factor::{Enrolment, RecoveryCodes};
 pub use self::sessions::Tokens;
+pub use self::step_up::Evidence;
 use crate::log::EventLog;
 use crate::password_hash::PasswordHasher;
 use crate::token::KeyRing;
@@ -40,7 +50,8 @@ pub struct Commands {
     vault: Vault,
     hasher: PasswordHasher,
     keys: KeyRing,
-    policy: Policy,
+    first_policy: Policy,
+    policy: watch::Receiver<Arc<Policy>>,
 }
 
 /// What a command gave, and where in the log it stands: a reader that asks for this position sees it.
@@ -52,7 +63,8 @@ pub struct Done<T> {
 }
 
 impl Commands {
-    /// Puts the write side together.
+    /// Puts the write side together. `first_policy` is in force until an event says otherwise; `policy` tells which one
+    /// is.
     #[must_use]
     pub const fn new(
         pool: PgPool,
@@ -60,9 +72,10 @@ impl Commands {
         vault: Vault,
         hasher: PasswordHasher,
         keys: KeyRing,
-        policy: Policy,
+        first_policy: Policy,
+        policy: watch::Receiver<Arc<Policy>>,
     ) -> Self {
-        Self { pool, log, vault, hasher, keys, policy }
+        Self { pool, log, vault, hasher, keys, first_policy, policy }
     }
 
     /// The log itself, for those who read it.
@@ -85,7 +98,7 @@ impl Commands {
 
     /// The policy in force.
     #[must_use]
-    pub const fn policy(&self) -> &Policy {
-        &self.policy
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
     }
 }

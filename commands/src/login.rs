@@ -1,8 +1,16 @@
 //! Logging in: one attempt is counted, one hash is computed, one decision is recorded. Whoever is refused learns
 //! nothing from the answer, its size or its time.
+//!
+//! ```text
+//! password --right--> second factor? --yes--> challenge --code right--+
+//!                          | no                                       v
+//!                          +--------------> password to change? --> enrolment due? --> session
+//! ```
+//! Where one of the questions is answered by yes, the login leads to that step alone (`challenge`).
 
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::AccountState;
+use fulexo_domain::account::{Account, AccountCommand, AccountState};
 use fulexo_domain::authentication::{Factor, Method, Verdict};
 use fulexo_domain::event::{Actor, Category, Field};
 use fulexo_domain::password::Password;
@@ -11,7 +19,8 @@ use fulexo_domain::values::{AccountId, EmailAddress, SessionId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::attempts::Reserved;
+use crate::attempts::{Reserved, Subject};
+use crate::challenge::{Challenge, Challenged, Purpose};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
@@ -34,7 +43,15 @@ pub struct Credentials {
     pub device_token: Option<String>,
 }
 
-/// An account found by its address, with all that a login needs of it.
+/// What a login gives.
+pub enum LoggedIn {
+    /// A session began.
+    Session(Tokens),
+    /// One step is left, or another comes first.
+    Challenge(Challenged),
+}
+
+/// An account that was found, with all that a login needs of it.
 pub(crate) struct Found {
     pub account: AccountId,
     /// The account's version that the verifier belongs to.
@@ -43,23 +60,44 @@ pub(crate) struct Found {
     pub verifier: Verifier,
 }
 
+/// Factors that were right, on their way to a session.
+pub(crate) struct Presented<'a> {
+    pub methods: Vec<Method>,
+    pub device: Uuid,
+    pub known_device: bool,
+    pub attempt: &'a Reserved,
+    /// The password's verifier at the configured cost, where that changed.
+    pub rehashed: Option<Vec<u8>>,
+    /// The seed that a code was right for; it must still be the account's.
+    pub seed: Option<Vec<u8>>,
+    /// Whether the code was a recovery code.
+    pub recovery: bool,
+}
+
 /// What a login came to, as the log remembers it for the same idempotency key.
-#[derive(Serialize, Deserialize)]
-enum Outcome {
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Outcome {
     Refused,
+    Challenged(Challenge),
     Started { account: AccountId, session: SessionId, device: Uuid },
 }
 
+/// The step that a login leads to.
+enum Next {
+    Begin,
+    Challenge(Purpose),
+}
+
 impl Commands {
-    /// Logs in and starts a session.
+    /// Logs in: starts a session, or says which step is left.
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for every refusal, which is recorded with its reason;
     /// [`CommandError::Overloaded`] before anything is counted, when too many wait for a hash.
-    pub async fn login(&self, context: &Context, credentials: Credentials) -> Result<Done<Tokens>, CommandError> {
+    pub async fn login(&self, context: &Context, credentials: Credentials) -> Result<Done<LoggedIn>, CommandError> {
         let email = credentials.email.normalised();
-        let device_token = credentials.device_token.as_deref().unwrap_or_default();
-        let content = [email.as_bytes(), credentials.password.expose().as_bytes(), device_token.as_bytes()];
+        let token = credentials.device_token.as_deref().unwrap_or_default();
+        let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "login", &content);
         if let Some(outcome) = self.before(idempotency.as_ref()).await? {
             return self.answer(context, outcome).await;
@@ -67,152 +105,230 @@ impl Commands {
 
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
         let found = self.find_by_email(&credentials.email).await?;
-        let device = found.as_ref().and_then(|found| known_device(&self.vault, found.account, device_token));
-        // A device that has logged in before is counted by itself: strangers cannot lock its owner out.
-        let subject = device.map_or_else(|| email.clone(), |device| format!("device/{device}"));
-        let attempt = self.reserve_attempt(&subject, Factor::Password, context.now).await?;
-        let evaluated = self.evaluate(credentials.password.clone(), found.as_ref(), &attempt, place).await?;
-        match (found, evaluated) {
-            (Some(found), true) => self.succeed(context, &found, &credentials, &attempt, idempotency).await,
-            (found, _) => {
-                let verdict = attempt.verdict(found.as_ref());
-                self.refuse(context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await
-            }
-        }
+        let known =
+            found.as_ref().and_then(|found| Some((found.account, known_device(&self.vault, found.account, token)?)));
+        let subject = known.map_or(Subject::Address(&email), |(account, device)| Subject::Device(account, device));
+        let attempt = self.reserve_attempt(subject, Factor::Password, context.now).await?;
+        let right = self.evaluate(credentials.password.clone(), found.as_ref(), &attempt, place).await?;
+        let Some(found) = found.as_ref().filter(|_| right) else {
+            let verdict = attempt.verdict(found.as_ref());
+            return self.refuse(context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
+        };
+        let rehashed = if self.hasher.is_outdated(&found.verifier) {
+            Some(self.rehash(found, credentials.password).await?)
+        } else {
+            None
+        };
+        let presented = Presented {
+            methods: vec![Method::Password],
+            device: known.map_or_else(|| context.new_id(), |(_, device)| device),
+            known_device: known.is_some(),
+            attempt: &attempt,
+            rehashed,
+            seed: None,
+            recovery: false,
+        };
+        self.proceed(context, found, &presented, idempotency.as_ref()).await
     }
 
-    async fn refuse(
+    pub(crate) async fn refuse(
         &self,
         context: &Context,
         found: Option<&Found>,
         verdict: Verdict,
         attempt: &Reserved,
         idempotency: Option<&Idempotency>,
-    ) -> Result<Done<Tokens>, CommandError> {
+    ) -> Result<Done<LoggedIn>, CommandError> {
         let unit = self.refusal(context, found, verdict, attempt).await?;
         self.commit(unit, idempotency, Outcome::Refused).await?;
         Err(CommandError::InvalidCredentials)
     }
 
-    async fn succeed(
+    /// From factors that were right to a session, or to the step that is left.
+    pub(crate) async fn proceed(
         &self,
         context: &Context,
         found: &Found,
-        credentials: &Credentials,
-        attempt: &Reserved,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Done<Tokens>, CommandError> {
+        presented: &Presented<'_>,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Done<LoggedIn>, CommandError> {
         let context = &context.acting_as(found.account);
-        let presented = credentials.device_token.as_deref();
-        let known = presented.and_then(|token| known_device(&self.vault, found.account, token));
-        let device = known.unwrap_or_else(|| context.new_id());
-        let personal = network_facts(context).with(Field::Device, Some(&device.to_string()));
-        let sealing = Some((found.key.clone(), personal));
-        let verifier =
-            if self.hasher.is_outdated(&found.verifier) { Some(self.rehash(found, credentials).await?) } else { None };
-
         for _ in 0..TRIES {
-            let (state, version) = self.with_same_password(&credentials.email, found).await?;
+            let (state, version) = self.with_same_password(found).await?;
+            if presented.seed.is_some() && presented.seed != self.seed(found.account, "totp").await? {
+                return Err(CommandError::InvalidCredentials);
+            }
             if state.suspended {
                 let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
-                let verdict = Verdict::Suspended;
-                return self.refuse(anonymous, Some(found), verdict, attempt, idempotency.as_ref()).await;
+                return self.refuse(anonymous, Some(found), Verdict::Suspended, presented.attempt, idempotency).await;
             }
-            let session = SessionId(context.new_id());
-            let root = random_bytes()?;
-            let methods = vec![Method::Password];
-            let started = self.decide_session(context, found.account, device, methods.clone())?;
-
-            let mut unit = Unit::new(context, self.policy.version).sealing(sealing.clone());
-            // The password was right for the account as it is at this version, and maybe not at a later one.
+            let personal = network_facts(context).with(Field::Device, Some(&presented.device.to_string()));
+            let mut unit = self.unit(context).sealing(Some((found.key.clone(), personal)));
+            // All was right for the account as it is at this version, and maybe not at a later one.
             unit.expect(Category::Account, found.account.0, Expected::Exact(version));
-            unit.expect(Category::Session, session.0, Expected::New);
-            if let Some(verifier) = &verifier {
+            unit.vault(presented.attempt.clear());
+            if let Some(verifier) = &presented.rehashed {
                 unit.vault(VaultWrite::Rehash { account: found.account, verifier: verifier.clone() });
             }
-            unit.vault(VaultWrite::ClearAttempts { key_hash: attempt.key_hash, factor: attempt.factor });
-            for event in &started {
-                if let SessionEvent::Started { expires_at, .. } = event {
-                    unit.vault(VaultWrite::RefreshRoot {
-                        session,
-                        account: found.account,
-                        root,
-                        expires_at: *expires_at,
-                    });
-                }
+            if presented.recovery {
+                let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
+                unit.record(found.account.0, Some(found.account), used)?;
             }
-            let right = Verdict::Right { methods: methods.clone(), session };
-            unit.record(found.account.0, Some(found.account), self.decide_attempt(right, context.now))?;
-            unit.record(session.0, Some(found.account), started)?;
-
-            let outcome = Outcome::Started { account: found.account, session, device };
-            match self.commit(unit, idempotency.as_ref(), outcome).await {
-                Ok(Committed::New(_, receipt)) => {
-                    let position = receipt.position.unwrap_or_default();
-                    let issue = Issue {
-                        account: found.account,
-                        session,
-                        generation: 1,
-                        authenticated_at: context.now,
-                        methods,
-                        roles: state.roles.into_iter().collect(),
-                        position,
-                        session_ends_at: context.now + self.policy.sessions.absolute_lifetime,
-                    };
-                    let device_token = device_token(&self.vault, found.account, device);
-                    let value = self.issue(context, issue, &root, Some(device_token))?;
-                    return Ok(Done { value, position: Some(position) });
-                }
-                Ok(Committed::Before(outcome)) => return self.answer(context, outcome).await,
+            let next = self.next(&state, found.account, presented, context.now).await?;
+            let done = match next {
+                Next::Begin => self.begin(context, unit, found, presented, state, idempotency).await,
+                Next::Challenge(purpose) => self.hold(context, unit, found, presented, purpose, idempotency).await,
+            };
+            match done {
                 Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
+                done => return done,
             }
         }
         Err(CommandError::Contended)
     }
 
+    async fn next(
+        &self,
+        state: &AccountState,
+        account: AccountId,
+        presented: &Presented<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<Next, CommandError> {
+        if state.second_factor && presented.seed.is_none() {
+            return Ok(Next::Challenge(Purpose::SecondFactor));
+        }
+        let policy = self.policy();
+        let age = policy.passwords.max_age_days.map(|days| TimeDelta::days(i64::from(days)));
+        let outdated = match age {
+            Some(age) => now - self.password_set_at(account).await? > age,
+            None => false,
+        };
+        if state.password_expired || outdated {
+            return Ok(Next::Challenge(Purpose::PasswordChange));
+        }
+        let required = &policy.second_factor.required_for;
+        if !state.second_factor && state.roles.iter().any(|role| required.contains(role)) {
+            return Ok(Next::Challenge(Purpose::Enrolment));
+        }
+        Ok(Next::Begin)
+    }
+
+    async fn hold(
+        &self,
+        context: &Context,
+        mut unit: Unit<'_>,
+        found: &Found,
+        presented: &Presented<'_>,
+        purpose: Purpose,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Done<LoggedIn>, CommandError> {
+        let account = found.account;
+        let verdict = match purpose {
+            Purpose::SecondFactor => Verdict::SecondFactorRequired { enrolled: true },
+            Purpose::Enrolment => Verdict::SecondFactorRequired { enrolled: false },
+            Purpose::PasswordChange => Verdict::PasswordChangeRequired,
+        };
+        unit.record(account.0, Some(account), self.decide_attempt(presented.attempt, verdict, context.now))?;
+        let challenge = Challenge::new(purpose, account, presented.device, presented.known_device, context.now);
+        match self.commit(unit, idempotency, Outcome::Challenged(challenge)).await? {
+            Committed::New(_, receipt) => {
+                // Its MAC covers the verifier, which this very append may have replaced.
+                let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
+                let value = LoggedIn::Challenge(self.challenge(challenge, &found, context.now));
+                Ok(Done { value, position: receipt.position })
+            }
+            Committed::Before(outcome) => self.answer(context, outcome).await,
+        }
+    }
+
+    async fn begin(
+        &self,
+        context: &Context,
+        mut unit: Unit<'_>,
+        found: &Found,
+        presented: &Presented<'_>,
+        state: AccountState,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Done<LoggedIn>, CommandError> {
+        let (account, session) = (found.account, SessionId(context.new_id()));
+        let root = random_bytes()?;
+        let (device, methods) = (presented.device, presented.methods.clone());
+        let policy = self.policy();
+        let command = SessionCommand::Start {
+            account,
+            methods: methods.clone(),
+            fingerprint: self.fingerprint(context, device),
+            at: context.now,
+            policy: policy.sessions.clone(),
+        };
+        let started = Session::handle_command(&SessionState::None, command)?;
+        unit.expect(Category::Session, session.0, Expected::New);
+        let mut session_ends_at = context.now;
+        for event in &started {
+            if let SessionEvent::Started { expires_at, .. } = event {
+                session_ends_at = *expires_at;
+                unit.vault(VaultWrite::RefreshRoot { session, account, device, root, expires_at: *expires_at });
+            }
+        }
+        let right = Verdict::Right { methods: methods.clone(), session };
+        unit.record(account.0, Some(account), self.decide_attempt(presented.attempt, right, context.now))?;
+        unit.record(session.0, Some(account), started)?;
+
+        match self.commit(unit, idempotency, Outcome::Started { account, session, device }).await? {
+            Committed::New(_, receipt) => {
+                let position = receipt.position.unwrap_or_default();
+                let issue = Issue {
+                    account,
+                    session,
+                    generation: 1,
+                    authenticated_at: context.now,
+                    methods,
+                    held: false,
+                    roles: state.roles.into_iter().collect(),
+                    position,
+                    session_ends_at,
+                };
+                let device_token = device_token(&self.vault, account, device);
+                let value = LoggedIn::Session(self.issue(context, issue, &root, Some(device_token))?);
+                Ok(Done { value, position: Some(position) })
+            }
+            Committed::Before(outcome) => self.answer(context, outcome).await,
+        }
+    }
+
     /// The answer to a login that was made before under the same idempotency key.
-    async fn answer(&self, context: &Context, outcome: Outcome) -> Result<Done<Tokens>, CommandError> {
+    pub(crate) async fn answer(&self, context: &Context, outcome: Outcome) -> Result<Done<LoggedIn>, CommandError> {
         match outcome {
             Outcome::Refused => Err(CommandError::InvalidCredentials),
+            Outcome::Challenged(challenge) => {
+                if challenge.has_expired(context.now) {
+                    return Err(CommandError::InvalidCredentials);
+                }
+                let found = self.find(challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
+                self.done_before(LoggedIn::Challenge(self.challenge(challenge, &found, context.now))).await
+            }
             Outcome::Started { account, session, device } => {
                 let device_token = device_token(&self.vault, account, device);
                 let again = self.issue_again(context, session, 1, Some(device_token)).await?;
-                again.ok_or(CommandError::InvalidCredentials)
+                let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;
+                Ok(Done { value: LoggedIn::Session(value), position })
             }
         }
     }
 
-    fn decide_session(
-        &self,
-        context: &Context,
-        account: AccountId,
-        device: Uuid,
-        methods: Vec<Method>,
-    ) -> Result<Vec<SessionEvent>, CommandError> {
-        let command = SessionCommand::Start {
-            account,
-            methods,
-            fingerprint: self.fingerprint(context, device),
-            at: context.now,
-            policy: self.policy.sessions.clone(),
-        };
-        Ok(Session::handle_command(&SessionState::None, command)?)
-    }
-
     /// The password was right, but its verifier was made at another cost.
-    async fn rehash(&self, found: &Found, credentials: &Credentials) -> Result<Vec<u8>, CommandError> {
+    async fn rehash(&self, found: &Found, password: Password) -> Result<Vec<u8>, CommandError> {
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let verifier =
-            self.hasher.hash(credentials.password.clone(), place).await.map_err(|_| CommandError::Overloaded)?;
+        let verifier = self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)?;
         Ok(found.key.seal_verifier("password", verifier.expose())?)
     }
 
     /// The account that holds this address, with its key and verifier.
     pub(crate) async fn find_by_email(&self, email: &EmailAddress) -> Result<Option<Found>, CommandError> {
         let hash = self.email_hash(email);
-        let row = sqlx::query!(
-            r#"select k.stream_id, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
+        let row = sqlx::query_as!(
+            FoundRow,
+            r#"select k.stream_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
                from log.unique_key k
                join log.stream s on s.stream_id = k.stream_id and s.category = 'account'
                join vault.credential c on c.account_id = k.stream_id and c.kind = 'password'
@@ -222,22 +338,37 @@ impl Commands {
         )
         .fetch_optional(&self.pool)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let key = self.vault.open_subject_key(row.stream_id, &row.kek_id, &row.wrapped)?;
+        row.map(|row| self.read_found(row)).transpose()
+    }
+
+    /// The same, of an account that is known.
+    pub(crate) async fn find(&self, account: AccountId) -> Result<Option<Found>, CommandError> {
+        let row = sqlx::query_as!(
+            FoundRow,
+            r#"select c.account_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
+               from vault.credential c
+               join log.stream s on s.stream_id = c.account_id and s.category = 'account'
+               join vault.subject_key sk on sk.subject_id = c.account_id and sk.wrapped is not null
+               where c.account_id = $1 and c.kind = 'password'"#,
+            account.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| self.read_found(row)).transpose()
+    }
+
+    fn read_found(&self, row: FoundRow) -> Result<Found, CommandError> {
+        let key = self.vault.open_subject_key(row.account, &row.kek_id, &row.wrapped)?;
         let verifier = read_verifier(&key, &row.verifier)?;
-        Ok(Some(Found { account: AccountId(row.stream_id), version: row.version.unsigned_abs(), key, verifier }))
+        Ok(Found { account: AccountId(row.account), version: row.version.unsigned_abs(), key, verifier })
     }
 
     /// The account as it is now, as long as its password is still the one that was verified: hashing takes time, and
     /// the password may have been changed meanwhile.
-    pub(crate) async fn with_same_password(
-        &self,
-        email: &EmailAddress,
-        verified: &Found,
-    ) -> Result<(AccountState, u64), CommandError> {
+    pub(crate) async fn with_same_password(&self, verified: &Found) -> Result<(AccountState, u64), CommandError> {
         let (state, version) = self.account_state(verified.account).await?;
         if version != verified.version {
-            let now = self.find_by_email(email).await?;
+            let now = self.find(verified.account).await?;
             if now.is_none_or(|now| now.verifier.expose() != verified.verifier.expose()) {
                 return Err(CommandError::InvalidCredentials);
             }
@@ -248,6 +379,14 @@ impl Commands {
     pub(crate) fn email_hash(&self, email: &EmailAddress) -> [u8; 32] {
         self.vault.digest("unique/email", &[email.normalised().as_bytes()])
     }
+}
+
+struct FoundRow {
+    account: Uuid,
+    version: i64,
+    verifier: Vec<u8>,
+    wrapped: Vec<u8>,
+    kek_id: String,
 }
 
 pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier, CommandError> {

@@ -1,15 +1,29 @@
-//! Roles: granted and revoked with a reason, in force at once, also for tokens that were issued before.
+//! Roles: defined by administrators beside those built in; granted and revoked with a reason, in force at once, also for
+//! tokens that were issued before.
+//!
+//! Whatever is decided here rests on the versions of the streams it was decided by (accounts, roles): of a grant and a
+//! demotion at once, one finds the other's stream changed and decides anew.
 
-use fulexo_domain::account::{Account, AccountCommand};
+use std::collections::BTreeSet;
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState};
 use fulexo_domain::event::{Category, Stream};
-use fulexo_domain::permission::{Permission, Permissions, built_in_roles, permissions_of, permissions_of_all};
+use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
+use fulexo_domain::role::{Role, RoleCommand, RoleState};
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Idempotency, TRIES};
+use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::{Expected, LogStore};
 use crate::{Commands, Done};
+
+/// Most roles that were ever defined.
+const MOST_ROLES: i64 = 500;
+
+/// Streams at versions that a decision rests on.
+pub(crate) type RestsOn = Vec<(Stream, Expected)>;
 
 impl Commands {
     /// Grants a role. `own` is what the granter may do: nobody grants what they do not hold.
@@ -25,38 +39,37 @@ impl Commands {
         role: RoleName,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
-        if permissions_of(&role).is_some_and(|granted| !own.covers(granted)) {
-            return Err(CommandError::GrantExceedsOwn);
-        }
         let command = AccountCommand::GrantRole { role: role.clone() };
-        self.change_roles(context, account, ("grant_role", command), role.as_str(), reason).await
+        self.change_roles(context, own, account, ("grant_role", command), &role, reason).await
     }
 
-    /// Takes a role away.
+    /// Takes a role away. Nobody takes away what they do not hold, either.
     ///
     /// # Errors
     /// [`CommandError::Account`] when the account is unknown or does not hold the role;
-    /// [`CommandError::LastAdministrator`] when nobody would be left who may grant roles.
+    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::LastAdministrator`] when nobody would be left.
     pub async fn revoke_role(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         role: RoleName,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
         let command = AccountCommand::RevokeRole { role: role.clone() };
-        self.change_roles(context, account, ("revoke_role", command), role.as_str(), reason).await
+        self.change_roles(context, own, account, ("revoke_role", command), &role, reason).await
     }
 
     async fn change_roles(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         (operation, command): (&str, AccountCommand),
-        role: &str,
+        role: &RoleName,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
-        let content = [account.0.as_bytes().as_slice(), role.as_bytes(), reason.as_str().as_bytes()];
+        let content = [account.0.as_bytes().as_slice(), role.as_str().as_bytes(), reason.as_str().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, operation, &content);
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(()).await;
@@ -64,12 +77,12 @@ impl Commands {
         let sealing = self.sealing(account, &reason).await?;
         let remembered = idempotency.map(|idempotency| idempotency.record(&())).transpose()?;
         for _ in 0..TRIES {
-            let expected = self.what_it_rests_on(context, account, &command).await?;
-            let store =
-                LogStore::<Account>::new(self.log.clone(), Category::Account, context.clone(), self.policy.version)
-                    .about(account, sealing.clone())
-                    .remembering(remembered.clone())
-                    .expecting(expected);
+            let expected = self.what_it_rests_on(context, own, account, &command, role).await?;
+            let version = self.policy().version;
+            let store = LogStore::<Account>::new(self.log.clone(), Category::Account, context.clone(), version)
+                .about(account, sealing.clone())
+                .remembering(remembered.clone())
+                .expecting(expected);
             match self.execute(&store, account.0, command.clone()).await {
                 Ok(position) => return Ok(Done { value: (), position }),
                 // Somebody else was faster: decide again on what they left.
@@ -80,42 +93,210 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    /// The accounts, at their versions, that make a change of roles right: whoever makes it still may, and somebody who
+    /// What makes a change of roles right: the role is what it is, whoever makes the change still may, and somebody who
     /// may grant roles is left when it is done.
     async fn what_it_rests_on(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         command: &AccountCommand,
-    ) -> Result<Vec<(Stream, Expected)>, CommandError> {
-        let mut expected = Vec::new();
-        if let Some(granter) = context.account().filter(|granter| *granter != account) {
-            let (state, version) = self.account_state(granter).await?;
-            let held = permissions_of_all(&state.roles);
-            let granted = match command {
-                AccountCommand::GrantRole { role } => permissions_of(role).unwrap_or_default(),
-                AccountCommand::RevokeRole { .. }
-                | AccountCommand::Register { .. }
-                | AccountCommand::ChangePassword { .. }
-                | AccountCommand::Suspend
-                | AccountCommand::Reinstate => Permissions::NONE,
-            };
-            if state.suspended || !held.contains(Permission::RolesGrant) || !held.covers(granted) {
-                return Err(CommandError::GrantExceedsOwn);
-            }
-            expected.push((stream(granter), Expected::Exact(version)));
+        role: &RoleName,
+    ) -> Result<RestsOn, CommandError> {
+        let grants = matches!(command, AccountCommand::GrantRole { .. });
+        let (permissions, mut expected) = match self.role(role).await? {
+            Some((permissions, rests_on)) => (permissions, rests_on),
+            None if grants => return Err(AccountError::NoSuchRole.into()),
+            // Retired while somebody was being granted it: it allows nothing, and may go.
+            None => (Permissions::NONE, Vec::new()),
+        };
+        if !own.covers(permissions) {
+            return Err(CommandError::GrantExceedsOwn);
         }
-        if let AccountCommand::RevokeRole { role } = command
-            && gives_roles(role)
-            && self.account_state(account).await?.0.roles.contains(role)
-        {
+        if context.account() != Some(account) {
+            let needed = permissions.union(Permissions::of(&[Permission::RolesGrant]));
+            expected.extend(self.granter(context, needed).await?);
+        }
+        if !grants && gives_roles(role) && self.account_state(account).await?.0.roles.contains(role) {
             expected.push(self.other_administrator(account).await?);
         }
         Ok(expected)
     }
 
-    /// Somebody else who may grant roles and whose account is in use, as they are now. Whatever takes that away from an
-    /// account rests on them: of two that are taken away at once, one finds the other changed.
+    /// Defines a role, or lets it allow something else from now on. Nobody lets a role allow, or forbids it, what they
+    /// do not hold.
+    ///
+    /// # Errors
+    /// [`CommandError::Role`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::TooMany`].
+    pub async fn define_role(
+        &self,
+        context: &Context,
+        own: Permissions,
+        role: RoleName,
+        permissions: Permissions,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let names: Vec<&str> = permissions.iter().map(Permission::as_str).collect();
+        let listed = names.join(" ");
+        let command = RoleCommand::Define { role: role.clone(), permissions };
+        self.change_role(context, own, &role, command, ("define_role", &listed), reason).await
+    }
+
+    /// Retires a role that nobody holds: it allows nothing any more, and its name is never used again.
+    ///
+    /// # Errors
+    /// [`CommandError::Role`]; [`CommandError::RoleInUse`]; [`CommandError::GrantExceedsOwn`].
+    pub async fn retire_role(
+        &self,
+        context: &Context,
+        own: Permissions,
+        role: RoleName,
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let command = RoleCommand::Retire { role: role.clone() };
+        self.change_role(context, own, &role, command, ("retire_role", ""), reason).await
+    }
+
+    async fn change_role(
+        &self,
+        context: &Context,
+        own: Permissions,
+        role: &RoleName,
+        command: RoleCommand,
+        (operation, listed): (&str, &str),
+        reason: Reason,
+    ) -> Result<Done<()>, CommandError> {
+        let content = [role.as_str().as_bytes(), listed.as_bytes(), reason.as_str().as_bytes()];
+        let idempotency = Idempotency::of(&self.vault, context, operation, &content);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
+        let sealing = self.own_sealing(context, &reason).await?;
+        for _ in 0..TRIES {
+            let (state, version) = self.role_state(role).await?;
+            let events = Role::handle_command(&state, command.clone())?;
+            let before = if let RoleState::Defined(before) = state { before } else { Permissions::NONE };
+            let after = match &command {
+                RoleCommand::Define { permissions, .. } => *permissions,
+                RoleCommand::Retire { .. } => Permissions::NONE,
+            };
+            let touched = before.union(after);
+            if !own.covers(touched) {
+                return Err(CommandError::GrantExceedsOwn);
+            }
+            match &command {
+                RoleCommand::Define { .. } if state == RoleState::None => self.room_for_a_role().await?,
+                RoleCommand::Retire { .. } if self.is_held(role).await? => return Err(CommandError::RoleInUse),
+                RoleCommand::Define { .. } | RoleCommand::Retire { .. } => {}
+            }
+            let mut unit = self.unit(context).sealing(sealing.clone());
+            let needed = touched.union(Permissions::of(&[Permission::RolesManage]));
+            self.rest_on_granter(&mut unit, context, needed).await?;
+            unit.expect(Category::Role, role.stream_id(), Expected::Exact(version));
+            unit.record(role.stream_id(), None, events)?;
+            match self.commit(unit, idempotency.as_ref(), ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+                Ok(Committed::Before(())) => return self.done_before(()).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    async fn room_for_a_role(&self) -> Result<(), CommandError> {
+        let count =
+            sqlx::query_scalar!(r#"select count(*) as "count!" from access.role"#).fetch_one(&self.pool).await?;
+        if count < MOST_ROLES { Ok(()) } else { Err(CommandError::TooMany) }
+    }
+
+    async fn is_held(&self, role: &RoleName) -> Result<bool, CommandError> {
+        let held = sqlx::query_scalar!(
+            r#"select exists (select from access.role_grant where role = $1) as "held!""#,
+            role.as_str()
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(held)
+    }
+
+    async fn role_state(&self, role: &RoleName) -> Result<(RoleState, u64), CommandError> {
+        let events = self.log.load(Stream { category: Category::Role, id: role.stream_id() }).await?;
+        let version = events.last().map_or(0, |event| event.version);
+        let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
+        Ok((events.fold(RoleState::None, Role::apply_event), version))
+    }
+
+    /// What a role allows, and the stream that says so; `None` when there is no such role.
+    pub(crate) async fn role(&self, role: &RoleName) -> Result<Option<(Permissions, RestsOn)>, CommandError> {
+        if let Some(permissions) = built_in(role) {
+            return Ok(Some((permissions, Vec::new())));
+        }
+        let (state, version) = self.role_state(role).await?;
+        let stream = Stream { category: Category::Role, id: role.stream_id() };
+        match state {
+            RoleState::Defined(permissions) => Ok(Some((permissions, vec![(stream, Expected::Exact(version))]))),
+            RoleState::None | RoleState::Retired => Ok(None),
+        }
+    }
+
+    /// What these roles allow together, and the streams that say so.
+    async fn allowed(&self, roles: &BTreeSet<RoleName>) -> Result<(Permissions, RestsOn), CommandError> {
+        let (mut allowed, mut rests_on) = (Permissions::NONE, Vec::new());
+        for role in roles {
+            if let Some((permissions, on)) = self.role(role).await? {
+                allowed = allowed.union(permissions);
+                rests_on.extend(on);
+            }
+        }
+        Ok((allowed, rests_on))
+    }
+
+    /// Whoever asks may still do all this: their account, and its roles, as they are now.
+    async fn granter(&self, context: &Context, needed: Permissions) -> Result<RestsOn, CommandError> {
+        let Some(granter) = context.account() else { return Ok(Vec::new()) };
+        let (state, version) = self.account_state(granter).await?;
+        let (held, mut rests_on) = self.allowed(&state.roles).await?;
+        if state.suspended || !held.covers(needed) {
+            return Err(CommandError::GrantExceedsOwn);
+        }
+        rests_on.push((stream(granter), Expected::Exact(version)));
+        Ok(rests_on)
+    }
+
+    pub(crate) async fn rest_on_granter(
+        &self,
+        unit: &mut Unit<'_>,
+        context: &Context,
+        needed: Permissions,
+    ) -> Result<(), CommandError> {
+        for (stream, expected) in self.granter(context, needed).await? {
+            unit.expect(stream.category, stream.id, expected);
+        }
+        Ok(())
+    }
+
+    /// Nobody takes the use, or a factor, of an account that may do more than they.
+    pub(crate) async fn rest_on_rank(
+        &self,
+        unit: &mut Unit<'_>,
+        context: &Context,
+        account: AccountId,
+        state: &AccountState,
+    ) -> Result<(), CommandError> {
+        if context.account() == Some(account) {
+            return Ok(());
+        }
+        let (held, rests_on) = self.allowed(&state.roles).await?;
+        for (stream, expected) in rests_on {
+            unit.expect(stream.category, stream.id, expected);
+        }
+        let needed = held.union(Permissions::of(&[Permission::AccountsManage]));
+        self.rest_on_granter(unit, context, needed).await
+    }
+
+    /// Somebody else who holds a built-in role that grants roles, and whose account is in use, as they are now. Whatever
+    /// takes that away from an account rests on them: of two that are taken away at once, one finds the other changed.
     pub(crate) async fn other_administrator(&self, but: AccountId) -> Result<(Stream, Expected), CommandError> {
         let granting: Vec<String> = built_in_roles().filter(gives_roles).map(String::from).collect();
         let holders = sqlx::query_scalar!(
@@ -127,7 +308,7 @@ impl Commands {
         .await?;
         for holder in holders.into_iter().map(AccountId) {
             let (state, version) = self.account_state(holder).await?;
-            if !state.suspended && permissions_of_all(&state.roles).contains(Permission::RolesGrant) {
+            if !state.suspended && state.roles.iter().any(gives_roles) {
                 return Ok((stream(holder), Expected::Exact(version)));
             }
         }
@@ -135,9 +316,9 @@ impl Commands {
     }
 }
 
-/// Whether a role lets its holder grant roles.
+/// Whether a role is built in and lets its holder grant roles. Of those who hold one, somebody must be left.
 pub(crate) fn gives_roles(role: &RoleName) -> bool {
-    permissions_of(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
+    built_in(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
 }
 
 const fn stream(account: AccountId) -> Stream {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::{Category, Recorded, Stream};
+use fulexo_domain::policy::FingerprintPolicy;
 use fulexo_domain::session::{Live, RevokedBy, Session, SessionCommand, SessionError, SessionEvent, SessionState};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,8 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
-use crate::refresh_token::{Presented, refresh_token};
+use crate::login::network_facts;
+use crate::refresh_token::{Presented, known_device, refresh_token};
 use crate::token::Grant;
 use crate::{Commands, Done};
 
@@ -44,9 +46,19 @@ pub(crate) struct Issue {
     pub generation: u32,
     pub authenticated_at: DateTime<Utc>,
     pub methods: Vec<Method>,
+    /// Whether its owner must prove themselves first.
+    pub held: bool,
     pub roles: Vec<RoleName>,
     pub position: u64,
     pub session_ends_at: DateTime<Utc>,
+}
+
+/// What the vault keeps of a live session.
+struct Root {
+    account: AccountId,
+    device: Uuid,
+    /// What its refresh tokens are derived from.
+    secret: Zeroizing<Vec<u8>>,
 }
 
 /// A session as the log has it.
@@ -67,22 +79,35 @@ enum Outcome {
 
 impl Commands {
     /// Exchanges a refresh token for new tokens. A token that was spent before ends the session: somebody else
-    /// holds a copy. The one just spent is answered with its successor for a few seconds (two tabs, a lost answer).
+    /// holds a copy. The one just spent is answered with its successor for a few seconds (two tabs, a lost answer). From
+    /// somewhere that looks different, the policy decides.
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`], whatever is wrong with the token.
-    pub async fn refresh(&self, context: &Context, token: &str) -> Result<Done<Tokens>, CommandError> {
+    pub async fn refresh(
+        &self,
+        context: &Context,
+        token: &str,
+        device: Option<&str>,
+    ) -> Result<Done<Tokens>, CommandError> {
         let presented = Presented::parse(token).ok_or(CommandError::InvalidCredentials)?;
         let session = presented.session;
         let root = self.refresh_root(session).await?.ok_or(CommandError::InvalidCredentials)?;
-        if !presented.is_authentic(&self.vault, &root) {
+        if !presented.is_authentic(&self.vault, &root.secret) {
             return Err(CommandError::InvalidCredentials);
         }
+        // A client that says which device it is must be the one that logged in.
+        let device =
+            device.map_or(root.device, |token| known_device(&self.vault, root.account, token).unwrap_or_default());
+        let fingerprint = self.fingerprint(context, device);
         let idempotency = Idempotency::of(&self.vault, context, "refresh", &[token.as_bytes()]);
         match self.before(idempotency.as_ref()).await? {
             Some(Outcome::Refreshed(generation)) => {
-                // Once the session has moved on, this is a spent token like any other, whatever key comes with it.
-                if let Some(done) = self.issue_again(context, session, generation, None).await? {
+                // Once the session has moved on, this is a spent token like any other, whatever key comes with it; and
+                // so it is for whoever looks different.
+                if self.looks_like(session, &fingerprint).await?
+                    && let Some(done) = self.issue_again(context, session, generation, None).await?
+                {
                     return Ok(done);
                 }
             }
@@ -95,8 +120,9 @@ impl Commands {
             let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
             let command = SessionCommand::Refresh {
                 generation: presented.generation,
+                fingerprint: fingerprint.clone(),
                 at: context.now,
-                policy: self.policy.sessions.clone(),
+                policy: self.policy().sessions.clone(),
             };
             let events = match Session::handle_command(&loaded.state, command) {
                 Ok(events) => events,
@@ -105,31 +131,29 @@ impl Commands {
                 }
             };
             if events.is_empty() {
-                let value = self
-                    .issue_live(context, session, live, &loaded, live.generation, loaded.last_position, &root)
-                    .await?;
-                return Ok(Done { value, position: Some(loaded.last_position) });
+                let position = loaded.last_position;
+                let value = self.issue_live(context, session, live, &loaded, position, &root.secret).await?;
+                return Ok(Done { value, position: Some(position) });
             }
 
-            let refreshed = events.iter().find_map(|event| match event {
-                SessionEvent::Refreshed { generation, .. } => Some(*generation),
-                SessionEvent::Started { .. }
-                | SessionEvent::RefreshReused { .. }
-                | SessionEvent::Elevated { .. }
-                | SessionEvent::Revoked { .. }
-                | SessionEvent::Expired {} => None,
-            });
+            let after = events.iter().cloned().fold(loaded.state.clone(), Session::apply_event);
+            let refreshed = match &after {
+                SessionState::Live(live) => Some(live),
+                SessionState::None | SessionState::Ended => None,
+            };
             let acting = context.acting_as(live.account);
-            let mut unit = Unit::new(&acting, self.policy.version);
+            let sealing = self.vault.subject_key(live.account).await?.map(|key| (key, network_facts(context)));
+            let mut unit = self.unit(&acting).sealing(sealing);
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.record(session.0, Some(live.account), events)?;
-            let outcome = refreshed.map_or(Outcome::Refused, Outcome::Refreshed);
+            let outcome = refreshed.map_or(Outcome::Refused, |live| Outcome::Refreshed(live.generation));
             // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.
             let remembered = idempotency.as_ref().filter(|_| refreshed.is_some());
             match self.commit(unit, remembered, outcome).await {
-                Ok(Committed::New(Outcome::Refreshed(generation), receipt)) => {
+                Ok(Committed::New(Outcome::Refreshed(_), receipt)) => {
                     let position = receipt.position.unwrap_or_default();
-                    let value = self.issue_live(context, session, live, &loaded, generation, position, &root).await?;
+                    let live = refreshed.ok_or(CommandError::InvalidCredentials)?;
+                    let value = self.issue_live(context, session, live, &loaded, position, &root.secret).await?;
                     return Ok(Done { value, position: Some(position) });
                 }
                 Ok(Committed::Before(Outcome::Refreshed(generation))) => {
@@ -145,6 +169,12 @@ impl Commands {
             }
         }
         Err(CommandError::Contended)
+    }
+
+    async fn looks_like(&self, session: SessionId, fingerprint: &str) -> Result<bool, CommandError> {
+        let indifferent = self.policy().sessions.fingerprint == FingerprintPolicy::Record;
+        let loaded = self.load_session(session).await?;
+        Ok(indifferent || matches!(&loaded.state, SessionState::Live(live) if live.fingerprint == fingerprint))
     }
 
     /// Ends one of the caller's own sessions.
@@ -171,7 +201,7 @@ impl Commands {
             }
             let command = SessionCommand::Revoke { by: RevokedBy::Owner };
             let events = Session::handle_command(&loaded.state, command)?;
-            let mut unit = Unit::new(context, self.policy.version);
+            let mut unit = self.unit(context);
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.record(session.0, Some(account), events)?;
             match self.commit(unit, None, ()).await {
@@ -215,7 +245,7 @@ impl Commands {
         let done = self.sweep_sessions(context, account, but, by).await?;
         if idempotency.is_some() {
             // After the sweep, which is several appends: whoever asks again before that ends what is left.
-            let unit = Unit::new(context, self.policy.version);
+            let unit = self.unit(context);
             if let Committed::Before(value) = self.commit(unit, idempotency.as_ref(), done.value).await? {
                 return Ok(Done { value, ..done });
             }
@@ -234,7 +264,7 @@ impl Commands {
         let mut done = Done { value: 0, position: None };
         // Sessions that are started meanwhile, rightly, would keep it going for ever.
         for _ in 0..SWEEPS {
-            let mut unit = Unit::new(context, self.policy.version);
+            let mut unit = self.unit(context);
             let ended = self.end_in(&mut unit, account, but, by).await?;
             if ended == 0 {
                 break;
@@ -289,7 +319,7 @@ impl Commands {
             return Ok(None);
         }
         let position = loaded.last_position;
-        let mut value = self.issue_live(context, session, live, &loaded, generation, position, &root).await?;
+        let mut value = self.issue_live(context, session, live, &loaded, position, &root.secret).await?;
         value.device_token = device_token.map(Zeroizing::new);
         Ok(Some(Done { value, position: Some(position) }))
     }
@@ -300,7 +330,6 @@ impl Commands {
         session: SessionId,
         live: &Live,
         loaded: &Loaded,
-        generation: u32,
         position: u64,
         root: &[u8],
     ) -> Result<Tokens, CommandError> {
@@ -308,9 +337,10 @@ impl Commands {
         let issue = Issue {
             account: live.account,
             session,
-            generation,
+            generation: live.generation,
             authenticated_at: loaded.started_at,
             methods: live.methods.clone(),
+            held: live.held,
             roles: account.roles.into_iter().collect(),
             position,
             session_ends_at: live.expires_at,
@@ -325,10 +355,11 @@ impl Commands {
         root: &[u8],
         device_token: Option<String>,
     ) -> Result<Tokens, CommandError> {
-        let Issue { account, session, generation, authenticated_at, methods, roles, position, session_ends_at } = issue;
+        let Issue { account, session, generation, authenticated_at, methods, held, roles, position, session_ends_at } =
+            issue;
         // No token outlives its session.
         let expires_at = (context.now + self.keys.lifetime()).min(session_ends_at);
-        let grant = Grant { account, session, authenticated_at, methods, roles, position, expires_at };
+        let grant = Grant { account, session, authenticated_at, methods, held, roles, position, expires_at };
         let access_token = self
             .keys
             .sign(grant, context.new_id(), context.now)
@@ -351,11 +382,21 @@ impl Commands {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest)
     }
 
-    async fn refresh_root(&self, session: SessionId) -> Result<Option<Zeroizing<Vec<u8>>>, CommandError> {
-        let root = sqlx::query_scalar!("select root from vault.refresh_root where session_id = $1", session.0)
-            .fetch_optional(&self.pool)
-            .await?;
-        Ok(root.map(Zeroizing::new))
+    async fn refresh_root(&self, session: SessionId) -> Result<Option<Root>, CommandError> {
+        let row =
+            sqlx::query!("select account_id, device, root from vault.refresh_root where session_id = $1", session.0)
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(row.map(|row| Root {
+            account: AccountId(row.account_id),
+            device: row.device,
+            secret: Zeroizing::new(row.root),
+        }))
+    }
+
+    /// The device that a live session was started on.
+    pub(crate) async fn device_of(&self, session: SessionId) -> Result<Uuid, CommandError> {
+        Ok(self.refresh_root(session).await?.ok_or(SessionError::Ended)?.device)
     }
 
     async fn session_belongs_to(&self, session: SessionId, account: AccountId) -> Result<bool, CommandError> {

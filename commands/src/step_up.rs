@@ -1,55 +1,77 @@
-//! Step-up: whoever is logged in proves themselves once more, and may make sensitive calls for a while. Guesses count as
-//! those at login do, under the same lock.
+//! Step-up: whoever is logged in proves themselves once more, and may make sensitive calls for a while. Guesses are
+//! counted with those of logins from the same device, under the same lock.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::authentication::Method;
+use fulexo_domain::account::{Account, AccountCommand};
+use fulexo_domain::authentication::{Factor, Method, Verdict};
 use fulexo_domain::event::Category;
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId};
 
-use crate::attempts::Proof;
+use crate::attempts::{Reserved, Subject};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, TRIES, Unit};
+use crate::execute::{Committed, TRIES};
 use crate::log::Expected;
-use crate::vault::write::VaultWrite;
+use crate::login::Found;
+use crate::second_factor::Spent;
 use crate::{Commands, Done};
+
+/// What somebody proves themselves with.
+pub enum Evidence {
+    /// The password.
+    Password(Password),
+    /// A code of the second factor, or a recovery code.
+    Code(String),
+}
 
 impl Commands {
     /// Elevates the session; answers until when.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] when the password is wrong, which counts as a failed attempt.
+    /// [`CommandError::InvalidCredentials`] when the evidence is wrong, which counts as a failed attempt.
     pub async fn step_up(
         &self,
         context: &Context,
         account: AccountId,
         session: SessionId,
-        password: Password,
+        evidence: Evidence,
     ) -> Result<Done<DateTime<Utc>>, CommandError> {
-        let Proof { profile, found, attempt } = self.prove(context, account, password).await?;
+        let (found, attempt, spent) = self.confirm(context, account, session, evidence).await?;
+        let method = match attempt.factor {
+            Factor::Password => Method::Password,
+            Factor::SecondFactor => Method::OneTime,
+        };
         for _ in 0..TRIES {
-            let (state, version) = self.with_same_password(&profile.email, &found).await?;
+            let (state, version) = self.with_same_password(&found).await?;
             if state.suspended {
                 return Err(CommandError::InvalidCredentials);
             }
+            if let Some(spent) = &spent
+                && self.seed(account, "totp").await?.as_ref() != Some(&spent.seed)
+            {
+                return Err(CommandError::InvalidCredentials);
+            }
             let loaded = self.load_session(session).await?;
-            let command = SessionCommand::Elevate {
-                methods: vec![Method::Password],
-                at: context.now,
-                policy: self.policy.sessions.clone(),
-            };
+            let policy = self.policy().sessions.clone();
+            let command = SessionCommand::Elevate { methods: vec![method], at: context.now, policy };
             let events = Session::handle_command(&loaded.state, command)?;
             let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
                 return Err(CommandError::Internal("a step-up that elevates nothing".into()));
             };
             let until = *until;
-            let mut unit = Unit::new(context, self.policy.version);
+            let mut unit = self.unit(context);
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
-            unit.vault(VaultWrite::ClearAttempts { key_hash: attempt.key_hash, factor: attempt.factor });
+            unit.vault(attempt.clear());
+            if spent.as_ref().is_some_and(|spent| spent.recovery) {
+                let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
+                unit.record(account.0, Some(account), used)?;
+            }
+            let confirmed = self.decide_attempt(&attempt, Verdict::Confirmed, context.now);
+            unit.record(account.0, Some(account), confirmed)?;
             unit.record(session.0, Some(account), events)?;
             match self.commit(unit, None, ()).await {
                 Ok(Committed::New((), receipt)) => {
@@ -61,5 +83,30 @@ impl Commands {
             }
         }
         Err(CommandError::Contended)
+    }
+
+    async fn confirm(
+        &self,
+        context: &Context,
+        account: AccountId,
+        session: SessionId,
+        evidence: Evidence,
+    ) -> Result<(Found, Reserved, Option<Spent>), CommandError> {
+        let device = self.device_of(session).await?;
+        match evidence {
+            Evidence::Password(password) => {
+                let (found, attempt) = self.prove(context, account, device, password).await?;
+                Ok((found, attempt, None))
+            }
+            Evidence::Code(code) => {
+                let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
+                let subject = Subject::Device(account, device);
+                let attempt = self.reserve_attempt(subject, Factor::SecondFactor, context.now).await?;
+                match self.spend_code(&found, &code, &attempt, context.now).await? {
+                    Some(spent) => Ok((found, attempt, Some(spent))),
+                    None => Err(self.refused(context, &found, attempt.verdict(Some(&found)), &attempt).await?),
+                }
+            }
+        }
     }
 }

@@ -50,6 +50,9 @@ pub struct Claims {
     pub roles: Vec<RoleName>,
     /// The log's position when it was issued.
     pub pos: u64,
+    /// Whether its session is of no use until its owner has proved themselves once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// What a new token is to say.
@@ -62,6 +65,8 @@ pub struct Grant {
     pub authenticated_at: DateTime<Utc>,
     /// How.
     pub methods: Vec<Method>,
+    /// Whether its session is of no use until its owner has proved themselves once more.
+    pub held: bool,
     /// Roles held now.
     pub roles: Vec<RoleName>,
     /// The log's position.
@@ -213,6 +218,7 @@ impl KeyRing {
             amr: grant.methods,
             roles: grant.roles,
             pos: grant.position,
+            held: grant.held,
         };
         jsonwebtoken::encode(&header, &claims, &key.encoding)
     }
@@ -316,6 +322,7 @@ mod tests {
             session: SessionId(Uuid::from_u128(2)),
             authenticated_at: now(),
             methods: vec![Method::Password],
+            held: false,
             roles: vec![RoleName::parse("customer").unwrap()],
             position: 7,
             expires_at: now() + TimeDelta::hours(1),

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::permission::permissions_of;
+use crate::permission::built_in;
 use crate::values::{AccountId, RoleName};
 
 /// What happened to an account.
@@ -28,6 +28,33 @@ pub enum AccountEvent {
     PasswordChanged {
         /// What led to it.
         how: PasswordChange,
+    },
+    /// The password must be changed before anything else; sealed: reason.
+    #[serde(rename = "account.password_expired")]
+    PasswordExpired {},
+    /// Somebody who may began to set up a second factor; it counts from its confirmation on.
+    #[serde(rename = "account.second_factor_enrolment_started")]
+    SecondFactorEnrolmentStarted {},
+    /// From here on a login asks for a second factor.
+    #[serde(rename = "account.second_factor_enabled")]
+    SecondFactorEnabled {},
+    /// From here on it does not; sealed: reason, when an administrator did it.
+    #[serde(rename = "account.second_factor_disabled")]
+    SecondFactorDisabled {
+        /// Who took it away.
+        by: DisabledBy,
+    },
+    /// These recovery codes replace all earlier ones.
+    #[serde(rename = "account.recovery_codes_issued")]
+    RecoveryCodesIssued {
+        /// How many.
+        count: u32,
+    },
+    /// A recovery code stood in for the second factor, and never will again.
+    #[serde(rename = "account.recovery_code_used")]
+    RecoveryCodeUsed {
+        /// How many are left.
+        remaining: u32,
     },
     /// The account holds this role; sealed: reason.
     #[serde(rename = "account.role_granted")]
@@ -55,8 +82,20 @@ pub enum AccountEvent {
 pub enum PasswordChange {
     /// Its owner chose a new one.
     Owner,
+    /// Its owner had to choose a new one: the old one was too old, or an administrator said so.
+    Expired,
     /// The same password, hashed anew at the configured cost.
     Rehash,
+}
+
+/// Who took a second factor away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DisabledBy {
+    /// Its owner.
+    Owner,
+    /// An administrator.
+    Admin,
 }
 
 /// What is asked of an account.
@@ -72,9 +111,30 @@ pub enum AccountCommand {
         /// What led to it.
         how: PasswordChange,
     },
-    /// Give the account a role.
+    /// Have the password changed before anything else.
+    ExpirePassword,
+    /// Begin to set up a second factor, the first or another one.
+    StartEnrolment,
+    /// A code of the factor that was begun was right: it counts from now on.
+    ConfirmEnrolment {
+        /// How many recovery codes come with it.
+        codes: u32,
+    },
+    /// Ask for no second factor any more.
+    DisableSecondFactor {
+        /// Who takes it away.
+        by: DisabledBy,
+    },
+    /// Replace the recovery codes.
+    IssueRecoveryCodes {
+        /// How many.
+        count: u32,
+    },
+    /// A recovery code was presented, and spent.
+    UseRecoveryCode,
+    /// Give the account a role. Whether there is such a role is the caller's to know.
     GrantRole {
-        /// The role, which must exist.
+        /// The role.
         role: RoleName,
     },
     /// Take a role away.
@@ -109,6 +169,12 @@ pub enum AccountError {
     /// Not suspended, so it cannot be reinstated.
     #[error("the account is not suspended")]
     NotSuspended,
+    /// There is no second factor that this could be done to.
+    #[error("the account has no second factor")]
+    NoSecondFactor,
+    /// Nobody began to set one up.
+    #[error("no enrolment of a second factor was started")]
+    NotEnrolling,
     /// Not granted, so it cannot be taken away.
     #[error("the account does not hold this role")]
     RoleNotHeld,
@@ -123,6 +189,14 @@ pub struct AccountState {
     pub suspended: bool,
     /// The roles it holds.
     pub roles: BTreeSet<RoleName>,
+    /// Whether a login asks for a second factor.
+    pub second_factor: bool,
+    /// Whether a second factor was begun that is not confirmed yet.
+    pub enrolling: bool,
+    /// Recovery codes left.
+    pub recovery_codes: u32,
+    /// Whether the password must be changed before anything else.
+    pub password_expired: bool,
 }
 
 /// The aggregate.
@@ -142,7 +216,7 @@ impl Aggregate for Account {
                 if state.registered {
                     return Err(AccountError::AlreadyRegistered);
                 }
-                if roles.iter().any(|role| permissions_of(role).is_none()) {
+                if roles.iter().any(|role| built_in(role).is_none()) {
                     return Err(AccountError::NoSuchRole);
                 }
                 let grants = roles.into_iter().map(|role| AccountEvent::RoleGranted { role });
@@ -152,11 +226,36 @@ impl Aggregate for Account {
                 open()?;
                 Ok(vec![AccountEvent::PasswordChanged { how }])
             }
+            AccountCommand::ExpirePassword => {
+                open()?;
+                Ok(if state.password_expired { vec![] } else { vec![AccountEvent::PasswordExpired {}] })
+            }
+            AccountCommand::StartEnrolment => {
+                open()?;
+                Ok(vec![AccountEvent::SecondFactorEnrolmentStarted {}])
+            }
+            AccountCommand::ConfirmEnrolment { codes } => {
+                if !state.enrolling {
+                    return Err(AccountError::NotEnrolling);
+                }
+                let issued = AccountEvent::RecoveryCodesIssued { count: codes };
+                Ok(vec![AccountEvent::SecondFactorEnabled {}, issued])
+            }
+            AccountCommand::DisableSecondFactor { by } => {
+                open()?;
+                let disabled = AccountEvent::SecondFactorDisabled { by };
+                if state.second_factor { Ok(vec![disabled]) } else { Err(AccountError::NoSecondFactor) }
+            }
+            AccountCommand::IssueRecoveryCodes { count } => {
+                let issued = AccountEvent::RecoveryCodesIssued { count };
+                if state.second_factor { Ok(vec![issued]) } else { Err(AccountError::NoSecondFactor) }
+            }
+            AccountCommand::UseRecoveryCode => {
+                let remaining = state.recovery_codes.checked_sub(1).ok_or(AccountError::NoSecondFactor)?;
+                Ok(vec![AccountEvent::RecoveryCodeUsed { remaining }])
+            }
             AccountCommand::GrantRole { role } => {
                 open()?;
-                if permissions_of(&role).is_none() {
-                    return Err(AccountError::NoSuchRole);
-                }
                 if state.roles.contains(&role) {
                     return Err(AccountError::RoleHeld);
                 }
@@ -183,7 +282,23 @@ impl Aggregate for Account {
     fn apply_event(mut state: AccountState, event: AccountEvent) -> AccountState {
         match event {
             AccountEvent::Registered {} => state.registered = true,
-            AccountEvent::PasswordChanged { how: _ } => {}
+            AccountEvent::PasswordChanged { how: PasswordChange::Rehash } => {}
+            AccountEvent::PasswordChanged { how: PasswordChange::Owner | PasswordChange::Expired } => {
+                state.password_expired = false;
+            }
+            AccountEvent::PasswordExpired {} => state.password_expired = true,
+            AccountEvent::SecondFactorEnrolmentStarted {} => state.enrolling = true,
+            AccountEvent::SecondFactorEnabled {} => {
+                state.enrolling = false;
+                state.second_factor = true;
+            }
+            AccountEvent::SecondFactorDisabled { by: _ } => {
+                state.enrolling = false;
+                state.second_factor = false;
+                state.recovery_codes = 0;
+            }
+            AccountEvent::RecoveryCodesIssued { count } => state.recovery_codes = count,
+            AccountEvent::RecoveryCodeUsed { remaining } => state.recovery_codes = remaining,
             AccountEvent::Suspended {} => state.suspended = true,
             AccountEvent::Reinstated {} => state.suspended = false,
             AccountEvent::RoleGranted { role } => {
@@ -229,13 +344,45 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_granted_once_and_must_exist() {
+    fn a_second_factor_counts_from_its_confirmation_on() {
+        let started = || AccountEvent::SecondFactorEnrolmentStarted {};
+        let enabled = || AccountEvent::SecondFactorEnabled {};
+        let issued = || AccountEvent::RecoveryCodesIssued { count: 10 };
+        let confirm = || AccountCommand::ConfirmEnrolment { codes: 10 };
+        let disable = || AccountCommand::DisableSecondFactor { by: DisabledBy::Owner };
+        given::<Account>([registered()]).when(confirm()).refused(AccountError::NotEnrolling);
+        given::<Account>([registered(), started()]).when(disable()).refused(AccountError::NoSecondFactor);
+        given::<Account>([registered(), started()]).when(confirm()).then([enabled(), issued()]);
+        given::<Account>([registered(), started(), enabled(), issued()])
+            .when(AccountCommand::UseRecoveryCode)
+            .then([AccountEvent::RecoveryCodeUsed { remaining: 9 }]);
+        given::<Account>([registered(), started(), enabled(), issued(), started()])
+            .when(disable())
+            .then([AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }]);
+        let after = [started(), enabled(), started(), AccountEvent::SecondFactorDisabled { by: DisabledBy::Admin }];
+        given::<Account>([registered()].into_iter().chain(after)).when(confirm()).refused(AccountError::NotEnrolling);
+    }
+
+    #[test]
+    fn an_expired_password_is_so_until_its_owner_changes_it() {
+        let changed = |how| AccountEvent::PasswordChanged { how };
+        let expired = || AccountEvent::PasswordExpired {};
+        given::<Account>([registered()]).when(AccountCommand::ExpirePassword).then([expired()]);
+        given::<Account>([registered(), expired(), changed(PasswordChange::Rehash)])
+            .when(AccountCommand::ExpirePassword)
+            .then([]);
+        given::<Account>([registered(), expired(), changed(PasswordChange::Expired)])
+            .when(AccountCommand::ExpirePassword)
+            .then([expired()]);
+    }
+
+    #[test]
+    fn a_role_is_granted_once() {
         let grant = |name| AccountCommand::GrantRole { role: role(name) };
         given::<Account>([registered()]).when(grant("admin")).then([AccountEvent::RoleGranted { role: role("admin") }]);
         given::<Account>([registered(), AccountEvent::RoleGranted { role: role("admin") }])
             .when(grant("admin"))
             .refused(AccountError::RoleHeld);
-        given::<Account>([registered()]).when(grant("root")).refused(AccountError::NoSuchRole);
     }
 
     #[test]

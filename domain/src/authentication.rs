@@ -2,6 +2,9 @@
 //! addresses that nobody registered.
 //!
 //! A refusal is a decision like any other and leaves an event; the caller is told nothing of its reason.
+//!
+//! Each attempt is counted, by the account's counter or by that of a device which has logged in before; `device` in an
+//! event is a keyed digest of that device, so that who replays the log counts as the service did.
 
 use std::convert::Infallible;
 
@@ -9,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::lockout::lock_duration;
+use crate::lockout::lock_after;
 use crate::policy::LockoutPolicy;
 use crate::values::SessionId;
 
@@ -23,6 +26,36 @@ pub enum AuthenticationEvent {
         methods: Vec<Method>,
         /// The session that it started.
         session: SessionId,
+        /// The device whose counter it was; none: the account's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
+    /// The password was right, and a second factor is asked for before anything begins.
+    #[serde(rename = "authentication.second_factor_required")]
+    SecondFactorRequired {
+        /// Whether the account has one; if not, the login leads to its enrolment.
+        enrolled: bool,
+        /// The device whose counter it was; none: the account's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
+    /// Every factor was right, and the password must be changed before anything begins.
+    #[serde(rename = "authentication.password_change_required")]
+    PasswordChangeRequired {
+        /// Which factor it was that came last.
+        factor: Factor,
+        /// The device whose counter it was; none: the account's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
+    /// Somebody who is logged in proved themselves once more, for a sensitive call.
+    #[serde(rename = "authentication.confirmed")]
+    Confirmed {
+        /// Which factor it was.
+        factor: Factor,
+        /// The device whose counter it was; none: the account's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
     },
     /// Refused.
     #[serde(rename = "authentication.failed")]
@@ -31,6 +64,9 @@ pub enum AuthenticationEvent {
         factor: Factor,
         /// Why it was refused; for the log alone.
         reason: FailureReason,
+        /// The device whose counter it was; none: the account's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
     },
     /// Enough failures: nothing more is evaluated for a while.
     #[serde(rename = "authentication.locked_out")]
@@ -44,23 +80,32 @@ pub enum AuthenticationEvent {
         /// When it lifts by itself.
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
+        /// The device that is locked; none: every other one is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
     },
-    /// A lock ended before its time.
+    /// A lock is over. One that passed by itself is noted by the first attempt after it.
     #[serde(rename = "authentication.lock_lifted")]
     LockLifted {
         /// Which factor was locked.
         factor: Factor,
         /// What ended it; sealed beside an administrator's act: reason.
         by: LiftedBy,
+        /// The device that was locked; none: every other one was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
     },
 }
 
 /// What was presented (RFC 8176, section 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Method {
     /// A password.
     #[serde(rename = "pwd")]
     Password,
+    /// A one-time password: a TOTP code (RFC 6238), or a recovery code in its place.
+    #[serde(rename = "otp")]
+    OneTime,
 }
 
 impl Method {
@@ -69,24 +114,42 @@ impl Method {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Password => "pwd",
+            Self::OneTime => "otp",
         }
     }
 }
 
 /// What is counted and locked separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Factor {
     /// The password.
     Password,
+    /// A code of the second factor, or a recovery code in its place.
+    SecondFactor,
 }
 
-/// What ended a lock before its time.
+impl Factor {
+    /// The name in leaves and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::SecondFactor => "second_factor",
+        }
+    }
+}
+
+/// What ended a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LiftedBy {
+    /// Its time had come.
+    Expired,
     /// An administrator.
     Admin,
+    /// The factor was taken away or set anew.
+    Reset,
 }
 
 /// Why an attempt was refused.
@@ -97,10 +160,14 @@ pub enum FailureReason {
     UnknownAccount,
     /// The password was evaluated and is another one.
     WrongPassword,
+    /// The code was evaluated and is not, or no longer, one of the account's.
+    WrongCode,
     /// Not evaluated: too many failures before.
     Locked,
-    /// The password was right, but the account is suspended.
+    /// The factor was right, but the account is suspended.
     Suspended,
+    /// The login that the code belongs to is too long ago.
+    ExpiredChallenge,
 }
 
 /// An attempt that was evaluated, or deliberately not.
@@ -108,6 +175,10 @@ pub enum FailureReason {
 pub struct Attempt {
     /// Which factor was tried.
     pub factor: Factor,
+    /// The device whose counter it was; none: the account's.
+    pub device: Option<String>,
+    /// Whether it is the first after a lock that passed by itself.
+    pub lock_passed: bool,
     /// What the evaluation said.
     pub verdict: Verdict,
     /// When.
@@ -125,13 +196,22 @@ pub enum Verdict {
     Locked,
     /// Evaluated and right, of an account that nobody may use.
     Suspended,
+    /// Too late: not evaluated.
+    ExpiredChallenge,
     /// Evaluated and wrong.
     Wrong {
-        /// Failures in this window, this one included.
-        failures: u32,
+        /// Its number in this window.
+        number: u32,
         /// Locks in a row so far.
         locks: u32,
     },
+    /// The password is right; a second factor is asked for.
+    SecondFactorRequired {
+        /// Whether the account has one.
+        enrolled: bool,
+    },
+    /// The password is right, and must be changed.
+    PasswordChangeRequired,
     /// Evaluated and right.
     Right {
         /// What was presented.
@@ -139,6 +219,8 @@ pub enum Verdict {
         /// The session it is to start.
         session: SessionId,
     },
+    /// Evaluated and right, of somebody who is logged in.
+    Confirmed,
 }
 
 /// The aggregate. It keeps no state: what counts against an attempt is counted before it is evaluated.
@@ -152,23 +234,39 @@ impl Aggregate for Authentication {
     type Error = Infallible;
 
     fn handle_command((): &(), attempt: Attempt) -> Result<Vec<AuthenticationEvent>, Infallible> {
-        let Attempt { factor, verdict, at, policy } = attempt;
-        let failed = |reason| AuthenticationEvent::Failed { factor, reason };
-        Ok(match verdict {
-            Verdict::UnknownAccount => vec![failed(FailureReason::UnknownAccount)],
-            Verdict::Locked => vec![failed(FailureReason::Locked)],
-            Verdict::Suspended => vec![failed(FailureReason::Suspended)],
-            Verdict::Wrong { failures, locks } if failures >= policy.threshold => {
-                let nth = locks.saturating_add(1);
-                let until = at + lock_duration(nth, &policy);
-                vec![
-                    failed(FailureReason::WrongPassword),
-                    AuthenticationEvent::LockedOut { factor, failures, nth, until },
-                ]
+        let Attempt { factor, device, lock_passed, verdict, at, policy } = attempt;
+        let mut events = Vec::new();
+        if lock_passed {
+            events.push(AuthenticationEvent::LockLifted { factor, by: LiftedBy::Expired, device: device.clone() });
+        }
+        let failed = |reason| AuthenticationEvent::Failed { factor, reason, device: device.clone() };
+        match verdict {
+            Verdict::UnknownAccount => events.push(failed(FailureReason::UnknownAccount)),
+            Verdict::Locked => events.push(failed(FailureReason::Locked)),
+            Verdict::Suspended => events.push(failed(FailureReason::Suspended)),
+            Verdict::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
+            Verdict::Wrong { number, locks } => {
+                events.push(failed(match factor {
+                    Factor::Password => FailureReason::WrongPassword,
+                    Factor::SecondFactor => FailureReason::WrongCode,
+                }));
+                if let Some(lock) = lock_after(number, locks, at, &policy) {
+                    let (nth, until) = (lock.nth, lock.until);
+                    events.push(AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device });
+                }
             }
-            Verdict::Wrong { .. } => vec![failed(FailureReason::WrongPassword)],
-            Verdict::Right { methods, session } => vec![AuthenticationEvent::Succeeded { methods, session }],
-        })
+            Verdict::SecondFactorRequired { enrolled } => {
+                events.push(AuthenticationEvent::SecondFactorRequired { enrolled, device });
+            }
+            Verdict::PasswordChangeRequired => {
+                events.push(AuthenticationEvent::PasswordChangeRequired { factor, device });
+            }
+            Verdict::Right { methods, session } => {
+                events.push(AuthenticationEvent::Succeeded { methods, session, device });
+            }
+            Verdict::Confirmed => events.push(AuthenticationEvent::Confirmed { factor, device }),
+        }
+        Ok(events)
     }
 
     fn apply_event((): (), _: AuthenticationEvent) {}
@@ -181,11 +279,18 @@ mod tests {
     use crate::testing::given;
 
     fn attempt(verdict: Verdict) -> Attempt {
-        Attempt { factor: Factor::Password, verdict, at: DateTime::UNIX_EPOCH, policy: Policy::default().lockout }
+        Attempt {
+            factor: Factor::Password,
+            device: None,
+            lock_passed: false,
+            verdict,
+            at: DateTime::UNIX_EPOCH,
+            policy: Policy::default().lockout,
+        }
     }
 
     fn failed(reason: FailureReason) -> AuthenticationEvent {
-        AuthenticationEvent::Failed { factor: Factor::Password, reason }
+        AuthenticationEvent::Failed { factor: Factor::Password, reason, device: None }
     }
 
     #[test]
@@ -195,22 +300,47 @@ mod tests {
             .then([failed(FailureReason::UnknownAccount)]);
         given::<Authentication>([]).when(attempt(Verdict::Locked)).then([failed(FailureReason::Locked)]);
         given::<Authentication>([])
-            .when(attempt(Verdict::Wrong { failures: 4, locks: 0 }))
+            .when(attempt(Verdict::Wrong { number: 4, locks: 0 }))
             .then([failed(FailureReason::WrongPassword)]);
+        let code = Attempt { factor: Factor::SecondFactor, ..attempt(Verdict::Wrong { number: 1, locks: 0 }) };
+        given::<Authentication>([]).when(code).then([AuthenticationEvent::Failed {
+            factor: Factor::SecondFactor,
+            reason: FailureReason::WrongCode,
+            device: None,
+        }]);
     }
 
     #[test]
     fn the_fifth_failure_locks_and_the_next_lock_is_twice_as_long() {
         for (locks, minutes) in [(0, 15), (1, 30)] {
-            given::<Authentication>([]).when(attempt(Verdict::Wrong { failures: 5, locks })).then([
+            given::<Authentication>([]).when(attempt(Verdict::Wrong { number: 5, locks })).then([
                 failed(FailureReason::WrongPassword),
                 AuthenticationEvent::LockedOut {
                     factor: Factor::Password,
                     failures: 5,
                     nth: locks + 1,
                     until: DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(minutes),
+                    device: None,
                 },
             ]);
         }
+    }
+
+    #[test]
+    fn a_lock_that_passed_is_noted_by_the_next_attempt() {
+        let first =
+            Attempt { lock_passed: true, device: Some("d".into()), ..attempt(Verdict::Wrong { number: 1, locks: 1 }) };
+        given::<Authentication>([]).when(first).then([
+            AuthenticationEvent::LockLifted {
+                factor: Factor::Password,
+                by: LiftedBy::Expired,
+                device: Some("d".into()),
+            },
+            AuthenticationEvent::Failed {
+                factor: Factor::Password,
+                reason: FailureReason::WrongPassword,
+                device: Some("d".into()),
+            },
+        ]);
     }
 }

@@ -4,8 +4,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::account::AccountEvent;
+use crate::account::{AccountEvent, DisabledBy};
+use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
+use crate::policy::PolicyEvent;
+use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
 /// Any fact.
@@ -17,6 +20,12 @@ pub enum Event {
     Authentication(AuthenticationEvent),
     /// About a session.
     Session(SessionEvent),
+    /// About a role that administrators defined.
+    Role(RoleEvent),
+    /// About the security policy.
+    Policy(PolicyEvent),
+    /// About an API key.
+    ApiKey(ApiKeyEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -34,6 +43,24 @@ impl From<AuthenticationEvent> for Event {
 impl From<SessionEvent> for Event {
     fn from(event: SessionEvent) -> Self {
         Self::Session(event)
+    }
+}
+
+impl From<RoleEvent> for Event {
+    fn from(event: RoleEvent) -> Self {
+        Self::Role(event)
+    }
+}
+
+impl From<PolicyEvent> for Event {
+    fn from(event: PolicyEvent) -> Self {
+        Self::Policy(event)
+    }
+}
+
+impl From<ApiKeyEvent> for Event {
+    fn from(event: ApiKeyEvent) -> Self {
+        Self::ApiKey(event)
     }
 }
 
@@ -63,6 +90,27 @@ impl TryFrom<Event> for SessionEvent {
     }
 }
 
+impl TryFrom<Event> for RoleEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::Role(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
+impl TryFrom<Event> for PolicyEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::Policy(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
+impl TryFrom<Event> for ApiKeyEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::ApiKey(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
 impl Event {
     /// The kind of stream it belongs to.
     #[must_use]
@@ -71,6 +119,9 @@ impl Event {
             Self::Account(_) => Category::Account,
             Self::Authentication(_) => Category::Authentication,
             Self::Session(_) => Category::Session,
+            Self::Role(_) => Category::Role,
+            Self::Policy(_) => Category::Policy,
+            Self::ApiKey(_) => Category::ApiKey,
         }
     }
 
@@ -78,7 +129,12 @@ impl Event {
     #[must_use]
     pub const fn schema_version(&self) -> u32 {
         match self {
-            Self::Account(_) | Self::Authentication(_) | Self::Session(_) => 1,
+            Self::Account(_)
+            | Self::Authentication(_)
+            | Self::Session(_)
+            | Self::Role(_)
+            | Self::Policy(_)
+            | Self::ApiKey(_) => 1,
         }
     }
 
@@ -90,16 +146,34 @@ impl Event {
             Self::Account(
                 AccountEvent::RoleGranted { .. }
                 | AccountEvent::RoleRevoked { .. }
+                | AccountEvent::PasswordExpired {}
+                | AccountEvent::SecondFactorDisabled { by: DisabledBy::Admin }
                 | AccountEvent::Suspended {}
                 | AccountEvent::Reinstated {},
             )
             | Self::Authentication(AuthenticationEvent::LockLifted { .. })
-            | Self::Session(SessionEvent::Revoked { .. }) => &[Field::Reason],
-            Self::Account(AccountEvent::PasswordChanged { .. }) => &[],
+            | Self::Session(SessionEvent::Revoked { .. })
+            | Self::Role(_)
+            | Self::Policy(PolicyEvent::Changed { .. })
+            | Self::ApiKey(ApiKeyEvent::Revoked {}) => &[Field::Reason],
+            Self::Account(
+                AccountEvent::PasswordChanged { .. }
+                | AccountEvent::SecondFactorEnrolmentStarted {}
+                | AccountEvent::SecondFactorEnabled {}
+                | AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }
+                | AccountEvent::RecoveryCodesIssued { .. }
+                | AccountEvent::RecoveryCodeUsed { .. },
+            )
+            | Self::ApiKey(ApiKeyEvent::Created { .. }) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. })
             | Self::Session(SessionEvent::Started { .. }) => &[Field::Device, Field::Ip, Field::UserAgent],
-            Self::Authentication(AuthenticationEvent::Failed { .. }) => &[Field::Ip, Field::UserAgent],
-            Self::Authentication(AuthenticationEvent::LockedOut { .. })
+            Self::Authentication(
+                AuthenticationEvent::Failed { .. }
+                | AuthenticationEvent::SecondFactorRequired { .. }
+                | AuthenticationEvent::PasswordChangeRequired { .. },
+            )
+            | Self::Session(SessionEvent::FingerprintMismatched { .. }) => &[Field::Ip, Field::UserAgent],
+            Self::Authentication(AuthenticationEvent::LockedOut { .. } | AuthenticationEvent::Confirmed { .. })
             | Self::Session(
                 SessionEvent::Refreshed { .. }
                 | SessionEvent::RefreshReused { .. }
@@ -126,11 +200,18 @@ pub enum Category {
     Authentication,
     /// One stream a session.
     Session,
+    /// One stream a role that administrators defined.
+    Role,
+    /// One stream, the nil one.
+    Policy,
+    /// One stream an API key.
+    ApiKey,
 }
 
 impl Category {
     /// Every category.
-    pub const ALL: [Self; 3] = [Self::Account, Self::Authentication, Self::Session];
+    pub const ALL: [Self; 6] =
+        [Self::Account, Self::Authentication, Self::Session, Self::Role, Self::Policy, Self::ApiKey];
 
     /// The name in leaves, tables and subjects.
     #[must_use]
@@ -139,6 +220,9 @@ impl Category {
             Self::Account => "account",
             Self::Authentication => "authentication",
             Self::Session => "session",
+            Self::Role => "role",
+            Self::Policy => "policy",
+            Self::ApiKey => "api_key",
         }
     }
 }
@@ -161,6 +245,11 @@ pub enum Actor {
         /// The account.
         id: Uuid,
     },
+    /// A service, by its API key.
+    ApiKey {
+        /// The key.
+        id: Uuid,
+    },
     /// Somebody not logged in.
     Anonymous,
     /// Whoever runs the service, from its command line.
@@ -175,6 +264,7 @@ impl Actor {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Account { .. } => "account",
+            Self::ApiKey { .. } => "api_key",
             Self::Anonymous => "anonymous",
             Self::Operator => "operator",
             Self::System => "system",
@@ -185,7 +275,7 @@ impl Actor {
     #[must_use]
     pub const fn id(&self) -> Option<Uuid> {
         match self {
-            Self::Account { id } => Some(*id),
+            Self::Account { id } | Self::ApiKey { id } => Some(*id),
             Self::Anonymous | Self::Operator | Self::System => None,
         }
     }

@@ -15,8 +15,11 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::account::AccountEvent;
+use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::event::{Actor, Category, Event, Recorded, SealedDigest, Stream};
+use crate::policy::PolicyEvent;
+use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
 /// Most bytes in a leaf.
@@ -87,6 +90,9 @@ impl Draft {
             Event::Account(event) => serde_json::to_value(event),
             Event::Authentication(event) => serde_json::to_value(event),
             Event::Session(event) => serde_json::to_value(event),
+            Event::Role(event) => serde_json::to_value(event),
+            Event::Policy(event) => serde_json::to_value(event),
+            Event::ApiKey(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -221,6 +227,9 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
         Category::Account => AccountEvent::deserialize(tagged).map(Event::Account),
         Category::Authentication => AuthenticationEvent::deserialize(tagged).map(Event::Authentication),
         Category::Session => SessionEvent::deserialize(tagged).map(Event::Session),
+        Category::Role => RoleEvent::deserialize(tagged).map(Event::Role),
+        Category::Policy => PolicyEvent::deserialize(tagged).map(Event::Policy),
+        Category::ApiKey => ApiKeyEvent::deserialize(tagged).map(Event::ApiKey),
     }
     .map_err(|source| {
         // serde names an unknown variant in its message alone.
@@ -399,6 +408,7 @@ mod tests {
             Event::Authentication(AuthenticationEvent::Failed {
                 factor: Factor::Password,
                 reason: FailureReason::Locked,
+                device: Some("d".into()),
             }),
         ] {
             let prepared = draft(event).prepare().unwrap();

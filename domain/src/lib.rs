@@ -7,6 +7,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number: time and ids are arguments.
 
 pub mod account;
+pub mod api_key;
 pub mod authentication;
 pub mod event;
 pub mod leaf;
@@ -14,6 +15,8 @@ pub mod lockout;
 pub mod password;
 pub mod permission;
 pub mod policy;
+pub mod preview;
+pub mod role;
 pub mod session;
 pub mod values;
 

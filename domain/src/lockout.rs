@@ -1,19 +1,85 @@
-//! When guesses are no longer evaluated: a pure function of what was counted. Counting is the caller's.
+//! When guesses are no longer evaluated: a pure function of what was counted.
+//!
+//! Each counter holds the times of the attempts that were evaluated, or are under way, within the window, and the lock
+//! that they led to. An attempt is counted before it is evaluated, so parallel guesses cannot slip past the threshold:
+//! at no time have more than `threshold` attempts of one window been evaluated. The write side keeps the same counter in
+//! a row of Postgres and moves it by one statement; `commands` tests that both agree.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::policy::LockoutPolicy;
 
+/// What is counted of one account, or of one device of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counter {
+    /// When the attempts of this window were made; at most `threshold` of them.
+    pub recent: Vec<DateTime<Utc>>,
+    /// When the lock lifts, or lifted; until the next attempt.
+    pub locked_until: Option<DateTime<Utc>>,
+    /// Locks in a row.
+    pub locks: u32,
+}
+
 /// What one more attempt meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lockout {
     /// The attempt may be evaluated.
-    Open,
-    /// It may not, before this time.
-    Locked {
-        /// When the lock lifts by itself.
-        until: DateTime<Utc>,
+    Open {
+        /// Its number in the window, itself included.
+        number: u32,
+        /// Whether it is the first after a lock that has passed.
+        lock_passed: bool,
     },
+    /// It may not.
+    Locked,
+}
+
+impl Counter {
+    /// Counts one more attempt, unless it may not be evaluated: what is refused is no guess.
+    pub fn reserve(&mut self, now: DateTime<Utc>, policy: &LockoutPolicy) -> Lockout {
+        if !policy.enabled {
+            return Lockout::Open { number: 1, lock_passed: false };
+        }
+        let mut lock_passed = false;
+        match self.locked_until {
+            Some(until) if now < until => return Lockout::Locked,
+            Some(_) => {
+                self.locked_until = None;
+                lock_passed = true;
+                self.recent.clear();
+            }
+            None => {}
+        }
+        self.recent.retain(|at| *at > now - policy.window);
+        if self.recent.len() >= policy.threshold as usize {
+            return Lockout::Locked;
+        }
+        self.recent.push(now);
+        Lockout::Open { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_passed }
+    }
+
+    /// The attempt of this number was wrong; answers with the lock that it leads to.
+    pub fn fail(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lock> {
+        let lock = lock_after(number, self.locks, now, policy)?;
+        *self = Self { recent: Vec::new(), locked_until: Some(lock.until), locks: lock.nth };
+        Some(lock)
+    }
+}
+
+/// A lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// When it lifts by itself.
+    pub until: DateTime<Utc>,
+    /// Which in a row, from 1.
+    pub nth: u32,
+}
+
+/// The lock that a wrong attempt of this number leads to.
+#[must_use]
+pub fn lock_after(number: u32, locks: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lock> {
+    let nth = locks.saturating_add(1);
+    (policy.enabled && number >= policy.threshold).then(|| Lock { until: now + lock_duration(nth, policy), nth })
 }
 
 /// How long the `nth` lock in a row lasts (the first is 1): doubled each time, up to the longest.
@@ -24,49 +90,112 @@ pub fn lock_duration(nth: u32, policy: &LockoutPolicy) -> TimeDelta {
     scaled.min(policy.longest)
 }
 
-/// Whether the attempt that would be number `attempts` in the current window may be evaluated.
-///
-/// `attempts` counts those evaluated or under way, this one included: an attempt is counted before its
-/// password is hashed, so parallel guesses cannot slip past the threshold.
-#[must_use]
-pub fn judge(
-    attempts: u32,
-    locked_until: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-    policy: &LockoutPolicy,
-) -> Lockout {
-    match locked_until {
-        Some(until) if now < until => Lockout::Locked { until },
-        Some(_) | None if attempts > policy.threshold => Lockout::Locked { until: now + policy.window },
-        Some(_) | None => Lockout::Open,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::Policy;
+    use proptest::prelude::*;
 
-    #[test]
-    fn the_attempt_after_the_last_allowed_one_is_refused() {
-        let (policy, now) = (Policy::default().lockout, DateTime::UNIX_EPOCH);
-        assert_eq!(judge(5, None, now, &policy), Lockout::Open);
-        assert!(matches!(judge(6, None, now, &policy), Lockout::Locked { .. }));
+    fn policy() -> LockoutPolicy {
+        Policy::default().lockout
+    }
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn open(number: u32) -> Lockout {
+        Lockout::Open { number, lock_passed: false }
     }
 
     #[test]
-    fn a_lock_lifts_by_itself() {
-        let (policy, now) = (Policy::default().lockout, DateTime::UNIX_EPOCH);
-        let until = now + policy.duration;
-        assert_eq!(judge(1, Some(until), now, &policy), Lockout::Locked { until });
-        assert_eq!(judge(1, Some(until), until, &policy), Lockout::Open);
+    fn the_attempt_after_the_last_allowed_one_is_refused_even_before_any_verdict() {
+        let mut counter = Counter::default();
+        for number in 1..=5 {
+            assert_eq!(counter.reserve(at(0), &policy()), open(number));
+        }
+        assert_eq!(counter.reserve(at(0), &policy()), Lockout::Locked);
+    }
+
+    #[test]
+    fn failures_further_apart_than_the_window_do_not_add_up() {
+        let mut counter = Counter::default();
+        for seconds in [0, 1, 2, 3] {
+            counter.reserve(at(seconds), &policy());
+        }
+        assert_eq!(counter.reserve(at(901), &policy()), open(3), "two of the four are more than 15 minutes old");
+    }
+
+    #[test]
+    fn a_lock_lifts_by_itself_and_the_next_is_twice_as_long() {
+        let mut counter = Counter::default();
+        let lock = counter.fail(5, at(0), &policy()).unwrap();
+        assert_eq!(lock, Lock { until: at(900), nth: 1 });
+        assert_eq!(counter.reserve(at(899), &policy()), Lockout::Locked);
+        assert_eq!(counter.reserve(at(900), &policy()), Lockout::Open { number: 1, lock_passed: true });
+        assert_eq!(counter.fail(5, at(900), &policy()), Some(Lock { until: at(900 + 1_800), nth: 2 }));
     }
 
     #[test]
     fn locks_double_up_to_a_day() {
-        let policy = Policy::default().lockout;
-        let minutes: Vec<_> = (1..=9).map(|nth| lock_duration(nth, &policy).num_minutes()).collect();
+        let minutes: Vec<_> = (1..=9).map(|nth| lock_duration(nth, &policy()).num_minutes()).collect();
         assert_eq!(minutes, [15, 30, 60, 120, 240, 480, 960, 1440, 1440]);
-        assert_eq!(lock_duration(u32::MAX, &policy), policy.longest);
+        assert_eq!(lock_duration(u32::MAX, &policy()), policy().longest);
+    }
+
+    #[test]
+    fn switched_off_nothing_is_counted() {
+        let policy = LockoutPolicy { enabled: false, ..policy() };
+        let mut counter = Counter::default();
+        for _ in 0..100 {
+            assert_eq!(counter.reserve(at(0), &policy), open(1));
+            assert_eq!(counter.fail(1, at(0), &policy), None);
+        }
+    }
+
+    proptest! {
+        /// Attempts begin at any time and their verdicts, all of them "wrong", come in any order and as late as they
+        /// like: within one window no more are evaluated than the policy allows, and none during a lock.
+        #[test]
+        fn no_interleaving_of_attempts_and_times_evaluates_more_than_the_policy_allows(
+            steps in proptest::collection::vec((0_i64..400, 0_usize..8, any::<bool>()), 1..200),
+            threshold in 1_u32..7,
+            window in 60_i64..1_200,
+            duration in 60_i64..1_200,
+        ) {
+            let policy = LockoutPolicy {
+                threshold,
+                window: TimeDelta::seconds(window),
+                duration: TimeDelta::seconds(duration),
+                ..policy()
+            };
+            let (mut counter, mut now) = (Counter::default(), at(0));
+            let (mut evaluated, mut under_way) = (Vec::new(), Vec::new());
+            let mut locked_until = at(0);
+            for (wait, which, begins) in steps {
+                now += TimeDelta::seconds(wait);
+                if begins || under_way.is_empty() {
+                    if let Lockout::Open { number, .. } = counter.reserve(now, &policy) {
+                        prop_assert!(now >= locked_until, "evaluated during a lock");
+                        evaluated.push(now);
+                        under_way.push(number);
+                    }
+                } else {
+                    let number = under_way.remove(which % under_way.len());
+                    if let Some(lock) = counter.fail(number, now, &policy) {
+                        locked_until = locked_until.max(lock.until);
+                    }
+                }
+                let in_window = evaluated.iter().filter(|at| **at > now - policy.window).count();
+                prop_assert!(in_window <= threshold as usize || locked_until > at(0), "{in_window} in one window");
+            }
+            // A lock forgets what was counted, so only a lock shorter than the window lets two runs meet in one.
+            if duration >= window {
+                for (index, first) in evaluated.iter().enumerate() {
+                    let within = evaluated.iter().skip(index).filter(|at| **at < *first + policy.window).count();
+                    prop_assert!(within <= threshold as usize, "{within} within one window");
+                }
+            }
+        }
     }
 }

@@ -1,34 +1,96 @@
 //! Permissions and the roles that bundle them. Calls are guarded by permissions, never by role names.
 
-use crate::values::RoleName;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::values::{InvalidValue, RoleName};
 
 /// One thing a caller may be allowed to do, named `<resource>.<verb>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Permission {
     /// See any account, its roles and its state.
+    #[serde(rename = "accounts.read")]
     AccountsRead,
-    /// Suspend, reinstate and unlock accounts.
+    /// Suspend, reinstate and unlock accounts; take a lost second factor away, let a password expire.
+    #[serde(rename = "accounts.manage")]
     AccountsManage,
     /// See any session.
+    #[serde(rename = "sessions.read")]
     SessionsRead,
     /// End any session.
+    #[serde(rename = "sessions.revoke")]
     SessionsRevoke,
+    /// See roles and what they allow.
+    #[serde(rename = "roles.read")]
+    RolesRead,
     /// Grant and revoke roles.
+    #[serde(rename = "roles.grant")]
     RolesGrant,
+    /// Define, change and retire roles.
+    #[serde(rename = "roles.manage")]
+    RolesManage,
+    /// See the security policy, and what another one would have done.
+    #[serde(rename = "policy.read")]
+    PolicyRead,
+    /// Change the security policy.
+    #[serde(rename = "policy.change")]
+    PolicyChange,
+    /// Make, list and revoke API keys.
+    #[serde(rename = "api_keys.manage")]
+    ApiKeysManage,
+    /// Ask what a token is worth (RFC 7662).
+    #[serde(rename = "tokens.introspect")]
+    TokensIntrospect,
     /// Read the audit trail.
+    #[serde(rename = "audit.read")]
     AuditRead,
 }
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 12] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::SessionsRead,
         Self::SessionsRevoke,
+        Self::RolesRead,
         Self::RolesGrant,
+        Self::RolesManage,
+        Self::PolicyRead,
+        Self::PolicyChange,
+        Self::ApiKeysManage,
+        Self::TokensIntrospect,
         Self::AuditRead,
     ];
+
+    /// # Errors
+    /// There is no such permission.
+    pub fn parse(name: &str) -> Result<Self, InvalidValue> {
+        let known = Self::ALL.into_iter().find(|permission| permission.as_str() == name);
+        known.ok_or(InvalidValue("is no permission; GET /v1/permissions lists them"))
+    }
+
+    /// What it allows, for people.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::AccountsRead => "See any account, its roles and its state.",
+            Self::AccountsManage => {
+                "Suspend, reinstate and unlock accounts; take a lost second factor away, let a password expire."
+            }
+            Self::SessionsRead => "See any session.",
+            Self::SessionsRevoke => "End any session.",
+            Self::RolesRead => "See roles and what they allow.",
+            Self::RolesGrant => "Grant and revoke roles.",
+            Self::RolesManage => "Define, change and retire roles.",
+            Self::PolicyRead => "See the security policy, and what another one would have done.",
+            Self::PolicyChange => "Change the security policy.",
+            Self::ApiKeysManage => "Make, list and revoke API keys.",
+            Self::TokensIntrospect => "Ask what a token is worth (RFC 7662).",
+            Self::AuditRead => "Read the audit trail.",
+        }
+    }
 
     /// The name clients see.
     #[must_use]
@@ -38,7 +100,13 @@ impl Permission {
             Self::AccountsManage => "accounts.manage",
             Self::SessionsRead => "sessions.read",
             Self::SessionsRevoke => "sessions.revoke",
+            Self::RolesRead => "roles.read",
             Self::RolesGrant => "roles.grant",
+            Self::RolesManage => "roles.manage",
+            Self::PolicyRead => "policy.read",
+            Self::PolicyChange => "policy.change",
+            Self::ApiKeysManage => "api_keys.manage",
+            Self::TokensIntrospect => "tokens.introspect",
             Self::AuditRead => "audit.read",
         }
     }
@@ -86,25 +154,32 @@ impl Permissions {
     }
 }
 
-/// The built-in roles: name, what it is for, what it may do.
-const BUILT_IN: [(&str, &[Permission]); 3] =
-    [("admin", &Permission::ALL), ("auditor", &[Permission::AuditRead]), ("customer", &[])];
+/// The built-in roles and what they may do. Nobody changes them.
+const BUILT_IN: [(&str, &[Permission]); 3] = [
+    ("admin", &Permission::ALL),
+    ("auditor", &[Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead]),
+    ("customer", &[]),
+];
 
-/// The names of the roles there are.
+/// The names of the built-in roles.
 pub fn built_in_roles() -> impl Iterator<Item = RoleName> {
     BUILT_IN.iter().filter_map(|(name, _)| RoleName::parse(name).ok())
 }
 
-/// What a role may do; `None` when there is no such role.
+/// What a built-in role may do; `None` when it is not built in.
 #[must_use]
-pub fn permissions_of(role: &RoleName) -> Option<Permissions> {
+pub fn built_in(role: &RoleName) -> Option<Permissions> {
     BUILT_IN.iter().find(|(name, _)| *name == role.as_str()).map(|(_, permissions)| Permissions::of(permissions))
 }
 
-/// What these roles may do together. A role that no longer exists adds nothing.
+/// The roles that administrators defined, and what they may do.
+pub type CustomRoles = BTreeMap<RoleName, Permissions>;
+
+/// What these roles may do together. A role that does not exist, or no longer, adds nothing.
 #[must_use]
-pub fn permissions_of_all<'a>(roles: impl IntoIterator<Item = &'a RoleName>) -> Permissions {
-    roles.into_iter().filter_map(permissions_of).fold(Permissions::NONE, Permissions::union)
+pub fn permissions_of_all<'a>(roles: impl IntoIterator<Item = &'a RoleName>, custom: &CustomRoles) -> Permissions {
+    let of = |role: &RoleName| built_in(role).or_else(|| custom.get(role).copied()).unwrap_or_default();
+    roles.into_iter().map(of).fold(Permissions::NONE, Permissions::union)
 }
 
 #[cfg(test)]
@@ -114,14 +189,32 @@ mod tests {
     #[test]
     fn a_customer_may_do_nothing_to_others_and_an_unknown_role_nothing_at_all() {
         let role = |name| RoleName::parse(name).unwrap();
-        assert_eq!(permissions_of(&role("customer")), Some(Permissions::NONE));
-        assert_eq!(permissions_of(&role("root")), None);
-        assert_eq!(permissions_of_all([&role("root"), &role("customer")]), Permissions::NONE);
+        assert_eq!(built_in(&role("customer")), Some(Permissions::NONE));
+        assert_eq!(built_in(&role("root")), None);
+        assert_eq!(permissions_of_all([&role("root"), &role("customer")], &CustomRoles::new()), Permissions::NONE);
     }
 
     #[test]
-    fn an_auditor_reads_the_trail_and_changes_nothing() {
-        let auditor = permissions_of(&RoleName::parse("auditor").unwrap()).unwrap();
-        assert_eq!(auditor.iter().collect::<Vec<_>>(), [Permission::AuditRead]);
+    fn an_auditor_reads_and_changes_nothing() {
+        let auditor = built_in(&RoleName::parse("auditor").unwrap()).unwrap();
+        let expected = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead];
+        assert_eq!(auditor.iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_custom_role_adds_what_it_was_given_and_never_replaces_a_built_in_one() {
+        let role = |name| RoleName::parse(name).unwrap();
+        let reads = Permissions::of(&[Permission::AccountsRead]);
+        let custom: CustomRoles =
+            [(role("support"), reads), (role("customer"), Permissions::of(&Permission::ALL))].into();
+        assert_eq!(permissions_of_all([&role("support"), &role("customer")], &custom), reads);
+    }
+
+    #[test]
+    fn every_permission_is_written_as_clients_name_it() {
+        for permission in Permission::ALL {
+            assert_eq!(serde_json::to_value(permission).unwrap(), permission.as_str());
+            assert_eq!(Permission::parse(permission.as_str()), Ok(permission));
+        }
     }
 }

@@ -8,13 +8,15 @@
 //!                  |------------expired--> ended
 //!                  |--refresh_reused, revoked--> ended
 //! ```
+//! A refresh from somewhere that looks different is recorded (`fingerprint_mismatched`), and by policy holds the session
+//! until its owner has proved themselves once more (`elevated`), or ends it.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
 use crate::authentication::Method;
-use crate::policy::SessionPolicy;
+use crate::policy::{FingerprintPolicy, SessionPolicy};
 use crate::values::AccountId;
 
 /// What happened to a session.
@@ -63,6 +65,14 @@ pub enum SessionEvent {
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
     },
+    /// A refresh came from somewhere that looks different.
+    #[serde(rename = "session.fingerprint_mismatched")]
+    FingerprintMismatched {
+        /// What the policy said to do.
+        action: FingerprintPolicy,
+        /// The new fingerprint; later refreshes are compared with it.
+        fingerprint: String,
+    },
     /// It was ended; its tokens are refused from this position on.
     #[serde(rename = "session.revoked")]
     Revoked {
@@ -88,6 +98,12 @@ pub enum RevokedBy {
     PasswordChange,
     /// The account was suspended.
     Suspension,
+    /// An administrator took the account's second factor away.
+    SecondFactorReset,
+    /// An administrator let the account's password expire.
+    PasswordExpired,
+    /// A refresh came from somewhere that looked different.
+    Fingerprint,
 }
 
 /// What is asked of a session.
@@ -110,6 +126,8 @@ pub enum SessionCommand {
     Refresh {
         /// Its generation.
         generation: u32,
+        /// What whoever presents it looks like; see [`SessionEvent::Started`].
+        fingerprint: String,
         /// When.
         at: DateTime<Utc>,
         /// The policy in force.
@@ -159,8 +177,12 @@ pub enum SessionState {
 pub struct Live {
     /// Whose it is.
     pub account: AccountId,
-    /// What was presented at login.
+    /// What was presented, at login and since.
     pub methods: Vec<Method>,
+    /// What its owner looked like last.
+    pub fingerprint: String,
+    /// Whether it is of no use until its owner has proved themselves once more.
+    pub held: bool,
     /// The generation of the current refresh token.
     pub generation: u32,
     /// Until then its predecessor still answers.
@@ -185,14 +207,14 @@ impl Aggregate for Session {
         match (command, state) {
             (SessionCommand::Start { account, methods, fingerprint, at, policy }, SessionState::None) => {
                 let expires_at = at + policy.absolute_lifetime;
-                let idle_expires_at = (at + policy.refresh_lifetime).min(expires_at);
+                let idle_expires_at = (at + policy.idle_lifetime).min(expires_at);
                 Ok(vec![SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }])
             }
             (SessionCommand::Start { .. }, SessionState::Live(_) | SessionState::Ended) => {
                 Err(SessionError::AlreadyStarted)
             }
-            (SessionCommand::Refresh { generation, at, policy }, SessionState::Live(live)) => {
-                Ok(refresh(live, generation, at, &policy))
+            (SessionCommand::Refresh { generation, fingerprint, at, policy }, SessionState::Live(live)) => {
+                Ok(refresh(live, generation, fingerprint, at, &policy))
             }
             (SessionCommand::Elevate { methods, at, policy }, SessionState::Live(_)) => {
                 Ok(vec![SessionEvent::Elevated { methods, until: at + policy.elevation }])
@@ -209,10 +231,12 @@ impl Aggregate for Session {
 
     fn apply_event(state: SessionState, event: SessionEvent) -> SessionState {
         match (event, state) {
-            (SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at }, _) => {
+            (SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }, _) => {
                 SessionState::Live(Live {
                     account,
                     methods,
+                    fingerprint,
+                    held: false,
                     generation: 1,
                     grace_until: None,
                     idle_expires_at,
@@ -222,9 +246,22 @@ impl Aggregate for Session {
             (SessionEvent::Refreshed { generation, grace_until, idle_expires_at }, SessionState::Live(live)) => {
                 SessionState::Live(Live { generation, grace_until: Some(grace_until), idle_expires_at, ..live })
             }
+            (SessionEvent::FingerprintMismatched { action, fingerprint }, SessionState::Live(live)) => {
+                let held = live.held || action == FingerprintPolicy::RequireStepUp;
+                SessionState::Live(Live { fingerprint, held, ..live })
+            }
+            (SessionEvent::Elevated { methods, until: _ }, SessionState::Live(mut live)) => {
+                live.methods.extend(methods);
+                live.methods.sort_unstable();
+                live.methods.dedup();
+                SessionState::Live(Live { held: false, ..live })
+            }
             (SessionEvent::Revoked { by: _ } | SessionEvent::Expired {}, _) => SessionState::Ended,
             (
-                SessionEvent::RefreshReused { .. } | SessionEvent::Refreshed { .. } | SessionEvent::Elevated { .. },
+                SessionEvent::RefreshReused { .. }
+                | SessionEvent::Refreshed { .. }
+                | SessionEvent::FingerprintMismatched { .. }
+                | SessionEvent::Elevated { .. },
                 state,
             ) => state,
         }
@@ -232,23 +269,40 @@ impl Aggregate for Session {
 }
 
 /// No events means: the predecessor within its grace, answered with the successor it already has.
-fn refresh(live: &Live, generation: u32, at: DateTime<Utc>, policy: &SessionPolicy) -> Vec<SessionEvent> {
+fn refresh(
+    live: &Live,
+    generation: u32,
+    fingerprint: String,
+    at: DateTime<Utc>,
+    policy: &SessionPolicy,
+) -> Vec<SessionEvent> {
+    let looks_different = fingerprint != live.fingerprint;
+    // Two tabs, or a lost answer: both come from the same browser.
     let in_grace = generation.checked_add(1) == Some(live.generation)
-        && live.grace_until.is_some_and(|grace_until| at < grace_until);
+        && live.grace_until.is_some_and(|grace_until| at < grace_until)
+        && (!looks_different || policy.fingerprint == FingerprintPolicy::Record);
 
     if at >= live.idle_expires_at || at >= live.expires_at {
-        vec![SessionEvent::Expired {}]
-    } else if generation == live.generation {
-        vec![SessionEvent::Refreshed {
-            generation: live.generation.saturating_add(1),
-            grace_until: at + policy.refresh_grace,
-            idle_expires_at: (at + policy.refresh_lifetime).min(live.expires_at),
-        }]
-    } else if in_grace {
-        vec![]
-    } else {
-        vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevokedBy::Reuse }]
+        return vec![SessionEvent::Expired {}];
     }
+    if generation != live.generation {
+        let reused = vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevokedBy::Reuse }];
+        return if in_grace { vec![] } else { reused };
+    }
+    let mut events = Vec::new();
+    if looks_different {
+        events.push(SessionEvent::FingerprintMismatched { action: policy.fingerprint, fingerprint });
+        if policy.fingerprint == FingerprintPolicy::Revoke {
+            events.push(SessionEvent::Revoked { by: RevokedBy::Fingerprint });
+            return events;
+        }
+    }
+    events.push(SessionEvent::Refreshed {
+        generation: live.generation.saturating_add(1),
+        grace_until: at + policy.refresh_grace,
+        idle_expires_at: (at + policy.idle_lifetime).min(live.expires_at),
+    });
+    events
 }
 
 #[cfg(test)]
@@ -273,7 +327,7 @@ mod tests {
             account: AccountId(Uuid::nil()),
             methods: vec![Method::Password],
             fingerprint: String::new(),
-            idle_expires_at: at(0) + policy().refresh_lifetime,
+            idle_expires_at: at(0) + policy().idle_lifetime,
             expires_at: at(0) + policy().absolute_lifetime,
         }
     }
@@ -282,12 +336,51 @@ mod tests {
         SessionEvent::Refreshed {
             generation,
             grace_until: at(seconds) + policy().refresh_grace,
-            idle_expires_at: at(seconds) + policy().refresh_lifetime,
+            idle_expires_at: at(seconds) + policy().idle_lifetime,
         }
     }
 
     fn refresh(generation: u32, seconds: i64) -> SessionCommand {
-        SessionCommand::Refresh { generation, at: at(seconds), policy: policy() }
+        SessionCommand::Refresh { generation, fingerprint: String::new(), at: at(seconds), policy: policy() }
+    }
+
+    fn from_elsewhere(generation: u32, seconds: i64, fingerprint: FingerprintPolicy) -> SessionCommand {
+        let policy = SessionPolicy { fingerprint, ..policy() };
+        SessionCommand::Refresh { generation, fingerprint: "elsewhere".into(), at: at(seconds), policy }
+    }
+
+    fn mismatched(action: FingerprintPolicy) -> SessionEvent {
+        SessionEvent::FingerprintMismatched { action, fingerprint: "elsewhere".into() }
+    }
+
+    #[test]
+    fn a_refresh_from_elsewhere_is_recorded_holds_the_session_or_ends_it() {
+        for action in [FingerprintPolicy::Record, FingerprintPolicy::RequireStepUp] {
+            given::<Session>([started()])
+                .when(from_elsewhere(1, 5, action))
+                .then([mismatched(action), refreshed(2, 5)]);
+        }
+        given::<Session>([started()])
+            .when(from_elsewhere(1, 5, FingerprintPolicy::Revoke))
+            .then([mismatched(FingerprintPolicy::Revoke), SessionEvent::Revoked { by: RevokedBy::Fingerprint }]);
+        let held = [started(), mismatched(FingerprintPolicy::RequireStepUp), refreshed(2, 5)];
+        given::<Session>(held.clone())
+            .when(from_elsewhere(2, 6, FingerprintPolicy::RequireStepUp))
+            .then([refreshed(3, 6)]);
+        let state = held.into_iter().fold(SessionState::None, Session::apply_event);
+        assert!(matches!(&state, SessionState::Live(live) if live.held), "and stays held");
+        let elevated = SessionEvent::Elevated { methods: vec![Method::OneTime], until: at(9) };
+        let state = Session::apply_event(state, elevated);
+        let both = [Method::Password, Method::OneTime];
+        assert!(matches!(&state, SessionState::Live(live) if !live.held && live.methods == both));
+    }
+
+    #[test]
+    fn the_grace_is_for_the_same_browser() {
+        given::<Session>([started(), refreshed(2, 5)])
+            .when(from_elsewhere(1, 6, FingerprintPolicy::RequireStepUp))
+            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+        given::<Session>([started(), refreshed(2, 5)]).when(from_elsewhere(1, 6, FingerprintPolicy::Record)).then([]);
     }
 
     #[test]

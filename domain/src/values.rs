@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// The id of an account; also the id of its streams and the subject of its events.
@@ -22,6 +23,17 @@ impl fmt::Display for AccountId {
 }
 
 impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The id of an API key; also the id of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ApiKeyId(pub Uuid);
+
+impl fmt::Display for ApiKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -136,6 +148,15 @@ impl RoleName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id of the role's stream, which follows from its name (UUIDv8, RFC 9562, section 5.8).
+    #[must_use]
+    pub fn stream_id(&self) -> Uuid {
+        let digest = Sha256::new_with_prefix("fulexo/role/").chain_update(&self.0).finalize();
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(digest).for_each(|(byte, from)| *byte = from);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    }
 }
 
 impl TryFrom<String> for RoleName {
@@ -154,6 +175,45 @@ impl From<RoleName> for String {
 impl fmt::Display for RoleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The name of an API key: that of a service, never of a person, since it stands in the log:
+/// `[a-z0-9][a-z0-9._-]{0,62}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyName(String);
+
+impl KeyName {
+    /// # Errors
+    /// Anything outside the pattern.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let sound = text.len() <= 63 && text.starts_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c));
+        if sound {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidValue("must start with a-z or 0-9 and hold only a-z, 0-9, ., _ and -, 63 at most"))
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for KeyName {
+    type Error = InvalidValue;
+    fn try_from(text: String) -> Result<Self, InvalidValue> {
+        Self::parse(&text)
+    }
+}
+
+impl From<KeyName> for String {
+    fn from(name: KeyName) -> Self {
+        name.0
     }
 }
 

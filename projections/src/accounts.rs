@@ -4,8 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::account::AccountEvent;
-use fulexo_domain::authentication::AuthenticationEvent;
+use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::values::AccountId;
 use sqlx::{PgConnection, PgPool};
@@ -31,8 +31,16 @@ pub struct Account {
     pub last_login_at: Option<DateTime<Utc>>,
     /// When the last lock lifts, or lifted.
     pub locked_until: Option<DateTime<Utc>>,
+    /// When the last lock of its second factor lifts, or lifted.
+    pub second_factor_locked_until: Option<DateTime<Utc>>,
     /// Whether an administrator has stopped all use of it.
     pub suspended: bool,
+    /// Whether the password must be changed before anything else.
+    pub password_expired: bool,
+    /// Whether a login asks for a second factor.
+    pub second_factor: bool,
+    /// Recovery codes left.
+    pub recovery_codes: i32,
 }
 
 /// What to list.
@@ -46,6 +54,8 @@ pub struct Filter {
     pub locked: Option<bool>,
     /// Only accounts that are suspended, or that are not.
     pub suspended: Option<bool>,
+    /// Only accounts with a second factor, or without.
+    pub second_factor: Option<bool>,
 }
 
 /// One account, if it is known.
@@ -73,15 +83,18 @@ pub async fn list(
          where ($1::uuid is null or account_id > $1)
            and ($2::uuid is null or account_id = $2)
            and ($3::text is null or roles @> array[$3::text])
-           and ($4::bool is null or (locked_until is not null and locked_until > $5) = $4)
+           and ($4::bool is null or
+                coalesce(greatest(locked_until, second_factor_locked_until) > $5, false) = $4)
            and ($6::bool is null or suspended = $6)
-         order by account_id limit $7",
+           and ($7::bool is null or second_factor = $7)
+         order by account_id limit $8",
         after,
         filter.account.map(|account| account.0),
         filter.role,
         filter.locked,
         now,
         filter.suspended,
+        filter.second_factor,
         Page::<Account>::fetch(limit)
     )
     .fetch_all(pool)
@@ -107,14 +120,18 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
     sqlx::query!(
         "insert into read.account
          select u.id, u.registered_at, u.profile_position, string_to_array(u.roles, ' '), u.password_changed_at,
-                u.last_login_at, u.locked_until, u.suspended
+                u.last_login_at, u.locked_until, u.second_factor_locked_until, u.suspended, u.password_expired,
+                u.second_factor, u.recovery_codes
          from unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                     $7::timestamptz[], $8::boolean[])
-             u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until, suspended)
+                     $7::timestamptz[], $8::timestamptz[], $9::boolean[], $10::boolean[], $11::boolean[], $12::integer[])
+             u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until,
+                second_factor_locked_until, suspended, password_expired, second_factor, recovery_codes)
          on conflict on constraint account_pkey do update set
              roles = excluded.roles, password_changed_at = excluded.password_changed_at,
              last_login_at = excluded.last_login_at, locked_until = excluded.locked_until,
-             suspended = excluded.suspended",
+             second_factor_locked_until = excluded.second_factor_locked_until, suspended = excluded.suspended,
+             password_expired = excluded.password_expired, second_factor = excluded.second_factor,
+             recovery_codes = excluded.recovery_codes",
         &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.registered_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.profile_position).collect::<Vec<_>>(),
@@ -123,7 +140,11 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         &rows.iter().map(|row| row.password_changed_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.last_login_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
         &rows.iter().map(|row| row.locked_until).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.suspended).collect::<Vec<_>>()
+        &rows.iter().map(|row| row.second_factor_locked_until).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
+        &rows.iter().map(|row| row.suspended).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.password_expired).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.second_factor).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.recovery_codes).collect::<Vec<_>>()
     )
     .execute(connection)
     .await?;
@@ -137,9 +158,12 @@ const fn concerns(recorded: &Recorded) -> bool {
             AuthenticationEvent::Succeeded { .. }
             | AuthenticationEvent::LockedOut { .. }
             | AuthenticationEvent::LockLifted { .. } => true,
-            AuthenticationEvent::Failed { .. } => false,
+            AuthenticationEvent::Failed { .. }
+            | AuthenticationEvent::SecondFactorRequired { .. }
+            | AuthenticationEvent::PasswordChangeRequired { .. }
+            | AuthenticationEvent::Confirmed { .. } => false,
         },
-        Event::Session(_) => false,
+        Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => false,
     }
 }
 
@@ -154,7 +178,11 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
             password_changed_at: recorded.recorded_at,
             last_login_at: None,
             locked_until: None,
+            second_factor_locked_until: None,
             suspended: false,
+            password_expired: false,
+            second_factor: false,
+            recovery_codes: 0,
         };
         accounts.insert(id, account);
         return;
@@ -170,15 +198,43 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
         Event::Account(AccountEvent::RoleRevoked { role }) => account.roles.retain(|held| held != role.as_str()),
         Event::Account(AccountEvent::Suspended {}) => account.suspended = true,
         Event::Account(AccountEvent::Reinstated {}) => account.suspended = false,
-        Event::Authentication(AuthenticationEvent::LockLifted { .. }) => account.locked_until = None,
-        Event::Account(AccountEvent::PasswordChanged { .. }) => account.password_changed_at = recorded.recorded_at,
+        Event::Account(AccountEvent::PasswordExpired {}) => account.password_expired = true,
+        Event::Account(AccountEvent::PasswordChanged { how: PasswordChange::Rehash }) => {}
+        Event::Account(AccountEvent::PasswordChanged { .. }) => {
+            account.password_changed_at = recorded.recorded_at;
+            account.password_expired = false;
+        }
+        Event::Account(AccountEvent::SecondFactorEnabled {}) => account.second_factor = true,
+        Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
+            account.second_factor = false;
+            account.recovery_codes = 0;
+            account.second_factor_locked_until = None;
+        }
+        Event::Account(
+            AccountEvent::RecoveryCodesIssued { count: left } | AccountEvent::RecoveryCodeUsed { remaining: left },
+        ) => account.recovery_codes = i32::try_from(*left).unwrap_or(i32::MAX),
+        // The lock of one device is not the account's.
+        Event::Authentication(AuthenticationEvent::LockedOut { factor, until, device: None, .. }) => {
+            *locked(account, *factor) = Some(*until);
+        }
+        Event::Authentication(AuthenticationEvent::LockLifted { factor, device: None, .. }) => {
+            *locked(account, *factor) = None;
+        }
         Event::Authentication(AuthenticationEvent::Succeeded { .. }) => {
             account.last_login_at = Some(recorded.recorded_at);
-            account.locked_until = None;
         }
-        Event::Authentication(AuthenticationEvent::LockedOut { until, .. }) => account.locked_until = Some(*until),
-        Event::Account(AccountEvent::Registered {})
-        | Event::Authentication(AuthenticationEvent::Failed { .. })
-        | Event::Session(_) => {}
+        Event::Account(AccountEvent::Registered {} | AccountEvent::SecondFactorEnrolmentStarted {})
+        | Event::Authentication(_)
+        | Event::Session(_)
+        | Event::Role(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_) => {}
+    }
+}
+
+const fn locked(account: &mut Account, factor: Factor) -> &mut Option<DateTime<Utc>> {
+    match factor {
+        Factor::Password => &mut account.locked_until,
+        Factor::SecondFactor => &mut account.second_factor_locked_until,
     }
 }

@@ -136,18 +136,18 @@ impl Replay {
     }
 }
 
-struct Row {
-    position: i64,
-    stream_id: Uuid,
-    category: String,
-    version: i64,
-    leaf: Vec<u8>,
-    leaf_hash: Vec<u8>,
+pub(crate) struct Row {
+    pub position: i64,
+    pub stream_id: Uuid,
+    pub category: String,
+    pub version: i64,
+    pub leaf: Vec<u8>,
+    pub leaf_hash: Vec<u8>,
 }
 
 impl Row {
     /// The leaf is the truth, and everything beside it must say the same.
-    fn verify(&self, position: u64) -> Result<Recorded, FeedError> {
+    pub fn verify(&self, position: u64) -> Result<Recorded, FeedError> {
         if self.position.unsigned_abs() != position {
             return Err(FeedError::Gap { position });
         }

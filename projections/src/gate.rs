@@ -8,18 +8,23 @@
 //! A node judges from memory only while it holds a lease: each confirmed catch-up with the log renews it. A node that
 //! was paused or cut off finds its lease gone and asks the database.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
+use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::permission::{CustomRoles, Permissions, permissions_of_all};
+use fulexo_domain::policy::{Policy, PolicyEvent};
+use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
-use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
+use tokio::sync::watch;
 
-use crate::feed;
+use crate::{access, feed};
 
 /// How long a confirmed catch-up is good for.
 pub const LEASE: Duration = Duration::from_secs(2);
@@ -37,6 +42,8 @@ pub struct Claim<'a> {
     pub position: u64,
     /// The roles held then.
     pub roles: &'a [RoleName],
+    /// Whether the session's owner presented a second factor.
+    pub second_factor: bool,
 }
 
 /// What the gate says.
@@ -46,8 +53,10 @@ pub enum Verdict {
     Current {
         /// Roles held now.
         roles: BTreeSet<RoleName>,
-        /// When its elevation by step-up ends; `None` if there was none lately.
-        elevated_until: Option<DateTime<Utc>>,
+        /// What they allow together in this session.
+        permissions: Permissions,
+        /// Its last elevation by step-up; `None` if there was none lately.
+        elevated: Option<Elevation>,
     },
     /// The session has ended.
     Ended,
@@ -55,9 +64,33 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Recent changes of who may do what.
+/// What the gate says of an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyVerdict {
+    /// In use: what it may do, and until when.
+    Current(Permissions, DateTime<Utc>),
+    /// Revoked or expired.
+    Ended,
+    /// The gate cannot know: ask the database.
+    Unknown,
+}
+
+/// What these roles allow in a session: those that require a second factor allow nothing in a session without one.
+#[must_use]
+pub fn permissions_in(
+    roles: &BTreeSet<RoleName>,
+    custom: &CustomRoles,
+    policy: &Policy,
+    second_factor: bool,
+) -> Permissions {
+    let required = &policy.second_factor.required_for;
+    permissions_of_all(roles.iter().filter(|role| second_factor || !required.contains(*role)), custom)
+}
+
+/// Recent changes of who may do what; all custom roles, all API keys, the policy.
 pub struct Gate {
     inner: RwLock<Inner>,
+    policy: watch::Sender<Arc<Policy>>,
     /// How long a change matters: the life of an access token, and some.
     memory: TimeDelta,
 }
@@ -71,6 +104,12 @@ struct Inner {
     ended: HashMap<SessionId, Change>,
     elevated: HashMap<SessionId, Elevation>,
     roles: HashMap<AccountId, RoleChanges>,
+    custom: CustomRoles,
+    /// The last change of each custom role.
+    custom_changed: HashMap<RoleName, u64>,
+    keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
+    revoked_keys: HashSet<ApiKeyId>,
+    policy_position: Option<u64>,
     /// What was remembered when, oldest first.
     ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
 }
@@ -80,10 +119,13 @@ struct Change {
     position: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Elevation {
-    position: u64,
-    until: DateTime<Utc>,
+/// A step-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elevation {
+    /// Where in the log.
+    pub position: u64,
+    /// Until when sensitive calls are allowed.
+    pub until: DateTime<Utc>,
 }
 
 #[derive(Default)]
@@ -100,6 +142,7 @@ enum Subject {
     Session(SessionId),
     Elevation(SessionId),
     Account(AccountId),
+    Key(ApiKeyId),
 }
 
 impl Gate {
@@ -107,7 +150,12 @@ impl Gate {
     ///
     /// # Errors
     /// The database.
-    pub async fn open(pool: &PgPool, token_lifetime: TimeDelta, now: DateTime<Utc>) -> Result<Self, sqlx::Error> {
+    pub async fn open(
+        pool: &PgPool,
+        token_lifetime: TimeDelta,
+        first_policy: Policy,
+        now: DateTime<Utc>,
+    ) -> Result<Self, sqlx::Error> {
         // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
         let memory = token_lifetime + TimeDelta::minutes(2);
         let mut transaction = pool.begin().await?;
@@ -132,10 +180,18 @@ impl Gate {
         .fetch_all(&mut *transaction)
         .await?;
         let elevated = sqlx::query!(
-            r#"select session_id, elevated_until as "until!", started_position from access.session
+            r#"select session_id, elevated_until as "until!", elevated_position as "position!" from access.session
                where elevated_until > $1 and ended_at is null order by elevated_until desc limit $2"#,
-            now,
+            now - memory,
             i64::try_from(MOST).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let custom = access::custom_roles(&mut transaction).await?;
+        let changed_policy = access::policy(&mut transaction).await?;
+        let keys = sqlx::query!(
+            "select key_id, permissions, expires_at from access.api_key where revoked_at is null and expires_at > $1",
+            now
         )
         .fetch_all(&mut *transaction)
         .await?;
@@ -148,6 +204,14 @@ impl Gate {
             ended: HashMap::new(),
             elevated: HashMap::new(),
             roles: HashMap::new(),
+            custom_changed: custom.iter().map(|role| (role.role.clone(), role.position)).collect(),
+            custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
+            keys: keys
+                .into_iter()
+                .map(|key| (ApiKeyId(key.key_id), (access::permissions(&key.permissions), key.expires_at)))
+                .collect(),
+            revoked_keys: HashSet::new(),
+            policy_position: changed_policy.as_ref().map(|(position, _)| *position),
             ages: BTreeMap::new(),
         };
         // A full answer means that there may be more: what is older than the oldest row is not known here.
@@ -165,13 +229,37 @@ impl Gate {
             inner.roles.entry(account).or_default().base = Some((position, roles));
         }
         for row in elevated {
-            // Where it was elevated is not kept; whatever is told of it later is newer.
-            let elevation = Elevation { position: row.started_position.unsigned_abs(), until: row.until };
+            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until };
             inner.elevated.insert(SessionId(row.session_id), elevation);
             inner.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
         }
         inner.trim(now - memory);
-        Ok(Self { inner: RwLock::new(inner), memory })
+        let (policy, _) = watch::channel(Arc::new(changed_policy.map_or(first_policy, |(_, policy)| policy)));
+        Ok(Self { inner: RwLock::new(inner), policy, memory })
+    }
+
+    /// The policy in force, as far as this node knows.
+    #[must_use]
+    pub fn policy(&self) -> watch::Receiver<Arc<Policy>> {
+        self.policy.subscribe()
+    }
+
+    /// What an API key may do, if it is in use; `Unknown` where the database must be asked.
+    #[must_use]
+    pub fn judge_key(&self, key: ApiKeyId, now: DateTime<Utc>) -> KeyVerdict {
+        let inner = self.read();
+        if inner.revoked_keys.contains(&key) {
+            return KeyVerdict::Ended;
+        }
+        if inner.lease_ends.is_none_or(|ends| Instant::now() >= ends) {
+            return KeyVerdict::Unknown;
+        }
+        match inner.keys.get(&key) {
+            Some((permissions, expires_at)) if now < *expires_at => KeyVerdict::Current(*permissions, *expires_at),
+            Some(_) => KeyVerdict::Ended,
+            // Its secret is authentic, so it was made somewhere, maybe a moment ago.
+            None => KeyVerdict::Unknown,
+        }
     }
 
     /// Judges a token that is otherwise valid.
@@ -208,7 +296,8 @@ impl Gate {
                 }
             }
         }
-        Verdict::Current { roles, elevated_until: inner.elevated.get(&claim.session).map(|elevation| elevation.until) }
+        let permissions = permissions_in(&roles, &inner.custom, &self.policy.borrow(), claim.second_factor);
+        Verdict::Current { roles, permissions, elevated: inner.elevated.get(&claim.session).copied() }
     }
 
     /// Learns of events that were committed here, at once: before whoever asked for them is answered.
@@ -222,6 +311,12 @@ impl Gate {
                 inner.applied += 1;
             }
             inner.apply(recorded);
+            if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event
+                && inner.policy_position.is_none_or(|known| known < recorded.position)
+            {
+                inner.policy_position = Some(recorded.position);
+                self.policy.send_replace(Arc::new(Policy::clone(after)));
+            }
             last = Some(recorded.recorded_at);
         }
         if let Some(last) = last {
@@ -276,16 +371,43 @@ impl Inner {
                     *known = Elevation { position, until: *until };
                 }
             }
-            Event::Session(
-                SessionEvent::Started { .. } | SessionEvent::Refreshed { .. } | SessionEvent::RefreshReused { .. },
-            )
-            | Event::Account(
-                AccountEvent::Registered {}
-                | AccountEvent::PasswordChanged { .. }
-                | AccountEvent::Suspended {}
-                | AccountEvent::Reinstated {},
-            )
-            | Event::Authentication(_) => {}
+            Event::Role(event) => self.change_role(position, event),
+            Event::ApiKey(event) => {
+                let key = ApiKeyId(recorded.stream.id);
+                match event {
+                    ApiKeyEvent::Created { permissions, expires_at, .. } if !self.revoked_keys.contains(&key) => {
+                        self.keys.retain(|_, (_, ends)| *ends > at);
+                        self.keys.insert(key, (Permissions::of(permissions), *expires_at));
+                    }
+                    ApiKeyEvent::Created { .. } => {}
+                    ApiKeyEvent::Revoked {} => {
+                        self.keys.remove(&key);
+                        self.remember(position, at, Subject::Key(key));
+                    }
+                }
+            }
+            Event::Session(_) | Event::Account(_) | Event::Authentication(_) | Event::Policy(_) => {}
+        }
+    }
+
+    fn change_role(&mut self, position: u64, event: &RoleEvent) {
+        let (RoleEvent::Defined { role, .. }
+        | RoleEvent::PermissionsChanged { role, .. }
+        | RoleEvent::Retired { role }) = event;
+        let last = self.custom_changed.entry(role.clone()).or_insert(position);
+        // Events may be told twice, and out of order when two nodes append at once.
+        if position < *last {
+            return;
+        }
+        *last = position;
+        match event {
+            RoleEvent::Defined { role, permissions }
+            | RoleEvent::PermissionsChanged { role, after: permissions, .. } => {
+                self.custom.insert(role.clone(), Permissions::of(permissions));
+            }
+            RoleEvent::Retired { role } => {
+                self.custom.remove(role);
+            }
         }
     }
 
@@ -304,6 +426,9 @@ impl Inner {
                 self.ended.entry(session).or_insert(Change { position });
             }
             Subject::Elevation(_) => {}
+            Subject::Key(key) => {
+                self.revoked_keys.insert(key);
+            }
             Subject::Account(account) => {
                 let changes = self.roles.entry(account).or_default();
                 changes.latest = changes.latest.max(position);
@@ -334,6 +459,10 @@ impl Inner {
                         self.elevated.remove(&session);
                     }
                 }
+                // It is in no list of keys: the database is asked.
+                Subject::Key(key) => {
+                    self.revoked_keys.remove(&key);
+                }
                 Subject::Account(account) => {
                     if self.roles.get(&account).is_some_and(|changes| changes.latest <= position) {
                         self.roles.remove(&account);
@@ -355,7 +484,7 @@ pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u6
     let applied = gate.applied();
     if applied < size {
         let events = feed::read(&mut connection, applied, most).await?;
-        let events: Vec<std::sync::Arc<Recorded>> = events.into_iter().map(std::sync::Arc::new).collect();
+        let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
         gate.observe(&events);
     }
     let is_current = gate.applied() >= size;

@@ -4,6 +4,8 @@
 //! the recent part in memory. The read models (`accounts`, `sessions`, `audit`) follow the log on their own, each
 //! with a checkpoint; a reader may wait until one has seen a position.
 //!
+//! `preview` derives something for one question: what another lockout policy would have done.
+//!
 //! Nothing here decides or appends, and nothing here can open what is sealed.
 
 pub mod access;
@@ -13,6 +15,7 @@ pub mod feed;
 pub mod follower;
 pub mod gate;
 pub mod page;
+pub mod preview;
 pub mod projection;
 pub mod rebuild;
 pub mod runner;

@@ -36,7 +36,7 @@ pub struct Session {
     pub expires_at: DateTime<Utc>,
     /// When it was ended, or found past its end.
     pub ended_at: Option<DateTime<Utc>>,
-    /// `owner`, `admin`, `reuse`, `password_change`, `suspension` or `expiry`.
+    /// By whom or what; `fulexo_domain::session::RevokedBy`, or `expiry`.
     pub ended_by: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
              u (id, account_id, started_at, started_position, methods, last_seen_at, generation, idle_expires_at,
                 expires_at, ended_at, ended_by)
          on conflict on constraint session_pkey do update set
-             last_seen_at = excluded.last_seen_at, generation = excluded.generation,
+             methods = excluded.methods, last_seen_at = excluded.last_seen_at, generation = excluded.generation,
              idle_expires_at = excluded.idle_expires_at, ended_at = excluded.ended_at, ended_by = excluded.ended_by",
         &rows.iter().map(|row| row.session_id).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
@@ -166,6 +166,9 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             RevokedBy::Reuse => "reuse",
             RevokedBy::PasswordChange => "password_change",
             RevokedBy::Suspension => "suspension",
+            RevokedBy::SecondFactorReset => "second_factor_reset",
+            RevokedBy::PasswordExpired => "password_expired",
+            RevokedBy::Fingerprint => "fingerprint",
         }),
         SessionEvent::Expired {} => end("expiry"),
         SessionEvent::Refreshed { generation, grace_until: _, idle_expires_at } => {
@@ -173,6 +176,13 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             session.generation = i32::try_from(*generation).unwrap_or(i32::MAX);
             session.idle_expires_at = *idle_expires_at;
         }
-        SessionEvent::Started { .. } | SessionEvent::RefreshReused { .. } | SessionEvent::Elevated { .. } => {}
+        SessionEvent::Elevated { methods, until: _ } => {
+            let presented = methods.iter().map(|method| method.as_str().to_owned());
+            let new: Vec<String> = presented.filter(|method| !session.methods.contains(method)).collect();
+            session.methods.extend(new);
+        }
+        SessionEvent::Started { .. }
+        | SessionEvent::RefreshReused { .. }
+        | SessionEvent::FingerprintMismatched { .. } => {}
     }
 }

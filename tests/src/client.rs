@@ -24,6 +24,8 @@ pub struct Client {
     pub account: Uuid,
     /// Their session.
     pub session: Uuid,
+    /// By what their device is known.
+    pub device_token: String,
     /// Headers sent with each request.
     pub headers: Vec<(String, String)>,
 }
@@ -76,6 +78,9 @@ impl Client {
         self.access_token = Some(text("access_token"));
         self.refresh_token = text("refresh_token");
         self.session = text("session_id").parse().unwrap_or_default();
+        if answer.json.get("device_token").is_some() {
+            self.device_token = text("device_token");
+        }
     }
 
     /// The same client, sending one more header.
@@ -100,6 +105,16 @@ impl Client {
     /// DELETE.
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, None, "").await
+    }
+
+    /// PUT with a JSON body.
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, path, Some("application/json"), &body.to_string()).await
+    }
+
+    /// DELETE with a JSON body.
+    pub async fn delete_with(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::DELETE, path, Some("application/json"), &body.to_string()).await
     }
 
     /// POST with a JSON body.

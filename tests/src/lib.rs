@@ -13,10 +13,12 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![expect(clippy::missing_panics_doc, reason = "tests fail by panicking")]
 
+mod authenticator;
 mod client;
 mod cluster;
 mod node;
 
+pub use authenticator::Authenticator;
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
 pub use fulexo_api::cli::operator;

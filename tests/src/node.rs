@@ -122,6 +122,7 @@ impl Node {
             session: SessionId(client.session),
             authenticated_at: clock::now() - ago,
             methods: vec![Method::Password],
+            held: false,
             roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
             position: 0,
             expires_at: clock::now() + TimeDelta::hours(1),

@@ -185,7 +185,7 @@ async fn a_step_up_allows_sensitive_calls_on_every_node_and_a_wrong_password_doe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guesses_at_step_up_count_as_those_at_login_do() {
+async fn guesses_at_step_up_count_as_those_at_login_from_the_same_device_do() {
     let node = Node::start().await;
     let ann = node.customer().await;
     let guess = || ann.post("/v1/auth/step-up", json!({"password": "not-the-Passw0rd!"}));
@@ -194,7 +194,9 @@ async fn guesses_at_step_up_count_as_those_at_login_do() {
     }
     let right = ann.post("/v1/auth/step-up", json!({"password": PASSWORD})).await;
     assert_eq!(right.status, 401, "not evaluated any more");
-    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 401, "the same lock");
+    let here = log_in(&node, &ann.email, PASSWORD, Some(&ann.device_token)).await;
+    assert_eq!(here.status, 401, "the same lock");
+    assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 200, "and it is this device's alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,12 +12,16 @@ use std::fs;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::account::{AccountEvent, DisabledBy, PasswordChange};
+use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy, Method};
 use fulexo_domain::event::{Actor, Category, Event, Field, Recorded, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, Draft, Prepared};
+use fulexo_domain::permission::Permission;
+use fulexo_domain::policy::{FingerprintPolicy, Policy, PolicyEvent};
+use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::{RevokedBy, SessionEvent};
-use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_domain::values::{AccountId, KeyName, RoleName, SessionId};
 use uuid::Uuid;
 
 const POSITION: u64 = 41;
@@ -25,33 +29,97 @@ const VERSION: u64 = 7;
 
 /// One event of every type, and of every value that its data can take; the case is empty for the plain one.
 fn samples() -> Vec<(&'static str, Event)> {
-    let failed = |reason| AuthenticationEvent::Failed { factor: Factor::Password, reason }.into();
+    use AuthenticationEvent as Auth;
+    use Factor::{Password, SecondFactor};
+    let failed = |factor, reason| Auth::Failed { factor, reason, device: None }.into();
+    let lifted = |factor, by| Auth::LockLifted { factor, by, device: None }.into();
     let revoked = |by| SessionEvent::Revoked { by }.into();
+    let changed = |how| AccountEvent::PasswordChanged { how }.into();
+    let disabled = |by| AccountEvent::SecondFactorDisabled { by }.into();
+    let mismatched = |action| SessionEvent::FingerprintMismatched { action, fingerprint: fingerprint() }.into();
+    let (device, pwd, both) = (Some(device()), vec![Method::Password], vec![Method::Password, Method::OneTime]);
+    let session = SessionId(id(3));
     let samples: Vec<(&str, Event)> = vec![
         ("", AccountEvent::Registered {}.into()),
-        ("", AccountEvent::PasswordChanged { how: PasswordChange::Owner }.into()),
-        ("rehash", AccountEvent::PasswordChanged { how: PasswordChange::Rehash }.into()),
+        ("", changed(PasswordChange::Owner)),
+        ("expired", changed(PasswordChange::Expired)),
+        ("rehash", changed(PasswordChange::Rehash)),
+        ("", AccountEvent::PasswordExpired {}.into()),
+        ("", AccountEvent::SecondFactorEnrolmentStarted {}.into()),
+        ("", AccountEvent::SecondFactorEnabled {}.into()),
+        ("", disabled(DisabledBy::Owner)),
+        ("admin", disabled(DisabledBy::Admin)),
+        ("", AccountEvent::RecoveryCodesIssued { count: 10 }.into()),
+        ("", AccountEvent::RecoveryCodeUsed { remaining: 9 }.into()),
         ("", AccountEvent::RoleGranted { role: role("auditor") }.into()),
         ("", AccountEvent::RoleRevoked { role: role("support-tier_2") }.into()),
-        ("", AuthenticationEvent::Succeeded { methods: vec![Method::Password], session: SessionId(id(3)) }.into()),
-        ("", failed(FailureReason::WrongPassword)),
-        ("unknown_account", failed(FailureReason::UnknownAccount)),
-        ("locked", failed(FailureReason::Locked)),
-        ("suspended", failed(FailureReason::Suspended)),
-        ("", AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Admin }.into()),
         ("", AccountEvent::Suspended {}.into()),
         ("", AccountEvent::Reinstated {}.into()),
-        ("", SessionEvent::Elevated { methods: vec![Method::Password], until: time(600) }.into()),
-        ("suspension", revoked(RevokedBy::Suspension)),
-        ("", AuthenticationEvent::LockedOut { factor: Factor::Password, failures: 5, nth: 2, until: time(900) }.into()),
+        ("", Auth::Succeeded { methods: pwd.clone(), session, device: None }.into()),
+        ("two_factors", Auth::Succeeded { methods: both, session, device: device.clone() }.into()),
+        ("", Auth::SecondFactorRequired { enrolled: true, device: None }.into()),
+        ("enrolment", Auth::SecondFactorRequired { enrolled: false, device: device.clone() }.into()),
+        ("", Auth::PasswordChangeRequired { factor: Password, device: None }.into()),
+        ("device", Auth::PasswordChangeRequired { factor: SecondFactor, device: device.clone() }.into()),
+        ("", Auth::Confirmed { factor: Password, device: device.clone() }.into()),
+        ("second_factor", Auth::Confirmed { factor: SecondFactor, device: device.clone() }.into()),
+        ("", failed(Password, FailureReason::WrongPassword)),
+        ("unknown_account", failed(Password, FailureReason::UnknownAccount)),
+        ("locked", failed(Password, FailureReason::Locked)),
+        ("suspended", failed(Password, FailureReason::Suspended)),
+        ("wrong_code", failed(SecondFactor, FailureReason::WrongCode)),
+        ("expired_challenge", failed(SecondFactor, FailureReason::ExpiredChallenge)),
+        (
+            "device",
+            Auth::Failed { factor: Password, reason: FailureReason::WrongPassword, device: device.clone() }.into(),
+        ),
+        ("", lifted(Password, LiftedBy::Admin)),
+        ("expired", lifted(SecondFactor, LiftedBy::Expired)),
+        ("reset", lifted(SecondFactor, LiftedBy::Reset)),
+        ("device", Auth::LockLifted { factor: Password, by: LiftedBy::Expired, device: device.clone() }.into()),
+        ("", Auth::LockedOut { factor: Password, failures: 5, nth: 2, until: time(900), device: None }.into()),
+        (
+            "second_factor",
+            Auth::LockedOut { factor: SecondFactor, failures: 5, nth: 1, until: time(900), device }.into(),
+        ),
         ("", started()),
         ("", SessionEvent::Refreshed { generation: 2, grace_until: time(10), idle_expires_at: time(604_800) }.into()),
         ("", SessionEvent::RefreshReused { generation: 1 }.into()),
+        ("", SessionEvent::Elevated { methods: pwd, until: time(600) }.into()),
+        ("", mismatched(FingerprintPolicy::RequireStepUp)),
+        ("record", mismatched(FingerprintPolicy::Record)),
+        ("revoke", mismatched(FingerprintPolicy::Revoke)),
         ("", revoked(RevokedBy::Owner)),
         ("admin", revoked(RevokedBy::Admin)),
         ("reuse", revoked(RevokedBy::Reuse)),
         ("password_change", revoked(RevokedBy::PasswordChange)),
+        ("suspension", revoked(RevokedBy::Suspension)),
+        ("second_factor_reset", revoked(RevokedBy::SecondFactorReset)),
+        ("password_expired", revoked(RevokedBy::PasswordExpired)),
+        ("fingerprint", revoked(RevokedBy::Fingerprint)),
         ("", SessionEvent::Expired {}.into()),
+        ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL.to_vec() }.into()),
+        (
+            "",
+            RoleEvent::PermissionsChanged {
+                role: role("support"),
+                before: vec![Permission::AccountsRead],
+                after: vec![],
+            }
+            .into(),
+        ),
+        ("", RoleEvent::Retired { role: role("support") }.into()),
+        ("", PolicyEvent::Changed { before: Box::default(), after: Box::new(policy()) }.into()),
+        (
+            "",
+            ApiKeyEvent::Created {
+                name: KeyName::parse("billing-2.eu").unwrap(),
+                permissions: vec![Permission::TokensIntrospect],
+                expires_at: time(86_400),
+            }
+            .into(),
+        ),
+        ("", ApiKeyEvent::Revoked {}.into()),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -62,47 +130,107 @@ fn stands_among_the_samples(event: &Event) {
     match event {
         Event::Account(event) => match event {
             AccountEvent::Registered {}
-            | AccountEvent::PasswordChanged { how: PasswordChange::Owner | PasswordChange::Rehash }
+            | AccountEvent::PasswordChanged {
+                how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Rehash,
+            }
+            | AccountEvent::PasswordExpired {}
+            | AccountEvent::SecondFactorEnrolmentStarted {}
+            | AccountEvent::SecondFactorEnabled {}
+            | AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner | DisabledBy::Admin }
+            | AccountEvent::RecoveryCodesIssued { count: _ }
+            | AccountEvent::RecoveryCodeUsed { remaining: _ }
             | AccountEvent::RoleGranted { role: _ }
             | AccountEvent::RoleRevoked { role: _ }
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {} => {}
         },
         Event::Authentication(event) => match event {
-            AuthenticationEvent::Succeeded { methods: _, session: _ }
+            AuthenticationEvent::Succeeded { methods: _, session: _, device: _ }
+            | AuthenticationEvent::SecondFactorRequired { enrolled: _, device: _ }
+            | AuthenticationEvent::PasswordChangeRequired {
+                factor: Factor::Password | Factor::SecondFactor,
+                device: _,
+            }
+            | AuthenticationEvent::Confirmed { factor: Factor::Password | Factor::SecondFactor, device: _ }
             | AuthenticationEvent::Failed {
-                factor: Factor::Password,
+                factor: Factor::Password | Factor::SecondFactor,
                 reason:
                     FailureReason::WrongPassword
+                    | FailureReason::WrongCode
                     | FailureReason::UnknownAccount
                     | FailureReason::Locked
-                    | FailureReason::Suspended,
+                    | FailureReason::Suspended
+                    | FailureReason::ExpiredChallenge,
+                device: _,
             }
-            | AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Admin }
-            | AuthenticationEvent::LockedOut { factor: Factor::Password, failures: _, nth: _, until: _ } => {}
+            | AuthenticationEvent::LockLifted {
+                factor: Factor::Password | Factor::SecondFactor,
+                by: LiftedBy::Admin | LiftedBy::Expired | LiftedBy::Reset,
+                device: _,
+            }
+            | AuthenticationEvent::LockedOut {
+                factor: Factor::Password | Factor::SecondFactor,
+                failures: _,
+                nth: _,
+                until: _,
+                device: _,
+            } => {}
         },
         Event::Session(event) => match event {
             SessionEvent::Started { account: _, methods: _, fingerprint: _, idle_expires_at: _, expires_at: _ }
             | SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at: _ }
             | SessionEvent::RefreshReused { generation: _ }
+            | SessionEvent::FingerprintMismatched {
+                action: FingerprintPolicy::Record | FingerprintPolicy::RequireStepUp | FingerprintPolicy::Revoke,
+                fingerprint: _,
+            }
             | SessionEvent::Revoked {
                 by:
                     RevokedBy::Owner
                     | RevokedBy::Admin
                     | RevokedBy::Reuse
                     | RevokedBy::PasswordChange
-                    | RevokedBy::Suspension,
+                    | RevokedBy::Suspension
+                    | RevokedBy::SecondFactorReset
+                    | RevokedBy::PasswordExpired
+                    | RevokedBy::Fingerprint,
             }
             | SessionEvent::Elevated { methods: _, until: _ }
             | SessionEvent::Expired {} => {}
         },
+        Event::Role(event) => match event {
+            RoleEvent::Defined { role: _, permissions: _ }
+            | RoleEvent::PermissionsChanged { role: _, before: _, after: _ }
+            | RoleEvent::Retired { role: _ } => {}
+        },
+        Event::Policy(PolicyEvent::Changed { before: _, after: _ }) => {}
+        Event::ApiKey(event) => match event {
+            ApiKeyEvent::Created { name: _, permissions: _, expires_at: _ } | ApiKeyEvent::Revoked {} => {}
+        },
     }
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy { version: 2, ..Policy::default() };
+    policy.lockout.enabled = false;
+    policy.passwords.max_age_days = Some(90);
+    policy.sessions.fingerprint = FingerprintPolicy::Revoke;
+    policy.second_factor.required_for = [role("admin"), role("support")].into();
+    policy
+}
+
+/// As the service names devices: sixteen bytes, base64url.
+fn device() -> String {
+    "q3x0Vd1Yc9kT6mJb2LzZ0A".to_owned()
+}
+
+fn fingerprint() -> String {
+    "mX3d5Zl1yKkq0pQe7v8wB2nC4rT6uY9aFgHjJkLzXcV".to_owned()
 }
 
 fn started() -> Event {
     let (idle_expires_at, expires_at) = (time(604_800), time(2_592_000));
-    let fingerprint = "mX3d5Zl1yKkq0pQe7v8wB2nC4rT6uY9aFgHjJkLzXcV".to_owned();
-    let (account, methods) = (AccountId(id(2)), vec![Method::Password]);
+    let (account, methods, fingerprint) = (AccountId(id(2)), vec![Method::Password], fingerprint());
     SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }.into()
 }
 
@@ -140,6 +268,8 @@ fn prepared(event: &Event) -> Prepared {
         Event::Session(SessionEvent::Revoked { by: RevokedBy::Admin }) => (Some(id(2)), Actor::Operator, None),
         Event::Session(SessionEvent::Expired {}) => (Some(id(2)), Actor::System, None),
         Event::Session(_) => (Some(id(2)), Actor::Account { id: id(2) }, None),
+        Event::ApiKey(ApiKeyEvent::Revoked {}) => (Some(id(2)), Actor::ApiKey { id: id(8) }, None),
+        Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => (None, Actor::Account { id: id(4) }, None),
     };
     let draft = Draft {
         id: id(1),
@@ -235,11 +365,14 @@ fn every_event_type_has_a_golden_file() {
         names(serde_json::from_str::<AccountEvent>(r#""?""#)),
         names(serde_json::from_str::<AuthenticationEvent>(r#""?""#)),
         names(serde_json::from_str::<SessionEvent>(r#""?""#)),
+        names(serde_json::from_str::<RoleEvent>(r#""?""#)),
+        names(serde_json::from_str::<PolicyEvent>(r#""?""#)),
+        names(serde_json::from_str::<ApiKeyEvent>(r#""?""#)),
     ]
     .into_iter()
     .flatten()
     .collect();
-    assert!(types.len() >= 12, "{types:?}");
+    assert!(types.len() >= 30, "{types:?}");
     let files = files();
     let has_one = |name: &str| files.keys().any(|file| file.starts_with(&format!("{name}.v")));
     let missing: Vec<_> = types.iter().filter(|name| !has_one(name)).collect();
@@ -255,6 +388,10 @@ fn every_value_that_a_leaf_can_name_stands_in_a_golden_file() {
         names(serde_json::from_str::<FailureReason>(r#""?""#)),
         names(serde_json::from_str::<Method>(r#""?""#)),
         names(serde_json::from_str::<RevokedBy>(r#""?""#)),
+        names(serde_json::from_str::<DisabledBy>(r#""?""#)),
+        names(serde_json::from_str::<LiftedBy>(r#""?""#)),
+        names(serde_json::from_str::<FingerprintPolicy>(r#""?""#)),
+        names(serde_json::from_str::<Permission>(r#""?""#)),
         names(serde_json::from_str::<Category>(r#""?""#)),
         names(serde_json::from_str::<Field>(r#""?""#)),
         names(serde_json::from_str::<Actor>(r#"{"kind": "?"}"#)),

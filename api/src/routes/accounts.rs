@@ -18,7 +18,7 @@ use super::input::{Because, Input, Paging};
 use super::me::RevokedSessions;
 use crate::answer::{NoContent, Recorded, query_failed};
 use crate::app::App;
-use crate::caller::{Bearer, Caller, app, context};
+use crate::caller::{Bearer, BearerOrKey, Caller, app, context};
 use crate::clock;
 use crate::http::Problem;
 
@@ -40,6 +40,12 @@ struct Account {
     locked_until: Option<DateTime<Utc>>,
     /// Whether an administrator has stopped all use of it.
     suspended: bool,
+    /// Whether the password must be changed before anything else.
+    password_expired: bool,
+    /// Whether a login asks for a second factor.
+    second_factor: bool,
+    /// Recovery codes left.
+    recovery_codes: u32,
 }
 
 #[derive(Object)]
@@ -65,7 +71,7 @@ impl Accounts {
     async fn list(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         /// The account with exactly this address, without regard to case.
         email: Query<Option<String>>,
         /// Accounts that hold this role.
@@ -74,6 +80,8 @@ impl Accounts {
         locked: Query<Option<bool>>,
         /// Accounts that are suspended, or that are not.
         suspended: Query<Option<bool>>,
+        /// Accounts with a second factor, or without.
+        second_factor: Query<Option<bool>>,
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
@@ -96,8 +104,13 @@ impl Accounts {
             },
             None => None,
         };
-        let filter =
-            accounts::Filter { account, role: role.map(String::from), locked: locked.0, suspended: suspended.0 };
+        let filter = accounts::Filter {
+            account,
+            role: role.map(String::from),
+            locked: locked.0,
+            suspended: suspended.0,
+            second_factor: second_factor.0,
+        };
         let now = clock::now();
         let page = accounts::list(&app.pool, filter, paging.after, paging.limit, now).await.map_err(query_failed)?;
         Ok(Json(AccountPage { items: named(app, page.items, now).await?, next_cursor: page.next }))
@@ -110,7 +123,7 @@ impl Accounts {
     async fn get(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         account_id: Path<Uuid>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<Account>, Problem> {
@@ -143,7 +156,7 @@ impl Accounts {
         let role = input.parse("/role", RoleName::parse(&body.0.role));
         let reason = input.parse("/reason", Reason::parse(&body.0.reason));
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
-        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let context = context(request, caller.actor(), idempotency_key.0)?;
         let account = AccountId(account_id.0);
         let commands = &app(request)?.commands;
         Ok(commands.grant_role(&context, caller.permissions, account, role, reason).await?.into())
@@ -151,7 +164,8 @@ impl Accounts {
 
     /// Take a role away.
     ///
-    /// It is gone at once, also for tokens issued before. Needs `roles.grant` and a login within the last ten minutes.
+    /// It is gone at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a login
+    /// within the last ten minutes.
     #[oai(path = "/:account_id/roles/:role", method = "delete", operation_id = "revoke_role")]
     async fn revoke_role(
         &self,
@@ -172,8 +186,10 @@ impl Accounts {
         let role = input.parse("/role", RoleName::parse(&role.0));
         let reason = input.parse("/reason", Reason::parse(&given));
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
-        let context = context(request, Some(&caller), idempotency_key.0)?;
-        Ok(app(request)?.commands.revoke_role(&context, AccountId(account_id.0), role, reason).await?.into())
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let account = AccountId(account_id.0);
+        let commands = &app(request)?.commands;
+        Ok(commands.revoke_role(&context, caller.permissions, account, role, reason).await?.into())
     }
 
     /// Stop all use of an account: nobody logs in, and every session ends.
@@ -224,6 +240,40 @@ impl Accounts {
         Ok(app(request)?.commands.unlock(&context, AccountId(account_id.0), reason).await?.into())
     }
 
+    /// Have the password changed before anything else.
+    ///
+    /// Every session ends, and the next login leads to the change alone. Needs `accounts.manage`, every permission of
+    /// the account, and a login within the last ten minutes.
+    #[oai(path = "/:account_id/expire-password", method = "post", operation_id = "expire_account_password")]
+    async fn expire_password(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
+        Ok(app(request)?.commands.expire_password(&context, AccountId(account_id.0), reason).await?.into())
+    }
+
+    /// Take a lost second factor away.
+    ///
+    /// Every session ends. Needs `accounts.manage`, every permission of the account, and a login within the last ten
+    /// minutes.
+    #[oai(path = "/:account_id/reset-second-factor", method = "post", operation_id = "reset_account_second_factor")]
+    async fn reset_second_factor(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
+        Ok(app(request)?.commands.reset_second_factor(&context, AccountId(account_id.0), reason).await?.into())
+    }
+
     /// End every session of an account.
     ///
     /// Needs `sessions.revoke`.
@@ -231,12 +281,12 @@ impl Accounts {
     async fn revoke_sessions(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         account_id: Path<Uuid>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<RevokedSessions>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
-        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        let context = context(request, caller.0.actor, idempotency_key.0)?;
         let done = app(request)?.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
         Ok(Recorded::of(done, RevokedSessions::of))
     }
@@ -253,7 +303,7 @@ fn act(
     caller.require_elevated()?;
     let mut input = Input::default();
     let Some(reason) = input.parse("/reason", Reason::parse(&because.reason)) else { return Err(input.refused()) };
-    Ok((context(request, Some(caller), idempotency_key)?, reason))
+    Ok((context(request, caller.actor(), idempotency_key)?, reason))
 }
 
 /// The rows with what is sealed beside the log.
@@ -264,6 +314,7 @@ async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> R
         .into_iter()
         .map(|row| {
             let profile = profiles.get(&row.profile_position).and_then(Profile::read);
+            let locked_until = row.locked_until.max(row.second_factor_locked_until).filter(|until| *until > now);
             let name = |name: &DisplayName| name.as_str().to_owned();
             Account {
                 account_id: row.account_id,
@@ -273,9 +324,12 @@ async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> R
                 registered_at: row.registered_at,
                 password_changed_at: row.password_changed_at,
                 last_login_at: row.last_login_at,
-                locked: row.locked_until.is_some_and(|until| until > now),
-                locked_until: row.locked_until.filter(|until| *until > now),
+                locked: locked_until.is_some(),
+                locked_until,
                 suspended: row.suspended,
+                password_expired: row.password_expired,
+                second_factor: row.second_factor,
+                recovery_codes: row.recovery_codes.unsigned_abs(),
             }
         })
         .collect())

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::input::{Input, Paging};
 use crate::answer::query_failed;
-use crate::caller::{Bearer, app};
+use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;
 
 pub struct Audit;
@@ -59,7 +59,7 @@ pub struct AuditEvent {
 
 #[derive(Object)]
 struct AuditActor {
-    /// `account`, `anonymous`, `operator` or `system`.
+    /// `account`, `api_key`, `anonymous`, `operator` or `system`.
     kind: String,
     id: Option<Uuid>,
 }
@@ -100,13 +100,13 @@ impl Audit {
     async fn list(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         /// Events behind this position.
         after: Query<Option<u64>>,
         /// Exact type, for example `account.role_granted`.
         #[oai(name = "type")]
         event_type: Query<Option<String>>,
-        /// `account`, `authentication` or `session`.
+        /// `account`, `authentication`, `session`, `role`, `policy` or `api_key`.
         category: Query<Option<String>>,
         /// The account that they are about.
         subject: Query<Option<Uuid>>,
@@ -133,7 +133,11 @@ impl Audit {
         };
         let known_category = |text: String| {
             let known = Category::ALL.iter().any(|category| category.as_str() == text);
-            if known { Ok(text) } else { Err(InvalidValue("must be account, authentication or session")) }
+            if known {
+                Ok(text)
+            } else {
+                Err(InvalidValue("must be account, authentication, session, role, policy or api_key"))
+            }
         };
         let after = after.0.map(|after| i64::try_from(after).map_err(|_| InvalidValue("must be at most 2^63 - 1")));
         let after = input.parse_optional("/after", after);
@@ -161,7 +165,7 @@ impl Audit {
     async fn get(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         position: Path<u64>,
     ) -> Result<Json<AuditEventWithLeaf>, Problem> {
         caller.0.require(Permission::AuditRead)?;

@@ -1,20 +1,25 @@
 //! Registering, logging in, staying logged in, logging out.
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::{Credentials, NewAccount, Tokens};
+use fulexo_commands::{Challenged, Credentials, Evidence, LoggedIn, NewAccount, Purpose, Tokens};
+use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
+use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress};
 use poem::Request;
 use poem_openapi::param::Header;
-use poem_openapi::payload::Json;
-use poem_openapi::{Enum, Object, OpenApi};
+use poem_openapi::payload::{Form, Json};
+use poem_openapi::{Enum, Object, OpenApi, Union};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::Tag;
 use super::input::Input;
 use crate::answer::{NoContent, Recorded};
-use crate::caller::{Bearer, app, context};
+use crate::caller::{BearerOrKey, HeldBearer, app, context, judge, standing_of};
+use crate::clock;
 use crate::http::Problem;
+use crate::http::problem::FieldError;
 
 pub struct Auth;
 
@@ -72,15 +77,78 @@ struct TokenAnswer {
 }
 
 #[derive(Object)]
+struct SecondFactorChallenge {
+    /// To be presented with a code at `/v1/auth/second-factor`.
+    challenge_token: String,
+    /// What may be presented: `totp`, `recovery_code`.
+    methods: Vec<String>,
+    /// Life of the challenge, in seconds.
+    expires_in: i64,
+}
+
+#[derive(Object)]
+struct NextStep {
+    /// The bearer token of the next step, and good for that alone.
+    challenge_token: String,
+    /// Where the next step is taken.
+    next: String,
+    /// Life of the token, in seconds.
+    expires_in: i64,
+}
+
+/// What a login leads to.
+#[derive(Union)]
+#[oai(discriminator_name = "status", one_of)]
+enum LoginAnswer {
+    /// A session.
+    #[oai(mapping = "authenticated")]
+    Authenticated(TokenAnswer),
+    /// A code of the second factor is asked for.
+    #[oai(mapping = "second_factor_required")]
+    SecondFactor(SecondFactorChallenge),
+    /// The password must be changed, at `/v1/me/password`, and then the login made again.
+    #[oai(mapping = "password_change_required")]
+    PasswordChange(PasswordChangeDue),
+    /// A second factor must be set up, at `/v1/me/second-factor/totp`, and then the login made again.
+    #[oai(mapping = "second_factor_enrolment_required")]
+    Enrolment(EnrolmentDue),
+}
+
+#[derive(Object)]
+struct PasswordChangeDue {
+    #[oai(flatten)]
+    step: NextStep,
+}
+
+#[derive(Object)]
+struct EnrolmentDue {
+    #[oai(flatten)]
+    step: NextStep,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct SecondFactor {
+    challenge_token: String,
+    /// Six digits of the authenticator app, or a recovery code.
+    code: String,
+}
+
+#[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct Refresh {
     refresh_token: String,
+    /// What this device was given at its login; if sent, it must be the one that logged in.
+    device_token: Option<String>,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct StepUp {
-    password: String,
+    /// Either this.
+    password: Option<String>,
+    /// Or six digits of the authenticator app, or a recovery code.
+    code: Option<String>,
 }
 
 #[derive(Object)]
@@ -103,6 +171,47 @@ struct CurrentSession {
     expires_at: DateTime<Utc>,
     /// Until then sensitive calls are allowed.
     elevated_until: DateTime<Utc>,
+    /// Whether every other call is refused until the session's owner has proved themselves by a step-up: its tokens were
+    /// refreshed from somewhere that looked different.
+    held: bool,
+}
+
+/// RFC 7662, section 2.1.
+#[derive(Object, Deserialize)]
+struct Introspection {
+    /// An access token, or an API key.
+    token: String,
+    /// Not needed.
+    token_type_hint: Option<String>,
+}
+
+/// RFC 7662, section 2.2. Of a token that is worth nothing, for whatever reason, `active` is all that is said.
+#[derive(Object, Default)]
+#[oai(skip_serializing_if_is_none)]
+struct Introspected {
+    active: bool,
+    /// Permissions, separated by spaces.
+    scope: Option<String>,
+    /// `Bearer`, or `api_key`.
+    token_type: Option<String>,
+    /// The account, or the API key.
+    sub: Option<Uuid>,
+    /// The session.
+    sid: Option<Uuid>,
+    iss: Option<String>,
+    aud: Option<String>,
+    jti: Option<Uuid>,
+    /// Seconds since 1970.
+    exp: Option<i64>,
+    /// Seconds since 1970.
+    iat: Option<i64>,
+    /// Seconds since 1970.
+    auth_time: Option<i64>,
+    /// How the session's owner logged in (RFC 8176).
+    amr: Option<Vec<String>>,
+    acr: Option<String>,
+    /// Roles held now.
+    roles: Option<Vec<String>>,
 }
 
 #[OpenApi(prefix_path = "/v1/auth", tag = "Tag::Authentication")]
@@ -136,35 +245,54 @@ impl Auth {
         };
         let new =
             NewAccount { email: parsed_email, password: Password::new(password), display_name: parsed_name, roles };
-        let context = context(request, None, idempotency_key.0)?;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let done = app.commands.register(&context, new).await?;
         Ok(Recorded::of(done, |account| RegisteredAccount { account_id: account.0, ..answer }))
     }
 
     /// Log in.
     ///
-    /// Every refusal is the same 401, whether the address is unknown, the password wrong or the account locked; the
-    /// reason is in the audit trail.
+    /// Every refusal is the same 401, whether the address is unknown, the password wrong, the account locked or
+    /// suspended; the reason is in the audit trail. Where the password alone does not begin a session, `status` says what
+    /// is left to do, and `challenge_token` is good for that alone.
     #[oai(path = "/login", method = "post", operation_id = "create_login")]
     async fn login(
         &self,
         request: &Request,
         body: Json<Login>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<TokenAnswer>, Problem> {
+    ) -> Result<Recorded<LoginAnswer>, Problem> {
         let Json(Login { email, password, device_token }) = body;
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&email)) else { return Err(input.refused()) };
         let credentials = Credentials { email, password: Password::new(password), device_token };
-        let context = context(request, None, idempotency_key.0)?;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let done = app(request)?.commands.login(&context, credentials).await?;
-        Ok(Recorded::of(done, TokenAnswer::of))
+        Ok(Recorded::of(done, LoginAnswer::of))
+    }
+
+    /// The second step of a login.
+    ///
+    /// A code is accepted once. A wrong one counts, and five within fifteen minutes lock the second factor for a while;
+    /// every refusal is the same 401.
+    #[oai(path = "/second-factor", method = "post", operation_id = "create_second_factor_login")]
+    async fn second_factor(
+        &self,
+        request: &Request,
+        body: Json<SecondFactor>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<LoginAnswer>, Problem> {
+        let Json(SecondFactor { challenge_token, code }) = body;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
+        let done = app(request)?.commands.second_factor(&context, &challenge_token, &code).await?;
+        Ok(Recorded::of(done, LoginAnswer::of))
     }
 
     /// Exchange a refresh token for new tokens.
     ///
     /// A token that was spent before ends the session: somebody else holds a copy. Within ten seconds the one just
-    /// spent is answered with its successor, for two tabs or a lost answer.
+    /// spent is answered with its successor, for two tabs or a lost answer. From another browser, language or device
+    /// than before, the policy decides: by default the new tokens are good for a step-up alone.
     #[oai(path = "/refresh", method = "post", operation_id = "create_refresh")]
     async fn refresh(
         &self,
@@ -172,8 +300,9 @@ impl Auth {
         body: Json<Refresh>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<TokenAnswer>, Problem> {
-        let context = context(request, None, idempotency_key.0)?;
-        let done = app(request)?.commands.refresh(&context, &body.0.refresh_token).await?;
+        let Json(Refresh { refresh_token, device_token }) = body;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
+        let done = app(request)?.commands.refresh(&context, &refresh_token, device_token.as_deref()).await?;
         Ok(Recorded::of(done, TokenAnswer::of))
     }
 
@@ -184,37 +313,94 @@ impl Auth {
     async fn logout(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: HeldBearer,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
-        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let done = app(request)?.commands.end_own_session(&context, caller.0.account, caller.0.session).await?;
         Ok(done.into())
     }
 
-    /// Confirm the password, and make sensitive calls for ten minutes.
+    /// Prove yourself once more, and make sensitive calls for ten minutes.
     ///
-    /// A wrong password counts as a failed login.
+    /// By the password, or by a code of the second factor. What is wrong counts as a failed login from this device.
     #[oai(path = "/step-up", method = "post", operation_id = "create_step_up")]
     async fn step_up(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: HeldBearer,
         body: Json<StepUp>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Elevated>, Problem> {
         let caller = caller.0;
-        let context = context(request, Some(&caller), idempotency_key.0)?;
-        let password = Password::new(body.0.password);
-        let done = app(request)?.commands.step_up(&context, caller.account, caller.session, password).await?;
+        let evidence = match body.0 {
+            StepUp { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
+            StepUp { password: None, code: Some(code) } => Evidence::Code(code),
+            StepUp { .. } => {
+                return Err(Problem::invalid_input(vec![FieldError::new("", "must hold either password or code")]));
+            }
+        };
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let done = app(request)?.commands.step_up(&context, caller.account, caller.session, evidence).await?;
         Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until }))
+    }
+
+    /// What a token is worth now (RFC 7662).
+    ///
+    /// For services that are handed access tokens or API keys by others. Needs `tokens.introspect`, which an API key may
+    /// have.
+    #[oai(path = "/introspect", method = "post", operation_id = "create_introspection")]
+    async fn introspect(
+        &self,
+        request: &Request,
+        caller: BearerOrKey,
+        body: Form<Introspection>,
+    ) -> Result<Json<Introspected>, Problem> {
+        caller.0.require(Permission::TokensIntrospect)?;
+        let app = app(request)?;
+        let token = &body.0.token;
+        if let Some(key) = app.commands.api_key(token) {
+            let Some((permissions, expires_at)) = standing_of(app, key).await? else {
+                return Ok(Json(Introspected::default()));
+            };
+            return Ok(Json(Introspected {
+                active: true,
+                scope: Some(scope(permissions)),
+                token_type: Some("api_key".to_owned()),
+                sub: Some(key.0),
+                exp: Some(expires_at.timestamp()),
+                ..Introspected::default()
+            }));
+        }
+        let Ok(claims) = app.tokens.verify(app.commands.keys(), token, clock::now()) else {
+            return Ok(Json(Introspected::default()));
+        };
+        let Some(caller) = judge(app, &claims).await?.filter(|caller| !caller.held) else {
+            return Ok(Json(Introspected::default()));
+        };
+        Ok(Json(Introspected {
+            active: true,
+            scope: Some(scope(caller.permissions)),
+            token_type: Some("Bearer".to_owned()),
+            sub: Some(claims.sub.0),
+            sid: Some(claims.sid.0),
+            iss: Some(claims.iss.clone()),
+            aud: Some(claims.aud.clone()),
+            jti: Some(claims.jti),
+            exp: Some(claims.exp),
+            iat: Some(claims.iat),
+            auth_time: Some(claims.auth_time),
+            amr: Some(claims.amr.iter().map(|method| method.as_str().to_owned()).collect()),
+            acr: Some(claims.acr.clone()),
+            roles: Some(caller.roles.iter().map(ToString::to_string).collect()),
+        }))
     }
 
     /// The caller, as judged now.
     ///
     /// Judged from the token and this node's memory of what has changed since; no database is read.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]
-    async fn session(&self, caller: Bearer) -> Result<Json<CurrentSession>, Problem> {
+    async fn session(&self, caller: HeldBearer) -> Result<Json<CurrentSession>, Problem> {
         let caller = caller.0;
         Ok(Json(CurrentSession {
             account_id: caller.account.0,
@@ -224,6 +410,7 @@ impl Auth {
             methods: caller.methods.iter().map(|method| method.as_str().to_owned()).collect(),
             expires_at: caller.expires_at,
             elevated_until: caller.elevated_until,
+            held: caller.held,
         }))
     }
 }
@@ -240,4 +427,28 @@ impl TokenAnswer {
             device_token: tokens.device_token.map(|token| token.to_string()),
         }
     }
+}
+
+impl LoginAnswer {
+    fn of(logged_in: LoggedIn) -> Self {
+        let Challenged { purpose, token, expires_in } = match logged_in {
+            LoggedIn::Session(tokens) => return Self::Authenticated(TokenAnswer::of(tokens)),
+            LoggedIn::Challenge(challenged) => challenged,
+        };
+        let challenge_token = token.to_string();
+        let step =
+            |next: &str| NextStep { challenge_token: challenge_token.clone(), next: next.to_owned(), expires_in };
+        match purpose {
+            Purpose::SecondFactor => {
+                let methods = ["totp", "recovery_code"].map(str::to_owned).into();
+                Self::SecondFactor(SecondFactorChallenge { challenge_token, methods, expires_in })
+            }
+            Purpose::PasswordChange => Self::PasswordChange(PasswordChangeDue { step: step("/v1/me/password") }),
+            Purpose::Enrolment => Self::Enrolment(EnrolmentDue { step: step("/v1/me/second-factor/totp") }),
+        }
+    }
+}
+
+fn scope(permissions: Permissions) -> String {
+    permissions.iter().map(Permission::as_str).collect::<Vec<_>>().join(" ")
 }

@@ -1,6 +1,7 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::{Owner, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, SessionId};
 use fulexo_projections::projection::Projection;
@@ -9,6 +10,8 @@ use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
+use qrcode::render::svg;
+use qrcode::{EcLevel, QrCode};
 use uuid::Uuid;
 
 use super::Tag;
@@ -16,7 +19,7 @@ use super::audit::{AuditEvent, AuditPage};
 use super::input::Paging;
 use super::sessions::with_origins;
 use crate::answer::{NoContent, Recorded, query_failed};
-use crate::caller::{Bearer, app, context};
+use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
 
@@ -33,6 +36,40 @@ struct MyAccount {
     registered_at: DateTime<Utc>,
     password_changed_at: DateTime<Utc>,
     last_login_at: Option<DateTime<Utc>>,
+    second_factor: MySecondFactor,
+}
+
+#[derive(Object)]
+struct MySecondFactor {
+    /// Whether a login asks for one.
+    enabled: bool,
+    /// Whether a role of the account requires one.
+    required: bool,
+    /// Recovery codes left.
+    recovery_codes: u32,
+}
+
+#[derive(Object)]
+struct TotpEnrolment {
+    /// The seed in base32 (RFC 4648), for typing in.
+    secret: String,
+    /// The same as an `otpauth` URI, for authenticator apps.
+    otpauth_uri: String,
+    /// The URI as a QR code, an SVG document.
+    qr_svg: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct TotpConfirmation {
+    /// Six digits of the authenticator app.
+    code: String,
+}
+
+#[derive(Object)]
+struct RecoveryCodeSet {
+    /// Each good for one login in place of a code; shown this once.
+    recovery_codes: Vec<String>,
 }
 
 #[derive(Object)]
@@ -89,6 +126,7 @@ impl Me {
         let account = accounts::get(&app.pool, caller.account).await.map_err(query_failed)?;
         let account = account.ok_or_else(Problem::not_found)?;
         let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
+        let required_for = &app.commands.policy().second_factor.required_for;
         Ok(Json(MyAccount {
             account_id: account.account_id,
             email: profile.email.as_str().to_owned(),
@@ -99,27 +137,35 @@ impl Me {
             registered_at: account.registered_at,
             password_changed_at: account.password_changed_at,
             last_login_at: account.last_login_at,
+            second_factor: MySecondFactor {
+                enabled: account.second_factor,
+                required: caller.roles.iter().any(|role| required_for.contains(role)),
+                recovery_codes: account.recovery_codes.unsigned_abs(),
+            },
         }))
     }
 
     /// Change the password. Every other session ends.
     ///
-    /// A wrong current password counts as a failed login.
+    /// A wrong current password counts as a failed login from this device.
     #[oai(path = "/password", method = "post", operation_id = "change_my_password")]
     async fn change_password(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: ChangingPassword,
         body: Json<PasswordChange>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let caller = caller.0;
         caller.require_elevated()?;
-        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let context = context(request, caller.actor(), idempotency_key.0)?;
         let PasswordChange { current_password, new_password } = body.0;
         let (current, new) = (Password::new(current_password), Password::new(new_password));
-        let changed =
-            app(request)?.commands.change_password(&context, caller.account, caller.session, current, new).await;
+        let owner = match caller {
+            Step::LoggedIn(caller) => Owner::LoggedIn(caller.account, caller.session),
+            Step::HalfWay(half_way) => Owner::HalfWay(half_way),
+        };
+        let changed = app(request)?.commands.change_password(&context, owner, current, new).await;
         match changed {
             Ok(done) => Ok(done.into()),
             Err(fulexo_commands::CommandError::Password(violations)) => Err(Problem::invalid_input(
@@ -127,6 +173,77 @@ impl Me {
             )),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Begin to set up a second factor, the first or another one.
+    ///
+    /// It counts once a code of it was confirmed; until then one in use stays. Needs a login within the last ten minutes.
+    #[oai(path = "/second-factor/totp", method = "post", operation_id = "create_my_totp")]
+    async fn start_totp(
+        &self,
+        request: &Request,
+        caller: Enrolling,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<TotpEnrolment>, Problem> {
+        caller.0.require_elevated()?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
+        let done = app(request)?.commands.start_enrolment(&context, caller.0.account()).await?;
+        let qr_svg = qr_svg(&done.value.otpauth_uri)?;
+        Ok(Recorded::of(done, |enrolment| TotpEnrolment {
+            secret: enrolment.secret.to_string(),
+            otpauth_uri: enrolment.otpauth_uri.to_string(),
+            qr_svg,
+        }))
+    }
+
+    /// Confirm the second factor by a code of it: every login asks for one from now on.
+    ///
+    /// The recovery codes are shown this once. Needs a login within the last ten minutes.
+    #[oai(path = "/second-factor/totp/confirm", method = "post", operation_id = "confirm_my_totp")]
+    async fn confirm_totp(
+        &self,
+        request: &Request,
+        caller: Enrolling,
+        body: Json<TotpConfirmation>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<RecoveryCodeSet>, Problem> {
+        caller.0.require_elevated()?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
+        let commands = &app(request)?.commands;
+        let done = commands.confirm_enrolment(&context, caller.0.account(), &body.0.code).await?;
+        Ok(Recorded::of(done, RecoveryCodeSet::of))
+    }
+
+    /// Take the second factor away.
+    ///
+    /// Refused when a role of the account requires one: enrol another one in its place. Needs a login within the last
+    /// ten minutes.
+    #[oai(path = "/second-factor/totp", method = "delete", operation_id = "delete_my_totp")]
+    async fn disable_totp(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        caller.0.require_elevated()?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
+        Ok(app(request)?.commands.disable_second_factor(&context, caller.0.account).await?.into())
+    }
+
+    /// New recovery codes; the old ones are worth nothing from now on.
+    ///
+    /// Shown this once. Needs a login within the last ten minutes.
+    #[oai(path = "/recovery-codes", method = "post", operation_id = "create_my_recovery_codes")]
+    async fn new_recovery_codes(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<RecoveryCodeSet>, Problem> {
+        caller.0.require_elevated()?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
+        let done = app(request)?.commands.issue_recovery_codes(&context, caller.0.account).await?;
+        Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 
     /// The caller's live sessions.
@@ -169,7 +286,7 @@ impl Me {
         session_id: Path<Uuid>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
-        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let session = SessionId(session_id.0);
         Ok(app(request)?.commands.end_own_session(&context, caller.0.account, session).await?.into())
     }
@@ -183,7 +300,7 @@ impl Me {
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<RevokedSessions>, Problem> {
         let caller = caller.0;
-        let context = context(request, Some(&caller), idempotency_key.0)?;
+        let context = context(request, caller.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let done = commands.end_other_sessions(&context, caller.account, caller.session).await?;
         Ok(Recorded::of(done, RevokedSessions::of))
@@ -216,4 +333,15 @@ impl RevokedSessions {
     pub const fn of(revoked: usize) -> Self {
         Self { revoked: revoked as u64 }
     }
+}
+
+impl RecoveryCodeSet {
+    fn of(codes: RecoveryCodes) -> Self {
+        Self { recovery_codes: codes.0.iter().map(|code| code.to_string()).collect() }
+    }
+}
+
+fn qr_svg(text: &str) -> Result<String, Problem> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::M).map_err(Problem::internal)?;
+    Ok(code.render::<svg::Color<'_>>().min_dimensions(240, 240).build())
 }

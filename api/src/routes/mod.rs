@@ -2,11 +2,14 @@
 //! command or query, and map what it gave.
 
 mod accounts;
+mod api_keys;
 mod audit;
 mod auth;
 mod health;
 mod input;
 mod me;
+mod policy;
+mod roles;
 mod sessions;
 
 use std::sync::Arc;
@@ -29,16 +32,42 @@ pub enum Tag {
     Accounts,
     /// Sessions, for administrators.
     Sessions,
+    /// Roles and permissions.
+    Roles,
+    /// API keys, by which services act.
+    ApiKeys,
+    /// The security policy, and what another one would have done.
+    Policy,
     /// The audit trail: the event log itself.
     Audit,
     /// Whether the service works, and the keys that its tokens are verified with.
     Service,
 }
 
-type Apis = Operations<(auth::Auth, me::Me, accounts::Accounts, sessions::Sessions, audit::Audit, health::Health)>;
+type Apis = Operations<(
+    auth::Auth,
+    me::Me,
+    accounts::Accounts,
+    sessions::Sessions,
+    roles::Roles,
+    api_keys::ApiKeys,
+    policy::Policies,
+    audit::Audit,
+    health::Health,
+)>;
 
 fn service() -> OpenApiService<Apis, ()> {
-    let apis = (auth::Auth, me::Me, accounts::Accounts, sessions::Sessions, audit::Audit, health::Health);
+    let apis = (
+        auth::Auth,
+        me::Me,
+        accounts::Accounts,
+        sessions::Sessions,
+        roles::Roles,
+        api_keys::ApiKeys,
+        policy::Policies,
+        audit::Audit,
+        health::Health,
+    );
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
         .summary("Event-sourced security backend")
         .description(

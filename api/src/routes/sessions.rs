@@ -17,7 +17,7 @@ use super::Tag;
 use super::input::{Because, Input, Paging};
 use crate::answer::{NoContent, query_failed};
 use crate::app::App;
-use crate::caller::{Bearer, app, context};
+use crate::caller::{BearerOrKey, app, context};
 use crate::clock;
 use crate::http::Problem;
 
@@ -36,7 +36,8 @@ struct Session {
     ip: Option<String>,
     user_agent: Option<String>,
     ended_at: Option<DateTime<Utc>>,
-    /// `owner`, `admin`, `reuse`, `password_change`, `suspension` or `expiry`.
+    /// `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`, `password_expired`,
+    /// `fingerprint` or `expiry`.
     ended_by: Option<String>,
 }
 
@@ -55,7 +56,7 @@ impl Sessions {
     async fn list(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         /// Sessions of this account.
         account_id: Query<Option<Uuid>>,
         /// Sessions that are in use, or that are not.
@@ -95,7 +96,7 @@ impl Sessions {
     async fn end(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrKey,
         session_id: Path<Uuid>,
         body: Json<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
@@ -104,7 +105,7 @@ impl Sessions {
         let mut input = Input::default();
         let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
         input.check()?;
-        let context = context(request, Some(&caller.0), idempotency_key.0)?;
+        let context = context(request, caller.0.actor, idempotency_key.0)?;
         Ok(app(request)?.commands.end_session(&context, SessionId(session_id.0), reason).await?.into())
     }
 }

@@ -43,7 +43,17 @@ impl Owner {
 impl SubjectKey {
     /// Seals a verifier of this person.
     pub(crate) fn seal_verifier(&self, kind: &str, verifier: &str) -> Result<Vec<u8>, VaultError> {
-        Ok(self.key.seal(&self.verifier_context(kind), verifier.as_bytes())?.to_bytes())
+        self.seal(kind, verifier.as_bytes())
+    }
+
+    /// Seals a secret of this person.
+    pub(crate) fn seal(&self, kind: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {
+        Ok(self.key.seal(&self.verifier_context(kind), secret)?.to_bytes())
+    }
+
+    /// Reverses [`SubjectKey::seal`].
+    pub(crate) fn open(&self, kind: &str, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, Unopenable> {
+        self.open_verifier(kind, sealed)
     }
 
     /// Reverses [`SubjectKey::seal_verifier`].

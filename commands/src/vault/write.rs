@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::subject::WrappedKey;
 
@@ -33,6 +34,8 @@ pub enum VaultWrite {
         session: SessionId,
         /// Whose.
         account: AccountId,
+        /// Where they logged in.
+        device: Uuid,
         /// Random.
         root: [u8; 32],
         /// When the session ends in any case.
@@ -61,6 +64,37 @@ pub enum VaultWrite {
         /// The factor's name.
         factor: &'static str,
     },
+    /// All that was counted against an account, of either factor, on any device, no longer counts.
+    ForgetAttempts {
+        /// Whose.
+        account: AccountId,
+        /// HMAC of the account's address.
+        key_hash: [u8; 32],
+    },
+    /// The seed of a second factor that is being set up.
+    PendingSeed {
+        /// Whose.
+        account: AccountId,
+        /// Sealed under the person's key.
+        seed: Vec<u8>,
+    },
+    /// The pending seed is the one in use from now on.
+    ConfirmSeed {
+        /// Whose.
+        account: AccountId,
+    },
+    /// A new set of recovery codes, in place of any other.
+    RecoveryCodes {
+        /// Whose.
+        account: AccountId,
+        /// HMACs.
+        hashes: Vec<Vec<u8>>,
+    },
+    /// No second factor any more: seeds and recovery codes go, and what was counted against its codes.
+    ForgetSecondFactor {
+        /// Whose.
+        account: AccountId,
+    },
 }
 
 pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite]) -> Result<(), sqlx::Error> {
@@ -88,11 +122,13 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
-            VaultWrite::RefreshRoot { session, account, root, expires_at } => {
+            VaultWrite::RefreshRoot { session, account, device, root, expires_at } => {
                 sqlx::query!(
-                    "insert into vault.refresh_root (session_id, account_id, root, expires_at) values ($1, $2, $3, $4)",
+                    "insert into vault.refresh_root (session_id, account_id, device, root, expires_at)
+                     values ($1, $2, $3, $4, $5)",
                     session.0,
                     account.0,
+                    device,
                     root,
                     expires_at
                 )
@@ -106,7 +142,7 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
             }
             VaultWrite::Lock { key_hash, factor, until, nth } => {
                 sqlx::query!(
-                    "update vault.attempt set attempts = 0, locked_until = $3, locks = $4
+                    "update vault.attempt set recent = array[]::timestamptz[], locked_until = $3, locks = $4
                      where key_hash = $1 and factor = $2",
                     key_hash,
                     factor,
@@ -116,6 +152,45 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
+            VaultWrite::ForgetAttempts { account, key_hash } => {
+                sqlx::query!("delete from vault.attempt where key_hash = $1 or account_id = $2", key_hash, account.0)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+            VaultWrite::PendingSeed { account, seed } => {
+                sqlx::query!(
+                    "insert into vault.credential (account_id, kind, verifier) values ($1, 'totp_pending', $2)
+                     on conflict on constraint credential_pkey do update set verifier = excluded.verifier",
+                    account.0,
+                    seed
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::ConfirmSeed { account } => {
+                sqlx::query!(
+                    "with pending as (
+                         delete from vault.credential where account_id = $1 and kind = 'totp_pending' returning verifier)
+                     insert into vault.credential (account_id, kind, verifier) select $1, 'totp', verifier from pending
+                     on conflict on constraint credential_pkey do update set verifier = excluded.verifier",
+                    account.0
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::RecoveryCodes { account, hashes } => {
+                sqlx::query!("delete from vault.recovery_code where account_id = $1", account.0)
+                    .execute(&mut *connection)
+                    .await?;
+                sqlx::query!(
+                    "insert into vault.recovery_code (account_id, code_hash) select $1, unnest($2::bytea[])",
+                    account.0,
+                    hashes
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::ForgetSecondFactor { account } => forget_second_factor(connection, *account).await?,
             VaultWrite::ClearAttempts { key_hash, factor } => {
                 sqlx::query!("delete from vault.attempt where key_hash = $1 and factor = $2", key_hash, factor)
                     .execute(&mut *connection)
@@ -123,6 +198,18 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
             }
         }
     }
+    Ok(())
+}
+
+/// The last time step stays: a code of it is still spent.
+async fn forget_second_factor(connection: &mut PgConnection, account: AccountId) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from vault.credential where account_id = $1 and kind in ('totp', 'totp_pending')", account.0)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("delete from vault.recovery_code where account_id = $1", account.0).execute(&mut *connection).await?;
+    sqlx::query!("delete from vault.attempt where account_id = $1 and factor = 'second_factor'", account.0)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

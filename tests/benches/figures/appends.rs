@@ -114,7 +114,12 @@ fn request(stream: Stream, version: u64) -> AppendRequest {
         correlation: Uuid::nil(),
         causation: None,
         policy_version: 1,
-        event: AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword }.into(),
+        event: AuthenticationEvent::Failed {
+            factor: Factor::Password,
+            reason: FailureReason::WrongPassword,
+            device: None,
+        }
+        .into(),
         sealed: vec![SealedDigest {
             commitment: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
             digest: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),

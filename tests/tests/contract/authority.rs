@@ -9,8 +9,15 @@ use crate::spec::{Operation, operations};
 use crate::{assert_problem, log_size};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 6] =
-    ["create_login", "create_refresh", "create_registration", "get_jwks", "get_liveness", "get_readiness"];
+const PUBLIC: [&str; 7] = [
+    "create_login",
+    "create_refresh",
+    "create_registration",
+    "create_second_factor_login",
+    "get_jwks",
+    "get_liveness",
+    "get_readiness",
+];
 
 /// In place of a parameter of the path.
 const BAD_SEGMENTS: [&str; 7] =

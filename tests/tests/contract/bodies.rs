@@ -120,7 +120,8 @@ async fn no_operation_takes_a_member_that_it_does_not_know() {
     let node = Node::start().await;
     let admin = node.admin().await;
     let before = log_size(&node).await;
-    for operation in operations().into_iter().filter(|operation| operation.has_body()) {
+    // A form may hold what we do not know (RFC 7662, section 2.1).
+    for operation in operations().into_iter().filter(|operation| operation.has_body() && operation.reads_json()) {
         let mut body = operation.body(admin.account).unwrap();
         body["surprise"] = json!("x");
         let target = operation.target(|_, _| json!(admin.account));

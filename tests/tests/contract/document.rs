@@ -9,8 +9,23 @@ use serde_json::Value;
 use crate::spec::{document, operations};
 
 /// What the name of an operation begins with.
-const VERBS: [&str; 10] =
-    ["change", "create", "delete", "get", "grant", "list", "reinstate", "revoke", "suspend", "unlock"];
+const VERBS: [&str; 15] = [
+    "change",
+    "confirm",
+    "create",
+    "define",
+    "delete",
+    "expire",
+    "get",
+    "grant",
+    "list",
+    "preview",
+    "reinstate",
+    "reset",
+    "revoke",
+    "suspend",
+    "unlock",
+];
 
 /// The statuses that anything may be refused with.
 const REFUSALS: [&str; 12] = ["400", "401", "403", "404", "406", "408", "409", "413", "415", "429", "500", "503"];
@@ -92,12 +107,21 @@ fn every_path_is_under_v1_but_health_and_well_known() {
 fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() {
     for operation in operations().iter().filter(|operation| operation.path.starts_with("/v1/")) {
         let headers = operation.names("header");
-        // These read no read model: the token itself, and the log itself, which is never behind.
-        let reads_no_model = ["get_current_session", "get_audit_event"].contains(&operation.id.as_str());
-        let expected: &[&str] = match (operation.method.is_safe(), reads_no_model) {
-            (true, true) => &[],
+        // These read no read model: the token itself, the log itself, and what commits with it, are never behind.
+        let is_current = [
+            "get_current_session",
+            "create_introspection",
+            "get_audit_event",
+            "list_roles",
+            "list_permissions",
+            "list_api_keys",
+            "get_policy",
+        ];
+        let is_query = operation.method.is_safe() || operation.id == "preview_policy";
+        let expected: &[&str] = match (is_query, is_current.contains(&operation.id.as_str())) {
+            (_, true) => &[],
             (true, false) => &["Log-Min-Position"],
-            (false, _) => &["Idempotency-Key"],
+            (false, false) => &["Idempotency-Key"],
         };
         assert_eq!(headers, expected, "{}", operation.id);
     }

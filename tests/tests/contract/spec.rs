@@ -55,13 +55,13 @@ impl Operation {
 
     /// Calls it with everything that it requires, and nothing else; ids are this one.
     pub async fn call(&self, client: &Client, id: Uuid) -> Answer {
-        let body = self.body(id).map(|body| body.to_string()).unwrap_or_default();
+        let body = self.body(id).map(|body| self.encoded(&body)).unwrap_or_default();
         self.send(client, &self.target(|name, schema| sample(name, schema, id)), &body).await
     }
 
     /// Calls it with this target and body.
     pub async fn send(&self, client: &Client, target: &str, body: &str) -> Answer {
-        let content_type = (!body.is_empty()).then_some("application/json");
+        let content_type = (!body.is_empty()).then(|| self.content_type());
         client.send(self.method.clone(), target, content_type, body).await
     }
 
@@ -96,6 +96,26 @@ impl Operation {
         self.meta.get("requestBody").is_some()
     }
 
+    /// What its body is written in.
+    fn content_type(&self) -> &str {
+        let content = self.meta["requestBody"]["content"].as_object();
+        let media_type = content.and_then(|content| content.keys().next());
+        media_type.and_then(|media_type| media_type.split(';').next()).unwrap_or("application/json")
+    }
+
+    /// Whether its body is JSON.
+    pub fn reads_json(&self) -> bool {
+        self.content_type() == "application/json"
+    }
+
+    fn encoded(&self, body: &Value) -> String {
+        if self.reads_json() {
+            return body.to_string();
+        }
+        let members = body.as_object().unwrap().iter();
+        members.map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect::<Vec<_>>().join("&")
+    }
+
     fn parameters(&self) -> &[Value] {
         self.meta["parameters"].as_array().map(Vec::as_slice).unwrap_or_default()
     }
@@ -112,6 +132,9 @@ impl Operation {
         if let Some(reference) = schema["$ref"].as_str() {
             let pointer = reference.trim_start_matches('#');
             return self.instance(name, self.document.pointer(pointer).unwrap(), id);
+        }
+        if let Some(first) = schema["allOf"].as_array().and_then(|schemas| schemas.first()) {
+            return self.instance(name, first, id);
         }
         match schema["type"].as_str().unwrap_or_default() {
             "object" => {
@@ -135,10 +158,12 @@ fn sample(name: &str, schema: &Value, id: Uuid) -> Value {
     }
     match (schema["type"].as_str().unwrap_or_default(), schema["format"].as_str(), name) {
         ("string", Some("uuid"), _) => id.to_string().into(),
-        ("string", Some("date-time"), _) => "2026-01-01T00:00:00Z".into(),
+        ("string", Some("date-time"), _) => "2027-01-01T00:00:00Z".into(),
         ("string", _, "email") => "nobody@example.com".into(),
         ("string", _, "role") => "auditor".into(),
         ("string", _, "password" | "new_password") => "kestrel-Over9thefen".into(),
+        ("string", _, "permissions") => "audit.read".into(),
+        ("string", _, "required_for") => "auditor".into(),
         ("string", _, _) => "sample".into(),
         ("integer" | "number", _, _) => 1.into(),
         ("boolean", _, _) => true.into(),

@@ -19,7 +19,7 @@ use crate::waiting::{Held, until_waiting};
 async fn of_sessions(database: &Database) -> Vec<SessionEvent> {
     let of_session = |recorded: Recorded| match recorded.event {
         Event::Session(event) => Some(event),
-        Event::Account(_) | Event::Authentication(_) => None,
+        _ => None,
     };
     audit(database).await.into_iter().filter_map(of_session).collect()
 }
@@ -94,12 +94,12 @@ async fn a_spent_refresh_token_is_answered_within_its_grace_and_ends_the_session
     let start = operator();
     let after = |seconds| Context { now: start.now + TimeDelta::seconds(seconds), ..operator() };
     let spent = client.refresh_token.as_str();
-    let Ok(new) = commands.refresh(&after(0), spent).await else { panic!("the token is good for one use") };
-    let Ok(again) = commands.refresh(&after(9), spent).await else { panic!("its grace is ten seconds") };
+    let Ok(new) = commands.refresh(&after(0), spent, None).await else { panic!("the token is good for one use") };
+    let Ok(again) = commands.refresh(&after(9), spent, None).await else { panic!("its grace is ten seconds") };
     assert_eq!(*new.value.refresh_token, *again.value.refresh_token);
 
     for token in [spent, &new.value.refresh_token] {
-        assert!(matches!(commands.refresh(&after(10), token).await, Err(CommandError::InvalidCredentials)));
+        assert!(matches!(commands.refresh(&after(10), token, None).await, Err(CommandError::InvalidCredentials)));
     }
     assert_eq!(client.get("/v1/auth/session").await.status, 401, "the access token ends with the session");
     let events = of_sessions(&node.database).await;

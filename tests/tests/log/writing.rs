@@ -97,7 +97,7 @@ pub fn session_stream(id: Uuid) -> Stream {
 
 /// What only notes that somebody tried.
 pub fn observation() -> Event {
-    AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword }.into()
+    AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword, device: None }.into()
 }
 
 /// What changes something.
@@ -118,7 +118,7 @@ pub fn started(account: Uuid) -> Event {
 
 pub fn refresh_root(session: Uuid, account: Uuid) -> VaultWrite {
     let (session, account) = (SessionId(session), AccountId(account));
-    VaultWrite::RefreshRoot { session, account, root: [7; 32], expires_at: clock::now() }
+    VaultWrite::RefreshRoot { session, account, device: Uuid::nil(), root: [7; 32], expires_at: clock::now() }
 }
 
 pub fn draft(stream: Uuid, event: Event) -> Draft {

@@ -151,7 +151,7 @@ async fn the_case_of_an_address_gives_no_further_guesses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_current_password_counts_as_a_failed_login() {
+async fn a_wrong_current_password_counts_as_a_failed_login_from_this_device() {
     let node = Node::start().await;
     let ann = node.customer().await;
     for _ in 0..5 {
@@ -161,5 +161,7 @@ async fn a_wrong_current_password_counts_as_a_failed_login() {
     }
     let outcomes = outcomes(&node.database).await;
     assert_eq!((outcomes["wrong_password"], outcomes["authentication.locked_out"]), (5, 1), "{outcomes:?}");
-    assert_eq!(log_in(&node.anonymous(), &ann.email, PASSWORD).await.status, 401);
+    let body = json!({"email": ann.email, "password": PASSWORD, "device_token": ann.device_token});
+    assert_eq!(node.anonymous().post("/v1/auth/login", body).await.status, 401);
+    assert_eq!(log_in(&node.anonymous(), &ann.email, PASSWORD).await.status, 200, "another device is not locked");
 }

@@ -96,9 +96,9 @@ async fn the_token_just_spent_ends_the_session_once_its_ten_seconds_are_over() {
     let (_, newest) = successor(&node, &ann.refresh_token).await;
     let mut later = operator();
     later.now += TimeDelta::seconds(9);
-    assert!(node.app().commands.refresh(&later, &ann.refresh_token).await.is_ok());
+    assert!(node.app().commands.refresh(&later, &ann.refresh_token, None).await.is_ok());
     later.now += TimeDelta::seconds(2);
-    let reused = node.app().commands.refresh(&later, &ann.refresh_token).await;
+    let reused = node.app().commands.refresh(&later, &ann.refresh_token, None).await;
     assert!(matches!(reused, Err(CommandError::InvalidCredentials)));
     assert_eq!(newest.get("/v1/auth/session").await.status, 401);
 }
@@ -109,7 +109,7 @@ async fn a_session_unused_for_seven_days_has_expired() {
     let ann = node.customer().await;
     let mut later = operator();
     later.now += TimeDelta::days(7);
-    let expired = node.app().commands.refresh(&later, &ann.refresh_token).await;
+    let expired = node.app().commands.refresh(&later, &ann.refresh_token, None).await;
     assert!(matches!(expired, Err(CommandError::InvalidCredentials)));
     assert_eq!(last_events(&node, 1).await, [("session.expired".to_owned(), json!({}))]);
     assert_eq!(ann.get("/v1/auth/session").await.status, 401);

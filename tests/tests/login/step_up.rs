@@ -59,7 +59,7 @@ async fn a_refresh_is_no_fresh_login() {
     let login = auth_time(ann.access_token.as_deref().unwrap());
     let mut later = operator();
     later.now += TimeDelta::minutes(5);
-    let refreshed = node.app().commands.refresh(&later, &ann.refresh_token).await.unwrap().value;
+    let refreshed = node.app().commands.refresh(&later, &ann.refresh_token, None).await.unwrap().value;
     let after = auth_time(&refreshed.access_token);
     // The log's clock runs a moment behind the request's.
     assert!((login..=login + 1).contains(&after), "logged in at {login}, refreshed: {after}");

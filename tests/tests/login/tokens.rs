@@ -174,6 +174,7 @@ async fn a_token_of_another_service_with_the_same_secret_is_refused() {
         session: SessionId(serde_json::from_value(forger.claims["sid"].clone()).unwrap()),
         authenticated_at: clock::now(),
         methods: vec![Method::Password],
+        held: false,
         roles: vec![RoleName::parse("admin").unwrap()],
         position: 0,
         expires_at: clock::now() + TimeDelta::hours(1),

@@ -6,9 +6,11 @@ use std::time::Instant;
 use chrono::TimeDelta;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::permission::CustomRoles;
+use fulexo_domain::policy::Policy;
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_projections::gate::{Claim, Gate, LEASE, Verdict};
+use fulexo_projections::gate::{Claim, Gate, LEASE, Verdict, permissions_in};
 use fulexo_tests::{Database, operator};
 use uuid::Uuid;
 
@@ -17,7 +19,7 @@ use crate::draft;
 /// A gate that knows nothing yet, and holds no lease.
 async fn gate() -> Gate {
     let database = Database::create().await;
-    Gate::open(&database.pool().await, TimeDelta::hours(1), operator().now).await.unwrap()
+    Gate::open(&database.pool().await, TimeDelta::hours(1), Policy::default(), operator().now).await.unwrap()
 }
 
 fn ann() -> (AccountId, SessionId) {
@@ -28,12 +30,13 @@ fn ann() -> (AccountId, SessionId) {
 fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
     let roles: Vec<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let (account, session) = ann();
-    gate.judge(Claim { account, session, position, roles: &roles })
+    gate.judge(Claim { account, session, position, roles: &roles, second_factor: false })
 }
 
 fn current(roles: &[&str]) -> Verdict {
     let roles = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
-    Verdict::Current { roles, elevated_until: None }
+    let permissions = permissions_in(&roles, &CustomRoles::new(), &Policy::default(), false);
+    Verdict::Current { roles, permissions, elevated: None }
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {

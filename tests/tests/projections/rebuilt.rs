@@ -133,7 +133,7 @@ async fn mixed_load(node: &Node) {
         let idle = node.customer().await;
         let mut later = operator();
         later.now += TimeDelta::days(8);
-        assert!(node.app().commands.refresh(&later, &idle.refresh_token).await.is_err());
+        assert!(node.app().commands.refresh(&later, &idle.refresh_token, None).await.is_err());
         let (locked, _) = node.register(&[]).await;
         for _ in 0..6 {
             for email in [locked.as_str(), "nobody@example.com"] {

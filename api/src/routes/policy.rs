@@ -1,0 +1,433 @@
+//! The security policy: what is in force, how it is changed, and what another one would have done.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::permission::Permission;
+use fulexo_domain::policy::{
+    FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy, SessionPolicy,
+};
+use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
+use fulexo_domain::values::{Reason, RoleName};
+use fulexo_projections::access;
+use fulexo_projections::preview::replay;
+use fulexo_projections::projection::Projection;
+use poem::Request;
+use poem_openapi::param::Header;
+use poem_openapi::payload::Json;
+use poem_openapi::{Enum, Object, OpenApi};
+use uuid::Uuid;
+
+use super::Tag;
+use super::input::Input;
+use crate::answer::{Recorded, query_failed};
+use crate::caller::{Bearer, BearerOrKey, app, context};
+use crate::clock;
+use crate::http::Problem;
+use crate::http::problem::FieldError;
+
+pub struct Policies;
+
+/// When an account is locked, and for how long.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct LockoutFigures {
+    /// Whether guesses are limited at all.
+    enabled: bool,
+    /// Failures within one window that lock; 1 to 100.
+    threshold: u32,
+    /// Failures further apart than this do not add up; 60 to 86,400.
+    window_seconds: u32,
+    /// The length of the first lock; 60 to 86,400.
+    duration_seconds: u32,
+    /// Each lock in a row doubles the last, up to this; at most 604,800.
+    longest_seconds: u32,
+}
+
+/// How long sessions live, and what they need.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct SessionFigures {
+    /// Unused for so long, a session ends; 300 to 7,776,000.
+    idle_seconds: u32,
+    /// A session ends then in any case; at most 31,536,000.
+    absolute_seconds: u32,
+    /// How long the refresh token just spent still answers with its successor; 0 to 60.
+    refresh_grace_seconds: u32,
+    /// How long sensitive calls are allowed after a login or a step-up; 60 to 3,600.
+    elevation_seconds: u32,
+    /// What a refresh from another browser, language or device than before leads to.
+    fingerprint: FingerprintAction,
+}
+
+/// What a refresh from somewhere that looks different leads to.
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "snake_case")]
+enum FingerprintAction {
+    /// It is recorded, and nothing else.
+    Record,
+    /// The session is of no use until its owner has proved themselves by a step-up.
+    RequireStepUp,
+    /// The session ends.
+    Revoke,
+}
+
+/// What holds of passwords beside their strength.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct PasswordFigures {
+    /// How many previous passwords may not come back, the current one included; 1 to 24.
+    history: u32,
+    /// An older password is changed at the next login; none: it may grow old. 1 to 3,650.
+    max_age_days: Option<u32>,
+}
+
+/// Who needs a second factor.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct SecondFactorFigures {
+    /// These roles allow nothing in a session without a second factor, and a login of their holders leads to its
+    /// enrolment.
+    required_for: Vec<String>,
+}
+
+#[derive(Object)]
+struct PolicyInForce {
+    /// Counts changes; every event names the version that it was decided under.
+    version: u32,
+    lockout: LockoutFigures,
+    sessions: SessionFigures,
+    passwords: PasswordFigures,
+    second_factor: SecondFactorFigures,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct PolicyProposal {
+    /// The version that this one was made from; if given, it must be the one in force.
+    version: Option<u32>,
+    lockout: LockoutFigures,
+    sessions: SessionFigures,
+    passwords: PasswordFigures,
+    second_factor: SecondFactorFigures,
+    /// Why; sealed beside the log.
+    reason: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct PreviewRequest {
+    /// The lockout policy to try.
+    lockout: LockoutFigures,
+    /// How many days back; 1 to 90, 30 if not given.
+    days: Option<u32>,
+}
+
+/// Sums over all attempts.
+#[derive(Object)]
+struct PreviewTotals {
+    /// Locks.
+    locks: u64,
+    /// Attempts whose password or code was looked at.
+    evaluated: u64,
+    /// Attempts that were refused unseen.
+    refused: u64,
+}
+
+/// What would have been locked.
+#[derive(Object)]
+struct PreviewTarget {
+    account_id: Uuid,
+    /// `password` or `second_factor`.
+    factor: String,
+    /// The device that has a counter of its own, as events name it; none: the account's.
+    device: Option<String>,
+}
+
+#[derive(Object)]
+struct PreviewLock {
+    at: DateTime<Utc>,
+    until: DateTime<Utc>,
+    /// Which in a row, from 1.
+    nth: u32,
+}
+
+#[derive(Object)]
+struct PreviewedAccount {
+    #[oai(flatten)]
+    target: PreviewTarget,
+    /// How often it was locked.
+    locks_recorded: u64,
+    /// How often it would have been.
+    locks_proposed: u64,
+    /// The first twenty of those.
+    locks: Vec<PreviewLock>,
+    /// Right attempts that a lock would have refused: most likely the owner's.
+    right_refused: u64,
+}
+
+/// A run of at least ten refused attempts, none an hour from the last.
+#[derive(Object)]
+struct PreviewedAttack {
+    #[oai(flatten)]
+    target: PreviewTarget,
+    started_at: DateTime<Utc>,
+    ended_at: DateTime<Utc>,
+    attempts: u64,
+    /// How many of them were evaluated.
+    evaluated_recorded: u64,
+    /// How many would have been.
+    evaluated_proposed: u64,
+    /// When the proposed policy would have stopped it first; none: never.
+    stopped_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Object)]
+struct PolicyPreview {
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    /// Attempts replayed. One that was refused unseen counts as wrong, for nobody knows better.
+    attempts: u64,
+    /// As they were decided.
+    recorded: PreviewTotals,
+    /// As the proposed policy would have decided them.
+    proposed: PreviewTotals,
+    /// What was or would have been locked, most often first; at most 200.
+    accounts: Vec<PreviewedAccount>,
+    /// Attacks, the longest first; at most 200.
+    attacks: Vec<PreviewedAttack>,
+    /// Whether there was more than is listed.
+    truncated: bool,
+}
+
+/// Most days that a preview goes back.
+const MOST_DAYS: u32 = 90;
+/// Most attempts that a preview replays: some ten seconds of work.
+const MOST_ATTEMPTS: u64 = 5_000_000;
+/// Most accounts, and attacks, that a preview lists.
+const LISTED: usize = 200;
+
+#[OpenApi(prefix_path = "/v1/policy", tag = "Tag::Policy")]
+impl Policies {
+    /// The policy in force.
+    ///
+    /// Never behind the log. Needs `policy.read`.
+    #[oai(path = "/", method = "get", operation_id = "get_policy")]
+    async fn get(&self, request: &Request, caller: BearerOrKey) -> Result<Json<PolicyInForce>, Problem> {
+        caller.0.require(Permission::PolicyRead)?;
+        let app = app(request)?;
+        let mut connection = app.pool.acquire().await.map_err(query_failed)?;
+        let changed = access::policy(&mut connection).await.map_err(query_failed)?;
+        Ok(Json(PolicyInForce::of(changed.map_or_else(|| app.first_policy.clone(), |(_, policy)| policy))))
+    }
+
+    /// Put another policy in force.
+    ///
+    /// It holds at once on this node and a moment later on every other. What was decided before stays. Needs
+    /// `policy.change` and a login within the last ten minutes.
+    #[oai(path = "/", method = "put", operation_id = "change_policy")]
+    async fn change(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        body: Json<PolicyProposal>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<PolicyInForce>, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::PolicyChange)?;
+        caller.require_elevated()?;
+        let PolicyProposal { version, lockout, sessions, passwords, second_factor, reason } = body.0;
+        let mut input = Input::default();
+        let reason = input.parse("/reason", Reason::parse(&reason));
+        let mut required_for = std::collections::BTreeSet::new();
+        for (index, role) in second_factor.required_for.iter().enumerate().take(100) {
+            required_for.extend(input.parse(&format!("/second_factor/required_for/{index}"), RoleName::parse(role)));
+        }
+        let Some(reason) = reason else { return Err(input.refused()) };
+        input.check()?;
+        let proposed = Policy {
+            version: 0,
+            lockout: lockout.read(),
+            sessions: sessions.read(),
+            passwords: PasswordPolicy { history: passwords.history, max_age_days: passwords.max_age_days },
+            second_factor: SecondFactorPolicy { required_for },
+        };
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        match app(request)?.commands.change_policy(&context, version, proposed, reason).await {
+            Ok(done) => Ok(Recorded::of(done, PolicyInForce::of)),
+            Err(fulexo_commands::CommandError::Role(_)) => Err(Problem::invalid_input(vec![FieldError::new(
+                "/second_factor/required_for",
+                "must name roles that exist",
+            )])),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What another lockout policy would have done to the attempts of the last days.
+    ///
+    /// The recorded attempts are replayed under it, out of the log itself: which accounts would have been locked when,
+    /// which attacks it would have stopped, and whom it would have refused wrongly. Nothing is recorded. One preview at a
+    /// time on each node. Needs `policy.read`.
+    #[oai(path = "/preview", method = "post", operation_id = "preview_policy")]
+    async fn preview(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        body: Json<PreviewRequest>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
+    ) -> Result<Json<PolicyPreview>, Problem> {
+        caller.0.require(Permission::PolicyRead)?;
+        let app = app(request)?;
+        let lockout = body.0.lockout.read();
+        let days = body.0.days.unwrap_or(30);
+        let mut found: Vec<FieldError> =
+            lockout.out_of_bounds().into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect();
+        if !(1..=MOST_DAYS).contains(&days) {
+            found.push(FieldError::new("/days", format!("must be from 1 to {MOST_DAYS}")));
+        }
+        if !found.is_empty() {
+            return Err(Problem::invalid_input(found));
+        }
+        let Ok(_permit) = app.previews.try_acquire() else { return Err(Problem::overloaded(Duration::from_secs(5))) };
+        // Which events are attempts is what the audit index says.
+        app.caught_up(Projection::Audit, min_position.0).await?;
+        let to = clock::now();
+        let from = to - TimeDelta::days(i64::from(days));
+        let found = replay(&app.pool, lockout, from, MOST_ATTEMPTS, LISTED).await.map_err(Problem::internal)?;
+        let found = found.ok_or_else(|| {
+            let detail = format!("there are more than {MOST_ATTEMPTS} attempts in so many days");
+            Problem::invalid_input(vec![FieldError::new("/days", detail)])
+        })?;
+        Ok(Json(PolicyPreview::of(found, from, to)))
+    }
+}
+
+fn seconds(span: TimeDelta) -> u32 {
+    u32::try_from(span.num_seconds()).unwrap_or(u32::MAX)
+}
+
+fn span(seconds: u32) -> TimeDelta {
+    TimeDelta::seconds(i64::from(seconds))
+}
+
+impl LockoutFigures {
+    fn of(policy: &LockoutPolicy) -> Self {
+        Self {
+            enabled: policy.enabled,
+            threshold: policy.threshold,
+            window_seconds: seconds(policy.window),
+            duration_seconds: seconds(policy.duration),
+            longest_seconds: seconds(policy.longest),
+        }
+    }
+
+    fn read(&self) -> LockoutPolicy {
+        LockoutPolicy {
+            enabled: self.enabled,
+            threshold: self.threshold,
+            window: span(self.window_seconds),
+            duration: span(self.duration_seconds),
+            longest: span(self.longest_seconds),
+        }
+    }
+}
+
+impl SessionFigures {
+    fn of(policy: &SessionPolicy) -> Self {
+        Self {
+            idle_seconds: seconds(policy.idle_lifetime),
+            absolute_seconds: seconds(policy.absolute_lifetime),
+            refresh_grace_seconds: seconds(policy.refresh_grace),
+            elevation_seconds: seconds(policy.elevation),
+            fingerprint: match policy.fingerprint {
+                FingerprintPolicy::Record => FingerprintAction::Record,
+                FingerprintPolicy::RequireStepUp => FingerprintAction::RequireStepUp,
+                FingerprintPolicy::Revoke => FingerprintAction::Revoke,
+            },
+        }
+    }
+
+    fn read(&self) -> SessionPolicy {
+        SessionPolicy {
+            idle_lifetime: span(self.idle_seconds),
+            absolute_lifetime: span(self.absolute_seconds),
+            refresh_grace: span(self.refresh_grace_seconds),
+            elevation: span(self.elevation_seconds),
+            fingerprint: match self.fingerprint {
+                FingerprintAction::Record => FingerprintPolicy::Record,
+                FingerprintAction::RequireStepUp => FingerprintPolicy::RequireStepUp,
+                FingerprintAction::Revoke => FingerprintPolicy::Revoke,
+            },
+        }
+    }
+}
+
+impl PolicyInForce {
+    fn of(policy: Policy) -> Self {
+        Self {
+            version: policy.version,
+            lockout: LockoutFigures::of(&policy.lockout),
+            sessions: SessionFigures::of(&policy.sessions),
+            passwords: PasswordFigures {
+                history: policy.passwords.history,
+                max_age_days: policy.passwords.max_age_days,
+            },
+            second_factor: SecondFactorFigures {
+                required_for: policy.second_factor.required_for.into_iter().map(String::from).collect(),
+            },
+        }
+    }
+}
+
+impl PolicyPreview {
+    fn of(found: Found, from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
+        let totals = |totals: Totals| PreviewTotals {
+            locks: totals.locks,
+            evaluated: totals.evaluated,
+            refused: totals.refused,
+        };
+        Self {
+            from,
+            to,
+            attempts: found.attempts,
+            recorded: totals(found.recorded),
+            proposed: totals(found.proposed),
+            accounts: found.locked.into_iter().map(PreviewedAccount::of).collect(),
+            attacks: found.attacks.into_iter().map(PreviewedAttack::of).collect(),
+            truncated: found.truncated,
+        }
+    }
+}
+
+impl PreviewTarget {
+    fn of(target: Target) -> Self {
+        Self { account_id: target.account.0, factor: target.factor.as_str().to_owned(), device: target.device }
+    }
+}
+
+impl PreviewedAccount {
+    fn of((target, outcome): (Target, Outcome)) -> Self {
+        let lock = |lock: fulexo_domain::preview::Locked| PreviewLock { at: lock.at, until: lock.until, nth: lock.nth };
+        Self {
+            target: PreviewTarget::of(target),
+            locks_recorded: outcome.recorded,
+            locks_proposed: outcome.total,
+            locks: outcome.locks.into_iter().map(lock).collect(),
+            right_refused: outcome.right_refused,
+        }
+    }
+}
+
+impl PreviewedAttack {
+    fn of(attack: Attack) -> Self {
+        Self {
+            target: PreviewTarget::of(attack.target),
+            started_at: attack.started_at,
+            ended_at: attack.ended_at,
+            attempts: attack.attempts,
+            evaluated_recorded: attack.evaluated_then,
+            evaluated_proposed: attack.evaluated,
+            stopped_at: attack.stopped_at,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Roles and permissions: what may be granted, and what it allows.
+
+use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
+use fulexo_domain::values::{InvalidValue, Reason, RoleName};
+use fulexo_projections::access;
+use poem::Request;
+use poem_openapi::param::{Header, Path};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+
+use super::Tag;
+use super::input::{Because, Input};
+use crate::answer::{NoContent, Recorded, query_failed};
+use crate::caller::{Bearer, BearerOrKey, app, context};
+use crate::http::Problem;
+
+pub struct Roles;
+
+#[derive(Object)]
+struct Role {
+    role: String,
+    /// What its holders may do.
+    permissions: Vec<String>,
+    /// Whether it is nobody's to change.
+    built_in: bool,
+    /// Whether it was retired: it allows nothing, and its name is never used again.
+    retired: bool,
+    /// How many accounts hold it.
+    holders: u64,
+}
+
+#[derive(Object)]
+struct RoleList {
+    items: Vec<Role>,
+}
+
+#[derive(Object)]
+struct PermissionEntry {
+    permission: String,
+    /// What it allows.
+    description: String,
+}
+
+#[derive(Object)]
+struct PermissionList {
+    items: Vec<PermissionEntry>,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct RoleDefinition {
+    /// What its holders may do; `GET /v1/permissions` lists what there is.
+    permissions: Vec<String>,
+    /// Why; sealed beside the log.
+    reason: String,
+}
+
+#[derive(Object)]
+struct DefinedRole {
+    role: String,
+    permissions: Vec<String>,
+}
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Roles")]
+impl Roles {
+    /// Every role: those built in, then those that administrators defined.
+    ///
+    /// Never behind the log. Needs `roles.read`.
+    #[oai(path = "/roles", method = "get", operation_id = "list_roles")]
+    async fn list(&self, request: &Request, caller: BearerOrKey) -> Result<Json<RoleList>, Problem> {
+        caller.0.require(Permission::RolesRead)?;
+        let mut connection = app(request)?.pool.acquire().await.map_err(query_failed)?;
+        let mut items = Vec::new();
+        for role in built_in_roles() {
+            items.push(Role {
+                permissions: names(built_in(&role).unwrap_or_default()),
+                built_in: true,
+                retired: false,
+                holders: access::holders(&mut connection, &role).await.map_err(query_failed)?,
+                role: role.into(),
+            });
+        }
+        for role in access::custom_roles(&mut connection).await.map_err(query_failed)? {
+            items.push(Role {
+                permissions: names(role.permissions),
+                built_in: false,
+                retired: role.retired,
+                holders: role.holders,
+                role: role.role.into(),
+            });
+        }
+        Ok(Json(RoleList { items }))
+    }
+
+    /// Every permission there is.
+    ///
+    /// Needs `roles.read`.
+    #[oai(path = "/permissions", method = "get", operation_id = "list_permissions")]
+    async fn permissions(&self, caller: BearerOrKey) -> Result<Json<PermissionList>, Problem> {
+        caller.0.require(Permission::RolesRead)?;
+        let items = Permission::ALL.into_iter().map(|permission| PermissionEntry {
+            permission: permission.as_str().to_owned(),
+            description: permission.describe().to_owned(),
+        });
+        Ok(Json(PermissionList { items: items.collect() }))
+    }
+
+    /// Define a role, or let one allow something else.
+    ///
+    /// It is in force at once, for all who hold it. Needs `roles.manage`, every permission that the role has or is to
+    /// have, and a login within the last ten minutes. A built-in role is not changed, a retired one not brought back.
+    #[oai(path = "/roles/:role", method = "put", operation_id = "define_role")]
+    async fn define(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        role: Path<String>,
+        body: Json<RoleDefinition>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<DefinedRole>, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::RolesManage)?;
+        caller.require_elevated()?;
+        let mut input = Input::default();
+        let role = input.parse("/role", RoleName::parse(&role.0));
+        let permissions = parse_permissions(&mut input, &body.0.permissions);
+        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let (Some(role), Some(permissions), Some(reason)) = (role, permissions, reason) else {
+            return Err(input.refused());
+        };
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let commands = &app(request)?.commands;
+        let done = commands.define_role(&context, caller.permissions, role.clone(), permissions, reason).await?;
+        Ok(Recorded::of(done, |()| DefinedRole { role: role.into(), permissions: names(permissions) }))
+    }
+
+    /// Retire a role that nobody holds.
+    ///
+    /// Its name is never used again. Needs `roles.manage`, every permission of the role, and a login within the last ten
+    /// minutes.
+    #[oai(path = "/roles/:role", method = "delete", operation_id = "delete_role")]
+    async fn retire(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        role: Path<String>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::RolesManage)?;
+        caller.require_elevated()?;
+        let mut input = Input::default();
+        let role = input.parse("/role", RoleName::parse(&role.0));
+        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        Ok(app(request)?.commands.retire_role(&context, caller.permissions, role, reason).await?.into())
+    }
+}
+
+/// Permissions by name, each one that is none named.
+pub fn parse_permissions(input: &mut Input, given: &[String]) -> Option<Permissions> {
+    if given.len() > Permission::ALL.len() {
+        let error = InvalidValue("must not name a permission twice");
+        return input.parse("/permissions", Err(error));
+    }
+    let parsed: Vec<Option<Permission>> = given
+        .iter()
+        .enumerate()
+        .map(|(index, name)| input.parse(&format!("/permissions/{index}"), Permission::parse(name)))
+        .collect();
+    parsed.into_iter().collect::<Option<Vec<_>>>().map(|permissions| Permissions::of(&permissions))
+}
+
+/// The names that clients see.
+pub fn names(permissions: Permissions) -> Vec<String> {
+    permissions.iter().map(|permission| permission.as_str().to_owned()).collect()
+}

@@ -1,0 +1,77 @@
+//! The security policy, changed with a reason and in force at once, on this node and, a moment later, on every other.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::event::{Category, Field, Stream};
+use fulexo_domain::policy::{ChangePolicy, Policy, SecurityPolicy};
+use fulexo_domain::values::Reason;
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{Committed, Idempotency, TRIES};
+use crate::log::Expected;
+use crate::vault::{Personal, SubjectKey};
+use crate::{Commands, Done};
+
+/// There is one stream.
+const STREAM: Stream = Stream { category: Category::Policy, id: Uuid::nil() };
+
+impl Commands {
+    /// Puts another policy in force; answers with it as it is then.
+    ///
+    /// # Errors
+    /// [`CommandError::Policy`] when figures are out of bounds, or the policy has changed since the proposal was made.
+    pub async fn change_policy(
+        &self,
+        context: &Context,
+        replaces: Option<u32>,
+        proposed: Policy,
+        reason: Reason,
+    ) -> Result<Done<Policy>, CommandError> {
+        let text = serde_json::to_vec(&(replaces, &proposed))?;
+        let content = [text.as_slice(), reason.as_str().as_bytes()];
+        let idempotency = Idempotency::of(&self.vault, context, "change_policy", &content);
+        if let Some(policy) = self.before(idempotency.as_ref()).await? {
+            return self.done_before(policy).await;
+        }
+        for role in &proposed.second_factor.required_for {
+            if self.role(role).await?.is_none() {
+                return Err(fulexo_domain::role::RoleError::Unknown.into());
+            }
+        }
+        let sealing = self.own_sealing(context, &reason).await?;
+        for _ in 0..TRIES {
+            let events = self.log.load(STREAM).await?;
+            let version = events.last().map_or(0, |event| event.version);
+            let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
+            let state = events.fold(None, SecurityPolicy::apply_event);
+            let command = ChangePolicy { first: self.first_policy.clone(), replaces, proposed: proposed.clone() };
+            let events = SecurityPolicy::handle_command(&state, command)?;
+            let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
+            let after = after.unwrap_or_else(|| self.first_policy.clone());
+            let mut unit = self.unit(context).sealing(sealing.clone());
+            unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
+            unit.record(STREAM.id, None, events)?;
+            match self.commit(unit, idempotency.as_ref(), after).await {
+                Ok(Committed::New(value, receipt)) => return Ok(Done { value, position: receipt.position }),
+                Ok(Committed::Before(policy)) => return self.done_before(policy).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// A reason that is about nobody is sealed under the key of whoever gives it.
+    pub(crate) async fn own_sealing(
+        &self,
+        context: &Context,
+        reason: &Reason,
+    ) -> Result<Option<(SubjectKey, Personal)>, CommandError> {
+        let key = match context.account() {
+            Some(account) => self.vault.subject_key(account).await?,
+            None => Some(self.vault.period_key(context.now).await?),
+        };
+        Ok(key.map(|key| (key, Personal::default().with(Field::Reason, Some(reason.as_str())))))
+    }
+}

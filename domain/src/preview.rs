@@ -1,0 +1,380 @@
+//! What another lockout policy would have done: the recorded attempts, counted again under it.
+//!
+//! It counts with the same [`Counter`] that decides today. What it cannot know, it says: an attempt that was refused
+//! unseen (`locked`) was right or wrong, and counts as wrong here, for nobody evaluated it.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy};
+use crate::event::{Event, Recorded};
+use crate::lockout::{Counter, Lockout};
+use crate::policy::LockoutPolicy;
+use crate::values::AccountId;
+
+/// What one counter counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    /// Whose it is.
+    pub account: AccountId,
+    /// Which factor.
+    pub factor: Factor,
+    /// The device that has a counter of its own, as the log names it; none: the account's.
+    pub device: Option<String>,
+}
+
+/// A lock that would have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Locked {
+    /// From when.
+    pub at: DateTime<Utc>,
+    /// Until when, by itself.
+    pub until: DateTime<Utc>,
+    /// Which in a row, from 1.
+    pub nth: u32,
+}
+
+/// A run of refused attempts on one counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attack {
+    /// What was attacked.
+    pub target: Target,
+    /// Its first attempt.
+    pub started_at: DateTime<Utc>,
+    /// Its last.
+    pub ended_at: DateTime<Utc>,
+    /// Attempts.
+    pub attempts: u64,
+    /// Of those, how many were evaluated when they were made.
+    pub evaluated_then: u64,
+    /// How many the proposed policy would have evaluated.
+    pub evaluated: u64,
+    /// When the proposed policy would have locked first; none: it would not have stopped it.
+    pub stopped_at: Option<DateTime<Utc>>,
+}
+
+/// Sums over all attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Locks.
+    pub locks: u64,
+    /// Attempts that were evaluated, right or wrong.
+    pub evaluated: u64,
+    /// Attempts that were refused unseen.
+    pub refused: u64,
+}
+
+/// What the proposed policy would have done to one counter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// The first of its locks, in order.
+    pub locks: Vec<Locked>,
+    /// How many there would have been.
+    pub total: u64,
+    /// Right attempts that a lock would have refused: most likely the owner's.
+    pub right_refused: u64,
+    /// How many locks there were.
+    pub recorded: u64,
+}
+
+/// All that a preview found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Attempts replayed.
+    pub attempts: u64,
+    /// As they were decided.
+    pub recorded: Totals,
+    /// As the proposed policy would have decided them.
+    pub proposed: Totals,
+    /// Counters that were locked, or would have been, those with most locks first.
+    pub locked: Vec<(Target, Outcome)>,
+    /// Attacks, the longest first.
+    pub attacks: Vec<Attack>,
+    /// Whether there was more than is listed.
+    pub truncated: bool,
+}
+
+/// Attempts that make a run an attack.
+pub const ATTACK: u64 = 10;
+/// Refused attempts further apart than this are two runs.
+pub const QUIET: TimeDelta = TimeDelta::hours(1);
+/// Most locks that are listed of one counter.
+const LOCKS: usize = 20;
+
+/// A replay under a proposed policy.
+pub struct Preview {
+    policy: LockoutPolicy,
+    counters: HashMap<Target, Counted>,
+    found: Found,
+    most: usize,
+}
+
+#[derive(Default)]
+struct Counted {
+    counter: Counter,
+    outcome: Outcome,
+    run: Option<Attack>,
+}
+
+/// What an attempt was, as far as counting goes.
+enum Seen {
+    /// Evaluated, and right.
+    Right,
+    /// Evaluated, and wrong.
+    Wrong,
+    /// Refused unseen.
+    Unseen,
+    /// Right, and refused for another reason: it counts, and changes nothing.
+    Stopped,
+}
+
+impl Preview {
+    /// Lists at most so many counters and attacks.
+    #[must_use]
+    pub fn new(policy: LockoutPolicy, most: usize) -> Self {
+        Self { policy, counters: HashMap::new(), found: Found::default(), most }
+    }
+
+    /// One more event, in the order of the log. Only those of the category `authentication` matter.
+    pub fn observe(&mut self, recorded: &Recorded) {
+        let Some(subject) = recorded.subject else { return };
+        let Event::Authentication(event) = &recorded.event else { return };
+        let at = recorded.recorded_at;
+        let target =
+            |factor, device: &Option<String>| Target { account: AccountId(subject), factor, device: device.clone() };
+        match event {
+            AuthenticationEvent::SecondFactorRequired { device, .. } => {
+                self.attempt(target(Factor::Password, device), Seen::Right, at);
+            }
+            AuthenticationEvent::PasswordChangeRequired { factor, device }
+            | AuthenticationEvent::Confirmed { factor, device } => {
+                self.attempt(target(*factor, device), Seen::Right, at);
+            }
+            AuthenticationEvent::Succeeded { methods, device, .. } => {
+                // Where both factors were asked for, the password was noted by an event of its own.
+                let factor = if methods.len() > 1 { Factor::SecondFactor } else { Factor::Password };
+                self.attempt(target(factor, device), Seen::Right, at);
+            }
+            AuthenticationEvent::Failed { factor, reason, device } => {
+                let seen = match reason {
+                    FailureReason::WrongPassword | FailureReason::WrongCode => Seen::Wrong,
+                    FailureReason::Locked => Seen::Unseen,
+                    FailureReason::Suspended => Seen::Stopped,
+                    FailureReason::UnknownAccount | FailureReason::ExpiredChallenge => return,
+                };
+                self.attempt(target(*factor, device), seen, at);
+            }
+            AuthenticationEvent::LockedOut { factor, device, .. } => {
+                self.found.recorded.locks += 1;
+                self.counters.entry(target(*factor, device)).or_default().outcome.recorded += 1;
+            }
+            AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. } => {}
+            // It would have been lifted then, too; on every device of the account.
+            AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
+                let forgotten = self
+                    .counters
+                    .iter_mut()
+                    .filter(|(target, _)| target.account.0 == subject && target.factor == *factor);
+                forgotten.for_each(|(_, counted)| counted.counter = Counter::default());
+            }
+        }
+    }
+
+    fn attempt(&mut self, target: Target, seen: Seen, at: DateTime<Utc>) {
+        let Self { policy, counters, found, most } = self;
+        found.attempts += 1;
+        let counted = counters.entry(target.clone()).or_default();
+        let evaluated_then = !matches!(seen, Seen::Unseen);
+        let totals = &mut found.recorded;
+        *(if evaluated_then { &mut totals.evaluated } else { &mut totals.refused }) += 1;
+
+        let (mut evaluated, mut lock) = (false, None);
+        match (counted.counter.reserve(at, policy), &seen) {
+            (Lockout::Open { .. }, Seen::Right) => {
+                evaluated = true;
+                counted.counter = Counter::default();
+            }
+            (Lockout::Open { number, .. }, Seen::Wrong | Seen::Unseen) => {
+                evaluated = true;
+                lock = counted.counter.fail(number, at, policy);
+            }
+            (Lockout::Open { .. }, Seen::Stopped) => evaluated = true,
+            (Lockout::Locked, Seen::Right | Seen::Stopped) => counted.outcome.right_refused += 1,
+            (Lockout::Locked, Seen::Wrong | Seen::Unseen) => {}
+        }
+        let totals = &mut found.proposed;
+        *(if evaluated { &mut totals.evaluated } else { &mut totals.refused }) += 1;
+        if let Some(lock) = lock {
+            totals.locks += 1;
+            counted.outcome.total += 1;
+            if counted.outcome.locks.len() < LOCKS {
+                counted.outcome.locks.push(Locked { at, until: lock.until, nth: lock.nth });
+            }
+        }
+
+        let right = matches!(seen, Seen::Right | Seen::Stopped);
+        if counted.run.as_ref().is_some_and(|run| right || at >= run.ended_at + QUIET) {
+            keep(found, counted.run.take(), *most);
+        }
+        if !right {
+            let run = counted.run.get_or_insert(Attack {
+                target,
+                started_at: at,
+                ended_at: at,
+                attempts: 0,
+                evaluated_then: 0,
+                evaluated: 0,
+                stopped_at: None,
+            });
+            run.ended_at = at;
+            run.attempts += 1;
+            run.evaluated_then += u64::from(evaluated_then);
+            run.evaluated += u64::from(evaluated);
+            if lock.is_some() || !evaluated {
+                run.stopped_at.get_or_insert(at);
+            }
+        }
+    }
+
+    /// What it came to.
+    #[must_use]
+    pub fn finish(self) -> Found {
+        let Self { counters, mut found, most, .. } = self;
+        for (target, counted) in counters {
+            keep(&mut found, counted.run, most);
+            if counted.outcome.total > 0 || counted.outcome.recorded > 0 {
+                found.locked.push((target, counted.outcome));
+            }
+        }
+        found.truncated |= found.locked.len() > most || found.attacks.len() > most;
+        found.locked.sort_by(|a, b| b.1.total.cmp(&a.1.total).then_with(|| a.0.cmp(&b.0)));
+        found.locked.truncate(most);
+        longest(&mut found.attacks, most);
+        found
+    }
+}
+
+fn keep(found: &mut Found, run: Option<Attack>, most: usize) {
+    found.attacks.extend(run.filter(|run| run.attempts >= ATTACK));
+    // Memory is bounded by what will be listed, not by what was tried.
+    if found.attacks.len() >= most.saturating_mul(2).saturating_add(1_000) {
+        longest(&mut found.attacks, most);
+        found.truncated = true;
+    }
+}
+
+fn longest(attacks: &mut Vec<Attack>, most: usize) {
+    let order = |attack: &Attack| (std::cmp::Reverse(attack.attempts), attack.started_at);
+    attacks.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.target.cmp(&b.target)));
+    attacks.truncate(most);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Actor, Category, Stream};
+    use crate::policy::Policy;
+    use uuid::Uuid;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn event(seconds: i64, event: AuthenticationEvent) -> Recorded {
+        let id = Uuid::from_u128(1);
+        Recorded {
+            position: 0,
+            id,
+            stream: Stream { category: Category::Authentication, id },
+            version: 1,
+            subject: Some(id),
+            actor: Actor::Anonymous,
+            correlation: id,
+            causation: None,
+            policy_version: 1,
+            recorded_at: at(seconds),
+            event_type: "".into(),
+            event: event.into(),
+            sealed: vec![],
+        }
+    }
+
+    fn failed(seconds: i64, reason: FailureReason) -> Recorded {
+        event(seconds, AuthenticationEvent::Failed { factor: Factor::Password, reason, device: None })
+    }
+
+    fn right(seconds: i64) -> Recorded {
+        let confirmed = AuthenticationEvent::Confirmed { factor: Factor::Password, device: None };
+        event(seconds, confirmed)
+    }
+
+    fn replay(policy: LockoutPolicy, events: impl IntoIterator<Item = Recorded>) -> Found {
+        let mut preview = Preview::new(policy, 100);
+        events.into_iter().for_each(|event| preview.observe(&event));
+        preview.finish()
+    }
+
+    /// A guess a minute for an hour: five are seen, then the lock holds.
+    fn an_hour_of_guesses() -> Vec<Recorded> {
+        let policy = Policy::default().lockout;
+        let (mut counter, mut events) = (Counter::default(), Vec::new());
+        for minute in 0..60 {
+            let now = at(minute * 60);
+            match counter.reserve(now, &policy) {
+                Lockout::Open { number, .. } => {
+                    events.push(failed(minute * 60, FailureReason::WrongPassword));
+                    if let Some(lock) = counter.fail(number, now, &policy) {
+                        let (nth, until) = (lock.nth, lock.until);
+                        let (factor, device) = (Factor::Password, None);
+                        let locked = AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device };
+                        events.push(event(minute * 60, locked));
+                    }
+                }
+                Lockout::Locked => events.push(failed(minute * 60, FailureReason::Locked)),
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn the_policy_in_force_comes_to_what_was_recorded() {
+        let found = replay(Policy::default().lockout, an_hour_of_guesses());
+        assert_eq!(found.attempts, 60);
+        assert_eq!(found.proposed, found.recorded);
+        assert_eq!(found.locked.len(), 1);
+        let attack = found.attacks.first().unwrap();
+        assert_eq!((attack.attempts, attack.evaluated), (60, attack.evaluated_then));
+        assert_eq!(attack.stopped_at, Some(at(240)));
+    }
+
+    #[test]
+    fn a_stricter_policy_evaluates_fewer_and_none_at_all_stops_nothing() {
+        let stricter = LockoutPolicy { threshold: 3, ..Policy::default().lockout };
+        let found = replay(stricter, an_hour_of_guesses());
+        assert!(found.proposed.evaluated < found.recorded.evaluated);
+        assert_eq!(found.attacks.first().unwrap().stopped_at, Some(at(120)));
+        let off = LockoutPolicy { enabled: false, ..Policy::default().lockout };
+        let found = replay(off, an_hour_of_guesses());
+        assert_eq!((found.proposed.evaluated, found.proposed.locks), (60, 0));
+        assert_eq!(found.attacks.first().unwrap().stopped_at, None);
+    }
+
+    #[test]
+    fn an_owner_who_would_have_been_refused_is_counted() {
+        let mistakes = (0..3).map(|second| failed(second, FailureReason::WrongPassword));
+        let stricter = LockoutPolicy { threshold: 3, ..Policy::default().lockout };
+        let found = replay(stricter, mistakes.chain([right(10)]));
+        let (_, outcome) = found.locked.first().unwrap();
+        assert_eq!((outcome.total, outcome.recorded, outcome.right_refused), (1, 0, 1));
+        assert_eq!(found.attacks, []);
+    }
+
+    #[test]
+    fn a_right_attempt_ends_a_run_and_forgives() {
+        let mistakes = |from: i64| (from..from + 9).map(|second| failed(second * 1_000, FailureReason::WrongPassword));
+        let events: Vec<_> = mistakes(0).chain([right(8_500)]).chain(mistakes(9)).collect();
+        let found = replay(Policy::default().lockout, events);
+        assert_eq!((found.attacks, found.locked), (vec![], vec![]));
+    }
+}
