@@ -1,20 +1,24 @@
 //! Accounts: registered by anybody who may, with a password that their owner can change.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand, AccountEvent, AccountState, PasswordChange};
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountEvent, AccountState, PasswordChange};
 use fulexo_domain::authentication::Verdict;
 use fulexo_domain::event::{Category, Event, Field, Stream};
 use fulexo_domain::password::{Password, Violation, violations};
+use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName, SessionId};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::attempts::Reserved;
 use crate::challenge::HalfWay;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES};
+use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
 use crate::login::{Found, read_verifier};
 use crate::vault::Personal;
@@ -31,6 +35,24 @@ pub struct NewAccount {
     pub display_name: Option<DisplayName>,
     /// What they may be from the first moment.
     pub roles: Vec<RoleName>,
+}
+
+/// Somebody for whom an administrator makes an account.
+pub struct NewMember {
+    /// Where they can be reached; unique.
+    pub email: EmailAddress,
+    /// How they are called.
+    pub display_name: Option<DisplayName>,
+    /// What they may be from the first moment.
+    pub roles: Vec<RoleName>,
+}
+
+/// An account that an administrator made. No `Debug`; wiped when dropped.
+pub struct Member {
+    /// The account.
+    pub account: AccountId,
+    /// Good for one login, which demands another password.
+    pub initial_password: Zeroizing<String>,
 }
 
 /// Who changes a password, and where.
@@ -69,7 +91,8 @@ impl Commands {
     /// Registers an account.
     ///
     /// # Errors
-    /// [`CommandError::EmailTaken`], [`CommandError::Password`] with every broken rule, [`CommandError::Overloaded`].
+    /// [`CommandError::EmailTaken`], [`CommandError::Password`] with every broken rule, [`CommandError::Overloaded`];
+    /// [`CommandError::Account`] when there is no such role.
     pub async fn register(&self, context: &Context, new: NewAccount) -> Result<Done<AccountId>, CommandError> {
         let NewAccount { email, password, display_name, roles } = new;
         let name = display_name.as_ref().map(DisplayName::as_str);
@@ -83,24 +106,143 @@ impl Commands {
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let verifier = self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)?;
-
+        for role in &roles {
+            self.role(role).await?.ok_or(AccountError::NoSuchRole)?;
+        }
         let account = AccountId(context.new_id());
-        let events = Account::handle_command(&AccountState::default(), AccountCommand::Register { roles })?;
-        let (key, wrapped) = self.vault.new_subject_key(account)?;
-        let verifier = key.seal_verifier("password", verifier.expose())?;
-        let personal = Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name);
-        let mut unit = self.unit(context).sealing(Some((key, personal)));
-        unit.expect(Category::Account, account.0, Expected::New);
-        unit.claim("email", self.email_hash(&email), account.0);
-        unit.vault(VaultWrite::SubjectKey(wrapped));
-        unit.vault(VaultWrite::Password { account, verifier, keep: self.previous_passwords() });
-        unit.record(account.0, Some(account), events)?;
+        let command = AccountCommand::Register { roles };
+        let unit = self.opening(context, account, command, password, &email, display_name.as_ref()).await?;
         match self.commit(unit, idempotency.as_ref(), Registered { account }).await? {
             Committed::New(registered, receipt) => Ok(Done { value: registered.account, position: receipt.position }),
             Committed::Before(Registered { account }) => self.done_before(account).await,
         }
+    }
+
+    /// Makes an account for somebody else, with a password that must be changed at the first login. `own` is what its
+    /// maker may do: nobody gives what they do not hold.
+    ///
+    /// # Errors
+    /// [`CommandError::EmailTaken`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::Account`] when there is no such
+    /// role.
+    pub async fn create_account(
+        &self,
+        context: &Context,
+        own: Permissions,
+        new: NewMember,
+    ) -> Result<Done<Member>, CommandError> {
+        let NewMember { email, display_name, roles } = new;
+        let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
+        let listed = roles.iter().map(RoleName::as_str).collect::<Vec<_>>().join(" ");
+        let content = [email.normalised().into_bytes(), name.into(), listed.into_bytes()];
+        let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
+        let idempotency = Idempotency::of(&self.vault, context, "create_account", &content);
+        if let Some(Registered { account }) = self.before(idempotency.as_ref()).await? {
+            return self.done_before(self.member(account)).await;
+        }
+        for _ in 0..TRIES {
+            let (mut needed, mut rests_on) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
+            for role in &roles {
+                let (permissions, on) = self.role(role).await?.ok_or(AccountError::NoSuchRole)?;
+                needed = needed.union(permissions);
+                rests_on.extend(on);
+                if !AccountId::first_roles().contains(role) {
+                    needed = needed.union(Permissions::of(&[Permission::RolesGrant]));
+                }
+            }
+            if !own.covers(needed) {
+                return Err(CommandError::GrantExceedsOwn);
+            }
+            let account = AccountId(context.new_id());
+            let Member { initial_password, .. } = self.member(account);
+            let password = Password::new(initial_password.to_string());
+            let command = AccountCommand::Register { roles: roles.clone() };
+            let mut unit = self.opening(context, account, command, password, &email, display_name.as_ref()).await?;
+            for (stream, expected) in rests_on {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            self.rest_on_granter(&mut unit, context, needed).await?;
+            unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
+            match self.commit(unit, idempotency.as_ref(), Registered { account }).await {
+                Ok(Committed::New(_, receipt)) => {
+                    return Ok(Done { value: self.member(account), position: receipt.position });
+                }
+                Ok(Committed::Before(Registered { account })) => return self.done_before(self.member(account)).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// The append that opens an account.
+    async fn opening<'a>(
+        &self,
+        context: &'a Context,
+        account: AccountId,
+        command: AccountCommand,
+        password: Password,
+        email: &EmailAddress,
+        display_name: Option<&DisplayName>,
+    ) -> Result<Unit<'a>, CommandError> {
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let verifier = self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)?;
+        let events = Account::handle_command(&AccountState::default(), command)?;
+        let (key, wrapped) = self.vault.new_subject_key(account)?;
+        let verifier = key.seal_verifier("password", verifier.expose())?;
+        let mut unit = self.unit(context).sealing(Some((key, personal(email, display_name))));
+        unit.expect(Category::Account, account.0, Expected::New);
+        unit.claim("email", self.email_hash(email), account.0);
+        unit.vault(VaultWrite::SubjectKey(wrapped));
+        unit.vault(VaultWrite::Password { account, verifier, keep: self.previous_passwords() });
+        unit.record(account.0, Some(account), events)?;
+        Ok(unit)
+    }
+
+    /// The first password is derived from the account's id, so that a repeated call answers with the same; it is worth
+    /// nothing once it was changed, which the first login demands.
+    fn member(&self, account: AccountId) -> Member {
+        let digest = self.vault.digest("initial-password", &[account.0.as_bytes()]);
+        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(digest.split_at(15).0));
+        // With a suffix that has what the policy asks for.
+        Member { account, initial_password: Zeroizing::new(format!("{}-aA1", *secret)) }
+    }
+
+    /// Calls somebody otherwise: themselves, or, by an administrator, somebody who may do no more than they.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] when the account is unknown; [`CommandError::GrantExceedsOwn`].
+    pub async fn change_profile(
+        &self,
+        context: &Context,
+        own: Permissions,
+        account: AccountId,
+        display_name: Option<DisplayName>,
+    ) -> Result<Done<Profile>, CommandError> {
+        let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
+        let content = [account.0.as_bytes().as_slice(), name.as_bytes()];
+        let idempotency = Idempotency::of(&self.vault, context, "change_profile", &content);
+        let known = self.profile(account).await?.ok_or(AccountError::Unknown)?;
+        let profile = Profile { display_name, ..known };
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(profile).await;
+        }
+        let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+        let sealing = Some((key, personal(&profile.email, profile.display_name.as_ref())));
+        for _ in 0..TRIES {
+            let (state, version) = self.account_state(account).await?;
+            let events = Account::handle_command(&state, AccountCommand::ChangeProfile)?;
+            let mut unit = self.unit(context).sealing(sealing.clone());
+            self.rest_on_rank(&mut unit, context, own, account, &state).await?;
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.record(account.0, Some(account), events)?;
+            match self.commit(unit, idempotency.as_ref(), ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(Done { value: profile, position: receipt.position }),
+                Ok(Committed::Before(())) => return self.done_before(profile).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended)
     }
 
     /// Changes the caller's own password and ends their other sessions.
@@ -226,13 +368,13 @@ impl Commands {
     /// # Errors
     /// See [`CommandError`].
     pub async fn profile(&self, account: AccountId) -> Result<Option<Profile>, CommandError> {
-        let position = sqlx::query_scalar!(
-            "select position from log.event where stream_id = $1 and category = 'account' and version = 1",
-            account.0
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some(position) = position else { return Ok(None) };
+        let events = self.log.load(Stream { category: Category::Account, id: account.0 }).await?;
+        let written = events.iter().rev().find(|recorded| {
+            matches!(recorded.event, Event::Account(AccountEvent::Registered {} | AccountEvent::ProfileChanged {}))
+        });
+        let Some(position) = written.and_then(|recorded| i64::try_from(recorded.position).ok()) else {
+            return Ok(None);
+        };
         let mut opened = self.vault.open_personal(&[position]).await?;
         Ok(opened.remove(&position).and_then(|personal| Profile::read(&personal)))
     }
@@ -251,6 +393,12 @@ impl Commands {
         .await?;
         Ok(holder.map(AccountId))
     }
+}
+
+/// What is sealed of who somebody is.
+fn personal(email: &EmailAddress, display_name: Option<&DisplayName>) -> Personal {
+    let name = display_name.map(DisplayName::as_str);
+    Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
 }
 
 impl Profile {

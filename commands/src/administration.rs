@@ -4,6 +4,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountEvent};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
 use fulexo_domain::event::{Category, Field};
+use fulexo_domain::permission::Permissions;
 use fulexo_domain::session::{RevokedBy, SessionError, SessionEvent, SessionState};
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 use uuid::Uuid;
@@ -17,17 +18,20 @@ use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 
 impl Commands {
-    /// Stops all use of an account: nobody logs in, and every session ends.
+    /// Stops all use of an account: nobody logs in, and every session ends. `own` is what whoever asks may do: nobody
+    /// stops the use of an account that may do more.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when it is unknown or suspended already; [`CommandError::LastAdministrator`].
+    /// [`CommandError::Account`] when it is unknown or suspended already; [`CommandError::GrantExceedsOwn`];
+    /// [`CommandError::LastAdministrator`].
     pub async fn suspend(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
-        let done = self.change_use(context, account, AccountCommand::Suspend, "suspend", &reason).await?;
+        let done = self.change_use(context, own, account, AccountCommand::Suspend, "suspend", &reason).await?;
         if !self.account_state(account).await?.0.suspended {
             // Done before under the same idempotency key, and reinstated since: its sessions are none of this call's.
             return Ok(done);
@@ -40,19 +44,21 @@ impl Commands {
     /// Allows the use of a suspended account again.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when it is unknown or not suspended.
+    /// [`CommandError::Account`] when it is unknown or not suspended; [`CommandError::GrantExceedsOwn`].
     pub async fn reinstate(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
-        self.change_use(context, account, AccountCommand::Reinstate, "reinstate", &reason).await
+        self.change_use(context, own, account, AccountCommand::Reinstate, "reinstate", &reason).await
     }
 
     async fn change_use(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         command: AccountCommand,
         operation: &str,
@@ -68,7 +74,7 @@ impl Commands {
             let events = Account::handle_command(&state, command.clone())?;
             let suspends = events.contains(&AccountEvent::Suspended {});
             let mut unit = self.unit(context).sealing(sealing.clone());
-            self.rest_on_rank(&mut unit, context, account, &state).await?;
+            self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             if suspends && state.roles.iter().any(gives_roles) {
@@ -129,6 +135,7 @@ impl Commands {
     pub async fn expire_password(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
@@ -141,7 +148,7 @@ impl Commands {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
             let mut unit = self.unit(context).sealing(sealing.clone());
-            self.rest_on_rank(&mut unit, context, account, &state).await?;
+            self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             self.end_in(&mut unit, account, None, RevokedBy::PasswordExpired).await?;

@@ -1,6 +1,6 @@
 //! What a login leads to when the password alone does not begin a session: a token for one next step, good for five
-//! minutes (for a second factor) or ten. Nothing is stored; it is authentic when its MAC is, and the MAC covers the
-//! password's verifier, so that a new password makes all of them worthless.
+//! minutes (for a second factor) or ten. Nothing is stored; it is authentic when its MAC is, and the MAC covers what the
+//! account's factors are verified with, so that a change of either makes all of them worthless.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -107,7 +107,8 @@ impl Challenge {
     }
 
     fn mac(&self, vault: &Vault, found: &Found) -> [u8; 32] {
-        vault.digest("challenge", &[&self.bytes(), found.verifier.expose().as_bytes()])
+        let seed = found.seed.as_deref().unwrap_or_default();
+        vault.digest("challenge", &[&self.bytes(), found.verifier.expose().as_bytes(), seed])
     }
 }
 

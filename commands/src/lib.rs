@@ -30,7 +30,7 @@ use fulexo_domain::policy::Policy;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-pub use self::accounts::{NewAccount, Owner, Profile};
+pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
 pub use self::error::CommandError;
 pub use self::login::{Credentials, LoggedIn};

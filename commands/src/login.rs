@@ -58,6 +58,8 @@ pub(crate) struct Found {
     pub version: u64,
     pub key: SubjectKey,
     pub verifier: Verifier,
+    /// The sealed seed of its second factor, when it has one.
+    pub seed: Option<Vec<u8>>,
 }
 
 /// Factors that were right, on their way to a session.
@@ -328,11 +330,13 @@ impl Commands {
         let hash = self.email_hash(email);
         let row = sqlx::query_as!(
             FoundRow,
-            r#"select k.stream_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
+            r#"select k.stream_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id,
+                      t.verifier as "seed?"
                from log.unique_key k
                join log.stream s on s.stream_id = k.stream_id and s.category = 'account'
                join vault.credential c on c.account_id = k.stream_id and c.kind = 'password'
                join vault.subject_key sk on sk.subject_id = k.stream_id and sk.wrapped is not null
+               left join vault.credential t on t.account_id = k.stream_id and t.kind = 'totp'
                where k.scope = 'email' and k.key_hash = $1"#,
             hash.as_slice()
         )
@@ -345,10 +349,12 @@ impl Commands {
     pub(crate) async fn find(&self, account: AccountId) -> Result<Option<Found>, CommandError> {
         let row = sqlx::query_as!(
             FoundRow,
-            r#"select c.account_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id
+            r#"select c.account_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id,
+                      t.verifier as "seed?"
                from vault.credential c
                join log.stream s on s.stream_id = c.account_id and s.category = 'account'
                join vault.subject_key sk on sk.subject_id = c.account_id and sk.wrapped is not null
+               left join vault.credential t on t.account_id = c.account_id and t.kind = 'totp'
                where c.account_id = $1 and c.kind = 'password'"#,
             account.0
         )
@@ -360,7 +366,8 @@ impl Commands {
     fn read_found(&self, row: FoundRow) -> Result<Found, CommandError> {
         let key = self.vault.open_subject_key(row.account, &row.kek_id, &row.wrapped)?;
         let verifier = read_verifier(&key, &row.verifier)?;
-        Ok(Found { account: AccountId(row.account), version: row.version.unsigned_abs(), key, verifier })
+        let (account, version) = (AccountId(row.account), row.version.unsigned_abs());
+        Ok(Found { account, version, key, verifier, seed: row.seed })
     }
 
     /// The account as it is now, as long as its password is still the one that was verified: hashing takes time, and
@@ -387,6 +394,7 @@ struct FoundRow {
     verifier: Vec<u8>,
     wrapped: Vec<u8>,
     kek_id: String,
+    seed: Option<Vec<u8>>,
 }
 
 pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier, CommandError> {

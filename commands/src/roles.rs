@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState};
-use fulexo_domain::event::{Category, Stream};
+use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
 use fulexo_domain::role::{Role, RoleCommand, RoleState};
 use fulexo_domain::values::{AccountId, Reason, RoleName};
@@ -254,7 +254,11 @@ impl Commands {
 
     /// Whoever asks may still do all this: their account, and its roles, as they are now.
     async fn granter(&self, context: &Context, needed: Permissions) -> Result<RestsOn, CommandError> {
-        let Some(granter) = context.account() else { return Ok(Vec::new()) };
+        let granter = match context.actor {
+            Actor::Account { id } => AccountId(id),
+            Actor::Operator | Actor::System => return Ok(Vec::new()),
+            Actor::ApiKey { .. } | Actor::Anonymous => return Err(CommandError::GrantExceedsOwn),
+        };
         let (state, version) = self.account_state(granter).await?;
         let (held, mut rests_on) = self.allowed(&state.roles).await?;
         if state.suspended || !held.covers(needed) {
@@ -281,6 +285,7 @@ impl Commands {
         &self,
         unit: &mut Unit<'_>,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         state: &AccountState,
     ) -> Result<(), CommandError> {
@@ -288,6 +293,9 @@ impl Commands {
             return Ok(());
         }
         let (held, rests_on) = self.allowed(&state.roles).await?;
+        if !own.covers(held) {
+            return Err(CommandError::GrantExceedsOwn);
+        }
         for (stream, expected) in rests_on {
             unit.expect(stream.category, stream.id, expected);
         }

@@ -10,6 +10,7 @@ use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy, Method, Verdict};
 use fulexo_domain::event::Category;
 use fulexo_domain::lockout::Lockout;
+use fulexo_domain::permission::Permissions;
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, Reason};
 use serde::{Deserialize, Serialize};
@@ -220,6 +221,7 @@ impl Commands {
     pub async fn reset_second_factor(
         &self,
         context: &Context,
+        own: Permissions,
         account: AccountId,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
@@ -232,7 +234,7 @@ impl Commands {
         for _ in 0..TRIES {
             let (state, version) = self.account_state(account).await?;
             let mut unit = self.unit(context).sealing(sealing.clone());
-            self.rest_on_rank(&mut unit, context, account, &state).await?;
+            self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             self.take_away(&mut unit, account, &state, version, DisabledBy::Admin)?;
             if self.locks_of(account, &profile.email.normalised(), context.now).await?.contains(&Factor::SecondFactor) {
                 let by = LiftedBy::Reset;
@@ -320,7 +322,7 @@ impl Commands {
         if attempt.lockout == Lockout::Locked {
             return Ok(None);
         }
-        let Some(seed) = self.seed(found.account, "totp").await? else { return Ok(None) };
+        let Some(seed) = found.seed.clone() else { return Ok(None) };
         let recovery = recovery_code(code);
         let right = match recovery {
             Some(code) => {

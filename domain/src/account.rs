@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::permission::built_in;
 use crate::values::{AccountId, RoleName};
 
 /// What happened to an account.
@@ -23,6 +22,9 @@ pub enum AccountEvent {
     /// The account exists from here on; sealed: e-mail, display name.
     #[serde(rename = "account.registered")]
     Registered {},
+    /// Who it is was written anew; sealed: e-mail, display name.
+    #[serde(rename = "account.profile_changed")]
+    ProfileChanged {},
     /// The password is another one.
     #[serde(rename = "account.password_changed")]
     PasswordChanged {
@@ -101,11 +103,13 @@ pub enum DisabledBy {
 /// What is asked of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountCommand {
-    /// Open the account, with these roles from the first moment.
+    /// Open the account, with these roles from the first moment. Whether there are such roles is the caller's to know.
     Register {
         /// Usually `customer` alone.
         roles: Vec<RoleName>,
     },
+    /// Record that its owner is to be called otherwise; the name itself never comes here.
+    ChangeProfile,
     /// Record that the password changed; the verifier itself never comes here.
     ChangePassword {
         /// What led to it.
@@ -216,11 +220,12 @@ impl Aggregate for Account {
                 if state.registered {
                     return Err(AccountError::AlreadyRegistered);
                 }
-                if roles.iter().any(|role| built_in(role).is_none()) {
-                    return Err(AccountError::NoSuchRole);
-                }
                 let grants = roles.into_iter().map(|role| AccountEvent::RoleGranted { role });
                 Ok([AccountEvent::Registered {}].into_iter().chain(grants).collect())
+            }
+            AccountCommand::ChangeProfile => {
+                open()?;
+                Ok(vec![AccountEvent::ProfileChanged {}])
             }
             AccountCommand::ChangePassword { how } => {
                 open()?;
@@ -282,7 +287,7 @@ impl Aggregate for Account {
     fn apply_event(mut state: AccountState, event: AccountEvent) -> AccountState {
         match event {
             AccountEvent::Registered {} => state.registered = true,
-            AccountEvent::PasswordChanged { how: PasswordChange::Rehash } => {}
+            AccountEvent::ProfileChanged {} | AccountEvent::PasswordChanged { how: PasswordChange::Rehash } => {}
             AccountEvent::PasswordChanged { how: PasswordChange::Owner | PasswordChange::Expired } => {
                 state.password_expired = false;
             }

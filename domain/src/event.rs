@@ -142,7 +142,9 @@ impl Event {
     #[must_use]
     pub const fn sealed_fields(&self) -> &'static [Field] {
         match self {
-            Self::Account(AccountEvent::Registered {}) => &[Field::DisplayName, Field::Email],
+            Self::Account(AccountEvent::Registered {} | AccountEvent::ProfileChanged {}) => {
+                &[Field::DisplayName, Field::Email]
+            }
             Self::Account(
                 AccountEvent::RoleGranted { .. }
                 | AccountEvent::RoleRevoked { .. }

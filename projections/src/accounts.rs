@@ -127,7 +127,8 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
              u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until,
                 second_factor_locked_until, suspended, password_expired, second_factor, recovery_codes)
          on conflict on constraint account_pkey do update set
-             roles = excluded.roles, password_changed_at = excluded.password_changed_at,
+             profile_position = excluded.profile_position, roles = excluded.roles,
+             password_changed_at = excluded.password_changed_at,
              last_login_at = excluded.last_login_at, locked_until = excluded.locked_until,
              second_factor_locked_until = excluded.second_factor_locked_until, suspended = excluded.suspended,
              password_expired = excluded.password_expired, second_factor = excluded.second_factor,
@@ -196,6 +197,7 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
             account.roles.dedup();
         }
         Event::Account(AccountEvent::RoleRevoked { role }) => account.roles.retain(|held| held != role.as_str()),
+        Event::Account(AccountEvent::ProfileChanged {}) => account.profile_position = to_i64(recorded.position),
         Event::Account(AccountEvent::Suspended {}) => account.suspended = true,
         Event::Account(AccountEvent::Reinstated {}) => account.suspended = false,
         Event::Account(AccountEvent::PasswordExpired {}) => account.password_expired = true,

@@ -317,3 +317,72 @@ async fn rows_of_sessions_past_their_end_go_away_and_their_tokens_stay_refused()
     };
     assert_eq!((standing(&ann).await, standing(&eve).await), (false, true));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_made_by_an_administrator_begins_with_a_change_of_its_password() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let body = json!({"email": "Bob@example.com", "display_name": "Bob", "roles": ["auditor"]});
+    let keyed = admin.with_header("idempotency-key", "made once");
+    let made = keyed.post("/v1/accounts", body.clone()).await;
+    assert_eq!((made.status, &made.json["roles"]), (201, &json!(["auditor"])), "{made:?}");
+    let again = keyed.post("/v1/accounts", body.clone()).await;
+    assert_eq!(again.json, made.json, "the same account, and the same password");
+    assert_eq!(admin.post("/v1/accounts", body).await.code(), "email_taken");
+
+    let password = made.json["initial_password"].as_str().unwrap();
+    let due = log_in(&node, "bob@example.com", password, None).await;
+    assert_eq!((due.status, &due.json["status"]), (200, &json!("password_change_required")), "{due:?}");
+    assert!(due.json.get("access_token").is_none(), "{due:?}");
+    let mut half_way = node.anonymous();
+    half_way.access_token = due.json["challenge_token"].as_str().map(str::to_owned);
+    assert_eq!(half_way.get("/v1/me").await.status, 401, "good for one step alone");
+    let change = json!({"current_password": password, "new_password": PASSWORD});
+    assert_eq!(half_way.post("/v1/me/password", change.clone()).await.status, 204);
+    assert_eq!(half_way.post("/v1/me/password", change).await.status, 401, "and for one time");
+    let bob = log_in(&node, "bob@example.com", PASSWORD, None).await;
+    assert_eq!(bob.json["status"], "authenticated", "{bob:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_makes_an_account_that_may_do_more_than_they() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let desk = json!({"permissions": ["accounts.manage", "roles.grant"], "reason": BECAUSE});
+    assert_eq!(admin.put("/v1/roles/desk", desk).await.status, 200);
+    let maker = node.user(&["desk"]).await;
+    let make = |name: &str, roles: Value| {
+        maker.post("/v1/accounts", json!({"email": format!("{name}@example.com"), "roles": roles}))
+    };
+    assert_eq!(make("a", json!(["admin"])).await.code(), "grant_exceeds_own");
+    assert_eq!(make("b", json!(["customer", "auditor"])).await.code(), "grant_exceeds_own");
+    assert_eq!(make("c", json!(["desk", "customer"])).await.status, 201);
+    let unknown = make("d", json!(["root"])).await;
+    assert_eq!((unknown.status, &unknown.json["errors"][0]["pointer"]), (400, &json!("/roles")), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_changed_by_its_owner_or_by_an_administrator_and_shown_everywhere() {
+    let node = Node::start().await;
+    let (admin, ann, eve) = (node.admin().await, node.customer().await, node.customer().await);
+    let path = format!("/v1/accounts/{}", ann.account);
+    let patch = async |client: &Client, path: &str, name: Value| {
+        let body = json!({"display_name": name}).to_string();
+        client.send(Verb::PATCH, path, Some("application/json"), &body).await
+    };
+    let own = patch(&ann, "/v1/me", json!("Ann")).await;
+    assert_eq!((own.status, &own.json["display_name"]), (200, &json!("Ann")), "{own:?}");
+    let me = ann.seeing(own.position()).get("/v1/me").await;
+    assert_eq!((&me.json["display_name"], &me.json["email"]), (&json!("Ann"), &json!(ann.email)));
+    assert_eq!(patch(&eve, &path, json!("Eve was here")).await.status, 403);
+    let by_admin = patch(&admin, &path, Value::Null).await;
+    assert_eq!(by_admin.status, 200, "{by_admin:?}");
+    let shown = admin.seeing(by_admin.position()).get(&path).await;
+    assert_eq!((&shown.json["display_name"], &shown.json["email"]), (&Value::Null, &json!(ann.email)));
+    let other = patch(&admin, "/v1/accounts/018f0000-0000-7000-8000-000000000000", json!("x")).await;
+    assert_eq!(other.status, 404);
+    let events = events(&node, &ann, by_admin.position()).await;
+    let changed: Vec<_> = events.iter().filter(|event| event["type"] == "account.profile_changed").collect();
+    assert_eq!(changed.len(), 2);
+    assert!(changed.iter().all(|event| event["data"] == json!({})), "names are sealed");
+}

@@ -41,6 +41,7 @@ fn samples() -> Vec<(&'static str, Event)> {
     let session = SessionId(id(3));
     let samples: Vec<(&str, Event)> = vec![
         ("", AccountEvent::Registered {}.into()),
+        ("", AccountEvent::ProfileChanged {}.into()),
         ("", changed(PasswordChange::Owner)),
         ("expired", changed(PasswordChange::Expired)),
         ("rehash", changed(PasswordChange::Rehash)),
@@ -130,6 +131,7 @@ fn stands_among_the_samples(event: &Event) {
     match event {
         Event::Account(event) => match event {
             AccountEvent::Registered {}
+            | AccountEvent::ProfileChanged {}
             | AccountEvent::PasswordChanged {
                 how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Rehash,
             }

@@ -58,7 +58,7 @@ impl Register {
             }
             Err(CommandError::EmailTaken) => Err(Failure::Failed(format!("{} has an account already", self.email))),
             Err(CommandError::Account(AccountError::NoSuchRole)) => {
-                Err(Failure::Failed("there is no such role; there are admin, auditor and customer".to_owned()))
+                Err(Failure::Failed("there is no such role".to_owned()))
             }
             Err(error) => Err(Failure::Failed(format!("nothing was registered: {error}"))),
         }

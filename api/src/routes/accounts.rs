@@ -1,8 +1,9 @@
 //! Accounts and their roles, for administrators.
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::Profile;
 use fulexo_commands::context::Context;
+use fulexo_commands::{CommandError, NewMember, Profile};
+use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, Reason, RoleName};
 use fulexo_projections::accounts;
@@ -15,12 +16,13 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::input::{Because, Input, Paging};
-use super::me::RevokedSessions;
+use super::me::{ChangedProfile, ProfileChange, RevokedSessions};
 use crate::answer::{NoContent, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, Caller, app, context};
 use crate::clock;
 use crate::http::Problem;
+use crate::http::problem::FieldError;
 
 pub struct Accounts;
 
@@ -52,6 +54,27 @@ struct Account {
 struct AccountPage {
     items: Vec<Account>,
     next_cursor: Option<String>,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct NewAccount {
+    /// Where the account's owner can be reached; unique, without regard to case.
+    email: String,
+    /// How the owner is called; 1 to 100 characters.
+    display_name: Option<String>,
+    /// Roles from the first moment; `customer` if not given.
+    roles: Option<Vec<String>>,
+}
+
+#[derive(Object)]
+struct CreatedAccount {
+    account_id: Uuid,
+    email: String,
+    display_name: Option<String>,
+    roles: Vec<String>,
+    /// Good for the first login, which demands another one; shown this once.
+    initial_password: String,
 }
 
 #[derive(Object)]
@@ -136,6 +159,76 @@ impl Accounts {
         named.pop().map(Json).ok_or_else(Problem::not_found)
     }
 
+    /// Make an account for somebody else.
+    ///
+    /// Its first password is shown this once, and must be changed at the first login. Needs `accounts.manage`, for roles
+    /// beside `customer` also `roles.grant` and every permission of them, and a login within the last ten minutes.
+    #[oai(path = "/", method = "post", operation_id = "create_account")]
+    async fn create(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        body: Json<NewAccount>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<CreatedAccount, 201>, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::AccountsManage)?;
+        caller.require_elevated()?;
+        let NewAccount { email, display_name, roles } = body.0;
+        let mut input = Input::default();
+        let email = input.parse("/email", EmailAddress::parse(&email));
+        let name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
+        let roles = match roles {
+            Some(roles) => input.parse_roles("/roles", &roles),
+            None => AccountId::first_roles(),
+        };
+        let Some(email) = email else { return Err(input.refused()) };
+        input.check()?;
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let answer = CreatedAccount {
+            account_id: Uuid::nil(),
+            email: email.as_str().to_owned(),
+            display_name: name.as_ref().map(|name| name.as_str().to_owned()),
+            roles: roles.iter().map(ToString::to_string).collect(),
+            initial_password: String::new(),
+        };
+        let new = NewMember { email, display_name: name, roles };
+        match app(request)?.commands.create_account(&context, caller.permissions, new).await {
+            Ok(done) => Ok(Recorded::of(done, |member| CreatedAccount {
+                account_id: member.account.0,
+                initial_password: member.initial_password.to_string(),
+                ..answer
+            })),
+            Err(CommandError::Account(AccountError::NoSuchRole)) => {
+                Err(Problem::invalid_input(vec![FieldError::new("/roles", "must name roles that exist")]))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Call somebody otherwise.
+    ///
+    /// Needs `accounts.manage` and every permission of the account.
+    #[oai(path = "/:account_id", method = "patch", operation_id = "change_account")]
+    async fn change(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<ProfileChange>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<ChangedProfile>, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::AccountsManage)?;
+        let mut input = Input::default();
+        let name = input.parse_optional("/display_name", body.0.display_name.as_deref().map(DisplayName::parse));
+        input.check()?;
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
+        let done = commands.change_profile(&context, caller.permissions, account, name).await?;
+        Ok(Recorded::of(done, |profile| ChangedProfile::of(account, &profile)))
+    }
+
     /// Grant a role.
     ///
     /// It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a
@@ -205,7 +298,8 @@ impl Accounts {
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        Ok(app(request)?.commands.suspend(&context, AccountId(account_id.0), reason).await?.into())
+        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
+        Ok(commands.suspend(&context, caller.0.permissions, account, reason).await?.into())
     }
 
     /// Allow the use of a suspended account again.
@@ -221,7 +315,8 @@ impl Accounts {
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        Ok(app(request)?.commands.reinstate(&context, AccountId(account_id.0), reason).await?.into())
+        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
+        Ok(commands.reinstate(&context, caller.0.permissions, account, reason).await?.into())
     }
 
     /// Lift a lock before its time.
@@ -254,7 +349,8 @@ impl Accounts {
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        Ok(app(request)?.commands.expire_password(&context, AccountId(account_id.0), reason).await?.into())
+        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
+        Ok(commands.expire_password(&context, caller.0.permissions, account, reason).await?.into())
     }
 
     /// Take a lost second factor away.
@@ -271,7 +367,8 @@ impl Accounts {
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        Ok(app(request)?.commands.reset_second_factor(&context, AccountId(account_id.0), reason).await?.into())
+        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
+        Ok(commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?.into())
     }
 
     /// End every session of an account.

@@ -1,12 +1,15 @@
 //! From what clients send to values that are sound: every member at fault is named, all at once.
 
-use fulexo_domain::values::InvalidValue;
+use fulexo_domain::values::{InvalidValue, RoleName};
 use fulexo_projections::page::LARGEST;
 use poem_openapi::Object;
 use uuid::Uuid;
 
 use crate::http::Problem;
 use crate::http::problem::FieldError;
+
+/// Most roles in one list.
+const MOST_ROLES: usize = 50;
 
 /// Collects what is wrong with a body or a query.
 #[derive(Default)]
@@ -21,6 +24,16 @@ impl Input {
     /// A member that may be missing.
     pub fn parse_optional<T>(&mut self, pointer: &str, parsed: Option<Result<T, InvalidValue>>) -> Option<T> {
         parsed.and_then(|parsed| self.parse(pointer, parsed))
+    }
+
+    /// A list of role names, each at fault named by its place.
+    pub fn parse_roles(&mut self, pointer: &str, roles: &[String]) -> Vec<RoleName> {
+        if roles.len() > MOST_ROLES {
+            self.0.push(FieldError::new(pointer, format!("must name {MOST_ROLES} roles at most")));
+            return Vec::new();
+        }
+        let parsed = roles.iter().enumerate();
+        parsed.filter_map(|(index, role)| self.parse(&format!("{pointer}/{index}"), RoleName::parse(role))).collect()
     }
 
     /// All that is wrong, as one refusal.

@@ -1,9 +1,9 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::{Owner, RecoveryCodes};
+use fulexo_commands::{Owner, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
-use fulexo_domain::values::{DisplayName, SessionId};
+use fulexo_domain::values::{AccountId, DisplayName, SessionId};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::{accounts, audit, sessions};
 use poem::Request;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::audit::{AuditEvent, AuditPage};
-use super::input::Paging;
+use super::input::{Input, Paging};
 use super::sessions::with_origins;
 use crate::answer::{NoContent, Recorded, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
@@ -37,6 +37,32 @@ struct MyAccount {
     password_changed_at: DateTime<Utc>,
     last_login_at: Option<DateTime<Utc>>,
     second_factor: MySecondFactor,
+}
+
+/// How somebody is called.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+pub struct ProfileChange {
+    /// 1 to 100 characters; missing or null: no name.
+    pub display_name: Option<String>,
+}
+
+/// Who an account is now.
+#[derive(Object)]
+pub struct ChangedProfile {
+    account_id: Uuid,
+    email: String,
+    display_name: Option<String>,
+}
+
+impl ChangedProfile {
+    pub fn of(account: AccountId, profile: &Profile) -> Self {
+        Self {
+            account_id: account.0,
+            email: profile.email.as_str().to_owned(),
+            display_name: profile.display_name.as_ref().map(|name| name.as_str().to_owned()),
+        }
+    }
 }
 
 #[derive(Object)]
@@ -143,6 +169,25 @@ impl Me {
                 recovery_codes: account.recovery_codes.unsigned_abs(),
             },
         }))
+    }
+
+    /// Be called otherwise.
+    #[oai(path = "/", method = "patch", operation_id = "change_me")]
+    async fn change(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        body: Json<ProfileChange>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<ChangedProfile>, Problem> {
+        let caller = caller.0;
+        let mut input = Input::default();
+        let name = input.parse_optional("/display_name", body.0.display_name.as_deref().map(DisplayName::parse));
+        input.check()?;
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let commands = &app(request)?.commands;
+        let done = commands.change_profile(&context, caller.permissions, caller.account, name).await?;
+        Ok(Recorded::of(done, |profile| ChangedProfile::of(caller.account, &profile)))
     }
 
     /// Change the password. Every other session ends.

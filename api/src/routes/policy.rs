@@ -8,7 +8,7 @@ use fulexo_domain::policy::{
     FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy, SessionPolicy,
 };
 use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
-use fulexo_domain::values::{Reason, RoleName};
+use fulexo_domain::values::Reason;
 use fulexo_projections::access;
 use fulexo_projections::preview::replay;
 use fulexo_projections::projection::Projection;
@@ -239,10 +239,7 @@ impl Policies {
         let PolicyProposal { version, lockout, sessions, passwords, second_factor, reason } = body.0;
         let mut input = Input::default();
         let reason = input.parse("/reason", Reason::parse(&reason));
-        let mut required_for = std::collections::BTreeSet::new();
-        for (index, role) in second_factor.required_for.iter().enumerate().take(100) {
-            required_for.extend(input.parse(&format!("/second_factor/required_for/{index}"), RoleName::parse(role)));
-        }
+        let required_for = input.parse_roles("/second_factor/required_for", &second_factor.required_for);
         let Some(reason) = reason else { return Err(input.refused()) };
         input.check()?;
         let proposed = Policy {
@@ -250,7 +247,7 @@ impl Policies {
             lockout: lockout.read(),
             sessions: sessions.read(),
             passwords: PasswordPolicy { history: passwords.history, max_age_days: passwords.max_age_days },
-            second_factor: SecondFactorPolicy { required_for },
+            second_factor: SecondFactorPolicy { required_for: required_for.into_iter().collect() },
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         match app(request)?.commands.change_policy(&context, version, proposed, reason).await {

@@ -1,11 +1,11 @@
 //! Logins a second over HTTP, against what the bcrypt crate does on all cores with nothing else to do; and whether the
-//! time of a refusal tells an unknown address from a wrong password.
+//! time of a refusal tells why: unknown address, wrong password, locked, suspended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Database, Node, PASSWORD};
+use fulexo_tests::{Authenticator, Client, Database, Node, PASSWORD};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -36,9 +36,12 @@ pub fn run(runtime: &Runtime) {
     table::head("\none login, milliseconds", "fulexo", "one crate hash");
     table::line("median", table::median(single), hash, None);
 
-    let (unknown, wrong) = runtime.block_on(refusals(&node));
-    table::head("\ntime of a refusal, milliseconds, median of 200", "unknown address", "wrong password");
-    table::line("(a ratio of 0.95 to 1.05)", table::median(unknown), table::median(wrong), None);
+    let times = runtime.block_on(refusals(&node));
+    let unknown = table::median(times[0].1.clone());
+    table::head("\ntime of a refusal, milliseconds, median of 200 (a ratio of 0.95 to 1.05)", "it", "unknown address");
+    for (state, times) in times.into_iter().skip(1) {
+        table::line(state, table::median(times), unknown, None);
+    }
     runtime.block_on(node.stop());
 }
 
@@ -92,23 +95,56 @@ fn one_hash() -> f64 {
     table::median(times.collect())
 }
 
-/// Milliseconds of each refusal, the two kinds taking turns; no address is tried often enough to be locked.
-async fn refusals(node: &Node) -> (Vec<f64>, Vec<f64>) {
+/// Milliseconds of each refusal, the kinds taking turns; no address that is to be open is tried often enough to be
+/// locked.
+async fn refusals(node: &Node) -> Vec<(&'static str, Vec<f64>)> {
     let client = node.anonymous();
-    let (mut unknown, mut wrong) = (Vec::new(), Vec::new());
-    let mut known = String::new();
+    let admin = node.admin().await;
+    let mut times: Vec<(&str, Vec<f64>)> =
+        ["unknown address", "wrong password", "locked", "suspended", "with a second factor, wrong password"]
+            .map(|state| (state, Vec::new()))
+            .into();
+    let mut addresses: Vec<String> = Vec::new();
     for number in 0..TRIES {
         if number % 4 == 0 {
-            known = node.register(&["customer"]).await.0;
+            addresses = vec![format!("stranger-{number}@example.com")];
+            for state in 1..times.len() {
+                let somebody = node.customer().await;
+                match state {
+                    2 => lock(node, &somebody.email).await,
+                    3 => {
+                        let path = format!("/v1/accounts/{}/suspend", somebody.account);
+                        assert_eq!(admin.post(&path, json!({"reason": "to measure"})).await.status, 204);
+                    }
+                    4 => enrol(&somebody).await,
+                    _ => {}
+                }
+                addresses.push(somebody.email);
+            }
         }
-        let stranger = format!("stranger-{}@example.com", number / 4);
-        for (email, times) in [(&stranger, &mut unknown), (&known, &mut wrong)] {
-            let body = json!({"email": email, "password": "not-the-Passw0rd!"});
+        for (email, (state, times)) in addresses.iter().zip(&mut times) {
+            // Of a suspended account even the right password is refused.
+            let password = if *state == "suspended" { PASSWORD } else { "not-the-Passw0rd!" };
+            let body = json!({"email": email, "password": password});
             let started = Instant::now();
             let answer = client.post("/v1/auth/login", body).await;
             times.push(started.elapsed().as_secs_f64() * 1e3);
             assert_eq!(answer.status, 401);
         }
     }
-    (unknown, wrong)
+    times
+}
+
+async fn lock(node: &Node, email: &str) {
+    for _ in 0..5 {
+        let body = json!({"email": email, "password": "not-the-Passw0rd!"});
+        assert_eq!(node.anonymous().post("/v1/auth/login", body).await.status, 401);
+    }
+}
+
+async fn enrol(client: &Client) {
+    let started = client.post_nothing("/v1/me/second-factor/totp").await;
+    let app = Authenticator::of(started.json["secret"].as_str().unwrap());
+    let confirmed = client.post("/v1/me/second-factor/totp/confirm", json!({"code": app.code(0)})).await;
+    assert_eq!(confirmed.status, 200, "{confirmed:?}");
 }

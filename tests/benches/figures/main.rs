@@ -14,6 +14,7 @@
 mod appends;
 mod load;
 mod logins;
+mod preview;
 mod replay;
 mod session;
 mod table;
@@ -22,8 +23,13 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 4] =
-    [("appends", appends::run), ("logins", logins::run), ("session", session::run), ("replay", replay::run)];
+const FIGURES: [Figure; 5] = [
+    ("appends", appends::run),
+    ("logins", logins::run),
+    ("session", session::run),
+    ("replay", replay::run),
+    ("preview", preview::run),
+];
 
 fn main() -> ExitCode {
     // `cargo bench` adds --bench.
