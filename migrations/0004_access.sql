@@ -25,6 +25,8 @@ create table access.session (
     -- Until then sensitive calls are allowed, beside the time after the login itself.
     elevated_until timestamptz,
     elevated_position bigint,
+    -- Where its owner last proved themselves while it was held.
+    released_position bigint,
     ended_position bigint,
     ended_at timestamptz
 );

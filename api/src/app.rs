@@ -16,8 +16,8 @@ use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
 use fulexo_commands::vault::Vault;
-use fulexo_commands::{Commands, Retention};
-use fulexo_domain::policy::Policy;
+use fulexo_commands::{Commands, IsCurrent, Retention};
+use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::{Gate, catch_up};
@@ -102,7 +102,8 @@ impl Core {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let pool = connect(&config.database_url, config.database_connections).await?;
         crate::schema::check(&pool).await.map_err(StartError)?;
-        let policy = first_policy(&config);
+        let first_policy = first_policy(&config);
+        let policy = Arc::new(InForce::new(first_policy.clone()));
 
         let vault =
             Vault::open(pool.clone(), config.encryption_keys).await.map_err(|error| failed("the vault", &error))?;
@@ -110,7 +111,7 @@ impl Core {
             .map_err(|error| failed("the signing keys", &error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
-        let gate = Gate::open(&pool, config.access_lifetime, policy.clone(), clock::now())
+        let gate = Gate::open(&pool, config.access_lifetime, Arc::clone(&policy), clock::now())
             .await
             .map(Arc::new)
             .map_err(|error| failed("the access gate", &error))?;
@@ -133,7 +134,12 @@ impl Core {
             followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
         }
 
-        let commands = Commands::new(pool.clone(), log, vault, hasher, keys, policy.clone(), gate.policy());
+        let is_current: IsCurrent = {
+            let gate = Arc::clone(&gate);
+            Arc::new(move || gate.holds_lease())
+        };
+        let first = first_policy.clone();
+        let commands = Commands::new(pool.clone(), log, vault, hasher, keys, first, policy, is_current);
         let app = Arc::new(App {
             commands: Arc::new(commands),
             pool,
@@ -143,7 +149,7 @@ impl Core {
             tokens: TokenCache::default(),
             doorbell,
             registration: config.registration,
-            first_policy: policy,
+            first_policy,
             previews: Semaphore::new(1),
         });
         Ok(Self { app, stop_sequencer, sequencer, followers })

@@ -197,6 +197,7 @@ pub async fn judge(app: &App, claims: &Claims) -> Result<Option<Caller>, Problem
     let second_factor = claims.amr.contains(&Method::OneTime);
     let claim =
         Claim { account: claims.sub, session: claims.sid, position: claims.pos, roles: &claims.roles, second_factor };
+    let mut elevation = app.commands.policy().sessions.elevation;
     let (roles, permissions, elevated) = match app.gate.judge(claim) {
         Verdict::Current { roles, permissions, elevated } => (roles, permissions, elevated),
         Verdict::Ended => return Ok(None),
@@ -207,13 +208,15 @@ pub async fn judge(app: &App, claims: &Claims) -> Result<Option<Caller>, Problem
                 return Ok(None);
             }
             let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
+            elevation = policy.sessions.elevation;
             let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
-            let elevated = standing.elevated_until.zip(standing.elevated_position);
-            (standing.roles, permissions, elevated.map(|(until, position)| Elevation { position, until }))
+            let released = standing.released_position;
+            let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
+            (standing.roles, permissions, elevated)
         }
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    let since_login = at(claims.auth_time) + app.commands.policy().sessions.elevation;
+    let since_login = at(claims.auth_time) + elevation;
     Ok(Some(Caller {
         account: claims.sub,
         session: claims.sid,
@@ -222,8 +225,9 @@ pub async fn judge(app: &App, claims: &Claims) -> Result<Option<Caller>, Problem
         methods: claims.amr.clone(),
         expires_at: at(claims.exp),
         elevated_until: elevated.map_or(since_login, |elevated| elevated.until.max(since_login)),
-        // Whoever proved themselves since the token was issued is held no longer.
-        held: claims.held && elevated.is_none_or(|elevated| elevated.position <= claims.pos),
+        // Whoever proved themselves since the token was issued, where it is held, is held no longer.
+        held: claims.held
+            && elevated.and_then(|elevated| elevated.released).is_none_or(|released| released <= claims.pos),
     }))
 }
 

@@ -192,6 +192,7 @@ impl Commands {
         let mut unit = self.unit(context).sealing(Some((key, personal(email, display_name))));
         unit.expect(Category::Account, account.0, Expected::New);
         unit.claim("email", self.email_hash(email), account.0);
+        unit.vault(self.forget_address(&email.normalised()));
         unit.vault(VaultWrite::SubjectKey(wrapped));
         unit.vault(VaultWrite::Password { account, verifier, keep: self.previous_passwords() });
         unit.record(account.0, Some(account), events)?;
@@ -232,7 +233,9 @@ impl Commands {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ChangeProfile)?;
             let mut unit = self.unit(context).sealing(sealing.clone());
-            self.rest_on_rank(&mut unit, context, own, account, &state).await?;
+            if context.account() != Some(account) {
+                self.rest_on_rank(&mut unit, context, own, account, &state).await?;
+            }
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             match self.commit(unit, idempotency.as_ref(), ()).await {
@@ -274,7 +277,11 @@ impl Commands {
         }
         if !broken.is_empty() {
             // The current password was right, so this was no guess.
-            self.forget_attempts(&attempt).await?;
+            let mut unit = self.unit(context);
+            unit.vault(attempt.clear());
+            let confirmed = self.decide_attempt(&attempt, Verdict::Confirmed, context.now);
+            unit.record(account.0, Some(account), confirmed)?;
+            self.commit(unit, None, ()).await?;
             return Err(CommandError::Password(broken));
         }
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;

@@ -113,7 +113,7 @@ impl Commands {
         let sealing = self.sealing(account, &reason).await?;
         let mut unit = self.unit(context).sealing(sealing.clone());
         let address = profile.email.normalised();
-        let mut factors = self.locks_of(account, &address, context.now).await?;
+        let mut factors = self.counted(account, &address).await?;
         if factors.is_empty() {
             factors.push(Factor::Password);
         }

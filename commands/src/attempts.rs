@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
-use fulexo_domain::lockout::Lockout;
+use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::AccountId;
 use uuid::Uuid;
@@ -95,7 +95,7 @@ impl Commands {
             Subject::Account(account) => (Some(account.0), None),
             Subject::Device(account, device) => (Some(account.0), Some(self.device_name(account, device))),
         };
-        let policy = &self.policy().lockout;
+        let policy = &self.current_policy().await?.lockout;
         if !policy.enabled {
             let lockout = Lockout::Open { number: 1, lock_passed: false };
             return Ok(Reserved { key_hash, factor, device, locks: 0, lockout });
@@ -106,13 +106,15 @@ impl Commands {
                  (key_hash, factor, account_id, recent, number, lock_passed, window_ends_at, locks)
              values ($1, $2, $3, array[$4::timestamptz], 1, false, $4 + $5, 0)
              on conflict on constraint attempt_pkey do update
-             set (recent, number, lock_passed, locked_until, window_ends_at) = (
+             set (recent, number, lock_passed, locked_until, locks, window_ends_at) = (
                  select case when held then a.recent when filled then kept else kept || $4::timestamptz end,
                         case when held or filled then null else cardinality(kept) + 1 end,
-                        not held and a.locked_until is not null,
+                        a.locked_until is not null and not held and not forgotten,
                         case when held then a.locked_until end,
+                        case when forgotten then 0 else a.locks end,
                         $4 + $5
                  from (select a.locked_until is not null and a.locked_until > $4 as held,
+                              $4 >= greatest(a.window_ends_at, a.locked_until) + $7::interval as forgotten,
                               case when a.locked_until is null
                                    then array(select t from unnest(a.recent) t where t > $4 - $5)
                                    else array[]::timestamptz[] end as kept) now,
@@ -123,7 +125,8 @@ impl Commands {
             account,
             now,
             interval(policy.window),
-            i32::try_from(policy.threshold).unwrap_or(i32::MAX)
+            i32::try_from(policy.threshold).unwrap_or(i32::MAX),
+            interval(FORGOTTEN_AFTER)
         )
         .fetch_one(&self.pool)
         .await?;
@@ -229,38 +232,26 @@ impl Commands {
         }
     }
 
-    /// It was none, after all: what was counted no longer counts.
-    pub(crate) async fn forget_attempts(&self, attempt: &Reserved) -> Result<(), CommandError> {
-        sqlx::query!(
-            "delete from vault.attempt where key_hash = $1 and factor = $2",
-            attempt.key_hash.as_slice(),
-            attempt.factor.as_str()
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// What an administrator forgets of an account: attempts on its address, on the account itself and on its devices.
-    /// Answers with the factors that were locked.
-    pub(crate) async fn locks_of(
-        &self,
-        account: AccountId,
-        address: &str,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Factor>, CommandError> {
+    /// The factors that attempts of an account are counted of now: on its address, on the account itself, on its devices.
+    pub(crate) async fn counted(&self, account: AccountId, address: &str) -> Result<Vec<Factor>, CommandError> {
         let key_hash = self.attempt_key(Subject::Address(address));
-        let locked = sqlx::query_scalar!(
-            "select distinct factor from vault.attempt
-             where (key_hash = $1 or account_id = $2) and locked_until > $3",
+        let counted = sqlx::query_scalar!(
+            "select distinct factor from vault.attempt where key_hash = $1 or account_id = $2",
             key_hash.as_slice(),
-            account.0,
-            now
+            account.0
         )
         .fetch_all(&self.pool)
         .await?;
         let factors = [Factor::Password, Factor::SecondFactor].into_iter();
-        Ok(factors.filter(|factor| locked.iter().any(|name| name == factor.as_str())).collect())
+        Ok(factors.filter(|factor| counted.iter().any(|name| name == factor.as_str())).collect())
+    }
+
+    /// What was counted of an address before somebody registers it does not count against them.
+    pub(crate) fn forget_address(&self, address: &str) -> VaultWrite {
+        VaultWrite::ClearAttempts {
+            key_hash: self.attempt_key(Subject::Address(address)),
+            factor: Factor::Password.as_str(),
+        }
     }
 
     /// Forgets all attempts on an account.

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::Commands;
 use crate::error::CommandError;
 use crate::login::Found;
+use crate::password_hash::Verifier;
 use crate::vault::Vault;
 use crate::vault::crypto::equal;
 
@@ -106,9 +107,8 @@ impl Challenge {
         bytes
     }
 
-    fn mac(&self, vault: &Vault, found: &Found) -> [u8; 32] {
-        let seed = found.seed.as_deref().unwrap_or_default();
-        vault.digest("challenge", &[&self.bytes(), found.verifier.expose().as_bytes(), seed])
+    fn mac(&self, vault: &Vault, factors: &[u8; 32]) -> [u8; 32] {
+        vault.digest("challenge", &[&self.bytes(), factors])
     }
 }
 
@@ -124,7 +124,11 @@ impl Presented {
             purpose: [Purpose::SecondFactor, Purpose::Enrolment, Purpose::PasswordChange]
                 .into_iter()
                 .find(|known| known.byte() == purpose)?,
-            known_device: known_device == 1,
+            known_device: match known_device {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
             account: AccountId(Uuid::from_bytes(*account)),
             device: Uuid::from_bytes(*device),
             expires_at: i64::from_be_bytes(*expires_at),
@@ -134,8 +138,17 @@ impl Presented {
 }
 
 impl Commands {
-    pub(crate) fn challenge(&self, challenge: Challenge, found: &Found, now: DateTime<Utc>) -> Challenged {
-        let token = [challenge.bytes().as_slice(), &challenge.mac(&self.vault, found)].concat();
+    /// A digest of what an account's factors are verified with.
+    pub(crate) fn factors(&self, verifier: &Verifier, seed: Option<&[u8]>) -> [u8; 32] {
+        self.vault.digest("factors", &[verifier.expose().as_bytes(), seed.unwrap_or_default()])
+    }
+
+    pub(crate) fn factors_of(&self, found: &Found) -> [u8; 32] {
+        self.factors(&found.verifier, found.seed.as_deref())
+    }
+
+    pub(crate) fn challenge(&self, challenge: Challenge, factors: &[u8; 32], now: DateTime<Utc>) -> Challenged {
+        let token = [challenge.bytes().as_slice(), &challenge.mac(&self.vault, factors)].concat();
         Challenged {
             purpose: challenge.purpose,
             token: Zeroizing::new(URL_SAFE_NO_PAD.encode(token)),
@@ -148,7 +161,8 @@ impl Commands {
         let presented = Presented::parse(token).ok_or(CommandError::InvalidCredentials)?;
         let challenge = presented.challenge;
         let found = self.find(challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
-        if challenge.purpose == purpose && equal(&presented.mac, &challenge.mac(&self.vault, &found)) {
+        if challenge.purpose == purpose && equal(&presented.mac, &challenge.mac(&self.vault, &self.factors_of(&found)))
+        {
             Ok((challenge, found))
         } else {
             Err(CommandError::InvalidCredentials)

@@ -26,9 +26,8 @@ pub mod vault;
 
 use std::sync::Arc;
 
-use fulexo_domain::policy::Policy;
+use fulexo_domain::policy::{InForce, Policy};
 use sqlx::PgPool;
-use tokio::sync::watch;
 
 pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
@@ -51,8 +50,12 @@ pub struct Commands {
     hasher: PasswordHasher,
     keys: KeyRing,
     first_policy: Policy,
-    policy: watch::Receiver<Arc<Policy>>,
+    policy: Arc<InForce>,
+    is_current: IsCurrent,
 }
+
+/// Whether this node follows the log closely enough to believe its memory; given by the composition root.
+pub type IsCurrent = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What a command gave, and where in the log it stands: a reader that asks for this position sees it.
 pub struct Done<T> {
@@ -63,19 +66,20 @@ pub struct Done<T> {
 }
 
 impl Commands {
-    /// Puts the write side together. `first_policy` is in force until an event says otherwise; `policy` tells which one
-    /// is.
+    /// Puts the write side together. `first_policy` is in force until an event says otherwise; `policy` is the one that is,
+    /// as long as this node `is_current`.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         pool: PgPool,
         log: EventLog,
         vault: Vault,
         hasher: PasswordHasher,
         keys: KeyRing,
         first_policy: Policy,
-        policy: watch::Receiver<Arc<Policy>>,
+        policy: Arc<InForce>,
+        is_current: IsCurrent,
     ) -> Self {
-        Self { pool, log, vault, hasher, keys, first_policy, policy }
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current }
     }
 
     /// The log itself, for those who read it.
@@ -99,6 +103,6 @@ impl Commands {
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.policy.borrow())
+        self.policy.get()
     }
 }

@@ -80,8 +80,13 @@ pub(crate) struct Presented<'a> {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     Refused,
-    Challenged(Challenge),
-    Started { account: AccountId, session: SessionId, device: Uuid },
+    /// With a digest of the factors that it was given under.
+    Challenged(Challenge, [u8; 32]),
+    Started {
+        account: AccountId,
+        session: SessionId,
+        device: Uuid,
+    },
 }
 
 /// The step that a login leads to.
@@ -232,11 +237,13 @@ impl Commands {
         };
         unit.record(account.0, Some(account), self.decide_attempt(presented.attempt, verdict, context.now))?;
         let challenge = Challenge::new(purpose, account, presented.device, presented.known_device, context.now);
-        match self.commit(unit, idempotency, Outcome::Challenged(challenge)).await? {
+        // Under the verifier as this very append leaves it.
+        let sealed = presented.rehashed.as_deref();
+        let rehashed = sealed.map(|sealed| read_verifier(&found.key, sealed)).transpose()?;
+        let factors = self.factors(rehashed.as_ref().unwrap_or(&found.verifier), found.seed.as_deref());
+        match self.commit(unit, idempotency, Outcome::Challenged(challenge, factors)).await? {
             Committed::New(_, receipt) => {
-                // Its MAC covers the verifier, which this very append may have replaced.
-                let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
-                let value = LoggedIn::Challenge(self.challenge(challenge, &found, context.now));
+                let value = LoggedIn::Challenge(self.challenge(challenge, &factors, context.now));
                 Ok(Done { value, position: receipt.position })
             }
             Committed::Before(outcome) => self.answer(context, outcome).await,
@@ -302,12 +309,12 @@ impl Commands {
     pub(crate) async fn answer(&self, context: &Context, outcome: Outcome) -> Result<Done<LoggedIn>, CommandError> {
         match outcome {
             Outcome::Refused => Err(CommandError::InvalidCredentials),
-            Outcome::Challenged(challenge) => {
-                if challenge.has_expired(context.now) {
+            Outcome::Challenged(challenge, factors) => {
+                let found = self.find(challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
+                if challenge.has_expired(context.now) || factors != self.factors_of(&found) {
                     return Err(CommandError::InvalidCredentials);
                 }
-                let found = self.find(challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
-                self.done_before(LoggedIn::Challenge(self.challenge(challenge, &found, context.now))).await
+                self.done_before(LoggedIn::Challenge(self.challenge(challenge, &factors, context.now))).await
             }
             Outcome::Started { account, session, device } => {
                 let device_token = device_token(&self.vault, account, device);

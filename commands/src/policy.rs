@@ -1,5 +1,7 @@
 //! The security policy, changed with a reason and in force at once, on this node and, a moment later, on every other.
 
+use std::sync::Arc;
+
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Field, Stream};
 use fulexo_domain::policy::{ChangePolicy, Policy, SecurityPolicy};
@@ -34,7 +36,9 @@ impl Commands {
         if let Some(policy) = self.before(idempotency.as_ref()).await? {
             return self.done_before(policy).await;
         }
-        for role in &proposed.second_factor.required_for {
+        let known = self.current_policy().await?;
+        // One that was retired since may stay: it allows nothing.
+        for role in proposed.second_factor.required_for.difference(&known.second_factor.required_for) {
             if self.role(role).await?.is_none() {
                 return Err(fulexo_domain::role::RoleError::Unknown.into());
             }
@@ -60,6 +64,17 @@ impl Commands {
             }
         }
         Err(CommandError::Contended)
+    }
+
+    /// The policy in force, also on a node that cannot follow the log: that one asks the database.
+    pub(crate) async fn current_policy(&self) -> Result<Arc<Policy>, CommandError> {
+        if !(self.is_current)() {
+            let text = sqlx::query_scalar!("select policy from access.policy").fetch_optional(&self.pool).await?;
+            if let Some(text) = text {
+                self.policy.learn(&serde_json::from_str(&text)?);
+            }
+        }
+        Ok(self.policy())
     }
 
     /// A reason that is about nobody is sealed under the key of whoever gives it.

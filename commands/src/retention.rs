@@ -2,12 +2,11 @@
 //! roots of sessions past their end. The log itself stays.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::lockout::FORGOTTEN_AFTER;
 use sqlx::PgPool;
 
 /// How long a command's result answers its idempotency key.
 const COMMANDS: TimeDelta = TimeDelta::hours(24);
-/// Attempts are kept this long past their window and lock, so that locks in a row are seen as such.
-const ATTEMPTS: TimeDelta = TimeDelta::hours(24);
 /// Most rows of a kind in one sweep.
 const ROWS: i64 = 5_000;
 
@@ -55,7 +54,7 @@ impl Retention {
                  select key_hash, factor from vault.attempt
                  where window_ends_at < $1 and (locked_until is null or locked_until < $1)
                  order by window_ends_at limit $2)",
-            now - ATTEMPTS,
+            now - FORGOTTEN_AFTER,
             ROWS
         )
         .execute(&self.pool)

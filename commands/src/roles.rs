@@ -113,10 +113,8 @@ impl Commands {
         if !own.covers(permissions) {
             return Err(CommandError::GrantExceedsOwn);
         }
-        if context.account() != Some(account) {
-            let needed = permissions.union(Permissions::of(&[Permission::RolesGrant]));
-            expected.extend(self.granter(context, needed).await?);
-        }
+        let needed = permissions.union(Permissions::of(&[Permission::RolesGrant]));
+        expected.extend(self.granter(context, needed).await?);
         if !grants && gives_roles(role) && self.account_state(account).await?.0.roles.contains(role) {
             expected.push(self.other_administrator(account).await?);
         }
@@ -289,17 +287,17 @@ impl Commands {
         account: AccountId,
         state: &AccountState,
     ) -> Result<(), CommandError> {
-        if context.account() == Some(account) {
-            return Ok(());
+        let mut needed = Permissions::of(&[Permission::AccountsManage]);
+        if context.account() != Some(account) {
+            let (held, rests_on) = self.allowed(&state.roles).await?;
+            if !own.covers(held) {
+                return Err(CommandError::GrantExceedsOwn);
+            }
+            for (stream, expected) in rests_on {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            needed = needed.union(held);
         }
-        let (held, rests_on) = self.allowed(&state.roles).await?;
-        if !own.covers(held) {
-            return Err(CommandError::GrantExceedsOwn);
-        }
-        for (stream, expected) in rests_on {
-            unit.expect(stream.category, stream.id, expected);
-        }
-        let needed = held.union(Permissions::of(&[Permission::AccountsManage]));
         self.rest_on_granter(unit, context, needed).await
     }
 

@@ -201,7 +201,7 @@ impl Commands {
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = self.unit(context);
-            self.take_away(&mut unit, account, &state, version, DisabledBy::Owner)?;
+            self.take_away(&mut unit, account, &state, version, DisabledBy::Owner).await?;
             match self.commit(unit, idempotency.as_ref(), ()).await {
                 Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
                 Ok(Committed::Before(())) => return self.done_before(()).await,
@@ -229,18 +229,12 @@ impl Commands {
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(()).await;
         }
-        let profile = self.profile(account).await?.ok_or(AccountError::Unknown)?;
         let sealing = self.sealing(account, &reason).await?;
         for _ in 0..TRIES {
             let (state, version) = self.account_state(account).await?;
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
-            self.take_away(&mut unit, account, &state, version, DisabledBy::Admin)?;
-            if self.locks_of(account, &profile.email.normalised(), context.now).await?.contains(&Factor::SecondFactor) {
-                let by = LiftedBy::Reset;
-                let lifted = AuthenticationEvent::LockLifted { factor: Factor::SecondFactor, by, device: None };
-                unit.record(account.0, Some(account), [lifted])?;
-            }
+            self.take_away(&mut unit, account, &state, version, DisabledBy::Admin).await?;
             self.end_in(&mut unit, account, None, RevokedBy::SecondFactorReset).await?;
             match self.commit(unit, idempotency.as_ref(), ()).await {
                 Ok(Committed::New((), receipt)) => {
@@ -255,7 +249,7 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    fn take_away(
+    async fn take_away(
         &self,
         unit: &mut Unit<'_>,
         account: AccountId,
@@ -266,7 +260,14 @@ impl Commands {
         let events = Account::handle_command(state, AccountCommand::DisableSecondFactor { by })?;
         unit.expect(Category::Account, account.0, Expected::Exact(version));
         unit.vault(VaultWrite::ForgetSecondFactor { account });
-        unit.record(account.0, Some(account), events)
+        unit.record(account.0, Some(account), events)?;
+        // What was counted against its codes goes with it. Of the address nothing is asked.
+        if self.counted(account, "").await?.contains(&Factor::SecondFactor) {
+            let lifted =
+                AuthenticationEvent::LockLifted { factor: Factor::SecondFactor, by: LiftedBy::Reset, device: None };
+            unit.record(account.0, Some(account), [lifted])?;
+        }
+        Ok(())
     }
 
     /// The second step of a login: a code of the second factor, or a recovery code.

@@ -115,6 +115,7 @@ impl Commands {
             None => {}
         }
 
+        let policy = self.current_policy().await?;
         for _ in 0..TRIES {
             let loaded = self.load_session(session).await?;
             let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
@@ -122,7 +123,7 @@ impl Commands {
                 generation: presented.generation,
                 fingerprint: fingerprint.clone(),
                 at: context.now,
-                policy: self.policy().sessions.clone(),
+                policy: policy.sessions.clone(),
             };
             let events = match Session::handle_command(&loaded.state, command) {
                 Ok(events) => events,
@@ -156,6 +157,8 @@ impl Commands {
                     let value = self.issue_live(context, session, live, &loaded, position, &root.secret).await?;
                     return Ok(Done { value, position: Some(position) });
                 }
+                // Somebody presented the same, with the same key, a moment ago.
+                Ok(Committed::Before(Outcome::Refreshed(_))) if !self.looks_like(session, &fingerprint).await? => {}
                 Ok(Committed::Before(Outcome::Refreshed(generation))) => {
                     let again = self.issue_again(context, session, generation, None).await?;
                     return again.ok_or(CommandError::InvalidCredentials);

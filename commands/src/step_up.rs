@@ -13,7 +13,7 @@ use fulexo_domain::values::{AccountId, SessionId};
 use crate::attempts::{Reserved, Subject};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, TRIES};
+use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::login::Found;
 use crate::second_factor::Spent;
@@ -28,7 +28,8 @@ pub enum Evidence {
 }
 
 impl Commands {
-    /// Elevates the session; answers until when.
+    /// Elevates the session; answers until when. `held` is whether the token that asks is held: then its session no
+    /// longer is.
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] when the evidence is wrong, which counts as a failed attempt.
@@ -37,8 +38,18 @@ impl Commands {
         context: &Context,
         account: AccountId,
         session: SessionId,
+        held: bool,
         evidence: Evidence,
     ) -> Result<Done<DateTime<Utc>>, CommandError> {
+        let (kind, secret): (&[u8], &[u8]) = match &evidence {
+            Evidence::Password(password) => (b"password", password.expose().as_bytes()),
+            Evidence::Code(code) => (b"code", code.as_bytes()),
+        };
+        let content = [session.0.as_bytes().as_slice(), kind, secret];
+        let idempotency = Idempotency::of(&self.vault, context, "step_up", &content);
+        if let Some(until) = self.before(idempotency.as_ref()).await? {
+            return self.done_before(until).await;
+        }
         let (found, attempt, spent) = self.confirm(context, account, session, evidence).await?;
         let method = match attempt.factor {
             Factor::Password => Method::Password,
@@ -56,7 +67,7 @@ impl Commands {
             }
             let loaded = self.load_session(session).await?;
             let policy = self.policy().sessions.clone();
-            let command = SessionCommand::Elevate { methods: vec![method], at: context.now, policy };
+            let command = SessionCommand::Elevate { methods: vec![method], held, at: context.now, policy };
             let events = Session::handle_command(&loaded.state, command)?;
             let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
                 return Err(CommandError::Internal("a step-up that elevates nothing".into()));
@@ -73,11 +84,9 @@ impl Commands {
             let confirmed = self.decide_attempt(&attempt, Verdict::Confirmed, context.now);
             unit.record(account.0, Some(account), confirmed)?;
             unit.record(session.0, Some(account), events)?;
-            match self.commit(unit, None, ()).await {
-                Ok(Committed::New((), receipt)) => {
-                    return Ok(Done { value: until, position: receipt.position });
-                }
-                Ok(Committed::Before(())) => return self.done_before(until).await,
+            match self.commit(unit, idempotency.as_ref(), until).await {
+                Ok(Committed::New(until, receipt)) => return Ok(Done { value: until, position: receipt.position }),
+                Ok(Committed::Before(until)) => return self.done_before(until).await,
                 Err(CommandError::Contended) => {}
                 Err(error) => return Err(error),
             }

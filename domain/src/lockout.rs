@@ -18,7 +18,12 @@ pub struct Counter {
     pub locked_until: Option<DateTime<Utc>>,
     /// Locks in a row.
     pub locks: u32,
+    /// When the window of the last attempt ends, counted or refused.
+    pub window_ends_at: Option<DateTime<Utc>>,
 }
+
+/// A counter so long at rest, after its window and its lock, is forgotten: locks are no longer in a row.
+pub const FORGOTTEN_AFTER: TimeDelta = TimeDelta::hours(24);
 
 /// What one more attempt meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,13 @@ impl Counter {
         if !policy.enabled {
             return Lockout::Open { number: 1, lock_passed: false };
         }
+        if self
+            .window_ends_at
+            .is_some_and(|ends| now >= self.locked_until.map_or(ends, |until| until.max(ends)) + FORGOTTEN_AFTER)
+        {
+            *self = Self::default();
+        }
+        self.window_ends_at = Some(now + policy.window);
         let mut lock_passed = false;
         match self.locked_until {
             Some(until) if now < until => return Lockout::Locked,
@@ -61,7 +73,9 @@ impl Counter {
     /// The attempt of this number was wrong; answers with the lock that it leads to.
     pub fn fail(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lock> {
         let lock = lock_after(number, self.locks, now, policy)?;
-        *self = Self { recent: Vec::new(), locked_until: Some(lock.until), locks: lock.nth };
+        self.recent.clear();
+        self.locked_until = Some(lock.until);
+        self.locks = lock.nth;
         Some(lock)
     }
 }
@@ -134,6 +148,19 @@ mod tests {
         assert_eq!(counter.reserve(at(899), &policy()), Lockout::Locked);
         assert_eq!(counter.reserve(at(900), &policy()), Lockout::Open { number: 1, lock_passed: true });
         assert_eq!(counter.fail(5, at(900), &policy()), Some(Lock { until: at(900 + 1_800), nth: 2 }));
+    }
+
+    #[test]
+    fn a_day_of_rest_forgets_how_many_locks_there_were() {
+        let day = 86_400;
+        for (rest, nth) in [(day - 1, 2), (day, 1)] {
+            let mut counter = Counter::default();
+            counter.reserve(at(0), &policy());
+            let until = counter.fail(5, at(0), &policy()).unwrap().until;
+            let later = until + TimeDelta::seconds(rest);
+            assert_eq!(counter.reserve(later, &policy()), Lockout::Open { number: 1, lock_passed: nth == 2 });
+            assert_eq!(counter.fail(5, later, &policy()).unwrap().nth, nth);
+        }
     }
 
     #[test]

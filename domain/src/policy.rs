@@ -4,6 +4,7 @@
 //! Version 1 is no event: the security document's figures, as far as the configuration does not say otherwise.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,32 @@ impl Default for Policy {
             },
             passwords: PasswordPolicy { history: 5, max_age_days: None },
             second_factor: SecondFactorPolicy { required_for: BTreeSet::new() },
+        }
+    }
+}
+
+/// The policy that a node knows to be in force; shared by all that decide.
+#[derive(Debug)]
+pub struct InForce(RwLock<Arc<Policy>>);
+
+impl InForce {
+    /// Until another one is learnt of.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self(RwLock::new(Arc::new(policy)))
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn get(&self) -> Arc<Policy> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Learns of a policy; of an older one than is known there is nothing to learn.
+    pub fn learn(&self, policy: &Policy) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if policy.version > known.version {
+            *known = Arc::new(policy.clone());
         }
     }
 }

@@ -64,6 +64,9 @@ pub enum SessionEvent {
         /// Until when.
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
+        /// Whether it was done where the session was held, which therefore is held no longer.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        released: bool,
     },
     /// A refresh came from somewhere that looks different.
     #[serde(rename = "session.fingerprint_mismatched")]
@@ -137,6 +140,9 @@ pub enum SessionCommand {
     Elevate {
         /// What was presented.
         methods: Vec<Method>,
+        /// Whether it was presented with a token that is held. With another one, an older one of its owner's maybe, it
+        /// frees nobody else.
+        held: bool,
         /// When.
         at: DateTime<Utc>,
         /// The policy in force.
@@ -216,8 +222,8 @@ impl Aggregate for Session {
             (SessionCommand::Refresh { generation, fingerprint, at, policy }, SessionState::Live(live)) => {
                 Ok(refresh(live, generation, fingerprint, at, &policy))
             }
-            (SessionCommand::Elevate { methods, at, policy }, SessionState::Live(_)) => {
-                Ok(vec![SessionEvent::Elevated { methods, until: at + policy.elevation }])
+            (SessionCommand::Elevate { methods, held, at, policy }, SessionState::Live(_)) => {
+                Ok(vec![SessionEvent::Elevated { methods, until: at + policy.elevation, released: held }])
             }
             (
                 SessionCommand::Refresh { .. } | SessionCommand::Elevate { .. },
@@ -250,11 +256,11 @@ impl Aggregate for Session {
                 let held = live.held || action == FingerprintPolicy::RequireStepUp;
                 SessionState::Live(Live { fingerprint, held, ..live })
             }
-            (SessionEvent::Elevated { methods, until: _ }, SessionState::Live(mut live)) => {
+            (SessionEvent::Elevated { methods, until: _, released }, SessionState::Live(mut live)) => {
                 live.methods.extend(methods);
                 live.methods.sort_unstable();
                 live.methods.dedup();
-                SessionState::Live(Live { held: false, ..live })
+                SessionState::Live(Live { held: live.held && !released, ..live })
             }
             (SessionEvent::Revoked { by: _ } | SessionEvent::Expired {}, _) => SessionState::Ended,
             (
@@ -369,8 +375,10 @@ mod tests {
             .then([refreshed(3, 6)]);
         let state = held.into_iter().fold(SessionState::None, Session::apply_event);
         assert!(matches!(&state, SessionState::Live(live) if live.held), "and stays held");
-        let elevated = SessionEvent::Elevated { methods: vec![Method::OneTime], until: at(9) };
-        let state = Session::apply_event(state, elevated);
+        let elevated = |released| SessionEvent::Elevated { methods: vec![Method::OneTime], until: at(9), released };
+        let state = Session::apply_event(state, elevated(false));
+        assert!(matches!(&state, SessionState::Live(live) if live.held), "by a step-up elsewhere it is not freed");
+        let state = Session::apply_event(state, elevated(true));
         let both = [Method::Password, Method::OneTime];
         assert!(matches!(&state, SessionState::Live(live) if !live.held && live.methods == both));
     }
@@ -405,10 +413,13 @@ mod tests {
 
     #[test]
     fn a_live_session_is_elevated_for_ten_minutes_and_an_ended_one_is_not() {
-        let elevate = || SessionCommand::Elevate { methods: vec![Method::Password], at: at(5), policy: policy() };
-        given::<Session>([started()])
-            .when(elevate())
-            .then([SessionEvent::Elevated { methods: vec![Method::Password], until: at(605) }]);
+        let elevate =
+            || SessionCommand::Elevate { methods: vec![Method::Password], held: false, at: at(5), policy: policy() };
+        given::<Session>([started()]).when(elevate()).then([SessionEvent::Elevated {
+            methods: vec![Method::Password],
+            until: at(605),
+            released: false,
+        }]);
         given::<Session>([started(), SessionEvent::Expired {}]).when(elevate()).refused(SessionError::Ended);
     }
 

@@ -130,12 +130,16 @@ async fn apply_session(
             .execute(connection)
             .await?;
         }
-        SessionEvent::Elevated { until, .. } => {
+        SessionEvent::Elevated { until, released, .. } => {
             sqlx::query!(
-                "update access.session set elevated_until = $2, elevated_position = $3 where session_id = $1",
+                "update access.session
+                 set elevated_until = $2, elevated_position = $3,
+                     released_position = case when $4 then $3 else released_position end
+                 where session_id = $1",
                 session,
                 until,
-                to_i64(recorded.position)
+                to_i64(recorded.position),
+                released
             )
             .execute(connection)
             .await?;
@@ -277,8 +281,8 @@ pub struct Standing {
     pub is_live: bool,
     /// When its elevation by step-up ends, or ended.
     pub elevated_until: Option<DateTime<Utc>>,
-    /// Where in the log it was last elevated.
-    pub elevated_position: Option<u64>,
+    /// Where in the log its owner last proved themselves while it was held.
+    pub released_position: Option<u64>,
     /// The roles that the account holds.
     pub roles: BTreeSet<RoleName>,
     /// The roles that administrators defined.
@@ -295,7 +299,7 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     let mut transaction = pool.begin().await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let row = sqlx::query!(
-        r#"select s.session_id as "session_id?", s.elevated_until, s.elevated_position,
+        r#"select s.session_id as "session_id?", s.elevated_until, s.released_position,
                   array(select role from access.role_grant where account_id = $1) as "roles!"
            from (select) one left join access.session s
                on s.session_id = $2 and s.account_id = $1 and s.ended_at is null"#,
@@ -310,7 +314,7 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     Ok(Standing {
         is_live: row.session_id.is_some(),
         elevated_until: row.elevated_until,
-        elevated_position: row.elevated_position.map(i64::unsigned_abs),
+        released_position: row.released_position.map(i64::unsigned_abs),
         roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
         custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
         policy: policy.map(|(_, policy)| policy),

@@ -17,12 +17,11 @@ use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::permission::{CustomRoles, Permissions, permissions_of_all};
-use fulexo_domain::policy::{Policy, PolicyEvent};
+use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
-use tokio::sync::watch;
 
 use crate::{access, feed};
 
@@ -90,7 +89,7 @@ pub fn permissions_in(
 /// Recent changes of who may do what; all custom roles, all API keys, the policy.
 pub struct Gate {
     inner: RwLock<Inner>,
-    policy: watch::Sender<Arc<Policy>>,
+    policy: Arc<InForce>,
     /// How long a change matters: the life of an access token, and some.
     memory: TimeDelta,
 }
@@ -109,7 +108,6 @@ struct Inner {
     custom_changed: HashMap<RoleName, u64>,
     keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
     revoked_keys: HashSet<ApiKeyId>,
-    policy_position: Option<u64>,
     /// What was remembered when, oldest first.
     ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
 }
@@ -126,6 +124,8 @@ pub struct Elevation {
     pub position: u64,
     /// Until when sensitive calls are allowed.
     pub until: DateTime<Utc>,
+    /// Where its owner last proved themselves while it was held: tokens that are held, and older, no longer are.
+    pub released: Option<u64>,
 }
 
 #[derive(Default)]
@@ -153,7 +153,7 @@ impl Gate {
     pub async fn open(
         pool: &PgPool,
         token_lifetime: TimeDelta,
-        first_policy: Policy,
+        policy: Arc<InForce>,
         now: DateTime<Utc>,
     ) -> Result<Self, sqlx::Error> {
         // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
@@ -180,7 +180,8 @@ impl Gate {
         .fetch_all(&mut *transaction)
         .await?;
         let elevated = sqlx::query!(
-            r#"select session_id, elevated_until as "until!", elevated_position as "position!" from access.session
+            r#"select session_id, elevated_until as "until!", elevated_position as "position!", released_position
+               from access.session
                where elevated_until > $1 and ended_at is null order by elevated_until desc limit $2"#,
             now - memory,
             i64::try_from(MOST).unwrap_or(i64::MAX)
@@ -211,7 +212,6 @@ impl Gate {
                 .map(|key| (ApiKeyId(key.key_id), (access::permissions(&key.permissions), key.expires_at)))
                 .collect(),
             revoked_keys: HashSet::new(),
-            policy_position: changed_policy.as_ref().map(|(position, _)| *position),
             ages: BTreeMap::new(),
         };
         // A full answer means that there may be more: what is older than the oldest row is not known here.
@@ -229,19 +229,16 @@ impl Gate {
             inner.roles.entry(account).or_default().base = Some((position, roles));
         }
         for row in elevated {
-            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until };
+            let released = row.released_position.map(i64::unsigned_abs);
+            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, released };
             inner.elevated.insert(SessionId(row.session_id), elevation);
             inner.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
         }
         inner.trim(now - memory);
-        let (policy, _) = watch::channel(Arc::new(changed_policy.map_or(first_policy, |(_, policy)| policy)));
+        if let Some((_, changed)) = changed_policy {
+            policy.learn(&changed);
+        }
         Ok(Self { inner: RwLock::new(inner), policy, memory })
-    }
-
-    /// The policy in force, as far as this node knows.
-    #[must_use]
-    pub fn policy(&self) -> watch::Receiver<Arc<Policy>> {
-        self.policy.subscribe()
     }
 
     /// What an API key may do, if it is in use; `Unknown` where the database must be asked.
@@ -296,7 +293,7 @@ impl Gate {
                 }
             }
         }
-        let permissions = permissions_in(&roles, &inner.custom, &self.policy.borrow(), claim.second_factor);
+        let permissions = permissions_in(&roles, &inner.custom, &self.policy.get(), claim.second_factor);
         Verdict::Current { roles, permissions, elevated: inner.elevated.get(&claim.session).copied() }
     }
 
@@ -311,11 +308,8 @@ impl Gate {
                 inner.applied += 1;
             }
             inner.apply(recorded);
-            if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event
-                && inner.policy_position.is_none_or(|known| known < recorded.position)
-            {
-                inner.policy_position = Some(recorded.position);
-                self.policy.send_replace(Arc::new(Policy::clone(after)));
+            if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event {
+                self.policy.learn(after);
             }
             last = Some(recorded.recorded_at);
         }
@@ -363,13 +357,13 @@ impl Inner {
             Event::Account(AccountEvent::RoleRevoked { role }) => {
                 self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
             }
-            Event::Session(SessionEvent::Elevated { until, .. }) => {
+            Event::Session(SessionEvent::Elevated { until, released, .. }) => {
                 let session = SessionId(recorded.stream.id);
                 self.remember(position, at, Subject::Elevation(session));
-                let known = self.elevated.entry(session).or_insert(Elevation { position, until: *until });
-                if position >= known.position {
-                    *known = Elevation { position, until: *until };
-                }
+                let fresh = Elevation { position, until: *until, released: released.then_some(position) };
+                let known = self.elevated.entry(session).or_insert(fresh);
+                let released = known.released.max(fresh.released);
+                *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
             }
             Event::Role(event) => self.change_role(position, event),
             Event::ApiKey(event) => {

@@ -176,7 +176,7 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             session.generation = i32::try_from(*generation).unwrap_or(i32::MAX);
             session.idle_expires_at = *idle_expires_at;
         }
-        SessionEvent::Elevated { methods, until: _ } => {
+        SessionEvent::Elevated { methods, .. } => {
             let presented = methods.iter().map(|method| method.as_str().to_owned());
             let new: Vec<String> = presented.filter(|method| !session.methods.contains(method)).collect();
             session.methods.extend(new);

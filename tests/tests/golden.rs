@@ -86,7 +86,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", started()),
         ("", SessionEvent::Refreshed { generation: 2, grace_until: time(10), idle_expires_at: time(604_800) }.into()),
         ("", SessionEvent::RefreshReused { generation: 1 }.into()),
-        ("", SessionEvent::Elevated { methods: pwd, until: time(600) }.into()),
+        ("", SessionEvent::Elevated { methods: pwd.clone(), until: time(600), released: false }.into()),
+        ("released", SessionEvent::Elevated { methods: pwd, until: time(600), released: true }.into()),
         ("", mismatched(FingerprintPolicy::RequireStepUp)),
         ("record", mismatched(FingerprintPolicy::Record)),
         ("revoke", mismatched(FingerprintPolicy::Revoke)),
@@ -197,7 +198,7 @@ fn stands_among_the_samples(event: &Event) {
                     | RevokedBy::PasswordExpired
                     | RevokedBy::Fingerprint,
             }
-            | SessionEvent::Elevated { methods: _, until: _ }
+            | SessionEvent::Elevated { methods: _, until: _, released: _ }
             | SessionEvent::Expired {} => {}
         },
         Event::Role(event) => match event {

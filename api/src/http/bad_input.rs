@@ -96,7 +96,8 @@ impl BodySchema {
             }
             ("string", Value::String(text)) => faults.extend(text_fault(schema, text, pointer)),
             ("integer", Value::Number(number)) if number.is_i64() || number.is_u64() => {
-                faults.extend(number_fault(schema, number.as_f64(), pointer));
+                let fault = format_fault(schema, number, pointer);
+                faults.extend(fault.or_else(|| number_fault(schema, number.as_f64(), pointer)));
             }
             ("number", Value::Number(number)) => faults.extend(number_fault(schema, number.as_f64(), pointer)),
             ("boolean", Value::Bool(_)) | ("", _) => {}
@@ -174,6 +175,24 @@ fn count_fault(
         (_, Some(most)) if count > most => Some(FieldError::new(pointer, format!("must have at most {most} {what}"))),
         _ => None,
     }
+}
+
+/// A number that the integer's format cannot hold.
+fn format_fault(schema: &MetaSchema, number: &serde_json::Number, pointer: &str) -> Option<FieldError> {
+    let (least, most) = match schema.format {
+        Some("int8") => (i128::from(i8::MIN), i128::from(i8::MAX)),
+        Some("int16") => (i128::from(i16::MIN), i128::from(i16::MAX)),
+        Some("int32") => (i128::from(i32::MIN), i128::from(i32::MAX)),
+        Some("int64") => (i128::from(i64::MIN), i128::from(i64::MAX)),
+        Some("uint8") => (0, i128::from(u8::MAX)),
+        Some("uint16") => (0, i128::from(u16::MAX)),
+        Some("uint32") => (0, i128::from(u32::MAX)),
+        Some("uint64") => (0, i128::from(u64::MAX)),
+        _ => return None,
+    };
+    let number = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))?;
+    let fits = (least..=most).contains(&number);
+    (!fits).then(|| FieldError::new(pointer, format!("must be from {least} to {most}")))
 }
 
 fn number_fault(schema: &MetaSchema, number: Option<f64>, pointer: &str) -> Option<FieldError> {

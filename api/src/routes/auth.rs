@@ -341,7 +341,8 @@ impl Auth {
             }
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        let done = app(request)?.commands.step_up(&context, caller.account, caller.session, evidence).await?;
+        let done =
+            app(request)?.commands.step_up(&context, caller.account, caller.session, caller.held, evidence).await?;
         Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until }))
     }
 

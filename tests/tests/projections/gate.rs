@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::permission::CustomRoles;
-use fulexo_domain::policy::Policy;
+use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_projections::gate::{Claim, Gate, LEASE, Verdict, permissions_in};
@@ -19,7 +19,9 @@ use crate::draft;
 /// A gate that knows nothing yet, and holds no lease.
 async fn gate() -> Gate {
     let database = Database::create().await;
-    Gate::open(&database.pool().await, TimeDelta::hours(1), Policy::default(), operator().now).await.unwrap()
+    Gate::open(&database.pool().await, TimeDelta::hours(1), Arc::new(InForce::new(Policy::default())), operator().now)
+        .await
+        .unwrap()
 }
 
 fn ann() -> (AccountId, SessionId) {
