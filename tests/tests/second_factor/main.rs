@@ -1,0 +1,248 @@
+//! The second factor, from the outside: set up, asked for, spent once, guessed at, replaced, lost and taken away.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod challenge;
+mod codes;
+mod enrolment;
+mod guesses;
+mod privacy;
+mod recovery;
+mod removal;
+mod required;
+mod step_up;
+
+use std::collections::BTreeMap;
+
+use fulexo_api::clock;
+use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+const TOTP: &str = "/v1/me/second-factor/totp";
+const CONFIRM: &str = "/v1/me/second-factor/totp/confirm";
+const CODES: &str = "/v1/me/recovery-codes";
+const STEP_UP: &str = "/v1/auth/step-up";
+const SECOND_FACTOR: &str = "/v1/auth/second-factor";
+const BECAUSE: &str = "the telephone fell into the sea";
+const NEW_PASSWORD: &str = "kestrel-Over9thefen";
+
+/// Somebody with a second factor, and the session in which they set it up.
+struct Owner {
+    client: Client,
+    app: Authenticator,
+    secret: String,
+    recovery: Vec<String>,
+}
+
+impl Owner {
+    /// Sets up a second factor, with the code of this step of the clock.
+    async fn of(client: Client) -> Self {
+        let (app, secret) = start(&client).await;
+        let confirmed = confirm(&client, &app.code(0)).await;
+        assert_eq!(confirmed.status, 200, "{confirmed:?}");
+        let recovery = recovery_codes(&confirmed);
+        Self { client, app, secret, recovery }
+    }
+
+    async fn customer(node: &Node) -> Self {
+        Self::of(node.customer().await).await
+    }
+
+    /// A right code: that of the next step, which stays right for a minute at least. As if it was the first for long.
+    async fn code(&self, node: &Node) -> String {
+        forget_the_last_code(node, self.client.account).await;
+        self.app.code(1)
+    }
+
+    /// Somebody logs in as them, by the password, from a device that was never seen; answers with the challenge.
+    async fn challenge(&self, node: &Node) -> String {
+        challenge_of(&log_in(node, &self.client.email).await)
+    }
+
+    /// The same from the device that they set the second factor up on.
+    async fn challenge_here(&self, node: &Node) -> String {
+        let Client { email, device_token, .. } = &self.client;
+        let body = json!({"email": email, "password": PASSWORD, "device_token": device_token});
+        challenge_of(&node.anonymous().post("/v1/auth/login", body).await)
+    }
+
+    /// Logs in with both factors.
+    async fn log_in(&self, node: &Node) -> Client {
+        let (challenge, code) = (self.challenge(node).await, self.code(node).await);
+        let answer = present(node, &challenge, &code).await;
+        assert_eq!((answer.status, &answer.json["status"]), (200, &json!("authenticated")), "{answer:?}");
+        let mut client = Client { url: node.url.clone(), headers: Vec::new(), ..self.client.clone() };
+        client.log_in_with(&answer);
+        client
+    }
+
+    /// So many codes that are none of those that the app shows around now.
+    fn wrong_codes(&self, count: usize) -> Vec<String> {
+        let shown: Vec<String> = (-3..=40).map(|step| self.app.code(step)).collect();
+        (100_000..).map(|number| number.to_string()).filter(|code| !shown.contains(code)).take(count).collect()
+    }
+
+    fn wrong_code(&self) -> String {
+        self.wrong_codes(1).remove(0)
+    }
+}
+
+/// Begins to set up a second factor.
+async fn start(client: &Client) -> (Authenticator, String) {
+    let started = client.post_nothing(TOTP).await;
+    assert_eq!(started.status, 200, "{started:?}");
+    let secret = started.json["secret"].as_str().unwrap().to_owned();
+    (Authenticator::of(&secret), secret)
+}
+
+async fn confirm(client: &Client, code: &str) -> Answer {
+    client.post(CONFIRM, json!({"code": code})).await
+}
+
+fn recovery_codes(answer: &Answer) -> Vec<String> {
+    let codes = answer.json["recovery_codes"].as_array().unwrap().iter();
+    codes.map(|code| code.as_str().unwrap().to_owned()).collect()
+}
+
+async fn log_in(node: &Node, email: &str) -> Answer {
+    node.anonymous().post("/v1/auth/login", json!({"email": email, "password": PASSWORD})).await
+}
+
+/// The token of a login that a code is asked for.
+fn challenge_of(login: &Answer) -> String {
+    assert_eq!((login.status, &login.json["status"]), (200, &json!("second_factor_required")), "{login:?}");
+    login.json["challenge_token"].as_str().unwrap().to_owned()
+}
+
+async fn present(node: &Node, challenge: &str, code: &str) -> Answer {
+    node.anonymous().post(SECOND_FACTOR, json!({"challenge_token": challenge, "code": code})).await
+}
+
+async fn step_up(client: &Client, code: &str) -> Answer {
+    client.post(STEP_UP, json!({"code": code})).await
+}
+
+/// The same session, with the tokens of a refresh.
+async fn refreshed(client: &Client) -> Client {
+    let answer = client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut client = client.clone();
+    client.log_in_with(&answer);
+    client
+}
+
+async fn act(admin: &Client, account: Uuid, verb: &str) -> Answer {
+    admin.post(&format!("/v1/accounts/{account}/{verb}"), json!({"reason": BECAUSE})).await
+}
+
+async fn grant(admin: &Client, account: Uuid, role: &str) -> Answer {
+    admin.post(&format!("/v1/accounts/{account}/roles"), json!({"role": role, "reason": BECAUSE})).await
+}
+
+/// Puts the policy in force that differs in one member.
+async fn change_policy(admin: &Client, pointer: &str, value: Value) {
+    let mut policy = admin.get("/v1/policy").await.json;
+    *policy.pointer_mut(pointer).unwrap() = value;
+    policy["reason"] = BECAUSE.into();
+    let changed = admin.put("/v1/policy", policy).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+}
+
+/// The database as nobody should see it.
+async fn superuser(database: &Database) -> PgPool {
+    PgPool::connect(&database.superuser_url()).await.unwrap()
+}
+
+/// As if the last code that was accepted was one of long ago.
+async fn forget_the_last_code(node: &Node, account: Uuid) {
+    let statement = "delete from vault.totp_use where account_id = $1";
+    sqlx::query(statement).bind(account).execute(&superuser(&node.database).await).await.unwrap();
+}
+
+/// What a query over one account counts.
+async fn count(node: &Node, statement: &'static str, account: Uuid) -> i64 {
+    sqlx::query_scalar(statement).bind(account).fetch_one(&superuser(&node.database).await).await.unwrap()
+}
+
+async fn sessions(node: &Node, account: Uuid) -> i64 {
+    count(node, "select count(*) from access.session where account_id = $1", account).await
+}
+
+/// Their account as they see it, with all that the log has of it.
+async fn me(node: &Node, client: &Client) -> Answer {
+    let me = client.seeing(log_size(node).await - 1).get("/v1/me").await;
+    assert_eq!(me.status, 200, "{me:?}");
+    me
+}
+
+async fn log_size(node: &Node) -> u64 {
+    node.app().commands.log().size().await.unwrap()
+}
+
+/// Every event about an account, in order.
+async fn leaves(database: &Database, account: Uuid) -> Vec<Value> {
+    let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event order by position")
+        .fetch_all(&superuser(database).await)
+        .await
+        .unwrap();
+    let leaves = leaves.iter().map(|leaf| serde_json::from_slice::<Value>(leaf).unwrap());
+    leaves.filter(|leaf| leaf["subject"] == json!(account)).collect()
+}
+
+async fn leaves_of(database: &Database, account: Uuid, event_type: &str) -> Vec<Value> {
+    leaves(database, account).await.into_iter().filter(|leaf| leaf["type"] == event_type).collect()
+}
+
+/// How many attempts on a factor of an account the log has, by what became of them.
+async fn outcomes(database: &Database, account: Uuid, factor: &str) -> BTreeMap<String, usize> {
+    let mut outcomes = BTreeMap::new();
+    for leaf in leaves(database, account).await {
+        if leaf["data"]["factor"] == factor {
+            let outcome = leaf["data"]["reason"].as_str().or(leaf["type"].as_str()).unwrap();
+            *outcomes.entry(outcome.to_owned()).or_default() += 1;
+        }
+    }
+    outcomes
+}
+
+/// All of an answer but what differs from any answer to any other.
+fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in &answer.headers {
+        let value = if ["request-id", "date"].contains(&name.as_str()) { "…" } else { value.to_str().unwrap() };
+        headers.entry(name.to_string()).or_default().push_str(value);
+    }
+    let mut body = answer.json.clone();
+    assert!(body["instance"].take().is_string(), "{answer:?}");
+    (answer.status, headers, body)
+}
+
+#[track_caller]
+fn assert_refused(answer: &Answer) {
+    assert_eq!((answer.status, answer.code()), (401, "invalid_credentials"), "{answer:?}");
+}
+
+#[track_caller]
+fn assert_no_token(answer: &Answer) {
+    assert_eq!((answer.status, answer.code()), (401, "invalid_token"), "{answer:?}");
+}
+
+#[track_caller]
+fn assert_step_up_required(answer: &Answer) {
+    assert_eq!((answer.status, answer.code()), (403, "step_up_required"), "{answer:?}");
+}
+
+/// Makes a try within one step of the clock that codes change by: one that the next step overtook proves nothing, and
+/// is made again.
+async fn within_a_step<T>(attempt: impl AsyncFn() -> T) -> T {
+    let step = || clock::now().timestamp() / 30;
+    loop {
+        let before = step();
+        let outcome = attempt().await;
+        if step() == before {
+            return outcome;
+        }
+    }
+}
