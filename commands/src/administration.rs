@@ -4,7 +4,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountEvent};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
 use fulexo_domain::event::{Category, Field};
-use fulexo_domain::permission::Permissions;
+use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::session::{RevokedBy, SessionError, SessionEvent, SessionState};
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 use uuid::Uuid;
@@ -111,19 +111,25 @@ impl Commands {
         let unknown = fulexo_domain::account::AccountError::Unknown;
         let profile = self.profile(account).await?.ok_or(unknown)?;
         let sealing = self.sealing(account, &reason).await?;
-        let mut unit = self.unit(context).sealing(sealing.clone());
         let address = profile.email.normalised();
-        let mut factors = self.counted(account, &address).await?;
-        if factors.is_empty() {
-            factors.push(Factor::Password);
+        for _ in 0..TRIES {
+            let mut unit = self.unit(context).sealing(sealing.clone());
+            self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
+            let mut factors = self.counted(account, &address).await?;
+            if factors.is_empty() {
+                factors.push(Factor::Password);
+            }
+            unit.vault(self.forget_all(account, &address));
+            let lifted = |factor| AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin, device: None };
+            unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
+            match self.commit(unit, idempotency.as_ref(), ()).await {
+                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+                Ok(Committed::Before(())) => return self.done_before(()).await,
+                Err(CommandError::Contended) => {}
+                Err(error) => return Err(error),
+            }
         }
-        unit.vault(self.forget_all(account, &address));
-        let lifted = |factor| AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin, device: None };
-        unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
-        match self.commit(unit, idempotency.as_ref(), ()).await? {
-            Committed::New((), receipt) => Ok(Done { value: (), position: receipt.position }),
-            Committed::Before(()) => self.done_before(()).await,
-        }
+        Err(CommandError::Contended)
     }
 
     /// Has an account's password changed before anything else; every session ends, and the next login leads to the change

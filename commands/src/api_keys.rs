@@ -117,6 +117,7 @@ impl Commands {
                 return Ok(Done { value: (), position: last });
             }
             let mut unit = self.unit(context).sealing(sealing.clone());
+            self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::ApiKeysManage])).await?;
             unit.expect(Category::ApiKey, key.0, Expected::Exact(version));
             unit.record(key.0, maker, events)?;
             match self.commit(unit, None, ()).await {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Field, Stream};
+use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::policy::{ChangePolicy, Policy, SecurityPolicy};
 use fulexo_domain::values::Reason;
 use uuid::Uuid;
@@ -54,6 +55,7 @@ impl Commands {
             let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
             let after = after.unwrap_or_else(|| self.first_policy.clone());
             let mut unit = self.unit(context).sealing(sealing.clone());
+            self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
             unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
             unit.record(STREAM.id, None, events)?;
             match self.commit(unit, idempotency.as_ref(), after).await {

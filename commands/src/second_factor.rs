@@ -232,6 +232,9 @@ impl Commands {
         let sealing = self.sealing(account, &reason).await?;
         for _ in 0..TRIES {
             let (state, version) = self.account_state(account).await?;
+            if context.account() == Some(account) && self.requires_second_factor(&state) {
+                return Err(CommandError::SecondFactorRequired);
+            }
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             self.take_away(&mut unit, account, &state, version, DisabledBy::Admin).await?;
