@@ -100,7 +100,7 @@ async fn a_refusal_answers_with_the_security_headers_and_what_its_status_needs()
     assert_headers(&customer.get("/v1/accounts").await, 403, &[]);
     assert_headers(&nobody.get("/nothing").await, 404, &[]);
     assert_headers(&admin.get(&format!("/v1/accounts/{}", Uuid::nil())).await, 404, &[]);
-    assert_headers(&nobody.send(Method::PUT, "/v1/me", json, "{}").await, 405, &[("allow", "GET, HEAD")]);
+    assert_headers(&nobody.send(Method::PUT, "/v1/me", json, "{}").await, 405, &[("allow", "GET, HEAD, PATCH")]);
     let taken = nobody.post("/v1/auth/register", json!({"email": customer.email, "password": PASSWORD})).await;
     assert_headers(&taken, 409, &[]);
     assert_headers(&nobody.send(Method::POST, "/v1/auth/login", Some("text/plain"), "{}").await, 415, &[]);
