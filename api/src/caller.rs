@@ -8,10 +8,11 @@
 //! | [`HeldBearer`] | somebody logged in, also where their session is held until they prove themselves |
 //! | [`Enrolling`], [`ChangingPassword`] | somebody logged in, or whose login leads to this one step |
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::token::Claims;
 use fulexo_commands::{HalfWay, Purpose};
@@ -62,18 +63,18 @@ pub struct Caller {
     pub account: AccountId,
     /// In which session.
     pub session: SessionId,
-    /// Roles held now.
-    pub roles: Vec<RoleName>,
-    /// What they allow together in this session.
+    /// What the roles held now allow together in this session.
     pub permissions: Permissions,
-    /// How the session's owner logged in.
-    pub methods: Vec<Method>,
     /// When the access token ends.
     pub expires_at: DateTime<Utc>,
     /// Until then sensitive calls are allowed.
     pub elevated_until: DateTime<Utc>,
     /// Whether the session is of no use until its owner has proved themselves.
     pub held: bool,
+    /// What the access token says.
+    claims: Arc<Claims>,
+    /// Roles held now, where they are not those of the token.
+    changed_roles: Option<BTreeSet<RoleName>>,
 }
 
 /// Whoever acts, and what they may do.
@@ -92,6 +93,16 @@ pub enum Step {
 }
 
 impl Caller {
+    /// Roles held now.
+    pub fn roles(&self) -> Vec<&RoleName> {
+        self.changed_roles.as_ref().map_or_else(|| self.claims.roles.iter().collect(), |roles| roles.iter().collect())
+    }
+
+    /// How the session's owner logged in, and proved themselves since.
+    pub fn methods(&self) -> &[Method] {
+        &self.claims.amr
+    }
+
     /// Who acts.
     pub const fn actor(&self) -> Actor {
         Actor::Account { id: self.account.0 }
@@ -186,34 +197,29 @@ fn unheld(caller: Caller) -> Result<Caller, Problem> {
 
 async fn authenticate(app: &App, token: &str) -> Result<Caller, Problem> {
     let claims = app.tokens.verify(app.commands.keys(), token, clock::now()).map_err(|_| Problem::invalid_token())?;
-    judge(app, &claims).await?.ok_or_else(Problem::invalid_token)
+    judge(app, claims).await?.ok_or_else(Problem::invalid_token)
 }
 
 /// What an access token is worth now; nothing when its session has ended.
 ///
 /// # Errors
 /// 503 when neither memory nor the database can tell.
-pub async fn judge(app: &App, claims: &Claims) -> Result<Option<Caller>, Problem> {
-    let second_factor = claims.amr.contains(&Method::OneTime);
-    let claim =
-        Claim { account: claims.sub, session: claims.sid, position: claims.pos, roles: &claims.roles, second_factor };
-    let mut elevation = app.commands.policy().sessions.elevation;
-    let (roles, permissions, elevated) = match app.gate.judge(claim) {
-        Verdict::Current { roles, permissions, elevated } => (roles, permissions, elevated),
+pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Problem> {
+    let verdict = app.gate.judge(Claim {
+        account: claims.sub,
+        session: claims.sid,
+        position: claims.pos,
+        roles: &claims.roles,
+        second_factor: claims.amr.contains(&Method::OneTime),
+    });
+    let (roles, permissions, elevated, elevation) = match verdict {
+        Verdict::Current { roles, permissions, elevated, elevation } => (roles, permissions, elevated, elevation),
         Verdict::Ended => return Ok(None),
-        Verdict::Unknown => {
-            // This node cannot prove that its memory is current: the database knows, or nobody is let in.
-            let standing = access::standing(&app.pool, claims.sub, claims.sid).await.map_err(unjudged)?;
-            if !standing.is_live {
-                return Ok(None);
-            }
-            let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
-            elevation = policy.sessions.elevation;
-            let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
-            let released = standing.released_position;
-            let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
-            (standing.roles, permissions, elevated)
-        }
+        // Seldom; boxed, so that the others need not carry its state along.
+        Verdict::Unknown => match Box::pin(ask_the_tables(app, &claims)).await? {
+            Some(standing) => standing,
+            None => return Ok(None),
+        },
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
     let since_login = at(claims.auth_time) + elevation;
@@ -221,14 +227,31 @@ pub async fn judge(app: &App, claims: &Claims) -> Result<Option<Caller>, Problem
         account: claims.sub,
         session: claims.sid,
         permissions,
-        roles: roles.into_iter().collect(),
-        methods: claims.amr.clone(),
+        changed_roles: roles,
         expires_at: at(claims.exp),
         elevated_until: elevated.map_or(since_login, |elevated| elevated.until.max(since_login)),
         // Whoever proved themselves since the token was issued, where it is held, is held no longer.
         held: claims.held
             && elevated.and_then(|elevated| elevated.released).is_none_or(|released| released <= claims.pos),
+        claims,
     }))
+}
+
+/// This node cannot prove that its memory is current: the database knows, or nobody is let in.
+async fn ask_the_tables(
+    app: &App,
+    claims: &Claims,
+) -> Result<Option<(Option<BTreeSet<RoleName>>, Permissions, Option<Elevation>, TimeDelta)>, Problem> {
+    let standing = access::standing(&app.pool, claims.sub, claims.sid).await.map_err(unjudged)?;
+    if !standing.is_live {
+        return Ok(None);
+    }
+    let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
+    let second_factor = claims.amr.contains(&Method::OneTime);
+    let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
+    let released = standing.released_position;
+    let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
+    Ok(Some((Some(standing.roles), permissions, elevated, policy.sessions.elevation)))
 }
 
 /// What an API key may do, and until when, if it is in use.
@@ -240,7 +263,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
     match app.gate.judge_key(key, now) {
         KeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
         KeyVerdict::Ended => Ok(None),
-        KeyVerdict::Unknown => access::api_key(&app.pool, key, now).await.map_err(unjudged),
+        KeyVerdict::Unknown => Box::pin(access::api_key(&app.pool, key, now)).await.map_err(unjudged),
     }
 }
 

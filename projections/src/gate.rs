@@ -50,12 +50,14 @@ pub struct Claim<'a> {
 pub enum Verdict {
     /// The session lives.
     Current {
-        /// Roles held now.
-        roles: BTreeSet<RoleName>,
+        /// Roles held now, where they are not those that the token names.
+        roles: Option<BTreeSet<RoleName>>,
         /// What they allow together in this session.
         permissions: Permissions,
         /// Its last elevation by step-up; `None` if there was none lately.
         elevated: Option<Elevation>,
+        /// How long a session is elevated after its login.
+        elevation: TimeDelta,
     },
     /// The session has ended.
     Ended,
@@ -76,14 +78,14 @@ pub enum KeyVerdict {
 
 /// What these roles allow in a session: those that require a second factor allow nothing in a session without one.
 #[must_use]
-pub fn permissions_in(
-    roles: &BTreeSet<RoleName>,
+pub fn permissions_in<'a>(
+    roles: impl IntoIterator<Item = &'a RoleName>,
     custom: &CustomRoles,
     policy: &Policy,
     second_factor: bool,
 ) -> Permissions {
     let required = &policy.second_factor.required_for;
-    permissions_of_all(roles.iter().filter(|role| second_factor || !required.contains(*role)), custom)
+    permissions_of_all(roles.into_iter().filter(|role| second_factor || !required.contains(*role)), custom)
 }
 
 /// Recent changes of who may do what; all custom roles, all API keys, the policy.
@@ -108,6 +110,7 @@ struct Inner {
     custom_changed: HashMap<RoleName, u64>,
     keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
     revoked_keys: HashSet<ApiKeyId>,
+    policy: Arc<Policy>,
     /// What was remembered when, oldest first.
     ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
 }
@@ -198,7 +201,11 @@ impl Gate {
         .await?;
         transaction.commit().await?;
 
+        if let Some((_, changed)) = changed_policy {
+            policy.learn(&changed);
+        }
         let mut inner = Inner {
+            policy: policy.get(),
             applied,
             lease_ends: None,
             horizon: 0,
@@ -235,9 +242,6 @@ impl Gate {
             inner.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
         }
         inner.trim(now - memory);
-        if let Some((_, changed)) = changed_policy {
-            policy.learn(&changed);
-        }
         Ok(Self { inner: RwLock::new(inner), policy, memory })
     }
 
@@ -272,29 +276,17 @@ impl Gate {
         if !holds_lease || claim.position < inner.horizon || claim.position >= inner.applied {
             return Verdict::Unknown;
         }
-        let mut roles: BTreeSet<RoleName> = claim.roles.iter().cloned().collect();
-        if let Some(known) = inner.roles.get(&claim.account) {
-            let mut since = claim.position;
-            if let Some((position, base)) = &known.base
-                && *position > since
-            {
-                roles = base.clone();
-                since = *position;
-            }
-            for (role, (position, granted)) in &known.changes {
-                match (*position > since, granted) {
-                    (true, true) => {
-                        roles.insert(role.clone());
-                    }
-                    (true, false) => {
-                        roles.remove(role);
-                    }
-                    (false, _) => {}
-                }
-            }
+        let roles = inner.roles.get(&claim.account).map(|known| known.over(claim.roles, claim.position));
+        let held: &mut dyn Iterator<Item = &RoleName> = match &roles {
+            Some(roles) => &mut roles.iter(),
+            None => &mut claim.roles.iter(),
+        };
+        Verdict::Current {
+            permissions: permissions_in(held, &inner.custom, &inner.policy, claim.second_factor),
+            elevated: inner.elevated.get(&claim.session).copied(),
+            elevation: inner.policy.sessions.elevation,
+            roles,
         }
-        let permissions = permissions_in(&roles, &inner.custom, &self.policy.get(), claim.second_factor);
-        Verdict::Current { roles, permissions, elevated: inner.elevated.get(&claim.session).copied() }
     }
 
     /// Learns of events that were committed here, at once: before whoever asked for them is answered.
@@ -310,6 +302,7 @@ impl Gate {
             inner.apply(recorded);
             if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event {
                 self.policy.learn(after);
+                inner.policy = self.policy.get();
             }
             last = Some(recorded.recorded_at);
         }
@@ -341,6 +334,28 @@ impl Gate {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RoleChanges {
+    /// The roles of a token that was issued at this position, and what has changed since.
+    fn over(&self, roles: &[RoleName], position: u64) -> BTreeSet<RoleName> {
+        let (since, mut held) = match &self.base {
+            Some((base, held)) if *base > position => (*base, held.clone()),
+            Some(_) | None => (position, roles.iter().cloned().collect()),
+        };
+        for (role, (changed, granted)) in &self.changes {
+            match (*changed > since, granted) {
+                (true, true) => {
+                    held.insert(role.clone());
+                }
+                (true, false) => {
+                    held.remove(role);
+                }
+                (false, _) => {}
+            }
+        }
+        held
     }
 }
 

@@ -1,5 +1,7 @@
 //! Registering, logging in, staying logged in, logging out.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use fulexo_commands::{Challenged, Credentials, Evidence, LoggedIn, NewAccount, Purpose, Tokens};
 use fulexo_domain::event::Actor;
@@ -376,7 +378,7 @@ impl Auth {
         let Ok(claims) = app.tokens.verify(app.commands.keys(), token, clock::now()) else {
             return Ok(Json(Introspected::default()));
         };
-        let Some(caller) = judge(app, &claims).await?.filter(|caller| !caller.held) else {
+        let Some(caller) = judge(app, Arc::clone(&claims)).await?.filter(|caller| !caller.held) else {
             return Ok(Json(Introspected::default()));
         };
         Ok(Json(Introspected {
@@ -393,7 +395,7 @@ impl Auth {
             auth_time: Some(claims.auth_time),
             amr: Some(claims.amr.iter().map(|method| method.as_str().to_owned()).collect()),
             acr: Some(claims.acr.clone()),
-            roles: Some(caller.roles.iter().map(ToString::to_string).collect()),
+            roles: Some(caller.roles().iter().map(ToString::to_string).collect()),
         }))
     }
 
@@ -406,9 +408,9 @@ impl Auth {
         Ok(Json(CurrentSession {
             account_id: caller.account.0,
             session_id: caller.session.0,
-            roles: caller.roles.iter().map(ToString::to_string).collect(),
+            roles: caller.roles().iter().map(ToString::to_string).collect(),
             permissions: caller.permissions.iter().map(|permission| permission.as_str().to_owned()).collect(),
-            methods: caller.methods.iter().map(|method| method.as_str().to_owned()).collect(),
+            methods: caller.methods().iter().map(|method| method.as_str().to_owned()).collect(),
             expires_at: caller.expires_at,
             elevated_until: caller.elevated_until,
             held: caller.held,

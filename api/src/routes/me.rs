@@ -157,7 +157,7 @@ impl Me {
             account_id: account.account_id,
             email: profile.email.as_str().to_owned(),
             display_name: profile.display_name.as_ref().map(|name: &DisplayName| name.as_str().to_owned()),
-            roles: caller.roles.iter().map(ToString::to_string).collect(),
+            roles: caller.roles().iter().map(ToString::to_string).collect(),
             permissions: caller.permissions.iter().map(|permission| permission.as_str().to_owned()).collect(),
             session_id: caller.session.0,
             registered_at: account.registered_at,
@@ -165,7 +165,7 @@ impl Me {
             last_login_at: account.last_login_at,
             second_factor: MySecondFactor {
                 enabled: account.second_factor,
-                required: caller.roles.iter().any(|role| required_for.contains(role)),
+                required: caller.roles().iter().any(|role| required_for.contains(*role)),
                 recovery_codes: account.recovery_codes.unsigned_abs(),
             },
         }))

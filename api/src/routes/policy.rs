@@ -11,7 +11,6 @@ use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
 use fulexo_domain::values::Reason;
 use fulexo_projections::access;
 use fulexo_projections::preview::replay;
-use fulexo_projections::projection::Projection;
 use poem::Request;
 use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
@@ -263,15 +262,14 @@ impl Policies {
     /// What another lockout policy would have done to the attempts of the last days.
     ///
     /// The recorded attempts are replayed under it, out of the log itself: which accounts would have been locked when,
-    /// which attacks it would have stopped, and whom it would have refused wrongly. Nothing is recorded. One preview at a
-    /// time on each node. Needs `policy.read`.
+    /// which attacks it would have stopped, and whom it would have refused wrongly. Nothing is recorded, and it is never
+    /// behind the log. One preview at a time on each node. Needs `policy.read`.
     #[oai(path = "/preview", method = "post", operation_id = "preview_policy")]
     async fn preview(
         &self,
         request: &Request,
         caller: Bearer,
         body: Json<PreviewRequest>,
-        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<PolicyPreview>, Problem> {
         caller.0.require(Permission::PolicyRead)?;
         let app = app(request)?;
@@ -286,8 +284,6 @@ impl Policies {
             return Err(Problem::invalid_input(found));
         }
         let Ok(_permit) = app.previews.try_acquire() else { return Err(Problem::overloaded(Duration::from_secs(5))) };
-        // Which events are attempts is what the audit index says.
-        app.caught_up(Projection::Audit, min_position.0).await?;
         let to = clock::now();
         let from = to - TimeDelta::days(i64::from(days));
         let found = replay(&app.pool, lockout, from, MOST_ATTEMPTS, LISTED).await.map_err(Problem::internal)?;

@@ -21,7 +21,7 @@ pub fn run(runtime: &Runtime) {
         let node = Node::join(&database).await;
         let admin = node.admin().await;
         let size = feed::size(&mut database.pool().await.acquire().await.unwrap()).await.unwrap();
-        // The audit index is made first.
+        // Let the read models catch up, so that they are not measured too.
         let admin = admin.seeing(size - 1);
         let body = json!({"days": 1, "lockout": {
             "enabled": true, "threshold": 3, "window_seconds": 900, "duration_seconds": 900, "longest_seconds": 86_400}});
@@ -34,7 +34,7 @@ pub fn run(runtime: &Runtime) {
             let started = Instant::now();
             let answer = admin.post("/v1/policy/preview", body.clone()).await;
             let took = started.elapsed().as_secs_f64();
-            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!((answer.status, answer.code()), (200, ""));
             attempts = answer.json["attempts"].as_f64().unwrap();
             assert!(attempts >= ATTEMPTS as f64, "{attempts}");
             previewed.push(attempts / took);

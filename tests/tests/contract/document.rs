@@ -116,9 +116,9 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
             "list_permissions",
             "list_api_keys",
             "get_policy",
+            "preview_policy",
         ];
-        let is_query = operation.method.is_safe() || operation.id == "preview_policy";
-        let expected: &[&str] = match (is_query, is_current.contains(&operation.id.as_str())) {
+        let expected: &[&str] = match (operation.method.is_safe(), is_current.contains(&operation.id.as_str())) {
             (_, true) => &[],
             (true, false) => &["Log-Min-Position"],
             (false, false) => &["Idempotency-Key"],

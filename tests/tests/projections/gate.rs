@@ -32,13 +32,20 @@ fn ann() -> (AccountId, SessionId) {
 fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
     let roles: Vec<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let (account, session) = ann();
-    gate.judge(Claim { account, session, position, roles: &roles, second_factor: false })
+    match gate.judge(Claim { account, session, position, roles: &roles, second_factor: false }) {
+        // No word of them: they are those of the token.
+        Verdict::Current { roles: None, permissions, elevated, elevation } => {
+            Verdict::Current { roles: Some(roles.into_iter().collect()), permissions, elevated, elevation }
+        }
+        verdict => verdict,
+    }
 }
 
 fn current(roles: &[&str]) -> Verdict {
-    let roles = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
+    let roles: std::collections::BTreeSet<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let permissions = permissions_in(&roles, &CustomRoles::new(), &Policy::default(), false);
-    Verdict::Current { roles, permissions, elevated: None }
+    let elevation = Policy::default().sessions.elevation;
+    Verdict::Current { roles: Some(roles), permissions, elevated: None, elevation }
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {
