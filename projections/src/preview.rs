@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use crate::feed::{self, FeedError, Row};
 use crate::to_i64;
 
-/// Events read at once.
-const BATCH: i64 = 4_000;
+/// Positions looked at in one read. A stretch of positions, not a number of attempts: so it is one walk of the primary
+/// key, whatever the planner believes of the table.
+const STRETCH: u64 = 4_000;
 
 /// What the policy would have done to the attempts recorded at or after `from`. At most `most` events are replayed, from the oldest on; `None` when there are more.
 ///
@@ -28,20 +29,20 @@ pub async fn replay(
     let mut preview = Preview::new(policy, listed);
     let mut replayed = 0;
     // While one batch is counted, the next is on its way.
-    let mut next = begin(pool, from).await?;
+    let (mut next, end) = (begin(pool, from).await?, feed::size(&mut *pool.acquire().await?).await?);
     let mut ahead = fetch(pool, next);
-    loop {
+    while next < end {
         let events = ahead.await.map_err(|_| FeedError::Gap { position: next })??;
-        let Some(last) = events.last() else { return Ok(Some(preview.finish())) };
-        next = last.position + 1;
+        next += STRETCH;
         ahead = fetch(pool, next);
         replayed += events.len() as u64;
         if replayed > most {
-            ahead.abort();
-            return Ok(None);
+            break;
         }
         events.iter().for_each(|event| preview.observe(event));
     }
+    ahead.abort();
+    Ok((replayed <= most).then(|| preview.finish()))
 }
 
 /// Where the events recorded at or after `from` begin. Times never go back in the log, so a few looks at it do.
@@ -63,9 +64,9 @@ fn fetch(pool: &PgPool, from: u64) -> JoinHandle<Result<Vec<Recorded>, FeedError
         let rows = sqlx::query_as!(
             Row,
             "select position, stream_id, category, version, leaf, leaf_hash from log.event
-             where position >= $1 and category = 'authentication' order by position limit $2",
+             where position >= $1 and position < $2 and category = 'authentication' order by position",
             to_i64(from),
-            BATCH
+            to_i64(from + STRETCH)
         )
         .fetch_all(&pool)
         .await?;
