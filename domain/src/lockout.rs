@@ -40,15 +40,18 @@ pub enum Lockout {
 }
 
 impl Counter {
+    /// Whether it is so long at rest that it says no more than a new one.
+    #[must_use]
+    pub fn is_forgotten(&self, now: DateTime<Utc>) -> bool {
+        self.window_ends_at.max(self.locked_until).is_none_or(|since| now >= since + FORGOTTEN_AFTER)
+    }
+
     /// Counts one more attempt, unless it may not be evaluated: what is refused is no guess.
     pub fn reserve(&mut self, now: DateTime<Utc>, policy: &LockoutPolicy) -> Lockout {
         if !policy.enabled {
             return Lockout::Open { number: 1, lock_passed: false };
         }
-        if self
-            .window_ends_at
-            .is_some_and(|ends| now >= self.locked_until.map_or(ends, |until| until.max(ends)) + FORGOTTEN_AFTER)
-        {
+        if self.is_forgotten(now) {
             *self = Self::default();
         }
         self.window_ends_at = Some(now + policy.window);

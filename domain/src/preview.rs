@@ -102,6 +102,14 @@ pub const QUIET: TimeDelta = TimeDelta::hours(1);
 /// Most locks that are listed of one counter.
 const LOCKS: usize = 20;
 
+/// Most counters that are kept at once; beyond it those at rest are let go, and if there are none, the preview is too wide.
+const MOST_COUNTERS: usize = 500_000;
+
+/// There is more going on at once than a preview keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many accounts were tried at once")]
+pub struct TooWide;
+
 /// A replay under a proposed policy.
 pub struct Preview {
     policy: LockoutPolicy,
@@ -134,6 +142,24 @@ impl Preview {
     #[must_use]
     pub fn new(policy: LockoutPolicy, most: usize) -> Self {
         Self { policy, counters: HashMap::new(), found: Found::default(), most }
+    }
+
+    /// Lets go of what is at rest, if there is much; done between batches.
+    ///
+    /// # Errors
+    /// [`TooWide`].
+    pub fn tidy(&mut self, now: DateTime<Utc>) -> Result<(), TooWide> {
+        if self.counters.len() <= MOST_COUNTERS {
+            return Ok(());
+        }
+        let Self { counters, found, most, .. } = self;
+        counters.retain(|_, counted| {
+            if counted.run.as_ref().is_some_and(|run| now >= run.ended_at + QUIET) {
+                keep(found, counted.run.take(), *most);
+            }
+            counted.run.is_some() || counted.outcome != Outcome::default() || !counted.counter.is_forgotten(now)
+        });
+        if counters.len() <= MOST_COUNTERS { Ok(()) } else { Err(TooWide) }
     }
 
     /// One more event, in the order of the log. Only those of the category `authentication` matter.
@@ -368,6 +394,22 @@ mod tests {
         let (_, outcome) = found.locked.first().unwrap();
         assert_eq!((outcome.total, outcome.recorded, outcome.right_refused), (1, 0, 1));
         assert_eq!(found.attacks, []);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_goes_on_at_once() {
+        let policy = Policy::default().lockout;
+        let fill = |preview: &mut Preview, seconds: i64| {
+            for account in 0..=MOST_COUNTERS as u128 {
+                let subject = Some(Uuid::from_u128(account));
+                preview.observe(&Recorded { subject, ..failed(seconds, FailureReason::WrongPassword) });
+            }
+        };
+        let mut preview = Preview::new(policy, 10);
+        fill(&mut preview, 0);
+        assert_eq!(preview.tidy(at(60)), Err(TooWide), "all of them are under way");
+        assert_eq!(preview.tidy(at(2 * 86_400)), Ok(()), "all of them are at rest");
+        assert!(preview.counters.is_empty());
     }
 
     #[test]

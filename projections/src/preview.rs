@@ -40,6 +40,12 @@ pub async fn replay(
             break;
         }
         events.iter().for_each(|event| preview.observe(event));
+        if let Some(last) = events.last()
+            && preview.tidy(last.recorded_at).is_err()
+        {
+            ahead.abort();
+            return Ok(None);
+        }
     }
     ahead.abort();
     Ok((replayed <= most).then(|| preview.finish()))

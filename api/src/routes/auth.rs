@@ -378,7 +378,9 @@ impl Auth {
         let Ok(claims) = app.tokens.verify(app.commands.keys(), token, clock::now()) else {
             return Ok(Json(Introspected::default()));
         };
-        let Some(caller) = judge(app, Arc::clone(&claims)).await?.filter(|caller| !caller.held) else {
+        let Some(caller) =
+            judge(app, Arc::clone(&claims)).await?.filter(|caller| !caller.held && clock::now() < caller.expires_at)
+        else {
             return Ok(Json(Introspected::default()));
         };
         Ok(Json(Introspected {

@@ -288,7 +288,8 @@ impl Policies {
         let from = to - TimeDelta::days(i64::from(days));
         let found = replay(&app.pool, lockout, from, MOST_ATTEMPTS, LISTED).await.map_err(Problem::internal)?;
         let found = found.ok_or_else(|| {
-            let detail = format!("there are more than {MOST_ATTEMPTS} attempts in so many days");
+            let detail =
+                format!("there are more than {MOST_ATTEMPTS} attempts, or too many accounts at once, in so many days");
             Problem::invalid_input(vec![FieldError::new("/days", detail)])
         })?;
         Ok(Json(PolicyPreview::of(found, from, to)))
