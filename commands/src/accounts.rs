@@ -18,7 +18,7 @@ use crate::attempts::Reserved;
 use crate::challenge::HalfWay;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::execute::{Committed, Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, read_verifier};
 use crate::vault::Personal;
@@ -139,7 +139,7 @@ impl Commands {
         if let Some(Registered { account }) = self.before(idempotency.as_ref()).await? {
             return self.done_before(self.member(account)).await;
         }
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (mut needed, mut rests_on) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
             for role in &roles {
                 let (permissions, on) = self.role(role).await?.ok_or(AccountError::NoSuchRole)?;
@@ -162,16 +162,9 @@ impl Commands {
             }
             self.rest_on_granter(&mut unit, context, needed).await?;
             unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
-            match self.commit(unit, idempotency.as_ref(), Registered { account }).await {
-                Ok(Committed::New(_, receipt)) => {
-                    return Ok(Done { value: self.member(account), position: receipt.position });
-                }
-                Ok(Committed::Before(Registered { account })) => return self.done_before(self.member(account)).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, Registered { account }))
+        });
+        Ok(self.done(decided.await?).await?.map(|Registered { account }| self.member(account)))
     }
 
     /// The append that opens an account.
@@ -229,7 +222,7 @@ impl Commands {
         }
         let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
         let sealing = Some((key, personal(&profile.email, profile.display_name.as_ref())));
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ChangeProfile)?;
             let mut unit = self.unit(context).sealing(sealing.clone());
@@ -238,14 +231,9 @@ impl Commands {
             }
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => return Ok(Done { value: profile, position: receipt.position }),
-                Ok(Committed::Before(())) => return self.done_before(profile).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        Ok(self.done(decided.await?).await?.map(|()| profile))
     }
 
     /// Changes the caller's own password and ends their other sessions.
@@ -305,7 +293,7 @@ impl Commands {
         idempotency: Option<&Idempotency>,
     ) -> Result<Option<u64>, CommandError> {
         let account = found.account;
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency, async || {
             let (state, version) = self.with_same_password(found).await?;
             let due = state.password_expired || session.is_none();
             let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
@@ -322,14 +310,9 @@ impl Commands {
             unit.record(account.0, Some(account), confirmed)?;
             unit.record(account.0, Some(account), events)?;
             self.end_in(&mut unit, account, session, RevokedBy::PasswordChange).await?;
-            match self.commit(unit, idempotency, ()).await {
-                Ok(Committed::New((), receipt)) => return Ok(receipt.position),
-                Ok(Committed::Before(())) => return Ok(None),
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        Ok(self.done(decided.await?).await?.position)
     }
 
     /// When the password was set or last changed.

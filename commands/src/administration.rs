@@ -69,7 +69,7 @@ impl Commands {
             return self.done_before(()).await;
         }
         let sealing = self.sealing(account, reason).await?;
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), || async {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, command.clone())?;
             let suspends = events.contains(&AccountEvent::Suspended {});
@@ -84,14 +84,9 @@ impl Commands {
             if suspends {
                 self.end_in(&mut unit, account, None, RevokedBy::Suspension).await?;
             }
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-                Ok(Committed::Before(())) => return self.done_before(()).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        self.done(decided.await?).await
     }
 
     /// Lifts the lock of an account before its time. Lifting what is not locked only clears what was counted.
@@ -112,7 +107,7 @@ impl Commands {
         let profile = self.profile(account).await?.ok_or(unknown)?;
         let sealing = self.sealing(account, &reason).await?;
         let address = profile.email.normalised();
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), || async {
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
             let mut factors = self.counted(account, &address).await?;
@@ -122,14 +117,9 @@ impl Commands {
             unit.vault(self.forget_all(account, &address));
             let lifted = |factor| AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin, device: None };
             unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-                Ok(Committed::Before(())) => return self.done_before(()).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        self.done(decided.await?).await
     }
 
     /// Has an account's password changed before anything else; every session ends, and the next login leads to the change
@@ -150,7 +140,7 @@ impl Commands {
             return self.done_before(()).await;
         }
         let sealing = self.sealing(account, &reason).await?;
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
             let mut unit = self.unit(context).sealing(sealing.clone());
@@ -158,17 +148,9 @@ impl Commands {
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             self.end_in(&mut unit, account, None, RevokedBy::PasswordExpired).await?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => {
-                    let swept = self.sweep_sessions(context, account, None, RevokedBy::PasswordExpired).await?;
-                    return Ok(Done { value: (), position: swept.position.or(receipt.position) });
-                }
-                Ok(Committed::Before(())) => return self.done_before(()).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        self.then_sign_out(context, account, RevokedBy::PasswordExpired, decided.await?).await
     }
 
     /// Ends anybody's session.

@@ -62,7 +62,7 @@ impl Commands {
         if !own.covers(permissions) {
             return Err(CommandError::GrantExceedsOwn);
         }
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let live = sqlx::query_scalar!(
                 r#"select count(*) as "count!" from access.api_key where revoked_at is null and expires_at > $1"#,
                 context.now
@@ -80,16 +80,9 @@ impl Commands {
             self.rest_on_granter(&mut unit, context, needed).await?;
             unit.expect(Category::ApiKey, id.0, Expected::New);
             unit.record(id.0, context.account(), events)?;
-            match self.commit(unit, idempotency.as_ref(), id).await {
-                Ok(Committed::New(id, receipt)) => {
-                    return Ok(Done { value: self.new_api_key(id), position: receipt.position });
-                }
-                Ok(Committed::Before(id)) => return self.done_before(self.new_api_key(id)).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, id))
+        });
+        Ok(self.done(decided.await?).await?.map(|id| self.new_api_key(id)))
     }
 
     /// Revokes an API key; revoking it again is no error.

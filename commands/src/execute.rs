@@ -165,6 +165,35 @@ impl Commands {
         }
     }
 
+    /// Decides and appends; decides anew where somebody else was faster, a few times. Whatever the decision rests on is
+    /// read inside `decide`.
+    pub(crate) async fn decide<'c, O, F>(
+        &self,
+        idempotency: Option<&Idempotency>,
+        decide: impl Fn() -> F,
+    ) -> Result<Committed<O>, CommandError>
+    where
+        O: Serialize + DeserializeOwned,
+        F: Future<Output = Result<(Unit<'c>, O), CommandError>>,
+    {
+        for _ in 0..TRIES {
+            let (unit, outcome) = decide().await?;
+            match self.commit(unit, idempotency, outcome).await {
+                Err(CommandError::Contended) => {}
+                committed => return committed,
+            }
+        }
+        Err(CommandError::Contended)
+    }
+
+    /// The answer to what was committed now, or before.
+    pub(crate) async fn done<O>(&self, committed: Committed<O>) -> Result<Done<O>, CommandError> {
+        match committed {
+            Committed::New(value, receipt) => Ok(Done { value, position: receipt.position }),
+            Committed::Before(value) => self.done_before(value).await,
+        }
+    }
+
     /// One command on one aggregate: the plain case, tried once. Answers with the position of its last event; `None` when
     /// it changed nothing, or did so before under the same idempotency key.
     pub(crate) async fn execute<A>(

@@ -65,6 +65,13 @@ pub struct Done<T> {
     pub position: Option<u64>,
 }
 
+impl<T> Done<T> {
+    /// The same, of what it gave.
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Done<U> {
+        Done { value: change(self.value), position: self.position }
+    }
+}
+
 impl Commands {
     /// Puts the write side together. `first_policy` is in force until an event says otherwise; `policy` is the one that is,
     /// as long as this node `is_current`.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES};
+use crate::execute::Idempotency;
 use crate::log::Expected;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
@@ -45,7 +45,7 @@ impl Commands {
             }
         }
         let sealing = self.own_sealing(context, &reason).await?;
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), || async {
             let events = self.log.load(STREAM).await?;
             let version = events.last().map_or(0, |event| event.version);
             let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
@@ -58,14 +58,9 @@ impl Commands {
             self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
             unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
             unit.record(STREAM.id, None, events)?;
-            match self.commit(unit, idempotency.as_ref(), after).await {
-                Ok(Committed::New(value, receipt)) => return Ok(Done { value, position: receipt.position }),
-                Ok(Committed::Before(policy)) => return self.done_before(policy).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, after))
+        });
+        self.done(decided.await?).await
     }
 
     /// The policy in force, also on a node that cannot follow the log: that one asks the database.

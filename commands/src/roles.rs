@@ -15,7 +15,7 @@ use fulexo_domain::values::{AccountId, Reason, RoleName};
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::execute::{Idempotency, TRIES, Unit};
 use crate::log::{Expected, LogStore};
 use crate::{Commands, Done};
 
@@ -170,7 +170,7 @@ impl Commands {
             return self.done_before(()).await;
         }
         let sealing = self.own_sealing(context, &reason).await?;
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), || async {
             let (state, version) = self.role_state(role).await?;
             let events = Role::handle_command(&state, command.clone())?;
             let before = if let RoleState::Defined(before) = state { before } else { Permissions::NONE };
@@ -192,14 +192,9 @@ impl Commands {
             self.rest_on_granter(&mut unit, context, needed).await?;
             unit.expect(Category::Role, role.stream_id(), Expected::Exact(version));
             unit.record(role.stream_id(), None, events)?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-                Ok(Committed::Before(())) => return self.done_before(()).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        self.done(decided.await?).await
     }
 
     async fn room_for_a_role(&self) -> Result<(), CommandError> {

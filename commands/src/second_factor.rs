@@ -21,7 +21,7 @@ use crate::attempts::{Reserved, Subject};
 use crate::challenge::Purpose;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES, Unit};
+use crate::execute::{Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, LoggedIn, Outcome, Presented};
 use crate::vault::crypto::random_bytes;
@@ -71,7 +71,7 @@ impl Commands {
             let enrolment = self.pending(account).await?;
             return self.done_before(enrolment).await;
         }
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::StartEnrolment)?;
             let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
@@ -80,20 +80,10 @@ impl Commands {
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.vault(VaultWrite::PendingSeed { account, seed: key.seal("totp", seed.as_slice())? });
             unit.record(account.0, Some(account), events)?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => {
-                    let value = self.enrolment(account, seed.as_slice()).await?;
-                    return Ok(Done { value, position: receipt.position });
-                }
-                Ok(Committed::Before(())) => {
-                    let enrolment = self.pending(account).await?;
-                    return self.done_before(enrolment).await;
-                }
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        let Done { position, .. } = self.done(decided.await?).await?;
+        Ok(Done { value: self.pending(account).await?, position })
     }
 
     async fn pending(&self, account: AccountId) -> Result<Enrolment, CommandError> {
@@ -130,7 +120,7 @@ impl Commands {
         if !self.spend_step(account, step).await? {
             return Err(CommandError::WrongCode);
         }
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             if self.seed(account, "totp_pending").await?.as_ref() != Some(&sealed) {
                 return Err(CommandError::WrongCode);
@@ -143,14 +133,9 @@ impl Commands {
             unit.vault(VaultWrite::ConfirmSeed { account });
             unit.vault(self.store(account, &codes));
             unit.record(account.0, Some(account), events)?;
-            match self.commit(unit, idempotency.as_ref(), batch).await {
-                Ok(Committed::New(_, receipt)) => return Ok(Done { value: codes, position: receipt.position }),
-                Ok(Committed::Before(batch)) => return self.done_before(self.recovery_codes(account, &batch)).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, batch))
+        });
+        Ok(self.done(decided.await?).await?.map(|batch| self.recovery_codes(account, &batch)))
     }
 
     /// Replaces the recovery codes.
@@ -166,7 +151,7 @@ impl Commands {
         if let Some(batch) = self.before(idempotency.as_ref()).await? {
             return self.done_before(self.recovery_codes(account, &batch)).await;
         }
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             let command = AccountCommand::IssueRecoveryCodes { count: RECOVERY_CODES };
             let events = Account::handle_command(&state, command)?;
@@ -176,14 +161,9 @@ impl Commands {
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.vault(self.store(account, &codes));
             unit.record(account.0, Some(account), events)?;
-            match self.commit(unit, idempotency.as_ref(), batch).await {
-                Ok(Committed::New(_, receipt)) => return Ok(Done { value: codes, position: receipt.position }),
-                Ok(Committed::Before(batch)) => return self.done_before(self.recovery_codes(account, &batch)).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, batch))
+        });
+        Ok(self.done(decided.await?).await?.map(|batch| self.recovery_codes(account, &batch)))
     }
 
     /// Its owner takes the second factor away.
@@ -195,21 +175,16 @@ impl Commands {
         if self.before::<()>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(()).await;
         }
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), || async {
             let (state, version) = self.account_state(account).await?;
             if self.requires_second_factor(&state) {
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = self.unit(context);
             self.take_away(&mut unit, account, &state, version, DisabledBy::Owner).await?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-                Ok(Committed::Before(())) => return self.done_before(()).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        self.done(decided.await?).await
     }
 
     /// An administrator takes away a second factor that its owner has lost. Every session of the account ends, and a
@@ -230,7 +205,7 @@ impl Commands {
             return self.done_before(()).await;
         }
         let sealing = self.sealing(account, &reason).await?;
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             if context.account() == Some(account) && self.requires_second_factor(&state) {
                 return Err(CommandError::SecondFactorRequired);
@@ -239,17 +214,9 @@ impl Commands {
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             self.take_away(&mut unit, account, &state, version, DisabledBy::Admin).await?;
             self.end_in(&mut unit, account, None, RevokedBy::SecondFactorReset).await?;
-            match self.commit(unit, idempotency.as_ref(), ()).await {
-                Ok(Committed::New((), receipt)) => {
-                    let swept = self.sweep_sessions(context, account, None, RevokedBy::SecondFactorReset).await?;
-                    return Ok(Done { value: (), position: swept.position.or(receipt.position) });
-                }
-                Ok(Committed::Before(())) => return self.done_before(()).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, ()))
+        });
+        self.then_sign_out(context, account, RevokedBy::SecondFactorReset, decided.await?).await
     }
 
     async fn take_away(

@@ -280,6 +280,19 @@ impl Commands {
         Ok(done)
     }
 
+    /// Ends what is left of an account's sessions after a change that ends them all; not again after one made before.
+    pub(crate) async fn then_sign_out(
+        &self,
+        context: &Context,
+        account: AccountId,
+        by: RevokedBy,
+        decided: Committed<()>,
+    ) -> Result<Done<()>, CommandError> {
+        let Committed::New((), receipt) = decided else { return self.done_before(()).await };
+        let swept = self.sweep_sessions(context, account, None, by).await?;
+        Ok(Done { value: (), position: swept.position.or(receipt.position) })
+    }
+
     /// Adds the end of live sessions to an append, of as many as go into one; answers of how many.
     pub(crate) async fn end_in(
         &self,

@@ -13,7 +13,7 @@ use fulexo_domain::values::{AccountId, SessionId};
 use crate::attempts::{Reserved, Subject};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, TRIES};
+use crate::execute::Idempotency;
 use crate::log::Expected;
 use crate::login::Found;
 use crate::second_factor::Spent;
@@ -55,7 +55,7 @@ impl Commands {
             Factor::Password => Method::Password,
             Factor::SecondFactor => Method::OneTime,
         };
-        for _ in 0..TRIES {
+        let decided = self.decide(idempotency.as_ref(), || async {
             let (state, version) = self.with_same_password(&found).await?;
             if state.suspended {
                 return Err(CommandError::InvalidCredentials);
@@ -84,14 +84,9 @@ impl Commands {
             let confirmed = self.decide_attempt(&attempt, Verdict::Confirmed, context.now);
             unit.record(account.0, Some(account), confirmed)?;
             unit.record(session.0, Some(account), events)?;
-            match self.commit(unit, idempotency.as_ref(), until).await {
-                Ok(Committed::New(until, receipt)) => return Ok(Done { value: until, position: receipt.position }),
-                Ok(Committed::Before(until)) => return self.done_before(until).await,
-                Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CommandError::Contended)
+            Ok((unit, until))
+        });
+        self.done(decided.await?).await
     }
 
     async fn confirm(
