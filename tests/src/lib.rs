@@ -16,10 +16,12 @@
 mod authenticator;
 mod client;
 mod cluster;
+mod looking;
 mod node;
 
 pub use authenticator::Authenticator;
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
 pub use fulexo_api::cli::operator;
+pub use looking::{Column, columns, eventually, leaves, log_size, superuser, there};
 pub use node::{Node, PASSWORD, rsa_key};

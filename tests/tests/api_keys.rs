@@ -12,10 +12,10 @@ use fulexo_api::clock;
 use fulexo_commands::token::Grant;
 use fulexo_domain::authentication::Method as Proof;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, operator};
+use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, log_size, operator, superuser, there};
 use hyper::Method;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 const KEYS: &str = "/v1/api-keys";
@@ -58,10 +58,6 @@ async fn introspect(client: &Client, token: &str) -> Answer {
     client.send(Method::POST, "/v1/auth/introspect", Some(FORM), &format!("token={token}")).await
 }
 
-fn at(node: &Node, client: &Client) -> Client {
-    Client { url: node.url.clone(), ..client.clone() }
-}
-
 #[track_caller]
 fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
@@ -79,14 +75,6 @@ async fn is_soon_refused(client: &Client) -> bool {
     false
 }
 
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
-}
-
-async fn superuser(database: &Database) -> PgPool {
-    PgPool::connect(&database.superuser_url()).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_shown_once_and_works_at_once_on_every_node() {
     let node = Node::start().await;
@@ -97,8 +85,8 @@ async fn a_key_is_shown_once_and_works_at_once_on_every_node() {
     assert_eq!(made.header("cache-control"), Some("no-store"));
     assert_eq!((&made.json["name"], &made.json["permissions"]), (&json!("billing-service"), &json!(["accounts.read"])));
     for node in [&node, &other] {
-        assert_eq!(at(node, &service).get("/v1/accounts").await.status, 200);
-        let listed = at(node, &admin).get(KEYS).await;
+        assert_eq!(there(node, &service).get("/v1/accounts").await.status, 200);
+        let listed = there(node, &admin).get(KEYS).await;
         assert!(!listed.text.contains("fxk_") && !listed.text.contains("secret"), "{listed:?}");
         let key = &listed.json["items"][0];
         let told = ["api_key_id", "name", "permissions", "expires_at"];
@@ -112,7 +100,7 @@ async fn a_key_is_shown_once_and_works_at_once_on_every_node() {
     let database = Arc::clone(&node.database);
     node.stop().await;
     let node = Node::join(&database).await;
-    assert_eq!(at(&node, &service).get("/v1/accounts").await.status, 200, "also where it is learnt from the tables");
+    assert_eq!(there(&node, &service).get("/v1/accounts").await.status, 200, "also where it is learnt from the tables");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,11 +277,11 @@ async fn an_expired_key_is_refused_on_every_node() {
     assert_eq!(admin.delete(&path_of(&made)).await.status, 204, "it may be revoked all the same");
 }
 
-async fn a_revocation_reaches(here: &Node, there: &Node) {
+async fn a_revocation_reaches(here: &Node, other: &Node) {
     let admin = here.admin().await;
     for _ in 0..5 {
         let (service, made) = service(here, &admin, &["accounts.read"]).await;
-        let elsewhere = at(there, &service);
+        let elsewhere = there(other, &service);
         assert_eq!(elsewhere.get("/v1/accounts").await.status, 200);
         assert_eq!(admin.delete(&path_of(&made)).await.status, 204);
         assert_refused(&service.get("/v1/accounts").await, 401, "invalid_token");
@@ -338,7 +326,7 @@ async fn a_key_is_revoked_once_by_whoever_may_and_the_reason_is_sealed() {
     assert_eq!(event.json["actor"], json!({"kind": "account", "id": other.account}));
     let database = Arc::clone(&node.database);
     node.stop().await;
-    assert_eq!(at(&Node::join(&database).await, &service).get("/v1/accounts").await.status, 401);
+    assert_eq!(there(&Node::join(&database).await, &service).get("/v1/accounts").await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

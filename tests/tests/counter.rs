@@ -13,7 +13,7 @@ use fulexo_domain::lockout::{Counter, FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::{AccountId, EmailAddress, Reason};
-use fulexo_tests::{Client, Database, Node, PASSWORD, operator};
+use fulexo_tests::{Client, Node, PASSWORD, log_size, operator, superuser};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -56,10 +56,6 @@ fn credentials(email: &str, password: &str, device_token: Option<&str>) -> Crede
     }
 }
 
-async fn superuser(database: &Database) -> PgPool {
-    PgPool::connect(&database.superuser_url()).await.unwrap()
-}
-
 /// The log from this position on.
 async fn leaves(superuser: &PgPool, from: u64) -> Vec<Value> {
     let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event where position >= $1 order by position")
@@ -68,10 +64,6 @@ async fn leaves(superuser: &PgPool, from: u64) -> Vec<Value> {
         .await
         .unwrap();
     leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
-}
-
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
 }
 
 /// Puts this lockout policy in force.

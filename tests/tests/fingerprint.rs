@@ -5,18 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::TimeDelta;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Actor, Category, Field, Stream};
 use fulexo_domain::leaf::{self, Draft};
-use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, operator};
+use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, eventually, log_size, operator, there};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
@@ -100,10 +98,6 @@ async fn set_action(node: &Node, action: &str) {
     enforce(node, |policy| policy["sessions"]["fingerprint"] = json!(action)).await;
 }
 
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
-}
-
 /// Events of a session: its position in the log, its type, all of it.
 async fn events_of(database: &Database, session: Uuid) -> Vec<(i64, String, Value)> {
     let superuser = PgPool::connect(&database.superuser_url()).await.unwrap();
@@ -137,19 +131,6 @@ async fn revoked_by(node: &Node, client: &Client) -> Value {
     let (_, event_type, leaf) = events.last().unwrap();
     assert_eq!(event_type, REVOKED, "{leaf}");
     leaf["data"]["by"].clone()
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let looking = async {
-        while !holds().await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(timeout(Duration::from_secs(30), looking).await.is_ok(), "never: {what}");
-}
-
-fn there(node: &Node, client: &Client) -> Client {
-    Client { url: node.url.clone(), ..client.clone() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,10 +14,11 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, EmailAddress, KeyName, Reason, RoleName};
-use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD, operator};
+use fulexo_tests::{
+    Answer, Authenticator, Client, Database, Node, PASSWORD, leaves, log_size, operator, superuser, there,
+};
 use hyper::Method;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 const BECAUSE: &str = "the marmalade affair of Thistlewood";
@@ -80,29 +81,9 @@ async fn comes_to(client: &Client, path: &str, status: u16) -> bool {
     false
 }
 
-fn at(node: &Node, client: &Client) -> Client {
-    Client { url: node.url.clone(), ..client.clone() }
-}
-
 #[track_caller]
 fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
-}
-
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
-}
-
-async fn superuser(database: &Database) -> PgPool {
-    PgPool::connect(&database.superuser_url()).await.unwrap()
-}
-
-/// Every event of the log, in order.
-async fn leaves(node: &Node) -> Vec<Value> {
-    let pool = superuser(&node.database).await;
-    let leaves: Vec<Vec<u8>> =
-        sqlx::query_scalar("select leaf from log.event order by position").fetch_all(&pool).await.unwrap();
-    leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
 }
 
 /// Two nodes that hear of each other only by asking the log.
@@ -163,10 +144,10 @@ async fn each_permission_allows_its_own_calls_and_no_others_also_by_a_token_of_b
     }
 }
 
-async fn a_change_reaches(here: &Node, there: &Node) {
+async fn a_change_reaches(here: &Node, other: &Node) {
     let admin = here.admin().await;
     let ann = holder(here, &admin, "desk", &["accounts.read"]).await;
-    let elsewhere = at(there, &ann);
+    let elsewhere = there(other, &ann);
     for _ in 0..5 {
         assert_eq!(define(&admin, "desk", &["audit.read"]).await.status, 200);
         assert_eq!((reads_audit(&ann).await, ann.get("/v1/accounts").await.status), (200, 403), "here at once");
@@ -187,8 +168,8 @@ async fn a_change_of_a_role_binds_tokens_of_before_here_at_once_and_soon_elsewhe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_a_role_reaches_other_nodes_without_nats() {
-    let [here, there] = deaf_nodes().await;
-    a_change_reaches(&here, &there).await;
+    let [here, other] = deaf_nodes().await;
+    a_change_reaches(&here, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +184,7 @@ async fn a_node_that_starts_later_knows_what_each_role_allows() {
     let database = Arc::clone(&node.database);
     node.stop().await;
     let node = Node::join(&database).await;
-    let (ann, bob, admin) = (at(&node, &ann), at(&node, &bob), at(&node, &admin));
+    let (ann, bob, admin) = (there(&node, &ann), there(&node, &bob), there(&node, &admin));
     assert_eq!((reads_audit(&ann).await, ann.get("/v1/accounts").await.status), (200, 403));
     assert_eq!(reads_audit(&bob).await, 403);
     assert_refused(&define(&admin, "gone", &[]).await, 409, "role_retired");
@@ -326,7 +307,7 @@ async fn every_reason_is_sealed_and_stands_in_no_leaf() {
     }
     let changed = events.iter().find(|event| event["type"] == "role.permissions_changed").unwrap();
     assert_eq!(changed["data"], json!({"role": "desk", "before": ["audit.read"], "after": []}));
-    let leaves = leaves(&node).await;
+    let leaves = leaves(&node.database).await;
     assert!(leaves.iter().all(|leaf| !leaf.to_string().contains("marmalade")));
 }
 
@@ -383,7 +364,13 @@ async fn roles_are_defined_and_retired_by_those_who_may_after_a_login_of_lately(
     let stale = node.as_if_logged_in(TimeDelta::minutes(11), &admin, &["admin"]);
     assert_refused(&define(&stale, "own", &[]).await, 403, "step_up_required");
     assert_refused(&retire(&stale, "desk").await, 403, "step_up_required");
-    assert!(leaves(&node).await.iter().skip(usize::try_from(size).unwrap()).all(|leaf| leaf["data"]["role"] != "own"));
+    assert!(
+        leaves(&node.database)
+            .await
+            .iter()
+            .skip(usize::try_from(size).unwrap())
+            .all(|leaf| leaf["data"]["role"] != "own")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -418,7 +405,7 @@ async fn a_grant_at_the_same_time_as_a_change_was_within_the_granters_permission
     let node = Node::start().await;
     let other = Node::join(&node.database).await;
     let admin = node.admin().await;
-    let hr = at(&other, &holder(&node, &admin, "hr", &["roles.grant", "accounts.read"]).await);
+    let hr = there(&other, &holder(&node, &admin, "hr", &["roles.grant", "accounts.read"]).await);
     assert!(comes_to(&hr, "/v1/accounts", 200).await);
     for round in 0..20 {
         let (role, ann) = (format!("r{round}"), node.customer().await);
@@ -442,7 +429,7 @@ async fn what_somebody_gives_while_they_lose_it_was_given_before() {
     for round in 0..20 {
         let (own, ann) = (format!("hr{round}"), node.customer().await);
         let hr = holder(&node, &admin, &own, &["roles.grant", "roles.manage", "accounts.read"]).await;
-        let hr = at(&other, &hr);
+        let hr = there(&other, &hr);
         assert!(comes_to(&hr, "/v1/accounts", 200).await);
         let loses = async || match round % 3 {
             0 => revoke(&admin, hr.account, &own).await,
@@ -453,7 +440,7 @@ async fn what_somebody_gives_while_they_lose_it_was_given_before() {
         let (granted, defined, lost) =
             tokio::join!(grant(&hr, ann.account, "reader"), define(&hr, &made, &["accounts.read"]), loses());
         assert!([200, 204].contains(&lost.status), "{lost:?}");
-        let leaves = leaves(&node).await;
+        let leaves = leaves(&node.database).await;
         let took = |leaf: &Value| match round % 3 {
             0 => leaf["type"] == "account.role_revoked" && leaf["data"]["role"] == *own,
             1 => leaf["type"] == "role.permissions_changed" && leaf["data"]["role"] == *own,
@@ -506,10 +493,10 @@ async fn whoever_is_demoted_meanwhile_does_not_give_the_role_back_to_themselves(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_demoted_here_does_not_give_the_role_back_to_themselves_there() {
-    let [here, there] = deaf_nodes().await;
+    let [here, other] = deaf_nodes().await;
     let admin = here.admin().await;
     for _ in 0..10 {
-        let mallory = at(&there, &here.admin().await);
+        let mallory = there(&other, &here.admin().await);
         assert!(comes_to(&mallory, "/v1/accounts", 200).await);
         assert_eq!(revoke(&admin, mallory.account, "admin").await.status, 204);
         let granted = grant(&mallory, mallory.account, "admin").await;
@@ -532,7 +519,7 @@ async fn a_retirement_and_a_grant_at_once_never_leave_a_role_that_allows_somethi
     let node = Node::start().await;
     let other = Node::join(&node.database).await;
     let (admin, auditor) = (node.admin().await, node.auditor().await);
-    let elsewhere = at(&other, &admin);
+    let elsewhere = there(&other, &admin);
     let mut retired_ones = Vec::new();
     for round in 0..20 {
         let (role, ann) = (format!("r{round}"), node.customer().await);
@@ -553,7 +540,7 @@ async fn a_retirement_and_a_grant_at_once_never_leave_a_role_that_allows_somethi
     }
     let later = Node::join(&node.database).await;
     for (role, ann, held) in retired_ones {
-        assert_eq!(reads_audit(&at(&later, &ann)).await, 403);
+        assert_eq!(reads_audit(&there(&later, &ann)).await, 403);
         let listed = auditor.get("/v1/roles").await.json["items"].as_array().unwrap().clone();
         let listed = listed.into_iter().find(|item| item["role"] == *role).unwrap();
         assert_eq!((&listed["retired"], &listed["permissions"]), (&json!(true), &json!([])));
@@ -723,7 +710,7 @@ async fn an_expired_password_ends_every_session_and_leads_to_its_change_alone() 
     assert_eq!(log_in(&node, &ann.email, NEW).await.json["status"], json!("authenticated"));
     let shown = admin.seeing(changed.position()).get(&account).await;
     assert_eq!(shown.json["password_expired"], json!(false));
-    let leaves = leaves(&node).await;
+    let leaves = leaves(&node.database).await;
     let how = leaves.iter().filter(|leaf| leaf["type"] == "account.password_changed").map(|leaf| &leaf["data"]["how"]);
     assert_eq!(how.collect::<Vec<_>>(), ["expired"]);
 }
@@ -738,7 +725,7 @@ async fn of_500_guesses_at_once_at_an_expired_password_five_are_evaluated() {
     let answers = futures_util::future::join_all(guesses).await;
     assert!(answers.iter().all(|answer| [401, 503].contains(&answer.status)), "{answers:?}");
     assert_refused(&change(&due, PASSWORD, NEW).await, 401, "invalid_credentials");
-    let leaves = leaves(&node).await;
+    let leaves = leaves(&node.database).await;
     let failed = leaves.iter().filter(|leaf| leaf["data"]["reason"] == "wrong_password").count();
     assert_eq!(failed, 5);
     assert!(leaves.iter().all(|leaf| leaf["type"] != "account.password_changed"));
@@ -766,7 +753,7 @@ async fn a_password_older_than_the_policy_allows_is_changed_at_the_next_login() 
     let client = Client { access_token: Some(due.token.to_string()), ..node.anonymous() };
     assert_eq!(change(&client, PASSWORD, NEW).await.status, 204);
     assert!(matches!(after(89, NEW).await, LoggedIn::Session(_)));
-    let last = leaves(&node).await;
+    let last = leaves(&node.database).await;
     let changed = last.iter().rev().find(|leaf| leaf["type"] == "account.password_changed").unwrap();
     assert_eq!(changed["data"]["how"], "expired");
 }

@@ -148,7 +148,7 @@ impl Me {
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<MyAccount>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
-        app.caught_up(Projection::Accounts, min_position.0).await?;
+        app.caught_up(Projection::Accounts, caller.sees(min_position.0)).await?;
         let account = accounts::get(&app.pool, caller.account).await.map_err(query_failed)?;
         let account = account.ok_or_else(Problem::not_found)?;
         let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
@@ -305,7 +305,7 @@ impl Me {
     ) -> Result<Json<MySessionPage>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
         let paging = Paging::by_id(cursor.0, limit.0)?;
-        app.caught_up(Projection::Sessions, min_position.0).await?;
+        app.caught_up(Projection::Sessions, caller.sees(min_position.0)).await?;
         let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
         let page = with_origins(app, filter, &paging).await?;
         let items = page.items.into_iter().map(|(session, origin)| MySession {
@@ -365,7 +365,7 @@ impl Me {
     ) -> Result<Json<AuditPage>, Problem> {
         let app = app(request)?;
         let paging = Paging::by_position(cursor.0, limit.0)?;
-        app.caught_up(Projection::Audit, min_position.0).await?;
+        app.caught_up(Projection::Audit, caller.0.sees(min_position.0)).await?;
         let filter = audit::Filter { subject: Some(caller.0.account.0), ..audit::Filter::default() };
         let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;

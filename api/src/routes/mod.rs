@@ -74,7 +74,8 @@ fn service() -> OpenApiService<Apis, ()> {
             "Every login, lockout, session and role grant is an immutable event; the event log itself is the \
          audit trail.\n\n\
          Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
-         something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded. \
+         something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded; \
+         what is below `/v1/me` sees the caller's login or refresh in any case. \
          An unsafe call may be repeated with the same `Idempotency-Key`.",
         )
 }

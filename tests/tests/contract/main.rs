@@ -14,7 +14,7 @@ mod positions;
 mod spec;
 mod wire;
 
-use fulexo_tests::{Answer, Node};
+use fulexo_tests::{Answer, log_size};
 
 /// The whole shape of a refusal (RFC 9457).
 #[track_caller]
@@ -32,9 +32,4 @@ fn assert_problem(answer: &Answer, status: u16, code: &str) {
 fn pointers(answer: &Answer) -> Vec<&str> {
     let errors = answer.json["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
     errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect()
-}
-
-/// How many events the log holds.
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
 }

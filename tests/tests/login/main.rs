@@ -13,30 +13,10 @@ mod step_up;
 mod tokens;
 mod uniform;
 
-use fulexo_tests::{Answer, Client, Database, Node};
-use serde_json::{Value, json};
-use sqlx::PgPool;
+use fulexo_tests::{Answer, Client, leaves, log_size, superuser};
+use serde_json::json;
 
 /// Tries to log in.
 async fn log_in(client: &Client, email: &str, password: &str) -> Answer {
     client.post("/v1/auth/login", json!({"email": email, "password": password})).await
-}
-
-/// How many events the log holds.
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
-}
-
-/// The database as nobody should see it.
-async fn superuser(database: &Database) -> PgPool {
-    PgPool::connect(&database.superuser_url()).await.unwrap()
-}
-
-/// Every event of the log, in order.
-async fn leaves(database: &Database) -> Vec<Value> {
-    let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event order by position")
-        .fetch_all(&superuser(database).await)
-        .await
-        .unwrap();
-    leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
 }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use fulexo_tests::{Client, Database, Node};
+use fulexo_tests::{Client, Column, Database, Node, columns};
 use hyper::Method;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::superuser;
 
@@ -17,35 +16,6 @@ const ADDRESS: &str = "203.0.113.77";
 const AGENT: &str = "Bandersnatch/7.7 (Jabberwock)";
 const REASON: &str = "because of the marmalade affair";
 const PASSWORDS: [&str; 3] = ["correct-Horse7battery", "kestrel-Over9thefen", "Wrong-guess4ofmine"];
-
-/// Everything in a column, as bytes: text as text, `bytea` as it is.
-struct Column {
-    name: String,
-    values: Vec<Vec<u8>>,
-}
-
-/// Every column of every table of ours.
-async fn columns(pool: &PgPool) -> Vec<Column> {
-    let names: Vec<(String, String, String, String)> = sqlx::query_as(
-        "select table_schema::text, table_name::text, column_name::text, data_type::text
-         from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema')",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    let mut columns = Vec::new();
-    for (schema, table, column, data_type) in names {
-        let value = if data_type == "bytea" {
-            format!("\"{column}\"")
-        } else {
-            format!("convert_to(\"{column}\"::text, 'UTF8')")
-        };
-        let statement = format!("select {value} from \"{schema}\".\"{table}\" where \"{column}\" is not null");
-        let values = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_all(pool).await.unwrap();
-        columns.push(Column { name: format!("{schema}.{table}.{column}"), values });
-    }
-    columns
-}
 
 /// The ways in which a text may have been written down.
 fn spellings(needle: &[u8]) -> Vec<Vec<u8>> {

@@ -3,38 +3,22 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod behind;
 mod cut_off;
 mod gate;
 mod poison;
 mod rebuilt;
 
-use std::time::Duration;
-
 use fulexo_domain::event::{Actor, Event, Stream};
 use fulexo_domain::leaf::{Draft, Prepared};
-use fulexo_tests::{Client, Database, Node, operator};
+use fulexo_tests::{Client, Database, Node, eventually, log_size, operator};
 use hyper::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use tokio::time::{sleep, timeout};
 use uuid::Uuid;
-
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
-}
 
 async fn superuser(database: &Database) -> PgConnection {
     PgConnection::connect(&database.superuser_url()).await.unwrap()
-}
-
-/// Looks again and again, for half a minute at most: a view that stopped tries again after ten seconds at the latest.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let looking = async {
-        while !holds().await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(timeout(Duration::from_secs(30), looking).await.is_ok(), "never: {what}");
 }
 
 /// Until every view has seen everything that the log holds now.

@@ -15,9 +15,10 @@ mod step_up;
 use std::collections::BTreeMap;
 
 use fulexo_api::clock;
-use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD};
+use fulexo_tests::{
+    Answer, Authenticator, Client, Database, Node, PASSWORD, leaves as all_leaves, log_size, superuser,
+};
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 const TOTP: &str = "/v1/me/second-factor/totp";
@@ -150,11 +151,6 @@ async fn change_policy(admin: &Client, pointer: &str, value: Value) {
     assert_eq!(changed.status, 200, "{changed:?}");
 }
 
-/// The database as nobody should see it.
-async fn superuser(database: &Database) -> PgPool {
-    PgPool::connect(&database.superuser_url()).await.unwrap()
-}
-
 /// As if the last code that was accepted was one of long ago.
 async fn forget_the_last_code(node: &Node, account: Uuid) {
     let statement = "delete from vault.totp_use where account_id = $1";
@@ -177,18 +173,9 @@ async fn me(node: &Node, client: &Client) -> Answer {
     me
 }
 
-async fn log_size(node: &Node) -> u64 {
-    node.app().commands.log().size().await.unwrap()
-}
-
 /// Every event about an account, in order.
 async fn leaves(database: &Database, account: Uuid) -> Vec<Value> {
-    let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event order by position")
-        .fetch_all(&superuser(database).await)
-        .await
-        .unwrap();
-    let leaves = leaves.iter().map(|leaf| serde_json::from_slice::<Value>(leaf).unwrap());
-    leaves.filter(|leaf| leaf["subject"] == json!(account)).collect()
+    all_leaves(database).await.into_iter().filter(|leaf| leaf["subject"] == json!(account)).collect()
 }
 
 async fn leaves_of(database: &Database, account: Uuid, event_type: &str) -> Vec<Value> {

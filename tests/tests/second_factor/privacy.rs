@@ -2,43 +2,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use fulexo_tests::{Authenticator, Client, Node, PASSWORD};
+use fulexo_tests::{Authenticator, Client, Column, Node, PASSWORD, columns};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool};
 use totp_rs::Secret;
 
 use crate::{
     CODES, CONFIRM, Owner, SECOND_FACTOR, TOTP, act, assert_refused, present, recovery_codes, start, step_up, superuser,
 };
-
-/// Everything in a column, as bytes: text as text, `bytea` as it is.
-struct Column {
-    name: String,
-    values: Vec<Vec<u8>>,
-}
-
-/// Every column of every table of ours.
-async fn columns(pool: &PgPool) -> Vec<Column> {
-    let names: Vec<(String, String, String, String)> = sqlx::query_as(
-        "select table_schema::text, table_name::text, column_name::text, data_type::text
-         from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema')",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    let mut columns = Vec::new();
-    for (schema, table, column, data_type) in names {
-        let value = if data_type == "bytea" {
-            format!("\"{column}\"")
-        } else {
-            format!("convert_to(\"{column}\"::text, 'UTF8')")
-        };
-        let statement = format!("select {value} from \"{schema}\".\"{table}\" where \"{column}\" is not null");
-        let values = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_all(pool).await.unwrap();
-        columns.push(Column { name: format!("{schema}.{table}.{column}"), values });
-    }
-    columns
-}
 
 /// In which columns it stands, in whatever case or encoding.
 fn found(columns: &[Column], needle: &[u8]) -> Vec<String> {

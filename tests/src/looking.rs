@@ -1,0 +1,78 @@
+//! Looking at what there is, past the API: the log, the tables, and again and again until something holds.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::time::{sleep, timeout};
+
+use crate::client::Client;
+use crate::cluster::Database;
+use crate::node::Node;
+
+/// How many events the log holds.
+pub async fn log_size(node: &Node) -> u64 {
+    node.app().commands.log().size().await.unwrap()
+}
+
+/// The database as nobody should see it.
+pub async fn superuser(database: &Database) -> PgPool {
+    PgPool::connect(&database.superuser_url()).await.unwrap()
+}
+
+/// Every event of the log, in order.
+pub async fn leaves(database: &Database) -> Vec<Value> {
+    let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event order by position")
+        .fetch_all(&superuser(database).await)
+        .await
+        .unwrap();
+    leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
+}
+
+/// Looks again and again, for half a minute at most: what another node does takes its time, and a view that stopped tries
+/// again after ten seconds at the latest.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !holds().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(30), looking).await.is_ok(), "never: {what}");
+}
+
+/// The same caller at another node.
+#[must_use]
+pub fn there(node: &Node, client: &Client) -> Client {
+    Client { url: node.url.clone(), ..client.clone() }
+}
+
+/// Everything in a column, as bytes: text as text, `bytea` as it is.
+pub struct Column {
+    /// `schema.table.column`.
+    pub name: String,
+    /// What is not null.
+    pub values: Vec<Vec<u8>>,
+}
+
+/// Every column of every table of ours.
+pub async fn columns(pool: &PgPool) -> Vec<Column> {
+    let names: Vec<(String, String, String, String)> = sqlx::query_as(
+        "select table_schema::text, table_name::text, column_name::text, data_type::text
+         from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema')",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let mut columns = Vec::new();
+    for (schema, table, column, data_type) in names {
+        let value = if data_type == "bytea" {
+            format!("\"{column}\"")
+        } else {
+            format!("convert_to(\"{column}\"::text, 'UTF8')")
+        };
+        let statement = format!("select {value} from \"{schema}\".\"{table}\" where \"{column}\" is not null");
+        let values = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_all(pool).await.unwrap();
+        columns.push(Column { name: format!("{schema}.{table}.{column}"), values });
+    }
+    columns
+}

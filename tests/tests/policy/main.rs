@@ -1,0 +1,167 @@
+//! The security policy: who sees and changes it, from when on it holds and what for, and what another one would have
+//! done.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod access;
+mod bounds;
+mod effects;
+mod in_force;
+mod preview;
+mod weeks;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
+use fulexo_tests::{Answer, Client, Node, PASSWORD, leaves, log_size};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const POLICY: &str = "/v1/policy";
+const PREVIEW: &str = "/v1/policy/preview";
+const WRONG: &str = "not-the-Passw0rd!";
+const BECAUSE: &str = "the auditors asked for it";
+
+/// Numbers that look random, and are the same in every run (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+
+    fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.roll(length as u64)).unwrap()
+    }
+}
+
+/// The policy in force, as the body of a change.
+async fn proposal(reader: &Client) -> Value {
+    let answer = reader.get(POLICY).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut proposal = answer.json;
+    proposal.as_object_mut().unwrap().remove("version");
+    proposal["reason"] = json!(BECAUSE);
+    proposal
+}
+
+/// Tries to put the policy in force that is in force now, but for this.
+async fn change(admin: &Client, change: impl FnOnce(&mut Value)) -> Answer {
+    let mut proposal = proposal(admin).await;
+    change(&mut proposal);
+    admin.put(POLICY, proposal).await
+}
+
+/// Puts another policy in force.
+async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) -> Answer {
+    let answer = change(admin, edit).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer
+}
+
+async fn version(reader: &Client) -> u64 {
+    reader.get(POLICY).await.json["version"].as_u64().unwrap()
+}
+
+async fn log_in(node: &Node, email: &str, password: &str, device_token: Option<&str>) -> Answer {
+    let mut body = json!({"email": email, "password": password});
+    if let Some(token) = device_token {
+        body["device_token"] = token.into();
+    }
+    node.anonymous().post("/v1/auth/login", body).await
+}
+
+/// So many wrong passwords.
+async fn guess(node: &Node, email: &str, times: usize) {
+    for _ in 0..times {
+        assert_eq!(log_in(node, email, WRONG, None).await.status, 401);
+    }
+}
+
+/// Events of this type, the oldest first.
+async fn of_type(node: &Node, event_type: &str) -> Vec<Value> {
+    leaves(&node.database).await.into_iter().filter(|leaf| leaf["type"] == event_type).collect()
+}
+
+/// The audit trail of an account, all of it.
+async fn trail(node: &Node, auditor: &Client, account: Uuid) -> Vec<Value> {
+    let (auditor, mut events, mut cursor) = (auditor.seeing(log_size(node).await - 1), Vec::new(), String::new());
+    loop {
+        let page = auditor.get(&format!("/v1/audit/events?limit=200&subject={account}{cursor}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        events.extend(page.json["items"].as_array().unwrap().clone());
+        match page.json["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return events,
+        }
+    }
+}
+
+fn time(value: &Value) -> DateTime<Utc> {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+fn pointers(answer: &Answer) -> Vec<String> {
+    let errors = answer.json["errors"].as_array().unwrap();
+    errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+}
+
+const FIGURES: [(&str, u64, u64); 10] = [
+    ("/lockout/threshold", 1, 100),
+    ("/lockout/window_seconds", 60, 86_400),
+    ("/lockout/duration_seconds", 60, 86_400),
+    ("/lockout/longest_seconds", 60, 604_800),
+    ("/sessions/idle_seconds", 300, 7_776_000),
+    ("/sessions/absolute_seconds", 300, 31_536_000),
+    ("/sessions/refresh_grace_seconds", 0, 60),
+    ("/sessions/elevation_seconds", 60, 3_600),
+    ("/passwords/history", 1, 24),
+    ("/passwords/max_age_days", 1, 3_650),
+];
+
+async fn set_elevation(admin: &Client, minutes: i64) {
+    enforce(admin, |policy| policy["sessions"]["elevation_seconds"] = json!(minutes * 60)).await;
+}
+
+/// What the preview says of an account, each of its counters by the device.
+fn accounts(preview: &Value, account: Uuid) -> BTreeMap<String, Value> {
+    let listed = preview["accounts"].as_array().unwrap().iter();
+    let own = listed.filter(|item| item["account_id"] == json!(account));
+    own.map(|item| (item["device"].as_str().unwrap_or_default().to_owned(), item.clone())).collect()
+}
+
+fn lockout(threshold: u64) -> Value {
+    json!({"enabled": true, "threshold": threshold, "window_seconds": 900, "duration_seconds": 900,
+           "longest_seconds": 86_400})
+}
+
+/// The second step of a login, begun by the password; without a code it is left at that.
+async fn log_in_twice(node: &Node, client: &Client, code: Option<&str>) -> Answer {
+    let challenge = log_in(node, &client.email, PASSWORD, None).await;
+    assert_eq!(challenge.json["status"], "second_factor_required", "{challenge:?}");
+    let Some(code) = code else { return challenge };
+    let body = json!({"challenge_token": challenge.json["challenge_token"], "code": code});
+    node.anonymous().post("/v1/auth/second-factor", body).await
+}
+
+/// What this policy would have done to all that the log holds now.
+async fn preview(node: &Node, reader: &Client, lockout: Value) -> Value {
+    let reader = reader.seeing(log_size(node).await - 1);
+    let answer = reader.post(PREVIEW, json!({"lockout": lockout})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json
+}
+
+async fn unlock(admin: &Client, client: &Client) {
+    let answer = admin.post(&format!("/v1/accounts/{}/unlock", client.account), json!({"reason": BECAUSE})).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+}
+
+fn failed(reason: FailureReason, device: Option<String>) -> AuthenticationEvent {
+    AuthenticationEvent::Failed { factor: Factor::Password, reason, device }
+}
