@@ -2,23 +2,30 @@
 //!
 //! A place in the pool is taken before anything is counted or hashed; when there is none, the caller is told to
 //! come back. Verifying against nobody costs what verifying against somebody does.
+//!
+//! One thread a core. When several passwords wait, a thread takes its share of them at once and hashes them side by side
+//! (`fulexo_bcrypt`): six take little more than twice the time of one. A single one is hashed alone.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use base64::Engine as _;
+use fulexo_bcrypt::{Input, MOST_LANES};
 use fulexo_domain::password::{LONGEST_BYTES, Password};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use zeroize::Zeroizing;
 
-use crate::vault::crypto::random_bytes;
+use crate::vault::crypto::{equal, random_bytes};
 
-/// Logins waiting for a hash, beyond which callers get 503: about six seconds of work for each thread at cost 10.
+/// Logins waiting for a hash, beyond which callers get 503: two or three seconds of work for each thread at cost 10.
 const WAITING: usize = 256;
+/// Characters of a verifier before its hash: version, cost and salt.
+const HEAD: usize = 29;
 
 /// A bounded pool of hashing threads.
 pub struct PasswordHasher {
-    jobs: SyncSender<Job>,
+    queue: Arc<Queue>,
     places: Arc<Semaphore>,
     cost: u32,
     /// What unknown and locked accounts are verified against: nobody's, at the same cost.
@@ -37,9 +44,37 @@ pub struct Place(OwnedSemaphorePermit);
 #[error("too many passwords are waiting to be hashed")]
 pub struct Full;
 
-enum Job {
-    Hash(Password, u32, oneshot::Sender<Option<Verifier>>, OwnedSemaphorePermit),
-    Verify(Password, Verifier, oneshot::Sender<bool>, OwnedSemaphorePermit),
+/// What hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    /// Several side by side.
+    Lanes,
+    /// The `bcrypt` crate, one after another.
+    Crate,
+}
+
+struct Job {
+    /// At most 72 bytes.
+    key: Zeroizing<Vec<u8>>,
+    salt: [u8; 16],
+    cost: u32,
+    reply: oneshot::Sender<Zeroizing<[u8; 24]>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// What waits, and who could take it.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    /// Threads that have nothing to do.
+    idle: usize,
+    closed: bool,
 }
 
 impl Verifier {
@@ -60,6 +95,21 @@ impl Verifier {
     pub fn cost(&self) -> Option<u32> {
         self.0.split('$').nth(2)?.parse().ok()
     }
+
+    /// Cost and salt, as far as it is a verifier at all.
+    fn parts(&self) -> Option<(u32, [u8; 16])> {
+        let parts: bcrypt::HashParts = self.0.parse().ok()?;
+        Some((parts.get_cost(), parts.get_salt_raw())).filter(|_| self.0.len() == 60)
+    }
+
+    fn of(cost: u32, salt: [u8; 16], hash: &[u8; 24]) -> Self {
+        Self::new(format!("$2b${cost:02}${}{}", bcrypt::BASE_64.encode(salt), *hash_text(hash)))
+    }
+}
+
+/// The text form keeps 23 of the 24 bytes.
+fn hash_text(hash: &[u8; 24]) -> Zeroizing<String> {
+    Zeroizing::new(bcrypt::BASE_64.encode(hash.split_at(23).0))
 }
 
 impl PasswordHasher {
@@ -68,18 +118,22 @@ impl PasswordHasher {
     /// # Errors
     /// A cost out of range, or no randomness, or no thread.
     pub fn start(threads: usize, cost: u32) -> Result<Self, String> {
-        let password = Password::new(String::new());
-        let dummy = hash(&password, cost).ok_or_else(|| format!("bcrypt cannot hash at cost {cost}"))?;
-        let (jobs, queue) = sync_channel(WAITING);
-        let queue = Arc::new(Mutex::new(queue));
+        if !(4..=31).contains(&cost) {
+            return Err(format!("bcrypt cannot hash at cost {cost}"));
+        }
+        let engine = Engine::tested(fulexo_bcrypt::bcrypt);
+        let salt = random_bytes().map_err(|error| error.to_string())?;
+        let hash = bcrypt::bcrypt(cost, salt, &[0]);
+        let dummy = Verifier::of(cost, salt, &hash);
+        let queue = Arc::new(Queue::default());
         for number in 0..threads.max(1) {
             let queue = Arc::clone(&queue);
             thread::Builder::new()
                 .name(format!("bcrypt-{number}"))
-                .spawn(move || work(&queue))
+                .spawn(move || work(&queue, engine))
                 .map_err(|error| format!("cannot start a hashing thread: {error}"))?;
         }
-        Ok(Self { jobs, places: Arc::new(Semaphore::new(WAITING)), cost, dummy })
+        Ok(Self { queue, places: Arc::new(Semaphore::new(WAITING)), cost, dummy })
     }
 
     /// Takes a place, before anything else is done for the request.
@@ -101,9 +155,12 @@ impl PasswordHasher {
     /// # Errors
     /// [`Full`] when the threads are gone or refuse: a password that is too long is never truncated.
     pub async fn hash(&self, password: Password, place: Place) -> Result<Verifier, Full> {
-        let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job::Hash(password, self.cost, reply, place.0)).map_err(|_| Full)?;
-        answer.await.ok().flatten().ok_or(Full)
+        if password.expose().len() > LONGEST_BYTES {
+            return Err(Full);
+        }
+        let salt = random_bytes().map_err(|_| Full)?;
+        let hash = self.compute(&password, salt, self.cost, place).await?;
+        Ok(Verifier::of(self.cost, salt, &hash))
     }
 
     /// Whether the password is the one. With no verifier, a dummy is verified and the answer is no.
@@ -113,53 +170,123 @@ impl PasswordHasher {
     pub async fn verify(&self, password: Password, verifier: Option<Verifier>, place: Place) -> Result<bool, Full> {
         let known = verifier.is_some();
         let verifier = verifier.unwrap_or_else(|| self.dummy.clone());
+        let Some((cost, salt)) = verifier.parts() else { return Ok(false) };
+        let hash = self.compute(&password, salt, cost, place).await?;
+        let expected = verifier.expose().as_bytes().get(HEAD..).unwrap_or_default();
+        let right = equal(hash_text(&hash).as_bytes(), expected);
+        // A guess longer than bcrypt reads is wrong, and costs the same as any other.
+        Ok(right && known && password.expose().len() <= LONGEST_BYTES)
+    }
+
+    async fn compute(
+        &self,
+        password: &Password,
+        salt: [u8; 16],
+        cost: u32,
+        place: Place,
+    ) -> Result<Zeroizing<[u8; 24]>, Full> {
+        let bytes = password.expose().as_bytes();
+        let key = Zeroizing::new(bytes.get(..bytes.len().min(LONGEST_BYTES)).unwrap_or_default().to_vec());
         let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job::Verify(password, verifier, reply, place.0)).map_err(|_| Full)?;
-        let right = answer.await.map_err(|_| Full)?;
-        Ok(right && known)
+        self.queue.push(Job { key, salt, cost, reply, _place: place.0 });
+        answer.await.map_err(|_| Full)
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match job {
-            Ok(Job::Hash(password, cost, reply, _place)) => {
-                if !reply.is_closed() {
-                    let _ = reply.send(hash(&password, cost));
+impl Drop for PasswordHasher {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.arrived.notify_all();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) {
+        self.lock().waiting.push_back(job);
+        self.arrived.notify_one();
+    }
+
+    /// This thread's share of what waits, all of one cost; `None` when there will be nothing more.
+    fn take(&self) -> Option<Vec<Job>> {
+        let mut state = self.lock();
+        state.idle += 1;
+        loop {
+            // Whoever went away needs no answer, and the next in line gets the time.
+            state.waiting.retain(|job| !job.reply.is_closed());
+            if let Some(first) = state.waiting.pop_front() {
+                let share = (state.waiting.len() + 1).div_ceil(state.idle).min(MOST_LANES);
+                state.idle -= 1;
+                let mut jobs = vec![first];
+                while jobs.len() < share
+                    && let (Some(next), Some(first)) = (state.waiting.front(), jobs.first())
+                    && next.cost == first.cost
+                {
+                    jobs.extend(state.waiting.pop_front());
                 }
+                return Some(jobs);
             }
-            Ok(Job::Verify(password, verifier, reply, _place)) => {
-                // Whoever went away needs no answer, and the next in line gets the time.
-                if !reply.is_closed() {
-                    let _ = reply.send(verify(&password, &verifier));
-                }
+            if state.closed {
+                return None;
             }
-            Err(_) => return,
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-fn verify(password: &Password, verifier: &Verifier) -> bool {
-    // A guess longer than bcrypt reads is wrong, and costs the same as any other.
-    let text = password.expose();
-    let end = text.floor_char_boundary(LONGEST_BYTES);
-    let right = bcrypt::verify(text.get(..end).unwrap_or_default(), verifier.expose()).unwrap_or(false);
-    right && text.len() <= LONGEST_BYTES
+fn work(queue: &Queue, engine: Engine) {
+    while let Some(jobs) = queue.take() {
+        let Some(cost) = jobs.first().map(|job| job.cost) else { continue };
+        let inputs: Vec<Input<'_>> = jobs.iter().map(|job| Input { password: &job.key, salt: job.salt }).collect();
+        let hashes = engine.hashes(&inputs, cost);
+        for (job, hash) in jobs.into_iter().zip(hashes) {
+            let _ = job.reply.send(Zeroizing::new(hash));
+        }
+    }
 }
 
-fn hash(password: &Password, cost: u32) -> Option<Verifier> {
-    if password.expose().len() > LONGEST_BYTES {
-        return None;
+impl Engine {
+    /// Lanes, if they give what the crate gives; a machine that computes wrongly must not decide about logins by them.
+    fn tested(lanes: fn(&[Input<'_>], u32) -> Vec<[u8; 24]>) -> Self {
+        const COST: u32 = 4;
+        let password = |lane: usize| format!("self-test {lane} {}", "x".repeat(12 * lane));
+        let passwords: Vec<String> = (0..MOST_LANES).map(password).collect();
+        let salt = |lane: usize| [u8::try_from(lane).unwrap_or_default(); 16];
+        let inputs: Vec<Input<'_>> = passwords
+            .iter()
+            .enumerate()
+            .map(|(lane, password)| Input { password: password.as_bytes(), salt: salt(lane) })
+            .collect();
+        if lanes(&inputs, COST) == Self::Crate.hashes(&inputs, COST) {
+            Self::Lanes
+        } else {
+            tracing::error!("interleaved bcrypt differs from the bcrypt crate on this machine; using the crate");
+            Self::Crate
+        }
     }
-    let salt = random_bytes::<16>().ok()?;
-    let parts = bcrypt::hash_with_salt(password.expose(), cost, salt).ok()?;
-    Some(Verifier::new(parts.to_string()))
+
+    fn hashes(self, inputs: &[Input<'_>], cost: u32) -> Vec<[u8; 24]> {
+        match self {
+            Self::Lanes => fulexo_bcrypt::bcrypt(inputs, cost),
+            Self::Crate => inputs.iter().map(|input| by_the_crate(*input, cost)).collect(),
+        }
+    }
+}
+
+fn by_the_crate(input: Input<'_>, cost: u32) -> [u8; 24] {
+    let mut key = Zeroizing::new([0; LONGEST_BYTES + 1]);
+    key.iter_mut().zip(input.password).for_each(|(byte, from)| *byte = *from);
+    let length = (input.password.len() + 1).min(LONGEST_BYTES);
+    bcrypt::bcrypt(cost, input.salt, key.get(..length).unwrap_or(&[0]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::future::join_all;
 
     fn password(text: &str) -> Password {
         Password::new(text.to_owned())
@@ -173,6 +300,49 @@ mod tests {
         assert!(hasher.verify(password("right"), Some(verifier.clone()), hasher.place().unwrap()).await.unwrap());
         assert!(!hasher.verify(password("wrong"), Some(verifier), hasher.place().unwrap()).await.unwrap());
         assert!(!hasher.verify(password(""), None, hasher.place().unwrap()).await.unwrap(), "the dummy is nobody's");
+    }
+
+    #[tokio::test]
+    async fn the_crate_reads_our_verifiers_and_we_read_the_crates() {
+        let hasher = PasswordHasher::start(1, 5).unwrap();
+        let ours = hasher.hash(password("right"), hasher.place().unwrap()).await.unwrap();
+        assert!(bcrypt::verify("right", ours.expose()).unwrap());
+        for version in ["2a", "2b", "2y"] {
+            let theirs = bcrypt::hash_with_salt("right", 5, [7; 16]).unwrap().to_string().replacen("2b", version, 1);
+            let theirs = Verifier::new(theirs);
+            assert!(hasher.verify(password("right"), Some(theirs), hasher.place().unwrap()).await.unwrap());
+        }
+        let broken = Verifier::new(ours.expose().replace('$', "#"));
+        assert!(!hasher.verify(password("right"), Some(broken), hasher.place().unwrap()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn however_many_wait_each_gets_its_own_answer() {
+        let hasher = PasswordHasher::start(2, 4).unwrap();
+        let costs = [4, 5];
+        let verifiers: Vec<Verifier> = (0..100)
+            .map(|number| bcrypt::hash_with_salt(format!("p{number}"), costs[number % 2], [number as u8; 16]).unwrap())
+            .map(|parts| Verifier::new(parts.to_string()))
+            .collect();
+        let verify = |number: usize, guess: usize| {
+            let place = hasher.place().unwrap();
+            hasher.verify(password(&format!("p{guess}")), verifiers.get(number).cloned(), place)
+        };
+        let right = join_all((0..100).map(|number| verify(number, number))).await;
+        assert!(right.into_iter().all(|right| right == Ok(true)));
+        let wrong = join_all((0..100).map(|number| verify(number, number + 1))).await;
+        assert!(wrong.into_iter().all(|right| right == Ok(false)));
+    }
+
+    #[test]
+    fn a_machine_that_computes_wrongly_falls_back_to_the_crate() {
+        assert_eq!(Engine::tested(fulexo_bcrypt::bcrypt), Engine::Lanes);
+        let flips_a_bit = |inputs: &[Input<'_>], cost: u32| {
+            let mut hashes = fulexo_bcrypt::bcrypt(inputs, cost);
+            hashes.iter_mut().skip(5).for_each(|hash| hash[22] ^= 1);
+            hashes
+        };
+        assert_eq!(Engine::tested(flips_a_bit), Engine::Crate);
     }
 
     #[tokio::test]

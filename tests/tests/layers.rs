@@ -36,7 +36,8 @@ fn ours(dependencies: &BTreeSet<String>) -> Vec<&str> {
 fn each_crate_knows_only_those_below_it() {
     let dependencies = dependencies();
     assert_eq!(ours(&dependencies["fulexo-domain"]), [""; 0]);
-    assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-domain"]);
+    assert_eq!(ours(&dependencies["fulexo-bcrypt"]), [""; 0]);
+    assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-api"]), ["fulexo-commands", "fulexo-domain", "fulexo-projections"]);
 }
