@@ -86,8 +86,20 @@ create table vault.attempt (
 create index attempt_age on vault.attempt (window_ends_at);
 create index attempt_account on vault.attempt (account_id) where account_id is not null;
 
+-- Requests counted by all nodes together (fulexo_domain::rate_limit): the bucket of one address on one kind of route. The
+-- key is an HMAC. Not logged: after a crash every bucket is full, which nobody minds.
+create unlogged table vault.rate_limit (
+    key_hash bytea not null,
+    -- When it will be full again; a bucket whose time has passed says nothing.
+    full_at timestamptz not null,
+    -- Whether the last request was let in.
+    admitted boolean not null,
+    constraint rate_limit_pkey primary key (key_hash)
+) with (fillfactor = 70);
+
 grant select, insert, update on vault.service_key, vault.subject_key, vault.period_key to fulexo_app;
 grant delete on vault.period_key to fulexo_app;
 grant select, insert, update, delete
-    on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt
+    on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt,
+       vault.rate_limit
     to fulexo_app;

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
@@ -36,6 +37,7 @@ use crate::config::{Config, Environment};
 use crate::doorbell::Doorbell;
 use crate::http::EdgeOptions;
 use crate::http::listener::{self, ListenerOptions};
+use crate::limits::Limits;
 use crate::token_cache::TokenCache;
 
 /// Between two sweeps of what has served its time.
@@ -63,6 +65,8 @@ pub struct App {
     pub first_policy: Policy,
     /// One preview of a policy at a time: it reads a good part of the log.
     pub previews: Semaphore,
+    /// How many requests are let in, if that is limited.
+    pub limits: Option<Arc<Limits>>,
 }
 
 /// A service that runs.
@@ -140,8 +144,13 @@ impl Core {
         };
         let first = first_policy.clone();
         let commands = Commands::new(pool.clone(), log, vault, hasher, keys, first, policy, is_current);
+        let commands = Arc::new(commands);
+        let limits = config.rate_limits.map(|quotas| Arc::new(Limits::new(quotas, Arc::clone(&commands))));
+        if let Some(limits) = &limits {
+            followers.spawn(Arc::clone(limits).run());
+        }
         let app = Arc::new(App {
-            commands: Arc::new(commands),
+            commands,
             pool,
             gate,
             progress,
@@ -151,12 +160,16 @@ impl Core {
             registration: config.registration,
             first_policy,
             previews: Semaphore::new(1),
+            limits,
         });
         Ok(Self { app, stop_sequencer, sequencer, followers })
     }
 
     /// Stops in order; returns when all has ended.
     pub async fn stop(mut self) {
+        if let Some(limits) = &self.app.limits {
+            limits.record(DateTime::<Utc>::MAX_UTC).await;
+        }
         let _ = self.stop_sequencer.send(());
         let _ = self.sequencer.await;
         // Read models catch up from their checkpoints: nothing is lost by stopping them here.
@@ -214,7 +227,7 @@ impl Listening {
             .await
             .map_err(|error| StartError(format!("cannot listen on {address}: {error}")))?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
-        let edge = EdgeOptions { trusted_proxies, ..EdgeOptions::default() };
+        let edge = EdgeOptions { trusted_proxies, limits: app.limits.clone(), ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
         let (stop_http, http_stopped) = oneshot::channel::<()>();

@@ -170,7 +170,9 @@ async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<
     let app = app(request)?;
     if let Some(key) = app.commands.api_key(&bearer.token) {
         let (permissions, _) = standing_of(app, key).await?.ok_or_else(Problem::invalid_token)?;
-        return Ok(Authority { actor: Actor::ApiKey { id: key.0 }, permissions });
+        let actor = Actor::ApiKey { id: key.0 };
+        admit(app, actor)?;
+        return Ok(Authority { actor, permissions });
     }
     let caller = unheld(authenticate(app, &bearer.token).await?)?;
     Ok(Authority { actor: caller.actor(), permissions: caller.permissions })
@@ -202,7 +204,14 @@ fn unheld(caller: Caller) -> Result<Caller, Problem> {
 
 async fn authenticate(app: &App, token: &str) -> Result<Caller, Problem> {
     let claims = app.tokens.verify(app.commands.keys(), token, clock::now()).map_err(|_| Problem::invalid_token())?;
-    judge(app, claims).await?.ok_or_else(Problem::invalid_token)
+    let caller = judge(app, claims).await?.ok_or_else(Problem::invalid_token)?;
+    admit(app, caller.actor())?;
+    Ok(caller)
+}
+
+/// Counts a request of whoever was recognised.
+fn admit(app: &App, actor: Actor) -> Result<(), Problem> {
+    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor))
 }
 
 /// What an access token is worth now; nothing when its session has ended.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 mod doorbell;
 pub mod http;
+pub mod limits;
 pub mod private;
 pub mod routes;
 pub mod schema;

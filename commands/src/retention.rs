@@ -1,5 +1,5 @@
-//! What has served its time goes away, a bounded number of rows at a time: results of commands, counted attempts,
-//! roots of sessions past their end. The log itself stays.
+//! What has served its time goes away, a bounded number of rows at a time: results of commands, counted attempts
+//! and requests, roots of sessions past their end. The log itself stays.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::lockout::FORGOTTEN_AFTER;
@@ -67,7 +67,14 @@ impl Retention {
         )
         .execute(&self.pool)
         .await?;
-        let swept = [commands, attempts, roots].map(|result| result.rows_affected());
+        let buckets = sqlx::query!(
+            "delete from vault.rate_limit where key_hash in (
+                 select key_hash from vault.rate_limit where full_at < clock_timestamp() limit $1)",
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
+        let swept = [commands, attempts, roots, buckets].map(|result| result.rows_affected());
         Ok(Swept { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
     }
 }

@@ -8,6 +8,7 @@ use crate::account::{AccountEvent, DisabledBy};
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::policy::PolicyEvent;
+use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
@@ -26,6 +27,8 @@ pub enum Event {
     Policy(PolicyEvent),
     /// About an API key.
     ApiKey(ApiKeyEvent),
+    /// About requests refused for their number.
+    RateLimit(RateLimitEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -61,6 +64,12 @@ impl From<PolicyEvent> for Event {
 impl From<ApiKeyEvent> for Event {
     fn from(event: ApiKeyEvent) -> Self {
         Self::ApiKey(event)
+    }
+}
+
+impl From<RateLimitEvent> for Event {
+    fn from(event: RateLimitEvent) -> Self {
+        Self::RateLimit(event)
     }
 }
 
@@ -122,6 +131,7 @@ impl Event {
             Self::Role(_) => Category::Role,
             Self::Policy(_) => Category::Policy,
             Self::ApiKey(_) => Category::ApiKey,
+            Self::RateLimit(_) => Category::RateLimit,
         }
     }
 
@@ -134,7 +144,8 @@ impl Event {
             | Self::Session(_)
             | Self::Role(_)
             | Self::Policy(_)
-            | Self::ApiKey(_) => 1,
+            | Self::ApiKey(_)
+            | Self::RateLimit(_) => 1,
         }
     }
 
@@ -182,13 +193,14 @@ impl Event {
                 | SessionEvent::Elevated { .. }
                 | SessionEvent::Expired {},
             ) => &[],
+            Self::RateLimit(RateLimitEvent::Violated { .. }) => &[Field::Ip],
         }
     }
 
     /// Whether it only notes what somebody else tried. Observations wait while state changes go first.
     #[must_use]
     pub const fn is_observation(&self) -> bool {
-        matches!(self, Self::Authentication(AuthenticationEvent::Failed { .. }))
+        matches!(self, Self::Authentication(AuthenticationEvent::Failed { .. }) | Self::RateLimit(_))
     }
 }
 
@@ -208,12 +220,14 @@ pub enum Category {
     Policy,
     /// One stream an API key.
     ApiKey,
+    /// One stream, the nil one.
+    RateLimit,
 }
 
 impl Category {
     /// Every category.
-    pub const ALL: [Self; 6] =
-        [Self::Account, Self::Authentication, Self::Session, Self::Role, Self::Policy, Self::ApiKey];
+    pub const ALL: [Self; 7] =
+        [Self::Account, Self::Authentication, Self::Session, Self::Role, Self::Policy, Self::ApiKey, Self::RateLimit];
 
     /// The name in leaves, tables and subjects.
     #[must_use]
@@ -225,6 +239,7 @@ impl Category {
             Self::Role => "role",
             Self::Policy => "policy",
             Self::ApiKey => "api_key",
+            Self::RateLimit => "rate_limit",
         }
     }
 }

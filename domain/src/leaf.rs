@@ -19,6 +19,7 @@ use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::event::{Actor, Category, Event, Recorded, SealedDigest, Stream};
 use crate::policy::PolicyEvent;
+use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
@@ -93,6 +94,7 @@ impl Draft {
             Event::Role(event) => serde_json::to_value(event),
             Event::Policy(event) => serde_json::to_value(event),
             Event::ApiKey(event) => serde_json::to_value(event),
+            Event::RateLimit(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -230,6 +232,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
         Category::Role => RoleEvent::deserialize(tagged).map(Event::Role),
         Category::Policy => PolicyEvent::deserialize(tagged).map(Event::Policy),
         Category::ApiKey => ApiKeyEvent::deserialize(tagged).map(Event::ApiKey),
+        Category::RateLimit => RateLimitEvent::deserialize(tagged).map(Event::RateLimit),
     }
     .map_err(|source| {
         // serde names an unknown variant in its message alone.

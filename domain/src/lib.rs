@@ -16,6 +16,7 @@ pub mod password;
 pub mod permission;
 pub mod policy;
 pub mod preview;
+pub mod rate_limit;
 pub mod role;
 pub mod session;
 pub mod values;

@@ -38,7 +38,7 @@ pub const fn concerns(event: &Event) -> bool {
             SessionEvent::RefreshReused { .. } | SessionEvent::FingerprintMismatched { .. } => false,
         },
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => true,
-        Event::Authentication(_) => false,
+        Event::Authentication(_) | Event::RateLimit(_) => false,
     }
 }
 
@@ -55,7 +55,7 @@ pub fn apply<'a>(
                 Event::Role(event) => apply_role(connection, recorded, event).await?,
                 Event::Policy(PolicyEvent::Changed { after, .. }) => apply_policy(connection, recorded, after).await?,
                 Event::ApiKey(event) => apply_api_key(connection, recorded, event).await?,
-                Event::Authentication(_) => {}
+                Event::Authentication(_) | Event::RateLimit(_) => {}
             }
         }
         Ok(())

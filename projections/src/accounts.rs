@@ -164,7 +164,7 @@ const fn concerns(recorded: &Recorded) -> bool {
             | AuthenticationEvent::PasswordChangeRequired { .. }
             | AuthenticationEvent::Confirmed { .. } => false,
         },
-        Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => false,
+        Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::RateLimit(_) => false,
     }
 }
 
@@ -230,7 +230,8 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
         | Event::Session(_)
         | Event::Role(_)
         | Event::Policy(_)
-        | Event::ApiKey(_) => {}
+        | Event::ApiKey(_)
+        | Event::RateLimit(_) => {}
     }
 }
 

@@ -395,7 +395,11 @@ impl Inner {
                     }
                 }
             }
-            Event::Session(_) | Event::Account(_) | Event::Authentication(_) | Event::Policy(_) => {}
+            Event::Session(_)
+            | Event::Account(_)
+            | Event::Authentication(_)
+            | Event::Policy(_)
+            | Event::RateLimit(_) => {}
         }
     }
 

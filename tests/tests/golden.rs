@@ -19,6 +19,7 @@ use fulexo_domain::event::{Actor, Category, Event, Field, Recorded, SealedDigest
 use fulexo_domain::leaf::{self, Draft, Prepared};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{FingerprintPolicy, Policy, PolicyEvent};
+use fulexo_domain::rate_limit::{Layer, RateLimitEvent, Route};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, KeyName, RoleName, SessionId};
@@ -122,6 +123,13 @@ fn samples() -> Vec<(&'static str, Event)> {
             .into(),
         ),
         ("", ApiKeyEvent::Revoked {}.into()),
+        ("", violated(Layer::Address, None)),
+        ("login", violated(Layer::Address, Some(Route::Login))),
+        ("register", violated(Layer::Address, Some(Route::Register))),
+        ("refresh", violated(Layer::Address, Some(Route::Refresh))),
+        ("second_factor", violated(Layer::Address, Some(Route::SecondFactor))),
+        ("recovery", violated(Layer::Address, Some(Route::Recovery))),
+        ("account", violated(Layer::Account, None)),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -210,6 +218,13 @@ fn stands_among_the_samples(event: &Event) {
         Event::ApiKey(event) => match event {
             ApiKeyEvent::Created { name: _, permissions: _, expires_at: _ } | ApiKeyEvent::Revoked {} => {}
         },
+        Event::RateLimit(RateLimitEvent::Violated {
+            layer: Layer::Address | Layer::Account,
+            route: None | Some(Route::Login | Route::Register | Route::Refresh | Route::SecondFactor | Route::Recovery),
+            began_at: _,
+            ended_at: _,
+            count: _,
+        }) => {}
     }
 }
 
@@ -235,6 +250,10 @@ fn started() -> Event {
     let (idle_expires_at, expires_at) = (time(604_800), time(2_592_000));
     let (account, methods, fingerprint) = (AccountId(id(2)), vec![Method::Password], fingerprint());
     SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }.into()
+}
+
+fn violated(layer: Layer, route: Option<Route>) -> Event {
+    RateLimitEvent::Violated { layer, route, began_at: time(0), ended_at: time(60), count: 1_017 }.into()
 }
 
 fn role(name: &str) -> RoleName {
@@ -272,6 +291,10 @@ fn prepared(event: &Event) -> Prepared {
         Event::Session(SessionEvent::Expired {}) => (Some(id(2)), Actor::System, None),
         Event::Session(_) => (Some(id(2)), Actor::Account { id: id(2) }, None),
         Event::ApiKey(ApiKeyEvent::Revoked {}) => (Some(id(2)), Actor::ApiKey { id: id(8) }, None),
+        Event::RateLimit(RateLimitEvent::Violated { layer: Layer::Account, .. }) => {
+            (Some(id(4)), Actor::Account { id: id(4) }, None)
+        }
+        Event::RateLimit(_) => (None, Actor::Anonymous, None),
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => (None, Actor::Account { id: id(4) }, None),
     };
     let draft = Draft {

@@ -30,6 +30,9 @@ pub struct Dev {
     /// Where everything is kept; one directory a running instance.
     #[arg(long, value_name = "DIR", default_value = ".fulexo")]
     data_dir: PathBuf,
+    /// Take however many requests come, for load tests. Lockout stays.
+    #[arg(long)]
+    no_rate_limits: bool,
 }
 
 /// What a data directory keeps from one start to the next. Mode 0600.
@@ -94,7 +97,10 @@ impl Dev {
         }
 
         let nats_url = nats.url();
-        let env = secrets.env(&database_url, &nats_url);
+        let mut env = secrets.env(&database_url, &nats_url);
+        if self.no_rate_limits {
+            env.insert("FULEXO_RATE_LIMITS".to_owned(), "off".to_owned());
+        }
         let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
         config.port = self.port;
         let running = Running::start(config).await?;

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use chrono::TimeDelta;
 use fulexo_commands::token::SigningKey;
 use fulexo_commands::vault::Kek;
+use fulexo_domain::rate_limit::RateLimits;
 use ipnet::IpNet;
 
 use self::reader::Reader;
@@ -52,6 +53,8 @@ pub struct Config {
     pub registration: bool,
     /// Proxies whose word on the client's address is taken.
     pub trusted_proxies: Vec<IpNet>,
+    /// How many requests are let in; without it, however many come.
+    pub rate_limits: Option<RateLimits>,
 }
 
 /// Where the service runs.
@@ -123,6 +126,7 @@ impl Config {
             bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
             registration: reader.switch("FULEXO_REGISTRATION", true),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
+            rate_limits: reader.rate_limits(environment),
         };
         reader.check_logging();
         if environment == Environment::Production {

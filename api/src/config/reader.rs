@@ -10,13 +10,14 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 use chrono::TimeDelta;
 use fulexo_commands::token::{KeyError, SigningKey};
 use fulexo_commands::vault::{Kek, Key};
+use fulexo_domain::rate_limit::{Limit, Quota, RateLimits};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::Environment;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "FULEXO_BIND",
     "FULEXO_PORT",
     "FULEXO_DATABASE_CONNECTIONS",
@@ -24,6 +25,7 @@ const OWN: [&str; 9] = [
     "FULEXO_AUDIENCE",
     "FULEXO_BCRYPT_COST",
     "FULEXO_REGISTRATION",
+    "FULEXO_RATE_LIMITS",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
 ];
@@ -158,6 +160,35 @@ impl Reader {
             }
         }
         networks
+    }
+
+    /// `login=30/1m,address=1200/1m` changes the quotas named; `off` lifts all of them, in development.
+    pub(super) fn rate_limits(&mut self, environment: Environment) -> Option<RateLimits> {
+        const NAME: &str = "FULEXO_RATE_LIMITS";
+        let mut limits = RateLimits::default();
+        let Some(text) = self.optional(NAME) else { return Some(limits) };
+        if text == "off" {
+            if environment == Environment::Production {
+                self.problem(format!("{NAME} is off: production limits requests; name quotas instead"));
+            }
+            return None;
+        }
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let entry = part.split_once('=').and_then(|(name, quota)| {
+                let limit = Limit::ALL.into_iter().find(|limit| limit.as_str() == name.trim())?;
+                let (requests, window) = quota.split_once('/')?;
+                Some((limit, Quota::new(requests.trim().parse().ok()?, parse_duration(window.trim())?)?))
+            });
+            match entry {
+                Some((limit, quota)) => limits.set(limit, quota),
+                None => self.problem(format!(
+                    "{NAME} holds {part:?}: an entry is a limit and its quota, such as login=30/1m; limits are {}, \
+                     quotas 1 to 1000000 requests in 1s to 1d",
+                    Limit::ALL.map(Limit::as_str).join(", ")
+                )),
+            }
+        }
+        Some(limits)
     }
 
     pub(super) fn database_url(&mut self) -> String {

@@ -1,6 +1,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use fulexo_domain::rate_limit::{Limit, Quota, Route};
+
 use super::reader::{DEMO, parse_key, pem_blocks};
 use super::*;
 
@@ -77,4 +79,26 @@ fn several_private_keys_may_stand_in_one_file() {
     let blocks = pem_blocks(text);
     assert_eq!(blocks.len(), 2);
     assert!(blocks[0].contains("AA") && blocks[1].contains("CC"));
+}
+
+#[test]
+fn quotas_are_named_one_by_one_and_only_development_may_lift_them() {
+    let limits = |text: &str| {
+        let vars = sound().into_iter().chain([("FULEXO_RATE_LIMITS".to_owned(), text.to_owned())]).collect();
+        Config::from_vars(vars, |_| Err("no such file".to_owned())).ok().map(|config| config.rate_limits)
+    };
+    let default = limits("").unwrap().unwrap();
+    assert_eq!(default, RateLimits::default());
+    let login = Limit::Route(Route::Login);
+    let changed = limits(" login=5/10s , address=10000/1h ").unwrap().unwrap();
+    assert_eq!(Some(changed.quota(login)), Quota::new(5, TimeDelta::seconds(10)));
+    assert_eq!(Some(changed.quota(Limit::Address)), Quota::new(10_000, TimeDelta::hours(1)));
+    assert_eq!(changed.quota(Limit::Account), default.quota(Limit::Account));
+    assert_eq!(limits("off"), Some(None));
+    for wrong in ["login", "login=5", "login=5/10", "login=0/1m", "logins=5/1m", "login=5/2d", "on", "login=off"] {
+        let found = problems(&[("FULEXO_RATE_LIMITS", wrong)]);
+        assert!(found.len() == 1 && found[0].starts_with("FULEXO_RATE_LIMITS holds"), "{wrong}: {found:#?}");
+    }
+    let found = problems(&[("APP_ENV", "production"), ("FULEXO_RATE_LIMITS", "off")]);
+    assert!(found.iter().any(|problem| problem.starts_with("FULEXO_RATE_LIMITS is off")), "{found:#?}");
 }

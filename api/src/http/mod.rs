@@ -20,20 +20,23 @@ pub mod trace;
 mod tests;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use poem::http::{HeaderValue, StatusCode, Version, header};
 use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 pub use self::client_address::ClientAddress;
 pub use self::operations::Operations;
 pub use self::problem::Problem;
 pub use self::request_id::RequestId;
+use crate::limits::Limits;
 
 /// What the edge has to be told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EdgeOptions {
     /// The networks of our own reverse proxies; only they are believed about the client's address.
     pub trusted_proxies: Vec<IpNet>,
@@ -43,6 +46,10 @@ pub struct EdgeOptions {
     pub body_timeout: Duration,
     /// How long a request may take, its body included, up to the head of the response.
     pub request_timeout: Duration,
+    /// The most requests that handlers work on at a time; further ones get 503. Health is asked for beside them.
+    pub max_in_flight: usize,
+    /// How many requests an address may send, if that is limited.
+    pub limits: Option<Arc<Limits>>,
 }
 
 impl Default for EdgeOptions {
@@ -52,6 +59,8 @@ impl Default for EdgeOptions {
             body_limit: 64 * 1024,
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            max_in_flight: 1_024,
+            limits: None,
         }
     }
 }
@@ -62,12 +71,13 @@ where
     A: IntoEndpoint,
     A::Endpoint: 'static,
 {
-    Edge { app: app.into_endpoint(), options }
+    Edge { app: app.into_endpoint(), in_flight: Semaphore::new(options.max_in_flight), options }
 }
 
 /// One endpoint and not a nest of middlewares: each of those would box a future for every request.
 struct Edge<E> {
     app: E,
+    in_flight: Semaphore,
     options: EdgeOptions,
 }
 
@@ -82,35 +92,59 @@ impl<E: Endpoint> Endpoint for Edge<E> {
         // 2. The record of the request next, so that it is written however the request ends.
         let record = trace::Record::begin(id, &mut request);
 
-        // 3. The address, before anything counts by it.
-        request.set_data(client_address::of(&request, &self.options.trusted_proxies));
+        // 3. The address, and how many requests it has sent, before this one costs anything.
+        let address = client_address::of(&request, &self.options.trusted_proxies);
+        request.set_data(address);
+        let mut standing = None;
+        let admitted = match &self.options.limits {
+            Some(limits) => limits.address(address.0).map(|it| {
+                standing = Some(it);
+                request.set_data(Arc::clone(limits));
+            }),
+            None => Ok(()),
+        };
 
         let version = request.version();
         let deadline = record.began() + self.options.request_timeout;
         // Each layer is pinned where it stands: handed on by value, the request would be copied at every step.
         let answered = pin!(async {
             let handled = pin!(async {
+                admitted?;
                 // 4. The whole body before the handler, which then never waits for the client.
                 body_limit::read(&mut request, self.options.body_limit, self.options.body_timeout).await?;
+                // 5. A place among those that are worked on, which nobody holds who is slow to send.
+                let _place = self.place(&request)?;
                 self.app.call(request).await.map(IntoResponse::into_response)
             });
-            // 5. The time limit around the body too: waiting is waiting.
+            // 6. The time limit around the body too: waiting is waiting.
             let ended = pin!(timeout::by(deadline, handled));
-            // 6. Panics around all that can panic.
+            // 7. Panics around all that can panic.
             let result = panic::caught(ended).await;
-            // 7. Problems after all that can refuse, and inside the span: an internal one is logged here.
+            // 8. Problems after all that can refuse, and inside the span: an internal one is logged here.
             problem::answer(result, id)
         });
         let mut response = answered.instrument(trace::span(id)).await;
 
-        // 8. Headers last, on whatever response there is by now.
+        // 9. Headers last, on whatever response there is by now.
         headers::secure(response.headers_mut());
         if let Some(value) = id.header_value() {
             response.headers_mut().insert(request_id::HEADER, value);
         }
+        if let Some(standing) = standing {
+            standing.write(response.headers_mut());
+        }
         close_behind_an_unread_body(&mut response, version);
         record.end(response.status());
         Ok(response)
+    }
+}
+
+impl<E> Edge<E> {
+    fn place(&self, request: &Request) -> Result<Option<SemaphorePermit<'_>>, Problem> {
+        if request.uri().path().starts_with("/health/") {
+            return Ok(None);
+        }
+        self.in_flight.try_acquire().map(Some).map_err(|_| Problem::overloaded(Duration::from_secs(1)))
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use fulexo_domain::rate_limit::Route;
 use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderValue, Method};
 use poem::{Endpoint, EndpointExt, Request, Response};
@@ -16,8 +17,10 @@ use poem_openapi::registry::{MetaApi, MetaOperation, MetaSchema, Registry};
 
 use super::bad_input::{self, BodySchema};
 use super::body_limit::RawBody;
+use super::client_address::ClientAddress;
 use super::problem::{FieldError, Problem};
 use super::trace;
+use crate::limits::{Limits, Standing};
 
 /// The APIs of the service: `OpenApiService::new(Operations((Auth, Me, ...)), ...)`.
 pub struct Operations<T>(pub T);
@@ -109,6 +112,19 @@ struct Operation {
     name: &'static str,
     parameters: Vec<String>,
     body: Option<BodySchema>,
+    /// How an address is limited on it, beside what holds everywhere.
+    route: Option<Route>,
+}
+
+/// Operations that cost more than others, or where somebody may be guessing.
+fn route(operation: &str) -> Option<Route> {
+    match operation {
+        "create_login" => Some(Route::Login),
+        "create_registration" => Some(Route::Register),
+        "create_refresh" => Some(Route::Refresh),
+        "create_second_factor_login" => Some(Route::SecondFactor),
+        _ => None,
+    }
 }
 
 impl Operation {
@@ -123,7 +139,8 @@ impl Operation {
             .filter(|content| content.content_type.starts_with("application/json"))
             .map(|content| BodySchema::new(content.schema, Arc::clone(named)))
             .next();
-        Self { handler, name: meta.operation_id.unwrap_or("unnamed"), parameters, body }
+        let name = meta.operation_id.unwrap_or("unnamed");
+        Self { handler, name, parameters, body, route: route(name) }
     }
 
     fn explained(&self, error: poem::Error, body: Option<RawBody>) -> poem::Error {
@@ -152,8 +169,29 @@ impl Endpoint for Operation {
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         trace::name_operation(&request, self.name);
+        let standing = self.admitted(&request).await?;
         let body = request.data::<RawBody>().cloned();
-        self.handler.call(request).await.map_err(|error| self.explained(error, body))
+        let answered = self.handler.call(request).await.map_err(|error| self.explained(error, body));
+        let Some(standing) = standing else { return answered };
+        match answered {
+            Ok(mut response) => {
+                standing.write(response.headers_mut());
+                Ok(response)
+            }
+            Err(error) if error.is_from_response() => Err(error),
+            Err(error) => Err(Problem::from(error).with_standing(standing).into()),
+        }
+    }
+}
+
+impl Operation {
+    async fn admitted(&self, request: &Request) -> Result<Option<Standing>, Problem> {
+        match (self.route, request.data::<Arc<Limits>>(), request.data::<ClientAddress>()) {
+            // By the operation and not by the path, which can be spelt in many ways.
+            // Boxed, so that other operations need not carry its state along.
+            (Some(route), Some(limits), Some(address)) => Box::pin(limits.route(route, address.0)).await.map(Some),
+            _ => Ok(None),
+        }
     }
 }
 

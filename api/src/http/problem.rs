@@ -22,6 +22,7 @@ pub(super) use self::conversion::answer;
 use self::conversion::chain;
 use self::kind::Kind;
 use super::request_id::RequestId;
+use crate::limits::Standing;
 
 /// The media type of a problem (RFC 9457 section 3).
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -42,6 +43,7 @@ struct Parts {
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
     allow: Option<HeaderValue>,
+    standing: Option<Standing>,
     cause: Option<String>,
 }
 
@@ -217,8 +219,16 @@ impl Problem {
             retry_after: None,
             challenge: None,
             allow: None,
+            standing: None,
             cause: None,
         }))
+    }
+
+    /// With the limit that refused it.
+    #[must_use]
+    pub fn with_standing(mut self, standing: Standing) -> Self {
+        self.0.standing = Some(standing);
+        self
     }
 
     fn with_retry_after(mut self, after: Duration) -> Self {
@@ -265,6 +275,9 @@ impl Problem {
         }
         if let Some(allow) = &parts.allow {
             headers.insert(header::ALLOW, allow.clone());
+        }
+        if let Some(standing) = &parts.standing {
+            standing.write(headers);
         }
     }
 }

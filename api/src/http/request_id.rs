@@ -14,7 +14,7 @@ pub struct RequestId(pub Uuid);
 
 impl RequestId {
     #[expect(clippy::disallowed_methods, reason = "the edge is where ids are drawn")]
-    pub(super) fn draw() -> Self {
+    pub(crate) fn draw() -> Self {
         Self(Uuid::now_v7())
     }
 

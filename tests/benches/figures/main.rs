@@ -12,6 +12,7 @@
 )]
 
 mod appends;
+mod limits;
 mod load;
 mod logins;
 mod preview;
@@ -23,9 +24,10 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 5] = [
+const FIGURES: [Figure; 6] = [
     ("appends", appends::run),
     ("logins", logins::run),
+    ("limits", limits::run),
     ("session", session::run),
     ("replay", replay::run),
     ("preview", preview::run),

@@ -45,8 +45,12 @@ struct Dev {
 
 impl Dev {
     fn start(home: &Home) -> Self {
+        Self::start_with(home, &[])
+    }
+
+    fn start_with(home: &Home, more: &[&str]) -> Self {
         let data_dir = home.data_dir();
-        let arguments = ["dev", "--port", "0", "--data-dir", data_dir.to_str().unwrap()];
+        let arguments = [&["dev", "--port", "0", "--data-dir", data_dir.to_str().unwrap()], more].concat();
         block_in_place(|| {
             let mut program = Program::start(&arguments, &BTreeMap::new());
             program.says("Ctrl-C stops it");
@@ -113,6 +117,34 @@ async fn each_demo_account_logs_in_with_its_role() {
         let (client, _) = dev.log_in(account).await;
         assert_eq!(client.get("/v1/auth/session").await.json["roles"], roles);
     }
+    dev.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_so_it_takes_however_many_requests_come_and_locks_as_ever() {
+    let home = Home::create();
+    for (flags, refused) in [(&[][..], 429), (&["--no-rate-limits"][..], 401)] {
+        let dev = Dev::start_with(&home, flags);
+        let client = Client::new(dev.text("url"));
+        let mut last = 0;
+        for number in 0..40 {
+            let body = json!({"email": format!("nobody-{number}@example.com"), "password": "wrong"});
+            last = client.post("/v1/auth/login", body).await.status;
+        }
+        assert_eq!(last, refused, "{flags:?}");
+        dev.stop();
+    }
+    let dev = Dev::start_with(&home, &["--no-rate-limits"]);
+    let (client, _) = dev.log_in("customer").await;
+    let stranger = Client::new(dev.text("url"));
+    let email = dev.file["accounts"]["customer"]["email"].clone();
+    for _ in 0..5 {
+        let wrong = json!({"email": email, "password": "wrong"});
+        assert_eq!(stranger.post("/v1/auth/login", wrong).await.status, 401);
+    }
+    let right = json!({"email": email, "password": dev.file["accounts"]["customer"]["password"]});
+    assert_eq!(stranger.post("/v1/auth/login", right).await.status, 401, "locked");
+    assert_eq!(client.get("/v1/me").await.status, 200);
     dev.stop();
 }
 

@@ -5,6 +5,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::TimeDelta;
+use fulexo_commands::Violation;
+use fulexo_domain::event::Actor;
+use fulexo_domain::rate_limit::{Layer, Route};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{Rebuilt, rebuild};
 use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD, operator};
@@ -194,6 +197,17 @@ async fn rare_load(node: &Node, admin: &Client) {
     policy["reason"] = json!("r");
     policy["lockout"]["threshold"] = json!(6);
     assert_eq!(admin.put("/v1/policy", policy).await.status, 200);
+    let now = operator().now;
+    let refused = Violation {
+        layer: Layer::Address,
+        route: Some(Route::Login),
+        actor: Actor::Anonymous,
+        origin: Some("192.0.2.1".to_owned()),
+        began_at: now,
+        ended_at: now + TimeDelta::minutes(1),
+        count: 7,
+    };
+    node.app().commands.record_violations(&operator(), &[refused]).await.unwrap();
 }
 
 const JSON: Option<&str> = Some("application/json");

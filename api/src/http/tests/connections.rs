@@ -164,3 +164,33 @@ async fn shutdown_cuts_what_does_not_end() {
     let (_, said) = lasts(&mut busy).await;
     assert_eq!(said, "");
 }
+
+#[tokio::test]
+async fn beyond_the_most_requests_in_flight_there_is_503_and_nobody_slow_to_send_takes_a_place() {
+    let options = EdgeOptions { max_in_flight: 2, ..EdgeOptions::default() };
+    let server = start(options, ListenerOptions::default()).await;
+    let mut sending = TcpStream::connect(server.address).await.unwrap();
+    let head = b"POST /v1/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\r\n{";
+    sending.write_all(head).await.unwrap();
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /v1/hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        hanging.push(stream);
+    }
+    let refused = time::timeout(Duration::from_secs(5), async {
+        loop {
+            let answer = server.get("/v1/whoami").await;
+            if answer.status == 503 {
+                return answer;
+            }
+        }
+    });
+    let refused = refused.await.expect("the two are not counted");
+    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("overloaded", Some("1")));
+    assert_ne!(server.get("/health/live").await.status, 503, "health is asked for beside them");
+    drop(hanging);
+    let admitted =
+        time::timeout(Duration::from_secs(5), async { while server.get("/v1/whoami").await.status != 200 {} });
+    admitted.await.expect("places come back");
+}

@@ -1,0 +1,196 @@
+//! How many requests are let in: by address, by address on routes that cost more, by account. The edge, operations and
+//! `caller.rs` ask here, each for its layer, before the request costs anything that the layer guards.
+//!
+//! Each node counts for itself. On routes where somebody may be guessing all nodes also count together, in Postgres; when
+//! that does not answer at once, a node's own count stands. What was refused is recorded, folded (`tally.rs`).
+
+mod buckets;
+mod tally;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_commands::context::{self, Context};
+use fulexo_commands::{Commands, SharedCount};
+use fulexo_domain::event::Actor;
+use fulexo_domain::rate_limit::{Admission, Limit, Quota, RateLimits, Route};
+use poem::http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::{sleep, timeout};
+
+use self::buckets::{Buckets, Origin};
+use self::tally::Tally;
+use crate::clock;
+use crate::http::{Problem, RequestId};
+
+/// How long the shared count may take. Long enough that nobody makes a node count alone by keeping it busy.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a shared count that did not answer is left alone, so that not every login waits for it.
+const PAUSE: TimeDelta = TimeDelta::seconds(5);
+/// How often the tally is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The limits of one node.
+pub struct Limits {
+    quotas: RateLimits,
+    buckets: Buckets,
+    tally: Tally,
+    commands: Arc<Commands>,
+    began: Instant,
+    /// Until then, in microseconds of this process, the shared count is left alone.
+    alone_until: AtomicI64,
+}
+
+/// Where a request stands with a limit.
+///
+/// Shown as `RateLimit-Policy` and `RateLimit`, as draft-ietf-httpapi-ratelimit-headers has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    limit: Limit,
+    quota: Quota,
+    remaining: u32,
+    /// Until the bucket is full.
+    reset: TimeDelta,
+}
+
+impl Limits {
+    /// Over these quotas.
+    #[must_use]
+    pub fn new(quotas: RateLimits, commands: Arc<Commands>) -> Self {
+        let (buckets, tally) = (Buckets::default(), Tally::default());
+        Self { quotas, buckets, tally, commands, began: Instant::now(), alone_until: AtomicI64::new(0) }
+    }
+
+    /// Counts a request of this address.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn address(&self, address: IpAddr) -> Result<Standing, Problem> {
+        self.admit(Limit::Address, Origin::of(address))
+    }
+
+    /// Counts a request of this address on such a route.
+    ///
+    /// # Errors
+    /// 429.
+    pub async fn route(&self, route: Route, address: IpAddr) -> Result<Standing, Problem> {
+        let (limit, origin) = (Limit::Route(route), Origin::of(address));
+        // Its own count first: what it refuses costs the database nothing.
+        let standing = self.admit(limit, origin)?;
+        if !route.is_shared() || self.now() < self.alone_until.load(Ordering::Relaxed) {
+            return Ok(standing);
+        }
+        let bytes: &[u8] = match &origin {
+            Origin::V4(octets) => octets,
+            Origin::V6(octets) => octets,
+            Origin::Account(id) | Origin::ApiKey(id) => id.as_bytes(),
+            Origin::Crowd => &[],
+        };
+        match timeout(PATIENCE, self.commands.count_request(route, bytes, standing.quota)).await {
+            Ok(Ok(SharedCount::Admitted { remaining })) => {
+                Ok(Standing { remaining: remaining.min(standing.remaining), ..standing })
+            }
+            Ok(Ok(SharedCount::Refused { retry_after })) => {
+                Err(self.refuse(Standing { remaining: 0, ..standing }, origin, retry_after))
+            }
+            unanswered => {
+                let until = self.now().saturating_add(PAUSE.num_microseconds().unwrap_or_default());
+                self.alone_until.store(until, Ordering::Relaxed);
+                let error = match unanswered {
+                    Ok(Err(error)) => error.to_string(),
+                    Ok(Ok(_)) | Err(_) => "no answer in time".to_owned(),
+                };
+                tracing::warn!(%error, route = route.as_str(), "requests are counted by this node alone for a while");
+                Ok(standing)
+            }
+        }
+    }
+
+    /// Counts a request of somebody known.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn account(&self, actor: Actor) -> Result<(), Problem> {
+        let origin = match actor {
+            Actor::Account { id } => Origin::Account(id),
+            Actor::ApiKey { id } => Origin::ApiKey(id),
+            Actor::Anonymous | Actor::Operator | Actor::System => return Ok(()),
+        };
+        self.admit(Limit::Account, origin).map(|_| ())
+    }
+
+    fn admit(&self, limit: Limit, origin: Origin) -> Result<Standing, Problem> {
+        let (quota, now) = (self.quotas.quota(limit), self.now());
+        let (admission, full_at) = self.buckets.admit(limit, origin, quota, now);
+        let reset = TimeDelta::microseconds(full_at.saturating_sub(now).max(0));
+        let standing = Standing { limit, quota, remaining: quota.remaining(full_at, now), reset };
+        match admission {
+            Admission::Admitted { .. } => Ok(standing),
+            Admission::Refused { retry_after } => Err(self.refuse(standing, origin, retry_after)),
+        }
+    }
+
+    fn refuse(&self, standing: Standing, origin: Origin, retry_after: TimeDelta) -> Problem {
+        self.tally.count(standing.limit, origin, standing.quota, clock::now());
+        Problem::rate_limited(retry_after.to_std().unwrap_or_default()).with_standing(standing)
+    }
+
+    /// Microseconds of this process.
+    fn now(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+
+    /// Records what was refused, as windows end; until it is dropped.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            sleep(LOOK).await;
+            self.record(clock::now()).await;
+        }
+    }
+
+    /// Records what was refused in windows that end by `until`.
+    pub async fn record(&self, until: DateTime<Utc>) {
+        let violations = self.tally.take(until);
+        if violations.is_empty() {
+            return;
+        }
+        let context = Context {
+            actor: Actor::System,
+            correlation: RequestId::draw().0,
+            now: clock::now(),
+            origin: context::Origin::default(),
+            idempotency_key: None,
+        };
+        if let Err(error) = self.commands.record_violations(&context, &violations).await {
+            let refused: u64 = violations.iter().map(|violation| violation.count).sum();
+            tracing::error!(%error, refused, "refused requests could not be recorded");
+        }
+    }
+}
+
+impl Standing {
+    /// Adds the two headers; another limit's may stand there already.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+        const STATE: HeaderName = HeaderName::from_static("ratelimit");
+        let name = self.limit.as_str();
+        let policy = format!("\"{name}\";q={};w={}", self.quota.requests(), whole_seconds(self.quota.window()));
+        let state = format!("\"{name}\";r={};t={}", self.remaining, whole_seconds(self.reset));
+        for (header, text) in [(POLICY, policy), (STATE, state)] {
+            if let Ok(value) = HeaderValue::from_maybe_shared(bytes(text)) {
+                headers.append(header, value);
+            }
+        }
+    }
+}
+
+fn bytes(text: String) -> hyper::body::Bytes {
+    text.into()
+}
+
+/// Rounded up.
+fn whole_seconds(time: TimeDelta) -> i64 {
+    time.num_seconds() + i64::from(time.subsec_nanos() > 0)
+}

@@ -1,0 +1,100 @@
+//! What was refused, folded: one entry for an origin at a limit from its first refusal to the end of the window, and one
+//! event for it then. A flood of refusals is a number, never a flood of events.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use fulexo_commands::Violation;
+use fulexo_domain::event::Actor;
+use fulexo_domain::rate_limit::{Layer, Limit, Quota};
+
+use super::buckets::Origin;
+
+/// Most entries at a time; what comes on top is counted without its origin.
+const MOST: usize = 1_024;
+
+/// Refusals by limit and origin.
+#[derive(Default)]
+pub struct Tally(Mutex<HashMap<(Limit, Origin), Entry>>);
+
+struct Entry {
+    began_at: DateTime<Utc>,
+    ended_at: DateTime<Utc>,
+    count: u64,
+}
+
+impl Tally {
+    /// Counts one refusal.
+    pub fn count(&self, limit: Limit, origin: Origin, quota: Quota, now: DateTime<Utc>) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = entries.len() >= MOST && !entries.contains_key(&(limit, origin));
+        let key = (limit, if is_full { Origin::Crowd } else { origin });
+        let entry = entries.entry(key).or_insert(Entry { began_at: now, ended_at: now + quota.window(), count: 0 });
+        entry.count += 1;
+    }
+
+    /// Takes what is over by `until`; sorted by who did it.
+    pub fn take(&self, until: DateTime<Utc>) -> Vec<Violation> {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut over: Vec<_> = entries.extract_if(|_, entry| entry.ended_at <= until).collect();
+        drop(entries);
+        over.sort_by_key(|((_, origin), _)| *origin);
+        over.into_iter().map(|((limit, origin), entry)| violation(limit, origin, &entry)).collect()
+    }
+}
+
+fn violation(limit: Limit, origin: Origin, entry: &Entry) -> Violation {
+    let (layer, route) = match limit {
+        Limit::Address => (Layer::Address, None),
+        Limit::Route(route) => (Layer::Address, Some(route)),
+        Limit::Account => (Layer::Account, None),
+    };
+    let (actor, origin) = match origin {
+        Origin::V4(octets) => (Actor::Anonymous, Some(Ipv4Addr::from(octets).to_string())),
+        Origin::V6([a, b, c, d, e, f, g, h]) => {
+            let network = Ipv6Addr::from([a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]);
+            (Actor::Anonymous, Some(format!("{network}/64")))
+        }
+        Origin::Account(id) => (Actor::Account { id }, None),
+        Origin::ApiKey(id) => (Actor::ApiKey { id }, None),
+        Origin::Crowd => (Actor::Anonymous, None),
+    };
+    let Entry { began_at, ended_at, count } = *entry;
+    Violation { layer, route, actor, origin, began_at, ended_at, count }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn refusals_of_a_window_are_one_violation_with_their_number() {
+        let (tally, now) = (Tally::default(), DateTime::UNIX_EPOCH);
+        let quota = Quota::new(5, TimeDelta::minutes(1)).unwrap();
+        for second in 0..90 {
+            tally.count(Limit::Address, Origin::V4([192, 0, 2, 1]), quota, now + TimeDelta::seconds(second));
+            if second == 59 {
+                assert!(tally.take(now + TimeDelta::seconds(59)).is_empty(), "the window is not over");
+                let over = tally.take(now + TimeDelta::seconds(60));
+                assert_eq!(over.iter().map(|violation| violation.count).collect::<Vec<_>>(), [60]);
+                assert_eq!(over[0].origin.as_deref(), Some("192.0.2.1"));
+            }
+        }
+        assert_eq!(tally.take(DateTime::<Utc>::MAX_UTC).iter().map(|violation| violation.count).sum::<u64>(), 30);
+    }
+
+    #[test]
+    fn whatever_the_number_of_origins_the_number_of_violations_is_bounded_and_no_refusal_is_forgotten() {
+        let (tally, quota) = (Tally::default(), Quota::new(5, TimeDelta::minutes(1)).unwrap());
+        for number in 0..5_000_u64 {
+            tally.count(Limit::Address, Origin::V6(number.to_be_bytes()), quota, DateTime::UNIX_EPOCH);
+        }
+        let over = tally.take(DateTime::<Utc>::MAX_UTC);
+        assert_eq!(over.len(), MOST + 1);
+        assert_eq!(over.iter().map(|violation| violation.count).sum::<u64>(), 5_000);
+    }
+}

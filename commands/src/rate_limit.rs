@@ -1,0 +1,134 @@
+//! Limits that hold across nodes, and the record of what was refused by any.
+//!
+//! The shared count is one row a bucket in Postgres: the rows are what `fulexo_domain::rate_limit` keeps in a node's
+//! memory, judged by the same rule in one statement. Which requests are counted, and what is done when the database does
+//! not answer, is the edge's business.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::event::{Actor, Field};
+use fulexo_domain::rate_limit::{Layer, Quota, RateLimitEvent, Route};
+use fulexo_domain::values::AccountId;
+use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
+
+use crate::Commands;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::vault::Personal;
+
+/// What the shared count says to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedCount {
+    /// It is let in, and there is room for so many more.
+    Admitted {
+        /// Requests.
+        remaining: u32,
+    },
+    /// It is not.
+    Refused {
+        /// When there will be room.
+        retry_after: TimeDelta,
+    },
+}
+
+/// Requests that were refused, of one origin, within one window.
+pub struct Violation {
+    /// Whose requests were counted together.
+    pub layer: Layer,
+    /// On which routes; none: on all.
+    pub route: Option<Route>,
+    /// Who sent them, where that is known.
+    pub actor: Actor,
+    /// From which address or network. Personal data.
+    pub origin: Option<String>,
+    /// The first of them.
+    pub began_at: DateTime<Utc>,
+    /// The end of the window.
+    pub ended_at: DateTime<Utc>,
+    /// How many.
+    pub count: u64,
+}
+
+/// Most violations in one append.
+const BATCH: usize = 256;
+
+impl Commands {
+    /// Counts a request of this origin on these routes, together with all other nodes. Time is the database's: the clocks
+    /// of nodes differ.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn count_request(&self, route: Route, origin: &[u8], quota: Quota) -> Result<SharedCount, sqlx::Error> {
+        let key_hash = self.vault.digest("rate-limit", &[route.as_str().as_bytes(), origin]);
+        let (interval, tolerance) = (quota.interval(), quota.tolerance());
+        // Quota::admit, in one statement.
+        let row = sqlx::query!(
+            r#"insert into vault.rate_limit as r (key_hash, full_at, admitted)
+               values ($1, clock_timestamp() + $2, true)
+               on conflict on constraint rate_limit_pkey do update
+               set (full_at, admitted) = (
+                   select case when judged.admitted then n.next else r.full_at end, judged.admitted
+                   from (select c.now, greatest(r.full_at, c.now) + $2 as next
+                         from (select clock_timestamp() as now) c) n,
+                        lateral (select n.next <= n.now + $3::interval as admitted) judged)
+               returning admitted, (extract(epoch from full_at - clock_timestamp()) * 1000000)::bigint as "ahead!""#,
+            key_hash.as_slice(),
+            microseconds(interval),
+            microseconds(tolerance)
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(if row.admitted {
+            SharedCount::Admitted { remaining: quota.remaining(row.ahead, 0) }
+        } else {
+            let wait = row.ahead.saturating_add(interval).saturating_sub(tolerance).max(0);
+            SharedCount::Refused { retry_after: TimeDelta::microseconds(wait) }
+        })
+    }
+
+    /// Records what was refused, one event each.
+    ///
+    /// # Errors
+    /// [`CommandError`]; what was recorded before it stays.
+    pub async fn record_violations(&self, context: &Context, violations: &[Violation]) -> Result<(), CommandError> {
+        let key = self.vault.period_key(context.now).await?;
+        // An append has one actor.
+        for group in violations.chunk_by(|one, next| one.actor == next.actor) {
+            for batch in group.chunks(BATCH) {
+                let Some(Violation { actor, .. }) = batch.first() else { continue };
+                let context = Context { actor: *actor, ..context.clone() };
+                let mut unit = self.unit(&context);
+                for violation in batch {
+                    let personal = Personal::default().with(Field::Ip, violation.origin.as_deref());
+                    unit = unit.sealing(Some((key.clone(), personal)));
+                    unit.record(Uuid::nil(), subject(*actor), [violation.event()])?;
+                }
+                self.commit(unit, None, ()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Violation {
+    const fn event(&self) -> RateLimitEvent {
+        RateLimitEvent::Violated {
+            layer: self.layer,
+            route: self.route,
+            began_at: self.began_at,
+            ended_at: self.ended_at,
+            count: self.count,
+        }
+    }
+}
+
+const fn subject(actor: Actor) -> Option<AccountId> {
+    match actor {
+        Actor::Account { id } => Some(AccountId(id)),
+        Actor::ApiKey { .. } | Actor::Anonymous | Actor::Operator | Actor::System => None,
+    }
+}
+
+const fn microseconds(microseconds: i64) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds }
+}
