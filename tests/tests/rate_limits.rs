@@ -1,7 +1,7 @@
 //! How many requests are let in: by address, by address on routes that cost more, by account; on one node and on three;
 //! and what the log says of those that were not.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::sync::Arc;
 
