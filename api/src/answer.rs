@@ -8,7 +8,7 @@ use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
 use fulexo_projections::projection::Projection;
-use poem::http::{HeaderName, HeaderValue, StatusCode};
+use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::ApiResponse;
 use poem_openapi::payload::{Json, Payload};
@@ -28,23 +28,37 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Recorded<T, const STATUS: u16 = 200> {
     body: T,
     position: Option<u64>,
+    cookies: Vec<HeaderValue>,
 }
 
 /// The answer of a command that has nothing more to say: 204 and `Log-Position`.
 pub struct NoContent {
     position: Option<u64>,
+    cookies: Vec<HeaderValue>,
 }
 
 impl<T, const STATUS: u16> Recorded<T, STATUS> {
     /// The body for what a command gave.
     pub fn of<V>(done: Done<V>, body: impl FnOnce(V) -> T) -> Self {
-        Self { body: body(done.value), position: done.position }
+        Self { body: body(done.value), position: done.position, cookies: Vec::new() }
+    }
+
+    /// With cookies to be set.
+    pub fn with_cookies(self, cookies: Vec<HeaderValue>) -> Self {
+        Self { cookies, ..self }
+    }
+}
+
+impl NoContent {
+    /// With cookies to be set.
+    pub fn with_cookies(self, cookies: Vec<HeaderValue>) -> Self {
+        Self { cookies, ..self }
     }
 }
 
 impl<V> From<Done<V>> for NoContent {
     fn from(done: Done<V>) -> Self {
-        Self { position: done.position }
+        Self { position: done.position, cookies: Vec::new() }
     }
 }
 
@@ -52,17 +66,20 @@ impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for Recorded<T, STATUS> {
     fn into_response(self) -> Response {
         let mut response = Json(self.body).into_response();
         response.set_status(StatusCode::from_u16(STATUS).unwrap_or_default());
-        stamp(response, self.position)
+        stamp(response, self.position, self.cookies)
     }
 }
 
 impl IntoResponse for NoContent {
     fn into_response(self) -> Response {
-        stamp(StatusCode::NO_CONTENT.into_response(), self.position)
+        stamp(StatusCode::NO_CONTENT.into_response(), self.position, self.cookies)
     }
 }
 
-fn stamp(mut response: Response, position: Option<u64>) -> Response {
+fn stamp(mut response: Response, position: Option<u64>, cookies: Vec<HeaderValue>) -> Response {
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     if let Some(position) = position {
         response.headers_mut().insert(LOG_POSITION, HeaderValue::from(position));
     }

@@ -36,6 +36,7 @@ use crate::clock;
 use crate::config::{Config, Environment};
 use crate::doorbell::Doorbell;
 use crate::http::EdgeOptions;
+use crate::http::cors::Origins;
 use crate::http::listener::{self, ListenerOptions};
 use crate::limits::Limits;
 use crate::token_cache::TokenCache;
@@ -91,6 +92,7 @@ pub struct Core {
 struct Listen {
     address: SocketAddr,
     trusted_proxies: Vec<IpNet>,
+    origins: Origins,
 }
 
 /// Why the service does not start; the text says what to do.
@@ -187,6 +189,7 @@ impl Running {
         let listen = Listen {
             address: (config.bind, config.port).into(),
             trusted_proxies: std::mem::take(&mut config.trusted_proxies),
+            origins: std::mem::take(&mut config.origins),
         };
         let core = Core::start(config).await?;
         match Listening::on(listen, &core.app).await {
@@ -222,12 +225,12 @@ struct Listening {
 
 impl Listening {
     async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
-        let Listen { address, trusted_proxies } = listen;
+        let Listen { address, trusted_proxies, origins } = listen;
         let acceptor = listener::bind(address)
             .await
             .map_err(|error| StartError(format!("cannot listen on {address}: {error}")))?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
-        let edge = EdgeOptions { trusted_proxies, limits: app.limits.clone(), ..EdgeOptions::default() };
+        let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
         let (stop_http, http_stopped) = oneshot::channel::<()>();

@@ -23,12 +23,13 @@ use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
 use fulexo_projections::gate::{Claim, Elevation, KeyVerdict, Verdict, permissions_in};
 use poem::Request;
-use poem::http::header;
+use poem::http::{HeaderValue, header};
 use poem_openapi::{SecurityScheme, auth};
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::clock;
+use crate::http::cookies::{ByCookie, CSRF_TOKEN, Foreign};
 use crate::http::{ClientAddress, Problem, RequestId};
 
 /// An access token.
@@ -159,11 +160,11 @@ impl Step {
 }
 
 async fn bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
-    Ok(unheld(authenticate(app(request)?, &bearer.token).await?)?)
+    Ok(unheld(authenticate(app(request)?, request, &bearer.token).await?)?)
 }
 
 async fn held_bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
-    Ok(authenticate(app(request)?, &bearer.token).await?)
+    Ok(authenticate(app(request)?, request, &bearer.token).await?)
 }
 
 async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
@@ -174,22 +175,22 @@ async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<
         admit(app, actor)?;
         return Ok(Authority { actor, permissions });
     }
-    let caller = unheld(authenticate(app, &bearer.token).await?)?;
+    let caller = unheld(authenticate(app, request, &bearer.token).await?)?;
     Ok(Authority { actor: caller.actor(), permissions: caller.permissions })
 }
 
 async fn enrolling(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    step(app(request)?, &bearer.token, Purpose::Enrolment).await
+    step(app(request)?, request, &bearer.token, Purpose::Enrolment).await
 }
 
 async fn changing_password(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    step(app(request)?, &bearer.token, Purpose::PasswordChange).await
+    step(app(request)?, request, &bearer.token, Purpose::PasswordChange).await
 }
 
-async fn step(app: &App, token: &str, purpose: Purpose) -> poem::Result<Step> {
+async fn step(app: &App, request: &Request, token: &str, purpose: Purpose) -> poem::Result<Step> {
     // A JWT has dots, and what a login leads to has none.
     if token.contains('.') {
-        return Ok(Step::LoggedIn(unheld(authenticate(app, token).await?)?));
+        return Ok(Step::LoggedIn(unheld(authenticate(app, request, token).await?)?));
     }
     match app.commands.half_way(token, purpose, clock::now()).await {
         Ok(half_way) => Ok(Step::HalfWay(half_way)),
@@ -202,11 +203,24 @@ fn unheld(caller: Caller) -> Result<Caller, Problem> {
     if caller.held { Err(Problem::step_up_required()) } else { Ok(caller) }
 }
 
-async fn authenticate(app: &App, token: &str) -> Result<Caller, Problem> {
+async fn authenticate(app: &App, request: &Request, token: &str) -> Result<Caller, Problem> {
     let claims = app.tokens.verify(app.commands.keys(), token, clock::now()).map_err(|_| Problem::invalid_token())?;
     let caller = judge(app, claims).await?.ok_or_else(Problem::invalid_token)?;
+    if request.data::<ByCookie>().is_some() && !request.method().is_safe() {
+        require_csrf_token(app, request, caller.session)?;
+    }
     admit(app, caller.actor())?;
     Ok(caller)
+}
+
+/// A browser sends cookies along whoever has it send a request. Only the session's own page knows its token.
+///
+/// # Errors
+/// 403 without the token, or where the browser says that a page of a foreign origin is behind the request.
+pub fn require_csrf_token(app: &App, request: &Request, session: SessionId) -> Result<(), Problem> {
+    let presented = request.headers().get(CSRF_TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
+    let is_right = app.commands.is_csrf_token(session, presented);
+    if is_right && request.data::<Foreign>().is_none() { Ok(()) } else { Err(Problem::csrf_rejected()) }
 }
 
 /// Counts a request of whoever was recognised.

@@ -56,6 +56,13 @@ fn secret(vault: &Vault, root: &[u8], session: SessionId, generation: u32) -> [u
     vault.digest("refresh-token", &[root, session.0.as_bytes(), &generation.to_be_bytes()])
 }
 
+/// What the page of a session in cookie mode is told, and says with whatever changes something; the same for all of the
+/// session. It opens nothing by itself.
+#[must_use]
+pub fn csrf_token(vault: &Vault, session: SessionId) -> String {
+    URL_SAFE_NO_PAD.encode(vault.digest("csrf-token", &[session.0.as_bytes()]))
+}
+
 /// The token by which a device that logged in before is known again. It opens nothing by itself.
 #[must_use]
 pub fn device_token(vault: &Vault, account: AccountId, device: Uuid) -> String {

@@ -16,8 +16,9 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
 use crate::login::network_facts;
-use crate::refresh_token::{Presented, known_device, refresh_token};
+use crate::refresh_token::{Presented, csrf_token, known_device, refresh_token};
 use crate::token::Grant;
+use crate::vault::crypto::equal;
 use crate::{Commands, Done};
 
 /// What a client is given to prove who it is from now on. No `Debug`; wiped when dropped.
@@ -78,6 +79,24 @@ enum Outcome {
 }
 
 impl Commands {
+    /// What the page of a session in cookie mode is told, to say it with whatever changes something.
+    #[must_use]
+    pub fn csrf_token(&self, session: SessionId) -> String {
+        csrf_token(&self.vault, session)
+    }
+
+    /// Whether this is what the page of the session was told.
+    #[must_use]
+    pub fn is_csrf_token(&self, session: SessionId, presented: &[u8]) -> bool {
+        equal(self.csrf_token(session).as_bytes(), presented)
+    }
+
+    /// The session that a refresh token names, be it authentic or not.
+    #[must_use]
+    pub fn named_session(refresh_token: &str) -> Option<SessionId> {
+        Presented::parse(refresh_token).map(|presented| presented.session)
+    }
+
     /// Exchanges a refresh token for new tokens. A token that was spent before ends the session: somebody else
     /// holds a copy. The one just spent is answered with its successor for a few seconds (two tabs, a lost answer). From
     /// somewhere that looks different, the policy decides.

@@ -18,6 +18,7 @@ use fulexo_domain::rate_limit::RateLimits;
 use ipnet::IpNet;
 
 use self::reader::Reader;
+use crate::http::cors::Origins;
 
 /// What the service is told. No `Debug`: it holds secrets.
 pub struct Config {
@@ -55,6 +56,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// How many requests are let in; without it, however many come.
     pub rate_limits: Option<RateLimits>,
+    /// Whose pages may read answers.
+    pub origins: Origins,
 }
 
 /// Where the service runs.
@@ -127,6 +130,7 @@ impl Config {
             registration: reader.switch("FULEXO_REGISTRATION", true),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             rate_limits: reader.rate_limits(environment),
+            origins: reader.origins("FULEXO_CORS_ORIGINS"),
         };
         reader.check_logging();
         if environment == Environment::Production {

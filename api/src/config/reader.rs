@@ -15,9 +15,10 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::Environment;
+use crate::http::cors::Origins;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "FULEXO_BIND",
     "FULEXO_PORT",
     "FULEXO_DATABASE_CONNECTIONS",
@@ -26,6 +27,7 @@ const OWN: [&str; 10] = [
     "FULEXO_BCRYPT_COST",
     "FULEXO_REGISTRATION",
     "FULEXO_RATE_LIMITS",
+    "FULEXO_CORS_ORIGINS",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
 ];
@@ -189,6 +191,21 @@ impl Reader {
             }
         }
         Some(limits)
+    }
+
+    pub(super) fn origins(&mut self, name: &str) -> Origins {
+        let text = self.optional(name).unwrap_or_default();
+        let mut origins = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match Origins::parse(part) {
+                Some(origin) => origins.push(origin),
+                None => self.problem(format!(
+                    "{name} holds {part:?}: an origin is what a browser sends, https://panel.example.com, in lower case, \
+                     without a path or a wildcard; http:// for localhost alone"
+                )),
+            }
+        }
+        Origins::new(origins)
     }
 
     pub(super) fn database_url(&mut self) -> String {

@@ -6,6 +6,8 @@
 mod bad_input;
 mod body_limit;
 mod client_address;
+pub mod cookies;
+pub mod cors;
 pub mod docs;
 mod headers;
 pub mod listener;
@@ -30,6 +32,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 pub use self::client_address::ClientAddress;
+use self::cors::Origins;
 pub use self::operations::Operations;
 pub use self::problem::Problem;
 pub use self::request_id::RequestId;
@@ -50,6 +53,8 @@ pub struct EdgeOptions {
     pub max_in_flight: usize,
     /// How many requests an address may send, if that is limited.
     pub limits: Option<Arc<Limits>>,
+    /// Whose pages may read answers.
+    pub origins: Origins,
 }
 
 impl Default for EdgeOptions {
@@ -61,6 +66,7 @@ impl Default for EdgeOptions {
             request_timeout: Duration::from_secs(30),
             max_in_flight: 1_024,
             limits: None,
+            origins: Origins::default(),
         }
     }
 }
@@ -104,28 +110,36 @@ impl<E: Endpoint> Endpoint for Edge<E> {
             None => Ok(()),
         };
 
+        // 4. What a browser adds: the page behind the request, and cookies.
+        let listed = self.options.origins.listed(&request);
+        cookies::present(&mut request, listed.is_some());
+        let preflight = listed.as_ref().and_then(|_| cors::preflight(&request));
+
         let version = request.version();
         let deadline = record.began() + self.options.request_timeout;
         // Each layer is pinned where it stands: handed on by value, the request would be copied at every step.
         let answered = pin!(async {
             let handled = pin!(async {
                 admitted?;
-                // 4. The whole body before the handler, which then never waits for the client.
+                if let Some(preflight) = preflight {
+                    return Ok(preflight);
+                }
+                // 5. The whole body before the handler, which then never waits for the client.
                 body_limit::read(&mut request, self.options.body_limit, self.options.body_timeout).await?;
-                // 5. A place among those that are worked on, which nobody holds who is slow to send.
+                // 6. A place among those that are worked on, which nobody holds who is slow to send.
                 let _place = self.place(&request)?;
                 self.app.call(request).await.map(IntoResponse::into_response)
             });
-            // 6. The time limit around the body too: waiting is waiting.
+            // 7. The time limit around the body too: waiting is waiting.
             let ended = pin!(timeout::by(deadline, handled));
-            // 7. Panics around all that can panic.
+            // 8. Panics around all that can panic.
             let result = panic::caught(ended).await;
-            // 8. Problems after all that can refuse, and inside the span: an internal one is logged here.
+            // 9. Problems after all that can refuse, and inside the span: an internal one is logged here.
             problem::answer(result, id)
         });
         let mut response = answered.instrument(trace::span(id)).await;
 
-        // 9. Headers last, on whatever response there is by now.
+        // 10. Headers last, on whatever response there is by now.
         headers::secure(response.headers_mut());
         if let Some(value) = id.header_value() {
             response.headers_mut().insert(request_id::HEADER, value);
@@ -133,6 +147,7 @@ impl<E: Endpoint> Endpoint for Edge<E> {
         if let Some(standing) = standing {
             standing.write(response.headers_mut());
         }
+        self.options.origins.write(response.headers_mut(), listed);
         close_behind_an_unread_body(&mut response, version);
         record.end(response.status());
         Ok(response)

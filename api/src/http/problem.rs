@@ -97,6 +97,13 @@ impl Problem {
         Self::of(Kind::PermissionDenied)
     }
 
+    /// 403: it came by cookie, without the token that only the session's own page knows, or from another origin's page.
+    pub fn csrf_rejected() -> Self {
+        Self::of(Kind::PermissionDenied)
+            .with_code("csrf_rejected")
+            .with_detail("A call by cookie needs X-CSRF-Token, and must not come from another origin's page.")
+    }
+
     /// 404: there is no such thing, or the caller may not know of it.
     pub fn not_found() -> Self {
         Self::of(Kind::NotFound)

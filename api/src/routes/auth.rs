@@ -3,24 +3,26 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::{Challenged, Credentials, Evidence, LoggedIn, NewAccount, Purpose, Tokens};
+use fulexo_commands::{Commands, Credentials, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, DisplayName, EmailAddress};
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId};
 use poem::Request;
 use poem_openapi::param::Header;
 use poem_openapi::payload::{Form, Json};
-use poem_openapi::{Enum, Object, OpenApi, Union};
+use poem_openapi::{Object, OpenApi};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::Tag;
 use super::input::Input;
+use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
 use crate::answer::{NoContent, Recorded};
-use crate::caller::{BearerOrKey, HeldBearer, app, context, judge, standing_of};
+use crate::caller::{BearerOrKey, HeldBearer, app, context, judge, require_csrf_token, standing_of};
 use crate::clock;
 use crate::http::Problem;
+use crate::http::cookies::{ByCookie, Cookie};
 use crate::http::problem::FieldError;
 
 pub struct Auth;
@@ -52,80 +54,8 @@ struct Login {
     password: String,
     /// What this device was given at an earlier login; by it the device is known again.
     device_token: Option<String>,
-}
-
-#[derive(Enum)]
-#[oai(rename_all = "snake_case")]
-enum LoginStatus {
-    /// The tokens are in this answer.
-    Authenticated,
-}
-
-#[derive(Object)]
-struct TokenAnswer {
-    status: LoginStatus,
-    /// A JWT in the profile of RFC 9068.
-    access_token: String,
-    /// Good for one use; a spent one that comes back ends the session.
-    refresh_token: String,
-    /// `Bearer`.
-    token_type: String,
-    /// Life of the access token, in seconds.
-    expires_in: i64,
-    session_id: Uuid,
-    /// To be kept by the device and sent with its next login; after a login alone.
-    #[oai(skip_serializing_if_is_none)]
-    device_token: Option<String>,
-}
-
-#[derive(Object)]
-struct SecondFactorChallenge {
-    /// To be presented with a code at `/v1/auth/second-factor`.
-    challenge_token: String,
-    /// What may be presented: `totp`, `recovery_code`.
-    methods: Vec<String>,
-    /// Life of the challenge, in seconds.
-    expires_in: i64,
-}
-
-#[derive(Object)]
-struct NextStep {
-    /// The bearer token of the next step, and good for that alone.
-    challenge_token: String,
-    /// Where the next step is taken.
-    next: String,
-    /// Life of the token, in seconds.
-    expires_in: i64,
-}
-
-/// What a login leads to.
-#[derive(Union)]
-#[oai(discriminator_name = "status", one_of)]
-enum LoginAnswer {
-    /// A session.
-    #[oai(mapping = "authenticated")]
-    Authenticated(TokenAnswer),
-    /// A code of the second factor is asked for.
-    #[oai(mapping = "second_factor_required")]
-    SecondFactor(SecondFactorChallenge),
-    /// The password must be changed, at `/v1/me/password`, and then the login made again.
-    #[oai(mapping = "password_change_required")]
-    PasswordChange(PasswordChangeDue),
-    /// A second factor must be set up, at `/v1/me/second-factor/totp`, and then the login made again.
-    #[oai(mapping = "second_factor_enrolment_required")]
-    Enrolment(EnrolmentDue),
-}
-
-#[derive(Object)]
-struct PasswordChangeDue {
-    #[oai(flatten)]
-    step: NextStep,
-}
-
-#[derive(Object)]
-struct EnrolmentDue {
-    #[oai(flatten)]
-    step: NextStep,
+    /// For browsers: true has the tokens set as cookies that no script can read, and not in the answer.
+    cookies: Option<bool>,
 }
 
 #[derive(Object)]
@@ -134,12 +64,15 @@ struct SecondFactor {
     challenge_token: String,
     /// Six digits of the authenticator app, or a recovery code.
     code: String,
+    /// For browsers: true has the tokens set as cookies that no script can read, and not in the answer.
+    cookies: Option<bool>,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct Refresh {
-    refresh_token: String,
+    /// May be missing where it is in its cookie; the new tokens are then set as cookies too.
+    refresh_token: Option<String>,
     /// What this device was given at its login; if sent, it must be the one that logged in.
     device_token: Option<String>,
 }
@@ -176,6 +109,9 @@ struct CurrentSession {
     /// Whether every other call is refused until the session's owner has proved themselves by a step-up: its tokens were
     /// refreshed from somewhere that looked different.
     held: bool,
+    /// Where the access token came in a cookie: to be sent as `X-CSRF-Token` with every call that is not a GET.
+    #[oai(skip_serializing_if_is_none)]
+    csrf_token: Option<String>,
 }
 
 /// RFC 7662, section 2.1.
@@ -264,13 +200,16 @@ impl Auth {
         body: Json<Login>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<LoginAnswer>, Problem> {
-        let Json(Login { email, password, device_token }) = body;
+        let Json(Login { email, password, device_token, cookies }) = body;
+        let app = app(request)?;
+        let mut handover = Handover::new(app, request, cookies == Some(true))?;
+        let device_token = device_token.or_else(|| Cookie::Device.of(request.headers()).map(str::to_owned));
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&email)) else { return Err(input.refused()) };
         let credentials = Credentials { email, password: Password::new(password), device_token };
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
-        let done = app(request)?.commands.login(&context, credentials).await?;
-        Ok(Recorded::of(done, LoginAnswer::of))
+        let done = app.commands.login(&context, credentials).await?;
+        Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
     /// The second step of a login.
@@ -284,10 +223,12 @@ impl Auth {
         body: Json<SecondFactor>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<LoginAnswer>, Problem> {
-        let Json(SecondFactor { challenge_token, code }) = body;
+        let Json(SecondFactor { challenge_token, code, cookies }) = body;
+        let app = app(request)?;
+        let mut handover = Handover::new(app, request, cookies == Some(true))?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
-        let done = app(request)?.commands.second_factor(&context, &challenge_token, &code).await?;
-        Ok(Recorded::of(done, LoginAnswer::of))
+        let done = app.commands.second_factor(&context, &challenge_token, &code).await?;
+        Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
     /// Exchange a refresh token for new tokens.
@@ -301,11 +242,26 @@ impl Auth {
         request: &Request,
         body: Json<Refresh>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<TokenAnswer>, Problem> {
+    ) -> Result<Recorded<RefreshAnswer>, Problem> {
         let Json(Refresh { refresh_token, device_token }) = body;
+        let app = app(request)?;
+        let cookie = |cookie: Cookie| cookie.of(request.headers()).map(str::to_owned);
+        let (refresh_token, device_token, by_cookie) = match (refresh_token, cookie(Cookie::Refresh)) {
+            (Some(token), _) => (token, device_token, false),
+            (None, Some(token)) => {
+                // Whose session it is the token says; whether it is one, the command.
+                let session = Commands::named_session(&token).unwrap_or(SessionId(Uuid::nil()));
+                require_csrf_token(app, request, session)?;
+                (token, device_token.or_else(|| cookie(Cookie::Device)), true)
+            }
+            (None, None) => {
+                return Err(Problem::invalid_input(vec![FieldError::new("/refresh_token", "is missing")]));
+            }
+        };
+        let mut handover = Handover::new(app, request, by_cookie)?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
-        let done = app(request)?.commands.refresh(&context, &refresh_token, device_token.as_deref()).await?;
-        Ok(Recorded::of(done, TokenAnswer::of))
+        let done = app.commands.refresh(&context, &refresh_token, device_token.as_deref()).await?;
+        Ok(Recorded::of(done, |it| RefreshAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
     /// End this session.
@@ -320,7 +276,9 @@ impl Auth {
     ) -> Result<NoContent, Problem> {
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let done = app(request)?.commands.end_own_session(&context, caller.0.account, caller.0.session).await?;
-        Ok(done.into())
+        let by_cookie = request.data::<ByCookie>().is_some();
+        let cleared = [Cookie::Access, Cookie::Refresh].into_iter().filter(|_| by_cookie).filter_map(Cookie::clear);
+        Ok(NoContent::from(done).with_cookies(cleared.collect()))
     }
 
     /// Prove yourself once more, and make sensitive calls for ten minutes.
@@ -405,8 +363,12 @@ impl Auth {
     ///
     /// Judged from the token and this node's memory of what has changed since; no database is read.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]
-    async fn session(&self, caller: HeldBearer) -> Result<Json<CurrentSession>, Problem> {
+    async fn session(&self, request: &Request, caller: HeldBearer) -> Result<Json<CurrentSession>, Problem> {
         let caller = caller.0;
+        let csrf_token = match request.data::<ByCookie>() {
+            Some(_) => Some(app(request)?.commands.csrf_token(caller.session)),
+            None => None,
+        };
         Ok(Json(CurrentSession {
             account_id: caller.account.0,
             session_id: caller.session.0,
@@ -416,41 +378,8 @@ impl Auth {
             expires_at: caller.expires_at,
             elevated_until: caller.elevated_until,
             held: caller.held,
+            csrf_token,
         }))
-    }
-}
-
-impl TokenAnswer {
-    fn of(tokens: Tokens) -> Self {
-        Self {
-            status: LoginStatus::Authenticated,
-            access_token: tokens.access_token.to_string(),
-            refresh_token: tokens.refresh_token.to_string(),
-            token_type: "Bearer".to_owned(),
-            expires_in: tokens.expires_in,
-            session_id: tokens.session.0,
-            device_token: tokens.device_token.map(|token| token.to_string()),
-        }
-    }
-}
-
-impl LoginAnswer {
-    fn of(logged_in: LoggedIn) -> Self {
-        let Challenged { purpose, token, expires_in } = match logged_in {
-            LoggedIn::Session(tokens) => return Self::Authenticated(TokenAnswer::of(tokens)),
-            LoggedIn::Challenge(challenged) => challenged,
-        };
-        let challenge_token = token.to_string();
-        let step =
-            |next: &str| NextStep { challenge_token: challenge_token.clone(), next: next.to_owned(), expires_in };
-        match purpose {
-            Purpose::SecondFactor => {
-                let methods = ["totp", "recovery_code"].map(str::to_owned).into();
-                Self::SecondFactor(SecondFactorChallenge { challenge_token, methods, expires_in })
-            }
-            Purpose::PasswordChange => Self::PasswordChange(PasswordChangeDue { step: step("/v1/me/password") }),
-            Purpose::Enrolment => Self::Enrolment(EnrolmentDue { step: step("/v1/me/second-factor/totp") }),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod me;
 mod policy;
 mod roles;
 mod sessions;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -76,7 +77,12 @@ fn service() -> OpenApiService<Apis, ()> {
          Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
          something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded; \
          what is below `/v1/me` sees the caller's login or refresh in any case. \
-         An unsafe call may be repeated with the same `Idempotency-Key`.",
+         An unsafe call may be repeated with the same `Idempotency-Key`.\n\n\
+         Browsers may have their tokens in cookies (`cookies` of a login): the access token in \
+         `__Host-fulexo-access` is then taken for a bearer token, and a call that is not a GET needs the answer's \
+         `csrf_token` as `X-CSRF-Token`.\n\n\
+         Requests are limited by address and by account; answers say where the caller stands in `RateLimit-Policy` \
+         and `RateLimit`, and 429 says in `Retry-After` when to come back.",
         )
 }
 

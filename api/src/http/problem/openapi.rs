@@ -20,7 +20,7 @@ impl ApiResponse for Problem {
 const DOCUMENTED: [(u16, &str); 12] = [
     (400, "`invalid_input`: `errors` names each member at fault."),
     (401, "`unauthenticated`, `invalid_token`, or `invalid_credentials` from a login."),
-    (403, "`permission_denied`, or `step_up_required` for a sensitive call."),
+    (403, "`permission_denied`, `step_up_required` for a sensitive call, or `csrf_rejected` by cookie."),
     (404, "`not_found`"),
     (406, "`not_acceptable`"),
     (408, "`slow_request`: the body did not arrive in time."),
