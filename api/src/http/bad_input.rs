@@ -1,9 +1,9 @@
 //! Turns what poem-openapi refuses into one entry for each member at fault.
 //!
-//! poem-openapi stops at the first fault, seldom names the member (a missing one never) and quotes the value it
-//! found, a password as readily as any other. So on the way of failure alone the body is read a second time,
-//! beside the schema the operation publishes: every fault gets its pointer, no value is repeated. What the schema
-//! cannot say (a custom validator) is taken from the text of the error, without the quotes.
+//! poem-openapi stops at the first fault, seldom names the member (a missing one never), quotes the value it found, a
+//! password as readily as any other, and takes `false` for the text "false". So each JSON body is first held against the
+//! schema that the operation publishes: every fault gets its pointer, no value is repeated. What the schema cannot say
+//! (a custom validator) is taken from the text of the error, without the quotes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Problem};
+use super::strict_json::{self, below};
 
 /// The most entries in one answer.
 const MAX_FAULTS: usize = 32;
@@ -63,7 +64,8 @@ impl BodySchema {
     pub(super) fn faults(&self, body: &[u8]) -> Vec<FieldError> {
         let mut faults = Vec::new();
         // What is no JSON at all has its line and column in the error's own text.
-        if let Ok(value) = serde_json::from_slice(body) {
+        if let Ok((value, twice)) = strict_json::read(body) {
+            faults.extend(twice.into_iter().map(given_twice));
             self.compare(&self.root, &value, "", &mut faults);
         }
         faults.truncate(MAX_FAULTS);
@@ -113,7 +115,7 @@ impl BodySchema {
         faults: &mut Vec<FieldError>,
     ) {
         for (name, member) in &schema.properties {
-            let place = format!("{pointer}/{}", escaped(name));
+            let place = below(pointer, name);
             match members.get(*name) {
                 None | Some(Value::Null) if schema.required.contains(name) => {
                     faults.push(FieldError::new(place, "is required"));
@@ -133,16 +135,18 @@ impl BodySchema {
     }
 }
 
+fn given_twice(pointer: String) -> FieldError {
+    if pointer.len() > MAX_NAME {
+        return FieldError::new("", "has a member that is given twice");
+    }
+    FieldError::new(pointer, "is given twice")
+}
+
 fn unknown(pointer: &str, name: &str) -> FieldError {
     if name.len() > MAX_NAME {
         return FieldError::new(pointer, "has a member that is not known");
     }
-    FieldError::new(format!("{pointer}/{}", escaped(name)), "is not known")
-}
-
-/// RFC 6901 section 3.
-fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
+    FieldError::new(below(pointer, name), "is not known")
 }
 
 fn text_fault(schema: &MetaSchema, text: &str, pointer: &str) -> Option<FieldError> {
@@ -214,16 +218,16 @@ fn by_text(reason: &str) -> FieldError {
     }
     if let Some((name, rest)) = named(reason, "field `") {
         let check = rest.strip_prefix(" verification failed. ").unwrap_or("the rules of this member");
-        return FieldError::new(format!("/{}", escaped(name)), format!("does not satisfy {check}"));
+        return FieldError::new(below("", name), format!("does not satisfy {check}"));
     }
     if let Some((name, _)) = named(reason, "unknown field `") {
         return unknown("", name);
     }
     if let Some((name, _)) = named(reason, "missing field `") {
-        return FieldError::new(format!("/{}", escaped(name)), "is required");
+        return FieldError::new(below("", name), "is required");
     }
     if let Some((name, _)) = named(reason, "duplicate field `") {
-        return FieldError::new(format!("/{}", escaped(name)), "is given twice");
+        return given_twice(below("", name));
     }
     FieldError::new("", plain(reason))
 }

@@ -15,6 +15,7 @@ pub mod operations;
 pub mod panic;
 pub mod problem;
 mod request_id;
+mod strict_json;
 mod timeout;
 pub mod trace;
 

@@ -29,7 +29,8 @@ type Methods = HashMap<Method, BoxEndpoint<'static>>;
 
 /// Methods that get a 405 with `Allow` where a path lacks them; any other gets poem's 405, without. HEAD goes to
 /// GET by itself.
-const COMMON: [Method; 6] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+const COMMON: [Method; 7] =
+    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS, Method::TRACE];
 
 impl<T: OpenApi> OpenApi for Operations<T> {
     fn meta() -> Vec<MetaApi> {
@@ -99,7 +100,8 @@ fn refuse_the_rest(methods: &mut Methods) {
     let Ok(allow) = HeaderValue::from_str(&allowed.join(", ")) else {
         return;
     };
-    for method in COMMON {
+    // QUERY (draft-ietf-httpbis-safe-method-w-body) is no constant of the crate's yet.
+    for method in COMMON.into_iter().chain(Method::from_bytes(b"QUERY")) {
         let refusal = Problem::method_not_allowed(Some(allow.clone()));
         methods
             .entry(method)
@@ -143,15 +145,22 @@ impl Operation {
         Self { handler, name, parameters, body, route: route(name) }
     }
 
-    fn explained(&self, error: poem::Error, body: Option<RawBody>) -> poem::Error {
-        if error.is::<ParseRequestPayloadError>() {
-            let bytes = body.map(|RawBody(bytes)| bytes).unwrap_or_default();
-            // No body is the JSON null to poem-openapi, and so to us.
-            let bytes = if bytes.is_empty() { b"null" } else { bytes.as_ref() };
-            let faults = self.body.as_ref().map(|schema| schema.faults(bytes)).unwrap_or_default();
-            if !faults.is_empty() {
-                return Problem::invalid_input(faults).into();
+    /// What is wrong with a JSON body, as far as its schema can tell.
+    fn faults(&self, request: &Request) -> Vec<FieldError> {
+        let Some(schema) = &self.body else { return Vec::new() };
+        match request.data::<RawBody>() {
+            Some(RawBody(bytes)) if request.content_type().is_some_and(|is| is.starts_with("application/json")) => {
+                schema.faults(bytes)
             }
+            Some(_) => Vec::new(),
+            // No body is the JSON null to poem-openapi, and so to us; whether it may be missing the handler knows.
+            None => schema.faults(b"null"),
+        }
+    }
+
+    fn explained(&self, error: poem::Error, faults: Vec<FieldError>) -> poem::Error {
+        if !faults.is_empty() && error.is::<ParseRequestPayloadError>() {
+            return Problem::invalid_input(faults).into();
         }
         if let Some(ParsePathError { name, reason }) = error.downcast_ref() {
             let index = name.strip_prefix("param").and_then(|digits| digits.parse::<usize>().ok());
@@ -167,11 +176,15 @@ impl Operation {
 impl Endpoint for Operation {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
         trace::name_operation(&request, self.name);
         let standing = self.admitted(&request).await?;
-        let body = request.data::<RawBody>().cloned();
-        let answered = self.handler.call(request).await.map_err(|error| self.explained(error, body));
+        let faults = self.faults(&request);
+        if !faults.is_empty() && request.data::<RawBody>().is_some() {
+            // What the handler cannot read either: it refuses whoever may not call it before it looks at the body.
+            request.set_body("faulty");
+        }
+        let answered = self.handler.call(request).await.map_err(|error| self.explained(error, faults));
         let Some(standing) = standing else { return answered };
         match answered {
             Ok(mut response) => {

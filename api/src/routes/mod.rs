@@ -5,6 +5,7 @@ mod accounts;
 mod api_keys;
 mod audit;
 mod auth;
+mod document;
 mod health;
 mod input;
 mod me;
@@ -89,7 +90,8 @@ fn service() -> OpenApiService<Apis, ()> {
 /// The OpenAPI document, as text.
 #[must_use]
 pub fn spec() -> String {
-    service().spec()
+    let document = service().spec();
+    document::complete(&document).unwrap_or(document)
 }
 
 /// The whole HTTP service.

@@ -135,11 +135,45 @@ async fn no_operation_takes_a_member_that_it_does_not_know() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_given_twice_counts_as_its_last() {
+async fn a_member_given_twice_is_refused_wherever_it_is() {
     let node = Node::start().await;
-    let body = br#"{"email": "ann@example.com", "password": "kestrel-Over9thefen", "email": "bob@example.com"}"#;
-    let answer = post_json(&node.url, REGISTER, body).await;
-    assert_eq!((answer.status, &answer.json["email"]), (201, &json!("bob@example.com")), "{answer:?}");
+    for (body, pointer) in [
+        (r#"{"email": "ann@example.com", "password": "kestrel-Over9thefen", "email": "bob@example.com"}"#, "/email"),
+        (
+            r#"{"email": "ann@example.com", "password": "kestrel-Over9thefen", "\u0065mail": "bob@example.com"}"#,
+            "/email",
+        ),
+        (
+            r#"{"email": "ann@example.com", "password": "kestrel-Over9thefen", "password": "kestrel-Over9thefen"}"#,
+            "/password",
+        ),
+    ] {
+        let answer = post_json(&node.url, REGISTER, body.as_bytes()).await;
+        let fault = json!({"pointer": pointer, "detail": "is given twice"});
+        assert_eq!((answer.status, &answer.json["errors"]), (400, &json!([fault])), "{answer:?}");
+    }
+    let admin = node.admin().await;
+    let mut policy = admin.get("/v1/policy").await.json;
+    policy.as_object_mut().unwrap().remove("version");
+    policy["reason"] = json!("r");
+    let twice = policy.to_string().replacen("\"enabled\":true", "\"enabled\":true,\"enabled\":false", 1);
+    let answer = admin.send(Method::PUT, "/v1/policy", Some("application/json"), &twice).await;
+    assert_eq!((answer.status, &answer.json["errors"][0]["pointer"]), (400, &json!("/lockout/enabled")), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_for_a_text_that_is_none() {
+    let node = Node::start().await;
+    let ann = node.customer().await;
+    for value in ["false", "7", "1.5", "[]", "{}"] {
+        let body = format!(r#"{{"display_name": {value}}}"#);
+        let answer = ann.send(Method::PATCH, "/v1/me", Some("application/json"), &body).await;
+        let fault = json!({"pointer": "/display_name", "detail": "must be of type string"});
+        assert_eq!((answer.status, &answer.json["errors"]), (400, &json!([fault])), "{answer:?}");
+        let body = format!(r#"{{"email": {value}, "password": {value}}}"#);
+        let answer = post_json(&node.url, "/v1/auth/login", body.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
