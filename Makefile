@@ -22,13 +22,15 @@ test: setup ## Run every test, against a real Postgres and NATS that the tests s
 	cargo build --locked --package fulexo-api
 	cargo test --locked --workspace
 
-check: setup ## Format, lints, docs, dependencies, queries' offline data.
+check: setup ## Format, lints, docs, dependencies, queries' offline data, hostile input by schemathesis (EXAMPLES=200 for more).
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
 	@test -x "$(DENY)" || cargo install cargo-deny --locked --debug --quiet --root target/tools
 	$(DENY) --log-level error --all-features check bans licenses sources
 	scripts/sqlx check
+	cargo build --locked --package fulexo-api
+	scripts/schemathesis
 
 advisories: ## Look for known vulnerabilities of dependencies; fetches the advisory database.
 	@test -x "$(DENY)" || cargo install cargo-deny --locked --debug --quiet --root target/tools

@@ -124,9 +124,16 @@ impl App {
     /// Waits, briefly, until a read model has seen what the client has.
     ///
     /// # Errors
-    /// 503 when it has not.
+    /// 503 when it has not; 400 for a position that the log does not have.
     pub async fn caught_up(&self, projection: Projection, min_position: Option<u64>) -> Result<(), Problem> {
         let Some(position) = min_position else { return Ok(()) };
+        // This node may not have heard of it yet; the database has.
+        if position >= *self.head.borrow()
+            && position >= self.commands.log().size().await.map_err(CommandError::from)?
+        {
+            let fault = FieldError::new("/Log-Min-Position", "is beyond the end of the log");
+            return Err(Problem::invalid_input(vec![fault]));
+        }
         self.progress.wait(projection, position, PATIENCE).await.map_err(|_| {
             Problem::unavailable(Duration::from_secs(1))
                 .with_code("behind")

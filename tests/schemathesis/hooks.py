@@ -1,27 +1,43 @@
-"""Logs in as SUBJECT, one of the accounts in DEV_JSON, and again every second: what is tried may end the session."""
+"""Acts as somebody with the roles in ROLES, whom the operator registers anew whenever they cannot log in any more: what is
+tried may end their session, lock, suspend or change them."""
 
 import json
 import os
+import re
+import subprocess
+import uuid
 
 import requests
 import schemathesis
 
 with open(os.environ["DEV_JSON"]) as file:
     DEV = json.load(file)
-ACCOUNT = DEV["accounts"][os.environ["SUBJECT"]]
-# By it the device is known again, whatever strangers, ourselves among them, do to the address.
-DEVICE = {}
+SOMEBODY = {}
+
+
+def register():
+    email = f"{uuid.uuid4()}@example.com"
+    roles = [argument for role in os.environ["ROLES"].split() for argument in ("--role", role)]
+    command = ["target/debug/fulexo", "register", "--email", email, *roles]
+    said = subprocess.run(command, env={**os.environ, **DEV["env"]}, check=True, capture_output=True, text=True)
+    SOMEBODY.update(email=email, password=re.search(r"^password +(\S+)$", said.stdout, re.MULTILINE)[1])
+
+
+def log_in():
+    answer = requests.post(DEV["url"] + "/v1/auth/login", json=SOMEBODY, timeout=20)
+    return answer.json().get("access_token")
 
 
 @schemathesis.auth(refresh_interval=1)
 class Login:
     def get(self, case, context):
-        body = {"email": ACCOUNT["email"], "password": ACCOUNT["password"], **DEVICE}
-        answer = requests.post(DEV["url"] + "/v1/auth/login", json=body, timeout=20)
-        if answer.status_code != 200:
-            raise RuntimeError(f"the account cannot log in any more: {answer.text}")
-        DEVICE["device_token"] = answer.json()["device_token"]
-        return answer.json()["access_token"]
+        token = SOMEBODY and log_in()
+        if not token:
+            register()
+            token = log_in()
+        if not token:
+            raise RuntimeError("a new account cannot log in")
+        return token
 
     def set(self, case, data, context):
         case.headers["Authorization"] = f"Bearer {data}"

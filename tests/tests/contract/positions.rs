@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Database, Node, PASSWORD};
+use fulexo_tests::{Database, Node, PASSWORD, log_size, superuser};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -53,18 +53,40 @@ async fn a_query_at_another_node_sees_the_command_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_that_is_not_there_yet_is_waited_for_and_then_refused() {
+async fn a_position_that_a_view_has_not_seen_is_waited_for_and_then_refused() {
     let node = Node::start().await;
     let admin = node.admin().await;
     let paths = ["/v1/me", "/v1/me/sessions", "/v1/me/events", "/v1/accounts", "/v1/sessions", "/v1/audit/events"];
+    let superuser = superuser(&node.database).await;
+    let mut blocker = superuser.begin().await.unwrap();
+    sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
+    node.register(&[]).await;
+    let last = log_size(&node).await - 1;
     let ask = async |path| {
         let began = Instant::now();
-        (path, admin.seeing(1_000_000).get(path).await, began.elapsed())
+        (path, admin.seeing(last).get(path).await, began.elapsed())
     };
     for (path, answer, waited) in join_all(paths.into_iter().map(ask)).await {
         assert_problem(&answer, 503, "behind");
         assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{answer:?}");
         assert!(waited > Duration::from_millis(500) && waited < Duration::from_secs(4), "{path}: {waited:?}");
+    }
+    blocker.rollback().await.unwrap();
+    assert_eq!(admin.seeing(last).get("/v1/accounts").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_the_log_does_not_have_is_bad_input() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let size = log_size(&node).await;
+    for path in ["/v1/me", "/v1/me/sessions", "/v1/me/events", "/v1/accounts", "/v1/sessions", "/v1/audit/events"] {
+        assert_eq!(admin.seeing(size - 1).get(path).await.status, 200, "{path}");
+        for position in [size, 1_000_000, u64::MAX] {
+            let answer = admin.seeing(position).get(path).await;
+            assert_problem(&answer, 400, "invalid_input");
+            assert_eq!(answer.json["errors"][0]["pointer"], "/Log-Min-Position");
+        }
     }
 }
 
@@ -72,9 +94,15 @@ async fn a_position_that_is_not_there_yet_is_waited_for_and_then_refused() {
 async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
     let node = Node::start().await;
     let admin = node.admin().await;
-    let next = crate::log_size(&node).await;
-    let waiting = tokio::spawn(async move { admin.seeing(next).get("/v1/accounts").await });
+    let superuser = superuser(&node.database).await;
+    let mut blocker = superuser.begin().await.unwrap();
+    sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
     let (email, _) = node.register(&["customer"]).await;
+    let last = log_size(&node).await - 1;
+    let waiting = tokio::spawn(async move { admin.seeing(last).get("/v1/accounts").await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    blocker.rollback().await.unwrap();
     let answer = waiting.await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.text.contains(&email), "{answer:?}");
