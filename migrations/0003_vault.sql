@@ -97,9 +97,34 @@ create unlogged table vault.rate_limit (
     constraint rate_limit_pkey primary key (key_hash)
 ) with (fillfactor = 70);
 
+-- One-time tokens that were mailed, each an HMAC of the token and what it is for. Following a link deletes its row.
+create table vault.mail_token (
+    token_hash bytea not null constraint mail_token_pkey primary key,
+    account_id uuid not null,
+    purpose text not null constraint mail_token_purpose_is_known
+        check (purpose in ('password_reset', 'email_verification', 'not_me')),
+    expires_at timestamptz not null
+);
+create index mail_token_account on vault.mail_token (account_id, purpose, expires_at);
+create index mail_token_expiry on vault.mail_token (expires_at);
+
+-- Mail that waits to be sent, written with the event that it is about: one of a kind an account. What it says is sealed
+-- under the person's key; the address is not here.
+create table vault.mail (
+    account_id uuid not null,
+    kind text not null,
+    mail_id uuid not null,
+    sealed bytea not null,
+    created_at timestamptz not null,
+    due_at timestamptz not null,
+    attempts integer not null default 0,
+    constraint mail_pkey primary key (account_id, kind)
+);
+create index mail_due on vault.mail (due_at);
+
 grant select, insert, update on vault.service_key, vault.subject_key, vault.period_key to fulexo_app;
 grant delete on vault.period_key to fulexo_app;
 grant select, insert, update, delete
     on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt,
-       vault.rate_limit
+       vault.rate_limit, vault.mail_token, vault.mail
     to fulexo_app;

@@ -22,7 +22,8 @@ create table read.account (
     suspended boolean not null,
     password_expired boolean not null,
     second_factor boolean not null,
-    recovery_codes integer not null
+    recovery_codes integer not null,
+    email_verified boolean not null
 );
 create index account_roles on read.account using gin (roles);
 create index account_locks on read.account (locked_until) where locked_until is not null;

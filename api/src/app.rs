@@ -68,6 +68,8 @@ pub struct App {
     pub previews: Semaphore,
     /// How many requests are let in, if that is limited.
     pub limits: Option<Arc<Limits>>,
+    /// What goes on behind answers that were given already; bounded.
+    pub behind_answers: Arc<Semaphore>,
 }
 
 /// A service that runs.
@@ -163,6 +165,7 @@ impl Core {
             first_policy,
             previews: Semaphore::new(1),
             limits,
+            behind_answers: Arc::new(Semaphore::new(256)),
         });
         Ok(Self { app, stop_sequencer, sequencer, followers })
     }

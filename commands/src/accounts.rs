@@ -327,7 +327,7 @@ impl Commands {
     }
 
     /// Whether the password is the current one or one of those before it. Each comparison costs a hash.
-    async fn was_used_before(&self, found: &Found, password: &Password) -> Result<bool, CommandError> {
+    pub(crate) async fn was_used_before(&self, found: &Found, password: &Password) -> Result<bool, CommandError> {
         let previous = sqlx::query_scalar!(
             "select verifier from vault.password_history where account_id = $1 order by ordinal desc limit $2",
             found.account.0,
@@ -349,7 +349,7 @@ impl Commands {
         Ok(false)
     }
 
-    fn previous_passwords(&self) -> i64 {
+    pub(crate) fn previous_passwords(&self) -> i64 {
         i64::from(self.policy().passwords.history.saturating_sub(1))
     }
 

@@ -254,9 +254,15 @@ impl Commands {
         }
     }
 
+    /// Forgets the attempts on an account's password.
+    pub(crate) fn forget_passwords(&self, account: AccountId, address: &str) -> VaultWrite {
+        let factor = Some(Factor::Password.as_str());
+        VaultWrite::ForgetAttempts { account, key_hash: self.attempt_key(Subject::Address(address)), factor }
+    }
+
     /// Forgets all attempts on an account.
     pub(crate) fn forget_all(&self, account: AccountId, address: &str) -> VaultWrite {
-        VaultWrite::ForgetAttempts { account, key_hash: self.attempt_key(Subject::Address(address)) }
+        VaultWrite::ForgetAttempts { account, key_hash: self.attempt_key(Subject::Address(address)), factor: None }
     }
 }
 

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::log::{AppendRequest, Appended, CommandRecord, Expected, LogStore, Receipt};
+use crate::mail::MailKind;
 use crate::vault::write::VaultWrite;
 use crate::vault::{Personal, SubjectKey, Vault};
 use crate::{Commands, Done};
@@ -27,6 +28,8 @@ pub(crate) struct Unit<'a> {
     policy_version: u32,
     sealing: Option<(SubjectKey, Personal)>,
     request: AppendRequest,
+    /// What owners are to be told of it.
+    mails: Vec<(AccountId, MailKind)>,
 }
 
 /// A client's idempotency key, bound to caller, operation and content.
@@ -46,7 +49,7 @@ pub(crate) enum Committed<O> {
 
 impl<'a> Unit<'a> {
     pub fn new(context: &'a Context, policy_version: u32) -> Self {
-        Self { context, policy_version, sealing: None, request: AppendRequest::default() }
+        Self { context, policy_version, sealing: None, request: AppendRequest::default(), mails: Vec::new() }
     }
 
     /// From here on, personal facts that belong to an event are sealed under this key.
@@ -66,6 +69,7 @@ impl<'a> Unit<'a> {
         for event in events {
             let event: Event = event.into();
             let event_id = self.context.new_id();
+            self.mails.extend(subject.zip(MailKind::of(&event)));
             let mut sealed = Vec::new();
             if let Some((key, personal)) = &self.sealing
                 && let Some((row, digest)) = personal.seal_for(&event, event_id, key)?
@@ -102,6 +106,26 @@ impl<'a> Unit<'a> {
 
     pub fn claim(&mut self, scope: &'static str, hash: [u8; 32], holder: Uuid) {
         self.request.claims.push(crate::log::KeyClaim { scope, hash, holder });
+    }
+
+    /// What owners are to be told of it, each kind once.
+    pub fn take_mails(&mut self) -> Vec<(AccountId, MailKind)> {
+        let mut mails = std::mem::take(&mut self.mails);
+        // A factor comes with its recovery codes: one mail.
+        if mails.iter().any(|(_, kind)| *kind == MailKind::SecondFactorEnabled) {
+            mails.retain(|(_, kind)| *kind != MailKind::RecoveryCodesIssued);
+        }
+        mails
+    }
+
+    pub const fn context(&self) -> &'a Context {
+        self.context
+    }
+
+    /// The key of this person, where it is the one that this append seals with: it may not be stored yet.
+    pub fn key_of(&self, account: AccountId) -> Option<SubjectKey> {
+        let (key, _) = self.sealing.as_ref()?;
+        key.is_of(account).then(|| key.clone())
     }
 
     pub fn into_request(self) -> AppendRequest {
@@ -153,10 +177,11 @@ impl Commands {
     /// Appends, remembering the outcome under the client's idempotency key.
     pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
         &self,
-        unit: Unit<'_>,
+        mut unit: Unit<'_>,
         idempotency: Option<&Idempotency>,
         outcome: O,
     ) -> Result<Committed<O>, CommandError> {
+        self.enclose_mails(&mut unit).await?;
         let mut request = unit.into_request();
         request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
         match self.log.append(request).await? {

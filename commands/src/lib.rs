@@ -17,6 +17,7 @@ mod mail;
 pub mod password_hash;
 mod policy;
 mod rate_limit;
+mod recovery;
 mod refresh_token;
 mod retention;
 mod roles;
@@ -35,7 +36,7 @@ pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
 pub use self::error::CommandError;
 pub use self::login::{Credentials, LoggedIn};
-pub use self::mail::MailKind;
+pub use self::mail::{MailKind, Outgoing};
 pub use self::rate_limit::{SharedCount, Violation};
 pub use self::retention::{Retention, Swept};
 pub use self::second_factor::{Enrolment, RecoveryCodes};
@@ -56,6 +57,7 @@ pub struct Commands {
     first_policy: Policy,
     policy: Arc<InForce>,
     is_current: IsCurrent,
+    mails: bool,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
@@ -90,7 +92,13 @@ impl Commands {
         policy: Arc<InForce>,
         is_current: IsCurrent,
     ) -> Self {
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current }
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, mails: false }
+    }
+
+    /// With mail to the owners of accounts, which somebody has to send ([`Commands::next_mail`]).
+    #[must_use]
+    pub fn with_mail(self, mails: bool) -> Self {
+        Self { mails, ..self }
     }
 
     /// The log itself, for those who read it.

@@ -11,7 +11,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountState};
-use fulexo_domain::authentication::{Factor, Method, Verdict};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, Method, Verdict};
 use fulexo_domain::event::{Actor, Category, Field};
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
@@ -282,6 +282,9 @@ impl Commands {
         let right = Verdict::Right { methods: methods.clone(), session };
         unit.record(account.0, Some(account), self.decide_attempt(presented.attempt, right, context.now))?;
         unit.record(session.0, Some(account), started)?;
+        if !presented.known_device && self.was_logged_in_to(account).await? {
+            unit.record(account.0, Some(account), [AuthenticationEvent::NewDeviceSeen { session }])?;
+        }
 
         match self.commit(unit, idempotency, Outcome::Started { account, session, device }).await? {
             Committed::New(_, receipt) => {
@@ -323,6 +326,15 @@ impl Commands {
                 Ok(Done { value: LoggedIn::Session(value), position })
             }
         }
+    }
+
+    /// Whether anybody, its owner most likely, has tried to log in before.
+    async fn was_logged_in_to(&self, account: AccountId) -> Result<bool, CommandError> {
+        let known = sqlx::query_scalar!(
+            r#"select exists (select from log.stream where stream_id = $1 and category = 'authentication') as "known!""#,
+            account.0
+        );
+        Ok(known.fetch_one(&self.pool).await?)
     }
 
     /// The password was right, but its verifier was made at another cost.

@@ -1,5 +1,5 @@
 //! What has served its time goes away, a bounded number of rows at a time: results of commands, counted attempts
-//! and requests, roots of sessions past their end. The log itself stays.
+//! and requests, roots of sessions and mailed tokens past their end. The log itself stays.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::lockout::FORGOTTEN_AFTER;
@@ -74,7 +74,15 @@ impl Retention {
         )
         .execute(&self.pool)
         .await?;
-        let swept = [commands, attempts, roots, buckets].map(|result| result.rows_affected());
+        let tokens = sqlx::query!(
+            "delete from vault.mail_token where token_hash in (
+                 select token_hash from vault.mail_token where expires_at < $1 order by expires_at limit $2)",
+            now,
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
+        let swept = [commands, attempts, roots, buckets, tokens].map(|result| result.rows_affected());
         Ok(Swept { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
     }
 }

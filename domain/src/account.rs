@@ -70,6 +70,9 @@ pub enum AccountEvent {
         /// The role.
         role: RoleName,
     },
+    /// Whoever reads mail to the account's address followed a link in it.
+    #[serde(rename = "account.email_verified")]
+    EmailVerified {},
     /// Nobody logs in any more; sealed: reason.
     #[serde(rename = "account.suspended")]
     Suspended {},
@@ -88,6 +91,10 @@ pub enum PasswordChange {
     Expired,
     /// The same password, hashed anew at the configured cost.
     Rehash,
+    /// Its owner followed a link that was mailed to them.
+    Reset,
+    /// Its owner said that somebody else got in: nobody knows the new one, until it is reset.
+    Disputed,
 }
 
 /// Who took a second factor away.
@@ -146,6 +153,8 @@ pub enum AccountCommand {
         /// The role.
         role: RoleName,
     },
+    /// A link that was mailed to its address was followed. Following another changes nothing.
+    VerifyEmail,
     /// Stop all use of it.
     Suspend,
     /// Allow its use again.
@@ -201,6 +210,8 @@ pub struct AccountState {
     pub recovery_codes: u32,
     /// Whether the password must be changed before anything else.
     pub password_expired: bool,
+    /// Whether mail to its address reached its owner.
+    pub email_verified: bool,
 }
 
 /// The aggregate.
@@ -274,6 +285,10 @@ impl Aggregate for Account {
                 }
                 Ok(vec![AccountEvent::RoleRevoked { role }])
             }
+            AccountCommand::VerifyEmail => {
+                open()?;
+                Ok(if state.email_verified { vec![] } else { vec![AccountEvent::EmailVerified {}] })
+            }
             AccountCommand::Suspend => {
                 open()?;
                 if state.suspended { Err(AccountError::AlreadySuspended) } else { Ok(vec![AccountEvent::Suspended {}]) }
@@ -289,9 +304,10 @@ impl Aggregate for Account {
         match event {
             AccountEvent::Registered {} => state.registered = true,
             AccountEvent::ProfileChanged {} | AccountEvent::PasswordChanged { how: PasswordChange::Rehash } => {}
-            AccountEvent::PasswordChanged { how: PasswordChange::Owner | PasswordChange::Expired } => {
-                state.password_expired = false;
-            }
+            AccountEvent::PasswordChanged {
+                how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset | PasswordChange::Disputed,
+            } => state.password_expired = false,
+            AccountEvent::EmailVerified {} => state.email_verified = true,
             AccountEvent::PasswordExpired {} => state.password_expired = true,
             AccountEvent::SecondFactorEnrolmentStarted {} => state.enrolling = true,
             AccountEvent::SecondFactorEnabled {} => {
@@ -380,6 +396,14 @@ mod tests {
         given::<Account>([registered(), expired(), changed(PasswordChange::Expired)])
             .when(AccountCommand::ExpirePassword)
             .then([expired()]);
+    }
+
+    #[test]
+    fn an_address_is_verified_once() {
+        let verified = || AccountEvent::EmailVerified {};
+        given::<Account>([registered()]).when(AccountCommand::VerifyEmail).then([verified()]);
+        given::<Account>([registered(), verified()]).when(AccountCommand::VerifyEmail).then([]);
+        given::<Account>([]).when(AccountCommand::VerifyEmail).refused(AccountError::Unknown);
     }
 
     #[test]

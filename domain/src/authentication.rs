@@ -84,6 +84,15 @@ pub enum AuthenticationEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
+    /// A way to a new password was asked for, of an account that there is; it is mailed to its owner.
+    #[serde(rename = "authentication.password_reset_requested")]
+    PasswordResetRequested {},
+    /// A session began on a device that was not known, of an account that had been logged in to before.
+    #[serde(rename = "authentication.new_device_seen")]
+    NewDeviceSeen {
+        /// The session.
+        session: SessionId,
+    },
     /// A lock is over. One that passed by itself is noted by the first attempt after it.
     #[serde(rename = "authentication.lock_lifted")]
     LockLifted {

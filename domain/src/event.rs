@@ -175,15 +175,17 @@ impl Event {
                 | AccountEvent::SecondFactorEnabled {}
                 | AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }
                 | AccountEvent::RecoveryCodesIssued { .. }
-                | AccountEvent::RecoveryCodeUsed { .. },
+                | AccountEvent::RecoveryCodeUsed { .. }
+                | AccountEvent::EmailVerified {},
             )
             | Self::ApiKey(ApiKeyEvent::Created { .. }) => &[],
-            Self::Authentication(AuthenticationEvent::Succeeded { .. })
+            Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })
             | Self::Session(SessionEvent::Started { .. }) => &[Field::Device, Field::Ip, Field::UserAgent],
             Self::Authentication(
                 AuthenticationEvent::Failed { .. }
                 | AuthenticationEvent::SecondFactorRequired { .. }
-                | AuthenticationEvent::PasswordChangeRequired { .. },
+                | AuthenticationEvent::PasswordChangeRequired { .. }
+                | AuthenticationEvent::PasswordResetRequested {},
             )
             | Self::Session(SessionEvent::FingerprintMismatched { .. }) => &[Field::Ip, Field::UserAgent],
             Self::Authentication(AuthenticationEvent::LockedOut { .. } | AuthenticationEvent::Confirmed { .. })

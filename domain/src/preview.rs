@@ -195,7 +195,9 @@ impl Preview {
                 self.found.recorded.locks += 1;
                 self.counters.entry(target(*factor, device)).or_default().outcome.recorded += 1;
             }
-            AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. } => {}
+            AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
+            | AuthenticationEvent::PasswordResetRequested {}
+            | AuthenticationEvent::NewDeviceSeen { .. } => {}
             // It would have been lifted then, too; on every device of the account.
             AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
                 let forgotten = self

@@ -41,6 +41,8 @@ pub struct Account {
     pub second_factor: bool,
     /// Recovery codes left.
     pub recovery_codes: i32,
+    /// Whether mail to its address reached its owner.
+    pub email_verified: bool,
 }
 
 /// What to list.
@@ -121,18 +123,18 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         "insert into read.account
          select u.id, u.registered_at, u.profile_position, string_to_array(u.roles, ' '), u.password_changed_at,
                 u.last_login_at, u.locked_until, u.second_factor_locked_until, u.suspended, u.password_expired,
-                u.second_factor, u.recovery_codes
+                u.second_factor, u.recovery_codes, u.email_verified
          from unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                     $7::timestamptz[], $8::timestamptz[], $9::boolean[], $10::boolean[], $11::boolean[], $12::integer[])
+                     $7::timestamptz[], $8::timestamptz[], $9::boolean[], $10::boolean[], $11::boolean[], $12::integer[], $13::boolean[])
              u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until,
-                second_factor_locked_until, suspended, password_expired, second_factor, recovery_codes)
+                second_factor_locked_until, suspended, password_expired, second_factor, recovery_codes, email_verified)
          on conflict on constraint account_pkey do update set
              profile_position = excluded.profile_position, roles = excluded.roles,
              password_changed_at = excluded.password_changed_at,
              last_login_at = excluded.last_login_at, locked_until = excluded.locked_until,
              second_factor_locked_until = excluded.second_factor_locked_until, suspended = excluded.suspended,
              password_expired = excluded.password_expired, second_factor = excluded.second_factor,
-             recovery_codes = excluded.recovery_codes",
+             recovery_codes = excluded.recovery_codes, email_verified = excluded.email_verified",
         &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.registered_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.profile_position).collect::<Vec<_>>(),
@@ -145,7 +147,8 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         &rows.iter().map(|row| row.suspended).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.password_expired).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.second_factor).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.recovery_codes).collect::<Vec<_>>()
+        &rows.iter().map(|row| row.recovery_codes).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.email_verified).collect::<Vec<_>>()
     )
     .execute(connection)
     .await?;
@@ -162,7 +165,9 @@ const fn concerns(recorded: &Recorded) -> bool {
             AuthenticationEvent::Failed { .. }
             | AuthenticationEvent::SecondFactorRequired { .. }
             | AuthenticationEvent::PasswordChangeRequired { .. }
-            | AuthenticationEvent::Confirmed { .. } => false,
+            | AuthenticationEvent::Confirmed { .. }
+            | AuthenticationEvent::PasswordResetRequested {}
+            | AuthenticationEvent::NewDeviceSeen { .. } => false,
         },
         Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::RateLimit(_) => false,
     }
@@ -184,6 +189,7 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
             password_expired: false,
             second_factor: false,
             recovery_codes: 0,
+            email_verified: false,
         };
         accounts.insert(id, account);
         return;
@@ -206,6 +212,7 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
             account.password_changed_at = recorded.recorded_at;
             account.password_expired = false;
         }
+        Event::Account(AccountEvent::EmailVerified {}) => account.email_verified = true,
         Event::Account(AccountEvent::SecondFactorEnabled {}) => account.second_factor = true,
         Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
             account.second_factor = false;

@@ -46,6 +46,9 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", changed(PasswordChange::Owner)),
         ("expired", changed(PasswordChange::Expired)),
         ("rehash", changed(PasswordChange::Rehash)),
+        ("reset", changed(PasswordChange::Reset)),
+        ("disputed", changed(PasswordChange::Disputed)),
+        ("", AccountEvent::EmailVerified {}.into()),
         ("", AccountEvent::PasswordExpired {}.into()),
         ("", AccountEvent::SecondFactorEnrolmentStarted {}.into()),
         ("", AccountEvent::SecondFactorEnabled {}.into()),
@@ -57,6 +60,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", AccountEvent::RoleRevoked { role: role("support-tier_2") }.into()),
         ("", AccountEvent::Suspended {}.into()),
         ("", AccountEvent::Reinstated {}.into()),
+        ("", Auth::PasswordResetRequested {}.into()),
+        ("", Auth::NewDeviceSeen { session }.into()),
         ("", Auth::Succeeded { methods: pwd.clone(), session, device: None }.into()),
         ("two_factors", Auth::Succeeded { methods: both, session, device: device.clone() }.into()),
         ("", Auth::SecondFactorRequired { enrolled: true, device: None }.into()),
@@ -142,7 +147,12 @@ fn stands_among_the_samples(event: &Event) {
             AccountEvent::Registered {}
             | AccountEvent::ProfileChanged {}
             | AccountEvent::PasswordChanged {
-                how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Rehash,
+                how:
+                    PasswordChange::Owner
+                    | PasswordChange::Expired
+                    | PasswordChange::Rehash
+                    | PasswordChange::Reset
+                    | PasswordChange::Disputed,
             }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
@@ -152,6 +162,7 @@ fn stands_among_the_samples(event: &Event) {
             | AccountEvent::RecoveryCodeUsed { remaining: _ }
             | AccountEvent::RoleGranted { role: _ }
             | AccountEvent::RoleRevoked { role: _ }
+            | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {} => {}
         },
@@ -179,6 +190,8 @@ fn stands_among_the_samples(event: &Event) {
                 by: LiftedBy::Admin | LiftedBy::Expired | LiftedBy::Reset,
                 device: _,
             }
+            | AuthenticationEvent::PasswordResetRequested {}
+            | AuthenticationEvent::NewDeviceSeen { session: _ }
             | AuthenticationEvent::LockedOut {
                 factor: Factor::Password | Factor::SecondFactor,
                 failures: _,

@@ -125,6 +125,11 @@ fn route(operation: &str) -> Option<Route> {
         "create_registration" => Some(Route::Register),
         "create_refresh" => Some(Route::Refresh),
         "create_second_factor_login" => Some(Route::SecondFactor),
+        "create_password_reset"
+        | "confirm_password_reset"
+        | "confirm_email_verification"
+        | "create_my_email_verification"
+        | "create_intrusion_report" => Some(Route::Recovery),
         _ => None,
     }
 }

@@ -48,6 +48,8 @@ struct Account {
     second_factor: bool,
     /// Recovery codes left.
     recovery_codes: u32,
+    /// Whether mail to its address reached its owner.
+    email_verified: bool,
 }
 
 #[derive(Object)]
@@ -427,6 +429,7 @@ async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> R
                 password_expired: row.password_expired,
                 second_factor: row.second_factor,
                 recovery_codes: row.recovery_codes.unsigned_abs(),
+                email_verified: row.email_verified,
             }
         })
         .collect())

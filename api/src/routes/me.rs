@@ -36,6 +36,8 @@ struct MyAccount {
     registered_at: DateTime<Utc>,
     password_changed_at: DateTime<Utc>,
     last_login_at: Option<DateTime<Utc>>,
+    /// Whether mail to the address reached its owner.
+    email_verified: bool,
     second_factor: MySecondFactor,
 }
 
@@ -163,6 +165,7 @@ impl Me {
             registered_at: account.registered_at,
             password_changed_at: account.password_changed_at,
             last_login_at: account.last_login_at,
+            email_verified: account.email_verified,
             second_factor: MySecondFactor {
                 enabled: account.second_factor,
                 required: caller.roles().iter().any(|role| required_for.contains(*role)),

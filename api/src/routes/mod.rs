@@ -10,6 +10,7 @@ mod health;
 mod input;
 mod me;
 mod policy;
+mod recovery;
 mod roles;
 mod sessions;
 mod tokens;
@@ -28,6 +29,8 @@ use crate::http::{EdgeOptions, Operations, docs, stack};
 pub enum Tag {
     /// Log in, stay logged in, log out.
     Authentication,
+    /// A new password and a verified address, by mail.
+    Recovery,
     /// The caller's own account.
     Me,
     /// Accounts and their roles, for administrators.
@@ -48,6 +51,7 @@ pub enum Tag {
 
 type Apis = Operations<(
     auth::Auth,
+    recovery::Recovery,
     me::Me,
     accounts::Accounts,
     sessions::Sessions,
@@ -61,6 +65,7 @@ type Apis = Operations<(
 fn service() -> OpenApiService<Apis, ()> {
     let apis = (
         auth::Auth,
+        recovery::Recovery,
         me::Me,
         accounts::Accounts,
         sessions::Sessions,

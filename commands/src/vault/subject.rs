@@ -41,6 +41,11 @@ impl Owner {
 }
 
 impl SubjectKey {
+    /// Whether it is this person's.
+    pub(crate) fn is_of(&self, account: AccountId) -> bool {
+        self.owner == Owner::Subject(account.0)
+    }
+
     /// Seals a verifier of this person.
     pub(crate) fn seal_verifier(&self, kind: &str, verifier: &str) -> Result<Vec<u8>, VaultError> {
         self.seal(kind, verifier.as_bytes())

@@ -64,12 +64,45 @@ pub enum VaultWrite {
         /// The factor's name.
         factor: &'static str,
     },
-    /// All that was counted against an account, of either factor, on any device, no longer counts.
+    /// All that was counted against an account, on any device, no longer counts.
     ForgetAttempts {
         /// Whose.
         account: AccountId,
         /// HMAC of the account's address.
         key_hash: [u8; 32],
+        /// The factor's name; none: both.
+        factor: Option<&'static str>,
+    },
+    /// A one-time token that is mailed.
+    MailToken {
+        /// HMAC of the token and its purpose.
+        hash: [u8; 32],
+        /// Whose.
+        account: AccountId,
+        /// What it is for.
+        purpose: &'static str,
+        /// When it ends.
+        expires_at: DateTime<Utc>,
+    },
+    /// Tokens of these purposes are worth nothing from here on.
+    ForgetMailTokens {
+        /// Whose.
+        account: AccountId,
+        /// What they are for.
+        purposes: &'static [&'static str],
+    },
+    /// A mail to be sent, unless one of its kind waits.
+    Mail {
+        /// Its id.
+        id: Uuid,
+        /// To whom.
+        account: AccountId,
+        /// What it is about.
+        kind: &'static str,
+        /// What it says, sealed under the person's key.
+        sealed: Vec<u8>,
+        /// When.
+        at: DateTime<Utc>,
     },
     /// The seed of a second factor that is being set up.
     PendingSeed {
@@ -152,10 +185,60 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
-            VaultWrite::ForgetAttempts { account, key_hash } => {
-                sqlx::query!("delete from vault.attempt where key_hash = $1 or account_id = $2", key_hash, account.0)
-                    .execute(&mut *connection)
-                    .await?;
+            VaultWrite::ForgetAttempts { account, key_hash, factor } => {
+                sqlx::query!(
+                    "delete from vault.attempt
+                     where (key_hash = $1 or account_id = $2) and ($3::text is null or factor = $3)",
+                    key_hash,
+                    account.0,
+                    *factor
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::MailToken { hash, account, purpose, expires_at } => {
+                // The newest few of a purpose are good.
+                sqlx::query!(
+                    "delete from vault.mail_token where account_id = $1 and purpose = $2 and token_hash not in (
+                         select token_hash from vault.mail_token
+                         where account_id = $1 and purpose = $2 order by expires_at desc limit 9)",
+                    account.0,
+                    purpose
+                )
+                .execute(&mut *connection)
+                .await?;
+                sqlx::query!(
+                    "insert into vault.mail_token (token_hash, account_id, purpose, expires_at) values ($1, $2, $3, $4)",
+                    hash,
+                    account.0,
+                    purpose,
+                    expires_at
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::ForgetMailTokens { account, purposes } => {
+                let purposes: Vec<String> = purposes.iter().map(|&purpose| purpose.to_owned()).collect();
+                sqlx::query!(
+                    "delete from vault.mail_token where account_id = $1 and purpose = any($2)",
+                    account.0,
+                    &purposes
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::Mail { id, account, kind, sealed, at } => {
+                sqlx::query!(
+                    "insert into vault.mail (account_id, kind, mail_id, sealed, created_at, due_at)
+                     values ($1, $2, $3, $4, $5, $5) on conflict on constraint mail_pkey do nothing",
+                    account.0,
+                    kind,
+                    id,
+                    sealed,
+                    at
+                )
+                .execute(&mut *connection)
+                .await?;
             }
             VaultWrite::PendingSeed { account, seed } => {
                 sqlx::query!(

@@ -1,0 +1,139 @@
+//! Back into an account by mail, and out of it with whoever else got in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fulexo_domain::event::Actor;
+use fulexo_domain::password::Password;
+use fulexo_domain::values::EmailAddress;
+use poem::Request;
+use poem_openapi::payload::Json;
+use poem_openapi::{ApiResponse, Object, OpenApi};
+
+use super::Tag;
+use super::input::Input;
+use crate::answer::NoContent;
+use crate::app::App;
+use crate::caller::{Bearer, app, context};
+use crate::http::Problem;
+
+pub struct Recovery;
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct PasswordReset {
+    email: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct NewPassword {
+    /// What the mailed link holds: good once, for 30 minutes.
+    token: String,
+    /// 12 to 72 bytes with a lower-case letter, an upper-case letter, a digit and a symbol; not a common one, none of the
+    /// last five, and not like the e-mail address or the name.
+    new_password: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct MailedToken {
+    /// What the mailed link holds; good once.
+    token: String,
+}
+
+#[derive(ApiResponse)]
+enum Accepted {
+    /// Taken note of, whatever comes of it.
+    #[oai(status = 202)]
+    Accepted,
+}
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Recovery")]
+impl Recovery {
+    /// Have a way to a new password mailed.
+    ///
+    /// The answer is the same, and as fast, whether there is such an account or not. An account gets three such mails at
+    /// most within half an hour.
+    #[oai(path = "/auth/password-reset", method = "post", operation_id = "create_password_reset")]
+    async fn request_reset(&self, request: &Request, body: Json<PasswordReset>) -> Result<Accepted, Problem> {
+        let app = mailing(request)?;
+        let mut input = Input::default();
+        let Some(email) = input.parse("/email", EmailAddress::parse(&body.email)) else { return Err(input.refused()) };
+        let context = context(request, Actor::Anonymous, None)?;
+        // Apart from the answer, which would tell by its time.
+        let Ok(place) = Arc::clone(&app.behind_answers).try_acquire_owned() else {
+            return Err(Problem::overloaded(Duration::from_secs(5)));
+        };
+        let commands = Arc::clone(&app.commands);
+        tokio::spawn(async move {
+            if let Err(error) = commands.request_password_reset(&context, &email).await {
+                tracing::warn!(%error, "a password reset that was asked for could not be begun");
+            }
+            drop(place);
+        });
+        Ok(Accepted::Accepted)
+    }
+
+    /// Set a new password, with what was mailed.
+    ///
+    /// Every session ends, and a lock of the password lifts. A second factor stays, and the next login asks for it. A
+    /// password that breaks the rules spends nothing.
+    #[oai(path = "/auth/password-reset/confirm", method = "post", operation_id = "confirm_password_reset")]
+    async fn reset(&self, request: &Request, body: Json<NewPassword>) -> Result<NoContent, Problem> {
+        let app = mailing(request)?;
+        let context = context(request, Actor::Anonymous, None)?;
+        let Json(NewPassword { token, new_password }) = body;
+        let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
+        Ok(done.map_err(spent)?.into())
+    }
+
+    /// Have a link mailed that shows that mail to the account's address arrives.
+    ///
+    /// One was mailed after the registration. Of a verified address this does nothing.
+    #[oai(path = "/me/email-verification", method = "post", operation_id = "create_my_email_verification")]
+    async fn request_verification(&self, request: &Request, caller: Bearer) -> Result<Accepted, Problem> {
+        let app = mailing(request)?;
+        let context = context(request, caller.0.actor(), None)?;
+        app.commands.request_verification(&context, caller.0.account).await?;
+        Ok(Accepted::Accepted)
+    }
+
+    /// Show that mail arrived, with what was mailed.
+    #[oai(path = "/auth/email-verification", method = "post", operation_id = "confirm_email_verification")]
+    async fn verify(&self, request: &Request, body: Json<MailedToken>) -> Result<NoContent, Problem> {
+        let app = mailing(request)?;
+        let context = context(request, Actor::Anonymous, None)?;
+        Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
+    }
+
+    /// Say that it was somebody else, with what was mailed.
+    ///
+    /// Every session ends, the password opens nothing any more, and a way to a new one is mailed.
+    #[oai(path = "/auth/not-me", method = "post", operation_id = "create_intrusion_report")]
+    async fn report(&self, request: &Request, body: Json<MailedToken>) -> Result<NoContent, Problem> {
+        let app = mailing(request)?;
+        let context = context(request, Actor::Anonymous, None)?;
+        Ok(app.commands.report_intrusion(&context, &body.token).await.map_err(spent)?.into())
+    }
+}
+
+fn mailing(request: &Request) -> Result<&Arc<App>, Problem> {
+    let app = app(request)?;
+    if app.commands.sends_mail() {
+        return Ok(app);
+    }
+    Err(Problem::permission_denied()
+        .with_code("mail_not_configured")
+        .with_detail("No mail is sent here; ask an administrator."))
+}
+
+/// Unknown, spent, too old, for something else: one refusal.
+fn spent(error: fulexo_commands::CommandError) -> Problem {
+    match error {
+        fulexo_commands::CommandError::InvalidCredentials => {
+            Problem::invalid_token().with_detail("The link was used already, or is too old. Ask for a new one.")
+        }
+        error => error.into(),
+    }
+}

@@ -1,0 +1,184 @@
+//! Back into an account by a link that was mailed to its owner; and out of it with whoever else got in.
+//!
+//! Mail proves whoever reads it, so a reset ends every session and asks for nothing else, and it takes no second factor
+//! away.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError, PasswordChange};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
+use fulexo_domain::event::Category;
+use fulexo_domain::password::{Password, Violation, violations};
+use fulexo_domain::session::RevokedBy;
+use fulexo_domain::values::{AccountId, EmailAddress};
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::Unit;
+use crate::log::Expected;
+use crate::login::{Found, network_facts};
+use crate::mail::{LinkPurpose, MailKind};
+use crate::password_hash::Verifier;
+use crate::vault::crypto::random_bytes;
+use crate::vault::write::{self, VaultWrite};
+use crate::{Commands, Done};
+
+const RESET: &[&str] = &[LinkPurpose::PasswordReset.as_str()];
+const VERIFICATION: &[&str] = &[LinkPurpose::EmailVerification.as_str()];
+/// After a report earlier ways to a new password may be in the wrong hands too.
+const REPORT: &[&str] = &[LinkPurpose::NotMe.as_str(), LinkPurpose::PasswordReset.as_str()];
+
+impl Commands {
+    /// Mails a way to a new password to whoever holds this address, if anybody does, and a few times at most.
+    ///
+    /// # Errors
+    /// The database. Whether there is such an account it does not say.
+    pub async fn request_password_reset(&self, context: &Context, email: &EmailAddress) -> Result<(), CommandError> {
+        let Some(account) = self.account_of(email).await? else { return Ok(()) };
+        if self.has_asked_enough(account, LinkPurpose::PasswordReset, context.now).await? {
+            return Ok(());
+        }
+        let Some(key) = self.vault.subject_key(account).await? else { return Ok(()) };
+        let mut unit = self.unit(context).sealing(Some((key, network_facts(context))));
+        unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRequested {}])?;
+        self.commit(unit, None, ()).await?;
+        Ok(())
+    }
+
+    /// Sets a new password with a token that was mailed; every session ends, and a lock of the password lifts.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old; [`CommandError::Password`] with
+    /// every rule that the new password breaks, which spends nothing.
+    pub async fn reset_password(
+        &self,
+        context: &Context,
+        token: &str,
+        new: Password,
+    ) -> Result<Done<()>, CommandError> {
+        let purpose = LinkPurpose::PasswordReset;
+        let account = self.link_owner(purpose, token, context.now).await?;
+        let context = &context.acting_as(account);
+        let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
+        if broken.is_empty() && self.was_used_before(&found, &new).await? {
+            broken.push(Violation::Reused);
+        }
+        if !broken.is_empty() {
+            return Err(CommandError::Password(broken));
+        }
+        let verifier = self.hash(new).await?;
+        let address = profile.email.normalised();
+        let decided = self.decide(None, async || {
+            // Again in each try: of two who follow one link, one is first, and the other finds the account changed.
+            self.link_owner(purpose, token, context.now).await?;
+            let mut unit = self.with_new_password(context, &found, &verifier, PasswordChange::Reset).await?;
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
+            if self.counted(account, &address).await?.contains(&Factor::Password) {
+                unit.vault(self.forget_passwords(account, &address));
+                let lifted =
+                    AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Reset, device: None };
+                unit.record(account.0, Some(account), [lifted])?;
+            }
+            Ok((unit, ()))
+        });
+        self.then_sign_out(context, account, RevokedBy::PasswordChange, decided.await?).await
+    }
+
+    /// Mails a link by which its owner shows that mail to an account's address arrives.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] when the account is unknown.
+    pub async fn request_verification(&self, context: &Context, account: AccountId) -> Result<(), CommandError> {
+        let purpose = LinkPurpose::EmailVerification;
+        let (state, _) = self.account_state(account).await?;
+        if state.email_verified || self.has_asked_enough(account, purpose, context.now).await? {
+            return Ok(());
+        }
+        let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+        let writes = self.mail(context, &key, account, MailKind::EmailVerification)?;
+        let mut transaction = self.pool.begin().await?;
+        write::write(&mut transaction, &writes.iter().collect::<Vec<_>>()).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Notes that mail to an account's address arrived.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
+    pub async fn verify_email(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+        let purpose = LinkPurpose::EmailVerification;
+        let account = self.link_owner(purpose, token, context.now).await?;
+        let context = &context.acting_as(account);
+        let decided = self.decide(None, async || {
+            self.link_owner(purpose, token, context.now).await?;
+            let (state, version) = self.account_state(account).await?;
+            let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
+            let mut unit = self.unit(context);
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: VERIFICATION });
+            unit.record(account.0, Some(account), events)?;
+            Ok((unit, ()))
+        });
+        self.done(decided.await?).await
+    }
+
+    /// The owner says that it was somebody else: every session ends, the password opens nothing any more, and a way to a
+    /// new one is mailed.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
+    pub async fn report_intrusion(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+        let account = self.link_owner(LinkPurpose::NotMe, token, context.now).await?;
+        let context = &context.acting_as(account);
+        let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
+        // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
+        let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
+        let verifier = self.hash(Password::new(nobodys)).await?;
+        let decided = self.decide(None, async || {
+            self.link_owner(LinkPurpose::NotMe, token, context.now).await?;
+            let mut unit = self.with_new_password(context, &found, &verifier, PasswordChange::Disputed).await?;
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
+            Ok((unit, ()))
+        });
+        self.then_sign_out(context, account, RevokedBy::PasswordChange, decided.await?).await
+    }
+
+    async fn hash(&self, password: Password) -> Result<Verifier, CommandError> {
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
+    }
+
+    /// An append that sets another password and ends sessions.
+    async fn with_new_password<'a>(
+        &self,
+        context: &'a Context,
+        found: &Found,
+        verifier: &Verifier,
+        how: PasswordChange,
+    ) -> Result<Unit<'a>, CommandError> {
+        let account = found.account;
+        let (state, version) = self.account_state(account).await?;
+        let mut unit = self.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.vault(VaultWrite::Password {
+            account,
+            verifier: found.key.seal_verifier("password", verifier.expose())?,
+            keep: self.previous_passwords(),
+        });
+        unit.record(
+            account.0,
+            Some(account),
+            Account::handle_command(&state, AccountCommand::ChangePassword { how })?,
+        )?;
+        if how == PasswordChange::Reset {
+            // Whoever followed the link reads the mail.
+            unit.record(account.0, Some(account), Account::handle_command(&state, AccountCommand::VerifyEmail)?)?;
+        }
+        self.end_in(&mut unit, account, None, RevokedBy::PasswordChange).await?;
+        Ok(unit)
+    }
+}
