@@ -11,4 +11,5 @@ pub mod http;
 pub mod private;
 pub mod routes;
 pub mod schema;
+pub mod tls;
 mod token_cache;

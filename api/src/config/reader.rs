@@ -16,9 +16,10 @@ use tracing_subscriber::EnvFilter;
 use super::Environment;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "FULEXO_BIND",
     "FULEXO_PORT",
+    "FULEXO_HTTP_PORT",
     "FULEXO_DATABASE_CONNECTIONS",
     "FULEXO_ISSUER",
     "FULEXO_AUDIENCE",

@@ -12,6 +12,7 @@ pub mod listener;
 pub mod operations;
 pub mod panic;
 pub mod problem;
+pub mod redirect;
 mod request_id;
 mod timeout;
 pub mod trace;
