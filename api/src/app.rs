@@ -238,12 +238,15 @@ impl Listening {
             return Ok(Self { port, scheme: "http", http_port: None, stop_http, http });
         };
 
+        // Bound before a directory can come and look.
+        let redirect = match redirect {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let http_port = redirect.as_ref().and_then(listener::port);
         let tls = Tls::open(source, app).await.map(Arc::new).map_err(StartError)?;
         let config = tls.server_config().map_err(|error| failed("TLS", &error))?;
-        let mut http_port = None;
-        if let Some(address) = redirect {
-            let acceptor = bind(address).await?;
-            http_port = listener::port(&acceptor);
+        if let Some(acceptor) = redirect {
             let endpoint = Redirect::new(Arc::clone(&tls), port);
             let options = ListenerOptions { max_connections: 1_000, ..ListenerOptions::default() };
             http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped.clone())));

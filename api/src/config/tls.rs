@@ -52,7 +52,7 @@ impl Reader {
             }
             (None, None) => return None,
         };
-        let read = |path: &str| read_file(path).map_err(|error| format!("cannot be read: {path}: {error}"));
+        let read = |path: &str| read_file(path).map_err(|error| format!("{path} cannot be read: {error}"));
         match (read(&cert), read(&key)) {
             (Ok(chain), Ok(pem)) => {
                 if let Err(unfit) = Certificate::from_pem(chain.as_bytes(), pem.as_bytes(), clock::now()) {
@@ -63,7 +63,7 @@ impl Reader {
             (chain, pem) => {
                 for (name, read) in [("TLS_CERT", chain), ("TLS_KEY", pem)] {
                     if let Err(error) = read {
-                        self.problem(format!("{name} {error}"));
+                        self.problem(format!("{name}: {error}"));
                     }
                 }
             }
@@ -115,6 +115,8 @@ impl Reader {
         if names.is_empty() || names.len() > MOST_NAMES {
             self.problem(format!("ACME_DOMAINS must hold from 1 to {MOST_NAMES} domain names, separated by commas"));
         }
+        // Nodes share a certificate by its names.
+        names.sort_unstable();
         names
     }
 
@@ -123,7 +125,7 @@ impl Reader {
         let pem = match read_file(&path) {
             Ok(pem) => pem,
             Err(error) => {
-                self.problem(format!("ACME_ROOT cannot be read: {path}: {error}"));
+                self.problem(format!("ACME_ROOT: {path} cannot be read: {error}"));
                 return Vec::new();
             }
         };

@@ -41,9 +41,9 @@ const LONGEST_WAIT: TimeDelta = TimeDelta::hours(1);
 const FRESH: Duration = Duration::from_secs(1);
 
 /// From whom to have a certificate, for what.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AcmeOptions {
-    /// `ACME_DOMAINS`, in lower case.
+    /// `ACME_DOMAINS`, in lower case, sorted: the same list at every node.
     pub names: Vec<String>,
     /// `ACME_DIRECTORY`.
     pub directory: String,
@@ -107,7 +107,7 @@ impl Acme {
         let mut failing = false;
         loop {
             let looked = self.turn().await;
-            // Twice a second the same line would help nobody.
+            // Every two seconds the same line would help nobody.
             if let Err(error) = &looked
                 && !failing
             {

@@ -12,6 +12,9 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use x509_cert::der::Decode;
 
+/// How far this machine's clock may be behind the issuer's: a certificate that is just issued is good.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+
 /// What is shown to clients. No `Debug`: it holds the private key.
 pub struct Certificate {
     key: Arc<CertifiedKey>,
@@ -83,7 +86,7 @@ impl Certificate {
         if now >= not_after {
             return Err(Unfit::Expired(not_after));
         }
-        if now < not_before {
+        if now + CLOCK_SKEW < not_before {
             return Err(Unfit::Early(not_before));
         }
         Ok(Self { key: Arc::new(key), not_before, not_after })

@@ -1,5 +1,5 @@
-//! A certificate from files that somebody else renews: looked at every two seconds, taken when they have changed and
-//! are sound. A pair that is not sound is refused with one line in the log, and the one in use stays.
+//! A certificate from files that somebody else renews: looked at every second, taken when they have changed and are
+//! sound. A pair that is not sound is refused with one line in the log, and the one in use stays.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,7 +17,7 @@ use super::current::Current;
 use crate::clock;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 /// Between two reminders of a certificate that ends soon.
 const REMINDER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -43,7 +43,15 @@ impl Files {
     /// # Errors
     /// In words for the operator: which variable, and what is wrong.
     pub fn load(&self) -> Result<Certificate, String> {
-        self.read()?.certificate()
+        self.certificate(&self.read()?)
+    }
+
+    fn certificate(&self, contents: &Contents) -> Result<Certificate, String> {
+        Certificate::from_pem(&contents.chain, &contents.key, clock::now()).map_err(|unfit| {
+            let (variable, path) =
+                if unfit.is_of_the_key() { ("TLS_KEY", &self.key) } else { ("TLS_CERT", &self.cert) };
+            format!("{variable}: {} {unfit}", path.display())
+        })
     }
 
     fn read(&self) -> Result<Contents, String> {
@@ -57,22 +65,13 @@ impl Files {
     }
 }
 
-impl Contents {
-    fn certificate(&self) -> Result<Certificate, String> {
-        Certificate::from_pem(&self.chain, &self.key, clock::now()).map_err(|unfit| {
-            let variable = if unfit.is_of_the_key() { "TLS_KEY" } else { "TLS_CERT" };
-            format!("{variable} {unfit}")
-        })
-    }
-}
-
 /// A file of this size is no certificate.
 const MOST_BYTES: u64 = 1 << 20;
 
 fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
-    read.map_err(|error| format!("{variable} cannot be read: {}: {error}", path.display()))?;
+    read.map_err(|error| format!("{variable}: {} cannot be read: {error}", path.display()))?;
     Ok(bytes)
 }
 
@@ -91,7 +90,7 @@ pub async fn follow(files: Files, current: Arc<Current>) {
         if is_stable && settled.as_ref() != Some(&this) {
             let is_the_first = settled.is_none();
             settled = Some(this);
-            match look.and_then(|contents| contents.certificate()) {
+            match look.and_then(|contents| files.certificate(&contents)) {
                 Ok(certificate) => {
                     let not_after = certificate.not_after();
                     current.replace(certificate);
@@ -119,10 +118,10 @@ fn remind(current: &Current, last: &mut Option<(Instant, Nearness)>) {
     match nearness {
         Nearness::Far => return,
         Nearness::Near => {
-            tracing::warn!(%not_after, "the certificate expires soon: renew the files of TLS_CERT and TLS_KEY")
+            tracing::warn!(%not_after, "the certificate expires soon: renew TLS_CERT and TLS_KEY")
         }
         Nearness::Imminent => {
-            tracing::error!(%not_after, "the certificate is about to expire: renew the files of TLS_CERT and TLS_KEY");
+            tracing::error!(%not_after, "the certificate is about to expire: renew TLS_CERT and TLS_KEY");
         }
     }
     *last = Some((Instant::now(), nearness));

@@ -26,7 +26,7 @@ use self::files::Files;
 use crate::app::App;
 
 /// Where the certificate comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Source {
     /// Files, renewed by somebody else.
     Files(Files),
