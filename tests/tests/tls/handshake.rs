@@ -7,8 +7,8 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
+use rustls::{NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -23,6 +23,14 @@ async fn tls_1_2_and_1_3_are_spoken() {
         assert_eq!(stream.get_ref().1.protocol_version(), Some(expected));
     }
     assert_eq!(served.anonymous().get("/health/live").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_exchanged_with_ml_kem_where_the_client_can() {
+    let served = Served::start().await;
+    let stream = connect(served.node.port(), "localhost", &served.authority.believed()).await.unwrap();
+    let group = stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, NamedGroup::X25519MLKEM768);
 }
 
 #[tokio::test(flavor = "multi_thread")]
