@@ -1,10 +1,11 @@
 //! A real ACME server, pebble, with a name server that says 127.0.0.1 to every name. Both end with the test process.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use fulexo_api::private::free_port;
 use fulexo_tests::{Client, Database, eventually};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -45,7 +46,7 @@ impl Place {
         let root = directory().join("root.pem");
         let authority = Authority::new();
         put(&root, &authority.pem());
-        Self { ports: [0; 4].map(|_| free_port().unwrap()), authority, root, http_port: free_port().unwrap() }
+        Self { ports: [0; 4].map(|_| free_port()), authority, root, http_port: free_port() }
     }
 
     /// What a node is told of the server, whether it runs or not.
@@ -134,6 +135,18 @@ pub fn with(database: &Database, more: Vec<(String, String)>) -> std::collection
     let mut env = database.env();
     env.extend(more);
     env
+}
+
+/// A port that nobody listens on, nor gets from the system by chance before it is used: those begin at 32768.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 12_000).unwrap();
+    loop {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Leashed, so that it ends with the thread that started it, however that ends.

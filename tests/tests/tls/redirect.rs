@@ -12,7 +12,7 @@ async fn served() -> (Served, u16) {
 }
 
 /// Sends a head as it stands; answers with status and headers, in lower case.
-async fn head(port: u16, request: &str) -> String {
+pub async fn head(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(format!("{request}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = Vec::new();

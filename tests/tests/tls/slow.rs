@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use crate::connect;
 use crate::pki::Authority;
 
-/// Two connections at a time, a tenth of a second for a handshake with the first request, and as much for not reading.
+/// Two connections at a time, a second for a handshake with the first request, less for not reading.
 async fn listen(authority: &Authority) -> u16 {
     let issued = authority.issue(&["localhost"]);
     let current = Arc::new(Current::default());
@@ -31,8 +31,8 @@ async fn listen(authority: &Authority) -> u16 {
     let secured = Secured::new(acceptor, server_config(current).unwrap());
     let options = ListenerOptions {
         max_connections: 2,
-        header_timeout: Duration::from_millis(100),
-        write_timeout: Duration::from_millis(100),
+        header_timeout: Duration::from_secs(1),
+        write_timeout: Duration::from_millis(200),
         ..ListenerOptions::default()
     };
     // More than the buffers of both ends hold, where it is asked for.
