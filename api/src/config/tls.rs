@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName};
+use zeroize::Zeroizing;
 
 use super::reader::Reader;
 use crate::clock;
@@ -52,7 +53,8 @@ impl Reader {
             }
             (None, None) => return None,
         };
-        let read = |path: &str| read_file(path).map_err(|error| format!("{path} cannot be read: {error}"));
+        let read =
+            |path: &str| read_file(path).map(Zeroizing::new).map_err(|error| format!("{path} cannot be read: {error}"));
         match (read(&cert), read(&key)) {
             (Ok(chain), Ok(pem)) => {
                 if let Err(unfit) = Certificate::from_pem(chain.as_bytes(), pem.as_bytes(), clock::now()) {

@@ -39,6 +39,8 @@ const FIRST_WAIT: TimeDelta = TimeDelta::minutes(1);
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(1);
 /// How long a thumbprint that was read is good.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long it is good to know that there is none: an account may be registered just now, for an order that follows.
+const FRESH_NOTHING: Duration = Duration::from_millis(100);
 
 /// From whom to have a certificate, for what.
 #[derive(Clone)]
@@ -62,6 +64,8 @@ pub struct Acme {
     /// Of the certificate in use.
     version: i64,
     renew_at: Option<DateTime<Utc>>,
+    /// What the log was last told of the next order, in seconds.
+    told: Option<i64>,
 }
 
 /// Why a look at the vault, or an order, came to nothing.
@@ -78,7 +82,8 @@ enum Failure {
 }
 
 impl From<instant_acme::Error> for Failure {
-    /// With its causes: "client error" alone helps nobody.
+    /// With its causes: "client error" alone helps nobody. On one line, and no longer than one reads: a directory may
+    /// quote what it was answered.
     fn from(error: instant_acme::Error) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -86,7 +91,7 @@ impl From<instant_acme::Error> for Failure {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        Self::Directory(text)
+        Self::Directory(text.chars().filter(|char| !char.is_control()).take(1_000).collect())
     }
 }
 
@@ -97,7 +102,7 @@ impl Acme {
     /// In words for the operator.
     pub async fn open(options: AcmeOptions, store: AcmeStore, current: Arc<Current>) -> Result<Self, String> {
         let directory = Directory::new(&options.directory, &options.roots)?;
-        let mut acme = Self { options, directory, store, current, version: 0, renew_at: None };
+        let mut acme = Self { options, directory, store, current, version: 0, renew_at: None, told: None };
         acme.look().await.map_err(|error| error.to_string())?;
         Ok(acme)
     }
@@ -124,13 +129,29 @@ impl Acme {
         if self.renew_at.is_some_and(|at| now < at) {
             return Ok(());
         }
-        let Some(failures) = self.store.claim(self.version, now, now + TURN).await? else { return Ok(()) };
+        let Some(failures) = self.store.claim(self.version, now, now + TURN).await? else {
+            return self.tell().await;
+        };
         tracing::info!(names = ?self.options.names, "ordering a certificate");
         let ordered = timeout(ORDER, self.order()).await.unwrap_or(Err(Failure::Slow));
         let Err(error) = ordered else { return self.look().await };
         let again = clock::now() + wait_after(failures);
         tracing::error!(%error, %again, "no certificate was issued; the one before, if any, stays in use");
+        self.told = Some(again.timestamp());
         self.store.order_failed(again).await
+    }
+
+    /// Says, once, why there is nothing to serve with and nothing is done about it here.
+    async fn tell(&mut self) -> Result<(), VaultError> {
+        if self.current.get().is_some() {
+            return Ok(());
+        }
+        let Some(until) = self.store.order_after().await? else { return Ok(()) };
+        if self.told.replace(until.timestamp()) != Some(until.timestamp()) {
+            let names = &self.options.names;
+            tracing::info!(?names, %until, "no certificate yet: another node orders it, or the last order failed");
+        }
+        Ok(())
     }
 
     /// Takes a newer certificate into use.
@@ -186,8 +207,8 @@ impl Acme {
 /// kept of a challenge, so every node can answer; it serves nobody but the holder of the account's key.
 pub struct Answers {
     store: AcmeStore,
-    /// Under a lock, so that a flood of tokens costs one query a second.
-    thumbprint: Mutex<Option<(Instant, String)>>,
+    /// As it was read, and when. Under a lock, so that a flood of tokens costs few queries.
+    thumbprint: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 impl Answers {
@@ -204,11 +225,15 @@ impl Answers {
             return None;
         }
         let mut known = self.thumbprint.lock().await;
-        if known.as_ref().is_none_or(|(at, _)| at.elapsed() > FRESH) {
-            let read = self.store.thumbprint().await;
-            *known = read.ok().flatten().map(|thumbprint| (Instant::now(), thumbprint));
+        let is_fresh = known
+            .as_ref()
+            .is_some_and(|(at, thumbprint)| at.elapsed() < if thumbprint.is_some() { FRESH } else { FRESH_NOTHING });
+        // With the database away, what was known is still the likeliest.
+        if !is_fresh && let Ok(thumbprint) = self.store.thumbprint().await {
+            *known = Some((Instant::now(), thumbprint));
         }
-        known.as_ref().map(|(_, thumbprint)| format!("{token}.{thumbprint}"))
+        let thumbprint = known.as_ref().and_then(|(_, thumbprint)| thumbprint.as_ref());
+        thumbprint.map(|thumbprint| format!("{token}.{thumbprint}"))
     }
 }
 

@@ -152,6 +152,21 @@ impl AcmeStore {
         Ok(failures)
     }
 
+    /// Before when nobody orders, if anybody ever has.
+    ///
+    /// # Errors
+    /// [`VaultError::Database`].
+    pub async fn order_after(&self) -> Result<Option<DateTime<Utc>>, VaultError> {
+        let order_after = sqlx::query_scalar!(
+            "select order_after from vault.acme_certificate where directory = $1 and names = $2",
+            self.directory,
+            self.names
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(order_after)
+    }
+
     /// Keeps a new certificate, and ends the turn.
     ///
     /// # Errors

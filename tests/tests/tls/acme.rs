@@ -123,7 +123,10 @@ async fn a_directory_that_is_down_keeps_no_node_from_starting_and_is_asked_again
     let node = Node::with(&database, with(&database, place.env("late.fulexo.test", place.http_port()))).await;
     has_failed(&pool, 1).await;
     log::says(&["ERROR", "no certificate was issued", "the directory", "Connection refused"]).await;
-    // Nobody asks again at once, a node that has just started no more than this one.
+    // Nobody asks again at once, a node that has just started no more than this one; it says so.
+    let started = Node::with(&database, with(&database, place.env("late.fulexo.test", free_port()))).await;
+    log::says(&["INFO", "late.fulexo.test", "no certificate yet"]).await;
+    started.stop().await;
     let wait = "select order_after > now() + interval '30 seconds' from vault.acme_certificate";
     assert!(sqlx::query_scalar::<_, bool>(wait).fetch_one(&pool).await.unwrap());
 
