@@ -128,3 +128,28 @@ grant select, insert, update, delete
     on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt,
        vault.rate_limit, vault.mail_token, vault.mail
     to fulexo_app;
+
+-- What nodes share to have one certificate between them (RFC 8555): the account at a directory, and the certificate for a
+-- list of names with who may order the next one, and when.
+create table vault.acme_account (
+    directory text not null constraint acme_account_pkey primary key,
+    -- The account's address and private key, sealed.
+    credentials bytea not null,
+    -- Of its public key (RFC 7638), with which any node answers an http-01 challenge.
+    thumbprint text not null
+);
+create table vault.acme_certificate (
+    directory text not null,
+    names text not null,
+    -- Chain and private key in PEM, sealed; null before the first.
+    pem bytea,
+    -- How many there were.
+    version bigint not null,
+    -- Nobody orders before: a node is at it, or the last order failed.
+    order_after timestamptz not null,
+    -- Orders that failed since the last one that did not.
+    failures integer not null,
+    constraint acme_certificate_pkey primary key (directory, names)
+);
+grant select, insert, delete on vault.acme_account to fulexo_app;
+grant select, insert, update on vault.acme_certificate to fulexo_app;

@@ -38,7 +38,10 @@ use crate::doorbell::Doorbell;
 use crate::http::EdgeOptions;
 use crate::http::cors::Origins;
 use crate::http::listener::{self, ListenerOptions};
+use crate::http::redirect::Redirect;
 use crate::limits::Limits;
+use crate::tls::acceptor::Secured;
+use crate::tls::{Source, Tls};
 use crate::token_cache::TokenCache;
 
 /// Between two sweeps of what has served its time.
@@ -76,9 +79,13 @@ pub struct App {
 pub struct Running {
     /// The port that it listens on.
     pub port: u16,
+    /// `https` or `http`: what is spoken there.
+    pub scheme: &'static str,
+    /// The port that redirects to it, if any.
+    pub http_port: Option<u16>,
     core: Core,
-    stop_http: oneshot::Sender<()>,
-    http: JoinHandle<()>,
+    stop_http: watch::Sender<bool>,
+    http: JoinSet<()>,
 }
 
 /// The service but for its listener: what a verb needs that changes something and ends.
@@ -93,6 +100,8 @@ pub struct Core {
 /// Where to listen, and whom to believe there.
 struct Listen {
     address: SocketAddr,
+    tls: Option<Source>,
+    redirect: Option<SocketAddr>,
     trusted_proxies: Vec<IpNet>,
     origins: Origins,
 }
@@ -191,12 +200,16 @@ impl Running {
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let listen = Listen {
             address: (config.bind, config.port).into(),
+            tls: config.tls.take(),
+            redirect: config.http_port.map(|port| (config.bind, port).into()),
             trusted_proxies: std::mem::take(&mut config.trusted_proxies),
             origins: std::mem::take(&mut config.origins),
         };
         let core = Core::start(config).await?;
         match Listening::on(listen, &core.app).await {
-            Ok(Listening { port, stop_http, http }) => Ok(Self { port, core, stop_http, http }),
+            Ok(Listening { port, scheme, http_port, stop_http, http }) => {
+                Ok(Self { port, scheme, http_port, core, stop_http, http })
+            }
             Err(error) => {
                 core.stop().await;
                 Err(error)
@@ -211,10 +224,10 @@ impl Running {
     }
 
     /// Stops in order; returns when all has ended.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         tracing::info!("stopping: requests first");
-        let _ = self.stop_http.send(());
-        let _ = self.http.await;
+        self.stop_http.send_replace(true);
+        while self.http.join_next().await.is_some() {}
         self.core.stop().await;
         tracing::info!("stopped");
     }
@@ -222,26 +235,57 @@ impl Running {
 
 struct Listening {
     port: u16,
-    stop_http: oneshot::Sender<()>,
-    http: JoinHandle<()>,
+    scheme: &'static str,
+    http_port: Option<u16>,
+    stop_http: watch::Sender<bool>,
+    http: JoinSet<()>,
 }
 
 impl Listening {
     async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
-        let Listen { address, trusted_proxies, origins } = listen;
-        let acceptor = listener::bind(address)
-            .await
-            .map_err(|error| StartError(format!("cannot listen on {address}: {error}")))?;
+        let Listen { address, tls, redirect, trusted_proxies, origins } = listen;
+        let acceptor = bind(address).await?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
         let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
-        let (stop_http, http_stopped) = oneshot::channel::<()>();
-        let http = tokio::spawn(listener::serve(acceptor, endpoint, ListenerOptions::default(), async move {
-            let _ = http_stopped.await;
-        }));
-        Ok(Self { port, stop_http, http })
+        let options = ListenerOptions::default();
+        let (stop_http, stopped) = watch::channel(false);
+        let mut http = JoinSet::new();
+        let Some(source) = tls else {
+            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped)));
+            return Ok(Self { port, scheme: "http", http_port: None, stop_http, http });
+        };
+
+        // Bound before a directory can come and look.
+        let redirect = match redirect {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let http_port = redirect.as_ref().and_then(listener::port);
+        let tls = Tls::open(source, app).await.map(Arc::new).map_err(StartError)?;
+        let config = tls.server_config().map_err(|error| failed("TLS", &error))?;
+        if let Some(acceptor) = redirect {
+            let endpoint = Redirect::new(Arc::clone(&tls), port);
+            let options = ListenerOptions { max_connections: 1_000, ..ListenerOptions::default() };
+            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped.clone())));
+        }
+        http.spawn(async move {
+            listener::serve(Secured::new(acceptor, config), endpoint, options, told_to(stopped)).await;
+            // The certificate is kept current as long as somebody is served with it.
+            drop(tls);
+        });
+        Ok(Self { port, scheme: "https", http_port, stop_http, http })
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<listener::Tcp, StartError> {
+    listener::bind(address).await.map_err(|error| StartError(format!("cannot listen on {address}: {error}")))
+}
+
+async fn told_to(mut stopped: watch::Receiver<bool>) {
+    // An error says that whoever would say it is gone.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// The security document's figures, as far as the configuration does not say otherwise. In force until the policy is

@@ -12,4 +12,5 @@ pub mod limits;
 pub mod private;
 pub mod routes;
 pub mod schema;
+pub mod tls;
 mod token_cache;

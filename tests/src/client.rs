@@ -1,19 +1,28 @@
-//! A client that speaks HTTP over a socket, one connection a request, and remembers its tokens.
+//! A client that speaks HTTP or HTTPS over a socket, one connection a request, and remembers its tokens.
+
+use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 
 /// Somebody who calls the service.
 #[derive(Clone, Default)]
 pub struct Client {
-    /// Where the service listens, `http://host:port`.
+    /// Where the service listens, `http://host:port` or `https://host:port`.
     pub url: String,
+    /// Whom to believe about an `https` URL.
+    pub tls: Option<Arc<ClientConfig>>,
     /// With what to authenticate, if at all.
     pub access_token: Option<String>,
     /// The refresh token of the last login or refresh.
@@ -143,12 +152,17 @@ impl Client {
         content_type: Option<&str>,
         body: &str,
     ) -> Result<Answer, String> {
-        let authority = self.url.strip_prefix("http://").unwrap_or(&self.url);
+        let (_, authority) = self.url.split_once("://").unwrap_or(("", &self.url));
         let text = |error: &dyn std::error::Error| error.to_string();
         let stream = TcpStream::connect(authority).await.map_err(|error| text(&error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
-        tokio::spawn(connection);
+        let mut sender = if let Some(config) = &self.tls {
+            let (host, _) = authority.rsplit_once(':').unwrap_or((authority, ""));
+            let host = ServerName::try_from(host.to_owned()).map_err(|error| text(&error))?;
+            let secured = TlsConnector::from(Arc::clone(config)).connect(host, stream);
+            speak(secured.await.map_err(|error| text(&error))?).await?
+        } else {
+            speak(stream).await?
+        };
         let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
         if let Some(token) = &self.access_token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -167,4 +181,13 @@ impl Client {
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text, json })
     }
+}
+
+async fn speak<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    Ok(sender)
 }

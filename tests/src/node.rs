@@ -48,13 +48,29 @@ impl Node {
         env.insert("FULEXO_PORT".into(), "0".into());
         let config = Config::from_vars(env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()));
         let running = Running::start(config.unwrap_or_else(|errors| panic!("{errors}"))).await.unwrap();
-        Self { url: format!("http://127.0.0.1:{}", running.port), database: Arc::clone(database), running }
+        Self {
+            url: format!("{}://127.0.0.1:{}", running.scheme, running.port),
+            database: Arc::clone(database),
+            running,
+        }
     }
 
     /// What its handlers work with.
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
         self.running.app()
+    }
+
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.running.port
+    }
+
+    /// The port that redirects to HTTPS.
+    #[must_use]
+    pub fn http_port(&self) -> Option<u16> {
+        self.running.http_port
     }
 
     /// Stops it as an operator would.

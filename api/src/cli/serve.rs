@@ -28,7 +28,10 @@ impl Serve {
             let bind = config.bind;
             let running = Running::start(config).await?;
             // On standard output, for whoever let the system choose.
-            println!("listening on http://{bind}:{}", running.port);
+            println!("listening on {}://{bind}:{}", running.scheme, running.port);
+            if let Some(port) = running.http_port {
+                println!("redirecting from http://{bind}:{port}");
+            }
             asked_to_stop().await;
             running.stop().await;
             Ok(())

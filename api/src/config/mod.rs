@@ -6,6 +6,7 @@
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 
 use self::reader::Reader;
 use crate::http::cors::Origins;
+use crate::tls::Source;
 
 /// What the service is told. No `Debug`: it holds secrets.
 pub struct Config {
@@ -28,6 +30,10 @@ pub struct Config {
     pub bind: IpAddr,
     /// The port it listens on; 0 lets the system choose.
     pub port: u16,
+    /// Where the certificate comes from; plain HTTP without.
+    pub tls: Option<Source>,
+    /// The port of the plain listener that redirects to HTTPS and answers ACME challenges; none without.
+    pub http_port: Option<u16>,
     /// The application role.
     pub database_url: String,
     /// Most connections to the database.
@@ -107,10 +113,14 @@ impl Config {
         reader.refuse_demo_secrets();
 
         let environment = reader.environment();
+        let port = reader.parsed("FULEXO_PORT", 8080, "a port from 0 to 65535");
+        let tls = reader.tls(&read_file);
         let config = Self {
             environment,
             bind: reader.parsed("FULEXO_BIND", IpAddr::from([127, 0, 0, 1]), "an IP address"),
-            port: reader.parsed("FULEXO_PORT", 8080, "a port from 0 to 65535"),
+            port,
+            http_port: reader.http_port(port, tls.as_ref()),
+            tls,
             database_url: reader.database_url(),
             database_connections: reader.in_range("FULEXO_DATABASE_CONNECTIONS", "20", 4, 200),
             nats_url: reader.nats_url(environment),
@@ -134,10 +144,10 @@ impl Config {
         };
         reader.check_logging();
         if environment == Environment::Production {
-            if config.trusted_proxies.is_empty() {
+            if config.trusted_proxies.is_empty() && config.tls.is_none() {
                 reader.problem(
-                    "TRUSTED_PROXIES is not set: in production this plain HTTP listener needs a TLS proxy in front of it; \
-                     name the proxy's addresses, for example TRUSTED_PROXIES=127.0.0.1/32",
+                    "TRUSTED_PROXIES is not set, nor is TLS_CERT or ACME_DOMAINS: production speaks HTTPS, itself or by a \
+                     proxy in front of it; name the proxy's addresses, for example TRUSTED_PROXIES=127.0.0.1/32",
                 );
             }
             if config.bcrypt_cost < 10 {

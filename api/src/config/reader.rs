@@ -18,9 +18,10 @@ use super::Environment;
 use crate::http::cors::Origins;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "FULEXO_BIND",
     "FULEXO_PORT",
+    "FULEXO_HTTP_PORT",
     "FULEXO_DATABASE_CONNECTIONS",
     "FULEXO_ISSUER",
     "FULEXO_AUDIENCE",

@@ -7,6 +7,7 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Always these.
 const FIXED: [(HeaderName, HeaderValue); 9] = [
+    // Over plain HTTP too, where browsers ignore it (RFC 6797, section 8.1): a TLS proxy may stand in front.
     (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000; includeSubDomains")),
     // The specification says SAMEORIGIN. Nothing of ours is framed, so DENY, which is stricter.
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),

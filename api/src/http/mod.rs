@@ -14,6 +14,7 @@ pub mod listener;
 pub mod operations;
 pub mod panic;
 pub mod problem;
+pub mod redirect;
 mod request_id;
 mod strict_json;
 mod timeout;

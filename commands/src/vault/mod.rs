@@ -9,6 +9,7 @@
 //! A new ENCRYPTION_KEY wraps what is made from then on, and the old one still opens what it wrapped; nothing sealed
 //! changes. Forgetting a person destroys one key.
 
+pub mod acme;
 pub mod crypto;
 pub mod personal;
 mod subject;
