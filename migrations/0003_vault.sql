@@ -108,19 +108,22 @@ create table vault.mail_token (
 create index mail_token_account on vault.mail_token (account_id, purpose, expires_at);
 create index mail_token_expiry on vault.mail_token (expires_at);
 
--- Mail that waits to be sent, written with the event that it is about: one of a kind an account. What it says is sealed
--- under the person's key; the address is not here.
+-- Mail that waits to be sent, written with the event that it is about. What it says is sealed under the person's key; the
+-- address is not here. Once sent its row stays for an hour, emptied, so that mails of a kind can be counted.
 create table vault.mail (
+    mail_id uuid not null constraint mail_pkey primary key,
     account_id uuid not null,
     kind text not null,
-    mail_id uuid not null,
-    sealed bytea not null,
+    -- Of the token that its link holds: without it, it is not worth sending.
+    token_hash bytea not null,
+    sealed bytea,
     created_at timestamptz not null,
     due_at timestamptz not null,
-    attempts integer not null default 0,
-    constraint mail_pkey primary key (account_id, kind)
+    attempts integer not null default 0
 );
-create index mail_due on vault.mail (due_at);
+create index mail_account on vault.mail (account_id, kind, created_at);
+create index mail_due on vault.mail (due_at) where sealed is not null;
+create index mail_age on vault.mail (created_at) where sealed is null;
 
 grant select, insert, update on vault.service_key, vault.subject_key, vault.period_key to fulexo_app;
 grant delete on vault.period_key to fulexo_app;

@@ -16,6 +16,7 @@ use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaRespon
 use poem_openapi::types::{ToJSON, Type};
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::http::Problem;
 use crate::http::problem::FieldError;
 
@@ -23,6 +24,8 @@ use crate::http::problem::FieldError;
 const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
 /// How long a query waits for a read model.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same, where nobody asked for it.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The answer of a command: `STATUS`, a JSON body, `Log-Position`.
 pub struct Recorded<T, const STATUS: u16 = 200> {
@@ -134,12 +137,31 @@ impl App {
             let fault = FieldError::new("/Log-Min-Position", "is beyond the end of the log");
             return Err(Problem::invalid_input(vec![fault]));
         }
-        self.progress.wait(projection, position, PATIENCE).await.map_err(|_| {
-            Problem::unavailable(Duration::from_secs(1))
-                .with_code("behind")
-                .with_detail(format!("The {} read model has not seen position {position} yet.", projection.as_str()))
-        })
+        self.progress.wait(projection, position, PATIENCE).await.map_err(|_| behind(projection, position))
     }
+
+    /// The same for a view of the caller's own, which is also waited for to have seen their login; not for long, and where
+    /// it has not, what it has will do.
+    ///
+    /// # Errors
+    /// See [`App::caught_up`].
+    pub async fn caught_up_for(
+        &self,
+        caller: &Caller,
+        projection: Projection,
+        min_position: Option<u64>,
+    ) -> Result<(), Problem> {
+        self.caught_up(projection, min_position).await?;
+        let _ = self.progress.wait(projection, caller.position(), SHORT_PATIENCE).await;
+        Ok(())
+    }
+}
+
+/// 503: a read model has not seen this position.
+pub fn behind(projection: Projection, position: u64) -> Problem {
+    Problem::unavailable(Duration::from_secs(1))
+        .with_code("behind")
+        .with_detail(format!("The {} read model has not seen position {position} yet.", projection.as_str()))
 }
 
 /// Each refusal of a command, as the client sees it. No catch-all: a new one has to be thought about.

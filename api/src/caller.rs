@@ -99,9 +99,9 @@ impl Caller {
         self.changed_roles.as_ref().map_or_else(|| self.claims.roles.iter().collect(), |roles| roles.iter().collect())
     }
 
-    /// What a view of the caller's own is to have seen: what they ask for, and in any case their login or refresh.
-    pub fn sees(&self, min_position: Option<u64>) -> Option<u64> {
-        min_position.max(Some(self.claims.pos))
+    /// Where in the log their login or last refresh stands; their own views are to have seen it.
+    pub fn position(&self) -> u64 {
+        self.claims.pos
     }
 
     /// How the session's owner logged in, and proved themselves since.

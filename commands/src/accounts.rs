@@ -21,6 +21,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, read_verifier};
+use crate::recovery::RESET;
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -301,6 +302,7 @@ impl Commands {
             let mut unit = self.unit(context);
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.vault(attempt.clear());
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
             unit.vault(VaultWrite::Password {
                 account,
                 verifier: found.key.seal_verifier("password", hashed)?,

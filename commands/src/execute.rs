@@ -111,6 +111,7 @@ impl<'a> Unit<'a> {
     /// What owners are to be told of it, each kind once.
     pub fn take_mails(&mut self) -> Vec<(AccountId, MailKind)> {
         let mut mails = std::mem::take(&mut self.mails);
+        mails.dedup();
         // A factor comes with its recovery codes: one mail.
         if mails.iter().any(|(_, kind)| *kind == MailKind::SecondFactorEnabled) {
             mails.retain(|(_, kind)| *kind != MailKind::RecoveryCodesIssued);

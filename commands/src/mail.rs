@@ -28,6 +28,8 @@ use crate::vault::write::VaultWrite;
 pub enum MailKind {
     /// A way to a new password, which somebody asked for.
     PasswordReset,
+    /// A way to a new password, after the owner said that somebody else got in.
+    IntrusionReported,
     /// Whether the address is the owner's.
     EmailVerification,
     /// A login from a device that was not known.
@@ -46,8 +48,9 @@ pub enum MailKind {
 
 impl MailKind {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PasswordReset,
+        Self::IntrusionReported,
         Self::EmailVerification,
         Self::NewDevice,
         Self::LockedOut,
@@ -66,7 +69,7 @@ impl MailKind {
                     PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset => {
                         Some(Self::PasswordChanged)
                     }
-                    PasswordChange::Disputed => Some(Self::PasswordReset),
+                    PasswordChange::Disputed => Some(Self::IntrusionReported),
                     PasswordChange::Rehash => None,
                 },
                 AccountEvent::SecondFactorEnabled {} => Some(Self::SecondFactorEnabled),
@@ -97,10 +100,26 @@ impl MailKind {
         }
     }
 
+    /// Most of them that an account gets in an hour: nobody's mailbox is flooded by what others do. A login from a new
+    /// device is told even where there were some before, since one of them may be the thief's.
+    const fn most(self) -> i64 {
+        match self {
+            Self::LockedOut => 1,
+            Self::PasswordReset | Self::EmailVerification => MOST_ASKED_FOR,
+            Self::NewDevice => 10,
+            // Only the owner, or who acts as they, makes these happen.
+            Self::IntrusionReported
+            | Self::PasswordChanged
+            | Self::SecondFactorEnabled
+            | Self::SecondFactorDisabled
+            | Self::RecoveryCodesIssued => 30,
+        }
+    }
+
     /// What its token is for.
     pub(crate) const fn purpose(self) -> LinkPurpose {
         match self {
-            Self::PasswordReset => LinkPurpose::PasswordReset,
+            Self::PasswordReset | Self::IntrusionReported => LinkPurpose::PasswordReset,
             Self::EmailVerification => LinkPurpose::EmailVerification,
             Self::NewDevice
             | Self::LockedOut
@@ -116,6 +135,7 @@ impl MailKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PasswordReset => "password_reset",
+            Self::IntrusionReported => "intrusion_reported",
             Self::EmailVerification => "email_verification",
             Self::NewDevice => "new_device",
             Self::LockedOut => "locked_out",
@@ -156,8 +176,10 @@ impl LinkPurpose {
     }
 }
 
-/// Tokens of one purpose that an account may have asked for and not used; whoever asks for more gets none.
+/// Mails that somebody may ask for, in an hour; whoever asks for more gets none.
 const MOST_ASKED_FOR: i64 = 3;
+/// How long a mail counts.
+pub(crate) const COUNTED_FOR: TimeDelta = TimeDelta::hours(1);
 /// How long sending is tried.
 const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(1);
 /// Longest text that is kept of what a client says about itself, in bytes.
@@ -166,7 +188,6 @@ const LONGEST_TEXT: usize = 512;
 /// A mail that one node is sending: no other does, until it is said what became of it. No `Debug`.
 pub struct Outgoing {
     transaction: Transaction<'static, Postgres>,
-    account: AccountId,
     created_at: DateTime<Utc>,
     attempts: i32,
     /// The same at every try.
@@ -201,6 +222,7 @@ struct Waiting {
     sealed: Vec<u8>,
     created_at: DateTime<Utc>,
     attempts: i32,
+    worth_sending: bool,
 }
 
 impl Commands {
@@ -222,9 +244,8 @@ impl Commands {
             };
             // Nobody is left to be told.
             let Some(key) = key else { continue };
-            for write in self.mail(unit.context(), &key, account, kind)? {
-                unit.vault(write);
-            }
+            let mail = self.mail(unit.context(), &key, account, kind)?;
+            unit.vault(mail);
         }
         Ok(())
     }
@@ -236,7 +257,7 @@ impl Commands {
         key: &SubjectKey,
         account: AccountId,
         kind: MailKind,
-    ) -> Result<[VaultWrite; 2], CommandError> {
+    ) -> Result<VaultWrite, CommandError> {
         let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice()));
         let purpose = kind.purpose();
         let hash = self.link_hash(purpose, &token);
@@ -254,10 +275,17 @@ impl Commands {
         let text = Zeroizing::new(serde_json::to_vec(&content)?);
         let sealed = key.seal(&sealed_as(id), &text)?;
         let expires_at = context.now + purpose.lifetime();
-        Ok([
-            VaultWrite::MailToken { hash, account, purpose: purpose.as_str(), expires_at },
-            VaultWrite::Mail { id, account, kind: kind.as_str(), sealed, at: context.now },
-        ])
+        Ok(VaultWrite::Mail {
+            id,
+            account,
+            kind: kind.as_str(),
+            most: kind.most(),
+            token: hash,
+            purpose: purpose.as_str(),
+            expires_at,
+            sealed,
+            at: context.now,
+        })
     }
 
     fn link_hash(&self, purpose: LinkPurpose, token: &str) -> [u8; 32] {
@@ -283,23 +311,23 @@ impl Commands {
         owner.map(AccountId).ok_or(CommandError::InvalidCredentials)
     }
 
-    /// Whether an account has asked for as many tokens as it may.
-    pub(crate) async fn has_asked_enough(
+    /// Whether an account got as many mails of a kind in this hour as it may.
+    pub(crate) async fn has_enough_mail(
         &self,
         account: AccountId,
-        purpose: LinkPurpose,
+        kind: MailKind,
         now: DateTime<Utc>,
     ) -> Result<bool, CommandError> {
-        let asked = sqlx::query_scalar!(
-            r#"select count(*) as "asked!" from vault.mail_token
-               where account_id = $1 and purpose = $2 and expires_at > $3"#,
+        let known = sqlx::query_scalar!(
+            r#"select count(*) as "known!" from vault.mail
+               where account_id = $1 and kind = $2 and created_at > $3"#,
             account.0,
-            purpose.as_str(),
-            now
+            kind.as_str(),
+            now - COUNTED_FOR
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(asked >= MOST_ASKED_FOR)
+        Ok(known >= kind.most())
     }
 
     /// The next mail that is due, if there is one. While it is held, no other node gets it.
@@ -311,33 +339,50 @@ impl Commands {
             let mut transaction = self.pool.begin().await?;
             let waiting = sqlx::query_as!(
                 Waiting,
-                "select account_id, kind, mail_id, sealed, created_at, attempts from vault.mail
-                 where due_at <= $1 order by due_at limit 1 for update skip locked",
+                r#"select m.account_id, m.kind, m.mail_id, m.sealed as "sealed!", m.created_at, m.attempts,
+                          exists (select from vault.mail_token t
+                                  where t.token_hash = m.token_hash and t.expires_at > $1) as "worth_sending!"
+                   from vault.mail m where m.due_at <= $1 and m.sealed is not null
+                   order by m.due_at limit 1 for update of m skip locked"#,
                 now
             )
             .fetch_optional(&mut *transaction)
             .await?;
             let Some(waiting) = waiting else { return Ok(None) };
-            let account = AccountId(waiting.account_id);
-            if let Some((kind, to, content)) = self.read_mail(&waiting).await? {
-                let Content { token, at, ip, user_agent } = content;
-                let token = Zeroizing::new(token);
-                let Waiting { mail_id: id, created_at, attempts, .. } = waiting;
-                let mail =
-                    Outgoing { transaction, account, created_at, attempts, id, kind, to, token, at, ip, user_agent };
-                return Ok(Some(mail));
+            let Waiting { mail_id: id, created_at, attempts, worth_sending, .. } = waiting;
+            if !worth_sending {
+                // Its link was followed, replaced, or waited for too long.
+                empty(&mut transaction, id).await?;
+                transaction.commit().await?;
+                continue;
             }
-            // Its owner was forgotten.
-            forget(&mut transaction, account, &waiting.kind).await?;
-            transaction.commit().await?;
+            match self.read_mail(&waiting).await {
+                Ok(Some((kind, to, Content { token, at, ip, user_agent }))) => {
+                    let token = Zeroizing::new(token);
+                    let mail = Outgoing { transaction, created_at, attempts, id, kind, to, token, at, ip, user_agent };
+                    return Ok(Some(mail));
+                }
+                Ok(None) => {
+                    // Its owner was forgotten.
+                    empty(&mut transaction, id).await?;
+                    transaction.commit().await?;
+                }
+                // A key that is not configured, or a kind that only a newer node knows: it holds no other mail up.
+                Err(error) => {
+                    tracing::error!(mail_id = %id, %error, "a mail that waits cannot be read");
+                    postpone(&mut transaction, id, attempts, created_at, now).await?;
+                    transaction.commit().await?;
+                }
+            }
         }
     }
 
     async fn read_mail(&self, waiting: &Waiting) -> Result<Option<(MailKind, EmailAddress, Content)>, CommandError> {
         let account = AccountId(waiting.account_id);
-        let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == waiting.kind);
-        let (Some(kind), Some(key)) = (kind, self.vault.subject_key(account).await?) else { return Ok(None) };
+        let Some(key) = self.vault.subject_key(account).await? else { return Ok(None) };
         let Some(profile) = self.profile(account).await? else { return Ok(None) };
+        let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == waiting.kind);
+        let kind = kind.ok_or_else(|| CommandError::Internal("a mail of an unknown kind".to_owned()))?;
         let text = key.open(&sealed_as(waiting.mail_id), &waiting.sealed)?;
         Ok(Some((kind, profile.email, serde_json::from_slice(&text)?)))
     }
@@ -349,7 +394,7 @@ impl Outgoing {
     /// # Errors
     /// The database; it will be sent once more.
     pub async fn sent(mut self) -> Result<(), sqlx::Error> {
-        forget(&mut self.transaction, self.account, self.kind.as_str()).await?;
+        empty(&mut self.transaction, self.id).await?;
         self.transaction.commit().await
     }
 
@@ -359,34 +404,40 @@ impl Outgoing {
     /// # Errors
     /// The database; it will be tried again at once.
     pub async fn failed(mut self, for_good: bool, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
-        let given_up = for_good || now - self.created_at > GIVEN_UP_AFTER;
-        if given_up {
-            forget(&mut self.transaction, self.account, self.kind.as_str()).await?;
+        let given_up = if for_good {
+            empty(&mut self.transaction, self.id).await?;
+            true
         } else {
-            let wait = TimeDelta::seconds(5_i64 << self.attempts.clamp(0, 9));
-            sqlx::query!(
-                "update vault.mail set attempts = attempts + 1, due_at = $3 where account_id = $1 and kind = $2",
-                self.account.0,
-                self.kind.as_str(),
-                now + wait
-            )
-            .execute(&mut *self.transaction)
-            .await?;
-        }
+            postpone(&mut self.transaction, self.id, self.attempts, self.created_at, now).await?
+        };
         self.transaction.commit().await?;
         Ok(given_up)
     }
 }
 
-async fn forget(
+/// What is left of a mail that is not to be sent any more.
+async fn empty(transaction: &mut Transaction<'static, Postgres>, mail: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!("update vault.mail set sealed = null where mail_id = $1", mail).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// Answers whether it was given up instead.
+async fn postpone(
     transaction: &mut Transaction<'static, Postgres>,
-    account: AccountId,
-    kind: &str,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!("delete from vault.mail where account_id = $1 and kind = $2", account.0, kind)
+    mail: Uuid,
+    attempts: i32,
+    created_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    if now - created_at > GIVEN_UP_AFTER {
+        empty(transaction, mail).await?;
+        return Ok(true);
+    }
+    let wait = TimeDelta::seconds(5_i64 << attempts.clamp(0, 9));
+    sqlx::query!("update vault.mail set attempts = attempts + 1, due_at = $2 where mail_id = $1", mail, now + wait)
         .execute(&mut **transaction)
         .await?;
-    Ok(())
+    Ok(false)
 }
 
 fn sealed_as(mail: Uuid) -> String {

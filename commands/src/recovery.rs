@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand, AccountError, PasswordChange};
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, PasswordChange};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
 use fulexo_domain::event::Category;
 use fulexo_domain::password::{Password, Violation, violations};
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::Unit;
+use crate::execute::{Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, network_facts};
 use crate::mail::{LinkPurpose, MailKind};
@@ -25,7 +25,7 @@ use crate::vault::crypto::random_bytes;
 use crate::vault::write::{self, VaultWrite};
 use crate::{Commands, Done};
 
-const RESET: &[&str] = &[LinkPurpose::PasswordReset.as_str()];
+pub(crate) const RESET: &[&str] = &[LinkPurpose::PasswordReset.as_str()];
 const VERIFICATION: &[&str] = &[LinkPurpose::EmailVerification.as_str()];
 /// After a report earlier ways to a new password may be in the wrong hands too.
 const REPORT: &[&str] = &[LinkPurpose::NotMe.as_str(), LinkPurpose::PasswordReset.as_str()];
@@ -37,13 +37,17 @@ impl Commands {
     /// The database. Whether there is such an account it does not say.
     pub async fn request_password_reset(&self, context: &Context, email: &EmailAddress) -> Result<(), CommandError> {
         let Some(account) = self.account_of(email).await? else { return Ok(()) };
-        if self.has_asked_enough(account, LinkPurpose::PasswordReset, context.now).await? {
+        let idempotency = Idempotency::of(&self.vault, context, "request_password_reset", &[account.0.as_bytes()]);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return Ok(());
+        }
+        if self.has_enough_mail(account, MailKind::PasswordReset, context.now).await? {
             return Ok(());
         }
         let Some(key) = self.vault.subject_key(account).await? else { return Ok(()) };
         let mut unit = self.unit(context).sealing(Some((key, network_facts(context))));
         unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRequested {}])?;
-        self.commit(unit, None, ()).await?;
+        self.commit(unit, idempotency.as_ref(), ()).await?;
         Ok(())
     }
 
@@ -58,6 +62,11 @@ impl Commands {
         token: &str,
         new: Password,
     ) -> Result<Done<()>, CommandError> {
+        let idempotency =
+            Idempotency::of(&self.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
         let purpose = LinkPurpose::PasswordReset;
         let account = self.link_owner(purpose, token, context.now).await?;
         let context = &context.acting_as(account);
@@ -72,10 +81,10 @@ impl Commands {
         }
         let verifier = self.hash(new).await?;
         let address = profile.email.normalised();
-        let decided = self.decide(None, async || {
-            // Again in each try: of two who follow one link, one is first, and the other finds the account changed.
-            self.link_owner(purpose, token, context.now).await?;
-            let mut unit = self.with_new_password(context, &found, &verifier, PasswordChange::Reset).await?;
+        let decided = self.decide(idempotency.as_ref(), async || {
+            let (state, version) = self.still_owned(account, purpose, token, context).await?;
+            let how = PasswordChange::Reset;
+            let mut unit = self.with_new_password(context, &found, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
             if self.counted(account, &address).await?.contains(&Factor::Password) {
                 unit.vault(self.forget_passwords(account, &address));
@@ -93,15 +102,14 @@ impl Commands {
     /// # Errors
     /// [`CommandError::Account`] when the account is unknown.
     pub async fn request_verification(&self, context: &Context, account: AccountId) -> Result<(), CommandError> {
-        let purpose = LinkPurpose::EmailVerification;
         let (state, _) = self.account_state(account).await?;
-        if state.email_verified || self.has_asked_enough(account, purpose, context.now).await? {
+        if state.email_verified || self.has_enough_mail(account, MailKind::EmailVerification, context.now).await? {
             return Ok(());
         }
         let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
-        let writes = self.mail(context, &key, account, MailKind::EmailVerification)?;
+        let mail = self.mail(context, &key, account, MailKind::EmailVerification)?;
         let mut transaction = self.pool.begin().await?;
-        write::write(&mut transaction, &writes.iter().collect::<Vec<_>>()).await?;
+        write::write(&mut transaction, &[&mail]).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -110,12 +118,15 @@ impl Commands {
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
     pub async fn verify_email(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+        let idempotency = Idempotency::of(&self.vault, context, "verify_email", &[token.as_bytes()]);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
         let purpose = LinkPurpose::EmailVerification;
         let account = self.link_owner(purpose, token, context.now).await?;
         let context = &context.acting_as(account);
-        let decided = self.decide(None, async || {
-            self.link_owner(purpose, token, context.now).await?;
-            let (state, version) = self.account_state(account).await?;
+        let decided = self.decide(idempotency.as_ref(), async || {
+            let (state, version) = self.still_owned(account, purpose, token, context).await?;
             let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
             let mut unit = self.unit(context);
             unit.expect(Category::Account, account.0, Expected::Exact(version));
@@ -132,15 +143,20 @@ impl Commands {
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
     pub async fn report_intrusion(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+        let idempotency = Idempotency::of(&self.vault, context, "report_intrusion", &[token.as_bytes()]);
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
+        }
         let account = self.link_owner(LinkPurpose::NotMe, token, context.now).await?;
         let context = &context.acting_as(account);
         let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
         // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
         let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
         let verifier = self.hash(Password::new(nobodys)).await?;
-        let decided = self.decide(None, async || {
-            self.link_owner(LinkPurpose::NotMe, token, context.now).await?;
-            let mut unit = self.with_new_password(context, &found, &verifier, PasswordChange::Disputed).await?;
+        let decided = self.decide(idempotency.as_ref(), async || {
+            let (state, version) = self.still_owned(account, LinkPurpose::NotMe, token, context).await?;
+            let how = PasswordChange::Disputed;
+            let mut unit = self.with_new_password(context, &found, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
             Ok((unit, ()))
         });
@@ -152,6 +168,20 @@ impl Commands {
         self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
     }
 
+    /// The account, as long as the token is good. Its version is read first: of two who follow one link, or links that end
+    /// each other, one is first, and the other finds either the token gone or the account changed.
+    async fn still_owned(
+        &self,
+        account: AccountId,
+        purpose: LinkPurpose,
+        token: &str,
+        context: &Context,
+    ) -> Result<(AccountState, u64), CommandError> {
+        let state = self.account_state(account).await?;
+        self.link_owner(purpose, token, context.now).await?;
+        Ok(state)
+    }
+
     /// An append that sets another password and ends sessions.
     async fn with_new_password<'a>(
         &self,
@@ -159,9 +189,10 @@ impl Commands {
         found: &Found,
         verifier: &Verifier,
         how: PasswordChange,
+        state: &AccountState,
+        version: u64,
     ) -> Result<Unit<'a>, CommandError> {
         let account = found.account;
-        let (state, version) = self.account_state(account).await?;
         let mut unit = self.unit(context);
         unit.expect(Category::Account, account.0, Expected::Exact(version));
         unit.vault(VaultWrite::Password {
@@ -169,14 +200,10 @@ impl Commands {
             verifier: found.key.seal_verifier("password", verifier.expose())?,
             keep: self.previous_passwords(),
         });
-        unit.record(
-            account.0,
-            Some(account),
-            Account::handle_command(&state, AccountCommand::ChangePassword { how })?,
-        )?;
+        unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::ChangePassword { how })?)?;
         if how == PasswordChange::Reset {
             // Whoever followed the link reads the mail.
-            unit.record(account.0, Some(account), Account::handle_command(&state, AccountCommand::VerifyEmail)?)?;
+            unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::VerifyEmail)?)?;
         }
         self.end_in(&mut unit, account, None, RevokedBy::PasswordChange).await?;
         Ok(unit)

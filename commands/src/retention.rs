@@ -5,6 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::lockout::FORGOTTEN_AFTER;
 use sqlx::PgPool;
 
+use crate::mail::COUNTED_FOR;
+
 /// How long a command's result answers its idempotency key.
 const COMMANDS: TimeDelta = TimeDelta::hours(24);
 /// Most rows of a kind in one sweep.
@@ -82,7 +84,15 @@ impl Retention {
         )
         .execute(&self.pool)
         .await?;
-        let swept = [commands, attempts, roots, buckets, tokens].map(|result| result.rows_affected());
+        let mails = sqlx::query!(
+            "delete from vault.mail where mail_id in (
+                 select mail_id from vault.mail where sealed is null and created_at < $1 limit $2)",
+            now - COUNTED_FOR,
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
+        let swept = [commands, attempts, roots, buckets, tokens, mails].map(|result| result.rows_affected());
         Ok(Swept { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
     }
 }

@@ -18,7 +18,7 @@ use super::Tag;
 use super::audit::{AuditEvent, AuditPage};
 use super::input::{Input, Paging};
 use super::sessions::with_origins;
-use crate::answer::{NoContent, Recorded, query_failed};
+use crate::answer::{NoContent, Recorded, behind, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
@@ -150,9 +150,10 @@ impl Me {
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<MyAccount>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
-        app.caught_up(Projection::Accounts, caller.sees(min_position.0)).await?;
+        app.caught_up_for(&caller, Projection::Accounts, min_position.0).await?;
         let account = accounts::get(&app.pool, caller.account).await.map_err(query_failed)?;
-        let account = account.ok_or_else(Problem::not_found)?;
+        // Whoever holds a token has an account.
+        let account = account.ok_or_else(|| behind(Projection::Accounts, caller.position()))?;
         let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
         let required_for = &app.commands.policy().second_factor.required_for;
         Ok(Json(MyAccount {
@@ -308,7 +309,7 @@ impl Me {
     ) -> Result<Json<MySessionPage>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
         let paging = Paging::by_id(cursor.0, limit.0)?;
-        app.caught_up(Projection::Sessions, caller.sees(min_position.0)).await?;
+        app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
         let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
         let page = with_origins(app, filter, &paging).await?;
         let items = page.items.into_iter().map(|(session, origin)| MySession {
@@ -368,7 +369,7 @@ impl Me {
     ) -> Result<Json<AuditPage>, Problem> {
         let app = app(request)?;
         let paging = Paging::by_position(cursor.0, limit.0)?;
-        app.caught_up(Projection::Audit, caller.0.sees(min_position.0)).await?;
+        app.caught_up_for(&caller.0, Projection::Audit, min_position.0).await?;
         let filter = audit::Filter { subject: Some(caller.0.account.0), ..audit::Filter::default() };
         let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;

@@ -7,6 +7,7 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
 use poem::Request;
+use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
@@ -56,11 +57,16 @@ impl Recovery {
     /// The answer is the same, and as fast, whether there is such an account or not. An account gets three such mails at
     /// most within half an hour.
     #[oai(path = "/auth/password-reset", method = "post", operation_id = "create_password_reset")]
-    async fn request_reset(&self, request: &Request, body: Json<PasswordReset>) -> Result<Accepted, Problem> {
+    async fn request_reset(
+        &self,
+        request: &Request,
+        body: Json<PasswordReset>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Accepted, Problem> {
         let app = mailing(request)?;
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&body.email)) else { return Err(input.refused()) };
-        let context = context(request, Actor::Anonymous, None)?;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         // Apart from the answer, which would tell by its time.
         let Ok(place) = Arc::clone(&app.behind_answers).try_acquire_owned() else {
             return Err(Problem::overloaded(Duration::from_secs(5)));
@@ -80,9 +86,14 @@ impl Recovery {
     /// Every session ends, and a lock of the password lifts. A second factor stays, and the next login asks for it. A
     /// password that breaks the rules spends nothing.
     #[oai(path = "/auth/password-reset/confirm", method = "post", operation_id = "confirm_password_reset")]
-    async fn reset(&self, request: &Request, body: Json<NewPassword>) -> Result<NoContent, Problem> {
+    async fn reset(
+        &self,
+        request: &Request,
+        body: Json<NewPassword>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
         let app = mailing(request)?;
-        let context = context(request, Actor::Anonymous, None)?;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let Json(NewPassword { token, new_password }) = body;
         let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
         Ok(done.map_err(spent)?.into())
@@ -92,18 +103,28 @@ impl Recovery {
     ///
     /// One was mailed after the registration. Of a verified address this does nothing.
     #[oai(path = "/me/email-verification", method = "post", operation_id = "create_my_email_verification")]
-    async fn request_verification(&self, request: &Request, caller: Bearer) -> Result<Accepted, Problem> {
+    async fn request_verification(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Accepted, Problem> {
         let app = mailing(request)?;
-        let context = context(request, caller.0.actor(), None)?;
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
         app.commands.request_verification(&context, caller.0.account).await?;
         Ok(Accepted::Accepted)
     }
 
     /// Show that mail arrived, with what was mailed.
     #[oai(path = "/auth/email-verification", method = "post", operation_id = "confirm_email_verification")]
-    async fn verify(&self, request: &Request, body: Json<MailedToken>) -> Result<NoContent, Problem> {
+    async fn verify(
+        &self,
+        request: &Request,
+        body: Json<MailedToken>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
         let app = mailing(request)?;
-        let context = context(request, Actor::Anonymous, None)?;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
     }
 
@@ -111,9 +132,14 @@ impl Recovery {
     ///
     /// Every session ends, the password opens nothing any more, and a way to a new one is mailed.
     #[oai(path = "/auth/not-me", method = "post", operation_id = "create_intrusion_report")]
-    async fn report(&self, request: &Request, body: Json<MailedToken>) -> Result<NoContent, Problem> {
+    async fn report(
+        &self,
+        request: &Request,
+        body: Json<MailedToken>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
         let app = mailing(request)?;
-        let context = context(request, Actor::Anonymous, None)?;
+        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         Ok(app.commands.report_intrusion(&context, &body.token).await.map_err(spent)?.into())
     }
 }

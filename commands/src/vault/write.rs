@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::subject::WrappedKey;
+use crate::mail::COUNTED_FOR;
 
 /// One change of the vault.
 pub enum VaultWrite {
@@ -73,17 +74,6 @@ pub enum VaultWrite {
         /// The factor's name; none: both.
         factor: Option<&'static str>,
     },
-    /// A one-time token that is mailed.
-    MailToken {
-        /// HMAC of the token and its purpose.
-        hash: [u8; 32],
-        /// Whose.
-        account: AccountId,
-        /// What it is for.
-        purpose: &'static str,
-        /// When it ends.
-        expires_at: DateTime<Utc>,
-    },
     /// Tokens of these purposes are worth nothing from here on.
     ForgetMailTokens {
         /// Whose.
@@ -91,7 +81,7 @@ pub enum VaultWrite {
         /// What they are for.
         purposes: &'static [&'static str],
     },
-    /// A mail to be sent, unless one of its kind waits.
+    /// A mail to be sent, with the token that its link holds; neither, where there were enough of its kind.
     Mail {
         /// Its id.
         id: Uuid,
@@ -99,6 +89,14 @@ pub enum VaultWrite {
         account: AccountId,
         /// What it is about.
         kind: &'static str,
+        /// Most of this kind in an hour.
+        most: i64,
+        /// HMAC of the token and its purpose.
+        token: [u8; 32],
+        /// What the token is for.
+        purpose: &'static str,
+        /// When the token ends.
+        expires_at: DateTime<Utc>,
         /// What it says, sealed under the person's key.
         sealed: Vec<u8>,
         /// When.
@@ -196,27 +194,6 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
-            VaultWrite::MailToken { hash, account, purpose, expires_at } => {
-                // The newest few of a purpose are good.
-                sqlx::query!(
-                    "delete from vault.mail_token where account_id = $1 and purpose = $2 and token_hash not in (
-                         select token_hash from vault.mail_token
-                         where account_id = $1 and purpose = $2 order by expires_at desc limit 9)",
-                    account.0,
-                    purpose
-                )
-                .execute(&mut *connection)
-                .await?;
-                sqlx::query!(
-                    "insert into vault.mail_token (token_hash, account_id, purpose, expires_at) values ($1, $2, $3, $4)",
-                    hash,
-                    account.0,
-                    purpose,
-                    expires_at
-                )
-                .execute(&mut *connection)
-                .await?;
-            }
             VaultWrite::ForgetMailTokens { account, purposes } => {
                 let purposes: Vec<String> = purposes.iter().map(|&purpose| purpose.to_owned()).collect();
                 sqlx::query!(
@@ -227,18 +204,26 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
-            VaultWrite::Mail { id, account, kind, sealed, at } => {
-                sqlx::query!(
-                    "insert into vault.mail (account_id, kind, mail_id, sealed, created_at, due_at)
-                     values ($1, $2, $3, $4, $5, $5) on conflict on constraint mail_pkey do nothing",
+            VaultWrite::Mail { id, account, kind, most, token, purpose, expires_at, sealed, at } => {
+                let queued = sqlx::query!(
+                    "insert into vault.mail (mail_id, account_id, kind, token_hash, sealed, created_at, due_at)
+                     select $1, $2, $3, $4, $5, $6, $6
+                     where (select count(*) from vault.mail
+                            where account_id = $2 and kind = $3 and created_at > $8) < $7",
+                    id,
                     account.0,
                     kind,
-                    id,
+                    token,
                     sealed,
-                    at
+                    at,
+                    most,
+                    *at - COUNTED_FOR
                 )
                 .execute(&mut *connection)
                 .await?;
+                if queued.rows_affected() == 1 {
+                    keep_mail_token(connection, token, *account, purpose, *expires_at).await?;
+                }
             }
             VaultWrite::PendingSeed { account, seed } => {
                 sqlx::query!(
@@ -281,6 +266,38 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
             }
         }
     }
+    Ok(())
+}
+
+/// Most tokens of one purpose that an account has at a time; the oldest go.
+const MOST_TOKENS: i64 = 500;
+
+async fn keep_mail_token(
+    connection: &mut PgConnection,
+    token: &[u8; 32],
+    account: AccountId,
+    purpose: &str,
+    expires_at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from vault.mail_token where token_hash in (
+             select token_hash from vault.mail_token
+             where account_id = $1 and purpose = $2 order by expires_at desc offset $3)",
+        account.0,
+        purpose,
+        MOST_TOKENS - 1
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into vault.mail_token (token_hash, account_id, purpose, expires_at) values ($1, $2, $3, $4)",
+        token,
+        account.0,
+        purpose,
+        expires_at
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

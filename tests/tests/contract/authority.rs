@@ -9,8 +9,12 @@ use crate::spec::{Operation, operations};
 use crate::{assert_problem, log_size};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 7] = [
+const PUBLIC: [&str; 11] = [
+    "confirm_email_verification",
+    "confirm_password_reset",
+    "create_intrusion_report",
     "create_login",
+    "create_password_reset",
     "create_refresh",
     "create_registration",
     "create_second_factor_login",

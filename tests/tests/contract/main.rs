@@ -7,6 +7,7 @@ mod bodies;
 mod document;
 mod headers;
 mod idempotency;
+mod injection;
 mod ownership;
 mod pagination;
 mod parameters;
