@@ -18,7 +18,7 @@ use super::Environment;
 use crate::http::cors::Origins;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 11] = [
+const OWN: [&str; 13] = [
     "FULEXO_BIND",
     "FULEXO_PORT",
     "FULEXO_DATABASE_CONNECTIONS",
@@ -28,6 +28,8 @@ const OWN: [&str; 11] = [
     "FULEXO_REGISTRATION",
     "FULEXO_RATE_LIMITS",
     "FULEXO_CORS_ORIGINS",
+    "FULEXO_MAIL_DIR",
+    "FULEXO_PUBLIC_URL",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
 ];
@@ -70,7 +72,7 @@ impl Reader {
     }
 
     pub(super) fn refuse_demo_secrets(&mut self) {
-        let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL"]
+        let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL", "SMTP_URL"]
             .into_iter()
             .filter(|name| self.optional(name).is_some_and(|value| DEMO.iter().any(|demo| value.contains(demo))))
             .map(|name| format!("{name} holds an example from the documentation: generate one of your own"))
