@@ -62,7 +62,10 @@ impl Words {
 
 const WAS_THIS_YOU: &str =
     "If this was you, you need not do anything.\n\nIf it was not you, open this link and say so:";
-const NOT_ME_END: &str = "The link works once, within 7 days. Nothing happens before you confirm it\non the page.";
+const NOT_ME_END: &str = "Once you have confirmed it there, everybody is logged out, your password opens
+nothing any more, and \
+                          a link to a new one is mailed to you. The link above
+works once, within 7 days.";
 
 fn words(kind: MailKind) -> Words {
     match kind {
