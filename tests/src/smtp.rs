@@ -242,5 +242,7 @@ async fn data(read: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
 
 /// What stands in the angle brackets.
 fn path(line: &str) -> String {
-    line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or_else(String::new, |(path, _)| path.to_owned())
+    line.split_once('<')
+        .and_then(|(_, rest)| rest.split_once('>'))
+        .map_or_else(String::new, |(path, _)| path.to_owned())
 }

@@ -93,7 +93,9 @@ async fn text_beyond_ascii_long_lines_and_lone_dots_arrive_as_they_were() {
 async fn no_subject_and_no_address_adds_a_header_or_a_recipient() {
     let sink = Sink::start().await;
     let transport = to(&sink);
-    for subject in ["Hello\r\nBcc: eve@example.net\r\n\r\nBuy", "Hello\nBcc: eve@example.net", "Grüße\r\nBcc: eve@example.net"] {
+    for subject in
+        ["Hello\r\nBcc: eve@example.net\r\n\r\nBuy", "Hello\nBcc: eve@example.net", "Grüße\r\nBcc: eve@example.net"]
+    {
         transport.send(&letter("ann@example.org", subject, "text\n")).await.unwrap();
     }
     let mails = sink.mails();
@@ -103,7 +105,9 @@ async fn no_subject_and_no_address_adds_a_header_or_a_recipient() {
         assert_eq!(mail.header("Bcc"), None, "{}", mail.data);
         assert_eq!(mail.text().trim_end(), "text");
     }
-    for address in ["ann@example.org\r\nRCPT TO:<eve@example.net>", "ann@example.org,eve@example.net", "<ann@example.org>"] {
+    for address in
+        ["ann@example.org\r\nRCPT TO:<eve@example.net>", "ann@example.org,eve@example.net", "<ann@example.org>"]
+    {
         assert!(EmailAddress::parse(address).is_err(), "{address:?}");
     }
 }
@@ -182,7 +186,7 @@ async fn beyond_this_machine_nothing_is_said_without_tls() {
         let error = transport(&[("SMTP_URL", &login)]).send(&plain()).await.unwrap_err();
         assert!(!error.is_permanent(), "{error}");
     }
-    assert_eq!(sink.commands(), ["EHLO", "EHLO", "STARTTLS"]);
+    assert_eq!(sink.commands(), ["EHLO", "EHLO", "STARTTLS", "QUIT"], "and no AUTH, no MAIL");
     assert!(sink.mails().is_empty());
 }
 
@@ -207,6 +211,9 @@ async fn letters_become_files_that_their_owner_alone_can_read() {
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     let text = std::fs::read_to_string(file.path()).unwrap();
-    assert!(text.contains("To: jürgen@example.org\r\n") && text.contains("Auto-Submitted: auto-generated\r\n"), "{text}");
+    assert!(
+        text.contains("To: jürgen@example.org\r\n") && text.contains("Auto-Submitted: auto-generated\r\n"),
+        "{text}"
+    );
     std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use fulexo_domain::values::EmailAddress;
 use lettre::Address;
 use lettre::address::Envelope;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0};
 use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
@@ -263,6 +263,7 @@ fn message(from: &Mailbox, letter: &Letter) -> Result<Message, SendError> {
         .message_id(Some(format!("<{}@{}>", letter.id, from.email.domain())))
         // RFC 3834, section 5: nobody's holiday answers this.
         .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
+        .header(MIME_VERSION_1_0)
         .header(ContentType::TEXT_PLAIN)
         .body(letter.text.clone())
         .map_err(|_| SendError::Address)
