@@ -98,7 +98,9 @@ async function send() {
   } else {
     const errors = Array.isArray(problem.errors) ? problem.errors : [];
     const list = errors.map((error) => error.detail).filter((detail) => typeof detail === 'string');
-    say('bad', [typeof problem.detail === 'string' ? problem.detail : 'That did not work. Please try again later.'], list);
+    const detail = typeof problem.detail === 'string' ? problem.detail : 'That did not work. Please try again later.';
+    // The list is of what the new password must be.
+    say('bad', [password && list.length > 0 ? 'The password is not changed yet. The new one:' : detail], list);
     if (password && list.length > 0) {
       password.setAttribute('aria-invalid', 'true');
       password.focus();
