@@ -40,6 +40,8 @@ use crate::http::cors::Origins;
 use crate::http::listener::{self, ListenerOptions};
 use crate::http::redirect::Redirect;
 use crate::limits::Limits;
+use crate::mail::Transport;
+use crate::mail::worker::Worker;
 use crate::tls::acceptor::Secured;
 use crate::tls::{Source, Tls};
 use crate::token_cache::TokenCache;
@@ -157,7 +159,12 @@ impl Core {
         };
         let first = first_policy.clone();
         let commands = Commands::new(pool.clone(), log, vault, hasher, keys, first, policy, is_current);
-        let commands = Arc::new(commands);
+        let commands = Arc::new(commands.with_mail(config.mail.is_some()));
+        if let Some(mail) = config.mail {
+            let transport = Transport::new(&mail).map_err(StartError)?;
+            let worker = Worker { commands: Arc::clone(&commands), transport, public_url: mail.public_url };
+            followers.spawn(worker.run());
+        }
         let limits = config.rate_limits.map(|quotas| Arc::new(Limits::new(quotas, Arc::clone(&commands))));
         if let Some(limits) = &limits {
             followers.spawn(Arc::clone(limits).run());

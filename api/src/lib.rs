@@ -9,6 +9,7 @@ pub mod config;
 mod doorbell;
 pub mod http;
 pub mod limits;
+pub mod mail;
 pub mod private;
 pub mod routes;
 pub mod schema;

@@ -17,11 +17,15 @@ mod authenticator;
 mod client;
 mod cluster;
 mod looking;
+mod mailbox;
 mod node;
+mod smtp;
 
 pub use authenticator::Authenticator;
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
 pub use fulexo_api::cli::operator;
 pub use looking::{Column, columns, eventually, leaves, log_size, superuser, there};
+pub use mailbox::Mailbox;
 pub use node::{Node, PASSWORD, rsa_key};
+pub use smtp::{Behaviour, Mail, Sink};

@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::{Failure, asked_to_stop, block_on, operator, start_logging};
 use crate::app::{App, Running};
 use crate::config::{Config, Environment};
-use crate::private::{DataDir, Nats, Options, Postgres};
+use crate::private::{DataDir, Nats, Options, Postgres, free_port};
 use crate::schema;
 
 #[derive(Args)]
@@ -101,11 +101,21 @@ impl Dev {
         if self.no_rate_limits {
             env.insert("FULEXO_RATE_LIMITS".to_owned(), "off".to_owned());
         }
+        // Links in mail name the port, so it is chosen before anything listens on it.
+        let port = if self.port == 0 { free_port().map_err(|error| error.to_string())? } else { self.port };
+        let url = format!("http://127.0.0.1:{port}");
+        let mail_dir = dir.path().join("mail").display().to_string();
+        for (name, value) in [
+            ("FULEXO_MAIL_DIR", mail_dir.as_str()),
+            ("MAIL_FROM", "Fulexo <no-reply@example.com>"),
+            ("FULEXO_PUBLIC_URL", &url),
+        ] {
+            env.insert(name.to_owned(), value.to_owned());
+        }
         let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
-        config.port = self.port;
+        config.port = port;
         let running = Running::start(config).await?;
         let accounts = demo_accounts(running.app(), secrets).await?;
-        let url = format!("http://127.0.0.1:{}", running.port);
         let file = DevFile {
             url: url.clone(),
             database_url: &database_url,
@@ -236,6 +246,7 @@ fn banner(file: &DevFile<'_>, dir: &DataDir, url: &str) {
     // As it was called: what `make dev` builds is on nobody's PATH.
     let program = std::env::args().next().unwrap_or_else(|| "fulexo".to_owned());
     println!("\n  follow the log   {program} events --data-dir {}", dir.path().display());
+    println!("  mail is written to {}", dir.path().join("mail").display());
     println!("  everything else  {}/dev.json", dir.path().display());
     println!("\nCtrl-C stops it. The docs: {url}/docs");
 }

@@ -3,6 +3,7 @@
 //!
 //! The variables are documented in the README, in the same order.
 
+pub mod mail;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use fulexo_commands::vault::Kek;
 use fulexo_domain::rate_limit::RateLimits;
 use ipnet::IpNet;
 
+use self::mail::MailConfig;
 use self::reader::Reader;
 use crate::http::cors::Origins;
 use crate::tls::Source;
@@ -64,6 +66,8 @@ pub struct Config {
     pub rate_limits: Option<RateLimits>,
     /// Whose pages may read answers.
     pub origins: Origins,
+    /// How mail is sent; without it, none is.
+    pub mail: Option<MailConfig>,
 }
 
 /// Where the service runs.
@@ -141,6 +145,7 @@ impl Config {
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             rate_limits: reader.rate_limits(environment),
             origins: reader.origins("FULEXO_CORS_ORIGINS"),
+            mail: reader.mail(environment),
         };
         reader.check_logging();
         if environment == Environment::Production {

@@ -18,7 +18,7 @@ use super::Environment;
 use crate::http::cors::Origins;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 12] = [
+const OWN: [&str; 14] = [
     "FULEXO_BIND",
     "FULEXO_PORT",
     "FULEXO_HTTP_PORT",
@@ -29,6 +29,8 @@ const OWN: [&str; 12] = [
     "FULEXO_REGISTRATION",
     "FULEXO_RATE_LIMITS",
     "FULEXO_CORS_ORIGINS",
+    "FULEXO_MAIL_DIR",
+    "FULEXO_PUBLIC_URL",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
 ];
@@ -71,7 +73,7 @@ impl Reader {
     }
 
     pub(super) fn refuse_demo_secrets(&mut self) {
-        let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL"]
+        let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL", "SMTP_URL"]
             .into_iter()
             .filter(|name| self.optional(name).is_some_and(|value| DEMO.iter().any(|demo| value.contains(demo))))
             .map(|name| format!("{name} holds an example from the documentation: generate one of your own"))

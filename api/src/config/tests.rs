@@ -3,6 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use fulexo_domain::rate_limit::{Limit, Quota, Route};
 
+use super::mail::{MailTransport, Security};
 use super::reader::{DEMO, parse_key, pem_blocks};
 use super::*;
 
@@ -68,7 +69,12 @@ fn a_key_is_thirty_two_characters_or_base64_and_not_monotonous() {
 
 #[test]
 fn no_message_repeats_a_secret() {
-    let found = problems(&[("JWT_SECRET", "hunter2"), ("ENCRYPTION_KEY", "hunter3"), ("DATABASE_URL", "hunter4")]);
+    let found = problems(&[
+        ("JWT_SECRET", "hunter2"),
+        ("ENCRYPTION_KEY", "hunter3"),
+        ("DATABASE_URL", "hunter4"),
+        ("SMTP_URL", "smtp://u:hunter5@h/x"),
+    ]);
     assert!(found.iter().all(|problem| !problem.contains("hunter")), "{found:#?}");
 }
 
@@ -101,4 +107,91 @@ fn quotas_are_named_one_by_one_and_only_development_may_lift_them() {
     }
     let found = problems(&[("APP_ENV", "production"), ("FULEXO_RATE_LIMITS", "off")]);
     assert!(found.iter().any(|problem| problem.starts_with("FULEXO_RATE_LIMITS is off")), "{found:#?}");
+}
+
+fn mail(changes: &[(&str, &str)]) -> Option<MailConfig> {
+    let mut vars = sound();
+    vars.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    Config::from_vars(vars, |_| Err("no such file".to_owned())).ok().unwrap().mail
+}
+
+const FROM: (&str, &str) = ("MAIL_FROM", "Fulexo <no-reply@example.com>");
+const PUBLIC: (&str, &str) = ("FULEXO_PUBLIC_URL", "https://auth.example.com/");
+
+#[test]
+fn mail_goes_by_tls_by_starttls_or_plain_to_this_machine_alone() {
+    let relay = |url: &str| match mail(&[("SMTP_URL", url), FROM, PUBLIC]).unwrap().transport {
+        MailTransport::Smtp(relay) => (relay.host, relay.port, relay.security, relay.login.is_some()),
+        MailTransport::Files(_) => panic!("files"),
+    };
+    for (url, host, port, security, login) in [
+        ("smtps://u%40x:p%2Fw@mail.example.com:4650", "mail.example.com", 4650, Security::Tls, true),
+        ("smtps://mail.example.com", "mail.example.com", 465, Security::Tls, false),
+        ("smtps://127.0.0.1", "127.0.0.1", 465, Security::Tls, false),
+        ("smtp://u:p@mail.example.com", "mail.example.com", 587, Security::StartTls, true),
+        ("smtp://192.0.2.7:25", "192.0.2.7", 25, Security::StartTls, false),
+        ("smtp://localhost.example.com", "localhost.example.com", 587, Security::StartTls, false),
+        ("smtp://localhost", "localhost", 25, Security::Loopback, false),
+        ("smtp://127.0.0.1:2525", "127.0.0.1", 2525, Security::Loopback, false),
+        ("smtp://[::1]:2525", "::1", 2525, Security::Loopback, false),
+    ] {
+        assert_eq!(relay(url), (host.to_owned(), port, security, login), "{url}");
+    }
+    let MailTransport::Smtp(relay) =
+        mail(&[("SMTP_URL", "smtps://u%40x:p%2Fw@mail.example.com"), FROM, PUBLIC]).unwrap().transport
+    else {
+        panic!("files")
+    };
+    let login = relay.login.unwrap();
+    assert_eq!((login.user.as_str(), login.password.as_str()), ("u@x", "p/w"));
+}
+
+#[test]
+fn without_a_way_to_send_there_is_no_mail_and_with_one_the_rest_is_asked_for() {
+    assert!(mail(&[]).is_none());
+    assert!(mail(&[PUBLIC]).is_none());
+    let found = problems(&[("SMTP_URL", "smtps://mail.example.com")]);
+    assert!(found.len() == 2 && found[0].starts_with("MAIL_FROM is not") && found[1].starts_with("FULEXO_PUBLIC_URL"));
+    for (changes, start) in [
+        (&[FROM][..], "MAIL_FROM is set"),
+        (
+            &[("SMTP_URL", "smtp://localhost"), ("FULEXO_MAIL_DIR", "mail"), FROM, PUBLIC],
+            "SMTP_URL and FULEXO_MAIL_DIR",
+        ),
+        (&[("SMTP_URL", "mail.example.com"), FROM, PUBLIC], "SMTP_URL must be"),
+        (&[("SMTP_URL", "https://mail.example.com"), FROM, PUBLIC], "SMTP_URL must be"),
+        (&[("SMTP_URL", "smtp://mail.example.com?tls=opportunistic"), FROM, PUBLIC], "SMTP_URL must be"),
+        (&[("SMTP_URL", "smtp://user@mail.example.com"), FROM, PUBLIC], "SMTP_URL must be"),
+        (&[("FULEXO_MAIL_DIR", "mail"), ("MAIL_FROM", "nobody"), PUBLIC], "MAIL_FROM must be"),
+        (&[("FULEXO_MAIL_DIR", "mail"), ("MAIL_FROM", "a@example.com, b@example.com"), PUBLIC], "MAIL_FROM must be"),
+        (&[("FULEXO_MAIL_DIR", "mail"), ("MAIL_FROM", "a@b.c\r\nBcc: d@e.f"), PUBLIC], "MAIL_FROM must be"),
+        (&[("FULEXO_MAIL_DIR", "mail"), FROM, ("FULEXO_PUBLIC_URL", "auth.example.com")], "FULEXO_PUBLIC_URL must be"),
+        (&[("FULEXO_MAIL_DIR", "mail"), FROM, ("FULEXO_ISSUER", "fulexo")], "FULEXO_ISSUER, which stands in"),
+        (&[("FULEXO_PUBLIC_URL", "https://auth.example.com/#x")], "FULEXO_PUBLIC_URL must be"),
+    ] {
+        let found = problems(changes);
+        assert!(found.len() == 1 && found[0].starts_with(start), "{start}: {found:#?}");
+    }
+}
+
+#[test]
+fn links_lead_to_the_public_url_or_the_issuer_without_a_slash_at_the_end() {
+    let files = ("FULEXO_MAIL_DIR", "mail");
+    let issuer = ("FULEXO_ISSUER", "https://api.example.com/fulexo/");
+    assert_eq!(mail(&[files, FROM, PUBLIC, issuer]).unwrap().public_url, "https://auth.example.com");
+    assert_eq!(mail(&[files, FROM, issuer]).unwrap().public_url, "https://api.example.com/fulexo");
+    let http = ("FULEXO_PUBLIC_URL", "http://127.0.0.1:8080");
+    assert_eq!(mail(&[files, FROM, http]).unwrap().public_url, "http://127.0.0.1:8080");
+}
+
+#[test]
+fn production_writes_no_mail_to_files_and_no_link_without_tls() {
+    let found = problems(&[
+        ("APP_ENV", "production"),
+        ("FULEXO_MAIL_DIR", "mail"),
+        FROM,
+        ("FULEXO_PUBLIC_URL", "http://auth.example.com"),
+    ]);
+    assert!(found.iter().any(|problem| problem.starts_with("FULEXO_MAIL_DIR is set")), "{found:#?}");
+    assert!(found.iter().any(|problem| problem.starts_with("FULEXO_PUBLIC_URL must begin with https")), "{found:#?}");
 }

@@ -7,13 +7,11 @@
 use std::fmt::Write as _;
 
 use hyper::body::Bytes;
-use poem::http::{HeaderName, HeaderValue, Method, header};
-use poem::{Body, Endpoint, IntoEndpoint, IntoResponse, Request, Response};
+use poem::http::{HeaderValue, header};
 use poem_openapi::OpenApiService;
 use sha2::{Digest, Sha256};
 
-use super::problem::Problem;
-use super::trace;
+use super::files::{File, PAGE, SCRIPT, STYLE};
 
 /// The page's own policy: our files only, calls to our API only. Swagger UI draws its icons from `data:`.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -38,20 +36,11 @@ window.addEventListener('DOMContentLoaded', () => {
 });
 ";
 
-/// Puts the documentation beside `app`: its paths are answered here, all others by `app`. `spec` is the text of
-/// [`OpenApiService::spec`]. A poem `Route` could do the same, but would parse each request's URI anew for it.
+/// The documentation. `spec` is the text of [`OpenApiService::spec`].
 ///
 /// # Errors
 /// If Swagger UI cannot be found in poem-openapi's page: a new version of it has to be looked at.
-pub fn beside<A>(app: A, spec: String) -> Result<impl Endpoint<Output = Response>, MissingSwaggerUi>
-where
-    A: IntoEndpoint,
-    A::Endpoint: 'static,
-{
-    Ok(Documented { app: app.into_endpoint(), files: files(spec)? })
-}
-
-fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
+pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
     let page = OpenApiService::new((), "", "").swagger_ui_html();
     let style = between(&page, "<style charset=\"UTF-8\">", "</style>").ok_or(MissingSwaggerUi)?;
     // The source map is not embedded; without this line a browser does not ask for it.
@@ -69,14 +58,14 @@ fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
         File {
             path: "/docs",
             operation: "get_docs",
-            content_type: "text/html; charset=utf-8",
+            content_type: PAGE,
             header: Some((header::CONTENT_SECURITY_POLICY, PAGE_POLICY)),
             bytes: Bytes::from(html(style, script)),
         },
         File {
             path: "/docs/swagger-ui.css",
             operation: "get_docs_style",
-            content_type: "text/css; charset=utf-8",
+            content_type: STYLE,
             header: kept.clone(),
             bytes: Bytes::from(style.to_owned()),
         },
@@ -97,8 +86,6 @@ fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
     ])
 }
 
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-
 /// poem-openapi's page does not look as expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MissingSwaggerUi;
@@ -108,48 +95,6 @@ impl std::error::Error for MissingSwaggerUi {}
 impl std::fmt::Display for MissingSwaggerUi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("poem-openapi's page holds no Swagger UI where it is looked for")
-    }
-}
-
-struct Documented<E> {
-    app: E,
-    files: [File; 5],
-}
-
-struct File {
-    path: &'static str,
-    operation: &'static str,
-    content_type: &'static str,
-    /// The one header in which the files differ.
-    header: Option<(HeaderName, HeaderValue)>,
-    bytes: Bytes,
-}
-
-impl<E: Endpoint> Endpoint for Documented<E> {
-    type Output = Response;
-
-    async fn call(&self, request: Request) -> poem::Result<Response> {
-        let Some(file) = self.files.iter().find(|file| file.path == request.uri().path()) else {
-            return self.app.call(request).await.map(IntoResponse::into_response);
-        };
-        trace::name_operation(&request, file.operation);
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            return Err(Problem::method_not_allowed(Some(HeaderValue::from_static("GET, HEAD"))).into());
-        }
-        Ok(file.response())
-    }
-}
-
-impl File {
-    fn response(&self) -> Response {
-        let mut response = Response::default();
-        response.set_body(Body::from_bytes(self.bytes.clone()));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        if let Some((name, value)) = self.header.clone() {
-            headers.insert(name, value);
-        }
-        response
     }
 }
 
@@ -199,13 +144,15 @@ fn fingerprint(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use poem::endpoint::make_sync;
+    use poem::{Endpoint, Request, Response};
 
+    use super::super::files::beside;
     use super::*;
 
     async fn get(path: &str) -> Response {
         let app = make_sync(|_| "the app");
         let request = Request::builder().uri_str(path).finish();
-        beside(app, "{}".to_owned()).unwrap().get_response(request).await
+        beside(app, files("{}".to_owned()).unwrap()).get_response(request).await
     }
 
     #[tokio::test]

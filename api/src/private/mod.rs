@@ -122,7 +122,7 @@ pub fn free_port() -> io::Result<u16> {
 
 /// An account of the system, for a server that must not run as root.
 #[derive(Clone, Copy)]
-struct User {
+pub(crate) struct User {
     uid: u32,
     gid: u32,
 }
@@ -148,7 +148,7 @@ fn remove(path: &Path) -> Result<(), StartError> {
 
 /// Replaces a file as a whole, mode 0600. In a server's home the names belong to its user, so nothing
 /// found there is opened: the new file is made exclusively, then renamed.
-fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), StartError> {
+pub(crate) fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), StartError> {
     let new = path.with_added_extension("new");
     remove(&new)?;
     let write = || {

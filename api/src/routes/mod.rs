@@ -22,7 +22,7 @@ use poem_openapi::{OpenApiService, Tags};
 
 use crate::app::App;
 use crate::http::docs::MissingSwaggerUi;
-use crate::http::{EdgeOptions, Operations, docs, stack};
+use crate::http::{EdgeOptions, Operations, docs, files, pages, stack};
 
 /// How the documentation groups operations.
 #[derive(Tags)]
@@ -107,5 +107,6 @@ pub fn endpoint(
     app: Arc<App>,
     edge: EdgeOptions,
 ) -> Result<impl Endpoint<Output = Response> + 'static, MissingSwaggerUi> {
-    Ok(stack(docs::beside(service(), spec())?.data(app), edge))
+    let files = docs::files(spec())?.into_iter().chain(pages::files());
+    Ok(stack(files::beside(service(), files).data(app), edge))
 }

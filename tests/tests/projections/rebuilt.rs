@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::TimeDelta;
@@ -10,15 +11,15 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Layer, Route};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{Rebuilt, rebuild};
-use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD, operator};
+use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, operator};
 use serde_json::{Value, json};
 
 use crate::{caught_up, log_size, revoke, superuser};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuilt_view_is_the_live_view() {
-    let node = Node::start().await;
-    mixed_load(&node).await;
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
     assert_eq!(kinds(&node.database).await, every_kind(), "the load is to make every kind of event there is");
     for projection in Projection::ALL {
         let rebuilt = rebuilt(&node, projection).await;
@@ -30,8 +31,8 @@ async fn a_rebuilt_view_is_the_live_view() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_rebuilt_twice_is_the_same() {
-    let node = Node::start().await;
-    mixed_load(&node).await;
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
     for projection in Projection::ALL {
         let (first, second) = (rebuilt(&node, projection).await, rebuilt(&node, projection).await);
         assert_eq!(first.at_same_position, second.at_same_position, "{projection:?}");
@@ -41,8 +42,8 @@ async fn a_view_rebuilt_twice_is_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_was_altered_is_found_out_and_made_right() {
-    let node = Node::start().await;
-    mixed_load(&node).await;
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
     for (projection, alteration) in [
         (Projection::Accounts, "update read.account set roles = '{auditor}' where profile_position = 0"),
         (Projection::Sessions, "delete from read.session where started_position < 5"),
@@ -58,8 +59,8 @@ async fn a_view_that_was_altered_is_found_out_and_made_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_go_on_while_views_are_rebuilt() {
-    let node = Node::start().await;
-    mixed_load(&node).await;
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
     let is_over = AtomicBool::new(false);
     let commands = async {
         let mut made = 0;
@@ -89,8 +90,8 @@ async fn commands_go_on_while_views_are_rebuilt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_is_broken_off_leaves_the_view_as_it_was() {
-    let node = Node::start().await;
-    mixed_load(&node).await;
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
     for projection in Projection::ALL {
         let pool = node.database.pool().await;
         let broken_off = tokio::spawn(async move { rebuild(&pool, projection, |_, _| panic!("broken off")).await });
@@ -100,8 +101,17 @@ async fn a_rebuild_that_is_broken_off_leaves_the_view_as_it_was() {
     }
 }
 
+/// A node whose mail is read.
+async fn start() -> (Node, Mailbox) {
+    let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+    let mut env = database.env();
+    env.extend(mailbox.env());
+    (Node::with(&database, env).await, mailbox)
+}
+
 /// Something of every kind.
-async fn mixed_load(node: &Node) {
+async fn mixed_load(node: &Node, mailbox: &Mailbox) {
+    mail_load(node, mailbox).await;
     let admin = node.admin().await;
     daily_load(node, &admin).await;
     rare_load(node, &admin).await;
@@ -211,6 +221,15 @@ async fn rare_load(node: &Node, admin: &Client) {
 }
 
 const JSON: Option<&str> = Some("application/json");
+
+/// Passwords reset and addresses verified by mail.
+async fn mail_load(node: &Node, mailbox: &Mailbox) {
+    let ann = node.customer().await;
+    assert_eq!(node.anonymous().post("/v1/auth/password-reset", json!({"email": ann.email})).await.status, 202);
+    let token = mailbox.expect(&ann.email, "reset-password").await.token();
+    let reset = json!({"token": token, "new_password": "kestrel-Over9thefen"});
+    assert_eq!(node.anonymous().post("/v1/auth/password-reset/confirm", reset).await.status, 204);
+}
 
 /// Second factors, set up, asked for, lost and taken away.
 async fn second_factor_load(node: &Node, admin: &Client) {

@@ -2,6 +2,7 @@
 //!
 //! This file is the service under test and a client for it; the claims are in the files beside it.
 
+mod account_pages;
 mod bodies;
 mod connections;
 mod dressing;
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::listener::{self, ListenerOptions};
-use super::{ClientAddress, EdgeOptions, Operations, Problem, RequestId, docs, stack};
+use super::{ClientAddress, EdgeOptions, Operations, Problem, RequestId, docs, files, pages, stack};
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
@@ -128,7 +129,8 @@ struct Server {
 async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
     let service = OpenApiService::new(Operations((Api, Slow)), "Test", "1");
     let spec = service.spec();
-    let app = docs::beside(service, spec).unwrap().with(Cors::new().allow_origin("https://app.example"));
+    let files = docs::files(spec).unwrap().into_iter().chain(pages::files());
+    let app = files::beside(service, files).with(Cors::new().allow_origin("https://app.example"));
     let acceptor = listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], listener::port(&acceptor).unwrap()));
     let (stop, stopped) = tokio::sync::oneshot::channel();
