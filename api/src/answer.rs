@@ -157,6 +157,17 @@ impl App {
     }
 }
 
+/// A refusal of a new password, by the name that it has where there is a current one too, or a token.
+pub fn about_the_new_password(error: CommandError) -> Problem {
+    match error {
+        CommandError::Password(violations) => {
+            let broken = violations.into_iter().map(|broken| FieldError::new("/new_password", broken.as_str()));
+            Problem::invalid_input(broken.collect())
+        }
+        error => error.into(),
+    }
+}
+
 /// 503: a read model has not seen this position.
 pub fn behind(projection: Projection, position: u64) -> Problem {
     Problem::unavailable(Duration::from_secs(1))

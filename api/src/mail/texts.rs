@@ -84,7 +84,7 @@ fn words(kind: MailKind) -> Words {
             lead: "Choose a new password here:",
             page: "reset-password",
             end: "The link works once, within 30 minutes; after that, ask for another one.\n\nThen look at the second \
-                  factor and the recovery codes of your account: if one is\nnot yours, ask an administrator to reset it.",
+                  factor of your account: if it is not yours, ask an\nadministrator to reset it.",
         },
         MailKind::EmailVerification => Words {
             subject: "Confirm your e-mail address",

@@ -18,7 +18,7 @@ use super::Tag;
 use super::audit::{AuditEvent, AuditPage};
 use super::input::{Input, Paging};
 use super::sessions::with_origins;
-use crate::answer::{NoContent, Recorded, behind, query_failed};
+use crate::answer::{NoContent, Recorded, about_the_new_password, behind, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
@@ -215,13 +215,7 @@ impl Me {
             Step::HalfWay(half_way) => Owner::HalfWay(half_way),
         };
         let changed = app(request)?.commands.change_password(&context, owner, current, new).await;
-        match changed {
-            Ok(done) => Ok(done.into()),
-            Err(fulexo_commands::CommandError::Password(violations)) => Err(Problem::invalid_input(
-                violations.into_iter().map(|broken| FieldError::new("/new_password", broken.as_str())).collect(),
-            )),
-            Err(error) => Err(error.into()),
-        }
+        Ok(changed.map_err(about_the_new_password)?.into())
     }
 
     /// Begin to set up a second factor, the first or another one.

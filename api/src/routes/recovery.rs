@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fulexo_commands::CommandError;
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
@@ -13,7 +14,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::Tag;
 use super::input::Input;
-use crate::answer::NoContent;
+use crate::answer::{NoContent, about_the_new_password};
 use crate::app::App;
 use crate::caller::{Bearer, app, context};
 use crate::http::Problem;
@@ -155,11 +156,11 @@ fn mailing(request: &Request) -> Result<&Arc<App>, Problem> {
 }
 
 /// Unknown, spent, too old, for something else: one refusal.
-fn spent(error: fulexo_commands::CommandError) -> Problem {
+fn spent(error: CommandError) -> Problem {
     match error {
-        fulexo_commands::CommandError::InvalidCredentials => {
+        CommandError::InvalidCredentials => {
             Problem::invalid_token().with_detail("The link was used already, or is too old. Ask for a new one.")
         }
-        error => error.into(),
+        error => about_the_new_password(error),
     }
 }

@@ -1,7 +1,7 @@
 //! Mail: a way back into an account, whether an address is its owner's, and word of what happened; never lost, never
 //! twice, and never a way in for anybody else.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod notices;
 mod outbox;

@@ -102,3 +102,49 @@ async fn only_what_was_mailed_says_that_it_was_somebody_else() {
     assert_eq!(post.follow(NOT_ME, &token).await.status, 204);
     assert_eq!(other.get("/v1/me").await.status, 200, "somebody else's session goes on");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thief_who_resets_and_an_owner_who_reports_at_once_the_owner_has_the_last_word() {
+    let post = Post::start().await;
+    for round in 0..12 {
+        let ann = post.customer().await;
+        let reset = post.reset_token(&ann.email).await;
+        post.node.log_in(&ann.email, ann.account).await;
+        let report = post.mailbox.expect(&ann.email, "not-me").await.token();
+        let thiefs = format!("thiefs-Choice{round}x");
+        // One hash alone takes as long as the other, so they meet at the log.
+        let (confirmed, reported) = tokio::join!(post.confirm(&reset, &thiefs), post.follow(NOT_ME, &report));
+        assert_eq!(reported.status, 204, "{reported:?}");
+        assert!([204, 401, 409].contains(&confirmed.status), "{confirmed:?}");
+        assert_eq!(post.log_in(&ann.email, &thiefs).await.status, 401, "round {round}: {confirmed:?}");
+        let way_back = post.mailbox.expect_nth(&ann.email, "reset-password", 1).await.token();
+        assert_eq!(post.confirm(&way_back, NEW).await.status, 204);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_is_mailed_however_many_resets_were_asked_for() {
+    let post = Post::start().await;
+    let ann = post.customer().await;
+    post.node.log_in(&ann.email, ann.account).await;
+    let report = post.mailbox.expect(&ann.email, "not-me").await.token();
+    for nth in 0..3 {
+        post.ask_for_reset(&ann.email).await;
+        post.mailbox.expect_nth(&ann.email, "reset-password", nth).await;
+    }
+    assert_eq!(post.follow(NOT_ME, &report).await.status, 204);
+    let way_back = post.mailbox.expect_nth(&ann.email, "reset-password", 3).await.token();
+    assert_eq!(post.confirm(&way_back, NEW).await.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_flood_of_logins_floods_the_mailbox_or_spoils_the_first_link() {
+    let post = Post::start().await;
+    let ann = post.customer().await;
+    for _ in 0..15 {
+        post.node.log_in(&ann.email, ann.account).await;
+    }
+    assert_eq!(notices(&post, &ann.email).await, 10);
+    let first = post.mailbox.expect(&ann.email, "not-me").await.token();
+    assert_eq!(post.follow(NOT_ME, &first).await.status, 204);
+}
