@@ -21,7 +21,6 @@ use super::sessions::with_origins;
 use crate::answer::{NoContent, Recorded, about_the_new_password, behind, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use crate::http::Problem;
-use crate::http::problem::FieldError;
 
 pub struct Me;
 
