@@ -100,6 +100,7 @@ async fn no_subject_and_no_address_adds_a_header_or_a_recipient() {
     }
     let mails = sink.mails();
     assert_eq!(mails.len(), 3);
+    assert_eq!(mails[0].header("Subject").unwrap(), "Hello  Bcc: eve@example.net    Buy");
     for mail in mails {
         assert_eq!(mail.to, ["ann@example.org"]);
         assert_eq!(mail.header("Bcc"), None, "{}", mail.data);
