@@ -1,12 +1,16 @@
 //! A mail server on loopback that keeps what it is given (RFC 5321), and misbehaves where a test wants it to. It
-//! delivers nothing, offers no TLS and believes every login.
+//! delivers nothing and believes every login.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use rcgen::{CertifiedKey, KeyPair};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// What was handed over.
 #[derive(Clone)]
@@ -111,7 +115,19 @@ struct Shared {
     behaviour: Mutex<Behaviour>,
     kept: Mutex<Kept>,
     extensions: Mutex<Vec<&'static str>>,
+    tls: Option<Tls>,
 }
+
+struct Tls {
+    acceptor: TlsAcceptor,
+    /// Or after STARTTLS.
+    at_once: bool,
+}
+
+/// A connection, encrypted or not.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// The server; it ends with this.
 pub struct Sink {
@@ -121,14 +137,36 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// A server on a free port of loopback.
+    /// A server on a free port of loopback, without TLS.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// A server that speaks TLS from the first byte, or offers STARTTLS.
+    pub async fn start_tls(certified: &CertifiedKey<KeyPair>, at_once: bool) -> Self {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .unwrap();
+        Self::start_with(Some(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), at_once })).await
+    }
+
+    async fn start_with(tls: Option<Tls>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let extensions = match &tls {
+            Some(tls) if !tls.at_once => vec!["8BITMIME", "STARTTLS"],
+            Some(_) | None => vec!["8BITMIME"],
+        };
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour::Accept),
             kept: Mutex::default(),
-            extensions: Mutex::new(vec!["8BITMIME"]),
+            extensions: Mutex::new(extensions),
+            tls,
         });
         let for_all = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -185,14 +223,17 @@ impl Drop for Sink {
 
 impl Shared {
     async fn converse(&self, stream: TcpStream) -> Option<()> {
-        let (read, mut write) = stream.into_split();
-        let mut read = BufReader::new(read);
+        let wire: Box<dyn Wire> = match &self.tls {
+            Some(tls) if tls.at_once => Box::new(tls.acceptor.accept(stream).await.ok()?),
+            Some(_) | None => Box::new(stream),
+        };
+        let mut wire = BufReader::new(wire);
         let mut mail = Mail { from: String::new(), to: Vec::new(), data: String::new() };
         if *self.behaviour.lock().unwrap() == Behaviour::Hang {
             return std::future::pending().await;
         }
-        write.write_all(b"220 sink.example ESMTP\r\n").await.ok()?;
-        while let Some(line) = line(&mut read).await {
+        say(&mut wire, b"220 sink.example ESMTP\r\n").await?;
+        while let Some(line) = line(&mut wire).await {
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             self.kept.lock().unwrap().commands.push(verb.clone());
             let answer = match verb.as_str() {
@@ -201,6 +242,12 @@ impl Shared {
                     lines.extend(self.extensions.lock().unwrap().iter());
                     let last = lines.pop().unwrap_or_default();
                     lines.iter().map(|line| format!("250-{line}\r\n")).collect::<String>() + &format!("250 {last}")
+                }
+                "STARTTLS" => {
+                    let Some(tls) = &self.tls else { return None };
+                    say(&mut wire, b"220 go ahead\r\n").await?;
+                    wire = BufReader::new(Box::new(tls.acceptor.accept(wire.into_inner()).await.ok()?));
+                    continue;
                 }
                 "AUTH" => "235 welcome".to_owned(),
                 "MAIL" => {
@@ -217,8 +264,8 @@ impl Shared {
                 },
                 "DATA" if mail.to.is_empty() => "503 no recipient".to_owned(),
                 "DATA" => {
-                    write.write_all(b"354 go on\r\n").await.ok()?;
-                    mail.data = data(&mut read).await?;
+                    say(&mut wire, b"354 go on\r\n").await?;
+                    mail.data = data(&mut wire).await?;
                     if *self.behaviour.lock().unwrap() == Behaviour::Drop {
                         return None;
                     }
@@ -228,15 +275,20 @@ impl Shared {
                 }
                 "RSET" | "NOOP" => "250 ok".to_owned(),
                 "QUIT" => {
-                    write.write_all(b"221 goodbye\r\n").await.ok()?;
+                    say(&mut wire, b"221 goodbye\r\n").await?;
                     return None;
                 }
                 _ => "502 what is that".to_owned(),
             };
-            write.write_all(format!("{answer}\r\n").as_bytes()).await.ok()?;
+            say(&mut wire, format!("{answer}\r\n").as_bytes()).await?;
         }
         None
     }
+}
+
+async fn say(wire: &mut BufReader<Box<dyn Wire>>, bytes: &[u8]) -> Option<()> {
+    wire.write_all(bytes).await.ok()?;
+    wire.flush().await.ok()
 }
 
 async fn line(read: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {

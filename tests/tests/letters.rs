@@ -100,6 +100,7 @@ async fn no_subject_and_no_address_adds_a_header_or_a_recipient() {
     }
     let mails = sink.mails();
     assert_eq!(mails.len(), 3);
+    assert_eq!(mails[0].header("Subject").unwrap(), "Hello  Bcc: eve@example.net    Buy");
     for mail in mails {
         assert_eq!(mail.to, ["ann@example.org"]);
         assert_eq!(mail.header("Bcc"), None, "{}", mail.data);
@@ -186,8 +187,63 @@ async fn beyond_this_machine_nothing_is_said_without_tls() {
         let error = transport(&[("SMTP_URL", &login)]).send(&plain()).await.unwrap_err();
         assert!(!error.is_permanent(), "{error}");
     }
-    assert_eq!(sink.commands(), ["EHLO", "EHLO", "STARTTLS", "QUIT"], "and no AUTH, no MAIL");
+    assert_eq!(sink.commands(), ["EHLO", "EHLO", "STARTTLS"], "and no AUTH, no MAIL");
     assert!(sink.mails().is_empty());
+}
+
+/// Whom a process trusts is said in its environment, so this test goes on in a process of its own.
+#[test]
+fn by_tls_a_letter_goes_to_whom_the_system_trusts_under_that_name_and_to_nobody_else() {
+    let name = "by_tls_a_letter_goes_to_whom_the_system_trusts_under_that_name_and_to_nobody_else";
+    if let Ok(file) = std::env::var("SSL_CERT_FILE")
+        && file.ends_with("trusted-by-letters.pem")
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(with_trust(&file));
+    }
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trust-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env("SSL_CERT_FILE", dir.join("trusted-by-letters.pem"))
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}\n{}", String::from_utf8_lossy(&child.stderr));
+}
+
+async fn with_trust(file: &str) {
+    let certified = |names: &[&str]| {
+        rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
+    };
+    let trusted = certified(&["127.0.0.1", "0.0.0.0"]);
+    let misnamed = certified(&["mail.example.com"]);
+    std::fs::write(file, trusted.cert.pem() + &misnamed.cert.pem()).unwrap();
+    let stranger = certified(&["127.0.0.1", "0.0.0.0"]);
+    // STARTTLS goes by a name that is not loopback's, as above.
+    for (at_once, url, before) in [
+        (true, "smtps://user:password@127.0.0.1", &[][..]),
+        (false, "smtp://user:password@0.0.0.0", &["EHLO", "STARTTLS"]),
+    ] {
+        let sink = Sink::start_tls(&trusted, at_once).await;
+        sink.offer(if at_once { &["AUTH PLAIN"] } else { &["AUTH PLAIN", "STARTTLS"] });
+        transport(&[("SMTP_URL", &format!("{url}:{}", sink.port()))]).send(&plain()).await.unwrap();
+        assert_eq!(sink.mails().len(), 1);
+        assert_eq!(sink.commands(), [before, &["EHLO", "AUTH", "MAIL", "RCPT", "DATA", "QUIT"]].concat());
+        for other in [&stranger, &misnamed] {
+            let sink = Sink::start_tls(other, at_once).await;
+            let error = transport(&[("SMTP_URL", &format!("{url}:{}", sink.port()))]).send(&plain()).await.unwrap_err();
+            assert!(matches!(error, SendError::Connection(_)) && !error.is_permanent(), "{error}");
+            assert_eq!(sink.commands(), before, "neither a login nor a letter");
+        }
+        // What speaks no TLS where it should is no server of ours either.
+        let sink = Sink::start().await;
+        let limit = Duration::from_secs(2);
+        let error = transport(&[("SMTP_URL", &format!("{url}:{}", sink.port()))]).within(limit).send(&plain()).await;
+        assert!(error.is_err() && sink.mails().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -62,10 +62,8 @@ impl Words {
 
 const WAS_THIS_YOU: &str =
     "If this was you, you need not do anything.\n\nIf it was not you, open this link and say so:";
-const NOT_ME_END: &str = "Once you have confirmed it there, everybody is logged out, your password opens
-nothing any more, and \
-                          a link to a new one is mailed to you. The link above
-works once, within 7 days.";
+const NOT_ME_END: &str = "Once you have confirmed it there, everybody is logged out, your password opens\nnothing any \
+                          more, and a link to a new one is mailed to you. The link above\nworks once, within 7 days.";
 
 fn words(kind: MailKind) -> Words {
     match kind {
@@ -74,8 +72,8 @@ fn words(kind: MailKind) -> Words {
             what: "Somebody asked for a new password for your account. Your password has not\nbeen changed.",
             lead: "If it was you, choose the new password here:",
             page: "reset-password",
-            end: "The link works once, within 30 minutes.\n\nIf it was not you, you need not do anything: without this \
-                  link nobody can\nset a password. Do not pass it on.",
+            end: "The link works once, within 30 minutes.\n\nIf it was not you, you need not do anything: your password \
+                  stays as\nit is. Do not pass the link on.",
         },
         MailKind::IntrusionReported => Words {
             subject: "Your account is closed to others",
@@ -101,7 +99,7 @@ fn words(kind: MailKind) -> Words {
         MailKind::LockedOut => Words::notice(
             "Logins to your account are paused",
             "There were too many wrong passwords or codes for your account, so logins are\npaused for a while. \
-             That ends by itself.",
+             That ends by itself. None of them let anybody in.",
         ),
         MailKind::PasswordChanged => {
             Words::notice("Your password was changed", "The password of your account was changed.")
