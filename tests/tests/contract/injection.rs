@@ -40,7 +40,10 @@ fn encoded(text: &str) -> String {
 async fn inventory(pool: &PgPool) -> (i64, i64, Vec<(String, Vec<String>)>) {
     let columns: i64 =
         sqlx::query_scalar("select count(*) from information_schema.columns").fetch_one(pool).await.unwrap();
-    let credentials: i64 = sqlx::query_scalar("select count(*) from vault.credential").fetch_one(pool).await.unwrap();
+    let credentials: i64 = sqlx::query_scalar("select count(*) from vault.credential where kind = 'password'")
+        .fetch_one(pool)
+        .await
+        .unwrap();
     let roles = "select account_id::text, roles from read.account order by 1";
     (columns, credentials, sqlx::query_as(roles).fetch_all(pool).await.unwrap())
 }
