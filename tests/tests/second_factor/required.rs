@@ -27,6 +27,11 @@ async fn production() -> Node {
         ("JWT_PRIVATE_KEY", rsa_key()),
         ("TRUSTED_PROXIES", "127.0.0.1/32".to_owned()),
         ("FULEXO_BCRYPT_COST", "10".to_owned()),
+        // Production limits requests; this suite sends more than people do.
+        (
+            "FULEXO_RATE_LIMITS",
+            "login=100000/1s,second_factor=100000/1s,address=100000/1s,account=100000/1s".to_owned(),
+        ),
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));
     Node::with(&database, env).await
