@@ -21,6 +21,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, read_verifier};
+use crate::password_hash::Verifier;
 use crate::recovery::RESET;
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
@@ -178,8 +179,7 @@ impl Commands {
         email: &EmailAddress,
         display_name: Option<&DisplayName>,
     ) -> Result<Unit<'a>, CommandError> {
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let verifier = self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)?;
+        let verifier = self.hash_password(password).await?;
         let events = Account::handle_command(&AccountState::default(), command)?;
         let (key, wrapped) = self.vault.new_subject_key(account)?;
         let verifier = key.seal_verifier("password", verifier.expose())?;
@@ -273,8 +273,7 @@ impl Commands {
             self.commit(unit, None, ()).await?;
             return Err(CommandError::Password(broken));
         }
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let hashed = self.hasher.hash(new, place).await.map_err(|_| CommandError::Overloaded)?;
+        let hashed = self.hash_password(new).await?;
         let position =
             self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
         let position = position.await?;
@@ -315,6 +314,12 @@ impl Commands {
             Ok((unit, ()))
         });
         Ok(self.done(decided.await?).await?.position)
+    }
+
+    /// A verifier of a new password.
+    pub(crate) async fn hash_password(&self, password: Password) -> Result<Verifier, CommandError> {
+        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
     }
 
     /// When the password was set or last changed.

@@ -345,8 +345,7 @@ impl Commands {
 
     /// The password was right, but its verifier was made at another cost.
     async fn rehash(&self, found: &Found, password: Password) -> Result<Vec<u8>, CommandError> {
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        let verifier = self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)?;
+        let verifier = self.hash_password(password).await?;
         Ok(found.key.seal_verifier("password", verifier.expose())?)
     }
 

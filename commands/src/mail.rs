@@ -13,7 +13,7 @@ use fulexo_domain::values::{AccountId, EmailAddress};
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::Commands;
 use crate::context::Context;
@@ -265,7 +265,7 @@ impl Commands {
             let end = text.floor_char_boundary(LONGEST_TEXT);
             text.get(..end).unwrap_or_default().to_owned()
         };
-        let content = Content {
+        let mut content = Content {
             token: token.to_string(),
             at: context.now,
             ip: context.origin.ip.map(|ip| ip.to_string()),
@@ -273,6 +273,7 @@ impl Commands {
         };
         let id = context.new_id();
         let text = Zeroizing::new(serde_json::to_vec(&content)?);
+        content.token.zeroize();
         let sealed = key.seal(&sealed_as(id), &text)?;
         let expires_at = context.now + purpose.lifetime();
         Ok(VaultWrite::Mail {

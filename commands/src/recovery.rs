@@ -79,7 +79,7 @@ impl Commands {
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
-        let verifier = self.hash(new).await?;
+        let verifier = self.hash_password(new).await?;
         let address = profile.email.normalised();
         let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.still_owned(account, purpose, token, context).await?;
@@ -152,7 +152,7 @@ impl Commands {
         let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
         // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
         let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
-        let verifier = self.hash(Password::new(nobodys)).await?;
+        let verifier = self.hash_password(Password::new(nobodys)).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.still_owned(account, LinkPurpose::NotMe, token, context).await?;
             let how = PasswordChange::Disputed;
@@ -161,11 +161,6 @@ impl Commands {
             Ok((unit, ()))
         });
         self.then_sign_out(context, account, RevokedBy::PasswordChange, decided.await?).await
-    }
-
-    async fn hash(&self, password: Password) -> Result<Verifier, CommandError> {
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-        self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
     }
 
     /// The account, as long as the token is good. Its version is read first: of two who follow one link, or links that end

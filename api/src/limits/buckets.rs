@@ -38,6 +38,16 @@ impl Origin {
             }
         }
     }
+
+    /// What tells it from others of its kind.
+    pub const fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(octets) => octets,
+            Self::V6(octets) => octets,
+            Self::Account(id) | Self::ApiKey(id) => id.as_bytes(),
+            Self::Crowd => &[],
+        }
+    }
 }
 
 /// Buckets, spread over shards by a keyed hash that nobody outside can aim at.

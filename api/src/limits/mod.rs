@@ -82,13 +82,7 @@ impl Limits {
         if !route.is_shared() || self.now() < self.alone_until.load(Ordering::Relaxed) {
             return Ok(standing);
         }
-        let bytes: &[u8] = match &origin {
-            Origin::V4(octets) => octets,
-            Origin::V6(octets) => octets,
-            Origin::Account(id) | Origin::ApiKey(id) => id.as_bytes(),
-            Origin::Crowd => &[],
-        };
-        match timeout(PATIENCE, self.commands.count_request(route, bytes, standing.quota)).await {
+        match timeout(PATIENCE, self.commands.count_request(route, origin.as_bytes(), standing.quota)).await {
             Ok(Ok(SharedCount::Admitted { remaining })) => {
                 Ok(Standing { remaining: remaining.min(standing.remaining), ..standing })
             }
@@ -179,15 +173,11 @@ impl Standing {
         let policy = format!("\"{name}\";q={};w={}", self.quota.requests(), whole_seconds(self.quota.window()));
         let state = format!("\"{name}\";r={};t={}", self.remaining, whole_seconds(self.reset));
         for (header, text) in [(POLICY, policy), (STATE, state)] {
-            if let Ok(value) = HeaderValue::from_maybe_shared(bytes(text)) {
+            if let Ok(value) = HeaderValue::try_from(text) {
                 headers.append(header, value);
             }
         }
     }
-}
-
-fn bytes(text: String) -> hyper::body::Bytes {
-    text.into()
 }
 
 /// Rounded up.

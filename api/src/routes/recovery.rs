@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_commands::CommandError;
+use fulexo_commands::context::Context;
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
@@ -64,10 +65,9 @@ impl Recovery {
         body: Json<PasswordReset>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Accepted, Problem> {
-        let app = mailing(request)?;
+        let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&body.email)) else { return Err(input.refused()) };
-        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         // Apart from the answer, which would tell by its time.
         let Ok(place) = Arc::clone(&app.behind_answers).try_acquire_owned() else {
             return Err(Problem::overloaded(Duration::from_secs(5)));
@@ -93,8 +93,7 @@ impl Recovery {
         body: Json<NewPassword>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
-        let app = mailing(request)?;
-        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
+        let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         let Json(NewPassword { token, new_password }) = body;
         let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
         Ok(done.map_err(spent)?.into())
@@ -110,8 +109,7 @@ impl Recovery {
         caller: Bearer,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Accepted, Problem> {
-        let app = mailing(request)?;
-        let context = context(request, caller.0.actor(), idempotency_key.0)?;
+        let (app, context) = mailing(request, caller.0.actor(), idempotency_key.0)?;
         app.commands.request_verification(&context, caller.0.account).await?;
         Ok(Accepted::Accepted)
     }
@@ -124,8 +122,7 @@ impl Recovery {
         body: Json<MailedToken>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
-        let app = mailing(request)?;
-        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
+        let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
     }
 
@@ -139,16 +136,16 @@ impl Recovery {
         body: Json<MailedToken>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
-        let app = mailing(request)?;
-        let context = context(request, Actor::Anonymous, idempotency_key.0)?;
+        let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         Ok(app.commands.report_intrusion(&context, &body.token).await.map_err(spent)?.into())
     }
 }
 
-fn mailing(request: &Request) -> Result<&Arc<App>, Problem> {
+/// Where mail is sent: the application, and what a command needs to know of the request.
+fn mailing(request: &Request, actor: Actor, key: Option<String>) -> Result<(&Arc<App>, Context), Problem> {
     let app = app(request)?;
     if app.commands.sends_mail() {
-        return Ok(app);
+        return Ok((app, context(request, actor, key)?));
     }
     Err(Problem::permission_denied()
         .with_code("mail_not_configured")
