@@ -26,6 +26,8 @@ use crate::vault::write::{self, VaultWrite};
 use crate::{Commands, Done};
 
 pub(crate) const RESET: &[&str] = &[LinkPurpose::PasswordReset.as_str()];
+/// Whoever followed a link to a new password has shown that mail arrives.
+const RESET_AND_VERIFICATION: &[&str] = &[LinkPurpose::PasswordReset.as_str(), LinkPurpose::EmailVerification.as_str()];
 const VERIFICATION: &[&str] = &[LinkPurpose::EmailVerification.as_str()];
 /// After a report earlier ways to a new password may be in the wrong hands too.
 const REPORT: &[&str] = &[LinkPurpose::NotMe.as_str(), LinkPurpose::PasswordReset.as_str()];
@@ -85,7 +87,7 @@ impl Commands {
             let (state, version) = self.still_owned(account, purpose, token, context).await?;
             let how = PasswordChange::Reset;
             let mut unit = self.with_new_password(context, &found, &verifier, how, &state, version).await?;
-            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
             if self.counted(account, &address).await?.contains(&Factor::Password) {
                 unit.vault(self.forget_passwords(account, &address));
                 let lifted =

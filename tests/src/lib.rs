@@ -16,6 +16,7 @@
 mod authenticator;
 mod client;
 mod cluster;
+mod dice;
 mod looking;
 mod mailbox;
 mod node;
@@ -24,6 +25,7 @@ mod smtp;
 pub use authenticator::Authenticator;
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
+pub use dice::Dice;
 pub use fulexo_api::cli::operator;
 pub use looking::{Column, columns, eventually, leaves, log_size, superuser, there};
 pub use mailbox::Mailbox;

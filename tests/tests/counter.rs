@@ -13,35 +13,13 @@ use fulexo_domain::lockout::{Counter, FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::{AccountId, EmailAddress, Reason};
-use fulexo_tests::{Client, Node, PASSWORD, log_size, operator, superuser};
+use fulexo_tests::{Client, Dice, Node, PASSWORD, log_size, operator, superuser};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 const WRONG: &str = "not-the-Passw0rd!";
-
-/// Numbers that look random, and are the same in every run (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-
-    fn between(&mut self, least: i64, most: i64) -> i64 {
-        least + i64::try_from(self.roll((most - least).unsigned_abs() + 1)).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        let index = self.roll(of.len() as u64);
-        of[usize::try_from(index).unwrap()]
-    }
-}
 
 /// A request of nobody in particular at this time.
 fn at(now: DateTime<Utc>) -> Context {

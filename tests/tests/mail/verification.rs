@@ -42,3 +42,16 @@ async fn a_link_may_be_asked_for_again_a_few_times_and_not_once_it_was_followed(
     a_while().await;
     assert_eq!(post.mailbox.to(&ann.email).len(), mails.len());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_verifies_the_address_too_and_spends_the_earlier_link() {
+    let post = Post::start().await;
+    let (email, account) = post.register().await;
+    let verification = post.mailbox.expect(&email, "verify-email").await.token();
+    let reset = post.reset_token(&email).await;
+    assert_eq!(post.confirm(&reset, NEW).await.status, 204);
+    assert_spent(&post.follow(VERIFY, &verification).await);
+    let admin = post.node.admin().await;
+    let last = fulexo_tests::log_size(&post.node).await - 1;
+    assert_eq!(admin.seeing(last).get(&format!("/v1/accounts/{account}")).await.json["email_verified"], true);
+}

@@ -23,23 +23,6 @@ const PREVIEW: &str = "/v1/policy/preview";
 const WRONG: &str = "not-the-Passw0rd!";
 const BECAUSE: &str = "the auditors asked for it";
 
-/// Numbers that look random, and are the same in every run (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-
-    fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.roll(length as u64)).unwrap()
-    }
-}
-
 /// The policy in force, as the body of a change.
 async fn proposal(reader: &Client) -> Value {
     let answer = reader.get(POLICY).await;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta};
-use fulexo_tests::{Authenticator, Client, Node, PASSWORD, leaves, log_size};
+use fulexo_tests::{Authenticator, Client, Dice, Node, PASSWORD, leaves, log_size};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    BECAUSE, Dice, FIGURES, POLICY, PREVIEW, WRONG, accounts, enforce, guess, lockout, log_in, log_in_twice, of_type,
+    BECAUSE, FIGURES, POLICY, PREVIEW, WRONG, accounts, enforce, guess, lockout, log_in, log_in_twice, of_type,
     pointers, preview, time, trail, unlock, version,
 };
 

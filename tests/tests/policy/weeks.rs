@@ -10,12 +10,12 @@ use fulexo_domain::leaf::{self, Draft};
 use fulexo_domain::lockout::{Counter, Lockout};
 use fulexo_domain::policy::Policy;
 use fulexo_domain::values::SessionId;
-use fulexo_tests::{Database, Node, eventually, log_size, operator};
+use fulexo_tests::{Database, Dice, Node, eventually, log_size, operator};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Dice, PREVIEW, accounts, failed, lockout, time};
+use crate::{PREVIEW, accounts, failed, lockout, time};
 
 /// Writes events of these accounts at these times into an empty log.
 async fn write_history(database: &Database, events: &[(DateTime<Utc>, Uuid, AuthenticationEvent)]) {
