@@ -51,6 +51,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// What request handlers work with.
 pub struct App {
+    /// What this node is called among others.
+    pub node_name: Arc<str>,
     /// The write side.
     pub commands: Arc<Commands>,
     /// The read side's database.
@@ -170,6 +172,7 @@ impl Core {
             followers.spawn(Arc::clone(limits).run());
         }
         let app = Arc::new(App {
+            node_name: config.node_name.into(),
             commands,
             pool,
             gate,

@@ -28,6 +28,8 @@ use crate::tls::Source;
 pub struct Config {
     /// Where it runs.
     pub environment: Environment,
+    /// What this node is called among others.
+    pub node_name: String,
     /// The address it listens on.
     pub bind: IpAddr,
     /// The port it listens on; 0 lets the system choose.
@@ -121,6 +123,7 @@ impl Config {
         let tls = reader.tls(&read_file);
         let config = Self {
             environment,
+            node_name: reader.node_name(),
             bind: reader.parsed("FULEXO_BIND", IpAddr::from([127, 0, 0, 1]), "an IP address"),
             port,
             http_port: reader.http_port(port, tls.as_ref()),

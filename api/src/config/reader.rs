@@ -18,7 +18,8 @@ use super::Environment;
 use crate::http::cors::Origins;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
+    "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
     "FULEXO_HTTP_PORT",
@@ -194,6 +195,18 @@ impl Reader {
             }
         }
         Some(limits)
+    }
+
+    /// What this node is called where several are told apart: in answers, health and the log.
+    pub(super) fn node_name(&mut self) -> String {
+        const NAME: &str = "FULEXO_NODE_NAME";
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = self.optional(NAME).unwrap_or_else(|| host().trim().chars().take(63).collect());
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.len() > 63 || !name.chars().all(fits) {
+            self.problem(format!("{NAME} must be 1 to 63 letters, digits, dots, dashes or underscores"));
+        }
+        if name.is_empty() { "fulexo".to_owned() } else { name }
     }
 
     pub(super) fn origins(&mut self, name: &str) -> Origins {
