@@ -5,6 +5,7 @@ use std::time::Duration;
 use fulexo_commands::{CommandError, Done};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
+use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
 use fulexo_projections::projection::Projection;
@@ -259,6 +260,13 @@ impl From<CommandError> for Problem {
             CommandError::Contended => {
                 Self::conflict("Others kept changing the same thing; try again.").with_code("contended")
             }
+            CommandError::Lockdown(LockdownError::AlreadyStarted) => {
+                Self::conflict("There is a lockdown of this scope already.").with_code("lockdown_active")
+            }
+            CommandError::Lockdown(LockdownError::NotStarted) => {
+                Self::conflict("There is no lockdown.").with_code("no_lockdown")
+            }
+            CommandError::LockedDown => Self::locked_down(),
             CommandError::Overloaded => Self::overloaded(Duration::from_secs(2)),
             CommandError::Unavailable => Self::unavailable(Duration::from_secs(2)),
             CommandError::Internal(text) => Self::internal(text),

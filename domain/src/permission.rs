@@ -45,11 +45,14 @@ pub enum Permission {
     /// Read the audit trail.
     #[serde(rename = "audit.read")]
     AuditRead,
+    /// Start and lift a lockdown, and work during one.
+    #[serde(rename = "lockdown.manage")]
+    LockdownManage,
 }
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::SessionsRead,
@@ -62,6 +65,7 @@ impl Permission {
         Self::ApiKeysManage,
         Self::TokensIntrospect,
         Self::AuditRead,
+        Self::LockdownManage,
     ];
 
     /// # Errors
@@ -89,6 +93,7 @@ impl Permission {
             Self::ApiKeysManage => "Make, list and revoke API keys.",
             Self::TokensIntrospect => "Ask what a token is worth (RFC 7662).",
             Self::AuditRead => "Read the audit trail.",
+            Self::LockdownManage => "Start and lift a lockdown, and work during one.",
         }
     }
 
@@ -108,6 +113,7 @@ impl Permission {
             Self::ApiKeysManage => "api_keys.manage",
             Self::TokensIntrospect => "tokens.introspect",
             Self::AuditRead => "audit.read",
+            Self::LockdownManage => "lockdown.manage",
         }
     }
 

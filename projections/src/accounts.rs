@@ -169,7 +169,12 @@ const fn concerns(recorded: &Recorded) -> bool {
             | AuthenticationEvent::PasswordResetRequested {}
             | AuthenticationEvent::NewDeviceSeen { .. } => false,
         },
-        Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::RateLimit(_) => false,
+        Event::Session(_)
+        | Event::Role(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_)
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => false,
     }
 }
 
@@ -238,7 +243,8 @@ fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
         | Event::Role(_)
         | Event::Policy(_)
         | Event::ApiKey(_)
-        | Event::RateLimit(_) => {}
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => {}
     }
 }
 

@@ -16,7 +16,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::permission::{CustomRoles, Permissions, permissions_of_all};
+use fulexo_domain::lockdown::{LockdownEvent, Scope};
+use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
 use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
@@ -61,6 +62,8 @@ pub enum Verdict {
     },
     /// The session has ended.
     Ended,
+    /// The session lives, and a lockdown keeps its owner out.
+    LockedDown,
     /// The gate cannot know: ask the database.
     Unknown,
 }
@@ -72,8 +75,20 @@ pub enum KeyVerdict {
     Current(Permissions, DateTime<Utc>),
     /// Revoked or expired.
     Ended,
+    /// In use, and a lockdown keeps it out.
+    LockedDown,
     /// The gate cannot know: ask the database.
     Unknown,
+}
+
+/// The gate cannot know: ask the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown;
+
+/// Whether a lockdown keeps out whoever may do this.
+#[must_use]
+pub fn keeps_out(lockdown: Option<Scope>, permissions: Permissions) -> bool {
+    lockdown == Some(Scope::All) && !permissions.contains(Permission::LockdownManage)
 }
 
 /// What these roles allow in a session: those that require a second factor allow nothing in a session without one.
@@ -111,6 +126,8 @@ struct Inner {
     keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
     revoked_keys: HashSet<ApiKeyId>,
     policy: Arc<Policy>,
+    /// What a lockdown closes, and which event says so.
+    lockdown: (Option<Scope>, u64),
     /// What was remembered when, oldest first.
     ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
 }
@@ -193,6 +210,7 @@ impl Gate {
         .await?;
         let custom = access::custom_roles(&mut transaction).await?;
         let changed_policy = access::policy(&mut transaction).await?;
+        let lockdown = access::lockdown(&mut transaction).await?;
         let keys = sqlx::query!(
             "select key_id, permissions, expires_at from access.api_key where revoked_at is null and expires_at > $1",
             now
@@ -206,6 +224,7 @@ impl Gate {
         }
         let mut inner = Inner {
             policy: policy.get(),
+            lockdown: lockdown.map_or((None, 0), |lockdown| (lockdown.scope, lockdown.position)),
             applied,
             lease_ends: None,
             horizon: 0,
@@ -256,7 +275,12 @@ impl Gate {
             return KeyVerdict::Unknown;
         }
         match inner.keys.get(&key) {
-            Some((permissions, expires_at)) if now < *expires_at => KeyVerdict::Current(*permissions, *expires_at),
+            Some((permissions, expires_at)) if now < *expires_at => {
+                if keeps_out(inner.lockdown.0, *permissions) {
+                    return KeyVerdict::LockedDown;
+                }
+                KeyVerdict::Current(*permissions, *expires_at)
+            }
             Some(_) => KeyVerdict::Ended,
             // Its secret is authentic, so it was made somewhere, maybe a moment ago.
             None => KeyVerdict::Unknown,
@@ -281,12 +305,26 @@ impl Gate {
             Some(roles) => &mut roles.iter(),
             None => &mut claim.roles.iter(),
         };
+        let permissions = permissions_in(held, &inner.custom, &inner.policy, claim.second_factor);
+        if keeps_out(inner.lockdown.0, permissions) {
+            return Verdict::LockedDown;
+        }
         Verdict::Current {
-            permissions: permissions_in(held, &inner.custom, &inner.policy, claim.second_factor),
+            permissions,
             elevated: inner.elevated.get(&claim.session).copied(),
             elevation: inner.policy.sessions.elevation,
             roles,
         }
+    }
+
+    /// What a lockdown closes; `Err` where the database must be asked.
+    ///
+    /// # Errors
+    /// The gate cannot know.
+    pub fn lockdown(&self) -> Result<Option<Scope>, Unknown> {
+        let inner = self.read();
+        let holds_lease = inner.lease_ends.is_some_and(|ends| Instant::now() < ends);
+        if holds_lease { Ok(inner.lockdown.0) } else { Err(Unknown) }
     }
 
     /// Learns of events that were committed here, at once: before whoever asked for them is answered.
@@ -381,6 +419,13 @@ impl Inner {
                 *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
             }
             Event::Role(event) => self.change_role(position, event),
+            // Events may be told twice, and out of order when two nodes append at once.
+            Event::Lockdown(event) if position >= self.lockdown.1 => {
+                self.lockdown = match event {
+                    LockdownEvent::Started { scope } => (Some(*scope), position),
+                    LockdownEvent::Lifted {} => (None, position),
+                };
+            }
             Event::ApiKey(event) => {
                 let key = ApiKeyId(recorded.stream.id);
                 match event {
@@ -399,7 +444,8 @@ impl Inner {
             | Event::Account(_)
             | Event::Authentication(_)
             | Event::Policy(_)
-            | Event::RateLimit(_) => {}
+            | Event::RateLimit(_)
+            | Event::Lockdown(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod dev;
 mod events;
+mod lockdown;
 mod migrate;
 mod openapi;
 mod rebuild;
@@ -52,6 +53,11 @@ enum Verb {
     /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
     /// `serve` is.
     Register(register::Register),
+    /// Close the service to everybody but those who respond to an incident, or open it again.
+    ///
+    /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
+    /// `serve` is. `fulexo lockdown off` lifts it.
+    Lockdown(lockdown::Lockdown),
     /// Print the OpenAPI document.
     Openapi(openapi::Openapi),
     /// Make a read model again from the log, and compare it with what it was.
@@ -112,6 +118,7 @@ impl Cli {
             Verb::Serve(verb) => verb.run(),
             Verb::Migrate(verb) => verb.run(),
             Verb::Register(verb) => verb.run(),
+            Verb::Lockdown(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),

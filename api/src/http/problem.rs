@@ -164,6 +164,11 @@ impl Problem {
         Self::of(Kind::Overloaded).with_retry_after(retry_after)
     }
 
+    /// 503: a lockdown, which lets nobody in but those who respond to it.
+    pub fn locked_down() -> Self {
+        Self::of(Kind::LockedDown).with_retry_after(Duration::from_secs(60))
+    }
+
     /// 503: something the call needs is down.
     pub fn unavailable(retry_after: Duration) -> Self {
         Self::of(Kind::Unavailable).with_retry_after(retry_after)

@@ -8,6 +8,7 @@ mod auth;
 mod document;
 mod health;
 mod input;
+mod lockdown;
 mod me;
 mod policy;
 mod recovery;
@@ -43,6 +44,8 @@ pub enum Tag {
     ApiKeys,
     /// The security policy, and what another one would have done.
     Policy,
+    /// What is done about incidents.
+    Incidents,
     /// The audit trail: the event log itself.
     Audit,
     /// Whether the service works, and the keys that its tokens are verified with.
@@ -58,6 +61,7 @@ type Apis = Operations<(
     roles::Roles,
     api_keys::ApiKeys,
     policy::Policies,
+    lockdown::Lockdowns,
     audit::Audit,
     health::Health,
 )>;
@@ -72,6 +76,7 @@ fn service() -> OpenApiService<Apis, ()> {
         roles::Roles,
         api_keys::ApiKeys,
         policy::Policies,
+        lockdown::Lockdowns,
         audit::Audit,
         health::Health,
     );

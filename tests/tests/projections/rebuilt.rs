@@ -115,6 +115,9 @@ async fn mixed_load(node: &Node, mailbox: &Mailbox) {
     let admin = node.admin().await;
     daily_load(node, &admin).await;
     rare_load(node, &admin).await;
+    let lockdown = json!({"scope": "logins", "reason": "r"});
+    assert!(admin.post("/v1/lockdown", lockdown).await.status < 300);
+    assert!(admin.delete_with("/v1/lockdown", json!({"reason": "r"})).await.status < 300);
     caught_up(node, &admin).await;
 }
 
