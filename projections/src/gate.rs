@@ -5,8 +5,8 @@
 //! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest and sends tokens
 //! older than that to the database.
 //!
-//! A node judges from memory only while it holds a lease: each confirmed catch-up with the log renews it. A node that
-//! was paused or cut off finds its lease gone and asks the database.
+//! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
+//! asks the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,7 +26,7 @@ use sqlx::PgPool;
 
 use crate::{access, feed};
 
-/// How long a confirmed catch-up is good for.
+/// How long a renewal is good for, from when it began.
 pub const LEASE: Duration = Duration::from_secs(2);
 /// Most changes kept; about 20 MB.
 const MOST: usize = 100_000;
@@ -355,9 +355,21 @@ impl Gate {
         self.read().applied
     }
 
-    /// The log was asked at `asked`, and everything that it had is known here.
+    /// A renewal that began at `asked` was committed, the log was asked after that, and everything that it had is known
+    /// here (`nodes`).
     pub fn renew_lease(&self, asked: Instant) {
         self.write().lease_ends = Some(asked + LEASE);
+    }
+
+    /// Gives the lease up.
+    pub fn drop_lease(&self) {
+        self.write().lease_ends = None;
+    }
+
+    /// When the lease ends, or ended.
+    #[must_use]
+    pub fn lease_ends(&self) -> Option<Instant> {
+        self.read().lease_ends
     }
 
     /// Whether the gate judges from memory.
@@ -532,12 +544,12 @@ impl Inner {
     }
 }
 
-/// Reads what other nodes appended, at most `most` events; `true` when the log has nothing that is not known here.
+/// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
+/// that is not known here. It takes no lease.
 ///
 /// # Errors
 /// The feed's.
 pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), feed::FeedError> {
-    let asked = Instant::now();
     let mut connection = pool.acquire().await?;
     let size = feed::size(&mut connection).await?;
     let applied = gate.applied();
@@ -546,9 +558,5 @@ pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u6
         let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
         gate.observe(&events);
     }
-    let is_current = gate.applied() >= size;
-    if is_current {
-        gate.renew_lease(asked);
-    }
-    Ok((is_current, size))
+    Ok((gate.applied() >= size, size))
 }

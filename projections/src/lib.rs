@@ -4,6 +4,8 @@
 //! the recent part in memory. The read models (`accounts`, `sessions`, `audit`) follow the log on their own, each
 //! with a checkpoint; a reader may wait until one has seen a position.
 //!
+//! `nodes` is who else derives the same: which nodes are there, and how far each has got.
+//!
 //! `preview` derives something for one question: what another lockout policy would have done.
 //!
 //! Nothing here decides or appends, and nothing here can open what is sealed.
@@ -14,6 +16,7 @@ pub mod audit;
 pub mod feed;
 pub mod follower;
 pub mod gate;
+pub mod nodes;
 pub mod page;
 pub mod preview;
 pub mod projection;

@@ -20,6 +20,7 @@ mod dice;
 mod looking;
 mod mailbox;
 mod node;
+mod program;
 mod smtp;
 
 pub use authenticator::Authenticator;
@@ -30,4 +31,5 @@ pub use fulexo_api::cli::operator;
 pub use looking::{Column, columns, eventually, leaves, log_size, superuser, there};
 pub use mailbox::Mailbox;
 pub use node::{Node, PASSWORD, rsa_key};
+pub use program::{Ended, Program};
 pub use smtp::{Behaviour, Mail, Sink};

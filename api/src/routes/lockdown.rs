@@ -13,7 +13,7 @@ use poem_openapi::{Object, OpenApi};
 
 use super::Tag;
 use super::input::{Because, Input};
-use crate::answer::{NoContent, query_failed};
+use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::Problem;
 
@@ -79,7 +79,7 @@ impl Lockdowns {
         caller: Bearer,
         body: Json<LockdownRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::LockdownManage)?;
         caller.require_elevated()?;
@@ -88,7 +88,8 @@ impl Lockdowns {
         let reason = input.parse("/reason", Reason::parse(&body.reason));
         let (Some(scope), Some(reason)) = (scope, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        Ok(app(request)?.commands.start_lockdown(&context, scope, reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.start_lockdown(&context, scope, reason).await?).await
     }
 
     /// Lift the lockdown.
@@ -101,13 +102,14 @@ impl Lockdowns {
         caller: Bearer,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::LockdownManage)?;
         caller.require_elevated()?;
         let mut input = Input::default();
         let Some(reason) = input.parse("/reason", Reason::parse(&body.reason)) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        Ok(app(request)?.commands.lift_lockdown(&context, reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.lift_lockdown(&context, reason).await?).await
     }
 }

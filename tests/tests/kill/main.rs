@@ -5,5 +5,4 @@
 #[path = "../log/audit.rs"]
 mod audit;
 mod dev;
-mod program;
 mod serve;

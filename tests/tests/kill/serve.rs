@@ -10,7 +10,7 @@ use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::rebuild;
-use fulexo_tests::{Answer, Client, Database, PASSWORD};
+use fulexo_tests::{Answer, Client, Database, PASSWORD, Program};
 use poem::http::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -20,7 +20,6 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::audit::audit;
-use crate::program::Program;
 
 const KILLS: usize = 20;
 const CLIENTS: usize = 16;

@@ -139,7 +139,7 @@ async fn daily_load(node: &Node, admin: &Client) {
         let path = format!("/v1/accounts/{}/roles", ann.account);
         let grant = admin.post(&path, json!({"role": "auditor", "reason": "r"})).await;
         assert_eq!(grant.status, 204, "{grant:?}");
-        assert_eq!(revoke(admin, &format!("{path}/customer")).await, 204);
+        assert_eq!(revoke(admin, &format!("{path}/customer")).await, 200);
         let change = json!({"current_password": PASSWORD, "new_password": "kestrel-Over9thefen"});
         assert_eq!(other.post("/v1/me/password", change).await.status, 204);
         assert_eq!(node.anonymous().post("/v1/auth/refresh", json!({"refresh_token": spent})).await.status, 401);
@@ -176,7 +176,7 @@ async fn rare_load(node: &Node, admin: &Client) {
     let because = json!({"reason": "r"});
     let act = async |verb: &str| {
         let answer = admin.post(&format!("/v1/accounts/{}/{verb}", ann.account), because.clone()).await;
-        assert_eq!(answer.status, 204, "{verb}: {answer:?}");
+        assert_eq!(answer.status, 200, "{verb}: {answer:?}");
     };
     let profile = ann.send(hyper::Method::PATCH, "/v1/me", JSON, r#"{"display_name": "Ann"}"#).await;
     assert_eq!(profile.status, 200, "{profile:?}");
@@ -199,12 +199,12 @@ async fn rare_load(node: &Node, admin: &Client) {
         let defined = admin.put("/v1/roles/support", json!({"permissions": permissions, "reason": "r"})).await;
         assert_eq!(defined.status, 200, "{defined:?}");
     }
-    assert_eq!(admin.delete_with("/v1/roles/support", because.clone()).await.status, 204);
+    assert_eq!(admin.delete_with("/v1/roles/support", because.clone()).await.status, 200);
     let expires_at = operator().now + TimeDelta::days(1);
     let key = json!({"name": "gateway", "permissions": ["audit.read"], "expires_at": expires_at});
     let key = admin.post("/v1/api-keys", key).await;
     let path = format!("/v1/api-keys/{}", key.json["api_key_id"].as_str().unwrap());
-    assert_eq!(admin.delete_with(&path, because).await.status, 204);
+    assert_eq!(admin.delete_with(&path, because).await.status, 200);
     let mut policy = admin.get("/v1/policy").await.json;
     policy.as_object_mut().unwrap().remove("version");
     policy["reason"] = json!("r");
@@ -254,7 +254,7 @@ async fn second_factor_load(node: &Node, admin: &Client) {
     }
     assert_eq!(ann.delete(TOTP).await.status, 204);
     let path = format!("/v1/accounts/{}/reset-second-factor", bob.account);
-    assert_eq!(admin.post(&path, json!({"reason": "r"})).await.status, 204);
+    assert_eq!(admin.post(&path, json!({"reason": "r"})).await.status, 200);
 }
 
 async fn log_in(node: &Node, client: &Client, password: &str) -> Answer {
