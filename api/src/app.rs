@@ -147,12 +147,14 @@ impl Core {
         let (stop_sequencer, stopped) = oneshot::channel();
         let sequencer = tokio::spawn(sequencer.run(stopped));
         let progress = Progress::default();
+        let node_name: Arc<str> = config.node_name.into();
         let mut followers = JoinSet::new();
         followers.spawn(Follower::new(pool.clone(), Arc::clone(&gate), doorbell.rung(), head).run());
         followers.spawn(doorbell.clone().run());
         followers.spawn(sweep(pool.clone()));
         for projection in Projection::ALL {
-            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
+            let node = Arc::clone(&node_name);
+            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone(), node).run());
         }
 
         let is_current: IsCurrent = {
@@ -172,7 +174,7 @@ impl Core {
             followers.spawn(Arc::clone(limits).run());
         }
         let app = Arc::new(App {
-            node_name: config.node_name.into(),
+            node_name,
             commands,
             pool,
             gate,
