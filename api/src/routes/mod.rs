@@ -9,6 +9,7 @@ mod document;
 mod health;
 mod input;
 mod me;
+mod metrics;
 mod policy;
 mod recovery;
 mod roles;
