@@ -125,9 +125,12 @@ fn report(rebuilt: &Rebuilt) -> Result<String, String> {
     if comparison.is_same() {
         return Ok(format!("{live}; the version before said the same at position {}", grouped(comparison.position)));
     }
+    let differ = match comparison.differing {
+        1 => "1 row differs".to_owned(),
+        differing => format!("{} rows differ", grouped(differing)),
+    };
     let mut text = format!(
-        "{live}, but the version before said something else: {} rows differ at position {}",
-        grouped(comparison.differing),
+        "{live}, but the version before said something else: {differ} at position {}",
         grouped(comparison.position)
     );
     if !comparison.examples.is_empty() {

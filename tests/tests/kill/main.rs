@@ -6,4 +6,5 @@
 mod audit;
 mod dev;
 mod program;
+mod rebuild;
 mod serve;

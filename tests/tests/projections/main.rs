@@ -1,13 +1,15 @@
 //! What readers see, and what gates a request, is derived from the log: again with the same result, and not at all
 //! past an event that cannot be applied.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod behind;
 mod cut_off;
 mod gate;
+mod metrics;
 mod poison;
 mod rebuilt;
+mod versions;
 
 use fulexo_domain::event::{Actor, Event, Stream};
 use fulexo_domain::leaf::{Draft, Prepared};
