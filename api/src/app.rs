@@ -159,7 +159,8 @@ impl Core {
         followers.spawn(doorbell.clone().run());
         followers.spawn(sweep(pool.clone()));
         for projection in Projection::ALL {
-            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
+            let node = Arc::clone(&node_name);
+            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone(), node).run());
         }
 
         let is_current: IsCurrent = {

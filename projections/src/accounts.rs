@@ -111,7 +111,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         return Ok(());
     }
     let touched: Vec<Uuid> = touched.into_iter().collect();
-    let rows = sqlx::query_as!(Account, "select * from read.account where account_id = any($1)", &touched)
+    let rows = sqlx::query_as!(Account, "select * from account where account_id = any($1)", &touched)
         .fetch_all(&mut *connection)
         .await?;
     let mut accounts: HashMap<Uuid, Account> = rows.into_iter().map(|row| (row.account_id, row)).collect();
@@ -120,7 +120,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
     }
     let rows: Vec<Account> = accounts.into_values().collect();
     sqlx::query!(
-        "insert into read.account
+        "insert into account
          select u.id, u.registered_at, u.profile_position, string_to_array(u.roles, ' '), u.password_changed_at,
                 u.last_login_at, u.locked_until, u.second_factor_locked_until, u.suspended, u.password_expired,
                 u.second_factor, u.recovery_codes, u.email_verified

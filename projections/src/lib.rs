@@ -23,6 +23,7 @@ pub mod projection;
 pub mod rebuild;
 pub mod runner;
 pub mod sessions;
+pub mod standing;
 
 pub(crate) fn to_i64(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)

@@ -30,7 +30,18 @@ impl Projection {
         }
     }
 
-    /// Applies a contiguous stretch of the log.
+    /// Its tables, by their names in each schema; `projection.relation` says the same to the database.
+    #[must_use]
+    pub const fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::Accounts => &["account"],
+            Self::Sessions => &["session"],
+            Self::Audit => &["audit"],
+        }
+    }
+
+    /// Applies a contiguous stretch of the log, to the tables that the connection's `search_path` leads to: those that
+    /// readers see, or those of a build.
     pub(crate) async fn apply(self, connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
         match self {
             Self::Accounts => accounts::apply(connection, events).await,
@@ -38,59 +49,6 @@ impl Projection {
             Self::Audit => audit::apply(connection, events).await,
         }
     }
-
-    /// Empties it, for a rebuild.
-    pub(crate) async fn clear(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        match self {
-            Self::Accounts => sqlx::query!("delete from read.account").execute(connection).await,
-            Self::Sessions => sqlx::query!("delete from read.session").execute(connection).await,
-            Self::Audit => sqlx::query!("delete from read.audit").execute(connection).await,
-        }
-        .map(drop)
-    }
-
-    /// Rows and a digest over all of them, in the order of their keys: two views are the same when these are.
-    pub(crate) async fn fingerprint(self, connection: &mut PgConnection) -> Result<Fingerprint, sqlx::Error> {
-        let (rows, digest) = match self {
-            Self::Accounts => {
-                let row = sqlx::query!(
-                    r#"select count(*) as "rows!", md5(coalesce(string_agg(md5(a::text), '' order by account_id), ''))
-                       as "digest!" from read.account a"#
-                )
-                .fetch_one(connection)
-                .await?;
-                (row.rows, row.digest)
-            }
-            Self::Sessions => {
-                let row = sqlx::query!(
-                    r#"select count(*) as "rows!", md5(coalesce(string_agg(md5(s::text), '' order by session_id), ''))
-                       as "digest!" from read.session s"#
-                )
-                .fetch_one(connection)
-                .await?;
-                (row.rows, row.digest)
-            }
-            Self::Audit => {
-                let row = sqlx::query!(
-                    r#"select count(*) as "rows!", md5(coalesce(string_agg(md5(a::text), '' order by position), ''))
-                       as "digest!" from read.audit a"#
-                )
-                .fetch_one(connection)
-                .await?;
-                (row.rows, row.digest)
-            }
-        };
-        Ok(Fingerprint { rows: rows.unsigned_abs(), digest })
-    }
-}
-
-/// What a view comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// How many rows.
-    pub rows: u64,
-    /// Over all of them. Not a matter of security: it tells two views of one database apart.
-    pub digest: String,
 }
 
 impl std::str::FromStr for Projection {

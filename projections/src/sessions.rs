@@ -97,7 +97,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         return Ok(());
     }
     let touched: Vec<Uuid> = touched.into_iter().collect();
-    let rows = sqlx::query_as!(Session, "select * from read.session where session_id = any($1)", &touched)
+    let rows = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &touched)
         .fetch_all(&mut *connection)
         .await?;
     let mut sessions: HashMap<Uuid, Session> = rows.into_iter().map(|row| (row.session_id, row)).collect();
@@ -108,7 +108,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
     }
     let rows: Vec<Session> = sessions.into_values().collect();
     sqlx::query!(
-        "insert into read.session
+        "insert into session
          select u.id, u.account_id, u.started_at, u.started_position, string_to_array(u.methods, ' '), u.last_seen_at,
                 u.generation, u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by
          from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[], $5::text[], $6::timestamptz[],

@@ -17,6 +17,7 @@ mod authenticator;
 mod client;
 mod cluster;
 mod dice;
+pub mod history;
 mod looking;
 mod mailbox;
 mod node;

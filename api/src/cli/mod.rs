@@ -8,6 +8,8 @@ mod events;
 mod lockdown;
 mod migrate;
 mod openapi;
+mod progress;
+mod projections;
 mod rebuild;
 mod register;
 mod serve;
@@ -60,11 +62,14 @@ enum Verb {
     Lockdown(lockdown::Lockdown),
     /// Print the OpenAPI document.
     Openapi(openapi::Openapi),
-    /// Make a read model again from the log, and compare it with what it was.
+    /// Make read models again from the log, compare them with the live ones, and put them in their place.
     ///
-    /// Readers see the old view until the new one is whole. Interrupted, it leaves everything as it was. Exits with 1
-    /// when the log says something else than the view did; the log's word stands then.
+    /// Beside running nodes, and beside the live tables: readers see those until the new ones are whole, then, in one
+    /// transaction, the new ones. Interrupted, the next run goes on where it was. Exits with 1 when the log says
+    /// something else than a view did; the log's word stands then, and --rollback brings the view back.
     Rebuild(rebuild::Rebuild),
+    /// List the read models: version, position, lag, owner, state.
+    Projections(projections::Projections),
     /// Follow the log in the terminal.
     ///
     /// One line an event: position, time, type, who, about whom, what.
@@ -121,6 +126,7 @@ impl Cli {
             Verb::Lockdown(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
+            Verb::Projections(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
         };
         match outcome {

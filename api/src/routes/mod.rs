@@ -10,6 +10,7 @@ mod health;
 mod input;
 mod lockdown;
 mod me;
+mod metrics;
 mod policy;
 mod recovery;
 mod roles;

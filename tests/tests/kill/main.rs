@@ -5,4 +5,5 @@
 #[path = "../log/audit.rs"]
 mod audit;
 mod dev;
+mod rebuild;
 mod serve;

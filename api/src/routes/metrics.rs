@@ -1,0 +1,79 @@
+//! What a node tells Prometheus, in its text format 0.0.4: figures of the log, of the read models and of the gate. No
+//! label has more values than the program has names for; none says anything about a person.
+
+use std::fmt::Write;
+
+use fulexo_projections::projection::Projection;
+use fulexo_projections::runner::State;
+
+/// As of one moment, as one node knows it.
+pub struct Figures {
+    /// `None` when Postgres does not answer.
+    pub log_size: Option<u64>,
+    /// The log as far as this node knows it.
+    pub head: u64,
+    /// `None` when NATS is not configured.
+    pub nats: Option<bool>,
+    pub projections: Vec<(Projection, State)>,
+    pub gate_applied: u64,
+    pub gate_holds_lease: bool,
+}
+
+/// The text that is scraped.
+pub fn exposition(figures: &Figures) -> String {
+    let mut text = String::new();
+    let size = figures.log_size.unwrap_or(figures.head);
+    let build = [(format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1)];
+    family(&mut text, "fulexo_build_info", "The version that runs.", &build);
+    let one = |value: u64| [(String::new(), value)];
+    family(&mut text, "fulexo_postgres_up", "Whether Postgres answers.", &one(figures.log_size.is_some().into()));
+    if let Some(is_connected) = figures.nats {
+        family(&mut text, "fulexo_nats_up", "Whether this node is connected to NATS.", &one(is_connected.into()));
+    }
+    family(&mut text, "fulexo_log_size", "Events in the log.", &one(size));
+    let each = |value: &dyn Fn(&State) -> u64| -> Vec<(String, u64)> {
+        let label = |projection: Projection| format!("{{projection=\"{}\"}}", projection.as_str());
+        figures.projections.iter().map(|(projection, state)| (label(*projection), value(state))).collect()
+    };
+    family(
+        &mut text,
+        "fulexo_projection_position",
+        "Every event below it is visible in the read model.",
+        &each(&|state| state.position),
+    );
+    family(
+        &mut text,
+        "fulexo_projection_lag",
+        "Events in the log that are not visible in the read model yet.",
+        &each(&|state| size.saturating_sub(state.position)),
+    );
+    family(
+        &mut text,
+        "fulexo_projection_stopped",
+        "Whether something that the read model cannot apply has stopped it.",
+        &each(&|state| state.stopped_because.is_some().into()),
+    );
+    family(
+        &mut text,
+        "fulexo_projection_version",
+        "The version of the read model that is live.",
+        &each(&|state| state.version.into()),
+    );
+    family(&mut text, "fulexo_gate_applied", "Every event below it is known to the gate.", &one(figures.gate_applied));
+    family(
+        &mut text,
+        "fulexo_gate_holds_lease",
+        "Whether this node judges requests from memory.",
+        &one(figures.gate_holds_lease.into()),
+    );
+    text
+}
+
+/// A gauge with its samples.
+fn family(text: &mut String, name: &str, help: &str, samples: &[(String, u64)]) {
+    // Nothing that is written to a String fails.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
