@@ -83,7 +83,7 @@ pub async fn get(pool: &PgPool, position: i64) -> Result<Option<Entry>, sqlx::Er
 /// One statement a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "insert into read.audit
+        "insert into audit
          select * from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[],
                               $7::timestamptz[])",
         &events.iter().map(|event| to_i64(event.position)).collect::<Vec<_>>(),

@@ -1,7 +1,7 @@
 //! What readers see: everything here is derived from the log and could be derived again.
 //!
 //! Two kinds. `access` gates requests: its tables are written in the transaction of the event, and each node keeps
-//! the recent part in memory. The read models (`accounts`, `sessions`, `audit`) follow the log on their own, each
+//! the recent part in memory. The read models (`accounts`, `sessions`, `roles`, `metrics`, `audit`) follow the log on their own, each
 //! with a checkpoint; a reader may wait until one has seen a position.
 //!
 //! `preview` derives something for one question: what another lockout policy would have done.
@@ -14,12 +14,15 @@ pub mod audit;
 pub mod feed;
 pub mod follower;
 pub mod gate;
+pub mod metrics;
 pub mod page;
 pub mod preview;
 pub mod projection;
 pub mod rebuild;
+pub mod roles;
 pub mod runner;
 pub mod sessions;
+mod versions;
 
 pub(crate) fn to_i64(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)

@@ -1,9 +1,9 @@
 //! The read models that follow the log, by name.
 
 use fulexo_domain::event::Recorded;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::{accounts, audit, sessions};
+use crate::{accounts, audit, metrics, roles, sessions};
 
 /// A read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,13 +12,17 @@ pub enum Projection {
     Accounts,
     /// Sessions, live and ended.
     Sessions,
+    /// Roles that were defined, and who holds what.
+    Roles,
+    /// How many events of each type there were.
+    Metrics,
     /// What auditors search by.
     Audit,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Accounts, Self::Sessions, Self::Audit];
+    pub const ALL: [Self; 5] = [Self::Accounts, Self::Sessions, Self::Roles, Self::Metrics, Self::Audit];
 
     /// The name in the checkpoint table, on the command line and in health.
     #[must_use]
@@ -26,62 +30,63 @@ impl Projection {
         match self {
             Self::Accounts => "accounts",
             Self::Sessions => "sessions",
+            Self::Roles => "roles",
+            Self::Metrics => "metrics",
             Self::Audit => "audit",
         }
     }
 
-    /// Applies a contiguous stretch of the log.
+    /// The tables that it is in, without their schema: `read` for what readers see.
+    #[must_use]
+    pub const fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::Accounts => &["account", "account_past"],
+            Self::Sessions => &["session", "session_past"],
+            Self::Roles => &["role", "role_past", "role_grant", "role_grant_past"],
+            Self::Metrics => &["metric"],
+            Self::Audit => &["audit"],
+        }
+    }
+
+    /// Applies a contiguous stretch of the log, to the tables that the transaction's `search_path` leads to.
     pub(crate) async fn apply(self, connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
         match self {
             Self::Accounts => accounts::apply(connection, events).await,
             Self::Sessions => sessions::apply(connection, events).await,
+            Self::Roles => roles::apply(connection, events).await,
+            Self::Metrics => metrics::apply(connection, events).await,
             Self::Audit => audit::apply(connection, events).await,
         }
     }
 
     /// Empties it, for a rebuild.
     pub(crate) async fn clear(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        match self {
-            Self::Accounts => sqlx::query!("delete from read.account").execute(connection).await,
-            Self::Sessions => sqlx::query!("delete from read.session").execute(connection).await,
-            Self::Audit => sqlx::query!("delete from read.audit").execute(connection).await,
+        for table in self.tables() {
+            // The names stand above.
+            sqlx::query(AssertSqlSafe(format!("delete from {table}"))).execute(&mut *connection).await?;
         }
-        .map(drop)
+        Ok(())
     }
 
-    /// Rows and a digest over all of them, in the order of their keys: two views are the same when these are.
+    /// Rows and a digest over all of them: two views are the same when these are.
     pub(crate) async fn fingerprint(self, connection: &mut PgConnection) -> Result<Fingerprint, sqlx::Error> {
-        let (rows, digest) = match self {
-            Self::Accounts => {
-                let row = sqlx::query!(
-                    r#"select count(*) as "rows!", md5(coalesce(string_agg(md5(a::text), '' order by account_id), ''))
-                       as "digest!" from read.account a"#
-                )
-                .fetch_one(connection)
-                .await?;
-                (row.rows, row.digest)
-            }
-            Self::Sessions => {
-                let row = sqlx::query!(
-                    r#"select count(*) as "rows!", md5(coalesce(string_agg(md5(s::text), '' order by session_id), ''))
-                       as "digest!" from read.session s"#
-                )
-                .fetch_one(connection)
-                .await?;
-                (row.rows, row.digest)
-            }
-            Self::Audit => {
-                let row = sqlx::query!(
-                    r#"select count(*) as "rows!", md5(coalesce(string_agg(md5(a::text), '' order by position), ''))
-                       as "digest!" from read.audit a"#
-                )
-                .fetch_one(connection)
-                .await?;
-                (row.rows, row.digest)
-            }
-        };
-        Ok(Fingerprint { rows: rows.unsigned_abs(), digest })
+        let mut all = Fingerprint { rows: 0, digest: String::new() };
+        for table in self.tables() {
+            let statement = format!(
+                "select count(*), md5(coalesce(string_agg(md5(t::text), '' order by t::text), '')) from {table} t"
+            );
+            let (rows, digest): (i64, String) =
+                sqlx::query_as(AssertSqlSafe(statement)).fetch_one(&mut *connection).await?;
+            all.rows += rows.unsigned_abs();
+            all.digest += &digest;
+        }
+        Ok(all)
     }
+}
+
+/// For as long as the transaction lasts, the tables of read models are those in this schema.
+pub(crate) async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("select set_config('search_path', $1, true)", schema).fetch_one(transaction).await.map(drop)
 }
 
 /// What a view comes to.

@@ -4,7 +4,7 @@
 use sqlx::PgPool;
 
 use crate::feed::{self, FeedError, Replay};
-use crate::projection::{Fingerprint, Projection};
+use crate::projection::{self, Fingerprint, Projection};
 use crate::to_i64;
 
 /// What a rebuild came to.
@@ -37,6 +37,7 @@ pub async fn rebuild(
 ) -> Result<Rebuilt, FeedError> {
     let name = projection.as_str();
     let mut transaction = pool.begin().await?;
+    projection::use_schema(&mut transaction, "read").await?;
     // The bounds that requests work under are not for this.
     sqlx::query!(
         "select set_config('statement_timeout', '0', true) as statement,

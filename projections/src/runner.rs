@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::feed::{self, FeedError};
-use crate::projection::Projection;
+use crate::projection::{self, Projection};
 use crate::to_i64;
 
 /// Most events in one transaction.
@@ -128,6 +128,7 @@ impl Runner {
     async fn step(&mut self) -> Result<Step, FeedError> {
         let name = self.projection.as_str();
         let mut transaction = self.pool.begin().await?;
+        projection::use_schema(&mut transaction, "read").await?;
         // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies.
         let held = sqlx::query!(
             "select position, stopped_because from projection.checkpoint where name = $1 for update skip locked",

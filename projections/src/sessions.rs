@@ -1,7 +1,7 @@
 //! The sessions read model: devices, for their owners and for administrators. From where somebody came stays sealed
 //! beside the log; the row knows where.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::{Event, Recorded};
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::page::Page;
 use crate::to_i64;
+use crate::versions::{Row, Superseded, Versions, column};
 
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,16 +21,14 @@ pub struct Session {
     pub session_id: Uuid,
     /// Whose it is.
     pub account_id: Uuid,
+    /// The event that made it what it is here.
+    pub since: i64,
     /// When its owner logged in.
     pub started_at: DateTime<Utc>,
     /// Where address, user agent and device are sealed.
     pub started_position: i64,
-    /// What was presented (RFC 8176).
-    pub methods: Vec<String>,
     /// When its tokens were last refreshed.
     pub last_seen_at: DateTime<Utc>,
-    /// How often they were, counted from 1.
-    pub generation: i32,
     /// Unused until then, it ends.
     pub idle_expires_at: DateTime<Utc>,
     /// It ends then in any case.
@@ -38,6 +37,8 @@ pub struct Session {
     pub ended_at: Option<DateTime<Utc>>,
     /// By whom or what; `fulexo_domain::session::RevokedBy`, or `expiry`.
     pub ended_by: Option<String>,
+    /// What was presented (RFC 8176), and in step-ups since.
+    pub methods: Vec<String>,
 }
 
 /// What to list.
@@ -86,75 +87,139 @@ pub async fn list(
     Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, folds the batch over them, writes them back: two statements a batch.
+/// Reads the rows that the batch touches, folds the batch over them, writes them back with every version in between:
+/// three statements a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    let touched: BTreeSet<Uuid> = events
-        .iter()
-        .filter(|recorded| matches!(recorded.event, Event::Session(_)))
-        .map(|recorded| recorded.stream.id)
-        .collect();
-    if touched.is_empty() {
+    let events = || events.iter().filter_map(|recorded| about(recorded).map(|event| (recorded, event)));
+    let mut touched = BTreeMap::new();
+    for (recorded, event) in events() {
+        touched.entry(recorded.stream.id).or_insert(matches!(event, SessionEvent::Started { .. }));
+    }
+    // What begins in this batch is nowhere yet.
+    let known: Vec<Uuid> = touched.into_iter().filter(|(_, begins)| !begins).map(|(id, _)| id).collect();
+    let mut rows = Versions::default();
+    if !known.is_empty() {
+        let known = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &known)
+            .fetch_all(&mut *connection)
+            .await?;
+        rows = known.into_iter().map(|row| (row.session_id, row)).collect();
+    }
+    for (recorded, event) in events() {
+        fold(&mut rows, recorded, event);
+    }
+    let made = rows.finish();
+    write(connection, &made.current).await?;
+    write_past(connection, &made.past).await
+}
+
+async fn write(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
         return Ok(());
     }
-    let touched: Vec<Uuid> = touched.into_iter().collect();
-    let rows = sqlx::query_as!(Session, "select * from read.session where session_id = any($1)", &touched)
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut sessions: HashMap<Uuid, Session> = rows.into_iter().map(|row| (row.session_id, row)).collect();
-    for recorded in events {
-        if let Event::Session(event) = &recorded.event {
-            fold(&mut sessions, recorded, event);
-        }
-    }
-    let rows: Vec<Session> = sessions.into_values().collect();
     sqlx::query!(
-        "insert into read.session
-         select u.id, u.account_id, u.started_at, u.started_position, string_to_array(u.methods, ' '), u.last_seen_at,
-                u.generation, u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by
-         from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[], $5::text[], $6::timestamptz[],
-                     $7::integer[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::text[])
-             u (id, account_id, started_at, started_position, methods, last_seen_at, generation, idle_expires_at,
-                expires_at, ended_at, ended_by)
-         on conflict on constraint session_pkey do update set
-             methods = excluded.methods, last_seen_at = excluded.last_seen_at, generation = excluded.generation,
-             idle_expires_at = excluded.idle_expires_at, ended_at = excluded.ended_at, ended_by = excluded.ended_by",
-        &rows.iter().map(|row| row.session_id).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.started_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.started_position).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.methods.join(" ")).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.last_seen_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.generation).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.idle_expires_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.expires_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.ended_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.ended_by.clone()).collect::<Vec<_>>() as &[Option<String>]
+        "insert into session
+         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::timestamptz[],
+                     $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[])
+             u (id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at, expires_at,
+                ended_at, ended_by, methods)
+         on conflict (session_id) do update set
+             since = excluded.since, last_seen_at = excluded.last_seen_at, idle_expires_at = excluded.idle_expires_at,
+             ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
+        &column(rows, |row| row.session_id),
+        &column(rows, |row| row.account_id),
+        &column(rows, |row| row.since),
+        &column(rows, |row| row.started_at),
+        &column(rows, |row| row.started_position),
+        &column(rows, |row| row.last_seen_at),
+        &column(rows, |row| row.idle_expires_at),
+        &column(rows, |row| row.expires_at),
+        &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |row| row.ended_by.clone()) as &[Option<String>],
+        &column(rows, |row| row.methods.join(" "))
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &SessionEvent) {
+async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Session>]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into session_past
+         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::timestamptz[],
+                     $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])
+             u (id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at, expires_at,
+                ended_at, ended_by, methods, until)",
+        &column(rows, |past| past.row.session_id),
+        &column(rows, |past| past.row.account_id),
+        &column(rows, |past| past.row.since),
+        &column(rows, |past| past.row.started_at),
+        &column(rows, |past| past.row.started_position),
+        &column(rows, |past| past.row.last_seen_at),
+        &column(rows, |past| past.row.idle_expires_at),
+        &column(rows, |past| past.row.expires_at),
+        &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.ended_by.clone()) as &[Option<String>],
+        &column(rows, |past| past.row.methods.join(" ")),
+        &column(rows, |past| past.until)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Row for Session {
+    type Key = Uuid;
+
+    fn key(&self) -> Uuid {
+        self.session_id
+    }
+
+    fn since(&mut self) -> &mut i64 {
+        &mut self.since
+    }
+}
+
+const fn about(recorded: &Recorded) -> Option<&SessionEvent> {
+    match &recorded.event {
+        Event::Session(event) => Some(event),
+        Event::Account(_)
+        | Event::Authentication(_)
+        | Event::Role(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_)
+        | Event::RateLimit(_) => None,
+    }
+}
+
+fn fold(rows: &mut Versions<Session>, recorded: &Recorded, event: &SessionEvent) {
     let id = recorded.stream.id;
     if let SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at } = event {
-        let session = Session {
+        rows.begin(Session {
             session_id: id,
             account_id: account.0,
+            since: to_i64(recorded.position),
             started_at: recorded.recorded_at,
             started_position: to_i64(recorded.position),
-            methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
             last_seen_at: recorded.recorded_at,
-            generation: 1,
             idle_expires_at: *idle_expires_at,
             expires_at: *expires_at,
             ended_at: None,
             ended_by: None,
-        };
-        sessions.insert(id, session);
-        return;
+            methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
+        });
+    } else {
+        rows.change(&id, recorded.position, |session| change(session, recorded, event));
     }
-    let Some(session) = sessions.get_mut(&id) else { return };
+}
+
+fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
     let mut end = |by: &str| {
         session.ended_at.get_or_insert(recorded.recorded_at);
         session.ended_by.get_or_insert_with(|| by.to_owned());
@@ -171,9 +236,8 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             RevokedBy::Fingerprint => "fingerprint",
         }),
         SessionEvent::Expired {} => end("expiry"),
-        SessionEvent::Refreshed { generation, grace_until: _, idle_expires_at } => {
+        SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at } => {
             session.last_seen_at = recorded.recorded_at;
-            session.generation = i32::try_from(*generation).unwrap_or(i32::MAX);
             session.idle_expires_at = *idle_expires_at;
         }
         SessionEvent::Elevated { methods, .. } => {
