@@ -11,6 +11,7 @@ use fulexo_domain::values::AccountId;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::as_of::Moment;
 use crate::page::Page;
 use crate::to_i64;
 use crate::versions::{Row, Superseded, Versions, column};
@@ -98,6 +99,69 @@ pub async fn list(
         filter.role,
         filter.locked,
         now,
+        filter.suspended,
+        filter.second_factor,
+        Page::<Account>::fetch(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
+}
+
+/// One account as it was.
+///
+/// # Errors
+/// The database.
+pub async fn get_as_of(pool: &PgPool, account: AccountId, moment: Moment) -> Result<Option<Account>, sqlx::Error> {
+    let filter = Filter { account: Some(account), ..Filter::default() };
+    Ok(list_as_of(pool, filter, None, 1, moment).await?.items.pop())
+}
+
+/// Accounts as they were, in the order of their registration.
+///
+/// # Errors
+/// The database.
+pub async fn list_as_of(
+    pool: &PgPool,
+    filter: Filter,
+    after: Option<Uuid>,
+    limit: u16,
+    moment: Moment,
+) -> Result<Page<Account>, sqlx::Error> {
+    // A row never goes away: one that has changed since has the version before in its past.
+    let rows = sqlx::query_as!(
+        Account,
+        r#"select v.account_id as "account_id!", v.since as "since!", v.registered_at as "registered_at!",
+                  v.profile_position as "profile_position!", v.password_changed_at as "password_changed_at!",
+                  v.last_login_at as "last_login_at?", v.locked_until as "locked_until?",
+                  v.second_factor_locked_until as "second_factor_locked_until?",
+                  v.recovery_codes as "recovery_codes!", v.suspended as "suspended!",
+                  v.password_expired as "password_expired!", v.second_factor as "second_factor!",
+                  v.email_verified as "email_verified!", v.roles as "roles!"
+           from read.account a cross join lateral (
+               select a.* where a.since <= $1
+               union all
+               (select p.account_id, p.since, p.registered_at, p.profile_position, p.password_changed_at,
+                           p.last_login_at, p.locked_until, p.second_factor_locked_until, p.recovery_codes,
+                           p.suspended, p.password_expired, p.second_factor, p.email_verified, p.roles
+                from read.account_past p where a.since > $1 and p.account_id = a.account_id and p.since <= $1
+                order by p.since desc limit 1)
+           ) v
+           where a.registered_at <= $2
+             and ($3::uuid is null or a.account_id > $3)
+             and ($4::uuid is null or a.account_id = $4)
+             and ($5::text is null or v.roles @> array[$5::text])
+             and ($6::bool is null or
+                  coalesce(greatest(v.locked_until, v.second_factor_locked_until) > $2, false) = $6)
+             and ($7::bool is null or v.suspended = $7)
+             and ($8::bool is null or v.second_factor = $8)
+           order by a.account_id limit $9"#,
+        moment.position,
+        moment.time,
+        after,
+        filter.account.map(|account| account.0),
+        filter.role,
+        filter.locked,
         filter.suspended,
         filter.second_factor,
         Page::<Account>::fetch(limit)

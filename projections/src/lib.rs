@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod as_of;
 pub mod audit;
 pub mod feed;
 pub mod follower;
@@ -19,6 +20,7 @@ pub mod page;
 pub mod preview;
 pub mod projection;
 pub mod rebuild;
+pub mod replay;
 pub mod roles;
 pub mod runner;
 pub mod sessions;

@@ -1,17 +1,19 @@
 //! The roles read model: roles that administrators defined, and who holds what, since when and by whom. What gates a
 //! request is `access`'s; this one has a history.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::role::RoleEvent;
-use sqlx::PgConnection;
+use fulexo_domain::values::AccountId;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::accounts;
+use crate::page::Page;
 use crate::to_i64;
 use crate::versions::{Made, Row, Versions, column};
 
@@ -43,6 +45,120 @@ pub struct Grant {
     pub granted_by: Option<Uuid>,
     /// By what kind of actor.
     pub granted_by_kind: String,
+}
+
+/// A grant, and what its role allowed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Who holds it.
+    pub account_id: Uuid,
+    /// Which one.
+    pub role: String,
+    /// The event that granted it.
+    pub since: i64,
+    /// When.
+    pub granted_at: DateTime<Utc>,
+    /// By whom: the account or the API key, if it was one.
+    pub granted_by: Option<Uuid>,
+    /// By what kind of actor.
+    pub granted_by_kind: String,
+    /// What an administrator let the role allow; none for one that is built in.
+    pub permissions: Option<Vec<String>>,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only what this account holds.
+    pub account: Option<AccountId>,
+    /// Only this role.
+    pub role: Option<String>,
+}
+
+/// Who holds what, or held it as of a position; by account, then by role.
+///
+/// # Errors
+/// The database.
+pub async fn grants(
+    pool: &PgPool,
+    filter: Filter,
+    after: Option<(Uuid, String)>,
+    limit: u16,
+    position: Option<i64>,
+) -> Result<Page<Held>, sqlx::Error> {
+    let (after_account, after_role) = after.unzip();
+    let rows = sqlx::query_as!(
+        Held,
+        r#"with defined as (
+               select role, permissions from read.role where $1::bigint is null or since <= $1
+               union all
+               select role, permissions from read.role_past where $1 is not null and since <= $1 and $1 < until
+           )
+           select g.account_id as "account_id!", g.role as "role!", g.since as "since!", g.granted_at as "granted_at!",
+                  g.granted_by as "granted_by?", g.granted_by_kind as "granted_by_kind!",
+                  d.permissions as "permissions?"
+           from (
+               (select account_id, role, since, granted_at, granted_by, granted_by_kind from read.role_grant
+                where ($1 is null or since <= $1)
+                  and ($2::uuid is null or (account_id, role) > ($2, $3::text))
+                  and ($4::uuid is null or account_id = $4)
+                  and ($5::text is null or role = $5)
+                order by account_id, role limit $6)
+               union all
+               (select account_id, role, since, granted_at, granted_by, granted_by_kind from read.role_grant_past
+                where $1 is not null and since <= $1 and $1 < until
+                  and ($2::uuid is null or (account_id, role) > ($2, $3::text))
+                  and ($4::uuid is null or account_id = $4)
+                  and ($5::text is null or role = $5)
+                order by account_id, role limit $6)
+           ) g left join defined d on d.role = g.role
+           order by g.account_id, g.role limit $6"#,
+        position,
+        after_account,
+        after_role,
+        filter.account.map(|account| account.0),
+        filter.role,
+        Page::<Held>::fetch(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Page::of(rows, limit, |held| format!("{}:{}", held.account_id, held.role)))
+}
+
+/// The roles that administrators had defined as of a position, by name.
+///
+/// # Errors
+/// The database.
+pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<Role>, sqlx::Error> {
+    sqlx::query_as!(
+        Role,
+        r#"select role as "role!", since as "since!", retired as "retired!", permissions as "permissions!" from (
+               select role, since, retired, permissions from read.role where since <= $1
+               union all
+               select role, since, retired, permissions from read.role_past where since <= $1 and $1 < until
+           ) r order by role"#,
+        position
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How many accounts held each role as of a position; roles that nobody held are missing.
+///
+/// # Errors
+/// The database.
+pub async fn holders(pool: &PgPool, position: i64) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select role as "role!", count(*) as "holders!" from (
+               select role from read.role_grant where since <= $1
+               union all
+               select role from read.role_grant_past where since <= $1 and $1 < until
+           ) g group by role"#,
+        position
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.role, row.holders.unsigned_abs())).collect())
 }
 
 /// Reads what the batch touches, folds the batch over it, writes it back with every version in between: at most seven

@@ -10,6 +10,7 @@ use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::as_of::Moment;
 use crate::page::Page;
 use crate::to_i64;
 use crate::versions::{Row, Superseded, Versions, column};
@@ -80,6 +81,50 @@ pub async fn list(
         filter.account.map(|account| account.0),
         filter.live,
         now,
+        Page::<Session>::fetch(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
+}
+
+/// Sessions as they were, in the order of their start.
+///
+/// # Errors
+/// The database.
+pub async fn list_as_of(
+    pool: &PgPool,
+    filter: Filter,
+    after: Option<Uuid>,
+    limit: u16,
+    moment: Moment,
+) -> Result<Page<Session>, sqlx::Error> {
+    // A row never goes away: one that has changed since has the version before in its past.
+    let rows = sqlx::query_as!(
+        Session,
+        r#"select v.session_id as "session_id!", v.account_id as "account_id!", v.since as "since!",
+                  v.started_at as "started_at!", v.started_position as "started_position!",
+                  v.last_seen_at as "last_seen_at!", v.idle_expires_at as "idle_expires_at!",
+                  v.expires_at as "expires_at!", v.ended_at as "ended_at?", v.ended_by as "ended_by?",
+                  v.methods as "methods!"
+           from read.session s cross join lateral (
+               select s.* where s.since <= $1
+               union all
+               (select p.session_id, p.account_id, p.since, p.started_at, p.started_position, p.last_seen_at,
+                       p.idle_expires_at, p.expires_at, p.ended_at, p.ended_by, p.methods
+                from read.session_past p where s.since > $1 and p.session_id = s.session_id and p.since <= $1
+                order by p.since desc limit 1)
+           ) v
+           where s.started_position <= $1
+             and ($3::uuid is null or s.session_id > $3)
+             and ($4::uuid is null or s.account_id = $4)
+             and ($5::bool is null or (v.ended_at is null and v.idle_expires_at > $2 and v.expires_at > $2) = $5)
+           order by s.session_id limit $6"#,
+        moment.position,
+        moment.time,
+        after,
+        filter.account.map(|account| account.0),
+        filter.live,
         Page::<Session>::fetch(limit)
     )
     .fetch_all(pool)
