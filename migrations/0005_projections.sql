@@ -7,42 +7,103 @@ create table projection.checkpoint (
     stopped_because text,
     updated_at timestamptz not null default now()
 );
-insert into projection.checkpoint (name, position) values ('accounts', 0), ('sessions', 0), ('audit', 0);
+insert into projection.checkpoint (name, position)
+values ('accounts', 0), ('sessions', 0), ('roles', 0), ('metrics', 0), ('audit', 0);
 
+-- Tables with a history come in twos (docs/adr/0012). `since` is the position of the event that made this version of the
+-- row; the twin `…_past` keeps every version that was superseded, and `until`, the position of the event that did it. It is
+-- only ever added to. As of position P a row is the one with since <= P and, in the past, P < until: never more than one.
 create table read.account (
-    account_id uuid not null constraint account_pkey primary key,
+    account_id uuid not null,
+    since bigint not null,
     registered_at timestamptz not null,
     -- Where e-mail and display name are sealed.
     profile_position bigint not null,
-    roles text[] not null,
     password_changed_at timestamptz not null,
     last_login_at timestamptz,
     locked_until timestamptz,
     second_factor_locked_until timestamptz,
+    recovery_codes integer not null,
     suspended boolean not null,
     password_expired boolean not null,
     second_factor boolean not null,
-    recovery_codes integer not null,
-    email_verified boolean not null
-);
+    email_verified boolean not null,
+    roles text[] not null,
+    constraint account_pkey primary key (account_id)
+) with (fillfactor = 80);
 create index account_roles on read.account using gin (roles);
 create index account_locks on read.account (locked_until) where locked_until is not null;
+create table read.account_past (
+    like read.account,
+    until bigint not null,
+    constraint account_past_pkey primary key (account_id, since)
+);
 
 create table read.session (
-    session_id uuid not null constraint session_pkey primary key,
+    session_id uuid not null,
     account_id uuid not null,
+    since bigint not null,
     started_at timestamptz not null,
     -- Where address, user agent and device are sealed.
     started_position bigint not null,
-    methods text[] not null,
     last_seen_at timestamptz not null,
-    generation integer not null,
     idle_expires_at timestamptz not null,
     expires_at timestamptz not null,
     ended_at timestamptz,
-    ended_by text
-);
+    ended_by text,
+    methods text[] not null,
+    constraint session_pkey primary key (session_id)
+) with (fillfactor = 80);
 create index session_account on read.session (account_id, session_id);
+-- Sessions end some time after their start, a year at most: which were live at a time is asked of those started before.
+create index session_start on read.session (started_at);
+create table read.session_past (
+    like read.session,
+    until bigint not null,
+    constraint session_past_pkey primary key (session_id, since)
+);
+
+-- Roles that administrators defined. A retired one stays, and allows nothing.
+create table read.role (
+    role text not null,
+    since bigint not null,
+    retired boolean not null,
+    permissions text[] not null,
+    constraint role_pkey primary key (role)
+);
+create table read.role_past (
+    like read.role,
+    until bigint not null,
+    constraint role_past_pkey primary key (role, since)
+);
+
+-- Who holds what: granted at position `since`, revoked at `until`.
+create table read.role_grant (
+    account_id uuid not null,
+    role text not null,
+    since bigint not null,
+    granted_at timestamptz not null,
+    granted_by uuid,
+    granted_by_kind text not null,
+    constraint role_grant_pkey primary key (account_id, role)
+);
+create index role_grant_role on read.role_grant (role, account_id);
+create table read.role_grant_past (
+    like read.role_grant,
+    until bigint not null,
+    constraint role_grant_past_pkey primary key (account_id, role, since)
+);
+create index role_grant_past_role on read.role_grant_past (role, account_id);
+
+-- Events by type and minute. What happened up to the middle of a minute is counted from read.audit.
+create table read.metric (
+    minute timestamptz not null,
+    event_type text not null,
+    events bigint not null,
+    first_position bigint not null,
+    last_position bigint not null,
+    constraint metric_pkey primary key (minute, event_type)
+);
 
 -- The index that auditors search by; the events themselves stay in log.event.
 create table read.audit (

@@ -24,7 +24,14 @@ create table projection.relation (
 );
 insert into projection.relation (projection, name) values
     ('accounts', 'account'),
+    ('accounts', 'account_past'),
     ('sessions', 'session'),
+    ('sessions', 'session_past'),
+    ('roles', 'role'),
+    ('roles', 'role_past'),
+    ('roles', 'role_grant'),
+    ('roles', 'role_grant_past'),
+    ('metrics', 'metric'),
     ('audit', 'audit');
 
 -- Builds under way or interrupted. `position` moves in the transaction of the rows it describes.

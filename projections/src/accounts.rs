@@ -1,7 +1,7 @@
 //! The accounts read model: what administrators list and filter. Who somebody is stays sealed beside the log; the
 //! row knows where.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, PasswordChange};
@@ -11,20 +11,22 @@ use fulexo_domain::values::AccountId;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::as_of::Moment;
 use crate::page::Page;
 use crate::to_i64;
+use crate::versions::{Row, Superseded, Versions, column};
 
 /// One account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Its id.
     pub account_id: Uuid,
+    /// The event that made it what it is here.
+    pub since: i64,
     /// When it was registered.
     pub registered_at: DateTime<Utc>,
     /// Where e-mail and display name are sealed.
     pub profile_position: i64,
-    /// Names, in order.
-    pub roles: Vec<String>,
     /// When the password was set or last changed.
     pub password_changed_at: DateTime<Utc>,
     /// When somebody last logged in.
@@ -33,16 +35,18 @@ pub struct Account {
     pub locked_until: Option<DateTime<Utc>>,
     /// When the last lock of its second factor lifts, or lifted.
     pub second_factor_locked_until: Option<DateTime<Utc>>,
+    /// Recovery codes left.
+    pub recovery_codes: i32,
     /// Whether an administrator has stopped all use of it.
     pub suspended: bool,
     /// Whether the password must be changed before anything else.
     pub password_expired: bool,
     /// Whether a login asks for a second factor.
     pub second_factor: bool,
-    /// Recovery codes left.
-    pub recovery_codes: i32,
     /// Whether mail to its address reached its owner.
     pub email_verified: bool,
+    /// Names, in order.
+    pub roles: Vec<String>,
 }
 
 /// What to list.
@@ -104,55 +108,187 @@ pub async fn list(
     Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, folds the batch over them, writes them back: two statements a batch.
+/// One account as it was.
+///
+/// # Errors
+/// The database.
+pub async fn get_as_of(pool: &PgPool, account: AccountId, moment: Moment) -> Result<Option<Account>, sqlx::Error> {
+    let filter = Filter { account: Some(account), ..Filter::default() };
+    Ok(list_as_of(pool, filter, None, 1, moment).await?.items.pop())
+}
+
+/// Accounts as they were, in the order of their registration.
+///
+/// # Errors
+/// The database.
+pub async fn list_as_of(
+    pool: &PgPool,
+    filter: Filter,
+    after: Option<Uuid>,
+    limit: u16,
+    moment: Moment,
+) -> Result<Page<Account>, sqlx::Error> {
+    // A row never goes away: one that has changed since has the version before in its past.
+    let rows = sqlx::query_as!(
+        Account,
+        r#"select v.account_id as "account_id!", v.since as "since!", v.registered_at as "registered_at!",
+                  v.profile_position as "profile_position!", v.password_changed_at as "password_changed_at!",
+                  v.last_login_at as "last_login_at?", v.locked_until as "locked_until?",
+                  v.second_factor_locked_until as "second_factor_locked_until?",
+                  v.recovery_codes as "recovery_codes!", v.suspended as "suspended!",
+                  v.password_expired as "password_expired!", v.second_factor as "second_factor!",
+                  v.email_verified as "email_verified!", v.roles as "roles!"
+           from read.account a cross join lateral (
+               select a.* where a.since <= $1
+               union all
+               (select p.account_id, p.since, p.registered_at, p.profile_position, p.password_changed_at,
+                           p.last_login_at, p.locked_until, p.second_factor_locked_until, p.recovery_codes,
+                           p.suspended, p.password_expired, p.second_factor, p.email_verified, p.roles
+                from read.account_past p where a.since > $1 and p.account_id = a.account_id and p.since <= $1
+                order by p.since desc limit 1)
+           ) v
+           where a.registered_at <= $2
+             and ($3::uuid is null or a.account_id > $3)
+             and ($4::uuid is null or a.account_id = $4)
+             and ($5::text is null or v.roles @> array[$5::text])
+             and ($6::bool is null or
+                  coalesce(greatest(v.locked_until, v.second_factor_locked_until) > $2, false) = $6)
+             and ($7::bool is null or v.suspended = $7)
+             and ($8::bool is null or v.second_factor = $8)
+           order by a.account_id limit $9"#,
+        moment.position,
+        moment.time,
+        after,
+        filter.account.map(|account| account.0),
+        filter.role,
+        filter.locked,
+        filter.suspended,
+        filter.second_factor,
+        Page::<Account>::fetch(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
+}
+
+/// Reads the rows that the batch touches, folds the batch over them, writes them back with every version in between:
+/// three statements a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    let touched: BTreeSet<Uuid> = events.iter().filter(|recorded| concerns(recorded)).map(|r| r.stream.id).collect();
-    if touched.is_empty() {
+    let mut touched = BTreeMap::new();
+    for recorded in events.iter().filter(|recorded| concerns(recorded)) {
+        touched.entry(recorded.stream.id).or_insert_with(|| is_first(recorded));
+    }
+    // What begins in this batch is nowhere yet.
+    let known: Vec<Uuid> = touched.into_iter().filter(|(_, begins)| !begins).map(|(id, _)| id).collect();
+    let mut rows = Versions::default();
+    if !known.is_empty() {
+        let known = sqlx::query_as!(Account, "select * from account where account_id = any($1)", &known)
+            .fetch_all(&mut *connection)
+            .await?;
+        rows = known.into_iter().map(|row| (row.account_id, row)).collect();
+    }
+    for recorded in events {
+        fold(&mut rows, recorded);
+    }
+    let made = rows.finish();
+    write(connection, &made.current).await?;
+    write_past(connection, &made.past).await
+}
+
+async fn write(connection: &mut PgConnection, rows: &[Account]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
         return Ok(());
     }
-    let touched: Vec<Uuid> = touched.into_iter().collect();
-    let rows = sqlx::query_as!(Account, "select * from account where account_id = any($1)", &touched)
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut accounts: HashMap<Uuid, Account> = rows.into_iter().map(|row| (row.account_id, row)).collect();
-    for recorded in events {
-        fold(&mut accounts, recorded);
-    }
-    let rows: Vec<Account> = accounts.into_values().collect();
     sqlx::query!(
         "insert into account
-         select u.id, u.registered_at, u.profile_position, string_to_array(u.roles, ' '), u.password_changed_at,
-                u.last_login_at, u.locked_until, u.second_factor_locked_until, u.suspended, u.password_expired,
-                u.second_factor, u.recovery_codes, u.email_verified
-         from unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                     $7::timestamptz[], $8::timestamptz[], $9::boolean[], $10::boolean[], $11::boolean[], $12::integer[], $13::boolean[])
-             u (id, registered_at, profile_position, roles, password_changed_at, last_login_at, locked_until,
-                second_factor_locked_until, suspended, password_expired, second_factor, recovery_codes, email_verified)
-         on conflict on constraint account_pkey do update set
-             profile_position = excluded.profile_position, roles = excluded.roles,
-             password_changed_at = excluded.password_changed_at,
-             last_login_at = excluded.last_login_at, locked_until = excluded.locked_until,
-             second_factor_locked_until = excluded.second_factor_locked_until, suspended = excluded.suspended,
+         select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
+                u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
+                u.second_factor, u.email_verified, string_to_array(u.roles, ' ')
+         from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+                     $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::boolean[], $11::boolean[],
+                     $12::boolean[], $13::boolean[], $14::text[])
+             u (id, since, registered_at, profile_position, password_changed_at, last_login_at, locked_until,
+                second_factor_locked_until, recovery_codes, suspended, password_expired, second_factor,
+                email_verified, roles)
+         on conflict (account_id) do update set
+             since = excluded.since, profile_position = excluded.profile_position,
+             password_changed_at = excluded.password_changed_at, last_login_at = excluded.last_login_at,
+             locked_until = excluded.locked_until, second_factor_locked_until = excluded.second_factor_locked_until,
+             recovery_codes = excluded.recovery_codes, suspended = excluded.suspended,
              password_expired = excluded.password_expired, second_factor = excluded.second_factor,
-             recovery_codes = excluded.recovery_codes, email_verified = excluded.email_verified",
-        &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.registered_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.profile_position).collect::<Vec<_>>(),
+             email_verified = excluded.email_verified, roles = excluded.roles",
+        &column(rows, |row| row.account_id),
+        &column(rows, |row| row.since),
+        &column(rows, |row| row.registered_at),
+        &column(rows, |row| row.profile_position),
+        &column(rows, |row| row.password_changed_at),
+        &column(rows, |row| row.last_login_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |row| row.locked_until) as &[Option<DateTime<Utc>>],
+        &column(rows, |row| row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
+        &column(rows, |row| row.recovery_codes),
+        &column(rows, |row| row.suspended),
+        &column(rows, |row| row.password_expired),
+        &column(rows, |row| row.second_factor),
+        &column(rows, |row| row.email_verified),
         // Role names hold no spaces.
-        &rows.iter().map(|row| row.roles.join(" ")).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.password_changed_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.last_login_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.locked_until).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.second_factor_locked_until).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.suspended).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.password_expired).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.second_factor).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.recovery_codes).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.email_verified).collect::<Vec<_>>()
+        &column(rows, |row| row.roles.join(" "))
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Account>]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into account_past
+         select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
+                u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
+                u.second_factor, u.email_verified, string_to_array(u.roles, ' '), u.until
+         from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+                     $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::boolean[], $11::boolean[],
+                     $12::boolean[], $13::boolean[], $14::text[], $15::bigint[])
+             u (id, since, registered_at, profile_position, password_changed_at, last_login_at, locked_until,
+                second_factor_locked_until, recovery_codes, suspended, password_expired, second_factor,
+                email_verified, roles, until)",
+        &column(rows, |past| past.row.account_id),
+        &column(rows, |past| past.row.since),
+        &column(rows, |past| past.row.registered_at),
+        &column(rows, |past| past.row.profile_position),
+        &column(rows, |past| past.row.password_changed_at),
+        &column(rows, |past| past.row.last_login_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.locked_until) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.recovery_codes),
+        &column(rows, |past| past.row.suspended),
+        &column(rows, |past| past.row.password_expired),
+        &column(rows, |past| past.row.second_factor),
+        &column(rows, |past| past.row.email_verified),
+        &column(rows, |past| past.row.roles.join(" ")),
+        &column(rows, |past| past.until)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Row for Account {
+    type Key = Uuid;
+
+    fn key(&self) -> Uuid {
+        self.account_id
+    }
+
+    fn since(&mut self) -> &mut i64 {
+        &mut self.since
+    }
+}
+
+/// Whether it is the first of an account.
+pub(crate) const fn is_first(recorded: &Recorded) -> bool {
+    matches!(recorded.event, Event::Account(AccountEvent::Registered {}))
 }
 
 const fn concerns(recorded: &Recorded) -> bool {
@@ -178,29 +314,33 @@ const fn concerns(recorded: &Recorded) -> bool {
     }
 }
 
-fn fold(accounts: &mut HashMap<Uuid, Account>, recorded: &Recorded) {
+fn fold(rows: &mut Versions<Account>, recorded: &Recorded) {
     let id = recorded.stream.id;
-    if let Event::Account(AccountEvent::Registered {}) = &recorded.event {
+    if is_first(recorded) {
         let account = Account {
             account_id: id,
+            since: to_i64(recorded.position),
             registered_at: recorded.recorded_at,
             profile_position: to_i64(recorded.position),
-            roles: Vec::new(),
             password_changed_at: recorded.recorded_at,
             last_login_at: None,
             locked_until: None,
             second_factor_locked_until: None,
+            recovery_codes: 0,
             suspended: false,
             password_expired: false,
             second_factor: false,
-            recovery_codes: 0,
             email_verified: false,
+            roles: Vec::new(),
         };
-        accounts.insert(id, account);
-        return;
+        rows.begin(account);
+    } else if concerns(recorded) {
+        // The nil stream, of attempts on addresses that nobody registered, has no account.
+        rows.change(&id, recorded.position, |account| change(account, recorded));
     }
-    // The nil stream, of attempts on addresses that nobody registered, has no account.
-    let Some(account) = accounts.get_mut(&id) else { return };
+}
+
+fn change(account: &mut Account, recorded: &Recorded) {
     match &recorded.event {
         Event::Account(AccountEvent::RoleGranted { role }) => {
             account.roles.push(role.as_str().to_owned());

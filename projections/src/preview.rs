@@ -8,6 +8,7 @@ use fulexo_domain::preview::{Found, Preview};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
 
+use crate::as_of::first;
 use crate::feed::{self, FeedError, Row};
 use crate::to_i64;
 
@@ -29,7 +30,8 @@ pub async fn replay(
     let mut preview = Preview::new(policy, listed);
     let mut replayed = 0;
     // While one batch is counted, the next is on its way.
-    let (mut next, end) = (begin(pool, from).await?, feed::size(&mut *pool.acquire().await?).await?);
+    let (mut next, end) =
+        (first(pool, |recorded_at| recorded_at >= from).await?, feed::size(&mut *pool.acquire().await?).await?);
     let mut ahead = fetch(pool, next);
     while next < end {
         let events = ahead.await.map_err(|_| FeedError::Gap { position: next })??;
@@ -49,19 +51,6 @@ pub async fn replay(
     }
     ahead.abort();
     Ok((replayed <= most).then(|| preview.finish()))
-}
-
-/// Where the events recorded at or after `from` begin. Times never go back in the log, so a few looks at it do.
-async fn begin(pool: &PgPool, from: DateTime<Utc>) -> Result<u64, FeedError> {
-    let mut connection = pool.acquire().await?;
-    let (mut least, mut most) = (0, feed::size(&mut connection).await?);
-    while least < most {
-        let middle = u64::midpoint(least, most);
-        let event = feed::read(&mut connection, middle, 1).await?;
-        let event = event.first().ok_or(FeedError::Gap { position: middle })?;
-        if event.recorded_at < from { least = middle + 1 } else { most = middle }
-    }
-    Ok(least)
 }
 
 fn fetch(pool: &PgPool, from: u64) -> JoinHandle<Result<Vec<Recorded>, FeedError>> {

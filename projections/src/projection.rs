@@ -3,7 +3,7 @@
 use fulexo_domain::event::Recorded;
 use sqlx::PgConnection;
 
-use crate::{accounts, audit, sessions};
+use crate::{accounts, audit, metrics, roles, sessions};
 
 /// A read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,13 +12,17 @@ pub enum Projection {
     Accounts,
     /// Sessions, live and ended.
     Sessions,
+    /// Roles that were defined, and who holds what.
+    Roles,
+    /// How many events of each type there were.
+    Metrics,
     /// What auditors search by.
     Audit,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Accounts, Self::Sessions, Self::Audit];
+    pub const ALL: [Self; 5] = [Self::Accounts, Self::Sessions, Self::Roles, Self::Metrics, Self::Audit];
 
     /// The name in the checkpoint table, on the command line and in health.
     #[must_use]
@@ -26,6 +30,8 @@ impl Projection {
         match self {
             Self::Accounts => "accounts",
             Self::Sessions => "sessions",
+            Self::Roles => "roles",
+            Self::Metrics => "metrics",
             Self::Audit => "audit",
         }
     }
@@ -34,8 +40,10 @@ impl Projection {
     #[must_use]
     pub const fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::Accounts => &["account"],
-            Self::Sessions => &["session"],
+            Self::Accounts => &["account", "account_past"],
+            Self::Sessions => &["session", "session_past"],
+            Self::Roles => &["role", "role_past", "role_grant", "role_grant_past"],
+            Self::Metrics => &["metric"],
             Self::Audit => &["audit"],
         }
     }
@@ -46,6 +54,8 @@ impl Projection {
         match self {
             Self::Accounts => accounts::apply(connection, events).await,
             Self::Sessions => sessions::apply(connection, events).await,
+            Self::Roles => roles::apply(connection, events).await,
+            Self::Metrics => metrics::apply(connection, events).await,
             Self::Audit => audit::apply(connection, events).await,
         }
     }

@@ -1,7 +1,7 @@
 //! The sessions read model: devices, for their owners and for administrators. From where somebody came stays sealed
 //! beside the log; the row knows where.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::{Event, Recorded};
@@ -10,8 +10,10 @@ use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::as_of::Moment;
 use crate::page::Page;
 use crate::to_i64;
+use crate::versions::{Row, Superseded, Versions, column};
 
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,16 +22,14 @@ pub struct Session {
     pub session_id: Uuid,
     /// Whose it is.
     pub account_id: Uuid,
+    /// The event that made it what it is here.
+    pub since: i64,
     /// When its owner logged in.
     pub started_at: DateTime<Utc>,
     /// Where address, user agent and device are sealed.
     pub started_position: i64,
-    /// What was presented (RFC 8176).
-    pub methods: Vec<String>,
     /// When its tokens were last refreshed.
     pub last_seen_at: DateTime<Utc>,
-    /// How often they were, counted from 1.
-    pub generation: i32,
     /// Unused until then, it ends.
     pub idle_expires_at: DateTime<Utc>,
     /// It ends then in any case.
@@ -38,6 +38,8 @@ pub struct Session {
     pub ended_at: Option<DateTime<Utc>>,
     /// By whom or what; `fulexo_domain::session::RevokedBy`, or `expiry`.
     pub ended_by: Option<String>,
+    /// What was presented (RFC 8176), and in step-ups since.
+    pub methods: Vec<String>,
 }
 
 /// What to list.
@@ -86,75 +88,184 @@ pub async fn list(
     Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, folds the batch over them, writes them back: two statements a batch.
+/// Sessions as they were, in the order of their start.
+///
+/// # Errors
+/// The database.
+pub async fn list_as_of(
+    pool: &PgPool,
+    filter: Filter,
+    after: Option<Uuid>,
+    limit: u16,
+    moment: Moment,
+) -> Result<Page<Session>, sqlx::Error> {
+    // A row never goes away: one that has changed since has the version before in its past.
+    let rows = sqlx::query_as!(
+        Session,
+        r#"select v.session_id as "session_id!", v.account_id as "account_id!", v.since as "since!",
+                  v.started_at as "started_at!", v.started_position as "started_position!",
+                  v.last_seen_at as "last_seen_at!", v.idle_expires_at as "idle_expires_at!",
+                  v.expires_at as "expires_at!", v.ended_at as "ended_at?", v.ended_by as "ended_by?",
+                  v.methods as "methods!"
+           from read.session s cross join lateral (
+               select s.* where s.since <= $1
+               union all
+               (select p.session_id, p.account_id, p.since, p.started_at, p.started_position, p.last_seen_at,
+                       p.idle_expires_at, p.expires_at, p.ended_at, p.ended_by, p.methods
+                from read.session_past p where s.since > $1 and p.session_id = s.session_id and p.since <= $1
+                order by p.since desc limit 1)
+           ) v
+           where s.started_position <= $1
+             and ($3::uuid is null or s.session_id > $3)
+             and ($4::uuid is null or s.account_id = $4)
+             and ($5::bool is null or (v.ended_at is null and v.idle_expires_at > $2 and v.expires_at > $2) = $5)
+           order by s.session_id limit $6"#,
+        moment.position,
+        moment.time,
+        after,
+        filter.account.map(|account| account.0),
+        filter.live,
+        Page::<Session>::fetch(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
+}
+
+/// Reads the rows that the batch touches, folds the batch over them, writes them back with every version in between:
+/// three statements a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    let touched: BTreeSet<Uuid> = events
-        .iter()
-        .filter(|recorded| matches!(recorded.event, Event::Session(_)))
-        .map(|recorded| recorded.stream.id)
-        .collect();
-    if touched.is_empty() {
+    let events = || events.iter().filter_map(|recorded| about(recorded).map(|event| (recorded, event)));
+    let mut touched = BTreeMap::new();
+    for (recorded, event) in events() {
+        touched.entry(recorded.stream.id).or_insert(matches!(event, SessionEvent::Started { .. }));
+    }
+    // What begins in this batch is nowhere yet.
+    let known: Vec<Uuid> = touched.into_iter().filter(|(_, begins)| !begins).map(|(id, _)| id).collect();
+    let mut rows = Versions::default();
+    if !known.is_empty() {
+        let known = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &known)
+            .fetch_all(&mut *connection)
+            .await?;
+        rows = known.into_iter().map(|row| (row.session_id, row)).collect();
+    }
+    for (recorded, event) in events() {
+        fold(&mut rows, recorded, event);
+    }
+    let made = rows.finish();
+    write(connection, &made.current).await?;
+    write_past(connection, &made.past).await
+}
+
+async fn write(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
         return Ok(());
     }
-    let touched: Vec<Uuid> = touched.into_iter().collect();
-    let rows = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &touched)
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut sessions: HashMap<Uuid, Session> = rows.into_iter().map(|row| (row.session_id, row)).collect();
-    for recorded in events {
-        if let Event::Session(event) = &recorded.event {
-            fold(&mut sessions, recorded, event);
-        }
-    }
-    let rows: Vec<Session> = sessions.into_values().collect();
     sqlx::query!(
         "insert into session
-         select u.id, u.account_id, u.started_at, u.started_position, string_to_array(u.methods, ' '), u.last_seen_at,
-                u.generation, u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by
-         from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[], $5::text[], $6::timestamptz[],
-                     $7::integer[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::text[])
-             u (id, account_id, started_at, started_position, methods, last_seen_at, generation, idle_expires_at,
-                expires_at, ended_at, ended_by)
-         on conflict on constraint session_pkey do update set
-             methods = excluded.methods, last_seen_at = excluded.last_seen_at, generation = excluded.generation,
-             idle_expires_at = excluded.idle_expires_at, ended_at = excluded.ended_at, ended_by = excluded.ended_by",
-        &rows.iter().map(|row| row.session_id).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.account_id).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.started_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.started_position).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.methods.join(" ")).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.last_seen_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.generation).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.idle_expires_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.expires_at).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.ended_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
-        &rows.iter().map(|row| row.ended_by.clone()).collect::<Vec<_>>() as &[Option<String>]
+         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::timestamptz[],
+                     $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[])
+             u (id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at, expires_at,
+                ended_at, ended_by, methods)
+         on conflict (session_id) do update set
+             since = excluded.since, last_seen_at = excluded.last_seen_at, idle_expires_at = excluded.idle_expires_at,
+             ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
+        &column(rows, |row| row.session_id),
+        &column(rows, |row| row.account_id),
+        &column(rows, |row| row.since),
+        &column(rows, |row| row.started_at),
+        &column(rows, |row| row.started_position),
+        &column(rows, |row| row.last_seen_at),
+        &column(rows, |row| row.idle_expires_at),
+        &column(rows, |row| row.expires_at),
+        &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |row| row.ended_by.clone()) as &[Option<String>],
+        &column(rows, |row| row.methods.join(" "))
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &SessionEvent) {
+async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Session>]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into session_past
+         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::timestamptz[],
+                     $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])
+             u (id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at, expires_at,
+                ended_at, ended_by, methods, until)",
+        &column(rows, |past| past.row.session_id),
+        &column(rows, |past| past.row.account_id),
+        &column(rows, |past| past.row.since),
+        &column(rows, |past| past.row.started_at),
+        &column(rows, |past| past.row.started_position),
+        &column(rows, |past| past.row.last_seen_at),
+        &column(rows, |past| past.row.idle_expires_at),
+        &column(rows, |past| past.row.expires_at),
+        &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.ended_by.clone()) as &[Option<String>],
+        &column(rows, |past| past.row.methods.join(" ")),
+        &column(rows, |past| past.until)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Row for Session {
+    type Key = Uuid;
+
+    fn key(&self) -> Uuid {
+        self.session_id
+    }
+
+    fn since(&mut self) -> &mut i64 {
+        &mut self.since
+    }
+}
+
+const fn about(recorded: &Recorded) -> Option<&SessionEvent> {
+    match &recorded.event {
+        Event::Session(event) => Some(event),
+        Event::Account(_)
+        | Event::Authentication(_)
+        | Event::Role(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_)
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => None,
+    }
+}
+
+fn fold(rows: &mut Versions<Session>, recorded: &Recorded, event: &SessionEvent) {
     let id = recorded.stream.id;
     if let SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at } = event {
-        let session = Session {
+        rows.begin(Session {
             session_id: id,
             account_id: account.0,
+            since: to_i64(recorded.position),
             started_at: recorded.recorded_at,
             started_position: to_i64(recorded.position),
-            methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
             last_seen_at: recorded.recorded_at,
-            generation: 1,
             idle_expires_at: *idle_expires_at,
             expires_at: *expires_at,
             ended_at: None,
             ended_by: None,
-        };
-        sessions.insert(id, session);
-        return;
+            methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
+        });
+    } else {
+        rows.change(&id, recorded.position, |session| change(session, recorded, event));
     }
-    let Some(session) = sessions.get_mut(&id) else { return };
+}
+
+fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
     let mut end = |by: &str| {
         session.ended_at.get_or_insert(recorded.recorded_at);
         session.ended_by.get_or_insert_with(|| by.to_owned());
@@ -171,9 +282,8 @@ fn fold(sessions: &mut HashMap<Uuid, Session>, recorded: &Recorded, event: &Sess
             RevokedBy::Fingerprint => "fingerprint",
         }),
         SessionEvent::Expired {} => end("expiry"),
-        SessionEvent::Refreshed { generation, grace_until: _, idle_expires_at } => {
+        SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at } => {
             session.last_seen_at = recorded.recorded_at;
-            session.generation = i32::try_from(*generation).unwrap_or(i32::MAX);
             session.idle_expires_at = *idle_expires_at;
         }
         SessionEvent::Elevated { methods, .. } => {

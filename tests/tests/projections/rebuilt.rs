@@ -38,6 +38,8 @@ async fn a_view_that_was_altered_is_found_out_and_made_right() {
     for (projection, alteration) in [
         (Projection::Accounts, "update read.account set roles = '{auditor}' where profile_position = 0"),
         (Projection::Sessions, "delete from read.session where started_position < 5"),
+        (Projection::Roles, "update read.role_grant set granted_by_kind = 'system' where since = 1"),
+        (Projection::Metrics, "update read.metric set events = events + 1 where first_position = 0"),
         (Projection::Audit, "update read.audit set subject_id = null where position = 0"),
     ] {
         let altered = sqlx::query(alteration).execute(&mut superuser(&node.database).await).await.unwrap();

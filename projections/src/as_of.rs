@@ -1,0 +1,162 @@
+//! The past by the log's own measure: a position, or a time and the last event recorded until then. The read models keep
+//! every version of their rows with the positions between which it stood, so that nothing is replayed to ask them.
+//!
+//! ```text
+//! as of position P:  table       since <= P
+//!                    table_past  since <= P < until
+//! ```
+
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use crate::feed::{self, FeedError};
+use crate::to_i64;
+
+/// When to look, as somebody asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    /// After the event at this position.
+    Position(u64),
+    /// After the last event recorded at or before this time.
+    Time(DateTime<Utc>),
+}
+
+/// Neither a position nor a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a position, or a time such as 2026-11-01T12:00:00Z (RFC 3339)")]
+pub struct NotAMoment;
+
+impl FromStr for AsOf {
+    type Err = NotAMoment;
+
+    /// Digits are a position; everything else is a time (RFC 3339), whose seconds may be missing.
+    fn from_str(text: &str) -> Result<Self, NotAMoment> {
+        // The longest time has nine digits behind the second.
+        if text.len() > 40 {
+            return Err(NotAMoment);
+        }
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return text.parse().map(Self::Position).map_err(|_| NotAMoment);
+        }
+        let time = DateTime::parse_from_rfc3339(text).ok().or_else(|| {
+            let (minute, zone) = text.split_at_checked(16)?;
+            DateTime::parse_from_rfc3339(&format!("{minute}:00{zone}")).ok()
+        });
+        time.map(|time| Self::Time(time.to_utc())).ok_or(NotAMoment)
+    }
+}
+
+/// A state of the log, and the time at which it is looked at: what is locked or live depends on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The last event that counts; -1 before the first.
+    pub position: i64,
+    /// The time asked for, or that of the event.
+    pub time: DateTime<Utc>,
+}
+
+/// Why there is no such moment.
+#[derive(Debug, thiserror::Error)]
+pub enum NoMoment {
+    /// The log does not have the position yet.
+    #[error("is beyond the end of the log")]
+    Beyond,
+    /// The log cannot be read.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+}
+
+impl From<sqlx::Error> for NoMoment {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Feed(error.into())
+    }
+}
+
+impl Moment {
+    /// The last event that counts, if there is one.
+    #[must_use]
+    pub const fn last(self) -> Option<u64> {
+        if self.position < 0 { None } else { Some(self.position.unsigned_abs()) }
+    }
+}
+
+impl AsOf {
+    /// The moment that is meant. A time that is still to come is the present.
+    ///
+    /// # Errors
+    /// [`NoMoment`].
+    pub async fn resolve(self, pool: &PgPool, now: DateTime<Utc>) -> Result<Moment, NoMoment> {
+        match self {
+            Self::Position(position) => {
+                let mut connection = pool.acquire().await?;
+                if position >= feed::size(&mut connection).await? {
+                    return Err(NoMoment::Beyond);
+                }
+                let event = feed::read(&mut connection, position, 1).await?;
+                let event = event.first().ok_or(FeedError::Gap { position })?;
+                Ok(Moment { position: to_i64(position), time: event.recorded_at })
+            }
+            Self::Time(time) => {
+                let time = time.min(now);
+                let behind = first(pool, |recorded_at| recorded_at > time).await?;
+                Ok(Moment { position: to_i64(behind) - 1, time })
+            }
+        }
+    }
+}
+
+/// The first position whose time is as wanted, given that all later ones are, too; the log's size where none is. Times never
+/// go back in the log, so a few looks at it do: each at a leaf, checked against its hash.
+pub(crate) async fn first(pool: &PgPool, is_wanted: impl Fn(DateTime<Utc>) -> bool) -> Result<u64, FeedError> {
+    let mut connection = pool.acquire().await?;
+    let (mut least, mut most) = (0, feed::size(&mut connection).await?);
+    while least < most {
+        let middle = u64::midpoint(least, most);
+        let event = feed::read(&mut connection, middle, 1).await?;
+        let event = event.first().ok_or(FeedError::Gap { position: middle })?;
+        if is_wanted(event.recorded_at) { most = middle } else { least = middle + 1 }
+    }
+    Ok(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> AsOf {
+        AsOf::Time(DateTime::parse_from_rfc3339(text).unwrap().to_utc())
+    }
+
+    #[test]
+    fn digits_are_a_position_and_the_rest_is_a_time() {
+        assert_eq!("0".parse(), Ok(AsOf::Position(0)));
+        assert_eq!("18446744073709551615".parse(), Ok(AsOf::Position(u64::MAX)));
+        assert_eq!("2026-11-01T12:00Z".parse(), Ok(time("2026-11-01T12:00:00Z")));
+        assert_eq!("2026-11-01T12:00+01:00".parse(), Ok(time("2026-11-01T11:00:00Z")));
+        assert_eq!("2026-11-01T12:00:00.000001Z".parse(), Ok(time("2026-11-01T12:00:00.000001Z")));
+    }
+
+    #[test]
+    fn everything_else_is_neither() {
+        for text in [
+            "",
+            "-1",
+            "+1",
+            "1.5",
+            " 1",
+            "18446744073709551616",
+            "2026-11-01",
+            "2026-11-01T12:00",
+            "2026-11-01T12:00:00 01:00",
+            "2026-13-01T12:00Z",
+            "yesterday",
+            "٣",
+            "2026-11-01T12:0ö:00Z",
+            "2026-11-01T12:00:00.0000000000000000000000000001Z",
+        ] {
+            assert_eq!(text.parse::<AsOf>(), Err(NotAMoment), "{text}");
+        }
+    }
+}

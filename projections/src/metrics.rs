@@ -1,0 +1,168 @@
+//! The metrics read model: how many events of each type there were, minute by minute.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use fulexo_domain::event::Recorded;
+use sqlx::{PgConnection, PgPool};
+
+use crate::as_of::Moment;
+use crate::to_i64;
+use crate::versions::column;
+
+/// Events of one type in one step of a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Events {
+    /// Which step, from 0.
+    pub step: i64,
+    /// Their type.
+    pub event_type: String,
+    /// How many.
+    pub events: i64,
+}
+
+/// No session lasts longer than the policy may say; `fulexo_domain::policy` bounds it to 365 days.
+const LONGEST_SESSION: TimeDelta = TimeDelta::days(366);
+
+/// What there was at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gauges {
+    /// Accounts.
+    pub accounts: u64,
+    /// Those that an administrator had stopped all use of.
+    pub suspended: u64,
+    /// Those that were locked.
+    pub locked: u64,
+    /// Those with a second factor.
+    pub second_factor: u64,
+    /// Sessions in use.
+    pub live_sessions: u64,
+}
+
+/// How many events of each type there were in each step from `from` on, which begins a minute, up to the moment. Exact also
+/// where the moment is in the middle of a minute: that one is counted anew from the audit trail, as far as it counts.
+///
+/// # Errors
+/// The database.
+pub async fn events(
+    pool: &PgPool,
+    from: DateTime<Utc>,
+    step: TimeDelta,
+    moment: Moment,
+) -> Result<Vec<Events>, sqlx::Error> {
+    sqlx::query_as!(
+        Events,
+        r#"select step as "step!", event_type as "event_type!", sum(events)::bigint as "events!" from (
+               select extract(epoch from minute - $1)::bigint / $2 as step, event_type, events from read.metric
+               where minute >= $1 and minute <= $3 and last_position <= $4
+               union all
+               select extract(epoch from minute - $1)::bigint / $2, event_type,
+                      (select count(*) from read.audit a
+                       where a.event_type = m.event_type and a.position between m.first_position and $4)
+               from read.metric m
+               where minute >= $1 and minute <= $3 and first_position <= $4 and $4 < last_position
+           ) c group by 1, 2 order by 1, 2"#,
+        from,
+        step.num_seconds(),
+        moment.time,
+        moment.position
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// What there was.
+///
+/// # Errors
+/// The database.
+pub async fn gauges(pool: &PgPool, moment: Moment) -> Result<Gauges, sqlx::Error> {
+    // A row never goes away: one that has changed since has the version before in its past.
+    let accounts = sqlx::query!(
+        r#"select count(*) as "all!", count(*) filter (where v.suspended) as "suspended!",
+                  count(*) filter (where greatest(v.locked_until, v.second_factor_locked_until) > $2) as "locked!",
+                  count(*) filter (where v.second_factor) as "second_factor!"
+           from read.account a cross join lateral (
+               select a.suspended, a.locked_until, a.second_factor_locked_until, a.second_factor where a.since <= $1
+               union all
+               (select p.suspended, p.locked_until, p.second_factor_locked_until, p.second_factor
+                from read.account_past p where a.since > $1 and p.account_id = a.account_id and p.since <= $1
+                order by p.since desc limit 1)
+           ) v
+           where a.registered_at <= $2"#,
+        moment.position,
+        moment.time
+    )
+    .fetch_one(pool)
+    .await?;
+    let live_sessions = sqlx::query_scalar!(
+        r#"select count(*) as "live!" from read.session s cross join lateral (
+               select s.ended_at, s.idle_expires_at where s.since <= $1
+               union all
+               (select p.ended_at, p.idle_expires_at
+                from read.session_past p where s.since > $1 and p.session_id = s.session_id and p.since <= $1
+                order by p.since desc limit 1)
+           ) v
+           where s.started_at > $3 and s.started_at <= $2 and s.started_position <= $1 and s.expires_at > $2
+             and v.ended_at is null and v.idle_expires_at > $2"#,
+        moment.position,
+        moment.time,
+        moment.time - LONGEST_SESSION
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Gauges {
+        accounts: accounts.all.unsigned_abs(),
+        suspended: accounts.suspended.unsigned_abs(),
+        locked: accounts.locked.unsigned_abs(),
+        second_factor: accounts.second_factor.unsigned_abs(),
+        live_sessions: live_sessions.unsigned_abs(),
+    })
+}
+
+/// Events of one type in one minute.
+struct Count<'a> {
+    minute: DateTime<Utc>,
+    event_type: &'a str,
+    events: i64,
+    first: i64,
+    last: i64,
+}
+
+/// One statement a batch.
+pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+    let mut counts: BTreeMap<(DateTime<Utc>, &str), Count<'_>> = BTreeMap::new();
+    for recorded in events {
+        let (minute, event_type) = (minute_of(recorded.recorded_at), &*recorded.event_type);
+        let position = to_i64(recorded.position);
+        let count = counts.entry((minute, event_type)).or_insert(Count {
+            minute,
+            event_type,
+            events: 0,
+            first: position,
+            last: position,
+        });
+        count.events += 1;
+        count.last = position;
+    }
+    let counts: Vec<Count<'_>> = counts.into_values().collect();
+    sqlx::query!(
+        "insert into metric
+         select * from unnest($1::timestamptz[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+         on conflict (minute, event_type) do update set
+             events = metric.events + excluded.events, last_position = excluded.last_position",
+        &column(&counts, |count| count.minute),
+        &column(&counts, |count| count.event_type) as &[&str],
+        &column(&counts, |count| count.events),
+        &column(&counts, |count| count.first),
+        &column(&counts, |count| count.last)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The minute of UTC that a time is in.
+fn minute_of(time: DateTime<Utc>) -> DateTime<Utc> {
+    // Fails only centuries from now, where there are no minutes to count.
+    time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(time)
+}

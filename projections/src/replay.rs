@@ -1,0 +1,256 @@
+//! The claim of the histories, tested: the read models made again from the log up to a position, and compared with what the
+//! live tables say of that position by the ranges of their rows.
+//!
+//! The replay has tables of its own, temporary ones: seen by its connection alone, gone with it, made by whoever may read.
+//! It writes nothing that others see.
+
+use fulexo_domain::event::Recorded;
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::projection::Projection;
+
+/// A table of a read model. Of a past, what counts as of a position are the versions superseded until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are called as they are")]
+pub enum Table {
+    Account,
+    AccountPast,
+    Session,
+    SessionPast,
+    Role,
+    RolePast,
+    RoleGrant,
+    RoleGrantPast,
+    Metric,
+    Audit,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Account,
+        Self::AccountPast,
+        Self::Session,
+        Self::SessionPast,
+        Self::Role,
+        Self::RolePast,
+        Self::RoleGrant,
+        Self::RoleGrantPast,
+        Self::Metric,
+        Self::Audit,
+    ];
+
+    /// Its name, without the schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::AccountPast => "account_past",
+            Self::Session => "session",
+            Self::SessionPast => "session_past",
+            Self::Role => "role",
+            Self::RolePast => "role_past",
+            Self::RoleGrant => "role_grant",
+            Self::RoleGrantPast => "role_grant_past",
+            Self::Metric => "metric",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// For as long as the transaction lasts, the tables of read models are those in this schema.
+async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("select set_config('search_path', $1, true)", schema).fetch_one(transaction).await.map(drop)
+}
+
+/// What a table held as of a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checksum {
+    /// How many rows.
+    pub rows: u64,
+    /// SHA-256 over all of them, in the order of their keys.
+    pub digest: [u8; 32],
+}
+
+/// Read models of one's own, empty at first.
+pub struct Scratch(PgConnection);
+
+/// Where a connection's temporary tables are.
+const TEMPORARY: &str = "pg_temp";
+
+impl Scratch {
+    /// On a connection that nobody else uses.
+    ///
+    /// # Errors
+    /// The database, among them that its role may make no temporary tables.
+    pub async fn create(mut connection: PgConnection) -> Result<Self, sqlx::Error> {
+        // Only before the first of them is used.
+        sqlx::query("set temp_buffers = '64MB'").execute(&mut connection).await?;
+        for table in Projection::ALL.into_iter().flat_map(Projection::tables) {
+            let statement = format!("create temporary table {table} (like read.{table} including indexes)");
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        }
+        Ok(Self(connection))
+    }
+
+    /// Applies a stretch of the log to all of them; stretches come one after another, from the beginning.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), sqlx::Error> {
+        let mut transaction = self.0.begin().await?;
+        use_schema(&mut transaction, TEMPORARY).await?;
+        for projection in Projection::ALL {
+            projection.apply(&mut transaction, events).await?;
+        }
+        transaction.commit().await
+    }
+
+    /// What they held as of a position.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn checksum(&mut self, table: Table, position: i64) -> Result<Checksum, sqlx::Error> {
+        checksum(&mut self.0, TEMPORARY, table, position).await
+    }
+}
+
+/// What readers' tables held as of a position, which they must have seen.
+///
+/// # Errors
+/// The database.
+pub async fn live_checksum(
+    connection: &mut PgConnection,
+    table: Table,
+    position: i64,
+) -> Result<Checksum, sqlx::Error> {
+    checksum(connection, "read", table, position).await
+}
+
+async fn checksum(
+    connection: &mut PgConnection,
+    schema: &str,
+    table: Table,
+    position: i64,
+) -> Result<Checksum, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    use_schema(&mut transaction, schema).await?;
+    let (mut rows, mut digest) = (0, Sha256::new());
+    let mut stream = rows_as_of(&mut transaction, table, position);
+    while let Some(row) = stream.try_next().await? {
+        rows += 1;
+        // Rows hold no line feeds that are not escaped: a name or a text of ours has none.
+        digest.update(row.as_bytes());
+        digest.update(b"\n");
+    }
+    drop(stream);
+    transaction.commit().await?;
+    Ok(Checksum { rows, digest: digest.finalize().into() })
+}
+
+/// The rows of a table as of a position, each as text, in the order of their keys. One question for both: a table that was
+/// made by a replay and one that was followed.
+fn rows_as_of(
+    connection: &mut PgConnection,
+    table: Table,
+    position: i64,
+) -> BoxStream<'_, Result<String, sqlx::Error>> {
+    match table {
+        Table::Account => sqlx::query_scalar!(
+            r#"select t::text as "row!" from (
+                   select * from account where since <= $1
+                   union all
+                   select account_id, since, registered_at, profile_position, password_changed_at,
+                           last_login_at, locked_until, second_factor_locked_until, recovery_codes, suspended,
+                           password_expired, second_factor, email_verified, roles
+                   from account_past where since <= $1 and $1 < until
+               ) t order by account_id"#,
+            position
+        )
+        .fetch(connection),
+        Table::AccountPast => sqlx::query_scalar!(
+            r#"select t::text as "row!" from account_past t where until <= $1 order by account_id, since"#,
+            position
+        )
+        .fetch(connection),
+        Table::Session => sqlx::query_scalar!(
+            r#"select t::text as "row!" from (
+                   select * from session where since <= $1
+                   union all
+                   select session_id, account_id, since, started_at, started_position, last_seen_at,
+                           idle_expires_at, expires_at, ended_at, ended_by, methods
+                   from session_past where since <= $1 and $1 < until
+               ) t order by session_id"#,
+            position
+        )
+        .fetch(connection),
+        Table::SessionPast => sqlx::query_scalar!(
+            r#"select t::text as "row!" from session_past t where until <= $1 order by session_id, since"#,
+            position
+        )
+        .fetch(connection),
+        Table::Role => sqlx::query_scalar!(
+            r#"select t::text as "row!" from (
+                   select * from role where since <= $1
+                   union all
+                   select role, since, retired, permissions
+                   from role_past where since <= $1 and $1 < until
+               ) t order by role"#,
+            position
+        )
+        .fetch(connection),
+        Table::RolePast => sqlx::query_scalar!(
+            r#"select t::text as "row!" from role_past t where until <= $1 order by role, since"#,
+            position
+        )
+        .fetch(connection),
+        Table::RoleGrant => sqlx::query_scalar!(
+            r#"select t::text as "row!" from (
+                   select * from role_grant where since <= $1
+                   union all
+                   select account_id, role, since, granted_at, granted_by, granted_by_kind
+                   from role_grant_past where since <= $1 and $1 < until
+               ) t order by account_id, role"#,
+            position
+        )
+        .fetch(connection),
+        Table::RoleGrantPast => sqlx::query_scalar!(
+            r#"select t::text as "row!" from role_grant_past t where until <= $1 order by account_id, role, since"#,
+            position
+        )
+        .fetch(connection),
+        // The minute in which the position is has to be counted anew.
+        Table::Metric => sqlx::query_scalar!(
+            r#"select t::text as "row!" from (
+                   select * from metric where last_position <= $1
+                   union all
+                   select m.minute, m.event_type, count(*), min(a.position), max(a.position)
+                   from metric m
+                   join audit a on a.event_type = m.event_type and a.position between m.first_position and $1
+                   where m.first_position <= $1 and $1 < m.last_position
+                   group by m.minute, m.event_type
+               ) t order by minute, event_type"#,
+            position
+        )
+        .fetch(connection),
+        Table::Audit => sqlx::query_scalar!(
+            r#"select t::text as "row!" from audit t where position <= $1 order by position"#,
+            position
+        )
+        .fetch(connection),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_of_a_read_model_is_compared() {
+        let tables: Vec<&str> = Projection::ALL.into_iter().flat_map(Projection::tables).copied().collect();
+        assert_eq!(tables, Table::ALL.map(Table::as_str));
+    }
+}

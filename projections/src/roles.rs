@@ -1,0 +1,404 @@
+//! The roles read model: roles that administrators defined, and who holds what, since when and by whom. What gates a
+//! request is `access`'s; this one has a history.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::permission::Permission;
+use fulexo_domain::role::RoleEvent;
+use fulexo_domain::values::AccountId;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::accounts;
+use crate::page::Page;
+use crate::to_i64;
+use crate::versions::{Made, Row, Versions, column};
+
+/// A role that administrators defined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Its name.
+    pub role: String,
+    /// The event that made it what it is here.
+    pub since: i64,
+    /// Whether it allows nothing any more.
+    pub retired: bool,
+    /// What its holders may do, by name.
+    pub permissions: Vec<String>,
+}
+
+/// A role in somebody's hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Who holds it.
+    pub account_id: Uuid,
+    /// Which one.
+    pub role: String,
+    /// The event that granted it.
+    pub since: i64,
+    /// When.
+    pub granted_at: DateTime<Utc>,
+    /// By whom: the account or the API key, if it was one.
+    pub granted_by: Option<Uuid>,
+    /// By what kind of actor.
+    pub granted_by_kind: String,
+}
+
+/// A grant, and what its role allowed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Who holds it.
+    pub account_id: Uuid,
+    /// Which one.
+    pub role: String,
+    /// The event that granted it.
+    pub since: i64,
+    /// When.
+    pub granted_at: DateTime<Utc>,
+    /// By whom: the account or the API key, if it was one.
+    pub granted_by: Option<Uuid>,
+    /// By what kind of actor.
+    pub granted_by_kind: String,
+    /// What an administrator let the role allow; none for one that is built in.
+    pub permissions: Option<Vec<String>>,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only what this account holds.
+    pub account: Option<AccountId>,
+    /// Only this role.
+    pub role: Option<String>,
+}
+
+/// Who holds what, or held it as of a position; by account, then by role.
+///
+/// # Errors
+/// The database.
+pub async fn grants(
+    pool: &PgPool,
+    filter: Filter,
+    after: Option<(Uuid, String)>,
+    limit: u16,
+    position: Option<i64>,
+) -> Result<Page<Held>, sqlx::Error> {
+    let (after_account, after_role) = after.unzip();
+    let rows = sqlx::query_as!(
+        Held,
+        r#"with defined as (
+               select role, permissions from read.role where $1::bigint is null or since <= $1
+               union all
+               select role, permissions from read.role_past where $1 is not null and since <= $1 and $1 < until
+           )
+           select g.account_id as "account_id!", g.role as "role!", g.since as "since!", g.granted_at as "granted_at!",
+                  g.granted_by as "granted_by?", g.granted_by_kind as "granted_by_kind!",
+                  d.permissions as "permissions?"
+           from (
+               (select account_id, role, since, granted_at, granted_by, granted_by_kind from read.role_grant
+                where ($1 is null or since <= $1)
+                  and ($2::uuid is null or (account_id, role) > ($2, $3::text))
+                  and ($4::uuid is null or account_id = $4)
+                  and ($5::text is null or role = $5)
+                order by account_id, role limit $6)
+               union all
+               (select account_id, role, since, granted_at, granted_by, granted_by_kind from read.role_grant_past
+                where $1 is not null and since <= $1 and $1 < until
+                  and ($2::uuid is null or (account_id, role) > ($2, $3::text))
+                  and ($4::uuid is null or account_id = $4)
+                  and ($5::text is null or role = $5)
+                order by account_id, role limit $6)
+           ) g left join defined d on d.role = g.role
+           order by g.account_id, g.role limit $6"#,
+        position,
+        after_account,
+        after_role,
+        filter.account.map(|account| account.0),
+        filter.role,
+        Page::<Held>::fetch(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Page::of(rows, limit, |held| format!("{}:{}", held.account_id, held.role)))
+}
+
+/// The roles that administrators had defined as of a position, by name.
+///
+/// # Errors
+/// The database.
+pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<Role>, sqlx::Error> {
+    sqlx::query_as!(
+        Role,
+        r#"select role as "role!", since as "since!", retired as "retired!", permissions as "permissions!" from (
+               select role, since, retired, permissions from read.role where since <= $1
+               union all
+               select role, since, retired, permissions from read.role_past where since <= $1 and $1 < until
+           ) r order by role"#,
+        position
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How many accounts held each role as of a position; roles that nobody held are missing.
+///
+/// # Errors
+/// The database.
+pub async fn holders(pool: &PgPool, position: i64) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select role as "role!", count(*) as "holders!" from (
+               select role from read.role_grant where since <= $1
+               union all
+               select role from read.role_grant_past where since <= $1 and $1 < until
+           ) g group by role"#,
+        position
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.role, row.holders.unsigned_abs())).collect())
+}
+
+/// Reads what the batch touches, folds the batch over it, writes it back with every version in between: at most seven
+/// statements a batch.
+pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+    apply_roles(connection, events).await?;
+    apply_grants(connection, events).await
+}
+
+async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+    let events = || events.iter().filter_map(|recorded| about_role(recorded).map(|event| (recorded, event)));
+    let touched: BTreeSet<&str> = events().map(|(_, event)| role_of(event)).collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    let touched: Vec<&str> = touched.into_iter().collect();
+    let known = sqlx::query_as!(Role, "select * from role where role = any($1)", &touched as &[&str])
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut rows: Versions<Role> = known.into_iter().map(|row| (row.role.clone(), row)).collect();
+    for (recorded, event) in events() {
+        fold_role(&mut rows, recorded, event);
+    }
+    let Made { current, past, .. } = rows.finish();
+    sqlx::query!(
+        "insert into role
+         select u.role, u.since, u.retired, string_to_array(u.permissions, ' ')
+         from unnest($1::text[], $2::bigint[], $3::boolean[], $4::text[]) u (role, since, retired, permissions)
+         on conflict (role) do update set
+             since = excluded.since, retired = excluded.retired, permissions = excluded.permissions",
+        &column(&current, |row| row.role.clone()),
+        &column(&current, |row| row.since),
+        &column(&current, |row| row.retired),
+        &column(&current, |row| row.permissions.join(" "))
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into role_past
+         select u.role, u.since, u.retired, string_to_array(u.permissions, ' '), u.until
+         from unnest($1::text[], $2::bigint[], $3::boolean[], $4::text[], $5::bigint[])
+             u (role, since, retired, permissions, until)",
+        &column(&past, |past| past.row.role.clone()),
+        &column(&past, |past| past.row.since),
+        &column(&past, |past| past.row.retired),
+        &column(&past, |past| past.row.permissions.join(" ")),
+        &column(&past, |past| past.until)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result<(), sqlx::Error> {
+    let events = || all.iter().filter_map(|recorded| about_grant(recorded).map(|act| (recorded, act)));
+    let touched: BTreeSet<(Uuid, &str)> = events().map(|(recorded, act)| (recorded.stream.id, act.role())).collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    // An account that begins in this batch held nothing before.
+    let new: HashSet<Uuid> = all.iter().filter(|recorded| accounts::is_first(recorded)).map(|r| r.stream.id).collect();
+    let known: Vec<_> = touched.into_iter().filter(|(account, _)| !new.contains(account)).collect();
+    let mut rows: Versions<Grant> = Versions::default();
+    if !known.is_empty() {
+        let known = sqlx::query_as!(
+            Grant,
+            "select g.* from role_grant g join unnest($1::uuid[], $2::text[]) u (account_id, role)
+             on g.account_id = u.account_id and g.role = u.role",
+            &column(&known, |(account, _)| *account),
+            &column(&known, |(_, role)| *role) as &[&str]
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        rows = known.into_iter().map(|row| (row.key(), row)).collect();
+    }
+    for (recorded, act) in events() {
+        fold_grant(&mut rows, recorded, &act);
+    }
+    let Made { current, ended, past } = rows.finish();
+    if !ended.is_empty() {
+        sqlx::query!(
+            "delete from role_grant g using unnest($1::uuid[], $2::text[]) u (account_id, role)
+             where g.account_id = u.account_id and g.role = u.role",
+            &column(&ended, |(account, _)| *account),
+            &column(&ended, |(_, role)| role.clone())
+        )
+        .execute(&mut *connection)
+        .await?;
+        sqlx::query!(
+            "insert into role_grant_past
+             select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::uuid[], $6::text[],
+                                  $7::bigint[])",
+            &column(&past, |past| past.row.account_id),
+            &column(&past, |past| past.row.role.clone()),
+            &column(&past, |past| past.row.since),
+            &column(&past, |past| past.row.granted_at),
+            &column(&past, |past| past.row.granted_by) as &[Option<Uuid>],
+            &column(&past, |past| past.row.granted_by_kind.clone()),
+            &column(&past, |past| past.until)
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    if current.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into role_grant
+         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::uuid[], $6::text[])",
+        &column(&current, |row| row.account_id),
+        &column(&current, |row| row.role.clone()),
+        &column(&current, |row| row.since),
+        &column(&current, |row| row.granted_at),
+        &column(&current, |row| row.granted_by) as &[Option<Uuid>],
+        &column(&current, |row| row.granted_by_kind.clone())
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Row for Role {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.role.clone()
+    }
+
+    fn since(&mut self) -> &mut i64 {
+        &mut self.since
+    }
+}
+
+impl Row for Grant {
+    type Key = (Uuid, String);
+
+    fn key(&self) -> (Uuid, String) {
+        (self.account_id, self.role.clone())
+    }
+
+    fn since(&mut self) -> &mut i64 {
+        &mut self.since
+    }
+}
+
+const fn about_role(recorded: &Recorded) -> Option<&RoleEvent> {
+    match &recorded.event {
+        Event::Role(event) => Some(event),
+        Event::Account(_)
+        | Event::Authentication(_)
+        | Event::Session(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_)
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => None,
+    }
+}
+
+fn role_of(event: &RoleEvent) -> &str {
+    match event {
+        RoleEvent::Defined { role, .. } | RoleEvent::PermissionsChanged { role, .. } | RoleEvent::Retired { role } => {
+            role.as_str()
+        }
+    }
+}
+
+fn fold_role(rows: &mut Versions<Role>, recorded: &Recorded, event: &RoleEvent) {
+    let names = |permissions: &[Permission]| permissions.iter().map(|it| it.as_str().to_owned()).collect::<Vec<_>>();
+    match event {
+        RoleEvent::Defined { role, permissions } => rows.begin(Role {
+            role: role.as_str().to_owned(),
+            since: to_i64(recorded.position),
+            retired: false,
+            permissions: names(permissions),
+        }),
+        RoleEvent::PermissionsChanged { role, before: _, after } => {
+            rows.change(&role.as_str().to_owned(), recorded.position, |row| row.permissions = names(after));
+        }
+        RoleEvent::Retired { role } => rows.change(&role.as_str().to_owned(), recorded.position, |row| {
+            row.retired = true;
+            row.permissions.clear();
+        }),
+    }
+}
+
+/// What happens to a grant.
+enum Act<'a> {
+    Granted(&'a str),
+    Revoked(&'a str),
+}
+
+impl<'a> Act<'a> {
+    const fn role(&self) -> &'a str {
+        match self {
+            Self::Granted(role) | Self::Revoked(role) => role,
+        }
+    }
+}
+
+fn about_grant(recorded: &Recorded) -> Option<Act<'_>> {
+    match &recorded.event {
+        Event::Account(AccountEvent::RoleGranted { role }) => Some(Act::Granted(role.as_str())),
+        Event::Account(AccountEvent::RoleRevoked { role }) => Some(Act::Revoked(role.as_str())),
+        Event::Account(
+            AccountEvent::Registered {}
+            | AccountEvent::ProfileChanged {}
+            | AccountEvent::PasswordChanged { .. }
+            | AccountEvent::PasswordExpired {}
+            | AccountEvent::SecondFactorEnrolmentStarted {}
+            | AccountEvent::SecondFactorEnabled {}
+            | AccountEvent::SecondFactorDisabled { .. }
+            | AccountEvent::RecoveryCodesIssued { .. }
+            | AccountEvent::RecoveryCodeUsed { .. }
+            | AccountEvent::EmailVerified {}
+            | AccountEvent::Suspended {}
+            | AccountEvent::Reinstated {},
+        )
+        | Event::Authentication(_)
+        | Event::Session(_)
+        | Event::Role(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_)
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => None,
+    }
+}
+
+fn fold_grant(rows: &mut Versions<Grant>, recorded: &Recorded, act: &Act<'_>) {
+    let key = (recorded.stream.id, act.role().to_owned());
+    match act {
+        // Who was given a role twice holds it since the first time.
+        Act::Granted(_) if rows.holds(&key) => {}
+        Act::Granted(_) => rows.begin(Grant {
+            account_id: key.0,
+            role: key.1,
+            since: to_i64(recorded.position),
+            granted_at: recorded.recorded_at,
+            granted_by: recorded.actor.id(),
+            granted_by_kind: recorded.actor.kind().to_owned(),
+        }),
+        Act::Revoked(_) => rows.end(&key, recorded.position),
+    }
+}
