@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::projection::Projection;
 use poem::Request;
 use poem_openapi::payload::Json;
@@ -40,6 +41,14 @@ struct Readiness {
     /// The number of events in the log.
     log_size: u64,
     projections: Vec<ProjectionHealth>,
+    /// The nodes on this database; one that is not `ok` judges nothing from memory, or is gone.
+    nodes: Vec<NodeHealth>,
+}
+
+#[derive(Object)]
+struct NodeHealth {
+    name: String,
+    status: Status,
 }
 
 #[derive(Object)]
@@ -77,6 +86,13 @@ struct PublicKey {
     e: String,
 }
 
+impl NodeHealth {
+    fn of(node: NodeStatus) -> Self {
+        let status = if node.is_up { Status::Ok } else { Status::Degraded };
+        Self { name: node.name.to_string(), status }
+    }
+}
+
 #[OpenApi(tag = "Tag::Service")]
 impl Health {
     /// The process runs.
@@ -92,6 +108,10 @@ impl Health {
         let Ok(Ok(size)) = timeout(Duration::from_secs(2), log_size(&app.pool)).await else {
             return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("Postgres does not answer."));
         };
+        if app.gate.is_replaced() {
+            let detail = "The log was replaced by another history under this node: restart it.";
+            return Err(Problem::unavailable(Duration::from_secs(5)).with_code("log_replaced").with_detail(detail));
+        }
         // The service works without NATS; nodes then look for news instead of being told.
         let nats = match app.doorbell.is_connected() {
             None => Status::Off,
@@ -119,6 +139,7 @@ impl Health {
             dependencies: vec![dependency("postgres", Status::Ok), dependency("nats", nats)],
             log_size: size,
             projections,
+            nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
 
