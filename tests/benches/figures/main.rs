@@ -15,8 +15,10 @@ mod appends;
 mod limits;
 mod load;
 mod logins;
+mod memory;
 mod preview;
 mod replay;
+mod revocation;
 mod session;
 mod table;
 
@@ -24,11 +26,13 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 8] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("session", session::run),
+    ("revocation", revocation::run),
+    ("memory", memory::run),
     ("replay", replay::run),
     ("preview", preview::run),
 ];
