@@ -168,7 +168,7 @@ impl Core {
             Arc::new(move || gate.holds_lease())
         };
         let first = first_policy.clone();
-        let commands = Commands::new(pool.clone(), log, vault, hasher, keys, first, policy, is_current);
+        let commands = Commands::new(pool.clone(), log, vault, hasher, keys, first, policy, is_current, gate.epoch());
         let commands = Arc::new(commands.with_mail(config.mail.is_some()));
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;

@@ -241,6 +241,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         account: claims.sub,
         session: claims.sid,
         position: claims.pos,
+        epoch: claims.epoch,
         roles: &claims.roles,
         second_factor: claims.amr.contains(&Method::OneTime),
     });

@@ -31,6 +31,7 @@ pub mod vault;
 use std::sync::Arc;
 
 use fulexo_domain::policy::{InForce, Policy};
+use fulexo_domain::values::Epoch;
 use sqlx::PgPool;
 
 pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
@@ -58,6 +59,7 @@ pub struct Commands {
     first_policy: Policy,
     policy: Arc<InForce>,
     is_current: IsCurrent,
+    epoch: Epoch,
     mails: bool,
 }
 
@@ -81,7 +83,7 @@ impl<T> Done<T> {
 
 impl Commands {
     /// Puts the write side together. `first_policy` is in force until an event says otherwise; `policy` is the one that is,
-    /// as long as this node `is_current`.
+    /// as long as this node `is_current`. Tokens are issued in the log's `epoch`.
     #[must_use]
     pub fn new(
         pool: PgPool,
@@ -92,8 +94,9 @@ impl Commands {
         first_policy: Policy,
         policy: Arc<InForce>,
         is_current: IsCurrent,
+        epoch: Epoch,
     ) -> Self {
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, mails: false }
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, mails: false }
     }
 
     /// With mail to the owners of accounts, which somebody has to send ([`Commands::next_mail`]).

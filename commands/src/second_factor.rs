@@ -177,7 +177,7 @@ impl Commands {
         }
         let decided = self.decide(idempotency.as_ref(), || async {
             let (state, version) = self.account_state(account).await?;
-            if self.requires_second_factor(&state) {
+            if self.requires_second_factor(&state).await? {
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = self.unit(context);
@@ -207,7 +207,7 @@ impl Commands {
         let sealing = self.sealing(account, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
-            if context.account() == Some(account) && self.requires_second_factor(&state) {
+            if context.account() == Some(account) && self.requires_second_factor(&state).await? {
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = self.unit(context).sealing(sealing.clone());
@@ -352,9 +352,9 @@ impl Commands {
     }
 
     /// Whether one of its roles allows nothing without a second factor.
-    pub(crate) fn requires_second_factor(&self, state: &AccountState) -> bool {
-        let policy = self.policy();
-        state.roles.iter().any(|role| policy.second_factor.required_for.contains(role))
+    pub(crate) async fn requires_second_factor(&self, state: &AccountState) -> Result<bool, CommandError> {
+        let policy = self.current_policy().await?;
+        Ok(state.roles.iter().any(|role| policy.second_factor.required_for.contains(role)))
     }
 
     fn recovery_codes(&self, account: AccountId, batch: &Batch) -> RecoveryCodes {

@@ -205,7 +205,7 @@ impl Commands {
     }
 
     async fn looks_like(&self, session: SessionId, fingerprint: &str) -> Result<bool, CommandError> {
-        let indifferent = self.policy().sessions.fingerprint == FingerprintPolicy::Record;
+        let indifferent = self.current_policy().await?.sessions.fingerprint == FingerprintPolicy::Record;
         let loaded = self.load_session(session).await?;
         Ok(indifferent || matches!(&loaded.state, SessionState::Live(live) if live.fingerprint == fingerprint))
     }
@@ -405,7 +405,8 @@ impl Commands {
             issue;
         // No token outlives its session.
         let expires_at = (context.now + self.keys.lifetime()).min(session_ends_at);
-        let grant = Grant { account, session, authenticated_at, methods, held, roles, position, expires_at };
+        let epoch = self.epoch;
+        let grant = Grant { account, session, authenticated_at, methods, held, roles, position, epoch, expires_at };
         let access_token = self
             .keys
             .sign(grant, context.new_id(), context.now)

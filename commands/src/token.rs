@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::Method;
-use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_domain::values::{AccountId, Epoch, RoleName, SessionId};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -50,6 +50,8 @@ pub struct Claims {
     pub roles: Vec<RoleName>,
     /// The log's position when it was issued.
     pub pos: u64,
+    /// In which history of the log.
+    pub epoch: Epoch,
     /// Whether its session is of no use until its owner has proved themselves once more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
@@ -71,6 +73,8 @@ pub struct Grant {
     pub roles: Vec<RoleName>,
     /// The log's position.
     pub position: u64,
+    /// In which history of the log.
+    pub epoch: Epoch,
     /// When it ends.
     pub expires_at: DateTime<Utc>,
 }
@@ -218,6 +222,7 @@ impl KeyRing {
             amr: grant.methods,
             roles: grant.roles,
             pos: grant.position,
+            epoch: grant.epoch,
             held: grant.held,
         };
         jsonwebtoken::encode(&header, &claims, &key.encoding)
@@ -325,6 +330,7 @@ mod tests {
             held: false,
             roles: vec![RoleName::parse("customer").unwrap()],
             position: 7,
+            epoch: Epoch::from(Uuid::from_u128(4)),
             expires_at: now() + TimeDelta::hours(1),
         }
     }

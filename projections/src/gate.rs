@@ -8,6 +8,7 @@
 //! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
 //! asks the database.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -21,13 +22,15 @@ use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permission
 use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
-use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
-use sqlx::PgPool;
+use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
+use sqlx::{PgConnection, PgPool};
 
 use crate::{access, feed};
 
 /// How long a renewal is good for, from when it began.
 pub const LEASE: Duration = Duration::from_secs(2);
+/// The longest that the policy lets an elevation last.
+const LONGEST_ELEVATION: TimeDelta = TimeDelta::minutes(60);
 /// Most changes kept; about 20 MB.
 const MOST: usize = 100_000;
 
@@ -40,6 +43,8 @@ pub struct Claim<'a> {
     pub session: SessionId,
     /// The log's position when it was issued.
     pub position: u64,
+    /// In which history of the log.
+    pub epoch: Epoch,
     /// The roles held then.
     pub roles: &'a [RoleName],
     /// Whether the session's owner presented a second factor.
@@ -112,6 +117,10 @@ pub struct Gate {
 }
 
 struct Inner {
+    /// The history that all of this is from.
+    epoch: Epoch,
+    /// Whether the database has another one by now: then nothing here is true of it.
+    is_replaced: bool,
     /// Every event below it is known here.
     applied: u64,
     lease_ends: Option<Instant>,
@@ -119,6 +128,8 @@ struct Inner {
     horizon: u64,
     ended: HashMap<SessionId, Change>,
     elevated: HashMap<SessionId, Elevation>,
+    /// Until then there may be elevations that were forgotten in favour of younger changes.
+    elevations_lost_until: Option<DateTime<Utc>>,
     roles: HashMap<AccountId, RoleChanges>,
     custom: CustomRoles,
     /// The last change of each custom role.
@@ -177,11 +188,11 @@ impl Gate {
         now: DateTime<Utc>,
     ) -> Result<Self, sqlx::Error> {
         // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
-        let memory = token_lifetime + TimeDelta::minutes(2);
+        let memory = token_lifetime.max(LONGEST_ELEVATION) + TimeDelta::minutes(2);
         let mut transaction = pool.begin().await?;
         // One snapshot: what is read below is the state at this very position.
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
-        let applied = feed::size(&mut transaction).await?;
+        let Head { size: applied, epoch } = head(&mut transaction).await?;
         let ended = sqlx::query!(
             r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
                where ended_at > $1 order by ended_at desc limit $2"#,
@@ -225,11 +236,14 @@ impl Gate {
         let mut inner = Inner {
             policy: policy.get(),
             lockdown: lockdown.map_or((None, 0), |lockdown| (lockdown.scope, lockdown.position)),
+            epoch,
+            is_replaced: false,
             applied,
             lease_ends: None,
             horizon: 0,
             ended: HashMap::new(),
             elevated: HashMap::new(),
+            elevations_lost_until: None,
             roles: HashMap::new(),
             custom_changed: custom.iter().map(|role| (role.role.clone(), role.position)).collect(),
             custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
@@ -254,13 +268,16 @@ impl Gate {
             inner.remember(position, row.changed_at, Subject::Account(account));
             inner.roles.entry(account).or_default().base = Some((position, roles));
         }
+        if elevated.len() >= MOST {
+            inner.elevations_lost_until = elevated.last().map(|row| row.until);
+        }
         for row in elevated {
             let released = row.released_position.map(i64::unsigned_abs);
             let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, released };
             inner.elevated.insert(SessionId(row.session_id), elevation);
             inner.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
         }
-        inner.trim(now - memory);
+        inner.trim(now, memory);
         Ok(Self { inner: RwLock::new(inner), policy, memory })
     }
 
@@ -268,10 +285,10 @@ impl Gate {
     #[must_use]
     pub fn judge_key(&self, key: ApiKeyId, now: DateTime<Utc>) -> KeyVerdict {
         let inner = self.read();
-        if inner.revoked_keys.contains(&key) {
+        if inner.revoked_keys.contains(&key) && !inner.is_replaced {
             return KeyVerdict::Ended;
         }
-        if inner.lease_ends.is_none_or(|ends| Instant::now() >= ends) {
+        if !inner.holds_lease() {
             return KeyVerdict::Unknown;
         }
         match inner.keys.get(&key) {
@@ -291,13 +308,19 @@ impl Gate {
     #[must_use]
     pub fn judge(&self, claim: Claim<'_>) -> Verdict {
         let inner = self.read();
+        if inner.is_replaced || claim.epoch != inner.epoch {
+            return Verdict::Unknown;
+        }
         if inner.ended.contains_key(&claim.session) {
             // True however old the memory is: what has ended stays ended.
             return Verdict::Ended;
         }
-        let holds_lease = inner.lease_ends.is_some_and(|ends| Instant::now() < ends);
-        // A position beyond the log is of another history: the database was restored from before the token.
-        if !holds_lease || claim.position < inner.horizon || claim.position >= inner.applied {
+        // A position that was not reached yet is of another node, which is ahead.
+        if !inner.holds_lease() || claim.position < inner.horizon || claim.position >= inner.applied {
+            return Verdict::Unknown;
+        }
+        let elevated = inner.elevated.get(&claim.session).copied();
+        if elevated.is_none() && inner.elevations_lost_until.is_some() {
             return Verdict::Unknown;
         }
         let roles = inner.roles.get(&claim.account).map(|known| known.over(claim.roles, claim.position));
@@ -309,12 +332,7 @@ impl Gate {
         if keeps_out(inner.lockdown.0, permissions) {
             return Verdict::LockedDown;
         }
-        Verdict::Current {
-            permissions,
-            elevated: inner.elevated.get(&claim.session).copied(),
-            elevation: inner.policy.sessions.elevation,
-            roles,
-        }
+        Verdict::Current { permissions, elevated, elevation: inner.policy.sessions.elevation, roles }
     }
 
     /// What a lockdown closes; `Err` where the database must be asked.
@@ -345,7 +363,7 @@ impl Gate {
             last = Some(recorded.recorded_at);
         }
         if let Some(last) = last {
-            inner.trim(last - self.memory);
+            inner.trim(last, self.memory);
         }
     }
 
@@ -358,7 +376,31 @@ impl Gate {
     /// A renewal that began at `asked` was committed, the log was asked after that, and everything that it had is known
     /// here (`nodes`).
     pub fn renew_lease(&self, asked: Instant) {
-        self.write().lease_ends = Some(asked + LEASE);
+        let mut inner = self.write();
+        if !inner.is_replaced {
+            inner.lease_ends = Some(asked + LEASE);
+        }
+    }
+
+    /// The history of the log that this gate knows.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.read().epoch
+    }
+
+    /// Whether the database was restored under this node: the gate has no lease any more, and gets none.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.read().is_replaced
+    }
+
+    fn replaced(&self) {
+        let mut inner = self.write();
+        if !inner.is_replaced {
+            tracing::error!("the log was replaced by another history: this node must be restarted");
+        }
+        inner.is_replaced = true;
+        inner.lease_ends = None;
     }
 
     /// Gives the lease up.
@@ -375,7 +417,7 @@ impl Gate {
     /// Whether the gate judges from memory.
     #[must_use]
     pub fn holds_lease(&self) -> bool {
-        self.read().lease_ends.is_some_and(|ends| Instant::now() < ends)
+        self.read().holds_lease()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -410,6 +452,10 @@ impl RoleChanges {
 }
 
 impl Inner {
+    fn holds_lease(&self) -> bool {
+        self.lease_ends.is_some_and(|ends| Instant::now() < ends)
+    }
+
     fn apply(&mut self, recorded: &Recorded) {
         let (position, at) = (recorded.position, recorded.recorded_at);
         match &recorded.event {
@@ -508,7 +554,10 @@ impl Inner {
         self.ages.insert(position, (at, subject));
     }
 
-    fn trim(&mut self, before: DateTime<Utc>) {
+    /// Forgets what is older than `memory`, and what is too much.
+    fn trim(&mut self, now: DateTime<Utc>, memory: TimeDelta) {
+        let before = now - memory;
+        self.elevations_lost_until = self.elevations_lost_until.filter(|until| *until > now);
         while let Some(oldest) = self.ages.first_entry() {
             let (position, (at, subject)) = (*oldest.key(), *oldest.get());
             let is_over = self.ages.len() > MOST;
@@ -526,8 +575,12 @@ impl Inner {
                     }
                 }
                 Subject::Elevation(session) => {
-                    if self.elevated.get(&session).is_some_and(|elevation| elevation.position <= position) {
-                        self.elevated.remove(&session);
+                    if let Entry::Occupied(elevation) = self.elevated.entry(session)
+                        && elevation.get().position <= position
+                    {
+                        // Where it still holds, a token issued after it does not know of it either.
+                        let until = Some(elevation.remove().until).filter(|until| *until > now);
+                        self.elevations_lost_until = self.elevations_lost_until.max(until);
                     }
                 }
                 // It is in no list of keys: the database is asked.
@@ -544,6 +597,17 @@ impl Inner {
     }
 }
 
+/// How long the log is, and which history it tells.
+struct Head {
+    size: u64,
+    epoch: Epoch,
+}
+
+async fn head(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
+    let row = sqlx::query!("select position, epoch from log.head").fetch_one(connection).await?;
+    Ok(Head { size: row.position.unsigned_abs(), epoch: row.epoch.into() })
+}
+
 /// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
 /// that is not known here. It takes no lease.
 ///
@@ -551,7 +615,12 @@ impl Inner {
 /// The feed's.
 pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), feed::FeedError> {
     let mut connection = pool.acquire().await?;
-    let size = feed::size(&mut connection).await?;
+    let known = gate.applied();
+    let Head { size, epoch } = head(&mut connection).await?;
+    if epoch != gate.epoch() || size < known {
+        gate.replaced();
+        return Ok((true, size));
+    }
     let applied = gate.applied();
     if applied < size {
         let events = feed::read(&mut connection, applied, most).await?;

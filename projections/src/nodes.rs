@@ -373,3 +373,30 @@ impl Drop for Waiting<'_> {
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_the_dead_go_after_an_hour_and_the_longest_dead_of_more_than_a_hundred() {
+        let start = Instant::now();
+        let node = |number: u64, since| SeenNode {
+            id: Uuid::from_u128(number.into()),
+            name: "node".into(),
+            renewals: number,
+            since,
+            applied: 0,
+        };
+        let ids = |nodes: &[SeenNode], now| swept(nodes, now).map(|node| node.renewals).collect::<Vec<_>>();
+        let now = start + KEPT;
+        let nodes = [node(1, start), node(2, start + Duration::from_secs(1)), node(3, now)];
+        assert_eq!(ids(&nodes, now), [1], "the second was there a second longer, and the third lives");
+
+        let many: Vec<SeenNode> = (0..103).map(|number| node(number, start + Duration::from_millis(number))).collect();
+        let dead = start + LEASE + MARGIN + Duration::from_secs(1);
+        assert_eq!(ids(&many, dead), [2, 1, 0]);
+        let living = start + Duration::from_secs(1);
+        assert!(ids(&many, living).is_empty(), "however many live");
+    }
+}

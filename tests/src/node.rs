@@ -141,6 +141,7 @@ impl Node {
             held: false,
             roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
             position: 0,
+            epoch: self.app().gate.epoch(),
             expires_at: clock::now() + TimeDelta::hours(1),
         };
         let token = self.app().commands.keys().sign(grant, operator().new_id(), clock::now()).unwrap();

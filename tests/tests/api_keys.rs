@@ -526,6 +526,7 @@ async fn introspection_says_no_more_of_a_worthless_token_than_that_it_is() {
         held: false,
         roles: vec![RoleName::parse("customer").unwrap()],
         position: 0,
+        epoch: node.app().gate.epoch(),
         expires_at: clock::now() - TimeDelta::minutes(2),
     };
     let expired = node.app().commands.keys().sign(expired, operator().new_id(), clock::now() - TimeDelta::hours(1));

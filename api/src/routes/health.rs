@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::projection::Projection;
 use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
@@ -42,6 +43,14 @@ struct Readiness {
     log_size: u64,
     projections: Vec<ProjectionHealth>,
     gate: GateHealth,
+    /// The nodes on this database; one that is not `ok` judges nothing from memory, or is gone.
+    nodes: Vec<NodeHealth>,
+}
+
+#[derive(Object)]
+struct NodeHealth {
+    name: String,
+    status: Status,
 }
 
 #[derive(Object)]
@@ -103,6 +112,13 @@ struct PublicKey {
     e: String,
 }
 
+impl NodeHealth {
+    fn of(node: NodeStatus) -> Self {
+        let status = if node.is_up { Status::Ok } else { Status::Degraded };
+        Self { name: node.name.to_string(), status }
+    }
+}
+
 #[OpenApi(tag = "Tag::Service")]
 impl Health {
     /// The process runs.
@@ -118,6 +134,10 @@ impl Health {
         let Ok(Ok(size)) = timeout(Duration::from_secs(2), log_size(&app.pool)).await else {
             return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("Postgres does not answer."));
         };
+        if app.gate.is_replaced() {
+            let detail = "The log was replaced by another history under this node: restart it.";
+            return Err(Problem::unavailable(Duration::from_secs(5)).with_code("log_replaced").with_detail(detail));
+        }
         // The service works without NATS; nodes then look for news instead of being told.
         let nats = match app.doorbell.is_connected() {
             None => Status::Off,
@@ -157,6 +177,7 @@ impl Health {
             log_size: size,
             projections,
             gate,
+            nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
 

@@ -66,3 +66,77 @@ impl Wait {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gate::LEASE;
+    use crate::nodes::MARGIN;
+
+    fn node(number: u128, renewals: u64, since: Instant, applied: u64) -> SeenNode {
+        SeenNode { id: Uuid::from_u128(number), name: format!("node-{number}").into(), renewals, since, applied }
+    }
+
+    fn here(standing: Standing) -> (Arc<str>, Standing) {
+        ("here".into(), standing)
+    }
+
+    /// What comes of a wait for position 7 whose first look showed `first`, once the registry shows `seen`.
+    fn settled(
+        first: &[SeenNode],
+        seen: &[SeenNode],
+        now: Instant,
+        standing: Standing,
+    ) -> Result<(usize, Vec<String>), Instant> {
+        let (name, standing) = here(standing);
+        let wait = Wait::of(7, first, Some(Uuid::from_u128(9)));
+        let names = |names: Vec<Arc<str>>| names.iter().map(ToString::to_string).collect();
+        wait.settled(seen, now, (&name, standing)).map(|(number, down)| (number, names(down)))
+    }
+
+    #[test]
+    fn a_node_counts_once_it_has_applied_the_event_and_not_one_before() {
+        let now = Instant::now();
+        let end = now + LEASE + MARGIN;
+        let at = |applied| vec![node(1, 3, now, applied)];
+        assert_eq!(settled(&at(7), &at(7), now, Standing::Enforces), Err(end));
+        assert_eq!(settled(&at(7), &at(8), now, Standing::Enforces), Ok((2, vec![])));
+    }
+
+    #[test]
+    fn a_node_is_down_when_the_lease_that_was_seen_first_has_run_out_whatever_it_renews_since() {
+        let now = Instant::now();
+        let end = now + LEASE + MARGIN;
+        let first = [node(1, 3, now, 0)];
+        // It goes on, and reads the log's head after each renewal: what it judges from then on it judges with the event.
+        let renewed = [node(1, 7, now + LEASE, 0)];
+        let before = end.checked_sub(Duration::from_nanos(1)).unwrap();
+        assert_eq!(settled(&first, &renewed, before, Standing::Enforces), Err(end));
+        assert_eq!(settled(&first, &renewed, end, Standing::Enforces), Ok((1, vec!["node-1".into()])));
+    }
+
+    #[test]
+    fn one_that_was_seen_dead_before_is_not_waited_for() {
+        let now = Instant::now();
+        let dead = [node(1, 3, now.checked_sub(LEASE + MARGIN).unwrap(), 0)];
+        assert_eq!(settled(&dead, &dead, now, Standing::Enforces), Ok((1, vec!["node-1".into()])));
+    }
+
+    #[test]
+    fn who_has_left_is_no_longer_counted_and_who_joined_since_is_not_yet() {
+        let now = Instant::now();
+        let (left, joined) = (node(1, 3, now, 0), node(2, 1, now, 0));
+        assert_eq!(settled(&[left], &[joined], now, Standing::Enforces), Ok((1, vec![])));
+    }
+
+    #[test]
+    fn this_node_goes_by_its_memory_and_not_by_its_row() {
+        let now = Instant::now();
+        let own = [node(9, 3, now, 0)];
+        assert_eq!(settled(&own, &own, now, Standing::Enforces), Ok((1, vec![])));
+        assert_eq!(settled(&own, &own, now, Standing::Waits(now + LEASE)), Err(now + LEASE));
+        assert_eq!(settled(&own, &own, now, Standing::Down), Ok((0, vec!["here".into()])));
+    }
+}

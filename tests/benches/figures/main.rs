@@ -15,9 +15,11 @@ mod appends;
 mod limits;
 mod load;
 mod logins;
+mod memory;
 mod preview;
 mod rebuild;
 mod replay;
+mod revocation;
 mod session;
 mod table;
 
@@ -25,11 +27,13 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 9] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("session", session::run),
+    ("revocation", revocation::run),
+    ("memory", memory::run),
     ("replay", replay::run),
     ("preview", preview::run),
     ("rebuild", rebuild::run),

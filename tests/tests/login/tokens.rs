@@ -177,6 +177,7 @@ async fn a_token_of_another_service_with_the_same_secret_is_refused() {
         held: false,
         roles: vec![RoleName::parse("admin").unwrap()],
         position: 0,
+        epoch: node.app().gate.epoch(),
         expires_at: clock::now() + TimeDelta::hours(1),
     };
     let (issuer, audience) = (forger.claims["iss"].as_str().unwrap(), forger.claims["aud"].as_str().unwrap());

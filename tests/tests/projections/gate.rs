@@ -32,7 +32,7 @@ fn ann() -> (AccountId, SessionId) {
 fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
     let roles: Vec<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let (account, session) = ann();
-    match gate.judge(Claim { account, session, position, roles: &roles, second_factor: false }) {
+    match gate.judge(Claim { account, session, position, epoch: gate.epoch(), roles: &roles, second_factor: false }) {
         // No word of them: they are those of the token.
         Verdict::Current { roles: None, permissions, elevated, elevation } => {
             Verdict::Current { roles: Some(roles.into_iter().collect()), permissions, elevated, elevation }

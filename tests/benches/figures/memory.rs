@@ -1,0 +1,149 @@
+//! What a node keeps resident, `fulexo serve` in a process of its own, with 100,000 live sessions and requests from them.
+//! `BENCH_SESSIONS` says how many.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use fulexo_api::clock;
+use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
+use fulexo_commands::token::{Grant, KeyRing, SigningKey};
+use fulexo_domain::authentication::Method;
+use fulexo_domain::event::{Actor, Category, Stream};
+use fulexo_domain::leaf::Draft;
+use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::{AccountId, SessionId};
+use fulexo_projections::access;
+use fulexo_tests::{Database, Program, operator, superuser};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::{load, table};
+
+/// MiB.
+const WANTED: f64 = 96.0;
+/// Sessions begun in one append.
+const AT_ONCE: usize = 100;
+/// Sessions that make requests: more than the node remembers tokens.
+const ACTIVE: usize = 20_000;
+const ROUND: Duration = Duration::from_secs(10);
+
+pub fn run(runtime: &Runtime) {
+    let wanted = std::env::var("BENCH_SESSIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    build();
+    let (program, url, requests) = runtime.block_on(async {
+        let database = Arc::new(Database::create().await);
+        let sessions = begin(&database, wanted).await;
+        let requests = requests(&database, &sessions[..sessions.len().min(ACTIVE)]).await;
+        let mut env = database.env();
+        env.insert("FULEXO_PORT".into(), "0".into());
+        let mut program = Program::start(&["serve"], &env);
+        let url = program.says("listening on ");
+        (program, url, requests)
+    });
+    let idle = resident(program.pid());
+    let round = runtime.block_on(load::drive(&url, 64, ROUND, requests, 200));
+    let busy = resident(program.pid());
+    println!("resident memory of a node with {} live sessions, MiB", table::number(wanted as f64));
+    println!("  after its start              {:>16}", table::number(idle));
+    let verdict = if busy <= WANTED { "" } else { ": SHORT" };
+    println!(
+        "  after {:>8} requests/s    {:>16}   wanted: under {WANTED}{verdict}",
+        table::number(round.rate),
+        table::number(busy)
+    );
+}
+
+/// The program, in the profile of this bench.
+fn build() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--locked", "--quiet", "--package", "fulexo-api"]);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    assert!(cargo.status().expect("cargo").success(), "the program does not build");
+}
+
+/// Begins sessions of as many accounts.
+async fn begin(database: &Database, wanted: usize) -> Vec<(AccountId, SessionId)> {
+    let pool = database.pool().await;
+    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
+    let (log, sequencer) = EventLog::new(pool.clone(), hooks);
+    let (stop, stopped) = oneshot::channel();
+    let sequencer = tokio::spawn(sequencer.run(stopped));
+    let mut sessions = Vec::with_capacity(wanted);
+    while sessions.len() < wanted {
+        let more = AT_ONCE.min(wanted - sessions.len());
+        let begun: Vec<_> =
+            (0..more).map(|_| (AccountId(operator().new_id()), SessionId(operator().new_id()))).collect();
+        log.append(starts(&begun)).await.unwrap();
+        sessions.extend(begun);
+    }
+    let _ = stop.send(());
+    sequencer.await.unwrap();
+    pool.close().await;
+    sessions
+}
+
+fn starts(sessions: &[(AccountId, SessionId)]) -> AppendRequest {
+    let mut request = AppendRequest::default();
+    for (account, session) in sessions {
+        let stream = Stream { category: Category::Session, id: session.0 };
+        let draft = Draft {
+            id: operator().new_id(),
+            stream,
+            subject: Some(account.0),
+            actor: Actor::Account { id: account.0 },
+            correlation: Uuid::nil(),
+            causation: None,
+            policy_version: 1,
+            event: SessionEvent::Started {
+                account: *account,
+                methods: vec![Method::Password],
+                fingerprint: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
+                idle_expires_at: clock::now() + TimeDelta::days(7),
+                expires_at: clock::now() + TimeDelta::days(30),
+            }
+            .into(),
+            sealed: Vec::new(),
+        };
+        request.events.push(draft.prepare().expect("it fits"));
+        request.expected.push((stream, Expected::New));
+    }
+    request
+}
+
+/// Who is logged in, asked by each of these sessions with a token of its own.
+async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> Vec<Vec<u8>> {
+    let epoch: Uuid =
+        sqlx::query_scalar("select epoch from log.head").fetch_one(&superuser(database).await).await.unwrap();
+    let key = SigningKey::hs256(&database.env()["JWT_SECRET"]).unwrap();
+    let issuer = "https://api.fulexo.com".to_owned();
+    let keys = KeyRing::new(vec![key], issuer, "fulexo".to_owned(), TimeDelta::hours(1)).unwrap();
+    let request = |(account, session): &(AccountId, SessionId)| {
+        let grant = Grant {
+            account: *account,
+            session: *session,
+            authenticated_at: clock::now(),
+            methods: vec![Method::Password],
+            held: false,
+            roles: Vec::new(),
+            position: 0,
+            epoch: epoch.into(),
+            expires_at: clock::now() + TimeDelta::hours(1),
+        };
+        let token = keys.sign(grant, operator().new_id(), clock::now()).unwrap();
+        load::request("GET", "/v1/auth/session", Some(&token), None)
+    };
+    sessions.iter().map(request).collect()
+}
+
+/// MiB, from `/proc/PID/status` (proc(5)).
+fn resident(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib / 1_024.0
+}

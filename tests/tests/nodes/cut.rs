@@ -1,0 +1,108 @@
+//! A node that Postgres does not answer, and one whose renewal meets a revocation.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulexo_tests::{Database, Node, eventually, log_size, superuser, there};
+use tokio::time::sleep;
+
+use crate::wire::{Fate, Rules, Wire};
+use crate::{because, enforcement, everywhere};
+
+const SESSION: &str = "/v1/auth/session";
+
+/// A node, another one called `far` behind a wire, and the wire.
+async fn near_and_far() -> (Node, Node, Arc<Wire>) {
+    let database = Arc::new(Database::create().await);
+    let wire = Wire::start(&database.url()).await;
+    let near = Node::join(&database).await;
+    let mut env = database.env();
+    env.insert("DATABASE_URL".into(), wire.url(&database.url()));
+    env.insert("FULEXO_NODE_NAME".into(), "far".into());
+    let far = Node::with(&database, env).await;
+    (near, far, wire)
+}
+
+async fn is_cut_off(all: Fate) {
+    let (near, far, wire) = near_and_far().await;
+    let (admin, ann, bob) = (near.admin().await, near.customer().await, near.customer().await);
+    eventually("both are let in from memory", async || {
+        let position = log_size(&near).await;
+        far.app().gate.holds_lease() && far.app().gate.applied() == position
+    })
+    .await;
+    assert_eq!(everywhere(&[&far.url; 2].map(String::as_str), &ann, SESSION).await, [200; 2]);
+
+    wire.rule(Rules { rest: all, renewals: all, heads: all });
+    let answer = admin.delete(&format!("/v1/sessions/{}", ann.session)).await;
+    assert_eq!(enforcement(&answer), (1, 2, vec!["far".to_owned()]));
+    let (ann_there, bob_there) = (there(&far, &ann), there(&far, &bob));
+    let (gone, alive) = tokio::join!(ann_there.get(SESSION), bob_there.get(SESSION));
+    assert!([401, 503].contains(&gone.status), "{gone:?}");
+    assert_eq!((alive.status, alive.code()), (503, "unavailable"), "{alive:?}");
+
+    wire.rule(Rules::default());
+    eventually("it serves again", async || bob_there.get(SESSION).await.status == 200).await;
+    assert_eq!(ann_there.get(SESSION).await.status, 401);
+    eventually("it counts again", async || {
+        let answer = admin.post(&format!("/v1/accounts/{}/unlock", bob.account), because()).await;
+        enforcement(&answer) == (2, 2, vec![])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_database_is_cut_off_is_named_and_lets_nobody_in() {
+    is_cut_off(Fate::Breaks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_database_does_not_answer_is_named_and_lets_nobody_in() {
+    is_cut_off(Fate::Waits).await;
+}
+
+/// The log's head is read, then something is revoked, then a renewal arrives: the head that was read must not make a lease
+/// of that renewal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_arrives_after_a_revocation_is_no_lease_before_the_log_is_read_again() {
+    let (near, far, wire) = near_and_far().await;
+    let (admin, ann) = (near.admin().await, near.customer().await);
+    let pool = superuser(&near.database).await;
+    let renewals = async || -> i64 {
+        sqlx::query_scalar("select renewals from projection.node where name = 'far'").fetch_one(&pool).await.unwrap()
+    };
+    eventually("it is current", async || {
+        far.app().gate.holds_lease() && far.app().gate.applied() == log_size(&near).await
+    })
+    .await;
+
+    wire.rule(Rules { renewals: Fate::Breaks, ..Rules::default() });
+    let left = || far.app().gate.lease_ends().unwrap().saturating_duration_since(Instant::now());
+    eventually("a good part of its lease is over", async || left() < Duration::from_millis(1_000)).await;
+    wire.rule(Rules { renewals: Fate::Breaks, heads: Fate::AnswerWaits, ..Rules::default() });
+    wire.holds_an_answer().await;
+
+    let before = (renewals().await, log_size(&near).await);
+    let revoke = async {
+        let answer = admin.delete(&format!("/v1/sessions/{}", ann.session)).await;
+        (enforcement(&answer), far.app().gate.holds_lease(), there(&far, &ann).get(SESSION).await.status)
+    };
+    let renew = async {
+        while log_size(&near).await == before.1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // Time for the revoker to read who is there; if it is too short, it waits for the renewal, too.
+        sleep(Duration::from_millis(100)).await;
+        wire.rule(Rules { heads: Fate::AnswerWaits, ..Rules::default() });
+        while renewals().await == before.0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(Duration::from_millis(50)).await;
+        // The head that was read arrives, and no other.
+        wire.rule(Rules { heads: Fate::Waits, ..Rules::default() });
+    };
+    let ((enforcement, has_lease, status), ()) = tokio::join!(revoke, renew);
+    assert_eq!((enforcement, has_lease), ((1, 2, vec!["far".to_owned()]), false));
+    assert_eq!(status, 401, "the database was asked");
+    wire.rule(Rules::default());
+}

@@ -1,0 +1,165 @@
+//! A wire between one node and Postgres on which a test holds up what it chooses: all of it, or by what is asked.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of messages of a kind, until the test says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fate {
+    #[default]
+    Passes,
+    /// It is held up.
+    Waits,
+    /// It arrives, and its answer is held up.
+    AnswerWaits,
+    /// The connection breaks in its place.
+    Breaks,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rules {
+    /// Whatever is not one of the others.
+    pub rest: Fate,
+    /// The statement that renews a lease.
+    pub renewals: Fate,
+    /// The statement that reads the log's head.
+    pub heads: Fate,
+}
+
+pub struct Wire {
+    port: u16,
+    rules: watch::Sender<Rules>,
+    /// How many answers were held up so far.
+    held: watch::Sender<usize>,
+}
+
+impl Wire {
+    /// In front of the Postgres of this URL.
+    pub async fn start(url: &str) -> Arc<Self> {
+        let (_, place) = url.rsplit_once('@').unwrap();
+        let postgres = place.split_once('/').unwrap().0.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let wire = Arc::new(Self { port, rules: watch::Sender::default(), held: watch::Sender::default() });
+        let for_all = Arc::clone(&wire);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (wire, postgres) = (Arc::clone(&for_all), postgres.clone());
+                tokio::spawn(async move { wire.connect(client, &postgres).await });
+            }
+        });
+        wire
+    }
+
+    /// The same database, over this wire.
+    pub fn url(&self, url: &str) -> String {
+        let (credentials, place) = url.rsplit_once('@').unwrap();
+        format!("{credentials}@127.0.0.1:{}/{}", self.port, place.split_once('/').unwrap().1)
+    }
+
+    pub fn rule(&self, rules: Rules) {
+        self.rules.send_replace(rules);
+    }
+
+    /// Returns once an answer is held up.
+    pub async fn holds_an_answer(&self) {
+        self.held.subscribe().wait_for(|held| *held > 0).await.unwrap();
+    }
+
+    async fn connect(&self, mut client: TcpStream, postgres: &str) -> io::Result<()> {
+        let mut server = TcpStream::connect(postgres).await?;
+        server.set_nodelay(true)?;
+        client.set_nodelay(true)?;
+        let (mut rules, mut cut) = (self.rules.subscribe(), self.rules.subscribe());
+        let (mut messages, mut answers) = (Messages::default(), [0; 16_384]);
+        loop {
+            tokio::select! {
+                // A wire that is cut is cut for those who say nothing, too.
+                () = async { drop(cut.wait_for(|rules| rules.rest == Fate::Breaks).await) } => return Ok(()),
+                read = server.read(&mut answers) => {
+                    let length = read?;
+                    if length == 0 {
+                        return Ok(());
+                    }
+                    client.write_all(&answers[..length]).await?;
+                }
+                read = client.read_buf(&mut messages.bytes) => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                    while let Some((bytes, fate)) = messages.next() {
+                        let now = *rules.wait_for(|rules| fate(rules) != Fate::Waits).await.unwrap();
+                        let is_held = match fate(&now) {
+                            Fate::Breaks => return Ok(()),
+                            Fate::AnswerWaits => true,
+                            Fate::Passes | Fate::Waits => false,
+                        };
+                        server.write_all(&bytes).await?;
+                        if is_held {
+                            // What follows it, up to Sync, was sent with it.
+                            server.write_all(&std::mem::take(&mut messages.bytes)).await?;
+                            let length = server.read(&mut answers).await?;
+                            self.held.send_modify(|held| *held += 1);
+                            drop(rules.wait_for(|rules| fate(rules) != Fate::AnswerWaits).await);
+                            client.write_all(&answers[..length]).await?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a client sends, in whole messages (PostgreSQL's documentation, section 55.7), each with the rule for it.
+#[derive(Default)]
+struct Messages {
+    bytes: Vec<u8>,
+    is_started: bool,
+    statements: HashMap<Vec<u8>, fn(&Rules) -> Fate>,
+}
+
+impl Messages {
+    fn next(&mut self) -> Option<(Vec<u8>, fn(&Rules) -> Fate)> {
+        const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+        let kind = usize::from(self.is_started);
+        let length = self.bytes.get(kind..kind + 4)?.try_into().map(u32::from_be_bytes).unwrap();
+        let end = kind + length as usize;
+        if self.bytes.len() < end {
+            return None;
+        }
+        let message: Vec<u8> = self.bytes.drain(..end).collect();
+        if !self.is_started {
+            self.is_started = message != SSL_REQUEST;
+            return Some((message, |rules| rules.rest));
+        }
+        let rule = self.rule(&message);
+        Some((message, rule))
+    }
+
+    fn rule(&mut self, message: &[u8]) -> fn(&Rules) -> Fate {
+        let mut texts = message[5..].split(|byte| *byte == 0);
+        match (message[0], texts.next(), texts.next()) {
+            // Parse: the statement's name and its text.
+            (b'P', Some(name), Some(text)) => {
+                let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
+                let rule: fn(&Rules) -> Fate = if has(b"set renewals = $2") {
+                    |rules| rules.renewals
+                } else if has(b"select position, epoch from log.head") {
+                    |rules| rules.heads
+                } else {
+                    |rules| rules.rest
+                };
+                self.statements.insert(name.to_vec(), rule);
+                |rules| rules.rest
+            }
+            // Bind: the portal's name and the statement's.
+            (b'B', Some(_), Some(name)) => self.statements.get(name).copied().unwrap_or(|rules| rules.rest),
+            _ => |rules| rules.rest,
+        }
+    }
+}
