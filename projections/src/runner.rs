@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::feed::{self, FeedError};
+use crate::feed::{self, Feed, FeedError};
 use crate::projection::Projection;
 use crate::to_i64;
 
@@ -82,6 +82,7 @@ pub struct Runner {
     pool: PgPool,
     head: watch::Receiver<u64>,
     progress: Progress,
+    feed: Arc<dyn Feed>,
 }
 
 enum Step {
@@ -94,10 +95,16 @@ enum Step {
 }
 
 impl Runner {
-    /// `head` tells how long the log is.
+    /// `head` tells how long the log is, `feed` what is in it.
     #[must_use]
-    pub const fn new(projection: Projection, pool: PgPool, head: watch::Receiver<u64>, progress: Progress) -> Self {
-        Self { projection, pool, head, progress }
+    pub const fn new(
+        projection: Projection,
+        pool: PgPool,
+        head: watch::Receiver<u64>,
+        progress: Progress,
+        feed: Arc<dyn Feed>,
+    ) -> Self {
+        Self { projection, pool, head, progress, feed }
     }
 
     /// Runs until cancelled; a batch is applied whole or not at all.
@@ -143,7 +150,7 @@ impl Runner {
         // Another node may have got so far.
         let known = self.progress.of(self.projection);
         self.progress.tell(self.projection, State { position: from, ..known });
-        let events = match feed::read(&mut transaction, from, BATCH).await {
+        let events = match self.feed.read(&mut transaction, from, BATCH).await {
             // What comes before an event that cannot be read is applied; the next step stops at the event itself.
             Err(error) => match error.position().and_then(|position| position.checked_sub(from)) {
                 Some(sound @ 1..) => feed::read(&mut transaction, from, u32::try_from(sound).unwrap_or(BATCH)).await?,

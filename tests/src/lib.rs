@@ -16,18 +16,22 @@
 mod authenticator;
 mod client;
 mod cluster;
+mod cut;
 mod dice;
 mod looking;
 mod mailbox;
+mod nats;
 mod node;
 mod smtp;
 
 pub use authenticator::Authenticator;
 pub use client::{Answer, Client};
 pub use cluster::{Database, nats_url, postgres_pid, use_durable_postgres};
+pub use cut::Cut;
 pub use dice::Dice;
 pub use fulexo_api::cli::operator;
 pub use looking::{Column, columns, eventually, leaves, log_size, superuser, there};
 pub use mailbox::Mailbox;
+pub use nats::{NatsCluster, NatsVersion};
 pub use node::{Node, PASSWORD, rsa_key};
 pub use smtp::{Behaviour, Mail, Sink};
