@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::log::relay::{CopyKey, Relay, RelayOptions, RelayState};
 use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
@@ -20,6 +21,7 @@ use fulexo_commands::vault::Vault;
 use fulexo_commands::{Commands, IsCurrent, Retention};
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
+use fulexo_projections::feed::{Feed, JetStreamFeed, Listener as FeedListener, PostgresFeed};
 use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::{Gate, LEASE, catch_up};
 use fulexo_projections::nodes::Nodes;
@@ -34,15 +36,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, FeedSource};
 use crate::doorbell::Doorbell;
-use crate::http::EdgeOptions;
 use crate::http::cors::Origins;
 use crate::http::listener::{self, ListenerOptions};
 use crate::http::redirect::Redirect;
+use crate::http::{EdgeOptions, RequestId};
 use crate::limits::Limits;
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
+use crate::nats;
 use crate::tls::acceptor::Secured;
 use crate::tls::{Source, Tls};
 use crate::token_cache::TokenCache;
@@ -70,6 +73,10 @@ pub struct App {
     pub tokens: TokenCache,
     /// The connection between nodes.
     pub doorbell: Doorbell,
+    /// How the copy of the log in JetStream is getting on, where one is made.
+    pub relay: Option<watch::Receiver<RelayState>>,
+    /// The feed from JetStream, where projections read it.
+    pub feed: Option<Arc<JetStreamFeed>>,
     /// Whether anybody may register.
     pub registration: bool,
     /// The policy in force until an event says otherwise.
@@ -139,8 +146,12 @@ impl Core {
             .await
             .map(Arc::new)
             .map_err(|error| failed("the access gate", &error))?;
-        let doorbell =
-            Doorbell::open(config.nats_url.as_deref(), config.nats_credentials.as_deref()).await.map_err(StartError)?;
+        let nats = match &config.nats_url {
+            Some(url) => Some(nats::connect(url, config.nats_credentials.as_deref()).await.map_err(StartError)?),
+            None => None,
+        };
+        let doorbell = Doorbell::new(nats.clone());
+        let copy_key = CopyKey::of(&vault);
         let (head, known_head) = watch::channel(gate.applied());
 
         let (log, sequencer) = EventLog::new(pool.clone(), hooks(&gate, &doorbell, &head));
@@ -158,9 +169,31 @@ impl Core {
         followers.spawn(Arc::clone(&nodes).run(doorbell.rung()));
         followers.spawn(doorbell.clone().run());
         followers.spawn(sweep(pool.clone()));
+        let relay = match nats.clone().filter(|_| config.nats_replicas > 0) {
+            Some(client) => {
+                let (key, holder) = (copy_key.clone(), RequestId::draw().0);
+                let options = RelayOptions { client, key, replicas: config.nats_replicas, holder };
+                let (relay, state) = Relay::new(pool.clone(), options, known_head.clone());
+                followers.spawn(relay.run());
+                Some(state)
+            }
+            None => None,
+        };
+        let from_nats = nats.filter(|_| config.feed == FeedSource::JetStream).map(|client| {
+            let feed = Arc::new(JetStreamFeed::default());
+            let is_genuine =
+                move |epoch, position, leaf: &[u8], mac: &[u8]| copy_key.is_genuine(epoch, position, leaf, mac);
+            followers.spawn(FeedListener::new(Arc::clone(&feed), pool.clone(), client, Arc::new(is_genuine)).run());
+            feed
+        });
+        let feed: Arc<dyn Feed> = match &from_nats {
+            Some(feed) => Arc::clone(feed) as _,
+            None => Arc::new(PostgresFeed),
+        };
         for projection in Projection::ALL {
-            let node = Arc::clone(&node_name);
-            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone(), node).run());
+            let (head, progress) = (known_head.clone(), progress.clone());
+            let (feed, node) = (Arc::clone(&feed), Arc::clone(&node_name));
+            followers.spawn(Runner::new(projection, pool.clone(), head, progress, feed, node).run());
         }
 
         let is_current: IsCurrent = {
@@ -189,6 +222,8 @@ impl Core {
             head: known_head,
             tokens: TokenCache::default(),
             doorbell,
+            relay,
+            feed: from_nats,
             registration: config.registration,
             first_policy,
             previews: Semaphore::new(1),

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
 use async_nats::connection::State;
 use futures_util::StreamExt;
 use tokio::sync::Notify;
@@ -22,17 +21,10 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// Connects in the background, now and whenever the connection breaks. Without a URL only this node's own rings
-    /// are heard.
-    ///
-    /// # Errors
-    /// Only when URL or credentials cannot be read.
-    pub async fn open(url: Option<&str>, credentials: Option<&str>) -> Result<Self, String> {
-        let client = match url {
-            Some(url) => Some(connect(url, credentials).await?),
-            None => None,
-        };
-        Ok(Self { rung: Arc::new(Notify::new()), ours: Arc::new(Notify::new()), client })
+    /// Without a connection to NATS only this node's own rings are heard.
+    #[must_use]
+    pub fn new(client: Option<async_nats::Client>) -> Self {
+        Self { rung: Arc::new(Notify::new()), ours: Arc::new(Notify::new()), client }
     }
 
     /// Something was committed here.
@@ -82,20 +74,4 @@ impl Doorbell {
         };
         tokio::join!(outward, inward);
     }
-}
-
-async fn connect(url: &str, credentials: Option<&str>) -> Result<async_nats::Client, String> {
-    // The URL may hold a password, which no error may repeat.
-    let address: async_nats::ServerAddr = url.parse().map_err(|_| "NATS_URL is not a URL of NATS".to_owned())?;
-    let mut options = match (address.username(), address.password()) {
-        (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned()),
-        (Some(token), None) => ConnectOptions::with_token(token.to_owned()),
-        (None, _) => ConnectOptions::new(),
-    };
-    if let Some(path) = credentials {
-        options =
-            options.credentials_file(path).await.map_err(|error| format!("NATS_CREDS cannot be read: {error}"))?;
-    }
-    let options = options.name("fulexo").retry_on_initial_connect().client_capacity(64);
-    options.connect(address).await.map_err(|error| format!("NATS cannot be set up: {}", error.kind()))
 }

@@ -10,6 +10,7 @@ mod doorbell;
 pub mod http;
 pub mod limits;
 pub mod mail;
+mod nats;
 pub mod private;
 pub mod routes;
 pub mod schema;

@@ -9,6 +9,7 @@
 pub mod account;
 pub mod api_key;
 pub mod authentication;
+pub mod copy;
 pub mod event;
 pub mod leaf;
 pub mod lockdown;

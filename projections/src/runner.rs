@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::feed::{self, FeedError};
+use crate::feed::{self, Feed, FeedError};
 use crate::projection::Projection;
 use crate::to_i64;
 
@@ -86,6 +86,7 @@ pub struct Runner {
     pool: PgPool,
     head: watch::Receiver<u64>,
     progress: Progress,
+    feed: Arc<dyn Feed>,
     node_name: Arc<str>,
 }
 
@@ -99,16 +100,17 @@ enum Step {
 }
 
 impl Runner {
-    /// `head` tells how long the log is; `node_name` is what other nodes call this one.
+    /// `head` tells how long the log is, `feed` what is in it; `node_name` is what other nodes call this one.
     #[must_use]
     pub const fn new(
         projection: Projection,
         pool: PgPool,
         head: watch::Receiver<u64>,
         progress: Progress,
+        feed: Arc<dyn Feed>,
         node_name: Arc<str>,
     ) -> Self {
-        Self { projection, pool, head, progress, node_name }
+        Self { projection, pool, head, progress, feed, node_name }
     }
 
     /// Runs until cancelled; a batch is applied whole or not at all.
@@ -158,7 +160,7 @@ impl Runner {
         let known = self.progress.of(self.projection);
         self.progress
             .tell(self.projection, State { position: from, version, owner: checkpoint.owner.clone(), ..known });
-        let events = match feed::read(&mut transaction, from, BATCH).await {
+        let events = match self.feed.read(&mut transaction, from, BATCH).await {
             // What comes before an event that cannot be read is applied; the next step stops at the event itself.
             Err(error) => match error.position().and_then(|position| position.checked_sub(from)) {
                 Some(sound @ 1..) => feed::read(&mut transaction, from, u32::try_from(sound).unwrap_or(BATCH)).await?,

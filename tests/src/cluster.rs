@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 struct Cluster {
     postgres: Postgres,
     nats: Nats,
+    dir: PathBuf,
 }
 
 /// Whether Postgres is to write to disk before it acknowledges. Tests never pull its plug; benches measure it.
@@ -33,7 +34,7 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let postgres = Postgres::start(&dir, &Options { settings }).expect("a private Postgres");
     let nats = Nats::start(&dir).expect("a private NATS");
-    Cluster { postgres, nats }
+    Cluster { postgres, nats, dir: dir.path().to_owned() }
 });
 
 /// Directories of test processes that have ended.
@@ -102,6 +103,8 @@ impl Database {
         [
             ("DATABASE_URL", self.url().as_str()),
             ("NATS_URL", nats_url().as_str()),
+            // Of the many logs on one NATS none is copied there.
+            ("FULEXO_NATS_REPLICAS", "0"),
             // Suites send as fast as they can, all from one address.
             ("FULEXO_RATE_LIMITS", "off"),
             ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
@@ -132,6 +135,13 @@ fn role_url(role: &str, database: &str) -> String {
 
 fn superuser_url(database: &str) -> String {
     CLUSTER.postgres.superuser_url(database)
+}
+
+/// A directory for servers of a test's own.
+pub(crate) fn own_dir() -> DataDir {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    DataDir::open(&CLUSTER.dir.join(number.to_string())).expect("a directory for a test's servers")
 }
 
 /// The NATS of this test process.

@@ -42,10 +42,14 @@ pub struct Config {
     pub database_url: String,
     /// Most connections to the database.
     pub database_connections: u32,
-    /// The doorbell between nodes; without it they look every 200 ms.
+    /// The doorbell between nodes, and the copy of the log; without it they look every 200 ms. One URL or several.
     pub nats_url: Option<String>,
     /// A credentials file for NATS.
     pub nats_credentials: Option<String>,
+    /// How many servers of NATS keep the copy of the log; none makes no copy.
+    pub nats_replicas: u32,
+    /// Where projections read the log.
+    pub feed: FeedSource,
     /// `iss` of access tokens.
     pub issuer: String,
     /// `aud` of access tokens.
@@ -79,6 +83,15 @@ pub enum Environment {
     Production,
     /// HS256 will do.
     Development,
+}
+
+/// Where projections read the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedSource {
+    /// From Postgres.
+    Postgres,
+    /// From its copy in JetStream, and from Postgres where that has gaps.
+    JetStream,
 }
 
 /// Everything that is wrong, in words for whoever sets the variables.
@@ -132,6 +145,8 @@ impl Config {
             database_connections: reader.in_range("FULEXO_DATABASE_CONNECTIONS", "20", 4, 200),
             nats_url: reader.nats_url(environment),
             nats_credentials: reader.optional("NATS_CREDS"),
+            nats_replicas: reader.nats_replicas(),
+            feed: reader.feed(),
             issuer: reader.text("FULEXO_ISSUER", "https://api.fulexo.com"),
             audience: reader.text("FULEXO_AUDIENCE", "fulexo"),
             signing_keys: reader.signing_keys(environment, &read_file),

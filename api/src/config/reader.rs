@@ -14,16 +14,18 @@ use fulexo_domain::rate_limit::{Limit, Quota, RateLimits};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
-use super::Environment;
+use super::{Environment, FeedSource};
 use crate::http::cors::Origins;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
-const OWN: [&str; 15] = [
+const OWN: [&str; 17] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
     "FULEXO_HTTP_PORT",
     "FULEXO_DATABASE_CONNECTIONS",
+    "FULEXO_NATS_REPLICAS",
+    "FULEXO_FEED",
     "FULEXO_ISSUER",
     "FULEXO_AUDIENCE",
     "FULEXO_BCRYPT_COST",
@@ -250,6 +252,34 @@ impl Reader {
             self.problem("NATS_URL has no password and NATS_CREDS is not set: production needs one of them");
         }
         Some(url)
+    }
+
+    pub(super) fn nats_replicas(&mut self) -> u32 {
+        const NAME: &str = "FULEXO_NATS_REPLICAS";
+        match self.text(NAME, "1").parse() {
+            Ok(replicas @ (0 | 1 | 3 | 5)) => replicas,
+            Ok(_) | Err(_) => {
+                self.problem(format!("{NAME} must be 1, 3 or 5, or 0 for no copy of the log in NATS"));
+                1
+            }
+        }
+    }
+
+    pub(super) fn feed(&mut self) -> FeedSource {
+        const NAME: &str = "FULEXO_FEED";
+        match self.text(NAME, "postgres").as_str() {
+            "postgres" => FeedSource::Postgres,
+            "jetstream" => {
+                if self.optional("NATS_URL").is_none() {
+                    self.problem(format!("{NAME} is jetstream, and NATS_URL is not set"));
+                }
+                FeedSource::JetStream
+            }
+            _ => {
+                self.problem(format!("{NAME} must be postgres or jetstream"));
+                FeedSource::Postgres
+            }
+        }
     }
 
     pub(super) fn signing_keys(

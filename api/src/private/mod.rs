@@ -22,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use nats::Nats;
+pub use nats::{ClusterOptions, Nats, NatsOptions};
 pub use postgres::{Options, Postgres};
 pub use server::Ended;
 

@@ -1,16 +1,42 @@
-//! A private nats-server with JetStream, for one user.
+//! A private nats-server with JetStream, for one user; for tests also several, as a cluster.
 
+use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::server::{HOME, Home, Server};
-use super::{DataDir, Ended, StartError, find, store};
+use super::{DataDir, Ended, StartError, find, io_error, remove, store};
 
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
+const PROGRAM: &str = "nats-server";
+
+/// How a server differs from the one that `fulexo dev` starts.
+#[derive(Clone, Default)]
+pub struct NatsOptions {
+    /// Its name in the data directory, where that has several.
+    pub name: Option<String>,
+    /// The program; else the one that is installed.
+    pub binary: Option<PathBuf>,
+    /// The password; else one is drawn.
+    pub password: Option<String>,
+    /// Most that JetStream keeps on disk, such as `64MB`; else 1 GB.
+    pub max_file_store: Option<String>,
+    /// The cluster that it belongs to.
+    pub cluster: Option<ClusterOptions>,
+}
+
+/// A server's place among others on this machine.
+#[derive(Clone)]
+pub struct ClusterOptions {
+    /// Where it listens for the others.
+    pub port: u16,
+    /// Where all of them listen for each other.
+    pub routes: Vec<u16>,
+}
 
 /// A running nats-server. Dropping it shuts it down.
 pub struct Nats {
@@ -23,14 +49,26 @@ impl Nats {
     /// Starts the server of this directory and returns once it accepts connections. A server still running
     /// there is shut down first. JetStream keeps up to 64 MB in memory and 1 GB on disk.
     pub fn start(dir: &DataDir) -> Result<Nats, StartError> {
-        let home = Home::open(dir, "nats", "nats-server")?;
-        let missing = StartError::Missing("nats-server", "nats-server");
-        let dirs = ["/usr/sbin", "/usr/local/bin"].map(PathBuf::from);
-        let binary = find("nats-server", dirs).ok_or(missing)?;
-        let password = home.password(true)?;
+        Self::start_with(dir, &NatsOptions::default())
+    }
+
+    /// The same for a server that differs.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_with(dir: &DataDir, options: &NatsOptions) -> Result<Nats, StartError> {
+        let home = Home::open(dir, options.name.as_deref().unwrap_or("nats"), PROGRAM)?;
+        let binary = match &options.binary {
+            Some(binary) => bring(binary, &home)?,
+            None => installed()?,
+        };
+        let password = match &options.password {
+            Some(password) => Zeroizing::new(password.clone()),
+            None => home.password(true)?,
+        };
         home.take_over(&home.path.join("nats.pid"))?;
         let args = |port: u16| {
-            let config = Zeroizing::new(config(port, &password));
+            let config = Zeroizing::new(config(port, &password, options));
             store(&home.path.join("nats.conf"), &config, home.user)?;
             let config_path = format!("{HOME}/nats.conf");
             Ok(vec!["-c".to_owned(), config_path, "--name".to_owned(), home.mark.clone()])
@@ -69,13 +107,36 @@ impl Nats {
     }
 }
 
-fn config(port: u16, password: &str) -> String {
+fn installed() -> Result<PathBuf, StartError> {
+    let dirs = ["/usr/sbin", "/usr/local/bin"].map(PathBuf::from);
+    find(PROGRAM, dirs).ok_or(StartError::Missing(PROGRAM, PROGRAM))
+}
+
+/// The program inside the server's home: its user may not be able to enter the directory where it is.
+fn bring(binary: &Path, home: &Home) -> Result<PathBuf, StartError> {
+    let here = home.path.join(PROGRAM);
+    remove(&here)?;
+    fs::hard_link(binary, &here).or_else(|_| fs::copy(binary, &here).map(drop)).map_err(io_error("copy", binary))?;
+    Ok(PathBuf::from(HOME).join(PROGRAM))
+}
+
+fn config(port: u16, password: &str, options: &NatsOptions) -> String {
+    let max_file_store = options.max_file_store.as_deref().unwrap_or("1GB");
+    let cluster = options.cluster.as_ref().map(|ClusterOptions { port, routes }| {
+        let routes: Vec<_> = routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect();
+        // Clients know the servers that they were told of, and no others.
+        format!(
+            "cluster {{ name: \"fulexo\", listen: \"127.0.0.1:{port}\", no_advertise: true, routes: [{}] }}\n",
+            routes.join(", ")
+        )
+    });
     format!(
         r#"listen: "127.0.0.1:{port}"
 pid_file: "{HOME}/nats.pid"
 authorization {{ user: "fulexo", password: "{password}" }}
-jetstream {{ store_dir: "{HOME}", max_memory_store: 64MB, max_file_store: 1GB }}
-"#
+jetstream {{ store_dir: "{HOME}", max_memory_store: 64MB, max_file_store: {max_file_store} }}
+{}"#,
+        cluster.unwrap_or_default()
     )
 }
 

@@ -3,10 +3,11 @@
 //! An append is handed to the sequencer and waited for; a caller that goes away does not cancel it. What the log
 //! refuses, it refuses for one request: its neighbours in the batch are not touched.
 //!
-//! Relaying to JetStream, projections and the tree are not here: they read.
+//! Projections and the tree are not here: they read. So does the relay, which copies the log to JetStream.
 
 mod batch;
 mod read;
+pub mod relay;
 mod sequencer;
 mod statements;
 mod store;

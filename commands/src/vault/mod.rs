@@ -85,7 +85,12 @@ impl Vault {
     /// A keyed digest for one purpose.
     #[must_use]
     pub fn digest(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
-        self.service.derive("fulexo/digest/1").digest(purpose, parts)
+        self.derive("fulexo/digest/1").digest(purpose, parts)
+    }
+
+    /// A key for one purpose, the same at every node.
+    pub(crate) fn derive(&self, purpose: &str) -> Key {
+        self.service.derive(purpose)
     }
 
     fn primary(&self) -> Result<&Kek, VaultError> {

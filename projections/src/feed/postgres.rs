@@ -1,66 +1,15 @@
-//! The log in order, contiguous or not at all: whoever applies what it gives has missed nothing.
-//!
-//! It reads Postgres. A copy of the log elsewhere may ring the doorbell or hand over events, but whatever is not
-//! contiguous is read again from here.
+//! The log as Postgres has it, which is the log: each row verified against its leaf, a batch or a whole stretch at a time.
 
 use std::ops::Range;
 
 use fulexo_domain::event::{Recorded, Stream};
-use fulexo_domain::leaf::{self, LeafError};
+use fulexo_domain::leaf;
 use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::{Feed, FeedError, Reading};
 use crate::to_i64;
-
-/// Why a stretch of the log cannot be given.
-#[derive(Debug, thiserror::Error)]
-pub enum FeedError {
-    /// The database.
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-    /// A leaf that this build cannot read.
-    #[error(transparent)]
-    Leaf(#[from] LeafError),
-    /// A leaf that is not the one that was hashed: somebody altered it.
-    #[error("the leaf at position {position} does not have the hash that was recorded with it")]
-    WrongHash {
-        /// Where it stands.
-        position: u64,
-    },
-    /// A row that says something else than its leaf.
-    #[error("the row at position {position} names another stream or version than its leaf")]
-    Disagrees {
-        /// Where it stands.
-        position: u64,
-    },
-    /// A position that should be there is not.
-    #[error("position {position} is missing from the log")]
-    Gap {
-        /// The first one missing.
-        position: u64,
-    },
-}
-
-impl FeedError {
-    /// Whether trying again can help: a broken connection heals, a broken leaf does not.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(_))
-    }
-
-    /// Up to where the log is sound, when it is the log that is at fault.
-    #[must_use]
-    pub const fn position(&self) -> Option<u64> {
-        match self {
-            Self::Leaf(LeafError::Unreadable { position, .. } | LeafError::UnknownType { position })
-            | Self::WrongHash { position }
-            | Self::Disagrees { position }
-            | Self::Gap { position } => Some(*position),
-            Self::Leaf(LeafError::Unfit(_)) | Self::Database(_) => None,
-        }
-    }
-}
 
 /// The number of events in the log; every position below it is committed and visible.
 ///
@@ -85,6 +34,15 @@ pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result
     .fetch_all(connection)
     .await?;
     rows.iter().zip(from..).map(|(row, position)| row.verify(position)).collect()
+}
+
+/// The feed that reads Postgres.
+pub struct PostgresFeed;
+
+impl Feed for PostgresFeed {
+    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> Reading<'a> {
+        Box::pin(read(connection, from, most))
+    }
 }
 
 /// Reads a stretch of the log from one end to the other. While one batch is applied, the next is on its way.

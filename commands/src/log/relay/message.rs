@@ -1,0 +1,91 @@
+//! An event as a message: its subject, its headers, its leaf. And the key by which nodes know their own messages in a
+//! place where others may write, too.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::StreamMessage;
+use fulexo_domain::copy::{EPOCH, LEAF_HASH, MAC, POSITION, STREAM, SUBJECT_PREFIX, VERSION, hex, unhex};
+use fulexo_domain::event::Stream;
+use fulexo_domain::leaf;
+use uuid::Uuid;
+
+use crate::vault::crypto::equal;
+use crate::vault::{Key, Vault};
+
+/// Under it each message of the copy carries a MAC over its epoch, its position and its leaf. The service key gives it,
+/// so only nodes with the same vault have it.
+#[derive(Clone)]
+pub struct CopyKey(Key);
+
+impl CopyKey {
+    /// The key of a vault.
+    #[must_use]
+    pub fn of(vault: &Vault) -> Self {
+        Self(vault.derive("fulexo/copy/1"))
+    }
+
+    /// HMAC-SHA-256 (RFC 2104).
+    #[must_use]
+    pub fn mac(&self, epoch: Uuid, position: u64, leaf: &[u8]) -> [u8; 32] {
+        self.0.digest("copy", &[epoch.as_bytes(), &position.to_be_bytes(), leaf])
+    }
+
+    /// Whether a node with this key made the message, for this place.
+    #[must_use]
+    pub fn is_genuine(&self, epoch: Uuid, position: u64, leaf: &[u8], mac: &[u8]) -> bool {
+        equal(&self.mac(epoch, position, leaf), mac)
+    }
+}
+
+/// A row of the log, as it is read.
+pub(super) struct Row {
+    pub position: i64,
+    pub stream_id: Uuid,
+    pub category: String,
+    pub version: i64,
+    pub leaf: Vec<u8>,
+    pub leaf_hash: Vec<u8>,
+}
+
+impl Row {
+    /// What is published of it; nothing when row, leaf and hash do not agree.
+    pub fn message(self, key: &CopyKey, epoch: Uuid, position: u64, to: &str) -> Option<(String, PublishMessage)> {
+        if self.position.unsigned_abs() != position || leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {
+            return None;
+        }
+        let raw = leaf::read(position, &self.leaf).ok()?;
+        let Stream { category, id } = Stream { category: raw.category, id: raw.stream };
+        if (id, category.as_str(), raw.version) != (self.stream_id, &self.category, self.version.unsigned_abs()) {
+            return None;
+        }
+        let subject = format!("{SUBJECT_PREFIX}{}", raw.r#type);
+        let mut headers = HeaderMap::new();
+        headers.insert(POSITION, position.to_string());
+        headers.insert(STREAM, format!("{}/{id}", category.as_str()));
+        headers.insert(VERSION, raw.version.to_string());
+        headers.insert(EPOCH, epoch.to_string());
+        headers.insert(LEAF_HASH, hex(&self.leaf_hash));
+        headers.insert(MAC, hex(&key.mac(epoch, position, &self.leaf)));
+        let id = raw.id.to_string();
+        let publish = PublishMessage::build().headers(headers).payload(self.leaf.into()).message_id(id);
+        // Position 0 is sequence 1. The stream's name fences what is still on its way to a stream that was given up.
+        Some((subject, publish.expected_stream(to).expected_last_sequence(position)))
+    }
+}
+
+/// What a message in a stream says of itself.
+pub(super) struct Found {
+    pub epoch: Uuid,
+    pub position: u64,
+}
+
+impl Found {
+    /// `None` when no node with this key made it, or it does not stand where it belongs.
+    pub fn in_stream(message: &StreamMessage, key: &CopyKey) -> Option<Self> {
+        let header = |name| Some(message.headers.get(name)?.as_str());
+        let epoch = Uuid::parse_str(header(EPOCH)?).ok()?;
+        let position = header(POSITION)?.parse().ok()?;
+        let is_genuine = key.is_genuine(epoch, position, &message.payload, &unhex(header(MAC)?)?);
+        (is_genuine && position + 1 == message.sequence).then_some(Self { epoch, position })
+    }
+}

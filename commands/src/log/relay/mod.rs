@@ -1,0 +1,288 @@
+//! Copies the log to NATS JetStream: every event once, in order, for consumers outside and for this service's own feed.
+//! PostgreSQL is the truth; nothing waits for the copy, and it can be made again.
+//!
+//! One node relays at a time, by a lease in `log.relay`. The lease only spares work: every message says which stream
+//! and which sequence it belongs to, and the stream refuses it anywhere else, whoever sends it and however late.
+//!
+//! ```text
+//! lease --none--> wait
+//!   |
+//!   v                    nothing new for a while
+//! find the stream  <---------------------------- publish what is missing <-- head moves
+//!   (stream.rs)    ----------------------------> refused, unanswered: pause, let others try, find again
+//! ```
+
+mod message;
+mod stream;
+
+use std::time::Duration;
+
+use async_nats::connection;
+use fulexo_domain::leaf;
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+pub use self::message::CopyKey;
+use self::message::Row;
+use self::stream::{Copy, JetStream, Log};
+use super::batch::to_i64;
+
+/// Most events on their way at once, unacknowledged.
+const BATCH: u32 = 512;
+/// How often a node without the lease asks for it.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the stream is looked at while nothing happens: it may have been wiped.
+const LOOK: Duration = Duration::from_secs(2);
+/// Pauses after failures double up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How the copy is getting on, as this node knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RelayState {
+    /// Every position below it was published.
+    pub position: u64,
+    /// The stream, once there is one.
+    pub stream: Option<String>,
+    /// Whether this node is the one that publishes.
+    pub is_here: bool,
+    /// Why nothing is published, when nothing is.
+    pub stopped_because: Option<String>,
+}
+
+/// Why the relay does not go on. All of it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum RelayError {
+    #[error("the database: {0}")]
+    Database(String),
+    #[error("NATS is not reached")]
+    Disconnected,
+    #[error("NATS: {0}")]
+    Nats(String),
+    #[error("another relay or another history was there first")]
+    OutOfStep,
+    #[error("the event at position {0} does not agree with its leaf or hash; it is not published")]
+    Unsound(u64),
+    #[error(
+        "the stream {0} takes subjects below log.> and is not a copy of this log: give this service a NATS account of \
+         its own, or remove that stream"
+    )]
+    NotOurs(String),
+    #[error(
+        "the stream {stream} holds another event at position {position} than the log, signed by this service: the log \
+         was restored without a new epoch"
+    )]
+    Diverged { stream: String, position: u64 },
+}
+
+impl From<sqlx::Error> for RelayError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+impl RelayError {
+    fn nats(error: &dyn std::error::Error) -> Self {
+        Self::Nats(error.to_string())
+    }
+}
+
+/// Where and how the copy is made.
+pub struct RelayOptions {
+    /// NATS.
+    pub client: async_nats::Client,
+    /// What messages are signed with.
+    pub key: CopyKey,
+    /// How many servers keep the stream.
+    pub replicas: u32,
+    /// Tells this process from all others that relay.
+    pub holder: Uuid,
+}
+
+/// Copies the log to JetStream for as long as it runs.
+pub struct Relay {
+    pool: PgPool,
+    jetstream: JetStream,
+    holder: Uuid,
+    head: watch::Receiver<u64>,
+    state: watch::Sender<RelayState>,
+}
+
+enum Step {
+    /// Published something; there may be more.
+    Moved,
+    /// Nothing new.
+    Idle,
+    /// Another node publishes.
+    Elsewhere,
+}
+
+impl Relay {
+    /// `head` tells how long the log is. The receiver tells how far the copy is.
+    #[must_use]
+    pub fn new(pool: PgPool, options: RelayOptions, head: watch::Receiver<u64>) -> (Self, watch::Receiver<RelayState>) {
+        let RelayOptions { client, key, replicas, holder } = options;
+        // Acknowledgements that nobody waits for any more count for a while.
+        let jetstream = JetStream::new(client, key, replicas, 8 * BATCH as usize);
+        let (state, states) = watch::channel(RelayState::default());
+        (Self { pool, jetstream, holder, head, state }, states)
+    }
+
+    /// Runs until cancelled, at any point: what is on its way then arrives or does not, and the stream tells.
+    pub async fn run(mut self) {
+        const FIRST_PAUSE: Duration = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
+        let mut copy = None;
+        loop {
+            match self.step(&mut copy).await {
+                Ok(Step::Moved) => pause = FIRST_PAUSE,
+                Ok(Step::Idle) => {
+                    pause = FIRST_PAUSE;
+                    match timeout(LOOK, self.head.changed()).await {
+                        Ok(Ok(())) => {}
+                        // Looked at again, whole.
+                        Err(_) => copy = None,
+                        Ok(Err(_)) => return,
+                    }
+                }
+                Ok(Step::Elsewhere) => {
+                    pause = FIRST_PAUSE;
+                    copy = None;
+                    sleep(TICK).await;
+                }
+                Err(error) => {
+                    copy = None;
+                    self.stopped(&error).await;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self, copy: &mut Option<Copy>) -> Result<Step, RelayError> {
+        if self.jetstream.context.client().connection_state() != connection::State::Connected {
+            return Err(RelayError::Disconnected);
+        }
+        let Some(log) = self.lease(copy.as_ref()).await? else {
+            self.look().await?;
+            return Ok(Step::Elsewhere);
+        };
+        if copy.as_ref().is_none_or(|copy| copy.epoch != log.epoch) {
+            *copy = Some(self.find(&log).await?);
+        }
+        let Some(copy) = copy else { return Err(RelayError::OutOfStep) };
+        let published = if copy.next < log.size { self.publish(copy).await? } else { 0 };
+        copy.next += published;
+        let (position, stream) = (copy.next, Some(copy.name.clone()));
+        self.tell(RelayState { position, stream, is_here: true, stopped_because: None });
+        Ok(if published > 0 { Step::Moved } else { Step::Idle })
+    }
+
+    /// Takes or keeps the turn, and notes how far the copy is. `None` while it is another node's.
+    async fn lease(&self, copy: Option<&Copy>) -> Result<Option<Log>, RelayError> {
+        let row = sqlx::query!(
+            "update log.relay r
+             set holder = $1, held_until = clock_timestamp() + interval '6 seconds',
+                 stream = coalesce($2, r.stream), position = coalesce($3, r.position),
+                 stopped_because = case when $2::text is null then r.stopped_because end
+             from log.head h
+             where r.id = 1 and (r.holder = $1 or r.held_until < clock_timestamp())
+             returning h.epoch, h.position",
+            self.holder,
+            copy.map(|copy| copy.name.as_str()),
+            copy.map(|copy| to_i64(copy.next))
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| Log { epoch: row.epoch, size: row.position.unsigned_abs() }))
+    }
+
+    /// The stream to go on with; its end is the log's own.
+    async fn find(&self, log: &Log) -> Result<Copy, RelayError> {
+        let copy = self.jetstream.find(log).await?;
+        if let (Some(last), Some(position)) = (&copy.last, copy.next.checked_sub(1)) {
+            let hash = sqlx::query_scalar!("select leaf_hash from log.event where position = $1", to_i64(position))
+                .fetch_optional(&self.pool)
+                .await?;
+            if hash.as_deref() != Some(leaf::hash(last).as_slice()) {
+                return Err(RelayError::Diverged { stream: copy.name, position });
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Publishes what comes next and waits until the stream has acknowledged all of it, in order. Answers with how many.
+    async fn publish(&self, copy: &Copy) -> Result<u64, RelayError> {
+        let rows = sqlx::query_as!(
+            Row,
+            "select position, stream_id, category, version, leaf, leaf_hash from log.event
+             where position >= $1 and position < $2 order by position",
+            to_i64(copy.next),
+            to_i64(copy.next.saturating_add(u64::from(BATCH)))
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut acknowledgements = Vec::with_capacity(rows.len());
+        let mut unsound = None;
+        for (row, position) in rows.into_iter().zip(copy.next..) {
+            let Some((subject, message)) = row.message(&self.jetstream.key, copy.epoch, position, &copy.name) else {
+                unsound = Some(position);
+                break;
+            };
+            let sent = self.jetstream.context.send_publish(subject, message).await;
+            acknowledgements.push((position, sent.map_err(|error| RelayError::nats(&error))?));
+        }
+        let published = acknowledgements.len() as u64;
+        for (position, acknowledgement) in acknowledgements {
+            let acknowledged = acknowledgement.await.map_err(|error| RelayError::nats(&error))?;
+            if acknowledged.sequence != position + 1 || acknowledged.stream != copy.name {
+                return Err(RelayError::OutOfStep);
+            }
+        }
+        match unsound {
+            // What comes before it is published.
+            Some(position) if published == 0 => Err(RelayError::Unsound(position)),
+            Some(_) | None => Ok(published),
+        }
+    }
+
+    /// How far the node has got that publishes.
+    async fn look(&self) -> Result<(), RelayError> {
+        let row = sqlx::query!("select stream, position, stopped_because from log.relay").fetch_one(&self.pool).await?;
+        let position = row.position.unsigned_abs();
+        self.tell(RelayState { position, stream: row.stream, is_here: false, stopped_because: row.stopped_because });
+        Ok(())
+    }
+
+    fn tell(&self, state: RelayState) {
+        self.state.send_if_modified(|known| {
+            let differs = *known != state;
+            *known = state;
+            differs
+        });
+    }
+
+    /// Says so, once a reason, and lets another node try.
+    async fn stopped(&self, error: &RelayError) {
+        let because = error.to_string();
+        let known = self.state.borrow().clone();
+        if known.stopped_because.as_ref() != Some(&because) {
+            match error {
+                RelayError::OutOfStep => tracing::debug!(%error, "the relay looks at its stream again"),
+                _ => tracing::warn!(%error, "the log is not copied to JetStream; trying again"),
+            }
+        }
+        self.tell(RelayState { is_here: false, stopped_because: Some(because.clone()), ..known });
+        let given_up = sqlx::query!(
+            "update log.relay set held_until = clock_timestamp(), stopped_because = $2 where holder = $1",
+            self.holder,
+            because
+        )
+        .execute(&self.pool)
+        .await;
+        // Then it runs out.
+        drop(given_up);
+    }
+}

@@ -1,0 +1,223 @@
+//! The stream that holds the copy: found, judged, begun, given up. What it says of itself decides where to go on, never
+//! what this node remembers.
+//!
+//! ```text
+//!            +-------------------------- none ------> create --+
+//! who takes  |                                                 v
+//!  log.> ? --+-- one of ours, this history, whole -----> go on after its last message
+//!    ^       |
+//!    |       +-- one of ours: an earlier history, or damaged --> retire (it keeps its messages, not its subjects)
+//!    +---------------------------------------------------------------+
+//!            |
+//!            +-- anything else -----> stop, and say so
+//! ```
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::{Context, ContextBuilder, RequestErrorKind};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use fulexo_domain::copy::{SUBJECTS, StreamName};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::RelayError;
+use super::message::{CopyKey, Found};
+
+/// How long a server may take to answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Within it a message that comes twice is told by its id; beyond it, by its sequence.
+const DUPLICATES: Duration = Duration::from_mins(2);
+
+/// What the copy is held against.
+pub(super) struct Log {
+    pub epoch: Uuid,
+    /// The number of events.
+    pub size: u64,
+}
+
+/// A stream that may be continued.
+#[derive(Debug, Clone)]
+pub(super) struct Copy {
+    pub epoch: Uuid,
+    pub name: String,
+    /// The next position to publish: how many it holds, or held.
+    pub next: u64,
+    /// Its last message, to be compared with the log.
+    pub last: Option<Vec<u8>>,
+}
+
+enum Verdict {
+    Continue(Copy),
+    GiveUp(&'static str),
+    NotOurs,
+}
+
+/// JetStream, as the relay speaks with it. In plain JSON where a stream's configuration goes back and forth: what this
+/// build does not know must not be lost from it.
+pub(super) struct JetStream {
+    pub context: Context,
+    pub key: CopyKey,
+    pub replicas: u32,
+}
+
+#[derive(Deserialize)]
+struct Names {
+    total: usize,
+    // null where there are none.
+    streams: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Value,
+    state: State,
+    cluster: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct State {
+    messages: u64,
+    first_seq: u64,
+    last_seq: u64,
+}
+
+impl JetStream {
+    pub fn new(client: async_nats::Client, key: CopyKey, replicas: u32, in_flight: usize) -> Self {
+        let context = ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).max_ack_inflight(in_flight);
+        Self { context: context.build(client), key, replicas }
+    }
+
+    /// The stream to go on with, made when there is none.
+    pub async fn find(&self, log: &Log) -> Result<Copy, RelayError> {
+        // Found, given up, made, found: beyond it somebody else changes streams as fast as we do.
+        for _ in 0..4 {
+            let names = self.names(Some(SUBJECTS)).await?;
+            match names.as_slice() {
+                [] => self.create(log).await?,
+                [name] => match self.judge(name, log).await? {
+                    Verdict::Continue(copy) => return Ok(copy),
+                    Verdict::GiveUp(why) => self.retire(name, why).await?,
+                    Verdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
+                },
+                several => return Err(RelayError::NotOurs(several.join(", "))),
+            }
+        }
+        Err(RelayError::OutOfStep)
+    }
+
+    async fn judge(&self, name: &str, log: &Log) -> Result<Verdict, RelayError> {
+        let info: Info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        let Some(own) = StreamName::parse(name).filter(|_| info.config["subjects"] == json!([SUBJECTS])) else {
+            return Ok(Verdict::NotOurs);
+        };
+        let State { messages, first_seq, last_seq } = info.state;
+        let last = match self.context.get_stream_no_info(name).await {
+            Ok(stream) if messages > 0 => match stream.get_raw_message(last_seq).await {
+                Ok(message) => Some(message),
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => None,
+                Err(error) => return Err(RelayError::nats(&error)),
+            },
+            Ok(_) => None,
+            Err(error) => return Err(RelayError::nats(&error)),
+        };
+        let found = last.as_ref().and_then(|message| Found::in_stream(message, &self.key));
+        if !own.is_of_same_history(&StreamName::first(log.epoch)) {
+            // Another service's log has another key, or is as empty as ours was before its first event.
+            return Ok(match found {
+                Some(_) => Verdict::GiveUp("the log has a new epoch"),
+                None => Verdict::NotOurs,
+            });
+        }
+        // Limits that an operator set may take messages from the beginning; nothing may take them from within.
+        if messages > 0 && messages != (last_seq + 1).saturating_sub(first_seq) {
+            return Ok(Verdict::GiveUp("it has lost messages from within"));
+        }
+        if messages > 0 && found.is_none_or(|found| found.epoch != log.epoch || found.position + 1 != last_seq) {
+            return Ok(Verdict::GiveUp("it ends with a message that no node of this log has sent"));
+        }
+        self.replicate(name, &info).await?;
+        let last = last.map(|message| message.payload.to_vec());
+        Ok(Verdict::Continue(Copy { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
+    }
+
+    /// Sees to it that as many servers keep it as are configured.
+    async fn replicate(&self, name: &str, info: &Info) -> Result<(), RelayError> {
+        if info.cluster.is_none() && self.replicas > 1 {
+            // A lone server takes any number, and keeps one.
+            return Err(RelayError::Nats("FULEXO_NATS_REPLICAS asks for several servers, and NATS is one".to_owned()));
+        }
+        if info.config["num_replicas"] == json!(self.replicas) {
+            return Ok(());
+        }
+        tracing::info!(stream = name, replicas = self.replicas, "the copy of the log gets another number of replicas");
+        let mut config = info.config.clone();
+        config["num_replicas"] = json!(self.replicas);
+        self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
+    }
+
+    async fn create(&self, log: &Log) -> Result<(), RelayError> {
+        let mut name = StreamName::first(log.epoch);
+        let earlier = self.names(None).await?;
+        let earlier = earlier.iter().filter_map(|earlier| StreamName::parse(earlier));
+        let generation = earlier.filter(|earlier| earlier.is_of_same_history(&name)).map(|of_ours| of_ours.generation);
+        name.generation = generation.max().unwrap_or(0).saturating_add(1);
+        let config = json!({
+            "name": name.to_string(),
+            "description": format!("Fulexo's log, epoch {}: position is sequence - 1", log.epoch),
+            "subjects": [SUBJECTS],
+            "storage": "file",
+            "num_replicas": self.replicas,
+            "retention": "limits",
+            "discard": "old",
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_age": 0,
+            "duplicate_window": u64::try_from(DUPLICATES.as_nanos()).unwrap_or(u64::MAX),
+            // A hole could not be filled again.
+            "deny_delete": true,
+            "deny_purge": true,
+        });
+        tracing::info!(stream = %name, "the copy of the log is begun");
+        self.ask::<Value>(&format!("STREAM.CREATE.{name}"), &config).await.map(drop)
+    }
+
+    /// Takes its subjects from it, so that another stream can have them. Its messages stay, for whoever wants to look;
+    /// an operator deletes it.
+    async fn retire(&self, name: &str, why: &str) -> Result<(), RelayError> {
+        tracing::warn!(stream = name, why, "a copy of the log is given up, and another one begun");
+        let info: Info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        let mut config = info.config;
+        config["subjects"] = json!([format!("fulexo.retired.{name}")]);
+        self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
+    }
+
+    /// Names of all streams, or of those that take a message on any of these subjects.
+    async fn names(&self, subjects: Option<&str>) -> Result<Vec<String>, RelayError> {
+        let mut names = Vec::new();
+        loop {
+            let query = json!({ "offset": names.len(), "subject": subjects.unwrap_or_default() });
+            let page: Names = self.ask("STREAM.NAMES", &query).await?;
+            let streams = page.streams.unwrap_or_default();
+            let is_last = streams.is_empty();
+            names.extend(streams);
+            if is_last || names.len() >= page.total {
+                return Ok(names);
+            }
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, RelayError> {
+        match self.context.request(subject.to_owned(), body).await {
+            Ok(Response::Ok(answer)) => Ok(answer),
+            Ok(Response::Err { error }) => Err(RelayError::nats(&error)),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(RelayError::Nats("no server with JetStream answers".to_owned()))
+            }
+            Err(error) => Err(RelayError::nats(&error)),
+        }
+    }
+}

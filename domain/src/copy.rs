@@ -1,0 +1,111 @@
+//! The form of the log's copy in NATS JetStream: names of streams, subjects and headers. `docs/consumers.md` is the
+//! contract. Who makes the copy, and who believes it, is not here.
+
+use std::fmt::{self, Display, Formatter, Write};
+
+use uuid::Uuid;
+
+/// Whatever a stream must take to be the copy.
+pub const SUBJECTS: &str = "log.>";
+
+/// Before an event's type, in its subject: categories and types are few, so subjects are, too.
+pub const SUBJECT_PREFIX: &str = "log.";
+
+/// The event's place in the log. In a stream of ours it is one less than the message's sequence.
+pub const POSITION: &str = "Fulexo-Position";
+/// The aggregate: category, slash, id.
+pub const STREAM: &str = "Fulexo-Stream";
+/// The event's number in the aggregate's stream.
+pub const VERSION: &str = "Fulexo-Version";
+/// Which history of the log it belongs to.
+pub const EPOCH: &str = "Fulexo-Epoch";
+/// The leaf's hash (RFC 6962, section 2.1), in hex.
+pub const LEAF_HASH: &str = "Fulexo-Leaf-Hash";
+/// By which nodes know their own messages, in hex.
+pub const MAC: &str = "Fulexo-Mac";
+
+/// The stream of a history, and how often the copy of that history was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamName {
+    history: String,
+    /// From 1.
+    pub generation: u32,
+}
+
+impl StreamName {
+    /// The first stream of a history.
+    #[must_use]
+    pub fn first(epoch: Uuid) -> Self {
+        let mut history = epoch.simple().to_string();
+        // Short enough for a directory's name; the headers have it whole.
+        history.truncate(16);
+        Self { history, generation: 1 }
+    }
+
+    /// Reads the name of a stream of ours.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (history, generation) = name.strip_prefix("FULEXO_")?.split_once('_')?;
+        let generation = generation.parse().ok()?;
+        let name = Self { history: history.to_owned(), generation };
+        (history.len() == 16 && history.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
+    }
+
+    /// Whether it is a stream of the history that `other` is a stream of.
+    #[must_use]
+    pub fn is_of_same_history(&self, other: &Self) -> bool {
+        self.history == other.history
+    }
+}
+
+impl Display for StreamName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "FULEXO_{}_{}", self.history, self.generation)
+    }
+}
+
+/// Bytes as a header has them.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reverses [`hex`].
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+            u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()
+        }
+        _ => None,
+    };
+    pairs.map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_name_is_read_as_it_was_written() {
+        let name = StreamName { generation: 7, ..StreamName::first(Uuid::from_u128(0xabc << 100)) };
+        assert_eq!(name.to_string(), "FULEXO_0000abc000000000_7");
+        assert_eq!(StreamName::parse("FULEXO_0000abc000000000_7"), Some(name));
+        for other in ["ORDERS", "FULEXO_", "FULEXO_0000abc000000000", "FULEXO_0000abc00000000z_1", "FULEXO_abc_1"] {
+            assert_eq!(StreamName::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn hex_is_read_as_it_was_written_and_nothing_else_is_read() {
+        assert_eq!(unhex(&hex(&[0, 9, 255])), Some(vec![0, 9, 255]));
+        for other in ["0", "+1", "zz", "0g", "é"] {
+            assert_eq!(unhex(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A wire to a server that can be cut, left hanging, and healed: what stands between one node and its NATS or Postgres.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Whole,
+    Cut,
+    Hanging,
+}
+
+/// Listens on a port of its own, until the test ends.
+pub struct Cut {
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    wire: watch::Sender<Wire>,
+}
+
+impl Cut {
+    /// A whole wire to this port of 127.0.0.1.
+    pub async fn before(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let wire = watch::Sender::new(Wire::Whole);
+        let states = wire.subscribe();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(connect(client, server, states.clone()));
+            }
+        });
+        Self { port, wire }
+    }
+
+    /// The URL of a server of 127.0.0.1, over a wire to it.
+    pub async fn of(url: &str) -> (Self, String) {
+        let address = url.rsplit_once("127.0.0.1:").unwrap().1;
+        let digits: String = address.chars().take_while(char::is_ascii_digit).collect();
+        let cut = Self::before(digits.parse().unwrap()).await;
+        let url = url.replace(&format!("127.0.0.1:{digits}"), &format!("127.0.0.1:{}", cut.port));
+        (cut, url)
+    }
+
+    /// Ends all connections; new ones end at once.
+    pub fn cut(&self) {
+        self.wire.send_replace(Wire::Cut);
+    }
+
+    /// Nothing passes any more, and nobody is told.
+    pub fn hang(&self) {
+        self.wire.send_replace(Wire::Hanging);
+    }
+
+    /// As if nothing had been, but for connections that were cut.
+    pub fn heal(&self) {
+        self.wire.send_replace(Wire::Whole);
+    }
+}
+
+async fn connect(mut client: TcpStream, server: u16, mut wire: watch::Receiver<Wire>) {
+    if *wire.borrow_and_update() == Wire::Cut {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+    if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
+        return;
+    }
+    let (mut up, mut down) = ([0; 16_384], [0; 16_384]);
+    loop {
+        if *wire.borrow_and_update() == Wire::Hanging {
+            match wire.wait_for(|wire| *wire != Wire::Hanging).await.map(|wire| *wire) {
+                Ok(Wire::Whole) => {}
+                Ok(Wire::Cut | Wire::Hanging) | Err(_) => return,
+            }
+        }
+        let passed = tokio::select! {
+            changed = wire.changed() => match changed {
+                Ok(()) if *wire.borrow() == Wire::Cut => return,
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            read = client.read(&mut up) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(length) => server.write_all(&up[..length]).await,
+            },
+            read = server.read(&mut down) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(length) => client.write_all(&down[..length]).await,
+            },
+        };
+        if passed.is_err() {
+            return;
+        }
+    }
+}

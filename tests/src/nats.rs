@@ -1,0 +1,210 @@
+//! NATS servers of a test's own, alone or as a cluster, of the oldest and the newest supported version: killed, stopped,
+//! suspended, wiped, taken back to what they had stored before.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+use async_nats::jetstream::{self, Context};
+use fulexo_api::private::{ClusterOptions, DataDir, Nats, NatsOptions, free_port};
+use tokio::time::sleep;
+
+use crate::cluster::own_dir;
+
+const PASSWORD: &str = "only-for-tests";
+
+/// A nats-server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NatsVersion {
+    /// The installed one: 2.9 on Debian 12.
+    Installed,
+    /// A current one, which `scripts/setup` puts into `target/tools/nats`.
+    Current,
+}
+
+impl NatsVersion {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Installed, Self::Current];
+
+    fn binary(self) -> Option<PathBuf> {
+        match self {
+            Self::Installed => None,
+            Self::Current => {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/nats/bin/nats-server");
+                assert!(path.exists(), "there is no current nats-server: run scripts/setup");
+                Some(path)
+            }
+        }
+    }
+}
+
+/// One server, or several that form a cluster. They end with the test.
+pub struct NatsCluster {
+    dir: DataDir,
+    options: Vec<NatsOptions>,
+    servers: Vec<Mutex<Option<Nats>>>,
+    /// What they were at the start; they come back to them.
+    ports: Vec<u16>,
+}
+
+impl NatsCluster {
+    /// So many servers; returns when JetStream answers.
+    pub async fn start(version: NatsVersion, count: usize) -> Self {
+        Self::start_with(version, count, "1GB").await
+    }
+
+    /// The same, with so much room on disk.
+    pub async fn start_with(version: NatsVersion, count: usize, max_file_store: &str) -> Self {
+        let dir = own_dir();
+        let routes: Vec<u16> = (0..count).map(|_| free_port().unwrap()).collect();
+        let options: Vec<NatsOptions> = routes
+            .iter()
+            .enumerate()
+            .map(|(number, port)| NatsOptions {
+                name: Some(format!("nats-{number}")),
+                binary: version.binary(),
+                password: Some(PASSWORD.to_owned()),
+                max_file_store: Some(max_file_store.to_owned()),
+                cluster: (count > 1).then(|| ClusterOptions { port: *port, routes: routes.clone() }),
+            })
+            .collect();
+        let servers: Vec<Nats> = options.iter().map(|options| Nats::start_with(&dir, options).unwrap()).collect();
+        let ports = servers.iter().map(Nats::port).collect();
+        let servers = servers.into_iter().map(|server| Mutex::new(Some(server))).collect();
+        let cluster = Self { dir, options, servers, ports };
+        cluster.wait_for_jetstream().await;
+        cluster
+    }
+
+    /// One server.
+    pub async fn one(version: NatsVersion) -> Self {
+        Self::start(version, 1).await
+    }
+
+    /// All servers, for `NATS_URL`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let urls: Vec<_> = (0..self.ports.len()).map(|number| self.url_of(number)).collect();
+        urls.join(",")
+    }
+
+    /// One server.
+    #[must_use]
+    pub fn url_of(&self, number: usize) -> String {
+        format!("nats://fulexo:{PASSWORD}@127.0.0.1:{}", self.ports[number])
+    }
+
+    /// Somebody else at JetStream.
+    pub async fn jetstream(&self) -> Context {
+        let options = ConnectOptions::with_user_and_password("fulexo".to_owned(), PASSWORD.to_owned());
+        let addresses: Vec<String> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        jetstream::new(options.retry_on_initial_connect().connect(addresses).await.unwrap())
+    }
+
+    /// Returns when JetStream takes orders.
+    pub async fn wait_for_jetstream(&self) {
+        let mut jetstream = self.jetstream().await;
+        jetstream.set_timeout(Duration::from_secs(1));
+        for _ in 0..300 {
+            // Names come from the leader of a cluster; an account's figures come from anybody.
+            let query = serde_json::json!({});
+            let answer: Result<serde_json::Value, _> = jetstream.request("STREAM.NAMES", &query).await;
+            if answer.is_ok_and(|answer| answer.get("error").is_none()) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("JetStream does not answer");
+    }
+
+    /// Ends a server without a chance to write anything.
+    pub fn kill(&self, number: usize) {
+        let mut server = self.servers[number].lock().unwrap();
+        if let Some(mut server) = server.take() {
+            signal("KILL", server.pid());
+            server.stop();
+        }
+    }
+
+    /// Ends a server as an operator would.
+    pub fn stop(&self, number: usize) {
+        let server = self.servers[number].lock().unwrap().take();
+        drop(server);
+    }
+
+    /// Starts a server again on what it has stored.
+    pub fn start_again(&self, number: usize) {
+        let server = Nats::start_with(&self.dir, &self.options[number]).unwrap();
+        assert_eq!(server.port(), self.ports[number], "somebody took the port");
+        *self.servers[number].lock().unwrap() = Some(server);
+    }
+
+    /// Holds a server up; it looks alive to the kernel, and answers nobody.
+    pub fn suspend(&self, number: usize) {
+        signal("STOP", self.servers[number].lock().unwrap().as_ref().unwrap().pid());
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self, number: usize) {
+        signal("CONT", self.servers[number].lock().unwrap().as_ref().unwrap().pid());
+    }
+
+    /// Removes what a server that does not run has stored.
+    pub fn wipe(&self, number: usize) {
+        assert!(self.servers[number].lock().unwrap().is_none(), "it runs");
+        let _ = std::fs::remove_dir_all(self.store(number));
+    }
+
+    /// A copy of what a server that does not run has stored.
+    #[must_use]
+    pub fn copy_store(&self, number: usize) -> PathBuf {
+        assert!(self.servers[number].lock().unwrap().is_none(), "it runs");
+        let copy = self.dir.path().join(format!("copy-of-{number}"));
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_dir(&self.store(number), &copy);
+        copy
+    }
+
+    /// Takes a server that does not run back to a copy.
+    pub fn restore_store(&self, number: usize, copy: &Path) {
+        self.wipe(number);
+        copy_dir(copy, &self.store(number));
+    }
+
+    /// Which server leads this stream.
+    pub async fn leader(&self, stream: &str) -> usize {
+        let jetstream = self.jetstream().await;
+        let info = jetstream.get_stream(stream).await.unwrap().get_info().await.unwrap();
+        let leader = info.cluster.unwrap().leader.unwrap();
+        self.number_of(&leader)
+    }
+
+    fn number_of(&self, name: &str) -> usize {
+        let is_it = |number: &usize| self.name_of(*number) == name;
+        (0..self.servers.len()).find(is_it).unwrap()
+    }
+
+    /// What a server calls itself: its place in the file system.
+    fn name_of(&self, number: usize) -> String {
+        use std::os::unix::fs::MetadataExt;
+        let home = std::fs::metadata(self.dir.path().join(format!("nats-{number}"))).unwrap();
+        format!("fulexo-{:x}-{:x}", home.dev(), home.ino())
+    }
+
+    fn store(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("nats-{number}/jetstream"))
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    let status = Command::new("/bin/sh").args(["-c", r#"kill -s "$0" "$1""#, name, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// With owners and modes, as whoever runs the server needs them.
+fn copy_dir(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(status.unwrap().success());
+}
