@@ -71,6 +71,9 @@ impl Database {
         let mut connection = PgConnection::connect(&superuser_url("postgres")).await.unwrap();
         let statement = format!("create database {name} template {TEMPLATE} owner {OWNER}");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        let mut connection = PgConnection::connect(&superuser_url(&name)).await.unwrap();
+        // A log of its own, not a copy of the template's.
+        sqlx::query("update log.head set epoch = gen_random_uuid()").execute(&mut connection).await.unwrap();
         Self { name }
     }
 

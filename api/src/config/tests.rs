@@ -88,6 +88,19 @@ fn several_private_keys_may_stand_in_one_file() {
 }
 
 #[test]
+fn the_copy_in_nats_has_one_three_five_or_no_replicas_and_a_feed_needs_nats() {
+    for replicas in ["0", "1", "3", "5"] {
+        assert_eq!(problems(&[("FULEXO_NATS_REPLICAS", replicas)]), Vec::<String>::new());
+    }
+    for replicas in ["2", "4", "7", "-1", "some"] {
+        assert_eq!(problems(&[("FULEXO_NATS_REPLICAS", replicas)]).len(), 1);
+    }
+    assert_eq!(problems(&[("FULEXO_FEED", "jetstream")]).len(), 1);
+    assert_eq!(problems(&[("FULEXO_FEED", "jetstream"), ("NATS_URL", "nats://a:b@c,nats://a:b@d")]).len(), 0);
+    assert_eq!(problems(&[("FULEXO_FEED", "kafka")]).len(), 1);
+}
+
+#[test]
 fn quotas_are_named_one_by_one_and_only_development_may_lift_them() {
     let limits = |text: &str| {
         let vars = sound().into_iter().chain([("FULEXO_RATE_LIMITS".to_owned(), text.to_owned())]).collect();

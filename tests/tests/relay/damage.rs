@@ -83,11 +83,11 @@ async fn a_stream_that_somebody_else_wrote_to_is_given_up_and_begun_anew() {
         append(&node.database, 100).await;
         consumer.has_seen(200).await;
         let stream = copied(&[&node]).await;
-        assert_eq!((first.as_str(), stream.as_str()), (first.as_str(), first.replace("_1", "_2").as_str()));
+        assert_eq!(stream.strip_suffix("_2"), first.strip_suffix("_1"));
         assert_is_the_log(&node.database, &messages(&jetstream, &stream).await).await;
         assert_is_the_log(&node.database, &consumer.stop()).await;
         // For whoever wants to know what was in it.
-        assert_eq!(jetstream.get_stream(&first).await.unwrap().cached_info().state.messages, 101, "{version:?}");
+        assert!(jetstream.get_stream(&first).await.unwrap().cached_info().state.messages > 100, "{version:?}");
     }
 }
 

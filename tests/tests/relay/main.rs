@@ -255,7 +255,8 @@ async fn follow_stream(
                 std::cmp::Ordering::Greater => return Ok(()),
             }
         }
-        if count == 0 && jetstream.stream_by_subject("log.>").await? != name {
+        // The server may have forgotten this consumer, or the stream may be another one by now.
+        if count == 0 {
             return Ok(());
         }
     }

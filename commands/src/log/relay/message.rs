@@ -76,7 +76,6 @@ impl Row {
 /// What a message in a stream says of itself.
 pub(super) struct Found {
     pub epoch: Uuid,
-    pub position: u64,
 }
 
 impl Found {
@@ -84,8 +83,8 @@ impl Found {
     pub fn in_stream(message: &StreamMessage, key: &CopyKey) -> Option<Self> {
         let header = |name| Some(message.headers.get(name)?.as_str());
         let epoch = Uuid::parse_str(header(EPOCH)?).ok()?;
-        let position = header(POSITION)?.parse().ok()?;
+        let position: u64 = header(POSITION)?.parse().ok()?;
         let is_genuine = key.is_genuine(epoch, position, &message.payload, &unhex(header(MAC)?)?);
-        (is_genuine && position + 1 == message.sequence).then_some(Self { epoch, position })
+        (is_genuine && position.checked_add(1) == Some(message.sequence)).then_some(Self { epoch })
     }
 }

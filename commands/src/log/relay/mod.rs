@@ -18,6 +18,7 @@ mod stream;
 use std::time::Duration;
 
 use async_nats::connection;
+use async_nats::jetstream::context::PublishErrorKind;
 use fulexo_domain::leaf;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -69,6 +70,11 @@ enum RelayError {
          its own, or remove that stream"
     )]
     NotOurs(String),
+    #[error(
+        "the stream {0} was begun a short while ago because the one before was damaged, and is damaged: somebody else \
+         publishes below log.>, which NATS should allow this service alone; it is begun again after ten minutes"
+    )]
+    DamagedAgain(String),
     #[error(
         "the stream {stream} holds another event at position {position} than the log, signed by this service: the log \
          was restored without a new epoch"
@@ -171,6 +177,10 @@ impl Relay {
         };
         if copy.as_ref().is_none_or(|copy| copy.epoch != log.epoch) {
             *copy = Some(self.find(&log).await?);
+            // Noted before anything is published: what comes after it is what has to be looked at, should this fail.
+            if self.lease(copy.as_ref()).await?.is_none() {
+                return Ok(Step::Elsewhere);
+            }
         }
         let Some(copy) = copy else { return Err(RelayError::OutOfStep) };
         let published = if copy.next < log.size { self.publish(copy).await? } else { 0 };
@@ -189,14 +199,19 @@ impl Relay {
                  stopped_because = case when $2::text is null then r.stopped_because end
              from log.head h
              where r.id = 1 and (r.holder = $1 or r.held_until < clock_timestamp())
-             returning h.epoch, h.position",
+             returning h.epoch, h.position as size, r.stream, r.position, clock_timestamp() as \"now!\"",
             self.holder,
             copy.map(|copy| copy.name.as_str()),
             copy.map(|copy| to_i64(copy.next))
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| Log { epoch: row.epoch, size: row.position.unsigned_abs() }))
+        Ok(row.map(|row| Log {
+            epoch: row.epoch,
+            size: row.size.unsigned_abs(),
+            confirmed: row.stream.map(|stream| (stream, row.position.unsigned_abs())),
+            now: row.now,
+        }))
     }
 
     /// The stream to go on with; its end is the log's own.
@@ -236,7 +251,10 @@ impl Relay {
         }
         let published = acknowledgements.len() as u64;
         for (position, acknowledgement) in acknowledgements {
-            let acknowledged = acknowledgement.await.map_err(|error| RelayError::nats(&error))?;
+            let acknowledged = acknowledgement.await.map_err(|error| match error.kind() {
+                PublishErrorKind::WrongLastSequence => RelayError::OutOfStep,
+                _ => RelayError::nats(&error),
+            })?;
             if acknowledged.sequence != position + 1 || acknowledged.stream != copy.name {
                 return Err(RelayError::OutOfStep);
             }

@@ -6,17 +6,20 @@
 //! who takes  |                                                 v
 //!  log.> ? --+-- one of ours, this history, whole -----> go on after its last message
 //!    ^       |
-//!    |       +-- one of ours: an earlier history, or damaged --> retire (it keeps its messages, not its subjects)
+//!    |       +-- one of ours, an earlier history or damaged --> retire: it keeps its messages, not its subjects
 //!    +---------------------------------------------------------------+
 //!            |
 //!            +-- anything else -----> stop, and say so
 //! ```
 
+use std::ops::Range;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{Context, ContextBuilder, RequestErrorKind};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::RawMessageErrorKind;
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::copy::{SUBJECTS, StreamName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -31,11 +34,21 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Within it a message that comes twice is told by its id; beyond it, by its sequence.
 const DUPLICATES: Duration = Duration::from_mins(2);
 
+/// A stream begun in place of a damaged one is not given up sooner.
+const LIFE_OF_A_REPAIR: TimeDelta = TimeDelta::minutes(10);
+
+/// Most messages looked at behind the last that was acknowledged; a batch is less.
+const LOOKED_AT: u64 = 4_096;
+
 /// What the copy is held against.
 pub(super) struct Log {
     pub epoch: Uuid,
     /// The number of events.
     pub size: u64,
+    /// The stream last published to, and up to which sequence all of it was acknowledged.
+    pub confirmed: Option<(String, u64)>,
+    /// The database's time.
+    pub now: DateTime<Utc>,
 }
 
 /// A stream that may be continued.
@@ -51,7 +64,9 @@ pub(super) struct Copy {
 
 enum Verdict {
     Continue(Copy),
-    GiveUp(&'static str),
+    /// Another history.
+    Outlived,
+    Damaged(&'static str),
     NotOurs,
 }
 
@@ -72,6 +87,7 @@ struct Names {
 
 #[derive(Deserialize)]
 struct Info {
+    created: DateTime<Utc>,
     config: Value,
     state: State,
     cluster: Option<Value>,
@@ -99,7 +115,8 @@ impl JetStream {
                 [] => self.create(log).await?,
                 [name] => match self.judge(name, log).await? {
                     Verdict::Continue(copy) => return Ok(copy),
-                    Verdict::GiveUp(why) => self.retire(name, why).await?,
+                    Verdict::Outlived => self.retire(name, "the log has a new epoch").await?,
+                    Verdict::Damaged(why) => self.retire(name, why).await?,
                     Verdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
                 },
                 several => return Err(RelayError::NotOurs(several.join(", "))),
@@ -114,39 +131,67 @@ impl JetStream {
             return Ok(Verdict::NotOurs);
         };
         let State { messages, first_seq, last_seq } = info.state;
-        let last = match self.context.get_stream_no_info(name).await {
-            Ok(stream) if messages > 0 => match stream.get_raw_message(last_seq).await {
-                Ok(message) => Some(message),
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => None,
-                Err(error) => return Err(RelayError::nats(&error)),
-            },
-            Ok(_) => None,
-            Err(error) => return Err(RelayError::nats(&error)),
-        };
+        let last = if messages > 0 { self.message(name, last_seq).await? } else { None };
         let found = last.as_ref().and_then(|message| Found::in_stream(message, &self.key));
         if !own.is_of_same_history(&StreamName::first(log.epoch)) {
             // Another service's log has another key, or is as empty as ours was before its first event.
             return Ok(match found {
-                Some(_) => Verdict::GiveUp("the log has a new epoch"),
+                Some(_) => Verdict::Outlived,
                 None => Verdict::NotOurs,
             });
         }
         // Limits that an operator set may take messages from the beginning; nothing may take them from within.
-        if messages > 0 && messages != (last_seq + 1).saturating_sub(first_seq) {
-            return Ok(Verdict::GiveUp("it has lost messages from within"));
-        }
-        if messages > 0 && found.is_none_or(|found| found.epoch != log.epoch || found.position + 1 != last_seq) {
-            return Ok(Verdict::GiveUp("it ends with a message that no node of this log has sent"));
+        let damage = if messages > 0 && messages != (last_seq + 1).saturating_sub(first_seq) {
+            Some("it has lost messages from within")
+        } else if messages > 0 && !self.is_genuine(name, log, first_seq..last_seq).await? {
+            Some("it holds a message that no node of this log has sent")
+        } else {
+            None
+        };
+        match damage {
+            // Every stream given up stays on NATS: whoever damages them over and over must not fill it.
+            Some(_) if own.generation > 1 && log.now - info.created < LIFE_OF_A_REPAIR => {
+                return Err(RelayError::DamagedAgain(name.to_owned()));
+            }
+            Some(why) => return Ok(Verdict::Damaged(why)),
+            None => {}
         }
         self.replicate(name, &info).await?;
         let last = last.map(|message| message.payload.to_vec());
         Ok(Verdict::Continue(Copy { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
     }
 
+    /// Whether these messages and the one after them are of this log, as far as that is not known. The last one alone does
+    /// not tell: where another message came between, one is refused, and those that were sent behind it are not.
+    async fn is_genuine(&self, name: &str, log: &Log, held: Range<u64>) -> Result<bool, RelayError> {
+        let confirmed =
+            log.confirmed.as_ref().filter(|(stream, _)| stream == name).map_or(0, |(_, sequence)| *sequence);
+        let first = held.start.max(confirmed.saturating_add(1)).max(held.end.saturating_sub(LOOKED_AT)).min(held.end);
+        for sequence in first..=held.end {
+            let message = self.message(name, sequence).await?;
+            let found = message.and_then(|message| Found::in_stream(&message, &self.key));
+            if found.is_none_or(|found| found.epoch != log.epoch) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn message(&self, name: &str, sequence: u64) -> Result<Option<StreamMessage>, RelayError> {
+        let stream = self.context.get_stream_no_info(name).await.map_err(|error| RelayError::nats(&error))?;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(RelayError::nats(&error)),
+        }
+    }
+
     /// Sees to it that as many servers keep it as are configured.
     async fn replicate(&self, name: &str, info: &Info) -> Result<(), RelayError> {
-        if info.cluster.is_none() && self.replicas > 1 {
-            // A lone server takes any number, and keeps one.
+        // A lone server has a leader, itself, and no cluster.
+        let is_alone = info.cluster.as_ref().is_none_or(|cluster| cluster.get("name").is_none());
+        if is_alone && self.replicas > 1 {
+            // It takes any number, and keeps one.
             return Err(RelayError::Nats("FULEXO_NATS_REPLICAS asks for several servers, and NATS is one".to_owned()));
         }
         if info.config["num_replicas"] == json!(self.replicas) {
