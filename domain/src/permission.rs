@@ -45,11 +45,14 @@ pub enum Permission {
     /// Read the audit trail.
     #[serde(rename = "audit.read")]
     AuditRead,
+    /// See how many events there were, and how many accounts and sessions.
+    #[serde(rename = "metrics.read")]
+    MetricsRead,
 }
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::SessionsRead,
@@ -62,6 +65,7 @@ impl Permission {
         Self::ApiKeysManage,
         Self::TokensIntrospect,
         Self::AuditRead,
+        Self::MetricsRead,
     ];
 
     /// # Errors
@@ -89,6 +93,7 @@ impl Permission {
             Self::ApiKeysManage => "Make, list and revoke API keys.",
             Self::TokensIntrospect => "Ask what a token is worth (RFC 7662).",
             Self::AuditRead => "Read the audit trail.",
+            Self::MetricsRead => "See how many events there were, and how many accounts and sessions.",
         }
     }
 
@@ -108,6 +113,7 @@ impl Permission {
             Self::ApiKeysManage => "api_keys.manage",
             Self::TokensIntrospect => "tokens.introspect",
             Self::AuditRead => "audit.read",
+            Self::MetricsRead => "metrics.read",
         }
     }
 
@@ -157,7 +163,7 @@ impl Permissions {
 /// The built-in roles and what they may do. Nobody changes them.
 const BUILT_IN: [(&str, &[Permission]); 3] = [
     ("admin", &Permission::ALL),
-    ("auditor", &[Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead]),
+    ("auditor", &[Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead]),
     ("customer", &[]),
 ];
 
@@ -197,7 +203,7 @@ mod tests {
     #[test]
     fn an_auditor_reads_and_changes_nothing() {
         let auditor = built_in(&RoleName::parse("auditor").unwrap()).unwrap();
-        let expected = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead];
+        let expected = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead];
         assert_eq!(auditor.iter().collect::<Vec<_>>(), expected);
     }
 

@@ -30,7 +30,8 @@ pub async fn replay(
     let mut preview = Preview::new(policy, listed);
     let mut replayed = 0;
     // While one batch is counted, the next is on its way.
-    let (mut next, end) = (first(pool, |recorded_at| recorded_at >= from).await?, feed::size(&mut *pool.acquire().await?).await?);
+    let (mut next, end) =
+        (first(pool, |recorded_at| recorded_at >= from).await?, feed::size(&mut *pool.acquire().await?).await?);
     let mut ahead = fetch(pool, next);
     while next < end {
         let events = ahead.await.map_err(|_| FeedError::Gap { position: next })??;

@@ -3,12 +3,15 @@
 
 mod accounts;
 mod api_keys;
+mod as_of;
 mod audit;
 mod auth;
 mod document;
+mod grants;
 mod health;
 mod input;
 mod me;
+mod metrics;
 mod policy;
 mod recovery;
 mod roles;
@@ -45,6 +48,8 @@ pub enum Tag {
     Policy,
     /// The audit trail: the event log itself.
     Audit,
+    /// What happened, counted.
+    Metrics,
     /// Whether the service works, and the keys that its tokens are verified with.
     Service,
 }
@@ -56,9 +61,11 @@ type Apis = Operations<(
     accounts::Accounts,
     sessions::Sessions,
     roles::Roles,
+    grants::Grants,
     api_keys::ApiKeys,
     policy::Policies,
     audit::Audit,
+    metrics::Metrics,
     health::Health,
 )>;
 
@@ -70,9 +77,11 @@ fn service() -> OpenApiService<Apis, ()> {
         accounts::Accounts,
         sessions::Sessions,
         roles::Roles,
+        grants::Grants,
         api_keys::ApiKeys,
         policy::Policies,
         audit::Audit,
+        metrics::Metrics,
         health::Health,
     );
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
@@ -83,6 +92,7 @@ fn service() -> OpenApiService<Apis, ()> {
          Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
          something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded; \
          what is below `/v1/me` sees the caller's login or refresh in any case. \
+         With `as_of`, a position or a time, a query answers as it would have done then. \
          An unsafe call may be repeated with the same `Idempotency-Key`.\n\n\
          Browsers may have their tokens in cookies (`cookies` of a login): the access token in \
          `__Host-fulexo-access` is then taken for a bearer token, and a call that is not a GET needs the answer's \
