@@ -84,9 +84,10 @@ impl Projection {
     }
 }
 
-/// For as long as the transaction lasts, the tables of read models are those in this schema.
+/// For as long as the transaction lasts, the tables of read models are those in this schema. Temporary tables come last, or
+/// they would come first.
 pub(crate) async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
-    sqlx::query_scalar!("select set_config('search_path', $1, true)", schema).fetch_one(transaction).await.map(drop)
+    sqlx::query_scalar!("select set_config('search_path', $1 || ', pg_temp', true)", schema).fetch_one(transaction).await.map(drop)
 }
 
 /// What a view comes to.

@@ -3,12 +3,14 @@
 //! Exit codes: 0 done; 1 it failed, the last line says why; 2 the configuration or the arguments are wrong, and every
 //! problem is listed.
 
+mod as_of;
 mod dev;
 mod events;
 mod migrate;
 mod openapi;
 mod rebuild;
 mod register;
+mod replay;
 mod serve;
 mod target;
 
@@ -59,6 +61,14 @@ enum Verb {
     /// Readers see the old view until the new one is whole. Interrupted, it leaves everything as it was. Exits with 1
     /// when the log says something else than the view did; the log's word stands then.
     Rebuild(rebuild::Rebuild),
+    /// Show who could do what, and what there was, at a position or a time.
+    ///
+    /// Asks the read models, which keep every version of their rows; nothing is replayed.
+    AsOf(as_of::AsOf),
+    /// Make the read models again from the log alone, up to a position, and compare them with what the live ones say of it.
+    ///
+    /// Works in temporary tables of its own, beside running nodes, and changes nothing. Exits with 1 when a table differs.
+    Replay(replay::Replay),
     /// Follow the log in the terminal.
     ///
     /// One line an event: position, time, type, who, about whom, what.
@@ -114,6 +124,8 @@ impl Cli {
             Verb::Register(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
+            Verb::AsOf(verb) => verb.run(),
+            Verb::Replay(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
         };
         match outcome {

@@ -8,6 +8,7 @@ mod cut_off;
 mod gate;
 mod poison;
 mod rebuilt;
+mod replayed;
 
 use fulexo_domain::event::{Actor, Event, Stream};
 use fulexo_domain::leaf::{Draft, Prepared};
@@ -24,7 +25,7 @@ async fn superuser(database: &Database) -> PgConnection {
 /// Until every view has seen everything that the log holds now.
 async fn caught_up(node: &Node, reader: &Client) {
     let reader = reader.seeing(log_size(node).await - 1);
-    for path in ["/v1/accounts", "/v1/sessions", "/v1/audit/events"] {
+    for path in ["/v1/accounts", "/v1/sessions", "/v1/grants", "/v1/security/metrics", "/v1/audit/events"] {
         let answer = reader.get(path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }

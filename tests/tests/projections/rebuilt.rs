@@ -104,7 +104,7 @@ async fn a_rebuild_that_is_broken_off_leaves_the_view_as_it_was() {
 }
 
 /// A node whose mail is read.
-async fn start() -> (Node, Mailbox) {
+pub async fn start() -> (Node, Mailbox) {
     let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
     let mut env = database.env();
     env.extend(mailbox.env());
@@ -112,7 +112,7 @@ async fn start() -> (Node, Mailbox) {
 }
 
 /// Something of every kind.
-async fn mixed_load(node: &Node, mailbox: &Mailbox) {
+pub async fn mixed_load(node: &Node, mailbox: &Mailbox) {
     mail_load(node, mailbox).await;
     let admin = node.admin().await;
     daily_load(node, &admin).await;
