@@ -52,6 +52,16 @@ create table access.policy (
     changed_at timestamptz not null
 );
 
+-- What a lockdown closes; null: nothing any more.
+create table access.lockdown (
+    only_one boolean not null default true constraint lockdown_pkey primary key constraint lockdown_is_one check (only_one),
+    scope text,
+    -- Of its stream: a session begins on the condition that no lockdown was started meanwhile.
+    version bigint not null,
+    position bigint not null,
+    changed_at timestamptz not null
+);
+
 create table access.api_key (
     key_id uuid not null constraint api_key_pkey primary key,
     name text not null,

@@ -5,15 +5,16 @@ use std::time::Duration;
 use fulexo_commands::{CommandError, Done};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
+use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
 use fulexo_projections::projection::Projection;
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
-use poem_openapi::ApiResponse;
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{ToJSON, Type};
+use poem_openapi::{ApiResponse, Object};
 
 use crate::app::App;
 use crate::caller::Caller;
@@ -21,7 +22,7 @@ use crate::http::Problem;
 use crate::http::problem::FieldError;
 
 /// The position of the last event that a command recorded; a query that is given it as `Log-Min-Position` sees it.
-const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
+pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
 /// How long a query waits for a read model.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same, where nobody asked for it.
@@ -38,6 +39,21 @@ pub struct Recorded<T, const STATUS: u16 = 200> {
 pub struct NoContent {
     position: Option<u64>,
     cookies: Vec<HeaderValue>,
+}
+
+/// Where a change is in force: it waits for each node to apply it, or to have lost the right to judge without it.
+#[derive(Object)]
+pub struct Enforced {
+    /// The log's position that each node was waited for to have applied.
+    position: u64,
+    /// How many nodes have.
+    enforced_on: u64,
+    /// How many nodes there are.
+    nodes: u64,
+    /// The names of the others. They judge nothing from memory before they have caught up.
+    down: Vec<String>,
+    /// How long that took to know, in milliseconds.
+    waited_ms: u64,
 }
 
 impl<T, const STATUS: u16> Recorded<T, STATUS> {
@@ -124,6 +140,49 @@ fn documented(status: u16, content: Vec<MetaMediaType>) -> MetaResponses {
 }
 
 impl App {
+    /// The answer of a command that takes something away: once no node grants it any more.
+    ///
+    /// # Errors
+    /// 503 `enforcement_unknown` when the nodes cannot be asked; what the command did is recorded.
+    pub async fn enforced<V>(&self, done: Done<V>) -> Result<Recorded<Enforced>, Problem> {
+        self.enforced_with(done, |_, enforced| enforced).await
+    }
+
+    /// The same, with more to say.
+    ///
+    /// # Errors
+    /// See [`App::enforced`].
+    pub async fn enforced_with<V, T>(
+        &self,
+        done: Done<V>,
+        body: impl FnOnce(V, Enforced) -> T,
+    ) -> Result<Recorded<T>, Problem> {
+        let unknown = || {
+            let problem = Problem::unavailable(Duration::from_secs(2)).with_code("enforcement_unknown").with_detail(
+                "It is recorded; which nodes enforce it is not known. The same Idempotency-Key asks again.",
+            );
+            done.position.map_or_else(|| problem.clone(), |position| problem.clone().with_position(position))
+        };
+        // Where nothing was left to record, what did it before is somewhere in the log, and may not be everywhere yet.
+        let position = match done.position {
+            Some(position) => position,
+            None => self.commands.log().size().await.map_err(|_| unknown())?.saturating_sub(1),
+        };
+        let enforcement = self.nodes.enforced(position).await.map_err(|error| {
+            tracing::warn!(position, %error, "where a change is in force is not known");
+            unknown()
+        })?;
+        let down: Vec<String> = enforcement.down.iter().map(ToString::to_string).collect();
+        let enforced = Enforced {
+            position,
+            enforced_on: enforcement.enforced_on as u64,
+            nodes: (enforcement.enforced_on + down.len()) as u64,
+            down,
+            waited_ms: u64::try_from(enforcement.waited.as_millis()).unwrap_or(u64::MAX),
+        };
+        Ok(Recorded::of(done, |value| body(value, enforced)))
+    }
+
     /// Waits, briefly, until a read model has seen what the client has.
     ///
     /// # Errors
@@ -259,6 +318,13 @@ impl From<CommandError> for Problem {
             CommandError::Contended => {
                 Self::conflict("Others kept changing the same thing; try again.").with_code("contended")
             }
+            CommandError::Lockdown(LockdownError::AlreadyStarted) => {
+                Self::conflict("There is a lockdown of this scope already.").with_code("lockdown_active")
+            }
+            CommandError::Lockdown(LockdownError::NotStarted) => {
+                Self::conflict("There is no lockdown.").with_code("no_lockdown")
+            }
+            CommandError::LockedDown => Self::locked_down(),
             CommandError::Overloaded => Self::overloaded(Duration::from_secs(2)),
             CommandError::Unavailable => Self::unavailable(Duration::from_secs(2)),
             CommandError::Internal(text) => Self::internal(text),

@@ -6,7 +6,7 @@
 //!      queries <- read models <- runners <- follower <- log
 //! ```
 //! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
-//! and runners; then the pool.
+//! and runners; then the node's place among the others; then the pool.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use fulexo_commands::{Commands, IsCurrent, Retention};
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::follower::Follower;
-use fulexo_projections::gate::{Gate, catch_up};
+use fulexo_projections::gate::{Gate, LEASE, catch_up};
+use fulexo_projections::nodes::Nodes;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
@@ -53,6 +54,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 pub struct App {
     /// What this node is called among others.
     pub node_name: Arc<str>,
+    /// Who else is there, and how far.
+    pub nodes: Arc<Nodes>,
     /// The write side.
     pub commands: Arc<Commands>,
     /// The read side's database.
@@ -147,12 +150,17 @@ impl Core {
         let (stop_sequencer, stopped) = oneshot::channel();
         let sequencer = tokio::spawn(sequencer.run(stopped));
         let progress = Progress::default();
+        let node_name: Arc<str> = config.node_name.into();
+        let nodes = Arc::new(Nodes::new(pool.clone(), Arc::clone(&node_name), Arc::clone(&gate)));
         let mut followers = JoinSet::new();
-        followers.spawn(Follower::new(pool.clone(), Arc::clone(&gate), doorbell.rung(), head).run());
+        let follower = Follower::new(pool.clone(), Arc::clone(&gate), Arc::clone(&nodes), doorbell.rung(), head);
+        followers.spawn(follower.run());
+        followers.spawn(Arc::clone(&nodes).run(doorbell.rung()));
         followers.spawn(doorbell.clone().run());
         followers.spawn(sweep(pool.clone()));
         for projection in Projection::ALL {
-            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone()).run());
+            let node = Arc::clone(&node_name);
+            followers.spawn(Runner::new(projection, pool.clone(), known_head.clone(), progress.clone(), node).run());
         }
 
         let is_current: IsCurrent = {
@@ -172,7 +180,8 @@ impl Core {
             followers.spawn(Arc::clone(limits).run());
         }
         let app = Arc::new(App {
-            node_name: config.node_name.into(),
+            node_name,
+            nodes,
             commands,
             pool,
             gate,
@@ -189,6 +198,22 @@ impl Core {
         Ok(Self { app, stop_sequencer, sequencer, followers })
     }
 
+    /// Takes part among the nodes, before requests come in. One that cannot keep up may begin all the same: it asks the
+    /// database.
+    async fn join(&self) -> Result<(), StartError> {
+        self.app.nodes.join().await.map_err(|error| failed("the registry of nodes", &error))?;
+        self.app.doorbell.ring_here();
+        let leased = async {
+            while !self.app.gate.holds_lease() {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(LEASE, leased).await.is_err() {
+            tracing::warn!("this node is not current yet: requests are judged by the database");
+        }
+        Ok(())
+    }
+
     /// Stops in order; returns when all has ended.
     pub async fn stop(mut self) {
         if let Some(limits) = &self.app.limits {
@@ -198,6 +223,9 @@ impl Core {
         let _ = self.sequencer.await;
         // Read models catch up from their checkpoints: nothing is lost by stopping them here.
         self.followers.shutdown().await;
+        if let Err(error) = self.app.nodes.leave().await {
+            tracing::warn!(%error, "this node could not take leave: others will take it for dead");
+        }
         self.app.pool.close().await;
     }
 }
@@ -216,7 +244,11 @@ impl Running {
             origins: std::mem::take(&mut config.origins),
         };
         let core = Core::start(config).await?;
-        match Listening::on(listen, &core.app).await {
+        let listening = match core.join().await {
+            Ok(()) => Listening::on(listen, &core.app).await,
+            Err(error) => Err(error),
+        };
+        match listening {
             Ok(Listening { port, scheme, http_port, stop_http, http }) => {
                 Ok(Self { port, scheme, http_port, core, stop_http, http })
             }

@@ -18,10 +18,11 @@ use fulexo_commands::token::Claims;
 use fulexo_commands::{HalfWay, Purpose};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::Actor;
+use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
-use fulexo_projections::gate::{Claim, Elevation, KeyVerdict, Verdict, permissions_in};
+use fulexo_projections::gate::{Claim, Elevation, KeyVerdict, Verdict, keeps_out, permissions_in};
 use poem::Request;
 use poem::http::{HeaderValue, header};
 use poem_openapi::{SecurityScheme, auth};
@@ -193,7 +194,10 @@ async fn step(app: &App, request: &Request, token: &str, purpose: Purpose) -> po
         return Ok(Step::LoggedIn(unheld(authenticate(app, request, token).await?)?));
     }
     match app.commands.half_way(token, purpose, clock::now()).await {
-        Ok(half_way) => Ok(Step::HalfWay(half_way)),
+        Ok(half_way) => {
+            unless_locked_down(app).await?;
+            Ok(Step::HalfWay(half_way))
+        }
         Err(fulexo_commands::CommandError::InvalidCredentials) => Err(Problem::invalid_token().into()),
         Err(error) => Err(Problem::from(error).into()),
     }
@@ -243,6 +247,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
     let (roles, permissions, elevated, elevation) = match verdict {
         Verdict::Current { roles, permissions, elevated, elevation } => (roles, permissions, elevated, elevation),
         Verdict::Ended => return Ok(None),
+        Verdict::LockedDown => return Err(Problem::locked_down()),
         // Seldom; boxed, so that the others need not carry its state along.
         Verdict::Unknown => match Box::pin(ask_the_tables(app, &claims)).await? {
             Some(standing) => standing,
@@ -277,6 +282,9 @@ async fn ask_the_tables(
     let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
     let second_factor = claims.amr.contains(&Method::OneTime);
     let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
+    if keeps_out(standing.lockdown, permissions) {
+        return Err(Problem::locked_down());
+    }
     let released = standing.released_position;
     let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
     Ok(Some((Some(standing.roles), permissions, elevated, policy.sessions.elevation)))
@@ -291,7 +299,36 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
     match app.gate.judge_key(key, now) {
         KeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
         KeyVerdict::Ended => Ok(None),
-        KeyVerdict::Unknown => Box::pin(access::api_key(&app.pool, key, now)).await.map_err(unjudged),
+        KeyVerdict::LockedDown => Err(Problem::locked_down()),
+        KeyVerdict::Unknown => {
+            let found = Box::pin(access::api_key(&app.pool, key, now)).await.map_err(unjudged)?;
+            // The key before the lockdown: one that was started in between is none of this request's.
+            let lockdown = Box::pin(lockdown(app)).await?;
+            match found {
+                Some((permissions, _)) if keeps_out(lockdown, permissions) => Err(Problem::locked_down()),
+                found => Ok(found),
+            }
+        }
+    }
+}
+
+/// What a lockdown closes.
+async fn lockdown(app: &App) -> Result<Option<Scope>, Problem> {
+    if let Ok(scope) = app.gate.lockdown() {
+        return Ok(scope);
+    }
+    let mut connection = app.pool.acquire().await.map_err(unjudged)?;
+    Ok(access::lockdown(&mut connection).await.map_err(unjudged)?.and_then(|lockdown| lockdown.scope))
+}
+
+/// For what strangers may do, and nobody during a lockdown.
+///
+/// # Errors
+/// 503 during a lockdown.
+pub async fn unless_locked_down(app: &App) -> Result<(), Problem> {
+    match lockdown(app).await? {
+        Some(Scope::Logins | Scope::All) => Err(Problem::locked_down()),
+        None => Ok(()),
     }
 }
 

@@ -41,6 +41,11 @@ impl Doorbell {
         self.ours.notify_one();
     }
 
+    /// There is something to do here, and nowhere else.
+    pub fn ring_here(&self) {
+        self.rung.notify_one();
+    }
+
     /// Resolves once for any number of rings since it last did.
     #[must_use]
     pub fn rung(&self) -> Arc<Notify> {

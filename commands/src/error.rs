@@ -3,6 +3,7 @@
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::leaf::LeafError;
+use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::password::Violation;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
@@ -38,6 +39,12 @@ pub enum CommandError {
     /// The API key says no.
     #[error(transparent)]
     ApiKey(#[from] ApiKeyError),
+    /// The lockdown says no.
+    #[error(transparent)]
+    Lockdown(#[from] LockdownError),
+    /// A lockdown keeps out everybody who does not respond.
+    #[error("there is a lockdown")]
+    LockedDown,
     /// Nobody grants, takes away or overrules what they do not hold.
     #[error("this takes somebody who holds all the permissions concerned")]
     GrantExceedsOwn,

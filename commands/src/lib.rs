@@ -11,6 +11,7 @@ mod challenge;
 pub mod context;
 mod error;
 mod execute;
+mod lockdown;
 pub mod log;
 mod login;
 mod mail;

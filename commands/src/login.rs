@@ -100,8 +100,13 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for every refusal, which is recorded with its reason;
-    /// [`CommandError::Overloaded`] before anything is counted, when too many wait for a hash.
+    /// [`CommandError::LockedDown`] in its place during a lockdown; [`CommandError::Overloaded`] before anything is
+    /// counted, when too many wait for a hash.
     pub async fn login(&self, context: &Context, credentials: Credentials) -> Result<Done<LoggedIn>, CommandError> {
+        self.as_during_lockdown(self.log_in(context, credentials).await).await
+    }
+
+    async fn log_in(&self, context: &Context, credentials: Credentials) -> Result<Done<LoggedIn>, CommandError> {
         let email = credentials.email.normalised();
         let token = credentials.device_token.as_deref().unwrap_or_default();
         let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
@@ -169,10 +174,20 @@ impl Commands {
                 let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
                 return self.refuse(anonymous, Some(found), Verdict::Suspended, presented.attempt, idempotency).await;
             }
+            let admission = self.admission(&state.roles).await?;
+            if !admission.admitted {
+                let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
+                let mut unit = self.refusal(anonymous, Some(found), Verdict::Lockdown, presented.attempt).await?;
+                // Nobody is to be locked out, when it is over, for having been right while it lasted.
+                unit.vault(presented.attempt.clear());
+                self.commit(unit, None, ()).await?;
+                return Err(CommandError::InvalidCredentials);
+            }
             let personal = network_facts(context).with(Field::Device, Some(&presented.device.to_string()));
             let mut unit = self.unit(context).sealing(Some((found.key.clone(), personal)));
             // All was right for the account as it is at this version, and maybe not at a later one.
             unit.expect(Category::Account, found.account.0, Expected::Exact(version));
+            admission.rest(&mut unit);
             unit.vault(presented.attempt.clear());
             if let Some(verifier) = &presented.rehashed {
                 unit.vault(VaultWrite::Rehash { account: found.account, verifier: verifier.clone() });

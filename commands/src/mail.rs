@@ -96,7 +96,12 @@ impl MailKind {
                 | AuthenticationEvent::Failed { .. }
                 | AuthenticationEvent::LockLifted { .. } => None,
             },
-            Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::RateLimit(_) => None,
+            Event::Session(_)
+            | Event::Role(_)
+            | Event::Policy(_)
+            | Event::ApiKey(_)
+            | Event::RateLimit(_)
+            | Event::Lockdown(_) => None,
         }
     }
 

@@ -243,8 +243,18 @@ impl Commands {
     /// The second step of a login: a code of the second factor, or a recovery code.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`], whatever is wrong.
+    /// [`CommandError::InvalidCredentials`], whatever is wrong; [`CommandError::LockedDown`] in its place during a
+    /// lockdown.
     pub async fn second_factor(
+        &self,
+        context: &Context,
+        challenge_token: &str,
+        code: &str,
+    ) -> Result<Done<LoggedIn>, CommandError> {
+        self.as_during_lockdown(self.second_step(context, challenge_token, code).await).await
+    }
+
+    async fn second_step(
         &self,
         context: &Context,
         challenge_token: &str,

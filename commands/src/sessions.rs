@@ -102,7 +102,8 @@ impl Commands {
     /// somewhere that looks different, the policy decides.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`], whatever is wrong with the token.
+    /// [`CommandError::InvalidCredentials`], whatever is wrong with the token; [`CommandError::LockedDown`] for one that is
+    /// good, during a lockdown.
     pub async fn refresh(
         &self,
         context: &Context,
@@ -124,6 +125,9 @@ impl Commands {
             Some(Outcome::Refreshed(generation)) => {
                 // Once the session has moved on, this is a spent token like any other, whatever key comes with it; and
                 // so it is for whoever looks different.
+                if !self.admission_of(root.account).await?.admitted {
+                    return Err(CommandError::LockedDown);
+                }
                 if self.looks_like(session, &fingerprint).await?
                     && let Some(done) = self.issue_again(context, session, generation, None).await?
                 {
@@ -150,21 +154,28 @@ impl Commands {
                     return Err(CommandError::InvalidCredentials);
                 }
             };
+            let after = events.iter().cloned().fold(loaded.state.clone(), Session::apply_event);
+            let refreshed = match &after {
+                SessionState::Live(live) => Some(live),
+                SessionState::None | SessionState::Ended => None,
+            };
+            let admission = self.admission_of(live.account).await?;
+            if refreshed.is_some() && !admission.admitted {
+                return Err(CommandError::LockedDown);
+            }
             if events.is_empty() {
                 let position = loaded.last_position;
                 let value = self.issue_live(context, session, live, &loaded, position, &root.secret).await?;
                 return Ok(Done { value, position: Some(position) });
             }
 
-            let after = events.iter().cloned().fold(loaded.state.clone(), Session::apply_event);
-            let refreshed = match &after {
-                SessionState::Live(live) => Some(live),
-                SessionState::None | SessionState::Ended => None,
-            };
             let acting = context.acting_as(live.account);
             let sealing = self.vault.subject_key(live.account).await?.map(|key| (key, network_facts(context)));
             let mut unit = self.unit(&acting).sealing(sealing);
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+            if refreshed.is_some() {
+                admission.rest(&mut unit);
+            }
             unit.record(session.0, Some(live.account), events)?;
             let outcome = refreshed.map_or(Outcome::Refused, |live| Outcome::Refreshed(live.generation));
             // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.

@@ -177,6 +177,8 @@ pub enum FailureReason {
     Suspended,
     /// The login that the code belongs to is too long ago.
     ExpiredChallenge,
+    /// The factor was right, but a lockdown lets nobody in but those who respond.
+    Lockdown,
 }
 
 /// An attempt that was evaluated, or deliberately not.
@@ -207,6 +209,8 @@ pub enum Verdict {
     Suspended,
     /// Too late: not evaluated.
     ExpiredChallenge,
+    /// Evaluated and right, of somebody whom a lockdown keeps out.
+    Lockdown,
     /// Evaluated and wrong.
     Wrong {
         /// Its number in this window.
@@ -254,6 +258,7 @@ impl Aggregate for Authentication {
             Verdict::Locked => events.push(failed(FailureReason::Locked)),
             Verdict::Suspended => events.push(failed(FailureReason::Suspended)),
             Verdict::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
+            Verdict::Lockdown => events.push(failed(FailureReason::Lockdown)),
             Verdict::Wrong { number, locks } => {
                 events.push(failed(match factor {
                     Factor::Password => FailureReason::WrongPassword,

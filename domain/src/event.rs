@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::account::{AccountEvent, DisabledBy};
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
+use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
@@ -29,6 +30,8 @@ pub enum Event {
     ApiKey(ApiKeyEvent),
     /// About requests refused for their number.
     RateLimit(RateLimitEvent),
+    /// About a lockdown.
+    Lockdown(LockdownEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -70,6 +73,12 @@ impl From<ApiKeyEvent> for Event {
 impl From<RateLimitEvent> for Event {
     fn from(event: RateLimitEvent) -> Self {
         Self::RateLimit(event)
+    }
+}
+
+impl From<LockdownEvent> for Event {
+    fn from(event: LockdownEvent) -> Self {
+        Self::Lockdown(event)
     }
 }
 
@@ -120,6 +129,13 @@ impl TryFrom<Event> for ApiKeyEvent {
     }
 }
 
+impl TryFrom<Event> for LockdownEvent {
+    type Error = WrongCategory;
+    fn try_from(event: Event) -> Result<Self, WrongCategory> {
+        if let Event::Lockdown(event) = event { Ok(event) } else { Err(WrongCategory) }
+    }
+}
+
 impl Event {
     /// The kind of stream it belongs to.
     #[must_use]
@@ -132,6 +148,7 @@ impl Event {
             Self::Policy(_) => Category::Policy,
             Self::ApiKey(_) => Category::ApiKey,
             Self::RateLimit(_) => Category::RateLimit,
+            Self::Lockdown(_) => Category::Lockdown,
         }
     }
 
@@ -145,7 +162,8 @@ impl Event {
             | Self::Role(_)
             | Self::Policy(_)
             | Self::ApiKey(_)
-            | Self::RateLimit(_) => 1,
+            | Self::RateLimit(_)
+            | Self::Lockdown(_) => 1,
         }
     }
 
@@ -168,6 +186,7 @@ impl Event {
             | Self::Session(SessionEvent::Revoked { .. })
             | Self::Role(_)
             | Self::Policy(PolicyEvent::Changed { .. })
+            | Self::Lockdown(_)
             | Self::ApiKey(ApiKeyEvent::Revoked {}) => &[Field::Reason],
             Self::Account(
                 AccountEvent::PasswordChanged { .. }
@@ -224,12 +243,22 @@ pub enum Category {
     ApiKey,
     /// One stream, the nil one.
     RateLimit,
+    /// One stream, the nil one.
+    Lockdown,
 }
 
 impl Category {
     /// Every category.
-    pub const ALL: [Self; 7] =
-        [Self::Account, Self::Authentication, Self::Session, Self::Role, Self::Policy, Self::ApiKey, Self::RateLimit];
+    pub const ALL: [Self; 8] = [
+        Self::Account,
+        Self::Authentication,
+        Self::Session,
+        Self::Role,
+        Self::Policy,
+        Self::ApiKey,
+        Self::RateLimit,
+        Self::Lockdown,
+    ];
 
     /// The name in leaves, tables and subjects.
     #[must_use]
@@ -242,6 +271,7 @@ impl Category {
             Self::Policy => "policy",
             Self::ApiKey => "api_key",
             Self::RateLimit => "rate_limit",
+            Self::Lockdown => "lockdown",
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::account::AccountEvent;
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::event::{Actor, Category, Event, Recorded, SealedDigest, Stream};
+use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
@@ -95,6 +96,7 @@ impl Draft {
             Event::Policy(event) => serde_json::to_value(event),
             Event::ApiKey(event) => serde_json::to_value(event),
             Event::RateLimit(event) => serde_json::to_value(event),
+            Event::Lockdown(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -233,6 +235,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
         Category::Policy => PolicyEvent::deserialize(tagged).map(Event::Policy),
         Category::ApiKey => ApiKeyEvent::deserialize(tagged).map(Event::ApiKey),
         Category::RateLimit => RateLimitEvent::deserialize(tagged).map(Event::RateLimit),
+        Category::Lockdown => LockdownEvent::deserialize(tagged).map(Event::Lockdown),
     }
     .map_err(|source| {
         // serde names an unknown variant in its message alone.

@@ -11,6 +11,7 @@ pub mod api_key;
 pub mod authentication;
 pub mod event;
 pub mod leaf;
+pub mod lockdown;
 pub mod lockout;
 pub mod password;
 pub mod permission;

@@ -48,11 +48,14 @@ pub enum Permission {
     /// See how many events there were, and how many accounts and sessions.
     #[serde(rename = "metrics.read")]
     MetricsRead,
+    /// Start and lift a lockdown, and work during one.
+    #[serde(rename = "lockdown.manage")]
+    LockdownManage,
 }
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::SessionsRead,
@@ -66,6 +69,7 @@ impl Permission {
         Self::TokensIntrospect,
         Self::AuditRead,
         Self::MetricsRead,
+        Self::LockdownManage,
     ];
 
     /// # Errors
@@ -94,6 +98,7 @@ impl Permission {
             Self::TokensIntrospect => "Ask what a token is worth (RFC 7662).",
             Self::AuditRead => "Read the audit trail.",
             Self::MetricsRead => "See how many events there were, and how many accounts and sessions.",
+            Self::LockdownManage => "Start and lift a lockdown, and work during one.",
         }
     }
 
@@ -114,6 +119,7 @@ impl Permission {
             Self::TokensIntrospect => "tokens.introspect",
             Self::AuditRead => "audit.read",
             Self::MetricsRead => "metrics.read",
+            Self::LockdownManage => "lockdown.manage",
         }
     }
 

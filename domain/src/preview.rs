@@ -186,7 +186,7 @@ impl Preview {
                 let seen = match reason {
                     FailureReason::WrongPassword | FailureReason::WrongCode => Seen::Wrong,
                     FailureReason::Locked => Seen::Unseen,
-                    FailureReason::Suspended => Seen::Stopped,
+                    FailureReason::Suspended | FailureReason::Lockdown => Seen::Stopped,
                     FailureReason::UnknownAccount | FailureReason::ExpiredChallenge => return,
                 };
                 self.attempt(target(*factor, device), seen, at);

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::lockdown::{LockdownEvent, Scope};
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions};
 use fulexo_domain::policy::{Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
@@ -37,7 +38,7 @@ pub const fn concerns(event: &Event) -> bool {
             | SessionEvent::Expired {} => true,
             SessionEvent::RefreshReused { .. } | SessionEvent::FingerprintMismatched { .. } => false,
         },
-        Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => true,
+        Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => true,
         Event::Authentication(_) | Event::RateLimit(_) => false,
     }
 }
@@ -55,6 +56,7 @@ pub fn apply<'a>(
                 Event::Role(event) => apply_role(connection, recorded, event).await?,
                 Event::Policy(PolicyEvent::Changed { after, .. }) => apply_policy(connection, recorded, after).await?,
                 Event::ApiKey(event) => apply_api_key(connection, recorded, event).await?,
+                Event::Lockdown(event) => apply_lockdown(connection, recorded, event).await?,
                 Event::Authentication(_) | Event::RateLimit(_) => {}
             }
         }
@@ -198,6 +200,30 @@ async fn apply_policy(connection: &mut PgConnection, recorded: &Recorded, after:
     Ok(())
 }
 
+async fn apply_lockdown(
+    connection: &mut PgConnection,
+    recorded: &Recorded,
+    event: &LockdownEvent,
+) -> Result<(), sqlx::Error> {
+    let scope = match event {
+        LockdownEvent::Started { scope } => Some(scope.as_str()),
+        LockdownEvent::Lifted {} => None,
+    };
+    sqlx::query!(
+        "insert into access.lockdown (scope, version, position, changed_at) values ($1, $2, $3, $4)
+         on conflict on constraint lockdown_pkey do update
+         set scope = excluded.scope, version = excluded.version, position = excluded.position,
+             changed_at = excluded.changed_at",
+        scope,
+        to_i64(recorded.version),
+        to_i64(recorded.position),
+        recorded.recorded_at
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 async fn apply_api_key(
     connection: &mut PgConnection,
     recorded: &Recorded,
@@ -289,6 +315,8 @@ pub struct Standing {
     pub custom: CustomRoles,
     /// The policy, once it was changed.
     pub policy: Option<Policy>,
+    /// What a lockdown closes.
+    pub lockdown: Option<Scope>,
 }
 
 /// Asks the tables: for a node whose memory does not reach back far enough, or is not current.
@@ -310,8 +338,10 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     .await?;
     let custom = custom_roles(&mut transaction).await?;
     let policy = policy(&mut transaction).await?;
+    let lockdown = lockdown(&mut transaction).await?.and_then(|lockdown| lockdown.scope);
     transaction.commit().await?;
     Ok(Standing {
+        lockdown,
         is_live: row.session_id.is_some(),
         elevated_until: row.elevated_until,
         released_position: row.released_position.map(i64::unsigned_abs),
@@ -387,6 +417,32 @@ pub async fn policy(connection: &mut PgConnection) -> Result<Option<(u64, Policy
     row.map(|row| {
         let policy = serde_json::from_str(&row.policy).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         Ok((row.position.unsigned_abs(), policy))
+    })
+    .transpose()
+}
+
+/// A lockdown, or the end of the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockdownRow {
+    /// What it closes; `None`: nothing any more.
+    pub scope: Option<Scope>,
+    /// Where it was started, changed or lifted.
+    pub position: u64,
+    /// When.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// The lockdown, if there ever was one.
+///
+/// # Errors
+/// The database, or a scope that this build does not know.
+pub async fn lockdown(connection: &mut PgConnection) -> Result<Option<LockdownRow>, sqlx::Error> {
+    let row =
+        sqlx::query!("select scope, position, changed_at from access.lockdown").fetch_optional(connection).await?;
+    row.map(|row| {
+        let scope = row.scope.as_deref().map(Scope::parse).transpose();
+        let scope = scope.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(LockdownRow { scope, position: row.position.unsigned_abs(), changed_at: row.changed_at })
     })
     .transpose()
 }

@@ -305,7 +305,12 @@ const fn concerns(recorded: &Recorded) -> bool {
             | AuthenticationEvent::PasswordResetRequested {}
             | AuthenticationEvent::NewDeviceSeen { .. } => false,
         },
-        Event::Session(_) | Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::RateLimit(_) => false,
+        Event::Session(_)
+        | Event::Role(_)
+        | Event::Policy(_)
+        | Event::ApiKey(_)
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => false,
     }
 }
 
@@ -378,7 +383,8 @@ fn change(account: &mut Account, recorded: &Recorded) {
         | Event::Role(_)
         | Event::Policy(_)
         | Event::ApiKey(_)
-        | Event::RateLimit(_) => {}
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => {}
     }
 }
 

@@ -92,6 +92,7 @@ pub struct Replay {
     pool: PgPool,
     next: u64,
     end: u64,
+    batch: u32,
     ahead: Option<JoinHandle<Result<Vec<Recorded>, FeedError>>>,
 }
 
@@ -102,7 +103,12 @@ impl Replay {
     /// Over these positions, all of which must be there.
     #[must_use]
     pub fn over(pool: &PgPool, positions: Range<u64>) -> Self {
-        let mut replay = Self { pool: pool.clone(), next: positions.start, end: positions.end, ahead: None };
+        Self::in_batches(pool, positions, BATCH)
+    }
+
+    /// The same, with as many events in a batch.
+    pub(crate) fn in_batches(pool: &PgPool, positions: Range<u64>, batch: u32) -> Self {
+        let mut replay = Self { pool: pool.clone(), next: positions.start, end: positions.end, batch, ahead: None };
         replay.ahead = replay.fetch();
         replay
     }
@@ -120,7 +126,7 @@ impl Replay {
 
     fn fetch(&mut self) -> Option<JoinHandle<Result<Vec<Recorded>, FeedError>>> {
         let from = self.next;
-        let until = self.end.min(from + u64::from(BATCH));
+        let until = self.end.min(from + u64::from(self.batch));
         let most = u32::try_from(until.checked_sub(from)?).ok().filter(|most| *most > 0)?;
         self.next = until;
         let pool = self.pool.clone();

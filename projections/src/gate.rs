@@ -5,8 +5,8 @@
 //! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest and sends tokens
 //! older than that to the database.
 //!
-//! A node judges from memory only while it holds a lease: each confirmed catch-up with the log renews it. A node that
-//! was paused or cut off finds its lease gone and asks the database.
+//! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
+//! asks the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,7 +16,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::permission::{CustomRoles, Permissions, permissions_of_all};
+use fulexo_domain::lockdown::{LockdownEvent, Scope};
+use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
 use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
@@ -25,7 +26,7 @@ use sqlx::PgPool;
 
 use crate::{access, feed};
 
-/// How long a confirmed catch-up is good for.
+/// How long a renewal is good for, from when it began.
 pub const LEASE: Duration = Duration::from_secs(2);
 /// Most changes kept; about 20 MB.
 const MOST: usize = 100_000;
@@ -61,6 +62,8 @@ pub enum Verdict {
     },
     /// The session has ended.
     Ended,
+    /// The session lives, and a lockdown keeps its owner out.
+    LockedDown,
     /// The gate cannot know: ask the database.
     Unknown,
 }
@@ -72,8 +75,20 @@ pub enum KeyVerdict {
     Current(Permissions, DateTime<Utc>),
     /// Revoked or expired.
     Ended,
+    /// In use, and a lockdown keeps it out.
+    LockedDown,
     /// The gate cannot know: ask the database.
     Unknown,
+}
+
+/// The gate cannot know: ask the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown;
+
+/// Whether a lockdown keeps out whoever may do this.
+#[must_use]
+pub fn keeps_out(lockdown: Option<Scope>, permissions: Permissions) -> bool {
+    lockdown == Some(Scope::All) && !permissions.contains(Permission::LockdownManage)
 }
 
 /// What these roles allow in a session: those that require a second factor allow nothing in a session without one.
@@ -111,6 +126,8 @@ struct Inner {
     keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
     revoked_keys: HashSet<ApiKeyId>,
     policy: Arc<Policy>,
+    /// What a lockdown closes, and which event says so.
+    lockdown: (Option<Scope>, u64),
     /// What was remembered when, oldest first.
     ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
 }
@@ -193,6 +210,7 @@ impl Gate {
         .await?;
         let custom = access::custom_roles(&mut transaction).await?;
         let changed_policy = access::policy(&mut transaction).await?;
+        let lockdown = access::lockdown(&mut transaction).await?;
         let keys = sqlx::query!(
             "select key_id, permissions, expires_at from access.api_key where revoked_at is null and expires_at > $1",
             now
@@ -206,6 +224,7 @@ impl Gate {
         }
         let mut inner = Inner {
             policy: policy.get(),
+            lockdown: lockdown.map_or((None, 0), |lockdown| (lockdown.scope, lockdown.position)),
             applied,
             lease_ends: None,
             horizon: 0,
@@ -256,7 +275,12 @@ impl Gate {
             return KeyVerdict::Unknown;
         }
         match inner.keys.get(&key) {
-            Some((permissions, expires_at)) if now < *expires_at => KeyVerdict::Current(*permissions, *expires_at),
+            Some((permissions, expires_at)) if now < *expires_at => {
+                if keeps_out(inner.lockdown.0, *permissions) {
+                    return KeyVerdict::LockedDown;
+                }
+                KeyVerdict::Current(*permissions, *expires_at)
+            }
             Some(_) => KeyVerdict::Ended,
             // Its secret is authentic, so it was made somewhere, maybe a moment ago.
             None => KeyVerdict::Unknown,
@@ -281,12 +305,26 @@ impl Gate {
             Some(roles) => &mut roles.iter(),
             None => &mut claim.roles.iter(),
         };
+        let permissions = permissions_in(held, &inner.custom, &inner.policy, claim.second_factor);
+        if keeps_out(inner.lockdown.0, permissions) {
+            return Verdict::LockedDown;
+        }
         Verdict::Current {
-            permissions: permissions_in(held, &inner.custom, &inner.policy, claim.second_factor),
+            permissions,
             elevated: inner.elevated.get(&claim.session).copied(),
             elevation: inner.policy.sessions.elevation,
             roles,
         }
+    }
+
+    /// What a lockdown closes; `Err` where the database must be asked.
+    ///
+    /// # Errors
+    /// The gate cannot know.
+    pub fn lockdown(&self) -> Result<Option<Scope>, Unknown> {
+        let inner = self.read();
+        let holds_lease = inner.lease_ends.is_some_and(|ends| Instant::now() < ends);
+        if holds_lease { Ok(inner.lockdown.0) } else { Err(Unknown) }
     }
 
     /// Learns of events that were committed here, at once: before whoever asked for them is answered.
@@ -317,9 +355,21 @@ impl Gate {
         self.read().applied
     }
 
-    /// The log was asked at `asked`, and everything that it had is known here.
+    /// A renewal that began at `asked` was committed, the log was asked after that, and everything that it had is known
+    /// here (`nodes`).
     pub fn renew_lease(&self, asked: Instant) {
         self.write().lease_ends = Some(asked + LEASE);
+    }
+
+    /// Gives the lease up.
+    pub fn drop_lease(&self) {
+        self.write().lease_ends = None;
+    }
+
+    /// When the lease ends, or ended.
+    #[must_use]
+    pub fn lease_ends(&self) -> Option<Instant> {
+        self.read().lease_ends
     }
 
     /// Whether the gate judges from memory.
@@ -381,6 +431,13 @@ impl Inner {
                 *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
             }
             Event::Role(event) => self.change_role(position, event),
+            // Events may be told twice, and out of order when two nodes append at once.
+            Event::Lockdown(event) if position >= self.lockdown.1 => {
+                self.lockdown = match event {
+                    LockdownEvent::Started { scope } => (Some(*scope), position),
+                    LockdownEvent::Lifted {} => (None, position),
+                };
+            }
             Event::ApiKey(event) => {
                 let key = ApiKeyId(recorded.stream.id);
                 match event {
@@ -399,7 +456,8 @@ impl Inner {
             | Event::Account(_)
             | Event::Authentication(_)
             | Event::Policy(_)
-            | Event::RateLimit(_) => {}
+            | Event::RateLimit(_)
+            | Event::Lockdown(_) => {}
         }
     }
 
@@ -486,12 +544,12 @@ impl Inner {
     }
 }
 
-/// Reads what other nodes appended, at most `most` events; `true` when the log has nothing that is not known here.
+/// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
+/// that is not known here. It takes no lease.
 ///
 /// # Errors
 /// The feed's.
 pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), feed::FeedError> {
-    let asked = Instant::now();
     let mut connection = pool.acquire().await?;
     let size = feed::size(&mut connection).await?;
     let applied = gate.applied();
@@ -500,9 +558,5 @@ pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u6
         let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
         gate.observe(&events);
     }
-    let is_current = gate.applied() >= size;
-    if is_current {
-        gate.renew_lease(asked);
-    }
-    Ok((is_current, size))
+    Ok((gate.applied() >= size, size))
 }

@@ -1,8 +1,11 @@
 //! What readers see: everything here is derived from the log and could be derived again.
 //!
 //! Two kinds. `access` gates requests: its tables are written in the transaction of the event, and each node keeps
-//! the recent part in memory. The read models (`accounts`, `sessions`, `roles`, `metrics`, `audit`) follow the log on their own, each
-//! with a checkpoint; a reader may wait until one has seen a position.
+//! the recent part in memory. The read models (`accounts`, `sessions`, `roles`, `metrics`, `audit`) follow the log on
+//! their own, each with a checkpoint; a reader may wait until one has seen a position. Those with a history (`versions`)
+//! are asked of the past (`as_of`), and held against the log (`replay`).
+//!
+//! `nodes` is who else derives the same: which nodes are there, and how far each has got.
 //!
 //! `preview` derives something for one question: what another lockout policy would have done.
 //!
@@ -16,6 +19,7 @@ pub mod feed;
 pub mod follower;
 pub mod gate;
 pub mod metrics;
+pub mod nodes;
 pub mod page;
 pub mod preview;
 pub mod projection;
@@ -24,6 +28,7 @@ pub mod replay;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
+pub mod standing;
 mod versions;
 
 pub(crate) fn to_i64(position: u64) -> i64 {

@@ -1,7 +1,7 @@
 //! The read models that follow the log, by name.
 
 use fulexo_domain::event::Recorded;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
 use crate::{accounts, audit, metrics, roles, sessions};
 
@@ -36,7 +36,7 @@ impl Projection {
         }
     }
 
-    /// The tables that it is in, without their schema: `read` for what readers see.
+    /// Its tables, by their names in each schema; `projection.relation` says the same to the database.
     #[must_use]
     pub const fn tables(self) -> &'static [&'static str] {
         match self {
@@ -48,7 +48,8 @@ impl Projection {
         }
     }
 
-    /// Applies a contiguous stretch of the log, to the tables that the transaction's `search_path` leads to.
+    /// Applies a contiguous stretch of the log, to the tables that the connection's `search_path` leads to: those that
+    /// readers see, or those of a build.
     pub(crate) async fn apply(self, connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
         match self {
             Self::Accounts => accounts::apply(connection, events).await,
@@ -58,45 +59,6 @@ impl Projection {
             Self::Audit => audit::apply(connection, events).await,
         }
     }
-
-    /// Empties it, for a rebuild.
-    pub(crate) async fn clear(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        for table in self.tables() {
-            // The names stand above.
-            sqlx::query(AssertSqlSafe(format!("delete from {table}"))).execute(&mut *connection).await?;
-        }
-        Ok(())
-    }
-
-    /// Rows and a digest over all of them: two views are the same when these are.
-    pub(crate) async fn fingerprint(self, connection: &mut PgConnection) -> Result<Fingerprint, sqlx::Error> {
-        let mut all = Fingerprint { rows: 0, digest: String::new() };
-        for table in self.tables() {
-            let statement = format!(
-                "select count(*), md5(coalesce(string_agg(md5(t::text), '' order by t::text), '')) from {table} t"
-            );
-            let (rows, digest): (i64, String) =
-                sqlx::query_as(AssertSqlSafe(statement)).fetch_one(&mut *connection).await?;
-            all.rows += rows.unsigned_abs();
-            all.digest += &digest;
-        }
-        Ok(all)
-    }
-}
-
-/// For as long as the transaction lasts, the tables of read models are those in this schema. Temporary tables come last, or
-/// they would come first.
-pub(crate) async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
-    sqlx::query_scalar!("select set_config('search_path', $1 || ', pg_temp', true)", schema).fetch_one(transaction).await.map(drop)
-}
-
-/// What a view comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// How many rows.
-    pub rows: u64,
-    /// Over all of them. Not a matter of security: it tells two views of one database apart.
-    pub digest: String,
 }
 
 impl std::str::FromStr for Projection {

@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projection::{Projection, use_schema};
+use crate::projection::Projection;
 
 /// A table of a read model. Of a past, what counts as of a position are the versions superseded until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +144,14 @@ async fn checksum(
     drop(stream);
     transaction.commit().await?;
     Ok(Checksum { rows, digest: digest.finalize().into() })
+}
+
+/// For as long as the transaction lasts, tables are those in this schema. Temporary ones come last, or they would come first.
+async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("select set_config('search_path', $1 || ', pg_temp', true)", schema)
+        .fetch_one(transaction)
+        .await
+        .map(drop)
 }
 
 /// The rows of a table as of a position, each as text, in the order of their keys. One question for both: a table that was

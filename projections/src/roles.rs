@@ -312,7 +312,8 @@ const fn about_role(recorded: &Recorded) -> Option<&RoleEvent> {
         | Event::Session(_)
         | Event::Policy(_)
         | Event::ApiKey(_)
-        | Event::RateLimit(_) => None,
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => None,
     }
 }
 
@@ -380,7 +381,8 @@ fn about_grant(recorded: &Recorded) -> Option<Act<'_>> {
         | Event::Role(_)
         | Event::Policy(_)
         | Event::ApiKey(_)
-        | Event::RateLimit(_) => None,
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => None,
     }
 }
 

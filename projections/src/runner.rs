@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::feed::{self, FeedError};
-use crate::projection::{self, Projection};
+use crate::projection::Projection;
 use crate::to_i64;
 
 /// Most events in one transaction.
@@ -29,6 +29,10 @@ pub struct Progress(Arc<HashMap<Projection, watch::Sender<State>>>);
 pub struct State {
     /// Every position below it is visible.
     pub position: u64,
+    /// Which version of the read model is live; 0 as long as this node has not looked.
+    pub version: u32,
+    /// The node that applied the last batch.
+    pub owner: Option<String>,
     /// Why it does not move, when it does not.
     pub stopped_because: Option<String>,
 }
@@ -82,6 +86,7 @@ pub struct Runner {
     pool: PgPool,
     head: watch::Receiver<u64>,
     progress: Progress,
+    node_name: Arc<str>,
 }
 
 enum Step {
@@ -94,10 +99,16 @@ enum Step {
 }
 
 impl Runner {
-    /// `head` tells how long the log is.
+    /// `head` tells how long the log is; `node_name` is what other nodes call this one.
     #[must_use]
-    pub const fn new(projection: Projection, pool: PgPool, head: watch::Receiver<u64>, progress: Progress) -> Self {
-        Self { projection, pool, head, progress }
+    pub const fn new(
+        projection: Projection,
+        pool: PgPool,
+        head: watch::Receiver<u64>,
+        progress: Progress,
+        node_name: Arc<str>,
+    ) -> Self {
+        Self { projection, pool, head, progress, node_name }
     }
 
     /// Runs until cancelled; a batch is applied whole or not at all.
@@ -128,10 +139,11 @@ impl Runner {
     async fn step(&mut self) -> Result<Step, FeedError> {
         let name = self.projection.as_str();
         let mut transaction = self.pool.begin().await?;
-        projection::use_schema(&mut transaction, "read").await?;
-        // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies.
+        // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies. Read models name their
+        // tables without a schema: a rebuild has others. Temporary tables come last, or they would come first.
         let held = sqlx::query!(
-            "select position, stopped_because from projection.checkpoint where name = $1 for update skip locked",
+            "select position, version, owner, stopped_because, set_config('search_path', 'read, pg_temp', true)
+             from projection.checkpoint where name = $1 for update skip locked",
             name
         )
         .fetch_optional(&mut *transaction)
@@ -141,9 +153,11 @@ impl Runner {
             return self.look().await;
         };
         let from = checkpoint.position.unsigned_abs();
-        // Another node may have got so far.
+        let version = checkpoint.version.unsigned_abs();
+        // Another node may have got so far, or a rebuild.
         let known = self.progress.of(self.projection);
-        self.progress.tell(self.projection, State { position: from, ..known });
+        self.progress
+            .tell(self.projection, State { position: from, version, owner: checkpoint.owner.clone(), ..known });
         let events = match feed::read(&mut transaction, from, BATCH).await {
             // What comes before an event that cannot be read is applied; the next step stops at the event itself.
             Err(error) => match error.position().and_then(|position| position.checked_sub(from)) {
@@ -154,31 +168,40 @@ impl Runner {
         };
         let until = from + events.len() as u64;
         if events.is_empty() && checkpoint.stopped_because.is_none() {
-            self.progress.tell(self.projection, State { position: from, stopped_because: None });
+            let state = State { position: from, version, owner: checkpoint.owner, stopped_because: None };
+            self.progress.tell(self.projection, state);
             return Ok(Step::Idle);
         }
         self.projection.apply(&mut transaction, &events).await?;
         sqlx::query!(
-            "update projection.checkpoint set position = $2, stopped_because = null, updated_at = now() where name = $1",
+            "update projection.checkpoint set position = $2, owner = $3, stopped_because = null, updated_at = now()
+             where name = $1",
             name,
-            to_i64(until)
+            to_i64(until),
+            &*self.node_name
         )
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        self.progress.tell(self.projection, State { position: until, stopped_because: None });
+        let owner = Some(self.node_name.to_string());
+        self.progress.tell(self.projection, State { position: until, version, owner, stopped_because: None });
         Ok(Step::Moved)
     }
 
     /// Where the node that does the work has got to.
     async fn look(&self) -> Result<Step, FeedError> {
         let row = sqlx::query!(
-            "select position, stopped_because from projection.checkpoint where name = $1",
+            "select position, version, owner, stopped_because from projection.checkpoint where name = $1",
             self.projection.as_str()
         )
         .fetch_one(&self.pool)
         .await?;
-        let state = State { position: row.position.unsigned_abs(), stopped_because: row.stopped_because };
+        let state = State {
+            position: row.position.unsigned_abs(),
+            version: row.version.unsigned_abs(),
+            owner: row.owner,
+            stopped_because: row.stopped_because,
+        };
         self.progress.tell(self.projection, state);
         Ok(Step::Elsewhere)
     }
@@ -186,9 +209,9 @@ impl Runner {
     async fn stopped(&self, error: &FeedError) {
         let name = self.projection.as_str();
         tracing::error!(projection = name, %error, "a projection has stopped; trying again");
-        let position = self.progress.of(self.projection).position;
+        let known = self.progress.of(self.projection);
         let because = Some(error.to_string());
-        self.progress.tell(self.projection, State { position, stopped_because: because.clone() });
+        self.progress.tell(self.projection, State { stopped_because: because.clone(), ..known });
         // What does not heal by itself is for other nodes to see, too.
         if !error.is_transient() {
             let written =

@@ -239,7 +239,8 @@ const fn about(recorded: &Recorded) -> Option<&SessionEvent> {
         | Event::Role(_)
         | Event::Policy(_)
         | Event::ApiKey(_)
-        | Event::RateLimit(_) => None,
+        | Event::RateLimit(_)
+        | Event::Lockdown(_) => None,
     }
 }
 

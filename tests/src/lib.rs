@@ -17,9 +17,11 @@ mod authenticator;
 mod client;
 mod cluster;
 mod dice;
+pub mod history;
 mod looking;
 mod mailbox;
 mod node;
+mod program;
 mod smtp;
 
 pub use authenticator::Authenticator;
@@ -30,4 +32,5 @@ pub use fulexo_api::cli::operator;
 pub use looking::{Column, columns, eventually, leaves, log_size, superuser, there};
 pub use mailbox::Mailbox;
 pub use node::{Node, PASSWORD, rsa_key};
+pub use program::{Ended, Program};
 pub use smtp::{Behaviour, Mail, Sink};

@@ -274,7 +274,7 @@ async fn an_expired_key_is_refused_on_every_node() {
     let later = Node::join(&node.database).await;
     assert_eq!(bearer(&later, secret).get("/v1/accounts").await.status, 401);
     assert_eq!(introspect(&admin, secret).await.json, json!({"active": false}));
-    assert_eq!(admin.delete(&path_of(&made)).await.status, 204, "it may be revoked all the same");
+    assert_eq!(admin.delete(&path_of(&made)).await.status, 200, "it may be revoked all the same");
 }
 
 async fn a_revocation_reaches(here: &Node, other: &Node) {
@@ -283,7 +283,7 @@ async fn a_revocation_reaches(here: &Node, other: &Node) {
         let (service, made) = service(here, &admin, &["accounts.read"]).await;
         let elsewhere = there(other, &service);
         assert_eq!(elsewhere.get("/v1/accounts").await.status, 200);
-        assert_eq!(admin.delete(&path_of(&made)).await.status, 204);
+        assert_eq!(admin.delete(&path_of(&made)).await.status, 200);
         assert_refused(&service.get("/v1/accounts").await, 401, "invalid_token");
         assert!(is_soon_refused(&elsewhere).await);
         assert_eq!(introspect(&admin, service.access_token.as_ref().unwrap()).await.json, json!({"active": false}));
@@ -315,9 +315,9 @@ async fn a_key_is_revoked_once_by_whoever_may_and_the_reason_is_sealed() {
     assert_eq!(other.delete_with(&path_of(&made), json!({"reason": "x", "force": true})).await.status, 400);
     assert_eq!(service.get("/v1/accounts").await.status, 200);
     let revoked = other.delete_with(&path_of(&made), json!({"reason": "the marmalade affair"})).await;
-    assert_eq!(revoked.status, 204, "{revoked:?}");
+    assert_eq!(revoked.status, 200, "{revoked:?}");
     let size = log_size(&node).await;
-    assert_eq!(admin.delete(&path_of(&made)).await.status, 204, "again is no error");
+    assert_eq!(admin.delete(&path_of(&made)).await.status, 200, "again is no error");
     assert_eq!(log_size(&node).await, size, "and records nothing");
     assert!(admin.get(KEYS).await.json["items"][0]["revoked_at"].is_string());
     let event = admin.seeing(revoked.position()).get(&format!("/v1/audit/events/{}", revoked.position())).await;
@@ -412,9 +412,9 @@ async fn what_a_key_does_is_recorded_as_done_by_it() {
     let (admin, ann, bob) = (node.admin().await, node.customer().await, node.customer().await);
     let (service, made) = service(&node, &admin, &["sessions.revoke", "audit.read"]).await;
     let first = service.post_nothing(&format!("/v1/accounts/{}/sessions/revoke", ann.account)).await;
-    assert_eq!(first.json, json!({"revoked": 1}));
+    assert_eq!((first.status, &first.json["revoked"]), (200, &json!(1)));
     let second = service.delete(&format!("/v1/sessions/{}", bob.session)).await;
-    assert_eq!(second.status, 204, "{second:?}");
+    assert_eq!(second.status, 200, "{second:?}");
     for (client, answer) in [(ann, first), (bob, second)] {
         assert_eq!(client.get("/v1/auth/session").await.status, 401);
         let event = service.seeing(answer.position()).get(&format!("/v1/audit/events/{}", answer.position())).await;
@@ -432,7 +432,7 @@ async fn a_key_outlives_the_suspension_of_its_maker_and_names_them() {
     let (admin, maker) = (node.admin().await, node.admin().await);
     let (service, _) = service(&node, &maker, &["accounts.read"]).await;
     let path = format!("/v1/accounts/{}/suspend", maker.account);
-    assert_eq!(admin.post(&path, json!({"reason": "they left"})).await.status, 204);
+    assert_eq!(admin.post(&path, json!({"reason": "they left"})).await.status, 200);
     assert_eq!(service.get("/v1/accounts").await.status, 200);
     assert_eq!(admin.get(KEYS).await.json["items"][0]["created_by"], json!(maker.account));
 }
@@ -494,7 +494,7 @@ async fn introspection_tells_what_a_token_is_worth_now() {
     assert_eq!((told.status, &told.json), (200, &expected));
     assert_eq!(told.header("cache-control"), Some("no-store"));
     let role = format!("/v1/accounts/{}/roles/auditor", ann.account);
-    assert_eq!(admin.delete_with(&role, json!({"reason": "done"})).await.status, 204);
+    assert_eq!(admin.delete_with(&role, json!({"reason": "done"})).await.status, 200);
     let told = introspect(&service, &token).await.json;
     assert_eq!((&told["active"], &told["scope"], &told["roles"]), (&json!(true), &json!(""), &json!(["customer"])));
 
@@ -537,10 +537,10 @@ async fn introspection_says_no_more_of_a_worthless_token_than_that_it_is() {
     assert_eq!(held_client.get("/v1/auth/session").await.json["held"], json!(true));
     assert_eq!(eve.post_nothing("/v1/auth/logout").await.status, 204);
     let path = format!("/v1/accounts/{}", gone.account);
-    assert_eq!(admin.post(&format!("{path}/suspend"), json!({"reason": "x"})).await.status, 204);
+    assert_eq!(admin.post(&format!("{path}/suspend"), json!({"reason": "x"})).await.status, 200);
     let zoe = node.customer().await;
     let path = format!("/v1/accounts/{}", zoe.account);
-    assert_eq!(admin.post(&format!("{path}/expire-password"), json!({"reason": "x"})).await.status, 204);
+    assert_eq!(admin.post(&format!("{path}/expire-password"), json!({"reason": "x"})).await.status, 200);
     let due = node.anonymous().post("/v1/auth/login", json!({"email": zoe.email, "password": PASSWORD})).await;
     let challenge = due.json["challenge_token"].as_str().unwrap();
     let altered = format!("{}A", ann.access_token.as_ref().unwrap());

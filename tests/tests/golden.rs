@@ -17,6 +17,7 @@ use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy, Method};
 use fulexo_domain::event::{Actor, Category, Event, Field, Recorded, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, Draft, Prepared};
+use fulexo_domain::lockdown::{LockdownEvent, Scope};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{FingerprintPolicy, Policy, PolicyEvent};
 use fulexo_domain::rate_limit::{Layer, RateLimitEvent, Route};
@@ -76,6 +77,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("suspended", failed(Password, FailureReason::Suspended)),
         ("wrong_code", failed(SecondFactor, FailureReason::WrongCode)),
         ("expired_challenge", failed(SecondFactor, FailureReason::ExpiredChallenge)),
+        ("lockdown", failed(Password, FailureReason::Lockdown)),
         (
             "device",
             Auth::Failed { factor: Password, reason: FailureReason::WrongPassword, device: device.clone() }.into(),
@@ -106,7 +108,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("password_expired", revoked(RevokedBy::PasswordExpired)),
         ("fingerprint", revoked(RevokedBy::Fingerprint)),
         ("", SessionEvent::Expired {}.into()),
-        ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL.to_vec() }.into()),
+        ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[..12].to_vec() }.into()),
+        ("later", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[12..].to_vec() }.into()),
         (
             "",
             RoleEvent::PermissionsChanged {
@@ -135,6 +138,9 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("second_factor", violated(Layer::Address, Some(Route::SecondFactor))),
         ("recovery", violated(Layer::Address, Some(Route::Recovery))),
         ("account", violated(Layer::Account, None)),
+        ("", LockdownEvent::Started { scope: Scope::All }.into()),
+        ("logins", LockdownEvent::Started { scope: Scope::Logins }.into()),
+        ("", LockdownEvent::Lifted {}.into()),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -182,7 +188,8 @@ fn stands_among_the_samples(event: &Event) {
                     | FailureReason::UnknownAccount
                     | FailureReason::Locked
                     | FailureReason::Suspended
-                    | FailureReason::ExpiredChallenge,
+                    | FailureReason::ExpiredChallenge
+                    | FailureReason::Lockdown,
                 device: _,
             }
             | AuthenticationEvent::LockLifted {
@@ -238,6 +245,9 @@ fn stands_among_the_samples(event: &Event) {
             ended_at: _,
             count: _,
         }) => {}
+        Event::Lockdown(event) => match event {
+            LockdownEvent::Started { scope: Scope::Logins | Scope::All } | LockdownEvent::Lifted {} => {}
+        },
     }
 }
 
@@ -308,7 +318,9 @@ fn prepared(event: &Event) -> Prepared {
             (Some(id(4)), Actor::Account { id: id(4) }, None)
         }
         Event::RateLimit(_) => (None, Actor::Anonymous, None),
-        Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) => (None, Actor::Account { id: id(4) }, None),
+        Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => {
+            (None, Actor::Account { id: id(4) }, None)
+        }
     };
     let draft = Draft {
         id: id(1),

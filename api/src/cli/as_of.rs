@@ -223,7 +223,8 @@ struct Lines {
 impl Lines {
     fn head(&mut self, moment: Moment) {
         let at = moment.time.format("%Y-%m-%d %H:%M:%S UTC");
-        let position = moment.last().map_or_else(|| "before the first event".to_owned(), |last| format!("position {last}"));
+        let position =
+            moment.last().map_or_else(|| "before the first event".to_owned(), |last| format!("position {last}"));
         let text = format!("as of {position}, {at}");
         if self.json {
             eprintln!("{text}");

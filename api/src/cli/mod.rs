@@ -6,8 +6,11 @@
 mod as_of;
 mod dev;
 mod events;
+mod lockdown;
 mod migrate;
 mod openapi;
+mod progress;
+mod projections;
 mod rebuild;
 mod register;
 mod replay;
@@ -54,12 +57,18 @@ enum Verb {
     /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
     /// `serve` is.
     Register(register::Register),
+    /// Close the service to everybody but those who respond to an incident, or open it again.
+    ///
+    /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
+    /// `serve` is. `fulexo lockdown off` lifts it.
+    Lockdown(lockdown::Lockdown),
     /// Print the OpenAPI document.
     Openapi(openapi::Openapi),
-    /// Make a read model again from the log, and compare it with what it was.
+    /// Make read models again from the log, compare them with the live ones, and put them in their place.
     ///
-    /// Readers see the old view until the new one is whole. Interrupted, it leaves everything as it was. Exits with 1
-    /// when the log says something else than the view did; the log's word stands then.
+    /// Beside running nodes, and beside the live tables: readers see those until the new ones are whole, then, in one
+    /// transaction, the new ones. Interrupted, the next run goes on where it was. Exits with 1 when the log says
+    /// something else than a view did; the log's word stands then, and --rollback brings the view back.
     Rebuild(rebuild::Rebuild),
     /// Show who could do what, and what there was, at a position or a time.
     ///
@@ -69,6 +78,8 @@ enum Verb {
     ///
     /// Works in temporary tables of its own, beside running nodes, and changes nothing. Exits with 1 when a table differs.
     Replay(replay::Replay),
+    /// List the read models: version, position, lag, owner, state.
+    Projections(projections::Projections),
     /// Follow the log in the terminal.
     ///
     /// One line an event: position, time, type, who, about whom, what.
@@ -122,10 +133,12 @@ impl Cli {
             Verb::Serve(verb) => verb.run(),
             Verb::Migrate(verb) => verb.run(),
             Verb::Register(verb) => verb.run(),
+            Verb::Lockdown(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
             Verb::AsOf(verb) => verb.run(),
             Verb::Replay(verb) => verb.run(),
+            Verb::Projections(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
         };
         match outcome {

@@ -1,20 +1,37 @@
-//! `fulexo rebuild`: a read model made again from the log.
+//! `fulexo rebuild`: read models made again from the log, and brought back from before that.
 
-use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use clap::Args;
 use fulexo_projections::projection::Projection;
-use fulexo_projections::rebuild::{Rebuilt, rebuild};
+use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild, roll_back};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
 
+use super::progress::{Progress, grouped};
 use super::target::Target;
-use super::{Failure, block_on};
-use crate::app::connect;
+use super::{Failure, asked_to_stop, block_on};
+use crate::app::{connect, log_size};
+
+/// One for the reader, some for as many projections as there may be.
+const CONNECTIONS: u32 = 10;
+const WAITING: &str = "a transaction holds the live tables; waiting for its end";
 
 #[derive(Args)]
 pub struct Rebuild {
-    /// accounts, sessions or audit.
-    projection: Projection,
+    /// Their names, as `fulexo projections` lists them.
+    #[arg(required_unless_present_any = ["all", "rollback"])]
+    projections: Vec<Projection>,
+    /// All of them, reading the log once.
+    #[arg(long, conflicts_with = "projections")]
+    all: bool,
+    /// Begin anew, even where an interrupted rebuild could be resumed.
+    #[arg(long, conflicts_with = "rollback")]
+    restart: bool,
+    /// Bring back the version that was live before the last rebuild of this one.
+    #[arg(long, value_name = "PROJECTION", conflicts_with_all = ["projections", "all"])]
+    rollback: Option<Projection>,
     #[command(flatten)]
     target: Target,
 }
@@ -22,54 +39,147 @@ pub struct Rebuild {
 impl Rebuild {
     pub fn run(self) -> Result<(), Failure> {
         let url = self.target.database_url()?;
-        let name = self.projection.as_str();
-        let started = Instant::now();
-        let rebuilt = block_on(async {
-            let pool = connect(&url, 4).await?;
-            let mut bar = Bar { name, shown: None };
-            let rebuilt = rebuild(&pool, self.projection, |done, all| bar.show(done, all)).await;
-            bar.end();
-            rebuilt.map_err(|error| Failure::Failed(format!("nothing was changed: {error}")))
-        })?;
-        let seconds = started.elapsed().as_secs_f64();
-        println!("{name}: {} events in {seconds:.1} s, {} rows", rebuilt.events, rebuilt.at_same_position.rows);
-        report(name, &rebuilt)
+        block_on(async {
+            let pool = connect(&url, CONNECTIONS).await?;
+            if let Some(projection) = self.rollback {
+                return bring_back(&pool, projection).await;
+            }
+            let mut projections = if self.all { Projection::ALL.to_vec() } else { self.projections.clone() };
+            projections.sort_unstable_by_key(|projection| projection.as_str());
+            projections.dedup();
+            let options = Options { program: program()?, restart: self.restart };
+            tokio::select! {
+                () = asked_to_stop() => {
+                    Err(Failure::Failed("interrupted; nothing was lost: the next `fulexo rebuild` goes on from here".into()))
+                }
+                done = build(&pool, &projections, &options) => done,
+            }
+        })
     }
 }
 
-fn report(name: &str, rebuilt: &Rebuilt) -> Result<(), Failure> {
-    if rebuilt.is_same() {
-        println!("{name}: the same as before");
-        Ok(())
-    } else {
-        Err(Failure::Failed(format!(
-            "{name}: it differs from what it was ({} rows then, {} now); the log's word stands",
-            rebuilt.before.rows, rebuilt.at_same_position.rows
-        )))
-    }
-}
-
-/// A bar on a terminal; nothing elsewhere.
-struct Bar<'a> {
-    name: &'a str,
-    shown: Option<u64>,
-}
-
-impl Bar<'_> {
-    fn show(&mut self, done: u64, all: u64) {
-        let percent = (done * 100).checked_div(all).unwrap_or(100);
-        if !std::io::stderr().is_terminal() || self.shown == Some(percent) {
-            return;
+async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> Result<(), Failure> {
+    let names: Vec<&str> = projections.iter().map(|projection| projection.as_str()).collect();
+    let size = log_size(pool).await?;
+    let mut progress: Option<Progress> = None;
+    let mut positions: BTreeMap<&str, u64> = BTreeMap::new();
+    let outcomes = rebuild(pool, projections, options, |projection, news| {
+        let name = projection.as_str();
+        let slowest = |positions: &BTreeMap<&str, u64>| positions.values().copied().min().unwrap_or_default();
+        match news {
+            News::Begun { version, position, discarded } => {
+                eprintln!("{name}: {}", begun(version, position, discarded, options.restart));
+                positions.insert(name, position);
+            }
+            News::At { position } => {
+                let progress = progress.get_or_insert_with(|| Progress::new(names.join(", "), slowest(&positions)));
+                positions.insert(name, position);
+                let done = slowest(&positions);
+                progress.show(done, size.max(done));
+            }
+            News::Comparing => say(&mut progress, &format!("{name}: comparing it with the live version")),
+            News::Indexing => say(&mut progress, &format!("{name}: making its indexes")),
+            News::Waiting => say(&mut progress, &format!("{name}: {WAITING}")),
         }
-        self.shown = Some(percent);
-        let filled = usize::try_from(percent * 40 / 100).unwrap_or(40);
-        eprint!("\r{} [{}{}] {percent:>3} %  {done} of {all}", self.name, "█".repeat(filled), " ".repeat(40 - filled));
-        let _ = std::io::stderr().flush();
+    })
+    .await;
+    if let Some(progress) = &mut progress {
+        progress.end();
     }
-
-    fn end(&self) {
-        if self.shown.is_some() {
-            eprintln!();
+    let outcomes = outcomes.map_err(|error| failed(&error))?;
+    let mut failures = Vec::new();
+    for (projection, outcome) in outcomes {
+        match outcome {
+            Ok(rebuilt) => match report(&rebuilt) {
+                Ok(said) => println!("{said}"),
+                Err(difference) => failures.push(difference),
+            },
+            Err(error) => failures.push(format!("{}: {error}", projection.as_str())),
         }
     }
+    if failures.is_empty() { Ok(()) } else { Err(Failure::Failed(failures.join("\nfulexo: "))) }
+}
+
+fn say(progress: &mut Option<Progress>, text: &str) {
+    match progress {
+        Some(progress) => progress.say(text),
+        None => eprintln!("{text}"),
+    }
+}
+
+fn begun(version: u32, position: u64, discarded: bool, restart: bool) -> String {
+    match (position, discarded, restart) {
+        (1.., ..) => format!("building version {version} goes on from position {}", grouped(position)),
+        (0, true, false) => {
+            format!("building version {version}; what another program had built of it was discarded")
+        }
+        (0, ..) => format!("building version {version}"),
+    }
+}
+
+/// What a rebuild came to; an error where the log said something else than the view did.
+fn report(rebuilt: &Rebuilt) -> Result<String, String> {
+    let Rebuilt { projection, version, events, comparison } = rebuilt;
+    let name = projection.as_str();
+    let live = format!("{name}: version {version} is live, made of {} events", grouped(*events));
+    if comparison.is_same() {
+        return Ok(format!("{live}; the version before said the same at position {}", grouped(comparison.position)));
+    }
+    let differ = match comparison.differing {
+        1 => "1 row differs".to_owned(),
+        differing => format!("{} rows differ", grouped(differing)),
+    };
+    let mut text = format!(
+        "{live}, but the version before said something else: {differ} at position {}",
+        grouped(comparison.position)
+    );
+    if !comparison.examples.is_empty() {
+        let _ = write!(text, ", such as {}", comparison.examples.join(", "));
+    }
+    let _ = write!(text, ". The log's word stands; `fulexo rebuild --rollback {name}` brings the version before back");
+    Err(text)
+}
+
+fn failed(error: &RebuildError) -> Failure {
+    let kept = match error {
+        RebuildError::Feed(_) | RebuildError::Busy(_) => "; nothing was switched, and the next run goes on from here",
+        RebuildError::UnderWay(_) | RebuildError::NothingKept(_) | RebuildError::Overtaken(_) => "",
+    };
+    Failure::Failed(format!("{error}{kept}"))
+}
+
+async fn bring_back(pool: &PgPool, projection: Projection) -> Result<(), Failure> {
+    let tell = |projection: Projection, news| {
+        if news == News::Waiting {
+            eprintln!("{}: {WAITING}", projection.as_str());
+        }
+    };
+    let done = roll_back(pool, projection, tell).await.map_err(|error| failed(&error))?;
+    println!(
+        "{}: version {} is live again, at position {}; version {} is kept",
+        projection.as_str(),
+        done.version,
+        grouped(done.position),
+        done.from
+    );
+    Ok(())
+}
+
+/// Which program this is, to the last bit: a build that is half of one and half of another would be neither's.
+fn program() -> Result<String, Failure> {
+    // The file that runs, even where another has taken its name.
+    let mut file = std::fs::File::open("/proc/self/exe")
+        .map_err(|error| Failure::Failed(format!("cannot read this program's own file: {error}")))?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = std::io::Read::read(&mut file, &mut buffer)
+            .map_err(|error| Failure::Failed(format!("cannot read this program's own file: {error}")))?;
+        match buffer.get(..read) {
+            None | Some([]) => break,
+            Some(bytes) => digest.update(bytes),
+        }
+    }
+    let digest: String = digest.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{} {digest}", env!("CARGO_PKG_VERSION")))
 }

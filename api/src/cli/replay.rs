@@ -88,7 +88,9 @@ async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64) -> Result<(
         return Ok(());
     }
     let tables = different.join(", ");
-    Err(Failure::Failed(format!("{tables}: what the log says differs from what readers see; `fulexo rebuild` goes by the log")))
+    Err(Failure::Failed(format!(
+        "{tables}: what the log says differs from what readers see; `fulexo rebuild` goes by the log"
+    )))
 }
 
 /// Until the read models have seen the position.

@@ -22,6 +22,7 @@ pub(super) use self::conversion::answer;
 use self::conversion::chain;
 use self::kind::Kind;
 use super::request_id::RequestId;
+use crate::answer::LOG_POSITION;
 use crate::limits::Standing;
 
 /// The media type of a problem (RFC 9457 section 3).
@@ -44,6 +45,7 @@ struct Parts {
     challenge: Option<&'static str>,
     allow: Option<HeaderValue>,
     standing: Option<Standing>,
+    position: Option<u64>,
     cause: Option<String>,
 }
 
@@ -164,6 +166,11 @@ impl Problem {
         Self::of(Kind::Overloaded).with_retry_after(retry_after)
     }
 
+    /// 503: a lockdown, which lets nobody in but those who respond to it.
+    pub fn locked_down() -> Self {
+        Self::of(Kind::LockedDown).with_retry_after(Duration::from_secs(60))
+    }
+
     /// 503: something the call needs is down.
     pub fn unavailable(retry_after: Duration) -> Self {
         Self::of(Kind::Unavailable).with_retry_after(retry_after)
@@ -227,6 +234,7 @@ impl Problem {
             challenge: None,
             allow: None,
             standing: None,
+            position: None,
             cause: None,
         }))
     }
@@ -235,6 +243,13 @@ impl Problem {
     #[must_use]
     pub fn with_standing(mut self, standing: Standing) -> Self {
         self.0.standing = Some(standing);
+        self
+    }
+
+    /// Of a change that was recorded all the same: where it stands in the log.
+    #[must_use]
+    pub fn with_position(mut self, position: u64) -> Self {
+        self.0.position = Some(position);
         self
     }
 
@@ -285,6 +300,9 @@ impl Problem {
         }
         if let Some(standing) = &parts.standing {
             standing.write(headers);
+        }
+        if let Some(position) = parts.position {
+            headers.insert(LOG_POSITION, HeaderValue::from(position));
         }
     }
 }

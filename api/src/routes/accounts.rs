@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::Tag;
 use super::as_of::{self, PastPaging, Shown};
 use super::input::{Because, Input, Paging};
-use super::me::{ChangedProfile, ProfileChange, RevokedSessions};
-use crate::answer::{NoContent, Recorded, query_failed};
+use super::me::{ChangedProfile, ProfileChange};
+use crate::answer::{Enforced, NoContent, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, Caller, app, context};
 use crate::clock;
@@ -98,6 +98,14 @@ struct Grant {
     role: String,
     /// Why; sealed beside the log.
     reason: String,
+}
+
+#[derive(Object)]
+struct SignedOut {
+    /// How many sessions were ended.
+    revoked: u64,
+    #[oai(flatten)]
+    enforced: Enforced,
 }
 
 #[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
@@ -307,7 +315,7 @@ impl Accounts {
         /// Why, for clients that cannot send a body with DELETE. Whatever stands between keeps URLs in its logs.
         reason: Query<Option<String>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesGrant)?;
         caller.require_elevated()?;
@@ -318,8 +326,8 @@ impl Accounts {
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let account = AccountId(account_id.0);
-        let commands = &app(request)?.commands;
-        Ok(commands.revoke_role(&context, caller.permissions, account, role, reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.revoke_role(&context, caller.permissions, account, role, reason).await?).await
     }
 
     /// Stop all use of an account: nobody logs in, and every session ends.
@@ -333,10 +341,10 @@ impl Accounts {
         account_id: Path<Uuid>,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
-        Ok(commands.suspend(&context, caller.0.permissions, account, reason).await?.into())
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.suspend(&context, caller.0.permissions, account, reason).await?).await
     }
 
     /// Allow the use of a suspended account again.
@@ -350,10 +358,10 @@ impl Accounts {
         account_id: Path<Uuid>,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
-        Ok(commands.reinstate(&context, caller.0.permissions, account, reason).await?.into())
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.reinstate(&context, caller.0.permissions, account, reason).await?).await
     }
 
     /// Lift a lock before its time.
@@ -367,9 +375,10 @@ impl Accounts {
         account_id: Path<Uuid>,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        Ok(app(request)?.commands.unlock(&context, AccountId(account_id.0), reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.unlock(&context, AccountId(account_id.0), reason).await?).await
     }
 
     /// Have the password changed before anything else.
@@ -384,10 +393,10 @@ impl Accounts {
         account_id: Path<Uuid>,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
-        Ok(commands.expire_password(&context, caller.0.permissions, account, reason).await?.into())
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.expire_password(&context, caller.0.permissions, account, reason).await?).await
     }
 
     /// Take a lost second factor away.
@@ -402,10 +411,10 @@ impl Accounts {
         account_id: Path<Uuid>,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let (context, reason) = act(request, &caller.0, &body.0, idempotency_key.0)?;
-        let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
-        Ok(commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?.into())
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?).await
     }
 
     /// End every session of an account.
@@ -418,11 +427,12 @@ impl Accounts {
         caller: BearerOrKey,
         account_id: Path<Uuid>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<RevokedSessions>, Problem> {
+    ) -> Result<Recorded<SignedOut>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let context = context(request, caller.0.actor, idempotency_key.0)?;
-        let done = app(request)?.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
-        Ok(Recorded::of(done, RevokedSessions::of))
+        let app = app(request)?;
+        let done = app.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
+        app.enforced_with(done, |revoked, enforced| SignedOut { revoked: revoked as u64, enforced }).await
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::input::{Because, Input, Paging};
 use super::roles::{names, parse_permissions};
-use crate::answer::{NoContent, Recorded, query_failed};
+use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, app, context};
 use crate::http::Problem;
 
@@ -132,7 +132,7 @@ impl ApiKeys {
         api_key_id: Path<Uuid>,
         body: Json<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::ApiKeysManage)?;
         caller.require_elevated()?;
@@ -140,6 +140,7 @@ impl ApiKeys {
         let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
         input.check()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        Ok(app(request)?.commands.revoke_api_key(&context, ApiKeyId(api_key_id.0), reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.revoke_api_key(&context, ApiKeyId(api_key_id.0), reason).await?).await
     }
 }

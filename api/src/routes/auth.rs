@@ -19,7 +19,9 @@ use super::Tag;
 use super::input::Input;
 use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
 use crate::answer::{NoContent, Recorded};
-use crate::caller::{BearerOrKey, HeldBearer, app, context, judge, require_csrf_token, standing_of};
+use crate::caller::{
+    BearerOrKey, HeldBearer, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
+};
 use crate::clock;
 use crate::http::Problem;
 use crate::http::cookies::{ByCookie, Cookie};
@@ -168,6 +170,7 @@ impl Auth {
                 .with_code("registration_closed")
                 .with_detail("Accounts are made by administrators here."));
         }
+        unless_locked_down(app).await?;
         let Json(Registration { email, password, display_name }) = body;
         let mut input = Input::default();
         let parsed_email = input.parse("/email", EmailAddress::parse(&email));

@@ -1,14 +1,15 @@
-//! Whether the service works, and the public halves of its keys.
+//! Whether the service works, its figures, and the public halves of its keys.
 
 use std::time::Duration;
 
 use fulexo_projections::projection::Projection;
 use poem::Request;
-use poem_openapi::payload::Json;
-use poem_openapi::{Enum, Object, OpenApi};
+use poem_openapi::payload::{Json, PlainText};
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use tokio::time::timeout;
 
 use super::Tag;
+use super::metrics::{Figures, exposition};
 use crate::app::log_size;
 use crate::caller::app;
 use crate::http::Problem;
@@ -40,6 +41,7 @@ struct Readiness {
     /// The number of events in the log.
     log_size: u64,
     projections: Vec<ProjectionHealth>,
+    gate: GateHealth,
 }
 
 #[derive(Object)]
@@ -52,12 +54,36 @@ struct Dependency {
 struct ProjectionHealth {
     name: String,
     status: Status,
+    /// Which version of the read model is live: each rebuild makes another one.
+    version: u32,
+    /// The node that applied the last batch; null before the first.
+    owner: Option<String>,
     /// Every position below it is visible.
     position: u64,
     /// Events in the log that are not visible yet.
     lag: u64,
     /// Whether an event that it cannot apply has stopped it; the reason is in the service's log.
     stopped: bool,
+}
+
+/// What judges requests on this node.
+#[derive(Object)]
+struct GateHealth {
+    status: Status,
+    /// Every position below it is known to it.
+    applied: u64,
+    /// Events in the log that are not known to it yet.
+    lag: u64,
+    /// Whether this node cannot follow the log: its lease has run out, and each request is judged by the database. The
+    /// reason is in the service's log.
+    stopped: bool,
+}
+
+#[derive(ApiResponse)]
+enum Scraped {
+    /// Prometheus text format.
+    #[oai(status = 200, content_type = "text/plain; version=0.0.4; charset=utf-8")]
+    Ok(PlainText<String>),
 }
 
 #[derive(Object)]
@@ -106,20 +132,48 @@ impl Health {
                 ProjectionHealth {
                     name: projection.as_str().to_owned(),
                     status: if stopped { Status::Failed } else { Status::Ok },
+                    version: state.version,
+                    owner: state.owner,
                     position: state.position,
                     lag: size.saturating_sub(state.position),
                     stopped,
                 }
             })
             .collect();
-        let is_degraded = nats == Status::Degraded || projections.iter().any(|projection| projection.stopped);
+        let applied = app.gate.applied();
+        let gate_stopped = !app.gate.holds_lease();
+        let gate = GateHealth {
+            status: if gate_stopped { Status::Degraded } else { Status::Ok },
+            applied,
+            lag: size.saturating_sub(applied),
+            stopped: gate_stopped,
+        };
+        let views_stopped = projections.iter().any(|projection| projection.stopped);
+        let is_degraded = nats == Status::Degraded || views_stopped || gate_stopped;
         let dependency = |name: &str, status| Dependency { name: name.to_owned(), status };
         Ok(Json(Readiness {
             status: if is_degraded { Status::Degraded } else { Status::Ok },
             dependencies: vec![dependency("postgres", Status::Ok), dependency("nats", nats)],
             log_size: size,
             projections,
+            gate,
         }))
+    }
+
+    /// Figures of this node for Prometheus: the log's size, each read model's position, lag and version, the gate.
+    #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
+    async fn metrics(&self, request: &Request) -> Result<Scraped, Problem> {
+        let app = app(request)?;
+        let size = timeout(Duration::from_secs(2), log_size(&app.pool)).await;
+        let figures = Figures {
+            log_size: size.ok().and_then(Result::ok),
+            head: *app.head.borrow(),
+            nats: app.doorbell.is_connected(),
+            projections: Projection::ALL.map(|projection| (projection, app.progress.of(projection))).to_vec(),
+            gate_applied: app.gate.applied(),
+            gate_holds_lease: app.gate.holds_lease(),
+        };
+        Ok(Scraped::Ok(PlainText(exposition(&figures))))
     }
 
     /// The public keys of access tokens (RFC 7517); empty where tokens are signed with HS256.

@@ -10,11 +10,13 @@ mod document;
 mod grants;
 mod health;
 mod input;
+mod lockdown;
 mod me;
 mod metrics;
 mod policy;
 mod recovery;
 mod roles;
+mod security;
 mod sessions;
 mod tokens;
 
@@ -46,6 +48,8 @@ pub enum Tag {
     ApiKeys,
     /// The security policy, and what another one would have done.
     Policy,
+    /// What is done about incidents.
+    Incidents,
     /// The audit trail: the event log itself.
     Audit,
     /// What happened, counted.
@@ -64,8 +68,9 @@ type Apis = Operations<(
     grants::Grants,
     api_keys::ApiKeys,
     policy::Policies,
+    lockdown::Lockdowns,
     audit::Audit,
-    metrics::Metrics,
+    security::Security,
     health::Health,
 )>;
 
@@ -80,8 +85,9 @@ fn service() -> OpenApiService<Apis, ()> {
         grants::Grants,
         api_keys::ApiKeys,
         policy::Policies,
+        lockdown::Lockdowns,
         audit::Audit,
-        metrics::Metrics,
+        security::Security,
         health::Health,
     );
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))

@@ -17,7 +17,7 @@ use super::Tag;
 use super::input::Input;
 use crate::answer::{NoContent, about_the_new_password};
 use crate::app::App;
-use crate::caller::{Bearer, app, context};
+use crate::caller::{Bearer, app, context, unless_locked_down};
 use crate::http::Problem;
 
 pub struct Recovery;
@@ -94,6 +94,7 @@ impl Recovery {
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
+        unless_locked_down(app).await?;
         let Json(NewPassword { token, new_password }) = body;
         let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
         Ok(done.map_err(spent)?.into())

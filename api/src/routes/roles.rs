@@ -13,7 +13,7 @@ use poem_openapi::{Object, OpenApi};
 use super::Tag;
 use super::as_of::{self, Shown};
 use super::input::{Because, Input};
-use crate::answer::{NoContent, Recorded, query_failed};
+use crate::answer::{Enforced, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::Problem;
@@ -66,6 +66,8 @@ struct RoleDefinition {
 struct DefinedRole {
     role: String,
     permissions: Vec<String>,
+    #[oai(flatten)]
+    enforced: Enforced,
 }
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Roles")]
@@ -146,9 +148,10 @@ impl Roles {
             return Err(input.refused());
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        let commands = &app(request)?.commands;
-        let done = commands.define_role(&context, caller.permissions, role.clone(), permissions, reason).await?;
-        Ok(Recorded::of(done, |()| DefinedRole { role: role.into(), permissions: names(permissions) }))
+        let app = app(request)?;
+        let done = app.commands.define_role(&context, caller.permissions, role.clone(), permissions, reason).await?;
+        let permissions = names(permissions);
+        app.enforced_with(done, |(), enforced| DefinedRole { role: role.into(), permissions, enforced }).await
     }
 
     /// Retire a role that nobody holds.
@@ -163,7 +166,7 @@ impl Roles {
         role: Path<String>,
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesManage)?;
         caller.require_elevated()?;
@@ -172,7 +175,8 @@ impl Roles {
         let reason = input.parse("/reason", Reason::parse(&body.0.reason));
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        Ok(app(request)?.commands.retire_role(&context, caller.permissions, role, reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.retire_role(&context, caller.permissions, role, reason).await?).await
     }
 }
 

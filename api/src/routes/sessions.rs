@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::as_of::{PastPaging, Shown};
 use super::input::{Because, Input, Paging};
-use crate::answer::{NoContent, query_failed};
+use crate::answer::{Enforced, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{BearerOrKey, app, context};
 use crate::clock;
@@ -108,13 +108,14 @@ impl Sessions {
         session_id: Path<Uuid>,
         body: Json<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<NoContent, Problem> {
+    ) -> Result<Recorded<Enforced>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let mut input = Input::default();
         let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
         input.check()?;
         let context = context(request, caller.0.actor, idempotency_key.0)?;
-        Ok(app(request)?.commands.end_session(&context, SessionId(session_id.0), reason).await?.into())
+        let app = app(request)?;
+        app.enforced(app.commands.end_session(&context, SessionId(session_id.0), reason).await?).await
     }
 }
 

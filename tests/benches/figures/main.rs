@@ -16,6 +16,7 @@ mod limits;
 mod load;
 mod logins;
 mod preview;
+mod rebuild;
 mod replay;
 mod session;
 mod table;
@@ -24,13 +25,14 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("session", session::run),
     ("replay", replay::run),
     ("preview", preview::run),
+    ("rebuild", rebuild::run),
 ];
 
 fn main() -> ExitCode {

@@ -9,7 +9,7 @@ use crate::spec::{Operation, operations};
 use crate::{assert_problem, log_size};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 11] = [
+const PUBLIC: [&str; 12] = [
     "confirm_email_verification",
     "confirm_password_reset",
     "create_intrusion_report",
@@ -20,6 +20,7 @@ const PUBLIC: [&str; 11] = [
     "create_second_factor_login",
     "get_jwks",
     "get_liveness",
+    "get_metrics",
     "get_readiness",
 ];
 

@@ -62,6 +62,8 @@ async fn a_query_answers_with_the_security_headers_and_no_other() {
     for path in ["/health/live", "/health/ready", "/.well-known/jwks.json"] {
         assert_headers(&node.anonymous().get(path).await, 200, &[JSON]);
     }
+    let text = ("content-type", "text/plain; version=0.0.4; charset=utf-8");
+    assert_headers(&node.anonymous().get("/metrics").await, 200, &[text]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Answer, Client};
+use fulexo_tests::{Answer, Client, Program};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::block_in_place;
-
-use crate::program::Program;
 
 /// A directory under one that only its owner may enter; gone with the test.
 struct Home(PathBuf);

@@ -5,5 +5,5 @@
 #[path = "../log/audit.rs"]
 mod audit;
 mod dev;
-mod program;
+mod rebuild;
 mod serve;

@@ -9,8 +9,8 @@ use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::projection::Projection;
-use fulexo_projections::rebuild::rebuild;
-use fulexo_tests::{Answer, Client, Database, PASSWORD};
+use fulexo_projections::rebuild::{Options, rebuild};
+use fulexo_tests::{Answer, Client, Database, PASSWORD, Program};
 use poem::http::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -20,7 +20,6 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::audit::audit;
-use crate::program::Program;
 
 const KILLS: usize = 20;
 const CLIENTS: usize = 16;
@@ -78,8 +77,10 @@ async fn twenty_kills_under_load_lose_nothing_that_was_acknowledged_and_repeat_n
         (sessions, true)
     );
     for projection in Projection::ALL {
-        let rebuilt = rebuild(&pool, projection, |_, _| {}).await.unwrap();
-        assert!(rebuilt.is_same() && rebuilt.before.rows > 0, "{projection:?}: {rebuilt:?}");
+        let options = Options { program: "the tests".to_owned(), restart: false };
+        let outcomes = rebuild(&pool, &[projection], &options, |_, _| {}).await.unwrap();
+        let rebuilt = outcomes.into_iter().next().unwrap().1.unwrap();
+        assert!(rebuilt.comparison.is_same() && rebuilt.comparison.position > 0, "{projection:?}: {rebuilt:?}");
     }
 }
 

@@ -1,17 +1,21 @@
 //! What readers see, and what gates a request, is derived from the log: again with the same result, and not at all
 //! past an event that cannot be applied.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod behind;
 mod cut_off;
 mod gate;
+mod metrics;
 mod poison;
 mod rebuilt;
 mod replayed;
+mod versions;
 
 use fulexo_domain::event::{Actor, Event, Stream};
 use fulexo_domain::leaf::{Draft, Prepared};
+use fulexo_projections::projection::Projection;
+use fulexo_projections::rebuild::{Options, RebuildError, Rebuilt, rebuild};
 use fulexo_tests::{Client, Database, Node, eventually, log_size, operator};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -29,6 +33,13 @@ async fn caught_up(node: &Node, reader: &Client) {
         let answer = reader.get(path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
+}
+
+/// Rebuilds one view, as this program.
+async fn rebuilt(database: &Database, projection: Projection) -> Result<Rebuilt, RebuildError> {
+    let options = Options { program: "the tests".to_owned(), restart: false };
+    let mut outcomes = rebuild(&database.pool().await, &[projection], &options, |_, _| {}).await?;
+    outcomes.pop().unwrap().1
 }
 
 /// Takes the role away that the path names.

@@ -4,7 +4,7 @@ use fulexo_tests::{Client, Database};
 use tokio::task::block_in_place;
 
 use crate::pki::{Authority, Files, put};
-use crate::program::Program;
+use fulexo_tests::Program;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_and_stops_when_asked() {

@@ -19,6 +19,7 @@ pub(super) enum Kind {
     UnsupportedMediaType,
     RateLimited,
     Internal,
+    LockedDown,
     Overloaded,
     Unavailable,
     Timeout,
@@ -39,7 +40,7 @@ impl Kind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Overloaded | Self::Unavailable | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LockedDown | Self::Overloaded | Self::Unavailable | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -83,6 +84,7 @@ impl Kind {
             Self::Internal => {
                 ("internal", "Internal error", "Something failed here. Quote the instance to the operator.")
             }
+            Self::LockedDown => ("locked_down", "Locked down", "An incident is being contained; come back later."),
             Self::Overloaded => ("overloaded", "Overloaded", "Too busy; nothing was done. Try again."),
             Self::Unavailable => ("unavailable", "Unavailable", "Something the call needs is down. Try again."),
             Self::Timeout => (

@@ -29,7 +29,7 @@ const DOCUMENTED: [(u16, &str); 12] = [
     (415, "`unsupported_media_type`"),
     (429, "`rate_limited`"),
     (500, "`internal`: quote `instance` to the operator."),
-    (503, "`overloaded`, `unavailable` or `timeout`."),
+    (503, "`overloaded`, `unavailable`, `timeout`, or `locked_down` while an incident is contained."),
 ];
 
 fn documented(status: u16, description: &'static str) -> MetaResponse {
@@ -105,6 +105,7 @@ mod tests {
             Problem::unsupported_media_type(),
             Problem::rate_limited(wait),
             Problem::internal(""),
+            Problem::locked_down(),
             Problem::overloaded(wait),
             Problem::unavailable(wait),
             Problem::timeout(),

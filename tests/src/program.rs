@@ -20,12 +20,15 @@ pub struct Program {
 
 /// What a program left.
 pub struct Ended {
+    /// How it ended.
     pub status: ExitStatus,
+    /// What it wrote on standard error.
     pub errors: String,
 }
 
 impl Program {
     /// Starts it with these variables and no others.
+    #[must_use]
     pub fn start(arguments: &[&str], env: &BTreeMap<String, String>) -> Self {
         let mut child = Command::new(binary())
             .args(arguments)
@@ -67,6 +70,8 @@ impl Program {
         }
     }
 
+    /// Its process id.
+    #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -77,11 +82,16 @@ impl Program {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop, and waits for its end.
-    pub fn stop(&mut self, signal: &str) -> Ended {
+    /// Sends it a signal by its short name, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
         let status =
             Command::new("/bin/sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &self.pid().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// Asks it to stop, and waits for its end.
+    pub fn stop(&mut self, signal: &str) -> Ended {
+        self.signal(signal);
         self.wait()
     }
 

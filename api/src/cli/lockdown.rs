@@ -1,0 +1,69 @@
+//! `fulexo lockdown`: started and lifted by the operator, also when no administrator gets in.
+
+use clap::{Args, ValueEnum};
+use fulexo_commands::CommandError;
+use fulexo_domain::lockdown::{LockdownError, Scope};
+use fulexo_domain::values::Reason;
+
+use super::{Failure, block_on, operator, start_logging};
+use crate::app::{App, Core};
+use crate::config::Config;
+
+#[derive(Args)]
+pub struct Lockdown {
+    /// What it closes to everybody without `lockdown.manage`; `off` lifts it.
+    scope: Wanted,
+    /// Why; kept sealed beside the event.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Wanted {
+    /// Nobody logs in, refreshes or registers; who is in stays in.
+    Logins,
+    /// In addition, requests of those who are in are refused.
+    All,
+    /// Nothing any more.
+    Off,
+}
+
+impl Lockdown {
+    pub fn run(self) -> Result<(), Failure> {
+        let config = Config::from_env()?;
+        start_logging(config.environment, "warn");
+        block_on(async {
+            let core = Core::start(config).await?;
+            let changed = self.change(&core.app).await;
+            core.stop().await;
+            changed
+        })
+    }
+
+    async fn change(self, app: &App) -> Result<(), Failure> {
+        let reason = Reason::parse(&self.reason).map_err(|error| format!("--reason {error}"))?;
+        let done = match self.scope {
+            Wanted::Logins => app.commands.start_lockdown(&operator(), Scope::Logins, reason).await,
+            Wanted::All => app.commands.start_lockdown(&operator(), Scope::All, reason).await,
+            Wanted::Off => app.commands.lift_lockdown(&operator(), reason).await,
+        };
+        match done {
+            Ok(done) => {
+                let position = done.position.unwrap_or_default();
+                match self.scope {
+                    Wanted::Off => println!("the lockdown is lifted, at position {position}"),
+                    Wanted::Logins => println!("locked down (logins), at position {position}"),
+                    Wanted::All => println!("locked down (all), at position {position}"),
+                }
+                Ok(())
+            }
+            Err(CommandError::Lockdown(LockdownError::AlreadyStarted)) => {
+                Err(Failure::Failed("there is a lockdown of this scope already".to_owned()))
+            }
+            Err(CommandError::Lockdown(LockdownError::NotStarted)) => {
+                Err(Failure::Failed("there is no lockdown to lift".to_owned()))
+            }
+            Err(error) => Err(Failure::Failed(format!("nothing was changed: {error}"))),
+        }
+    }
+}

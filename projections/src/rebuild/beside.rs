@@ -1,0 +1,215 @@
+//! A version of a read model beside the live one: the one that is built, or the one that is kept. Its checkpoint moves
+//! with its rows, as the live one's does.
+
+use std::time::Duration;
+
+use fulexo_domain::event::Recorded;
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::{BATCH, News, RebuildError};
+use crate::feed::{self, FeedError};
+use crate::projection::Projection;
+use crate::to_i64;
+
+/// One that was killed a moment ago may hold the lock until its connection is found dead.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a switch gives way to whoever holds the tables.
+const TRIES: u32 = 20;
+
+/// Which one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Next,
+    Previous,
+}
+
+/// The only one at work on it, on a connection that is its own: lost with the lock, and the lock with it.
+pub struct Beside {
+    pub projection: Projection,
+    pub connection: PgConnection,
+    pub kind: Kind,
+    /// Everything below it is applied.
+    pub position: u64,
+}
+
+impl Beside {
+    pub async fn open(pool: &PgPool, projection: Projection, kind: Kind) -> Result<Self, RebuildError> {
+        let mut connection = pool.acquire().await?.detach();
+        let schema = match kind {
+            Kind::Next => "read_next",
+            Kind::Previous => "read_previous",
+        };
+        // The bounds that requests work under are not for this; a backend whose client is gone is to notice. What is
+        // not on disk yet after a crash is built again, so no batch waits for the disk.
+        sqlx::query!(
+            "select set_config(s.name, s.value, false)
+             from (values ('search_path', $1), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
+                          ('client_connection_check_interval', '1s'), ('synchronous_commit', 'off'),
+                          ('work_mem', '64MB'), ('maintenance_work_mem', '256MB')) s (name, value)",
+            format!("{schema}, pg_temp")
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        let deadline = Instant::now() + PATIENCE;
+        // Of the session, not of a transaction: an open transaction would keep vacuum from all that dies meanwhile.
+        while !sqlx::query_scalar!(
+            r#"select pg_try_advisory_lock(hashtextextended('projection.build ' || $1, 0)) as "locked!""#,
+            projection.as_str()
+        )
+        .fetch_one(&mut connection)
+        .await?
+        {
+            if Instant::now() > deadline {
+                return Err(RebuildError::UnderWay(projection));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok(Self { projection, connection, kind, position: 0 })
+    }
+
+    /// Where the live version is.
+    pub async fn live(&mut self) -> Result<u64, RebuildError> {
+        live(&mut self.connection, self.projection).await
+    }
+
+    /// Applies what comes next, and commits.
+    pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), RebuildError> {
+        let mut transaction = self.connection.begin().await?;
+        let until = self.position + events.len() as u64;
+        self.projection.apply(&mut transaction, events).await?;
+        step(&mut transaction, self.projection, self.kind, self.position..until).await?;
+        transaction.commit().await?;
+        self.position = until;
+        Ok(())
+    }
+
+    /// Reads and applies up to a position that the log has.
+    pub async fn advance(&mut self, until: u64) -> Result<(), RebuildError> {
+        while self.position < until {
+            let events = stretch(&mut self.connection, self.position..until).await?;
+            self.apply(&events).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the place of the live version, having applied the rest, in one transaction. Gives way to readers that hold
+    /// the tables for long, and tries again: whoever comes behind it in the lock's queue waits as long as it does.
+    pub async fn switch(&mut self, news: &mpsc::Sender<(Projection, News)>) -> Result<u64, RebuildError> {
+        for number in 1..=TRIES {
+            match self.try_switch().await {
+                Err(RebuildError::Feed(FeedError::Database(error))) if is_busy(&error) => {
+                    let _ = news.send((self.projection, News::Waiting)).await;
+                    sleep(Duration::from_millis(100) * number).await;
+                }
+                switched => return switched,
+            }
+        }
+        Err(RebuildError::Busy(self.projection))
+    }
+
+    async fn try_switch(&mut self) -> Result<u64, RebuildError> {
+        let (projection, name) = (self.projection, self.projection.as_str());
+        let mut transaction = self.connection.begin().await?;
+        // The switch itself is on disk when it is told.
+        sqlx::query!("set local synchronous_commit to default").execute(&mut *transaction).await?;
+        sqlx::query!("set local lock_timeout = '10s'").execute(&mut *transaction).await?;
+        let live = sqlx::query_scalar!("select position from projection.checkpoint where name = $1 for update", name)
+            .fetch_one(&mut *transaction)
+            .await?
+            .unsigned_abs();
+        // Readers are not taken back. A build has to be able to go on to the head; what is kept, as far as they have seen.
+        let end = match self.kind {
+            Kind::Next => feed::size(&mut transaction).await?.max(live),
+            Kind::Previous => live,
+        };
+        let mut position = self.position;
+        while position < end {
+            let events = stretch(&mut transaction, position..end).await?;
+            projection.apply(&mut transaction, &events).await?;
+            let until = position + events.len() as u64;
+            step(&mut transaction, projection, self.kind, position..until).await?;
+            position = until;
+        }
+        // Less than deadlock_timeout: it is never a reader that is cancelled.
+        sqlx::query!("set local lock_timeout = '300ms'").execute(&mut *transaction).await?;
+        match self.kind {
+            Kind::Next => sqlx::query!("select projection.switch_build($1)", name).execute(&mut *transaction).await?,
+            Kind::Previous => {
+                sqlx::query!("select projection.switch_back($1)", name).execute(&mut *transaction).await?
+            }
+        };
+        transaction.commit().await?;
+        self.position = position;
+        Ok(position)
+    }
+
+    /// Gives the lock back at once rather than when the server finds the connection closed.
+    pub async fn close(mut self) {
+        let _ = sqlx::query!("select pg_advisory_unlock_all()").execute(&mut self.connection).await;
+        let _ = self.connection.close().await;
+    }
+}
+
+/// Where the live version is, as the connection's transaction sees it.
+pub async fn live(connection: &mut PgConnection, projection: Projection) -> Result<u64, RebuildError> {
+    let position =
+        sqlx::query_scalar!("select position from projection.checkpoint where name = $1", projection.as_str())
+            .fetch_one(connection)
+            .await?;
+    Ok(position.unsigned_abs())
+}
+
+/// The first events of a stretch that the log has.
+pub async fn stretch(
+    connection: &mut PgConnection,
+    positions: std::ops::Range<u64>,
+) -> Result<Vec<Recorded>, RebuildError> {
+    let most = u32::try_from(positions.end - positions.start).unwrap_or(BATCH).min(BATCH);
+    let events = feed::read(connection, positions.start, most).await?;
+    if events.len() as u64 == u64::from(most) {
+        Ok(events)
+    } else {
+        Err(FeedError::Gap { position: positions.start + events.len() as u64 }.into())
+    }
+}
+
+/// Moves the checkpoint from where it was left.
+pub async fn step(
+    connection: &mut PgConnection,
+    projection: Projection,
+    kind: Kind,
+    positions: std::ops::Range<u64>,
+) -> Result<(), RebuildError> {
+    let (name, from, until) = (projection.as_str(), to_i64(positions.start), to_i64(positions.end));
+    let moved = match kind {
+        Kind::Next => {
+            sqlx::query!(
+                "update projection.build set position = $3 where name = $1 and position = $2",
+                name,
+                from,
+                until
+            )
+            .execute(connection)
+            .await?
+        }
+        Kind::Previous => {
+            sqlx::query!(
+                "update projection.previous set position = $3 where name = $1 and position = $2",
+                name,
+                from,
+                until
+            )
+            .execute(connection)
+            .await?
+        }
+    };
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(RebuildError::Overtaken(projection)) }
+}
+
+/// Whether somebody else held a lock for too long.
+fn is_busy(error: &sqlx::Error) -> bool {
+    // lock_not_available, deadlock_detected.
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03" || code == "40P01")
+}

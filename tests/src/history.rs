@@ -1,0 +1,239 @@
+//! A log of years in seconds: mixed events of many accounts, written past the append function. The same in every run,
+//! and true to how streams interleave; nothing stands beside it in the vault or in the gate's tables.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
+use fulexo_domain::event::{Actor, Category, Event, Field, SealedDigest, Stream};
+use fulexo_domain::leaf::{self, Draft};
+use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use sqlx::{Connection, PgConnection};
+use uuid::{Builder, Uuid};
+
+use crate::cluster::Database;
+use crate::dice::Dice;
+
+/// Rows in one statement.
+const BATCH: usize = 10_000;
+
+/// Writes so many events, at the end of what is there: of every twenty or so an account that registers, logins that
+/// succeed and fail, sessions that are refreshed and end, roles that come and go.
+pub async fn fill(database: &Database, events: usize) {
+    let mut connection = PgConnection::connect(&database.superuser_url()).await.unwrap();
+    sqlx::query("alter table log.event_0 disable trigger append_only").execute(&mut connection).await.unwrap();
+    let position: i64 = sqlx::query_scalar("select position from log.head").fetch_one(&mut connection).await.unwrap();
+    let mut history = History::new(events, position.unsigned_abs());
+    let mut written = 0;
+    while written < events {
+        let rows = history.next((events - written).min(BATCH));
+        let head = position + i64::try_from(written).unwrap();
+        written += rows.leaves.len();
+        sqlx::query(
+            "insert into log.event_0
+             select $1 + u.n - 1, u.stream_id, u.category, u.version, u.leaf, u.leaf_hash
+             from unnest($2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::bytea[])
+                 with ordinality u (stream_id, category, version, leaf, leaf_hash, n)",
+        )
+        .bind(head)
+        .bind(rows.streams)
+        .bind(rows.categories)
+        .bind(rows.versions)
+        .bind(rows.leaves)
+        .bind(rows.hashes)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    }
+    for statement in [
+        "alter table log.event_0 enable always trigger append_only",
+        "update log.head set position = (select max(position) + 1 from log.event), recorded_at = now()",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+}
+
+#[derive(Default)]
+struct Rows {
+    streams: Vec<Uuid>,
+    categories: Vec<&'static str>,
+    versions: Vec<i64>,
+    leaves: Vec<Vec<u8>>,
+    hashes: Vec<Vec<u8>>,
+}
+
+struct Account {
+    id: Uuid,
+    version: u64,
+    attempts: u64,
+    has_role: bool,
+}
+
+struct Live {
+    id: Uuid,
+    version: u64,
+    generation: u32,
+}
+
+struct History {
+    dice: Dice,
+    now: DateTime<Utc>,
+    accounts: Vec<Account>,
+    /// How many register in all.
+    population: usize,
+    sessions: Vec<Live>,
+    ready: Vec<(Stream, u64, Event)>,
+}
+
+impl History {
+    fn new(events: usize, seed: u64) -> Self {
+        Self {
+            dice: Dice(seed),
+            now: DateTime::UNIX_EPOCH + TimeDelta::days(20_000),
+            accounts: Vec::new(),
+            population: (events / 40).max(1),
+            sessions: Vec::new(),
+            ready: Vec::new(),
+        }
+    }
+
+    fn next(&mut self, most: usize) -> Rows {
+        let mut rows = Rows::default();
+        while rows.leaves.len() < most {
+            if self.ready.is_empty() {
+                self.now += TimeDelta::milliseconds(700);
+                self.happen();
+                self.ready.reverse();
+            }
+            let (stream, version, event) = self.ready.pop().unwrap();
+            let leaf = self.leaf(stream, version, event);
+            rows.streams.push(stream.id);
+            rows.categories.push(stream.category.as_str());
+            rows.versions.push(i64::try_from(version).unwrap());
+            rows.hashes.push(leaf::hash(&leaf).to_vec());
+            rows.leaves.push(leaf);
+        }
+        rows
+    }
+
+    /// As ids are made: the time, then chance.
+    fn id(&mut self) -> Uuid {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.dice.roll(u64::MAX).to_le_bytes());
+        let millis = u64::try_from(self.now.timestamp_millis()).unwrap();
+        Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+    }
+
+    fn happen(&mut self) {
+        let roll = self.dice.roll(100);
+        if self.accounts.is_empty() || (roll < 5 && self.accounts.len() < self.population) {
+            return self.register();
+        }
+        let account = self.dice.index(self.accounts.len());
+        match roll {
+            0..20 => self.fail(account),
+            20..45 => self.log_in(account),
+            45..48 => self.change_role(account),
+            _ if self.sessions.is_empty() => self.log_in(account),
+            48..85 => self.refresh(),
+            _ => self.end(),
+        }
+    }
+
+    fn push(&mut self, category: Category, id: Uuid, version: u64, event: impl Into<Event>) {
+        self.ready.push((Stream { category, id }, version, event.into()));
+    }
+
+    fn register(&mut self) {
+        let id = self.id();
+        self.accounts.push(Account { id, version: 2, attempts: 0, has_role: false });
+        self.push(Category::Account, id, 1, AccountEvent::Registered {});
+        let role = RoleName::parse("customer").unwrap();
+        self.push(Category::Account, id, 2, AccountEvent::RoleGranted { role });
+    }
+
+    fn attempted(&mut self, account: usize) -> (Uuid, u64) {
+        let account = self.accounts.get_mut(account).unwrap();
+        account.attempts += 1;
+        (account.id, account.attempts)
+    }
+
+    fn fail(&mut self, account: usize) {
+        let (id, version) = self.attempted(account);
+        let failed = AuthenticationEvent::Failed {
+            factor: Factor::Password,
+            reason: FailureReason::WrongPassword,
+            device: None,
+        };
+        self.push(Category::Authentication, id, version, failed);
+    }
+
+    fn log_in(&mut self, account: usize) {
+        let (id, version) = self.attempted(account);
+        let session = self.id();
+        let methods = vec![Method::Password];
+        let succeeded =
+            AuthenticationEvent::Succeeded { methods: methods.clone(), session: SessionId(session), device: None };
+        self.push(Category::Authentication, id, version, succeeded);
+        let started = SessionEvent::Started {
+            account: AccountId(id),
+            methods,
+            fingerprint: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
+            idle_expires_at: self.now + TimeDelta::days(7),
+            expires_at: self.now + TimeDelta::days(30),
+        };
+        self.push(Category::Session, session, 1, started);
+        self.sessions.push(Live { id: session, version: 1, generation: 1 });
+    }
+
+    fn refresh(&mut self) {
+        let (index, now) = (self.dice.index(self.sessions.len()), self.now);
+        let live = self.sessions.get_mut(index).unwrap();
+        live.version += 1;
+        live.generation += 1;
+        let (id, version, generation) = (live.id, live.version, live.generation);
+        let refreshed = SessionEvent::Refreshed {
+            generation,
+            grace_until: now + TimeDelta::seconds(10),
+            idle_expires_at: now + TimeDelta::days(7),
+        };
+        self.push(Category::Session, id, version, refreshed);
+    }
+
+    fn end(&mut self) {
+        let index = self.dice.index(self.sessions.len());
+        let live = self.sessions.swap_remove(index);
+        self.push(Category::Session, live.id, live.version + 1, SessionEvent::Revoked { by: RevokedBy::Owner });
+    }
+
+    fn change_role(&mut self, account: usize) {
+        let role = RoleName::parse("support").unwrap();
+        let account = self.accounts.get_mut(account).unwrap();
+        account.version += 1;
+        let event =
+            if account.has_role { AccountEvent::RoleRevoked { role } } else { AccountEvent::RoleGranted { role } };
+        account.has_role = !account.has_role;
+        let (id, version) = (account.id, account.version);
+        self.push(Category::Account, id, version, event);
+    }
+
+    fn leaf(&mut self, stream: Stream, version: u64, event: Event) -> Vec<u8> {
+        let id = self.id();
+        let draft = Draft {
+            id,
+            stream,
+            subject: Some(stream.id),
+            actor: Actor::Anonymous,
+            correlation: id,
+            causation: None,
+            policy_version: 1,
+            event,
+            sealed: vec![SealedDigest {
+                commitment: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
+                digest: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
+                fields: vec![Field::Ip, Field::UserAgent],
+            }],
+        };
+        draft.prepare().unwrap().leaf(self.now, version)
+    }
+}

@@ -1,0 +1,123 @@
+//! `fulexo rebuild` and `fulexo projections`: killed, interrupted, resumed, told of differences.
+
+use std::collections::BTreeMap;
+
+use fulexo_tests::{Database, eventually, history, superuser};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::task::block_in_place;
+
+use fulexo_tests::{Ended, Program};
+
+/// Three batches.
+const EVENTS: usize = 60_000;
+
+/// A database with a history that no view has seen, and the one variable that these verbs need.
+async fn start() -> (Database, BTreeMap<String, String>, PgPool) {
+    let database = Database::create().await;
+    history::fill(&database, EVENTS).await;
+    let env = BTreeMap::from([("DATABASE_URL".to_owned(), database.url())]);
+    let superuser = superuser(&database).await;
+    (database, env, superuser)
+}
+
+fn run(arguments: &[&str], env: &BTreeMap<String, String>) -> Ended {
+    block_in_place(|| Program::start(arguments, env).wait())
+}
+
+/// What `fulexo projections --json` says of one.
+fn standing(env: &BTreeMap<String, String>, name: &str) -> Value {
+    let text = block_in_place(|| Program::start(&["projections", "--json"], env).says("["));
+    let standings: Vec<Value> = serde_json::from_str(&format!("[{text}")).unwrap();
+    standings.into_iter().find(|standing| standing["name"] == name).unwrap()
+}
+
+/// Begins to rebuild the audit index, and holds it up once a batch is in, until `meanwhile` has done with it.
+async fn half_way<T>(env: &BTreeMap<String, String>, superuser: &PgPool, meanwhile: impl FnOnce(Program) -> T) -> T {
+    let program = Program::start(&["rebuild", "audit"], env);
+    let is_at_it = "select exists (select from projection.build where name = 'audit' and position > 0)
+                       and exists (select from pg_locks where locktype = 'advisory'
+                                   and database = (select oid from pg_database where datname = current_database()))";
+    eventually("a batch is in", async || sqlx::query_scalar::<_, bool>(is_at_it).fetch_one(superuser).await.unwrap())
+        .await;
+    let mut transaction = superuser.begin().await.unwrap();
+    sqlx::query("lock table read_next.audit in exclusive mode").execute(&mut *transaction).await.unwrap();
+    let result = block_in_place(|| meanwhile(program));
+    transaction.rollback().await.unwrap();
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_was_killed_is_resumed_and_one_that_was_interrupted_says_that_it_will_be() {
+    let (_database, env, superuser) = start().await;
+    half_way(&env, &superuser, |mut program| {
+        let build = standing(&env, "audit")["build"].clone();
+        assert_eq!((&build["version"], &build["under_way"]), (&2.into(), &true.into()), "{build}");
+        program.kill();
+    })
+    .await;
+    eventually("its connection is found dead", async || standing(&env, "audit")["build"]["under_way"] == false).await;
+    let killed = standing(&env, "audit");
+    assert_eq!((&killed["version"], &killed["position"]), (&1.into(), &0.into()), "nothing is switched: {killed}");
+
+    let interrupted = half_way(&env, &superuser, |mut program| program.stop("INT")).await;
+    assert_eq!(interrupted.status.code(), Some(1), "{}", interrupted.errors);
+    assert!(interrupted.errors.contains("audit: building version 2 goes on from position "), "{}", interrupted.errors);
+    assert!(interrupted.errors.contains("the next `fulexo rebuild` goes on from here"), "{}", interrupted.errors);
+
+    let ended = run(&["rebuild", "audit"], &env);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+    assert!(ended.errors.contains("audit: building version 2 goes on from position "), "{}", ended.errors);
+    let counts = "select count(*), count(distinct position), max(position) from read.audit";
+    let rows: (i64, i64, i64) = sqlx::query_as(counts).fetch_one(&superuser).await.unwrap();
+    let events = i64::try_from(EVENTS).unwrap();
+    assert_eq!(rows, (events, events, events - 1), "each event once");
+    let standing = standing(&env, "audit");
+    assert_eq!((&standing["version"], &standing["lag"], &standing["build"]), (&2.into(), &0.into(), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_tells_what_differs_and_a_rollback_brings_it_back() {
+    let (_database, env, superuser) = start().await;
+    let first = run(&["rebuild", "--all"], &env);
+    assert_eq!(first.status.code(), Some(0), "{}", first.errors);
+    let statement = "update read.account set suspended = true
+                     where account_id = (select min(account_id::text)::uuid from read.account) returning account_id::text";
+    let altered: String = sqlx::query_scalar(statement).fetch_one(&superuser).await.unwrap();
+
+    let second = run(&["rebuild", "accounts", "sessions"], &env);
+    assert_eq!(second.status.code(), Some(1), "{}", second.errors);
+    let told = format!("1 row differs at position 60,000, such as account {altered}. The log's word stands");
+    assert!(second.errors.contains(&told), "{}", second.errors);
+    let versions = ["accounts", "sessions", "audit"].map(|name| standing(&env, name)["version"].clone());
+    assert_eq!(versions, [3, 3, 2], "of one reading the others are switched all the same");
+    let suspended = "select suspended from read.account where account_id = $1::uuid";
+    let is_suspended =
+        async || sqlx::query_scalar::<_, bool>(suspended).bind(&altered).fetch_one(&superuser).await.unwrap();
+    assert!(!is_suspended().await);
+
+    let mut back = Program::start(&["rebuild", "--rollback", "accounts"], &env);
+    assert_eq!(
+        block_in_place(|| back.says("accounts: ")),
+        "version 2 is live again, at position 60,000; version 3 is kept"
+    );
+    assert!(is_suspended().await);
+    let line = block_in_place(|| Program::start(&["projections"], &env).says("accounts "));
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(cells, ["2", "60,000", "0", "-", "3", "ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_is_told_which_and_how() {
+    let env = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://nobody@127.0.0.1:1/nothing".to_owned())]);
+    for arguments in [
+        &["rebuild"][..],
+        &["rebuild", "everything"],
+        &["rebuild", "--all", "accounts"],
+        &["rebuild", "--rollback", "accounts", "--all"],
+        &["rebuild", "--rollback", "accounts", "--restart"],
+    ] {
+        let ended = run(arguments, &env);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {}", ended.errors);
+    }
+}
