@@ -45,6 +45,9 @@ pub enum Permission {
     /// Read the audit trail.
     #[serde(rename = "audit.read")]
     AuditRead,
+    /// See how many events there were, and how many accounts and sessions.
+    #[serde(rename = "metrics.read")]
+    MetricsRead,
     /// Start and lift a lockdown, and work during one.
     #[serde(rename = "lockdown.manage")]
     LockdownManage,
@@ -52,7 +55,7 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::SessionsRead,
@@ -65,6 +68,7 @@ impl Permission {
         Self::ApiKeysManage,
         Self::TokensIntrospect,
         Self::AuditRead,
+        Self::MetricsRead,
         Self::LockdownManage,
     ];
 
@@ -93,6 +97,7 @@ impl Permission {
             Self::ApiKeysManage => "Make, list and revoke API keys.",
             Self::TokensIntrospect => "Ask what a token is worth (RFC 7662).",
             Self::AuditRead => "Read the audit trail.",
+            Self::MetricsRead => "See how many events there were, and how many accounts and sessions.",
             Self::LockdownManage => "Start and lift a lockdown, and work during one.",
         }
     }
@@ -113,6 +118,7 @@ impl Permission {
             Self::ApiKeysManage => "api_keys.manage",
             Self::TokensIntrospect => "tokens.introspect",
             Self::AuditRead => "audit.read",
+            Self::MetricsRead => "metrics.read",
             Self::LockdownManage => "lockdown.manage",
         }
     }
@@ -163,7 +169,7 @@ impl Permissions {
 /// The built-in roles and what they may do. Nobody changes them.
 const BUILT_IN: [(&str, &[Permission]); 3] = [
     ("admin", &Permission::ALL),
-    ("auditor", &[Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead]),
+    ("auditor", &[Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead]),
     ("customer", &[]),
 ];
 
@@ -203,7 +209,7 @@ mod tests {
     #[test]
     fn an_auditor_reads_and_changes_nothing() {
         let auditor = built_in(&RoleName::parse("auditor").unwrap()).unwrap();
-        let expected = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead];
+        let expected = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead];
         assert_eq!(auditor.iter().collect::<Vec<_>>(), expected);
     }
 

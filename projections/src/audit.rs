@@ -36,6 +36,8 @@ pub struct Filter {
     pub from: Option<DateTime<Utc>>,
     /// Recorded before.
     pub to: Option<DateTime<Utc>>,
+    /// Up to this position.
+    pub until: Option<i64>,
 }
 
 /// Events in the order of the log, after a position or from the beginning.
@@ -54,7 +56,8 @@ pub async fn list(pool: &PgPool, filter: Filter, after: Option<i64>, limit: u16)
            and ($6::uuid is null or a.correlation_id = $6)
            and ($7::timestamptz is null or a.recorded_at >= $7)
            and ($8::timestamptz is null or a.recorded_at < $8)
-         order by a.position limit $9",
+           and a.position <= $9
+         order by a.position limit $10",
         after.unwrap_or(-1),
         filter.event_type,
         filter.category,
@@ -63,6 +66,7 @@ pub async fn list(pool: &PgPool, filter: Filter, after: Option<i64>, limit: u16)
         filter.correlation,
         filter.from,
         filter.to,
+        filter.until.unwrap_or(i64::MAX),
         Page::<Entry>::fetch(limit)
     )
     .fetch_all(pool)

@@ -151,6 +151,14 @@ async fn checksum(
     Ok(Checksum { rows, digest: digest.finalize().into() })
 }
 
+/// For as long as the transaction lasts, tables are those in this schema. Temporary ones come last, or they would come first.
+async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("select set_config('search_path', $1 || ', pg_temp', true)", schema)
+        .fetch_one(transaction)
+        .await
+        .map(drop)
+}
+
 /// The rows of a table as of a position, each as text, in the order of their keys. One question for both: a table that was
 /// made by a replay and one that was followed.
 fn rows_as_of(

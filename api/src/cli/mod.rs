@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 it failed, the last line says why; 2 the configuration or the arguments are wrong, and every
 //! problem is listed.
 
+mod as_of;
 mod dev;
 mod events;
 mod lockdown;
@@ -12,6 +13,7 @@ mod progress;
 mod projections;
 mod rebuild;
 mod register;
+mod replay;
 mod serve;
 mod target;
 
@@ -68,6 +70,14 @@ enum Verb {
     /// transaction, the new ones. Interrupted, the next run goes on where it was. Exits with 1 when the log says
     /// something else than a view did; the log's word stands then, and --rollback brings the view back.
     Rebuild(rebuild::Rebuild),
+    /// Show who could do what, and what there was, at a position or a time.
+    ///
+    /// Asks the read models, which keep every version of their rows; nothing is replayed.
+    AsOf(as_of::AsOf),
+    /// Make the read models again from the log alone, up to a position, and compare them with what the live ones say of it.
+    ///
+    /// Works in temporary tables of its own, beside running nodes, and changes nothing. Exits with 1 when a table differs.
+    Replay(replay::Replay),
     /// List the read models: version, position, lag, owner, state.
     Projections(projections::Projections),
     /// Follow the log in the terminal.
@@ -126,6 +136,8 @@ impl Cli {
             Verb::Lockdown(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
+            Verb::AsOf(verb) => verb.run(),
+            Verb::Replay(verb) => verb.run(),
             Verb::Projections(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
         };

@@ -15,6 +15,7 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
+use super::as_of::{self, PastPaging, Shown};
 use super::input::{Because, Input, Paging};
 use super::me::{ChangedProfile, ProfileChange};
 use crate::answer::{Enforced, NoContent, Recorded, query_failed};
@@ -56,6 +57,18 @@ struct Account {
 struct AccountPage {
     items: Vec<Account>,
     next_cursor: Option<String>,
+    /// Of which moment this is, where one was asked for.
+    #[oai(skip_serializing_if_is_none)]
+    as_of: Option<Shown>,
+}
+
+#[derive(Object)]
+struct AccountAsOf {
+    #[oai(flatten)]
+    account: Account,
+    /// Of which moment this is, where one was asked for.
+    #[oai(skip_serializing_if_is_none)]
+    as_of: Option<Shown>,
 }
 
 #[derive(Object)]
@@ -105,7 +118,7 @@ impl Accounts {
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// The account with exactly this address, without regard to case.
+        /// The account that has exactly this address now, without regard to case.
         email: Query<Option<String>>,
         /// Accounts that hold this role.
         role: Query<Option<String>>,
@@ -117,23 +130,26 @@ impl Accounts {
         second_factor: Query<Option<bool>>,
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
+        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
         limit: Query<Option<u16>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<AccountPage>, Problem> {
         caller.0.require(Permission::AccountsRead)?;
         let app = app(request)?;
-        let paging = Paging::by_id(cursor.0, limit.0)?;
         let mut input = Input::default();
         let email = input.parse_optional("/email", email.0.as_deref().map(EmailAddress::parse));
         let role = input.parse_optional("/role", role.0.as_deref().map(RoleName::parse));
         input.check()?;
         app.caught_up(Projection::Accounts, min_position.0).await?;
+        let read = |key: &str| key.parse().ok();
+        let past = PastPaging::of(app, Projection::Accounts, as_of.0, cursor.0, limit.0, read).await?;
 
         let account = match &email {
             Some(email) => match app.commands.account_of(email).await? {
                 Some(account) => Some(account),
-                None => return Ok(Json(AccountPage { items: Vec::new(), next_cursor: None })),
+                None => return Ok(Json(AccountPage { items: Vec::new(), next_cursor: None, as_of: past.shown() })),
             },
             None => None,
         };
@@ -144,9 +160,20 @@ impl Accounts {
             suspended: suspended.0,
             second_factor: second_factor.0,
         };
-        let now = clock::now();
-        let page = accounts::list(&app.pool, filter, paging.after, paging.limit, now).await.map_err(query_failed)?;
-        Ok(Json(AccountPage { items: named(app, page.items, now).await?, next_cursor: page.next }))
+        let Paging { after, limit } = past.paging;
+        let (page, now) = match past.moment {
+            Some(moment) => (accounts::list_as_of(&app.pool, filter, after, limit, moment).await, moment.time),
+            None => {
+                let now = clock::now();
+                (accounts::list(&app.pool, filter, after, limit, now).await, now)
+            }
+        };
+        let page = page.map_err(query_failed)?;
+        Ok(Json(AccountPage {
+            items: named(app, page.items, now).await?,
+            next_cursor: past.next(page.next),
+            as_of: past.shown(),
+        }))
     }
 
     /// One account.
@@ -158,15 +185,23 @@ impl Accounts {
         request: &Request,
         caller: BearerOrKey,
         account_id: Path<Uuid>,
+        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        as_of: Query<Option<String>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<Account>, Problem> {
+    ) -> Result<Json<AccountAsOf>, Problem> {
         caller.0.require(Permission::AccountsRead)?;
         let app = app(request)?;
         app.caught_up(Projection::Accounts, min_position.0).await?;
-        let row = accounts::get(&app.pool, AccountId(account_id.0)).await.map_err(query_failed)?;
-        let row = row.ok_or_else(Problem::not_found)?;
-        let mut named = named(app, vec![row], clock::now()).await?;
-        named.pop().map(Json).ok_or_else(Problem::not_found)
+        let moment = as_of::moment(app, as_of.0.as_deref(), &[Projection::Accounts]).await?;
+        let account = AccountId(account_id.0);
+        let row = match moment {
+            Some(moment) => accounts::get_as_of(&app.pool, account, moment).await,
+            None => accounts::get(&app.pool, account).await,
+        };
+        let row = row.map_err(query_failed)?.ok_or_else(Problem::not_found)?;
+        let mut named = named(app, vec![row], moment.map_or_else(clock::now, |moment| moment.time)).await?;
+        let account = named.pop().ok_or_else(Problem::not_found)?;
+        Ok(Json(AccountAsOf { account, as_of: moment.map(Shown::from) }))
     }
 
     /// Make an account for somebody else.

@@ -17,7 +17,8 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
-use super::input::{Input, Paging};
+use super::as_of::{PastPaging, Shown};
+use super::input::{Input, read_position};
 use crate::answer::query_failed;
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;
@@ -79,6 +80,9 @@ struct AuditSealed {
 pub struct AuditPage {
     pub items: Vec<AuditEvent>,
     pub next_cursor: Option<String>,
+    /// Of which moment this is, where one was asked for.
+    #[oai(skip_serializing_if_is_none)]
+    pub as_of: Option<Shown>,
 }
 
 #[derive(Object)]
@@ -120,13 +124,14 @@ impl Audit {
         to: Query<Option<DateTime<Utc>>>,
         /// `next_cursor` of the page before; takes precedence over `after`.
         cursor: Query<Option<String>>,
+        /// A position of the log, or a time (RFC 3339): events up to that one, or up to the last one recorded by then.
+        as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
         limit: Query<Option<u16>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<AuditPage>, Problem> {
         caller.0.require(Permission::AuditRead)?;
         let app = app(request)?;
-        let paging = Paging::by_position(cursor.0, limit.0)?;
         let mut input = Input::default();
         let sound_type = |text: String| {
             if is_event_type(&text) { Ok(text) } else { Err(InvalidValue("must be a type such as session.started")) }
@@ -141,7 +146,7 @@ impl Audit {
         };
         let after = after.0.map(|after| i64::try_from(after).map_err(|_| InvalidValue("must be at most 2^63 - 1")));
         let after = input.parse_optional("/after", after);
-        let filter = audit::Filter {
+        let mut filter = audit::Filter {
             event_type: input.parse_optional("/type", event_type.0.map(sound_type)),
             category: input.parse_optional("/category", category.0.map(known_category)),
             subject: subject.0,
@@ -149,13 +154,16 @@ impl Audit {
             correlation: correlation.0,
             from: from.0,
             to: to.0,
+            until: None,
         };
         input.check()?;
         app.caught_up(Projection::Audit, min_position.0).await?;
-        let after = paging.after.or(after);
-        let page = audit::list(&app.pool, filter, after, paging.limit).await.map_err(query_failed)?;
+        let past = PastPaging::of(app, Projection::Audit, as_of.0, cursor.0, limit.0, read_position).await?;
+        filter.until = past.moment.map(|moment| moment.position);
+        let after = past.paging.after.or(after);
+        let page = audit::list(&app.pool, filter, after, past.paging.limit).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
-        Ok(Json(AuditPage { items, next_cursor: page.next }))
+        Ok(Json(AuditPage { items, next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
     /// One event, with the exact bytes of its leaf.

@@ -18,6 +18,7 @@ fn member(name: &str) -> Option<Value> {
 fn parameter(name: &str) -> Option<Value> {
     Some(match name {
         "Idempotency-Key" => json!({"minLength": 1, "maxLength": 255}),
+        "as_of" => json!({"minLength": 1, "maxLength": 40}),
         "limit" => json!({"minimum": 1, "maximum": 200}),
         "cursor" => json!({"minLength": 1}),
         "role" => json!({"pattern": ROLE}),

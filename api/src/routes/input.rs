@@ -81,11 +81,18 @@ impl Paging<i64> {
     /// # Errors
     /// 400 for a cursor that no page gave, or a limit out of range.
     pub fn by_position(cursor: Option<String>, limit: Option<u16>) -> Result<Self, Problem> {
-        paging(cursor, limit, |text| text.parse().ok().filter(|position| *position >= 0))
+        paging(cursor, limit, read_position)
     }
 }
 
-fn paging<K>(
+/// A position as a cursor has it.
+pub fn read_position(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|position| *position >= 0)
+}
+
+/// # Errors
+/// 400 for a cursor that cannot be read, or a limit out of range.
+pub fn paging<K>(
     cursor: Option<String>,
     limit: Option<u16>,
     read: impl Fn(&str) -> Option<K>,

@@ -304,7 +304,7 @@ impl Me {
         let paging = Paging::by_id(cursor.0, limit.0)?;
         app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
         let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
-        let page = with_origins(app, filter, &paging).await?;
+        let page = with_origins(app, filter, &paging, None).await?;
         let items = page.items.into_iter().map(|(session, origin)| MySession {
             current: session.session_id == caller.session.0,
             session_id: session.session_id,
@@ -366,7 +366,7 @@ impl Me {
         let filter = audit::Filter { subject: Some(caller.0.account.0), ..audit::Filter::default() };
         let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
-        Ok(Json(AuditPage { items, next_cursor: page.next }))
+        Ok(Json(AuditPage { items, next_cursor: page.next, as_of: None }))
     }
 }
 

@@ -3,9 +3,11 @@
 
 mod accounts;
 mod api_keys;
+mod as_of;
 mod audit;
 mod auth;
 mod document;
+mod grants;
 mod health;
 mod input;
 mod lockdown;
@@ -14,6 +16,7 @@ mod metrics;
 mod policy;
 mod recovery;
 mod roles;
+mod security;
 mod sessions;
 mod tokens;
 
@@ -49,6 +52,8 @@ pub enum Tag {
     Incidents,
     /// The audit trail: the event log itself.
     Audit,
+    /// What happened, counted.
+    Metrics,
     /// Whether the service works, and the keys that its tokens are verified with.
     Service,
 }
@@ -60,10 +65,12 @@ type Apis = Operations<(
     accounts::Accounts,
     sessions::Sessions,
     roles::Roles,
+    grants::Grants,
     api_keys::ApiKeys,
     policy::Policies,
     lockdown::Lockdowns,
     audit::Audit,
+    security::Security,
     health::Health,
 )>;
 
@@ -75,10 +82,12 @@ fn service() -> OpenApiService<Apis, ()> {
         accounts::Accounts,
         sessions::Sessions,
         roles::Roles,
+        grants::Grants,
         api_keys::ApiKeys,
         policy::Policies,
         lockdown::Lockdowns,
         audit::Audit,
+        security::Security,
         health::Health,
     );
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
@@ -89,6 +98,7 @@ fn service() -> OpenApiService<Apis, ()> {
          Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
          something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded; \
          what is below `/v1/me` sees the caller's login or refresh in any case. \
+         With `as_of`, a position or a time, a query answers as it would have done then. \
          An unsafe call may be repeated with the same `Idempotency-Key`.\n\n\
          Browsers may have their tokens in cookies (`cookies` of a login): the access token in \
          `__Host-fulexo-access` is then taken for a bearer token, and a call that is not a GET needs the answer's \

@@ -2,15 +2,19 @@
 
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
-use fulexo_projections::access;
+use fulexo_projections::as_of::Moment;
+use fulexo_projections::projection::Projection;
+use fulexo_projections::{access, roles};
 use poem::Request;
-use poem_openapi::param::{Header, Path};
+use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
 use super::Tag;
+use super::as_of::{self, Shown};
 use super::input::{Because, Input};
 use crate::answer::{Enforced, Recorded, query_failed};
+use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::Problem;
 
@@ -32,6 +36,9 @@ struct Role {
 #[derive(Object)]
 struct RoleList {
     items: Vec<Role>,
+    /// Of which moment this is, where one was asked for.
+    #[oai(skip_serializing_if_is_none)]
+    as_of: Option<Shown>,
 }
 
 #[derive(Object)]
@@ -67,11 +74,21 @@ struct DefinedRole {
 impl Roles {
     /// Every role: those built in, then those that administrators defined.
     ///
-    /// Never behind the log. Needs `roles.read`.
+    /// Never behind the log. What is built in allows what this release gives it, also in the past. Needs `roles.read`.
     #[oai(path = "/roles", method = "get", operation_id = "list_roles")]
-    async fn list(&self, request: &Request, caller: BearerOrKey) -> Result<Json<RoleList>, Problem> {
+    async fn list(
+        &self,
+        request: &Request,
+        caller: BearerOrKey,
+        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        as_of: Query<Option<String>>,
+    ) -> Result<Json<RoleList>, Problem> {
         caller.0.require(Permission::RolesRead)?;
-        let mut connection = app(request)?.pool.acquire().await.map_err(query_failed)?;
+        let app = app(request)?;
+        if let Some(moment) = as_of::moment(app, as_of.0.as_deref(), &[Projection::Roles]).await? {
+            return list_as_of(app, moment).await.map(Json);
+        }
+        let mut connection = app.pool.acquire().await.map_err(query_failed)?;
         let mut items = Vec::new();
         for role in built_in_roles() {
             items.push(Role {
@@ -91,7 +108,7 @@ impl Roles {
                 role: role.role.into(),
             });
         }
-        Ok(Json(RoleList { items }))
+        Ok(Json(RoleList { items, as_of: None }))
     }
 
     /// Every permission there is.
@@ -161,6 +178,30 @@ impl Roles {
         let app = app(request)?;
         app.enforced(app.commands.retire_role(&context, caller.permissions, role, reason).await?).await
     }
+}
+
+/// Every role as it was.
+async fn list_as_of(app: &App, moment: Moment) -> Result<RoleList, Problem> {
+    let holders = roles::holders(&app.pool, moment.position).await.map_err(query_failed)?;
+    let held = |role: &str| holders.get(role).copied().unwrap_or_default();
+    let mut items: Vec<Role> = built_in_roles()
+        .map(|role| Role {
+            permissions: names(built_in(&role).unwrap_or_default()),
+            built_in: true,
+            retired: false,
+            holders: held(role.as_str()),
+            role: role.into(),
+        })
+        .collect();
+    let defined = roles::defined(&app.pool, moment.position).await.map_err(query_failed)?;
+    items.extend(defined.into_iter().map(|role| Role {
+        permissions: role.permissions,
+        built_in: false,
+        retired: role.retired,
+        holders: held(&role.role),
+        role: role.role,
+    }));
+    Ok(RoleList { items, as_of: Some(moment.into()) })
 }
 
 /// Permissions by name, each one that is none named.

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
+use fulexo_projections::as_of::Moment;
 use fulexo_projections::page::Page;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::sessions;
@@ -14,6 +15,7 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
+use super::as_of::{PastPaging, Shown};
 use super::input::{Because, Input, Paging};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::app::App;
@@ -45,6 +47,9 @@ struct Session {
 struct SessionPage {
     items: Vec<Session>,
     next_cursor: Option<String>,
+    /// Of which moment this is, where one was asked for.
+    #[oai(skip_serializing_if_is_none)]
+    as_of: Option<Shown>,
 }
 
 #[OpenApi(prefix_path = "/v1/sessions", tag = "Tag::Sessions")]
@@ -63,16 +68,19 @@ impl Sessions {
         live: Query<Option<bool>>,
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
+        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
         limit: Query<Option<u16>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<SessionPage>, Problem> {
         caller.0.require(Permission::SessionsRead)?;
         let app = app(request)?;
-        let paging = Paging::by_id(cursor.0, limit.0)?;
         app.caught_up(Projection::Sessions, min_position.0).await?;
+        let read = |key: &str| key.parse().ok();
+        let past = PastPaging::of(app, Projection::Sessions, as_of.0, cursor.0, limit.0, read).await?;
         let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
-        let page = with_origins(app, filter, &paging).await?;
+        let page = with_origins(app, filter, &past.paging, past.moment).await?;
         let items = page.items.into_iter().map(|(session, origin)| Session {
             ip: origin.ip,
             user_agent: origin.user_agent,
@@ -86,7 +94,7 @@ impl Sessions {
             ended_at: session.ended_at,
             ended_by: session.ended_by,
         });
-        Ok(Json(SessionPage { items: items.collect(), next_cursor: page.next }))
+        Ok(Json(SessionPage { items: items.collect(), next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
     /// End anybody's session.
@@ -118,14 +126,19 @@ pub struct Origin {
     pub user_agent: Option<String>,
 }
 
-/// A page of sessions, each with what is sealed beside its start.
+/// A page of sessions, each with what is sealed beside its start; as they were at a moment, or are.
 pub async fn with_origins(
     app: &App,
     filter: sessions::Filter,
     paging: &Paging<Uuid>,
+    moment: Option<Moment>,
 ) -> Result<Page<(sessions::Session, Origin)>, Problem> {
-    let page =
-        sessions::list(&app.pool, filter, paging.after, paging.limit, clock::now()).await.map_err(query_failed)?;
+    let Paging { after, limit } = *paging;
+    let page = match moment {
+        Some(moment) => sessions::list_as_of(&app.pool, filter, after, limit, moment).await,
+        None => sessions::list(&app.pool, filter, after, limit, clock::now()).await,
+    };
+    let page = page.map_err(query_failed)?;
     let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
     let facts = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
     let items = page.items.into_iter().map(|session| {

@@ -9,6 +9,7 @@ mod gate;
 mod metrics;
 mod poison;
 mod rebuilt;
+mod replayed;
 mod versions;
 
 use fulexo_domain::event::{Actor, Event, Stream};
@@ -28,7 +29,7 @@ async fn superuser(database: &Database) -> PgConnection {
 /// Until every view has seen everything that the log holds now.
 async fn caught_up(node: &Node, reader: &Client) {
     let reader = reader.seeing(log_size(node).await - 1);
-    for path in ["/v1/accounts", "/v1/sessions", "/v1/audit/events"] {
+    for path in ["/v1/accounts", "/v1/sessions", "/v1/grants", "/v1/security/metrics", "/v1/audit/events"] {
         let answer = reader.get(path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }

@@ -85,7 +85,7 @@ async fn commands_go_on_while_views_are_rebuilt() {
 }
 
 /// A node whose mail is read.
-async fn start() -> (Node, Mailbox) {
+pub async fn start() -> (Node, Mailbox) {
     let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
     let mut env = database.env();
     env.extend(mailbox.env());
@@ -93,7 +93,7 @@ async fn start() -> (Node, Mailbox) {
 }
 
 /// Something of every kind.
-async fn mixed_load(node: &Node, mailbox: &Mailbox) {
+pub async fn mixed_load(node: &Node, mailbox: &Mailbox) {
     mail_load(node, mailbox).await;
     let admin = node.admin().await;
     daily_load(node, &admin).await;

@@ -253,7 +253,7 @@ async fn a_new_version_has_every_index_constraint_and_grant_that_the_one_before_
     // What no migration does today, and one may do tomorrow.
     for statement in [
         "alter table read.session set (fillfactor = 70)",
-        "alter table read.session add constraint session_since check (since >= 0)",
+        "alter table read.session add constraint session_start_counts check (started_position >= 0)",
         "create unique index session_position on read.session (started_position)",
     ] {
         sqlx::query(statement).execute(&mut superuser).await.unwrap();

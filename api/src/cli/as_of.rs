@@ -1,0 +1,268 @@
+//! `fulexo as-of`: who could do what, and what there was, at a position or a time. Ids, no personal data: those are sealed.
+
+use std::io::{IsTerminal, Write};
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use clap::{Args, ValueEnum};
+use fulexo_domain::permission::{built_in, built_in_roles};
+use fulexo_domain::values::RoleName;
+use fulexo_projections::as_of::{AsOf as When, Moment};
+use fulexo_projections::page::{LARGEST, Page};
+use fulexo_projections::{accounts, metrics, roles, sessions};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::replay::seen;
+use super::target::Target;
+use super::{Failure, block_on};
+use crate::app::connect;
+use crate::clock;
+
+#[derive(Args)]
+pub struct AsOf {
+    /// A position of the log, or a time (RFC 3339) such as 2026-11-01T12:00Z.
+    #[arg(value_name = "WHEN")]
+    when: When,
+    /// What to show.
+    #[arg(value_enum)]
+    what: What,
+    /// Print one JSON document a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Accounts, their roles and locks.
+    Accounts,
+    /// Sessions in use.
+    Sessions,
+    /// Roles, and what they allowed.
+    Roles,
+    /// Who held which role, since when and by whom, and what it allowed.
+    Grants,
+    /// What happened in the 24 hours before, and what there was.
+    Metrics,
+}
+
+impl AsOf {
+    pub fn run(self) -> Result<(), Failure> {
+        let url = self.target.database_url()?;
+        block_on(async {
+            let pool = connect(&url, 2).await?;
+            let moment = self.when.resolve(&pool, clock::now()).await.map_err(|error| format!("{WHEN} {error}"))?;
+            seen(&pool, moment.position).await?;
+            let mut out = Lines { json: self.json, columns: self.what.columns(), gone: false };
+            out.head(moment);
+            match self.what {
+                What::Accounts => show_accounts(&pool, moment, &mut out).await?,
+                What::Sessions => show_sessions(&pool, moment, &mut out).await?,
+                What::Roles => show_roles(&pool, moment, &mut out).await?,
+                What::Grants => show_grants(&pool, moment, &mut out).await?,
+                What::Metrics => show_metrics(&pool, moment, &mut out).await?,
+            }
+            Ok(())
+        })
+    }
+}
+
+const WHEN: &str = "WHEN";
+
+impl What {
+    /// Heads and widths; the last column is as wide as it has to be.
+    const fn columns(self) -> &'static [(&'static str, usize)] {
+        match self {
+            Self::Accounts => &[("account_id", 36), ("registered_at", 20), ("roles", 24), ("state", 0)],
+            Self::Sessions => &[("session_id", 36), ("account_id", 36), ("started_at", 20), ("last_seen_at", 0)],
+            Self::Roles => &[("role", 20), ("holders", 8), ("permissions", 0)],
+            Self::Grants => &[
+                ("account_id", 36),
+                ("role", 16),
+                ("granted_at", 20),
+                ("position", 9),
+                ("granted_by", 36),
+                ("permissions", 0),
+            ],
+            Self::Metrics => &[("what", 40), ("number", 0)],
+        }
+    }
+}
+
+async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+    let mut after = None;
+    loop {
+        let page = accounts::list_as_of(pool, accounts::Filter::default(), after, LARGEST, moment).await?;
+        for row in &page.items {
+            let locked = row.locked_until.max(row.second_factor_locked_until).is_some_and(|until| until > moment.time);
+            let state = [
+                (row.suspended, "suspended"),
+                (locked, "locked"),
+                (row.password_expired, "password_expired"),
+                (row.second_factor, "second_factor"),
+            ];
+            let state: Vec<&str> = state.into_iter().filter(|(is, _)| *is).map(|(_, state)| state).collect();
+            out.row(&[
+                ("account_id", json!(row.account_id)),
+                ("registered_at", time(row.registered_at)),
+                ("roles", json!(row.roles)),
+                ("state", json!(state)),
+            ]);
+        }
+        match page.items.last().filter(|_| goes_on(&page, out)) {
+            Some(last) => after = Some(last.account_id),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+    let filter = || sessions::Filter { account: None, live: Some(true) };
+    let mut after = None;
+    loop {
+        let page = sessions::list_as_of(pool, filter(), after, LARGEST, moment).await?;
+        for row in &page.items {
+            out.row(&[
+                ("session_id", json!(row.session_id)),
+                ("account_id", json!(row.account_id)),
+                ("started_at", time(row.started_at)),
+                ("last_seen_at", time(row.last_seen_at)),
+            ]);
+        }
+        match page.items.last().filter(|_| goes_on(&page, out)) {
+            Some(last) => after = Some(last.session_id),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn show_roles(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+    let holders = roles::holders(pool, moment.position).await?;
+    let mut show = |role: &str, permissions: Value| {
+        let holders = holders.get(role).copied().unwrap_or_default();
+        out.row(&[("role", json!(role)), ("holders", json!(holders)), ("permissions", permissions)]);
+    };
+    for role in built_in_roles() {
+        show(role.as_str(), permissions_of(role.as_str(), None));
+    }
+    for role in roles::defined(pool, moment.position).await? {
+        let permissions = if role.retired { json!(["(retired)"]) } else { json!(role.permissions) };
+        show(&role.role, permissions);
+    }
+    Ok(())
+}
+
+async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+    let mut after = None;
+    loop {
+        let position = Some(moment.position);
+        let page = roles::grants(pool, roles::Filter::default(), after, LARGEST, position).await?;
+        for held in &page.items {
+            let by = held.granted_by.map_or_else(|| json!(held.granted_by_kind), |id| json!(id));
+            out.row(&[
+                ("account_id", json!(held.account_id)),
+                ("role", json!(held.role)),
+                ("granted_at", time(held.granted_at)),
+                ("position", json!(held.since)),
+                ("granted_by", by),
+                ("permissions", permissions_of(&held.role, held.permissions.as_deref())),
+            ]);
+        }
+        match page.items.last().filter(|_| goes_on(&page, out)) {
+            Some(last) => after = Some((last.account_id, last.role.clone())),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn show_metrics(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+    let day = TimeDelta::days(1);
+    let minute = moment.time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(moment.time);
+    let mut show = |what: &str, number: Value| out.row(&[("what", json!(what)), ("number", number)]);
+    for events in metrics::events(pool, minute + TimeDelta::minutes(1) - day, day, moment).await? {
+        show(&events.event_type, json!(events.events));
+    }
+    let gauges = metrics::gauges(pool, moment).await?;
+    show("accounts", json!(gauges.accounts));
+    show("accounts suspended", json!(gauges.suspended));
+    show("accounts locked", json!(gauges.locked));
+    show("accounts with a second factor", json!(gauges.second_factor));
+    show("sessions in use", json!(gauges.live_sessions));
+    for (role, holders) in roles::holders(pool, moment.position).await? {
+        show(&format!("holders of {role}"), json!(holders));
+    }
+    Ok(())
+}
+
+/// What a role allowed. One that is built in allows what this release gives it.
+fn permissions_of(role: &str, defined: Option<&[String]>) -> Value {
+    if let Some(defined) = defined {
+        return json!(defined);
+    }
+    let permissions = RoleName::parse(role).ok().and_then(|role| built_in(&role)).unwrap_or_default();
+    json!(permissions.iter().map(|permission| permission.as_str()).collect::<Vec<_>>())
+}
+
+fn goes_on<T>(page: &Page<T>, out: &Lines) -> bool {
+    page.next.is_some() && !out.gone
+}
+
+fn time(time: DateTime<Utc>) -> Value {
+    json!(fulexo_domain::leaf::format_time(time))
+}
+
+/// A table for people, or a JSON document a line.
+struct Lines {
+    json: bool,
+    columns: &'static [(&'static str, usize)],
+    /// Whoever read them, `head` for one, has had enough.
+    gone: bool,
+}
+
+impl Lines {
+    fn head(&mut self, moment: Moment) {
+        let at = moment.time.format("%Y-%m-%d %H:%M:%S UTC");
+        let position =
+            moment.last().map_or_else(|| "before the first event".to_owned(), |last| format!("position {last}"));
+        let text = format!("as of {position}, {at}");
+        if self.json {
+            eprintln!("{text}");
+            return;
+        }
+        self.print(&text);
+        let heads: Vec<String> = self.columns.iter().map(|(head, _)| head.replace('_', " ")).collect();
+        let (dim, plain) = if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        self.print(&format!("{dim}{}{plain}", self.in_columns(&heads)));
+    }
+
+    fn row(&mut self, values: &[(&str, Value)]) {
+        if self.json {
+            let document: serde_json::Map<_, _> =
+                values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            self.print(&Value::Object(document).to_string());
+            return;
+        }
+        let texts: Vec<String> = values.iter().map(|(name, value)| text(name, value)).collect();
+        self.print(&self.in_columns(&texts));
+    }
+
+    fn in_columns(&self, texts: &[String]) -> String {
+        let cells = texts.iter().zip(self.columns).map(|(text, (_, width))| format!("{text:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    }
+
+    fn print(&mut self, line: &str) {
+        self.gone = self.gone || writeln!(std::io::stdout(), "{line}").is_err();
+    }
+}
+
+/// A value for people: lists by words, times to the second.
+fn text(name: &str, value: &Value) -> String {
+    match value {
+        Value::Array(items) => items.iter().map(|item| text("", item)).collect::<Vec<_>>().join(" "),
+        Value::String(time) if name.ends_with("_at") => time.get(..19).unwrap_or(time).replace('T', " "),
+        Value::String(text) => text.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}

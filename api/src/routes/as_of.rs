@@ -1,0 +1,179 @@
+//! Queries of the past: which moment is meant, and pages that keep to it.
+
+use chrono::{DateTime, Datelike, Utc};
+use fulexo_domain::values::InvalidValue;
+use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
+use fulexo_projections::projection::Projection;
+use poem_openapi::Object;
+
+use super::input::{Input, Paging, paging};
+use crate::answer::query_failed;
+use crate::app::App;
+use crate::clock;
+use crate::http::Problem;
+use crate::http::problem::FieldError;
+
+/// The moment that an answer is about.
+#[derive(Object, Clone, Copy)]
+#[oai(rename = "AsOf")]
+pub struct Shown {
+    /// The last event that counts; missing before the first one.
+    position: Option<u64>,
+    /// What was locked or live was so at this time.
+    time: DateTime<Utc>,
+}
+
+impl From<Moment> for Shown {
+    fn from(moment: Moment) -> Self {
+        Self { position: moment.last(), time: moment.time }
+    }
+}
+
+/// Where a page begins, and of which moment it is; the present when there is none.
+pub struct PastPaging<K> {
+    pub paging: Paging<K>,
+    pub moment: Option<Moment>,
+}
+
+/// The moment that `as_of` names, once the read models have seen it.
+///
+/// # Errors
+/// 400 for no moment, or one that the log has not reached; 503 when a read model is behind.
+pub async fn moment(app: &App, as_of: Option<&str>, projections: &[Projection]) -> Result<Option<Moment>, Problem> {
+    let Some(as_of) = as_of.map(parse).transpose()? else { return Ok(None) };
+    let moment = resolve(app, as_of).await?;
+    seen(app, moment, projections).await?;
+    Ok(Some(moment))
+}
+
+/// The present, as a moment like any other.
+///
+/// # Errors
+/// 503 when a read model is behind.
+pub async fn present(app: &App, projections: &[Projection]) -> Result<Moment, Problem> {
+    let moment = resolve(app, AsOf::Time(clock::now())).await?;
+    seen(app, moment, projections).await?;
+    Ok(moment)
+}
+
+impl<K> PastPaging<K> {
+    /// The first page is of the moment that `as_of` names. Its cursor names that moment, so that all pages are of the same
+    /// one, whatever is recorded meanwhile.
+    ///
+    /// # Errors
+    /// 400 for what cannot be read, or does not belong together; 503 when the read model is behind.
+    pub async fn of(
+        app: &App,
+        projection: Projection,
+        as_of: Option<String>,
+        cursor: Option<String>,
+        limit: Option<u16>,
+        read: impl Fn(&str) -> Option<K>,
+    ) -> Result<Self, Problem> {
+        let as_of = as_of.as_deref().map(parse).transpose()?;
+        let Paging { after, limit } = paging(cursor, limit, |text| Cursor::read(text, &read))?;
+        let moment = match (as_of, after.as_ref().map(|cursor| cursor.moment)) {
+            (None, None | Some(None)) => None,
+            (Some(as_of), None) => Some(resolve(app, as_of).await?),
+            (as_of, Some(Some(moment))) if as_of.is_none_or(|as_of| is_of(moment, as_of)) => Some(moment),
+            (Some(_), Some(_)) | (None, Some(Some(_))) => {
+                return Err(refused("/cursor", "must be the next_cursor of a page with this as_of"));
+            }
+        };
+        if let Some(moment) = moment {
+            // A cursor may come from anybody.
+            if moment.last().is_some_and(|last| last >= *app.head.borrow()) {
+                resolve(app, AsOf::Position(moment.position.unsigned_abs())).await?;
+            }
+            seen(app, moment, &[projection]).await?;
+        }
+        Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), limit }, moment })
+    }
+
+    /// The cursor of the next page of the same moment.
+    pub fn next(&self, next: Option<String>) -> Option<String> {
+        match self.moment {
+            Some(Moment { position, time }) => next.map(|key| format!("{position}.{}.{key}", time.timestamp_micros())),
+            None => next,
+        }
+    }
+
+    /// What the page says of its moment.
+    pub fn shown(&self) -> Option<Shown> {
+        self.moment.map(Shown::from)
+    }
+}
+
+/// `<key>`, or `<position>.<microseconds>.<key>`; a key holds no dots.
+struct Cursor<K> {
+    moment: Option<Moment>,
+    key: K,
+}
+
+impl<K> Cursor<K> {
+    fn read(text: &str, read: impl Fn(&str) -> Option<K>) -> Option<Self> {
+        let mut parts = text.splitn(3, '.');
+        let (first, second, third) = (parts.next()?, parts.next(), parts.next());
+        let (Some(micros), Some(key)) = (second, third) else {
+            return second.is_none().then(|| read(first)).flatten().map(|key| Self { moment: None, key });
+        };
+        let position: i64 = first.parse().ok().filter(|position| *position >= -1)?;
+        let time = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+        // What Postgres has times for.
+        let is_sound = (0..=9999).contains(&time.year());
+        is_sound.then(|| read(key)).flatten().map(|key| Self { moment: Some(Moment { position, time }), key })
+    }
+}
+
+/// Whether the moment is one that this could have led to. A time to come was the present then.
+fn is_of(moment: Moment, as_of: AsOf) -> bool {
+    match as_of {
+        AsOf::Position(position) => moment.last() == Some(position),
+        AsOf::Time(time) => time.timestamp_micros() >= moment.time.timestamp_micros(),
+    }
+}
+
+fn parse(text: &str) -> Result<AsOf, Problem> {
+    let mut input = Input::default();
+    let invalid = InvalidValue("must be a position, or a time such as 2026-11-01T12:00:00Z (RFC 3339)");
+    input.parse("/as_of", text.parse().map_err(|_| invalid)).ok_or_else(|| input.refused())
+}
+
+async fn resolve(app: &App, as_of: AsOf) -> Result<Moment, Problem> {
+    as_of.resolve(&app.pool, clock::now()).await.map_err(|error| match error {
+        NoMoment::Beyond => refused("/as_of", "is beyond the end of the log"),
+        NoMoment::Feed(fulexo_projections::feed::FeedError::Database(error)) => query_failed(error),
+        NoMoment::Feed(error) => Problem::internal(error),
+    })
+}
+
+async fn seen(app: &App, moment: Moment, projections: &[Projection]) -> Result<(), Problem> {
+    for projection in projections {
+        app.caught_up(*projection, moment.last()).await?;
+    }
+    Ok(())
+}
+
+fn refused(pointer: &str, detail: &'static str) -> Problem {
+    Problem::invalid_input(vec![FieldError::new(pointer, detail)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<(Option<i64>, u8)> {
+        let cursor = Cursor::read(text, |key| key.parse::<u8>().ok())?;
+        Some((cursor.moment.map(|moment| moment.position), cursor.key))
+    }
+
+    #[test]
+    fn a_cursor_says_of_which_moment_its_page_is() {
+        assert_eq!(read("7"), Some((None, 7)));
+        assert_eq!(read("12.1793000000000000.7"), Some((Some(12), 7)));
+        assert_eq!(read("-1.0.7"), Some((Some(-1), 7)));
+        for text in ["", ".", "12.7", "12..7", "-2.0.7", "12.x.7", "12.0.x", "12.0.7.7", "12.9223372036854775807.7"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the tables say of a past position, by the ranges of their rows, is what a replay of the log up to it gives.
+
+use fulexo_domain::event::Recorded;
+use fulexo_projections::feed::Replay;
+use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
+use fulexo_tests::{Database, Dice, Node};
+use sqlx::{Connection, PgConnection};
+
+use crate::rebuilt::{mixed_load, start};
+use crate::{log_size, superuser};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_past_by_ranges_is_the_past_by_replay_at_every_position() {
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
+    let events = log(&node).await;
+    let mut live = application(&node.database).await;
+    let mut replayed = scratch(&node.database).await;
+    let mut different = std::collections::BTreeSet::new();
+    // One event at a time, so that each position was the end of the log once.
+    for event in &events {
+        replayed.apply(std::slice::from_ref(event)).await.unwrap();
+        let position = i64::try_from(event.position).unwrap();
+        for table in Table::ALL {
+            let by_replay = replayed.checksum(table, i64::MAX).await.unwrap();
+            let by_ranges = live_checksum(&mut live, table, position).await.unwrap();
+            assert_eq!(by_ranges, by_replay, "{table:?} as of {position}, after {}", event.event_type);
+            different.insert(by_ranges.digest);
+        }
+    }
+    assert!(different.len() > events.len(), "the histories are to have something in them: {}", different.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_the_same_however_the_log_is_cut_into_batches() {
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
+    let events = log(&node).await;
+    let mut live = application(&node.database).await;
+    let last = i64::try_from(events.len() - 1).unwrap();
+    let mut dice = Dice(7);
+    let positions: Vec<i64> = (0..12).map(|_| dice.between(0, last)).chain([-1, 0, last]).collect();
+    for size in [1, 7, 1_000] {
+        let mut replayed = scratch(&node.database).await;
+        for batch in events.chunks(size) {
+            replayed.apply(batch).await.unwrap();
+        }
+        for position in positions.iter().copied() {
+            for table in Table::ALL {
+                let by_replay = replayed.checksum(table, position).await.unwrap();
+                let by_ranges = live_checksum(&mut live, table, position).await.unwrap();
+                assert_eq!(by_ranges, by_replay, "{table:?} as of {position}, replayed by {size}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_past_that_was_altered_is_found_out() {
+    let (node, mailbox) = start().await;
+    mixed_load(&node, &mailbox).await;
+    let events = log(&node).await;
+    let mut replayed = scratch(&node.database).await;
+    replayed.apply(&events).await.unwrap();
+    let position = i64::try_from(events.len() - 1).unwrap();
+    for (table, alteration) in [
+        (Table::Account, "update read.account set suspended = true where profile_position = 0"),
+        (Table::AccountPast, "update read.account_past set until = until + 1 where since = 0"),
+        (Table::Session, "update read.session set methods = methods || array['otp'] where started_position < 5"),
+        (Table::SessionPast, "delete from read.session_past where since = (select min(since) from read.session_past)"),
+        (Table::Role, "update read.role set retired = false"),
+        (Table::RolePast, "update read.role_past set permissions = '{}' where permissions = '{accounts.read}'"),
+        (Table::RoleGrant, "update read.role_grant set role = 'auditor' where since = 1"),
+        (Table::RoleGrantPast, "delete from read.role_grant_past"),
+        (Table::Metric, "update read.metric set events = events + 1 where first_position = 0"),
+        (Table::Audit, "update read.audit set actor_id = subject_id where position = 0"),
+    ] {
+        let mut live = application(&node.database).await;
+        let before = live_checksum(&mut live, table, position).await.unwrap();
+        assert_eq!(before, replayed.checksum(table, position).await.unwrap(), "{table:?}");
+        let altered = sqlx::query(alteration).execute(&mut superuser(&node.database).await).await.unwrap();
+        assert!(altered.rows_affected() > 0, "{table:?}");
+        let Checksum { rows: _, digest } = live_checksum(&mut live, table, position).await.unwrap();
+        assert_ne!(digest, before.digest, "{table:?}");
+    }
+}
+
+/// Everything that was recorded.
+async fn log(node: &Node) -> Vec<Recorded> {
+    let mut replay = Replay::over(&node.database.pool().await, 0..log_size(node).await);
+    let mut events = Vec::new();
+    while let Some(batch) = replay.next().await.unwrap() {
+        events.extend(batch);
+    }
+    events
+}
+
+async fn application(database: &Database) -> PgConnection {
+    PgConnection::connect(&database.url()).await.unwrap()
+}
+
+async fn scratch(database: &Database) -> Scratch {
+    Scratch::create(application(database).await).await.unwrap()
+}
