@@ -10,10 +10,10 @@ use fulexo_domain::role::RoleError;
 use fulexo_projections::projection::Projection;
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
-use poem_openapi::{ApiResponse, Object};
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{ToJSON, Type};
+use poem_openapi::{ApiResponse, Object};
 
 use crate::app::App;
 use crate::caller::Caller;
@@ -157,9 +157,9 @@ impl App {
         body: impl FnOnce(V, Enforced) -> T,
     ) -> Result<Recorded<T>, Problem> {
         let unknown = || {
-            let problem = Problem::unavailable(Duration::from_secs(2))
-                .with_code("enforcement_unknown")
-                .with_detail("It is recorded; which nodes enforce it is not known. The same Idempotency-Key asks again.");
+            let problem = Problem::unavailable(Duration::from_secs(2)).with_code("enforcement_unknown").with_detail(
+                "It is recorded; which nodes enforce it is not known. The same Idempotency-Key asks again.",
+            );
             done.position.map_or_else(|| problem.clone(), |position| problem.clone().with_position(position))
         };
         // Where nothing was left to record, what did it before is somewhere in the log, and may not be everywhere yet.

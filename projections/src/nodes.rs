@@ -304,11 +304,10 @@ impl Nodes {
 
     async fn look(&self) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
-        let rows = sqlx::query!(
-            "select node_id, name, renewals, applied from projection.node order by started_at, node_id"
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let rows =
+            sqlx::query!("select node_id, name, renewals, applied from projection.node order by started_at, node_id")
+                .fetch_all(&self.pool)
+                .await?;
         let now = Instant::now();
         let known = Arc::clone(&self.seen.borrow().nodes);
         let nodes: Arc<[SeenNode]> = rows

@@ -49,7 +49,11 @@ pub fn run(runtime: &Runtime) {
     println!("resident memory of a node with {} live sessions, MiB", table::number(wanted as f64));
     println!("  after its start              {:>16}", table::number(idle));
     let verdict = if busy <= WANTED { "" } else { ": SHORT" };
-    println!("  after {:>8} requests/s    {:>16}   wanted: under {WANTED}{verdict}", table::number(round.rate), table::number(busy));
+    println!(
+        "  after {:>8} requests/s    {:>16}   wanted: under {WANTED}{verdict}",
+        table::number(round.rate),
+        table::number(busy)
+    );
 }
 
 /// The program, in the profile of this bench.

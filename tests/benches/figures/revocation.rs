@@ -27,7 +27,8 @@ pub fn run(runtime: &Runtime) {
         // The first ones open connections.
         for number in 0..wanted + wanted / 10 {
             let ann = nodes[number % 3].customer().await;
-            let times = (acknowledge(&admin, &ann).await, refuse(&admin, &nodes[1..], &nodes[0].customer().await).await);
+            let times =
+                (acknowledge(&admin, &ann).await, refuse(&admin, &nodes[1..], &nodes[0].customer().await).await);
             if number >= wanted / 10 {
                 acknowledged.push(times.0);
                 refused.push(times.1);

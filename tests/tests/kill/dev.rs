@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::block_in_place;
 
-
 /// A directory under one that only its owner may enter; gone with the test.
 struct Home(PathBuf);
 

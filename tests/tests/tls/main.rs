@@ -16,9 +16,6 @@ mod handshake;
 mod log;
 mod pebble;
 mod pki;
-#[path = "../kill/program.rs"]
-#[expect(dead_code, reason = "the suite that kills programs needs more of it")]
-mod program;
 mod redirect;
 mod replacement;
 mod serve;
