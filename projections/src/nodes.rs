@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-use self::wait::{Standing, Wait};
+use self::wait::Wait;
 use crate::gate::{Gate, LEASE};
 use crate::to_i64;
 
@@ -40,6 +40,8 @@ const MARGIN: Duration = Duration::from_millis(100);
 const KEPT: Duration = Duration::from_secs(3_600);
 /// And no more of them than this: a node may die again and again.
 const MOST_DEAD: usize = 100;
+/// Most rows taken away after one look.
+const SWEPT: usize = 10;
 
 /// The registry, as this node takes part in it.
 pub struct Nodes {
@@ -219,13 +221,8 @@ impl Nodes {
         let wait = Wait::of(position, &first.nodes, lock(&self.own).map(|own| own.id));
         loop {
             let nodes = Arc::clone(&seen.borrow_and_update().nodes);
-            // In this order: whoever is behind and then without a lease has to read the log's head for the next one.
-            let is_behind = self.gate.applied() <= position;
-            let here = match (is_behind, self.gate.lease_ends()) {
-                (false, _) => Standing::Enforces,
-                (true, Some(ends)) if Instant::now() < ends => Standing::Waits(ends),
-                (true, Some(_) | None) => Standing::Down,
-            };
+            // A lease of this node's own may still come of a head that was read before the event, and then began before.
+            let here = Wait::standing(self.gate.applied() > position, began + LEASE, Instant::now());
             match wait.settled(&nodes, Instant::now(), (&self.name, here)) {
                 Ok((enforced_on, down)) => return Ok(Enforcement { enforced_on, down, waited: began.elapsed() }),
                 Err(next) => {
@@ -327,7 +324,7 @@ impl Nodes {
     /// Takes rows of the dead away. One that lives after all joins anew with its next renewal, before its next lease.
     async fn sweep(&self, nodes: &[SeenNode], now: Instant) -> Result<(), sqlx::Error> {
         let own = lock(&self.own).map(|own| own.id);
-        for node in swept(nodes, now).filter(|node| Some(node.id) != own) {
+        for node in swept(nodes, now).filter(|node| Some(node.id) != own).take(SWEPT) {
             sqlx::query!(
                 "delete from projection.node where node_id = $1 and renewals = $2",
                 node.id,

@@ -61,11 +61,6 @@ impl Table {
     }
 }
 
-/// For as long as the transaction lasts, the tables of read models are those in this schema.
-async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
-    sqlx::query_scalar!("select set_config('search_path', $1, true)", schema).fetch_one(transaction).await.map(drop)
-}
-
 /// What a table held as of a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checksum {

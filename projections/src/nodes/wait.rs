@@ -44,7 +44,7 @@ impl Wait {
         let others = self.others.iter().filter_map(|(id, name, ends)| {
             // A row that is gone is that of a node that has stopped serving, or of one that was dead for long.
             let node = seen.iter().find(|node| node.id == *id)?;
-            Some((name, self.standing(node, *ends, now)))
+            Some((name, Self::standing(node.applied > self.position, *ends, now)))
         });
         for (name, standing) in others.chain([here]) {
             match standing {
@@ -56,8 +56,9 @@ impl Wait {
         next.map_or(Ok((enforced_on, down)), Err)
     }
 
-    fn standing(&self, node: &SeenNode, ends: Instant, now: Instant) -> Standing {
-        if node.applied > self.position {
+    /// How a node stands whose last lease without the event has run out then.
+    pub fn standing(is_applied: bool, ends: Instant, now: Instant) -> Standing {
+        if is_applied {
             Standing::Enforces
         } else if now >= ends {
             Standing::Down

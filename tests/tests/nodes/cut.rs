@@ -33,7 +33,7 @@ async fn is_cut_off(all: Fate) {
     .await;
     assert_eq!(everywhere(&[&far.url; 2].map(String::as_str), &ann, SESSION).await, [200; 2]);
 
-    wire.rule(Rules { rest: all, renewals: all, heads: all });
+    wire.rule(Rules { rest: all, renewals: all, heads: all, registry: all });
     let answer = admin.delete(&format!("/v1/sessions/{}", ann.session)).await;
     assert_eq!(enforcement(&answer), (1, 2, vec!["far".to_owned()]));
     let (ann_there, bob_there) = (there(&far, &ann), there(&far, &bob));
@@ -59,6 +59,27 @@ async fn a_node_whose_database_is_cut_off_is_named_and_lets_nobody_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_database_does_not_answer_is_named_and_lets_nobody_in() {
     is_cut_off(Fate::Waits).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_registry_cannot_be_read_the_answer_says_that_it_is_recorded_and_can_be_asked_for_again() {
+    let (_near, far, wire) = near_and_far().await;
+    let (admin, ann) = (far.admin().await, far.auditor().await);
+    wire.rule(Rules { registry: Fate::Waits, ..Rules::default() });
+    let path = format!("/v1/accounts/{}/roles/auditor", ann.account);
+    let admin = admin.with_header("idempotency-key", "a key");
+    let answer = admin.delete_with(&path, because()).await;
+    assert_eq!((answer.status, answer.code()), (503, "enforcement_unknown"), "{answer:?}");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    let (recorded, size) = (answer.position(), log_size(&far).await);
+    assert_eq!(recorded + 1, size);
+    assert_eq!(ann.get("/v1/audit/events?limit=1").await.status, 403, "it is in force here");
+
+    wire.rule(Rules::default());
+    let again = admin.delete_with(&path, because()).await;
+    let (_, nodes, _) = enforcement(&again);
+    assert_eq!((nodes, log_size(&far).await), (2, size), "and not done again");
+    assert!(again.json["position"].as_u64().unwrap() >= recorded, "{again:?}");
 }
 
 /// The log's head is read, then something is revoked, then a renewal arrives: the head that was read must not make a lease

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fulexo_tests::{Database, Node, Program, eventually};
+use fulexo_tests::{Database, Node, Program, eventually, superuser};
+use serde_json::Value;
 use tokio::task::block_in_place;
 
 use crate::{because, enforcement, everywhere};
@@ -49,6 +50,7 @@ async fn a_node_that_stands_still_is_named_and_refuses_at_once_when_it_goes_on()
     let waited = answer.json["waited_ms"].as_u64().unwrap();
     assert!(waited > 1_000, "a lease may have had that long: {waited} ms");
 
+    assert_eq!(health(&here).await["there"], "degraded");
     // It is known to be gone: nobody waits for it a second time.
     let again = admin.delete(&format!("/v1/sessions/{}", bob.session)).await;
     assert_eq!(enforcement(&again), (1, 2, vec!["there".to_owned()]));
@@ -70,6 +72,35 @@ async fn a_node_that_stands_still_is_named_and_refuses_at_once_when_it_goes_on()
         enforcement(&answer) == (2, 2, vec![])
     })
     .await;
+}
+
+/// The status of each node, by its name.
+async fn health(node: &Node) -> BTreeMap<String, String> {
+    let ready = node.anonymous().get("/health/ready").await;
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let nodes = ready.json["nodes"].as_array().unwrap_or_else(|| panic!("{ready:?}"));
+    nodes.iter().map(|node| (text(&node["name"]), text(&node["status"]))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_row_is_gone_or_was_renewed_by_a_copy_of_it_registers_anew() {
+    let node = Node::start().await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    let pool = superuser(&node.database).await;
+    let ids = async || -> Vec<uuid::Uuid> {
+        sqlx::query_scalar("select node_id from projection.node order by started_at").fetch_all(&pool).await.unwrap()
+    };
+    let first = ids().await;
+    sqlx::query("delete from projection.node").execute(&pool).await.unwrap();
+    eventually("there is a row again", async || ids().await.len() == 1).await;
+    let second = ids().await;
+    assert_ne!(first, second);
+    sqlx::query("update projection.node set renewals = renewals + 1000").execute(&pool).await.unwrap();
+    eventually("the copy has a row, and so has the node", async || ids().await.len() == 2).await;
+    assert_eq!(ids().await[0], second[0]);
+    eventually("it goes on", async || node.app().gate.holds_lease()).await;
+    let answer = admin.post(&format!("/v1/accounts/{}/unlock", ann.account), because()).await;
+    assert_eq!(enforcement(&answer).1, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

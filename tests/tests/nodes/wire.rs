@@ -29,6 +29,8 @@ pub struct Rules {
     pub renewals: Fate,
     /// The statement that reads the log's head.
     pub heads: Fate,
+    /// The statement that reads the registry of nodes.
+    pub registry: Fate,
 }
 
 pub struct Wire {
@@ -115,16 +117,19 @@ impl Wire {
     }
 }
 
+/// The rule for a message.
+type Rule = fn(&Rules) -> Fate;
+
 /// What a client sends, in whole messages (PostgreSQL's documentation, section 55.7), each with the rule for it.
 #[derive(Default)]
 struct Messages {
     bytes: Vec<u8>,
     is_started: bool,
-    statements: HashMap<Vec<u8>, fn(&Rules) -> Fate>,
+    statements: HashMap<Vec<u8>, Rule>,
 }
 
 impl Messages {
-    fn next(&mut self) -> Option<(Vec<u8>, fn(&Rules) -> Fate)> {
+    fn next(&mut self) -> Option<(Vec<u8>, Rule)> {
         const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
         let kind = usize::from(self.is_started);
         let length = self.bytes.get(kind..kind + 4)?.try_into().map(u32::from_be_bytes).unwrap();
@@ -141,16 +146,18 @@ impl Messages {
         Some((message, rule))
     }
 
-    fn rule(&mut self, message: &[u8]) -> fn(&Rules) -> Fate {
+    fn rule(&mut self, message: &[u8]) -> Rule {
         let mut texts = message[5..].split(|byte| *byte == 0);
         match (message[0], texts.next(), texts.next()) {
             // Parse: the statement's name and its text.
             (b'P', Some(name), Some(text)) => {
                 let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
-                let rule: fn(&Rules) -> Fate = if has(b"set renewals = $2") {
+                let rule: Rule = if has(b"set renewals = $2") {
                     |rules| rules.renewals
                 } else if has(b"select position, epoch from log.head") {
                     |rules| rules.heads
+                } else if has(b"from projection.node order by") {
+                    |rules| rules.registry
                 } else {
                     |rules| rules.rest
                 };

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use chrono::TimeDelta;
 use fulexo_domain::account::AccountEvent;
+use fulexo_domain::authentication::Method;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::permission::CustomRoles;
 use fulexo_domain::policy::{InForce, Policy};
@@ -117,6 +118,39 @@ async fn events_told_twice_or_out_of_order_come_to_the_same() {
     assert_eq!(gate.applied(), 0, "the mark does not move over a gap");
     gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0), granted, revoked]);
     assert_eq!((gate.applied(), judged(&gate, 0, &["auditor"])), (3, current(&[])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_history_is_unknown_even_of_a_session_that_ended() {
+    let gate = gate().await;
+    gate.renew_lease(Instant::now());
+    gate.observe(&[at(0, SessionEvent::Expired {}, ann().1.0)]);
+    let (account, session) = ann();
+    let epoch = fulexo_domain::values::Epoch::from(Uuid::from_u128(7));
+    assert_ne!(epoch, gate.epoch());
+    let claim = Claim { account, session, position: 0, epoch, roles: &[], second_factor: false };
+    assert_eq!(gate.judge(claim), Verdict::Unknown);
+    assert_eq!(judged(&gate, 0, &[]), Verdict::Ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_any_more() {
+    let gate = gate().await;
+    let now = operator().now;
+    let until = now + TimeDelta::minutes(10);
+    let elevated = SessionEvent::Elevated { methods: vec![Method::Password], until, released: false };
+    gate.observe(&[at(0, elevated, ann().1.0)]);
+    gate.renew_lease(Instant::now());
+    assert!(matches!(judged(&gate, 0, &[]), Verdict::Current { elevated: Some(_), .. }));
+
+    // As many as it keeps, which are younger.
+    let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3));
+    let events: Vec<_> = (1..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
+    gate.observe(&events);
+    gate.renew_lease(Instant::now());
+    assert_eq!(judged(&gate, 100_000, &[]), Verdict::Unknown, "issued later, in the same session");
+    gate.observe(&[Arc::new(ended.recorded(100_001, until + TimeDelta::seconds(1), 100_002))]);
+    assert_eq!(judged(&gate, 100_000, &[]), current(&[]), "it has run out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,9 @@
 //! `fulexo serve` with a certificate, as an operator runs it.
 
-use fulexo_tests::{Client, Database};
+use fulexo_tests::{Client, Database, Program};
 use tokio::task::block_in_place;
 
 use crate::pki::{Authority, Files, put};
-use fulexo_tests::Program;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_and_stops_when_asked() {
