@@ -1,5 +1,7 @@
 //! A wire to a server that can be cut, left hanging, and healed: what stands between one node and its NATS or Postgres.
 
+#![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -1,6 +1,8 @@
 //! NATS servers of a test's own, alone or as a cluster, of the oldest and the newest supported version: killed, stopped,
 //! suspended, wiped, taken back to what they had stored before.
 
+#![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;

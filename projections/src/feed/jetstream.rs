@@ -231,3 +231,63 @@ impl Listener {
         sqlx::query_scalar!("select epoch from log.head").fetch_one(&self.pool).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use fulexo_domain::account::AccountEvent;
+    use fulexo_domain::event::{Actor, Category, Stream};
+    use fulexo_domain::leaf::Draft;
+
+    use super::*;
+
+    fn event(position: u64) -> Recorded {
+        let id = Uuid::from_u128(u128::from(position));
+        let draft = Draft {
+            id,
+            stream: Stream { category: Category::Account, id },
+            subject: None,
+            actor: Actor::System,
+            correlation: id,
+            causation: None,
+            policy_version: 1,
+            event: AccountEvent::Registered {}.into(),
+            sealed: Vec::new(),
+        };
+        draft.prepare().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1)
+    }
+
+    fn window(positions: impl IntoIterator<Item = u64>) -> Window {
+        let mut window = Window::default();
+        positions.into_iter().for_each(|position| window.add(event(position)));
+        window
+    }
+
+    fn taken(window: &Window, from: u64, most: u32) -> Vec<u64> {
+        window.take(from, most).iter().map(|event| event.position).collect()
+    }
+
+    #[test]
+    fn a_window_gives_what_follows_on_itself_and_nothing_across_a_gap() {
+        let window = window([3, 4, 7, 8, 9]);
+        assert_eq!(taken(&window, 7, 10), [7, 8, 9]);
+        assert_eq!(taken(&window, 8, 1), [8]);
+        for elsewhere in [0, 3, 5, 6, 10, u64::MAX] {
+            assert_eq!(taken(&window, elsewhere, 10), [0; 0], "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn what_comes_again_changes_nothing() {
+        let window = window([3, 4, 5, 3, 0, 1, 4, 6]);
+        assert_eq!(taken(&window, 3, 10), [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_window_holds_so_many_and_no_more() {
+        let window = window(0..WINDOW as u64 + 10);
+        assert_eq!(window.events.len(), WINDOW);
+        assert_eq!(taken(&window, 9, 1), [0; 0]);
+        assert_eq!(taken(&window, 10, 1), [10]);
+    }
+}

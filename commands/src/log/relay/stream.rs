@@ -23,7 +23,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::copy::{SUBJECTS, StreamName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::RelayError;
@@ -88,7 +88,7 @@ struct Names {
 #[derive(Deserialize)]
 struct Info {
     created: DateTime<Utc>,
-    config: Value,
+    config: Map<String, Value>,
     state: State,
     cluster: Option<Value>,
 }
@@ -127,7 +127,8 @@ impl JetStream {
 
     async fn judge(&self, name: &str, log: &Log) -> Result<Verdict, RelayError> {
         let info: Info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
-        let Some(own) = StreamName::parse(name).filter(|_| info.config["subjects"] == json!([SUBJECTS])) else {
+        let Some(own) = StreamName::parse(name).filter(|_| info.config.get("subjects") == Some(&json!([SUBJECTS])))
+        else {
             return Ok(Verdict::NotOurs);
         };
         let State { messages, first_seq, last_seq } = info.state;
@@ -194,13 +195,13 @@ impl JetStream {
             // It takes any number, and keeps one.
             return Err(RelayError::Nats("FULEXO_NATS_REPLICAS asks for several servers, and NATS is one".to_owned()));
         }
-        if info.config["num_replicas"] == json!(self.replicas) {
+        if info.config.get("num_replicas") == Some(&json!(self.replicas)) {
             return Ok(());
         }
         tracing::info!(stream = name, replicas = self.replicas, "the copy of the log gets another number of replicas");
         let mut config = info.config.clone();
-        config["num_replicas"] = json!(self.replicas);
-        self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
+        config.insert("num_replicas".to_owned(), json!(self.replicas));
+        self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config.into()).await.map(drop)
     }
 
     async fn create(&self, log: &Log) -> Result<(), RelayError> {
@@ -236,8 +237,8 @@ impl JetStream {
         tracing::warn!(stream = name, why, "a copy of the log is given up, and another one begun");
         let info: Info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let mut config = info.config;
-        config["subjects"] = json!([format!("fulexo.retired.{name}")]);
-        self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
+        config.insert("subjects".to_owned(), json!([format!("fulexo.retired.{name}")]));
+        self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config.into()).await.map(drop)
     }
 
     /// Names of all streams, or of those that take a message on any of these subjects.
