@@ -1,0 +1,163 @@
+//! What must hold whatever happened: nobody was let in after the acknowledgement, nothing acknowledged is lost, nothing
+//! stands there twice, and every view is what the log says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::session::SessionEvent;
+use fulexo_projections::feed;
+use fulexo_projections::projection::Projection;
+use fulexo_projections::rebuild::{Options, rebuild};
+use fulexo_tests::eventually;
+use futures_util::StreamExt;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::ground::Ground;
+use crate::load::{Decision, Record};
+
+/// How many requests were made with a right that was gone, at each node.
+pub fn nobody_was_let_in_after_the_acknowledgement(record: &Record) -> BTreeMap<usize, usize> {
+    let rights = record.rights.lock().unwrap();
+    let gone: Vec<Gone> = rights.iter().map(|right| right.gone()).collect();
+    let decisions = record.decisions.lock().unwrap();
+    let wrong: Vec<String> = let_in_too_late(&gone, &decisions)
+        .map(|decision| {
+            let late = gone[decision.right].map(|(since, _)| decision.sent - since);
+            format!("node {}, {}, sent {late:?} after the acknowledgement", decision.node, rights[decision.right].path)
+        })
+        .collect();
+    assert_eq!(wrong, Vec::<String>::new());
+    let mut refused = BTreeMap::new();
+    for decision in decisions.iter().filter(|decision| is_too_late(gone[decision.right], decision)) {
+        *refused.entry(decision.node).or_default() += 1;
+    }
+    refused
+}
+
+/// Since when a right is gone, and until when.
+type Gone = Option<(Instant, Option<Instant>)>;
+
+/// Whether a request was sent after the right's end was acknowledged, and answered before anybody asked for it again.
+fn is_too_late(gone: Gone, decision: &Decision) -> bool {
+    gone.is_some_and(|(since, until)| decision.sent > since && until.is_none_or(|until| decision.answered < until))
+}
+
+fn let_in_too_late<'a>(gone: &[Gone], decisions: &'a [Decision]) -> impl Iterator<Item = &'a Decision> {
+    decisions.iter().filter(move |decision| decision.status == 200 && is_too_late(gone[decision.right], decision))
+}
+
+/// Everything that does not depend on what happened.
+pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &Record) {
+    ground.settle().await;
+    let pool = ground.pool().await;
+    let events = log(&pool).await;
+    let (mut started, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    let mut commands = BTreeSet::new();
+    for event in &events {
+        match &event.event {
+            Event::Session(SessionEvent::Started { .. }) => {
+                assert!(started.insert(event.stream.id), "{} began twice", event.stream.id);
+            }
+            Event::Session(SessionEvent::Revoked { .. }) => {
+                assert!(ended.insert(event.stream.id), "{} ended twice", event.stream.id);
+            }
+            _ => {}
+        }
+        assert!(commands.insert(event.id), "{} stands there twice", event.id);
+    }
+    let known: Vec<(Uuid, Option<u64>)> = record
+        .rights
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|right| {
+            let taken = right.taken.lock().unwrap();
+            (right.session, taken.as_ref().map(|(_, answer)| answer.json["position"].as_u64().unwrap()))
+        })
+        .collect();
+    for (session, position) in &known {
+        assert!(started.contains(session), "a session that was acknowledged is lost: {session}");
+        if let Some(position) = position {
+            assert!((*position as usize) < events.len(), "position {position} was acknowledged and is lost");
+        }
+    }
+    let options = Options { program: "the tests".to_owned(), restart: false };
+    let outcomes = rebuild(&pool, &Projection::ALL, &options, |_, _| {}).await.unwrap();
+    assert_eq!(outcomes.len(), Projection::ALL.len());
+    for (projection, rebuilt) in outcomes {
+        let rebuilt = rebuilt.unwrap();
+        assert!(rebuilt.comparison.is_same() && rebuilt.comparison.position > 0, "{projection:?}: {rebuilt:?}");
+    }
+    the_copy_is_the_log(ground, &events).await;
+    pool.close().await;
+}
+
+async fn log(pool: &PgPool) -> Vec<Recorded> {
+    let size = feed::size(&mut pool.acquire().await.unwrap()).await.unwrap();
+    let mut replay = feed::Replay::over(pool, 0..size);
+    let mut events = Vec::new();
+    while let Some(batch) = replay.next().await.unwrap() {
+        events.extend(batch);
+    }
+    events
+}
+
+/// JetStream comes to hold every event of the log, each once and in its place.
+async fn the_copy_is_the_log(ground: &Ground, events: &[Recorded]) {
+    let jetstream = ground.nats.jetstream().await;
+    let wanted = events.len() as u64;
+    let mut stream = None;
+    eventually("the log is copied", async || {
+        let Ok(name) = jetstream.stream_by_subject("log.>").await else { return false };
+        let Ok(found) = jetstream.get_stream(&name).await else { return false };
+        let is_whole = found.cached_info().state.last_sequence == wanted;
+        stream = Some(found);
+        is_whole
+    })
+    .await;
+    let stream = stream.unwrap();
+    assert_eq!(stream.cached_info().state.messages, wanted);
+    let config =
+        pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    let mut copied = Vec::new();
+    while (copied.len() as u64) < wanted {
+        let mut batch = consumer.fetch().max_messages(1_000).messages().await.unwrap();
+        while let Some(message) = batch.next().await {
+            let message = message.unwrap();
+            let position = message.info().unwrap().stream_sequence - 1;
+            let id = message.headers.as_ref().unwrap().get("Nats-Msg-Id").unwrap().to_string();
+            copied.push((position, id));
+        }
+    }
+    let expected: Vec<(u64, String)> = events.iter().map(|event| (event.position, event.id.to_string())).collect();
+    assert_eq!(copied, expected);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_checker_finds_a_request_that_was_let_in_a_moment_too_late() {
+        let gone = Instant::now();
+        let decision = |after_ms: u64, status| Decision {
+            right: 0,
+            node: 0,
+            sent: gone + Duration::from_millis(after_ms),
+            answered: gone + Duration::from_millis(after_ms + 1),
+            status,
+        };
+        let decisions = [decision(0, 200), decision(1, 401), decision(1, 200), decision(2, 503)];
+        assert_eq!(let_in_too_late(&[Some((gone, None))], &decisions).count(), 1);
+        let until = |after_ms| Some((gone, Some(gone + Duration::from_millis(after_ms))));
+        assert_eq!(let_in_too_late(&[until(3)], &decisions).count(), 1);
+        assert_eq!(let_in_too_late(&[until(2)], &decisions).count(), 0, "it may have been given again");
+        assert_eq!(let_in_too_late(&[None], &decisions).count(), 0);
+    }
+}

@@ -1,0 +1,122 @@
+//! Three nodes, three NATS servers, one Postgres, under load: each of them killed, held up or cut off in turn. Whatever
+//! happens, nobody is let in after it was acknowledged that they are out, and nothing is lost or done twice.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod checker;
+mod ground;
+mod load;
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use crate::checker::{all_is_there_once_and_every_view_agrees, nobody_was_let_in_after_the_acknowledgement};
+use crate::ground::{Ground, NODES};
+use crate::load::Load;
+
+/// One at a time: each takes the whole machine.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Every node was asked often enough for the checker to mean something.
+fn assert_tried(refused: &std::collections::BTreeMap<usize, usize>) {
+    for node in 0..NODES {
+        assert!(refused.get(&node).is_some_and(|count| *count >= 20), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_killed_one_after_another_let_nobody_in_and_lose_nothing() {
+    let _turn = TURN.lock().await;
+    let mut ground = Ground::start("nodes").await;
+    let admin = ground.admin().await;
+    let load = Load::start(&ground.urls(), &admin).await;
+    for node in 0..NODES {
+        ground.kill_node(node);
+        load.goes_on(10).await;
+        ground.start_node(node);
+        load.goes_on(10).await;
+    }
+    let record = load.stop().await;
+    assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
+    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_held_up_for_ten_seconds_serves_no_right_that_was_taken_meanwhile() {
+    let _turn = TURN.lock().await;
+    let ground = Ground::start("held-up").await;
+    let admin = ground.admin().await;
+    let load = Load::start(&ground.urls(), &admin).await;
+    let held_up = Instant::now();
+    ground.signal(1, "STOP");
+    sleep(Duration::from_secs(10)).await;
+    let resumed = Instant::now();
+    ground.signal(1, "CONT");
+    load.goes_on(20).await;
+    let record = load.stop().await;
+    assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
+    let waited = record.decisions.lock().unwrap().iter().any(|decision| {
+        decision.node == 1 && (held_up..resumed).contains(&decision.sent) && decision.answered > resumed
+    });
+    assert!(waited, "requests waited at the node while it was held up");
+    let named = record.rights.lock().unwrap().iter().any(|right| {
+        let taken = right.taken.lock().unwrap();
+        taken.as_ref().is_some_and(|(_, answer)| answer.json["down"] == serde_json::json!(["node-1"]))
+    });
+    assert!(named, "an acknowledgement named it");
+    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_killed_server_by_server_and_then_whole_is_only_slower() {
+    let _turn = TURN.lock().await;
+    let ground = Ground::start("nats").await;
+    let admin = ground.admin().await;
+    let load = Load::start(&ground.urls(), &admin).await;
+    for server in 0..3 {
+        ground.nats.kill(server);
+        load.goes_on(10).await;
+        tokio::task::block_in_place(|| ground.nats.start_again(server));
+        load.goes_on(5).await;
+    }
+    (0..3).for_each(|server| ground.nats.kill(server));
+    load.goes_on(10).await;
+    tokio::task::block_in_place(|| (0..3).for_each(|server| ground.nats.start_again(server)));
+    ground.nats.wait_for_jetstream().await;
+    load.goes_on(5).await;
+    let record = load.stop().await;
+    assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
+    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_cut_off_from_nats_enforces_like_the_others() {
+    let _turn = TURN.lock().await;
+    let ground = Ground::start("cut-off").await;
+    let admin = ground.admin().await;
+    let load = Load::start(&ground.urls(), &admin).await;
+    ground.cut_nats(2, true);
+    load.goes_on(20).await;
+    ground.cut_nats(2, false);
+    load.goes_on(5).await;
+    let record = load.stop().await;
+    assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
+    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_killed_under_load_loses_nothing_that_was_acknowledged() {
+    let _turn = TURN.lock().await;
+    let mut ground = Ground::start("postgres").await;
+    let admin = ground.admin().await;
+    let load = Load::start(&ground.urls(), &admin).await;
+    for down in [Duration::ZERO, Duration::from_secs(3)] {
+        ground.kill_postgres(down);
+        load.goes_on(10).await;
+    }
+    let record = load.stop().await;
+    assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
+    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+}
