@@ -9,7 +9,7 @@ use fulexo_projections::as_of::Moment;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::{metrics, roles};
 use poem::Request;
-use poem_openapi::param::Query;
+use poem_openapi::param::{Header, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
@@ -96,12 +96,14 @@ impl Security {
         step: Query<Option<String>>,
         /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
         as_of: Query<Option<String>>,
+        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<SecurityMetrics>, Problem> {
         caller.0.require(Permission::MetricsRead)?;
         let app = app(request)?;
         let (window, step) = steps(window.0.as_deref().unwrap_or("24h"), step.0.as_deref().unwrap_or("1h"))?;
         let projections =
             [Projection::Metrics, Projection::Audit, Projection::Accounts, Projection::Sessions, Projection::Roles];
+        app.caught_up(Projection::Metrics, min_position.0).await?;
         let moment = match as_of::moment(app, as_of.0.as_deref(), &projections).await? {
             Some(moment) => moment,
             None => as_of::present(app, &projections).await?,
