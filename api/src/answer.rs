@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fulexo_commands::{CommandError, Done};
+use fulexo_commands::{CommandError, Done, is_unavailable};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::lockdown::LockdownError;
@@ -334,11 +334,9 @@ impl From<CommandError> for Problem {
 
 /// A query that the database did not answer.
 pub fn query_failed(error: sqlx::Error) -> Problem {
-    match error {
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
-            tracing::warn!(%error, "a query cannot be answered");
-            Problem::unavailable(Duration::from_secs(1))
-        }
-        error => Problem::internal(error),
+    if is_unavailable(&error) {
+        tracing::warn!(%error, "a query cannot be answered");
+        return Problem::unavailable(Duration::from_secs(1));
     }
+    Problem::internal(error)
 }

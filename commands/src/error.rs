@@ -98,12 +98,26 @@ impl From<AppendError> for CommandError {
     }
 }
 
+/// Whether the database is not there, or is about to go or come: trying again may help. Everything else is a bug.
+#[must_use]
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::WorkerCrashed => true,
+        // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code == "25006" || ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}
+
 impl From<sqlx::Error> for CommandError {
     fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => Self::Unavailable,
-            error => Self::Internal(error.to_string()),
-        }
+        if is_unavailable(&error) { Self::Unavailable } else { Self::Internal(error.to_string()) }
     }
 }
 

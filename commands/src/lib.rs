@@ -36,7 +36,7 @@ use sqlx::PgPool;
 
 pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
-pub use self::error::CommandError;
+pub use self::error::{CommandError, is_unavailable};
 pub use self::login::{Credentials, LoggedIn};
 pub use self::mail::{MailKind, Outgoing};
 pub use self::rate_limit::{SharedCount, Violation};

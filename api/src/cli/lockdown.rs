@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use fulexo_commands::CommandError;
 use fulexo_domain::lockdown::{LockdownError, Scope};
 use fulexo_domain::values::Reason;
+use fulexo_projections::nodes::Enforcement;
 
 use super::{Failure, block_on, operator, start_logging};
 use crate::app::{App, Core};
@@ -54,6 +55,13 @@ impl Lockdown {
                     Wanted::Off => println!("the lockdown is lifted, at position {position}"),
                     Wanted::Logins => println!("locked down (logins), at position {position}"),
                     Wanted::All => println!("locked down (all), at position {position}"),
+                }
+                let enforcement = app.nodes.enforced(position).await;
+                let Enforcement { enforced_on, down, .. } = enforcement
+                    .map_err(|error| format!("it is recorded; where it is in force is not known: {error}"))?;
+                println!("in force on {enforced_on} of {} nodes", enforced_on + down.len());
+                for name in down {
+                    println!("{name} does not answer, and serves nobody before it has caught up");
                 }
                 Ok(())
             }

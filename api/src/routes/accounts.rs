@@ -453,7 +453,7 @@ fn act(
 /// The rows with what is sealed beside the log.
 async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> Result<Vec<Account>, Problem> {
     let positions: Vec<i64> = rows.iter().map(|row| row.profile_position).collect();
-    let profiles = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
+    let profiles = app.commands.vault().open_personal(&positions).await.map_err(CommandError::from)?;
     Ok(rows
         .into_iter()
         .map(|row| {

@@ -1,6 +1,7 @@
 //! The lockdown: while an incident is contained, only those who respond get in.
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::Permission;
@@ -56,7 +57,7 @@ impl Lockdowns {
             return Ok(Json(Lockdown { active: false, scope: None, changed_at: None, position: None, reason: None }));
         };
         let position = i64::try_from(row.position).unwrap_or(i64::MAX);
-        let facts = app.commands.vault().open_personal(&[position]).await.map_err(Problem::internal)?;
+        let facts = app.commands.vault().open_personal(&[position]).await.map_err(CommandError::from)?;
         let reason = facts.get(&position).and_then(|facts| facts.get(Field::Reason)).map(str::to_owned);
         Ok(Json(Lockdown {
             active: row.scope.is_some(),

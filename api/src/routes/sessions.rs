@@ -1,6 +1,7 @@
 //! Sessions of all accounts, for administrators.
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
@@ -140,7 +141,7 @@ pub async fn with_origins(
     };
     let page = page.map_err(query_failed)?;
     let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
-    let facts = app.commands.vault().open_personal(&positions).await.map_err(Problem::internal)?;
+    let facts = app.commands.vault().open_personal(&positions).await.map_err(CommandError::from)?;
     let items = page.items.into_iter().map(|session| {
         let origin = facts.get(&session.started_position).map(|facts| Origin {
             ip: facts.get(Field::Ip).map(str::to_owned),

@@ -33,12 +33,12 @@ impl Wait {
     }
 
     /// How many enforce it, and who does not, once no node is to be waited for; otherwise when to look again at the
-    /// latest. `here` is this node.
+    /// latest. `here` is this node, if it is one: what runs beside them judges nobody.
     pub fn settled(
         &self,
         seen: &[SeenNode],
         now: Instant,
-        here: (&Arc<str>, Standing),
+        here: Option<(&Arc<str>, Standing)>,
     ) -> Result<(usize, Vec<Arc<str>>), Instant> {
         let (mut enforced_on, mut down, mut next) = (0, Vec::new(), None::<Instant>);
         let others = self.others.iter().filter_map(|(id, name, ends)| {
@@ -46,7 +46,7 @@ impl Wait {
             let node = seen.iter().find(|node| node.id == *id)?;
             Some((name, Self::standing(node.applied > self.position, *ends, now)))
         });
-        for (name, standing) in others.chain([here]) {
+        for (name, standing) in others.chain(here) {
             match standing {
                 Standing::Enforces => enforced_on += 1,
                 Standing::Down => down.push(Arc::clone(name)),
@@ -94,7 +94,7 @@ mod tests {
         let (name, standing) = here(standing);
         let wait = Wait::of(7, first, Some(Uuid::from_u128(9)));
         let names = |names: Vec<Arc<str>>| names.iter().map(ToString::to_string).collect();
-        wait.settled(seen, now, (&name, standing)).map(|(number, down)| (number, names(down)))
+        wait.settled(seen, now, Some((&name, standing))).map(|(number, down)| (number, names(down)))
     }
 
     #[test]

@@ -12,6 +12,7 @@
 )]
 
 mod appends;
+mod growth;
 mod limits;
 mod load;
 mod logins;
@@ -22,21 +23,24 @@ mod replay;
 mod revocation;
 mod session;
 mod table;
+mod visible;
 
 use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 11] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("session", session::run),
     ("revocation", revocation::run),
+    ("visible", visible::run),
     ("memory", memory::run),
     ("replay", replay::run),
     ("preview", preview::run),
     ("rebuild", rebuild::run),
+    ("growth", growth::run),
 ];
 
 fn main() -> ExitCode {

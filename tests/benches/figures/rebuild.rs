@@ -17,7 +17,7 @@ use crate::table;
 
 const EVENTS: usize = 2_000_000;
 const ROUNDS: usize = 3;
-const PROJECTIONS: [Projection; 2] = [Projection::Accounts, Projection::Sessions];
+const PROJECTIONS: [Projection; 3] = [Projection::Accounts, Projection::Sessions, Projection::Metrics];
 
 pub fn run(runtime: &Runtime) {
     let events = std::env::var("FULEXO_BENCH_EVENTS").ok().and_then(|events| events.parse().ok()).unwrap_or(EVENTS);
