@@ -19,6 +19,8 @@ use crate::to_i64;
 const BATCH: u32 = 1_000;
 /// How often a node looks where the others are.
 const TICK: Duration = Duration::from_millis(100);
+/// The same for the first time after there was something new.
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// How far each projection is, as this node knows it.
 #[derive(Clone)]
@@ -115,20 +117,31 @@ impl Runner {
 
     /// Runs until cancelled; a batch is applied whole or not at all.
     pub async fn run(mut self) {
-        let mut pause = TICK;
+        let (mut pause, mut glance) = (TICK, GLANCE);
         loop {
             match self.step().await {
                 Ok(Step::Moved) => {
-                    pause = TICK;
+                    (pause, glance) = (TICK, GLANCE);
                     continue;
                 }
                 Ok(Step::Idle) => {
-                    pause = TICK;
+                    (pause, glance) = (TICK, GLANCE);
                     // Woken by the head; the tick is for a head that moved while nobody told us.
                     let _ = timeout(TICK * 10, self.head.changed()).await;
                     continue;
                 }
-                Ok(Step::Elsewhere) => pause = TICK,
+                // Whoever does the work has done it in a moment, as a rule: somebody may wait here to see it.
+                Ok(Step::Elsewhere) if self.progress.of(self.projection).position < *self.head.borrow() => {
+                    pause = TICK;
+                    sleep(glance).await;
+                    glance = (glance * 2).min(TICK);
+                    continue;
+                }
+                Ok(Step::Elsewhere) => {
+                    (pause, glance) = (TICK, GLANCE);
+                    let _ = timeout(TICK, self.head.changed()).await;
+                    continue;
+                }
                 Err(error) => {
                     self.stopped(&error).await;
                     pause = (pause * 2).min(Duration::from_secs(10));

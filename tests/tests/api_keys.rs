@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 const KEYS: &str = "/v1/api-keys";
 const FORM: &str = "application/x-www-form-urlencoded";
-const ALL: [&str; 12] = [
+const ALL: [&str; 14] = [
     "accounts.read",
     "accounts.manage",
     "sessions.read",
@@ -33,6 +33,8 @@ const ALL: [&str; 12] = [
     "api_keys.manage",
     "tokens.introspect",
     "audit.read",
+    "lockdown.manage",
+    "metrics.read",
 ];
 
 fn request(name: &str, permissions: &[&str]) -> Value {
@@ -114,7 +116,10 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
         ("sessions.read", Method::GET, "/v1/sessions".to_owned()),
         ("roles.read", Method::GET, "/v1/roles".to_owned()),
         ("roles.read", Method::GET, "/v1/permissions".to_owned()),
+        ("roles.read", Method::GET, "/v1/grants".to_owned()),
         ("policy.read", Method::GET, "/v1/policy".to_owned()),
+        ("metrics.read", Method::GET, "/v1/security/metrics".to_owned()),
+        ("lockdown.manage", Method::GET, "/v1/lockdown".to_owned()),
         ("audit.read", Method::GET, "/v1/audit/events".to_owned()),
         ("audit.read", Method::GET, "/v1/audit/events/0".to_owned()),
         ("tokens.introspect", Method::POST, "/v1/auth/introspect".to_owned()),
@@ -137,14 +142,17 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_account_of_ones_own() {
-    const OPEN: [&str; 11] = [
+    const OPEN: [&str; 14] = [
         "create_introspection",
         "delete_session",
         "get_account",
         "get_audit_event",
+        "get_lockdown",
         "get_policy",
+        "get_security_metrics",
         "list_accounts",
         "list_audit_events",
+        "list_grants",
         "list_permissions",
         "list_roles",
         "list_sessions",
@@ -244,7 +252,7 @@ async fn what_is_wrong_with_a_key_is_named_and_none_is_made() {
         refused("name", json!(name), "/name").await;
     }
     refused("permissions", json!(["accounts.read", "accounts.*"]), "/permissions/1").await;
-    refused("permissions", json!(vec!["audit.read"; 13]), "/permissions").await;
+    refused("permissions", json!(vec!["audit.read"; ALL.len() + 1]), "/permissions").await;
     for member in ["secret", "api_key_id", "created_by", "actor", "revoked_at"] {
         refused(member, json!(admin.account), &format!("/{member}")).await;
     }
@@ -484,7 +492,7 @@ async fn introspection_tells_what_a_token_is_worth_now() {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap();
     let told = introspect(&service, &token).await;
     let mut expected = json!({
-        "active": true, "token_type": "Bearer", "scope": "roles.read policy.read audit.read", "acr": "aal1",
+        "active": true, "token_type": "Bearer", "scope": "roles.read policy.read audit.read metrics.read", "acr": "aal1",
         "sub": ann.account, "sid": ann.session, "amr": ["pwd"], "roles": ["auditor", "customer"],
     });
     for claim in ["iss", "aud", "jti", "exp", "iat", "auth_time"] {

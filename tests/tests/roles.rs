@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const BECAUSE: &str = "the marmalade affair of Thistlewood";
-const ALL: [&str; 12] = [
+const ALL: [&str; 14] = [
     "accounts.read",
     "accounts.manage",
     "sessions.read",
@@ -35,6 +35,8 @@ const ALL: [&str; 12] = [
     "api_keys.manage",
     "tokens.introspect",
     "audit.read",
+    "metrics.read",
+    "lockdown.manage",
 ];
 
 async fn define(client: &Client, role: &str, permissions: &[&str]) -> Answer {
@@ -244,7 +246,7 @@ async fn what_is_wrong_with_a_request_is_named_and_nothing_happens() {
     let wrong = json!({"permissions": ["audit.read", "audit.write", "*", ""], "reason": " "});
     let pointers = ["/permissions/1", "/permissions/2", "/permissions/3", "/reason"];
     refused(Method::PUT, "/v1/roles/desk", wrong, &pointers).await;
-    let many = json!({"permissions": vec!["audit.read"; 13], "reason": BECAUSE});
+    let many = json!({"permissions": vec!["audit.read"; ALL.len() + 1], "reason": BECAUSE});
     refused(Method::PUT, "/v1/roles/desk", many, &["/permissions"]).await;
     for name in ["Desk", "1st", "a.b", "a%20b", "%C3%A4", "desk%00", "_x", &"x".repeat(64)] {
         let body = json!({"permissions": [], "reason": BECAUSE});

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fulexo_commands::log::relay::RelayState;
 use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::projection::Projection;
 use poem::Request;
@@ -43,8 +44,40 @@ struct Readiness {
     log_size: u64,
     projections: Vec<ProjectionHealth>,
     gate: GateHealth,
+    /// The copy of the log in NATS, where one is kept.
+    relay: Option<RelayHealth>,
     /// The nodes on this database; one that is not `ok` judges nothing from memory, or is gone.
     nodes: Vec<NodeHealth>,
+}
+
+#[derive(Object)]
+struct RelayHealth {
+    status: Status,
+    /// Whether it is this node that copies; one does at a time, and the others know no position.
+    here: bool,
+    /// The stream in JetStream.
+    stream: Option<String>,
+    /// Every position below it is copied.
+    position: Option<u64>,
+    /// Events in the log that are not copied yet.
+    lag: Option<u64>,
+    /// Whether something keeps it from going on; the reason is in the service's log. It is tried again.
+    stopped: bool,
+}
+
+impl RelayHealth {
+    fn of(state: &RelayState, size: u64) -> Self {
+        let stopped = state.stopped_because.is_some();
+        let position = state.is_here.then_some(state.position);
+        Self {
+            status: if stopped { Status::Degraded } else { Status::Ok },
+            here: state.is_here,
+            stream: state.stream.clone(),
+            position,
+            lag: position.map(|position| size.saturating_sub(position)),
+            stopped,
+        }
+    }
 }
 
 #[derive(Object)]
@@ -169,7 +202,9 @@ impl Health {
             stopped: gate_stopped,
         };
         let views_stopped = projections.iter().any(|projection| projection.stopped);
-        let is_degraded = nats == Status::Degraded || views_stopped || gate_stopped;
+        let relay = app.relay.as_ref().map(|state| RelayHealth::of(&state.borrow(), size));
+        let relay_stopped = relay.as_ref().is_some_and(|relay| relay.stopped);
+        let is_degraded = nats == Status::Degraded || views_stopped || gate_stopped || relay_stopped;
         let dependency = |name: &str, status| Dependency { name: name.to_owned(), status };
         Ok(Json(Readiness {
             status: if is_degraded { Status::Degraded } else { Status::Ok },
@@ -177,6 +212,7 @@ impl Health {
             log_size: size,
             projections,
             gate,
+            relay,
             nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
@@ -193,6 +229,7 @@ impl Health {
             projections: Projection::ALL.map(|projection| (projection, app.progress.of(projection))).to_vec(),
             gate_applied: app.gate.applied(),
             gate_holds_lease: app.gate.holds_lease(),
+            relay: app.relay.as_ref().map(|state| state.borrow().clone()),
         };
         Ok(Scraped::Ok(PlainText(exposition(&figures))))
     }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use fulexo_commands::log::relay::RelayState;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::State;
 
@@ -17,6 +18,8 @@ pub struct Figures {
     pub projections: Vec<(Projection, State)>,
     pub gate_applied: u64,
     pub gate_holds_lease: bool,
+    /// The copy of the log in NATS, where this node takes part in it.
+    pub relay: Option<RelayState>,
 }
 
 /// The text that is scraped.
@@ -66,6 +69,20 @@ pub fn exposition(figures: &Figures) -> String {
         "Whether this node judges requests from memory.",
         &one(figures.gate_holds_lease.into()),
     );
+    if let Some(relay) = &figures.relay {
+        let stopped = relay.stopped_because.is_some();
+        family(
+            &mut text,
+            "fulexo_relay_stopped",
+            "Whether something keeps the log from being copied.",
+            &one(stopped.into()),
+        );
+        if relay.is_here {
+            let lag = size.saturating_sub(relay.position);
+            family(&mut text, "fulexo_relay_position", "Every event below it is in JetStream.", &one(relay.position));
+            family(&mut text, "fulexo_relay_lag", "Events in the log that are not in JetStream yet.", &one(lag));
+        }
+    }
     text
 }
 

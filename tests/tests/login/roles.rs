@@ -64,7 +64,7 @@ async fn the_caller_sees_the_roles_of_now_and_not_those_of_the_token() {
     grant(&admin, ann.account, "auditor").await;
     let session = ann.get("/v1/auth/session").await;
     assert_eq!(session.json["roles"], json!(["auditor", "customer"]));
-    assert_eq!(session.json["permissions"], json!(["roles.read", "policy.read", "audit.read"]));
+    assert_eq!(session.json["permissions"], json!(["roles.read", "policy.read", "audit.read", "metrics.read"]));
     revoke(&admin, ann.account, "auditor").await;
     revoke(&admin, ann.account, "customer").await;
     let session = ann.get("/v1/auth/session").await;
@@ -77,7 +77,7 @@ async fn nobody_grants_what_they_do_not_hold() {
     let node = Node::start().await;
     let ann = node.customer().await;
     let size = log_size(&node).await;
-    let auditors = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead];
+    let auditors = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead];
     let own = Permissions::of(&auditors).union(Permissions::of(&[Permission::RolesGrant]));
     let grant = async |role: &str| {
         let (role, reason) = (RoleName::parse(role).unwrap(), Reason::parse("they asked").unwrap());
