@@ -69,10 +69,9 @@ impl Load {
             };
             tasks.spawn(person.run(Arc::clone(&is_over)));
         }
-        for node in 0..urls.len() {
+        for (node, url) in urls.iter().enumerate() {
             for prober in 0..PROBERS {
-                let url = urls[node].clone();
-                tasks.spawn(probe(url, node, prober, Arc::clone(&record), Arc::clone(&is_over)));
+                tasks.spawn(probe(url.clone(), node, prober, Arc::clone(&record), Arc::clone(&is_over)));
             }
         }
         let load = Self { record, is_over, tasks };
