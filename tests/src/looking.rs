@@ -29,15 +29,15 @@ pub async fn leaves(database: &Database) -> Vec<Value> {
     leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
 }
 
-/// Looks again and again, for half a minute at most: what another node does takes its time, and a view that stopped tries
-/// again after ten seconds at the latest.
+/// Looks again and again, for a minute at most: what another node does takes its time, a cluster elects its leader, and
+/// a view that stopped tries again after ten seconds at the latest.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let looking = async {
         while !holds().await {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(timeout(Duration::from_secs(30), looking).await.is_ok(), "never: {what}");
+    assert!(timeout(Duration::from_secs(60), looking).await.is_ok(), "never: {what}");
 }
 
 /// The same caller at another node.

@@ -121,6 +121,24 @@ impl NatsCluster {
         panic!("JetStream does not answer");
     }
 
+    /// Returns when every server has all of this stream: a cluster survives the loss of one at a time.
+    pub async fn wait_for_replicas(&self, stream: &str) {
+        self.wait_for_jetstream().await;
+        let mut jetstream = self.jetstream().await;
+        jetstream.set_timeout(Duration::from_secs(1));
+        for _ in 0..600 {
+            if let Ok(stream) = jetstream.get_stream(stream).await {
+                let cluster = stream.cached_info().cluster.as_ref().unwrap();
+                let caught_up = cluster.replicas.iter().filter(|replica| replica.current && !replica.offline).count();
+                if cluster.leader.is_some() && caught_up + 1 == self.servers.len() {
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the servers do not come to the same");
+    }
+
     /// Ends a server without a chance to write anything.
     pub fn kill(&self, number: usize) {
         let mut server = self.servers[number].lock().unwrap();

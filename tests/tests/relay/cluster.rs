@@ -22,7 +22,7 @@ async fn a_cluster_that_loses_a_server_even_its_leader_keeps_the_copy_going() {
         append(&database, 500).await;
         copied(&[&node]).await;
         nats.start_again(follower);
-        nats.wait_for_jetstream().await;
+        nats.wait_for_replicas(&stream).await;
 
         let leader = nats.leader(&stream).await;
         nats.kill(leader);

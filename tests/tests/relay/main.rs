@@ -27,6 +27,7 @@ use fulexo_projections::access;
 use fulexo_tests::{Database, NatsCluster, Node, eventually, operator, superuser};
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// The variables of a node that copies the log there.
@@ -105,16 +106,23 @@ async fn epoch(database: &Database) -> Uuid {
 
 /// Waits until one of these nodes has copied the whole log; answers with the stream's name.
 async fn copied(nodes: &[&Node]) -> String {
-    let mut stream = None;
-    eventually("the log is copied", async || {
+    let states = || nodes.iter().map(|node| relay_state(node));
+    let copying = async {
+        loop {
+            let size = size(&nodes[0].database).await;
+            let done = states().find(|state| state.is_here && state.position == size && size > 0);
+            if let Some(stream) = done.and_then(|state| state.stream) {
+                return stream;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail.
+    let Ok(stream) = timeout(Duration::from_secs(90), copying).await else {
         let size = size(&nodes[0].database).await;
-        let states = nodes.iter().map(|node| relay_state(node));
-        let done = states.into_iter().find(|state| state.is_here && state.position == size && size > 0);
-        stream = done.and_then(|state| state.stream);
-        stream.is_some()
-    })
-    .await;
-    stream.unwrap()
+        panic!("the log has {size} events, and the copies are {:?}", states().collect::<Vec<_>>());
+    };
+    stream
 }
 
 /// A message as a consumer gets it.
