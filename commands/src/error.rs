@@ -107,10 +107,11 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::WorkerCrashed => true,
-        // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary.
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code == "25006" || ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
+        // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary; a
+        // transaction that was silent for too long.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["25006", "25P03"].contains(&&*code) || ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+        }),
         _ => false,
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fulexo_domain::event::{Recorded, Stream};
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +27,10 @@ use crate::vault::write;
 
 /// How long a batch is kept waiting for a database that went away.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a transaction of this task may be silent. It holds the lock of every node, and is silent for a round trip at a
+/// time: longer, and its process is held up, or its machine gone. Postgres ends it then, and the others go on.
+const SILENCE: &str = "set idle_in_transaction_session_timeout = '3s'";
 
 /// Streams whose versions are remembered, to foretell what the lock will show.
 const REMEMBERED: usize = 50_000;
@@ -302,7 +306,11 @@ impl Sequencer {
     async fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            vacant => vacant.insert(self.pool.acquire().await.map_err(Failure::Lost)?),
+            vacant => {
+                let mut connection = self.pool.acquire().await.map_err(Failure::Lost)?;
+                connection.execute(SILENCE).await.map_err(Failure::Lost)?;
+                vacant.insert(connection)
+            }
         };
         Ok(connection)
     }

@@ -118,10 +118,10 @@ pub async fn where_committed(connection: &mut PgConnection, plan: &Plan) -> Resu
 
 pub fn is_rejection(error: &sqlx::Error) -> bool {
     match error {
-        // 08 connection, 53 resources, 57 shutdown, 25006 read-only standby, 40 serialisation: try again. All
-        // else is an answer.
+        // 08 connection, 53 resources, 57 shutdown, 25006 read-only standby, 25P03 silent for too long in a transaction,
+        // 40 serialisation: try again. All else is an answer.
         sqlx::Error::Database(error) => !error.code().is_some_and(|code| {
-            code == "25006" || ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+            ["25006", "25P03"].contains(&&*code) || ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
         }),
         sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
         _ => false,

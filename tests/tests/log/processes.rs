@@ -95,6 +95,34 @@ async fn a_node_lets_the_lock_go_with_the_end_of_its_batch() {
     other.stop().await;
 }
 
+/// A machine that vanished, or stands still: the others wait for seconds, not for as long as a connection may be silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_held_up_before_its_commit_does_not_hold_up_the_others_and_appends_once_when_it_goes_on() {
+    let database = Database::create().await;
+    let proxy = Proxy::start(&database.url(), first_commit(Fate::IsHeld)).await;
+    let held = Running::start(&proxy.url(&database.url())).await;
+    let other = Running::start(&database.url()).await;
+    let stream = new_id();
+    let login = one_on(stream, change(), Expected::New);
+    let login = AppendRequest { vault: vec![refresh_root(stream, stream)], ..login };
+    let id = ids(&login);
+    let log = held.log.clone();
+    let answer = tokio::spawn(async move { log.append(login).await });
+    proxy.late.held().await;
+    // It has the lock of the log. Connections in general may be silent for a minute.
+    let append = other.log.append(one(new_id(), change()));
+    let appended = timeout(Duration::from_secs(40), append).await;
+    assert!(appended.is_ok_and(|answer| is_new(&answer)), "the lock is held");
+
+    proxy.late.release();
+    let answer = answer.await.unwrap();
+    assert!(is_new(&answer), "{answer:?}");
+    let found = audit(&database).await.iter().filter(|event| id.contains(&event.id)).count();
+    assert_eq!(found, 1);
+    held.stop().await;
+    other.stop().await;
+}
+
 async fn is_free(database: &Database, node: &Running, after: &str) {
     let open: i64 = sqlx::query_scalar("select count(*) from pg_stat_activity where state like 'idle in transaction%' and datname = current_database()")
         .fetch_one(&database.pool().await)

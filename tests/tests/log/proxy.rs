@@ -16,6 +16,8 @@ pub enum Fate {
     Passes,
     /// It arrives after the answer to one that was late.
     Waits,
+    /// It is on its way until it is released; neither end is told.
+    IsHeld,
     /// The wire is cut before it.
     NeverArrives,
     /// It arrives, but the wire is cut at once: the client races with what the message does.
@@ -40,6 +42,7 @@ pub struct Message<'a> {
 /// Messages held up on the wire.
 #[derive(Default)]
 pub struct Late {
+    is_held: watch::Sender<bool>,
     is_released: watch::Sender<bool>,
     is_answered: watch::Sender<bool>,
 }
@@ -48,6 +51,11 @@ impl Late {
     /// Lets it through.
     pub fn release(&self) {
         self.is_released.send_replace(true);
+    }
+
+    /// Returns when one is held.
+    pub async fn held(&self) {
+        self.is_held.subscribe().wait_for(|is| *is).await.unwrap();
     }
 
     /// Returns when it has been answered.
@@ -131,8 +139,16 @@ async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, lat
                     if fate == Fate::Waits {
                         late.answered().await;
                     }
+                    if fate == Fate::IsHeld {
+                        late.is_held.send_replace(true);
+                        late.is_released.subscribe().wait_for(|is| *is).await.unwrap();
+                        // What Postgres has said meanwhile was said before it comes.
+                        if let Ok(length) = server.try_read(&mut answers) {
+                            client.write_all(&answers[..length]).await?;
+                        }
+                    }
                     match fate {
-                        Fate::Passes | Fate::Waits => server.write_all(&bytes).await?,
+                        Fate::Passes | Fate::Waits | Fate::IsHeld => server.write_all(&bytes).await?,
                         Fate::NeverArrives => return Ok(()),
                         Fate::ArrivesUnanswered => {
                             drop(client);
