@@ -8,6 +8,8 @@
 //!                             v                                                       v
 //!                            gap                                                   Postgres
 //! ```
+//! What was heard may be undone since, by a restore: before any of it is applied, the transaction that it is applied in
+//! asks whether the log still has it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +29,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{Feed, Reading, postgres};
+use crate::to_i64;
 
 /// Most events kept: a few megabytes.
 const WINDOW: usize = 4_096;
@@ -64,8 +67,17 @@ pub struct Counts {
 
 #[derive(Default)]
 struct Window {
+    /// The history that all of it is of.
+    epoch: Uuid,
     first: u64,
-    events: VecDeque<Arc<Recorded>>,
+    events: VecDeque<Heard>,
+}
+
+#[derive(Clone)]
+struct Heard {
+    event: Arc<Recorded>,
+    /// Of its leaf.
+    hash: [u8; 32],
 }
 
 impl Window {
@@ -73,8 +85,8 @@ impl Window {
         self.first + self.events.len() as u64
     }
 
-    fn add(&mut self, event: Recorded) {
-        let position = event.position;
+    fn add(&mut self, heard: Heard) {
+        let position = heard.event.position;
         if !self.events.is_empty() && position < self.end() {
             // A stream that was made again brings what it brought before; so may whoever repeats a message.
             return;
@@ -83,7 +95,7 @@ impl Window {
             self.clear();
             self.first = position;
         }
-        self.events.push_back(Arc::new(event));
+        self.events.push_back(heard);
         if self.events.len() > WINDOW {
             self.events.pop_front();
             self.first += 1;
@@ -94,21 +106,28 @@ impl Window {
         self.events.clear();
     }
 
-    fn take(&self, from: u64, most: u32) -> Vec<Arc<Recorded>> {
+    /// Whose events these are, and the events.
+    fn take(&self, from: u64, most: u32) -> (Uuid, Vec<Heard>) {
         let skip = from.checked_sub(self.first).and_then(|skip| usize::try_from(skip).ok());
         let events = skip.into_iter().flat_map(|skip| self.events.iter().skip(skip));
-        events.take(most as usize).cloned().collect()
+        (self.epoch, events.take(most as usize).cloned().collect())
     }
 }
 
 impl Feed for JetStreamFeed {
     fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> Reading<'a> {
         Box::pin(async move {
-            let mut events = self.take(from, most);
+            let (mut epoch, mut events) = self.take(from, most);
             if events.is_empty() && self.is_live.load(Ordering::Relaxed) && *self.end.borrow() == from {
                 // In time or not: what is not there then is read.
                 let _ = timeout(PATIENCE, self.end.subscribe().wait_for(|end| *end > from)).await;
-                events = self.take(from, most);
+                (epoch, events) = self.take(from, most);
+            }
+            if let Some(last) = events.last()
+                && !still_has(connection, epoch, last).await?
+            {
+                self.change(Window::clear);
+                events.clear();
             }
             if events.is_empty() {
                 let events = postgres::read(connection, from, most).await?;
@@ -116,9 +135,22 @@ impl Feed for JetStreamFeed {
                 return Ok(events);
             }
             self.taken.fetch_add(1, Ordering::Relaxed);
-            Ok(events.into_iter().map(Arc::unwrap_or_clone).collect())
+            Ok(events.into_iter().map(|heard| Arc::unwrap_or_clone(heard.event)).collect())
         })
     }
+}
+
+/// Whether the log has this event at its place, in the history that it is of: and so all that came before it.
+async fn still_has(connection: &mut PgConnection, epoch: Uuid, heard: &Heard) -> Result<bool, sqlx::Error> {
+    let position = to_i64(heard.event.position);
+    let log = sqlx::query!(
+        "select h.epoch, h.position, (select e.leaf_hash from log.event e where e.position = $1) as leaf_hash
+         from log.head h",
+        position
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(log.epoch == epoch && position < log.position && log.leaf_hash.is_some_and(|hash| hash == heard.hash))
 }
 
 impl JetStreamFeed {
@@ -130,7 +162,13 @@ impl JetStreamFeed {
         Counts { taken, reread, dropped }
     }
 
-    fn take(&self, from: u64, most: u32) -> Vec<Arc<Recorded>> {
+    /// The position after the last event that was brought.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
+    fn take(&self, from: u64, most: u32) -> (Uuid, Vec<Heard>) {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).take(from, most)
     }
 
@@ -168,6 +206,7 @@ impl Listener {
                 tracing::debug!(%error, "the feed listens anew");
             }
             self.feed.is_live.store(false, Ordering::Relaxed);
+            self.feed.change(Window::clear);
             sleep(Duration::from_millis(500)).await;
         }
     }
@@ -188,7 +227,7 @@ impl Listener {
         let consumer = self.jetstream.create_consumer_on_stream(consumer, name.as_str()).await?;
         let mut messages = consumer.stream().max_messages_per_batch(WINDOW / 4).heartbeat(LOOK).messages().await?;
         // What came before is read from Postgres.
-        self.feed.change(Window::clear);
+        self.feed.change(|window| *window = Window { epoch, ..Window::default() });
         self.feed.is_live.store(true, Ordering::Relaxed);
         loop {
             match timeout(LOOK, messages.next()).await {
@@ -206,8 +245,8 @@ impl Listener {
     }
 
     fn hear(&self, epoch: Uuid, message: &Message) {
-        if let Some(event) = self.believed(epoch, message) {
-            self.feed.change(|window| window.add(event));
+        if let Some(heard) = self.believed(epoch, message) {
+            self.feed.change(|window| window.add(heard));
         } else {
             self.feed.dropped.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("a message in the copy of the log is not of a node of this service, or not for its place");
@@ -215,7 +254,7 @@ impl Listener {
     }
 
     /// The event, when a node sent it for this place in this history.
-    fn believed(&self, epoch: Uuid, message: &Message) -> Option<Recorded> {
+    fn believed(&self, epoch: Uuid, message: &Message) -> Option<Heard> {
         let headers = message.headers.as_ref()?;
         let header = |name| Some(headers.get(name)?.as_str());
         let position: u64 = header(POSITION)?.parse().ok()?;
@@ -224,7 +263,8 @@ impl Listener {
         if says != epoch || !(self.is_genuine)(epoch, position, &message.payload, &mac) {
             return None;
         }
-        leaf::decode(position, &message.payload).ok()
+        let event = leaf::decode(position, &message.payload).ok().map(Arc::new)?;
+        Some(Heard { event, hash: leaf::hash(&message.payload) })
     }
 
     async fn epoch(&self) -> Result<Uuid, sqlx::Error> {
@@ -241,7 +281,7 @@ mod tests {
 
     use super::*;
 
-    fn event(position: u64) -> Recorded {
+    fn event(position: u64) -> Heard {
         let id = Uuid::from_u128(u128::from(position));
         let draft = Draft {
             id,
@@ -254,7 +294,8 @@ mod tests {
             event: AccountEvent::Registered {}.into(),
             sealed: Vec::new(),
         };
-        draft.prepare().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1)
+        let event = Arc::new(draft.prepare().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1));
+        Heard { event, hash: [0; 32] }
     }
 
     fn window(positions: impl IntoIterator<Item = u64>) -> Window {
@@ -264,7 +305,7 @@ mod tests {
     }
 
     fn taken(window: &Window, from: u64, most: u32) -> Vec<u64> {
-        window.take(from, most).iter().map(|event| event.position).collect()
+        window.take(from, most).1.iter().map(|heard| heard.event.position).collect()
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use fulexo_projections::feed::Counts;
-use fulexo_tests::{Client, Database, NatsCluster, NatsVersion, Node, eventually, log_size};
+use fulexo_tests::{Client, Database, NatsCluster, NatsVersion, Node, eventually, log_size, superuser};
+use sqlx::AssertSqlSafe;
 
 use crate::{append, copied, env, messages, relay_state};
 
@@ -137,4 +138,60 @@ async fn a_feed_from_a_nats_that_is_not_there_loses_nothing() {
     let admin = node.admin().await;
     caught_up(&node, &admin).await;
     assert_eq!(counts(&node).taken, 0);
+}
+
+/// A backup was restored under a node that had heard of what was lost, and not yet applied it.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_history_that_was_undone_are_not_applied_to_the_one_that_took_its_place() {
+    // The events are another's, and the epoch; the events alone.
+    for epoch in ["gen_random_uuid()", "epoch"] {
+        let nats = NatsCluster::one(NatsVersion::Current).await;
+        let database = Arc::new(Database::create().await);
+        let node = feeding(&database, &nats).await;
+        let admin = node.admin().await;
+        copied(&[&node]).await;
+        eventually("the window is read", async || {
+            node.customer().await;
+            counts(&node).taken > 0
+        })
+        .await;
+        caught_up(&node, &admin).await;
+        let kept = log_size(&node).await;
+        let pool = superuser(&database).await;
+        let mut restoring = pool.begin().await.unwrap();
+        sqlx::query("select from projection.checkpoint for update").execute(&mut *restoring).await.unwrap();
+        append(&database, 20).await;
+        let undone = log_size(&node).await;
+        eventually("they are heard of", async || node.app().feed.as_ref().unwrap().end() == undone).await;
+        for statement in [
+            "alter table log.event_0 disable trigger append_only".to_owned(),
+            format!("delete from log.event_0 where position >= {kept}"),
+            format!("delete from log.stream where last_position >= {kept}"),
+            format!("update log.head set position = {kept}, epoch = {epoch}"),
+        ] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut *restoring).await.unwrap();
+        }
+        restoring.commit().await.unwrap();
+        // As many as were undone and more: others at their positions.
+        append(&database, 30).await;
+        eventually("every view has caught up", async || {
+            let behind: i64 = sqlx::query_scalar(
+                "select count(*) from projection.checkpoint c, log.head h where c.position <> h.position",
+            )
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+            behind == 0
+        })
+        .await;
+        let foreign: i64 = sqlx::query_scalar(
+            "select count(*) from read.audit a left join log.event e
+                 on e.position = a.position and convert_from(e.leaf, 'UTF8')::json ->> 'correlation' = a.correlation_id::text
+             where e.position is null",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        assert_eq!(foreign, 0, "{epoch}");
+    }
 }
