@@ -19,7 +19,7 @@ use crate::to_i64;
 pub enum AsOf {
     /// After the event at this position.
     Position(u64),
-    /// After the last event recorded at or before this time.
+    /// After the last event recorded at or before this time, if it has come.
     Time(DateTime<Utc>),
 }
 
@@ -83,7 +83,8 @@ impl Moment {
 }
 
 impl AsOf {
-    /// The moment that is meant. A time that is still to come is the present.
+    /// The moment that is meant. A time that is still to come is the present: all that the log has, whatever the clock of
+    /// the node said that recorded it.
     ///
     /// # Errors
     /// [`NoMoment`].
@@ -98,8 +99,15 @@ impl AsOf {
                 let event = event.first().ok_or(FeedError::Gap { position })?;
                 Ok(Moment { position: to_i64(position), time: event.recorded_at })
             }
+            Self::Time(time) if time >= now => {
+                let mut connection = pool.acquire().await?;
+                let size = feed::size(&mut connection).await?;
+                let Some(position) = size.checked_sub(1) else { return Ok(Moment { position: -1, time: now }) };
+                let event = feed::read(&mut connection, position, 1).await?;
+                let event = event.first().ok_or(FeedError::Gap { position })?;
+                Ok(Moment { position: to_i64(position), time: event.recorded_at.clamp(now, time) })
+            }
             Self::Time(time) => {
-                let time = time.min(now);
                 let behind = first(pool, |recorded_at| recorded_at > time).await?;
                 Ok(Moment { position: to_i64(behind) - 1, time })
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use fulexo_api::clock;
 use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
 use fulexo_domain::authentication::AuthenticationEvent;
 use fulexo_domain::event::{Actor, Category, Stream};
@@ -340,6 +341,34 @@ async fn metrics_of_the_past_are_what_the_audit_trail_lists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_whose_clock_is_ahead_has_recorded_is_of_the_present() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    by_the_clock(&node, || clock::now() + TimeDelta::minutes(5)).await;
+    let last = log_size(&node).await - 1;
+    let asked = admin.seeing(last);
+    let a_minute_on = (operator().now + TimeDelta::minutes(1)).to_rfc3339_opts(SecondsFormat::Micros, true);
+    let same = |shown: &Value, expected: &str| {
+        let time = |text: &str| DateTime::parse_from_rfc3339(text).unwrap();
+        time(shown["time"].as_str().unwrap()) == time(expected)
+    };
+    let metrics = get(&asked, "/v1/security/metrics").await;
+    assert_eq!(metrics["as_of"]["position"], json!(last), "{metrics}");
+    assert!(same(&metrics["as_of"], &time_of(&admin, last).await), "{metrics}");
+    node.customer().await;
+    let last = log_size(&node).await - 1;
+    let asked = admin.seeing(last);
+    let mut path = format!("/v1/accounts?limit=1&as_of={a_minute_on}");
+    for _ in 0..2 {
+        let accounts = get(&asked, &path).await;
+        assert_eq!(accounts["as_of"]["position"], json!(last), "{accounts}");
+        assert!(same(&accounts["as_of"], &a_minute_on), "no later than was asked for: {accounts}");
+        let Some(next) = accounts["next_cursor"].as_str() else { break };
+        path = format!("/v1/accounts?limit=1&as_of={a_minute_on}&cursor={next}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_shows_the_past_and_holds_it_against_the_log() {
     let node = Node::start().await;
     let (admin, ann) = (node.admin().await, node.customer().await);
@@ -385,12 +414,12 @@ async fn the_command_line_shows_the_past_and_holds_it_against_the_log() {
 
 /// Three events of one microsecond, as a node whose clock is behind records them.
 async fn burst(node: &Node) {
-    let hooks = Hooks {
-        gate: access::apply,
-        gates: access::concerns,
-        on_commit: Arc::new(|_| {}),
-        clock: || DateTime::UNIX_EPOCH,
-    };
+    by_the_clock(node, || DateTime::UNIX_EPOCH).await;
+}
+
+/// The same of another clock.
+async fn by_the_clock(node: &Node, clock: fn() -> DateTime<Utc>) {
+    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock };
     let (log, sequencer) = EventLog::new(node.database.pool().await, hooks);
     let (stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));

@@ -46,12 +46,12 @@ pub async fn moment(app: &App, as_of: Option<&str>, projections: &[Projection]) 
     Ok(Some(moment))
 }
 
-/// The present, as a moment like any other.
+/// The present, as a moment like any other: everything that the log has.
 ///
 /// # Errors
 /// 503 when a read model is behind.
 pub async fn present(app: &App, projections: &[Projection]) -> Result<Moment, Problem> {
-    let moment = resolve(app, AsOf::Time(clock::now())).await?;
+    let moment = resolve(app, AsOf::Time(DateTime::<Utc>::MAX_UTC)).await?;
     seen(app, moment, projections).await?;
     Ok(moment)
 }
