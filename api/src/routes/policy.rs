@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::input::Input;
-use crate::answer::{Recorded, query_failed};
+use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::clock;
 use crate::http::Problem;
@@ -99,6 +99,15 @@ struct PolicyInForce {
     sessions: SessionFigures,
     passwords: PasswordFigures,
     second_factor: SecondFactorFigures,
+}
+
+/// The policy that is in force now, and where.
+#[derive(Object)]
+struct ChangedPolicy {
+    #[oai(flatten)]
+    policy: PolicyInForce,
+    #[oai(flatten)]
+    enforced: Enforced,
 }
 
 #[derive(Object)]
@@ -223,8 +232,8 @@ impl Policies {
 
     /// Put another policy in force.
     ///
-    /// It holds at once on this node and a moment later on every other. What was decided before stays. Needs
-    /// `policy.change` and a login within the last ten minutes.
+    /// The answer comes once every node decides under it: it may take rights from sessions that are live. What was decided
+    /// before stays. Needs `policy.change` and a login within the last ten minutes.
     #[oai(path = "/", method = "put", operation_id = "change_policy")]
     async fn change(
         &self,
@@ -232,7 +241,7 @@ impl Policies {
         caller: Bearer,
         body: Json<PolicyProposal>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<PolicyInForce>, Problem> {
+    ) -> Result<Recorded<ChangedPolicy>, Problem> {
         let caller = caller.0;
         caller.require(Permission::PolicyChange)?;
         caller.require_elevated()?;
@@ -250,8 +259,12 @@ impl Policies {
             second_factor: SecondFactorPolicy { required_for: required_for.into_iter().collect() },
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        match app(request)?.commands.change_policy(&context, version, proposed, reason).await {
-            Ok(done) => Ok(Recorded::of(done, PolicyInForce::of)),
+        let app = app(request)?;
+        match app.commands.change_policy(&context, version, proposed, reason).await {
+            Ok(done) => {
+                let body = |policy, enforced| ChangedPolicy { policy: PolicyInForce::of(policy), enforced };
+                app.enforced_with(done, body).await
+            }
             Err(fulexo_commands::CommandError::Role(_)) => Err(Problem::invalid_input(vec![FieldError::new(
                 "/second_factor/required_for",
                 "must name roles that exist",

@@ -133,6 +133,23 @@ async fn a_suspended_account_and_a_revoked_key_are_refused_by_every_node_when_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_takes_rights_away_does_so_on_every_node_when_the_answer_comes() {
+    let busy = Busy::start().await;
+    for _ in 0..ROUNDS {
+        let ann = busy.nodes[1].auditor().await;
+        let require = async |admin: &Client, roles: &[&str]| {
+            let mut policy = admin.get("/v1/policy").await.json;
+            policy["second_factor"]["required_for"] = json!(roles);
+            policy["reason"] = json!("they asked");
+            admin.put("/v1/policy", policy).await
+        };
+        busy.loses(&ann, AUDIT, 403, async |admin| require(admin, &["auditor"]).await).await;
+        assert_eq!(require(&busy.admin, &[]).await.status, 200);
+    }
+    busy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_administrators_do_to_an_account_says_where_it_is_in_force() {
     let nodes = three().await;
     let (admin, ann) = (nodes[0].admin().await, nodes[1].customer().await);
