@@ -23,6 +23,7 @@ use crate::log::Expected;
 use crate::login::{Found, read_verifier};
 use crate::password_hash::Verifier;
 use crate::recovery::RESET;
+use crate::sessions::SignedOut;
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -251,8 +252,9 @@ impl Commands {
     ) -> Result<Done<()>, CommandError> {
         let content = [current.expose().as_bytes(), new.expose().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "change_password", &content);
-        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
-            return self.done_before(()).await;
+        if let Some(made) = self.before(idempotency.as_ref()).await? {
+            let by = RevokedBy::PasswordChange;
+            return self.then_sign_out(context, owner.session(), by, Committed::Before(made)).await;
         }
         let (account, device) = match owner {
             Owner::LoggedIn(account, session) => (account, self.device_of(session).await?),
@@ -274,13 +276,9 @@ impl Commands {
             return Err(CommandError::Password(broken));
         }
         let hashed = self.hash_password(new).await?;
-        let position =
+        let recorded =
             self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
-        let position = position.await?;
-        // A login with the old password that was under way when the new one was recorded has ended or is ended here;
-        // none can begin: it would find the account changed.
-        let swept = self.sweep_sessions(context, account, owner.session(), RevokedBy::PasswordChange).await?;
-        Ok(Done { value: (), position: swept.position.or(position) })
+        self.then_sign_out(context, owner.session(), RevokedBy::PasswordChange, recorded.await?).await
     }
 
     async fn record_new_password(
@@ -291,7 +289,7 @@ impl Commands {
         hashed: &str,
         attempt: &Reserved,
         idempotency: Option<&Idempotency>,
-    ) -> Result<Option<u64>, CommandError> {
+    ) -> Result<Committed<SignedOut>, CommandError> {
         let account = found.account;
         let decided = self.decide(idempotency, async || {
             let (state, version) = self.with_same_password(found).await?;
@@ -311,9 +309,9 @@ impl Commands {
             unit.record(account.0, Some(account), confirmed)?;
             unit.record(account.0, Some(account), events)?;
             self.end_in(&mut unit, account, session, RevokedBy::PasswordChange).await?;
-            Ok((unit, ()))
+            Ok((unit, SignedOut { account, version }))
         });
-        Ok(self.done(decided.await?).await?.position)
+        decided.await
     }
 
     /// A verifier of a new password.

@@ -14,6 +14,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::roles::gives_roles;
+use crate::sessions::SignedOut;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 
@@ -136,8 +137,8 @@ impl Commands {
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
         let idempotency = self.bound(context, "expire_password", account.0, &reason);
-        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
-            return self.done_before(()).await;
+        if let Some(made) = self.before(idempotency.as_ref()).await? {
+            return self.then_sign_out(context, None, RevokedBy::PasswordExpired, Committed::Before(made)).await;
         }
         let sealing = self.sealing(account, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -148,9 +149,9 @@ impl Commands {
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
             self.end_in(&mut unit, account, None, RevokedBy::PasswordExpired).await?;
-            Ok((unit, ()))
+            Ok((unit, SignedOut { account, version }))
         });
-        self.then_sign_out(context, account, RevokedBy::PasswordExpired, decided.await?).await
+        self.then_sign_out(context, None, RevokedBy::PasswordExpired, decided.await?).await
     }
 
     /// Ends anybody's session.

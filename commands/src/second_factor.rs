@@ -21,9 +21,10 @@ use crate::attempts::{Reserved, Subject};
 use crate::challenge::Purpose;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Idempotency, Unit};
+use crate::execute::{Committed, Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, LoggedIn, Outcome, Presented};
+use crate::sessions::SignedOut;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -201,8 +202,8 @@ impl Commands {
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
         let idempotency = self.bound(context, "reset_second_factor", account.0, &reason);
-        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
-            return self.done_before(()).await;
+        if let Some(made) = self.before(idempotency.as_ref()).await? {
+            return self.then_sign_out(context, None, RevokedBy::SecondFactorReset, Committed::Before(made)).await;
         }
         let sealing = self.sealing(account, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -214,9 +215,9 @@ impl Commands {
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             self.take_away(&mut unit, account, &state, version, DisabledBy::Admin).await?;
             self.end_in(&mut unit, account, None, RevokedBy::SecondFactorReset).await?;
-            Ok((unit, ()))
+            Ok((unit, SignedOut { account, version }))
         });
-        self.then_sign_out(context, account, RevokedBy::SecondFactorReset, decided.await?).await
+        self.then_sign_out(context, None, RevokedBy::SecondFactorReset, decided.await?).await
     }
 
     async fn take_away(

@@ -40,6 +40,14 @@ const AT_ONCE: i64 = 100;
 /// Appends of one sweep at most.
 const SWEEPS: usize = 1_000;
 
+/// A change that ends all sessions of an account that it finds, as the log remembers it for the same idempotency key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SignedOut {
+    pub account: AccountId,
+    /// What the account's stream was at before; none if the change did nothing to the account.
+    pub version: u64,
+}
+
 /// All that tokens are made of.
 pub(crate) struct Issue {
     pub account: AccountId,
@@ -294,11 +302,23 @@ impl Commands {
         but: Option<SessionId>,
         by: RevokedBy,
     ) -> Result<Done<usize>, CommandError> {
+        self.sweep_before(context, account, but, by, None).await
+    }
+
+    /// The same, of sessions that were started before this position, if there is one.
+    async fn sweep_before(
+        &self,
+        context: &Context,
+        account: AccountId,
+        but: Option<SessionId>,
+        by: RevokedBy,
+        before: Option<i64>,
+    ) -> Result<Done<usize>, CommandError> {
         let mut done = Done { value: 0, position: None };
         // Sessions that are started meanwhile, rightly, would keep it going for ever.
         for _ in 0..SWEEPS {
             let mut unit = self.unit(context);
-            let ended = self.end_in(&mut unit, account, but, by).await?;
+            let ended = self.end_before(&mut unit, account, but, by, before).await?;
             if ended == 0 {
                 break;
             }
@@ -310,17 +330,30 @@ impl Commands {
         Ok(done)
     }
 
-    /// Ends what is left of an account's sessions after a change that ends them all; not again after one made before.
+    /// Ends what is left of the sessions that a change ends, but one; also when it was made before under the same
+    /// idempotency key, for the sweep after it may have failed. What was started since is none of its business.
     pub(crate) async fn then_sign_out(
         &self,
         context: &Context,
-        account: AccountId,
+        but: Option<SessionId>,
         by: RevokedBy,
-        decided: Committed<()>,
+        decided: Committed<SignedOut>,
     ) -> Result<Done<()>, CommandError> {
-        let Committed::New((), receipt) = decided else { return self.done_before(()).await };
-        let swept = self.sweep_sessions(context, account, None, by).await?;
-        Ok(Done { value: (), position: swept.position.or(receipt.position) })
+        let (SignedOut { account, version }, position) = match decided {
+            Committed::New(signed_out, receipt) => (signed_out, receipt.position),
+            Committed::Before(signed_out) => (signed_out, self.done_before(()).await?.position),
+        };
+        // The change itself; where it changed nothing about the account (a password that had expired before), no session
+        // starts before something else does. A login that was under way when it was made found the account changed.
+        let changed = sqlx::query_scalar!(
+            "select position from log.event where stream_id = $1 and category = 'account' and version = $2",
+            account.0,
+            i64::try_from(version).unwrap_or(i64::MAX).saturating_add(1)
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let swept = self.sweep_before(context, account, but, by, changed).await?;
+        Ok(Done { value: (), position: swept.position.or(position) })
     }
 
     /// Adds the end of live sessions to an append, of as many as go into one; answers of how many.
@@ -331,13 +364,26 @@ impl Commands {
         but: Option<SessionId>,
         by: RevokedBy,
     ) -> Result<usize, CommandError> {
+        self.end_before(unit, account, but, by, None).await
+    }
+
+    async fn end_before(
+        &self,
+        unit: &mut Unit<'_>,
+        account: AccountId,
+        but: Option<SessionId>,
+        by: RevokedBy,
+        before: Option<i64>,
+    ) -> Result<usize, CommandError> {
         let live = sqlx::query_scalar!(
             "select session_id from access.session
              where account_id = $1 and ended_at is null and session_id is distinct from $2
+                 and ($4::bigint is null or started_position < $4)
              limit $3",
             account.0,
             but.map(|but| but.0),
-            AT_ONCE
+            AT_ONCE,
+            before
         )
         .fetch_all(&self.pool)
         .await?;

@@ -5,7 +5,7 @@
 use chrono::TimeDelta;
 use fulexo_api::clock;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_tests::{Answer, Client, Node, PASSWORD, operator};
+use fulexo_tests::{Answer, Client, Node, PASSWORD, operator, superuser};
 use hyper::Method as Verb;
 use serde_json::{Value, json};
 
@@ -301,16 +301,78 @@ async fn a_suspension_ends_more_sessions_than_one_append_holds() {
     }
 }
 
+/// What the first append ends is ended; what a sweep after it was to end lives on when that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_failed_half_way_ends_the_rest_when_it_is_repeated_under_its_key_and_nothing_that_began_since() {
+    let node = Node::start().await;
+    let (admin, ann) = (node.admin().await.with_header("idempotency-key", "a key"), node.customer().await);
+    let mut sessions = Vec::new();
+    for _ in 0..150 {
+        sessions.push(node.log_in(&ann.email, ann.account).await);
+    }
+    let pool = superuser(&node.database).await;
+    for statement in [
+        "create function access.refuse() returns trigger language plpgsql as $$ begin
+             if (select count(*) from access.session where ended_at is not null) >= 100 then
+                 raise 'as if the database had gone';
+             end if;
+             return new;
+         end $$",
+        "create trigger refuse before update on access.session for each statement execute function access.refuse()",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let refused = act(&admin, &ann, "expire-password").await;
+    assert_eq!(refused.status, 500, "{refused:?}");
+    sqlx::query("drop trigger refuse on access.session").execute(&pool).await.unwrap();
+    let live = async || {
+        let mut live = 0;
+        for session in &sessions {
+            live += usize::from(session.get("/v1/auth/session").await.status == 200);
+        }
+        live
+    };
+    assert!(live().await >= 50, "the first append ended a hundred");
+
+    let repeated = act(&admin, &ann, "expire-password").await;
+    assert_eq!(repeated.status, 200, "{repeated:?}");
+    assert_eq!(live().await, 0);
+
+    // With a new password they are in again, and a repetition of the act is none of their business.
+    let due = log_in(&node, &ann.email, PASSWORD, None).await;
+    let mut half_way = node.anonymous();
+    half_way.access_token = due.json["challenge_token"].as_str().map(str::to_owned);
+    let change = json!({"current_password": PASSWORD, "new_password": "another-Horse8battery"});
+    assert_eq!(half_way.post("/v1/me/password", change).await.status, 204);
+    let again = log_in(&node, &ann.email, "another-Horse8battery", None).await;
+    let mut again_in = node.anonymous();
+    again_in.log_in_with(&again);
+    assert_eq!(act(&admin, &ann, "expire-password").await.status, 200);
+    assert_eq!(again_in.get("/v1/auth/session").await.status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_sessions_past_their_end_go_away_and_their_tokens_stay_refused() {
     let node = Node::start().await;
     let (ann, eve) = (node.customer().await, node.customer().await);
     assert_eq!(ann.post_nothing("/v1/auth/logout").await.status, 204);
     let pool = node.database.pool().await;
-    let swept = fulexo_projections::access::sweep(&pool, clock::now() + TimeDelta::hours(23)).await.unwrap();
-    assert_eq!(swept, 0, "a day has not gone by");
-    let swept = fulexo_projections::access::sweep(&pool, clock::now() + TimeDelta::hours(25)).await.unwrap();
-    assert_eq!(swept, 1, "the ended one, and not the live one");
+    let sweep = async || fulexo_projections::access::sweep(&pool, clock::now()).await.unwrap();
+    let age = async |hours: i32| {
+        let superuser = superuser(&node.database).await;
+        sqlx::query("update access.session set ended_at = clock_timestamp() - make_interval(hours => $1) where ended_at is not null")
+            .bind(hours)
+            .execute(&superuser)
+            .await
+            .unwrap();
+    };
+    age(23).await;
+    assert_eq!(sweep().await, 0, "a day has not gone by");
+    age(25).await;
+    assert_eq!(sweep().await, 1, "the ended one, and not the live one");
+    let in_forty_days = clock::now() + TimeDelta::days(40);
+    let swept = fulexo_projections::access::sweep(&pool, in_forty_days).await.unwrap();
+    assert_eq!(swept, 0, "whatever a node's clock says, the database knows that they live");
     let standing = |client: &Client| {
         let (pool, account, session) = (pool.clone(), AccountId(client.account), SessionId(client.session));
         async move { fulexo_projections::access::standing(&pool, account, session).await.unwrap().is_live }
