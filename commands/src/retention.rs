@@ -34,7 +34,8 @@ impl Retention {
         Self { pool }
     }
 
-    /// One sweep; also makes sure that the log's next partition exists long before it is needed.
+    /// One sweep, of what is old by the database's clock, too: a node whose own is ahead does no harm. It also makes sure
+    /// that the log's next partition exists long before it is needed.
     ///
     /// # Errors
     /// The database; the next sweep does what this one did not.
@@ -43,6 +44,7 @@ impl Retention {
         if made > 0 {
             tracing::info!(made, "partitions of the log were made");
         }
+        let now = sqlx::query_scalar!(r#"select least($1, now()) as "now!""#, now).fetch_one(&self.pool).await?;
         let commands = sqlx::query!(
             "delete from log.command where command_id in (
                  select command_id from log.command where recorded_at < $1 order by recorded_at limit $2)",
