@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use crate::feed::FeedError;
 use crate::gate::{Gate, catch_up};
@@ -14,6 +14,8 @@ use crate::nodes::Nodes;
 
 /// Without a doorbell the log is asked this often; well within a lease.
 const TICK: Duration = Duration::from_millis(200);
+/// Between two looks at the log, however often the doorbell rings.
+const LEAST: Duration = Duration::from_millis(1);
 /// Most events read at once.
 const BATCH: u32 = 2_000;
 /// Between two reports, when there is always something new. After a pause the first one is made at once.
@@ -48,6 +50,7 @@ impl Follower {
     /// Runs until cancelled.
     pub async fn run(mut self) {
         loop {
+            let began = tokio::time::Instant::now();
             let pause = match self.step().await {
                 Ok(true) => self.report().await,
                 Ok(false) => {
@@ -64,6 +67,8 @@ impl Follower {
                 () = self.doorbell.notified() => {}
                 () = sleep(pause) => {}
             }
+            // Whoever may publish can ring without pause; after a pause the first ring is answered at once.
+            sleep_until(began + LEAST).await;
         }
     }
 

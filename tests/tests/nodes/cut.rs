@@ -61,6 +61,20 @@ async fn a_node_whose_database_does_not_answer_is_named_and_lets_nobody_in() {
     is_cut_off(Fate::Waits).await;
 }
 
+/// Whoever may publish on NATS may ring without pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doorbell_that_rings_without_pause_costs_the_database_no_more_than_a_look_a_millisecond() {
+    let (_near, far, wire) = near_and_far().await;
+    let (before, began) = (wire.heads(), Instant::now());
+    while began.elapsed() < Duration::from_millis(500) {
+        far.app().doorbell.ring_here();
+        tokio::task::yield_now().await;
+    }
+    let (looks, most) = (wire.heads() - before, began.elapsed().as_millis() as usize + 1);
+    assert!(looks <= most, "{looks} of at most {most}");
+    assert!(looks >= 2, "rings are heard");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_registry_cannot_be_read_the_answer_says_that_it_is_recorded_and_can_be_asked_for_again() {
     let (_near, far, wire) = near_and_far().await;

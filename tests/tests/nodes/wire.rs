@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +39,8 @@ pub struct Wire {
     rules: watch::Sender<Rules>,
     /// How many answers were held up so far.
     held: watch::Sender<usize>,
+    /// How often the log's head was read.
+    heads: AtomicUsize,
 }
 
 impl Wire {
@@ -47,7 +50,8 @@ impl Wire {
         let postgres = place.split_once('/').unwrap().0.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let wire = Arc::new(Self { port, rules: watch::Sender::default(), held: watch::Sender::default() });
+        let (rules, held) = (watch::Sender::default(), watch::Sender::default());
+        let wire = Arc::new(Self { port, rules, held, heads: AtomicUsize::new(0) });
         let for_all = Arc::clone(&wire);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -66,6 +70,11 @@ impl Wire {
 
     pub fn rule(&self, rules: Rules) {
         self.rules.send_replace(rules);
+    }
+
+    /// How often the log's head was read so far.
+    pub fn heads(&self) -> usize {
+        self.heads.load(Ordering::Relaxed)
     }
 
     /// Returns once an answer is held up.
@@ -101,6 +110,8 @@ impl Wire {
                             Fate::AnswerWaits => true,
                             Fate::Passes | Fate::Waits => false,
                         };
+                        let is_head = fate(&Rules { heads: Fate::Breaks, ..Rules::default() }) == Fate::Breaks;
+                        self.heads.fetch_add(usize::from(is_head), Ordering::Relaxed);
                         server.write_all(&bytes).await?;
                         if is_held {
                             // What follows it, up to Sync, was sent with it.
