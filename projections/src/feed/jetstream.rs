@@ -47,7 +47,6 @@ pub struct JetStreamFeed {
     end: watch::Sender<u64>,
     is_live: AtomicBool,
     taken: AtomicU64,
-    reread: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -56,8 +55,6 @@ pub struct JetStreamFeed {
 pub struct Counts {
     /// Reads that the window answered.
     pub taken: u64,
-    /// Reads that found something in Postgres alone.
-    pub reread: u64,
     /// Messages that were not believed.
     pub dropped: u64,
 }
@@ -111,9 +108,7 @@ impl Feed for JetStreamFeed {
                 events = self.take(from, most);
             }
             if events.is_empty() {
-                let events = postgres::read(connection, from, most).await?;
-                self.reread.fetch_add(u64::from(!events.is_empty()), Ordering::Relaxed);
-                return Ok(events);
+                return postgres::read(connection, from, most).await;
             }
             self.taken.fetch_add(1, Ordering::Relaxed);
             Ok(events.into_iter().map(Arc::unwrap_or_clone).collect())
@@ -125,9 +120,8 @@ impl JetStreamFeed {
     /// What became of events and reads.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let [taken, reread, dropped] =
-            [&self.taken, &self.reread, &self.dropped].map(|count| count.load(Ordering::Relaxed));
-        Counts { taken, reread, dropped }
+        let [taken, dropped] = [&self.taken, &self.dropped].map(|count| count.load(Ordering::Relaxed));
+        Counts { taken, dropped }
     }
 
     fn take(&self, from: u64, most: u32) -> Vec<Arc<Recorded>> {
