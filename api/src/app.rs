@@ -5,6 +5,9 @@
 //!                                                   |
 //!      queries <- read models <- runners <- follower <- log
 //! ```
+//! A verb that changes something and ends appends and follows the log, and leaves the rest to nodes: it neither copies the
+//! log nor applies it to read models, and sends no mail.
+//!
 //! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
 //! and runners; then the node's place among the others; then the pool.
 
@@ -13,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::log::relay::{CopyKey, Relay, RelayOptions, RelayState};
+use fulexo_commands::log::relay::{self, CopyKey, Relay, RelayOptions, RelayState};
 use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
@@ -22,18 +25,20 @@ use fulexo_commands::{Commands, IsCurrent, Retention};
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::feed::{Feed, JetStreamFeed, Listener as FeedListener, PostgresFeed};
-use fulexo_projections::follower::Follower;
-use fulexo_projections::gate::{Gate, LEASE, catch_up};
+use fulexo_projections::follower::{Follower, catch_up};
+use fulexo_projections::gate::{Gate, LEASE};
 use fulexo_projections::nodes::Nodes;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use crate::clock;
 use crate::config::{Config, Environment, FeedSource};
@@ -109,6 +114,10 @@ pub struct Core {
     stop_sequencer: oneshot::Sender<()>,
     sequencer: JoinHandle<()>,
     followers: JoinSet<()>,
+    /// What a node does beside answering, until it is begun. A verb that ends begins none of it.
+    upkeep: Vec<BoxFuture<'static, ()>>,
+    /// As whom this process copies the log, where it does.
+    relays_as: Option<Uuid>,
 }
 
 /// Where to listen, and whom to believe there.
@@ -126,7 +135,7 @@ struct Listen {
 pub struct StartError(pub String);
 
 impl Core {
-    /// Starts everything but the listener.
+    /// Starts what it takes to append, and to know what was appended.
     ///
     /// # Errors
     /// [`StartError`], in words for the operator.
@@ -168,22 +177,21 @@ impl Core {
         followers.spawn(follower.run());
         followers.spawn(Arc::clone(&nodes).run(doorbell.rung()));
         followers.spawn(doorbell.clone().run());
-        followers.spawn(sweep(pool.clone()));
-        let relay = match nats.clone().filter(|_| config.nats_replicas > 0) {
-            Some(client) => {
-                let (key, holder) = (copy_key.clone(), RequestId::draw().0);
-                let options = RelayOptions { client, key, replicas: config.nats_replicas, holder };
-                let (relay, state) = Relay::new(pool.clone(), options, known_head.clone());
-                followers.spawn(relay.run());
-                Some(state)
-            }
-            None => None,
-        };
+
+        let mut upkeep: Vec<BoxFuture<'static, ()>> = vec![Box::pin(sweep(pool.clone()))];
+        let relays_as = (nats.is_some() && config.nats_replicas > 0).then(|| RequestId::draw().0);
+        let relay = nats.clone().zip(relays_as).map(|(client, holder)| {
+            let options = RelayOptions { client, key: copy_key.clone(), replicas: config.nats_replicas, holder };
+            let (relay, state) = Relay::new(pool.clone(), options, known_head.clone());
+            upkeep.push(Box::pin(relay.run()));
+            state
+        });
         let from_nats = nats.filter(|_| config.feed == FeedSource::JetStream).map(|client| {
             let feed = Arc::new(JetStreamFeed::default());
             let is_genuine =
                 move |epoch, position, leaf: &[u8], mac: &[u8]| copy_key.is_genuine(epoch, position, leaf, mac);
-            followers.spawn(FeedListener::new(Arc::clone(&feed), pool.clone(), client, Arc::new(is_genuine)).run());
+            let listener = FeedListener::new(Arc::clone(&feed), pool.clone(), client, Arc::new(is_genuine));
+            upkeep.push(Box::pin(listener.run()));
             feed
         });
         let feed: Arc<dyn Feed> = match &from_nats {
@@ -193,7 +201,7 @@ impl Core {
         for projection in Projection::ALL {
             let (head, progress) = (known_head.clone(), progress.clone());
             let (feed, node) = (Arc::clone(&feed), Arc::clone(&node_name));
-            followers.spawn(Runner::new(projection, pool.clone(), head, progress, feed, node).run());
+            upkeep.push(Box::pin(Runner::new(projection, pool.clone(), head, progress, feed, node).run()));
         }
 
         let is_current: IsCurrent = {
@@ -206,11 +214,11 @@ impl Core {
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;
             let worker = Worker { commands: Arc::clone(&commands), transport, public_url: mail.public_url };
-            followers.spawn(worker.run());
+            upkeep.push(Box::pin(worker.run()));
         }
         let limits = config.rate_limits.map(|quotas| Arc::new(Limits::new(quotas, Arc::clone(&commands))));
         if let Some(limits) = &limits {
-            followers.spawn(Arc::clone(limits).run());
+            upkeep.push(Box::pin(Arc::clone(limits).run()));
         }
         let app = Arc::new(App {
             node_name,
@@ -230,12 +238,15 @@ impl Core {
             limits,
             behind_answers: Arc::new(Semaphore::new(256)),
         });
-        Ok(Self { app, stop_sequencer, sequencer, followers })
+        Ok(Self { app, stop_sequencer, sequencer, followers, upkeep, relays_as })
     }
 
-    /// Takes part among the nodes, before requests come in. One that cannot keep up may begin all the same: it asks the
-    /// database.
-    async fn join(&self) -> Result<(), StartError> {
+    /// Takes part among the nodes, in their work, too, before requests come in. One that cannot keep up may begin all the
+    /// same: it asks the database.
+    async fn join(&mut self) -> Result<(), StartError> {
+        for work in self.upkeep.drain(..) {
+            self.followers.spawn(work);
+        }
         self.app.nodes.join().await.map_err(|error| failed("the registry of nodes", &error))?;
         self.app.doorbell.ring_here();
         let leased = async {
@@ -258,8 +269,18 @@ impl Core {
         let _ = self.sequencer.await;
         // Read models catch up from their checkpoints: nothing is lost by stopping them here.
         self.followers.shutdown().await;
-        if let Err(error) = self.app.nodes.leave().await {
+        let end_turn = async {
+            match self.relays_as {
+                Some(holder) => relay::give_up(&self.app.pool, holder).await,
+                None => Ok(()),
+            }
+        };
+        let (left, ended) = tokio::join!(self.app.nodes.leave(), end_turn);
+        if let Err(error) = left {
             tracing::warn!(%error, "this node could not take leave: others will take it for dead");
+        }
+        if let Err(error) = ended {
+            tracing::warn!(%error, "this node could not end its turn to copy the log: it runs out");
         }
         self.app.pool.close().await;
     }
@@ -278,7 +299,7 @@ impl Running {
             trusted_proxies: std::mem::take(&mut config.trusted_proxies),
             origins: std::mem::take(&mut config.origins),
         };
-        let core = Core::start(config).await?;
+        let mut core = Core::start(config).await?;
         let listening = match core.join().await {
             Ok(()) => Listening::on(listen, &core.app).await,
             Err(error) => Err(error),
@@ -449,7 +470,7 @@ fn failed(what: &str, error: &dyn std::error::Error) -> StartError {
     StartError(format!("{what} cannot be opened: {error}"))
 }
 
-/// The number of events, for verbs that only read.
+/// The number of events, from the log itself.
 ///
 /// # Errors
 /// The database.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::token::Claims;
 use fulexo_commands::{HalfWay, Purpose};
@@ -237,7 +237,7 @@ fn admit(app: &App, actor: Actor) -> Result<(), Problem> {
 /// # Errors
 /// 503 when neither memory nor the database can tell.
 pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Problem> {
-    let verdict = app.gate.judge(Claim {
+    let mut verdict = app.gate.judge(Claim {
         account: claims.sub,
         session: claims.sid,
         position: claims.pos,
@@ -245,15 +245,16 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         roles: &claims.roles,
         second_factor: claims.amr.contains(&Method::OneTime),
     });
+    if verdict == Verdict::Unknown {
+        // Seldom; boxed, so that the others need not carry its state along.
+        verdict = Box::pin(ask_the_tables(app, &claims)).await?;
+    }
     let (roles, permissions, elevated, elevation) = match verdict {
         Verdict::Current { roles, permissions, elevated, elevation } => (roles, permissions, elevated, elevation),
         Verdict::Ended => return Ok(None),
         Verdict::LockedDown => return Err(Problem::locked_down()),
-        // Seldom; boxed, so that the others need not carry its state along.
-        Verdict::Unknown => match Box::pin(ask_the_tables(app, &claims)).await? {
-            Some(standing) => standing,
-            None => return Ok(None),
-        },
+        // The tables always know.
+        Verdict::Unknown => return Err(Problem::unavailable(Duration::from_secs(1))),
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
     let since_login = at(claims.auth_time) + elevation;
@@ -272,23 +273,20 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
 }
 
 /// This node cannot prove that its memory is current: the database knows, or nobody is let in.
-async fn ask_the_tables(
-    app: &App,
-    claims: &Claims,
-) -> Result<Option<(Option<BTreeSet<RoleName>>, Permissions, Option<Elevation>, TimeDelta)>, Problem> {
+async fn ask_the_tables(app: &App, claims: &Claims) -> Result<Verdict, Problem> {
     let standing = access::standing(&app.pool, claims.sub, claims.sid).await.map_err(unjudged)?;
     if !standing.is_live {
-        return Ok(None);
+        return Ok(Verdict::Ended);
     }
     let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
     let second_factor = claims.amr.contains(&Method::OneTime);
     let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
     if keeps_out(standing.lockdown, permissions) {
-        return Err(Problem::locked_down());
+        return Ok(Verdict::LockedDown);
     }
     let released = standing.released_position;
     let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
-    Ok(Some((Some(standing.roles), permissions, elevated, policy.sessions.elevation)))
+    Ok(Verdict::Current { roles: Some(standing.roles), permissions, elevated, elevation: policy.sessions.elevation })
 }
 
 /// What an API key may do, and until when, if it is in use.
@@ -301,15 +299,10 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
         KeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
         KeyVerdict::Ended => Ok(None),
         KeyVerdict::LockedDown => Err(Problem::locked_down()),
-        KeyVerdict::Unknown => {
-            let found = Box::pin(access::api_key(&app.pool, key, now)).await.map_err(unjudged)?;
-            // The key before the lockdown: one that was started in between is none of this request's.
-            let lockdown = Box::pin(lockdown(app)).await?;
-            match found {
-                Some((permissions, _)) if keeps_out(lockdown, permissions) => Err(Problem::locked_down()),
-                found => Ok(found),
-            }
-        }
+        KeyVerdict::Unknown => match Box::pin(access::api_key(&app.pool, key, now)).await.map_err(unjudged)? {
+            Some(key) if keeps_out(key.lockdown, key.permissions) => Err(Problem::locked_down()),
+            found => Ok(found.map(|key| (key.permissions, key.expires_at))),
+        },
     }
 }
 

@@ -23,7 +23,7 @@ use crate::log::Expected;
 use crate::login::{Found, read_verifier};
 use crate::password_hash::Verifier;
 use crate::recovery::RESET;
-use crate::sessions::SignedOut;
+use crate::sign_out::SignedOut;
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};

@@ -14,7 +14,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::roles::gives_roles;
-use crate::sessions::SignedOut;
+use crate::sign_out::SignedOut;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 

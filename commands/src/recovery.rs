@@ -21,7 +21,7 @@ use crate::log::Expected;
 use crate::login::{Found, network_facts};
 use crate::mail::{LinkPurpose, MailKind};
 use crate::password_hash::Verifier;
-use crate::sessions::SignedOut;
+use crate::sign_out::SignedOut;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::{self, VaultWrite};
 use crate::{Commands, Done};

@@ -24,7 +24,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, LoggedIn, Outcome, Presented};
-use crate::sessions::SignedOut;
+use crate::sign_out::SignedOut;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};

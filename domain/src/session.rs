@@ -109,6 +109,23 @@ pub enum RevokedBy {
     Fingerprint,
 }
 
+impl RevokedBy {
+    /// The name clients see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::Reuse => "reuse",
+            Self::PasswordChange => "password_change",
+            Self::Suspension => "suspension",
+            Self::SecondFactorReset => "second_factor_reset",
+            Self::PasswordExpired => "password_expired",
+            Self::Fingerprint => "fingerprint",
+        }
+    }
+}
+
 /// What is asked of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionCommand {

@@ -1,7 +1,9 @@
 //! What gates a request, as tables: written in the transaction of the event it follows from, so never behind the
 //! log. The part of it that is young enough to matter is in every node's memory (`gate`).
 
-use std::collections::BTreeSet;
+mod api_keys;
+mod standing;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,26 +12,36 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::lockdown::{LockdownEvent, Scope};
-use fulexo_domain::permission::{CustomRoles, Permission, Permissions};
+use fulexo_domain::lockdown::LockdownEvent;
+use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
-use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::{PgConnection, PgPool};
-use uuid::Uuid;
 
-use crate::page::Page;
+pub use self::api_keys::{ApiKeyRow, KeyStanding, api_key, api_keys};
+pub(crate) use self::standing::permissions;
+pub use self::standing::{CustomRole, LockdownRow, Standing, custom_roles, holders, lockdown, policy, standing};
 use crate::to_i64;
 
 /// Whether an event changes what gates requests.
 #[must_use]
 pub const fn concerns(event: &Event) -> bool {
     match event {
-        Event::Account(event) => matches!(
-            event,
-            AccountEvent::Registered {} | AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. }
-        ),
+        Event::Account(event) => match event {
+            AccountEvent::Registered {} | AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. } => true,
+            AccountEvent::ProfileChanged {}
+            | AccountEvent::PasswordChanged { .. }
+            | AccountEvent::PasswordExpired {}
+            | AccountEvent::SecondFactorEnrolmentStarted {}
+            | AccountEvent::SecondFactorEnabled {}
+            | AccountEvent::SecondFactorDisabled { .. }
+            | AccountEvent::RecoveryCodesIssued { .. }
+            | AccountEvent::RecoveryCodeUsed { .. }
+            | AccountEvent::EmailVerified {}
+            | AccountEvent::Suspended {}
+            | AccountEvent::Reinstated {} => false,
+        },
         Event::Session(event) => match event {
             SessionEvent::Started { .. }
             | SessionEvent::Refreshed { .. }
@@ -88,7 +100,17 @@ async fn apply_account(
                 .execute(&mut *connection)
                 .await?;
         }
-        _ => return Ok(()),
+        AccountEvent::ProfileChanged {}
+        | AccountEvent::PasswordChanged { .. }
+        | AccountEvent::PasswordExpired {}
+        | AccountEvent::SecondFactorEnrolmentStarted {}
+        | AccountEvent::SecondFactorEnabled {}
+        | AccountEvent::SecondFactorDisabled { .. }
+        | AccountEvent::RecoveryCodesIssued { .. }
+        | AccountEvent::RecoveryCodeUsed { .. }
+        | AccountEvent::EmailVerified {}
+        | AccountEvent::Suspended {}
+        | AccountEvent::Reinstated {} => return Ok(()),
     }
     sqlx::query!(
         "insert into access.account (account_id, changed_position, changed_at) values ($1, $2, $3)
@@ -263,12 +285,6 @@ fn names(permissions: &[Permission]) -> Vec<&'static str> {
     permissions.iter().map(|permission| permission.as_str()).collect()
 }
 
-/// Permissions by their names; one that this build does not know allows nothing.
-pub(crate) fn permissions(names: &[String]) -> Permissions {
-    let known: Vec<Permission> = names.iter().filter_map(|name| Permission::parse(name).ok()).collect();
-    Permissions::of(&known)
-}
-
 /// Rows of sessions that nobody can use, and no node's memory can miss, go away after this.
 const KEPT: TimeDelta = TimeDelta::days(1);
 /// Most rows in one sweep.
@@ -300,208 +316,4 @@ pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, sqlx::Error
     .execute(pool)
     .await?;
     Ok(swept.rows_affected() + keys.rows_affected())
-}
-
-/// What the tables say of a caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// Whether the session is live and the account's own.
-    pub is_live: bool,
-    /// When its elevation by step-up ends, or ended.
-    pub elevated_until: Option<DateTime<Utc>>,
-    /// Where in the log its owner last proved themselves while it was held.
-    pub released_position: Option<u64>,
-    /// The roles that the account holds.
-    pub roles: BTreeSet<RoleName>,
-    /// The roles that administrators defined.
-    pub custom: CustomRoles,
-    /// The policy, once it was changed.
-    pub policy: Option<Policy>,
-    /// What a lockdown closes.
-    pub lockdown: Option<Scope>,
-}
-
-/// Asks the tables: for a node whose memory does not reach back far enough, or is not current.
-///
-/// # Errors
-/// The database.
-pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> Result<Standing, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
-    let row = sqlx::query!(
-        r#"select s.session_id as "session_id?", s.elevated_until, s.released_position,
-                  array(select role from access.role_grant where account_id = $1) as "roles!"
-           from (select) one left join access.session s
-               on s.session_id = $2 and s.account_id = $1 and s.ended_at is null"#,
-        account.0,
-        session.0
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    let custom = custom_roles(&mut transaction).await?;
-    let policy = policy(&mut transaction).await?;
-    let lockdown = lockdown(&mut transaction).await?.and_then(|lockdown| lockdown.scope);
-    transaction.commit().await?;
-    Ok(Standing {
-        lockdown,
-        is_live: row.session_id.is_some(),
-        elevated_until: row.elevated_until,
-        released_position: row.released_position.map(i64::unsigned_abs),
-        roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
-        custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
-        policy: policy.map(|(_, policy)| policy),
-    })
-}
-
-/// A role that administrators defined.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CustomRole {
-    /// Its name.
-    pub role: RoleName,
-    /// What it allows.
-    pub permissions: Permissions,
-    /// Whether its name is never used again.
-    pub retired: bool,
-    /// The event that last changed it.
-    pub position: u64,
-    /// When that was.
-    pub changed_at: DateTime<Utc>,
-    /// How many accounts hold it.
-    pub holders: u64,
-}
-
-/// The roles that administrators defined, in the order of their names. Their number is bounded by the write side.
-///
-/// # Errors
-/// The database.
-pub async fn custom_roles(connection: &mut PgConnection) -> Result<Vec<CustomRole>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select role, permissions, retired, position, changed_at,
-                  (select count(*) from access.role_grant g where g.role = r.role) as "holders!"
-           from access.role r order by role"#
-    )
-    .fetch_all(connection)
-    .await?;
-    let role = |row: &str| RoleName::parse(row).ok();
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| {
-            Some(CustomRole {
-                role: role(&row.role)?,
-                permissions: permissions(&row.permissions),
-                retired: row.retired,
-                position: row.position.unsigned_abs(),
-                changed_at: row.changed_at,
-                holders: row.holders.unsigned_abs(),
-            })
-        })
-        .collect())
-}
-
-/// How many accounts hold a role.
-///
-/// # Errors
-/// The database.
-pub async fn holders(connection: &mut PgConnection, role: &RoleName) -> Result<u64, sqlx::Error> {
-    let count =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from access.role_grant where role = $1"#, role.as_str())
-            .fetch_one(connection)
-            .await?;
-    Ok(count.unsigned_abs())
-}
-
-/// The policy, once it was changed, and where.
-///
-/// # Errors
-/// The database, or a policy that this build does not understand.
-pub async fn policy(connection: &mut PgConnection) -> Result<Option<(u64, Policy)>, sqlx::Error> {
-    let row = sqlx::query!("select policy, position from access.policy").fetch_optional(connection).await?;
-    row.map(|row| {
-        let policy = serde_json::from_str(&row.policy).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok((row.position.unsigned_abs(), policy))
-    })
-    .transpose()
-}
-
-/// A lockdown, or the end of the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LockdownRow {
-    /// What it closes; `None`: nothing any more.
-    pub scope: Option<Scope>,
-    /// Where it was started, changed or lifted.
-    pub position: u64,
-    /// When.
-    pub changed_at: DateTime<Utc>,
-}
-
-/// The lockdown, if there ever was one.
-///
-/// # Errors
-/// The database, or a scope that this build does not know.
-pub async fn lockdown(connection: &mut PgConnection) -> Result<Option<LockdownRow>, sqlx::Error> {
-    let row =
-        sqlx::query!("select scope, position, changed_at from access.lockdown").fetch_optional(connection).await?;
-    row.map(|row| {
-        let scope = row.scope.as_deref().map(Scope::parse).transpose();
-        let scope = scope.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(LockdownRow { scope, position: row.position.unsigned_abs(), changed_at: row.changed_at })
-    })
-    .transpose()
-}
-
-/// An API key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiKeyRow {
-    /// Its id.
-    pub key_id: Uuid,
-    /// Which service it is for.
-    pub name: String,
-    /// What it may do.
-    pub permissions: Vec<String>,
-    /// The account that made it.
-    pub created_by: Option<Uuid>,
-    /// When.
-    pub created_at: DateTime<Utc>,
-    /// It ends then.
-    pub expires_at: DateTime<Utc>,
-    /// When it was revoked, if it was.
-    pub revoked_at: Option<DateTime<Utc>>,
-    /// Where it was made.
-    pub position: i64,
-}
-
-/// API keys in the order of their making. Those that ended more than a day ago are in the log alone.
-///
-/// # Errors
-/// The database.
-pub async fn api_keys(pool: &PgPool, after: Option<Uuid>, limit: u16) -> Result<Page<ApiKeyRow>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        ApiKeyRow,
-        "select * from access.api_key where $1::uuid is null or key_id > $1 order by key_id limit $2",
-        after,
-        Page::<ApiKeyRow>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |key| key.key_id.to_string()))
-}
-
-/// What an API key may do, if it is in use: for a node that cannot prove that its memory is current.
-///
-/// # Errors
-/// The database.
-pub async fn api_key(
-    pool: &PgPool,
-    key: ApiKeyId,
-    now: DateTime<Utc>,
-) -> Result<Option<(Permissions, DateTime<Utc>)>, sqlx::Error> {
-    let row = sqlx::query!(
-        "select permissions, expires_at from access.api_key
-         where key_id = $1 and revoked_at is null and expires_at > $2",
-        key.0,
-        now
-    )
-    .fetch_optional(pool)
-    .await?;
-    Ok(row.map(|row| (permissions(&row.permissions), row.expires_at)))
 }

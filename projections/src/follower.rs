@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use fulexo_domain::event::Recorded;
+use fulexo_domain::values::Epoch;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until};
 
-use crate::feed::FeedError;
-use crate::gate::{Gate, catch_up};
+use crate::feed::{self, FeedError};
+use crate::gate::Gate;
 use crate::nodes::Nodes;
 
 /// Without a doorbell the log is asked this often; well within a lease.
@@ -105,4 +107,37 @@ impl Follower {
         }
         TICK
     }
+}
+
+/// How long the log is, and which history it tells.
+pub(crate) struct Head {
+    pub size: u64,
+    pub epoch: Epoch,
+}
+
+pub(crate) async fn head(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
+    let row = sqlx::query!("select position, epoch from log.head").fetch_one(connection).await?;
+    Ok(Head { size: row.position.unsigned_abs(), epoch: row.epoch.into() })
+}
+
+/// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
+/// that is not known here. It takes no lease.
+///
+/// # Errors
+/// The feed's.
+pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), FeedError> {
+    let mut connection = pool.acquire().await?;
+    let known = gate.applied();
+    let Head { size, epoch } = head(&mut connection).await?;
+    if epoch != gate.epoch() || size < known {
+        gate.replaced();
+        return Ok((true, size));
+    }
+    let applied = gate.applied();
+    if applied < size {
+        let events = feed::read(&mut connection, applied, most).await?;
+        let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
+        gate.observe(&events);
+    }
+    Ok((gate.applied() >= size, size))
 }

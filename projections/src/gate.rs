@@ -8,32 +8,25 @@
 //! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
 //! asks the database.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod memory;
+mod open;
+
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::account::AccountEvent;
-use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::lockdown::{LockdownEvent, Scope};
+use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
 use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
-use fulexo_domain::role::RoleEvent;
-use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
-use sqlx::{PgConnection, PgPool};
 
-use crate::{access, feed};
+pub use self::memory::Elevation;
+use self::memory::Memory;
 
 /// How long a renewal is good for, from when it began.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// The longest that the policy lets an elevation last.
-const LONGEST_ELEVATION: TimeDelta = TimeDelta::minutes(60);
-/// Most changes kept; about 20 MB.
-const MOST: usize = 100_000;
-
 /// What a token claims, as far as the gate cares.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
@@ -110,190 +103,26 @@ pub fn permissions_in<'a>(
 
 /// Recent changes of who may do what; all custom roles, all API keys, the policy.
 pub struct Gate {
-    inner: RwLock<Inner>,
+    memory: RwLock<Memory>,
     policy: Arc<InForce>,
     /// How long a change matters: the life of an access token, and some.
-    memory: TimeDelta,
-}
-
-struct Inner {
-    /// The history that all of this is from.
-    epoch: Epoch,
-    /// Whether the database has another one by now: then nothing here is true of it.
-    is_replaced: bool,
-    /// Every event below it is known here.
-    applied: u64,
-    lease_ends: Option<Instant>,
-    /// Tokens issued below it may miss changes that were forgotten.
-    horizon: u64,
-    ended: HashMap<SessionId, Change>,
-    elevated: HashMap<SessionId, Elevation>,
-    /// Until then there may be elevations that were forgotten in favour of younger changes.
-    elevations_lost_until: Option<DateTime<Utc>>,
-    roles: HashMap<AccountId, RoleChanges>,
-    custom: CustomRoles,
-    /// The last change of each custom role.
-    custom_changed: HashMap<RoleName, u64>,
-    keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
-    revoked_keys: HashSet<ApiKeyId>,
-    policy: Arc<Policy>,
-    /// What a lockdown closes, and which event says so.
-    lockdown: (Option<Scope>, u64),
-    /// What was remembered when, oldest first.
-    ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
-}
-
-#[derive(Clone, Copy)]
-struct Change {
-    position: u64,
-}
-
-/// A step-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Elevation {
-    /// Where in the log.
-    pub position: u64,
-    /// Until when sensitive calls are allowed.
-    pub until: DateTime<Utc>,
-    /// Where its owner last proved themselves while it was held: tokens that are held, and older, no longer are.
-    pub released: Option<u64>,
-}
-
-#[derive(Default)]
-struct RoleChanges {
-    /// All roles held at a position: what a starting node learnt from the tables.
-    base: Option<(u64, BTreeSet<RoleName>)>,
-    /// The last change of each role: granted or not.
-    changes: BTreeMap<RoleName, (u64, bool)>,
-    latest: u64,
-}
-
-#[derive(Clone, Copy)]
-enum Subject {
-    Session(SessionId),
-    Elevation(SessionId),
-    Account(AccountId),
-    Key(ApiKeyId),
+    relevant_for: TimeDelta,
 }
 
 impl Gate {
-    /// Learns from the tables what has changed within the life of an access token.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn open(
-        pool: &PgPool,
-        token_lifetime: TimeDelta,
-        policy: Arc<InForce>,
-        now: DateTime<Utc>,
-    ) -> Result<Self, sqlx::Error> {
-        // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
-        let memory = token_lifetime.max(LONGEST_ELEVATION) + TimeDelta::minutes(2);
-        let mut transaction = pool.begin().await?;
-        // One snapshot: what is read below is the state at this very position.
-        sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
-        let Head { size: applied, epoch } = head(&mut transaction).await?;
-        let ended = sqlx::query!(
-            r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
-               where ended_at > $1 order by ended_at desc limit $2"#,
-            now - memory,
-            i64::try_from(MOST).unwrap_or(i64::MAX)
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let changed = sqlx::query!(
-            r#"select a.account_id, a.changed_position, a.changed_at,
-                      array(select g.role from access.role_grant g where g.account_id = a.account_id) as "roles!"
-               from access.account a where a.changed_at > $1 order by a.changed_at desc limit $2"#,
-            now - memory,
-            i64::try_from(MOST).unwrap_or(i64::MAX)
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let elevated = sqlx::query!(
-            r#"select session_id, elevated_until as "until!", elevated_position as "position!", released_position
-               from access.session
-               where elevated_until > $1 and ended_at is null order by elevated_until desc limit $2"#,
-            now - memory,
-            i64::try_from(MOST).unwrap_or(i64::MAX)
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let custom = access::custom_roles(&mut transaction).await?;
-        let changed_policy = access::policy(&mut transaction).await?;
-        let lockdown = access::lockdown(&mut transaction).await?;
-        let keys = sqlx::query!(
-            "select key_id, permissions, expires_at from access.api_key where revoked_at is null and expires_at > $1",
-            now
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-
-        if let Some((_, changed)) = changed_policy {
-            policy.learn(&changed);
-        }
-        let mut inner = Inner {
-            policy: policy.get(),
-            lockdown: lockdown.map_or((None, 0), |lockdown| (lockdown.scope, lockdown.position)),
-            epoch,
-            is_replaced: false,
-            applied,
-            lease_ends: None,
-            horizon: 0,
-            ended: HashMap::new(),
-            elevated: HashMap::new(),
-            elevations_lost_until: None,
-            roles: HashMap::new(),
-            custom_changed: custom.iter().map(|role| (role.role.clone(), role.position)).collect(),
-            custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
-            keys: keys
-                .into_iter()
-                .map(|key| (ApiKeyId(key.key_id), (access::permissions(&key.permissions), key.expires_at)))
-                .collect(),
-            revoked_keys: HashSet::new(),
-            ages: BTreeMap::new(),
-        };
-        // A full answer means that there may be more: what is older than the oldest row is not known here.
-        let bound =
-            |oldest: Option<i64>, rows: usize| if rows < MOST { 0 } else { oldest.map_or(0, i64::unsigned_abs) };
-        inner.horizon = bound(ended.last().map(|row| row.position), ended.len())
-            .max(bound(changed.last().map(|row| row.changed_position), changed.len()));
-        for row in ended {
-            inner.remember(row.position.unsigned_abs(), row.at, Subject::Session(SessionId(row.session_id)));
-        }
-        for row in changed {
-            let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
-            let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
-            inner.remember(position, row.changed_at, Subject::Account(account));
-            inner.roles.entry(account).or_default().base = Some((position, roles));
-        }
-        if elevated.len() >= MOST {
-            inner.elevations_lost_until = elevated.last().map(|row| row.until);
-        }
-        for row in elevated {
-            let released = row.released_position.map(i64::unsigned_abs);
-            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, released };
-            inner.elevated.insert(SessionId(row.session_id), elevation);
-            inner.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
-        }
-        inner.trim(now, memory);
-        Ok(Self { inner: RwLock::new(inner), policy, memory })
-    }
-
     /// What an API key may do, if it is in use; `Unknown` where the database must be asked.
     #[must_use]
     pub fn judge_key(&self, key: ApiKeyId, now: DateTime<Utc>) -> KeyVerdict {
-        let inner = self.read();
-        if inner.revoked_keys.contains(&key) && !inner.is_replaced {
+        let memory = self.read();
+        if memory.revoked_keys.contains(&key) && !memory.is_replaced {
             return KeyVerdict::Ended;
         }
-        if !inner.holds_lease() {
+        if !memory.holds_lease() {
             return KeyVerdict::Unknown;
         }
-        match inner.keys.get(&key) {
+        match memory.keys.get(&key) {
             Some((permissions, expires_at)) if now < *expires_at => {
-                if keeps_out(inner.lockdown.0, *permissions) {
+                if keeps_out(memory.lockdown.0, *permissions) {
                     return KeyVerdict::LockedDown;
                 }
                 KeyVerdict::Current(*permissions, *expires_at)
@@ -307,32 +136,32 @@ impl Gate {
     /// Judges a token that is otherwise valid.
     #[must_use]
     pub fn judge(&self, claim: Claim<'_>) -> Verdict {
-        let inner = self.read();
-        if inner.is_replaced || claim.epoch != inner.epoch {
+        let memory = self.read();
+        if memory.is_replaced || claim.epoch != memory.epoch {
             return Verdict::Unknown;
         }
-        if inner.ended.contains_key(&claim.session) {
+        if memory.ended.contains_key(&claim.session) {
             // True however old the memory is: what has ended stays ended.
             return Verdict::Ended;
         }
         // A position that was not reached yet is of another node, which is ahead.
-        if !inner.holds_lease() || claim.position < inner.horizon || claim.position >= inner.applied {
+        if !memory.holds_lease() || claim.position < memory.horizon || claim.position >= memory.applied {
             return Verdict::Unknown;
         }
-        let elevated = inner.elevated.get(&claim.session).copied();
-        if elevated.is_none() && inner.elevations_lost_until.is_some() {
+        let elevated = memory.elevated.get(&claim.session).copied();
+        if elevated.is_none() && memory.elevations_lost_until.is_some() {
             return Verdict::Unknown;
         }
-        let roles = inner.roles.get(&claim.account).map(|known| known.over(claim.roles, claim.position));
+        let roles = memory.roles.get(&claim.account).map(|known| known.over(claim.roles, claim.position));
         let held: &mut dyn Iterator<Item = &RoleName> = match &roles {
             Some(roles) => &mut roles.iter(),
             None => &mut claim.roles.iter(),
         };
-        let permissions = permissions_in(held, &inner.custom, &inner.policy, claim.second_factor);
-        if keeps_out(inner.lockdown.0, permissions) {
+        let permissions = permissions_in(held, &memory.custom, &memory.policy, claim.second_factor);
+        if keeps_out(memory.lockdown.0, permissions) {
             return Verdict::LockedDown;
         }
-        Verdict::Current { permissions, elevated, elevation: inner.policy.sessions.elevation, roles }
+        Verdict::Current { permissions, elevated, elevation: memory.policy.sessions.elevation, roles }
     }
 
     /// What a lockdown closes; `Err` where the database must be asked.
@@ -340,30 +169,29 @@ impl Gate {
     /// # Errors
     /// The gate cannot know.
     pub fn lockdown(&self) -> Result<Option<Scope>, Unknown> {
-        let inner = self.read();
-        let holds_lease = inner.lease_ends.is_some_and(|ends| Instant::now() < ends);
-        if holds_lease { Ok(inner.lockdown.0) } else { Err(Unknown) }
+        let memory = self.read();
+        if memory.holds_lease() { Ok(memory.lockdown.0) } else { Err(Unknown) }
     }
 
     /// Learns of events that were committed here, at once: before whoever asked for them is answered.
     pub fn observe(&self, events: &[impl AsRef<Recorded>]) {
-        let mut inner = self.write();
+        let mut memory = self.write();
         let mut last = None;
         for event in events {
             let recorded = event.as_ref();
             // Other nodes may have appended in between: then the follower fills the gap before the mark moves.
-            if recorded.position == inner.applied {
-                inner.applied += 1;
+            if recorded.position == memory.applied {
+                memory.applied += 1;
             }
-            inner.apply(recorded);
+            memory.apply(recorded);
             if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event {
                 self.policy.learn(after);
-                inner.policy = self.policy.get();
+                memory.policy = self.policy.get();
             }
             last = Some(recorded.recorded_at);
         }
         if let Some(last) = last {
-            inner.trim(last, self.memory);
+            memory.trim(last, self.relevant_for);
         }
     }
 
@@ -376,9 +204,9 @@ impl Gate {
     /// A renewal that began at `asked` was committed, the log was asked after that, and everything that it had is known
     /// here (`nodes`).
     pub fn renew_lease(&self, asked: Instant) {
-        let mut inner = self.write();
-        if !inner.is_replaced {
-            inner.lease_ends = Some(asked + LEASE);
+        let mut memory = self.write();
+        if !memory.is_replaced {
+            memory.lease_ends = Some(asked + LEASE);
         }
     }
 
@@ -394,13 +222,14 @@ impl Gate {
         self.read().is_replaced
     }
 
-    fn replaced(&self) {
-        let mut inner = self.write();
-        if !inner.is_replaced {
+    /// The log has another history than this gate.
+    pub(crate) fn replaced(&self) {
+        let mut memory = self.write();
+        if !memory.is_replaced {
             tracing::error!("the log was replaced by another history: this node must be restarted");
         }
-        inner.is_replaced = true;
-        inner.lease_ends = None;
+        memory.is_replaced = true;
+        memory.lease_ends = None;
     }
 
     /// Gives the lease up.
@@ -420,212 +249,11 @@ impl Gate {
         self.read().holds_lease()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl RoleChanges {
-    /// The roles of a token that was issued at this position, and what has changed since.
-    fn over(&self, roles: &[RoleName], position: u64) -> BTreeSet<RoleName> {
-        let (since, mut held) = match &self.base {
-            Some((base, held)) if *base > position => (*base, held.clone()),
-            Some(_) | None => (position, roles.iter().cloned().collect()),
-        };
-        for (role, (changed, granted)) in &self.changes {
-            match (*changed > since, granted) {
-                (true, true) => {
-                    held.insert(role.clone());
-                }
-                (true, false) => {
-                    held.remove(role);
-                }
-                (false, _) => {}
-            }
-        }
-        held
-    }
-}
-
-impl Inner {
-    fn holds_lease(&self) -> bool {
-        self.lease_ends.is_some_and(|ends| Instant::now() < ends)
-    }
-
-    fn apply(&mut self, recorded: &Recorded) {
-        let (position, at) = (recorded.position, recorded.recorded_at);
-        match &recorded.event {
-            Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) => {
-                self.remember(position, at, Subject::Session(SessionId(recorded.stream.id)));
-            }
-            Event::Account(AccountEvent::RoleGranted { role }) => {
-                self.remember_role(position, at, AccountId(recorded.stream.id), role, true);
-            }
-            Event::Account(AccountEvent::RoleRevoked { role }) => {
-                self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
-            }
-            Event::Session(SessionEvent::Elevated { until, released, .. }) => {
-                let session = SessionId(recorded.stream.id);
-                self.remember(position, at, Subject::Elevation(session));
-                let fresh = Elevation { position, until: *until, released: released.then_some(position) };
-                let known = self.elevated.entry(session).or_insert(fresh);
-                let released = known.released.max(fresh.released);
-                *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
-            }
-            Event::Role(event) => self.change_role(position, event),
-            // Events may be told twice, and out of order when two nodes append at once.
-            Event::Lockdown(event) if position >= self.lockdown.1 => {
-                self.lockdown = match event {
-                    LockdownEvent::Started { scope } => (Some(*scope), position),
-                    LockdownEvent::Lifted {} => (None, position),
-                };
-            }
-            Event::ApiKey(event) => {
-                let key = ApiKeyId(recorded.stream.id);
-                match event {
-                    ApiKeyEvent::Created { permissions, expires_at, .. } if !self.revoked_keys.contains(&key) => {
-                        self.keys.retain(|_, (_, ends)| *ends > at);
-                        self.keys.insert(key, (Permissions::of(permissions), *expires_at));
-                    }
-                    ApiKeyEvent::Created { .. } => {}
-                    ApiKeyEvent::Revoked {} => {
-                        self.keys.remove(&key);
-                        self.remember(position, at, Subject::Key(key));
-                    }
-                }
-            }
-            Event::Session(_)
-            | Event::Account(_)
-            | Event::Authentication(_)
-            | Event::Policy(_)
-            | Event::RateLimit(_)
-            | Event::Lockdown(_) => {}
-        }
-    }
-
-    fn change_role(&mut self, position: u64, event: &RoleEvent) {
-        let (RoleEvent::Defined { role, .. }
-        | RoleEvent::PermissionsChanged { role, .. }
-        | RoleEvent::Retired { role }) = event;
-        let last = self.custom_changed.entry(role.clone()).or_insert(position);
-        // Events may be told twice, and out of order when two nodes append at once.
-        if position < *last {
-            return;
-        }
-        *last = position;
-        match event {
-            RoleEvent::Defined { role, permissions }
-            | RoleEvent::PermissionsChanged { role, after: permissions, .. } => {
-                self.custom.insert(role.clone(), Permissions::of(permissions));
-            }
-            RoleEvent::Retired { role } => {
-                self.custom.remove(role);
-            }
-        }
-    }
-
-    fn remember_role(&mut self, position: u64, at: DateTime<Utc>, account: AccountId, role: &RoleName, granted: bool) {
-        self.remember(position, at, Subject::Account(account));
-        let last = self.roles.entry(account).or_default().changes.entry(role.clone()).or_insert((position, granted));
-        // Events may be told twice, and out of order when two nodes append at once.
-        if position >= last.0 {
-            *last = (position, granted);
-        }
-    }
-
-    fn remember(&mut self, position: u64, at: DateTime<Utc>, subject: Subject) {
-        match subject {
-            Subject::Session(session) => {
-                self.ended.entry(session).or_insert(Change { position });
-            }
-            Subject::Elevation(_) => {}
-            Subject::Key(key) => {
-                self.revoked_keys.insert(key);
-            }
-            Subject::Account(account) => {
-                let changes = self.roles.entry(account).or_default();
-                changes.latest = changes.latest.max(position);
-            }
-        }
-        self.ages.insert(position, (at, subject));
-    }
-
-    /// Forgets what is older than `memory`, and what is too much.
-    fn trim(&mut self, now: DateTime<Utc>, memory: TimeDelta) {
-        let before = now - memory;
-        self.elevations_lost_until = self.elevations_lost_until.filter(|until| *until > now);
-        while let Some(oldest) = self.ages.first_entry() {
-            let (position, (at, subject)) = (*oldest.key(), *oldest.get());
-            let is_over = self.ages.len() > MOST;
-            if at >= before && !is_over {
-                return;
-            }
-            if is_over {
-                self.horizon = self.horizon.max(position + 1);
-            }
-            self.ages.remove(&position);
-            match subject {
-                Subject::Session(session) => {
-                    if self.ended.get(&session).is_some_and(|change| change.position <= position) {
-                        self.ended.remove(&session);
-                    }
-                }
-                Subject::Elevation(session) => {
-                    if let Entry::Occupied(elevation) = self.elevated.entry(session)
-                        && elevation.get().position <= position
-                    {
-                        // Where it still holds, a token issued after it does not know of it either.
-                        let until = Some(elevation.remove().until).filter(|until| *until > now);
-                        self.elevations_lost_until = self.elevations_lost_until.max(until);
-                    }
-                }
-                // It is in no list of keys: the database is asked.
-                Subject::Key(key) => {
-                    self.revoked_keys.remove(&key);
-                }
-                Subject::Account(account) => {
-                    if self.roles.get(&account).is_some_and(|changes| changes.latest <= position) {
-                        self.roles.remove(&account);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// How long the log is, and which history it tells.
-struct Head {
-    size: u64,
-    epoch: Epoch,
-}
-
-async fn head(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
-    let row = sqlx::query!("select position, epoch from log.head").fetch_one(connection).await?;
-    Ok(Head { size: row.position.unsigned_abs(), epoch: row.epoch.into() })
-}
-
-/// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
-/// that is not known here. It takes no lease.
-///
-/// # Errors
-/// The feed's.
-pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), feed::FeedError> {
-    let mut connection = pool.acquire().await?;
-    let known = gate.applied();
-    let Head { size, epoch } = head(&mut connection).await?;
-    if epoch != gate.epoch() || size < known {
-        gate.replaced();
-        return Ok((true, size));
-    }
-    let applied = gate.applied();
-    if applied < size {
-        let events = feed::read(&mut connection, applied, most).await?;
-        let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
-        gate.observe(&events);
-    }
-    Ok((gate.applied() >= size, size))
 }

@@ -28,7 +28,7 @@ pub mod replay;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
-pub mod standing;
+pub mod status;
 mod versions;
 
 pub(crate) fn to_i64(position: u64) -> i64 {

@@ -222,7 +222,7 @@ impl Nodes {
         loop {
             let nodes = Arc::clone(&seen.borrow_and_update().nodes);
             // A lease of this node's own may still come of a head that was read before the event, and then began before.
-            let here = Wait::standing(self.gate.applied() > position, began + LEASE, Instant::now());
+            let here = Wait::enforces(self.gate.applied() > position, began + LEASE, Instant::now());
             let here = lock(&self.own).map(|_| (&self.name, here));
             match wait.settled(&nodes, Instant::now(), here) {
                 Ok((enforced_on, down)) => return Ok(Enforcement { enforced_on, down, waited: began.elapsed() }),

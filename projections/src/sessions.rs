@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -271,16 +271,7 @@ fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
         session.ended_by.get_or_insert_with(|| by.to_owned());
     };
     match event {
-        SessionEvent::Revoked { by } => end(match by {
-            RevokedBy::Owner => "owner",
-            RevokedBy::Admin => "admin",
-            RevokedBy::Reuse => "reuse",
-            RevokedBy::PasswordChange => "password_change",
-            RevokedBy::Suspension => "suspension",
-            RevokedBy::SecondFactorReset => "second_factor_reset",
-            RevokedBy::PasswordExpired => "password_expired",
-            RevokedBy::Fingerprint => "fingerprint",
-        }),
+        SessionEvent::Revoked { by } => end(by.as_str()),
         SessionEvent::Expired {} => end("expiry"),
         SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at } => {
             session.last_seen_at = recorded.recorded_at;

@@ -1,7 +1,7 @@
 //! `fulexo projections`: where each read model stands.
 
 use clap::Args;
-use fulexo_projections::standing::{Standing, standings};
+use fulexo_projections::status::{ViewStatus, statuses};
 use serde_json::json;
 
 use super::progress::grouped;
@@ -21,41 +21,41 @@ pub struct Projections {
 impl Projections {
     pub fn run(self) -> Result<(), Failure> {
         let url = self.target.database_url()?;
-        let standings = block_on(async { Ok(standings(&connect(&url, 1).await?).await?) })?;
+        let statuses = block_on(async { Ok(statuses(&connect(&url, 1).await?).await?) })?;
         if self.json {
-            let all: Vec<_> = standings.iter().map(as_json).collect();
+            let all: Vec<_> = statuses.iter().map(as_json).collect();
             println!("{}", json!(all));
         } else {
-            print!("{}", table(&standings));
+            print!("{}", table(&statuses));
         }
         Ok(())
     }
 }
 
-fn as_json(standing: &Standing) -> serde_json::Value {
+fn as_json(status: &ViewStatus) -> serde_json::Value {
     json!({
-        "name": standing.projection.as_str(),
-        "version": standing.version,
-        "position": standing.position,
-        "lag": standing.log_size.saturating_sub(standing.position),
-        "owner": standing.owner,
-        "stopped_because": standing.stopped_because,
-        "build": standing.build.map(|build| json!({
+        "name": status.projection.as_str(),
+        "version": status.version,
+        "position": status.position,
+        "lag": status.log_size.saturating_sub(status.position),
+        "owner": status.owner,
+        "stopped_because": status.stopped_because,
+        "build": status.build.map(|build| json!({
             "version": build.version,
             "position": build.position,
             "under_way": build.is_under_way,
         })),
-        "previous_version": standing.previous.map(|(version, _)| version),
+        "previous_version": status.previous.map(|(version, _)| version),
     })
 }
 
-fn state(standing: &Standing) -> String {
+fn state(status: &ViewStatus) -> String {
     let mut states = Vec::new();
-    if let Some(why) = &standing.stopped_because {
-        states.push(format!("stopped at {}: {why}", grouped(standing.position)));
+    if let Some(why) = &status.stopped_because {
+        states.push(format!("stopped at {}: {why}", grouped(status.position)));
     }
-    if let Some(build) = standing.build {
-        let percent = (build.position * 100).checked_div(standing.log_size).unwrap_or(100).min(100);
+    if let Some(build) = status.build {
+        let percent = (build.position * 100).checked_div(status.log_size).unwrap_or(100).min(100);
         let what = if build.is_under_way { "rebuilding" } else { "rebuild interrupted at" };
         states.push(format!("{what} {percent} %"));
     }
@@ -63,18 +63,18 @@ fn state(standing: &Standing) -> String {
 }
 
 /// Columns as wide as what is in them; numbers to the right.
-fn table(standings: &[Standing]) -> String {
+fn table(statuses: &[ViewStatus]) -> String {
     const HEADS: [&str; 7] = ["name", "version", "position", "lag", "owner", "previous", "state"];
     const RIGHT: [bool; 7] = [false, true, true, true, false, true, false];
-    let rows = standings.iter().map(|standing| {
+    let rows = statuses.iter().map(|status| {
         [
-            standing.projection.as_str().to_owned(),
-            standing.version.to_string(),
-            grouped(standing.position),
-            grouped(standing.log_size.saturating_sub(standing.position)),
-            standing.owner.clone().unwrap_or_else(|| "-".to_owned()),
-            standing.previous.map_or_else(|| "-".to_owned(), |(version, _)| version.to_string()),
-            state(standing),
+            status.projection.as_str().to_owned(),
+            status.version.to_string(),
+            grouped(status.position),
+            grouped(status.log_size.saturating_sub(status.position)),
+            status.owner.clone().unwrap_or_else(|| "-".to_owned()),
+            status.previous.map_or_else(|| "-".to_owned(), |(version, _)| version.to_string()),
+            state(status),
         ]
     });
     let rows: Vec<[String; 7]> = std::iter::once(HEADS.map(str::to_owned)).chain(rows).collect();

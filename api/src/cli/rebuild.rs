@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::Args;
+use fulexo_domain::copy::hex;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild, roll_back};
 use sha2::{Digest, Sha256};
@@ -180,6 +181,6 @@ fn program() -> Result<String, Failure> {
             Some(bytes) => digest.update(bytes),
         }
     }
-    let digest: String = digest.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{} {digest}", env!("CARGO_PKG_VERSION")))
+    let digest = digest.finalize();
+    Ok(format!("{} {}", env!("CARGO_PKG_VERSION"), hex(digest.get(..12).unwrap_or_default())))
 }

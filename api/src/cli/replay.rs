@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use fulexo_domain::copy::hex;
 use fulexo_projections::as_of::AsOf;
 use fulexo_projections::feed::Replay as Log;
 use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
@@ -131,5 +132,5 @@ async fn own_connection(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
 
 /// The beginning of a digest.
 fn short(checksum: &Checksum) -> String {
-    checksum.digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(checksum.digest.get(..8).unwrap_or_default())
 }

@@ -4,8 +4,7 @@
 //! policy lets run. Here the script and the style become files of their own; nothing on the page is inline, and
 //! nothing is fetched from elsewhere.
 
-use std::fmt::Write as _;
-
+use fulexo_domain::copy::hex;
 use hyper::body::Bytes;
 use poem::http::{HeaderValue, header};
 use poem_openapi::OpenApiService;
@@ -134,11 +133,7 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
 
 /// Enough of a hash that a changed file has another URL.
 fn fingerprint(text: &str) -> String {
-    Sha256::digest(text).iter().take(8).fold(String::new(), |mut hex, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(Sha256::digest(text).get(..8).unwrap_or_default())
 }
 
 #[cfg(test)]

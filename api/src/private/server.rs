@@ -18,6 +18,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use fulexo_domain::copy::hex;
 use zeroize::Zeroizing;
 
 use super::{DataDir, StartError, User, append_to, free_port, io_error, private_dir, remove, store};
@@ -231,8 +232,7 @@ impl Home {
             let source = Path::new("/dev/urandom");
             let filled = File::open(source).and_then(|mut source| source.read_exact(&mut *bytes));
             filled.map_err(io_error("read", source))?;
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            store(&path, &Zeroizing::new(hex), None)?;
+            store(&path, &Zeroizing::new(hex(&*bytes)), None)?;
         }
         fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error("read", &path))
     }

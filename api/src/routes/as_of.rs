@@ -1,7 +1,6 @@
 //! Queries of the past: which moment is meant, and pages that keep to it.
 
 use chrono::{DateTime, Datelike, Utc};
-use fulexo_domain::values::InvalidValue;
 use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
 use fulexo_projections::projection::Projection;
 use poem_openapi::Object;
@@ -135,8 +134,7 @@ fn is_of(moment: Moment, as_of: AsOf) -> bool {
 
 fn parse(text: &str) -> Result<AsOf, Problem> {
     let mut input = Input::default();
-    let invalid = InvalidValue("must be a position, or a time such as 2026-11-01T12:00:00Z (RFC 3339)");
-    input.parse("/as_of", text.parse().map_err(|_| invalid)).ok_or_else(|| input.refused())
+    input.parse("/as_of", text.parse::<AsOf>()).ok_or_else(|| input.refused())
 }
 
 async fn resolve(app: &App, as_of: AsOf) -> Result<Moment, Problem> {

@@ -53,7 +53,7 @@ struct Readiness {
 #[derive(Object)]
 struct RelayHealth {
     status: Status,
-    /// Whether it is this node that copies; one does at a time, and the others know no position.
+    /// Whether it is this node that copies. One does at a time, and it alone says how far: what others know of it is late.
     here: bool,
     /// The stream in JetStream.
     stream: Option<String>,
@@ -230,6 +230,7 @@ impl Health {
             gate_applied: app.gate.applied(),
             gate_holds_lease: app.gate.holds_lease(),
             relay: app.relay.as_ref().map(|state| state.borrow().clone()),
+            feed: app.feed.as_ref().map(|feed| feed.counts()),
         };
         Ok(Scraped::Ok(PlainText(exposition(&figures))))
     }

@@ -1,10 +1,16 @@
 //! From what clients send to values that are sound: every member at fault is named, all at once.
 
-use fulexo_domain::values::{InvalidValue, RoleName};
+use std::fmt::Display;
+
+use fulexo_commands::context::Context;
+use fulexo_domain::permission::Permission;
+use fulexo_domain::values::{InvalidValue, Reason, RoleName};
 use fulexo_projections::page::LARGEST;
+use poem::Request;
 use poem_openapi::Object;
 use uuid::Uuid;
 
+use crate::caller::{Caller, context};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
 
@@ -17,7 +23,7 @@ pub struct Input(Vec<FieldError>);
 
 impl Input {
     /// A member that has to be parsed.
-    pub fn parse<T>(&mut self, pointer: &str, parsed: Result<T, InvalidValue>) -> Option<T> {
+    pub fn parse<T>(&mut self, pointer: &str, parsed: Result<T, impl Display>) -> Option<T> {
         parsed.map_err(|error| self.0.push(FieldError::new(pointer, error.to_string()))).ok()
     }
 
@@ -56,6 +62,24 @@ impl Input {
 pub struct Because {
     /// Why; 1 to 500 characters, sealed beside the log.
     pub reason: String,
+}
+
+/// What every act that needs a permission, a fresh proof and a reason begins with.
+///
+/// # Errors
+/// 403 without the permission, or when the login is too long ago; 400 for no reason.
+pub fn act(
+    request: &Request,
+    caller: &Caller,
+    permission: Permission,
+    because: &Because,
+    idempotency_key: Option<String>,
+) -> Result<(Context, Reason), Problem> {
+    caller.require(permission)?;
+    caller.require_elevated()?;
+    let mut input = Input::default();
+    let Some(reason) = input.parse("/reason", Reason::parse(&because.reason)) else { return Err(input.refused()) };
+    Ok((context(request, caller.actor(), idempotency_key)?, reason))
 }
 
 /// Where a page begins, and how long it is.

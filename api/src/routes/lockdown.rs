@@ -13,7 +13,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
 use super::Tag;
-use super::input::{Because, Input};
+use super::input::{Because, Input, act};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::Problem;
@@ -104,12 +104,7 @@ impl Lockdowns {
         body: Json<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let caller = caller.0;
-        caller.require(Permission::LockdownManage)?;
-        caller.require_elevated()?;
-        let mut input = Input::default();
-        let Some(reason) = input.parse("/reason", Reason::parse(&body.reason)) else { return Err(input.refused()) };
-        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::LockdownManage, &body.0, idempotency_key.0)?;
         let app = app(request)?;
         app.enforced(app.commands.lift_lockdown(&context, reason).await?).await
     }

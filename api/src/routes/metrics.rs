@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use fulexo_commands::log::relay::RelayState;
+use fulexo_projections::feed::Counts;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::State;
 
@@ -20,6 +21,8 @@ pub struct Figures {
     pub gate_holds_lease: bool,
     /// The copy of the log in NATS, where this node takes part in it.
     pub relay: Option<RelayState>,
+    /// What came of the feed from JetStream, where projections read it.
+    pub feed: Option<Counts>,
 }
 
 /// The text that is scraped.
@@ -83,13 +86,28 @@ pub fn exposition(figures: &Figures) -> String {
             family(&mut text, "fulexo_relay_lag", "Events in the log that are not in JetStream yet.", &one(lag));
         }
     }
+    if let Some(feed) = &figures.feed {
+        family(
+            &mut text,
+            "fulexo_feed_reads_total",
+            "Reads of read models that JetStream answered; all others read Postgres.",
+            &one(feed.taken),
+        );
+        family(
+            &mut text,
+            "fulexo_feed_rejected_messages_total",
+            "Messages in the copy of the log that were not believed: no node sent them, or not for their place.",
+            &one(feed.dropped),
+        );
+    }
     text
 }
 
-/// A gauge with its samples.
+/// A counter, if its name ends as those do, or a gauge, with its samples.
 fn family(text: &mut String, name: &str, help: &str, samples: &[(String, u64)]) {
+    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
     // Nothing that is written to a String fails.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in samples {
         let _ = writeln!(text, "{name}{labels} {value}");
     }

@@ -1,6 +1,7 @@
 //! The HTTP contract: one struct a resource, its request and response types beside it. Handlers parse, call one
 //! command or query, and map what it gave.
 
+mod account_acts;
 mod accounts;
 mod api_keys;
 mod as_of;
@@ -63,6 +64,7 @@ type Apis = Operations<(
     recovery::Recovery,
     me::Me,
     accounts::Accounts,
+    account_acts::AccountActs,
     sessions::Sessions,
     roles::Roles,
     grants::Grants,
@@ -80,6 +82,7 @@ fn service() -> OpenApiService<Apis, ()> {
         recovery::Recovery,
         me::Me,
         accounts::Accounts,
+        account_acts::AccountActs,
         sessions::Sessions,
         roles::Roles,
         grants::Grants,

@@ -1,5 +1,7 @@
 //! Roles and permissions: what may be granted, and what it allows.
 
+use std::collections::BTreeMap;
+
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
 use fulexo_projections::as_of::Moment;
@@ -85,30 +87,18 @@ impl Roles {
     ) -> Result<Json<RoleList>, Problem> {
         caller.0.require(Permission::RolesRead)?;
         let app = app(request)?;
-        if let Some(moment) = as_of::moment(app, as_of.0.as_deref(), &[Projection::Roles]).await? {
-            return list_as_of(app, moment).await.map(Json);
+        let moment = as_of::moment(app, as_of.0.as_deref(), &[Projection::Roles]).await?;
+        let (defined, holders) = match moment {
+            Some(moment) => as_it_was(app, moment).await,
+            None => as_it_is(app).await,
         }
-        let mut connection = app.pool.acquire().await.map_err(query_failed)?;
-        let mut items = Vec::new();
-        for role in built_in_roles() {
-            items.push(Role {
-                permissions: names(built_in(&role).unwrap_or_default()),
-                built_in: true,
-                retired: false,
-                holders: access::holders(&mut connection, &role).await.map_err(query_failed)?,
-                role: role.into(),
-            });
+        .map_err(query_failed)?;
+        let mut items: Vec<Role> = built_in_roles().map(Role::built_in).collect();
+        items.extend(defined);
+        for role in &mut items {
+            role.holders = holders.get(&role.role).copied().unwrap_or_default();
         }
-        for role in access::custom_roles(&mut connection).await.map_err(query_failed)? {
-            items.push(Role {
-                permissions: names(role.permissions),
-                built_in: false,
-                retired: role.retired,
-                holders: role.holders,
-                role: role.role.into(),
-            });
-        }
-        Ok(Json(RoleList { items, as_of: None }))
+        Ok(Json(RoleList { items, as_of: moment.map(Shown::from) }))
     }
 
     /// Every permission there is.
@@ -180,28 +170,32 @@ impl Roles {
     }
 }
 
-/// Every role as it was.
-async fn list_as_of(app: &App, moment: Moment) -> Result<RoleList, Problem> {
-    let holders = roles::holders(&app.pool, moment.position).await.map_err(query_failed)?;
-    let held = |role: &str| holders.get(role).copied().unwrap_or_default();
-    let mut items: Vec<Role> = built_in_roles()
-        .map(|role| Role {
-            permissions: names(built_in(&role).unwrap_or_default()),
-            built_in: true,
-            retired: false,
-            holders: held(role.as_str()),
-            role: role.into(),
-        })
-        .collect();
-    let defined = roles::defined(&app.pool, moment.position).await.map_err(query_failed)?;
-    items.extend(defined.into_iter().map(|role| Role {
-        permissions: role.permissions,
-        built_in: false,
-        retired: role.retired,
-        holders: held(&role.role),
-        role: role.role,
-    }));
-    Ok(RoleList { items, as_of: Some(moment.into()) })
+impl Role {
+    fn built_in(role: RoleName) -> Self {
+        let permissions = names(built_in(&role).unwrap_or_default());
+        Self { built_in: true, ..Self::defined(role.into(), permissions, false) }
+    }
+
+    /// Its holders are still to be counted.
+    const fn defined(role: String, permissions: Vec<String>, retired: bool) -> Self {
+        Self { role, permissions, built_in: false, retired, holders: 0 }
+    }
+}
+
+/// The roles that administrators defined, and how many hold each role.
+type Defined = (Vec<Role>, BTreeMap<String, u64>);
+
+async fn as_it_is(app: &App) -> Result<Defined, sqlx::Error> {
+    let mut connection = app.pool.acquire().await?;
+    let defined = access::custom_roles(&mut connection).await?.into_iter();
+    let defined = defined.map(|role| Role::defined(role.role.into(), names(role.permissions), role.retired));
+    Ok((defined.collect(), access::holders(&mut connection).await?))
+}
+
+async fn as_it_was(app: &App, moment: Moment) -> Result<Defined, sqlx::Error> {
+    let defined = roles::defined(&app.pool, moment.position).await?.into_iter();
+    let defined = defined.map(|role| Role::defined(role.role, role.permissions, role.retired));
+    Ok((defined.collect(), roles::holders(&app.pool, moment.position).await?))
 }
 
 /// Permissions by name, each one that is none named.

@@ -50,7 +50,6 @@ pub struct JetStreamFeed {
     end: watch::Sender<u64>,
     is_live: AtomicBool,
     taken: AtomicU64,
-    reread: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -59,8 +58,6 @@ pub struct JetStreamFeed {
 pub struct Counts {
     /// Reads that the window answered.
     pub taken: u64,
-    /// Reads that found something in Postgres alone.
-    pub reread: u64,
     /// Messages that were not believed.
     pub dropped: u64,
 }
@@ -130,9 +127,7 @@ impl Feed for JetStreamFeed {
                 events.clear();
             }
             if events.is_empty() {
-                let events = postgres::read(connection, from, most).await?;
-                self.reread.fetch_add(u64::from(!events.is_empty()), Ordering::Relaxed);
-                return Ok(events);
+                return postgres::read(connection, from, most).await;
             }
             self.taken.fetch_add(1, Ordering::Relaxed);
             Ok(events.into_iter().map(|heard| Arc::unwrap_or_clone(heard.event)).collect())
@@ -157,9 +152,8 @@ impl JetStreamFeed {
     /// What became of events and reads.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let [taken, reread, dropped] =
-            [&self.taken, &self.reread, &self.dropped].map(|count| count.load(Ordering::Relaxed));
-        Counts { taken, reread, dropped }
+        let [taken, dropped] = [&self.taken, &self.dropped].map(|count| count.load(Ordering::Relaxed));
+        Counts { taken, dropped }
     }
 
     /// The position after the last event that was brought.

@@ -14,13 +14,13 @@ pub(super) struct Wait {
     others: Vec<(Uuid, Arc<str>, Instant)>,
 }
 
-/// How a node stands to the event.
+/// When a node enforces the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Enforces {
     /// It has applied it.
-    Enforces,
+    Now,
     /// It may be judging without it, until then at most.
-    Waits(Instant),
+    By(Instant),
     /// It judges nothing from memory before it has caught up.
     Down,
 }
@@ -38,32 +38,32 @@ impl Wait {
         &self,
         seen: &[SeenNode],
         now: Instant,
-        here: Option<(&Arc<str>, Standing)>,
+        here: Option<(&Arc<str>, Enforces)>,
     ) -> Result<(usize, Vec<Arc<str>>), Instant> {
         let (mut enforced_on, mut down, mut next) = (0, Vec::new(), None::<Instant>);
         let others = self.others.iter().filter_map(|(id, name, ends)| {
             // A row that is gone is that of a node that has stopped serving, or of one that was dead for long.
             let node = seen.iter().find(|node| node.id == *id)?;
-            Some((name, Self::standing(node.applied > self.position, *ends, now)))
+            Some((name, Self::enforces(node.applied > self.position, *ends, now)))
         });
-        for (name, standing) in others.chain(here) {
-            match standing {
-                Standing::Enforces => enforced_on += 1,
-                Standing::Down => down.push(Arc::clone(name)),
-                Standing::Waits(until) => next = Some(next.map_or(until, |next| next.min(until))),
+        for (name, enforces) in others.chain(here) {
+            match enforces {
+                Enforces::Now => enforced_on += 1,
+                Enforces::Down => down.push(Arc::clone(name)),
+                Enforces::By(until) => next = Some(next.map_or(until, |next| next.min(until))),
             }
         }
         next.map_or(Ok((enforced_on, down)), Err)
     }
 
-    /// How a node stands whose last lease without the event has run out then.
-    pub fn standing(is_applied: bool, ends: Instant, now: Instant) -> Standing {
+    /// When a node enforces it whose last lease without it has run out then.
+    pub fn enforces(is_applied: bool, ends: Instant, now: Instant) -> Enforces {
         if is_applied {
-            Standing::Enforces
+            Enforces::Now
         } else if now >= ends {
-            Standing::Down
+            Enforces::Down
         } else {
-            Standing::Waits(ends)
+            Enforces::By(ends)
         }
     }
 }
@@ -80,8 +80,8 @@ mod tests {
         SeenNode { id: Uuid::from_u128(number), name: format!("node-{number}").into(), renewals, since, applied }
     }
 
-    fn here(standing: Standing) -> (Arc<str>, Standing) {
-        ("here".into(), standing)
+    fn here(enforces: Enforces) -> (Arc<str>, Enforces) {
+        ("here".into(), enforces)
     }
 
     /// What comes of a wait for position 7 whose first look showed `first`, once the registry shows `seen`.
@@ -89,12 +89,12 @@ mod tests {
         first: &[SeenNode],
         seen: &[SeenNode],
         now: Instant,
-        standing: Standing,
+        enforces: Enforces,
     ) -> Result<(usize, Vec<String>), Instant> {
-        let (name, standing) = here(standing);
+        let (name, enforces) = here(enforces);
         let wait = Wait::of(7, first, Some(Uuid::from_u128(9)));
         let names = |names: Vec<Arc<str>>| names.iter().map(ToString::to_string).collect();
-        wait.settled(seen, now, Some((&name, standing))).map(|(number, down)| (number, names(down)))
+        wait.settled(seen, now, Some((&name, enforces))).map(|(number, down)| (number, names(down)))
     }
 
     #[test]
@@ -102,8 +102,8 @@ mod tests {
         let now = Instant::now();
         let end = now + LEASE + MARGIN;
         let at = |applied| vec![node(1, 3, now, applied)];
-        assert_eq!(settled(&at(7), &at(7), now, Standing::Enforces), Err(end));
-        assert_eq!(settled(&at(7), &at(8), now, Standing::Enforces), Ok((2, vec![])));
+        assert_eq!(settled(&at(7), &at(7), now, Enforces::Now), Err(end));
+        assert_eq!(settled(&at(7), &at(8), now, Enforces::Now), Ok((2, vec![])));
     }
 
     #[test]
@@ -114,30 +114,30 @@ mod tests {
         // It goes on, and reads the log's head after each renewal: what it judges from then on it judges with the event.
         let renewed = [node(1, 7, now + LEASE, 0)];
         let before = end.checked_sub(Duration::from_nanos(1)).unwrap();
-        assert_eq!(settled(&first, &renewed, before, Standing::Enforces), Err(end));
-        assert_eq!(settled(&first, &renewed, end, Standing::Enforces), Ok((1, vec!["node-1".into()])));
+        assert_eq!(settled(&first, &renewed, before, Enforces::Now), Err(end));
+        assert_eq!(settled(&first, &renewed, end, Enforces::Now), Ok((1, vec!["node-1".into()])));
     }
 
     #[test]
     fn one_that_was_seen_dead_before_is_not_waited_for() {
         let now = Instant::now();
         let dead = [node(1, 3, now.checked_sub(LEASE + MARGIN).unwrap(), 0)];
-        assert_eq!(settled(&dead, &dead, now, Standing::Enforces), Ok((1, vec!["node-1".into()])));
+        assert_eq!(settled(&dead, &dead, now, Enforces::Now), Ok((1, vec!["node-1".into()])));
     }
 
     #[test]
     fn who_has_left_is_no_longer_counted_and_who_joined_since_is_not_yet() {
         let now = Instant::now();
         let (left, joined) = (node(1, 3, now, 0), node(2, 1, now, 0));
-        assert_eq!(settled(&[left], &[joined], now, Standing::Enforces), Ok((1, vec![])));
+        assert_eq!(settled(&[left], &[joined], now, Enforces::Now), Ok((1, vec![])));
     }
 
     #[test]
     fn this_node_goes_by_its_memory_and_not_by_its_row() {
         let now = Instant::now();
         let own = [node(9, 3, now, 0)];
-        assert_eq!(settled(&own, &own, now, Standing::Enforces), Ok((1, vec![])));
-        assert_eq!(settled(&own, &own, now, Standing::Waits(now + LEASE)), Err(now + LEASE));
-        assert_eq!(settled(&own, &own, now, Standing::Down), Ok((0, vec!["here".into()])));
+        assert_eq!(settled(&own, &own, now, Enforces::Now), Ok((1, vec![])));
+        assert_eq!(settled(&own, &own, now, Enforces::By(now + LEASE)), Err(now + LEASE));
+        assert_eq!(settled(&own, &own, now, Enforces::Down), Ok((0, vec!["here".into()])));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, RolledBack, rebuild, roll_back};
-use fulexo_projections::standing::{Building, standings};
+use fulexo_projections::status::{Building, statuses};
 use fulexo_tests::{Client, Database, Node, history};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::Notify;
@@ -148,7 +148,7 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
         assert!(matches!(second, Err(RebuildError::UnderWay(Projection::Accounts))), "{second:?}");
         let back = rolled_back(&node.database, Projection::Accounts).await;
         assert!(matches!(back, Err(RebuildError::UnderWay(Projection::Accounts))), "{back:?}");
-        let build = standings(&pool).await.unwrap().remove(0).build;
+        let build = statuses(&pool).await.unwrap().remove(0).build;
         assert!(matches!(build, Some(Building { version: 2, is_under_way: true, .. })), "{build:?}");
         node.customer().await;
         let answer = admin.seeing(log_size(&node).await - 1).get("/v1/accounts").await;
@@ -187,8 +187,8 @@ async fn an_interrupted_rebuild_is_resumed_by_the_same_program_alone() {
     let begun = interrupted(&database, &options("one", false), a_batch_is_in).await;
     assert_eq!(begun, News::Begun { version: 2, position: 0, discarded: false });
     let pool = database.pool().await;
-    let standing = standings(&pool).await.unwrap().pop().unwrap();
-    assert_eq!((standing.version, standing.position, standing.previous), (1, 0, None), "nothing is switched");
+    let status = statuses(&pool).await.unwrap().pop().unwrap();
+    assert_eq!((status.version, status.position, status.previous), (1, 0, None), "nothing is switched");
     let begun = interrupted(&database, &options("one", false), has_begun).await;
     assert!(matches!(begun, News::Begun { version: 2, position: 20_000.., discarded: false }), "{begun:?}");
     let begun = interrupted(&database, &options("another", false), a_batch_is_in).await;
@@ -204,7 +204,7 @@ async fn an_interrupted_rebuild_is_resumed_by_the_same_program_alone() {
         .await
         .unwrap();
     assert_eq!((rows, last), (60_000, 59_999), "each event once");
-    assert_eq!(standings(&pool).await.unwrap().pop().unwrap().build, None);
+    assert_eq!(statuses(&pool).await.unwrap().pop().unwrap().build, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,8 +217,8 @@ async fn an_event_that_cannot_be_read_stops_a_rebuild_and_nothing_is_switched() 
         let Err(RebuildError::Feed(error)) = stopped else { panic!("{stopped:?}") };
         assert_eq!(error.position(), Some(position), "{error}");
     }
-    for standing in standings(&node.database.pool().await).await.unwrap() {
-        assert_eq!((standing.version, standing.previous), (1, None), "{standing:?}");
+    for status in statuses(&node.database.pool().await).await.unwrap() {
+        assert_eq!((status.version, status.previous), (1, None), "{status:?}");
     }
     assert!(admin.get("/v1/accounts").await.text.contains(&admin.account.to_string()), "it is still read");
 }
@@ -366,8 +366,8 @@ async fn a_batch_has_one_owner_and_another_node_takes_over() {
     one.stop().await;
     other.register(&["customer"]).await;
     caught_up(&other, &Client { url: other.url.clone(), ..admin }).await;
-    for standing in standings(&database.pool().await).await.unwrap() {
-        assert_eq!(standing.owner.as_deref(), Some("other"), "{standing:?}");
+    for status in statuses(&database.pool().await).await.unwrap() {
+        assert_eq!(status.owner.as_deref(), Some("other"), "{status:?}");
     }
 }
 
@@ -391,5 +391,5 @@ async fn several_views_are_rebuilt_in_one_reading_and_one_that_cannot_be_does_no
             other => assert!(projection == Projection::Sessions && other.is_err(), "{projection:?}: {other:?}"),
         }
     }
-    assert_eq!(standings(&node.database.pool().await).await.unwrap().remove(1).version, 1);
+    assert_eq!(statuses(&node.database.pool().await).await.unwrap().remove(1).version, 1);
 }

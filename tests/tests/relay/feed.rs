@@ -85,6 +85,9 @@ async fn a_forged_message_is_not_believed() {
         forge(next, altered.as_bytes()).await;
         forge(next, &genuine.leaf).await;
         eventually("both are dropped", async || counts(&node).dropped >= 2).await;
+        let told = node.anonymous().get("/metrics").await.text;
+        let told = told.lines().find_map(|line| line.strip_prefix("fulexo_feed_rejected_messages_total "));
+        assert!(told.unwrap().parse::<u64>().unwrap() >= 2);
 
         let bob = node.customer().await;
         caught_up(&node, &admin).await;

@@ -9,6 +9,7 @@ mod damage;
 mod epochs;
 mod feed;
 mod resume;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

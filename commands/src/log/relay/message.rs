@@ -73,18 +73,12 @@ impl Row {
     }
 }
 
-/// What a message in a stream says of itself.
-pub(super) struct Found {
-    pub epoch: Uuid,
-}
-
-impl Found {
-    /// `None` when no node with this key made it, or it does not stand where it belongs.
-    pub fn in_stream(message: &StreamMessage, key: &CopyKey) -> Option<Self> {
-        let header = |name| Some(message.headers.get(name)?.as_str());
-        let epoch = Uuid::parse_str(header(EPOCH)?).ok()?;
-        let position: u64 = header(POSITION)?.parse().ok()?;
-        let is_genuine = key.is_genuine(epoch, position, &message.payload, &unhex(header(MAC)?)?);
-        (is_genuine && position.checked_add(1) == Some(message.sequence)).then_some(Self { epoch })
-    }
+/// The history that a message in a stream is of. `None` when no node with this key made it, or it does not stand where
+/// it belongs.
+pub(super) fn epoch_of(message: &StreamMessage, key: &CopyKey) -> Option<Uuid> {
+    let header = |name| Some(message.headers.get(name)?.as_str());
+    let epoch = Uuid::parse_str(header(EPOCH)?).ok()?;
+    let position: u64 = header(POSITION)?.parse().ok()?;
+    let is_genuine = key.is_genuine(epoch, position, &message.payload, &unhex(header(MAC)?)?);
+    (is_genuine && position.checked_add(1) == Some(message.sequence)).then_some(epoch)
 }

@@ -1,11 +1,11 @@
 //! Copies the log to NATS JetStream: every event once, in order, for consumers outside and for this service's own feed.
 //! PostgreSQL is the truth; nothing waits for the copy, and it can be made again.
 //!
-//! One node relays at a time, by a lease in `log.relay`. The lease only spares work: every message says which stream
+//! One node relays at a time, whose turn it is by `log.relay`. Turns only spare work: every message says which stream
 //! and which sequence it belongs to, and the stream refuses it anywhere else, whoever sends it and however late.
 //!
 //! ```text
-//! lease --none--> wait
+//! turn --another's--> wait
 //!   |
 //!   v                    nothing new for a while
 //! find the stream  <---------------------------- publish what is missing <-- head moves
@@ -27,12 +27,12 @@ use uuid::Uuid;
 
 pub use self::message::CopyKey;
 use self::message::Row;
-use self::stream::{Copy, JetStream, Log};
+use self::stream::{JetStream, Log, Place};
 use super::batch::to_i64;
 
 /// Most events on their way at once, unacknowledged.
 const BATCH: u32 = 512;
-/// How often a node without the lease asks for it.
+/// How often a node asks whether it is its turn.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the stream is looked at while nothing happens: it may have been wiped.
 const LOOK: Duration = Duration::from_secs(2);
@@ -139,26 +139,26 @@ impl Relay {
     pub async fn run(mut self) {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         let mut pause = FIRST_PAUSE;
-        let mut copy = None;
+        let mut place = None;
         loop {
-            match self.step(&mut copy).await {
+            match self.step(&mut place).await {
                 Ok(Step::Moved) => pause = FIRST_PAUSE,
                 Ok(Step::Idle) => {
                     pause = FIRST_PAUSE;
                     match timeout(LOOK, self.head.changed()).await {
                         Ok(Ok(())) => {}
                         // Looked at again, whole.
-                        Err(_) => copy = None,
+                        Err(_) => place = None,
                         Ok(Err(_)) => return,
                     }
                 }
                 Ok(Step::Elsewhere) => {
                     pause = FIRST_PAUSE;
-                    copy = None;
+                    place = None;
                     sleep(TICK).await;
                 }
                 Err(error) => {
-                    copy = None;
+                    place = None;
                     self.stopped(&error).await;
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -167,31 +167,31 @@ impl Relay {
         }
     }
 
-    async fn step(&mut self, copy: &mut Option<Copy>) -> Result<Step, RelayError> {
+    async fn step(&mut self, place: &mut Option<Place>) -> Result<Step, RelayError> {
         if self.jetstream.context.client().connection_state() != connection::State::Connected {
             return Err(RelayError::Disconnected);
         }
-        let Some(log) = self.lease(copy.as_ref()).await? else {
+        let Some(log) = self.take_turn(place.as_ref()).await? else {
             self.look().await?;
             return Ok(Step::Elsewhere);
         };
-        if copy.as_ref().is_none_or(|copy| copy.epoch != log.epoch) {
-            *copy = Some(self.find(&log).await?);
+        if place.as_ref().is_none_or(|place| place.epoch != log.epoch) {
+            *place = Some(self.find(&log).await?);
             // Noted before anything is published: what comes after it is what has to be looked at, should this fail.
-            if self.lease(copy.as_ref()).await?.is_none() {
+            if self.take_turn(place.as_ref()).await?.is_none() {
                 return Ok(Step::Elsewhere);
             }
         }
-        let Some(copy) = copy else { return Err(RelayError::OutOfStep) };
-        let published = if copy.next < log.size { self.publish(copy).await? } else { 0 };
-        copy.next += published;
-        let (position, stream) = (copy.next, Some(copy.name.clone()));
+        let Some(place) = place else { return Err(RelayError::OutOfStep) };
+        let published = if place.next < log.size { self.publish(place).await? } else { 0 };
+        place.next += published;
+        let (position, stream) = (place.next, Some(place.name.clone()));
         self.tell(RelayState { position, stream, is_here: true, stopped_because: None });
         Ok(if published > 0 { Step::Moved } else { Step::Idle })
     }
 
     /// Takes or keeps the turn, and notes how far the copy is. `None` while it is another node's.
-    async fn lease(&self, copy: Option<&Copy>) -> Result<Option<Log>, RelayError> {
+    async fn take_turn(&self, place: Option<&Place>) -> Result<Option<Log>, RelayError> {
         let row = sqlx::query!(
             "update log.relay r
              set holder = $1, held_until = clock_timestamp() + interval '6 seconds',
@@ -201,8 +201,8 @@ impl Relay {
              where r.id = 1 and (r.holder = $1 or r.held_until < clock_timestamp())
              returning h.epoch, h.position as size, r.stream, r.position, clock_timestamp() as \"now!\"",
             self.holder,
-            copy.map(|copy| copy.name.as_str()),
-            copy.map(|copy| to_i64(copy.next))
+            place.map(|place| place.name.as_str()),
+            place.map(|place| to_i64(place.next))
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -215,34 +215,34 @@ impl Relay {
     }
 
     /// The stream to go on with; its end is the log's own.
-    async fn find(&self, log: &Log) -> Result<Copy, RelayError> {
-        let copy = self.jetstream.find(log).await?;
-        if let (Some(last), Some(position)) = (&copy.last, copy.next.checked_sub(1)) {
+    async fn find(&self, log: &Log) -> Result<Place, RelayError> {
+        let place = self.jetstream.find(log).await?;
+        if let (Some(last), Some(position)) = (&place.last, place.next.checked_sub(1)) {
             let hash = sqlx::query_scalar!("select leaf_hash from log.event where position = $1", to_i64(position))
                 .fetch_optional(&self.pool)
                 .await?;
             if hash.as_deref() != Some(leaf::hash(last).as_slice()) {
-                return Err(RelayError::Diverged { stream: copy.name, position });
+                return Err(RelayError::Diverged { stream: place.name, position });
             }
         }
-        Ok(copy)
+        Ok(place)
     }
 
     /// Publishes what comes next and waits until the stream has acknowledged all of it, in order. Answers with how many.
-    async fn publish(&self, copy: &Copy) -> Result<u64, RelayError> {
+    async fn publish(&self, place: &Place) -> Result<u64, RelayError> {
         let rows = sqlx::query_as!(
             Row,
             "select position, stream_id, category, version, leaf, leaf_hash from log.event
              where position >= $1 and position < $2 order by position",
-            to_i64(copy.next),
-            to_i64(copy.next.saturating_add(u64::from(BATCH)))
+            to_i64(place.next),
+            to_i64(place.next.saturating_add(u64::from(BATCH)))
         )
         .fetch_all(&self.pool)
         .await?;
         let mut acknowledgements = Vec::with_capacity(rows.len());
         let mut unsound = None;
-        for (row, position) in rows.into_iter().zip(copy.next..) {
-            let Some((subject, message)) = row.message(&self.jetstream.key, copy.epoch, position, &copy.name) else {
+        for (row, position) in rows.into_iter().zip(place.next..) {
+            let Some((subject, message)) = row.message(&self.jetstream.key, place.epoch, position, &place.name) else {
                 unsound = Some(position);
                 break;
             };
@@ -255,7 +255,7 @@ impl Relay {
                 PublishErrorKind::WrongLastSequence => RelayError::OutOfStep,
                 _ => RelayError::nats(&error),
             })?;
-            if acknowledged.sequence != position + 1 || acknowledged.stream != copy.name {
+            if acknowledged.sequence != position + 1 || acknowledged.stream != place.name {
                 return Err(RelayError::OutOfStep);
             }
         }
@@ -289,7 +289,15 @@ impl Relay {
         if known.stopped_because.as_ref() != Some(&because) {
             match error {
                 RelayError::OutOfStep => tracing::debug!(%error, "the relay looks at its stream again"),
-                _ => tracing::warn!(%error, "the log is not copied to JetStream; trying again"),
+                RelayError::Database(_)
+                | RelayError::Disconnected
+                | RelayError::Nats(_)
+                | RelayError::Unsound(_)
+                | RelayError::NotOurs(_)
+                | RelayError::DamagedAgain(_)
+                | RelayError::Diverged { .. } => {
+                    tracing::warn!(%error, "the log is not copied to JetStream; trying again");
+                }
             }
         }
         self.tell(RelayState { is_here: false, stopped_because: Some(because.clone()), ..known });
@@ -303,4 +311,13 @@ impl Relay {
         // Then it runs out.
         drop(given_up);
     }
+}
+
+/// Ends the turn of a relay that has ended, so that another node need not wait until it runs out.
+///
+/// # Errors
+/// The database; then it runs out.
+pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!("update log.relay set held_until = clock_timestamp() where holder = $1", holder).execute(pool).await?;
+    Ok(())
 }

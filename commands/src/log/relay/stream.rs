@@ -12,7 +12,7 @@
 //!            +-- anything else -----> stop, and say so
 //! ```
 
-use std::ops::Range;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{Context, ContextBuilder, RequestErrorKind};
@@ -27,7 +27,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::RelayError;
-use super::message::{CopyKey, Found};
+use super::message::{CopyKey, epoch_of};
 
 /// How long a server may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub(super) struct Log {
 
 /// A stream that may be continued.
 #[derive(Debug, Clone)]
-pub(super) struct Copy {
+pub(super) struct Place {
     pub epoch: Uuid,
     pub name: String,
     /// The next position to publish: how many it holds, or held.
@@ -63,7 +63,7 @@ pub(super) struct Copy {
 }
 
 enum Verdict {
-    Continue(Copy),
+    Continue(Place),
     /// Another history.
     Outlived,
     Damaged(&'static str),
@@ -107,14 +107,14 @@ impl JetStream {
     }
 
     /// The stream to go on with, made when there is none.
-    pub async fn find(&self, log: &Log) -> Result<Copy, RelayError> {
+    pub async fn find(&self, log: &Log) -> Result<Place, RelayError> {
         // Found, given up, made, found: beyond it somebody else changes streams as fast as we do.
         for _ in 0..4 {
             let names = self.names(Some(SUBJECTS)).await?;
             match names.as_slice() {
                 [] => self.create(log).await?,
                 [name] => match self.judge(name, log).await? {
-                    Verdict::Continue(copy) => return Ok(copy),
+                    Verdict::Continue(place) => return Ok(place),
                     Verdict::Outlived => self.retire(name, "the log has a new epoch").await?,
                     Verdict::Damaged(why) => self.retire(name, why).await?,
                     Verdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
@@ -133,7 +133,7 @@ impl JetStream {
         };
         let State { messages, first_seq, last_seq } = info.state;
         let last = if messages > 0 { self.message(name, last_seq).await? } else { None };
-        let found = last.as_ref().and_then(|message| Found::in_stream(message, &self.key));
+        let found = last.as_ref().and_then(|message| epoch_of(message, &self.key));
         if !own.is_of_same_history(&StreamName::first(log.epoch)) {
             // Another service's log has another key, or is as empty as ours was before its first event.
             return Ok(match found {
@@ -144,7 +144,7 @@ impl JetStream {
         // Limits that an operator set may take messages from the beginning; nothing may take them from within.
         let damage = if messages > 0 && messages != (last_seq + 1).saturating_sub(first_seq) {
             Some("it has lost messages from within")
-        } else if messages > 0 && !self.is_genuine(name, log, first_seq..last_seq).await? {
+        } else if messages > 0 && !self.is_genuine(name, log, first_seq..=last_seq).await? {
             Some("it holds a message that no node of this log has sent")
         } else {
             None
@@ -159,19 +159,19 @@ impl JetStream {
         }
         self.replicate(name, &info).await?;
         let last = last.map(|message| message.payload.to_vec());
-        Ok(Verdict::Continue(Copy { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
+        Ok(Verdict::Continue(Place { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
     }
 
-    /// Whether these messages and the one after them are of this log, as far as that is not known. The last one alone does
-    /// not tell: where another message came between, one is refused, and those that were sent behind it are not.
-    async fn is_genuine(&self, name: &str, log: &Log, held: Range<u64>) -> Result<bool, RelayError> {
+    /// Whether these messages are of this log, as far as that is not known. The last one alone does not tell: where
+    /// another message came between, one is refused, and those that were sent behind it are not.
+    async fn is_genuine(&self, name: &str, log: &Log, held: RangeInclusive<u64>) -> Result<bool, RelayError> {
+        let (start, last) = held.into_inner();
         let confirmed =
             log.confirmed.as_ref().filter(|(stream, _)| stream == name).map_or(0, |(_, sequence)| *sequence);
-        let first = held.start.max(confirmed.saturating_add(1)).max(held.end.saturating_sub(LOOKED_AT)).min(held.end);
-        for sequence in first..=held.end {
+        let first = start.max(confirmed.saturating_add(1)).max(last.saturating_sub(LOOKED_AT)).min(last);
+        for sequence in first..=last {
             let message = self.message(name, sequence).await?;
-            let found = message.and_then(|message| Found::in_stream(&message, &self.key));
-            if found.is_none_or(|found| found.epoch != log.epoch) {
+            if message.and_then(|message| epoch_of(&message, &self.key)) != Some(log.epoch) {
                 return Ok(false);
             }
         }

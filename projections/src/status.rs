@@ -8,7 +8,7 @@ use crate::projection::Projection;
 
 /// Where one stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct ViewStatus {
     /// Which.
     pub projection: Projection,
     /// The version that readers see.
@@ -42,11 +42,11 @@ pub struct Building {
 ///
 /// # Errors
 /// The database.
-pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn statuses(pool: &PgPool) -> Result<Vec<ViewStatus>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let log_size = feed::size(&mut transaction).await?;
-    let mut standings = Vec::new();
+    let mut statuses = Vec::new();
     for projection in Projection::ALL {
         let row = sqlx::query!(
             r#"select c.version, c.position, c.owner, c.stopped_because,
@@ -68,7 +68,7 @@ pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        standings.push(Standing {
+        statuses.push(ViewStatus {
             projection,
             version: row.version.unsigned_abs(),
             position: row.position.unsigned_abs(),
@@ -84,5 +84,5 @@ pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
         });
     }
     transaction.commit().await?;
-    Ok(standings)
+    Ok(statuses)
 }

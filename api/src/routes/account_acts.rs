@@ -1,0 +1,198 @@
+//! What administrators do to accounts: roles, suspension, locks, factors, sessions. What takes access away answers once it is
+//! in force.
+
+use fulexo_domain::permission::Permission;
+use fulexo_domain::values::{AccountId, Reason, RoleName};
+use poem::Request;
+use poem_openapi::param::{Header, Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use uuid::Uuid;
+
+use super::Tag;
+use super::input::{Because, Input, act};
+use crate::answer::{Enforced, NoContent, Recorded};
+use crate::caller::{Bearer, BearerOrKey, app, context};
+use crate::http::Problem;
+
+pub struct AccountActs;
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct Grant {
+    role: String,
+    /// Why; sealed beside the log.
+    reason: String,
+}
+
+#[derive(Object)]
+struct SignedOut {
+    /// How many sessions were ended.
+    revoked: u64,
+    #[oai(flatten)]
+    enforced: Enforced,
+}
+
+#[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
+impl AccountActs {
+    /// Grant a role.
+    ///
+    /// It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a
+    /// login within the last ten minutes.
+    #[oai(path = "/:account_id/roles", method = "post", operation_id = "grant_role")]
+    async fn grant_role(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Grant>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::RolesGrant)?;
+        caller.require_elevated()?;
+        let mut input = Input::default();
+        let role = input.parse("/role", RoleName::parse(&body.0.role));
+        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let account = AccountId(account_id.0);
+        let commands = &app(request)?.commands;
+        Ok(commands.grant_role(&context, caller.permissions, account, role, reason).await?.into())
+    }
+
+    /// Take a role away.
+    ///
+    /// It is gone at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a login
+    /// within the last ten minutes.
+    #[oai(path = "/:account_id/roles/:role", method = "delete", operation_id = "revoke_role")]
+    async fn revoke_role(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        role: Path<String>,
+        body: Json<Option<Because>>,
+        /// Why, for clients that cannot send a body with DELETE. Whatever stands between keeps URLs in its logs.
+        reason: Query<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Enforced>, Problem> {
+        let caller = caller.0;
+        caller.require(Permission::RolesGrant)?;
+        caller.require_elevated()?;
+        let given = body.0.map(|because| because.reason).or(reason.0).unwrap_or_default();
+        let mut input = Input::default();
+        let role = input.parse("/role", RoleName::parse(&role.0));
+        let reason = input.parse("/reason", Reason::parse(&given));
+        let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
+        let context = context(request, caller.actor(), idempotency_key.0)?;
+        let account = AccountId(account_id.0);
+        let app = app(request)?;
+        app.enforced(app.commands.revoke_role(&context, caller.permissions, account, role, reason).await?).await
+    }
+
+    /// Stop all use of an account: nobody logs in, and every session ends.
+    ///
+    /// Needs `accounts.manage`.
+    #[oai(path = "/:account_id/suspend", method = "post", operation_id = "suspend_account")]
+    async fn suspend(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Enforced>, Problem> {
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.suspend(&context, caller.0.permissions, account, reason).await?).await
+    }
+
+    /// Allow the use of a suspended account again.
+    ///
+    /// Needs `accounts.manage`.
+    #[oai(path = "/:account_id/reinstate", method = "post", operation_id = "reinstate_account")]
+    async fn reinstate(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Enforced>, Problem> {
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.reinstate(&context, caller.0.permissions, account, reason).await?).await
+    }
+
+    /// Lift a lock before its time.
+    ///
+    /// Needs `accounts.manage`.
+    #[oai(path = "/:account_id/unlock", method = "post", operation_id = "unlock_account")]
+    async fn unlock(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Enforced>, Problem> {
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let app = app(request)?;
+        app.enforced(app.commands.unlock(&context, AccountId(account_id.0), reason).await?).await
+    }
+
+    /// Have the password changed before anything else.
+    ///
+    /// Every session ends, and the next login leads to the change alone. Needs `accounts.manage`, every permission of
+    /// the account, and a login within the last ten minutes.
+    #[oai(path = "/:account_id/expire-password", method = "post", operation_id = "expire_account_password")]
+    async fn expire_password(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Enforced>, Problem> {
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.expire_password(&context, caller.0.permissions, account, reason).await?).await
+    }
+
+    /// Take a lost second factor away.
+    ///
+    /// Every session ends. Needs `accounts.manage`, every permission of the account, and a login within the last ten
+    /// minutes.
+    #[oai(path = "/:account_id/reset-second-factor", method = "post", operation_id = "reset_account_second_factor")]
+    async fn reset_second_factor(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        account_id: Path<Uuid>,
+        body: Json<Because>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<Enforced>, Problem> {
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (app, account) = (app(request)?, AccountId(account_id.0));
+        app.enforced(app.commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?).await
+    }
+
+    /// End every session of an account.
+    ///
+    /// Needs `sessions.revoke`.
+    #[oai(path = "/:account_id/sessions/revoke", method = "post", operation_id = "revoke_account_sessions")]
+    async fn revoke_sessions(
+        &self,
+        request: &Request,
+        caller: BearerOrKey,
+        account_id: Path<Uuid>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<Recorded<SignedOut>, Problem> {
+        caller.0.require(Permission::SessionsRevoke)?;
+        let context = context(request, caller.0.actor, idempotency_key.0)?;
+        let app = app(request)?;
+        let done = app.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
+        app.enforced_with(done, |revoked, enforced| SignedOut { revoked: revoked as u64, enforced }).await
+    }
+}

@@ -1,0 +1,152 @@
+//! What the tables say of a caller, and of what is in force for all: asked by a node whose memory does not do, and by one
+//! that starts. Nothing here writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::lockdown::Scope;
+use fulexo_domain::permission::{CustomRoles, Permission, Permissions};
+use fulexo_domain::policy::Policy;
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use sqlx::{PgConnection, PgPool};
+
+/// What the tables say of a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the session is live and the account's own.
+    pub is_live: bool,
+    /// When its elevation by step-up ends, or ended.
+    pub elevated_until: Option<DateTime<Utc>>,
+    /// Where in the log its owner last proved themselves while it was held.
+    pub released_position: Option<u64>,
+    /// The roles that the account holds.
+    pub roles: BTreeSet<RoleName>,
+    /// The roles that administrators defined.
+    pub custom: CustomRoles,
+    /// The policy, once it was changed.
+    pub policy: Option<Policy>,
+    /// What a lockdown closes.
+    pub lockdown: Option<Scope>,
+}
+
+/// Asks the tables: for a node whose memory does not reach back far enough, or is not current.
+///
+/// # Errors
+/// The database.
+pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> Result<Standing, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
+    let row = sqlx::query!(
+        r#"select s.session_id as "session_id?", s.elevated_until, s.released_position,
+                  array(select role from access.role_grant where account_id = $1) as "roles!"
+           from (select) one left join access.session s
+               on s.session_id = $2 and s.account_id = $1 and s.ended_at is null"#,
+        account.0,
+        session.0
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let custom = custom_roles(&mut transaction).await?;
+    let policy = policy(&mut transaction).await?;
+    let lockdown = lockdown(&mut transaction).await?.and_then(|lockdown| lockdown.scope);
+    transaction.commit().await?;
+    Ok(Standing {
+        lockdown,
+        is_live: row.session_id.is_some(),
+        elevated_until: row.elevated_until,
+        released_position: row.released_position.map(i64::unsigned_abs),
+        roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
+        custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
+        policy: policy.map(|(_, policy)| policy),
+    })
+}
+
+/// A role that administrators defined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomRole {
+    /// Its name.
+    pub role: RoleName,
+    /// What it allows.
+    pub permissions: Permissions,
+    /// Whether its name is never used again.
+    pub retired: bool,
+    /// The event that last changed it.
+    pub position: u64,
+}
+
+/// The roles that administrators defined, in the order of their names. Their number is bounded by the write side.
+///
+/// # Errors
+/// The database.
+pub async fn custom_roles(connection: &mut PgConnection) -> Result<Vec<CustomRole>, sqlx::Error> {
+    let rows = sqlx::query!("select role, permissions, retired, position from access.role order by role")
+        .fetch_all(connection)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(CustomRole {
+                role: RoleName::parse(&row.role).ok()?,
+                permissions: permissions(&row.permissions),
+                retired: row.retired,
+                position: row.position.unsigned_abs(),
+            })
+        })
+        .collect())
+}
+
+/// How many accounts hold each role that somebody holds.
+///
+/// # Errors
+/// The database.
+pub async fn holders(connection: &mut PgConnection) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+    let rows = sqlx::query!(r#"select role, count(*) as "holders!" from access.role_grant group by role"#)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.role, row.holders.unsigned_abs())).collect())
+}
+
+/// The policy, once it was changed, and where.
+///
+/// # Errors
+/// The database, or a policy that this build does not understand.
+pub async fn policy(connection: &mut PgConnection) -> Result<Option<(u64, Policy)>, sqlx::Error> {
+    let row = sqlx::query!("select policy, position from access.policy").fetch_optional(connection).await?;
+    row.map(|row| {
+        let policy = serde_json::from_str(&row.policy).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok((row.position.unsigned_abs(), policy))
+    })
+    .transpose()
+}
+
+/// A lockdown, or the end of the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockdownRow {
+    /// What it closes; `None`: nothing any more.
+    pub scope: Option<Scope>,
+    /// Where it was started, changed or lifted.
+    pub position: u64,
+    /// When.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// The lockdown, if there ever was one.
+///
+/// # Errors
+/// The database, or a scope that this build does not know.
+pub async fn lockdown(connection: &mut PgConnection) -> Result<Option<LockdownRow>, sqlx::Error> {
+    let row =
+        sqlx::query!("select scope, position, changed_at from access.lockdown").fetch_optional(connection).await?;
+    row.map(|row| {
+        let scope = row.scope.as_deref().map(Scope::parse).transpose();
+        let scope = scope.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(LockdownRow { scope, position: row.position.unsigned_abs(), changed_at: row.changed_at })
+    })
+    .transpose()
+}
+
+/// Permissions by their names; one that this build does not know allows nothing.
+pub(crate) fn permissions(names: &[String]) -> Permissions {
+    let known: Vec<Permission> = names.iter().filter_map(|name| Permission::parse(name).ok()).collect();
+    Permissions::of(&known)
+}

@@ -1,0 +1,266 @@
+//! What a gate remembers, and how events change it. Events may be told twice, and out of order when two nodes append at
+//! once. Whether any of it may be relied on is the gate's to know.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::api_key::ApiKeyEvent;
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::lockdown::{LockdownEvent, Scope};
+use fulexo_domain::permission::{CustomRoles, Permissions};
+use fulexo_domain::policy::Policy;
+use fulexo_domain::role::RoleEvent;
+use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
+
+/// Most changes kept; about 20 MB.
+pub(super) const MOST: usize = 100_000;
+
+/// What a gate knows.
+pub(super) struct Memory {
+    /// The history that all of this is from.
+    pub epoch: Epoch,
+    /// Whether the database has another one by now: then nothing here is true of it.
+    pub is_replaced: bool,
+    /// Every event below it is known here.
+    pub applied: u64,
+    pub lease_ends: Option<Instant>,
+    /// Tokens issued below it may miss changes that were forgotten.
+    pub horizon: u64,
+    /// Where sessions ended.
+    pub ended: HashMap<SessionId, u64>,
+    pub elevated: HashMap<SessionId, Elevation>,
+    /// Until then there may be elevations that were forgotten in favour of younger changes.
+    pub elevations_lost_until: Option<DateTime<Utc>>,
+    pub roles: HashMap<AccountId, RoleChanges>,
+    pub custom: CustomRoles,
+    /// The last change of each custom role.
+    pub custom_changed: HashMap<RoleName, u64>,
+    pub keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
+    pub revoked_keys: HashSet<ApiKeyId>,
+    pub policy: Arc<Policy>,
+    /// What a lockdown closes, and which event says so.
+    pub lockdown: (Option<Scope>, u64),
+    /// What was remembered when, oldest first.
+    pub ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
+}
+
+/// A step-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elevation {
+    /// Where in the log.
+    pub position: u64,
+    /// Until when sensitive calls are allowed.
+    pub until: DateTime<Utc>,
+    /// Where its owner last proved themselves while it was held: tokens that are held, and older, no longer are.
+    pub released: Option<u64>,
+}
+
+/// What changed in the roles of an account.
+#[derive(Default)]
+pub(super) struct RoleChanges {
+    /// All roles held at a position: what a starting node learnt from the tables.
+    pub base: Option<(u64, BTreeSet<RoleName>)>,
+    /// The last change of each role: granted or not.
+    changes: BTreeMap<RoleName, (u64, bool)>,
+    latest: u64,
+}
+
+/// What a change is about.
+#[derive(Clone, Copy)]
+pub(super) enum Subject {
+    Session(SessionId),
+    Elevation(SessionId),
+    Account(AccountId),
+    Key(ApiKeyId),
+}
+
+impl RoleChanges {
+    /// The roles of a token that was issued at this position, and what has changed since.
+    pub fn over(&self, roles: &[RoleName], position: u64) -> BTreeSet<RoleName> {
+        let (since, mut held) = match &self.base {
+            Some((base, held)) if *base > position => (*base, held.clone()),
+            Some(_) | None => (position, roles.iter().cloned().collect()),
+        };
+        for (role, (changed, granted)) in &self.changes {
+            match (*changed > since, granted) {
+                (true, true) => {
+                    held.insert(role.clone());
+                }
+                (true, false) => {
+                    held.remove(role);
+                }
+                (false, _) => {}
+            }
+        }
+        held
+    }
+}
+
+impl Memory {
+    pub fn holds_lease(&self) -> bool {
+        self.lease_ends.is_some_and(|ends| Instant::now() < ends)
+    }
+
+    pub fn apply(&mut self, recorded: &Recorded) {
+        let (position, at) = (recorded.position, recorded.recorded_at);
+        match &recorded.event {
+            Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) => {
+                self.remember(position, at, Subject::Session(SessionId(recorded.stream.id)));
+            }
+            Event::Account(AccountEvent::RoleGranted { role }) => {
+                self.remember_role(position, at, AccountId(recorded.stream.id), role, true);
+            }
+            Event::Account(AccountEvent::RoleRevoked { role }) => {
+                self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
+            }
+            Event::Session(SessionEvent::Elevated { until, released, .. }) => {
+                let session = SessionId(recorded.stream.id);
+                self.remember(position, at, Subject::Elevation(session));
+                let fresh = Elevation { position, until: *until, released: released.then_some(position) };
+                let known = self.elevated.entry(session).or_insert(fresh);
+                let released = known.released.max(fresh.released);
+                *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
+            }
+            Event::Role(event) => self.change_role(position, event),
+            // Events may be told twice, and out of order when two nodes append at once.
+            Event::Lockdown(event) if position >= self.lockdown.1 => {
+                self.lockdown = match event {
+                    LockdownEvent::Started { scope } => (Some(*scope), position),
+                    LockdownEvent::Lifted {} => (None, position),
+                };
+            }
+            Event::ApiKey(event) => {
+                let key = ApiKeyId(recorded.stream.id);
+                match event {
+                    ApiKeyEvent::Created { permissions, expires_at, .. } if !self.revoked_keys.contains(&key) => {
+                        self.keys.retain(|_, (_, ends)| *ends > at);
+                        self.keys.insert(key, (Permissions::of(permissions), *expires_at));
+                    }
+                    ApiKeyEvent::Created { .. } => {}
+                    ApiKeyEvent::Revoked {} => {
+                        self.keys.remove(&key);
+                        self.remember(position, at, Subject::Key(key));
+                    }
+                }
+            }
+            Event::Session(
+                SessionEvent::Started { .. }
+                | SessionEvent::Refreshed { .. }
+                | SessionEvent::RefreshReused { .. }
+                | SessionEvent::FingerprintMismatched { .. },
+            )
+            | Event::Account(
+                AccountEvent::Registered {}
+                | AccountEvent::ProfileChanged {}
+                | AccountEvent::PasswordChanged { .. }
+                | AccountEvent::PasswordExpired {}
+                | AccountEvent::SecondFactorEnrolmentStarted {}
+                | AccountEvent::SecondFactorEnabled {}
+                | AccountEvent::SecondFactorDisabled { .. }
+                | AccountEvent::RecoveryCodesIssued { .. }
+                | AccountEvent::RecoveryCodeUsed { .. }
+                | AccountEvent::EmailVerified {}
+                | AccountEvent::Suspended {}
+                | AccountEvent::Reinstated {},
+            )
+            | Event::Authentication(_)
+            | Event::Policy(_)
+            | Event::RateLimit(_)
+            | Event::Lockdown(_) => {}
+        }
+    }
+
+    fn change_role(&mut self, position: u64, event: &RoleEvent) {
+        let (RoleEvent::Defined { role, .. }
+        | RoleEvent::PermissionsChanged { role, .. }
+        | RoleEvent::Retired { role }) = event;
+        let last = self.custom_changed.entry(role.clone()).or_insert(position);
+        // Events may be told twice, and out of order when two nodes append at once.
+        if position < *last {
+            return;
+        }
+        *last = position;
+        match event {
+            RoleEvent::Defined { role, permissions }
+            | RoleEvent::PermissionsChanged { role, after: permissions, .. } => {
+                self.custom.insert(role.clone(), Permissions::of(permissions));
+            }
+            RoleEvent::Retired { role } => {
+                self.custom.remove(role);
+            }
+        }
+    }
+
+    fn remember_role(&mut self, position: u64, at: DateTime<Utc>, account: AccountId, role: &RoleName, granted: bool) {
+        self.remember(position, at, Subject::Account(account));
+        let last = self.roles.entry(account).or_default().changes.entry(role.clone()).or_insert((position, granted));
+        // Events may be told twice, and out of order when two nodes append at once.
+        if position >= last.0 {
+            *last = (position, granted);
+        }
+    }
+
+    pub fn remember(&mut self, position: u64, at: DateTime<Utc>, subject: Subject) {
+        match subject {
+            Subject::Session(session) => {
+                self.ended.entry(session).or_insert(position);
+            }
+            Subject::Elevation(_) => {}
+            Subject::Key(key) => {
+                self.revoked_keys.insert(key);
+            }
+            Subject::Account(account) => {
+                let changes = self.roles.entry(account).or_default();
+                changes.latest = changes.latest.max(position);
+            }
+        }
+        self.ages.insert(position, (at, subject));
+    }
+
+    /// Forgets what is older than `relevant_for`, and what is too much.
+    pub fn trim(&mut self, now: DateTime<Utc>, relevant_for: TimeDelta) {
+        let before = now - relevant_for;
+        self.elevations_lost_until = self.elevations_lost_until.filter(|until| *until > now);
+        while let Some(oldest) = self.ages.first_entry() {
+            let (position, (at, subject)) = (*oldest.key(), *oldest.get());
+            let is_over = self.ages.len() > MOST;
+            if at >= before && !is_over {
+                return;
+            }
+            if is_over {
+                self.horizon = self.horizon.max(position + 1);
+            }
+            self.ages.remove(&position);
+            match subject {
+                Subject::Session(session) => {
+                    if self.ended.get(&session).is_some_and(|ended| *ended <= position) {
+                        self.ended.remove(&session);
+                    }
+                }
+                Subject::Elevation(session) => {
+                    if let Entry::Occupied(elevation) = self.elevated.entry(session)
+                        && elevation.get().position <= position
+                    {
+                        // Where it still holds, a token issued after it does not know of it either.
+                        let until = Some(elevation.remove().until).filter(|until| *until > now);
+                        self.elevations_lost_until = self.elevations_lost_until.max(until);
+                    }
+                }
+                // It is in no list of keys: the database is asked.
+                Subject::Key(key) => {
+                    self.revoked_keys.remove(&key);
+                }
+                Subject::Account(account) => {
+                    if self.roles.get(&account).is_some_and(|changes| changes.latest <= position) {
+                        self.roles.remove(&account);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! How a gate begins: with what the tables say of the time that matters, read in one snapshot.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::policy::InForce;
+use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
+use sqlx::PgPool;
+
+use super::Gate;
+use super::memory::{Elevation, MOST, Memory, Subject};
+use crate::access;
+use crate::follower::{Head, head};
+
+/// The longest that the policy lets an elevation last.
+const LONGEST_ELEVATION: TimeDelta = TimeDelta::minutes(60);
+
+impl Gate {
+    /// Learns from the tables what has changed within the life of an access token.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn open(
+        pool: &PgPool,
+        token_lifetime: TimeDelta,
+        policy: Arc<InForce>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, sqlx::Error> {
+        // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
+        let relevant_for = token_lifetime.max(LONGEST_ELEVATION) + TimeDelta::minutes(2);
+        let most = i64::try_from(MOST).unwrap_or(i64::MAX);
+        let mut transaction = pool.begin().await?;
+        // One snapshot: what is read below is the state at this very position.
+        sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
+        let Head { size: applied, epoch } = head(&mut transaction).await?;
+        let ended = sqlx::query!(
+            r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
+               where ended_at > $1 order by ended_at desc limit $2"#,
+            now - relevant_for,
+            most
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let changed = sqlx::query!(
+            r#"select a.account_id, a.changed_position, a.changed_at,
+                      array(select g.role from access.role_grant g where g.account_id = a.account_id) as "roles!"
+               from access.account a where a.changed_at > $1 order by a.changed_at desc limit $2"#,
+            now - relevant_for,
+            most
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let elevated = sqlx::query!(
+            r#"select session_id, elevated_until as "until!", elevated_position as "position!", released_position
+               from access.session
+               where elevated_until > $1 and ended_at is null order by elevated_until desc limit $2"#,
+            now - relevant_for,
+            most
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let custom = access::custom_roles(&mut transaction).await?;
+        let changed_policy = access::policy(&mut transaction).await?;
+        let lockdown = access::lockdown(&mut transaction).await?;
+        let keys = sqlx::query!(
+            "select key_id, permissions, expires_at from access.api_key where revoked_at is null and expires_at > $1",
+            now
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+
+        if let Some((_, changed)) = changed_policy {
+            policy.learn(&changed);
+        }
+        let mut memory = Memory {
+            policy: policy.get(),
+            lockdown: lockdown.map_or((None, 0), |lockdown| (lockdown.scope, lockdown.position)),
+            epoch,
+            is_replaced: false,
+            applied,
+            lease_ends: None,
+            horizon: 0,
+            ended: HashMap::new(),
+            elevated: HashMap::new(),
+            elevations_lost_until: None,
+            roles: HashMap::new(),
+            custom_changed: custom.iter().map(|role| (role.role.clone(), role.position)).collect(),
+            custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
+            keys: keys
+                .into_iter()
+                .map(|key| (ApiKeyId(key.key_id), (access::permissions(&key.permissions), key.expires_at)))
+                .collect(),
+            revoked_keys: HashSet::new(),
+            ages: BTreeMap::new(),
+        };
+        // A full answer means that there may be more: what is older than the oldest row is not known here.
+        let bound =
+            |oldest: Option<i64>, rows: usize| if rows < MOST { 0 } else { oldest.map_or(0, i64::unsigned_abs) };
+        memory.horizon = bound(ended.last().map(|row| row.position), ended.len())
+            .max(bound(changed.last().map(|row| row.changed_position), changed.len()));
+        for row in ended {
+            memory.remember(row.position.unsigned_abs(), row.at, Subject::Session(SessionId(row.session_id)));
+        }
+        for row in changed {
+            let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
+            let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
+            memory.remember(position, row.changed_at, Subject::Account(account));
+            memory.roles.entry(account).or_default().base = Some((position, roles));
+        }
+        if elevated.len() >= MOST {
+            memory.elevations_lost_until = elevated.last().map(|row| row.until);
+        }
+        for row in elevated {
+            let released = row.released_position.map(i64::unsigned_abs);
+            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, released };
+            memory.elevated.insert(SessionId(row.session_id), elevation);
+            memory.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
+        }
+        memory.trim(now, relevant_for);
+        Ok(Self { memory: RwLock::new(memory), policy, relevant_for })
+    }
+}

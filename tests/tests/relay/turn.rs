@@ -1,0 +1,82 @@
+//! Whose turn it is to copy: a node's, for as long as it runs; never that of a program that comes, changes something and
+//! ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Config;
+use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, superuser};
+use sqlx::PgPool;
+use tokio::task::block_in_place;
+use uuid::Uuid;
+
+use crate::{append, assert_is_the_log, copied, env, messages, relaying};
+
+/// Who copies or did, whether that is over, and how far it got.
+async fn turn(pool: &PgPool) -> (Option<Uuid>, bool, i64) {
+    sqlx::query_as("select holder, held_until <= clock_timestamp(), position from log.relay")
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+/// The stream's configuration, and how much it holds.
+async fn held(jetstream: &Context, stream: &str) -> (Config, u64) {
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let info = stream.cached_info();
+    (info.config.clone(), info.state.messages)
+}
+
+fn run(arguments: &[&str], env: &BTreeMap<String, String>) {
+    let ended = block_in_place(|| Program::start(arguments, env).wait());
+    assert!(ended.status.success(), "{arguments:?}: {}", ended.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_that_ends_leaves_the_copy_and_the_read_models_to_nodes() {
+    for version in NatsVersion::ALL {
+        let nats = NatsCluster::one(version).await;
+        let node = relaying(&nats).await;
+        let database = Arc::clone(&node.database);
+        append(&database, 50).await;
+        let stream = copied(&[&node]).await;
+        // Nobody copies now: whoever tried would have the turn.
+        node.stop().await;
+        let jetstream = nats.jetstream().await;
+        let (config, _) = held(&jetstream, &stream).await;
+        jetstream.update_stream(Config { num_replicas: 3, ..config }).await.unwrap();
+
+        let pool = superuser(&database).await;
+        let views = "select name, position from projection.checkpoint order by name";
+        let views = async || sqlx::query_as::<_, (String, i64)>(views).fetch_all(&pool).await.unwrap();
+        let before = (turn(&pool).await, held(&jetstream, &stream).await, views().await);
+        // Without FULEXO_NATS_REPLICAS, which is one then.
+        let mut bare = env(&database, &nats.url(), 1);
+        bare.remove("FULEXO_NATS_REPLICAS");
+        run(&["register", "--email", "root@example.com", "--role", "admin"], &bare);
+        run(&["lockdown", "logins", "--reason", "a test"], &bare);
+        run(&["lockdown", "off", "--reason", "over"], &bare);
+        assert_eq!((turn(&pool).await, held(&jetstream, &stream).await, views().await), before, "{version:?}");
+
+        let node = Node::with(&database, env(&database, &nats.url(), 1)).await;
+        assert_eq!(copied(&[&node]).await, stream);
+        assert_is_the_log(&database, &messages(&jetstream, &stream).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_ends_its_turn() {
+    let nats = NatsCluster::one(NatsVersion::Current).await;
+    let database = Arc::new(Database::create().await);
+    append(&database, 50).await;
+    let mut variables = env(&database, &nats.url(), 1);
+    variables.insert("FULEXO_PORT".to_owned(), "0".to_owned());
+    let pool = superuser(&database).await;
+    let mut program = block_in_place(|| Program::start(&["serve"], &variables));
+    eventually("it copies", async || matches!(turn(&pool).await, (Some(_), false, 50))).await;
+    let ended = block_in_place(|| program.stop("TERM"));
+    assert!(ended.status.success(), "{}", ended.errors);
+    let (_, is_over, _) = turn(&pool).await;
+    assert!(is_over, "others need not wait until it runs out");
+}
