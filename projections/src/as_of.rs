@@ -9,7 +9,7 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::feed::{self, FeedError};
 use crate::to_i64;
@@ -118,11 +118,18 @@ impl AsOf {
 /// The first position whose time is as wanted, given that all later ones are, too; the log's size where none is. Times never
 /// go back in the log, so a few looks at it do: each at a leaf, checked against its hash.
 pub(crate) async fn first(pool: &PgPool, is_wanted: impl Fn(DateTime<Utc>) -> bool) -> Result<u64, FeedError> {
-    let mut connection = pool.acquire().await?;
-    let (mut least, mut most) = (0, feed::size(&mut connection).await?);
+    first_in(&mut *pool.acquire().await?, is_wanted).await
+}
+
+/// The same, as this connection sees the log.
+pub(crate) async fn first_in(
+    connection: &mut PgConnection,
+    is_wanted: impl Fn(DateTime<Utc>) -> bool,
+) -> Result<u64, FeedError> {
+    let (mut least, mut most) = (0, feed::size(connection).await?);
     while least < most {
         let middle = u64::midpoint(least, most);
-        let event = feed::read(&mut connection, middle, 1).await?;
+        let event = feed::read(connection, middle, 1).await?;
         let event = event.first().ok_or(FeedError::Gap { position: middle })?;
         if is_wanted(event.recorded_at) { most = middle } else { least = middle + 1 }
     }

@@ -2,8 +2,8 @@
 //!
 //! A token says what was true at the log position in it. The gate remembers what has changed since: sessions ended
 //! and roles granted or revoked, for as long as a token that does not know of it may live. That is bounded by the
-//! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest and sends tokens
-//! older than that to the database.
+//! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest. Whatever it has forgotten,
+//! or never learnt, tokens older than that are for the database.
 //!
 //! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
 //! asks the database.

@@ -232,9 +232,9 @@ impl Memory {
             if at >= before && !is_over {
                 return;
             }
-            if is_over {
-                self.horizon = self.horizon.max(position + 1);
-            }
+            // Whatever it is forgotten for: an age is the word of a clock, and tokens may live longer by another node's
+            // settings.
+            self.horizon = self.horizon.max(position + 1);
             self.ages.remove(&position);
             match subject {
                 Subject::Session(session) => {

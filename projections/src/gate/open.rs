@@ -11,22 +11,25 @@ use sqlx::PgPool;
 use super::Gate;
 use super::memory::{Elevation, MOST, Memory, Subject};
 use crate::access;
+use crate::as_of::first_in;
+use crate::feed::FeedError;
 use crate::follower::{Head, head};
 
 /// The longest that the policy lets an elevation last.
 const LONGEST_ELEVATION: TimeDelta = TimeDelta::minutes(60);
 
 impl Gate {
-    /// Learns from the tables what has changed within the life of an access token.
+    /// Learns from the tables what has changed within the life of an access token. Tokens that are older than that are for
+    /// the tables, whatever this node's clock and settings say of how long they live.
     ///
     /// # Errors
-    /// The database.
+    /// The database, or a log whose end cannot be read.
     pub async fn open(
         pool: &PgPool,
         token_lifetime: TimeDelta,
         policy: Arc<InForce>,
         now: DateTime<Utc>,
-    ) -> Result<Self, sqlx::Error> {
+    ) -> Result<Self, FeedError> {
         // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
         let relevant_for = token_lifetime.max(LONGEST_ELEVATION) + TimeDelta::minutes(2);
         let most = i64::try_from(MOST).unwrap_or(i64::MAX);
@@ -34,6 +37,7 @@ impl Gate {
         // One snapshot: what is read below is the state at this very position.
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
         let Head { size: applied, epoch } = head(&mut transaction).await?;
+        let learnt_from = first_in(&mut transaction, |recorded_at| recorded_at > now - relevant_for).await?;
         let ended = sqlx::query!(
             r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
                where ended_at > $1 order by ended_at desc limit $2"#,
@@ -81,7 +85,7 @@ impl Gate {
             is_replaced: false,
             applied,
             lease_ends: None,
-            horizon: 0,
+            horizon: learnt_from,
             ended: HashMap::new(),
             elevated: HashMap::new(),
             elevations_lost_until: None,
@@ -98,7 +102,9 @@ impl Gate {
         // A full answer means that there may be more: what is older than the oldest row is not known here.
         let bound =
             |oldest: Option<i64>, rows: usize| if rows < MOST { 0 } else { oldest.map_or(0, i64::unsigned_abs) };
-        memory.horizon = bound(ended.last().map(|row| row.position), ended.len())
+        memory.horizon = memory
+            .horizon
+            .max(bound(ended.last().map(|row| row.position), ended.len()))
             .max(bound(changed.last().map(|row| row.changed_position), changed.len()));
         for row in ended {
             memory.remember(row.position.unsigned_abs(), row.at, Subject::Session(SessionId(row.session_id)));

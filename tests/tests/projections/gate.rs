@@ -165,3 +165,54 @@ async fn a_token_older_than_the_gates_memory_is_unknown() {
     assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown, "what position 0 changed is forgotten");
     assert_eq!(judged(&gate, 1, &[]), current(&[]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_unchanged() {
+    let role = RoleName::parse("admin").unwrap();
+    let taken: [(Event, Uuid); 2] = [
+        (SessionEvent::Revoked { by: RevokedBy::Admin }.into(), ann().1.0),
+        (AccountEvent::RoleRevoked { role }.into(), ann().0.0),
+    ];
+    for (event, stream) in taken {
+        let gate = gate().await;
+        let ahead = draft(SessionEvent::Expired {}, Uuid::from_u128(3));
+        gate.observe(&[
+            at(0, AccountEvent::Registered {}, ann().0.0),
+            at(1, event, stream),
+            Arc::new(ahead.recorded(2, operator().now + TimeDelta::hours(3), 3)),
+        ]);
+        gate.renew_lease(Instant::now());
+        let verdict = judged(&gate, 0, &["admin"]);
+        assert!(verdict == Verdict::Unknown || verdict == Verdict::Ended, "{verdict:?}");
+        assert_eq!(judged(&gate, 2, &["admin"]), current(&["admin"]), "nothing was forgotten that it does not know of");
+    }
+}
+
+/// By a clock that is ahead, or because tokens lived longer when they were issued.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gate_does_not_learn_when_it_opens_it_does_not_take_for_unchanged() {
+    let node = fulexo_tests::Node::start().await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    let issued = fulexo_tests::log_size(&node).await - 1;
+    let revoked = admin.delete(&format!("/v1/sessions/{}", ann.session)).await.position();
+    let pool = node.database.pool().await;
+    for hours in [0, 2, 24 * 365] {
+        let now = operator().now + TimeDelta::hours(hours);
+        let policy = Arc::new(InForce::new(Policy::default()));
+        let gate = Gate::open(&pool, TimeDelta::hours(1), policy, now).await.unwrap();
+        gate.renew_lease(Instant::now());
+        let claim = |position, session| Claim {
+            account: AccountId(ann.account),
+            session: SessionId(session),
+            position,
+            epoch: gate.epoch(),
+            roles: &[],
+            second_factor: false,
+        };
+        let verdict = gate.judge(claim(issued, ann.session));
+        let expected = if hours == 0 { Verdict::Ended } else { Verdict::Unknown };
+        assert_eq!(verdict, expected, "{hours}");
+        let lives = gate.judge(claim(revoked, admin.session));
+        assert_eq!(matches!(lives, Verdict::Current { .. }), hours == 0, "{hours}: {lives:?}");
+    }
+}
