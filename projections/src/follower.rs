@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fulexo_domain::event::Recorded;
+use fulexo_domain::leaf;
 use fulexo_domain::values::Epoch;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until};
+use uuid::Uuid;
 
 use crate::feed::{self, FeedError};
 use crate::gate::Gate;
 use crate::nodes::Nodes;
+use crate::to_i64;
 
 /// Without a doorbell the log is asked this often; well within a lease.
 const TICK: Duration = Duration::from_millis(200);
@@ -109,15 +112,25 @@ impl Follower {
     }
 }
 
-/// How long the log is, and which history it tells.
+/// How long the log is, which history it tells, and what it has before a position.
 pub(crate) struct Head {
     pub size: u64,
     pub epoch: Epoch,
+    pub before: Option<Uuid>,
 }
 
-pub(crate) async fn head(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
-    let row = sqlx::query!("select position, epoch from log.head").fetch_one(connection).await?;
-    Ok(Head { size: row.position.unsigned_abs(), epoch: row.epoch.into() })
+/// The head of the log, and the event before this position.
+pub(crate) async fn head(connection: &mut PgConnection, position: u64) -> Result<Head, FeedError> {
+    let row = sqlx::query!(
+        r#"select h.position, h.epoch, (select e.leaf from log.event e where e.position = $1) as leaf
+           from log.head h"#,
+        to_i64(position) - 1
+    )
+    .fetch_one(connection)
+    .await?;
+    let before = row.leaf.map(|leaf| leaf::decode(position.saturating_sub(1), &leaf)).transpose()?;
+    let before = before.map(|event| event.id);
+    Ok(Head { size: row.position.unsigned_abs(), epoch: row.epoch.into(), before })
 }
 
 /// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
@@ -126,10 +139,12 @@ pub(crate) async fn head(connection: &mut PgConnection) -> Result<Head, sqlx::Er
 /// # Errors
 /// The feed's.
 pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), FeedError> {
+    let (known, last) = gate.end();
     let mut connection = pool.acquire().await?;
-    let known = gate.applied();
-    let Head { size, epoch } = head(&mut connection).await?;
-    if epoch != gate.epoch() || size < known {
+    let Head { size, epoch, before } = head(&mut connection, known).await?;
+    // The epoch is for people to change, after a restore. A log that grew again past what is known here, after a failover
+    // that lost the end of it, has another event there.
+    if epoch != gate.epoch() || size < known || before != last {
         gate.replaced();
         return Ok((true, size));
     }

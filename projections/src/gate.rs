@@ -21,6 +21,7 @@ use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
 use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
+use uuid::Uuid;
 
 pub use self::memory::Elevation;
 use self::memory::Memory;
@@ -182,6 +183,7 @@ impl Gate {
             // Other nodes may have appended in between: then the follower fills the gap before the mark moves.
             if recorded.position == memory.applied {
                 memory.applied += 1;
+                memory.last = Some(recorded.id);
             }
             memory.apply(recorded);
             if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event {
@@ -199,6 +201,12 @@ impl Gate {
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.read().applied
+    }
+
+    /// The same, and the event before that.
+    pub(crate) fn end(&self) -> (u64, Option<Uuid>) {
+        let memory = self.read();
+        (memory.applied, memory.last)
     }
 
     /// A renewal that began at `asked` was committed, the log was asked after that, and everything that it had is known

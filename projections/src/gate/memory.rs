@@ -16,6 +16,7 @@ use fulexo_domain::policy::Policy;
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
+use uuid::Uuid;
 
 /// Most changes kept; about 20 MB.
 pub(super) const MOST: usize = 100_000;
@@ -28,6 +29,8 @@ pub(super) struct Memory {
     pub is_replaced: bool,
     /// Every event below it is known here.
     pub applied: u64,
+    /// The event before that.
+    pub last: Option<Uuid>,
     pub lease_ends: Option<Instant>,
     /// Tokens issued below it may miss changes that were forgotten.
     pub horizon: u64,

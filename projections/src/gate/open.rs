@@ -10,10 +10,10 @@ use sqlx::PgPool;
 
 use super::Gate;
 use super::memory::{Elevation, MOST, Memory, Subject};
-use crate::access;
 use crate::as_of::first_in;
 use crate::feed::FeedError;
 use crate::follower::{Head, head};
+use crate::{access, feed};
 
 /// The longest that the policy lets an elevation last.
 const LONGEST_ELEVATION: TimeDelta = TimeDelta::minutes(60);
@@ -36,7 +36,11 @@ impl Gate {
         let mut transaction = pool.begin().await?;
         // One snapshot: what is read below is the state at this very position.
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
-        let Head { size: applied, epoch } = head(&mut transaction).await?;
+        let Head { size: applied, epoch, .. } = head(&mut transaction, 0).await?;
+        let last = match applied.checked_sub(1) {
+            Some(last) => feed::read(&mut transaction, last, 1).await?.first().map(|event| event.id),
+            None => None,
+        };
         let learnt_from = first_in(&mut transaction, |recorded_at| recorded_at > now - relevant_for).await?;
         let ended = sqlx::query!(
             r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
@@ -84,6 +88,7 @@ impl Gate {
             epoch,
             is_replaced: false,
             applied,
+            last,
             lease_ends: None,
             horizon: learnt_from,
             ended: HashMap::new(),

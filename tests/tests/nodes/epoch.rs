@@ -68,3 +68,30 @@ async fn a_node_whose_log_is_replaced_judges_nothing_from_memory_any_more_and_sa
         assert_eq!(bob.get(SESSION).await.status, 200, "what this node remembers is not what happened");
     }
 }
+
+/// A standby that lacked the last event was promoted, nobody changed the epoch, and the log has grown since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_notices_another_event_in_the_place_of_one_that_it_knows_though_the_log_is_longer() {
+    let node = Node::start().await;
+    let (ann, bob) = (node.customer().await, node.customer().await);
+    assert_eq!(bob.post_nothing("/v1/auth/logout").await.status, 204);
+    eventually("it judges from memory", async || node.app().gate.holds_lease()).await;
+    let pool = superuser(&node.database).await;
+    let mut other = pool.begin().await.unwrap();
+    for statement in [
+        "alter table log.event_0 disable trigger append_only",
+        // What came before takes the place of the last one, and comes twice more.
+        "create temporary table again on commit drop as
+             select e.*, h.position - 1 as last from log.event e, log.head h where e.position = h.position - 2",
+        "delete from log.event_0 where position = (select last from again)",
+        "insert into log.event_0
+             select last + n, stream_id, category, version, leaf, leaf_hash from again, generate_series(0, 2) n",
+        "update log.head set position = position + 2",
+    ] {
+        sqlx::query(statement).execute(&mut *other).await.unwrap();
+    }
+    other.commit().await.unwrap();
+    eventually("it is noticed", async || node.app().gate.is_replaced()).await;
+    assert!(!node.app().gate.holds_lease());
+    assert_eq!(ann.get(SESSION).await.status, 200, "the tables say so");
+}

@@ -165,7 +165,7 @@ impl Messages {
                 let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
                 let rule: Rule = if has(b"set renewals = $2") {
                     |rules| rules.renewals
-                } else if has(b"select position, epoch from log.head") {
+                } else if has(b"select h.position, h.epoch, (select e.leaf") {
                     |rules| rules.heads
                 } else if has(b"from projection.node order by") {
                     |rules| rules.registry

@@ -81,3 +81,30 @@ async fn an_event_that_was_altered_in_the_log_is_not_published() {
     let stream = jetstream.stream_by_subject("log.>").await.unwrap();
     assert_eq!(messages(&jetstream, &stream).await.len(), 6);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_another_history_is_published_behind_what_was_though_it_is_longer() {
+    let nats = NatsCluster::one(NatsVersion::Installed).await;
+    let node = relaying(&nats).await;
+    append(&node.database, 10).await;
+    let stream = copied(&[&node]).await;
+    let pool = superuser(&node.database).await;
+    let mut other = pool.begin().await.unwrap();
+    for statement in [
+        "alter table log.event_0 disable trigger append_only",
+        // What came before takes the place of the last one, and comes twice more.
+        "create temporary table again on commit drop as select * from log.event where position = 8",
+        "delete from log.event_0 where position = 9",
+        "insert into log.event_0
+             select 9 + n, stream_id, category, version, leaf, leaf_hash from again, generate_series(0, 2) n",
+        "update log.head set position = 12",
+    ] {
+        sqlx::query(statement).execute(&mut *other).await.unwrap();
+    }
+    other.commit().await.unwrap();
+    eventually("it says so", async || {
+        relay_state(&node).stopped_because.is_some_and(|why| why.contains("position 9") && why.contains("epoch"))
+    })
+    .await;
+    assert_eq!(messages(&nats.jetstream().await, &stream).await.len(), 10);
+}

@@ -228,26 +228,39 @@ impl Relay {
         Ok(place)
     }
 
-    /// Publishes what comes next and waits until the stream has acknowledged all of it, in order. Answers with how many.
-    async fn publish(&self, place: &Place) -> Result<u64, RelayError> {
+    /// Publishes what comes next, as long as the log still has what came last, and waits until the stream has acknowledged
+    /// all of it, in order. Answers with how many.
+    async fn publish(&self, place: &mut Place) -> Result<u64, RelayError> {
+        let before = place.next.checked_sub(1);
         let rows = sqlx::query_as!(
             Row,
             "select position, stream_id, category, version, leaf, leaf_hash from log.event
              where position >= $1 and position < $2 order by position",
-            to_i64(place.next),
+            to_i64(before.unwrap_or(0)),
             to_i64(place.next.saturating_add(u64::from(BATCH)))
         )
         .fetch_all(&self.pool)
         .await?;
+        let mut rows = rows.into_iter();
+        if let Some(position) = before {
+            let row = rows.next();
+            let still = |last: &Vec<u8>| row.as_ref().is_some_and(|row| row.leaf == *last);
+            if !place.last.as_ref().is_none_or(still) {
+                return Err(RelayError::Diverged { stream: place.name.clone(), position });
+            }
+        }
+        let mut last = None;
         let mut acknowledgements = Vec::with_capacity(rows.len());
         let mut unsound = None;
-        for (row, position) in rows.into_iter().zip(place.next..) {
+        for (row, position) in rows.zip(place.next..) {
+            let leaf = row.leaf.clone();
             let Some((subject, message)) = row.message(&self.jetstream.key, place.epoch, position, &place.name) else {
                 unsound = Some(position);
                 break;
             };
             let sent = self.jetstream.context.send_publish(subject, message).await;
             acknowledgements.push((position, sent.map_err(|error| RelayError::nats(&error))?));
+            last = Some(leaf);
         }
         let published = acknowledgements.len() as u64;
         for (position, acknowledgement) in acknowledgements {
@@ -259,6 +272,7 @@ impl Relay {
                 return Err(RelayError::OutOfStep);
             }
         }
+        place.last = last.or_else(|| place.last.take());
         match unsound {
             // What comes before it is published.
             Some(position) if published == 0 => Err(RelayError::Unsound(position)),
