@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::feed::{self, FeedError};
 use crate::gate::Gate;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, promptly, within};
 use crate::to_i64;
 
 /// Without a doorbell the log is asked this often; well within a lease.
@@ -23,6 +23,8 @@ const TICK: Duration = Duration::from_millis(200);
 const LEAST: Duration = Duration::from_millis(1);
 /// Most events read at once.
 const BATCH: u32 = 2_000;
+/// How long the database has for so many.
+const LONG: Duration = Duration::from_secs(5);
 /// Between two reports, when there is always something new. After a pause the first one is made at once.
 const REPORT: Duration = Duration::from_millis(5);
 
@@ -140,8 +142,7 @@ pub(crate) async fn head(connection: &mut PgConnection, position: u64) -> Result
 /// The feed's.
 pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), FeedError> {
     let (known, last) = gate.end();
-    let mut connection = pool.acquire().await?;
-    let Head { size, epoch, before } = head(&mut connection, known).await?;
+    let Head { size, epoch, before } = promptly(pool, async |connection| head(connection, known).await).await?;
     // The epoch is for people to change, after a restore. A log that grew again past what is known here, after a failover
     // that lost the end of it, has another event there.
     if epoch != gate.epoch() || size < known || before != last {
@@ -150,7 +151,7 @@ pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u6
     }
     let applied = gate.applied();
     if applied < size {
-        let events = feed::read(&mut connection, applied, most).await?;
+        let events = within(LONG, pool, async |connection| feed::read(connection, applied, most).await).await?;
         let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
         gate.observe(&events);
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
@@ -32,6 +32,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// The same while somebody has just begun to wait, and the longest that it becomes.
 const QUICK: Duration = Duration::from_millis(2);
 const SLOW: Duration = Duration::from_millis(50);
+/// How long the database has for what a lease takes: less than a lease, and more than it ever needs.
+const PROMPT: Duration = Duration::from_secs(1);
 /// How long a wait has for its first look at the registry.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Two monotonic clocks differ by no more than this over the length of a lease.
@@ -179,17 +181,21 @@ impl Nodes {
     pub(crate) async fn report(&self, applied: u64) -> Result<bool, sqlx::Error> {
         let Some(own) = *lock(&self.own) else { return Ok(false) };
         // If the database loses it, somebody waits for the next one: nobody has to wait for the disk.
-        let told = sqlx::query!(
-            "with quickly as (select set_config('synchronous_commit', 'off', true))
-             update projection.node set applied = greatest(applied, $3)
-             from quickly where node_id = $1 and renewals <= $2",
-            own.id,
-            to_i64(own.renewals),
-            to_i64(applied)
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(told.rows_affected() > 0)
+        promptly(&self.pool, async |connection| {
+            let told = sqlx::query!(
+                "with quickly as (select set_config('synchronous_commit', 'off', true),
+                                         set_config('lock_timeout', '500ms', true))
+                 update projection.node set applied = greatest(applied, $3)
+                 from quickly where node_id = $1 and renewals <= $2",
+                own.id,
+                to_i64(own.renewals),
+                to_i64(applied)
+            )
+            .execute(connection)
+            .await?;
+            Ok(told.rows_affected() > 0)
+        })
+        .await
     }
 
     /// Every node that was seen lately, in the order of their start.
@@ -250,18 +256,23 @@ impl Nodes {
             *own
         };
         // Whatever the server's default: an acknowledgement may rest on what is seen of it. A row that is gone was
-        // swept; one that is further was renewed by a copy of this process, which is another node.
-        let renewed = sqlx::query!(
-            "with durably as (select set_config('synchronous_commit', 'on', true))
-             update projection.node set renewals = $2, renewed_at = clock_timestamp(), applied = greatest(applied, $3)
-             from durably where node_id = $1 and renewals < $2",
-            own.id,
-            to_i64(own.renewals),
-            to_i64(self.gate.applied())
-        )
-        .execute(&self.pool)
-        .await?;
-        if renewed.rows_affected() == 0 {
+        // swept; one that is further was renewed by a copy of this process, which is another node. One that is locked is
+        // being renewed still, on a connection given up: while no standby acknowledges, one session waits, not one a try.
+        let renewed = promptly(&self.pool, async |connection| {
+            let renewed = sqlx::query!(
+                "with durably as (select set_config('synchronous_commit', 'on', true),
+                                         set_config('lock_timeout', '500ms', true))
+                 update projection.node set renewals = $2, renewed_at = clock_timestamp(), applied = greatest(applied, $3)
+                 from durably where node_id = $1 and renewals < $2",
+                own.id,
+                to_i64(own.renewals),
+                to_i64(self.gate.applied())
+            )
+            .execute(connection)
+            .await?;
+            Ok::<_, sqlx::Error>(renewed.rows_affected())
+        });
+        if renewed.await? == 0 {
             self.register().await?;
         }
         Ok(true)
@@ -302,10 +313,12 @@ impl Nodes {
 
     async fn look(&self) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
-        let rows =
+        let rows = promptly(&self.pool, async |connection| {
             sqlx::query!("select node_id, name, renewals, applied from projection.node order by started_at, node_id")
-                .fetch_all(&self.pool)
-                .await?;
+                .fetch_all(connection)
+                .await
+        });
+        let rows = rows.await?;
         let now = Instant::now();
         let known = Arc::clone(&self.seen.borrow().nodes);
         let nodes: Arc<[SeenNode]> = rows
@@ -326,13 +339,19 @@ impl Nodes {
     async fn sweep(&self, nodes: &[SeenNode], now: Instant) -> Result<(), sqlx::Error> {
         let own = lock(&self.own).map(|own| own.id);
         for node in swept(nodes, now).filter(|node| Some(node.id) != own).take(SWEPT) {
-            sqlx::query!(
-                "delete from projection.node where node_id = $1 and renewals = $2",
-                node.id,
-                to_i64(node.renewals)
-            )
-            .execute(&self.pool)
-            .await?;
+            // Nobody need wait for the disk, or a standby: what is lost is swept again.
+            let swept = promptly(&self.pool, async |connection| {
+                sqlx::query!(
+                    "with quickly as (select set_config('synchronous_commit', 'off', true),
+                                             set_config('lock_timeout', '500ms', true))
+                     delete from projection.node using quickly where node_id = $1 and renewals = $2",
+                    node.id,
+                    to_i64(node.renewals)
+                )
+                .execute(connection)
+                .await
+            });
+            swept.await?;
         }
         Ok(())
     }
@@ -357,6 +376,31 @@ fn swept(nodes: &[SeenNode], now: Instant) -> impl Iterator<Item = &SeenNode> {
         .enumerate()
         .filter(move |(place, node)| *place >= MOST_DEAD || now.duration_since(node.since) >= KEPT)
         .map(|(_, node)| node)
+}
+
+/// Asks the database, for a second at most. A connection whose packets vanish answers nothing for as long as the kernel
+/// tries: it is given up, and another one taken.
+pub(crate) async fn promptly<T, E: From<sqlx::Error>>(
+    pool: &PgPool,
+    ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    within(PROMPT, pool, ask).await
+}
+
+/// The same, for as long.
+pub(crate) async fn within<T, E: From<sqlx::Error>>(
+    patience: Duration,
+    pool: &PgPool,
+    ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    let mut connection = timeout(PROMPT, pool.acquire()).await.map_err(|_| late())??;
+    let answer = timeout(patience, ask(&mut connection)).await;
+    answer.unwrap_or_else(|_| {
+        // Given back, it would be asked whether it lives, and keep its place in the pool for as long.
+        drop(connection.detach());
+        Err(late().into())
+    })
 }
 
 /// Somebody who waits: while there is one, the registry is looked at often.

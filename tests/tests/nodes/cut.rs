@@ -61,6 +61,28 @@ async fn a_node_whose_database_does_not_answer_is_named_and_lets_nobody_in() {
     is_cut_off(Fate::Waits).await;
 }
 
+/// A NAT or a firewall forgot one connection: its packets come to nothing, and nobody says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_vanishes_costs_a_node_its_lease_for_seconds_at_most() {
+    for rules in [
+        Rules { registry: Fate::Vanishes, ..Rules::default() },
+        Rules { renewals: Fate::Vanishes, ..Rules::default() },
+        Rules { heads: Fate::Vanishes, ..Rules::default() },
+    ] {
+        let (_near, far, wire) = near_and_far().await;
+        let (admin, ann) = (far.admin().await, far.customer().await);
+        wire.rule(rules);
+        wire.holds_an_answer().await;
+        // The kernel would go on for a quarter of an hour.
+        eventually("it revokes, and judges from memory", async || {
+            let answer = admin.delete(&format!("/v1/sessions/{}", ann.session)).await;
+            answer.status == 200 && enforcement(&answer) == (2, 2, vec![]) && far.app().gate.holds_lease()
+        })
+        .await;
+        assert_eq!(ann.get(SESSION).await.status, 401);
+    }
+}
+
 /// Whoever may publish on NATS may ring without pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doorbell_that_rings_without_pause_costs_the_database_no_more_than_a_look_a_millisecond() {

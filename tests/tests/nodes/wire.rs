@@ -20,6 +20,8 @@ pub enum Fate {
     AnswerWaits,
     /// The connection breaks in its place.
     Breaks,
+    /// From here on nothing comes through on this connection, and nobody is told; the others are as before.
+    Vanishes,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,7 +79,7 @@ impl Wire {
         self.heads.load(Ordering::Relaxed)
     }
 
-    /// Returns once an answer is held up.
+    /// Returns once an answer is held up, or a connection has vanished.
     pub async fn holds_an_answer(&self) {
         self.held.subscribe().wait_for(|held| *held > 0).await.unwrap();
     }
@@ -107,6 +109,11 @@ impl Wire {
                         let now = *rules.wait_for(|rules| fate(rules) != Fate::Waits).await.unwrap();
                         let is_held = match fate(&now) {
                             Fate::Breaks => return Ok(()),
+                            Fate::Vanishes => {
+                                self.rules.send_replace(Rules::default());
+                                self.held.send_modify(|held| *held += 1);
+                                return std::future::pending().await;
+                            }
                             Fate::AnswerWaits => true,
                             Fate::Passes | Fate::Waits => false,
                         };
