@@ -9,7 +9,7 @@
 //! log nor applies it to read models, and sends no mail.
 //!
 //! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
-//! and runners; then the node's place among the others; then the pool.
+//! and runners; then the node's place among the others; then the pools.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,20 +33,21 @@ use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
-use tokio::sync::{Semaphore, oneshot, watch};
+use sqlx::PgPool;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::clock;
 use crate::config::{Config, Environment, FeedSource};
+use crate::database::Pools;
+pub use crate::database::{connect, reason};
 use crate::doorbell::Doorbell;
 use crate::http::cors::Origins;
 use crate::http::listener::{self, ListenerOptions};
 use crate::http::redirect::Redirect;
-use crate::http::{EdgeOptions, RequestId};
+use crate::http::{EdgeOptions, Problem, RequestId};
 use crate::limits::Limits;
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
@@ -66,8 +67,12 @@ pub struct App {
     pub nodes: Arc<Nodes>,
     /// The write side.
     pub commands: Arc<Commands>,
-    /// The read side's database.
+    /// The read side's database: what is asked about read models, and may be slow.
     pub pool: PgPool,
+    /// The tables that judge a caller, and nothing slower.
+    pub judging: PgPool,
+    /// Questions about the past at once: some of them read a good part of a table.
+    past: Semaphore,
     /// Judges requests.
     pub gate: Arc<Gate>,
     /// How far the read models are.
@@ -111,6 +116,7 @@ pub struct Running {
 pub struct Core {
     /// What request handlers, and verbs, work with.
     pub app: Arc<App>,
+    pools: Pools,
     stop_sequencer: oneshot::Sender<()>,
     sequencer: JoinHandle<()>,
     followers: JoinSet<()>,
@@ -134,13 +140,26 @@ struct Listen {
 #[error("{0}")]
 pub struct StartError(pub String);
 
+impl App {
+    /// Leave to ask about the past, or about all of the present: few do at once, so that there are connections left for
+    /// those who ask for less.
+    ///
+    /// # Errors
+    /// 503 when others are at it for too long.
+    pub async fn look_back(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let overloaded = || Problem::overloaded(Duration::from_secs(2));
+        timeout(Duration::from_secs(2), self.past.acquire()).await.map_err(|_| overloaded())?.map_err(|_| overloaded())
+    }
+}
+
 impl Core {
     /// Starts what it takes to append, and to know what was appended.
     ///
     /// # Errors
     /// [`StartError`], in words for the operator.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let pool = connect(&config.database_url, config.database_connections).await?;
+        let pools = Pools::connect(&config.database_url, config.database_connections).await?;
+        let (pool, vital) = (pools.work.clone(), pools.vital.clone());
         crate::schema::check(&pool).await.map_err(StartError)?;
         let first_policy = first_policy(&config);
         let policy = Arc::new(InForce::new(first_policy.clone()));
@@ -151,7 +170,7 @@ impl Core {
             .map_err(|error| failed("the signing keys", &error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
-        let gate = Gate::open(&pool, config.access_lifetime, Arc::clone(&policy), clock::now())
+        let gate = Gate::open(&vital, config.access_lifetime, Arc::clone(&policy), clock::now())
             .await
             .map(Arc::new)
             .map_err(|error| failed("the access gate", &error))?;
@@ -164,16 +183,17 @@ impl Core {
         let (head, known_head) = watch::channel(gate.applied());
 
         let (log, sequencer) = EventLog::new(pool.clone(), hooks(&gate, &doorbell, &head));
+        let sequencer = sequencer.on(vital.clone());
         // The gate is current before the first request.
-        while !catch_up(&gate, &pool, 2_000).await.map_err(|error| failed("the log", &error))?.0 {}
+        while !catch_up(&gate, &vital, 2_000).await.map_err(|error| failed("the log", &error))?.0 {}
 
         let (stop_sequencer, stopped) = oneshot::channel();
         let sequencer = tokio::spawn(sequencer.run(stopped));
         let progress = Progress::default();
         let node_name: Arc<str> = config.node_name.into();
-        let nodes = Arc::new(Nodes::new(pool.clone(), Arc::clone(&node_name), Arc::clone(&gate)));
+        let nodes = Arc::new(Nodes::new(vital.clone(), Arc::clone(&node_name), Arc::clone(&gate)));
         let mut followers = JoinSet::new();
-        let follower = Follower::new(pool.clone(), Arc::clone(&gate), Arc::clone(&nodes), doorbell.rung(), head);
+        let follower = Follower::new(vital.clone(), Arc::clone(&gate), Arc::clone(&nodes), doorbell.rung(), head);
         followers.spawn(follower.run());
         followers.spawn(Arc::clone(&nodes).run(doorbell.rung()));
         followers.spawn(doorbell.clone().run());
@@ -209,7 +229,7 @@ impl Core {
             Arc::new(move || gate.holds_lease())
         };
         let first = first_policy.clone();
-        let commands = Commands::new(pool.clone(), log, vault, hasher, keys, first, policy, is_current, gate.epoch());
+        let commands = Commands::new(pool, log, vault, hasher, keys, first, policy, is_current, gate.epoch());
         let commands = Arc::new(commands.with_mail(config.mail.is_some()));
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;
@@ -224,7 +244,9 @@ impl Core {
             node_name,
             nodes,
             commands,
-            pool,
+            pool: pools.reads.clone(),
+            judging: pools.judging.clone(),
+            past: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1)),
             gate,
             progress,
             head: known_head,
@@ -238,7 +260,7 @@ impl Core {
             limits,
             behind_answers: Arc::new(Semaphore::new(256)),
         });
-        Ok(Self { app, stop_sequencer, sequencer, followers, upkeep, relays_as })
+        Ok(Self { app, pools, stop_sequencer, sequencer, followers, upkeep, relays_as })
     }
 
     /// Takes part among the nodes, in their work, too, before requests come in. One that cannot keep up may begin all the
@@ -271,7 +293,7 @@ impl Core {
         self.followers.shutdown().await;
         let end_turn = async {
             match self.relays_as {
-                Some(holder) => relay::give_up(&self.app.pool, holder).await,
+                Some(holder) => relay::give_up(&self.pools.work, holder).await,
                 None => Ok(()),
             }
         };
@@ -282,7 +304,7 @@ impl Core {
         if let Err(error) = ended {
             tracing::warn!(%error, "this node could not end its turn to copy the log: it runs out");
         }
-        self.app.pool.close().await;
+        self.pools.close().await;
     }
 }
 
@@ -433,37 +455,6 @@ async fn sweep(pool: PgPool) {
         }
         sleep(SWEEP).await;
     }
-}
-
-/// A pool for the application role.
-///
-/// # Errors
-/// [`StartError`], without the password in the URL.
-pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> {
-    let options: PgConnectOptions =
-        url.parse().map_err(|_| StartError("DATABASE_URL is not a URL of Postgres".to_owned()))?;
-    let options = options.application_name("fulexo").options([
-        // A statement that hangs must not hold the log's lock for ever.
-        ("statement_timeout", "60s"),
-        ("idle_in_transaction_session_timeout", "60s"),
-    ]);
-    // One connection outside the pool first: the pool would only say that it waited in vain.
-    let tried = timeout(Duration::from_secs(10), PgConnection::connect_with(&options)).await;
-    match tried {
-        Ok(Ok(connection)) => drop(connection.close().await),
-        Ok(Err(error)) => return Err(StartError(format!("the database cannot be reached: {}", reason(&error)))),
-        Err(_) => return Err(StartError("the database does not answer within 10 seconds".to_owned())),
-    }
-    Ok(PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .connect_lazy_with(options))
-}
-
-/// What the database said, without where in its source it said so.
-#[must_use]
-pub fn reason(error: &sqlx::Error) -> String {
-    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> StartError {

@@ -274,7 +274,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
 
 /// This node cannot prove that its memory is current: the database knows, or nobody is let in.
 async fn ask_the_tables(app: &App, claims: &Claims) -> Result<Verdict, Problem> {
-    let standing = access::standing(&app.pool, claims.sub, claims.sid).await.map_err(unjudged)?;
+    let standing = access::standing(&app.judging, claims.sub, claims.sid).await.map_err(unjudged)?;
     if !standing.is_live {
         return Ok(Verdict::Ended);
     }
@@ -299,7 +299,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
         KeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
         KeyVerdict::Ended => Ok(None),
         KeyVerdict::LockedDown => Err(Problem::locked_down()),
-        KeyVerdict::Unknown => match Box::pin(access::api_key(&app.pool, key, now)).await.map_err(unjudged)? {
+        KeyVerdict::Unknown => match Box::pin(access::api_key(&app.judging, key, now)).await.map_err(unjudged)? {
             Some(key) if keeps_out(key.lockdown, key.permissions) => Err(Problem::locked_down()),
             found => Ok(found.map(|key| (key.permissions, key.expires_at))),
         },
@@ -311,7 +311,7 @@ async fn lockdown(app: &App) -> Result<Option<Scope>, Problem> {
     if let Ok(scope) = app.gate.lockdown() {
         return Ok(scope);
     }
-    let mut connection = app.pool.acquire().await.map_err(unjudged)?;
+    let mut connection = app.judging.acquire().await.map_err(unjudged)?;
     Ok(access::lockdown(&mut connection).await.map_err(unjudged)?.and_then(|lockdown| lockdown.scope))
 }
 

@@ -6,6 +6,7 @@ mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod database;
 mod doorbell;
 pub mod http;
 pub mod limits;

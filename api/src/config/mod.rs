@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 use self::mail::MailConfig;
 use self::reader::Reader;
+use crate::database::LEAST_CONNECTIONS;
 use crate::http::cors::Origins;
 use crate::tls::Source;
 
@@ -142,7 +143,7 @@ impl Config {
             http_port: reader.http_port(port, tls.as_ref()),
             tls,
             database_url: reader.database_url(),
-            database_connections: reader.in_range("FULEXO_DATABASE_CONNECTIONS", "20", 4, 200),
+            database_connections: reader.in_range("FULEXO_DATABASE_CONNECTIONS", "20", LEAST_CONNECTIONS, 200),
             nats_url: reader.nats_url(environment),
             nats_credentials: reader.optional("NATS_CREDS"),
             nats_replicas: reader.nats_replicas(),

@@ -4,6 +4,7 @@ use chrono::{DateTime, Datelike, Utc};
 use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
 use fulexo_projections::projection::Projection;
 use poem_openapi::Object;
+use tokio::sync::SemaphorePermit;
 
 use super::input::{Input, Paging, paging};
 use crate::answer::query_failed;
@@ -29,9 +30,11 @@ impl From<Moment> for Shown {
 }
 
 /// Where a page begins, and of which moment it is; the present when there is none.
-pub struct PastPaging<K> {
+pub struct PastPaging<'a, K> {
     pub paging: Paging<K>,
     pub moment: Option<Moment>,
+    /// Held while the page is read.
+    _leave: Option<SemaphorePermit<'a>>,
 }
 
 /// The moment that `as_of` names, once the read models have seen it.
@@ -55,14 +58,14 @@ pub async fn present(app: &App, projections: &[Projection]) -> Result<Moment, Pr
     Ok(moment)
 }
 
-impl<K> PastPaging<K> {
+impl<'a, K> PastPaging<'a, K> {
     /// The first page is of the moment that `as_of` names. Its cursor names that moment, so that all pages are of the same
     /// one, whatever is recorded meanwhile.
     ///
     /// # Errors
     /// 400 for what cannot be read, or does not belong together; 503 when the read model is behind.
     pub async fn of(
-        app: &App,
+        app: &'a App,
         projection: Projection,
         as_of: Option<String>,
         cursor: Option<String>,
@@ -86,7 +89,8 @@ impl<K> PastPaging<K> {
             }
             seen(app, moment, &[projection]).await?;
         }
-        Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), limit }, moment })
+        let _leave = if moment.is_some() { Some(app.look_back().await?) } else { None };
+        Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), limit }, moment, _leave })
     }
 
     /// The cursor of the next page of the same moment.

@@ -164,7 +164,7 @@ impl Health {
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
     async fn ready(&self, request: &Request) -> Result<Json<Readiness>, Problem> {
         let app = app(request)?;
-        let Ok(Ok(size)) = timeout(Duration::from_secs(2), log_size(&app.pool)).await else {
+        let Ok(Ok(size)) = timeout(Duration::from_secs(2), log_size(&app.judging)).await else {
             return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("Postgres does not answer."));
         };
         if app.gate.is_replaced() {
@@ -221,7 +221,7 @@ impl Health {
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<Scraped, Problem> {
         let app = app(request)?;
-        let size = timeout(Duration::from_secs(2), log_size(&app.pool)).await;
+        let size = timeout(Duration::from_secs(2), log_size(&app.judging)).await;
         let figures = Figures {
             log_size: size.ok().and_then(Result::ok),
             head: *app.head.borrow(),

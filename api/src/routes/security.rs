@@ -110,6 +110,7 @@ impl Security {
         };
         let to = start_of_step(moment.time, step) + step;
         let from = to - window;
+        let _leave = app.look_back().await?;
         let events = metrics::events(&app.pool, from, step, moment).await.map_err(query_failed)?;
         let gauges = metrics::gauges(&app.pool, moment).await.map_err(query_failed)?;
         let holders = roles::holders(&app.pool, moment.position).await.map_err(query_failed)?;

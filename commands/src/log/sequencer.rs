@@ -73,6 +73,12 @@ impl Sequencer {
         Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new() }
     }
 
+    /// Appends by this pool, whose connections nobody else takes for long.
+    #[must_use]
+    pub fn on(self, pool: PgPool) -> Self {
+        Self { pool, ..self }
+    }
+
     /// Runs until `stop` resolves or every log handle is gone, then commits what is still waiting.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut batch = Vec::new();

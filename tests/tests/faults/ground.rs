@@ -184,7 +184,7 @@ fn env(postgres: &Postgres, number: usize, nats: &str) -> BTreeMap<String, Strin
         ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
         ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
         ("FULEXO_BCRYPT_COST", "4"),
-        ("FULEXO_DATABASE_CONNECTIONS", "10"),
+        ("FULEXO_DATABASE_CONNECTIONS", "16"),
         ("FULEXO_LOG", "warn"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fulexo_tests::{Database, Node, eventually, log_size, superuser, there};
+use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
 use crate::wire::{Fate, Rules, Wire};
@@ -81,6 +82,25 @@ async fn a_connection_that_vanishes_costs_a_node_its_lease_for_seconds_at_most()
         .await;
         assert_eq!(ann.get(SESSION).await.status, 401);
     }
+}
+
+/// The server says of itself what a function of this database says in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_refused_at_the_start_and_by_every_connection_made_later() {
+    let database = Database::create().await;
+    let before = fulexo_api::app::connect(&database.url(), 1).await.unwrap();
+    let pool = superuser(&database).await;
+    for statement in [
+        "create schema standby",
+        "grant usage on schema standby to public",
+        "create function standby.pg_is_in_recovery() returns boolean language sql as 'select true'",
+        &format!("alter database {} set search_path = standby, pg_catalog", database.name),
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+    }
+    let refused = fulexo_api::app::connect(&database.url(), 1).await.unwrap_err();
+    assert!(refused.to_string().contains("standby"), "{refused}");
+    assert!(before.acquire().await.is_err());
 }
 
 /// Whoever may publish on NATS may ring without pause.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod crowded;
 mod cut;
 mod enforced;
 mod epoch;
@@ -21,7 +22,6 @@ async fn three() -> [Node; 3] {
     let join = async |name: &str| {
         let mut env = database.env();
         env.insert("FULEXO_NODE_NAME".into(), name.into());
-        env.insert("FULEXO_DATABASE_CONNECTIONS".into(), "6".into());
         Node::with(&database, env).await
     };
     [join("one").await, join("two").await, join("three").await]

@@ -1,0 +1,116 @@
+//! Connections to PostgreSQL: how one is made, and which part of a node waits for which. It runs no statement of its own
+//! but the question whether the server is the primary.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::timeout;
+
+use crate::app::StartError;
+
+/// Connections for what a lease and a revocation take, one a task: the sequencer, and those that renew, watch and follow.
+const VITAL: u32 = 4;
+/// Connections on which callers are judged whom memory cannot judge: all of them, in a bad hour.
+const JUDGING: u32 = 3;
+/// Fewer than this a node does not do with: two to read, three to work, and those.
+pub const LEAST_CONNECTIONS: u32 = 12;
+
+/// A node's connections. What is slow or locked in one pool takes none of another's.
+pub struct Pools {
+    /// The lease, the registry, the log's head; appends.
+    pub vital: PgPool,
+    /// Callers whom memory cannot judge.
+    pub judging: PgPool,
+    /// What commands need to decide, and whatever goes on behind: read models kept up, mail, sweeps, the copy.
+    pub work: PgPool,
+    /// What is asked about the read models.
+    pub reads: PgPool,
+    /// How many those are.
+    pub readers: u32,
+}
+
+impl Pools {
+    /// As many connections in all, made when they are needed.
+    ///
+    /// # Errors
+    /// [`StartError`], without the password in the URL.
+    pub async fn connect(url: &str, connections: u32) -> Result<Self, StartError> {
+        let rest = connections.max(LEAST_CONNECTIONS) - VITAL - JUDGING;
+        let readers = (rest / 3).max(2);
+        let options = options(url, "60s")?;
+        try_once(&options).await?;
+        Ok(Self {
+            vital: pool(VITAL, options.clone()),
+            judging: pool(JUDGING, options.clone()),
+            work: pool(rest - readers, options),
+            // A request has 30 seconds.
+            reads: pool(readers, self::options(url, "10s")?),
+            readers,
+        })
+    }
+
+    /// Ends them all.
+    pub async fn close(&self) {
+        tokio::join!(self.vital.close(), self.judging.close(), self.work.close(), self.reads.close());
+    }
+}
+
+/// A pool for the application role.
+///
+/// # Errors
+/// [`StartError`], without the password in the URL.
+pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> {
+    let options = options(url, "60s")?;
+    try_once(&options).await?;
+    Ok(pool(connections, options))
+}
+
+fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, StartError> {
+    let options: PgConnectOptions =
+        url.parse().map_err(|_| StartError("DATABASE_URL is not a URL of Postgres".to_owned()))?;
+    Ok(options.application_name("fulexo").options([
+        // A statement that hangs must not hold the log's lock for ever.
+        ("statement_timeout", longest_statement),
+        ("idle_in_transaction_session_timeout", "60s"),
+    ]))
+}
+
+/// One connection outside a pool first: the pool would only say that it waited in vain.
+async fn try_once(options: &PgConnectOptions) -> Result<(), StartError> {
+    let trying = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        unless_standby(&mut connection).await?;
+        connection.close().await
+    };
+    match timeout(Duration::from_secs(10), trying).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StartError(format!("the database cannot be reached: {}", reason(&error)))),
+        Err(_) => Err(StartError("the database does not answer within 10 seconds".to_owned())),
+    }
+}
+
+fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        // Once a connection: a primary becomes a standby by a restart, which ends its connections.
+        .after_connect(|connection, _| Box::pin(unless_standby(connection)))
+        .connect_lazy_with(options)
+}
+
+/// A standby lags: what was revoked a moment ago is good there.
+async fn unless_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let is_standby = sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is!""#).fetch_one(connection).await?;
+    if is_standby {
+        let text = "DATABASE_URL leads to a standby, which lags; it must lead to the primary";
+        return Err(sqlx::Error::Io(std::io::Error::other(text)));
+    }
+    Ok(())
+}
+
+/// What the database said, without where in its source it said so.
+#[must_use]
+pub fn reason(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}

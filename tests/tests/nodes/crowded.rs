@@ -1,0 +1,53 @@
+//! A node whose readers take every connection that there is for them: it judges and revokes all the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fulexo_projections::gate::LEASE;
+use fulexo_tests::{Node, eventually, superuser};
+use tokio::time::sleep;
+
+use crate::enforcement;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_do_not_end_take_neither_the_lease_nor_revocations_from_a_node() {
+    let node = Node::start().await;
+    let (admin, ann, bob) = (node.admin().await, node.customer().await, node.customer().await);
+    let pool = superuser(&node.database).await;
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("lock table read.account in access exclusive mode").execute(&mut *held).await.unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let reading = (0..25).map(|_| {
+        let (admin, is_over) = (admin.clone(), Arc::clone(&is_over));
+        tokio::spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                admin.get("/v1/accounts").await;
+            }
+        })
+    });
+    let reading: Vec<_> = reading.collect();
+    let waiting = async || -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap()
+    };
+    eventually("every connection for readers waits", async || waiting().await >= 3).await;
+    // A lease from before has run out.
+    sleep(2 * LEASE).await;
+    eventually("it judges from memory", async || node.app().gate.holds_lease()).await;
+    assert_eq!(ann.get("/v1/auth/session").await.status, 200);
+    let answer = admin.delete(&format!("/v1/sessions/{}", ann.session)).await;
+    assert_eq!(enforcement(&answer), (1, 1, vec![]));
+    assert_eq!(ann.get("/v1/auth/session").await.status, 401);
+    assert_eq!(node.anonymous().get("/health/ready").await.status, 200);
+    assert!(waiting().await > 0, "all that happened while they did");
+    is_over.store(true, Ordering::Relaxed);
+    held.rollback().await.unwrap();
+    for reader in reading {
+        reader.await.unwrap();
+    }
+    assert_eq!(bob.get("/v1/auth/session").await.status, 200);
+}
