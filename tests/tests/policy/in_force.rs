@@ -11,7 +11,7 @@ use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, eventually, leaves,
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::{POLICY, enforce, failed, guess, log_in, of_type, set_elevation, time};
+use crate::{POLICY, enforce, failed, guess, log_in, of_type, policy_of, set_elevation, time};
 
 fn lasts_minutes(session: &Answer, logged_in: DateTime<Utc>) -> i64 {
     (time(&session.json["elevated_until"]) - logged_in + TimeDelta::seconds(30)).num_minutes()
@@ -68,7 +68,7 @@ async fn a_change_holds_after_a_restart() {
     let database = Arc::clone(&node.database);
     node.stop().await;
     let node = Node::join(&database).await;
-    assert_eq!(there(&node, &admin).get(POLICY).await.json, changed.json);
+    assert_eq!(there(&node, &admin).get(POLICY).await.json, policy_of(&changed));
     assert_eq!(elevation_at(&node, &ann).await, 20);
     guess(&node, &ann.email, 2).await;
     assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 401, "locked");

@@ -47,6 +47,15 @@ async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) -> Answer {
     answer
 }
 
+/// What the answer to a change says of the policy: the rest is where it is in force.
+fn policy_of(answer: &Answer) -> Value {
+    let mut policy = answer.json.clone();
+    for member in ["position", "enforced_on", "nodes", "down", "waited_ms"] {
+        assert!(policy.as_object_mut().unwrap().remove(member).is_some(), "{member}: {answer:?}");
+    }
+    policy
+}
+
 async fn version(reader: &Client) -> u64 {
     reader.get(POLICY).await.json["version"].as_u64().unwrap()
 }
