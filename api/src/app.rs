@@ -11,7 +11,8 @@
 //! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
 //! and runners; then the node's place among the others; then the pools.
 
-use std::net::SocketAddr;
+mod listening;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,28 +33,23 @@ use fulexo_projections::projection::Projection;
 use fulexo_projections::runner::{Progress, Runner};
 use fulexo_projections::{access, feed};
 use futures_util::future::BoxFuture;
-use ipnet::IpNet;
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use self::listening::{Listen, Listening};
 use crate::clock;
 use crate::config::{Config, Environment, FeedSource};
 use crate::database::Pools;
 pub use crate::database::{connect, reason};
 use crate::doorbell::Doorbell;
-use crate::http::cors::Origins;
-use crate::http::listener::{self, ListenerOptions};
-use crate::http::redirect::Redirect;
-use crate::http::{EdgeOptions, Problem, RequestId};
+use crate::http::{Problem, RequestId};
 use crate::limits::Limits;
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
 use crate::nats;
-use crate::tls::acceptor::Secured;
-use crate::tls::{Source, Tls};
 use crate::token_cache::TokenCache;
 
 /// Between two sweeps of what has served its time.
@@ -124,15 +120,6 @@ pub struct Core {
     upkeep: Vec<BoxFuture<'static, ()>>,
     /// As whom this process copies the log, where it does.
     relays_as: Option<Uuid>,
-}
-
-/// Where to listen, and whom to believe there.
-struct Listen {
-    address: SocketAddr,
-    tls: Option<Source>,
-    redirect: Option<SocketAddr>,
-    trusted_proxies: Vec<IpNet>,
-    origins: Origins,
 }
 
 /// Why the service does not start; the text says what to do.
@@ -314,13 +301,7 @@ impl Running {
     /// # Errors
     /// [`StartError`], in words for the operator.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
-        let listen = Listen {
-            address: (config.bind, config.port).into(),
-            tls: config.tls.take(),
-            redirect: config.http_port.map(|port| (config.bind, port).into()),
-            trusted_proxies: std::mem::take(&mut config.trusted_proxies),
-            origins: std::mem::take(&mut config.origins),
-        };
+        let listen = Listen::take(&mut config);
         let mut core = Core::start(config).await?;
         let listening = match core.join().await {
             Ok(()) => Listening::on(listen, &core.app).await,
@@ -351,61 +332,6 @@ impl Running {
         self.core.stop().await;
         tracing::info!("stopped");
     }
-}
-
-struct Listening {
-    port: u16,
-    scheme: &'static str,
-    http_port: Option<u16>,
-    stop_http: watch::Sender<bool>,
-    http: JoinSet<()>,
-}
-
-impl Listening {
-    async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
-        let Listen { address, tls, redirect, trusted_proxies, origins } = listen;
-        let acceptor = bind(address).await?;
-        let port = listener::port(&acceptor).unwrap_or(address.port());
-        let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
-        let endpoint =
-            crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
-        let options = ListenerOptions::default();
-        let (stop_http, stopped) = watch::channel(false);
-        let mut http = JoinSet::new();
-        let Some(source) = tls else {
-            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped)));
-            return Ok(Self { port, scheme: "http", http_port: None, stop_http, http });
-        };
-
-        // Bound before a directory can come and look.
-        let redirect = match redirect {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        let http_port = redirect.as_ref().and_then(listener::port);
-        let tls = Tls::open(source, app).await.map(Arc::new).map_err(StartError)?;
-        let config = tls.server_config().map_err(|error| failed("TLS", &error))?;
-        if let Some(acceptor) = redirect {
-            let endpoint = Redirect::new(Arc::clone(&tls), port);
-            let options = ListenerOptions { max_connections: 1_000, ..ListenerOptions::default() };
-            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped.clone())));
-        }
-        http.spawn(async move {
-            listener::serve(Secured::new(acceptor, config), endpoint, options, told_to(stopped)).await;
-            // The certificate is kept current as long as somebody is served with it.
-            drop(tls);
-        });
-        Ok(Self { port, scheme: "https", http_port, stop_http, http })
-    }
-}
-
-async fn bind(address: SocketAddr) -> Result<listener::Tcp, StartError> {
-    listener::bind(address).await.map_err(|error| StartError(format!("cannot listen on {address}: {error}")))
-}
-
-async fn told_to(mut stopped: watch::Receiver<bool>) {
-    // An error says that whoever would say it is gone.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// The security document's figures, as far as the configuration does not say otherwise. In force until the policy is

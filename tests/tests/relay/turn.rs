@@ -47,17 +47,23 @@ async fn a_verb_that_ends_leaves_the_copy_and_the_read_models_to_nodes() {
         let (config, _) = held(&jetstream, &stream).await;
         jetstream.update_stream(Config { num_replicas: 3, ..config }).await.unwrap();
 
+        // One that copies nothing, and does not get on: a lockdown waits until its lease has run out.
+        let mut bare = env(&database, &nats.url(), 0);
+        bare.insert("FULEXO_PORT".to_owned(), "0".to_owned());
+        let mut held_up = block_in_place(|| Program::start(&["serve"], &bare));
+        block_in_place(|| held_up.says("listening on "));
+        held_up.signal("STOP");
+        // Without it a node copies to one server.
+        bare.remove("FULEXO_NATS_REPLICAS");
+
         let pool = superuser(&database).await;
         let views = "select name, position from projection.checkpoint order by name";
         let views = async || sqlx::query_as::<_, (String, i64)>(views).fetch_all(&pool).await.unwrap();
         let before = (turn(&pool).await, held(&jetstream, &stream).await, views().await);
-        // Without FULEXO_NATS_REPLICAS, which is one then.
-        let mut bare = env(&database, &nats.url(), 1);
-        bare.remove("FULEXO_NATS_REPLICAS");
         run(&["register", "--email", "root@example.com", "--role", "admin"], &bare);
         run(&["lockdown", "logins", "--reason", "a test"], &bare);
-        run(&["lockdown", "off", "--reason", "over"], &bare);
         assert_eq!((turn(&pool).await, held(&jetstream, &stream).await, views().await), before, "{version:?}");
+        held_up.kill();
 
         let node = Node::with(&database, env(&database, &nats.url(), 1)).await;
         assert_eq!(copied(&[&node]).await, stream);
@@ -74,6 +80,7 @@ async fn a_node_that_stops_ends_its_turn() {
     variables.insert("FULEXO_PORT".to_owned(), "0".to_owned());
     let pool = superuser(&database).await;
     let mut program = block_in_place(|| Program::start(&["serve"], &variables));
+    block_in_place(|| program.says("listening on "));
     eventually("it copies", async || matches!(turn(&pool).await, (Some(_), false, 50))).await;
     let ended = block_in_place(|| program.stop("TERM"));
     assert!(ended.status.success(), "{}", ended.errors);

@@ -1,0 +1,96 @@
+//! Where the service listens: HTTP, or HTTPS and the plain listener that redirects to it. What a connection may do is in
+//! `http::listener`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{App, StartError, failed};
+use crate::config::Config;
+use crate::http::EdgeOptions;
+use crate::http::cors::Origins;
+use crate::http::listener::{self, ListenerOptions};
+use crate::http::redirect::Redirect;
+use crate::tls::acceptor::Secured;
+use crate::tls::{Source, Tls};
+
+/// Where to listen, and whom to believe there.
+pub(super) struct Listen {
+    address: SocketAddr,
+    tls: Option<Source>,
+    redirect: Option<SocketAddr>,
+    trusted_proxies: Vec<IpNet>,
+    origins: Origins,
+}
+
+impl Listen {
+    /// What the configuration says of it; taken from there.
+    pub fn take(config: &mut Config) -> Self {
+        Self {
+            address: (config.bind, config.port).into(),
+            tls: config.tls.take(),
+            redirect: config.http_port.map(|port| (config.bind, port).into()),
+            trusted_proxies: std::mem::take(&mut config.trusted_proxies),
+            origins: std::mem::take(&mut config.origins),
+        }
+    }
+}
+
+/// Listeners that run.
+pub(super) struct Listening {
+    pub port: u16,
+    pub scheme: &'static str,
+    pub http_port: Option<u16>,
+    pub stop_http: watch::Sender<bool>,
+    pub http: JoinSet<()>,
+}
+
+impl Listening {
+    pub async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
+        let Listen { address, tls, redirect, trusted_proxies, origins } = listen;
+        let acceptor = bind(address).await?;
+        let port = listener::port(&acceptor).unwrap_or(address.port());
+        let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
+        let endpoint =
+            crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
+        let options = ListenerOptions::default();
+        let (stop_http, stopped) = watch::channel(false);
+        let mut http = JoinSet::new();
+        let Some(source) = tls else {
+            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped)));
+            return Ok(Self { port, scheme: "http", http_port: None, stop_http, http });
+        };
+
+        // Bound before a directory can come and look.
+        let redirect = match redirect {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let http_port = redirect.as_ref().and_then(listener::port);
+        let tls = Tls::open(source, app).await.map(Arc::new).map_err(StartError)?;
+        let config = tls.server_config().map_err(|error| failed("TLS", &error))?;
+        if let Some(acceptor) = redirect {
+            let endpoint = Redirect::new(Arc::clone(&tls), port);
+            let options = ListenerOptions { max_connections: 1_000, ..ListenerOptions::default() };
+            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped.clone())));
+        }
+        http.spawn(async move {
+            listener::serve(Secured::new(acceptor, config), endpoint, options, told_to(stopped)).await;
+            // The certificate is kept current as long as somebody is served with it.
+            drop(tls);
+        });
+        Ok(Self { port, scheme: "https", http_port, stop_http, http })
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<listener::Tcp, StartError> {
+    listener::bind(address).await.map_err(|error| StartError(format!("cannot listen on {address}: {error}")))
+}
+
+async fn told_to(mut stopped: watch::Receiver<bool>) {
+    // An error says that whoever would say it is gone.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
