@@ -40,6 +40,15 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(timeout(Duration::from_secs(60), looking).await.is_ok(), "never: {what}");
 }
 
+/// Until every view that this reader may see has seen everything that the log holds now.
+pub async fn caught_up(node: &Node, reader: &Client) {
+    let reader = reader.seeing(log_size(node).await - 1);
+    for path in ["/v1/accounts", "/v1/sessions", "/v1/grants", "/v1/security/metrics", "/v1/audit/events"] {
+        let answer = reader.get(path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
 /// The same caller at another node.
 #[must_use]
 pub fn there(node: &Node, client: &Client) -> Client {

@@ -21,11 +21,11 @@ use fulexo_api::clock;
 use fulexo_commands::log::relay::RelayState;
 use fulexo_commands::log::{AppendRequest, EventLog, Hooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
-use fulexo_domain::event::{Actor, Category, Event, Stream};
 use fulexo_domain::leaf::{self, Draft};
 use fulexo_projections::access;
-use fulexo_tests::{Database, NatsCluster, Node, eventually, operator, superuser};
+use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, superuser};
 use futures_util::StreamExt;
+use sqlx::PgPool;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -52,32 +52,20 @@ async fn join(node: &Node, nats: &NatsCluster) -> Node {
 /// Appends so many failed logins of people who do not exist.
 async fn append(database: &Database, count: usize) {
     let pool = fulexo_api::app::connect(&database.url(), 4).await.unwrap();
+    append_by(&pool, count).await;
+    pool.close().await;
+}
+
+/// The same by a pool that goes on.
+async fn append_by(pool: &PgPool, count: usize) {
     let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (_stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
-    let stream = Stream { category: Category::Authentication, id: operator().new_id() };
-    let event = || {
-        let id = operator().new_id();
-        let event: Event = AuthenticationEvent::Failed {
-            factor: Factor::Password,
-            reason: FailureReason::WrongPassword,
-            device: None,
-        }
-        .into();
-        let draft = Draft {
-            id,
-            stream,
-            subject: None,
-            actor: Actor::System,
-            correlation: id,
-            causation: None,
-            policy_version: 1,
-            event,
-            sealed: Vec::new(),
-        };
-        draft.prepare().unwrap()
-    };
+    let stream = operator().new_id();
+    let failed =
+        AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword, device: None };
+    let event = || Draft { subject: None, ..draft(failed.clone(), stream) }.prepare().unwrap();
     let mut left = count;
     while left > 0 {
         let now = left.min(512);
@@ -87,7 +75,6 @@ async fn append(database: &Database, count: usize) {
     }
     drop(log);
     sequencer.await.unwrap();
-    pool.close().await;
 }
 
 fn relay_state(node: &Node) -> RelayState {
