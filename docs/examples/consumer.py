@@ -24,7 +24,7 @@ async def main():
     while True:
         try:
             await follow(js, pathlib.Path(sys.argv[1]))
-        except nats.errors.Error:
+        except (asyncio.TimeoutError, nats.errors.Error):
             await asyncio.sleep(1)  # silence, a consumer that is gone, a NATS that is away
 
 asyncio.run(main())

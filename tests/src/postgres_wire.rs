@@ -1,8 +1,6 @@
 //! What a client says to Postgres, in whole messages, for tests that hold some of them up (PostgreSQL's documentation,
 //! section 55.7). What a message means to a test is the test's own.
 
-#![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
-
 /// What has been read of one connection.
 #[derive(Default)]
 pub struct Messages {

@@ -150,7 +150,7 @@ impl Ground {
 
     /// Returns when every node says that all of it works, and every projection has seen the whole log.
     pub async fn settle(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(120);
         for url in self.urls() {
             loop {
                 let ready = Client::new(&url).try_send(hyper::Method::GET, "/health/ready", None, "").await;
