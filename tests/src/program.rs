@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
 /// How long a start or a stop may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running program; killed when dropped.
 pub struct Program {

@@ -12,7 +12,7 @@ mod resume;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
@@ -27,8 +27,11 @@ use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, sup
 use futures_util::StreamExt;
 use sqlx::PgPool;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use uuid::Uuid;
+
+/// How long a copy may stand still.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The variables of a node that copies the log there.
 fn env(database: &Database, nats_url: &str, replicas: usize) -> BTreeMap<String, String> {
@@ -93,23 +96,23 @@ async fn epoch(database: &Database) -> Uuid {
 
 /// Waits until one of these nodes has copied the whole log; answers with the stream's name.
 async fn copied(nodes: &[&Node]) -> String {
-    let states = || nodes.iter().map(|node| relay_state(node));
-    let copying = async {
-        loop {
-            let size = size(&nodes[0].database).await;
-            let done = states().find(|state| state.is_here && state.position == size && size > 0);
-            if let Some(stream) = done.and_then(|state| state.stream) {
-                return stream;
-            }
-            sleep(Duration::from_millis(20)).await;
+    let states = || -> Vec<RelayState> { nodes.iter().map(|node| relay_state(node)).collect() };
+    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail. So long as the copy
+    // grows, it is waited for.
+    let (mut last, mut since) = (Vec::new(), Instant::now());
+    loop {
+        let (size, now) = (size(&nodes[0].database).await, states());
+        let done = now.iter().find(|state| state.is_here && state.position == size && size > 0);
+        if let Some(stream) = done.and_then(|state| state.stream.clone()) {
+            return stream;
         }
-    };
-    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail.
-    let Ok(stream) = timeout(Duration::from_secs(90), copying).await else {
-        let size = size(&nodes[0].database).await;
-        panic!("the log has {size} events, and the copies are {:?}", states().collect::<Vec<_>>());
-    };
-    stream
+        let positions: Vec<u64> = now.iter().map(|state| state.position).collect();
+        if positions != last {
+            (last, since) = (positions, Instant::now());
+        }
+        assert!(since.elapsed() < PATIENCE, "the log has {size} events, and the copies are {now:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A message as a consumer gets it.
