@@ -11,16 +11,16 @@ DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-setup: ## Install what is missing: Postgres, NATS, an ACME server (apt, as root or by sudo).
+setup: ## Install what is missing: Postgres, NATS, an ACME server (apt, as root or by sudo); a current NATS (PyPI, in target/tools).
 	@scripts/setup
 
 dev: setup ## Run everything on this machine. ARGS="--port 8090 --data-dir DIR" for another one beside it.
 	cargo build --locked --package fulexo-api
 	@exec target/debug/fulexo dev $(ARGS)
 
-test: setup ## Run every test, against a real Postgres and NATS that the tests start themselves.
+test: setup ## Run every test, four at a time, against a real Postgres and NATS that the tests start themselves.
 	cargo build --locked --package fulexo-api
-	cargo test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --workspace
 
 check: setup ## Format, lints, docs, dependencies, queries' offline data, hostile input by schemathesis (EXAMPLES=200 for more).
 	cargo fmt --all --check

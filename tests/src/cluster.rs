@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use fulexo_api::private::{DataDir, Nats, Options, Postgres};
 use fulexo_api::schema;
@@ -13,7 +14,6 @@ use tokio::sync::OnceCell;
 struct Cluster {
     postgres: Postgres,
     nats: Nats,
-    dir: PathBuf,
 }
 
 /// Whether Postgres is to write to disk before it acknowledges. Tests never pull its plug; benches measure it.
@@ -24,17 +24,21 @@ pub fn use_durable_postgres() {
     DURABLE.store(true, Ordering::Relaxed);
 }
 
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+/// Everything of this test process is in it.
+static DIR: LazyLock<DataDir> = LazyLock::new(|| {
     let clusters = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clusters");
     remove_those_left_behind(&clusters);
-    let dir = DataDir::open(&clusters.join(std::process::id().to_string())).expect("a directory for the cluster");
+    DataDir::open(&clusters.join(std::process::id().to_string())).expect("a directory for the test process")
+});
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     let settings =
-        [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
+        [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "500")];
     let settings = if DURABLE.load(Ordering::Relaxed) { &settings[3..] } else { &settings[..] };
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let postgres = Postgres::start(&dir, &Options { settings }).expect("a private Postgres");
-    let nats = Nats::start(&dir).expect("a private NATS");
-    Cluster { postgres, nats, dir: dir.path().to_owned() }
+    let postgres = Postgres::start(&DIR, &Options { settings }).expect("a private Postgres");
+    let nats = Nats::start(&DIR).expect("a private NATS");
+    Cluster { postgres, nats }
 });
 
 /// Directories of test processes that have ended.
@@ -80,13 +84,13 @@ impl Database {
     /// As the application sees it.
     #[must_use]
     pub fn url(&self) -> String {
-        role_url(APPLICATION, &self.name)
+        application_url(&CLUSTER.postgres, &self.name)
     }
 
     /// As migrations see it.
     #[must_use]
     pub fn owner_url(&self) -> String {
-        role_url(OWNER, &self.name)
+        CLUSTER.postgres.url(OWNER, ROLE_PASSWORD, &self.name)
     }
 
     /// As nobody should.
@@ -97,43 +101,60 @@ impl Database {
 
     /// A pool of the application's role.
     pub async fn pool(&self) -> PgPool {
-        fulexo_api::app::connect(&self.url(), 20).await.unwrap()
+        let pool = fulexo_api::app::connect(&self.url(), 20).await.unwrap();
+        // On a busy machine a new connection takes its time.
+        let options = pool.options().clone().acquire_timeout(Duration::from_secs(60));
+        options.connect_lazy_with(pool.connect_options().as_ref().clone())
     }
 
     /// The variables with which a node works on it.
     #[must_use]
     pub fn env(&self) -> BTreeMap<String, String> {
-        [
-            ("DATABASE_URL", self.url().as_str()),
-            ("NATS_URL", nats_url().as_str()),
-            // Of the many logs on one NATS none is copied there.
-            ("FULEXO_NATS_REPLICAS", "0"),
-            // Suites send as fast as they can, all from one address.
-            ("FULEXO_RATE_LIMITS", "off"),
-            ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
-            ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
-            ("FULEXO_BCRYPT_COST", "4"),
-            ("FULEXO_DATABASE_CONNECTIONS", "16"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+        let mut env = env(&self.url(), &nats_url());
+        // Of the many logs on one NATS none is copied there.
+        env.insert("FULEXO_NATS_REPLICAS".to_owned(), "0".to_owned());
+        env
     }
 }
 
 async fn make_template() {
-    let mut connection = PgConnection::connect(&superuser_url("postgres")).await.unwrap();
+    prepare(&CLUSTER.postgres, TEMPLATE).await;
+}
+
+/// Makes the roles and a first database, with the current schema and no events, on a Postgres that has neither.
+pub async fn prepare(postgres: &Postgres, database: &str) {
+    let mut connection = PgConnection::connect(&postgres.superuser_url("postgres")).await.unwrap();
     for statement in [
         format!("create role {OWNER} login createrole password '{ROLE_PASSWORD}'"),
         format!("create role {APPLICATION} login password '{ROLE_PASSWORD}'"),
-        format!("create database {TEMPLATE} owner {OWNER}"),
+        format!("create database {database} owner {OWNER}"),
     ] {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
     }
-    schema::migrate(&role_url(OWNER, TEMPLATE), APPLICATION).await.unwrap();
+    schema::migrate(&postgres.url(OWNER, ROLE_PASSWORD, database), APPLICATION).await.unwrap();
 }
 
-fn role_url(role: &str, database: &str) -> String {
-    CLUSTER.postgres.url(role, ROLE_PASSWORD, database)
+/// A database of this Postgres, as the application sees it.
+#[must_use]
+pub fn application_url(postgres: &Postgres, database: &str) -> String {
+    postgres.url(APPLICATION, ROLE_PASSWORD, database)
+}
+
+/// The variables with which a node works on this database and this NATS.
+#[must_use]
+pub fn env(database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
+    [
+        ("DATABASE_URL", database_url),
+        ("NATS_URL", nats_url),
+        // Suites send as fast as they can, all from one address.
+        ("FULEXO_RATE_LIMITS", "off"),
+        ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
+        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
+        ("FULEXO_BCRYPT_COST", "4"),
+        ("FULEXO_DATABASE_CONNECTIONS", "16"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }
 
 fn superuser_url(database: &str) -> String {
@@ -141,10 +162,11 @@ fn superuser_url(database: &str) -> String {
 }
 
 /// A directory for servers of a test's own.
-pub(crate) fn own_dir() -> DataDir {
+#[must_use]
+pub fn own_dir() -> DataDir {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    DataDir::open(&CLUSTER.dir.join(number.to_string())).expect("a directory for a test's servers")
+    DataDir::open(&DIR.path().join(number.to_string())).expect("a directory for a test's servers")
 }
 
 /// The NATS of this test process.

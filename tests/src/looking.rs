@@ -29,7 +29,7 @@ pub async fn leaves(database: &Database) -> Vec<Value> {
     leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
 }
 
-/// Looks again and again, for a minute at most: what another node does takes its time, a cluster elects its leader, and
+/// Looks again and again, for two minutes at most: what another node does takes its time, a cluster elects its leader, and
 /// a view that stopped tries again after ten seconds at the latest.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let looking = async {
@@ -37,7 +37,16 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(timeout(Duration::from_secs(60), looking).await.is_ok(), "never: {what}");
+    assert!(timeout(Duration::from_secs(120), looking).await.is_ok(), "never: {what}");
+}
+
+/// Until every view that this reader may see has seen everything that the log holds now.
+pub async fn caught_up(node: &Node, reader: &Client) {
+    let reader = reader.seeing(log_size(node).await - 1);
+    for path in ["/v1/accounts", "/v1/sessions", "/v1/grants", "/v1/security/metrics", "/v1/audit/events"] {
+        let answer = reader.get(path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
 }
 
 /// The same caller at another node.

@@ -8,8 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tokio::task::block_in_place;
+
 /// How long a start or a stop may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running program; killed when dropped.
 pub struct Program {
@@ -22,6 +24,8 @@ pub struct Program {
 pub struct Ended {
     /// How it ended.
     pub status: ExitStatus,
+    /// What it wrote on standard output and nobody had asked for yet.
+    pub said: String,
     /// What it wrote on standard error.
     pub errors: String,
 }
@@ -52,6 +56,15 @@ impl Program {
             String::from_utf8_lossy(&text).into_owned()
         });
         Self { child, output, errors: Some(errors) }
+    }
+
+    /// Starts it, and waits for its end.
+    ///
+    /// # Panics
+    /// Outside a runtime of several threads.
+    #[must_use]
+    pub fn run(arguments: &[&str], env: &BTreeMap<String, String>) -> Ended {
+        block_in_place(|| Self::start(arguments, env).wait())
     }
 
     /// Returns the rest of the first line on standard output that begins so.
@@ -101,7 +114,8 @@ impl Program {
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let errors = self.errors.take().map_or_else(String::new, |errors| errors.join().unwrap());
-                return Ended { status, errors };
+                let said = self.output.iter().map(|line| line + "\n").collect();
+                return Ended { status, said, errors };
             }
             assert!(Instant::now() < deadline, "it does not end");
             thread::sleep(Duration::from_millis(10));

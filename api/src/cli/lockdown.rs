@@ -61,7 +61,10 @@ impl Lockdown {
                     .map_err(|error| format!("it is recorded; where it is in force is not known: {error}"))?;
                 println!("in force on {enforced_on} of {} nodes", enforced_on + down.len());
                 for name in down {
-                    println!("{name} does not answer, and serves nobody before it has caught up");
+                    println!(
+                        "{name} does not answer; it asks the database about each request, or refuses it, until it has \
+                         caught up"
+                    );
                 }
                 Ok(())
             }

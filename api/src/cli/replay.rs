@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Args)]
 pub struct Replay {
     /// The last event to replay: its position, or a time (RFC 3339) [default: the last one there is].
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, value_name = "WHEN")]
     until: Option<AsOf>,
     #[command(flatten)]
     target: Target,

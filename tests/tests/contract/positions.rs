@@ -69,7 +69,7 @@ async fn a_position_that_a_view_has_not_seen_is_waited_for_and_then_refused() {
     for (path, answer, waited) in join_all(paths.into_iter().map(ask)).await {
         assert_problem(&answer, 503, "behind");
         assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{answer:?}");
-        assert!(waited > Duration::from_millis(500) && waited < Duration::from_secs(4), "{path}: {waited:?}");
+        assert!(waited > Duration::from_millis(500) && waited < Duration::from_secs(20), "{path}: {waited:?}");
     }
     blocker.rollback().await.unwrap();
     assert_eq!(admin.seeing(last).get("/v1/accounts").await.status, 200);

@@ -16,7 +16,7 @@ pub async fn exchange(url: &str, request: &[u8]) -> Answer {
     let _ = stream.write_all(request).await;
     let mut bytes = Vec::new();
     // Nor does what is left unread keep its answer from arriving, though it may end in a reset.
-    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.unwrap();
+    let _ = timeout(Duration::from_secs(60), stream.read_to_end(&mut bytes)).await.unwrap();
     parse(&bytes)
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::feed;
@@ -16,7 +17,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::ground::Ground;
-use crate::load::{Decision, Record};
+use crate::load::{Decision, Record, Right};
 
 /// How many requests were made with a right that was gone, at each node.
 pub fn nobody_was_let_in_after_the_acknowledgement(record: &Record) -> BTreeMap<usize, usize> {
@@ -49,13 +50,13 @@ fn let_in_too_late<'a>(gone: &[Gone], decisions: &'a [Decision]) -> impl Iterato
     decisions.iter().filter(move |decision| decision.status == 200 && is_too_late(gone[decision.right], decision))
 }
 
-/// Everything that does not depend on what happened.
-pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &Record) {
+/// Everything that does not depend on what happened. Beside the sessions of the record, these began.
+pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &Record, others: &[Uuid]) {
     ground.settle().await;
     let pool = ground.pool().await;
     let events = log(&pool).await;
     let (mut started, mut ended) = (BTreeSet::new(), BTreeSet::new());
-    let mut commands = BTreeSet::new();
+    let (mut ids, mut roles_taken) = (BTreeSet::new(), 0);
     for event in &events {
         match &event.event {
             Event::Session(SessionEvent::Started { .. }) => {
@@ -64,25 +65,21 @@ pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &R
             Event::Session(SessionEvent::Revoked { .. }) => {
                 assert!(ended.insert(event.stream.id), "{} ended twice", event.stream.id);
             }
+            Event::Account(AccountEvent::RoleRevoked { .. }) => roles_taken += 1,
             _ => {}
         }
-        assert!(commands.insert(event.id), "{} stands there twice", event.id);
+        assert!(ids.insert(event.id), "{} stands there twice", event.id);
     }
-    let known: Vec<(Uuid, Option<u64>)> = record
-        .rights
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|right| {
-            let taken = right.taken.lock().unwrap();
-            (right.session, taken.as_ref().map(|(_, answer)| answer.json["position"].as_u64().unwrap()))
-        })
-        .collect();
-    for (session, position) in &known {
-        assert!(started.contains(session), "a session that was acknowledged is lost: {session}");
-        if let Some(position) = position {
-            assert!((*position as usize) < events.len(), "position {position} was acknowledged and is lost");
-        }
+    let rights: Vec<Right> = record.rights.lock().unwrap().clone();
+    let wanted: BTreeSet<Uuid> = rights.iter().map(|right| right.session).chain(others.iter().copied()).collect();
+    assert_eq!(started, wanted, "a session that was acknowledged is lost, or a login was carried out twice");
+    let (roles, sessions): (Vec<&Right>, Vec<&Right>) = rights.iter().partition(|right| right.is_a_role());
+    assert_eq!(roles_taken, roles.iter().filter(|right| right.is_taken()).count(), "roles that were taken away");
+    for right in sessions.into_iter().filter(|right| right.is_taken()) {
+        assert!(ended.contains(&right.session), "the end of a session was acknowledged and is lost: {}", right.session);
+    }
+    for position in rights.iter().filter_map(Right::acknowledged) {
+        assert!((position as usize) < events.len(), "position {position} was acknowledged and is lost");
     }
     let options = Options { program: "the tests".to_owned(), restart: false };
     let outcomes = rebuild(&pool, &Projection::ALL, &options, |_, _| {}).await.unwrap();

@@ -1,22 +1,20 @@
-//! What the faults happen to: three nodes of the program, a cluster of three NATS servers, one Postgres that writes to
-//! disk, all of the test's own; between each node and its NATS a wire that can be cut.
+//! What the faults happen to: three nodes of the program, NATS, a cluster where it is what fails, one Postgres that writes
+//! to disk, all of the test's own; between each node and its NATS a wire that can be cut.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fulexo_api::private::{DataDir, Options, Postgres};
-use fulexo_api::schema;
-use fulexo_tests::{Client, Cut, NatsCluster, NatsVersion, Program};
+use fulexo_projections::feed;
+use fulexo_tests::{
+    Client, Cut, NatsCluster, NatsVersion, Program, application_url, env, eventually, own_dir, prepare,
+};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::PgPool;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 pub const NODES: usize = 3;
-const OWNER: &str = "fulexo_owner";
-const APPLICATION: &str = "fulexo";
-const ROLE_PASSWORD: &str = "only-for-tests";
 const DATABASE: &str = "fulexo_faults";
 
 pub struct Ground {
@@ -34,26 +32,30 @@ struct Node {
 }
 
 impl Ground {
-    pub async fn start(name: &str) -> Self {
-        // It also makes the directory that everything of this process is in.
-        let nats = NatsCluster::start(NatsVersion::Current, 3).await;
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../target/clusters")
-            .join(std::process::id().to_string())
-            .join(format!("faults-{name}"));
-        std::fs::create_dir_all(&path).unwrap();
-        let dir = DataDir::open(&path).unwrap();
+    /// With so many NATS servers, each of which keeps the log's copy.
+    pub async fn start(servers: usize) -> Self {
+        let nats = NatsCluster::start(NatsVersion::Current, servers).await;
+        let dir = own_dir();
         let postgres = block_in_place(|| start_postgres(&dir));
-        prepare(&postgres).await;
+        prepare(&postgres, DATABASE).await;
         let mut nodes = Vec::new();
         for number in 0..NODES {
             let (mut wires, mut urls) = (Vec::new(), Vec::new());
-            for server in 0..3 {
+            for server in 0..servers {
                 let (wire, url) = Cut::of(&nats.url_of(server)).await;
                 wires.push(wire);
                 urls.push(url);
             }
-            let env = env(&postgres, number, &urls.join(","));
+            let mut env = env(&application_url(&postgres, DATABASE), &urls.join(","));
+            env.extend(
+                [
+                    ("FULEXO_NATS_REPLICAS", servers.to_string()),
+                    ("FULEXO_NODE_NAME", format!("node-{number}")),
+                    ("FULEXO_PORT", "0".to_owned()),
+                    ("FULEXO_LOG", "warn".to_owned()),
+                ]
+                .map(|(name, value)| (name.to_owned(), value)),
+            );
             nodes.push(Node { program: None, env, url: String::new(), nats: wires });
         }
         let mut ground = Self { dir, postgres: Some(postgres), nats, nodes };
@@ -81,9 +83,26 @@ impl Ground {
         block_in_place(|| self.nodes[number].program.take().unwrap().kill());
     }
 
-    /// Sends a node a signal by its short name.
-    pub fn signal(&self, number: usize, signal: &str) {
-        self.nodes[number].program.as_ref().unwrap().signal(signal);
+    /// Holds a node up, but not in the middle of a commit: the others would wait for it, and nothing would be decided that
+    /// it could miss. Answers since when.
+    pub async fn hold_up(&self, number: usize) -> Instant {
+        let (pool, mut since) = (self.pool().await, Instant::now());
+        eventually("it is held up between two commits", async || {
+            since = Instant::now();
+            self.nodes[number].program.as_ref().unwrap().signal("STOP");
+            let goes_on = timeout(Duration::from_secs(3), others_commit(&pool)).await.is_ok();
+            if !goes_on {
+                self.resume(number);
+            }
+            goes_on
+        })
+        .await;
+        pool.close().await;
+        since
+    }
+
+    pub fn resume(&self, number: usize) {
+        self.nodes[number].program.as_ref().unwrap().signal("CONT");
     }
 
     /// Cuts, or heals, all wires from a node to NATS.
@@ -108,7 +127,7 @@ impl Ground {
     }
 
     pub async fn pool(&self) -> PgPool {
-        fulexo_api::app::connect(&role_url(self.postgres.as_ref().unwrap(), APPLICATION), 6).await.unwrap()
+        fulexo_api::app::connect(&application_url(self.postgres.as_ref().unwrap(), DATABASE), 6).await.unwrap()
     }
 
     /// An administrator, made by the operator's own verb.
@@ -131,7 +150,7 @@ impl Ground {
 
     /// Returns when every node says that all of it works, and every projection has seen the whole log.
     pub async fn settle(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(120);
         for url in self.urls() {
             loop {
                 let ready = Client::new(&url).try_send(hyper::Method::GET, "/health/ready", None, "").await;
@@ -153,40 +172,15 @@ impl Ground {
     }
 }
 
+/// Returns after so many commits that whoever waited for a turn at the log has had it.
+async fn others_commit(pool: &PgPool) {
+    let mut ends = BTreeSet::new();
+    while ends.len() < 10 {
+        ends.insert(feed::size(&mut pool.acquire().await.unwrap()).await.unwrap());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 fn start_postgres(dir: &DataDir) -> Postgres {
     Postgres::start(dir, &Options { settings: vec![("max_connections".into(), "100".into())] }).unwrap()
-}
-
-fn role_url(postgres: &Postgres, role: &str) -> String {
-    postgres.url(role, ROLE_PASSWORD, DATABASE)
-}
-
-async fn prepare(postgres: &Postgres) {
-    let mut connection = PgConnection::connect(&postgres.superuser_url("postgres")).await.unwrap();
-    for statement in [
-        format!("create role {OWNER} login createrole password '{ROLE_PASSWORD}'"),
-        format!("create role {APPLICATION} login password '{ROLE_PASSWORD}'"),
-        format!("create database {DATABASE} owner {OWNER}"),
-    ] {
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    }
-    schema::migrate(&role_url(postgres, OWNER), APPLICATION).await.unwrap();
-}
-
-fn env(postgres: &Postgres, number: usize, nats: &str) -> BTreeMap<String, String> {
-    [
-        ("DATABASE_URL", role_url(postgres, APPLICATION).as_str()),
-        ("NATS_URL", nats),
-        ("FULEXO_NATS_REPLICAS", "3"),
-        ("FULEXO_NODE_NAME", &format!("node-{number}")),
-        ("FULEXO_PORT", "0"),
-        ("FULEXO_RATE_LIMITS", "off"),
-        ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
-        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
-        ("FULEXO_BCRYPT_COST", "4"),
-        ("FULEXO_DATABASE_CONNECTIONS", "16"),
-        ("FULEXO_LOG", "warn"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
 }

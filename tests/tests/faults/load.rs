@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Answer, Client, PASSWORD};
+use fulexo_tests::{Answer, Client, PASSWORD, operator};
 use hyper::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -17,6 +17,8 @@ const PEOPLE: usize = 6;
 const PROBERS: usize = 6;
 /// Longer than any fault: a request waits for a node that is held up.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// What the role allows to ask that is taken away.
+const ROLES: &str = "/v1/permissions";
 /// The youngest tokens are tried, so many.
 const YOUNG: usize = 60;
 
@@ -107,6 +109,16 @@ impl Right {
         self.taken.lock().unwrap().is_some()
     }
 
+    /// Whether it is a role's; otherwise it is a session's.
+    pub fn is_a_role(&self) -> bool {
+        self.path == ROLES
+    }
+
+    /// The position that was acknowledged when it was taken away.
+    pub fn acknowledged(&self) -> Option<u64> {
+        self.taken.lock().unwrap().as_ref().map(|(_, answer)| answer.json["position"].as_u64().unwrap())
+    }
+
     /// When it was acknowledged that it is gone, and until when it was.
     pub fn gone(&self) -> Option<(Instant, Option<Instant>)> {
         let since = self.taken.lock().unwrap().as_ref().map(|(at, _)| *at)?;
@@ -125,7 +137,7 @@ struct Person {
 impl Person {
     async fn run(self, is_over: Arc<AtomicBool>) {
         let body = json!({"email": self.email, "password": PASSWORD});
-        let registered = self.ask(&Client::new(""), Method::POST, "/v1/auth/register", &body, &[201]).await;
+        let registered = self.ask(&Client::new(""), Method::POST, "/v1/auth/register", &body, 201).await;
         let account = registered.json["account_id"].as_str().unwrap().to_owned();
         let roles = format!("/v1/accounts/{account}/roles");
         // One half loses sessions, the other a role.
@@ -140,12 +152,12 @@ impl Person {
             if loses_role {
                 again(&own);
                 let body = json!({"role": "auditor", "reason": "r"});
-                self.ask(&self.admin, Method::POST, &roles, &body, &[200, 204, 409]).await;
+                self.ask(&self.admin, Method::POST, &roles, &body, 204).await;
             }
-            let login = self.ask(&Client::new(""), Method::POST, "/v1/auth/login", &body, &[200]).await;
+            let login = self.ask(&Client::new(""), Method::POST, "/v1/auth/login", &body, 200).await;
             let session: Uuid = login.json["session_id"].as_str().unwrap().parse().unwrap();
             let right = Right {
-                path: if loses_role { "/v1/permissions" } else { "/v1/auth/session" },
+                path: if loses_role { ROLES } else { "/v1/auth/session" },
                 token: login.json["access_token"].as_str().unwrap().to_owned(),
                 session,
                 taken: Arc::default(),
@@ -154,20 +166,16 @@ impl Person {
             own.push(Arc::clone(&right.again));
             self.record.rights.lock().unwrap().push(right.clone());
             sleep(Duration::from_millis(60)).await;
-            let (path, taken_already): (String, &[u16]) = match loses_role {
-                true => (format!("{roles}/auditor"), &[200, 409]),
-                false => (format!("/v1/sessions/{session}"), &[200]),
-            };
-            let answer = self.ask(&self.admin, Method::DELETE, &path, &json!({"reason": "r"}), taken_already).await;
-            // A role that an unanswered call took away before is answered by a conflict, which acknowledges nothing.
-            if answer.status == 200 {
-                *right.taken.lock().unwrap() = Some((Instant::now(), answer));
-            }
+            let path = if loses_role { format!("{roles}/auditor") } else { format!("/v1/sessions/{session}") };
+            let answer = self.ask(&self.admin, Method::DELETE, &path, &json!({"reason": "r"}), 200).await;
+            *right.taken.lock().unwrap() = Some((Instant::now(), answer));
         }
     }
 
-    /// Asks one node after another until one answers as it should.
-    async fn ask(&self, who: &Client, method: Method, path: &str, body: &serde_json::Value, good: &[u16]) -> Answer {
+    /// Asks one node after another, under one key, until one answers as it should: an answer may be lost, and what was
+    /// asked for is not done twice.
+    async fn ask(&self, who: &Client, method: Method, path: &str, body: &serde_json::Value, good: u16) -> Answer {
+        let who = who.with_header("idempotency-key", &operator().new_id().to_string());
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut turn = self.number;
         loop {
@@ -176,12 +184,9 @@ impl Person {
             let text = body.to_string();
             let asked = client.try_send(method.clone(), path, Some("application/json"), &text);
             let failure = match timeout(Duration::from_secs(5), asked).await {
-                Ok(Ok(answer)) if good.contains(&answer.status) => return answer,
+                Ok(Ok(answer)) if answer.status == good => return answer,
                 // Unavailable, or contended; everything else is wrong.
                 Ok(Ok(answer)) if answer.status == 503 || answer.code() == "contended" => answer.text,
-                Ok(Ok(answer)) if answer.status == 409 && path.ends_with("register") => {
-                    panic!("somebody registered twice: {answer:?}")
-                }
                 Ok(Ok(answer)) => panic!("{method} {path}: {answer:?}"),
                 Ok(Err(error)) => error,
                 Err(_) => "no answer".to_owned(),

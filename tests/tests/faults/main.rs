@@ -13,6 +13,7 @@ use fulexo_tests::{Client, PASSWORD};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::checker::{all_is_there_once_and_every_view_agrees, nobody_was_let_in_after_the_acknowledgement};
 use crate::ground::{Ground, NODES};
@@ -31,7 +32,7 @@ fn assert_tried(refused: &std::collections::BTreeMap<usize, usize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_killed_one_after_another_let_nobody_in_and_lose_nothing() {
     let _turn = TURN.lock().await;
-    let mut ground = Ground::start("nodes").await;
+    let mut ground = Ground::start(1).await;
     let admin = ground.admin().await;
     let load = Load::start(&ground.urls(), &admin).await;
     for node in 0..NODES {
@@ -42,32 +43,32 @@ async fn nodes_killed_one_after_another_let_nobody_in_and_lose_nothing() {
     }
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
-    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_held_up_for_ten_seconds_serves_no_right_that_was_taken_meanwhile() {
     let _turn = TURN.lock().await;
-    let ground = Ground::start("held-up").await;
+    let ground = Ground::start(3).await;
     let admin = ground.admin().await;
     let load = Load::start(&ground.urls(), &admin).await;
-    let held_up = Instant::now();
-    ground.signal(1, "STOP");
+    let held_up = ground.hold_up(1).await;
     let named = async {
         // Its last lease has run out by then.
         sleep(Duration::from_secs(4)).await;
         let here = Client { url: ground.urls()[0].clone(), ..admin.clone() };
         let body = json!({"email": "person-0@example.com", "password": PASSWORD});
         let login = Client::new(&here.url).post("/v1/auth/login", body).await;
-        let session = login.json["session_id"].as_str().unwrap();
+        assert_eq!(login.status, 200, "{login:?}");
+        let session: Uuid = login.json["session_id"].as_str().unwrap().parse().unwrap();
         let ended = here.delete(&format!("/v1/sessions/{session}")).await;
         assert_eq!(ended.status, 200, "{ended:?}");
-        ended.json["down"].as_array().unwrap().contains(&json!("node-1"))
+        assert!(ended.json["down"].as_array().unwrap().contains(&json!("node-1")), "{ended:?}");
+        session
     };
-    let (named, ()) = tokio::join!(named, sleep(Duration::from_secs(10)));
-    assert!(named, "an acknowledgement names it");
+    let (session, ()) = tokio::join!(named, sleep(Duration::from_secs(10)));
     let resumed = Instant::now();
-    ground.signal(1, "CONT");
+    ground.resume(1);
     load.goes_on(20).await;
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
@@ -75,13 +76,13 @@ async fn a_node_held_up_for_ten_seconds_serves_no_right_that_was_taken_meanwhile
         decision.node == 1 && (held_up..resumed).contains(&decision.sent) && decision.answered > resumed
     });
     assert!(waited, "requests waited at the node while it was held up");
-    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session, session]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_killed_server_by_server_and_then_whole_is_only_slower() {
     let _turn = TURN.lock().await;
-    let ground = Ground::start("nats").await;
+    let ground = Ground::start(3).await;
     let admin = ground.admin().await;
     let load = Load::start(&ground.urls(), &admin).await;
     for server in 0..3 {
@@ -97,13 +98,13 @@ async fn nats_killed_server_by_server_and_then_whole_is_only_slower() {
     load.goes_on(5).await;
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
-    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_cut_off_from_nats_enforces_like_the_others() {
     let _turn = TURN.lock().await;
-    let ground = Ground::start("cut-off").await;
+    let ground = Ground::start(3).await;
     let admin = ground.admin().await;
     let load = Load::start(&ground.urls(), &admin).await;
     ground.cut_nats(2, true);
@@ -112,13 +113,13 @@ async fn a_node_cut_off_from_nats_enforces_like_the_others() {
     load.goes_on(5).await;
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
-    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_killed_under_load_loses_nothing_that_was_acknowledged() {
     let _turn = TURN.lock().await;
-    let mut ground = Ground::start("postgres").await;
+    let mut ground = Ground::start(1).await;
     let admin = ground.admin().await;
     let load = Load::start(&ground.urls(), &admin).await;
     for down in [Duration::ZERO, Duration::from_secs(3)] {
@@ -127,5 +128,5 @@ async fn postgres_killed_under_load_loses_nothing_that_was_acknowledged() {
     }
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
-    all_is_there_once_and_every_view_agrees(&ground, &record).await;
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;
 }

@@ -162,7 +162,7 @@ async fn a_session_that_ends_on_one_node_is_refused_by_one_that_joined_it() {
     assert_eq!(client.post_nothing("/v1/auth/logout").await.status, 204);
     let revoked = Instant::now();
     while elsewhere.get("/v1/auth/session").await.status != 401 {
-        assert!(revoked.elapsed() < Duration::from_secs(2), "the session is still alive on the other node");
+        assert!(revoked.elapsed() < Duration::from_secs(30), "the session is still alive on the other node");
     }
     assert!(block_in_place(|| node.stop("TERM")).status.success());
     dev.stop();

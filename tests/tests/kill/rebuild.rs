@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tokio::task::block_in_place;
 
-use fulexo_tests::{Ended, Program};
+use fulexo_tests::Program;
 
 /// Three batches.
 const EVENTS: usize = 60_000;
@@ -19,10 +19,6 @@ async fn start() -> (Database, BTreeMap<String, String>, PgPool) {
     let env = BTreeMap::from([("DATABASE_URL".to_owned(), database.url())]);
     let superuser = superuser(&database).await;
     (database, env, superuser)
-}
-
-fn run(arguments: &[&str], env: &BTreeMap<String, String>) -> Ended {
-    block_in_place(|| Program::start(arguments, env).wait())
 }
 
 /// What `fulexo projections --json` says of one.
@@ -65,7 +61,7 @@ async fn a_rebuild_that_was_killed_is_resumed_and_one_that_was_interrupted_says_
     assert!(interrupted.errors.contains("audit: building version 2 goes on from position "), "{}", interrupted.errors);
     assert!(interrupted.errors.contains("the next `fulexo rebuild` goes on from here"), "{}", interrupted.errors);
 
-    let ended = run(&["rebuild", "audit"], &env);
+    let ended = Program::run(&["rebuild", "audit"], &env);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
     assert!(ended.errors.contains("audit: building version 2 goes on from position "), "{}", ended.errors);
     let counts = "select count(*), count(distinct position), max(position) from read.audit";
@@ -79,13 +75,13 @@ async fn a_rebuild_that_was_killed_is_resumed_and_one_that_was_interrupted_says_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_tells_what_differs_and_a_rollback_brings_it_back() {
     let (_database, env, superuser) = start().await;
-    let first = run(&["rebuild", "--all"], &env);
+    let first = Program::run(&["rebuild", "--all"], &env);
     assert_eq!(first.status.code(), Some(0), "{}", first.errors);
     let statement = "update read.account set suspended = true
                      where account_id = (select min(account_id::text)::uuid from read.account) returning account_id::text";
     let altered: String = sqlx::query_scalar(statement).fetch_one(&superuser).await.unwrap();
 
-    let second = run(&["rebuild", "accounts", "sessions"], &env);
+    let second = Program::run(&["rebuild", "accounts", "sessions"], &env);
     assert_eq!(second.status.code(), Some(1), "{}", second.errors);
     let told = format!("1 row differs at position 60,000, such as account {altered}. The log's word stands");
     assert!(second.errors.contains(&told), "{}", second.errors);
@@ -117,7 +113,7 @@ async fn a_rebuild_is_told_which_and_how() {
         &["rebuild", "--rollback", "accounts", "--all"],
         &["rebuild", "--rollback", "accounts", "--restart"],
     ] {
-        let ended = run(arguments, &env);
+        let ended = Program::run(arguments, &env);
         assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {}", ended.errors);
     }
 }

@@ -93,7 +93,7 @@ fn streams(events: &[Recorded], is_such: impl Fn(&Event) -> bool) -> (BTreeSet<U
 }
 
 async fn until_caught_up(pool: &PgPool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let behind: Vec<(String, Option<String>)> = sqlx::query_as(
             "select name, stopped_because from projection.checkpoint where position <> (select position from log.head)",

@@ -130,7 +130,7 @@ async fn is_free(database: &Database, node: &Running, after: &str) {
         .unwrap();
     assert_eq!(open, 0, "a transaction is open: {after}");
     let append = node.log.append(one(new_id(), change()));
-    let appended = timeout(Duration::from_secs(10), append).await;
+    let appended = timeout(Duration::from_secs(60), append).await;
     assert!(appended.is_ok_and(|answer| is_new(&answer)), "the lock is held: {after}");
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use fulexo_tests::postgres_wire::{Messages, address, through};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -75,7 +76,7 @@ pub struct Proxy {
 impl Proxy {
     /// In front of the Postgres of this URL; `judge` is asked about every message after a connection's first.
     pub async fn start(url: &str, judge: impl Fn(Message<'_>) -> Fate + Send + Sync + 'static) -> Self {
-        let postgres: SocketAddr = split(url).1.parse().unwrap();
+        let postgres: SocketAddr = address(url).parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let late = Arc::new(Late::default());
@@ -92,8 +93,7 @@ impl Proxy {
 
     /// The same database, over this wire.
     pub fn url(&self, url: &str) -> String {
-        let (credentials, _, database) = split(url);
-        format!("{credentials}@127.0.0.1:{}/{database}", self.port)
+        through(url, self.port)
     }
 }
 
@@ -106,17 +106,11 @@ pub fn first_commit(fate: Fate) -> impl Fn(Message<'_>) -> Fate {
     }
 }
 
-fn split(url: &str) -> (&str, &str, &str) {
-    let (credentials, place) = url.rsplit_once('@').unwrap();
-    let (address, database) = place.split_once('/').unwrap();
-    (credentials, address, database)
-}
-
 async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, late: &Late) -> io::Result<()> {
     let mut server = TcpStream::connect(postgres).await?;
     server.set_nodelay(true)?;
     client.set_nodelay(true)?;
-    let (mut messages, mut answers) = (Messages::default(), [0; 16_384]);
+    let (mut messages, mut standing, mut answers) = (Messages::default(), Standing::default(), [0; 16_384]);
     loop {
         tokio::select! {
             read = server.read(&mut answers) => {
@@ -130,7 +124,8 @@ async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, lat
                 if read? == 0 {
                     return Ok(());
                 }
-                while let Some((bytes, kind)) = messages.next() {
+                while let Some((bytes, is_startup)) = messages.take() {
+                    let kind = if is_startup { Kind::Startup } else { standing.kind(&bytes) };
                     let (commits, binds) = (kind == Kind::Commits, kind == Kind::Binds);
                     let fate = match kind {
                         Kind::Startup => Fate::Passes,
@@ -160,7 +155,7 @@ async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, lat
                             return server.read(&mut answers).await.map(drop);
                         }
                         Fate::ArrivesLate => {
-                            let rest = messages.until_sync(&mut client, kind).await?;
+                            let rest = until_sync(&mut messages, &mut client, kind).await?;
                             drop(client);
                             late.is_released.subscribe().wait_for(|is| *is).await.unwrap();
                             server.write_all(&[bytes, rest].concat()).await?;
@@ -175,16 +170,6 @@ async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, lat
     }
 }
 
-/// What a client sends, in whole messages.
-#[derive(Default)]
-struct Messages {
-    bytes: Vec<u8>,
-    /// From here on messages have a type.
-    is_started: bool,
-    is_in_transaction: bool,
-    has_executed: bool,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Startup,
@@ -193,24 +178,14 @@ enum Kind {
     Other,
 }
 
-impl Messages {
-    fn next(&mut self) -> Option<(Vec<u8>, Kind)> {
-        const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-        let kind = usize::from(self.is_started);
-        let length = self.bytes.get(kind..kind + 4)?.try_into().map(u32::from_be_bytes).unwrap();
-        let end = kind + length as usize;
-        if self.bytes.len() < end {
-            return None;
-        }
-        let message: Vec<u8> = self.bytes.drain(..end).collect();
-        if !self.is_started {
-            self.is_started = message != SSL_REQUEST;
-            return Some((message, Kind::Startup));
-        }
-        let kind = self.kind(&message);
-        Some((message, kind))
-    }
+/// Where a connection stands.
+#[derive(Default)]
+struct Standing {
+    is_in_transaction: bool,
+    has_executed: bool,
+}
 
+impl Standing {
     fn kind(&mut self, message: &[u8]) -> Kind {
         match (message[0], &message[5..]) {
             (b'Q', b"BEGIN\0") => self.is_in_transaction = true,
@@ -226,19 +201,19 @@ impl Messages {
         }
         Kind::Other
     }
+}
 
-    /// Whatever was sent together with a message of this kind.
-    async fn until_sync(&mut self, client: &mut TcpStream, kind: Kind) -> io::Result<Vec<u8>> {
-        let mut all = Vec::new();
-        let mut is_whole = kind == Kind::Commits;
-        while !is_whole {
-            if let Some((message, _)) = self.next() {
-                is_whole = message[0] == b'S';
-                all.extend(message);
-            } else if client.read_buf(&mut self.bytes).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+/// Whatever was sent together with a message of this kind.
+async fn until_sync(messages: &mut Messages, client: &mut TcpStream, kind: Kind) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut is_whole = kind == Kind::Commits;
+    while !is_whole {
+        if let Some((message, _)) = messages.take() {
+            is_whole = message[0] == b'S';
+            all.extend(message);
+        } else if client.read_buf(&mut messages.bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(all)
     }
+    Ok(all)
 }

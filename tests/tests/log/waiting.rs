@@ -26,7 +26,7 @@ impl Held {
 
 /// Returns once so many sessions of the database wait for a lock.
 pub async fn until_waiting(database: &Database, sessions: i64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut connection = PgConnection::connect(&database.superuser_url()).await.unwrap();
     loop {
         let waiting: i64 = sqlx::query_scalar(

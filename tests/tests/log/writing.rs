@@ -10,12 +10,12 @@ use fulexo_commands::log::{
 use fulexo_commands::vault::write::VaultWrite;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
-use fulexo_domain::event::{Actor, Category, Event, Stream};
-use fulexo_domain::leaf::{Draft, Prepared};
+use fulexo_domain::event::{Category, Event, Stream};
+use fulexo_domain::leaf::Prepared;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use fulexo_projections::access;
-use fulexo_tests::operator;
+use fulexo_tests::{draft, operator};
 use futures_util::future::{join_all, poll_immediate};
 use sqlx::PgPool;
 use tokio::sync::oneshot;
@@ -121,22 +121,8 @@ pub fn refresh_root(session: Uuid, account: Uuid) -> VaultWrite {
     VaultWrite::RefreshRoot { session, account, device: Uuid::nil(), root: [7; 32], expires_at: clock::now() }
 }
 
-pub fn draft(stream: Uuid, event: Event) -> Draft {
-    Draft {
-        id: new_id(),
-        stream: Stream { category: event.category(), id: stream },
-        subject: Some(stream),
-        actor: Actor::Anonymous,
-        correlation: new_id(),
-        causation: None,
-        policy_version: 1,
-        event,
-        sealed: vec![],
-    }
-}
-
 pub fn prepared(stream: Uuid, event: Event) -> Prepared {
-    draft(stream, event).prepare().unwrap()
+    draft(event, stream).prepare().unwrap()
 }
 
 /// One event, whatever its stream has.

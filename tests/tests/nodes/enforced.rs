@@ -11,7 +11,7 @@ use crate::{because, enforcement, everywhere, three};
 
 const SESSION: &str = "/v1/auth/session";
 const AUDIT: &str = "/v1/audit/events?limit=1";
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 3;
 
 /// Logs somebody in on one node and out on another, over and over, until it is over. On a busy machine a node may be too
 /// busy to answer in time.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use fulexo_tests::postgres_wire::{Messages, address, through};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -48,8 +49,7 @@ pub struct Wire {
 impl Wire {
     /// In front of the Postgres of this URL.
     pub async fn start(url: &str) -> Arc<Self> {
-        let (_, place) = url.rsplit_once('@').unwrap();
-        let postgres = place.split_once('/').unwrap().0.to_owned();
+        let postgres = address(url).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (rules, held) = (watch::Sender::default(), watch::Sender::default());
@@ -66,8 +66,7 @@ impl Wire {
 
     /// The same database, over this wire.
     pub fn url(&self, url: &str) -> String {
-        let (credentials, place) = url.rsplit_once('@').unwrap();
-        format!("{credentials}@127.0.0.1:{}/{}", self.port, place.split_once('/').unwrap().1)
+        through(url, self.port)
     }
 
     pub fn rule(&self, rules: Rules) {
@@ -89,7 +88,7 @@ impl Wire {
         server.set_nodelay(true)?;
         client.set_nodelay(true)?;
         let (mut rules, mut cut) = (self.rules.subscribe(), self.rules.subscribe());
-        let (mut messages, mut answers) = (Messages::default(), [0; 16_384]);
+        let (mut messages, mut statements, mut answers) = (Messages::default(), Statements::default(), [0; 16_384]);
         loop {
             tokio::select! {
                 // A wire that is cut is cut for those who say nothing, too.
@@ -105,7 +104,8 @@ impl Wire {
                     if read? == 0 {
                         return Ok(());
                     }
-                    while let Some((bytes, fate)) = messages.next() {
+                    while let Some((bytes, is_startup)) = messages.take() {
+                        let fate = if is_startup { |rules: &Rules| rules.rest } else { statements.rule(&bytes) };
                         let now = *rules.wait_for(|rules| fate(rules) != Fate::Waits).await.unwrap();
                         let is_held = match fate(&now) {
                             Fate::Breaks => return Ok(()),
@@ -138,32 +138,12 @@ impl Wire {
 /// The rule for a message.
 type Rule = fn(&Rules) -> Fate;
 
-/// What a client sends, in whole messages (PostgreSQL's documentation, section 55.7), each with the rule for it.
+/// What was prepared on a connection: the rule for each statement, by its name.
 #[derive(Default)]
-struct Messages {
-    bytes: Vec<u8>,
-    is_started: bool,
-    statements: HashMap<Vec<u8>, Rule>,
-}
+struct Statements(HashMap<Vec<u8>, Rule>);
 
-impl Messages {
-    fn next(&mut self) -> Option<(Vec<u8>, Rule)> {
-        const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-        let kind = usize::from(self.is_started);
-        let length = self.bytes.get(kind..kind + 4)?.try_into().map(u32::from_be_bytes).unwrap();
-        let end = kind + length as usize;
-        if self.bytes.len() < end {
-            return None;
-        }
-        let message: Vec<u8> = self.bytes.drain(..end).collect();
-        if !self.is_started {
-            self.is_started = message != SSL_REQUEST;
-            return Some((message, |rules| rules.rest));
-        }
-        let rule = self.rule(&message);
-        Some((message, rule))
-    }
-
+impl Statements {
+    /// The rule for a message.
     fn rule(&mut self, message: &[u8]) -> Rule {
         let mut texts = message[5..].split(|byte| *byte == 0);
         match (message[0], texts.next(), texts.next()) {
@@ -179,11 +159,11 @@ impl Messages {
                 } else {
                     |rules| rules.rest
                 };
-                self.statements.insert(name.to_vec(), rule);
+                self.0.insert(name.to_vec(), rule);
                 |rules| rules.rest
             }
             // Bind: the portal's name and the statement's.
-            (b'B', Some(_), Some(name)) => self.statements.get(name).copied().unwrap_or(|rules| rules.rest),
+            (b'B', Some(_), Some(name)) => self.0.get(name).copied().unwrap_or(|rules| rules.rest),
             _ => |rules| rules.rest,
         }
     }

@@ -1,8 +1,7 @@
 //! A node that cannot follow the log asks the database who may do what, or lets nobody in.
 
-use fulexo_tests::{Client, Node};
+use fulexo_tests::{Client, Node, cut_off};
 
-use crate::poison::poison;
 use crate::{eventually, health, revoke};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -10,8 +9,7 @@ async fn a_node_that_cannot_follow_the_log_asks_the_database_who_may_do_what() {
     let node = Node::start().await;
     let there = Node::join(&node.database).await;
     let (admin, ann, bob) = (node.admin().await, node.auditor().await, node.customer().await);
-    poison(&node.database).await;
-    eventually("the lease has run out", async || !there.app().gate.holds_lease()).await;
+    cut_off(&there).await;
 
     let at = |client: &Client| Client { url: there.url.clone(), ..client.clone() };
     assert_eq!(at(&ann).get("/v1/audit/events").await.status, 200);

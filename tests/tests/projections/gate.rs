@@ -12,10 +12,8 @@ use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_projections::gate::{Claim, Gate, LEASE, Verdict, permissions_in};
-use fulexo_tests::{Database, operator};
+use fulexo_tests::{Database, draft, operator};
 use uuid::Uuid;
-
-use crate::draft;
 
 /// A gate that knows nothing yet, and holds no lease.
 async fn gate() -> Gate {
@@ -50,7 +48,7 @@ fn current(roles: &[&str]) -> Verdict {
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {
-    Arc::new(draft(event, stream).recorded(position, operator().now, position + 1))
+    Arc::new(draft(event, stream).prepare().unwrap().recorded(position, operator().now, position + 1))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +142,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     assert!(matches!(judged(&gate, 0, &[]), Verdict::Current { elevated: Some(_), .. }));
 
     // As many as it keeps, which are younger.
-    let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3));
+    let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap();
     let events: Vec<_> = (1..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
     gate.observe(&events);
     gate.renew_lease(Instant::now());
@@ -157,7 +155,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
 async fn a_token_older_than_the_gates_memory_is_unknown() {
     let gate = gate().await;
     gate.renew_lease(Instant::now());
-    let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)));
+    let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap());
     // One more than it keeps.
     let events: Vec<_> = (0..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
     gate.observe(&events);

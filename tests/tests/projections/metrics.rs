@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use fulexo_projections::projection::Projection;
-use fulexo_tests::Node;
+use fulexo_tests::{Node, poison};
 
-use crate::poison::poison;
 use crate::{caught_up, eventually, health, log_size, rebuilt};
 
 /// Every sample by its name and labels; each family is announced before its samples.
@@ -40,10 +39,12 @@ async fn metrics_tell_where_the_log_the_views_and_the_gate_are() {
     caught_up(&node, &admin).await;
     eventually("this node has seen the new version", async || health(&node).await["projections"][0]["version"] == 2)
         .await;
+    // On a busy machine a lease may be late.
+    eventually("this node holds its lease", async || scraped(&node).await["fulexo_gate_holds_lease"] == 1).await;
     let (size, samples) = (log_size(&node).await, scraped(&node).await);
     assert_eq!(samples["fulexo_log_size"], size);
     assert_eq!(samples["fulexo_gate_applied"], size);
-    assert_eq!((samples["fulexo_gate_holds_lease"], samples["fulexo_postgres_up"]), (1, 1));
+    assert_eq!(samples["fulexo_postgres_up"], 1);
     for projection in Projection::ALL {
         let told = ["position", "lag", "stopped", "version"].map(|name| samples[&of(name, projection)]);
         let version = if projection == Projection::Accounts { 2 } else { 1 };

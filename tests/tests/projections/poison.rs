@@ -1,40 +1,10 @@
 //! An event that a view cannot apply stops it, shows, and is not skipped.
 
-use fulexo_domain::account::AccountEvent;
-use fulexo_domain::leaf;
 use fulexo_projections::projection::Projection;
-use fulexo_tests::{Database, Node, operator};
+use fulexo_tests::{Node, poison};
 use serde_json::{Value, json};
-use sqlx::Connection;
-use uuid::Uuid;
 
-use crate::{caught_up, draft, eventually, health, log_size, superuser};
-
-/// Appends a sound event and, right behind it, one of a type that nobody knows. Answers with the latter's position.
-pub async fn poison(database: &Database) -> u64 {
-    let (now, good) = (operator().now, Uuid::from_u128(1));
-    let sound = draft(AccountEvent::Registered {}, good).leaf(now, 1);
-    let text = String::from_utf8(sound.clone()).unwrap();
-    let poison =
-        text.replace("account.registered", "account.reinvented").replace(&good.to_string(), &Uuid::nil().to_string());
-
-    let mut connection = superuser(database).await;
-    let mut transaction = connection.begin().await.unwrap();
-    let head: i64 =
-        sqlx::query_scalar("select position from log.head for update").fetch_one(&mut *transaction).await.unwrap();
-    sqlx::query("alter table log.event_0 disable trigger append_only").execute(&mut *transaction).await.unwrap();
-    for (position, stream, leaf) in [(head, good, sound), (head + 1, Uuid::nil(), poison.into_bytes())] {
-        let statement = "insert into log.event_0 (position, stream_id, category, version, leaf, leaf_hash)
-                         values ($1, $2, 'account', 1, $3, $4)";
-        let hash = leaf::hash(&leaf).to_vec();
-        let insert = sqlx::query(statement).bind(position).bind(stream).bind(leaf).bind(hash);
-        insert.execute(&mut *transaction).await.unwrap();
-    }
-    sqlx::query("alter table log.event_0 enable always trigger append_only").execute(&mut *transaction).await.unwrap();
-    sqlx::query("update log.head set position = position + 2").execute(&mut *transaction).await.unwrap();
-    transaction.commit().await.unwrap();
-    head.unsigned_abs() + 1
-}
+use crate::{caught_up, eventually, health, log_size, superuser};
 
 fn view<'a>(health: &'a Value, name: &str) -> &'a Value {
     health["projections"].as_array().unwrap().iter().find(|view| view["name"] == name).unwrap()

@@ -12,7 +12,7 @@ use crate::{log_size, superuser};
 #[tokio::test(flavor = "multi_thread")]
 async fn the_past_by_ranges_is_the_past_by_replay_at_every_position() {
     let (node, mailbox) = start().await;
-    mixed_load(&node, &mailbox).await;
+    mixed_load(&node, &mailbox, 1).await;
     let events = log(&node).await;
     let mut live = application(&node.database).await;
     let mut replayed = scratch(&node.database).await;
@@ -34,7 +34,7 @@ async fn the_past_by_ranges_is_the_past_by_replay_at_every_position() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_is_the_same_however_the_log_is_cut_into_batches() {
     let (node, mailbox) = start().await;
-    mixed_load(&node, &mailbox).await;
+    mixed_load(&node, &mailbox, 1).await;
     let events = log(&node).await;
     let mut live = application(&node.database).await;
     let last = i64::try_from(events.len() - 1).unwrap();
@@ -58,7 +58,7 @@ async fn a_history_is_the_same_however_the_log_is_cut_into_batches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_past_that_was_altered_is_found_out() {
     let (node, mailbox) = start().await;
-    mixed_load(&node, &mailbox).await;
+    mixed_load(&node, &mailbox, 1).await;
     let events = log(&node).await;
     let mut replayed = scratch(&node.database).await;
     replayed.apply(&events).await.unwrap();

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, RolledBack, rebuild, roll_back};
 use fulexo_projections::status::{Building, statuses};
-use fulexo_tests::{Client, Database, Node, history};
+use fulexo_tests::{Client, Database, Node, history, poison};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::Notify;
 
-use crate::poison::poison;
 use crate::{caught_up, eventually, health, log_size, rebuilt, superuser};
 
 async fn rolled_back(database: &Database, projection: Projection) -> Result<RolledBack, RebuildError> {

@@ -13,7 +13,7 @@ mod turn;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
@@ -22,14 +22,17 @@ use fulexo_api::clock;
 use fulexo_commands::log::relay::RelayState;
 use fulexo_commands::log::{AppendRequest, EventLog, Hooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
-use fulexo_domain::event::{Actor, Category, Event, Stream};
 use fulexo_domain::leaf::{self, Draft};
 use fulexo_projections::access;
-use fulexo_tests::{Database, NatsCluster, Node, eventually, operator, superuser};
+use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, superuser};
 use futures_util::StreamExt;
+use sqlx::PgPool;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use uuid::Uuid;
+
+/// How long a copy may stand still.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The variables of a node that copies the log there.
 fn env(database: &Database, nats_url: &str, replicas: usize) -> BTreeMap<String, String> {
@@ -53,32 +56,20 @@ async fn join(node: &Node, nats: &NatsCluster) -> Node {
 /// Appends so many failed logins of people who do not exist.
 async fn append(database: &Database, count: usize) {
     let pool = fulexo_api::app::connect(&database.url(), 4).await.unwrap();
+    append_by(&pool, count).await;
+    pool.close().await;
+}
+
+/// The same by a pool that goes on.
+async fn append_by(pool: &PgPool, count: usize) {
     let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (_stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
-    let stream = Stream { category: Category::Authentication, id: operator().new_id() };
-    let event = || {
-        let id = operator().new_id();
-        let event: Event = AuthenticationEvent::Failed {
-            factor: Factor::Password,
-            reason: FailureReason::WrongPassword,
-            device: None,
-        }
-        .into();
-        let draft = Draft {
-            id,
-            stream,
-            subject: None,
-            actor: Actor::System,
-            correlation: id,
-            causation: None,
-            policy_version: 1,
-            event,
-            sealed: Vec::new(),
-        };
-        draft.prepare().unwrap()
-    };
+    let stream = operator().new_id();
+    let failed =
+        AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword, device: None };
+    let event = || Draft { subject: None, ..draft(failed.clone(), stream) }.prepare().unwrap();
     let mut left = count;
     while left > 0 {
         let now = left.min(512);
@@ -88,7 +79,6 @@ async fn append(database: &Database, count: usize) {
     }
     drop(log);
     sequencer.await.unwrap();
-    pool.close().await;
 }
 
 fn relay_state(node: &Node) -> RelayState {
@@ -107,23 +97,23 @@ async fn epoch(database: &Database) -> Uuid {
 
 /// Waits until one of these nodes has copied the whole log; answers with the stream's name.
 async fn copied(nodes: &[&Node]) -> String {
-    let states = || nodes.iter().map(|node| relay_state(node));
-    let copying = async {
-        loop {
-            let size = size(&nodes[0].database).await;
-            let done = states().find(|state| state.is_here && state.position == size && size > 0);
-            if let Some(stream) = done.and_then(|state| state.stream) {
-                return stream;
-            }
-            sleep(Duration::from_millis(20)).await;
+    let states = || -> Vec<RelayState> { nodes.iter().map(|node| relay_state(node)).collect() };
+    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail. So long as the copy
+    // grows, it is waited for.
+    let (mut last, mut since) = (Vec::new(), Instant::now());
+    loop {
+        let (size, now) = (size(&nodes[0].database).await, states());
+        let done = now.iter().find(|state| state.is_here && state.position == size && size > 0);
+        if let Some(stream) = done.and_then(|state| state.stream.clone()) {
+            return stream;
         }
-    };
-    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail.
-    let Ok(stream) = timeout(Duration::from_secs(90), copying).await else {
-        let size = size(&nodes[0].database).await;
-        panic!("the log has {size} events, and the copies are {:?}", states().collect::<Vec<_>>());
-    };
-    stream
+        let positions: Vec<u64> = now.iter().map(|state| state.position).collect();
+        if positions != last {
+            (last, since) = (positions, Instant::now());
+        }
+        assert!(since.elapsed() < PATIENCE, "the log has {size} events, and the copies are {now:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A message as a consumer gets it.

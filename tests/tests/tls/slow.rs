@@ -48,7 +48,7 @@ async fn listen(authority: &Authority) -> u16 {
 /// Reads until the service closes the connection.
 async fn closes(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.expect("never closed");
+    let _ = timeout(Duration::from_secs(60), stream.read_to_end(&mut bytes)).await.expect("never closed");
     bytes
 }
 
@@ -61,7 +61,7 @@ async fn who_does_not_begin_or_finish_a_handshake_is_dropped_and_hinders_nobody(
     let mut silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let mut stalled = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stalled.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await.unwrap();
-    let answer = timeout(Duration::from_secs(10), client.get("/")).await.expect("hindered");
+    let answer = timeout(Duration::from_secs(60), client.get("/")).await.expect("hindered");
     assert_eq!((answer.status, answer.text.as_str()), (200, "here"));
     assert!(closes(&mut silent).await.is_empty());
     assert!(closes(&mut stalled).await.is_empty());
@@ -103,7 +103,7 @@ async fn who_stops_reading_is_dropped() {
     }
     // Both places come free although both streams are still open here.
     let client = Client { tls: Some(config), ..Client::new(&format!("https://localhost:{port}")) };
-    let answer = timeout(Duration::from_secs(10), client.get("/")).await.expect("hindered");
+    let answer = timeout(Duration::from_secs(60), client.get("/")).await.expect("hindered");
     assert_eq!((answer.status, answer.text.as_str()), (200, "here"));
     drop(stuck);
 }

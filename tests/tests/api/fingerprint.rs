@@ -1,0 +1,650 @@
+//! A refresh from somewhere that looks different: by policy it is recorded, holds the session until its owner has
+//! proved themselves, or ends it. And whoever has only a copy of a token gets nothing by it.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use fulexo_domain::event::Field;
+use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, cut_off, eventually, log_size, operator, there};
+use futures_util::future::join_all;
+use hyper::Method;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+const NEWER_FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:141.0) Gecko/20100101 Firefox/141.0.2";
+const CHROME: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0 Safari/537.36";
+const EDGE: &str =
+    "Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0 Safari/537.36 Edg/141.0.3537.57";
+const SAFARI: &str = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Safari/605.1.15";
+const SWEDISH: &str = "sv-SE,sv;q=0.9,en;q=0.8";
+const WRONG: &str = "not-the-Passw0rd!";
+const SESSION: &str = "/v1/auth/session";
+
+/// The same client, looking like this.
+fn looking(client: &Client, user_agent: &str, languages: &str) -> Client {
+    let headers = [("user-agent", user_agent), ("accept-language", languages)];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    Client { headers, ..client.clone() }
+}
+
+fn in_chrome(client: &Client) -> Client {
+    looking(client, CHROME, SWEDISH)
+}
+
+/// Somebody with these roles, logged in with Firefox and in Swedish.
+async fn arrive(node: &Node, roles: &[&str]) -> Client {
+    let (email, account) = node.register(roles).await;
+    come_back(node, &email, account).await
+}
+
+async fn come_back(node: &Node, email: &str, account: Uuid) -> Client {
+    let mut client = looking(&node.anonymous(), FIREFOX, SWEDISH);
+    let answer = client.post("/v1/auth/login", json!({"email": email, "password": PASSWORD})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    client.email = email.to_owned();
+    client.account = account;
+    client.log_in_with(&answer);
+    client
+}
+
+/// Presents the client's refresh token.
+async fn present(client: &Client) -> Answer {
+    client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await
+}
+
+/// Refreshes, which must work; the same client with the new tokens.
+async fn refreshed(client: &Client) -> Client {
+    let answer = present(client).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut client = client.clone();
+    client.log_in_with(&answer);
+    client
+}
+
+async fn is_held(client: &Client) -> bool {
+    let session = client.get(SESSION).await;
+    assert_eq!(session.status, 200, "{session:?}");
+    session.json["held"].as_bool().unwrap()
+}
+
+async fn step_up(client: &Client, password: &str) -> Answer {
+    client.post("/v1/auth/step-up", json!({"password": password})).await
+}
+
+#[track_caller]
+fn assert_held(answer: &Answer) {
+    assert_eq!((answer.status, answer.code()), (403, "step_up_required"), "{answer:?}");
+}
+
+async fn enforce(node: &Node, edit: impl FnOnce(&mut Value)) {
+    let admin = node.admin().await;
+    let mut policy = admin.get("/v1/policy").await.json;
+    policy.as_object_mut().unwrap().remove("version");
+    policy["reason"] = json!("to see what it does");
+    edit(&mut policy);
+    let answer = admin.put("/v1/policy", policy).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+async fn set_action(node: &Node, action: &str) {
+    enforce(node, |policy| policy["sessions"]["fingerprint"] = json!(action)).await;
+}
+
+/// Events of a session: its position in the log, its type, all of it.
+async fn events_of(database: &Database, session: Uuid) -> Vec<(i64, String, Value)> {
+    let superuser = PgPool::connect(&database.superuser_url()).await.unwrap();
+    let rows: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select position, leaf from log.event where stream_id = $1 order by position")
+            .bind(session)
+            .fetch_all(&superuser)
+            .await
+            .unwrap();
+    let event = |(position, leaf): (i64, Vec<u8>)| {
+        let leaf: Value = serde_json::from_slice(&leaf).unwrap();
+        (position, leaf["type"].as_str().unwrap().to_owned(), leaf)
+    };
+    rows.into_iter().map(event).collect()
+}
+
+async fn types_of(node: &Node, client: &Client) -> Vec<String> {
+    events_of(&node.database, client.session).await.into_iter().map(|(_, event_type, _)| event_type).collect()
+}
+
+const STARTED: &str = "session.started";
+const REFRESHED: &str = "session.refreshed";
+const MISMATCHED: &str = "session.fingerprint_mismatched";
+const ELEVATED: &str = "session.elevated";
+const REUSED: &str = "session.refresh_reused";
+const REVOKED: &str = "session.revoked";
+
+/// Who ended the session.
+async fn revoked_by(node: &Node, client: &Client) -> Value {
+    let events = events_of(&node.database, client.session).await;
+    let (_, event_type, leaf) = events.last().unwrap();
+    assert_eq!(event_type, REVOKED, "{leaf}");
+    leaf["data"]["by"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_from_the_same_browser_passes_unnoticed_and_from_a_newer_one_too() {
+    let node = Node::start().await;
+    let mut ann = arrive(&node, &["customer"]).await;
+    for user_agent in [FIREFOX, NEWER_FIREFOX, FIREFOX] {
+        ann = refreshed(&looking(&ann, user_agent, SWEDISH)).await;
+        assert!(!is_held(&ann).await);
+        assert_eq!(ann.get("/v1/me").await.status, 200);
+    }
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, REFRESHED, REFRESHED]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_say_nothing_of_themselves_look_alike() {
+    let node = Node::start().await;
+    let ann = refreshed(&node.customer().await).await;
+    assert!(!is_held(&ann).await);
+    let tool = refreshed(&ann.with_header("user-agent", "curl/8.1")).await;
+    assert!(is_held(&tool).await, "and one that does looks different");
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, MISMATCHED, REFRESHED]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_browser_and_other_languages_look_different() {
+    let node = Node::start().await;
+    for (user_agent, languages) in [
+        (CHROME, SWEDISH),
+        (EDGE, SWEDISH),
+        (SAFARI, SWEDISH),
+        ("curl/8.1", SWEDISH),
+        ("", SWEDISH),
+        (FIREFOX, "en-GB"),
+        (FIREFOX, ""),
+        ("", ""),
+    ] {
+        let ann = arrive(&node, &["customer"]).await;
+        let elsewhere = refreshed(&looking(&ann, user_agent, languages)).await;
+        assert!(is_held(&elsewhere).await, "{user_agent:?} {languages:?}");
+        assert_eq!(types_of(&node, &ann).await, [STARTED, MISMATCHED, REFRESHED], "{user_agent:?} {languages:?}");
+    }
+}
+
+/// Every operation of the document that needs a caller: its id, method, path and the media type of its body.
+async fn guarded(node: &Node) -> Vec<(String, Method, String, Option<String>)> {
+    let document = node.anonymous().get("/openapi.json").await.json;
+    let mut found = Vec::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+            if operation["security"].as_array().is_none_or(Vec::is_empty) {
+                continue;
+            }
+            let body = operation.pointer("/requestBody/content").and_then(Value::as_object);
+            let media_type = body.and_then(|content| content.keys().next()).cloned();
+            let segments: Vec<String> = path
+                .split('/')
+                .map(|segment| {
+                    let named = segment.starts_with('{') || segment.starts_with(':');
+                    if !named {
+                        return segment.to_owned();
+                    }
+                    if segment.contains("role") { "auditor".into() } else { operator().new_id().to_string() }
+                })
+                .collect();
+            found.push((id, method.to_uppercase().parse().unwrap(), segments.join("/"), media_type));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_session_is_good_for_nothing_but_seeing_itself_a_step_up_and_the_way_out() {
+    let node = Node::start().await;
+    let admin = arrive(&node, &["admin", "auditor", "customer"]).await;
+    let held = refreshed(&in_chrome(&admin)).await;
+    let size = log_size(&node).await;
+    let operations = guarded(&node).await;
+    assert!(operations.len() >= 35, "{operations:?}");
+    let mut let_in = BTreeSet::new();
+    for (id, method, path, media_type) in &operations {
+        if ["create_logout", "create_step_up"].contains(&id.as_str()) {
+            let_in.insert(id.clone());
+            continue;
+        }
+        let body = match media_type.as_deref() {
+            Some("application/json") => "{}",
+            Some(_) => "token=x",
+            None => "",
+        };
+        let answer = held.send(method.clone(), path, media_type.as_deref(), body).await;
+        if answer.status == 200 {
+            let_in.insert(id.clone());
+        } else {
+            assert_eq!((answer.status, answer.code()), (403, "step_up_required"), "{id} {method} {path}: {answer:?}");
+        }
+    }
+    let own = ["create_logout", "create_step_up", "get_current_session"].map(str::to_owned);
+    assert_eq!(let_in, own.into());
+    assert_eq!(log_size(&node).await, size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_session_is_refused_what_it_could_do_before_and_by_whoever_asks_for_it() {
+    let node = Node::start().await;
+    let admin = arrive(&node, &["admin", "customer"]).await;
+    let expires_at = operator().now + TimeDelta::days(1);
+    let key = json!({"name": "gateway", "permissions": ["tokens.introspect"], "expires_at": expires_at});
+    let key = admin.post("/v1/api-keys", key).await;
+    let gateway = Client { access_token: key.json["secret"].as_str().map(str::to_owned), ..node.anonymous() };
+    let is_active = async |client: &Client| {
+        let body = format!("token={}", client.access_token.as_deref().unwrap());
+        let form = Some("application/x-www-form-urlencoded");
+        gateway.send(Method::POST, "/v1/auth/introspect", form, &body).await.json["active"].clone()
+    };
+    let held = refreshed(&in_chrome(&admin)).await;
+    for path in [
+        "/v1/me",
+        "/v1/me/sessions",
+        "/v1/me/events",
+        "/v1/accounts",
+        "/v1/sessions",
+        "/v1/roles",
+        "/v1/policy",
+        "/v1/api-keys",
+    ] {
+        assert_held(&held.get(path).await);
+    }
+    let suspend = format!("/v1/accounts/{}/suspend", operator().new_id());
+    assert_held(&held.post(&suspend, json!({"reason": "r"})).await);
+    assert_held(&held.delete(&format!("/v1/me/sessions/{}", held.session)).await);
+    assert_eq!(is_active(&held).await, json!(false), "to a service its token is worth nothing");
+    assert_eq!(held.get(SESSION).await.json["held"], json!(true));
+    assert_eq!(step_up(&held, PASSWORD).await.status, 200);
+    assert_eq!(is_active(&held).await, json!(true));
+    assert_eq!(held.get("/v1/accounts").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_session_can_be_logged_out_of() {
+    let node = Node::start().await;
+    let held = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    assert_eq!(held.post_nothing("/v1/auth/logout").await.status, 204);
+    assert_eq!(held.get(SESSION).await.status, 401);
+    assert_eq!(present(&held).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_up_frees_a_held_session_at_once_here_and_soon_elsewhere() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    let held = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    let elsewhere = there(&other, &held);
+    assert_held(&held.get("/v1/me").await);
+    assert_held(&elsewhere.get("/v1/me").await);
+    assert_eq!(step_up(&held, WRONG).await.status, 401);
+    assert_held(&held.get("/v1/me").await);
+    let elevated = step_up(&held, PASSWORD).await;
+    assert_eq!(elevated.status, 200, "{elevated:?}");
+    assert_eq!(held.get("/v1/me").await.status, 200, "with the very token that was held");
+    assert!(!is_held(&held).await);
+    eventually("the other node learns of it", async || elsewhere.get("/v1/me").await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_up_elsewhere_frees_a_held_session_without_nats_too() {
+    let database = Arc::new(Database::create().await);
+    let mut env = database.env();
+    env.remove("NATS_URL");
+    let (node, other) = (Node::with(&database, env.clone()).await, Node::with(&database, env).await);
+    let held = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    assert_held(&there(&other, &held).get("/v1/me").await);
+    assert_eq!(step_up(&there(&other, &held), PASSWORD).await.status, 200);
+    eventually("the other node learns of it", async || held.get("/v1/me").await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_node_knows_who_is_held_and_who_was_freed() {
+    let node = Node::start().await;
+    let held = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    let freed = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    assert_eq!(step_up(&freed, PASSWORD).await.status, 200);
+    let database = Arc::clone(&node.database);
+    node.stop().await;
+    let node = Node::join(&database).await;
+    let (held, freed) = (there(&node, &held), there(&node, &freed));
+    assert_held(&held.get("/v1/me").await);
+    assert_eq!(freed.get("/v1/me").await.status, 200);
+    assert!(!is_held(&refreshed(&freed).await).await);
+    let held = refreshed(&held).await;
+    assert!(is_held(&held).await, "a refresh frees nobody");
+    assert_eq!(step_up(&held, PASSWORD).await.status, 200);
+    assert_eq!(held.get("/v1/me").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_follow_the_log_asks_the_database_who_is_held_and_who_was_freed() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    let before = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    let freed = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    assert_eq!(step_up(&freed, PASSWORD).await.status, 200);
+    cut_off(&other).await;
+    assert_held(&there(&other, &before).get("/v1/me/sessions").await);
+    assert_eq!(there(&other, &freed).get("/v1/me/sessions").await.status, 200);
+    assert_eq!(step_up(&before, PASSWORD).await.status, 200);
+    assert_eq!(there(&other, &before).get("/v1/me/sessions").await.status, 200, "at once");
+    let again = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    assert_held(&there(&other, &again).get("/v1/me/sessions").await);
+    assert_eq!(step_up(&there(&other, &again), PASSWORD).await.status, 200);
+    assert_eq!(there(&other, &again).get("/v1/me/sessions").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_freed_refreshes_from_there_are_clean_and_from_before_look_different() {
+    let node = Node::start().await;
+    let ann = arrive(&node, &["customer"]).await;
+    let mut freed = refreshed(&refreshed(&in_chrome(&ann)).await).await;
+    assert!(is_held(&freed).await, "still held after another refresh");
+    assert_eq!(step_up(&freed, PASSWORD).await.status, 200);
+    for _ in 0..3 {
+        freed = refreshed(&freed).await;
+        assert!(!is_held(&freed).await);
+    }
+    let expected = [STARTED, MISMATCHED, REFRESHED, REFRESHED, ELEVATED, REFRESHED, REFRESHED, REFRESHED];
+    assert_eq!(types_of(&node, &ann).await, expected);
+    let back = refreshed(&looking(&freed, FIREFOX, SWEDISH)).await;
+    assert!(is_held(&back).await);
+    assert_eq!(types_of(&node, &ann).await[8..], [MISMATCHED, REFRESHED]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mismatch_is_recorded_with_what_was_done_and_where_from_is_sealed() {
+    let node = Node::start().await;
+    let ann = arrive(&node, &["customer"]).await;
+    refreshed(&in_chrome(&ann)).await;
+    let events = events_of(&node.database, ann.session).await;
+    let (position, _, event) = &events[1];
+    assert_eq!(event["type"], MISMATCHED);
+    assert_eq!(event["data"]["action"], json!("require_step_up"));
+    let fingerprint = |event: &Value| event["data"]["fingerprint"].as_str().unwrap().to_owned();
+    assert_ne!(fingerprint(event), fingerprint(&events[0].2));
+    assert_eq!((&event["subject"], &event["actor"]["id"]), (&json!(ann.account), &json!(ann.account)));
+    assert_eq!(event["sealed"][0]["fields"], json!(["ip", "user_agent"]));
+    for personal in ["Chrome", "sv-SE", "127.0.0.1"] {
+        assert!(!event.to_string().contains(personal), "{event}");
+    }
+    let opened = node.app().commands.vault().open_personal(&[*position]).await.unwrap();
+    let opened = &opened[position];
+    assert_eq!((opened.get(Field::Ip), opened.get(Field::UserAgent)), (Some("127.0.0.1"), Some(CHROME)));
+    let mine = looking(&ann, FIREFOX, SWEDISH).seeing(log_size(&node).await - 1).get("/v1/me/events").await;
+    assert!(mine.text.contains(MISMATCHED), "its owner sees it: {mine:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_500_wrong_step_ups_at_once_in_a_held_session_five_are_evaluated() {
+    let node = Node::start().await;
+    let held = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
+    let size = log_size(&node).await;
+    let mut refused = 0;
+    for answer in join_all((0..500).map(|_| step_up(&held, WRONG))).await {
+        match answer.status {
+            401 => refused += 1,
+            // No place in the pool: then nothing was counted either.
+            _ => assert_eq!((answer.status, answer.code()), (503, "overloaded"), "{answer:?}"),
+        }
+    }
+    let right = step_up(&held, PASSWORD).await;
+    assert_eq!((right.status, right.code()), (401, "invalid_credentials"), "locked: {right:?}");
+    assert_held(&held.get("/v1/me").await);
+    let superuser = PgPool::connect(&node.database.superuser_url()).await.unwrap();
+    let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event where position >= $1")
+        .bind(i64::try_from(size).unwrap())
+        .fetch_all(&superuser)
+        .await
+        .unwrap();
+    let leaves: Vec<Value> = leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect();
+    let count = |reason: &str| leaves.iter().filter(|leaf| leaf["data"]["reason"] == reason).count();
+    assert_eq!((count("wrong_password"), count("locked")), (5, refused - 5 + 1));
+    assert_eq!(leaves.iter().filter(|leaf| leaf["type"] == "authentication.locked_out").count(), 1);
+    assert!(is_held(&refreshed(&held).await).await, "and held it stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_says_who_it_is_must_be_the_one_that_logged_in() {
+    let node = Node::start().await;
+    let refresh = async |client: &Client, device: &str| {
+        let body = json!({"refresh_token": client.refresh_token, "device_token": device});
+        let answer = client.post("/v1/auth/refresh", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let mut client = client.clone();
+        client.log_in_with(&answer);
+        client
+    };
+    let (ann, bob) = (arrive(&node, &["customer"]).await, arrive(&node, &["customer"]).await);
+    let own = refresh(&ann, &ann.device_token).await;
+    assert!(!is_held(&own).await, "its own");
+    assert!(!is_held(&refreshed(&own).await).await, "or none at all");
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, REFRESHED]);
+    let second = come_back(&node, &ann.email, ann.account).await;
+    assert_ne!(second.device_token, ann.device_token);
+    let mut altered = ann.device_token.clone();
+    altered.replace_range(0..1, if altered.starts_with('A') { "B" } else { "A" });
+    let garbage = ["", "garbage", &"A".repeat(43), &"🔑".repeat(43), &altered];
+    for device in garbage.into_iter().chain([bob.device_token.as_str(), second.device_token.as_str()]) {
+        let client = come_back(&node, &ann.email, ann.account).await;
+        let other = refresh(&client, device).await;
+        assert!(is_held(&other).await, "{device:?}");
+        assert_eq!(types_of(&node, &client).await, [STARTED, MISMATCHED, REFRESHED], "{device:?}");
+    }
+    let again = json!({"email": ann.email, "password": PASSWORD, "device_token": ann.device_token});
+    let again = looking(&node.anonymous(), FIREFOX, SWEDISH).post("/v1/auth/login", again).await;
+    let mut known = looking(&node.anonymous(), FIREFOX, SWEDISH);
+    known.log_in_with(&again);
+    assert!(!is_held(&refresh(&known, &ann.device_token).await).await, "the same device in its next session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_policy_is_to_record_a_mismatch_changes_nothing_else() {
+    let node = Node::start().await;
+    enforce(&node, |policy| {
+        policy["sessions"]["fingerprint"] = json!("record");
+        policy["sessions"]["refresh_grace_seconds"] = json!(60);
+    })
+    .await;
+    let ann = arrive(&node, &["customer"]).await;
+    let elsewhere = refreshed(&in_chrome(&ann)).await;
+    assert!(!is_held(&elsewhere).await);
+    assert_eq!(elsewhere.get("/v1/me").await.status, 200);
+    let events = events_of(&node.database, ann.session).await;
+    assert_eq!(types_of(&node, &ann).await, [STARTED, MISMATCHED, REFRESHED]);
+    assert_eq!(events[1].2["data"]["action"], json!("record"));
+    assert_eq!(
+        present(&ann).await.json["refresh_token"],
+        json!(elsewhere.refresh_token),
+        "two tabs, whatever they look like"
+    );
+    refreshed(&elsewhere).await;
+    assert_eq!(types_of(&node, &ann).await, [STARTED, MISMATCHED, REFRESHED, REFRESHED], "noted once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_policy_is_to_revoke_a_mismatch_ends_the_session() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    set_action(&node, "revoke").await;
+    let ann = refreshed(&arrive(&node, &["customer"]).await).await;
+    assert!(!is_held(&ann).await, "the same browser is let in");
+    let refused = present(&in_chrome(&ann)).await;
+    assert_eq!((refused.status, refused.code()), (401, "invalid_credentials"), "{refused:?}");
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, MISMATCHED, REVOKED]);
+    assert_eq!(revoked_by(&node, &ann).await, json!("fingerprint"));
+    assert_eq!(events_of(&node.database, ann.session).await[2].2["data"]["action"], json!("revoke"));
+    let ended = ann.get(SESSION).await;
+    assert_eq!((ended.status, ended.code()), (401, "invalid_token"), "{ended:?}");
+    assert_eq!(present(&ann).await.status, 401, "its owner logs in again");
+    let elsewhere = there(&other, &ann);
+    eventually("the other node learns of it", async || elsewhere.get(SESSION).await.status == 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_action_holds_for_sessions_that_began_before() {
+    let node = Node::start().await;
+    let (ann, bob) = (arrive(&node, &["customer"]).await, arrive(&node, &["customer"]).await);
+    let held = refreshed(&in_chrome(&bob)).await;
+    set_action(&node, "record").await;
+    assert!(!is_held(&refreshed(&in_chrome(&ann)).await).await);
+    assert!(is_held(&held).await, "what is held stays held");
+    assert!(is_held(&refreshed(&held).await).await);
+    assert_eq!(step_up(&held, PASSWORD).await.status, 200);
+    assert!(!is_held(&held).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_just_spent_is_answered_to_the_same_browser_and_ends_the_session_from_another() {
+    let node = Node::start().await;
+    // As long as a grace can be: the test may be slow.
+    enforce(&node, |policy| policy["sessions"]["refresh_grace_seconds"] = json!(60)).await;
+    let ann = arrive(&node, &["customer"]).await;
+    let next = refreshed(&ann).await;
+    assert_eq!(refreshed(&looking(&ann, NEWER_FIREFOX, SWEDISH)).await.refresh_token, next.refresh_token);
+    let size = log_size(&node).await;
+    let stolen = present(&in_chrome(&ann)).await;
+    assert_eq!((stolen.status, stolen.code()), (401, "invalid_credentials"), "{stolen:?}");
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, REUSED, REVOKED]);
+    assert_eq!(revoked_by(&node, &ann).await, json!("reuse"));
+    assert_eq!(log_size(&node).await, size + 2);
+    assert_eq!(next.get(SESSION).await.status, 401);
+    assert_eq!(present(&next).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_robbed_of_a_token_ends_the_session_by_using_it() {
+    let node = Node::start().await;
+    enforce(&node, |policy| policy["sessions"]["refresh_grace_seconds"] = json!(60)).await;
+    let ann = arrive(&node, &["customer"]).await;
+    let thief = refreshed(&in_chrome(&ann)).await;
+    assert!(is_held(&thief).await);
+    assert_eq!(present(&ann).await.status, 401, "the owner comes too late, even within the grace");
+    assert_eq!(revoked_by(&node, &ann).await, json!("reuse"));
+    assert_eq!(thief.get(SESSION).await.status, 401);
+    assert_eq!(step_up(&thief, PASSWORD).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_captured_with_its_idempotency_key_gives_nothing_to_another_browser() {
+    let node = Node::start().await;
+    let ann = arrive(&node, &["customer"]).await;
+    let keyed = ann.with_header("idempotency-key", "a key");
+    let next = refreshed(&keyed).await;
+    assert_eq!(refreshed(&keyed).await.refresh_token, next.refresh_token, "the owner's own answer once more");
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED]);
+    let captured = in_chrome(&ann).with_header("idempotency-key", "a key");
+    let replayed = present(&captured).await;
+    assert_eq!((replayed.status, replayed.code()), (401, "invalid_credentials"), "{replayed:?}");
+    assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, REUSED, REVOKED]);
+    assert_eq!(next.get(SESSION).await.status, 401);
+    assert_eq!(present(&next).await.status, 401);
+    assert_eq!(present(&keyed).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_captured_refresh_that_is_replayed_at_the_same_moment_gives_one_of_both_nothing() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    for round in 0..60 {
+        let ann = arrive(&node, &["customer"]).await;
+        let key = format!("key {round}");
+        let owner = ann.with_header("idempotency-key", &key);
+        let thief = there(&other, &in_chrome(&ann)).with_header("idempotency-key", &key);
+        let (owners, thiefs) = tokio::join!(present(&owner), present(&thief));
+        assert!(owners.status == 401 || thiefs.status == 401, "round {round}: {owners:?} {thiefs:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_fifty_refreshes_of_one_token_at_once_from_two_browsers_no_two_families_come() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    for _ in 0..5 {
+        let ann = arrive(&node, &["customer"]).await;
+        let (here, elsewhere) = (ann.clone(), there(&other, &in_chrome(&ann)));
+        let presented = (0..50).map(|number| present(if number % 2 == 0 { &here } else { &elsewhere }));
+        let mut tokens = BTreeSet::new();
+        for answer in join_all(presented).await {
+            match answer.status {
+                200 => {
+                    tokens.insert(answer.json["refresh_token"].as_str().unwrap().to_owned());
+                }
+                401 => assert_eq!(answer.code(), "invalid_credentials", "{answer:?}"),
+                _ => assert_eq!((answer.status, answer.code()), (409, "contended"), "{answer:?}"),
+            }
+        }
+        assert!(tokens.len() <= 1, "{tokens:?}");
+        // Both browsers got there, so the copy was noticed.
+        assert_eq!(revoked_by(&node, &ann).await, json!("reuse"));
+        let types = types_of(&node, &ann).await;
+        assert_eq!(types.iter().filter(|event_type| *event_type == REFRESHED).count(), 1, "{types:?}");
+        tokens.insert(ann.refresh_token.clone());
+        for token in tokens {
+            for browser in [&here, &elsewhere] {
+                let client = Client { refresh_token: token.clone(), ..browser.clone() };
+                assert_eq!(present(&client).await.status, 401);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_refreshes_of_one_token_at_once_from_one_browser_are_one() {
+    let node = Node::start().await;
+    enforce(&node, |policy| policy["sessions"]["refresh_grace_seconds"] = json!(60)).await;
+    let ann = arrive(&node, &["customer"]).await;
+    // A browser that looks different from the one that logged in, all of it.
+    let elsewhere = in_chrome(&ann);
+    let mut held = None;
+    for answer in join_all((0..50).map(|_| present(&elsewhere))).await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let mut client = elsewhere.clone();
+        client.log_in_with(&answer);
+        assert!(is_held(&client).await, "each of its tabs is held");
+        let first = held.get_or_insert_with(|| client.refresh_token.clone());
+        assert_eq!(*first, client.refresh_token);
+    }
+    assert_eq!(types_of(&node, &ann).await, [STARTED, MISMATCHED, REFRESHED]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_token_from_before_the_mismatch_is_good_until_it_ends() {
+    // It was issued to whoever had logged in, and lives an hour at most; the session is held for what is issued since.
+    let node = Node::start().await;
+    let ann = arrive(&node, &["customer"]).await;
+    let held = refreshed(&in_chrome(&ann)).await;
+    assert!(is_held(&held).await);
+    assert!(!is_held(&ann).await);
+    assert_eq!(ann.get("/v1/me").await.status, 200);
+    assert_held(&held.get("/v1/me").await);
+    assert_eq!(ann.post_nothing("/v1/auth/logout").await.status, 204, "and its owner can end the session");
+    assert_eq!(held.get(SESSION).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owners_step_up_in_another_browser_does_not_free_a_thief() {
+    let node = Node::start().await;
+    let ann = arrive(&node, &["customer"]).await;
+    let thief = refreshed(&in_chrome(&ann)).await;
+    assert_held(&thief.get("/v1/me").await);
+    // The owner's access token lives on, and some sensitive call asks for a step-up in good faith.
+    step_up(&ann, PASSWORD).await;
+    let answer = thief.get("/v1/me").await;
+    assert!([401, 403].contains(&answer.status), "who stole a refresh token, and never knew the password: {answer:?}");
+    let answer = present(&thief).await;
+    if answer.status == 200 {
+        let mut thief = thief.clone();
+        thief.log_in_with(&answer);
+        assert!(is_held(&thief).await);
+    }
+}
