@@ -5,6 +5,7 @@ use fulexo_domain::event::Recorded;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::bulk;
 use crate::page::Page;
 use crate::to_i64;
 
@@ -86,19 +87,14 @@ pub async fn get(pool: &PgPool, position: i64) -> Result<Option<Entry>, sqlx::Er
 
 /// One statement a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "insert into audit
-         select * from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[],
-                              $7::timestamptz[])",
-        &events.iter().map(|event| to_i64(event.position)).collect::<Vec<_>>(),
-        &events.iter().map(|event| &*event.event_type).collect::<Vec<_>>() as &[&str],
-        &events.iter().map(|event| event.stream.category.as_str()).collect::<Vec<_>>() as &[&str],
-        &events.iter().map(|event| event.subject).collect::<Vec<_>>() as &[Option<Uuid>],
-        &events.iter().map(|event| event.actor.id()).collect::<Vec<_>>() as &[Option<Uuid>],
-        &events.iter().map(|event| event.correlation).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.recorded_at).collect::<Vec<_>>()
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    bulk::copy(connection, "audit", events, |event, values| {
+        values.add("position", to_i64(event.position));
+        values.add("event_type", &*event.event_type);
+        values.add("category", event.stream.category.as_str());
+        values.add("subject_id", event.subject);
+        values.add("actor_id", event.actor.id());
+        values.add("correlation_id", event.correlation);
+        values.add("recorded_at", event.recorded_at);
+    })
+    .await
 }

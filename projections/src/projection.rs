@@ -3,6 +3,7 @@
 use fulexo_domain::event::Recorded;
 use sqlx::PgConnection;
 
+use crate::versions::Versions;
 use crate::{accounts, audit, metrics, roles, sessions};
 
 /// A read model.
@@ -18,6 +19,13 @@ pub enum Projection {
     Metrics,
     /// What auditors search by.
     Audit,
+}
+
+/// Rows that need not be read again. Bounded.
+#[derive(Default)]
+pub(crate) struct Kept {
+    accounts: Versions<accounts::Account>,
+    sessions: Versions<sessions::Session>,
 }
 
 impl Projection {
@@ -49,11 +57,17 @@ impl Projection {
     }
 
     /// Applies a contiguous stretch of the log, to the tables that the connection's `search_path` leads to: those that
-    /// readers see, or those of a build.
-    pub(crate) async fn apply(self, connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+    /// readers see, or those of a build. `kept` is empty, or what the stretch before has left there, committed, and nobody
+    /// else having written since.
+    pub(crate) async fn apply(
+        self,
+        connection: &mut PgConnection,
+        kept: &mut Kept,
+        events: &[Recorded],
+    ) -> Result<(), sqlx::Error> {
         match self {
-            Self::Accounts => accounts::apply(connection, events).await,
-            Self::Sessions => sessions::apply(connection, events).await,
+            Self::Accounts => accounts::apply(connection, &mut kept.accounts, events).await,
+            Self::Sessions => sessions::apply(connection, &mut kept.sessions, events).await,
             Self::Roles => roles::apply(connection, events).await,
             Self::Metrics => metrics::apply(connection, events).await,
             Self::Audit => audit::apply(connection, events).await,

@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projection::Projection;
+use crate::projection::{Kept, Projection};
 
 /// A table of a read model. Of a past, what counts as of a position are the versions superseded until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Scratch {
         let mut transaction = self.0.begin().await?;
         use_schema(&mut transaction, TEMPORARY).await?;
         for projection in Projection::ALL {
-            projection.apply(&mut transaction, events).await?;
+            projection.apply(&mut transaction, &mut Kept::default(), events).await?;
         }
         transaction.commit().await
     }

@@ -178,11 +178,13 @@ async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Resu
     let known = sqlx::query_as!(Role, "select * from role where role = any($1)", &touched as &[&str])
         .fetch_all(&mut *connection)
         .await?;
-    let mut rows: Versions<Role> = known.into_iter().map(|row| (row.role.clone(), row)).collect();
+    let mut rows = Versions::default();
+    rows.extend(known);
     for (recorded, event) in events() {
         fold_role(&mut rows, recorded, event);
     }
-    let Made { current, past, .. } = rows.finish();
+    let Made { new, changed, past, .. } = rows.finish();
+    let current = [new, changed].concat();
     sqlx::query!(
         "insert into role
          select u.role, u.since, u.retired, string_to_array(u.permissions, ' ')
@@ -232,12 +234,12 @@ async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result
         )
         .fetch_all(&mut *connection)
         .await?;
-        rows = known.into_iter().map(|row| (row.key(), row)).collect();
+        rows.extend(known);
     }
     for (recorded, act) in events() {
         fold_grant(&mut rows, recorded, &act);
     }
-    let Made { current, ended, past } = rows.finish();
+    let Made { new: current, ended, past, .. } = rows.finish();
     if !ended.is_empty() {
         sqlx::query!(
             "delete from role_grant g using unnest($1::uuid[], $2::text[]) u (account_id, role)

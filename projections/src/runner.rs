@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::feed::{self, Feed, FeedError};
-use crate::projection::Projection;
+use crate::projection::{Kept, Projection};
 use crate::to_i64;
 
 /// Most events in one transaction.
@@ -187,7 +187,7 @@ impl Runner {
             self.progress.tell(self.projection, state);
             return Ok(Step::Idle);
         }
-        self.projection.apply(&mut transaction, &events).await?;
+        self.projection.apply(&mut transaction, &mut Kept::default(), &events).await?;
         sqlx::query!(
             "update projection.checkpoint set position = $2, owner = $3, stopped_because = null, updated_at = now()
              where name = $1",

@@ -6,10 +6,13 @@ use std::hash::Hash;
 
 use crate::to_i64;
 
+/// Most rows in each of the two halves of what is kept from batch to batch.
+const KEPT: usize = 100_000;
+
 /// A row of a table that has a history.
 pub(crate) trait Row: Clone + PartialEq {
     /// What tells it from other rows.
-    type Key: Eq + Hash + Ord;
+    type Key: Eq + Hash + Ord + Clone;
 
     /// Its key.
     fn key(&self) -> Self::Key;
@@ -26,17 +29,30 @@ pub(crate) struct Superseded<T> {
     pub until: i64,
 }
 
+/// What became of a row in this batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Same,
+    Changed,
+    New,
+}
+
 /// Rows under a batch of events.
 pub(crate) struct Versions<T: Row> {
-    rows: HashMap<T::Key, (T, bool)>,
+    rows: HashMap<T::Key, (T, Fate)>,
     ended: Vec<T::Key>,
     past: Vec<Superseded<T>>,
+    /// What earlier batches left: rows touched of late, and those before them.
+    late: HashMap<T::Key, T>,
+    before: HashMap<T::Key, T>,
 }
 
 /// What a batch comes to, each part in the order of its keys: that of the index it goes into.
 pub(crate) struct Made<T: Row> {
+    /// Rows that were not there.
+    pub new: Vec<T>,
     /// Rows that are others than before.
-    pub current: Vec<T>,
+    pub changed: Vec<T>,
     /// Rows that were there for a while, and may have been before the batch.
     pub ended: Vec<T::Key>,
     /// What rows were before.
@@ -45,27 +61,33 @@ pub(crate) struct Made<T: Row> {
 
 impl<T: Row> Default for Versions<T> {
     fn default() -> Self {
-        Self { rows: HashMap::new(), ended: Vec::new(), past: Vec::new() }
+        Self { rows: HashMap::new(), ended: Vec::new(), past: Vec::new(), late: HashMap::new(), before: HashMap::new() }
     }
 }
 
-impl<T: Row> FromIterator<(T::Key, T)> for Versions<T> {
-    /// As they are before the batch.
-    fn from_iter<I: IntoIterator<Item = (T::Key, T)>>(rows: I) -> Self {
-        let rows = rows.into_iter().map(|(key, row)| (key, (row, false))).collect();
-        Self { rows, ..Self::default() }
+impl<T: Row> Extend<T> for Versions<T> {
+    /// Rows as they are before the batch.
+    fn extend<I: IntoIterator<Item = T>>(&mut self, rows: I) {
+        self.rows.extend(rows.into_iter().map(|row| (row.key(), (row, Fate::Same))));
     }
 }
 
 impl<T: Row> Versions<T> {
+    /// Whether an earlier batch has left this row; then it need not be read.
+    pub fn recall(&mut self, key: &T::Key) -> bool {
+        let Some(row) = self.late.remove(key).or_else(|| self.before.remove(key)) else { return false };
+        self.rows.insert(key.clone(), (row, Fate::Same));
+        true
+    }
+
     /// A row that was not there.
     pub fn begin(&mut self, row: T) {
-        self.rows.insert(row.key(), (row, true));
+        self.rows.insert(row.key(), (row, Fate::New));
     }
 
     /// An event about a row: a new version of it, unless it leaves everything as it was. A row that is not there is none.
     pub fn change(&mut self, key: &T::Key, position: u64, change: impl FnOnce(&mut T)) {
-        let Some((row, is_changed)) = self.rows.get_mut(key) else { return };
+        let Some((row, fate)) = self.rows.get_mut(key) else { return };
         let mut next = row.clone();
         change(&mut next);
         if next == *row {
@@ -73,7 +95,9 @@ impl<T: Row> Versions<T> {
         }
         let until = to_i64(position);
         *next.since() = until;
-        *is_changed = true;
+        if *fate == Fate::Same {
+            *fate = Fate::Changed;
+        }
         self.past.push(Superseded { row: std::mem::replace(row, next), until });
     }
 
@@ -91,13 +115,30 @@ impl<T: Row> Versions<T> {
     }
 
     /// What is to be written.
-    pub fn finish(self) -> Made<T> {
-        let Self { rows, ended, mut past } = self;
-        let changed = rows.into_values().filter(|(_, is_changed)| *is_changed);
-        let mut current: Vec<T> = changed.map(|(row, _)| row).collect();
-        current.sort_unstable_by_key(Row::key);
+    pub fn finish(&mut self) -> Made<T> {
+        let (mut new, mut changed) = (Vec::new(), Vec::new());
+        for (key, (row, fate)) in self.rows.drain() {
+            match fate {
+                Fate::New => new.push(row),
+                Fate::Changed => changed.push(row),
+                Fate::Same => {
+                    self.late.insert(key, row);
+                }
+            }
+        }
+        new.sort_unstable_by_key(Row::key);
+        changed.sort_unstable_by_key(Row::key);
+        let mut past = std::mem::take(&mut self.past);
         past.sort_by_key(|past| past.row.key());
-        Made { current, ended, past }
+        Made { new, changed, ended: std::mem::take(&mut self.ended), past }
+    }
+
+    /// Keeps rows, as written, for batches to come; those that were touched longest ago are forgotten.
+    pub fn keep(&mut self, rows: impl IntoIterator<Item = T>) {
+        self.late.extend(rows.into_iter().map(|row| (row.key(), row)));
+        if self.late.len() > KEPT {
+            self.before = std::mem::take(&mut self.late);
+        }
     }
 }
 

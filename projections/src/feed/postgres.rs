@@ -1,5 +1,6 @@
 //! The log as Postgres has it, which is the log: each row verified against its leaf, a batch or a whole stretch at a time.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use fulexo_domain::event::{Recorded, Stream};
@@ -45,17 +46,20 @@ impl Feed for PostgresFeed {
     }
 }
 
-/// Reads a stretch of the log from one end to the other. While one batch is applied, the next is on its way.
+/// Reads a stretch of the log from one end to the other. While one batch is applied, the next ones are on their way, each
+/// read and decoded by a task of its own.
 pub struct Replay {
     pool: PgPool,
     next: u64,
     end: u64,
     batch: u32,
-    ahead: Option<JoinHandle<Result<Vec<Recorded>, FeedError>>>,
+    ahead: VecDeque<JoinHandle<Result<Vec<Recorded>, FeedError>>>,
 }
 
 /// Events in one batch of a replay.
 const BATCH: u32 = 4_000;
+/// Most batches on their way; each takes a connection.
+const AHEAD: usize = 2;
 
 impl Replay {
     /// Over these positions, all of which must be there.
@@ -66,8 +70,9 @@ impl Replay {
 
     /// The same, with as many events in a batch.
     pub(crate) fn in_batches(pool: &PgPool, positions: Range<u64>, batch: u32) -> Self {
-        let mut replay = Self { pool: pool.clone(), next: positions.start, end: positions.end, batch, ahead: None };
-        replay.ahead = replay.fetch();
+        let ahead = VecDeque::with_capacity(AHEAD);
+        let mut replay = Self { pool: pool.clone(), next: positions.start, end: positions.end, batch, ahead };
+        while replay.ahead.len() < AHEAD && replay.fetch() {}
         replay
     }
 
@@ -76,19 +81,22 @@ impl Replay {
     /// # Errors
     /// [`FeedError`]; the replay cannot go on after it.
     pub async fn next(&mut self) -> Result<Option<Vec<Recorded>>, FeedError> {
-        let Some(batch) = self.ahead.take() else { return Ok(None) };
-        self.ahead = self.fetch();
+        let Some(batch) = self.ahead.pop_front() else { return Ok(None) };
         let events = batch.await.map_err(|_| FeedError::Gap { position: self.next })??;
+        self.fetch();
         Ok(Some(events))
     }
 
-    fn fetch(&mut self) -> Option<JoinHandle<Result<Vec<Recorded>, FeedError>>> {
+    /// Whether there is another batch; then it is on its way.
+    fn fetch(&mut self) -> bool {
         let from = self.next;
-        let until = self.end.min(from + u64::from(self.batch));
-        let most = u32::try_from(until.checked_sub(from)?).ok().filter(|most| *most > 0)?;
-        self.next = until;
+        let most = u32::try_from(self.end.saturating_sub(from)).map_or(self.batch, |left| left.min(self.batch));
+        if most == 0 {
+            return false;
+        }
+        self.next += u64::from(most);
         let pool = self.pool.clone();
-        Some(tokio::spawn(async move {
+        self.ahead.push_back(tokio::spawn(async move {
             let events = read(&mut *pool.acquire().await?, from, most).await?;
             // What the head promised is there, or the log has lost it.
             if events.len() as u64 == u64::from(most) {
@@ -96,7 +104,8 @@ impl Replay {
             } else {
                 Err(FeedError::Gap { position: from + events.len() as u64 })
             }
-        }))
+        }));
+        true
     }
 }
 

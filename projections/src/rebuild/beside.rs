@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{BATCH, News, RebuildError};
 use crate::feed::{self, FeedError};
-use crate::projection::Projection;
+use crate::projection::{Kept, Projection};
 use crate::to_i64;
 
 /// One that was killed a moment ago may hold the lock until its connection is found dead.
@@ -32,6 +32,8 @@ pub struct Beside {
     pub kind: Kind,
     /// Everything below it is applied.
     pub position: u64,
+    /// Rows of the last batches. Emptied by whoever writes past `apply`.
+    pub kept: Kept,
 }
 
 impl Beside {
@@ -66,7 +68,7 @@ impl Beside {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        Ok(Self { projection, connection, kind, position: 0 })
+        Ok(Self { projection, connection, kind, position: 0, kept: Kept::default() })
     }
 
     /// Where the live version is.
@@ -78,7 +80,7 @@ impl Beside {
     pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), RebuildError> {
         let mut transaction = self.connection.begin().await?;
         let until = self.position + events.len() as u64;
-        self.projection.apply(&mut transaction, events).await?;
+        self.projection.apply(&mut transaction, &mut self.kept, events).await?;
         step(&mut transaction, self.projection, self.kind, self.position..until).await?;
         transaction.commit().await?;
         self.position = until;
@@ -111,7 +113,11 @@ impl Beside {
 
     async fn try_switch(&mut self) -> Result<u64, RebuildError> {
         let (projection, name) = (self.projection, self.projection.as_str());
+        self.kept = Kept::default();
         let mut transaction = self.connection.begin().await?;
+        // Whoever is held up in the middle holds up every reader.
+        sqlx::query!("set local idle_in_transaction_session_timeout = '5s'").execute(&mut *transaction).await?;
+        sqlx::query!("set local statement_timeout = '30s'").execute(&mut *transaction).await?;
         // The switch itself is on disk when it is told.
         sqlx::query!("set local synchronous_commit to default").execute(&mut *transaction).await?;
         sqlx::query!("set local lock_timeout = '10s'").execute(&mut *transaction).await?;
@@ -127,7 +133,7 @@ impl Beside {
         let mut position = self.position;
         while position < end {
             let events = stretch(&mut transaction, position..end).await?;
-            projection.apply(&mut transaction, &events).await?;
+            projection.apply(&mut transaction, &mut Kept::default(), &events).await?;
             let until = position + events.len() as u64;
             step(&mut transaction, projection, self.kind, position..until).await?;
             position = until;

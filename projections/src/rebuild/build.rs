@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::beside::{self, Beside, Kind, step, stretch};
 use super::{BATCH, Batch, Comparison, News, Options, RebuildError, Rebuilt};
 use crate::feed;
-use crate::projection::Projection;
+use crate::projection::{Kept, Projection};
 use crate::to_i64;
 
 /// A switch is tried once no more than so many events are left for it to apply.
@@ -144,10 +144,11 @@ impl Build {
         sqlx::query!("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
         let live = beside::live(&mut transaction, projection).await?;
         let mut position = self.beside.position;
+        self.beside.kept = Kept::default();
         while position < live {
             let events = stretch(&mut transaction, position..live).await?;
             let until = position + events.len() as u64;
-            projection.apply(&mut transaction, &events).await?;
+            projection.apply(&mut transaction, &mut Kept::default(), &events).await?;
             step(&mut transaction, projection, Kind::Next, position..until).await?;
             position = until;
         }
