@@ -41,11 +41,12 @@ impl Pools {
         let options = options(url, "60s")?;
         try_once(&options).await?;
         Ok(Self {
-            vital: pool(VITAL, options.clone()),
-            judging: pool(JUDGING, options.clone()),
-            work: pool(rest - readers, options),
+            // A connection whose packets vanish would not answer whether it lives, either: what it is asked has its time.
+            vital: of(VITAL).test_before_acquire(false).connect_lazy_with(options.clone()),
+            judging: of(JUDGING).connect_lazy_with(options.clone()),
+            work: of(rest - readers).connect_lazy_with(options),
             // A request has 30 seconds.
-            reads: pool(readers, self::options(url, "10s")?),
+            reads: of(readers).connect_lazy_with(self::options(url, "10s")?),
             readers,
         })
     }
@@ -63,7 +64,7 @@ impl Pools {
 pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> {
     let options = options(url, "60s")?;
     try_once(&options).await?;
-    Ok(pool(connections, options))
+    Ok(of(connections).connect_lazy_with(options))
 }
 
 fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, StartError> {
@@ -90,13 +91,12 @@ async fn try_once(options: &PgConnectOptions) -> Result<(), StartError> {
     }
 }
 
-fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
+fn of(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         // Once a connection: a primary becomes a standby by a restart, which ends its connections.
         .after_connect(|connection, _| Box::pin(unless_standby(connection)))
-        .connect_lazy_with(options)
 }
 
 /// A standby lags: what was revoked a moment ago is good there.

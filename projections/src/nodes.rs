@@ -33,7 +33,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const QUICK: Duration = Duration::from_millis(2);
 const SLOW: Duration = Duration::from_millis(50);
 /// How long the database has for what a lease takes: less than a lease, and more than it ever needs.
-const PROMPT: Duration = Duration::from_secs(1);
+const PROMPT: Duration = Duration::from_millis(1_500);
 /// How long a wait has for its first look at the registry.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Two monotonic clocks differ by no more than this over the length of a lease.
@@ -378,7 +378,7 @@ fn swept(nodes: &[SeenNode], now: Instant) -> impl Iterator<Item = &SeenNode> {
         .map(|(_, node)| node)
 }
 
-/// Asks the database, for a second at most. A connection whose packets vanish answers nothing for as long as the kernel
+/// Asks the database, for a moment at most; making a connection may take longer. A connection whose packets vanish answers nothing for as long as the kernel
 /// tries: it is given up, and another one taken.
 pub(crate) async fn promptly<T, E: From<sqlx::Error>>(
     pool: &PgPool,
@@ -393,13 +393,12 @@ pub(crate) async fn within<T, E: From<sqlx::Error>>(
     pool: &PgPool,
     ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
 ) -> Result<T, E> {
-    let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-    let mut connection = timeout(PROMPT, pool.acquire()).await.map_err(|_| late())??;
+    let mut connection = pool.acquire().await?;
     let answer = timeout(patience, ask(&mut connection)).await;
     answer.unwrap_or_else(|_| {
         // Given back, it would be asked whether it lives, and keep its place in the pool for as long.
         drop(connection.detach());
-        Err(late().into())
+        Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into())
     })
 }
 
