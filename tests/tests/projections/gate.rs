@@ -173,7 +173,7 @@ async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_uncha
     ];
     for (event, stream) in taken {
         let gate = gate().await;
-        let ahead = draft(SessionEvent::Expired {}, Uuid::from_u128(3));
+        let ahead = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap();
         gate.observe(&[
             at(0, AccountEvent::Registered {}, ann().0.0),
             at(1, event, stream),
