@@ -36,17 +36,20 @@ impl Progress {
         self.shown = Some(now);
         let text = self.text(done, all, now - self.began);
         if self.is_terminal {
-            // To the end of the line: the one before may have been longer.
-            eprint!("\r{text}\x1b[K");
+            // Cut at the edge of a narrow terminal rather than wrapped, where it could not be drawn over; to the end of
+            // the line, since the one before may have been longer.
+            eprint!("\r\x1b[?7l{text}\x1b[K\x1b[?7h");
             let _ = std::io::stderr().flush();
         } else {
             eprintln!("{text}");
         }
     }
 
-    /// Says something between two drawings.
+    /// Says something between two drawings, in the place of the bar, which comes again below.
     pub fn say(&mut self, text: &str) {
-        self.end();
+        if self.is_terminal && self.shown.take().is_some() {
+            eprint!("\r\x1b[K");
+        }
         eprintln!("{text}");
     }
 

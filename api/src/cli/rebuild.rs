@@ -60,7 +60,6 @@ impl Rebuild {
 }
 
 async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> Result<(), Failure> {
-    let names: Vec<&str> = projections.iter().map(|projection| projection.as_str()).collect();
     let size = log_size(pool).await?;
     let mut progress: Option<Progress> = None;
     let mut positions: BTreeMap<&str, u64> = BTreeMap::new();
@@ -73,7 +72,7 @@ async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> 
                 positions.insert(name, position);
             }
             News::At { position } => {
-                let progress = progress.get_or_insert_with(|| Progress::new(names.join(", "), slowest(&positions)));
+                let progress = progress.get_or_insert_with(|| Progress::new(what(projections), slowest(&positions)));
                 positions.insert(name, position);
                 let done = slowest(&positions);
                 progress.show(done, size.max(done));
@@ -99,6 +98,14 @@ async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> 
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(Failure::Failed(failures.join("\nfulexo: "))) }
+}
+
+/// What a bar is about, in few words.
+fn what(projections: &[Projection]) -> String {
+    match projections {
+        [one] => one.as_str().to_owned(),
+        several => format!("{} read models", several.len()),
+    }
 }
 
 fn say(progress: &mut Option<Progress>, text: &str) {

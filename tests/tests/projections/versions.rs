@@ -84,15 +84,22 @@ async fn what_was_altered_is_counted_and_named() {
              from read.account a where a.account_id = $1",
             ann.account,
         ),
+        (
+            "update read.account_past set suspended = true where account_id = $1
+             and since = (select min(since) from read.account_past where account_id = $1)",
+            ann.account,
+        ),
     ] {
         let done = sqlx::query(statement).bind(id).execute(&mut superuser).await.unwrap();
         assert_eq!(done.rows_affected(), 1, "{statement}");
     }
     let found = rebuilt(&node.database, Projection::Accounts).await.unwrap().comparison;
-    assert_eq!((found.differing, found.examples.len()), (3, 3), "{found:?}");
+    assert_eq!((found.differing, found.examples.len()), (4, 4), "{found:?}");
     for id in [ann.account, bob.account] {
         assert!(found.examples.contains(&format!("account {id}")), "{found:?}");
     }
+    let of_the_past = format!("account_past {} ", ann.account);
+    assert!(found.examples.iter().any(|example| example.starts_with(&of_the_past)), "{found:?}");
     let shown = admin.get(&format!("/v1/accounts/{}", bob.account)).await;
     assert_eq!(shown.status, 200, "the log's word stands: {shown:?}");
     rolled_back(&node.database, Projection::Accounts).await.unwrap();
