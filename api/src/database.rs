@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool, Row};
 use tokio::time::timeout;
 
 use crate::app::StartError;
@@ -101,8 +101,9 @@ fn of(connections: u32) -> PgPoolOptions {
 
 /// A standby lags: what was revoked a moment ago is good there.
 async fn unless_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let is_standby = sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is!""#).fetch_one(connection).await?;
-    if is_standby {
+    // Asked plainly: nothing is prepared for a question that is asked once.
+    let row = sqlx::raw_sql("select pg_is_in_recovery()").fetch_one(connection).await?;
+    if row.try_get::<bool, _>(0)? {
         let text = "DATABASE_URL leads to a standby, which lags; it must lead to the primary";
         return Err(sqlx::Error::Io(std::io::Error::other(text)));
     }

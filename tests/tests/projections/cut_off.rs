@@ -1,6 +1,8 @@
 //! A node that cannot follow the log asks the database who may do what, or lets nobody in.
 
-use fulexo_tests::{Client, Node, cut_off};
+use std::sync::Arc;
+
+use fulexo_tests::{Client, Cut, Database, Node, cut_off};
 
 use crate::{eventually, health, revoke};
 
@@ -21,17 +23,21 @@ async fn a_node_that_cannot_follow_the_log_asks_the_database_who_may_do_what() {
     assert_eq!(at(&bob).get("/v1/auth/session").await.status, 401);
 }
 
-/// From here on no connection is given; the one that the log holds cannot be taken from it, so nobody waits for that.
-fn lose_the_database(node: &Node) {
-    drop(node.app().pool.close());
+/// A node, and its wire to Postgres.
+async fn on_a_wire() -> (Node, Cut) {
+    let database = Arc::new(Database::create().await);
+    let mut env = database.env();
+    let (wire, url) = Cut::of(&database.url()).await;
+    env.insert("DATABASE_URL".to_owned(), url);
+    (Node::with(&database, env).await, wire)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_can_ask_nobody_lets_nobody_in() {
-    let node = Node::start().await;
+    let (node, wire) = on_a_wire().await;
     let (ann, bob) = (node.customer().await, node.customer().await);
     assert_eq!(bob.post_nothing("/v1/auth/logout").await.status, 204);
-    lose_the_database(&node);
+    wire.cut();
     eventually("the lease has run out", async || !node.app().gate.holds_lease()).await;
     let answer = ann.get("/v1/auth/session").await;
     assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{answer:?}");
@@ -41,9 +47,9 @@ async fn a_node_that_can_ask_nobody_lets_nobody_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_its_database_is_not_ready_and_lives() {
-    let node = Node::start().await;
+    let (node, wire) = on_a_wire().await;
     assert_eq!(health(&node).await["status"], "ok");
-    lose_the_database(&node);
+    wire.cut();
     let ready = node.anonymous().get("/health/ready").await;
     assert_eq!((ready.status, ready.code()), (503, "unavailable"), "{ready:?}");
     assert!(ready.json["detail"].as_str().is_some_and(|detail| detail.contains("Postgres")), "{ready:?}");

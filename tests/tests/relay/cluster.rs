@@ -48,6 +48,7 @@ async fn a_copy_on_one_server_becomes_one_on_three() {
     let node = Node::with(&database, env(&database, &nats.url(), 3)).await;
     append(&database, 100).await;
     assert_eq!(copied(&[&node]).await, stream);
+    nats.wait_for_replicas(&stream).await;
     let jetstream = nats.jetstream().await;
     assert_eq!(jetstream.get_stream(&stream).await.unwrap().cached_info().config.num_replicas, 3);
     assert_is_the_log(&database, &messages(&jetstream, &stream).await).await;
