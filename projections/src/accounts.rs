@@ -12,10 +12,9 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
-use crate::bulk::{self, Values};
 use crate::page::Page;
 use crate::to_i64;
-use crate::versions::{Made, Row, Versions, column};
+use crate::versions::{Made, Row, Superseded, Versions, column};
 
 /// One account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,7 +172,7 @@ pub async fn list_as_of(
 }
 
 /// Reads the rows that the batch touches, unless they are kept, folds the batch over them, writes them back with every
-/// version in between: at most four statements a batch.
+/// version in between: at most three statements a batch.
 pub(crate) async fn apply(
     connection: &mut PgConnection,
     rows: &mut Versions<Account>,
@@ -195,39 +194,40 @@ pub(crate) async fn apply(
     for recorded in events {
         fold(rows, recorded);
     }
-    let Made { new, changed, past, .. } = rows.finish();
-    bulk::copy(connection, "account", &new, Account::write).await?;
-    update(connection, &changed).await?;
-    bulk::copy(connection, "account_past", &past, |past, values| {
-        past.row.write(values);
-        values.add("until", past.until);
-    })
-    .await?;
-    rows.keep(new.into_iter().chain(changed));
+    let Made { current, past, .. } = rows.finish();
+    write(connection, &current).await?;
+    write_past(connection, &past).await?;
+    rows.keep(current);
     Ok(())
 }
 
-async fn update(connection: &mut PgConnection, rows: &[Account]) -> Result<(), sqlx::Error> {
+async fn write(connection: &mut PgConnection, rows: &[Account]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
     sqlx::query!(
-        "update account a set
-             since = u.since, profile_position = u.profile_position, password_changed_at = u.password_changed_at,
-             last_login_at = u.last_login_at, locked_until = u.locked_until,
-             second_factor_locked_until = u.second_factor_locked_until, recovery_codes = u.recovery_codes,
-             suspended = u.suspended, password_expired = u.password_expired, second_factor = u.second_factor,
-             email_verified = u.email_verified, roles = string_to_array(u.roles, ' ')
+        "insert into account
+         select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
+                u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
+                u.second_factor, u.email_verified, string_to_array(u.roles, ' ')
          from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
-                      unnest($3::bigint[]) as profile_position, unnest($4::timestamptz[]) as password_changed_at,
-                      unnest($5::timestamptz[]) as last_login_at, unnest($6::timestamptz[]) as locked_until,
-                      unnest($7::timestamptz[]) as second_factor_locked_until, unnest($8::integer[]) as recovery_codes,
-                      unnest($9::boolean[]) as suspended, unnest($10::boolean[]) as password_expired,
-                      unnest($11::boolean[]) as second_factor, unnest($12::boolean[]) as email_verified,
-                      unnest($13::text[]) as roles) u
-         where a.account_id = u.id",
+                      unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
+                      unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
+                      unnest($7::timestamptz[]) as locked_until,
+                      unnest($8::timestamptz[]) as second_factor_locked_until,
+                      unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
+                      unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
+                      unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles) u
+         on conflict (account_id) do update set
+             since = excluded.since, profile_position = excluded.profile_position,
+             password_changed_at = excluded.password_changed_at, last_login_at = excluded.last_login_at,
+             locked_until = excluded.locked_until, second_factor_locked_until = excluded.second_factor_locked_until,
+             recovery_codes = excluded.recovery_codes, suspended = excluded.suspended,
+             password_expired = excluded.password_expired, second_factor = excluded.second_factor,
+             email_verified = excluded.email_verified, roles = excluded.roles",
         &column(rows, |row| row.account_id),
         &column(rows, |row| row.since),
+        &column(rows, |row| row.registered_at),
         &column(rows, |row| row.profile_position),
         &column(rows, |row| row.password_changed_at),
         &column(rows, |row| row.last_login_at) as &[Option<DateTime<Utc>>],
@@ -246,23 +246,43 @@ async fn update(connection: &mut PgConnection, rows: &[Account]) -> Result<(), s
     Ok(())
 }
 
-impl Account {
-    fn write(&self, values: &mut Values) {
-        values.add("account_id", self.account_id);
-        values.add("since", self.since);
-        values.add("registered_at", self.registered_at);
-        values.add("profile_position", self.profile_position);
-        values.add("password_changed_at", self.password_changed_at);
-        values.add("last_login_at", self.last_login_at);
-        values.add("locked_until", self.locked_until);
-        values.add("second_factor_locked_until", self.second_factor_locked_until);
-        values.add("recovery_codes", self.recovery_codes);
-        values.add("suspended", self.suspended);
-        values.add("password_expired", self.password_expired);
-        values.add("second_factor", self.second_factor);
-        values.add("email_verified", self.email_verified);
-        values.add("roles", &self.roles);
+async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Account>]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
     }
+    sqlx::query!(
+        "insert into account_past
+         select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
+                u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
+                u.second_factor, u.email_verified, string_to_array(u.roles, ' '), u.until
+         from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
+                      unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
+                      unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
+                      unnest($7::timestamptz[]) as locked_until,
+                      unnest($8::timestamptz[]) as second_factor_locked_until,
+                      unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
+                      unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
+                      unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles,
+                      unnest($15::bigint[]) as until) u",
+        &column(rows, |past| past.row.account_id),
+        &column(rows, |past| past.row.since),
+        &column(rows, |past| past.row.registered_at),
+        &column(rows, |past| past.row.profile_position),
+        &column(rows, |past| past.row.password_changed_at),
+        &column(rows, |past| past.row.last_login_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.locked_until) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.recovery_codes),
+        &column(rows, |past| past.row.suspended),
+        &column(rows, |past| past.row.password_expired),
+        &column(rows, |past| past.row.second_factor),
+        &column(rows, |past| past.row.email_verified),
+        &column(rows, |past| past.row.roles.join(" ")),
+        &column(rows, |past| past.until)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 impl Row for Account {

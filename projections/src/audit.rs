@@ -5,7 +5,6 @@ use fulexo_domain::event::Recorded;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::bulk;
 use crate::page::Page;
 use crate::to_i64;
 
@@ -87,14 +86,19 @@ pub async fn get(pool: &PgPool, position: i64) -> Result<Option<Entry>, sqlx::Er
 
 /// One statement a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    bulk::copy(connection, "audit", events, |event, values| {
-        values.add("position", to_i64(event.position));
-        values.add("event_type", &*event.event_type);
-        values.add("category", event.stream.category.as_str());
-        values.add("subject_id", event.subject);
-        values.add("actor_id", event.actor.id());
-        values.add("correlation_id", event.correlation);
-        values.add("recorded_at", event.recorded_at);
-    })
-    .await
+    sqlx::query!(
+        "insert into audit
+         select unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::uuid[]),
+                unnest($6::uuid[]), unnest($7::timestamptz[])",
+        &events.iter().map(|event| to_i64(event.position)).collect::<Vec<_>>(),
+        &events.iter().map(|event| &*event.event_type).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.stream.category.as_str()).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.subject).collect::<Vec<_>>() as &[Option<Uuid>],
+        &events.iter().map(|event| event.actor.id()).collect::<Vec<_>>() as &[Option<Uuid>],
+        &events.iter().map(|event| event.correlation).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.recorded_at).collect::<Vec<_>>()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -183,8 +183,7 @@ async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Resu
     for (recorded, event) in events() {
         fold_role(&mut rows, recorded, event);
     }
-    let Made { new, changed, past, .. } = rows.finish();
-    let current = [new, changed].concat();
+    let Made { current, past, .. } = rows.finish();
     sqlx::query!(
         "insert into role
          select u.role, u.since, u.retired, string_to_array(u.permissions, ' ')
@@ -239,7 +238,7 @@ async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result
     for (recorded, act) in events() {
         fold_grant(&mut rows, recorded, &act);
     }
-    let Made { new: current, ended, past, .. } = rows.finish();
+    let Made { current, ended, past } = rows.finish();
     if !ended.is_empty() {
         sqlx::query!(
             "delete from role_grant g using unnest($1::uuid[], $2::text[]) u (account_id, role)

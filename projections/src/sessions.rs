@@ -11,10 +11,9 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
-use crate::bulk::{self, Values};
 use crate::page::Page;
 use crate::to_i64;
-use crate::versions::{Made, Row, Versions, column};
+use crate::versions::{Made, Row, Superseded, Versions, column};
 
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +133,7 @@ pub async fn list_as_of(
 }
 
 /// Reads the rows that the batch touches, unless they are kept, folds the batch over them, writes them back with every
-/// version in between: at most four statements a batch.
+/// version in between: at most three statements a batch.
 pub(crate) async fn apply(
     connection: &mut PgConnection,
     rows: &mut Versions<Session>,
@@ -157,38 +156,39 @@ pub(crate) async fn apply(
     for (recorded, event) in events() {
         fold(rows, recorded, event);
     }
-    let Made { new, changed, past, .. } = rows.finish();
-    bulk::copy(connection, "session", &new, Session::write).await?;
-    update(connection, &changed).await?;
-    bulk::copy(connection, "session_past", &past, |past, values| {
-        past.row.write(values);
-        values.add("until", past.until);
-    })
-    .await?;
-    rows.keep(new.into_iter().chain(changed));
+    let Made { current, past, .. } = rows.finish();
+    write(connection, &current).await?;
+    write_past(connection, &past).await?;
+    rows.keep(current);
     Ok(())
 }
 
-async fn update(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
+async fn write(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
     sqlx::query!(
-        "update session s set
-             since = u.since, last_seen_at = u.last_seen_at, idle_expires_at = u.idle_expires_at,
-             ended_at = u.ended_at, ended_by = u.ended_by, methods = string_to_array(u.methods, ' ')
-         from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
-                      unnest($3::timestamptz[]) as last_seen_at, unnest($4::timestamptz[]) as idle_expires_at,
-                      unnest($5::timestamptz[]) as ended_at, unnest($6::text[]) as ended_by,
-                      unnest($7::text[]) as methods) u
-         where s.session_id = u.id",
+        "insert into session
+         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
+         from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
+                      unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
+                      unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
+                      unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
+                      unnest($10::text[]) as ended_by, unnest($11::text[]) as methods) u
+         on conflict (session_id) do update set
+             since = excluded.since, last_seen_at = excluded.last_seen_at, idle_expires_at = excluded.idle_expires_at,
+             ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
         &column(rows, |row| row.session_id),
+        &column(rows, |row| row.account_id),
         &column(rows, |row| row.since),
+        &column(rows, |row| row.started_at),
+        &column(rows, |row| row.started_position),
         &column(rows, |row| row.last_seen_at),
         &column(rows, |row| row.idle_expires_at),
+        &column(rows, |row| row.expires_at),
         &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
         &column(rows, |row| row.ended_by.clone()) as &[Option<String>],
-        // Names of methods hold no spaces.
         &column(rows, |row| row.methods.join(" "))
     )
     .execute(connection)
@@ -196,20 +196,36 @@ async fn update(connection: &mut PgConnection, rows: &[Session]) -> Result<(), s
     Ok(())
 }
 
-impl Session {
-    fn write(&self, values: &mut Values) {
-        values.add("session_id", self.session_id);
-        values.add("account_id", self.account_id);
-        values.add("since", self.since);
-        values.add("started_at", self.started_at);
-        values.add("started_position", self.started_position);
-        values.add("last_seen_at", self.last_seen_at);
-        values.add("idle_expires_at", self.idle_expires_at);
-        values.add("expires_at", self.expires_at);
-        values.add("ended_at", self.ended_at);
-        values.add("ended_by", self.ended_by.as_deref());
-        values.add("methods", &self.methods);
+async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Session>]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
     }
+    sqlx::query!(
+        "insert into session_past
+         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
+         from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
+                      unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
+                      unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
+                      unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
+                      unnest($10::text[]) as ended_by, unnest($11::text[]) as methods,
+                      unnest($12::bigint[]) as until) u",
+        &column(rows, |past| past.row.session_id),
+        &column(rows, |past| past.row.account_id),
+        &column(rows, |past| past.row.since),
+        &column(rows, |past| past.row.started_at),
+        &column(rows, |past| past.row.started_position),
+        &column(rows, |past| past.row.last_seen_at),
+        &column(rows, |past| past.row.idle_expires_at),
+        &column(rows, |past| past.row.expires_at),
+        &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
+        &column(rows, |past| past.row.ended_by.clone()) as &[Option<String>],
+        &column(rows, |past| past.row.methods.join(" ")),
+        &column(rows, |past| past.until)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 impl Row for Session {

@@ -29,17 +29,9 @@ pub(crate) struct Superseded<T> {
     pub until: i64,
 }
 
-/// What became of a row in this batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Same,
-    Changed,
-    New,
-}
-
 /// Rows under a batch of events.
 pub(crate) struct Versions<T: Row> {
-    rows: HashMap<T::Key, (T, Fate)>,
+    rows: HashMap<T::Key, (T, bool)>,
     ended: Vec<T::Key>,
     past: Vec<Superseded<T>>,
     /// What earlier batches left: rows touched of late, and those before them.
@@ -49,10 +41,8 @@ pub(crate) struct Versions<T: Row> {
 
 /// What a batch comes to, each part in the order of its keys: that of the index it goes into.
 pub(crate) struct Made<T: Row> {
-    /// Rows that were not there.
-    pub new: Vec<T>,
-    /// Rows that are others than before.
-    pub changed: Vec<T>,
+    /// Rows that are others than before, or were not there.
+    pub current: Vec<T>,
     /// Rows that were there for a while, and may have been before the batch.
     pub ended: Vec<T::Key>,
     /// What rows were before.
@@ -68,7 +58,7 @@ impl<T: Row> Default for Versions<T> {
 impl<T: Row> Extend<T> for Versions<T> {
     /// Rows as they are before the batch.
     fn extend<I: IntoIterator<Item = T>>(&mut self, rows: I) {
-        self.rows.extend(rows.into_iter().map(|row| (row.key(), (row, Fate::Same))));
+        self.rows.extend(rows.into_iter().map(|row| (row.key(), (row, false))));
     }
 }
 
@@ -76,18 +66,18 @@ impl<T: Row> Versions<T> {
     /// Whether an earlier batch has left this row; then it need not be read.
     pub fn recall(&mut self, key: &T::Key) -> bool {
         let Some(row) = self.late.remove(key).or_else(|| self.before.remove(key)) else { return false };
-        self.rows.insert(key.clone(), (row, Fate::Same));
+        self.rows.insert(key.clone(), (row, false));
         true
     }
 
     /// A row that was not there.
     pub fn begin(&mut self, row: T) {
-        self.rows.insert(row.key(), (row, Fate::New));
+        self.rows.insert(row.key(), (row, true));
     }
 
     /// An event about a row: a new version of it, unless it leaves everything as it was. A row that is not there is none.
     pub fn change(&mut self, key: &T::Key, position: u64, change: impl FnOnce(&mut T)) {
-        let Some((row, fate)) = self.rows.get_mut(key) else { return };
+        let Some((row, is_changed)) = self.rows.get_mut(key) else { return };
         let mut next = row.clone();
         change(&mut next);
         if next == *row {
@@ -95,9 +85,7 @@ impl<T: Row> Versions<T> {
         }
         let until = to_i64(position);
         *next.since() = until;
-        if *fate == Fate::Same {
-            *fate = Fate::Changed;
-        }
+        *is_changed = true;
         self.past.push(Superseded { row: std::mem::replace(row, next), until });
     }
 
@@ -116,21 +104,18 @@ impl<T: Row> Versions<T> {
 
     /// What is to be written.
     pub fn finish(&mut self) -> Made<T> {
-        let (mut new, mut changed) = (Vec::new(), Vec::new());
-        for (key, (row, fate)) in self.rows.drain() {
-            match fate {
-                Fate::New => new.push(row),
-                Fate::Changed => changed.push(row),
-                Fate::Same => {
-                    self.late.insert(key, row);
-                }
+        let mut current = Vec::new();
+        for (key, (row, is_changed)) in self.rows.drain() {
+            if is_changed {
+                current.push(row);
+            } else {
+                self.late.insert(key, row);
             }
         }
-        new.sort_unstable_by_key(Row::key);
-        changed.sort_unstable_by_key(Row::key);
+        current.sort_unstable_by_key(Row::key);
         let mut past = std::mem::take(&mut self.past);
         past.sort_by_key(|past| past.row.key());
-        Made { new, changed, ended: std::mem::take(&mut self.ended), past }
+        Made { current, ended: std::mem::take(&mut self.ended), past }
     }
 
     /// Keeps rows, as written, for batches to come; those that were touched longest ago are forgotten.
