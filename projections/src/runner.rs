@@ -19,7 +19,7 @@ use crate::to_i64;
 const BATCH: u32 = 1_000;
 /// How often a node looks where the others are.
 const TICK: Duration = Duration::from_millis(100);
-/// The same for the first time after there was something new.
+/// How soon a node looks for the first time what another one made of something new.
 const GLANCE: Duration = Duration::from_millis(2);
 
 /// How far each projection is, as this node knows it.
@@ -90,6 +90,8 @@ pub struct Runner {
     progress: Progress,
     feed: Arc<dyn Feed>,
     node_name: Arc<str>,
+    /// Where this node left it, when it last applied a batch, or began.
+    left: Option<u64>,
 }
 
 enum Step {
@@ -112,43 +114,55 @@ impl Runner {
         feed: Arc<dyn Feed>,
         node_name: Arc<str>,
     ) -> Self {
-        Self { projection, pool, head, progress, feed, node_name }
+        Self { projection, pool, head, progress, feed, node_name, left: None }
     }
 
     /// Runs until cancelled; a batch is applied whole or not at all.
     pub async fn run(mut self) {
-        let (mut pause, mut glance) = (TICK, GLANCE);
+        let mut pause = TICK;
         loop {
-            match self.step().await {
-                Ok(Step::Moved) => {
-                    (pause, glance) = (TICK, GLANCE);
-                    continue;
-                }
+            let step = match self.give_way().await {
+                Ok(true) => Ok(Step::Idle),
+                Ok(false) => self.step().await,
+                Err(error) => Err(error),
+            };
+            match step {
+                Ok(Step::Moved) => pause = TICK,
                 Ok(Step::Idle) => {
-                    (pause, glance) = (TICK, GLANCE);
+                    pause = TICK;
                     // Woken by the head; the tick is for a head that moved while nobody told us.
                     let _ = timeout(TICK * 10, self.head.changed()).await;
-                    continue;
-                }
-                // Whoever does the work has done it in a moment, as a rule: somebody may wait here to see it.
-                Ok(Step::Elsewhere) if self.progress.of(self.projection).position < *self.head.borrow() => {
-                    pause = TICK;
-                    sleep(glance).await;
-                    glance = (glance * 2).min(TICK);
-                    continue;
                 }
                 Ok(Step::Elsewhere) => {
-                    (pause, glance) = (TICK, GLANCE);
+                    pause = TICK;
                     let _ = timeout(TICK, self.head.changed()).await;
-                    continue;
                 }
                 Err(error) => {
                     self.stopped(&error).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
+                    sleep(pause).await;
                 }
             }
-            sleep(pause).await;
         }
+    }
+
+    /// Whoever applied the last batch goes first: with every node at every batch, most of the work would be to find out
+    /// that another one does it. The others look what became of it, soon, since somebody may wait here to see it, and
+    /// try themselves where it has not got there within a tick. Whether it has.
+    async fn give_way(&self) -> Result<bool, FeedError> {
+        let head = *self.head.borrow();
+        let known = self.progress.of(self.projection);
+        let is_due = known.position < head && self.left.is_some_and(|left| left != known.position);
+        let mut glance = GLANCE;
+        while is_due && glance < TICK {
+            sleep(glance).await;
+            self.look().await?;
+            if self.progress.of(self.projection).position >= head {
+                return Ok(true);
+            }
+            glance *= 2;
+        }
+        Ok(false)
     }
 
     async fn step(&mut self) -> Result<Step, FeedError> {
@@ -185,6 +199,7 @@ impl Runner {
         if events.is_empty() && checkpoint.stopped_because.is_none() {
             let state = State { position: from, version, owner: checkpoint.owner, stopped_because: None };
             self.progress.tell(self.projection, state);
+            self.left.get_or_insert(from);
             return Ok(Step::Idle);
         }
         self.projection.apply(&mut transaction, &mut Kept::default(), &events).await?;
@@ -198,6 +213,7 @@ impl Runner {
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
+        self.left = Some(until);
         let owner = Some(self.node_name.to_string());
         self.progress.tell(self.projection, State { position: until, version, owner, stopped_because: None });
         Ok(Step::Moved)
