@@ -191,6 +191,16 @@ impl Commands {
         }
     }
 
+    /// What a refused command comes to after all: the same one, sent before and still under way then, may have been
+    /// faster, and what refuses it now is what it has done itself.
+    pub(crate) async fn unless_done<O: DeserializeOwned>(
+        &self,
+        idempotency: Option<&Idempotency>,
+        error: CommandError,
+    ) -> Result<O, CommandError> {
+        self.before(idempotency).await?.ok_or(error)
+    }
+
     /// Decides and appends; decides anew where somebody else was faster, a few times. Whatever the decision rests on is
     /// read inside `decide`.
     pub(crate) async fn decide<'c, O, F>(
@@ -203,7 +213,10 @@ impl Commands {
         F: Future<Output = Result<(Unit<'c>, O), CommandError>>,
     {
         for _ in 0..TRIES {
-            let (unit, outcome) = decide().await?;
+            let (unit, outcome) = match decide().await {
+                Ok(decided) => decided,
+                Err(error) => return self.unless_done(idempotency, error).await.map(Committed::Before),
+            };
             match self.commit(unit, idempotency, outcome).await {
                 Err(CommandError::Contended) => {}
                 committed => return committed,

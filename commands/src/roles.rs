@@ -75,7 +75,7 @@ impl Commands {
             return self.done_before(()).await;
         }
         let sealing = self.sealing(account, &reason).await?;
-        let remembered = idempotency.map(|idempotency| idempotency.record(&())).transpose()?;
+        let remembered = idempotency.as_ref().map(|idempotency| idempotency.record(&())).transpose()?;
         for _ in 0..TRIES {
             let expected = self.what_it_rests_on(context, own, account, &command, role).await?;
             let version = self.policy().version;
@@ -87,7 +87,10 @@ impl Commands {
                 Ok(position) => return Ok(Done { value: (), position }),
                 // Somebody else was faster: decide again on what they left.
                 Err(CommandError::Contended) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.unless_done::<()>(idempotency.as_ref(), error).await?;
+                    return self.done_before(()).await;
+                }
             }
         }
         Err(CommandError::Contended)
