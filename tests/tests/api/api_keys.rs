@@ -18,24 +18,10 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
+use crate::PERMISSIONS;
+
 const KEYS: &str = "/v1/api-keys";
 const FORM: &str = "application/x-www-form-urlencoded";
-const ALL: [&str; 14] = [
-    "accounts.read",
-    "accounts.manage",
-    "sessions.read",
-    "sessions.revoke",
-    "roles.read",
-    "roles.grant",
-    "roles.manage",
-    "policy.read",
-    "policy.change",
-    "api_keys.manage",
-    "tokens.introspect",
-    "audit.read",
-    "lockdown.manage",
-    "metrics.read",
-];
 
 fn request(name: &str, permissions: &[&str]) -> Value {
     json!({"name": name, "permissions": permissions, "expires_at": clock::now() + TimeDelta::days(30)})
@@ -125,7 +111,7 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
         ("tokens.introspect", Method::POST, "/v1/auth/introspect".to_owned()),
         ("sessions.revoke", Method::POST, format!("{of_ann}/sessions/revoke")),
     ];
-    for permission in ALL {
+    for permission in PERMISSIONS {
         let (service, made) = service(&node, &admin, &[permission]).await;
         let service = service.seeing(made.position());
         for (needed, method, path) in &calls {
@@ -160,7 +146,7 @@ async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_acc
     ];
     let node = Node::start().await;
     let (admin, ann) = (node.admin().await, node.customer().await);
-    let (service, _) = service(&node, &admin, &ALL).await;
+    let (service, _) = service(&node, &admin, &PERMISSIONS).await;
     let size = log_size(&node).await;
     let document: Value = serde_json::from_str(&fulexo_api::routes::spec()).unwrap();
     let (mut open, mut closed) = (Vec::new(), 0);
@@ -209,7 +195,7 @@ async fn nobody_makes_a_key_that_may_more_than_they() {
     let (path, body) = (format!("/v1/accounts/{}/roles", keeper.account), json!({"role": "keeper", "reason": reason}));
     assert_eq!(admin.post(&path, body).await.status, 204);
     let size = log_size(&node).await;
-    for permissions in [&["audit.read"][..], &["accounts.read", "tokens.introspect"], &ALL] {
+    for permissions in [&["audit.read"][..], &["accounts.read", "tokens.introspect"], &PERMISSIONS] {
         assert_refused(&keeper.post(KEYS, request("x", permissions)).await, 403, "grant_exceeds_own");
     }
     let (_, made) = service(&node, &keeper, &role).await;
@@ -252,7 +238,7 @@ async fn what_is_wrong_with_a_key_is_named_and_none_is_made() {
         refused("name", json!(name), "/name").await;
     }
     refused("permissions", json!(["accounts.read", "accounts.*"]), "/permissions/1").await;
-    refused("permissions", json!(vec!["audit.read"; ALL.len() + 1]), "/permissions").await;
+    refused("permissions", json!(vec!["audit.read"; PERMISSIONS.len() + 1]), "/permissions").await;
     for member in ["secret", "api_key_id", "created_by", "actor", "revoked_at"] {
         refused(member, json!(admin.account), &format!("/{member}")).await;
     }

@@ -1,6 +1,8 @@
 //! The service as its clients see it, over HTTP: one binary, since each takes a while to link and starts servers of its
 //! own. Nothing here changes what belongs to the process.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
 mod administration;
 mod api_keys;
 mod as_of;
@@ -15,3 +17,38 @@ mod policy;
 mod rate_limits;
 mod roles;
 mod second_factor;
+
+use std::collections::BTreeMap;
+
+use fulexo_tests::Answer;
+use serde_json::Value;
+
+/// Every permission there is, in the order in which they are listed.
+const PERMISSIONS: [&str; 14] = [
+    "accounts.read",
+    "accounts.manage",
+    "sessions.read",
+    "sessions.revoke",
+    "roles.read",
+    "roles.grant",
+    "roles.manage",
+    "policy.read",
+    "policy.change",
+    "api_keys.manage",
+    "tokens.introspect",
+    "audit.read",
+    "metrics.read",
+    "lockdown.manage",
+];
+
+/// All of an answer but what differs from any answer to any other.
+fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in &answer.headers {
+        let value = if ["request-id", "date"].contains(&name.as_str()) { "…" } else { value.to_str().unwrap() };
+        headers.entry(name.to_string()).or_default().push_str(value);
+    }
+    let mut body = answer.json.clone();
+    assert!(body["instance"].take().is_string(), "{answer:?}");
+    (answer.status, headers, body)
+}

@@ -21,23 +21,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::PERMISSIONS;
+
 const BECAUSE: &str = "the marmalade affair of Thistlewood";
-const ALL: [&str; 14] = [
-    "accounts.read",
-    "accounts.manage",
-    "sessions.read",
-    "sessions.revoke",
-    "roles.read",
-    "roles.grant",
-    "roles.manage",
-    "policy.read",
-    "policy.change",
-    "api_keys.manage",
-    "tokens.introspect",
-    "audit.read",
-    "metrics.read",
-    "lockdown.manage",
-];
 
 async fn define(client: &Client, role: &str, permissions: &[&str]) -> Answer {
     client.put(&format!("/v1/roles/{role}"), json!({"permissions": permissions, "reason": BECAUSE})).await
@@ -123,12 +109,12 @@ async fn each_permission_allows_its_own_calls_and_no_others_also_by_a_token_of_b
         (Method::POST, "/v1/auth/introspect".to_owned(), json!("token=x")),
         (Method::GET, "/v1/audit/events".to_owned(), Value::Null),
     ];
-    for permission in ALL {
+    for permission in PERMISSIONS {
         let role = permission.replace('.', "-");
         let defined = define(&admin, &role, &[permission]).await.json;
         assert_eq!((&defined["role"], &defined["permissions"]), (&json!(role), &json!([permission])));
         assert_eq!(grant(&admin, ann.account, &role).await.status, 204);
-        for (needed, (method, path, body)) in ALL.iter().zip(&calls) {
+        for (needed, (method, path, body)) in PERMISSIONS.iter().zip(&calls) {
             let (kind, text) = match body {
                 Value::Null => (None, String::new()),
                 Value::String(form) => (Some("application/x-www-form-urlencoded"), form.clone()),
@@ -217,7 +203,7 @@ async fn a_role_is_retired_when_nobody_holds_it_and_its_name_never_used_again() 
     assert_eq!([0, 1, 2].map(built_in), ["admin", "auditor", "customer"].map(|role| (json!(role), json!(true))));
     let permissions = node.auditor().await.get("/v1/permissions").await;
     let names = permissions.json["items"].as_array().unwrap().iter().map(|entry| entry["permission"].as_str().unwrap());
-    assert_eq!(names.collect::<Vec<_>>(), ALL);
+    assert_eq!(names.collect::<Vec<_>>(), PERMISSIONS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +232,7 @@ async fn what_is_wrong_with_a_request_is_named_and_nothing_happens() {
     let wrong = json!({"permissions": ["audit.read", "audit.write", "*", ""], "reason": " "});
     let pointers = ["/permissions/1", "/permissions/2", "/permissions/3", "/reason"];
     refused(Method::PUT, "/v1/roles/desk", wrong, &pointers).await;
-    let many = json!({"permissions": vec!["audit.read"; ALL.len() + 1], "reason": BECAUSE});
+    let many = json!({"permissions": vec!["audit.read"; PERMISSIONS.len() + 1], "reason": BECAUSE});
     refused(Method::PUT, "/v1/roles/desk", many, &["/permissions"]).await;
     for name in ["Desk", "1st", "a.b", "a%20b", "%C3%A4", "desk%00", "_x", &"x".repeat(64)] {
         let body = json!({"permissions": [], "reason": BECAUSE});
@@ -328,7 +314,7 @@ async fn nobody_makes_changes_or_gives_more_than_they_hold() {
     }
     assert_refused(&revoke(&hr, admin.account, "admin").await, 403, "grant_exceeds_own");
     assert_refused(&revoke(&hr, auditor.account, "auditor").await, 403, "grant_exceeds_own");
-    for permissions in [&["audit.read"][..], &["accounts.read", "policy.change"], &ALL] {
+    for permissions in [&["audit.read"][..], &["accounts.read", "policy.change"], &PERMISSIONS] {
         for role in ["new", "hr", "beyond"] {
             assert_refused(&define(&hr, role, permissions).await, 403, "grant_exceeds_own");
         }
@@ -592,7 +578,7 @@ async fn no_request_sent_after_a_revocation_was_answered_is_let_in() {
 async fn the_last_administrator_stays_whatever_a_role_of_ones_own_allows() {
     let node = Node::start().await;
     let admin = node.admin().await;
-    let chief = holder(&node, &admin, "chief", &ALL).await;
+    let chief = holder(&node, &admin, "chief", &PERMISSIONS).await;
     let size = log_size(&node).await;
     for client in [&chief, &admin] {
         assert_refused(&revoke(client, admin.account, "admin").await, 409, "last_admin");

@@ -20,6 +20,15 @@ fn counts(node: &Node) -> Counts {
     node.app().feed.as_ref().unwrap().counts()
 }
 
+/// Returns once JetStream has answered so many reads.
+async fn takes(node: &Node, reads: u64) {
+    eventually("the window is read", async || {
+        node.customer().await;
+        counts(node).taken >= reads
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn projections_take_events_from_jetstream_and_come_to_the_same() {
     let nats = NatsCluster::one(NatsVersion::Current).await;
@@ -27,11 +36,7 @@ async fn projections_take_events_from_jetstream_and_come_to_the_same() {
     let node = feeding(&database, &nats).await;
     let admin = node.admin().await;
     copied(&[&node]).await;
-    eventually("the window is read", async || {
-        node.customer().await;
-        counts(&node).taken >= 3
-    })
-    .await;
+    takes(&node, 3).await;
     append(&database, 300).await;
     caught_up(&node, &admin).await;
     assert_eq!(counts(&node).dropped, 0);
@@ -47,11 +52,7 @@ async fn a_forged_message_is_not_believed() {
     let node = feeding(&database, &nats).await;
     let admin = node.admin().await;
     let stream = copied(&[&node]).await;
-    eventually("the window is read", async || {
-        node.customer().await;
-        counts(&node).taken > 0
-    })
-    .await;
+    takes(&node, 1).await;
     copied(&[&node]).await;
     let jetstream = nats.jetstream().await;
     let genuine = messages(&jetstream, &stream).await.pop().unwrap();
@@ -95,11 +96,7 @@ async fn what_does_not_come_by_jetstream_is_read_from_postgres() {
     let node = feeding(&database, &nats).await;
     let admin = node.admin().await;
     copied(&[&node]).await;
-    eventually("the window is read", async || {
-        node.customer().await;
-        counts(&node).taken > 0
-    })
-    .await;
+    takes(&node, 1).await;
     // A gap: what happens while NATS is away is never heard of.
     nats.kill(0);
     let ann = node.customer().await;
@@ -108,11 +105,7 @@ async fn what_does_not_come_by_jetstream_is_read_from_postgres() {
     append(&database, 50).await;
     copied(&[&node]).await;
     let before = counts(&node);
-    eventually("the window is read again", async || {
-        node.customer().await;
-        counts(&node).taken > before.taken
-    })
-    .await;
+    takes(&node, before.taken + 1).await;
     caught_up(&node, &admin).await;
     assert_eq!(admin.get(&format!("/v1/accounts/{}", ann.account)).await.status, 200);
     assert_eq!(counts(&node).dropped, 0);
@@ -140,11 +133,7 @@ async fn events_of_a_history_that_was_undone_are_not_applied_to_the_one_that_too
         let node = feeding(&database, &nats).await;
         let admin = node.admin().await;
         copied(&[&node]).await;
-        eventually("the window is read", async || {
-            node.customer().await;
-            counts(&node).taken > 0
-        })
-        .await;
+        takes(&node, 1).await;
         caught_up(&node, &admin).await;
         let kept = log_size(&node).await;
         let pool = superuser(&database).await;

@@ -1,23 +1,10 @@
 //! Refused logins cannot be told apart, whatever the reason.
 
-use std::collections::BTreeMap;
-
-use fulexo_tests::{Answer, Node, PASSWORD};
-use serde_json::{Value, json};
+use fulexo_tests::{Node, PASSWORD};
+use serde_json::json;
 
 use super::log_in;
-
-/// All of an answer but what differs from any answer to any other.
-fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    for (name, value) in &answer.headers {
-        let value = if ["request-id", "date"].contains(&name.as_str()) { "…" } else { value.to_str().unwrap() };
-        headers.entry(name.to_string()).or_default().push_str(value);
-    }
-    let mut body = answer.json.clone();
-    assert!(body["instance"].take().is_string(), "{answer:?}");
-    (answer.status, headers, body)
-}
+use crate::seen;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_wrong_and_locked_look_the_same() {

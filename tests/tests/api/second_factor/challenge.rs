@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::{
     CONFIRM, NEW_PASSWORD, Owner, SECOND_FACTOR, TOTP, act, assert_no_token, assert_refused, challenge_of,
-    change_policy, confirm, leaves_of, log_in, log_size, outcomes, present, recovery_codes, seen, sessions, start,
-    superuser,
+    change_policy, confirm, leaves_of, log_in, log_size, outcomes, present, recovery_codes, sessions, start, superuser,
 };
+use crate::seen;
 
 /// What somebody got who logged in so long ago.
 async fn challenge_from(node: &Node, email: &str, ago: TimeDelta) -> String {

@@ -194,18 +194,6 @@ async fn outcomes(database: &Database, account: Uuid, factor: &str) -> BTreeMap<
     outcomes
 }
 
-/// All of an answer but what differs from any answer to any other.
-fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    for (name, value) in &answer.headers {
-        let value = if ["request-id", "date"].contains(&name.as_str()) { "…" } else { value.to_str().unwrap() };
-        headers.entry(name.to_string()).or_default().push_str(value);
-    }
-    let mut body = answer.json.clone();
-    assert!(body["instance"].take().is_string(), "{answer:?}");
-    (answer.status, headers, body)
-}
-
 #[track_caller]
 fn assert_refused(answer: &Answer) {
     assert_eq!((answer.status, answer.code()), (401, "invalid_credentials"), "{answer:?}");
