@@ -378,8 +378,8 @@ fn swept(nodes: &[SeenNode], now: Instant) -> impl Iterator<Item = &SeenNode> {
         .map(|(_, node)| node)
 }
 
-/// Asks the database, for a moment at most; making a connection may take longer. A connection whose packets vanish answers nothing for as long as the kernel
-/// tries: it is given up, and another one taken.
+/// Asks the database, for a moment at most; making a connection may take longer. A connection whose packets vanish answers
+/// nothing for as long as the kernel tries: it is given up, and another one taken.
 pub(crate) async fn promptly<T, E: From<sqlx::Error>>(
     pool: &PgPool,
     ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
