@@ -26,11 +26,11 @@ use fulexo_commands::{Commands, IsCurrent, Retention};
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::feed::{Feed, JetStreamFeed, Listener as FeedListener, PostgresFeed};
-use fulexo_projections::follower::{Follower, catch_up};
+use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::{Gate, LEASE};
 use fulexo_projections::nodes::Nodes;
 use fulexo_projections::projection::Projection;
-use fulexo_projections::runner::{Progress, Runner};
+use fulexo_projections::runner::{Lookout, Progress, Runner};
 use fulexo_projections::{access, feed};
 use futures_util::future::BoxFuture;
 use sqlx::PgPool;
@@ -146,7 +146,7 @@ impl Core {
     /// [`StartError`], in words for the operator.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let pools = Pools::connect(&config.database_url, config.database_connections).await?;
-        let (pool, vital) = (pools.work.clone(), pools.vital.clone());
+        let (pool, vital, behind) = (pools.work.clone(), pools.vital.clone(), pools.behind.clone());
         crate::schema::check(&pool).await.map_err(StartError)?;
         let first_policy = first_policy(&config);
         let policy = Arc::new(InForce::new(first_policy.clone()));
@@ -171,25 +171,24 @@ impl Core {
 
         let (log, sequencer) = EventLog::new(pool.clone(), hooks(&gate, &doorbell, &head));
         let sequencer = sequencer.on(vital.clone());
-        // The gate is current before the first request.
-        while !catch_up(&gate, &vital, 2_000).await.map_err(|error| failed("the log", &error))?.0 {}
-
-        let (stop_sequencer, stopped) = oneshot::channel();
-        let sequencer = tokio::spawn(sequencer.run(stopped));
         let progress = Progress::default();
         let node_name: Arc<str> = config.node_name.into();
         let nodes = Arc::new(Nodes::new(vital.clone(), Arc::clone(&node_name), Arc::clone(&gate)));
+        let mut follower = Follower::new(vital.clone(), Arc::clone(&gate), Arc::clone(&nodes), doorbell.rung(), head);
+        // The gate is current before the first request.
+        follower.begin().await.map_err(|error| failed("the log", &error))?;
+        let (stop_sequencer, stopped) = oneshot::channel();
+        let sequencer = tokio::spawn(sequencer.run(stopped));
         let mut followers = JoinSet::new();
-        let follower = Follower::new(vital.clone(), Arc::clone(&gate), Arc::clone(&nodes), doorbell.rung(), head);
         followers.spawn(follower.run());
         followers.spawn(Arc::clone(&nodes).run(doorbell.rung()));
         followers.spawn(doorbell.clone().run());
 
-        let mut upkeep: Vec<BoxFuture<'static, ()>> = vec![Box::pin(sweep(pool.clone()))];
+        let mut upkeep: Vec<BoxFuture<'static, ()>> = vec![Box::pin(sweep(behind.clone()))];
         let relays_as = (nats.is_some() && config.nats_replicas > 0).then(|| RequestId::draw().0);
         let relay = nats.clone().zip(relays_as).map(|(client, holder)| {
             let options = RelayOptions { client, key: copy_key.clone(), replicas: config.nats_replicas, holder };
-            let (relay, state) = Relay::new(pool.clone(), options, known_head.clone());
+            let (relay, state) = Relay::new(behind.clone(), options, known_head.clone());
             upkeep.push(Box::pin(relay.run()));
             state
         });
@@ -197,7 +196,7 @@ impl Core {
             let feed = Arc::new(JetStreamFeed::default());
             let is_genuine =
                 move |epoch, position, leaf: &[u8], mac: &[u8]| copy_key.is_genuine(epoch, position, leaf, mac);
-            let listener = FeedListener::new(Arc::clone(&feed), pool.clone(), client, Arc::new(is_genuine));
+            let listener = FeedListener::new(Arc::clone(&feed), behind.clone(), client, Arc::new(is_genuine));
             upkeep.push(Box::pin(listener.run()));
             feed
         });
@@ -205,10 +204,11 @@ impl Core {
             Some(feed) => Arc::clone(feed) as _,
             None => Arc::new(PostgresFeed),
         };
+        upkeep.push(Box::pin(Lookout::new(behind.clone(), known_head.clone(), progress.clone()).run()));
         for projection in Projection::ALL {
             let (head, progress) = (known_head.clone(), progress.clone());
             let (feed, node) = (Arc::clone(&feed), Arc::clone(&node_name));
-            upkeep.push(Box::pin(Runner::new(projection, pool.clone(), head, progress, feed, node).run()));
+            upkeep.push(Box::pin(Runner::new(projection, behind.clone(), head, progress, feed, node).run()));
         }
 
         let is_current: IsCurrent = {
@@ -280,7 +280,7 @@ impl Core {
         self.followers.shutdown().await;
         let end_turn = async {
             match self.relays_as {
-                Some(holder) => relay::give_up(&self.pools.work, holder).await,
+                Some(holder) => relay::give_up(&self.pools.behind, holder).await,
                 None => Ok(()),
             }
         };

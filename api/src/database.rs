@@ -13,8 +13,10 @@ use crate::app::StartError;
 const VITAL: u32 = 4;
 /// Connections on which callers are judged whom memory cannot judge: all of them, in a bad hour.
 const JUDGING: u32 = 3;
-/// Fewer than this a node does not do with: two to read, three to work, and those.
-pub const LEAST_CONNECTIONS: u32 = 12;
+/// Fewer than this a node does not do with: two to read, two for what goes on behind, three to work, and those.
+pub const LEAST_CONNECTIONS: u32 = 14;
+/// A connection that was used so lately is not asked whether it lives.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// A node's connections. What is slow or locked in one pool takes none of another's.
 pub struct Pools {
@@ -22,8 +24,10 @@ pub struct Pools {
     pub vital: PgPool,
     /// Callers whom memory cannot judge.
     pub judging: PgPool,
-    /// What commands need to decide, and whatever goes on behind: read models kept up, mail, sweeps, the copy.
+    /// What commands need to decide.
     pub work: PgPool,
+    /// Whatever goes on behind: read models kept up, the copy, sweeps.
+    pub behind: PgPool,
     /// What is asked about the read models.
     pub reads: PgPool,
     /// How many those are.
@@ -37,14 +41,16 @@ impl Pools {
     /// [`StartError`], without the password in the URL.
     pub async fn connect(url: &str, connections: u32) -> Result<Self, StartError> {
         let rest = connections.max(LEAST_CONNECTIONS) - VITAL - JUDGING;
-        let readers = (rest / 3).max(2);
+        let readers = rest / 3;
+        let behind = rest / 3;
         let options = options(url, "60s")?;
         try_once(&options).await?;
         Ok(Self {
             // A connection whose packets vanish would not answer whether it lives, either: what it is asked has its time.
-            vital: of(VITAL).test_before_acquire(false).connect_lazy_with(options.clone()),
+            vital: of(VITAL).before_acquire(|_, _| Box::pin(async { Ok(true) })).connect_lazy_with(options.clone()),
             judging: of(JUDGING).connect_lazy_with(options.clone()),
-            work: of(rest - readers).connect_lazy_with(options),
+            work: of(rest - readers - behind).connect_lazy_with(options.clone()),
+            behind: of(behind).connect_lazy_with(options),
             // A request has 30 seconds.
             reads: of(readers).connect_lazy_with(self::options(url, "10s")?),
             readers,
@@ -53,7 +59,8 @@ impl Pools {
 
     /// Ends them all.
     pub async fn close(&self) {
-        tokio::join!(self.vital.close(), self.judging.close(), self.work.close(), self.reads.close());
+        let Self { vital, judging, work, behind, reads, readers: _ } = self;
+        tokio::join!(vital.close(), judging.close(), work.close(), behind.close(), reads.close());
     }
 }
 
@@ -95,6 +102,13 @@ fn of(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
+        .test_before_acquire(false)
+        .before_acquire(|connection, connection_is| {
+            Box::pin(async move {
+                // One that was just used was asked when it was given back.
+                Ok(connection_is.idle_for < FRESH || connection.ping().await.is_ok())
+            })
+        })
         // Once a connection: a primary becomes a standby by a restart, which ends its connections.
         .after_connect(|connection, _| Box::pin(unless_standby(connection)))
 }

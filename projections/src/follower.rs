@@ -14,23 +14,22 @@ use uuid::Uuid;
 
 use crate::feed::{self, FeedError};
 use crate::gate::Gate;
-use crate::nodes::{Nodes, promptly, within};
+use crate::line::Line;
+use crate::nodes::Nodes;
 use crate::to_i64;
 
 /// Without a doorbell the log is asked this often; well within a lease.
 const TICK: Duration = Duration::from_millis(200);
 /// Between two looks at the log, however often the doorbell rings.
 const LEAST: Duration = Duration::from_millis(1);
-/// Most events read at once.
-const BATCH: u32 = 2_000;
-/// How long the database has for so many.
-const LONG: Duration = Duration::from_secs(5);
+/// Most events read at once: few enough for the time that a statement has.
+const BATCH: u64 = 250;
 /// Between two reports, when there is always something new. After a pause the first one is made at once.
 const REPORT: Duration = Duration::from_millis(5);
 
 /// Follows the log for the gate and wakes the projections.
 pub struct Follower {
-    pool: PgPool,
+    line: Line,
     gate: Arc<Gate>,
     nodes: Arc<Nodes>,
     doorbell: Arc<Notify>,
@@ -51,7 +50,21 @@ impl Follower {
         doorbell: Arc<Notify>,
         head: watch::Sender<u64>,
     ) -> Self {
-        Self { pool, gate, nodes, doorbell, head, renewal: None, reported: 0, reported_at: None }
+        Self { line: Line::new(pool), gate, nodes, doorbell, head, renewal: None, reported: 0, reported_at: None }
+    }
+
+    /// Reads until everything is known that was there when it was called.
+    ///
+    /// # Errors
+    /// The database, or a log that cannot be read.
+    pub async fn begin(&mut self) -> Result<(), FeedError> {
+        loop {
+            let (is_current, size) = self.step().await?;
+            if is_current {
+                self.wake(size);
+                return Ok(());
+            }
+        }
     }
 
     /// Runs until cancelled.
@@ -59,10 +72,14 @@ impl Follower {
         loop {
             let began = tokio::time::Instant::now();
             let pause = match self.step().await {
-                Ok(true) => self.report().await,
-                Ok(false) => {
-                    self.report().await;
-                    continue;
+                Ok((is_current, size)) => {
+                    // Somebody may wait to hear that it is enforced here; read models, which have work to do, come after.
+                    let pause = self.report().await;
+                    self.wake(size);
+                    if !is_current {
+                        continue;
+                    }
+                    pause
                 }
                 // The lease runs out by itself, and requests are judged by the database, or refused.
                 Err(error) => {
@@ -79,20 +96,23 @@ impl Follower {
         }
     }
 
-    /// Reads what is new; whether that was all.
-    async fn step(&mut self) -> Result<bool, FeedError> {
+    /// Reads what is new; whether that was all, and how long the log is.
+    async fn step(&mut self) -> Result<(bool, u64), FeedError> {
         // Taken before the log's head is read: a renewal counts once everything is known that was there after it.
         self.renewal = self.nodes.take_renewal().or(self.renewal);
-        let (is_current, size) = catch_up(&self.gate, &self.pool, BATCH).await?;
+        let (is_current, size) = catch_up(&self.gate, &mut self.line).await?;
+        if is_current && let Some(asked) = self.renewal.take() {
+            self.gate.renew_lease(asked);
+        }
+        Ok((is_current, size))
+    }
+
+    fn wake(&self, size: u64) {
         self.head.send_if_modified(|head| {
             let moved = size > *head;
             *head = size.max(*head);
             moved
         });
-        if is_current && let Some(asked) = self.renewal.take() {
-            self.gate.renew_lease(asked);
-        }
-        Ok(is_current)
     }
 
     /// Tells the others how far this node is, if that is new; answers when to look again.
@@ -105,7 +125,7 @@ impl Follower {
             return wait;
         }
         self.reported_at = Some(Instant::now());
-        match self.nodes.report(applied).await {
+        match self.nodes.report(&mut self.line, applied).await {
             Ok(true) => self.reported = applied,
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "what is enforced here cannot be reported; trying again"),
@@ -114,46 +134,57 @@ impl Follower {
     }
 }
 
-/// How long the log is, which history it tells, and what it has before a position.
-pub(crate) struct Head {
-    pub size: u64,
-    pub epoch: Epoch,
-    pub before: Option<Uuid>,
+/// The log from a position on.
+struct Seen {
+    size: u64,
+    epoch: Epoch,
+    /// The event before the position.
+    before: Option<Uuid>,
+    events: Vec<Arc<Recorded>>,
 }
 
-/// The head of the log, and the event before this position.
-pub(crate) async fn head(connection: &mut PgConnection, position: u64) -> Result<Head, FeedError> {
-    let row = sqlx::query!(
-        r#"select h.position, h.epoch, (select e.leaf from log.event e where e.position = $1) as leaf
-           from log.head h"#,
-        to_i64(position) - 1
+/// Reads the log from a position on, as far as one statement shall.
+async fn look(connection: &mut PgConnection, from: u64) -> Result<Option<Seen>, FeedError> {
+    let rows = sqlx::query!(
+        r#"select h.position as size, h.epoch, e.position as "position?", e.stream_id as "stream_id?",
+                  e.category as "category?", e.version as "version?", e.leaf as "leaf?", e.leaf_hash as "leaf_hash?"
+           from log.head h left join log.event e on e.position >= $1 and e.position < $2
+           order by e.position"#,
+        to_i64(from) - 1,
+        to_i64(from.saturating_add(BATCH))
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
-    let before = row.leaf.map(|leaf| leaf::decode(position.saturating_sub(1), &leaf)).transpose()?;
-    let before = before.map(|event| event.id);
-    Ok(Head { size: row.position.unsigned_abs(), epoch: row.epoch.into(), before })
+    let Some(first) = rows.first() else { return Ok(None) };
+    let (size, epoch) = (first.size.unsigned_abs(), first.epoch.into());
+    let (mut before, mut events) = (None, Vec::new());
+    for row in rows {
+        let (Some(position), Some(stream_id), Some(category), Some(version), Some(leaf), Some(leaf_hash)) =
+            (row.position, row.stream_id, row.category, row.version, row.leaf, row.leaf_hash)
+        else {
+            continue;
+        };
+        if position < to_i64(from) {
+            before = Some(leaf::decode(position.unsigned_abs(), &leaf)?.id);
+        } else {
+            let row = feed::Row { position, stream_id, category, version, leaf, leaf_hash };
+            events.push(Arc::new(row.verify(from + events.len() as u64)?));
+        }
+    }
+    Ok(Some(Seen { size, epoch, before, events }))
 }
 
-/// Reads what other nodes appended, at most `most` events; `true` when the log had nothing, at some time since the call,
-/// that is not known here. It takes no lease.
-///
-/// # Errors
-/// The feed's.
-pub async fn catch_up(gate: &Gate, pool: &PgPool, most: u32) -> Result<(bool, u64), FeedError> {
+/// Reads what other nodes appended, the first of it; `true` when the log had nothing, at some time since the call, that is
+/// not known here. It takes no lease.
+async fn catch_up(gate: &Gate, line: &mut Line) -> Result<(bool, u64), FeedError> {
     let (known, last) = gate.end();
-    let Head { size, epoch, before } = promptly(pool, async |connection| head(connection, known).await).await?;
+    let seen = line.promptly(async |connection| look(connection, known).await).await?;
     // The epoch is for people to change, after a restore. A log that grew again past what is known here, after a failover
     // that lost the end of it, has another event there.
-    if epoch != gate.epoch() || size < known || before != last {
+    let Some(seen) = seen.filter(|seen| seen.epoch == gate.epoch() && seen.size >= known && seen.before == last) else {
         gate.replaced();
-        return Ok((true, size));
-    }
-    let applied = gate.applied();
-    if applied < size {
-        let events = within(LONG, pool, async |connection| feed::read(connection, applied, most).await).await?;
-        let events: Vec<Arc<Recorded>> = events.into_iter().map(Arc::new).collect();
-        gate.observe(&events);
-    }
-    Ok((gate.applied() >= size, size))
+        return Ok((true, known));
+    };
+    gate.observe(&seen.events);
+    Ok((gate.applied() >= seen.size, seen.size))
 }

@@ -18,6 +18,7 @@ pub mod audit;
 pub mod feed;
 pub mod follower;
 pub mod gate;
+mod line;
 pub mod metrics;
 pub mod nodes;
 pub mod page;

@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use self::wait::Wait;
 use crate::gate::{Gate, LEASE};
+use crate::line::Line;
 use crate::to_i64;
 
 /// Between two renewals; a lease outlives three that fail.
@@ -32,8 +33,6 @@ const IDLE: Duration = Duration::from_millis(500);
 /// The same while somebody has just begun to wait, and the longest that it becomes.
 const QUICK: Duration = Duration::from_millis(2);
 const SLOW: Duration = Duration::from_millis(50);
-/// How long the database has for what a lease takes: less than a lease, and more than it ever needs.
-const PROMPT: Duration = Duration::from_millis(1_500);
 /// How long a wait has for its first look at the registry.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Two monotonic clocks differ by no more than this over the length of a lease.
@@ -131,7 +130,7 @@ impl Nodes {
     /// The database.
     pub async fn join(&self) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
-        self.register().await?;
+        self.register(&mut Line::new(self.pool.clone())).await?;
         *lock(&self.renewed) = Some(asked);
         Ok(())
     }
@@ -152,9 +151,10 @@ impl Nodes {
     /// read after it, and everything up to there is known.
     pub async fn run(self: Arc<Self>, renewed: Arc<Notify>) {
         let renew = async {
+            let mut line = Line::new(self.pool.clone());
             loop {
                 let asked = Instant::now();
-                match self.renew().await {
+                match self.renew(&mut line).await {
                     Ok(true) => {
                         *lock(&self.renewed) = Some(asked);
                         renewed.notify_one();
@@ -178,10 +178,10 @@ impl Nodes {
     ///
     /// # Errors
     /// The database.
-    pub(crate) async fn report(&self, applied: u64) -> Result<bool, sqlx::Error> {
+    pub(crate) async fn report(&self, line: &mut Line, applied: u64) -> Result<bool, sqlx::Error> {
         let Some(own) = *lock(&self.own) else { return Ok(false) };
         // If the database loses it, somebody waits for the next one: nobody has to wait for the disk.
-        promptly(&self.pool, async |connection| {
+        line.promptly(async |connection| {
             let told = sqlx::query!(
                 "with quickly as (select set_config('synchronous_commit', 'off', true),
                                          set_config('lock_timeout', '500ms', true))
@@ -247,7 +247,7 @@ impl Nodes {
     }
 
     /// Says that this node goes on; `false` when it has not joined.
-    async fn renew(&self) -> Result<bool, sqlx::Error> {
+    async fn renew(&self, line: &mut Line) -> Result<bool, sqlx::Error> {
         let own = {
             let mut own = lock(&self.own);
             let Some(own) = own.as_mut() else { return Ok(false) };
@@ -258,7 +258,7 @@ impl Nodes {
         // Whatever the server's default: an acknowledgement may rest on what is seen of it. A row that is gone was
         // swept; one that is further was renewed by a copy of this process, which is another node. One that is locked is
         // being renewed still, on a connection given up: while no standby acknowledges, one session waits, not one a try.
-        let renewed = promptly(&self.pool, async |connection| {
+        let renewed = line.promptly(async |connection| {
             let renewed = sqlx::query!(
                 "with durably as (select set_config('synchronous_commit', 'on', true),
                                          set_config('lock_timeout', '500ms', true))
@@ -273,32 +273,35 @@ impl Nodes {
             Ok::<_, sqlx::Error>(renewed.rows_affected())
         });
         if renewed.await? == 0 {
-            self.register().await?;
+            self.register(line).await?;
         }
         Ok(true)
     }
 
-    async fn register(&self) -> Result<(), sqlx::Error> {
-        let id = sqlx::query_scalar!(
-            "with durably as (select set_config('synchronous_commit', 'on', true))
-             insert into projection.node (node_id, name, started_at, renewals, renewed_at, applied)
-             select gen_random_uuid(), $1, clock_timestamp(), 1, clock_timestamp(), $2 from durably
-             returning node_id",
-            &*self.name,
-            to_i64(self.gate.applied())
-        )
-        .fetch_one(&self.pool)
-        .await?;
+    async fn register(&self, line: &mut Line) -> Result<(), sqlx::Error> {
+        let registered = line.promptly(async |connection| {
+            sqlx::query_scalar!(
+                "with durably as (select set_config('synchronous_commit', 'on', true))
+                 insert into projection.node (node_id, name, started_at, renewals, renewed_at, applied)
+                 select gen_random_uuid(), $1, clock_timestamp(), 1, clock_timestamp(), $2 from durably
+                 returning node_id",
+                &*self.name,
+                to_i64(self.gate.applied())
+            )
+            .fetch_one(connection)
+            .await
+        });
+        let id = registered.await?;
         *lock(&self.own) = Some(Own { id, renewals: 1 });
         Ok(())
     }
 
     /// Looks at the registry: seldom, so that the long dead are known as such; often, while somebody waits.
     async fn watch(&self) {
-        let mut pace = QUICK;
+        let (mut line, mut pace) = (Line::new(self.pool.clone()), QUICK);
         loop {
             let began = tokio::time::Instant::now();
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.look(&mut line).await {
                 tracing::warn!(%error, "the registry of nodes cannot be read; trying again");
             }
             let pause = if self.waiting.load(Ordering::Relaxed) > 0 { pace } else { IDLE };
@@ -311,9 +314,9 @@ impl Nodes {
         }
     }
 
-    async fn look(&self) -> Result<(), sqlx::Error> {
+    async fn look(&self, line: &mut Line) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
-        let rows = promptly(&self.pool, async |connection| {
+        let rows = line.promptly(async |connection| {
             sqlx::query!("select node_id, name, renewals, applied from projection.node order by started_at, node_id")
                 .fetch_all(connection)
                 .await
@@ -332,15 +335,15 @@ impl Nodes {
             })
             .collect();
         self.seen.send_replace(Seen { asked: Some(asked), nodes: Arc::clone(&nodes) });
-        self.sweep(&nodes, now).await
+        self.sweep(line, &nodes, now).await
     }
 
     /// Takes rows of the dead away. One that lives after all joins anew with its next renewal, before its next lease.
-    async fn sweep(&self, nodes: &[SeenNode], now: Instant) -> Result<(), sqlx::Error> {
+    async fn sweep(&self, line: &mut Line, nodes: &[SeenNode], now: Instant) -> Result<(), sqlx::Error> {
         let own = lock(&self.own).map(|own| own.id);
         for node in swept(nodes, now).filter(|node| Some(node.id) != own).take(SWEPT) {
             // Nobody need wait for the disk, or a standby: what is lost is swept again.
-            let swept = promptly(&self.pool, async |connection| {
+            let swept = line.promptly(async |connection| {
                 sqlx::query!(
                     "with quickly as (select set_config('synchronous_commit', 'off', true),
                                              set_config('lock_timeout', '500ms', true))
@@ -376,30 +379,6 @@ fn swept(nodes: &[SeenNode], now: Instant) -> impl Iterator<Item = &SeenNode> {
         .enumerate()
         .filter(move |(place, node)| *place >= MOST_DEAD || now.duration_since(node.since) >= KEPT)
         .map(|(_, node)| node)
-}
-
-/// Asks the database, for a moment at most; making a connection may take longer. A connection whose packets vanish answers
-/// nothing for as long as the kernel tries: it is given up, and another one taken.
-pub(crate) async fn promptly<T, E: From<sqlx::Error>>(
-    pool: &PgPool,
-    ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
-) -> Result<T, E> {
-    within(PROMPT, pool, ask).await
-}
-
-/// The same, for as long.
-pub(crate) async fn within<T, E: From<sqlx::Error>>(
-    patience: Duration,
-    pool: &PgPool,
-    ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
-) -> Result<T, E> {
-    let mut connection = pool.acquire().await?;
-    let answer = timeout(patience, ask(&mut connection)).await;
-    answer.unwrap_or_else(|_| {
-        // Given back, it would be asked whether it lives, and keep its place in the pool for as long.
-        drop(connection.detach());
-        Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into())
-    })
 }
 
 /// Somebody who waits: while there is one, the registry is looked at often.

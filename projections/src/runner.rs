@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::feed::{self, Feed, FeedError};
+use crate::line::Line;
 use crate::projection::{Kept, Projection};
 use crate::to_i64;
 
@@ -57,18 +58,37 @@ impl Progress {
     /// # Errors
     /// [`Behind`] after `patience`.
     pub async fn wait(&self, projection: Projection, position: u64, patience: Duration) -> Result<(), Behind> {
+        self.reaches(projection, position.saturating_add(1), patience).await
+    }
+
+    async fn reaches(&self, projection: Projection, size: u64, patience: Duration) -> Result<(), Behind> {
         let mut state = self.0.get(&projection).ok_or(Behind)?.subscribe();
-        timeout(patience, state.wait_for(|state| state.position > position))
+        timeout(patience, state.wait_for(|state| state.position >= size))
             .await
             .map_err(|_| Behind)?
             .map_err(|_| Behind)?;
         Ok(())
     }
 
+    /// Whether every projection has got so far.
+    fn all_reach(&self, size: u64) -> bool {
+        self.0.values().all(|state| state.borrow().position >= size)
+    }
+
     /// Where a projection stands.
     #[must_use]
     pub fn of(&self, projection: Projection) -> State {
         self.0.get(&projection).map(|state| state.borrow().clone()).unwrap_or_default()
+    }
+
+    /// What the checkpoint said a moment ago. A runner here may have told more since, or why it does not move.
+    fn hear(&self, projection: Projection, state: State) {
+        let known = self.of(projection);
+        let is_news =
+            state.position == known.position && (state.version != known.version || state.stopped_because.is_some());
+        if state.position > known.position || is_news {
+            self.tell(projection, state);
+        }
     }
 
     fn tell(&self, projection: Projection, state: State) {
@@ -79,6 +99,62 @@ impl Progress {
                 differs
             });
         }
+    }
+}
+
+/// Looks what the other nodes have made of something new: soon, since somebody may wait here to see it, and one statement
+/// for all projections.
+pub struct Lookout {
+    pool: PgPool,
+    head: watch::Receiver<u64>,
+    progress: Progress,
+}
+
+impl Lookout {
+    /// `head` tells how long the log is.
+    #[must_use]
+    pub const fn new(pool: PgPool, head: watch::Receiver<u64>, progress: Progress) -> Self {
+        Self { pool, head, progress }
+    }
+
+    /// Runs until cancelled.
+    pub async fn run(mut self) {
+        // Ends only with its sender, and then this node ends.
+        while self.head.changed().await.is_ok() {
+            let (mut line, mut pause) = (Line::new(self.pool.clone()), GLANCE);
+            sleep(GLANCE).await;
+            // Most of the time it is this node that did the work.
+            while !self.progress.all_reach(*self.head.borrow_and_update()) {
+                if let Err(error) = self.look(&mut line).await {
+                    tracing::warn!(%error, "how far the projections are cannot be read; trying again");
+                }
+                if timeout(pause, self.head.changed()).await.is_ok() {
+                    pause = GLANCE;
+                    sleep(GLANCE).await;
+                } else {
+                    pause = (pause * 2).min(TICK);
+                }
+            }
+        }
+    }
+
+    async fn look(&self, line: &mut Line) -> Result<(), sqlx::Error> {
+        let rows = line.promptly(async |connection| {
+            sqlx::query!("select name, position, version, owner, stopped_because from projection.checkpoint")
+                .fetch_all(connection)
+                .await
+        });
+        for row in rows.await? {
+            let Ok(projection) = row.name.parse() else { continue };
+            let state = State {
+                position: row.position.unsigned_abs(),
+                version: row.version.unsigned_abs(),
+                owner: row.owner,
+                stopped_because: row.stopped_because,
+            };
+            self.progress.hear(projection, state);
+        }
+        Ok(())
     }
 }
 
@@ -121,11 +197,7 @@ impl Runner {
     pub async fn run(mut self) {
         let mut pause = TICK;
         loop {
-            let step = match self.give_way().await {
-                Ok(true) => Ok(Step::Idle),
-                Ok(false) => self.step().await,
-                Err(error) => Err(error),
-            };
+            let step = if self.give_way().await { Ok(Step::Idle) } else { self.step().await };
             match step {
                 Ok(Step::Moved) => pause = TICK,
                 Ok(Step::Idle) => {
@@ -147,22 +219,14 @@ impl Runner {
     }
 
     /// Whoever applied the last batch goes first: with every node at every batch, most of the work would be to find out
-    /// that another one does it. The others look what became of it, soon, since somebody may wait here to see it, and
-    /// try themselves where it has not got there within a tick. Whether it has.
-    async fn give_way(&self) -> Result<bool, FeedError> {
+    /// that another one does it. The others hear what became of it (`Lookout`), and try themselves where it has not got
+    /// there within a tick. Whether it has.
+    async fn give_way(&self) -> bool {
         let head = *self.head.borrow();
-        let known = self.progress.of(self.projection);
-        let is_due = known.position < head && self.left.is_some_and(|left| left != known.position);
-        let mut glance = GLANCE;
-        while is_due && glance < TICK {
-            sleep(glance).await;
-            self.look().await?;
-            if self.progress.of(self.projection).position >= head {
-                return Ok(true);
-            }
-            glance *= 2;
-        }
-        Ok(false)
+        let known = self.progress.of(self.projection).position;
+        known < head
+            && self.left.is_some_and(|left| left != known)
+            && self.progress.reaches(self.projection, head, TICK).await.is_ok()
     }
 
     async fn step(&mut self) -> Result<Step, FeedError> {
@@ -177,10 +241,7 @@ impl Runner {
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        let Some(checkpoint) = held else {
-            drop(transaction);
-            return self.look().await;
-        };
+        let Some(checkpoint) = held else { return Ok(Step::Elsewhere) };
         let from = checkpoint.position.unsigned_abs();
         let version = checkpoint.version.unsigned_abs();
         // Another node may have got so far, or a rebuild.
@@ -217,24 +278,6 @@ impl Runner {
         let owner = Some(self.node_name.to_string());
         self.progress.tell(self.projection, State { position: until, version, owner, stopped_because: None });
         Ok(Step::Moved)
-    }
-
-    /// Where the node that does the work has got to.
-    async fn look(&self) -> Result<Step, FeedError> {
-        let row = sqlx::query!(
-            "select position, version, owner, stopped_because from projection.checkpoint where name = $1",
-            self.projection.as_str()
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        let state = State {
-            position: row.position.unsigned_abs(),
-            version: row.version.unsigned_abs(),
-            owner: row.owner,
-            stopped_because: row.stopped_because,
-        };
-        self.progress.tell(self.projection, state);
-        Ok(Step::Elsewhere)
     }
 
     async fn stopped(&self, error: &FeedError) {

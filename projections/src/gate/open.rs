@@ -12,7 +12,6 @@ use super::Gate;
 use super::memory::{Elevation, MOST, Memory, Subject};
 use crate::as_of::first_in;
 use crate::feed::FeedError;
-use crate::follower::{Head, head};
 use crate::{access, feed};
 
 /// The longest that the policy lets an elevation last.
@@ -36,7 +35,8 @@ impl Gate {
         let mut transaction = pool.begin().await?;
         // One snapshot: what is read below is the state at this very position.
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
-        let Head { size: applied, epoch, .. } = head(&mut transaction, 0).await?;
+        let head = sqlx::query!("select position, epoch from log.head").fetch_one(&mut *transaction).await?;
+        let (applied, epoch) = (head.position.unsigned_abs(), head.epoch.into());
         let last = match applied.checked_sub(1) {
             Some(last) => feed::read(&mut transaction, last, 1).await?.first().map(|event| event.id),
             None => None,

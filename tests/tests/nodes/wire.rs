@@ -152,7 +152,7 @@ impl Statements {
                 let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
                 let rule: Rule = if has(b"set renewals = $2") {
                     |rules| rules.renewals
-                } else if has(b"select h.position, h.epoch, (select e.leaf") {
+                } else if has(b"from log.head h left join log.event e") {
                     |rules| rules.heads
                 } else if has(b"from projection.node order by") {
                     |rules| rules.registry
