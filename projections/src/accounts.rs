@@ -171,9 +171,8 @@ pub async fn list_as_of(
     Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, unless they are kept, folds the batch over them, writes them back with every
-/// version in between: at most three statements a batch.
-pub(crate) async fn apply(
+/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement.
+pub(crate) async fn fold(
     connection: &mut PgConnection,
     rows: &mut Versions<Account>,
     events: &[Recorded],
@@ -192,16 +191,21 @@ pub(crate) async fn apply(
         rows.extend(known);
     }
     for recorded in events {
-        fold(rows, recorded);
+        fold_one(rows, recorded);
     }
+    Ok(())
+}
+
+/// Writes rows as they are now, and every version in between: at most two statements.
+pub(crate) async fn write(connection: &mut PgConnection, rows: &mut Versions<Account>) -> Result<(), sqlx::Error> {
     let Made { current, past, .. } = rows.finish();
-    write(connection, &current).await?;
+    write_current(connection, &current).await?;
     write_past(connection, &past).await?;
     rows.keep(current);
     Ok(())
 }
 
-async fn write(connection: &mut PgConnection, rows: &[Account]) -> Result<(), sqlx::Error> {
+async fn write_current(connection: &mut PgConnection, rows: &[Account]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -325,7 +329,7 @@ const fn concerns(recorded: &Recorded) -> bool {
     }
 }
 
-fn fold(rows: &mut Versions<Account>, recorded: &Recorded) {
+fn fold_one(rows: &mut Versions<Account>, recorded: &Recorded) {
     let id = recorded.stream.id;
     if is_first(recorded) {
         let account = Account {

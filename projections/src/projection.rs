@@ -65,13 +65,41 @@ impl Projection {
         kept: &mut Kept,
         events: &[Recorded],
     ) -> Result<(), sqlx::Error> {
+        self.fold(connection, kept, events).await?;
+        self.write(connection, kept).await
+    }
+
+    /// The first half of it: what can be held back for a later [`Projection::write`] is held in `kept`.
+    pub(crate) async fn fold(
+        self,
+        connection: &mut PgConnection,
+        kept: &mut Kept,
+        events: &[Recorded],
+    ) -> Result<(), sqlx::Error> {
         match self {
-            Self::Accounts => accounts::apply(connection, &mut kept.accounts, events).await,
-            Self::Sessions => sessions::apply(connection, &mut kept.sessions, events).await,
+            Self::Accounts => accounts::fold(connection, &mut kept.accounts, events).await,
+            Self::Sessions => sessions::fold(connection, &mut kept.sessions, events).await,
+            // Few, added up in the database, or never changed: nothing is won by waiting.
             Self::Roles => roles::apply(connection, events).await,
             Self::Metrics => metrics::apply(connection, events).await,
             Self::Audit => audit::apply(connection, events).await,
         }
+    }
+
+    /// The second half: what is held is written.
+    pub(crate) async fn write(self, connection: &mut PgConnection, kept: &mut Kept) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Accounts => accounts::write(connection, &mut kept.accounts).await,
+            Self::Sessions => sessions::write(connection, &mut kept.sessions).await,
+            Self::Roles | Self::Metrics | Self::Audit => Ok(()),
+        }
+    }
+}
+
+impl Kept {
+    /// Versions of rows that are held back.
+    pub(crate) fn held(&self) -> usize {
+        self.accounts.held() + self.sessions.held()
     }
 }
 

@@ -5,7 +5,7 @@
 //!                                                                              live becomes previous <--> roll_back
 //! ```
 //!
-//! Each batch commits with the build's own checkpoint: whatever interrupts a rebuild, the next one goes on from there.
+//! What is written commits with the build's own checkpoint: whatever interrupts a rebuild, the next one goes on from there.
 //! `begin_build` and the other functions of the database that move tables are in `migrations/0007_rebuild.sql`.
 //!
 //! It does not judge: where the new version differs from the live one the log's word stands, and the difference is told.
@@ -25,7 +25,7 @@ use crate::projection::Projection;
 use build::Build;
 pub use roll_back::{RolledBack, roll_back};
 
-/// Events in one transaction.
+/// Events applied at once.
 const BATCH: u32 = 20_000;
 
 /// How to rebuild.

@@ -132,9 +132,8 @@ pub async fn list_as_of(
     Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, unless they are kept, folds the batch over them, writes them back with every
-/// version in between: at most three statements a batch.
-pub(crate) async fn apply(
+/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement.
+pub(crate) async fn fold(
     connection: &mut PgConnection,
     rows: &mut Versions<Session>,
     events: &[Recorded],
@@ -154,16 +153,21 @@ pub(crate) async fn apply(
         rows.extend(known);
     }
     for (recorded, event) in events() {
-        fold(rows, recorded, event);
+        fold_one(rows, recorded, event);
     }
+    Ok(())
+}
+
+/// Writes rows as they are now, and every version in between: at most two statements.
+pub(crate) async fn write(connection: &mut PgConnection, rows: &mut Versions<Session>) -> Result<(), sqlx::Error> {
     let Made { current, past, .. } = rows.finish();
-    write(connection, &current).await?;
+    write_current(connection, &current).await?;
     write_past(connection, &past).await?;
     rows.keep(current);
     Ok(())
 }
 
-async fn write(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
+async fn write_current(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -253,7 +257,7 @@ const fn about(recorded: &Recorded) -> Option<&SessionEvent> {
     }
 }
 
-fn fold(rows: &mut Versions<Session>, recorded: &Recorded, event: &SessionEvent) {
+fn fold_one(rows: &mut Versions<Session>, recorded: &Recorded, event: &SessionEvent) {
     let id = recorded.stream.id;
     if let SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at } = event {
         rows.begin(Session {

@@ -1,4 +1,4 @@
-//! The versions of rows that a batch makes: what each row is after the batch, and everything that it was on the way there.
+//! The versions of rows that a batch makes, or several: what each row is after them, and everything that it was on the way there.
 //! A history so written is the same however the log is cut into batches.
 
 use std::collections::HashMap;
@@ -65,6 +65,9 @@ impl<T: Row> Extend<T> for Versions<T> {
 impl<T: Row> Versions<T> {
     /// Whether an earlier batch has left this row; then it need not be read.
     pub fn recall(&mut self, key: &T::Key) -> bool {
+        if self.rows.contains_key(key) {
+            return true;
+        }
         let Some(row) = self.late.remove(key).or_else(|| self.before.remove(key)) else { return false };
         self.rows.insert(key.clone(), (row, false));
         true
@@ -100,6 +103,11 @@ impl<T: Row> Versions<T> {
     /// Whether the row is there.
     pub fn holds(&self, key: &T::Key) -> bool {
         self.rows.contains_key(key)
+    }
+
+    /// Versions of rows that are not written yet.
+    pub fn held(&self) -> usize {
+        self.rows.len() + self.past.len()
     }
 
     /// What is to be written.

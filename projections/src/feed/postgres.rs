@@ -25,15 +25,18 @@ pub async fn size(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
 /// # Errors
 /// [`FeedError`].
 pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result<Vec<Recorded>, FeedError> {
-    let rows = sqlx::query_as!(
+    let mut rows = sqlx::query_as!(
         Row,
         "select position, stream_id, category, version, leaf, leaf_hash from log.event
-         where position >= $1 and position < $2 order by position",
+         where position >= $1 and position < $2",
         to_i64(from),
         to_i64(from.saturating_add(u64::from(most)))
     )
     .fetch_all(connection)
     .await?;
+    // They come in order, nearly. Where a partition is so new that the database has no statistics of it, it would sort them
+    // by way of the disk, which takes ten times as long as to read them.
+    rows.sort_unstable_by_key(|row| row.position);
     rows.iter().zip(from..).map(|(row, position)| row.verify(position)).collect()
 }
 

@@ -15,6 +15,10 @@ use crate::to_i64;
 
 /// One that was killed a moment ago may hold the lock until its connection is found dead.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Most versions of rows that are held back from being written, about 100 MB; and for how long, which is what is lost
+/// where a build is interrupted.
+const HELD: usize = 300_000;
+const LONGEST: Duration = Duration::from_secs(5);
 /// How often a switch gives way to whoever holds the tables.
 const TRIES: u32 = 20;
 
@@ -31,9 +35,12 @@ pub struct Beside {
     pub connection: PgConnection,
     pub kind: Kind,
     /// Everything below it is applied.
-    pub position: u64,
-    /// Rows of the last batches. Emptied by whoever writes past `apply`.
-    pub kept: Kept,
+    position: u64,
+    /// Everything below it is written, as the checkpoint says.
+    written: u64,
+    written_at: Instant,
+    /// Rows of the last batches, written or held back.
+    kept: Kept,
 }
 
 impl Beside {
@@ -68,7 +75,18 @@ impl Beside {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        Ok(Self { projection, connection, kind, position: 0, kept: Kept::default() })
+        let kept = Kept::default();
+        Ok(Self { projection, connection, kind, position: 0, written: 0, written_at: Instant::now(), kept })
+    }
+
+    /// Everything below it is applied.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Goes on from where the checkpoint is: everything below it is written, and not by this one's `apply`.
+    pub fn goes_on_at(&mut self, position: u64) {
+        (self.position, self.written, self.kept) = (position, position, Kept::default());
     }
 
     /// Where the live version is.
@@ -76,14 +94,31 @@ impl Beside {
         live(&mut self.connection, self.projection).await
     }
 
-    /// Applies what comes next, and commits.
+    /// Applies what comes next. A row that changes again and again is written seldom: what is held back is committed from
+    /// time to time, and by [`Beside::write`].
     pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), RebuildError> {
         let mut transaction = self.connection.begin().await?;
-        let until = self.position + events.len() as u64;
-        self.projection.apply(&mut transaction, &mut self.kept, events).await?;
-        step(&mut transaction, self.projection, self.kind, self.position..until).await?;
+        self.projection.fold(&mut transaction, &mut self.kept, events).await?;
+        self.position += events.len() as u64;
+        let held = self.kept.held();
+        if held == 0 || held >= HELD || self.written_at.elapsed() >= LONGEST {
+            self.projection.write(&mut transaction, &mut self.kept).await?;
+            step(&mut transaction, self.projection, self.kind, self.written..self.position).await?;
+            (self.written, self.written_at) = (self.position, Instant::now());
+        }
         transaction.commit().await?;
-        self.position = until;
+        Ok(())
+    }
+
+    /// Writes what is held back, and commits.
+    pub async fn write(&mut self) -> Result<(), RebuildError> {
+        if self.written < self.position {
+            let mut transaction = self.connection.begin().await?;
+            self.projection.write(&mut transaction, &mut self.kept).await?;
+            step(&mut transaction, self.projection, self.kind, self.written..self.position).await?;
+            transaction.commit().await?;
+            (self.written, self.written_at) = (self.position, Instant::now());
+        }
         Ok(())
     }
 
@@ -113,7 +148,7 @@ impl Beside {
 
     async fn try_switch(&mut self) -> Result<u64, RebuildError> {
         let (projection, name) = (self.projection, self.projection.as_str());
-        self.kept = Kept::default();
+        self.write().await?;
         let mut transaction = self.connection.begin().await?;
         // Whoever is held up in the middle holds up every reader.
         sqlx::query!("set local idle_in_transaction_session_timeout = '5s'").execute(&mut *transaction).await?;
@@ -147,7 +182,7 @@ impl Beside {
             }
         };
         transaction.commit().await?;
-        self.position = position;
+        self.goes_on_at(position);
         Ok(position)
     }
 

@@ -51,7 +51,7 @@ impl Build {
         .fetch_one(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        beside.position = row.position.unsigned_abs();
+        beside.goes_on_at(row.position.unsigned_abs());
         let comparison = row.compared_at.map(|position| Comparison {
             position: position.unsigned_abs(),
             differing: row.differing.unsigned_abs(),
@@ -69,7 +69,7 @@ impl Build {
     }
 
     pub const fn position(&self) -> u64 {
-        self.beside.position
+        self.beside.position()
     }
 
     /// Takes what it is given, goes on to the head by itself, and switches.
@@ -91,6 +91,7 @@ impl Build {
         self.catch_up().await?;
         if !self.indexed {
             self.tell(News::Indexing).await;
+            self.beside.write().await?;
             let name = self.projection().as_str();
             sqlx::query!("select projection.finish_build($1)", name).execute(&mut self.beside.connection).await?;
             self.catch_up().await?;
@@ -139,12 +140,11 @@ impl Build {
     /// tables, which are followed meanwhile, it sees what was there when it began, of its own what it wrote.
     async fn compare(&mut self) -> Result<(), RebuildError> {
         self.tell(News::Comparing).await;
-        let (projection, name) = (self.projection(), self.projection().as_str());
+        self.beside.write().await?;
+        let (projection, name, mut position) = (self.projection(), self.projection().as_str(), self.beside.position());
         let mut transaction = self.beside.connection.begin().await?;
         sqlx::query!("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
         let live = beside::live(&mut transaction, projection).await?;
-        let mut position = self.beside.position;
-        self.beside.kept = Kept::default();
         while position < live {
             let events = stretch(&mut transaction, position..live).await?;
             let until = position + events.len() as u64;
@@ -177,7 +177,7 @@ impl Build {
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        self.beside.position = position;
+        self.beside.goes_on_at(position);
         self.comparison = Some(comparison);
         self.told().await;
         Ok(())

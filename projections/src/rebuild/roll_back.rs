@@ -54,7 +54,7 @@ async fn bring_back(
     .fetch_optional(&mut previous.connection)
     .await?
     .ok_or(RebuildError::NothingKept(projection))?;
-    previous.position = kept.position.unsigned_abs();
+    previous.goes_on_at(kept.position.unsigned_abs());
     let live = previous.live().await?;
     previous.advance(live).await?;
     let position = previous.switch(&news).await?;
