@@ -2,6 +2,9 @@
 
 #![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -18,6 +21,7 @@ pub struct Cut {
     /// Where it listens on 127.0.0.1.
     pub port: u16,
     wire: watch::Sender<Wire>,
+    server: Arc<AtomicU16>,
 }
 
 impl Cut {
@@ -26,13 +30,14 @@ impl Cut {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let wire = watch::Sender::new(Wire::Whole);
-        let states = wire.subscribe();
+        let (states, server) = (wire.subscribe(), Arc::new(AtomicU16::new(server)));
+        let leads_to = Arc::clone(&server);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connect(client, server, states.clone()));
+                tokio::spawn(connect(client, leads_to.load(Ordering::Relaxed), states.clone()));
             }
         });
-        Self { port, wire }
+        Self { port, wire, server }
     }
 
     /// The URL of a server of 127.0.0.1, over a wire to it.
@@ -42,6 +47,11 @@ impl Cut {
         let cut = Self::before(digits.parse().unwrap()).await;
         let url = url.replace(&format!("127.0.0.1:{digits}"), &format!("127.0.0.1:{}", cut.port));
         (cut, url)
+    }
+
+    /// New connections lead to this port.
+    pub fn lead_to(&self, server: u16) {
+        self.server.store(server, Ordering::Relaxed);
     }
 
     /// Ends all connections; new ones end at once.

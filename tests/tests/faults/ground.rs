@@ -1,5 +1,5 @@
-//! What the faults happen to: three nodes of the program, NATS, a cluster where it is what fails, one Postgres that writes
-//! to disk, all of the test's own; between each node and its NATS a wire that can be cut.
+//! What the faults happen to: three nodes of the program, NATS, a cluster where it is what fails, a Postgres that writes to
+//! disk, a standby where one takes over, all of the test's own; between each node and the others a wire that can be cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use fulexo_tests::{
     Client, Cut, NatsCluster, NatsVersion, Program, application_url, env, eventually, own_dir, prepare,
 };
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
@@ -20,8 +20,18 @@ const DATABASE: &str = "fulexo_faults";
 pub struct Ground {
     dir: DataDir,
     postgres: Option<Postgres>,
+    /// Where every node finds it.
+    wire: Cut,
+    standby: Option<Standby>,
     pub nats: NatsCluster,
     nodes: Vec<Node>,
+}
+
+/// What every commit waits for.
+struct Standby {
+    dir: DataDir,
+    /// While it runs.
+    postgres: Option<Postgres>,
 }
 
 struct Node {
@@ -34,10 +44,21 @@ struct Node {
 impl Ground {
     /// With so many NATS servers, each of which keeps the log's copy.
     pub async fn start(servers: usize) -> Self {
+        Self::with(servers, false).await
+    }
+
+    /// With a standby for whose disk every commit waits.
+    pub async fn start_with_standby() -> Self {
+        Self::with(1, true).await
+    }
+
+    async fn with(servers: usize, has_standby: bool) -> Self {
         let nats = NatsCluster::start(NatsVersion::Current, servers).await;
         let dir = own_dir();
         let postgres = block_in_place(|| start_postgres(&dir));
         prepare(&postgres, DATABASE).await;
+        let standby = if has_standby { Some(Standby::make(&dir, &postgres).await) } else { None };
+        let (wire, url) = Cut::of(&application_url(&postgres, DATABASE)).await;
         let mut nodes = Vec::new();
         for number in 0..NODES {
             let (mut wires, mut urls) = (Vec::new(), Vec::new());
@@ -46,7 +67,7 @@ impl Ground {
                 wires.push(wire);
                 urls.push(url);
             }
-            let mut env = env(&application_url(&postgres, DATABASE), &urls.join(","));
+            let mut env = env(&url, &urls.join(","));
             env.extend(
                 [
                     ("FULEXO_NATS_REPLICAS", servers.to_string()),
@@ -58,7 +79,7 @@ impl Ground {
             );
             nodes.push(Node { program: None, env, url: String::new(), nats: wires });
         }
-        let mut ground = Self { dir, postgres: Some(postgres), nats, nodes };
+        let mut ground = Self { dir, postgres: Some(postgres), wire, standby, nats, nodes };
         for number in 0..NODES {
             ground.start_node(number);
         }
@@ -115,15 +136,42 @@ impl Ground {
     /// Ends Postgres without a chance to write anything, and starts it again after a while.
     pub fn kill_postgres(&mut self, down: Duration) {
         block_in_place(|| {
-            let mut postgres = self.postgres.take().unwrap();
-            let pid = postgres.pid().to_string();
-            let killed = std::process::Command::new("/bin/sh").args(["-c", r#"kill -s KILL "$0""#, &pid]).status();
-            assert!(killed.unwrap().success());
-            postgres.stop();
-            drop(postgres);
+            self.end_postgres();
             std::thread::sleep(down);
             self.postgres = Some(start_postgres(&self.dir));
         });
+    }
+
+    fn end_postgres(&mut self) {
+        let mut postgres = self.postgres.take().unwrap();
+        let pid = postgres.pid().to_string();
+        let killed = std::process::Command::new("/bin/sh").args(["-c", r#"kill -s KILL "$0""#, &pid]).status();
+        assert!(killed.unwrap().success());
+        postgres.stop();
+    }
+
+    /// Stops the standby: no commit is acknowledged any more.
+    pub fn stop_standby(&mut self) {
+        block_in_place(|| self.standby.as_mut().unwrap().postgres = None);
+    }
+
+    pub fn start_standby(&mut self) {
+        let standby = self.standby.as_mut().unwrap();
+        standby.postgres = Some(block_in_place(|| start_postgres(&standby.dir)));
+    }
+
+    /// Ends the primary without a chance to write anything, and promotes the standby in its place.
+    pub async fn fail_over(&mut self) {
+        block_in_place(|| self.end_postgres());
+        self.wire.cut();
+        let standby = self.standby.take().unwrap();
+        let promoted = standby.postgres.unwrap();
+        let mut connection = PgConnection::connect(&promoted.superuser_url("postgres")).await.unwrap();
+        let is_done: bool = sqlx::query_scalar("select pg_promote()").fetch_one(&mut connection).await.unwrap();
+        assert!(is_done);
+        self.wire.lead_to(promoted.port());
+        self.wire.heal();
+        (self.dir, self.postgres) = (standby.dir, Some(promoted));
     }
 
     pub async fn pool(&self) -> PgPool {
@@ -169,6 +217,33 @@ impl Ground {
                 sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+impl Standby {
+    /// Of a server whose directory this is, and which waits for it from here on.
+    async fn make(of: &DataDir, primary: &Postgres) -> Self {
+        let dir = own_dir();
+        let script = r#"mkdir -m 700 "$1/postgres"
+            pg_basebackup --dbname "$2" --pgdata "$1/postgres/data" --write-recovery-conf --checkpoint fast
+            cp "$0/postgres.password" "$1/postgres.password"
+            chown -R --reference "$0/postgres/data" "$1/postgres""#;
+        let superuser = primary.superuser_url("postgres");
+        let made = block_in_place(|| {
+            let mut shell = std::process::Command::new("/bin/sh");
+            shell.args(["-ec", script]).args([of.path(), dir.path()]).arg(&superuser).status()
+        });
+        assert!(made.unwrap().success());
+        let postgres = Some(block_in_place(|| start_postgres(&dir)));
+        let mut connection = PgConnection::connect(&superuser).await.unwrap();
+        for statement in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        }
+        let state = "select coalesce(min(sync_state), '') from pg_stat_replication";
+        while sqlx::query_scalar::<_, String>(state).fetch_one(&mut connection).await.unwrap() != "sync" {
+            sleep(Duration::from_millis(50)).await;
+        }
+        Self { dir, postgres }
     }
 }
 

@@ -10,6 +10,7 @@ mod load;
 use std::time::{Duration, Instant};
 
 use fulexo_tests::{Client, PASSWORD};
+use hyper::Method;
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -128,6 +129,40 @@ async fn postgres_killed_under_load_loses_nothing_that_was_acknowledged() {
         ground.kill_postgres(down);
         load.goes_on(10).await;
     }
+    let record = load.stop().await;
+    assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_standby_changes_wait_and_one_that_takes_over_has_all_that_was_acknowledged() {
+    let _turn = TURN.lock().await;
+    let mut ground = Ground::start_with_standby().await;
+    let admin = ground.admin().await;
+    let load = Load::start(&ground.urls(), &admin).await;
+    ground.stop_standby();
+    let change = async {
+        let (began, body) = (Instant::now(), json!({"display_name": "Later"}).to_string());
+        let answer = admin.send(Method::PATCH, "/v1/me", Some("application/json"), &body).await;
+        assert_eq!((answer.status, answer.code()), (503, "timeout"), "{answer:?}");
+        assert!(began.elapsed() >= Duration::from_secs(29), "{:?}", began.elapsed());
+    };
+    let read = async {
+        // The last leases have run out by then.
+        sleep(Duration::from_secs(4)).await;
+        for url in ground.urls() {
+            let here = Client { url, ..admin.clone() };
+            assert_eq!(here.get("/health/ready").await.json["gate"]["stopped"], json!(true));
+            for path in ["/v1/auth/session", "/v1/accounts", "/v1/sessions"] {
+                assert_eq!(here.get(path).await.status, 200, "{path}");
+            }
+        }
+    };
+    tokio::join!(change, read);
+    ground.start_standby();
+    load.goes_on(10).await;
+    ground.fail_over().await;
+    load.goes_on(10).await;
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
     all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;

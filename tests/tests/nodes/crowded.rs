@@ -1,10 +1,12 @@
-//! A node whose readers take every connection that there is for them: it judges and revokes all the same.
+//! A node whose readers, or read models, take every connection that there is for them: it judges and revokes all the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fulexo_projections::gate::LEASE;
-use fulexo_tests::{Node, eventually, superuser};
+use fulexo_tests::{Database, Node, eventually, superuser};
+use futures_util::future::join_all;
+use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
 use crate::enforcement;
@@ -50,4 +52,33 @@ async fn reads_that_do_not_end_take_neither_the_lease_nor_revocations_from_a_nod
         reader.await.unwrap();
     }
     assert_eq!(bob.get("/v1/auth/session").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_models_that_wait_take_no_connection_from_commands() {
+    let database = Arc::new(Database::create().await);
+    let mut env = database.env();
+    // As few as a node takes: fewer to work with than there are read models.
+    env.insert("FULEXO_DATABASE_CONNECTIONS".into(), "14".into());
+    let node = Node::with(&database, env).await;
+    let admin = node.admin().await;
+    let pool = superuser(&database).await;
+    let mut held = pool.begin().await.unwrap();
+    for table in ["account", "session", "role_grant", "metric", "audit"] {
+        let statement = format!("lock table read.{table} in access exclusive mode");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *held).await.unwrap();
+    }
+    let first = node.customer().await;
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let waiting = async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap();
+    eventually("read models wait", async || waiting().await >= 2).await;
+    let customers = join_all((0..8).map(|_| node.customer())).await;
+    for customer in customers.iter().chain([&first]) {
+        let answer = admin.delete(&format!("/v1/sessions/{}", customer.session)).await;
+        assert_eq!(enforcement(&answer), (1, 1, vec![]));
+        assert_eq!(customer.get("/v1/auth/session").await.status, 401);
+    }
+    assert!(waiting().await >= 2, "all that happened while they did");
+    held.rollback().await.unwrap();
 }

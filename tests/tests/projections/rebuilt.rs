@@ -9,12 +9,16 @@ use chrono::TimeDelta;
 use fulexo_commands::Violation;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Layer, Route};
+use fulexo_projections::feed::Replay;
 use fulexo_projections::projection::Projection;
-use fulexo_projections::rebuild::Rebuilt;
-use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, operator};
+use fulexo_projections::rebuild::{News, Options, Rebuilt, rebuild};
+use fulexo_projections::replay::{Table, live_checksum};
+use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, history, operator};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
+use tokio::sync::watch;
 
+use crate::replayed::scratch;
 use crate::{caught_up, log_size, revoke, superuser};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,6 +54,53 @@ async fn a_view_that_was_altered_is_found_out_and_made_right() {
             "{projection:?}: {found:?}"
         );
         assert!(rebuilt(&node, projection).await.comparison.is_same(), "{projection:?}");
+    }
+}
+
+/// What changes again and again is held back, and not in the tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_broken_off_goes_on_from_what_it_had_written_whatever_else_it_had_applied() {
+    let database = Database::create().await;
+    history::fill(&database, 60_000).await;
+    let pool = database.pool().await;
+    let options = Options { program: "the same".into(), restart: false };
+    for (_, outcome) in rebuild(&pool, &Projection::ALL, &options, |_, _| {}).await.unwrap() {
+        outcome.unwrap();
+    }
+    for projection in [Projection::Accounts, Projection::Sessions] {
+        let (only, applied) = ([projection], watch::Sender::new(0));
+        let mut watched = applied.subscribe();
+        let tell = |_, news| {
+            if let News::At { position } = news {
+                applied.send_replace(position);
+            }
+        };
+        tokio::select! {
+            outcomes = rebuild(&pool, &only, &options, tell) => panic!("it is done already: {outcomes:?}"),
+            position = watched.wait_for(|position| *position >= 40_000) => drop(position),
+        }
+        let mut begun = None;
+        let tell = |_, news| {
+            if let News::Begun { position, .. } = news {
+                begun = Some(position);
+            }
+        };
+        let (_, outcome) = rebuild(&pool, &only, &options, tell).await.unwrap().remove(0);
+        let rebuilt = outcome.unwrap();
+        assert!(rebuilt.comparison.is_same(), "from {begun:?}: {rebuilt:?}");
+        assert_eq!((rebuilt.version, rebuilt.events), (3, 60_000));
+        assert!(begun.is_some_and(|position| position <= 40_000), "{begun:?}");
+    }
+    // Both versions were built in this way; a replay holds nothing back.
+    let mut replayed = scratch(&database).await;
+    let mut log = Replay::over(&pool, 0..60_000);
+    while let Some(batch) = log.next().await.unwrap() {
+        replayed.apply(&batch).await.unwrap();
+    }
+    let mut live = pool.acquire().await.unwrap();
+    for table in [Table::Account, Table::AccountPast, Table::Session, Table::SessionPast] {
+        let built = live_checksum(&mut live, table, 60_000).await.unwrap();
+        assert_eq!(built, replayed.checksum(table, 60_000).await.unwrap(), "{table:?}");
     }
 }
 

@@ -99,6 +99,6 @@ async fn application(database: &Database) -> PgConnection {
     PgConnection::connect(&database.url()).await.unwrap()
 }
 
-async fn scratch(database: &Database) -> Scratch {
+pub async fn scratch(database: &Database) -> Scratch {
     Scratch::create(application(database).await).await.unwrap()
 }
