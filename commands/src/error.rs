@@ -106,7 +106,10 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
-        | sqlx::Error::WorkerCrashed => true,
+        | sqlx::Error::WorkerCrashed
+        // A proxy whose server is gone closes what it has just accepted, which the driver takes for an answer to its
+        // question about TLS.
+        | sqlx::Error::Protocol(_) => true,
         // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary; a
         // transaction that was silent for too long.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
