@@ -117,12 +117,11 @@ impl Lookout {
         Self { pool, head, progress }
     }
 
-    /// Runs until cancelled.
+    /// Runs until cancelled; looks at the beginning, too, when another node may be at work on what there is.
     pub async fn run(mut self) {
-        // Ends only with its sender, and then this node ends.
-        while self.head.changed().await.is_ok() {
-            let (mut line, mut pause) = (Line::new(self.pool.clone()), GLANCE);
+        loop {
             sleep(GLANCE).await;
+            let (mut line, mut pause) = (Line::new(self.pool.clone()), GLANCE);
             // Most of the time it is this node that did the work.
             while !self.progress.all_reach(*self.head.borrow_and_update()) {
                 if let Err(error) = self.look(&mut line).await {
@@ -134,6 +133,10 @@ impl Lookout {
                 } else {
                     pause = (pause * 2).min(TICK);
                 }
+            }
+            // Ends only with its sender, and then this node ends.
+            if self.head.changed().await.is_err() {
+                return;
             }
         }
     }
