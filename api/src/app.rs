@@ -253,6 +253,7 @@ impl Core {
     /// Takes part among the nodes, in their work, too, before requests come in. One that cannot keep up may begin all the
     /// same: it asks the database.
     async fn join(&mut self) -> Result<(), StartError> {
+        self.pools.open().await;
         for work in self.upkeep.drain(..) {
             self.followers.spawn(work);
         }

@@ -1,8 +1,10 @@
 //! Connections to PostgreSQL: how one is made, and which part of a node waits for which. It runs no statement of its own
 //! but the question whether the server is the primary.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use futures_util::future::{join_all, try_join_all};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Row};
 use tokio::time::timeout;
@@ -15,7 +17,7 @@ const VITAL: u32 = 4;
 const JUDGING: u32 = 3;
 /// Fewer than this a node does not do with: two to read, two for what goes on behind, three to work, and those.
 pub const LEAST_CONNECTIONS: u32 = 14;
-/// A connection that was used so lately is not asked whether it lives.
+/// A connection that was used so lately is not asked whether it lives; another one has as long to say so.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// A node's connections. What is slow or locked in one pool takes none of another's.
@@ -57,6 +59,20 @@ impl Pools {
         })
     }
 
+    /// Opens what is not open yet, and stays so. To log in at the database takes a task 800 turns (its proof of a password,
+    /// 4,096 rounds, gives way after every fifth), which in the middle of a storm of requests are seconds.
+    pub async fn open(&self) {
+        let Self { vital, judging, work, behind, reads, readers: _ } = self;
+        let opened = join_all([vital, judging, work, behind, reads].map(|pool| async {
+            let taken = usize::try_from(pool.size()).unwrap_or(usize::MAX).saturating_sub(pool.num_idle());
+            let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(0);
+            try_join_all((taken..most).map(|_| pool.acquire())).await
+        }));
+        if let Some(error) = opened.await.into_iter().find_map(Result::err) {
+            tracing::warn!(%error, "not all connections to the database could be opened: has it room for them?");
+        }
+    }
+
     /// Ends them all.
     pub async fn close(&self) {
         let Self { vital, judging, work, behind, reads, readers: _ } = self;
@@ -81,6 +97,11 @@ fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, Start
         // A statement that hangs must not hold the log's lock for ever.
         ("statement_timeout", longest_statement),
         ("idle_in_transaction_session_timeout", "60s"),
+        // The server asks now and then: no firewall forgets a connection that is silent for a night, and the server
+        // notices within 90 seconds that a machine has vanished, and its locks with it.
+        ("tcp_keepalives_idle", "60"),
+        ("tcp_keepalives_interval", "10"),
+        ("tcp_keepalives_count", "3"),
     ]))
 }
 
@@ -102,11 +123,19 @@ fn of(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
+        // What is open stays open: a storm is no time to open it again ([`Pools::open`]).
+        .idle_timeout(None)
+        .max_lifetime(None)
         .test_before_acquire(false)
         .before_acquire(|connection, connection_is| {
             Box::pin(async move {
                 // One that was just used was asked when it was given back.
-                Ok(connection_is.idle_for < FRESH || connection.ping().await.is_ok())
+                if connection_is.idle_for < FRESH {
+                    return Ok(true);
+                }
+                // Of one whose packets vanish there is no answer: it must not use up the time of its successor.
+                timeout(FRESH, connection.ping()).await.map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))??;
+                Ok(true)
             })
         })
         // Once a connection: a primary becomes a standby by a restart, which ends its connections.

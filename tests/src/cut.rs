@@ -2,6 +2,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -21,6 +23,8 @@ pub struct Cut {
     /// Where it listens on 127.0.0.1.
     pub port: u16,
     wire: watch::Sender<Wire>,
+    /// How often the connections of a moment were forgotten.
+    forgotten: watch::Sender<u64>,
     server: Arc<AtomicU16>,
 }
 
@@ -30,14 +34,26 @@ impl Cut {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let wire = watch::Sender::new(Wire::Whole);
-        let (states, server) = (wire.subscribe(), Arc::new(AtomicU16::new(server)));
+        let forgotten = watch::Sender::new(0);
+        let (states, forgets) = (wire.subscribe(), forgotten.subscribe());
+        let server = Arc::new(AtomicU16::new(server));
         let leads_to = Arc::clone(&server);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connect(client, leads_to.load(Ordering::Relaxed), states.clone()));
+                let (states, mut forgets) = (states.clone(), forgets.clone());
+                let server = leads_to.load(Ordering::Relaxed);
+                tokio::spawn(async move {
+                    forgets.mark_unchanged();
+                    let mut passing = pin!(connect(client, server, states));
+                    tokio::select! {
+                        () = &mut passing => {}
+                        // Both ends stay open, and nothing is read from either.
+                        Ok(()) = forgets.changed() => pending().await,
+                    }
+                });
             }
         });
-        Self { port, wire, server }
+        Self { port, wire, forgotten, server }
     }
 
     /// The URL of a server of 127.0.0.1, over a wire to it.
@@ -62,6 +78,11 @@ impl Cut {
     /// Nothing passes any more, and nobody is told.
     pub fn hang(&self) {
         self.wire.send_replace(Wire::Hanging);
+    }
+
+    /// Nothing passes any more on the connections of now, and nobody is told: as where a firewall has forgotten them.
+    pub fn forget(&self) {
+        self.forgotten.send_modify(|times| *times += 1);
     }
 
     /// As if nothing had been, but for connections that were cut.

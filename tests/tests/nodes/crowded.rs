@@ -11,6 +11,16 @@ use tokio::time::sleep;
 
 use crate::enforcement;
 
+/// In the middle of a storm of requests a new one takes seconds, which callers do not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_has_opened_all_its_connections_before_requests_come_in() {
+    let node = Node::start().await;
+    let statement = "select count(*) from pg_stat_activity
+         where datname = current_database() and application_name = 'fulexo'";
+    let open: i64 = sqlx::query_scalar(statement).fetch_one(&superuser(&node.database).await).await.unwrap();
+    assert_eq!(open, 16, "FULEXO_DATABASE_CONNECTIONS of the tests");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_that_do_not_end_take_neither_the_lease_nor_revocations_from_a_node() {
     let node = Node::start().await;

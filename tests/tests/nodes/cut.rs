@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Database, Node, eventually, log_size, superuser, there};
+use fulexo_tests::{Cut, Database, Node, eventually, log_size, superuser, there};
 use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
@@ -81,6 +81,37 @@ async fn a_connection_that_vanishes_costs_a_node_its_lease_for_seconds_at_most()
         })
         .await;
         assert_eq!(ann.get(SESSION).await.status, 401);
+    }
+}
+
+/// A firewall that forgets what was silent for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_finds_another_connection_where_those_that_it_was_given_have_vanished() {
+    let database = Arc::new(Database::create().await);
+    let (cut, url) = Cut::of(&database.url()).await;
+    let mut env = database.env();
+    env.insert("DATABASE_URL".into(), url);
+    let node = Node::with(&database, env).await;
+    let admin = node.admin().await;
+    assert_eq!(admin.get("/v1/accounts").await.status, 200);
+    sleep(Duration::from_secs(2)).await;
+    cut.forget();
+    eventually("it is current again, by connections made since", async || node.app().gate.holds_lease()).await;
+    for _ in 0..3 {
+        let answer = admin.get("/v1/accounts").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// It asks as often as a firewall needs to remember.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_keeps_silent_connections_alive_and_notices_those_whose_machine_has_vanished() {
+    let database = Database::create().await;
+    let pool = fulexo_api::app::connect(&database.url(), 1).await.unwrap();
+    for (setting, seconds) in [("idle", "60"), ("interval", "10"), ("count", "3")] {
+        let statement = AssertSqlSafe(format!("show tcp_keepalives_{setting}"));
+        let shown: String = sqlx::query_scalar(statement).fetch_one(&pool).await.unwrap();
+        assert_eq!(shown, seconds, "{setting}");
     }
 }
 
