@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use fulexo_domain::event::{Recorded, Stream};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::batch::{Plan, Seen, Wanted};
 use super::statements::{Foretold, is_rejection, lock, try_append, where_committed};
@@ -31,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a transaction of this task may be silent. It holds the lock of every node, and is silent for a round trip at a
 /// time: longer, and its process is held up, or its machine gone. Postgres ends it then, and the others go on.
 const SILENCE: &str = "set idle_in_transaction_session_timeout = '3s'";
+
+/// How long a statement may go without an answer: as long as a caller waits for theirs. Longer, and the server has vanished
+/// without a word, or a commit waits for a standby; in either case nobody waits for this one any more.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Streams whose versions are remembered, to foretell what the lock will show.
 const REMEMBERED: usize = 50_000;
@@ -204,14 +209,14 @@ impl Sequencer {
         }
         let hooks = self.hooks.clone();
         let connection = self.connection().await?;
-        let mut transaction = connection.begin().await.map_err(Failure::Lost)?;
-        let seen = lock(&mut transaction, &Wanted::of(requests())).await.map_err(sort)?;
+        let mut transaction = answer(connection.begin()).await.map_err(Failure::Lost)?;
+        let seen = answer(lock(&mut transaction, &Wanted::of(requests()))).await.map_err(sort)?;
 
         // The lock waited for the transaction whose end was not seen, so its outcome can be read now.
         for (index, plan) in uncertain.iter().enumerate() {
-            if let Some(first) = where_committed(&mut transaction, plan).await.map_err(Failure::Lost)? {
+            if let Some(first) = answer(where_committed(&mut transaction, plan)).await.map_err(Failure::Lost)? {
                 tracing::info!(first, "the batch was committed before the connection broke");
-                transaction.rollback().await.map_err(Failure::Lost)?;
+                answer(transaction.rollback()).await.map_err(Failure::Lost)?;
                 let events = plan.events(requests(), first);
                 return Ok(Committed { plan: Box::new(uncertain.swap_remove(index)), events });
             }
@@ -223,10 +228,10 @@ impl Sequencer {
         let seen_versions = Foretold::of(&seen.versions);
         let plan = Box::new(Plan::of(requests(), seen, (hooks.clock)()));
         if plan.is_empty() {
-            transaction.rollback().await.map_err(Failure::Lost)?;
+            answer(transaction.rollback()).await.map_err(Failure::Lost)?;
             return Ok(Committed { plan, events: Vec::new() });
         }
-        let first = try_append(&mut transaction, &seen_versions, &plan).await.map_err(sort)?;
+        let first = answer(try_append(&mut transaction, &seen_versions, &plan)).await.map_err(sort)?;
         let Some(first) = first else {
             return Err(Failure::Rejected("what the lock showed did not hold under it".to_owned()));
         };
@@ -274,7 +279,7 @@ impl Sequencer {
         });
         let connection = self.connection().await?;
         if is_alone {
-            let first = match try_append(connection, &foretold, &plan).await {
+            let first = match answer(try_append(connection, &foretold, &plan)).await {
                 Ok(first) => first,
                 Err(error) if is_rejection(&error) => return Err(sort(error)),
                 Err(error) => {
@@ -284,9 +289,9 @@ impl Sequencer {
             };
             return Ok(first.map(|first| Committed { events: plan.events(requests(), first), plan }));
         }
-        let mut transaction = connection.begin().await.map_err(Failure::Lost)?;
-        let Some(first) = try_append(&mut transaction, &foretold, &plan).await.map_err(sort)? else {
-            transaction.rollback().await.map_err(Failure::Lost)?;
+        let mut transaction = answer(connection.begin()).await.map_err(Failure::Lost)?;
+        let Some(first) = answer(try_append(&mut transaction, &foretold, &plan)).await.map_err(sort)? else {
+            answer(transaction.rollback()).await.map_err(Failure::Lost)?;
             return Ok(None);
         };
         let events = plan.events(requests(), first);
@@ -297,7 +302,7 @@ impl Sequencer {
     /// it is open: with the lock of every node, unless it was the database that refused.
     async fn roll_back(&mut self) {
         if let Some(connection) = &mut self.connection
-            && connection.ping().await.is_err()
+            && answer(connection.ping()).await.is_err()
         {
             self.disconnect();
         }
@@ -314,7 +319,7 @@ impl Sequencer {
             Some(connection) => connection,
             vacant => {
                 let mut connection = self.pool.acquire().await.map_err(Failure::Lost)?;
-                connection.execute(SILENCE).await.map_err(Failure::Lost)?;
+                answer(connection.execute(SILENCE)).await.map_err(Failure::Lost)?;
                 vacant.insert(connection)
             }
         };
@@ -331,11 +336,11 @@ async fn finish(
     events: Vec<Arc<Recorded>>,
 ) -> Result<Committed, Failure> {
     if events.iter().any(|recorded| (hooks.gates)(&recorded.event)) {
-        (hooks.gate)(&mut transaction, &events).await.map_err(sort)?;
+        answer((hooks.gate)(&mut transaction, &events)).await.map_err(sort)?;
     }
     let secrets = plan.vault(part.iter().map(|queued| &queued.request));
-    write::write(&mut transaction, &secrets).await.map_err(sort)?;
-    match transaction.commit().await {
+    answer(write::write(&mut transaction, &secrets)).await.map_err(sort)?;
+    match answer(transaction.commit()).await {
         Ok(()) => Ok(Committed { plan, events }),
         Err(error) if is_rejection(&error) => Err(sort(error)),
         Err(error) => {
@@ -343,6 +348,11 @@ async fn finish(
             Err(Failure::Uncertain(plan))
         }
     }
+}
+
+/// What is answered in time.
+async fn answer<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }
 
 fn sort(error: sqlx::Error) -> Failure {

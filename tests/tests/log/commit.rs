@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use fulexo_commands::log::{AppendRequest, Expected};
+use fulexo_commands::log::{AppendError, AppendRequest, EventLog, Expected};
 use fulexo_tests::Database;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::audit::audit;
 use crate::proxy::{Fate, Message, Proxy, first_commit};
 use crate::waiting::until_waiting;
 use crate::writing::{
-    change, claim, command, ids, in_one_batch, is_new, new_id, observation, one, one_on, refresh_root, started,
+    change, claim, command, hooks, ids, in_one_batch, is_new, new_id, observation, one, one_on, refresh_root, started,
 };
 
 /// The three ways into the log: one statement that commits by itself; a transaction, where secrets change too; the lock
@@ -98,6 +100,33 @@ async fn a_commit_that_is_still_under_way_is_waited_for() {
         wanted.extend(tokio::join!(append(&database, &proxy, requests()), released).0);
     }
     holds(&database, wanted).await;
+}
+
+/// Its server's machine is gone, or a firewall has forgotten it: the kernel would go on for a quarter of an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_whose_connection_vanishes_is_given_up_and_the_next_one_is_made_on_another() {
+    let database = Database::create().await;
+    let statements = AtomicUsize::new(0);
+    let judge = move |message: Message<'_>| {
+        let is_first = message.binds && statements.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first { Fate::IsHeld } else { Fate::Passes }
+    };
+    let proxy = Proxy::start(&database.url(), judge).await;
+    let pool = fulexo_api::app::connect(&proxy.url(&database.url()), 4).await.unwrap();
+    let (log, sequencer) = EventLog::new(pool.clone(), hooks());
+    let (_stop, stopped) = oneshot::channel();
+    let sequencer = tokio::spawn(sequencer.run(stopped));
+    let began = Instant::now();
+    let lost = log.append(one_on(new_id(), observation(), Expected::New)).await;
+    assert_eq!(lost, Err(AppendError::Unavailable));
+    // A commit may wait for a standby: a caller's own time has to be over.
+    assert!(began.elapsed() >= Duration::from_secs(30), "{:?}", began.elapsed());
+    let made = one_on(new_id(), observation(), Expected::New);
+    let wanted = ids(&made);
+    assert!(is_new(&log.append(made).await));
+    holds(&database, wanted).await;
+    drop(log);
+    sequencer.await.unwrap();
 }
 
 /// A statement that commits by itself may still be on its way when its batch is appended again.
