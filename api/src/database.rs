@@ -1,7 +1,6 @@
 //! Connections to PostgreSQL: how one is made, and which part of a node waits for which. It runs no statement of its own
 //! but the question whether the server is the primary.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -129,13 +128,10 @@ fn of(connections: u32) -> PgPoolOptions {
         .test_before_acquire(false)
         .before_acquire(|connection, connection_is| {
             Box::pin(async move {
-                // One that was just used was asked when it was given back.
-                if connection_is.idle_for < FRESH {
-                    return Ok(true);
-                }
-                // Of one whose packets vanish there is no answer: it must not use up the time of its successor.
-                timeout(FRESH, connection.ping()).await.map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))??;
-                Ok(true)
+                // One that was just used was asked when it was given back. Of one whose packets vanish there is no answer:
+                // it must not use up the time of its successor.
+                Ok(connection_is.idle_for < FRESH
+                    || timeout(FRESH, connection.ping()).await.is_ok_and(|alive| alive.is_ok()))
             })
         })
         // Once a connection: a primary becomes a standby by a restart, which ends its connections.
