@@ -217,7 +217,7 @@ impl Core {
         };
         let first = first_policy.clone();
         let commands = Commands::new(pool, log, vault, hasher, keys, first, policy, is_current, gate.epoch());
-        let commands = Arc::new(commands.with_mail(config.mail.is_some()));
+        let commands = Arc::new(commands.with_pulse(nodes.pulse()).with_mail(config.mail.is_some()));
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;
             let worker = Worker { commands: Arc::clone(&commands), transport, public_url: mail.public_url };

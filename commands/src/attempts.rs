@@ -3,6 +3,8 @@
 //!
 //! Whoever asks for a password or a code asks here: login, second factor, step-up, change of password.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
@@ -11,6 +13,7 @@ use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent
 use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::AccountId;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::Commands;
@@ -20,6 +23,9 @@ use crate::execute::Unit;
 use crate::login::{Found, network_facts};
 use crate::password_hash::Place;
 use crate::vault::write::VaultWrite;
+
+/// Commits are acknowledged, as far as is known, for so long after one was; and how long one is waited for.
+const PULSE: Duration = Duration::from_secs(2);
 
 /// What an attempt is counted under.
 #[derive(Clone, Copy)]
@@ -95,6 +101,7 @@ impl Commands {
             Subject::Account(account) => (Some(account.0), None),
             Subject::Device(account, device) => (Some(account.0), Some(self.device_name(account, device))),
         };
+        self.unless_commits_wait().await?;
         let policy = &self.current_policy().await?.lockout;
         if !policy.enabled {
             let lockout = Lockout::Open { number: 1, lock_passed: false };
@@ -135,6 +142,15 @@ impl Commands {
             None => Lockout::Locked,
         };
         Ok(Reserved { key_hash, factor, device, locks: row.locks.unsigned_abs(), lockout })
+    }
+
+    /// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
+    /// and each would count: whoever tries again and again would be locked out when it is back.
+    async fn unless_commits_wait(&self) -> Result<(), CommandError> {
+        let mut pulse = self.pulse.clone();
+        let beats = pulse.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
+        // Without a sender nobody looks.
+        timeout(PULSE, beats).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
     }
 
     /// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.

@@ -31,10 +31,12 @@ pub mod token;
 pub mod vault;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::Epoch;
 use sqlx::PgPool;
+use tokio::sync::watch;
 
 pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
@@ -62,11 +64,15 @@ pub struct Commands {
     policy: Arc<InForce>,
     is_current: IsCurrent,
     epoch: Epoch,
+    pulse: Pulse,
     mails: bool,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
 pub type IsCurrent = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// When a commit that the database acknowledged was last begun; nothing where nobody looks.
+pub type Pulse = watch::Receiver<Option<Instant>>;
 
 /// What a command gave, and where in the log it stands: a reader that asks for this position sees it.
 pub struct Done<T> {
@@ -98,7 +104,15 @@ impl Commands {
         is_current: IsCurrent,
         epoch: Epoch,
     ) -> Self {
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, mails: false }
+        // Its sender is gone: nobody looks.
+        let pulse = watch::Sender::default().subscribe();
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails: false }
+    }
+
+    /// Of a node that looks several times a second whether commits are acknowledged.
+    #[must_use]
+    pub fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// With mail to the owners of accounts, which somebody has to send ([`Commands::next_mail`]).

@@ -52,6 +52,8 @@ pub struct Nodes {
     own: Mutex<Option<Own>>,
     /// When the last renewal that was committed began, until the follower takes it.
     renewed: Mutex<Option<Instant>>,
+    /// The same, for whoever wants to know whether commits are acknowledged.
+    pulse: watch::Sender<Option<Instant>>,
     seen: watch::Sender<Seen>,
     wanted: Notify,
     waiting: AtomicUsize,
@@ -118,6 +120,7 @@ impl Nodes {
             gate,
             own: Mutex::new(None),
             renewed: Mutex::new(None),
+            pulse: watch::Sender::default(),
             seen: watch::Sender::default(),
             wanted: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -131,8 +134,20 @@ impl Nodes {
     pub async fn join(&self) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
         self.register(&mut Line::new(self.pool.clone())).await?;
-        *lock(&self.renewed) = Some(asked);
+        self.is_renewed(asked);
         Ok(())
+    }
+
+    /// When the last renewal that was committed began; nothing as long as this process is no node. One that is old says that
+    /// the database is gone, or acknowledges no commit.
+    #[must_use]
+    pub fn pulse(&self) -> watch::Receiver<Option<Instant>> {
+        self.pulse.subscribe()
+    }
+
+    fn is_renewed(&self, asked: Instant) {
+        *lock(&self.renewed) = Some(asked);
+        self.pulse.send_replace(Some(asked));
     }
 
     /// Takes no part any more: gives up the lease, then the row, so that nobody waits for this node. It must serve
@@ -156,7 +171,7 @@ impl Nodes {
                 let asked = Instant::now();
                 match self.renew(&mut line).await {
                     Ok(true) => {
-                        *lock(&self.renewed) = Some(asked);
+                        self.is_renewed(asked);
                         renewed.notify_one();
                     }
                     Ok(false) => {}

@@ -139,6 +139,9 @@ async fn without_a_standby_changes_wait_and_one_that_takes_over_has_all_that_was
     let _turn = TURN.lock().await;
     let mut ground = Ground::start_with_standby().await;
     let admin = ground.admin().await;
+    let insistent = json!({"email": "insistent@example.com", "password": PASSWORD});
+    let registered = Client::new(&ground.urls()[0]).post("/v1/auth/register", insistent.clone()).await;
+    assert_eq!(registered.status, 201, "{registered:?}");
     let load = Load::start(&ground.urls(), &admin).await;
     ground.stop_standby();
     let change = async {
@@ -156,14 +159,21 @@ async fn without_a_standby_changes_wait_and_one_that_takes_over_has_all_that_was
             for path in ["/v1/auth/session", "/v1/accounts", "/v1/sessions"] {
                 assert_eq!(here.get(path).await.status, 200, "{path}");
             }
+            // More often, in all, than it takes to be locked out.
+            for login in (0..2).map(|_| here.post("/v1/auth/login", insistent.clone())) {
+                assert_eq!(login.await.status, 503);
+            }
         }
     };
     tokio::join!(change, read);
     ground.start_standby();
     load.goes_on(10).await;
+    let login = Client::new(&ground.urls()[0]).post("/v1/auth/login", insistent).await;
+    assert_eq!(login.status, 200, "who tried in vain is not locked out: {login:?}");
+    let insistent: Uuid = login.json["session_id"].as_str().unwrap().parse().unwrap();
     ground.fail_over().await;
     load.goes_on(10).await;
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
-    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session]).await;
+    all_is_there_once_and_every_view_agrees(&ground, &record, &[admin.session, insistent]).await;
 }
