@@ -17,3 +17,7 @@ pub mod routes;
 pub mod schema;
 pub mod tls;
 mod token_cache;
+
+/// Of the service, and of whatever measures it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -287,7 +287,7 @@ pub struct Stream {
 
 /// Who made it happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "ActorParts")]
 pub enum Actor {
     /// Somebody logged in.
     Account {
@@ -305,6 +305,38 @@ pub enum Actor {
     Operator,
     /// The service itself.
     System,
+}
+
+/// An actor as it is read: in one go, where serde would first collect it to look for its tag.
+#[derive(Deserialize)]
+struct ActorParts {
+    kind: ActorKind,
+    id: Option<Uuid>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ActorKind {
+    Account,
+    ApiKey,
+    Anonymous,
+    Operator,
+    System,
+}
+
+impl TryFrom<ActorParts> for Actor {
+    type Error = &'static str;
+
+    fn try_from(ActorParts { kind, id }: ActorParts) -> Result<Self, &'static str> {
+        let id = || id.ok_or("missing field `id`");
+        Ok(match kind {
+            ActorKind::Account => Self::Account { id: id()? },
+            ActorKind::ApiKey => Self::ApiKey { id: id()? },
+            ActorKind::Anonymous => Self::Anonymous,
+            ActorKind::Operator => Self::Operator,
+            ActorKind::System => Self::System,
+        })
+    }
 }
 
 impl Actor {

@@ -1,7 +1,8 @@
 //! The accounts read model: what administrators list and filter. Who somebody is stays sealed beside the log; the
 //! row knows where.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, PasswordChange};
@@ -12,9 +13,10 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
+use crate::bulk::{Table, Tuple};
 use crate::page::Page;
 use crate::to_i64;
-use crate::versions::{Made, Row, Superseded, Versions, column};
+use crate::versions::{Row, Superseded, Versions, column};
 
 /// One account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub struct Account {
     /// Whether mail to its address reached its owner.
     pub email_verified: bool,
     /// Names, in order.
-    pub roles: Vec<String>,
+    pub roles: Arc<[String]>,
 }
 
 /// What to list.
@@ -171,22 +173,18 @@ pub async fn list_as_of(
     Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement.
-pub(crate) async fn fold(
-    connection: &mut PgConnection,
+/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement, on the
+/// connection that is asked for then.
+pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
+    connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
     rows: &mut Versions<Account>,
     events: &[Recorded],
-) -> Result<(), sqlx::Error> {
-    let mut touched = BTreeMap::new();
-    for recorded in events.iter().filter(|recorded| concerns(recorded)) {
-        touched.entry(recorded.stream.id).or_insert_with(|| is_first(recorded));
-    }
-    // What begins in this batch is nowhere yet.
-    let known = touched.into_iter().filter(|(id, begins)| !begins && !rows.recall(id));
-    let known: Vec<Uuid> = known.map(|(id, _)| id).collect();
+) -> Result<(), E> {
+    let touched = events.iter().filter(|recorded| concerns(recorded));
+    let known = rows.missing(touched.map(|recorded| (recorded.stream.id, is_first(recorded))));
     if !known.is_empty() {
         let known = sqlx::query_as!(Account, "select * from account where account_id = any($1)", &known)
-            .fetch_all(&mut *connection)
+            .fetch_all(connection().await?)
             .await?;
         rows.extend(known);
     }
@@ -196,97 +194,111 @@ pub(crate) async fn fold(
     Ok(())
 }
 
-/// Writes rows as they are now, and every version in between: at most two statements.
-pub(crate) async fn write(connection: &mut PgConnection, rows: &mut Versions<Account>) -> Result<(), sqlx::Error> {
-    let Made { current, past, .. } = rows.finish();
-    write_current(connection, &current).await?;
-    write_past(connection, &past).await?;
-    rows.keep(current);
-    Ok(())
-}
+impl Table for Account {
+    const COPY: &str = "copy account from stdin (format binary)";
+    const COPY_PAST: &str = "copy account_past from stdin (format binary)";
+    const COLUMNS: i16 = 14;
 
-async fn write_current(connection: &mut PgConnection, rows: &[Account]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
+    fn columns(&self, tuple: &mut Tuple) -> Result<(), sqlx::Error> {
+        tuple.push(&self.account_id)?;
+        tuple.push(&self.since)?;
+        tuple.push(&self.registered_at)?;
+        tuple.push(&self.profile_position)?;
+        tuple.push(&self.password_changed_at)?;
+        tuple.push(&self.last_login_at)?;
+        tuple.push(&self.locked_until)?;
+        tuple.push(&self.second_factor_locked_until)?;
+        tuple.push(&self.recovery_codes)?;
+        tuple.push(&self.suspended)?;
+        tuple.push(&self.password_expired)?;
+        tuple.push(&self.second_factor)?;
+        tuple.push(&self.email_verified)?;
+        tuple.push(&&*self.roles)
     }
-    sqlx::query!(
-        "insert into account
-         select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
-                u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
-                u.second_factor, u.email_verified, string_to_array(u.roles, ' ')
-         from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
-                      unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
-                      unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
-                      unnest($7::timestamptz[]) as locked_until,
-                      unnest($8::timestamptz[]) as second_factor_locked_until,
-                      unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
-                      unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
-                      unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles) u
-         on conflict (account_id) do update set
-             since = excluded.since, profile_position = excluded.profile_position,
-             password_changed_at = excluded.password_changed_at, last_login_at = excluded.last_login_at,
-             locked_until = excluded.locked_until, second_factor_locked_until = excluded.second_factor_locked_until,
-             recovery_codes = excluded.recovery_codes, suspended = excluded.suspended,
-             password_expired = excluded.password_expired, second_factor = excluded.second_factor,
-             email_verified = excluded.email_verified, roles = excluded.roles",
-        &column(rows, |row| row.account_id),
-        &column(rows, |row| row.since),
-        &column(rows, |row| row.registered_at),
-        &column(rows, |row| row.profile_position),
-        &column(rows, |row| row.password_changed_at),
-        &column(rows, |row| row.last_login_at) as &[Option<DateTime<Utc>>],
-        &column(rows, |row| row.locked_until) as &[Option<DateTime<Utc>>],
-        &column(rows, |row| row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
-        &column(rows, |row| row.recovery_codes),
-        &column(rows, |row| row.suspended),
-        &column(rows, |row| row.password_expired),
-        &column(rows, |row| row.second_factor),
-        &column(rows, |row| row.email_verified),
-        // Role names hold no spaces.
-        &column(rows, |row| row.roles.join(" "))
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
 
-async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Account>]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
+    async fn write_current(connection: &mut PgConnection, rows: &[Self]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        sqlx::query!(
+            "insert into account
+             select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
+                    u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
+                    u.second_factor, u.email_verified, string_to_array(u.roles, ' ')
+             from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
+                          unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
+                          unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
+                          unnest($7::timestamptz[]) as locked_until,
+                          unnest($8::timestamptz[]) as second_factor_locked_until,
+                          unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
+                          unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
+                          unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles) u
+             on conflict (account_id) do update set
+                 since = excluded.since, profile_position = excluded.profile_position,
+                 password_changed_at = excluded.password_changed_at, last_login_at = excluded.last_login_at,
+                 locked_until = excluded.locked_until, second_factor_locked_until = excluded.second_factor_locked_until,
+                 recovery_codes = excluded.recovery_codes, suspended = excluded.suspended,
+                 password_expired = excluded.password_expired, second_factor = excluded.second_factor,
+                 email_verified = excluded.email_verified, roles = excluded.roles",
+            &column(rows, |row| row.account_id),
+            &column(rows, |row| row.since),
+            &column(rows, |row| row.registered_at),
+            &column(rows, |row| row.profile_position),
+            &column(rows, |row| row.password_changed_at),
+            &column(rows, |row| row.last_login_at) as &[Option<DateTime<Utc>>],
+            &column(rows, |row| row.locked_until) as &[Option<DateTime<Utc>>],
+            &column(rows, |row| row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
+            &column(rows, |row| row.recovery_codes),
+            &column(rows, |row| row.suspended),
+            &column(rows, |row| row.password_expired),
+            &column(rows, |row| row.second_factor),
+            &column(rows, |row| row.email_verified),
+            // Role names hold no spaces.
+            &column(rows, |row| row.roles.join(" "))
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
     }
-    sqlx::query!(
-        "insert into account_past
-         select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
-                u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
-                u.second_factor, u.email_verified, string_to_array(u.roles, ' '), u.until
-         from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
-                      unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
-                      unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
-                      unnest($7::timestamptz[]) as locked_until,
-                      unnest($8::timestamptz[]) as second_factor_locked_until,
-                      unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
-                      unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
-                      unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles,
-                      unnest($15::bigint[]) as until) u",
-        &column(rows, |past| past.row.account_id),
-        &column(rows, |past| past.row.since),
-        &column(rows, |past| past.row.registered_at),
-        &column(rows, |past| past.row.profile_position),
-        &column(rows, |past| past.row.password_changed_at),
-        &column(rows, |past| past.row.last_login_at) as &[Option<DateTime<Utc>>],
-        &column(rows, |past| past.row.locked_until) as &[Option<DateTime<Utc>>],
-        &column(rows, |past| past.row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
-        &column(rows, |past| past.row.recovery_codes),
-        &column(rows, |past| past.row.suspended),
-        &column(rows, |past| past.row.password_expired),
-        &column(rows, |past| past.row.second_factor),
-        &column(rows, |past| past.row.email_verified),
-        &column(rows, |past| past.row.roles.join(" ")),
-        &column(rows, |past| past.until)
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+
+    async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Self>]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        sqlx::query!(
+            "insert into account_past
+             select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
+                    u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
+                    u.second_factor, u.email_verified, string_to_array(u.roles, ' '), u.until
+             from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
+                          unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
+                          unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
+                          unnest($7::timestamptz[]) as locked_until,
+                          unnest($8::timestamptz[]) as second_factor_locked_until,
+                          unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
+                          unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
+                          unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles,
+                          unnest($15::bigint[]) as until) u",
+            &column(rows, |past| past.row.account_id),
+            &column(rows, |past| past.row.since),
+            &column(rows, |past| past.row.registered_at),
+            &column(rows, |past| past.row.profile_position),
+            &column(rows, |past| past.row.password_changed_at),
+            &column(rows, |past| past.row.last_login_at) as &[Option<DateTime<Utc>>],
+            &column(rows, |past| past.row.locked_until) as &[Option<DateTime<Utc>>],
+            &column(rows, |past| past.row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
+            &column(rows, |past| past.row.recovery_codes),
+            &column(rows, |past| past.row.suspended),
+            &column(rows, |past| past.row.password_expired),
+            &column(rows, |past| past.row.second_factor),
+            &column(rows, |past| past.row.email_verified),
+            &column(rows, |past| past.row.roles.join(" ")),
+            &column(rows, |past| past.until)
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
 }
 
 impl Row for Account {
@@ -346,7 +358,7 @@ fn fold_one(rows: &mut Versions<Account>, recorded: &Recorded) {
             password_expired: false,
             second_factor: false,
             email_verified: false,
-            roles: Vec::new(),
+            roles: Arc::default(),
         };
         rows.begin(account);
     } else if concerns(recorded) {
@@ -358,11 +370,12 @@ fn fold_one(rows: &mut Versions<Account>, recorded: &Recorded) {
 fn change(account: &mut Account, recorded: &Recorded) {
     match &recorded.event {
         Event::Account(AccountEvent::RoleGranted { role }) => {
-            account.roles.push(role.as_str().to_owned());
-            account.roles.sort_unstable();
-            account.roles.dedup();
+            let roles: BTreeSet<&str> = account.roles.iter().map(String::as_str).chain([role.as_str()]).collect();
+            account.roles = roles.into_iter().map(ToOwned::to_owned).collect();
         }
-        Event::Account(AccountEvent::RoleRevoked { role }) => account.roles.retain(|held| held != role.as_str()),
+        Event::Account(AccountEvent::RoleRevoked { role }) => {
+            account.roles = account.roles.iter().filter(|held| *held != role.as_str()).cloned().collect();
+        }
         Event::Account(AccountEvent::ProfileChanged {}) => account.profile_position = to_i64(recorded.position),
         Event::Account(AccountEvent::Suspended {}) => account.suspended = true,
         Event::Account(AccountEvent::Reinstated {}) => account.suspended = false,

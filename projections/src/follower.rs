@@ -167,8 +167,12 @@ async fn look(connection: &mut PgConnection, from: u64) -> Result<Option<Seen>, 
         if position < to_i64(from) {
             before = Some(leaf::decode(position.unsigned_abs(), &leaf)?.id);
         } else {
+            let next = from + events.len() as u64;
+            if position.unsigned_abs() != next {
+                return Err(FeedError::Gap { position: next });
+            }
             let row = feed::Row { position, stream_id, category, version, leaf, leaf_hash };
-            events.push(Arc::new(row.verify(from + events.len() as u64)?));
+            events.push(Arc::new(row.verify()?));
         }
     }
     Ok(Some(Seen { size, epoch, before, events }))

@@ -15,6 +15,7 @@ pub mod access;
 pub mod accounts;
 pub mod as_of;
 pub mod audit;
+mod bulk;
 pub mod feed;
 pub mod follower;
 pub mod gate;

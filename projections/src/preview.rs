@@ -65,6 +65,6 @@ fn fetch(pool: &PgPool, from: u64) -> JoinHandle<Result<Vec<Recorded>, FeedError
         )
         .fetch_all(&pool)
         .await?;
-        rows.iter().map(|row| row.verify(row.position.unsigned_abs())).collect()
+        rows.iter().map(Row::verify).collect()
     })
 }

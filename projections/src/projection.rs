@@ -3,8 +3,8 @@
 use fulexo_domain::event::Recorded;
 use sqlx::PgConnection;
 
-use crate::versions::Versions;
-use crate::{accounts, audit, metrics, roles, sessions};
+use crate::versions::{Made, Versions};
+use crate::{accounts, audit, bulk, metrics, roles, sessions};
 
 /// A read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,41 +65,76 @@ impl Projection {
         kept: &mut Kept,
         events: &[Recorded],
     ) -> Result<(), sqlx::Error> {
-        self.fold(connection, kept, events).await?;
-        self.write(connection, kept).await
-    }
-
-    /// The first half of it: what can be held back for a later [`Projection::write`] is held in `kept`.
-    pub(crate) async fn fold(
-        self,
-        connection: &mut PgConnection,
-        kept: &mut Kept,
-        events: &[Recorded],
-    ) -> Result<(), sqlx::Error> {
         match self {
-            Self::Accounts => accounts::fold(connection, &mut kept.accounts, events).await,
-            Self::Sessions => sessions::fold(connection, &mut kept.sessions, events).await,
-            // Few, added up in the database, or never changed: nothing is won by waiting.
+            Self::Accounts | Self::Sessions => {
+                let on = &mut *connection;
+                self.fold(async move || Ok::<_, sqlx::Error>(on), kept, events).await?;
+                kept.finish().write(connection).await
+            }
             Self::Roles => roles::apply(connection, events).await,
             Self::Metrics => metrics::apply(connection, events).await,
             Self::Audit => audit::apply(connection, events).await,
         }
     }
 
-    /// The second half: what is held is written.
-    pub(crate) async fn write(self, connection: &mut PgConnection, kept: &mut Kept) -> Result<(), sqlx::Error> {
+    /// Whether [`Projection::fold`] is something: rows of the others are few, added up in the database, or never changed, and
+    /// nothing is won by waiting.
+    pub(crate) const fn holds_back(self) -> bool {
         match self {
-            Self::Accounts => accounts::write(connection, &mut kept.accounts).await,
-            Self::Sessions => sessions::write(connection, &mut kept.sessions).await,
+            Self::Accounts | Self::Sessions => true,
+            Self::Roles | Self::Metrics | Self::Audit => false,
+        }
+    }
+
+    /// The first half of it: what comes of the stretch is held in `kept`. The connection is asked for where a row has to be
+    /// read.
+    pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
+        self,
+        connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
+        kept: &mut Kept,
+        events: &[Recorded],
+    ) -> Result<(), E> {
+        match self {
+            Self::Accounts => accounts::fold(connection, &mut kept.accounts, events).await,
+            Self::Sessions => sessions::fold(connection, &mut kept.sessions, events).await,
             Self::Roles | Self::Metrics | Self::Audit => Ok(()),
         }
     }
 }
 
+/// What was folded and is not written yet.
+pub(crate) struct Unwritten {
+    accounts: Made<accounts::Account>,
+    sessions: Made<sessions::Session>,
+}
+
+impl Unwritten {
+    /// Writes it, to the tables that the connection's `search_path` leads to.
+    pub async fn write(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        bulk::write(connection, &self.accounts).await?;
+        bulk::write(connection, &self.sessions).await
+    }
+}
+
 impl Kept {
-    /// Versions of rows that are held back.
-    pub(crate) fn held(&self) -> usize {
-        self.accounts.held() + self.sessions.held()
+    /// Rows that are held back.
+    pub(crate) fn touched(&self) -> usize {
+        self.accounts.touched() + self.sessions.touched()
+    }
+
+    /// Versions of them that were superseded, and are held back.
+    pub(crate) fn superseded(&self) -> usize {
+        self.accounts.superseded() + self.sessions.superseded()
+    }
+
+    /// What was superseded, to be written ahead of the rest.
+    pub(crate) fn take_past(&mut self) -> Unwritten {
+        Unwritten { accounts: self.accounts.take_past(), sessions: self.sessions.take_past() }
+    }
+
+    /// What is held, to be written: the other half of [`Projection::fold`].
+    pub(crate) fn finish(&mut self) -> Unwritten {
+        Unwritten { accounts: self.accounts.finish(), sessions: self.sessions.finish() }
     }
 }
 

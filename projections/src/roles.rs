@@ -238,7 +238,7 @@ async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result
     for (recorded, act) in events() {
         fold_grant(&mut rows, recorded, &act);
     }
-    let Made { current, ended, past } = rows.finish();
+    let Made { current, ended, past, .. } = rows.finish();
     if !ended.is_empty() {
         sqlx::query!(
             "delete from role_grant g using unnest($1::uuid[], $2::text[]) u (account_id, role)

@@ -1,7 +1,7 @@
 //! The sessions read model: devices, for their owners and for administrators. From where somebody came stays sealed
 //! beside the log; the row knows where.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::{Event, Recorded};
@@ -11,9 +11,10 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
+use crate::bulk::{Table, Tuple};
 use crate::page::Page;
 use crate::to_i64;
-use crate::versions::{Made, Row, Superseded, Versions, column};
+use crate::versions::{Row, Superseded, Versions, column};
 
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub struct Session {
     /// By whom or what; `fulexo_domain::session::RevokedBy`, or `expiry`.
     pub ended_by: Option<String>,
     /// What was presented (RFC 8176), and in step-ups since.
-    pub methods: Vec<String>,
+    pub methods: Arc<[String]>,
 }
 
 /// What to list.
@@ -132,23 +133,19 @@ pub async fn list_as_of(
     Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement.
-pub(crate) async fn fold(
-    connection: &mut PgConnection,
+/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement, on the
+/// connection that is asked for then.
+pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
+    connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
     rows: &mut Versions<Session>,
     events: &[Recorded],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), E> {
     let events = || events.iter().filter_map(|recorded| about(recorded).map(|event| (recorded, event)));
-    let mut touched = BTreeMap::new();
-    for (recorded, event) in events() {
-        touched.entry(recorded.stream.id).or_insert(matches!(event, SessionEvent::Started { .. }));
-    }
-    // What begins in this batch is nowhere yet.
-    let known = touched.into_iter().filter(|(id, begins)| !begins && !rows.recall(id));
-    let known: Vec<Uuid> = known.map(|(id, _)| id).collect();
+    let begins = |event: &SessionEvent| matches!(event, SessionEvent::Started { .. });
+    let known = rows.missing(events().map(|(recorded, event)| (recorded.stream.id, begins(event))));
     if !known.is_empty() {
         let known = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &known)
-            .fetch_all(&mut *connection)
+            .fetch_all(connection().await?)
             .await?;
         rows.extend(known);
     }
@@ -158,78 +155,89 @@ pub(crate) async fn fold(
     Ok(())
 }
 
-/// Writes rows as they are now, and every version in between: at most two statements.
-pub(crate) async fn write(connection: &mut PgConnection, rows: &mut Versions<Session>) -> Result<(), sqlx::Error> {
-    let Made { current, past, .. } = rows.finish();
-    write_current(connection, &current).await?;
-    write_past(connection, &past).await?;
-    rows.keep(current);
-    Ok(())
-}
+impl Table for Session {
+    const COPY: &str = "copy session from stdin (format binary)";
+    const COPY_PAST: &str = "copy session_past from stdin (format binary)";
+    const COLUMNS: i16 = 11;
 
-async fn write_current(connection: &mut PgConnection, rows: &[Session]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
+    fn columns(&self, tuple: &mut Tuple) -> Result<(), sqlx::Error> {
+        tuple.push(&self.session_id)?;
+        tuple.push(&self.account_id)?;
+        tuple.push(&self.since)?;
+        tuple.push(&self.started_at)?;
+        tuple.push(&self.started_position)?;
+        tuple.push(&self.last_seen_at)?;
+        tuple.push(&self.idle_expires_at)?;
+        tuple.push(&self.expires_at)?;
+        tuple.push(&self.ended_at)?;
+        tuple.push(&self.ended_by)?;
+        tuple.push(&&*self.methods)
     }
-    sqlx::query!(
-        "insert into session
-         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
-                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
-         from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
-                      unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
-                      unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
-                      unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
-                      unnest($10::text[]) as ended_by, unnest($11::text[]) as methods) u
-         on conflict (session_id) do update set
-             since = excluded.since, last_seen_at = excluded.last_seen_at, idle_expires_at = excluded.idle_expires_at,
-             ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
-        &column(rows, |row| row.session_id),
-        &column(rows, |row| row.account_id),
-        &column(rows, |row| row.since),
-        &column(rows, |row| row.started_at),
-        &column(rows, |row| row.started_position),
-        &column(rows, |row| row.last_seen_at),
-        &column(rows, |row| row.idle_expires_at),
-        &column(rows, |row| row.expires_at),
-        &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
-        &column(rows, |row| row.ended_by.clone()) as &[Option<String>],
-        &column(rows, |row| row.methods.join(" "))
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
 
-async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Session>]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
+    async fn write_current(connection: &mut PgConnection, rows: &[Self]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        sqlx::query!(
+            "insert into session
+             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                    u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
+             from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
+                          unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
+                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
+                          unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
+                          unnest($10::text[]) as ended_by, unnest($11::text[]) as methods) u
+             on conflict (session_id) do update set
+                 since = excluded.since, last_seen_at = excluded.last_seen_at, idle_expires_at = excluded.idle_expires_at,
+                 ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
+            &column(rows, |row| row.session_id),
+            &column(rows, |row| row.account_id),
+            &column(rows, |row| row.since),
+            &column(rows, |row| row.started_at),
+            &column(rows, |row| row.started_position),
+            &column(rows, |row| row.last_seen_at),
+            &column(rows, |row| row.idle_expires_at),
+            &column(rows, |row| row.expires_at),
+            &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
+            &column(rows, |row| row.ended_by.clone()) as &[Option<String>],
+            &column(rows, |row| row.methods.join(" "))
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
     }
-    sqlx::query!(
-        "insert into session_past
-         select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
-                u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
-         from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
-                      unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
-                      unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
-                      unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
-                      unnest($10::text[]) as ended_by, unnest($11::text[]) as methods,
-                      unnest($12::bigint[]) as until) u",
-        &column(rows, |past| past.row.session_id),
-        &column(rows, |past| past.row.account_id),
-        &column(rows, |past| past.row.since),
-        &column(rows, |past| past.row.started_at),
-        &column(rows, |past| past.row.started_position),
-        &column(rows, |past| past.row.last_seen_at),
-        &column(rows, |past| past.row.idle_expires_at),
-        &column(rows, |past| past.row.expires_at),
-        &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
-        &column(rows, |past| past.row.ended_by.clone()) as &[Option<String>],
-        &column(rows, |past| past.row.methods.join(" ")),
-        &column(rows, |past| past.until)
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+
+    async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Self>]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        sqlx::query!(
+            "insert into session_past
+             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
+                    u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
+             from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
+                          unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
+                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
+                          unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
+                          unnest($10::text[]) as ended_by, unnest($11::text[]) as methods,
+                          unnest($12::bigint[]) as until) u",
+            &column(rows, |past| past.row.session_id),
+            &column(rows, |past| past.row.account_id),
+            &column(rows, |past| past.row.since),
+            &column(rows, |past| past.row.started_at),
+            &column(rows, |past| past.row.started_position),
+            &column(rows, |past| past.row.last_seen_at),
+            &column(rows, |past| past.row.idle_expires_at),
+            &column(rows, |past| past.row.expires_at),
+            &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
+            &column(rows, |past| past.row.ended_by.clone()) as &[Option<String>],
+            &column(rows, |past| past.row.methods.join(" ")),
+            &column(rows, |past| past.until)
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
 }
 
 impl Row for Session {
@@ -293,7 +301,9 @@ fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
         SessionEvent::Elevated { methods, .. } => {
             let presented = methods.iter().map(|method| method.as_str().to_owned());
             let new: Vec<String> = presented.filter(|method| !session.methods.contains(method)).collect();
-            session.methods.extend(new);
+            if !new.is_empty() {
+                session.methods = session.methods.iter().cloned().chain(new).collect();
+            }
         }
         SessionEvent::Started { .. }
         | SessionEvent::RefreshReused { .. }

@@ -272,7 +272,7 @@ async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> R
                 account_id: row.account_id,
                 display_name: profile.as_ref().and_then(|profile| profile.display_name.as_ref().map(name)),
                 email: profile.map(|profile| profile.email.as_str().to_owned()),
-                roles: row.roles,
+                roles: row.roles.to_vec(),
                 registered_at: row.registered_at,
                 password_changed_at: row.password_changed_at,
                 last_login_at: row.last_login_at,

@@ -314,7 +314,7 @@ impl Me {
             expires_at: session.expires_at,
             ip: origin.ip,
             user_agent: origin.user_agent,
-            methods: session.methods,
+            methods: session.methods.to_vec(),
         });
         Ok(Json(MySessionPage { items: items.collect(), next_cursor: page.next }))
     }

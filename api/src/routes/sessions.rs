@@ -91,7 +91,7 @@ impl Sessions {
             last_seen_at: session.last_seen_at,
             idle_expires_at: session.idle_expires_at,
             expires_at: session.expires_at,
-            methods: session.methods,
+            methods: session.methods.to_vec(),
             ended_at: session.ended_at,
             ended_by: session.ended_by,
         });

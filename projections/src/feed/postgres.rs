@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use fulexo_domain::event::{Recorded, Stream};
 use fulexo_domain::leaf;
+use futures_util::TryStreamExt;
 use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -32,12 +33,21 @@ pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result
         to_i64(from),
         to_i64(from.saturating_add(u64::from(most)))
     )
-    .fetch_all(connection)
-    .await?;
+    .fetch(connection);
+    let mut read = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        // At once, while the processor has it at hand.
+        let position = row.position.unsigned_abs();
+        read.push((position, row.verify()));
+    }
     // They come in order, nearly. Where a partition is so new that the database has no statistics of it, it would sort them
     // by way of the disk, which takes ten times as long as to read them.
-    rows.sort_unstable_by_key(|row| row.position);
-    rows.iter().zip(from..).map(|(row, position)| row.verify(position)).collect()
+    read.sort_unstable_by_key(|(position, _)| *position);
+    let in_order = read
+        .into_iter()
+        .zip(from..)
+        .map(|((found, event), position)| if found == position { event } else { Err(FeedError::Gap { position }) });
+    in_order.collect()
 }
 
 /// The feed that reads Postgres.
@@ -123,10 +133,8 @@ pub(crate) struct Row {
 
 impl Row {
     /// The leaf is the truth, and everything beside it must say the same.
-    pub fn verify(&self, position: u64) -> Result<Recorded, FeedError> {
-        if self.position.unsigned_abs() != position {
-            return Err(FeedError::Gap { position });
-        }
+    pub fn verify(&self) -> Result<Recorded, FeedError> {
+        let position = self.position.unsigned_abs();
         if leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {
             return Err(FeedError::WrongHash { position });
         }

@@ -1,24 +1,28 @@
 //! A version of a read model beside the live one: the one that is built, or the one that is kept. Its checkpoint moves
 //! with its rows, as the live one's does.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use fulexo_domain::event::Recorded;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::{BATCH, News, RebuildError};
 use crate::feed::{self, FeedError};
-use crate::projection::{Kept, Projection};
+use crate::projection::{Kept, Projection, Unwritten};
 use crate::to_i64;
 
 /// One that was killed a moment ago may hold the lock until its connection is found dead.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most versions of rows that are held back from being written, about 100 MB; and for how long, which is what is lost
-/// where a build is interrupted.
-const HELD: usize = 300_000;
-const LONGEST: Duration = Duration::from_secs(5);
+/// Most rows that are held back from being written, about 100 MB, and most versions of them that were superseded.
+const ROWS: usize = 300_000;
+const SUPERSEDED: usize = 20_000;
+/// How long rows are held back at most, and the transaction is open into which goes what was superseded: what is lost where a
+/// build is interrupted. Short enough for vacuum, which waits for it in every table.
+const LONGEST: Duration = Duration::from_secs(15);
 /// How often a switch gives way to whoever holds the tables.
 const TRIES: u32 = 20;
 
@@ -32,15 +36,38 @@ pub enum Kind {
 /// The only one at work on it, on a connection that is its own: lost with the lock, and the lock with it.
 pub struct Beside {
     pub projection: Projection,
-    pub connection: PgConnection,
+    writer: Writer,
     pub kind: Kind,
     /// Everything below it is applied.
     position: u64,
-    /// Everything below it is written, as the checkpoint says.
+    /// Everything below it is written, or being written, as the checkpoint says then.
     written: u64,
     written_at: Instant,
+    /// Whether a transaction is open.
+    is_open: bool,
     /// Rows of the last batches, written or held back.
     kept: Kept,
+}
+
+/// The connection, or what writes on it; which ends with this.
+struct Writer {
+    idle: Option<PgConnection>,
+    writing: JoinSet<Result<PgConnection, RebuildError>>,
+}
+
+impl Writer {
+    /// The connection, once what is being written is committed. Where that failed it is lost, and the build with it.
+    async fn take(&mut self) -> Result<PgConnection, RebuildError> {
+        if let Some(written) = self.writing.join_next().await {
+            return written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        }
+        self.idle.take().ok_or_else(|| sqlx::Error::PoolClosed.into())
+    }
+
+    async fn get(&mut self) -> Result<&mut PgConnection, RebuildError> {
+        let connection = self.take().await?;
+        Ok(self.idle.insert(connection))
+    }
 }
 
 impl Beside {
@@ -75,8 +102,13 @@ impl Beside {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        let kept = Kept::default();
-        Ok(Self { projection, connection, kind, position: 0, written: 0, written_at: Instant::now(), kept })
+        let (writer, kept) = (Writer { idle: Some(connection), writing: JoinSet::new() }, Kept::default());
+        Ok(Self { projection, writer, kind, position: 0, written: 0, written_at: Instant::now(), is_open: false, kept })
+    }
+
+    /// Its connection, on which everything is written that was not held back.
+    pub async fn connection(&mut self) -> Result<&mut PgConnection, RebuildError> {
+        self.writer.get().await
     }
 
     /// Everything below it is applied.
@@ -91,41 +123,81 @@ impl Beside {
 
     /// Where the live version is.
     pub async fn live(&mut self) -> Result<u64, RebuildError> {
-        live(&mut self.connection, self.projection).await
+        live(self.writer.get().await?, self.projection).await
     }
 
-    /// Applies what comes next. A row that changes again and again is written seldom: what is held back is committed from
-    /// time to time, and by [`Beside::write`].
+    /// Applies what comes next. A row that changes again and again is written seldom: it is held back, and written from time
+    /// to time, while more comes, and by [`Beside::write`].
     pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), RebuildError> {
-        let mut transaction = self.connection.begin().await?;
-        self.projection.fold(&mut transaction, &mut self.kept, events).await?;
-        self.position += events.len() as u64;
-        let held = self.kept.held();
-        if held == 0 || held >= HELD || self.written_at.elapsed() >= LONGEST {
-            self.projection.write(&mut transaction, &mut self.kept).await?;
-            step(&mut transaction, self.projection, self.kind, self.written..self.position).await?;
-            (self.written, self.written_at) = (self.position, Instant::now());
+        if self.projection.holds_back() {
+            let writer = &mut self.writer;
+            self.projection.fold(async move || writer.get().await, &mut self.kept, events).await?;
+            self.position += events.len() as u64;
+            if self.kept.touched() >= ROWS || self.written_at.elapsed() >= LONGEST {
+                self.begin_to_write().await?;
+            } else if self.kept.superseded() >= SUPERSEDED {
+                self.begin_to_write_past().await?;
+            }
+        } else {
+            let mut transaction = self.writer.get().await?.begin().await?;
+            self.projection.apply(&mut transaction, &mut self.kept, events).await?;
+            let until = self.position + events.len() as u64;
+            step(&mut transaction, self.projection, self.kind, self.position..until).await?;
+            transaction.commit().await?;
+            (self.position, self.written) = (until, until);
         }
-        transaction.commit().await?;
         Ok(())
     }
 
     /// Writes what is held back, and commits.
     pub async fn write(&mut self) -> Result<(), RebuildError> {
         if self.written < self.position {
-            let mut transaction = self.connection.begin().await?;
-            self.projection.write(&mut transaction, &mut self.kept).await?;
-            step(&mut transaction, self.projection, self.kind, self.written..self.position).await?;
-            transaction.commit().await?;
-            (self.written, self.written_at) = (self.position, Instant::now());
+            self.begin_to_write().await?;
         }
+        self.writer.get().await?;
+        Ok(())
+    }
+
+    /// The same, while something else is done.
+    async fn begin_to_write(&mut self) -> Result<(), RebuildError> {
+        let unwritten = self.kept.finish();
+        self.write_behind(unwritten, Some(self.written..self.position)).await?;
+        (self.written, self.written_at, self.is_open) = (self.position, Instant::now(), false);
+        Ok(())
+    }
+
+    /// Writes what rows were, which is written once, while something else is done. It commits with what they are.
+    async fn begin_to_write_past(&mut self) -> Result<(), RebuildError> {
+        let unwritten = self.kept.take_past();
+        self.write_behind(unwritten, None).await?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Writes one thing after another, and commits with a step of the checkpoint: what is to be written waits for what is
+    /// being written, and so does whoever has to read a row that is not kept.
+    async fn write_behind(&mut self, unwritten: Unwritten, steps: Option<Range<u64>>) -> Result<(), RebuildError> {
+        let mut connection = self.writer.take().await?;
+        let (projection, kind, begins) = (self.projection, self.kind, !self.is_open);
+        self.writer.writing.spawn(async move {
+            // Not sqlx's own: it is open from task to task, and ends with its connection.
+            if begins {
+                sqlx::raw_sql("begin").execute(&mut connection).await?;
+            }
+            unwritten.write(&mut connection).await?;
+            if let Some(positions) = steps {
+                step(&mut connection, projection, kind, positions).await?;
+                sqlx::raw_sql("commit").execute(&mut connection).await?;
+            }
+            Ok(connection)
+        });
         Ok(())
     }
 
     /// Reads and applies up to a position that the log has.
     pub async fn advance(&mut self, until: u64) -> Result<(), RebuildError> {
         while self.position < until {
-            let events = stretch(&mut self.connection, self.position..until).await?;
+            let events = stretch(self.writer.get().await?, self.position..until).await?;
             self.apply(&events).await?;
         }
         Ok(())
@@ -149,7 +221,7 @@ impl Beside {
     async fn try_switch(&mut self) -> Result<u64, RebuildError> {
         let (projection, name) = (self.projection, self.projection.as_str());
         self.write().await?;
-        let mut transaction = self.connection.begin().await?;
+        let mut transaction = self.writer.get().await?.begin().await?;
         // Whoever is held up in the middle holds up every reader.
         sqlx::query!("set local idle_in_transaction_session_timeout = '5s'").execute(&mut *transaction).await?;
         sqlx::query!("set local statement_timeout = '30s'").execute(&mut *transaction).await?;
@@ -188,8 +260,10 @@ impl Beside {
 
     /// Gives the lock back at once rather than when the server finds the connection closed.
     pub async fn close(mut self) {
-        let _ = sqlx::query!("select pg_advisory_unlock_all()").execute(&mut self.connection).await;
-        let _ = self.connection.close().await;
+        if let Ok(mut connection) = self.writer.take().await {
+            let _ = sqlx::query!("select pg_advisory_unlock_all()").execute(&mut connection).await;
+            let _ = connection.close().await;
+        }
     }
 }
 
@@ -203,10 +277,7 @@ pub async fn live(connection: &mut PgConnection, projection: Projection) -> Resu
 }
 
 /// The first events of a stretch that the log has.
-pub async fn stretch(
-    connection: &mut PgConnection,
-    positions: std::ops::Range<u64>,
-) -> Result<Vec<Recorded>, RebuildError> {
+pub async fn stretch(connection: &mut PgConnection, positions: Range<u64>) -> Result<Vec<Recorded>, RebuildError> {
     let most = u32::try_from(positions.end - positions.start).unwrap_or(BATCH).min(BATCH);
     let events = feed::read(connection, positions.start, most).await?;
     if events.len() as u64 == u64::from(most) {
@@ -221,7 +292,7 @@ pub async fn step(
     connection: &mut PgConnection,
     projection: Projection,
     kind: Kind,
-    positions: std::ops::Range<u64>,
+    positions: Range<u64>,
 ) -> Result<(), RebuildError> {
     let (name, from, until) = (projection.as_str(), to_i64(positions.start), to_i64(positions.end));
     let moved = match kind {

@@ -33,7 +33,7 @@ impl Build {
     ) -> Result<Self, RebuildError> {
         let name = projection.as_str();
         let mut beside = Beside::open(pool, projection, Kind::Next).await?;
-        let mut transaction = beside.connection.begin().await?;
+        let mut transaction = beside.connection().await?.begin().await?;
         let found = sqlx::query_scalar!("select program from projection.build where name = $1", name)
             .fetch_optional(&mut *transaction)
             .await?;
@@ -93,7 +93,7 @@ impl Build {
             self.tell(News::Indexing).await;
             self.beside.write().await?;
             let name = self.projection().as_str();
-            sqlx::query!("select projection.finish_build($1)", name).execute(&mut self.beside.connection).await?;
+            sqlx::query!("select projection.finish_build($1)", name).execute(self.beside.connection().await?).await?;
             self.catch_up().await?;
         }
         let projection = self.projection();
@@ -142,7 +142,7 @@ impl Build {
         self.tell(News::Comparing).await;
         self.beside.write().await?;
         let (projection, name, mut position) = (self.projection(), self.projection().as_str(), self.beside.position());
-        let mut transaction = self.beside.connection.begin().await?;
+        let mut transaction = self.beside.connection().await?.begin().await?;
         sqlx::query!("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
         let live = beside::live(&mut transaction, projection).await?;
         while position < live {
@@ -186,7 +186,7 @@ impl Build {
     /// Goes on to near the head.
     async fn catch_up(&mut self) -> Result<(), RebuildError> {
         loop {
-            let size = feed::size(&mut self.beside.connection).await?;
+            let size = feed::size(self.beside.connection().await?).await?;
             if size.saturating_sub(self.position()) < REST {
                 return Ok(());
             }

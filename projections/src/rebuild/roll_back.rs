@@ -51,7 +51,7 @@ async fn bring_back(
            join projection.checkpoint c on c.name = p.name where p.name = $1"#,
         name
     )
-    .fetch_optional(&mut previous.connection)
+    .fetch_optional(previous.connection().await?)
     .await?
     .ok_or(RebuildError::NothingKept(projection))?;
     previous.goes_on_at(kept.position.unsigned_abs());
