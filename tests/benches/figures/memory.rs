@@ -47,13 +47,12 @@ pub fn run(runtime: &Runtime) {
     let round = runtime.block_on(load::drive(&url, 64, ROUND, requests, 200));
     let busy = resident(program.pid());
     println!("resident memory of a node with {} live sessions, MiB", table::number(wanted as f64));
-    println!("  after its start              {:>16}", table::number(idle));
-    let verdict = if busy <= WANTED { "" } else { ": SHORT" };
-    println!(
-        "  after {:>8} requests/s    {:>16}   wanted: under {WANTED}{verdict}",
-        table::number(round.rate),
-        table::number(busy)
-    );
+    let line = |when: &str, resident: f64| {
+        let verdict = if resident <= WANTED { "" } else { ": SHORT" };
+        println!("  {when:<28} {:>16}   wanted: under {WANTED}{verdict}", table::number(resident));
+    };
+    line("after its start", idle);
+    line(&format!("after {:>8} requests/s", table::number(round.rate)), busy);
 }
 
 /// The program, in the profile of this bench.
