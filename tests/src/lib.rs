@@ -23,6 +23,7 @@ mod looking;
 mod mailbox;
 mod nats;
 mod node;
+mod port;
 pub mod postgres_wire;
 mod program;
 mod smtp;
@@ -38,6 +39,7 @@ pub use looking::{Column, caught_up, columns, eventually, leaves, log_size, supe
 pub use mailbox::Mailbox;
 pub use nats::{NatsCluster, NatsVersion};
 pub use node::{Node, PASSWORD, rsa_key};
+pub use port::free_port;
 pub use program::{Ended, Program};
 pub use smtp::{Behaviour, Mail, Sink};
 pub use writing::{cut_off, draft, poison};

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, Context};
-use fulexo_api::private::{ClusterOptions, DataDir, Nats, NatsOptions, free_port};
+use fulexo_api::private::{ClusterOptions, DataDir, Nats, NatsOptions};
 use tokio::time::sleep;
 
 use crate::cluster::own_dir;
+use crate::port::free_port;
 
 const PASSWORD: &str = "only-for-tests";
 
@@ -60,7 +61,7 @@ impl NatsCluster {
     /// The same, with so much room on disk.
     pub async fn start_with(version: NatsVersion, count: usize, max_file_store: &str) -> Self {
         let dir = own_dir();
-        let routes: Vec<u16> = (0..count).map(|_| free_port().unwrap()).collect();
+        let routes: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let options: Vec<NatsOptions> = routes
             .iter()
             .enumerate()
@@ -72,6 +73,11 @@ impl NatsCluster {
                 cluster: (count > 1).then(|| ClusterOptions { port: *port, routes: routes.clone() }),
             })
             .collect();
+        for number in 0..count {
+            // As if it had been there before: one that is killed is to come back to it.
+            let port = dir.path().join(format!("nats-{number}.port"));
+            std::fs::write(port, free_port().to_string()).unwrap();
+        }
         let servers: Vec<Nats> = options.iter().map(|options| Nats::start_with(&dir, options).unwrap()).collect();
         let ports = servers.iter().map(Nats::port).collect();
         let servers = servers.into_iter().map(|server| Mutex::new(Some(server))).collect();

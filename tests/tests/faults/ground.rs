@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fulexo_api::private::{DataDir, Options, Postgres};
 use fulexo_projections::feed;
 use fulexo_tests::{
-    Client, Cut, NatsCluster, NatsVersion, Program, application_url, env, eventually, own_dir, prepare,
+    Client, Cut, NatsCluster, NatsVersion, Program, application_url, env, eventually, free_port, own_dir, prepare,
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -55,6 +55,8 @@ impl Ground {
     async fn with(servers: usize, has_standby: bool) -> Self {
         let nats = NatsCluster::start(NatsVersion::Current, servers).await;
         let dir = own_dir();
+        // As if it had been there before: one that is killed is to come back to it.
+        std::fs::write(dir.path().join("postgres.port"), free_port().to_string()).unwrap();
         let postgres = block_in_place(|| start_postgres(&dir));
         prepare(&postgres, DATABASE).await;
         let standby = if has_standby { Some(Standby::make(&dir, &postgres).await) } else { None };

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use fulexo_tests::{Client, Database, Node, columns, eventually, superuser};
+use fulexo_tests::{Client, Database, Node, columns, eventually, free_port, superuser};
 use rustls::ClientConfig;
 use sqlx::PgPool;
 
-use crate::pebble::{Pebble, Place, free_port, with};
+use crate::pebble::{Pebble, Place, with};
 use crate::redirect::head;
 use crate::{log, shown};
 

@@ -1,12 +1,10 @@
 //! A real ACME server, pebble, with a name server that says 127.0.0.1 to every name. Both end with the test process.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use fulexo_tests::{Client, Database, eventually};
+use fulexo_tests::{Client, Database, eventually, free_port};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -135,19 +133,6 @@ pub fn with(database: &Database, more: Vec<(String, String)>) -> std::collection
     let mut env = database.env();
     env.extend(more);
     env
-}
-
-/// A port that nobody listens on, nor gets from the system by chance before it is used: those begin at 32768.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at once begin far from each other.
-    let first = u16::try_from(std::process::id().wrapping_mul(211) % 12_000).unwrap();
-    loop {
-        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Leashed, so that it ends with the thread that started it, however that ends.
