@@ -5,6 +5,8 @@ create table log.relay (
     -- The node's process whose turn it is, and until when.
     holder uuid,
     held_until timestamptz not null,
+    -- Processes that have ended, the latest first: a statement that one of them left on its way takes no turn.
+    ended uuid[] not null default '{}',
     -- The stream, and the next position to publish.
     stream text,
     position bigint not null constraint relay_position_is_a_count check (position >= 0),

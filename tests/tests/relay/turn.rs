@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
-use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, superuser};
+use fulexo_commands::log::relay::{CopyKey, Relay, RelayOptions, give_up};
+use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, operator, superuser};
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio::task::block_in_place;
 use uuid::Uuid;
 
@@ -86,4 +88,37 @@ async fn a_node_that_stops_ends_its_turn() {
     assert!(ended.status.success(), "{}", ended.errors);
     let (_, is_over, _) = turn(&pool).await;
     assert!(is_over, "others need not wait until it runs out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_turn_was_ended_takes_no_other_one() {
+    let nats = NatsCluster::one(NatsVersion::Current).await;
+    let database = Arc::new(Database::create().await);
+    append(&database, 50).await;
+    // It copies nothing itself.
+    let node = Node::with(&database, env(&database, &nats.url(), 0)).await;
+    let pool = fulexo_api::app::connect(&database.url(), 4).await.unwrap();
+    let (client, key) = (nats.jetstream().await.client(), CopyKey::of(node.app().commands.vault()));
+    let (ended, other) = (operator().new_id(), operator().new_id());
+    let run = |holder| {
+        let options = RelayOptions { client: client.clone(), key: key.clone(), replicas: 1, holder };
+        let (head, known_head) = watch::channel(50);
+        let (relay, state) = Relay::new(pool.clone(), options, known_head);
+        (head, tokio::spawn(relay.run()), state)
+    };
+    // As a statement that arrives after its task has ended: the whole relay goes on.
+    let (head, relay, mut state) = run(ended);
+    state.wait_for(|state| state.is_here && state.position == 50).await.unwrap();
+    give_up(&pool, ended).await.unwrap();
+    head.send_replace(51);
+    state.wait_for(|state| !state.is_here).await.unwrap();
+    let (holder, is_over, _) = turn(&pool).await;
+    assert_eq!((holder, is_over), (Some(ended), true));
+    let (_head, successor, mut state) = run(other);
+    state.wait_for(|state| state.is_here && state.position == 50).await.unwrap();
+    let (holder, is_over, _) = turn(&pool).await;
+    assert_eq!((holder, is_over), (Some(other), false), "another one need not wait");
+    for task in [relay, successor] {
+        task.abort();
+    }
 }

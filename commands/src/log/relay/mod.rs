@@ -198,7 +198,7 @@ impl Relay {
                  stream = coalesce($2, r.stream), position = coalesce($3, r.position),
                  stopped_because = case when $2::text is null then r.stopped_because end
              from log.head h
-             where r.id = 1 and (r.holder = $1 or r.held_until < clock_timestamp())
+             where r.id = 1 and (r.holder = $1 or r.held_until < clock_timestamp()) and $1 <> all (r.ended)
              returning h.epoch, h.position as size, r.stream, r.position, clock_timestamp() as \"now!\"",
             self.holder,
             place.map(|place| place.name.as_str()),
@@ -327,11 +327,20 @@ impl Relay {
     }
 }
 
-/// Ends the turn of a relay that has ended, so that another node need not wait until it runs out.
+/// Ends the turn of a relay that has ended, so that another node need not wait until it runs out. The relay takes no other
+/// turn: a statement that was on its way when its task ended may arrive after this one.
 ///
 /// # Errors
-/// The database; then it runs out.
+/// The database; then the turn runs out.
 pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query!("update log.relay set held_until = clock_timestamp() where holder = $1", holder).execute(pool).await?;
+    // The last 16 are enough: a statement arrives within moments, or never.
+    sqlx::query!(
+        "update log.relay
+         set ended = (array_prepend($1, ended))[1:16],
+             held_until = case when holder = $1 then clock_timestamp() else held_until end",
+        holder
+    )
+    .execute(pool)
+    .await?;
     Ok(())
 }
