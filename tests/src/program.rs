@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Program {
     child: Child,
     output: Receiver<String>,
-    errors: Option<JoinHandle<String>>,
+    /// What it has written on standard error so far.
+    written: Arc<Mutex<Vec<u8>>>,
+    errors: Option<JoinHandle<()>>,
 }
 
 /// What a program left.
@@ -49,13 +52,16 @@ impl Program {
         thread::spawn(move || {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
         });
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&written);
+        // What a killed program wrote is read to its end.
         let errors = thread::spawn(move || {
-            let mut text = Vec::new();
-            // What a killed program wrote is read to its end.
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+                kept.lock().unwrap().extend_from_slice(&buffer[..read]);
+            }
         });
-        Self { child, output, errors: Some(errors) }
+        Self { child, output, written, errors: Some(errors) }
     }
 
     /// Starts it, and waits for its end.
@@ -81,6 +87,19 @@ impl Program {
                 Err(RecvTimeoutError::Disconnected) => panic!("it ended: {}", self.wait().errors),
             }
         }
+    }
+
+    /// Waits until it has written this on standard error.
+    pub fn warns(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.written().contains(text) {
+            assert!(Instant::now() < deadline, "it does not write {text:?}, but {}", self.written());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn written(&self) -> String {
+        String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
     }
 
     /// Its process id.
@@ -113,7 +132,10 @@ impl Program {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                let errors = self.errors.take().map_or_else(String::new, |errors| errors.join().unwrap());
+                if let Some(errors) = self.errors.take() {
+                    errors.join().unwrap();
+                }
+                let errors = self.written();
                 let said = self.output.iter().map(|line| line + "\n").collect();
                 return Ended { status, said, errors };
             }

@@ -28,25 +28,32 @@ fn standing(env: &BTreeMap<String, String>, name: &str) -> Value {
     standings.into_iter().find(|standing| standing["name"] == name).unwrap()
 }
 
-/// Begins to rebuild the audit index, and holds it up once a batch is in, until `meanwhile` has done with it.
-async fn half_way<T>(env: &BTreeMap<String, String>, superuser: &PgPool, meanwhile: impl FnOnce(Program) -> T) -> T {
+/// Begins to rebuild the audit index, which says so and does not end before `meanwhile` has done with it: it cannot be
+/// switched to while somebody reads the live one.
+async fn half_way<T>(
+    env: &BTreeMap<String, String>,
+    superuser: &PgPool,
+    beginning: &str,
+    meanwhile: impl FnOnce(Program) -> T,
+) -> T {
+    let mut reading = superuser.begin().await.unwrap();
+    sqlx::query("lock table read.audit in access share mode").execute(&mut *reading).await.unwrap();
     let program = Program::start(&["rebuild", "audit"], env);
+    block_in_place(|| program.warns(beginning));
     let is_at_it = "select exists (select from projection.build where name = 'audit' and position > 0)
                        and exists (select from pg_locks where locktype = 'advisory'
                                    and database = (select oid from pg_database where datname = current_database()))";
     eventually("a batch is in", async || sqlx::query_scalar::<_, bool>(is_at_it).fetch_one(superuser).await.unwrap())
         .await;
-    let mut transaction = superuser.begin().await.unwrap();
-    sqlx::query("lock table read_next.audit in exclusive mode").execute(&mut *transaction).await.unwrap();
     let result = block_in_place(|| meanwhile(program));
-    transaction.rollback().await.unwrap();
+    reading.rollback().await.unwrap();
     result
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_was_killed_is_resumed_and_one_that_was_interrupted_says_that_it_will_be() {
     let (_database, env, superuser) = start().await;
-    half_way(&env, &superuser, |mut program| {
+    half_way(&env, &superuser, "audit: building version 2\n", |mut program| {
         let build = standing(&env, "audit")["build"].clone();
         assert_eq!((&build["version"], &build["under_way"]), (&2.into(), &true.into()), "{build}");
         program.kill();
@@ -56,14 +63,14 @@ async fn a_rebuild_that_was_killed_is_resumed_and_one_that_was_interrupted_says_
     let killed = standing(&env, "audit");
     assert_eq!((&killed["version"], &killed["position"]), (&1.into(), &0.into()), "nothing is switched: {killed}");
 
-    let interrupted = half_way(&env, &superuser, |mut program| program.stop("INT")).await;
+    let goes_on = "audit: building version 2 goes on from position ";
+    let interrupted = half_way(&env, &superuser, goes_on, |mut program| program.stop("INT")).await;
     assert_eq!(interrupted.status.code(), Some(1), "{}", interrupted.errors);
-    assert!(interrupted.errors.contains("audit: building version 2 goes on from position "), "{}", interrupted.errors);
     assert!(interrupted.errors.contains("the next `fulexo rebuild` goes on from here"), "{}", interrupted.errors);
 
     let ended = Program::run(&["rebuild", "audit"], &env);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
-    assert!(ended.errors.contains("audit: building version 2 goes on from position "), "{}", ended.errors);
+    assert!(ended.errors.contains(goes_on), "{}", ended.errors);
     let counts = "select count(*), count(distinct position), max(position) from read.audit";
     let rows: (i64, i64, i64) = sqlx::query_as(counts).fetch_one(&superuser).await.unwrap();
     let events = i64::try_from(EVENTS).unwrap();
