@@ -103,7 +103,9 @@ create table vault.mail_token (
     account_id uuid not null,
     purpose text not null constraint mail_token_purpose_is_known
         check (purpose in ('password_reset', 'email_verification', 'not_me')),
-    expires_at timestamptz not null
+    expires_at timestamptz not null,
+    -- Passwords that were compared with the account's last ones by it.
+    comparisons smallint not null default 0
 );
 create index mail_token_account on vault.mail_token (account_id, purpose, expires_at);
 create index mail_token_expiry on vault.mail_token (expires_at);

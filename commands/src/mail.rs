@@ -94,6 +94,7 @@ impl MailKind {
                 | AuthenticationEvent::PasswordChangeRequired { .. }
                 | AuthenticationEvent::Confirmed { .. }
                 | AuthenticationEvent::Failed { .. }
+                | AuthenticationEvent::PasswordResetRefused { .. }
                 | AuthenticationEvent::LockLifted { .. } => None,
             },
             Event::Session(_)
@@ -183,6 +184,8 @@ impl LinkPurpose {
 
 /// Mails that somebody may ask for, in an hour; whoever asks for more gets none.
 const MOST_ASKED_FOR: i64 = 3;
+/// Passwords that are compared with the account's last ones by one link.
+const COMPARISONS: i16 = 5;
 /// How long a mail counts.
 pub(crate) const COUNTED_FOR: TimeDelta = TimeDelta::hours(1);
 /// How long sending is tried.
@@ -315,6 +318,24 @@ impl Commands {
         .fetch_optional(&self.pool)
         .await?;
         owner.map(AccountId).ok_or(CommandError::InvalidCredentials)
+    }
+
+    /// Counts a comparison of a new password with the account's last ones, before it is made; answers which of the link it
+    /// is, from 1.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] when there were as many as a link is good for.
+    pub(crate) async fn count_comparison(&self, token: &str) -> Result<u32, CommandError> {
+        let hash = self.link_hash(LinkPurpose::PasswordReset, token);
+        let number = sqlx::query_scalar!(
+            "update vault.mail_token set comparisons = comparisons + 1
+             where token_hash = $1 and comparisons < $2 returning comparisons",
+            hash.as_slice(),
+            COMPARISONS
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        number.map(|number| u32::from(number.unsigned_abs())).ok_or(CommandError::InvalidCredentials)
     }
 
     /// Whether an account got as many mails of a kind in this hour as it may.

@@ -58,7 +58,8 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old; [`CommandError::Password`] with
-    /// every rule that the new password breaks, which spends nothing.
+    /// every rule that the new password breaks, which spends nothing. Only a password that breaks no other rule is compared
+    /// with the last ones: each comparison is counted and recorded, and a token is good for five.
     pub async fn reset_password(
         &self,
         context: &Context,
@@ -76,12 +77,16 @@ impl Commands {
         let context = &context.acting_as(account);
         let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
         let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
-        if broken.is_empty() && self.was_used_before(&found, &new).await? {
-            broken.push(Violation::Reused);
-        }
+        let broken = violations(&new, &profile.email, profile.display_name.as_ref());
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
+        }
+        let number = self.count_comparison(token).await?;
+        if self.was_used_before(&found, &new).await? {
+            let mut unit = self.unit(context).sealing(Some((found.key.clone(), network_facts(context))));
+            unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
+            self.commit(unit, None, ()).await?;
+            return Err(CommandError::Password(vec![Violation::Reused]));
         }
         let verifier = self.hash_password(new).await?;
         let address = profile.email.normalised();

@@ -87,6 +87,13 @@ pub enum AuthenticationEvent {
     /// A way to a new password was asked for, of an account that there is; it is mailed to its owner.
     #[serde(rename = "authentication.password_reset_requested")]
     PasswordResetRequested {},
+    /// A new password was offered with a mailed link, and is one of the account's last ones. Each comparison counts
+    /// against the link, which is good for a few.
+    #[serde(rename = "authentication.password_reset_refused")]
+    PasswordResetRefused {
+        /// Which comparison of this link it was, from 1.
+        number: u32,
+    },
     /// A session began on a device that was not known, of an account that had been logged in to before.
     #[serde(rename = "authentication.new_device_seen")]
     NewDeviceSeen {

@@ -204,7 +204,8 @@ impl Event {
                 AuthenticationEvent::Failed { .. }
                 | AuthenticationEvent::SecondFactorRequired { .. }
                 | AuthenticationEvent::PasswordChangeRequired { .. }
-                | AuthenticationEvent::PasswordResetRequested {},
+                | AuthenticationEvent::PasswordResetRequested {}
+                | AuthenticationEvent::PasswordResetRefused { .. },
             )
             | Self::Session(SessionEvent::FingerprintMismatched { .. }) => &[Field::Ip, Field::UserAgent],
             Self::Authentication(AuthenticationEvent::LockedOut { .. } | AuthenticationEvent::Confirmed { .. })

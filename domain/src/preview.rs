@@ -197,6 +197,7 @@ impl Preview {
             }
             AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
             | AuthenticationEvent::PasswordResetRequested {}
+            | AuthenticationEvent::PasswordResetRefused { .. }
             | AuthenticationEvent::NewDeviceSeen { .. } => {}
             // It would have been lifted then, too; on every device of the account.
             AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {

@@ -330,6 +330,7 @@ const fn concerns(recorded: &Recorded) -> bool {
             | AuthenticationEvent::PasswordChangeRequired { .. }
             | AuthenticationEvent::Confirmed { .. }
             | AuthenticationEvent::PasswordResetRequested {}
+            | AuthenticationEvent::PasswordResetRefused { .. }
             | AuthenticationEvent::NewDeviceSeen { .. } => false,
         },
         Event::Session(_)

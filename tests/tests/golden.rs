@@ -62,6 +62,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", AccountEvent::Suspended {}.into()),
         ("", AccountEvent::Reinstated {}.into()),
         ("", Auth::PasswordResetRequested {}.into()),
+        ("", Auth::PasswordResetRefused { number: 5 }.into()),
         ("", Auth::NewDeviceSeen { session }.into()),
         ("", Auth::Succeeded { methods: pwd.clone(), session, device: None }.into()),
         ("two_factors", Auth::Succeeded { methods: both, session, device: device.clone() }.into()),
@@ -198,6 +199,7 @@ fn stands_among_the_samples(event: &Event) {
                 device: _,
             }
             | AuthenticationEvent::PasswordResetRequested {}
+            | AuthenticationEvent::PasswordResetRefused { .. }
             | AuthenticationEvent::NewDeviceSeen { session: _ }
             | AuthenticationEvent::LockedOut {
                 factor: Factor::Password | Factor::SecondFactor,

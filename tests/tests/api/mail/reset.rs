@@ -101,6 +101,34 @@ async fn a_password_that_breaks_the_rules_spends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_compares_five_passwords_with_the_last_ones_and_each_is_recorded() {
+    let post = Post::start().await;
+    let (email, account) = post.register().await;
+    let token = post.reset_token(&email).await;
+    // What breaks another rule is not compared.
+    for weak in ["short", &"x".repeat(80)] {
+        assert_eq!(post.confirm(&token, weak).await.status, 400);
+    }
+    let answers = join_all((0..20).map(|_| post.confirm(&token, PASSWORD))).await;
+    let compared = answers.iter().filter(|answer| answer.status == 400).count();
+    assert_eq!(compared, 5, "{:?}", answers.iter().map(|answer| answer.status).collect::<Vec<_>>());
+    for answer in answers.iter().filter(|answer| answer.status != 400) {
+        assert_spent(answer);
+    }
+    let refused = |leaf: &serde_json::Value| leaf["type"] == "authentication.password_reset_refused";
+    let recorded: Vec<_> = leaves(&post.node.database).await.into_iter().filter(refused).collect();
+    let mut numbers: Vec<_> = recorded.iter().map(|leaf| leaf["data"]["number"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert!(recorded.iter().all(|leaf| leaf["subject"] == json!(account)));
+    assert_spent(&post.confirm(&token, NEW).await);
+    assert_eq!(post.log_in(&email, PASSWORD).await.status, 200, "nothing was changed");
+    post.ask_for_reset(&email).await;
+    let another = post.mailbox.expect_nth(&email, "reset-password", 1).await.token();
+    assert_eq!(post.confirm(&another, NEW).await.status, 204, "its owner asks for another link");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_lifts_the_lock_of_the_password() {
     let post = Post::start().await;
     let (email, _) = post.register().await;
