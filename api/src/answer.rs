@@ -315,6 +315,14 @@ impl From<CommandError> for Problem {
             CommandError::IdempotencyKeyReused => {
                 Self::conflict("The Idempotency-Key was used for another request.").with_code("idempotency_key_reused")
             }
+            CommandError::OutcomeExpired => Self::conflict(
+                "This request was carried out before. Its tokens or secrets are not shown again: more than 10 minutes have \
+                 passed, or the account's password or second factor has changed. Send a new Idempotency-Key.",
+            )
+            .with_code("outcome_expired"),
+            CommandError::CodeRequired => Self::permission_denied()
+                .with_code("code_required")
+                .with_detail("The account has a second factor: send a code of it, or a recovery code, as `code`."),
             CommandError::Contended => {
                 Self::conflict("Others kept changing the same thing; try again.").with_code("contended")
             }

@@ -145,6 +145,14 @@ impl Step {
         }
     }
 
+    /// The session of somebody logged in.
+    pub const fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::LoggedIn(caller) => Some(caller.session),
+            Self::HalfWay(_) => None,
+        }
+    }
+
     /// Who acts.
     pub const fn actor(&self) -> Actor {
         Actor::Account { id: self.account().0 }

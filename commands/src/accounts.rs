@@ -139,7 +139,7 @@ impl Commands {
         let content = [email.normalised().into_bytes(), name.into(), listed.into_bytes()];
         let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
         let idempotency = Idempotency::of(&self.vault, context, "create_account", &content);
-        if let Some(Registered { account }) = self.before(idempotency.as_ref()).await? {
+        if let Some(Registered { account }) = self.disclosed_before(context, idempotency.as_ref()).await? {
             return self.done_before(self.member(account)).await;
         }
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -165,9 +165,10 @@ impl Commands {
             }
             self.rest_on_granter(&mut unit, context, needed).await?;
             unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
-            Ok((unit, Registered { account }))
+            Ok((unit, self.disclosing(context, Registered { account }).await?))
         });
-        Ok(self.done(decided.await?).await?.map(|Registered { account }| self.member(account)))
+        let done = self.done_disclosing(context, decided.await?).await?;
+        Ok(done.map(|Registered { account }| self.member(account)))
     }
 
     /// The append that opens an account.

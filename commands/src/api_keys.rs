@@ -53,7 +53,7 @@ impl Commands {
         let (listed, ends) = (names.join(" "), expires_at.timestamp_micros().to_be_bytes());
         let content = [name.as_str().as_bytes(), listed.as_bytes(), &ends];
         let idempotency = Idempotency::of(&self.vault, context, "create_api_key", &content);
-        if let Some(id) = self.before(idempotency.as_ref()).await? {
+        if let Some(id) = self.disclosed_before(context, idempotency.as_ref()).await? {
             return self.done_before(self.new_api_key(id)).await;
         }
         if expires_at <= context.now || expires_at > context.now + LONGEST_LIFE {
@@ -80,9 +80,9 @@ impl Commands {
             self.rest_on_granter(&mut unit, context, needed).await?;
             unit.expect(Category::ApiKey, id.0, Expected::New);
             unit.record(id.0, context.account(), events)?;
-            Ok((unit, id))
+            Ok((unit, self.disclosing(context, id).await?))
         });
-        Ok(self.done(decided.await?).await?.map(|id| self.new_api_key(id)))
+        Ok(self.done_disclosing(context, decided.await?).await?.map(|id| self.new_api_key(id)))
     }
 
     /// Revokes an API key; revoking it again is no error.

@@ -69,6 +69,12 @@ pub enum CommandError {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,
+    /// What the command handed out is not handed out again: it is too long ago, or the factors that earned it have changed.
+    #[error("the outcome is no longer disclosed")]
+    OutcomeExpired,
+    /// The account has a second factor, and a password alone does not do.
+    #[error("a code of the second factor is required")]
+    CodeRequired,
     /// Others kept changing the same thing.
     #[error("too many concurrent changes of the same thing")]
     Contended,

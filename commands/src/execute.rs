@@ -7,8 +7,8 @@ use fulexo_domain::event::{Category, Event, Stream};
 use fulexo_domain::leaf::Draft;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::context::Context;
@@ -38,6 +38,18 @@ pub(crate) struct Idempotency {
     id: [u8; 32],
     request_hash: [u8; 32],
 }
+
+/// An outcome whose answer hands out tokens or secrets, as the log remembers it. The same idempotency key gets them again
+/// for minutes, and only while the factors of whoever earned it are the same.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Disclosing<O> {
+    pub outcome: O,
+    /// A digest of the factors; none where no account asked.
+    factors: Option<[u8; 32]>,
+}
+
+/// How long tokens and secrets are handed out again under the same idempotency key, in seconds.
+const DISCLOSED_FOR: i64 = 600;
 
 /// What a command came to: its outcome, and where in the log it stands.
 pub(crate) enum Committed<O> {
@@ -161,12 +173,83 @@ impl Commands {
         &self,
         idempotency: Option<&Idempotency>,
     ) -> Result<Option<O>, CommandError> {
+        Ok(self.before_with_age(idempotency).await?.map(|(outcome, _)| outcome))
+    }
+
+    /// The same, and whether it is recent enough for what it discloses.
+    pub(crate) async fn before_with_age<O: DeserializeOwned>(
+        &self,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Option<(O, bool)>, CommandError> {
         let Some(idempotency) = idempotency else { return Ok(None) };
-        let Some((hash, result)) = self.log.outcome(&idempotency.id).await? else { return Ok(None) };
-        if hash != idempotency.request_hash {
+        let Some(stored) = self.log.outcome(&idempotency.id).await? else { return Ok(None) };
+        if stored.request_hash != idempotency.request_hash {
             return Err(CommandError::IdempotencyKeyReused);
         }
-        Ok(Some(serde_json::from_str(&result)?))
+        Ok(Some((serde_json::from_str(&stored.result)?, stored.age < DISCLOSED_FOR)))
+    }
+
+    /// An outcome that hands out secrets, earned by the account that acts.
+    pub(crate) async fn disclosing<O>(&self, context: &Context, outcome: O) -> Result<Disclosing<O>, CommandError> {
+        Ok(Disclosing { outcome, factors: self.acting_factors(context).await? })
+    }
+
+    /// The same, where the account's second factor is another one from this very append on.
+    pub(crate) async fn disclosing_with_seed<O>(
+        &self,
+        context: &Context,
+        outcome: O,
+        sealed: &[u8],
+    ) -> Result<Disclosing<O>, CommandError> {
+        let found = match context.account() {
+            Some(account) => self.find(account).await?,
+            None => None,
+        };
+        Ok(Disclosing { outcome, factors: found.map(|found| self.factors(&found.verifier, Some(sealed))) })
+    }
+
+    /// The outcome of this very command before, as long as what it handed out is handed out again.
+    ///
+    /// # Errors
+    /// [`CommandError::OutcomeExpired`].
+    pub(crate) async fn disclosed_before<O: DeserializeOwned>(
+        &self,
+        context: &Context,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Option<O>, CommandError> {
+        let before = self.before_with_age::<Disclosing<O>>(idempotency).await?;
+        let Some((disclosing, is_recent)) = before else { return Ok(None) };
+        if !is_recent {
+            return Err(CommandError::OutcomeExpired);
+        }
+        Ok(Some(self.disclose(context, disclosing).await?))
+    }
+
+    async fn disclose<O>(&self, context: &Context, disclosing: Disclosing<O>) -> Result<O, CommandError> {
+        if disclosing.factors != self.acting_factors(context).await? {
+            return Err(CommandError::OutcomeExpired);
+        }
+        Ok(disclosing.outcome)
+    }
+
+    /// A digest of the factors of the account that acts, where one does.
+    async fn acting_factors(&self, context: &Context) -> Result<Option<[u8; 32]>, CommandError> {
+        let Some(account) = context.account() else { return Ok(None) };
+        Ok(self.find(account).await?.map(|found| self.factors_of(&found)))
+    }
+
+    /// The answer to what was committed now, or a moment ago under the same idempotency key.
+    pub(crate) async fn done_disclosing<O>(
+        &self,
+        context: &Context,
+        committed: Committed<Disclosing<O>>,
+    ) -> Result<Done<O>, CommandError> {
+        match committed {
+            Committed::New(Disclosing { outcome, .. }, receipt) => {
+                Ok(Done { value: outcome, position: receipt.position })
+            }
+            Committed::Before(disclosing) => self.done_before(self.disclose(context, disclosing).await?).await,
+        }
     }
 
     /// The answer to a command that was done before. Where its events stand is not remembered, but it is before the end

@@ -86,6 +86,8 @@ pub(crate) enum Outcome {
         account: AccountId,
         session: SessionId,
         device: Uuid,
+        /// A digest of the factors that it was earned by.
+        factors: [u8; 32],
     },
 }
 
@@ -111,8 +113,8 @@ impl Commands {
         let token = credentials.device_token.as_deref().unwrap_or_default();
         let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "login", &content);
-        if let Some(outcome) = self.before(idempotency.as_ref()).await? {
-            return self.answer(context, outcome).await;
+        if let Some((outcome, is_recent)) = self.before_with_age(idempotency.as_ref()).await? {
+            return self.answer(context, outcome, is_recent).await;
         }
 
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
@@ -252,17 +254,21 @@ impl Commands {
         };
         unit.record(account.0, Some(account), self.decide_attempt(presented.attempt, verdict, context.now))?;
         let challenge = Challenge::new(purpose, account, presented.device, presented.known_device, context.now);
-        // Under the verifier as this very append leaves it.
-        let sealed = presented.rehashed.as_deref();
-        let rehashed = sealed.map(|sealed| read_verifier(&found.key, sealed)).transpose()?;
-        let factors = self.factors(rehashed.as_ref().unwrap_or(&found.verifier), found.seed.as_deref());
+        let factors = self.factors_after(found, presented)?;
         match self.commit(unit, idempotency, Outcome::Challenged(challenge, factors)).await? {
             Committed::New(_, receipt) => {
                 let value = LoggedIn::Challenge(self.challenge(challenge, &factors, context.now));
                 Ok(Done { value, position: receipt.position })
             }
-            Committed::Before(outcome) => self.answer(context, outcome).await,
+            Committed::Before(outcome) => self.answer(context, outcome, true).await,
         }
+    }
+
+    /// A digest of the factors as the append of a login leaves them: its verifier may be another one.
+    fn factors_after(&self, found: &Found, presented: &Presented<'_>) -> Result<[u8; 32], CommandError> {
+        let sealed = presented.rehashed.as_deref();
+        let rehashed = sealed.map(|sealed| read_verifier(&found.key, sealed)).transpose()?;
+        Ok(self.factors(rehashed.as_ref().unwrap_or(&found.verifier), found.seed.as_deref()))
     }
 
     async fn begin(
@@ -301,7 +307,8 @@ impl Commands {
             unit.record(account.0, Some(account), [AuthenticationEvent::NewDeviceSeen { session }])?;
         }
 
-        match self.commit(unit, idempotency, Outcome::Started { account, session, device }).await? {
+        let factors = self.factors_after(found, presented)?;
+        match self.commit(unit, idempotency, Outcome::Started { account, session, device, factors }).await? {
             Committed::New(_, receipt) => {
                 let position = receipt.position.unwrap_or_default();
                 let issue = Issue {
@@ -319,12 +326,18 @@ impl Commands {
                 let value = LoggedIn::Session(self.issue(context, issue, &root, Some(device_token))?);
                 Ok(Done { value, position: Some(position) })
             }
-            Committed::Before(outcome) => self.answer(context, outcome).await,
+            Committed::Before(outcome) => self.answer(context, outcome, true).await,
         }
     }
 
-    /// The answer to a login that was made before under the same idempotency key.
-    pub(crate) async fn answer(&self, context: &Context, outcome: Outcome) -> Result<Done<LoggedIn>, CommandError> {
+    /// The answer to a login that was made before under the same idempotency key. Whoever presented factors that are no
+    /// longer right is refused like anybody else.
+    pub(crate) async fn answer(
+        &self,
+        context: &Context,
+        outcome: Outcome,
+        is_recent: bool,
+    ) -> Result<Done<LoggedIn>, CommandError> {
         match outcome {
             Outcome::Refused => Err(CommandError::InvalidCredentials),
             Outcome::Challenged(challenge, factors) => {
@@ -334,7 +347,14 @@ impl Commands {
                 }
                 self.done_before(LoggedIn::Challenge(self.challenge(challenge, &factors, context.now))).await
             }
-            Outcome::Started { account, session, device } => {
+            Outcome::Started { account, session, device, factors } => {
+                let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
+                if factors != self.factors_of(&found) {
+                    return Err(CommandError::InvalidCredentials);
+                }
+                if !is_recent {
+                    return Err(CommandError::OutcomeExpired);
+                }
                 let device_token = device_token(&self.vault, account, device);
                 let again = self.issue_again(context, session, 1, Some(device_token)).await?;
                 let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;

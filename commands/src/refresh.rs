@@ -58,8 +58,10 @@ impl Commands {
             device.map_or(root.device, |token| known_device(&self.vault, root.account, token).unwrap_or_default());
         let fingerprint = self.fingerprint(context, device);
         let idempotency = Idempotency::of(&self.vault, context, "refresh", &[token.as_bytes()]);
-        match self.before(idempotency.as_ref()).await? {
-            Some(Outcome::Refreshed(generation)) => {
+        match self.before_with_age(idempotency.as_ref()).await? {
+            // Too long ago: a spent token like any other.
+            Some((Outcome::Refreshed(_), false)) | None => {}
+            Some((Outcome::Refreshed(generation), true)) => {
                 // Once the session has moved on, this is a spent token like any other, whatever key comes with it; and
                 // so it is for whoever looks different.
                 if !self.admission_of(root.account).await?.admitted {
@@ -71,8 +73,7 @@ impl Commands {
                     return Ok(done);
                 }
             }
-            Some(Outcome::Refused) => return Err(CommandError::InvalidCredentials),
-            None => {}
+            Some((Outcome::Refused, _)) => return Err(CommandError::InvalidCredentials),
         }
 
         let policy = self.current_policy().await?;

@@ -11,8 +11,8 @@ use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy, Metho
 use fulexo_domain::event::Category;
 use fulexo_domain::lockout::Lockout;
 use fulexo_domain::permission::Permissions;
-use fulexo_domain::session::RevokedBy;
-use fulexo_domain::values::{AccountId, Reason};
+use fulexo_domain::session::{RevokedBy, Session, SessionCommand};
+use fulexo_domain::values::{AccountId, Reason, SessionId};
 use serde::{Deserialize, Serialize};
 use totp_rs::{Builder, Totp};
 use zeroize::Zeroizing;
@@ -68,27 +68,36 @@ impl Commands {
         account: AccountId,
     ) -> Result<Done<Enrolment>, CommandError> {
         let idempotency = Idempotency::of(&self.vault, context, "start_enrolment", &[account.0.as_bytes()]);
-        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
-            let enrolment = self.pending(account).await?;
+        if let Some(shown) = self.disclosed_before(context, idempotency.as_ref()).await? {
+            let enrolment = self.pending(account, &shown).await?;
             return self.done_before(enrolment).await;
         }
         let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::StartEnrolment)?;
             let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
-            let seed = Zeroizing::new(random_bytes::<20>()?);
+            let seed = key.seal("totp", Zeroizing::new(random_bytes::<20>()?).as_slice())?;
+            let shown = self.seed_digest(&seed);
             let mut unit = self.unit(context);
             unit.expect(Category::Account, account.0, Expected::Exact(version));
-            unit.vault(VaultWrite::PendingSeed { account, seed: key.seal("totp", seed.as_slice())? });
+            unit.vault(VaultWrite::PendingSeed { account, seed });
             unit.record(account.0, Some(account), events)?;
-            Ok((unit, ()))
+            Ok((unit, self.disclosing(context, shown).await?))
         });
-        let Done { position, .. } = self.done(decided.await?).await?;
-        Ok(Done { value: self.pending(account).await?, position })
+        let Done { value: shown, position } = self.done_disclosing(context, decided.await?).await?;
+        Ok(Done { value: self.pending(account, &shown).await?, position })
     }
 
-    async fn pending(&self, account: AccountId) -> Result<Enrolment, CommandError> {
+    fn seed_digest(&self, sealed: &[u8]) -> [u8; 32] {
+        self.vault.digest("pending-seed", &[sealed])
+    }
+
+    /// The enrolment under way, as long as it is the one that was shown.
+    async fn pending(&self, account: AccountId, shown: &[u8; 32]) -> Result<Enrolment, CommandError> {
         let sealed = self.seed(account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
+        if self.seed_digest(&sealed) != *shown {
+            return Err(CommandError::OutcomeExpired);
+        }
         let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
         self.enrolment(account, &key.open("totp", &sealed)?).await
     }
@@ -100,7 +109,8 @@ impl Commands {
         Ok(Enrolment { secret: Zeroizing::new(totp.secret().to_base32()), otpauth_uri: Zeroizing::new(otpauth_uri) })
     }
 
-    /// A code of the second factor that is being set up: from now on it counts. Answers with recovery codes.
+    /// A code of the second factor that is being set up: from now on it counts, and the session in which it was presented
+    /// is one with a second factor. Answers with recovery codes.
     ///
     /// # Errors
     /// [`CommandError::WrongCode`]; [`CommandError::Account`] when none is being set up.
@@ -108,11 +118,12 @@ impl Commands {
         &self,
         context: &Context,
         account: AccountId,
+        session: Option<SessionId>,
         code: &str,
     ) -> Result<Done<RecoveryCodes>, CommandError> {
         let content = [account.0.as_bytes().as_slice(), code.as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "confirm_enrolment", &content);
-        if let Some(batch) = self.before(idempotency.as_ref()).await? {
+        if let Some(batch) = self.disclosed_before(context, idempotency.as_ref()).await? {
             return self.done_before(self.recovery_codes(account, &batch)).await;
         }
         let sealed = self.seed(account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
@@ -134,9 +145,18 @@ impl Commands {
             unit.vault(VaultWrite::ConfirmSeed { account });
             unit.vault(self.store(account, &codes));
             unit.record(account.0, Some(account), events)?;
-            Ok((unit, batch))
+            if let Some(session) = session {
+                let loaded = self.load_session(session).await?;
+                let (methods, policy) = (vec![Method::OneTime], self.policy().sessions.clone());
+                let command = SessionCommand::Elevate { methods, held: false, at: context.now, policy };
+                unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+                unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
+            }
+            // Under the factor as this very append leaves it.
+            Ok((unit, self.disclosing_with_seed(context, batch, &sealed).await?))
         });
-        Ok(self.done(decided.await?).await?.map(|batch| self.recovery_codes(account, &batch)))
+        let done = self.done_disclosing(context, decided.await?).await?;
+        Ok(done.map(|batch| self.recovery_codes(account, &batch)))
     }
 
     /// Replaces the recovery codes.
@@ -149,7 +169,7 @@ impl Commands {
         account: AccountId,
     ) -> Result<Done<RecoveryCodes>, CommandError> {
         let idempotency = Idempotency::of(&self.vault, context, "issue_recovery_codes", &[account.0.as_bytes()]);
-        if let Some(batch) = self.before(idempotency.as_ref()).await? {
+        if let Some(batch) = self.disclosed_before(context, idempotency.as_ref()).await? {
             return self.done_before(self.recovery_codes(account, &batch)).await;
         }
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -162,9 +182,10 @@ impl Commands {
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.vault(self.store(account, &codes));
             unit.record(account.0, Some(account), events)?;
-            Ok((unit, batch))
+            Ok((unit, self.disclosing(context, batch).await?))
         });
-        Ok(self.done(decided.await?).await?.map(|batch| self.recovery_codes(account, &batch)))
+        let done = self.done_disclosing(context, decided.await?).await?;
+        Ok(done.map(|batch| self.recovery_codes(account, &batch)))
     }
 
     /// Its owner takes the second factor away.
@@ -263,8 +284,8 @@ impl Commands {
     ) -> Result<Done<LoggedIn>, CommandError> {
         let content = [challenge_token.as_bytes(), code.as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "second_factor", &content);
-        if let Some(outcome) = self.before::<Outcome>(idempotency.as_ref()).await? {
-            return self.answer(context, outcome).await;
+        if let Some((outcome, is_recent)) = self.before_with_age::<Outcome>(idempotency.as_ref()).await? {
+            return self.answer(context, outcome, is_recent).await;
         }
         let (challenge, found) = self.challenged(challenge_token, Purpose::SecondFactor).await?;
         let account = challenge.account;

@@ -32,7 +32,8 @@ impl Commands {
     /// longer is.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] when the evidence is wrong, which counts as a failed attempt.
+    /// [`CommandError::InvalidCredentials`] when the evidence is wrong, which counts as a failed attempt;
+    /// [`CommandError::CodeRequired`] for the password of an account that has a second factor, which is not evaluated.
     pub async fn step_up(
         &self,
         context: &Context,
@@ -59,6 +60,9 @@ impl Commands {
             let (state, version) = self.with_same_password(&found).await?;
             if state.suspended {
                 return Err(CommandError::InvalidCredentials);
+            }
+            if state.second_factor && spent.is_none() {
+                return Err(CommandError::CodeRequired);
             }
             if let Some(spent) = &spent
                 && self.seed(account, "totp").await?.as_ref() != Some(&spent.seed)
@@ -98,6 +102,9 @@ impl Commands {
     ) -> Result<(Found, Reserved, Option<Spent>), CommandError> {
         let device = self.device_of(session).await?;
         match evidence {
+            Evidence::Password(_) if self.account_state(account).await?.0.second_factor => {
+                Err(CommandError::CodeRequired)
+            }
             Evidence::Password(password) => {
                 let (found, attempt) = self.prove(context, account, device, password).await?;
                 Ok((found, attempt, None))

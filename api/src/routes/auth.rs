@@ -82,9 +82,9 @@ struct Refresh {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct StepUp {
-    /// Either this.
+    /// The password of an account that has no second factor.
     password: Option<String>,
-    /// Or six digits of the authenticator app, or a recovery code.
+    /// Six digits of the authenticator app, or a recovery code.
     code: Option<String>,
 }
 
@@ -286,7 +286,8 @@ impl Auth {
 
     /// Prove yourself once more, and make sensitive calls for ten minutes.
     ///
-    /// By the password, or by a code of the second factor. What is wrong counts as a failed login from this device.
+    /// Send the password, or a code. An account that has a second factor needs a code: its password is refused with
+    /// `code_required`. What is wrong counts as a failed login from this device.
     #[oai(path = "/step-up", method = "post", operation_id = "create_step_up")]
     async fn step_up(
         &self,

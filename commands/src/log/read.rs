@@ -23,6 +23,14 @@ pub enum ReadError {
     },
 }
 
+/// The outcome of a command, as it was stored.
+pub(crate) struct StoredOutcome {
+    pub request_hash: Vec<u8>,
+    pub result: String,
+    /// In seconds, by the database's clock.
+    pub age: i64,
+}
+
 impl EventLog {
     /// The events of one stream, in order.
     ///
@@ -60,10 +68,14 @@ impl EventLog {
     }
 
     /// What became of a command that came with an idempotency key.
-    pub(crate) async fn outcome(&self, command_id: &[u8; 32]) -> Result<Option<(Vec<u8>, String)>, sqlx::Error> {
-        let row = sqlx::query!("select request_hash, result from log.command where command_id = $1", command_id)
-            .fetch_optional(&self.pool)
-            .await?;
-        Ok(row.map(|row| (row.request_hash, row.result)))
+    pub(crate) async fn outcome(&self, command_id: &[u8; 32]) -> Result<Option<StoredOutcome>, sqlx::Error> {
+        sqlx::query_as!(
+            StoredOutcome,
+            r#"select request_hash, result, extract(epoch from clock_timestamp() - recorded_at)::bigint as "age!"
+               from log.command where command_id = $1"#,
+            command_id
+        )
+        .fetch_optional(&self.pool)
+        .await
     }
 }

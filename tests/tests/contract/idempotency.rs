@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use fulexo_tests::{Answer, Client, Node, PASSWORD};
+use chrono::{TimeDelta, Utc};
+use fulexo_tests::{Answer, Authenticator, Client, Node, PASSWORD, superuser};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -55,6 +56,89 @@ async fn a_login_repeated_gives_the_same_session() {
     assert_eq!(client.get("/v1/auth/session").await.status, 200);
     let other = json!({"email": email, "password": "another"});
     assert_bound_to_its_body(&node, &node.anonymous(), "/v1/auth/login", &other).await;
+}
+
+const EXPIRED: &str = "outcome_expired";
+
+/// As if all commands so far had been made so many minutes before.
+async fn minutes_pass(node: &Node, minutes: i32) {
+    let statement = "update log.command set recorded_at = recorded_at - make_interval(mins => $1)";
+    sqlx::query(statement).bind(minutes).execute(&superuser(&node.database).await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_under_a_password_that_was_changed_since_is_not_repeated() {
+    let node = Node::start().await;
+    let (email, account) = node.register(&["customer"]).await;
+    let (body, client) = (json!({"email": email, "password": PASSWORD}), node.anonymous());
+    let client = client.with_header("idempotency-key", "a key");
+    let first = client.post("/v1/auth/login", body.clone()).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let mut ann = Client { account, ..node.anonymous() };
+    ann.log_in_with(&first);
+    let change = json!({"current_password": PASSWORD, "new_password": "kestrel-Over9thefen"});
+    assert_eq!(ann.post("/v1/me/password", change).await.status, 204);
+    for minutes in [0, 9, 60] {
+        minutes_pass(&node, minutes).await;
+        assert_problem(&client.post("/v1/auth/login", body.clone()).await, 401, "invalid_credentials");
+    }
+    assert_eq!(ann.get("/v1/auth/session").await.status, 200, "the session goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_repeated_for_minutes() {
+    let node = Node::start().await;
+    let (email, _) = node.register(&["customer"]).await;
+    let body = json!({"email": email, "password": PASSWORD});
+    let client = node.anonymous().with_header("idempotency-key", "a key");
+    let first = client.post("/v1/auth/login", body.clone()).await;
+    minutes_pass(&node, 9).await;
+    let again = client.post("/v1/auth/login", body.clone()).await;
+    assert_eq!((again.status, &again.json["session_id"]), (200, &first.json["session_id"]), "{again:?}");
+    minutes_pass(&node, 1).await;
+    assert_problem(&client.post("/v1/auth/login", body).await, 409, EXPIRED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_shown_again_for_minutes_and_under_the_factors_that_earned_them() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let key = json!({"name": "s", "permissions": ["audit.read"], "expires_at": (Utc::now() + TimeDelta::days(1)).to_rfc3339()});
+    let member = json!({"email": "new@example.com"});
+    let none = json!({});
+    // The last two change the factors that whoever repeats them must have: of the enrolment's confirmation its own are.
+    let calls = [
+        ("/v1/api-keys", &key, "secret"),
+        ("/v1/accounts", &member, "initial_password"),
+        ("/v1/me/second-factor/totp", &none, "secret"),
+    ];
+    let keyed = admin.with_header("idempotency-key", "a key");
+    let call = async |path: &str, body: &Value| match body == &none {
+        true => keyed.post_nothing(path).await,
+        false => keyed.post(path, body.clone()).await,
+    };
+    let mut secrets = Vec::new();
+    for (path, body, member) in calls {
+        let (first, again) = (call(path, body).await, call(path, body).await);
+        assert!((200..300).contains(&first.status) && first.json[member].is_string(), "{path}: {first:?}");
+        assert_eq!((again.status, &again.json[member]), (first.status, &first.json[member]), "{path}");
+        secrets.push(first.json[member].as_str().unwrap().to_owned());
+    }
+    let confirm = json!({"code": Authenticator::of(&secrets[2]).code(0)});
+    let first = keyed.post("/v1/me/second-factor/totp/confirm", confirm.clone()).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let again = keyed.post("/v1/me/second-factor/totp/confirm", confirm.clone()).await;
+    assert_eq!((again.status, &again.json), (200, &first.json), "{again:?}");
+    for (path, body, _) in calls {
+        assert_problem(&call(path, body).await, 409, EXPIRED);
+    }
+    let codes = keyed.post_nothing("/v1/me/recovery-codes").await;
+    assert_eq!(keyed.post_nothing("/v1/me/recovery-codes").await.json, codes.json);
+    minutes_pass(&node, 10).await;
+    let size = log_size(&node).await;
+    assert_problem(&keyed.post("/v1/me/second-factor/totp/confirm", confirm).await, 409, EXPIRED);
+    assert_problem(&keyed.post_nothing("/v1/me/recovery-codes").await, 409, EXPIRED);
+    assert_eq!(log_size(&node).await, size, "and nothing is done a second time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,9 +177,9 @@ async fn the_factor_in_use_stays_until_another_one_is_confirmed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_changes_a_second_factor_needs_a_recent_login() {
     let node = Node::start().await;
-    let ann = Owner::customer(&node).await;
+    let (ann, older) = Owner::with_older_session(&node).await;
     let size = log_size(&node).await;
-    let stale = node.as_if_logged_in(TimeDelta::minutes(11), &ann.client, &["customer"]);
+    let stale = node.as_if_logged_in(TimeDelta::minutes(11), &older, &["customer"]);
     let body = json!({"code": ann.code(&node).await}).to_string();
     for (method, path, body) in [
         (Method::POST, TOTP, ""),

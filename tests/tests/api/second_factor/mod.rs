@@ -51,6 +51,13 @@ impl Owner {
         Self::of(node.customer().await).await
     }
 
+    /// The same, and a session of theirs from before, in which no code was presented.
+    async fn with_older_session(node: &Node) -> (Self, Client) {
+        let client = node.customer().await;
+        let older = node.log_in(&client.email, client.account).await;
+        (Self::of(client).await, older)
+    }
+
     /// A right code: that of the next step, which stays right for a minute at least. As if it was the first for long.
     async fn code(&self, node: &Node) -> String {
         forget_the_last_code(node, self.client.account).await;

@@ -8,8 +8,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    BECAUSE, Owner, TOTP, act, assert_refused, assert_step_up_required, change_policy, confirm, count,
-    forget_the_last_code, grant, leaves, leaves_of, log_in, me, present, refreshed, start, step_up,
+    BECAUSE, CODES, NEW_PASSWORD, Owner, STEP_UP, TOTP, act, assert_refused, assert_step_up_required, change_policy,
+    confirm, count, forget_the_last_code, grant, leaves, leaves_of, log_in, me, present, refreshed, start, step_up,
 };
 
 const RESET: &str = "reset-second-factor";
@@ -38,8 +38,8 @@ async fn support(node: &Node, admin: &Client) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn its_owner_takes_it_away_and_nothing_is_left_of_it() {
     let node = Node::start().await;
-    let ann = Owner::customer(&node).await;
-    let stale = node.as_if_logged_in(TimeDelta::minutes(11), &ann.client, &["customer"]);
+    let (ann, older) = Owner::with_older_session(&node).await;
+    let stale = node.as_if_logged_in(TimeDelta::minutes(11), &older, &["customer"]);
     assert_step_up_required(&stale.delete(TOTP).await);
     start(&ann.client).await;
     let challenge = ann.challenge(&node).await;
@@ -64,6 +64,39 @@ async fn its_owner_takes_it_away_and_nothing_is_left_of_it() {
     assert_eq!((pending.status, pending.code()), (409, "not_enrolling"), "what was pending went with it");
     let disabled = leaves_of(&node.database, ann.client.account, "account.second_factor_disabled").await;
     assert_eq!((disabled.len(), &disabled[0]["data"]), (1, &json!({"by": "owner"})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_alone_elevates_nobody_who_has_a_second_factor() {
+    let node = Node::start().await;
+    let ann = Owner::customer(&node).await;
+    let stale = node.as_if_logged_in(TimeDelta::minutes(11), &ann.log_in(&node).await, &["customer"]);
+    let before = leaves(&node.database, ann.client.account).await.len();
+    for password in [PASSWORD, "not-the-Passw0rd!"] {
+        let refused = stale.post(STEP_UP, json!({"password": password})).await;
+        assert_eq!((refused.status, refused.code()), (403, "code_required"), "{refused:?}");
+    }
+    assert_eq!(leaves(&node.database, ann.client.account).await.len(), before, "nothing was evaluated");
+    assert_eq!(kept(&node, ann.client.account).await[2], 0, "nothing was counted");
+    assert_step_up_required(&stale.delete(TOTP).await);
+    assert_step_up_required(&stale.post_nothing(TOTP).await);
+    assert_step_up_required(&stale.post_nothing(CODES).await);
+    let change = json!({"current_password": PASSWORD, "new_password": NEW_PASSWORD});
+    assert_step_up_required(&stale.post("/v1/me/password", change).await);
+    assert_eq!(step_up(&stale, &ann.recovery[0]).await.status, 200);
+    assert_eq!(stale.delete(TOTP).await.status, 204);
+    assert_eq!(stale.post(STEP_UP, json!({"password": PASSWORD})).await.status, 200, "without a factor it does");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_that_confirms_a_factor_has_presented_it() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let ann = Owner::of(node.auditor().await).await;
+    change_policy(&admin, "/second_factor/required_for", json!(["auditor"])).await;
+    let client = refreshed(&ann.client).await;
+    assert_eq!(client.get("/v1/auth/session").await.json["methods"], json!(["pwd", "otp"]));
+    assert_eq!(client.get("/v1/audit/events").await.status, 200, "its role requires one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -227,7 +227,7 @@ async fn a_role_that_requires_one_allows_nothing_in_a_session_without_one() {
     let node = Node::start().await;
     let admin = node.admin().await;
     change_policy(&admin, "/second_factor/required_for", json!(["auditor"])).await;
-    let ann = Owner::customer(&node).await;
+    let (ann, older) = Owner::with_older_session(&node).await;
     assert_eq!(grant(&admin, ann.client.account, "auditor").await.status, 204);
     let allowed = async |client: &Client| {
         let session = client.get("/v1/auth/session").await;
@@ -236,18 +236,19 @@ async fn a_role_that_requires_one_allows_nothing_in_a_session_without_one() {
         assert_eq!(client.get("/v1/audit/events").await.status, if allowed { 200 } else { 403 });
         allowed
     };
-    assert!(!allowed(&ann.client).await);
-    assert_eq!(ann.client.post(STEP_UP, json!({"password": PASSWORD})).await.status, 200);
-    let client = refreshed(&ann.client).await;
-    assert!(!allowed(&client).await, "the password once more is no second factor");
+    assert!(!allowed(&older).await);
+    let by_password = older.post(STEP_UP, json!({"password": PASSWORD})).await;
+    assert_eq!(by_password.code(), "code_required", "the password once more is no second factor");
+    let client = refreshed(&older).await;
+    assert!(!allowed(&client).await);
     assert_eq!(step_up(&client, &ann.code(&node).await).await.status, 200);
     assert!(allowed(&refreshed(&client).await).await);
     assert!(allowed(&ann.log_in(&node).await).await);
     // Another session of theirs gains nothing by it.
-    let other = Owner::of(node.customer().await).await;
+    let (other, older) = Owner::with_older_session(&node).await;
     assert_eq!(grant(&admin, other.client.account, "auditor").await.status, 204);
     let second = other.log_in(&node).await;
-    assert!(allowed(&second).await && !allowed(&other.client).await);
+    assert!(allowed(&second).await && !allowed(&older).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
