@@ -58,7 +58,7 @@ impl Program {
         let errors = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut buffer) {
-                kept.lock().unwrap().extend_from_slice(&buffer[..read]);
+                kept.lock().unwrap().extend(buffer.iter().take(read));
             }
         });
         Self { child, output, written, errors: Some(errors) }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use fulexo_api::clock;
 use fulexo_tests::{Answer, Authenticator, Client, Node, PASSWORD, superuser};
 use futures_util::future::join_all;
 use hyper::Method;
@@ -103,7 +104,7 @@ async fn a_login_is_repeated_for_minutes() {
 async fn secrets_are_shown_again_for_minutes_and_under_the_factors_that_earned_them() {
     let node = Node::start().await;
     let admin = node.admin().await;
-    let key = json!({"name": "s", "permissions": ["audit.read"], "expires_at": (Utc::now() + TimeDelta::days(1)).to_rfc3339()});
+    let key = json!({"name": "s", "permissions": ["audit.read"], "expires_at": (clock::now() + TimeDelta::days(1)).to_rfc3339()});
     let member = json!({"email": "new@example.com"});
     let none = json!({});
     // The last two change the factors that whoever repeats them must have: of the enrolment's confirmation its own are.
