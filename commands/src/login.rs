@@ -303,6 +303,7 @@ impl Commands {
 
         match self.commit(unit, idempotency, Outcome::Started { account, session, device }).await? {
             Committed::New(_, receipt) => {
+                self.end_beyond_limit(context, account).await?;
                 let position = receipt.position.unwrap_or_default();
                 let issue = Issue {
                     account,
@@ -335,6 +336,8 @@ impl Commands {
                 self.done_before(LoggedIn::Challenge(self.challenge(challenge, &factors, context.now))).await
             }
             Outcome::Started { account, session, device } => {
+                // Whoever began it may not have come so far.
+                self.end_beyond_limit(context, account).await?;
                 let device_token = device_token(&self.vault, account, device);
                 let again = self.issue_again(context, session, 1, Some(device_token)).await?;
                 let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;

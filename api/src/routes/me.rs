@@ -252,7 +252,11 @@ impl Me {
         caller.0.require_elevated()?;
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
-        let done = commands.confirm_enrolment(&context, caller.0.account(), &body.0.code).await?;
+        let session = match &caller.0 {
+            Step::LoggedIn(caller) => Some(caller.session),
+            Step::HalfWay(_) => None,
+        };
+        let done = commands.confirm_enrolment(&context, caller.0.account(), session, &body.0.code).await?;
         Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 
