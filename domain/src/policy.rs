@@ -35,7 +35,7 @@ pub struct LockoutPolicy {
     /// Failures that lock; no more guesses than these are ever evaluated within one window.
     pub threshold: u32,
     /// The same of an account over all its devices together; never less than `threshold`.
-    #[serde(default = "account_threshold")]
+    #[serde(default = "account_threshold", skip_serializing_if = "is_account_threshold")]
     pub account_threshold: u32,
     /// Failures further apart than this do not add up.
     #[serde(rename = "window_seconds", with = "seconds")]
@@ -182,6 +182,11 @@ impl Policy {
 /// Of a policy that does not say.
 const fn account_threshold() -> u32 {
     20
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_account_threshold(figure: &u32) -> bool {
+    *figure == account_threshold()
 }
 
 impl LockoutPolicy {
