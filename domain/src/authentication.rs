@@ -25,7 +25,7 @@ use crate::policy::LockoutPolicy;
 use crate::values::SessionId;
 
 /// Most devices that an account knows.
-pub const KNOWN_DEVICES: usize = 10;
+pub const KNOWN_DEVICES: i64 = 10;
 /// How long after its first login a device is known, however often it is used.
 pub const DEVICE_KNOWN_FOR: TimeDelta = TimeDelta::days(400);
 

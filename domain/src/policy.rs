@@ -184,7 +184,6 @@ const fn account_threshold() -> u32 {
     20
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
 const fn is_account_threshold(figure: &u32) -> bool {
     *figure == account_threshold()
 }

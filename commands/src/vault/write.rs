@@ -335,7 +335,7 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
 }
 
 /// Most devices that are known beside a new one.
-const MOST_DEVICES: i64 = KNOWN_DEVICES as i64 - 1;
+const MOST_DEVICES: i64 = KNOWN_DEVICES - 1;
 /// Most tokens of one purpose that an account has at a time; the oldest go.
 const MOST_TOKENS: i64 = 500;
 
