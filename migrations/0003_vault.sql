@@ -71,7 +71,7 @@ create index refresh_root_expiry on vault.refresh_root (expires_at);
 create table vault.attempt (
     key_hash bytea not null,
     factor text not null,
-    -- Whose it is, where that is known before the attempt: a device that logged in before, a second factor.
+    -- Whose it is, where that is known before the attempt: a known device, a second factor, all devices of an account.
     account_id uuid,
     -- Attempts of this window that were evaluated, or are under way.
     recent timestamptz[] not null,
@@ -85,6 +85,20 @@ create table vault.attempt (
 ) with (fillfactor = 70);
 create index attempt_age on vault.attempt (window_ends_at);
 create index attempt_account on vault.attempt (account_id) where account_id is not null;
+
+-- The devices that an account knows (fulexo_domain::authentication says which): a device token is worth something as long
+-- as its row is here, and for 400 days. A device is put here once, by the login that drew its id.
+create table vault.known_device (
+    account_id uuid not null,
+    device uuid not null,
+    first_used_at timestamptz not null,
+    last_used_at timestamptz not null,
+    last_session uuid not null,
+    -- The order of use is that of the log.
+    used bigint not null,
+    constraint known_device_pkey primary key (account_id, device)
+);
+create index known_device_age on vault.known_device (first_used_at);
 
 -- Requests counted by all nodes together (fulexo_domain::rate_limit): the bucket of one address on one kind of route. The
 -- key is an HMAC. Not logged: after a crash every bucket is full, which nobody minds.
@@ -131,7 +145,7 @@ grant select, insert, update on vault.service_key, vault.subject_key, vault.peri
 grant delete on vault.period_key to fulexo_app;
 grant select, insert, update, delete
     on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt,
-       vault.rate_limit, vault.mail_token, vault.mail
+       vault.known_device, vault.rate_limit, vault.mail_token, vault.mail
     to fulexo_app;
 
 -- What nodes share to have one certificate between them (RFC 8555): the account at a directory, and the certificate for a

@@ -248,6 +248,7 @@ impl From<CommandError> for Problem {
             }
             CommandError::Account(AccountError::Unknown)
             | CommandError::Session(_)
+            | CommandError::NoSuchDevice
             | CommandError::Role(RoleError::Unknown)
             | CommandError::ApiKey(ApiKeyError::Unknown) => Self::not_found(),
             CommandError::Account(AccountError::NoSuchRole) => {

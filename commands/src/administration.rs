@@ -109,7 +109,8 @@ impl Commands {
                 factors.push(Factor::Password);
             }
             unit.vault(self.forget_all(account, &address));
-            let lifted = |factor| AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin, device: None };
+            let by = LiftedBy::Admin;
+            let lifted = |factor| AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
             unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
             Ok((unit, ()))
         });

@@ -1,5 +1,8 @@
-//! An attempt, from its count to its refusal. It is counted before it is evaluated, in one statement, so that neither
-//! parallel guesses nor several nodes get more of them evaluated than the policy allows.
+//! An attempt, from its count to its refusal. It is counted before it is evaluated, so that neither parallel guesses nor
+//! several nodes get more of them evaluated than the policy allows: first by the counter of its device, or of what was
+//! typed in where the device is not known, then by that of the account over all devices; one statement each, so that no
+//! lock is held from one to the other. What the second refuses the first takes back. In this order whoever is locked has
+//! no place in the count of all, and so cannot hold it against others.
 //!
 //! Whoever asks for a password or a code asks here: login, second factor, step-up, change of password.
 
@@ -9,9 +12,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
+use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Counted, Factor, Verdict};
 use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
+use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -30,23 +34,50 @@ const PULSE: Duration = Duration::from_secs(2);
 /// What an attempt is counted under.
 #[derive(Clone, Copy)]
 pub(crate) enum Subject<'a> {
-    /// An address, registered or not, normalised.
-    Address(&'a str),
+    /// An address, normalised, and whose it is, if anybody's.
+    Address(&'a str, Option<AccountId>),
     /// An account, where it is known before the attempt.
     Account(AccountId),
-    /// A device that logged in to this account before: strangers cannot lock its owner out.
+    /// A device that this account knows, or has a session on: strangers cannot lock its owner out.
     Device(AccountId, Uuid),
 }
 
 /// An attempt that was counted.
 pub(crate) struct Reserved {
     key_hash: [u8; 32],
+    /// Of the counter over all devices.
+    account_key: [u8; 32],
     pub factor: Factor,
     /// How the log names the device, when it is the device's counter.
     device: Option<String>,
-    /// Locks in a row so far.
-    locks: u32,
+    at: DateTime<Utc>,
+    own: Count,
+    account: Count,
+    /// Open where both counters are.
     pub lockout: Lockout,
+}
+
+/// What a counter says of an attempt, and how many locks in a row it had.
+#[derive(Clone, Copy)]
+struct Count {
+    lockout: Lockout,
+    locks: u32,
+}
+
+impl Count {
+    const FIRST: Self = Self { lockout: Lockout::Open { number: 1, lock_passed: false }, locks: 0 };
+
+    const fn lock_passed(self) -> bool {
+        matches!(self.lockout, Lockout::Open { lock_passed: true, .. })
+    }
+
+    const fn counted(self) -> Counted {
+        let number = match self.lockout {
+            Lockout::Open { number, .. } => number,
+            Lockout::Locked => 0,
+        };
+        Counted { number, locks: self.locks }
+    }
 }
 
 impl Reserved {
@@ -55,26 +86,40 @@ impl Reserved {
         match (found, self.lockout) {
             (_, Lockout::Locked) => Verdict::Locked,
             (None, Lockout::Open { .. }) => Verdict::UnknownAccount,
-            (Some(_), Lockout::Open { number, .. }) => Verdict::Wrong { number, locks: self.locks },
+            (Some(_), Lockout::Open { .. }) => {
+                Verdict::Wrong { own: self.own.counted(), account: self.account.counted() }
+            }
         }
     }
 
     /// An attempt that is refused before it would be counted.
     pub const fn uncounted(factor: Factor) -> Self {
-        let lockout = Lockout::Open { number: 1, lock_passed: false };
-        Self { key_hash: [0; 32], factor, device: None, locks: 0, lockout }
+        Self::first([0; 32], [0; 32], factor, None, DateTime::UNIX_EPOCH)
     }
 
-    /// What was counted no longer counts.
+    const fn first(
+        key_hash: [u8; 32],
+        account_key: [u8; 32],
+        factor: Factor,
+        device: Option<String>,
+        at: DateTime<Utc>,
+    ) -> Self {
+        let (own, account) = (Count::FIRST, Count::FIRST);
+        Self { key_hash, account_key, factor, device, at, own, account, lockout: own.lockout }
+    }
+
+    /// It was right: what its counter holds no longer counts, nor does this one over all devices. What others were counted
+    /// there stays.
     pub const fn clear(&self) -> VaultWrite {
-        VaultWrite::ClearAttempts { key_hash: self.key_hash, factor: self.factor.as_str() }
+        let Self { key_hash, account_key, factor, at, .. } = *self;
+        VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
     }
 }
 
 impl Commands {
     fn attempt_key(&self, subject: Subject<'_>) -> [u8; 32] {
         match subject {
-            Subject::Address(address) => self.vault.digest("attempt", &[address.as_bytes()]),
+            Subject::Address(address, _) => self.vault.digest("attempt", &[address.as_bytes()]),
             Subject::Account(account) => self.vault.digest("attempt/account", &[account.0.as_bytes()]),
             Subject::Device(account, device) => {
                 self.vault.digest("attempt/device", &[account.0.as_bytes(), device.as_bytes()])
@@ -82,13 +127,23 @@ impl Commands {
         }
     }
 
+    /// The counter over all devices; nobody's address has one of its own, which takes the same time.
+    fn all_devices_key(&self, subject: Subject<'_>) -> [u8; 32] {
+        match subject {
+            Subject::Address(address, None) => self.vault.digest("attempt/nobody", &[address.as_bytes()]),
+            Subject::Address(_, Some(account)) | Subject::Account(account) | Subject::Device(account, _) => {
+                self.vault.digest("attempt/all-devices", &[account.0.as_bytes()])
+            }
+        }
+    }
+
     /// How the log names a device: a digest that says nothing by itself, and the same for every attempt.
-    fn device_name(&self, account: AccountId, device: Uuid) -> String {
+    pub(crate) fn device_name(&self, account: AccountId, device: Uuid) -> String {
         let digest = self.vault.digest("device-name", &[account.0.as_bytes(), device.as_bytes()]);
         URL_SAFE_NO_PAD.encode(digest.split_at(16).0)
     }
 
-    /// Counts an attempt on whatever `subject` names, unless it may not be evaluated.
+    /// Counts an attempt on whatever `subject` names, and on the account over all devices, unless it may not be evaluated.
     pub(crate) async fn reserve_attempt(
         &self,
         subject: Subject<'_>,
@@ -96,17 +151,39 @@ impl Commands {
         now: DateTime<Utc>,
     ) -> Result<Reserved, CommandError> {
         let key_hash = self.attempt_key(subject);
-        let (account, device) = match subject {
-            Subject::Address(_) => (None, None),
-            Subject::Account(account) => (Some(account.0), None),
-            Subject::Device(account, device) => (Some(account.0), Some(self.device_name(account, device))),
+        let account_key = self.all_devices_key(subject);
+        let (owner, account, device) = match subject {
+            Subject::Address(_, account) => (None, account, None),
+            Subject::Account(account) => (Some(account), Some(account), None),
+            Subject::Device(account, device) => (Some(account), Some(account), Some(self.device_name(account, device))),
         };
         self.unless_commits_wait().await?;
         let policy = &self.current_policy().await?.lockout;
         if !policy.enabled {
-            let lockout = Lockout::Open { number: 1, lock_passed: false };
-            return Ok(Reserved { key_hash, factor, device, locks: 0, lockout });
+            return Ok(Reserved::first(key_hash, account_key, factor, device, now));
         }
+        let own = self.count(&key_hash, owner, factor, now, policy).await?;
+        let mut reserved =
+            Reserved { own, lockout: own.lockout, ..Reserved::first(key_hash, account_key, factor, device, now) };
+        if own.lockout != Lockout::Locked {
+            reserved.account = self.count(&account_key, account, factor, now, &policy.of_account()).await?;
+            if reserved.account.lockout == Lockout::Locked {
+                reserved.lockout = Lockout::Locked;
+                self.take_back(&key_hash, factor, now).await?;
+            }
+        }
+        Ok(reserved)
+    }
+
+    /// Counts an attempt under this key, unless it may not be evaluated.
+    async fn count(
+        &self,
+        key_hash: &[u8; 32],
+        account: Option<AccountId>,
+        factor: Factor,
+        now: DateTime<Utc>,
+        policy: &LockoutPolicy,
+    ) -> Result<Count, CommandError> {
         // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
         let row = sqlx::query!(
             "insert into vault.attempt as a
@@ -129,7 +206,7 @@ impl Commands {
              returning number, lock_passed, locks",
             key_hash.as_slice(),
             factor.as_str(),
-            account,
+            account.map(|account| account.0),
             now,
             interval(policy.window),
             i32::try_from(policy.threshold).unwrap_or(i32::MAX),
@@ -141,7 +218,22 @@ impl Commands {
             Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
             None => Lockout::Locked,
         };
-        Ok(Reserved { key_hash, factor, device, locks: row.locks.unsigned_abs(), lockout })
+        Ok(Count { lockout, locks: row.locks.unsigned_abs() })
+    }
+
+    /// fulexo_domain::lockout::Counter::take_back.
+    async fn take_back(&self, key_hash: &[u8; 32], factor: Factor, at: DateTime<Utc>) -> Result<(), CommandError> {
+        sqlx::query!(
+            "update vault.attempt
+             set recent = recent[:array_position(recent, $3) - 1] || recent[array_position(recent, $3) + 1:]
+             where key_hash = $1 and factor = $2 and array_position(recent, $3) is not null",
+            key_hash.as_slice(),
+            factor.as_str(),
+            at
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
@@ -184,8 +276,9 @@ impl Commands {
         let mut unit = self.unit(context).sealing(Some((key, network_facts(context))));
         let events = self.decide_attempt(attempt, verdict, context.now);
         for event in &events {
-            if let AuthenticationEvent::LockedOut { until, nth, .. } = event {
-                let (key_hash, factor) = (attempt.key_hash, attempt.factor.as_str());
+            if let AuthenticationEvent::LockedOut { until, nth, scope, .. } = event {
+                let key_hash = if scope.is_some() { attempt.account_key } else { attempt.key_hash };
+                let factor = attempt.factor.as_str();
                 unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
             }
         }
@@ -218,7 +311,8 @@ impl Commands {
             Attempt {
                 factor: attempt.factor,
                 device: attempt.device.clone(),
-                lock_passed: matches!(attempt.lockout, Lockout::Open { lock_passed: true, .. }),
+                lock_passed: attempt.own.lock_passed(),
+                account_lock_passed: attempt.account.lock_passed(),
                 verdict,
                 at,
                 policy: self.policy().lockout.clone(),
@@ -250,9 +344,10 @@ impl Commands {
 
     /// The factors that attempts of an account are counted of now: on its address, on the account itself, on its devices.
     pub(crate) async fn counted(&self, account: AccountId, address: &str) -> Result<Vec<Factor>, CommandError> {
-        let key_hash = self.attempt_key(Subject::Address(address));
+        let key_hash = self.attempt_key(Subject::Address(address, Some(account)));
         let counted = sqlx::query_scalar!(
-            "select distinct factor from vault.attempt where key_hash = $1 or account_id = $2",
+            "select distinct factor from vault.attempt
+             where (key_hash = $1 or account_id = $2) and (recent <> '{}' or locked_until is not null)",
             key_hash.as_slice(),
             account.0
         )
@@ -265,7 +360,7 @@ impl Commands {
     /// What was counted of an address before somebody registers it does not count against them.
     pub(crate) fn forget_address(&self, address: &str) -> VaultWrite {
         VaultWrite::ClearAttempts {
-            key_hash: self.attempt_key(Subject::Address(address)),
+            key_hash: self.attempt_key(Subject::Address(address, None)),
             factor: Factor::Password.as_str(),
         }
     }
@@ -273,16 +368,18 @@ impl Commands {
     /// Forgets the attempts on an account's password.
     pub(crate) fn forget_passwords(&self, account: AccountId, address: &str) -> VaultWrite {
         let factor = Some(Factor::Password.as_str());
-        VaultWrite::ForgetAttempts { account, key_hash: self.attempt_key(Subject::Address(address)), factor }
+        let key_hash = self.attempt_key(Subject::Address(address, Some(account)));
+        VaultWrite::ForgetAttempts { account, key_hash, factor }
     }
 
     /// Forgets all attempts on an account.
     pub(crate) fn forget_all(&self, account: AccountId, address: &str) -> VaultWrite {
-        VaultWrite::ForgetAttempts { account, key_hash: self.attempt_key(Subject::Address(address)), factor: None }
+        let key_hash = self.attempt_key(Subject::Address(address, Some(account)));
+        VaultWrite::ForgetAttempts { account, key_hash, factor: None }
     }
 }
 
-fn interval(span: chrono::TimeDelta) -> sqlx::postgres::types::PgInterval {
+pub(crate) fn interval(span: chrono::TimeDelta) -> sqlx::postgres::types::PgInterval {
     let microseconds = span.num_microseconds().unwrap_or(i64::MAX);
     sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
 }

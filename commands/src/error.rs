@@ -57,6 +57,9 @@ pub enum CommandError {
     /// There is no room for more of these.
     #[error("there are too many of these already")]
     TooMany,
+    /// The account knows no such device.
+    #[error("the account knows no such device")]
+    NoSuchDevice,
     /// The code is not, or no longer, the one that is asked for.
     #[error("the code is not valid")]
     WrongCode,

@@ -102,6 +102,11 @@ impl<'a> Unit<'a> {
             if let Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) = event {
                 self.request.vault.push(VaultWrite::ForgetRefreshRoot { session: SessionId(id) });
             }
+            if let (Event::Account(event), Some(account)) = (&event, subject)
+                && event.forgets_devices()
+            {
+                self.request.vault.push(VaultWrite::ForgetDevices { account });
+            }
             let draft = Draft {
                 id: event_id,
                 stream: Stream { category: event.category(), id },

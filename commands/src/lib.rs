@@ -9,6 +9,7 @@ pub mod api_keys;
 mod attempts;
 mod challenge;
 pub mod context;
+mod devices;
 mod error;
 mod execute;
 mod lockdown;
@@ -41,6 +42,7 @@ use tokio::sync::{Notify, watch};
 
 pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
+pub use self::devices::KnownDevice;
 pub use self::error::{CommandError, is_unavailable};
 pub use self::login::{Credentials, LoggedIn};
 pub use self::mail::{MailKind, Outgoing};

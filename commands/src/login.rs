@@ -26,7 +26,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
 use crate::password_hash::Verifier;
-use crate::refresh_token::{device_token, known_device};
+use crate::refresh_token::device_token;
 use crate::sessions::{Issue, Tokens};
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
@@ -119,9 +119,13 @@ impl Commands {
 
         let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
         let found = self.find_by_email(&credentials.email).await?;
-        let known =
-            found.as_ref().and_then(|found| Some((found.account, known_device(&self.vault, found.account, token)?)));
-        let subject = known.map_or(Subject::Address(&email), |(account, device)| Subject::Device(account, device));
+        let account = found.as_ref().map(|found| found.account);
+        let known = match account {
+            Some(account) => self.known_device(context, account, token).await?.map(|device| (account, device)),
+            None => None,
+        };
+        let subject =
+            known.map_or(Subject::Address(&email, account), |(account, device)| Subject::Device(account, device));
         let attempt = self.reserve_attempt(subject, Factor::Password, context.now).await?;
         let right = self.evaluate(credentials.password.clone(), found.as_ref(), &attempt, place).await?;
         let Some(found) = found.as_ref().filter(|_| right) else {
@@ -300,10 +304,13 @@ impl Commands {
                 unit.vault(VaultWrite::RefreshRoot { session, account, device, root, expires_at: *expires_at });
             }
         }
-        let right = Verdict::Right { methods: methods.clone(), session };
+        let known = presented.known_device;
+        unit.vault(VaultWrite::UseDevice { account, device, known, session, at: context.now });
+        let trusted = (!known).then(|| self.device_name(account, device));
+        let right = Verdict::Right { methods: methods.clone(), session, trusted };
         unit.record(account.0, Some(account), self.decide_attempt(presented.attempt, right, context.now))?;
         unit.record(session.0, Some(account), started)?;
-        if !presented.known_device && self.was_logged_in_to(account).await? {
+        if !known && self.was_logged_in_to(account).await? {
             unit.record(account.0, Some(account), [AuthenticationEvent::NewDeviceSeen { session }])?;
         }
 

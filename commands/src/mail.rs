@@ -91,6 +91,7 @@ impl MailKind {
                 AuthenticationEvent::NewDeviceSeen { .. } => Some(Self::NewDevice),
                 AuthenticationEvent::LockedOut { .. } => Some(Self::LockedOut),
                 AuthenticationEvent::Succeeded { .. }
+                | AuthenticationEvent::DeviceForgotten { .. }
                 | AuthenticationEvent::SecondFactorRequired { .. }
                 | AuthenticationEvent::PasswordChangeRequired { .. }
                 | AuthenticationEvent::Confirmed { .. }

@@ -95,8 +95,8 @@ impl Commands {
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
             if self.counted(account, &address).await?.contains(&Factor::Password) {
                 unit.vault(self.forget_passwords(account, &address));
-                let lifted =
-                    AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Reset, device: None };
+                let (factor, by) = (Factor::Password, LiftedBy::Reset);
+                let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
                 unit.record(account.0, Some(account), [lifted])?;
             }
             Ok((unit, ()))

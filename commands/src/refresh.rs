@@ -15,7 +15,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::login::network_facts;
-use crate::refresh_token::{Presented, known_device};
+use crate::refresh_token::{Presented, device_of_token};
 use crate::sessions::Tokens;
 use crate::{Commands, Done};
 
@@ -53,9 +53,9 @@ impl Commands {
         if !presented.is_authentic(&self.vault, &root.secret) {
             return Err(CommandError::InvalidCredentials);
         }
-        // A client that says which device it is must be the one that logged in.
+        // A client that says which device it is must be the one that logged in, be it known to the account still or not.
         let device =
-            device.map_or(root.device, |token| known_device(&self.vault, root.account, token).unwrap_or_default());
+            device.map_or(root.device, |token| device_of_token(&self.vault, root.account, token).unwrap_or_default());
         let fingerprint = self.fingerprint(context, device);
         let idempotency = Idempotency::of(&self.vault, context, "refresh", &[token.as_bytes()]);
         match self.before_with_age(idempotency.as_ref()).await? {

@@ -63,15 +63,16 @@ pub fn csrf_token(vault: &Vault, session: SessionId) -> String {
     URL_SAFE_NO_PAD.encode(vault.digest("csrf-token", &[session.0.as_bytes()]))
 }
 
-/// The token by which a device that logged in before is known again. It opens nothing by itself.
+/// The token by which a device that logged in before is known again, as long as its account knows it (`devices`). It opens
+/// nothing by itself.
 #[must_use]
 pub fn device_token(vault: &Vault, account: AccountId, device: Uuid) -> String {
     URL_SAFE_NO_PAD.encode([device.as_bytes().as_slice(), &device_mark(vault, account, device)].concat())
 }
 
-/// The device that a token stands for, when it was issued to this account.
+/// The device that a token stands for, when it was issued to this account; whether it is still known is not asked.
 #[must_use]
-pub fn known_device(vault: &Vault, account: AccountId, token: &str) -> Option<Uuid> {
+pub fn device_of_token(vault: &Vault, account: AccountId, token: &str) -> Option<Uuid> {
     let bytes = if token.len() == 43 { URL_SAFE_NO_PAD.decode(token).ok()? } else { return None };
     let (device, mark) = bytes.split_first_chunk::<16>()?;
     let device = Uuid::from_bytes(*device);

@@ -1,7 +1,8 @@
 //! What has served its time goes away, a bounded number of rows at a time: results of commands, counted attempts
-//! and requests, roots of sessions and mailed tokens past their end. The log itself stays.
+//! and requests, roots of sessions, known devices and mailed tokens past their end. The log itself stays.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::authentication::DEVICE_KNOWN_FOR;
 use fulexo_domain::lockout::FORGOTTEN_AFTER;
 use sqlx::PgPool;
 
@@ -71,6 +72,15 @@ impl Retention {
         )
         .execute(&self.pool)
         .await?;
+        let devices = sqlx::query!(
+            "delete from vault.known_device where (account_id, device) in (
+                 select account_id, device from vault.known_device
+                 where first_used_at < $1 order by first_used_at limit $2)",
+            now - DEVICE_KNOWN_FOR,
+            ROWS
+        )
+        .execute(&self.pool)
+        .await?;
         let buckets = sqlx::query!(
             "delete from vault.rate_limit where key_hash in (
                  select key_hash from vault.rate_limit where full_at < clock_timestamp() limit $1)",
@@ -94,7 +104,7 @@ impl Retention {
         )
         .execute(&self.pool)
         .await?;
-        let swept = [commands, attempts, roots, buckets, tokens, mails].map(|result| result.rows_affected());
+        let swept = [commands, attempts, roots, devices, buckets, tokens, mails].map(|result| result.rows_affected());
         Ok(Swept { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
     }
 }

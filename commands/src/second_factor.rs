@@ -255,8 +255,8 @@ impl Commands {
         unit.record(account.0, Some(account), events)?;
         // What was counted against its codes goes with it. Of the address nothing is asked.
         if self.counted(account, "").await?.contains(&Factor::SecondFactor) {
-            let lifted =
-                AuthenticationEvent::LockLifted { factor: Factor::SecondFactor, by: LiftedBy::Reset, device: None };
+            let (factor, by) = (Factor::SecondFactor, LiftedBy::Reset);
+            let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
             unit.record(account.0, Some(account), [lifted])?;
         }
         Ok(())
@@ -289,9 +289,11 @@ impl Commands {
         }
         let (challenge, found) = self.challenged(challenge_token, Purpose::SecondFactor).await?;
         let account = challenge.account;
-        let subject = match challenge.known_device {
-            true => Subject::Device(account, challenge.device),
-            false => Subject::Account(account),
+        // It may have been forgotten since, and then never comes back.
+        let known = challenge.known_device && self.knows_device(context, account, challenge.device).await?;
+        let (device, subject) = match known {
+            true => (challenge.device, Subject::Device(account, challenge.device)),
+            false => (context.new_id(), Subject::Account(account)),
         };
         if challenge.has_expired(context.now) {
             let attempt = Reserved::uncounted(Factor::SecondFactor);
@@ -304,8 +306,8 @@ impl Commands {
         };
         let presented = Presented {
             methods: vec![Method::Password, Method::OneTime],
-            device: challenge.device,
-            known_device: challenge.known_device,
+            device,
+            known_device: known,
             attempt: &attempt,
             rehashed: None,
             seed: Some(seed),

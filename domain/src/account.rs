@@ -97,6 +97,30 @@ pub enum AccountEvent {
     },
 }
 
+impl AccountEvent {
+    /// Whether no device is known from here on: whoever was trusted before was so by other factors, or too much.
+    #[must_use]
+    pub const fn forgets_devices(&self) -> bool {
+        match self {
+            Self::PasswordChanged { how: PasswordChange::Rehash }
+            | Self::Registered {}
+            | Self::ProfileChanged {}
+            | Self::SecondFactorEnrolmentStarted {}
+            | Self::RecoveryCodeUsed { .. }
+            | Self::RoleGranted { .. }
+            | Self::RoleRevoked { .. }
+            | Self::EmailVerified {}
+            | Self::Reinstated {} => false,
+            Self::PasswordChanged { .. }
+            | Self::PasswordExpired {}
+            | Self::SecondFactorEnabled {}
+            | Self::SecondFactorDisabled { .. }
+            | Self::RecoveryCodesIssued { .. }
+            | Self::Suspended {} => true,
+        }
+    }
+}
+
 /// What led to a new password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

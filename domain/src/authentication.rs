@@ -3,18 +3,31 @@
 //!
 //! A refusal is a decision like any other and leaves an event; the caller is told nothing of its reason.
 //!
-//! Each attempt is counted, by the account's counter or by that of a device which has logged in before; `device` in an
-//! event is a keyed digest of that device, so that who replays the log counts as the service did.
+//! Each attempt is counted, by the account's counter or by that of a known device; `device` in an event is a keyed digest
+//! of that device, so that who replays the log counts as the service did. Each is counted over all devices of the account,
+//! too, with its own threshold and locks (`scope`).
+//!
+//! Which devices an account knows follows from the log as well: `succeeded` begins to know one (`trusted`) or uses it again
+//! (`device`), and of more than [`KNOWN_DEVICES`] the least recently used is forgotten. One is forgotten by
+//! `device_forgotten`, after [`DEVICE_KNOWN_FOR`], and with all others by every change of what the account is guarded by
+//! ([`AccountEvent::forgets_devices`]). A device that is not known when it is used stays so.
+//!
+//! [`AccountEvent::forgets_devices`]: crate::account::AccountEvent::forgets_devices
 
 use std::convert::Infallible;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::lockout::lock_after;
+use crate::lockout::{Lock, lock_after};
 use crate::policy::LockoutPolicy;
 use crate::values::SessionId;
+
+/// Most devices that an account knows.
+pub const KNOWN_DEVICES: i64 = 10;
+/// How long after its first login a device is known, however often it is used.
+pub const DEVICE_KNOWN_FOR: TimeDelta = TimeDelta::days(400);
 
 /// What became of an attempt. Sealed in each: address, user agent; in `succeeded` also the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +42,9 @@ pub enum AuthenticationEvent {
         /// The device whose counter it was; none: the account's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
+        /// The device that is known from here on; none: it was before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trusted: Option<String>,
     },
     /// The password was right, and a second factor is asked for before anything begins.
     #[serde(rename = "authentication.second_factor_required")]
@@ -83,6 +99,9 @@ pub enum AuthenticationEvent {
         /// The device that is locked; none: every other one is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
+        /// That all devices are, known or not; none: it is as `device` says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<LockScope>,
     },
     /// A way to a new password was asked for, of an account that there is; it is mailed to its owner.
     #[serde(rename = "authentication.password_reset_requested")]
@@ -110,6 +129,16 @@ pub enum AuthenticationEvent {
         /// The device that was locked; none: every other one was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
+        /// That it was the lock of all devices that passed; none: it is as `device` says. What is not `expired` ends every
+        /// lock of the factor.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<LockScope>,
+    },
+    /// Its owner has a device forgotten.
+    #[serde(rename = "authentication.device_forgotten")]
+    DeviceForgotten {
+        /// Which.
+        device: String,
     },
 }
 
@@ -156,6 +185,14 @@ impl Factor {
     }
 }
 
+/// What more than one device, or all but the known ones, is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockScope {
+    /// Every device of the account, known or not.
+    Account,
+}
+
 /// What ended a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -195,8 +232,10 @@ pub struct Attempt {
     pub factor: Factor,
     /// The device whose counter it was; none: the account's.
     pub device: Option<String>,
-    /// Whether it is the first after a lock that passed by itself.
+    /// Whether it is the first after a lock of that counter that passed by itself.
     pub lock_passed: bool,
+    /// The same of the lock of all devices.
+    pub account_lock_passed: bool,
     /// What the evaluation said.
     pub verdict: Verdict,
     /// When.
@@ -220,10 +259,10 @@ pub enum Verdict {
     Lockdown,
     /// Evaluated and wrong.
     Wrong {
-        /// Its number in this window.
-        number: u32,
-        /// Locks in a row so far.
-        locks: u32,
+        /// What its counter says.
+        own: Counted,
+        /// What that of the account over all devices says.
+        account: Counted,
     },
     /// The password is right; a second factor is asked for.
     SecondFactorRequired {
@@ -238,9 +277,20 @@ pub enum Verdict {
         methods: Vec<Method>,
         /// The session it is to start.
         session: SessionId,
+        /// The device that is known from here on, where it was not before.
+        trusted: Option<String>,
     },
     /// Evaluated and right, of somebody who is logged in.
     Confirmed,
+}
+
+/// What a counter says of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Its number in this window.
+    pub number: u32,
+    /// Locks in a row so far.
+    pub locks: u32,
 }
 
 /// The aggregate. It keeps no state: what counts against an attempt is counted before it is evaluated.
@@ -254,10 +304,15 @@ impl Aggregate for Authentication {
     type Error = Infallible;
 
     fn handle_command((): &(), attempt: Attempt) -> Result<Vec<AuthenticationEvent>, Infallible> {
-        let Attempt { factor, device, lock_passed, verdict, at, policy } = attempt;
+        let Attempt { factor, device, lock_passed, account_lock_passed, verdict, at, policy } = attempt;
         let mut events = Vec::new();
+        let by = LiftedBy::Expired;
         if lock_passed {
-            events.push(AuthenticationEvent::LockLifted { factor, by: LiftedBy::Expired, device: device.clone() });
+            events.push(AuthenticationEvent::LockLifted { factor, by, device: device.clone(), scope: None });
+        }
+        if account_lock_passed {
+            let scope = Some(LockScope::Account);
+            events.push(AuthenticationEvent::LockLifted { factor, by, device: None, scope });
         }
         let failed = |reason| AuthenticationEvent::Failed { factor, reason, device: device.clone() };
         match verdict {
@@ -266,15 +321,20 @@ impl Aggregate for Authentication {
             Verdict::Suspended => events.push(failed(FailureReason::Suspended)),
             Verdict::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
             Verdict::Lockdown => events.push(failed(FailureReason::Lockdown)),
-            Verdict::Wrong { number, locks } => {
+            Verdict::Wrong { own, account } => {
                 events.push(failed(match factor {
                     Factor::Password => FailureReason::WrongPassword,
                     Factor::SecondFactor => FailureReason::WrongCode,
                 }));
-                if let Some(lock) = lock_after(number, locks, at, &policy) {
-                    let (nth, until) = (lock.nth, lock.until);
-                    events.push(AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device });
-                }
+                let mut locked = |counted: Counted, policy: &LockoutPolicy, device, scope| {
+                    let Some(Lock { until, nth }) = lock_after(counted.number, counted.locks, at, policy) else {
+                        return;
+                    };
+                    let failures = counted.number;
+                    events.push(AuthenticationEvent::LockedOut { factor, failures, nth, until, device, scope });
+                };
+                locked(own, &policy, device, None);
+                locked(account, &policy.of_account(), None, Some(LockScope::Account));
             }
             Verdict::SecondFactorRequired { enrolled } => {
                 events.push(AuthenticationEvent::SecondFactorRequired { enrolled, device });
@@ -282,8 +342,8 @@ impl Aggregate for Authentication {
             Verdict::PasswordChangeRequired => {
                 events.push(AuthenticationEvent::PasswordChangeRequired { factor, device });
             }
-            Verdict::Right { methods, session } => {
-                events.push(AuthenticationEvent::Succeeded { methods, session, device });
+            Verdict::Right { methods, session, trusted } => {
+                events.push(AuthenticationEvent::Succeeded { methods, session, device, trusted });
             }
             Verdict::Confirmed => events.push(AuthenticationEvent::Confirmed { factor, device }),
         }
@@ -304,10 +364,16 @@ mod tests {
             factor: Factor::Password,
             device: None,
             lock_passed: false,
+            account_lock_passed: false,
             verdict,
             at: DateTime::UNIX_EPOCH,
             policy: Policy::default().lockout,
         }
+    }
+
+    /// A wrong attempt of this number on a device, and the first one on the account.
+    fn wrong(number: u32, locks: u32) -> Verdict {
+        Verdict::Wrong { own: Counted { number, locks }, account: Counted { number: 1, locks: 0 } }
     }
 
     fn failed(reason: FailureReason) -> AuthenticationEvent {
@@ -320,10 +386,8 @@ mod tests {
             .when(attempt(Verdict::UnknownAccount))
             .then([failed(FailureReason::UnknownAccount)]);
         given::<Authentication>([]).when(attempt(Verdict::Locked)).then([failed(FailureReason::Locked)]);
-        given::<Authentication>([])
-            .when(attempt(Verdict::Wrong { number: 4, locks: 0 }))
-            .then([failed(FailureReason::WrongPassword)]);
-        let code = Attempt { factor: Factor::SecondFactor, ..attempt(Verdict::Wrong { number: 1, locks: 0 }) };
+        given::<Authentication>([]).when(attempt(wrong(4, 0))).then([failed(FailureReason::WrongPassword)]);
+        let code = Attempt { factor: Factor::SecondFactor, ..attempt(wrong(1, 0)) };
         given::<Authentication>([]).when(code).then([AuthenticationEvent::Failed {
             factor: Factor::SecondFactor,
             reason: FailureReason::WrongCode,
@@ -334,14 +398,15 @@ mod tests {
     #[test]
     fn the_fifth_failure_locks_and_the_next_lock_is_twice_as_long() {
         for (locks, minutes) in [(0, 15), (1, 30)] {
-            given::<Authentication>([]).when(attempt(Verdict::Wrong { number: 5, locks })).then([
+            given::<Authentication>([]).when(attempt(wrong(5, locks))).then([
                 failed(FailureReason::WrongPassword),
                 AuthenticationEvent::LockedOut {
                     factor: Factor::Password,
                     failures: 5,
                     nth: locks + 1,
-                    until: DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(minutes),
+                    until: DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes),
                     device: None,
+                    scope: None,
                 },
             ]);
         }
@@ -349,18 +414,39 @@ mod tests {
 
     #[test]
     fn a_lock_that_passed_is_noted_by_the_next_attempt() {
-        let first =
-            Attempt { lock_passed: true, device: Some("d".into()), ..attempt(Verdict::Wrong { number: 1, locks: 1 }) };
+        let first = Attempt { lock_passed: true, device: Some("d".into()), ..attempt(wrong(1, 1)) };
         given::<Authentication>([]).when(first).then([
             AuthenticationEvent::LockLifted {
                 factor: Factor::Password,
                 by: LiftedBy::Expired,
                 device: Some("d".into()),
+                scope: None,
             },
             AuthenticationEvent::Failed {
                 factor: Factor::Password,
                 reason: FailureReason::WrongPassword,
                 device: Some("d".into()),
+            },
+        ]);
+    }
+
+    #[test]
+    fn the_twentieth_failure_on_any_device_locks_all_of_them() {
+        let verdict =
+            Verdict::Wrong { own: Counted { number: 2, locks: 0 }, account: Counted { number: 20, locks: 1 } };
+        let twentieth = Attempt { device: Some("d".into()), account_lock_passed: true, ..attempt(verdict) };
+        let scope = Some(LockScope::Account);
+        let factor = Factor::Password;
+        given::<Authentication>([]).when(twentieth).then([
+            AuthenticationEvent::LockLifted { factor, by: LiftedBy::Expired, device: None, scope },
+            AuthenticationEvent::Failed { factor, reason: FailureReason::WrongPassword, device: Some("d".into()) },
+            AuthenticationEvent::LockedOut {
+                factor,
+                failures: 20,
+                nth: 2,
+                until: DateTime::UNIX_EPOCH + TimeDelta::minutes(30),
+                device: None,
+                scope,
             },
         ]);
     }

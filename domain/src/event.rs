@@ -209,7 +209,11 @@ impl Event {
                 | AuthenticationEvent::PasswordResetRefused { .. },
             )
             | Self::Session(SessionEvent::FingerprintMismatched { .. }) => &[Field::Ip, Field::UserAgent],
-            Self::Authentication(AuthenticationEvent::LockedOut { .. } | AuthenticationEvent::Confirmed { .. })
+            Self::Authentication(
+                AuthenticationEvent::LockedOut { .. }
+                | AuthenticationEvent::Confirmed { .. }
+                | AuthenticationEvent::DeviceForgotten { .. },
+            )
             | Self::Session(
                 SessionEvent::Refreshed { .. }
                 | SessionEvent::RefreshReused { .. }

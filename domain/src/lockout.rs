@@ -1,6 +1,7 @@
 //! When guesses are no longer evaluated: a pure function of what was counted.
 //!
-//! Each counter holds the times of the attempts that were evaluated, or are under way, within the window, and the lock
+//! An attempt is counted twice: by the counter of its device, or of what was typed in where the device is not known, and
+//! by that of the account over all devices. It is evaluated where neither is full. Each counter holds the times of the attempts that were evaluated, or are under way, within the window, and the lock
 //! that they led to. An attempt is counted before it is evaluated, so parallel guesses cannot slip past the threshold:
 //! at no time have more than `threshold` attempts of one window been evaluated. The write side keeps the same counter in
 //! a row of Postgres and moves it by one statement; `commands` tests that both agree.
@@ -9,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::policy::LockoutPolicy;
 
-/// What is counted of one account, or of one device of it.
+/// What is counted of one device of an account, of all others, or of the account over all devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counter {
     /// When the attempts of this window were made; at most `threshold` of them.
@@ -71,6 +72,13 @@ impl Counter {
         }
         self.recent.push(now);
         Lockout::Open { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_passed }
+    }
+
+    /// An attempt of this time is not counted any more: it was right, or not evaluated after all.
+    pub fn take_back(&mut self, at: DateTime<Utc>) {
+        if let Some(index) = self.recent.iter().position(|counted| *counted == at) {
+            self.recent.remove(index);
+        }
     }
 
     /// The attempt of this number was wrong; answers with the lock that it leads to.
@@ -171,6 +179,18 @@ mod tests {
         let minutes: Vec<_> = (1..=9).map(|nth| lock_duration(nth, &policy()).num_minutes()).collect();
         assert_eq!(minutes, [15, 30, 60, 120, 240, 480, 960, 1440, 1440]);
         assert_eq!(lock_duration(u32::MAX, &policy()), policy().longest);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_that_attempt_and_no_other() {
+        let mut counter = Counter::default();
+        for seconds in [0, 1, 1, 2] {
+            counter.reserve(at(seconds), &policy());
+        }
+        counter.take_back(at(1));
+        assert_eq!(counter.recent, [at(0), at(1), at(2)]);
+        counter.take_back(at(7));
+        assert_eq!(counter.recent.len(), 3, "nothing was counted then, or a lock has forgotten it");
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct LockoutPolicy {
     pub enabled: bool,
     /// Failures that lock; no more guesses than these are ever evaluated within one window.
     pub threshold: u32,
+    /// The same of an account over all its devices together; never less than `threshold`.
+    #[serde(default = "account_threshold", skip_serializing_if = "is_account_threshold")]
+    pub account_threshold: u32,
     /// Failures further apart than this do not add up.
     #[serde(rename = "window_seconds", with = "seconds")]
     pub window: TimeDelta,
@@ -135,6 +138,7 @@ impl Default for Policy {
             lockout: LockoutPolicy {
                 enabled: true,
                 threshold: 5,
+                account_threshold: account_threshold(),
                 window: TimeDelta::minutes(15),
                 duration: TimeDelta::minutes(15),
                 longest: TimeDelta::hours(24),
@@ -214,13 +218,30 @@ impl Policy {
     }
 }
 
+/// Of a policy that does not say.
+const fn account_threshold() -> u32 {
+    20
+}
+
+const fn is_account_threshold(figure: &u32) -> bool {
+    *figure == account_threshold()
+}
+
 impl LockoutPolicy {
+    /// The same, for what is counted of an account over all its devices together.
+    #[must_use]
+    pub fn of_account(&self) -> Self {
+        Self { threshold: self.account_threshold.max(self.threshold), ..self.clone() }
+    }
+
     /// See [`Policy::out_of_bounds`].
     #[must_use]
     pub fn out_of_bounds(&self) -> Vec<OutOfBounds> {
         let mut found = Vec::new();
         let duration = self.duration.num_seconds();
         check(&mut found, "/lockout/threshold", i64::from(self.threshold), 1, 100);
+        let (account, least) = (i64::from(self.account_threshold), i64::from(self.threshold));
+        check(&mut found, "/lockout/account_threshold", account, least, 1_000);
         check(&mut found, "/lockout/window_seconds", self.window.num_seconds(), MINUTE, DAY);
         check(&mut found, "/lockout/duration_seconds", duration, MINUTE, DAY);
         check(&mut found, "/lockout/longest_seconds", self.longest.num_seconds(), duration.max(MINUTE), 7 * DAY);

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy};
 use crate::event::{Event, Recorded};
-use crate::lockout::{Counter, Lockout};
+use crate::lockout::{Counter, Lock, Lockout};
 use crate::policy::LockoutPolicy;
 use crate::values::AccountId;
 
@@ -22,6 +22,8 @@ pub struct Target {
     pub factor: Factor,
     /// The device that has a counter of its own, as the log names it; none: the account's.
     pub device: Option<String>,
+    /// Whether it counts over all devices of the account, known or not.
+    pub all_devices: bool,
 }
 
 /// A lock that would have been.
@@ -78,6 +80,18 @@ pub struct Outcome {
     pub recorded: u64,
 }
 
+impl Outcome {
+    /// Notes a lock, if there is one; answers how many there are.
+    fn note(&mut self, lock: Option<Lock>, at: DateTime<Utc>) -> u64 {
+        let Some(Lock { until, nth }) = lock else { return 0 };
+        self.total += 1;
+        if self.locks.len() < LOCKS {
+            self.locks.push(Locked { at, until, nth });
+        }
+        1
+    }
+}
+
 /// All that a preview found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
@@ -103,7 +117,7 @@ pub const QUIET: TimeDelta = TimeDelta::hours(1);
 const LOCKS: usize = 20;
 
 /// Most counters that are kept at once; beyond it those at rest are let go, and if there are none, the preview is too wide.
-const MOST_COUNTERS: usize = 500_000;
+const MOST_COUNTERS: usize = 1_000_000;
 
 /// There is more going on at once than a preview keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -167,8 +181,12 @@ impl Preview {
         let Some(subject) = recorded.subject else { return };
         let Event::Authentication(event) = &recorded.event else { return };
         let at = recorded.recorded_at;
-        let target =
-            |factor, device: &Option<String>| Target { account: AccountId(subject), factor, device: device.clone() };
+        let target = |factor, device: &Option<String>| Target {
+            account: AccountId(subject),
+            factor,
+            device: device.clone(),
+            all_devices: false,
+        };
         match event {
             AuthenticationEvent::SecondFactorRequired { device, .. } => {
                 self.attempt(target(Factor::Password, device), Seen::Right, at);
@@ -177,7 +195,7 @@ impl Preview {
             | AuthenticationEvent::Confirmed { factor, device } => {
                 self.attempt(target(*factor, device), Seen::Right, at);
             }
-            AuthenticationEvent::Succeeded { methods, device, .. } => {
+            AuthenticationEvent::Succeeded { methods, device, session: _, trusted: _ } => {
                 // Where both factors were asked for, the password was noted by an event of its own.
                 let factor = if methods.len() > 1 { Factor::SecondFactor } else { Factor::Password };
                 self.attempt(target(factor, device), Seen::Right, at);
@@ -191,14 +209,16 @@ impl Preview {
                 };
                 self.attempt(target(*factor, device), seen, at);
             }
-            AuthenticationEvent::LockedOut { factor, device, .. } => {
+            AuthenticationEvent::LockedOut { factor, device, scope, .. } => {
                 self.found.recorded.locks += 1;
-                self.counters.entry(target(*factor, device)).or_default().outcome.recorded += 1;
+                let target = Target { all_devices: scope.is_some(), ..target(*factor, device) };
+                self.counters.entry(target).or_default().outcome.recorded += 1;
             }
             AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
             | AuthenticationEvent::PasswordResetRequested {}
             | AuthenticationEvent::PasswordResetRefused { .. }
-            | AuthenticationEvent::NewDeviceSeen { .. } => {}
+            | AuthenticationEvent::NewDeviceSeen { .. }
+            | AuthenticationEvent::DeviceForgotten { .. } => {}
             // It would have been lifted then, too; on every device of the account.
             AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
                 let forgotten = self
@@ -213,34 +233,45 @@ impl Preview {
     fn attempt(&mut self, target: Target, seen: Seen, at: DateTime<Utc>) {
         let Self { policy, counters, found, most } = self;
         found.attempts += 1;
+        let all_devices = Target { device: None, all_devices: true, ..target.clone() };
+        // Out of the map for a moment, since both change together.
+        let mut over_all = counters.remove(&all_devices).unwrap_or_default();
         let counted = counters.entry(target.clone()).or_default();
         let evaluated_then = !matches!(seen, Seen::Unseen);
         let totals = &mut found.recorded;
         *(if evaluated_then { &mut totals.evaluated } else { &mut totals.refused }) += 1;
 
-        let (mut evaluated, mut lock) = (false, None);
-        match (counted.counter.reserve(at, policy), &seen) {
-            (Lockout::Open { .. }, Seen::Right) => {
-                evaluated = true;
+        let of_account = policy.of_account();
+        let numbers = match counted.counter.reserve(at, policy) {
+            Lockout::Locked => None,
+            Lockout::Open { number, .. } => match over_all.counter.reserve(at, &of_account) {
+                Lockout::Open { number: of_all, .. } => Some((number, of_all)),
+                Lockout::Locked => {
+                    counted.counter.take_back(at);
+                    None
+                }
+            },
+        };
+        let (mut lock, mut lock_of_all) = (None, None);
+        match (numbers, &seen) {
+            (Some(_), Seen::Right) => {
                 counted.counter = Counter::default();
+                over_all.counter.take_back(at);
             }
-            (Lockout::Open { number, .. }, Seen::Wrong | Seen::Unseen) => {
-                evaluated = true;
+            (Some((number, of_all)), Seen::Wrong | Seen::Unseen) => {
                 lock = counted.counter.fail(number, at, policy);
+                lock_of_all = over_all.counter.fail(of_all, at, &of_account);
             }
-            (Lockout::Open { .. }, Seen::Stopped) => evaluated = true,
-            (Lockout::Locked, Seen::Right | Seen::Stopped) => counted.outcome.right_refused += 1,
-            (Lockout::Locked, Seen::Wrong | Seen::Unseen) => {}
+            (Some(_), Seen::Stopped) | (None, Seen::Wrong | Seen::Unseen) => {}
+            (None, Seen::Right | Seen::Stopped) => counted.outcome.right_refused += 1,
         }
+        let evaluated = numbers.is_some();
         let totals = &mut found.proposed;
         *(if evaluated { &mut totals.evaluated } else { &mut totals.refused }) += 1;
-        if let Some(lock) = lock {
-            totals.locks += 1;
-            counted.outcome.total += 1;
-            if counted.outcome.locks.len() < LOCKS {
-                counted.outcome.locks.push(Locked { at, until: lock.until, nth: lock.nth });
-            }
-        }
+        totals.locks += counted.outcome.note(lock, at) + over_all.outcome.note(lock_of_all, at);
+        let lock = lock.or(lock_of_all);
+        counters.insert(all_devices, over_all);
+        let Some(counted) = counters.get_mut(&target) else { return };
 
         let right = matches!(seen, Seen::Right | Seen::Stopped);
         if counted.run.as_ref().is_some_and(|run| right || at >= run.ended_at + QUIET) {
@@ -356,7 +387,14 @@ mod tests {
                     if let Some(lock) = counter.fail(number, now, &policy) {
                         let (nth, until) = (lock.nth, lock.until);
                         let (factor, device) = (Factor::Password, None);
-                        let locked = AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device };
+                        let locked = AuthenticationEvent::LockedOut {
+                            factor,
+                            failures: number,
+                            nth,
+                            until,
+                            device,
+                            scope: None,
+                        };
                         events.push(event(minute * 60, locked));
                     }
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, PasswordChange};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::values::AccountId;
 use sqlx::{PgConnection, PgPool};
@@ -331,7 +331,8 @@ const fn concerns(recorded: &Recorded) -> bool {
             | AuthenticationEvent::Confirmed { .. }
             | AuthenticationEvent::PasswordResetRequested {}
             | AuthenticationEvent::PasswordResetRefused { .. }
-            | AuthenticationEvent::NewDeviceSeen { .. } => false,
+            | AuthenticationEvent::NewDeviceSeen { .. }
+            | AuthenticationEvent::DeviceForgotten { .. } => false,
         },
         Event::Session(_)
         | Event::Role(_)
@@ -396,12 +397,16 @@ fn change(account: &mut Account, recorded: &Recorded) {
         Event::Account(
             AccountEvent::RecoveryCodesIssued { count: left } | AccountEvent::RecoveryCodeUsed { remaining: left },
         ) => account.recovery_codes = i32::try_from(*left).unwrap_or(i32::MAX),
-        // The lock of one device is not the account's.
+        // The lock of one device is not the account's. That of all devices may be there beside that of unknown ones: what
+        // lasts longer counts, and is not over with the other.
         Event::Authentication(AuthenticationEvent::LockedOut { factor, until, device: None, .. }) => {
-            *locked(account, *factor) = Some(*until);
+            let locked = locked(account, *factor);
+            *locked = Some(*until).max(*locked);
         }
-        Event::Authentication(AuthenticationEvent::LockLifted { factor, device: None, .. }) => {
-            *locked(account, *factor) = None;
+        Event::Authentication(AuthenticationEvent::LockLifted { factor, by, device: None, .. }) => {
+            let lasts = |until: &DateTime<Utc>| *by == LiftedBy::Expired && *until > recorded.recorded_at;
+            let locked = locked(account, *factor);
+            *locked = locked.filter(lasts);
         }
         Event::Authentication(AuthenticationEvent::Succeeded { .. }) => {
             account.last_login_at = Some(recorded.recorded_at);

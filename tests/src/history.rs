@@ -176,8 +176,12 @@ impl History {
         let (id, version) = self.attempted(account);
         let session = self.id();
         let methods = vec![Method::Password];
-        let succeeded =
-            AuthenticationEvent::Succeeded { methods: methods.clone(), session: SessionId(session), device: None };
+        let succeeded = AuthenticationEvent::Succeeded {
+            methods: methods.clone(),
+            session: SessionId(session),
+            device: None,
+            trusted: None,
+        };
         self.push(Category::Authentication, id, version, succeeded);
         let started = SessionEvent::Started {
             account: AccountId(id),

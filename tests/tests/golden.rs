@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, DisabledBy, PasswordChange};
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy, Method};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy, LockScope, Method};
 use fulexo_domain::event::{Actor, Category, Event, Field, Recorded, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, Draft, Prepared};
 use fulexo_domain::lockdown::{LockdownEvent, Scope};
@@ -34,7 +34,11 @@ fn samples() -> Vec<(&'static str, Event)> {
     use AuthenticationEvent as Auth;
     use Factor::{Password, SecondFactor};
     let failed = |factor, reason| Auth::Failed { factor, reason, device: None }.into();
-    let lifted = |factor, by| Auth::LockLifted { factor, by, device: None }.into();
+    let all_devices = Some(LockScope::Account);
+    let locked_out = |factor, failures, nth, device, scope| {
+        Auth::LockedOut { factor, failures, nth, until: time(900), device, scope }.into()
+    };
+    let lifted = |factor, by| Auth::LockLifted { factor, by, device: None, scope: None }.into();
     let revoked = |by| SessionEvent::Revoked { by }.into();
     let changed = |how| AccountEvent::PasswordChanged { how }.into();
     let disabled = |by| AccountEvent::SecondFactorDisabled { by }.into();
@@ -67,8 +71,10 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", Auth::PasswordResetRequested {}.into()),
         ("", Auth::PasswordResetRefused { number: 5 }.into()),
         ("", Auth::NewDeviceSeen { session }.into()),
-        ("", Auth::Succeeded { methods: pwd.clone(), session, device: None }.into()),
-        ("two_factors", Auth::Succeeded { methods: both, session, device: device.clone() }.into()),
+        ("", Auth::Succeeded { methods: pwd.clone(), session, device: None, trusted: None }.into()),
+        ("two_factors", Auth::Succeeded { methods: both, session, device: device.clone(), trusted: None }.into()),
+        ("trusted", Auth::Succeeded { methods: pwd.clone(), session, device: None, trusted: device.clone() }.into()),
+        ("", Auth::DeviceForgotten { device: device.clone().unwrap() }.into()),
         ("", Auth::SecondFactorRequired { enrolled: true, device: None }.into()),
         ("enrolment", Auth::SecondFactorRequired { enrolled: false, device: device.clone() }.into()),
         ("", Auth::PasswordChangeRequired { factor: Password, device: None }.into()),
@@ -89,12 +95,17 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", lifted(Password, LiftedBy::Admin)),
         ("expired", lifted(SecondFactor, LiftedBy::Expired)),
         ("reset", lifted(SecondFactor, LiftedBy::Reset)),
-        ("device", Auth::LockLifted { factor: Password, by: LiftedBy::Expired, device: device.clone() }.into()),
-        ("", Auth::LockedOut { factor: Password, failures: 5, nth: 2, until: time(900), device: None }.into()),
         (
-            "second_factor",
-            Auth::LockedOut { factor: SecondFactor, failures: 5, nth: 1, until: time(900), device }.into(),
+            "device",
+            Auth::LockLifted { factor: Password, by: LiftedBy::Expired, device: device.clone(), scope: None }.into(),
         ),
+        (
+            "all_devices",
+            Auth::LockLifted { factor: Password, by: LiftedBy::Expired, device: None, scope: all_devices }.into(),
+        ),
+        ("", locked_out(Password, 5, 2, None, None)),
+        ("all_devices", locked_out(Password, 20, 1, None, all_devices)),
+        ("second_factor", locked_out(SecondFactor, 5, 1, device, None)),
         ("", started()),
         ("", SessionEvent::Refreshed { generation: 2, grace_until: time(10), idle_expires_at: time(604_800) }.into()),
         ("", SessionEvent::RefreshReused { generation: 1 }.into()),
@@ -180,7 +191,8 @@ fn stands_among_the_samples(event: &Event) {
             | AccountEvent::SessionsRevoked { by: _, kept: _ } => {}
         },
         Event::Authentication(event) => match event {
-            AuthenticationEvent::Succeeded { methods: _, session: _, device: _ }
+            AuthenticationEvent::Succeeded { methods: _, session: _, device: _, trusted: _ }
+            | AuthenticationEvent::DeviceForgotten { device: _ }
             | AuthenticationEvent::SecondFactorRequired { enrolled: _, device: _ }
             | AuthenticationEvent::PasswordChangeRequired {
                 factor: Factor::Password | Factor::SecondFactor,
@@ -203,6 +215,7 @@ fn stands_among_the_samples(event: &Event) {
                 factor: Factor::Password | Factor::SecondFactor,
                 by: LiftedBy::Admin | LiftedBy::Expired | LiftedBy::Reset,
                 device: _,
+                scope: None | Some(LockScope::Account),
             }
             | AuthenticationEvent::PasswordResetRequested {}
             | AuthenticationEvent::PasswordResetRefused { .. }
@@ -213,6 +226,7 @@ fn stands_among_the_samples(event: &Event) {
                 nth: _,
                 until: _,
                 device: _,
+                scope: None | Some(LockScope::Account),
             } => {}
         },
         Event::Session(event) => match event {

@@ -1,7 +1,7 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::{Owner, Profile, RecoveryCodes};
+use fulexo_commands::{KnownDevice, Owner, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId};
 use fulexo_projections::projection::Projection;
@@ -129,6 +129,27 @@ struct MySession {
 struct MySessionPage {
     items: Vec<MySession>,
     next_cursor: Option<String>,
+}
+
+#[derive(Object)]
+struct MyDevice {
+    device_id: Uuid,
+    /// Whether the session that asks began on it.
+    current: bool,
+    first_used_at: DateTime<Utc>,
+    last_used_at: DateTime<Utc>,
+    /// It is forgotten then in any case.
+    expires_at: DateTime<Utc>,
+    /// From where it last logged in.
+    ip: Option<String>,
+    /// With what.
+    user_agent: Option<String>,
+}
+
+#[derive(Object)]
+struct MyDevices {
+    /// Ten at most; those used last first.
+    items: Vec<MyDevice>,
 }
 
 /// What a sign-out of many came to.
@@ -349,6 +370,33 @@ impl Me {
         Ok(Recorded::of(done, RevokedSessions::of))
     }
 
+    /// The devices that the account knows: those that have logged in.
+    ///
+    /// Guesses on one are counted by themselves, and a login from it is no news. A change of password or second factor, a
+    /// reset or a suspension ends all of them. Never behind the log.
+    #[oai(path = "/devices", method = "get", operation_id = "list_my_devices")]
+    async fn devices(&self, request: &Request, caller: Bearer) -> Result<Json<MyDevices>, Problem> {
+        let caller = caller.0;
+        let context = context(request, caller.actor(), None)?;
+        let devices = app(request)?.commands.known_devices(&context, caller.account, caller.session).await?;
+        Ok(Json(MyDevices { items: devices.into_iter().map(MyDevice::of).collect() }))
+    }
+
+    /// Forget one of the caller's devices.
+    ///
+    /// Its `device_token` is worth nothing from now on; its sessions go on.
+    #[oai(path = "/devices/:device_id", method = "delete", operation_id = "forget_my_device")]
+    async fn forget_device(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        device_id: Path<Uuid>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<NoContent, Problem> {
+        let context = context(request, caller.0.actor(), idempotency_key.0)?;
+        Ok(app(request)?.commands.forget_device(&context, caller.0.account, device_id.0).await?.into())
+    }
+
     /// What happened to the caller's account, oldest first.
     #[oai(path = "/events", method = "get", operation_id = "list_my_events")]
     async fn events(
@@ -368,6 +416,13 @@ impl Me {
         let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
         Ok(Json(AuditPage { items, next_cursor: page.next, as_of: None }))
+    }
+}
+
+impl MyDevice {
+    fn of(known: KnownDevice) -> Self {
+        let KnownDevice { device, current, first_used_at, last_used_at, expires_at, ip, user_agent } = known;
+        Self { device_id: device, current, first_used_at, last_used_at, expires_at, ip, user_agent }
     }
 }
 

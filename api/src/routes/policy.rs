@@ -36,6 +36,9 @@ struct LockoutFigures {
     enabled: bool,
     /// Failures within one window that lock; 1 to 100.
     threshold: u32,
+    /// Failures of an account within one window, on all devices together, that lock all of them; from `threshold` to 1,000.
+    #[oai(default = "account_threshold")]
+    account_threshold: u32,
     /// Failures further apart than this do not add up; 60 to 86,400.
     window_seconds: u32,
     /// The length of the first lock; 60 to 86,400.
@@ -173,8 +176,10 @@ struct PreviewTarget {
     account_id: Uuid,
     /// `password` or `second_factor`.
     factor: String,
-    /// The device that has a counter of its own, as events name it; none: the account's.
+    /// The device that has a counter of its own, as events name it; none: what is not a known device has one together.
     device: Option<String>,
+    /// Whether it is what counts over all devices of the account, known or not.
+    all_devices: bool,
 }
 
 #[derive(Object)]
@@ -338,6 +343,10 @@ impl Policies {
     }
 }
 
+fn account_threshold() -> u32 {
+    Policy::default().lockout.account_threshold
+}
+
 fn seconds(span: TimeDelta) -> u32 {
     u32::try_from(span.num_seconds()).unwrap_or(u32::MAX)
 }
@@ -351,6 +360,7 @@ impl LockoutFigures {
         Self {
             enabled: policy.enabled,
             threshold: policy.threshold,
+            account_threshold: policy.account_threshold,
             window_seconds: seconds(policy.window),
             duration_seconds: seconds(policy.duration),
             longest_seconds: seconds(policy.longest),
@@ -361,6 +371,7 @@ impl LockoutFigures {
         LockoutPolicy {
             enabled: self.enabled,
             threshold: self.threshold,
+            account_threshold: self.account_threshold,
             window: span(self.window_seconds),
             duration: span(self.duration_seconds),
             longest: span(self.longest_seconds),
@@ -440,7 +451,8 @@ impl PolicyPreview {
 
 impl PreviewTarget {
     fn of(target: Target) -> Self {
-        Self { account_id: target.account.0, factor: target.factor.as_str().to_owned(), device: target.device }
+        let Target { account, factor, device, all_devices } = target;
+        Self { account_id: account.0, factor: factor.as_str().to_owned(), device, all_devices }
     }
 }
 

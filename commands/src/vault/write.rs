@@ -2,6 +2,7 @@
 //! the batch.
 
 use chrono::{DateTime, Utc};
+use fulexo_domain::authentication::KNOWN_DEVICES;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -58,7 +59,18 @@ pub enum VaultWrite {
         /// Which in a row.
         nth: u32,
     },
-    /// A right password: what was counted before no longer counts.
+    /// A right attempt: what its counter holds no longer counts, nor does itself over all devices of the account.
+    RightAttempt {
+        /// HMAC of what was typed in, or of the device.
+        key_hash: [u8; 32],
+        /// HMAC that the counter over all devices has.
+        account_key: [u8; 32],
+        /// The factor's name.
+        factor: &'static str,
+        /// When it was counted.
+        at: DateTime<Utc>,
+    },
+    /// What was counted under this key no longer counts.
     ClearAttempts {
         /// HMAC of what was typed in.
         key_hash: [u8; 32],
@@ -73,6 +85,32 @@ pub enum VaultWrite {
         key_hash: [u8; 32],
         /// The factor's name; none: both.
         factor: Option<&'static str>,
+    },
+    /// A login: its device is known from here on, in place of the least recently used one where there are enough; or, if
+    /// it was known before, and still is, it is used again.
+    UseDevice {
+        /// Whose.
+        account: AccountId,
+        /// The device; new ones are drawn for the very login, so that one which was forgotten never comes back.
+        device: Uuid,
+        /// Whether it was known before.
+        known: bool,
+        /// The session that it began.
+        session: SessionId,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// A device is not known any more.
+    ForgetDevice {
+        /// Whose.
+        account: AccountId,
+        /// The device.
+        device: Uuid,
+    },
+    /// No device of an account is known any more.
+    ForgetDevices {
+        /// Whose.
+        account: AccountId,
     },
     /// Tokens of these purposes are worth nothing from here on.
     ForgetMailTokens {
@@ -259,6 +297,33 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .await?;
             }
             VaultWrite::ForgetSecondFactor { account } => forget_second_factor(connection, *account).await?,
+            VaultWrite::RightAttempt { key_hash, account_key, factor, at } => {
+                sqlx::query!(
+                    "with own as (delete from vault.attempt where key_hash = $1 and factor = $3)
+                     update vault.attempt
+                     set recent = recent[:array_position(recent, $4) - 1] || recent[array_position(recent, $4) + 1:]
+                     where key_hash = $2 and factor = $3 and array_position(recent, $4) is not null",
+                    key_hash,
+                    account_key,
+                    factor,
+                    at
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::UseDevice { account, device, known, session, at } => {
+                use_device(connection, *account, *device, *known, *session, *at).await?;
+            }
+            VaultWrite::ForgetDevice { account, device } => {
+                sqlx::query!("delete from vault.known_device where account_id = $1 and device = $2", account.0, device)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+            VaultWrite::ForgetDevices { account } => {
+                sqlx::query!("delete from vault.known_device where account_id = $1", account.0)
+                    .execute(&mut *connection)
+                    .await?;
+            }
             VaultWrite::ClearAttempts { key_hash, factor } => {
                 sqlx::query!("delete from vault.attempt where key_hash = $1 and factor = $2", key_hash, factor)
                     .execute(&mut *connection)
@@ -269,6 +334,8 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
     Ok(())
 }
 
+/// Most devices that are known beside a new one.
+const MOST_DEVICES: i64 = KNOWN_DEVICES - 1;
 /// Most tokens of one purpose that an account has at a time; the oldest go.
 const MOST_TOKENS: i64 = 500;
 
@@ -298,6 +365,49 @@ async fn keep_mail_token(
     )
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Under the log's lock, so that the order of use is the order of the log.
+async fn use_device(
+    connection: &mut PgConnection,
+    account: AccountId,
+    device: Uuid,
+    known: bool,
+    session: SessionId,
+    at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    if known {
+        sqlx::query!(
+            "update vault.known_device
+             set last_used_at = greatest(last_used_at, least($4, now())), last_session = $3,
+                 used = (select max(used) + 1 from vault.known_device where account_id = $1)
+             where account_id = $1 and device = $2",
+            account.0,
+            device,
+            session.0,
+            at
+        )
+        .execute(connection)
+        .await?;
+    } else {
+        // A node whose clock is ahead makes no device known for longer.
+        sqlx::query!(
+            "with others as (select device, used from vault.known_device where account_id = $1),
+             forgotten as (
+                 delete from vault.known_device where account_id = $1 and device in (
+                     select device from others order by used desc offset $5))
+             insert into vault.known_device (account_id, device, first_used_at, last_used_at, last_session, used)
+             select $1, $2, least($4, now()), least($4, now()), $3, coalesce(max(used), 0) + 1 from others",
+            account.0,
+            device,
+            session.0,
+            at,
+            MOST_DEVICES
+        )
+        .execute(connection)
+        .await?;
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::Context;
 use fulexo_commands::{CommandError, Credentials, LoggedIn, Retention};
 use fulexo_domain::event::Actor;
-use fulexo_domain::lockout::{Counter, FORGOTTEN_AFTER, Lockout};
+use fulexo_domain::lockout::{Counter, FORGOTTEN_AFTER, Lock, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::{AccountId, EmailAddress, Reason};
@@ -55,8 +55,8 @@ async fn enforce(admin: &Client, lockout: Value) {
 }
 
 fn figures(threshold: u32, window: i64, duration: i64, longest: i64) -> Value {
-    json!({"enabled": true, "threshold": threshold, "window_seconds": window, "duration_seconds": duration,
-           "longest_seconds": longest})
+    json!({"enabled": true, "threshold": threshold, "account_threshold": 2 * threshold, "window_seconds": window,
+           "duration_seconds": duration, "longest_seconds": longest})
 }
 
 /// What the log says of one attempt: what became of it, and where it is a lock, which and until when.
@@ -65,7 +65,7 @@ enum Said {
     Lifted(&'static str),
     Refused(&'static str),
     Succeeded,
-    LockedOut { failures: u32, nth: u32, until: DateTime<Utc> },
+    LockedOut { failures: u32, nth: u32, until: DateTime<Utc>, all_devices: bool },
 }
 
 fn said(leaf: &Value) -> Option<Said> {
@@ -81,6 +81,7 @@ fn said(leaf: &Value) -> Option<Said> {
             failures: number("failures"),
             nth: number("nth"),
             until: data["until"].as_str().unwrap().parse().unwrap(),
+            all_devices: data["scope"] == "account",
         },
         // Says nothing of counting.
         "authentication.new_device_seen" => return None,
@@ -90,42 +91,57 @@ fn said(leaf: &Value) -> Option<Said> {
 }
 
 /// The model's word on an attempt.
-fn model(counter: &mut Counter, now: DateTime<Utc>, policy: &LockoutPolicy, right: bool) -> Vec<Said> {
-    let Lockout::Open { number, lock_passed } = counter.reserve(now, policy) else {
+fn model(own: &mut Counter, all: &mut Counter, now: DateTime<Utc>, policy: &LockoutPolicy, right: bool) -> Vec<Said> {
+    let Lockout::Open { number, lock_passed } = own.reserve(now, policy) else {
         return vec![Said::Refused("locked")];
     };
     let mut said: Vec<Said> = lock_passed.then_some(Said::Lifted("expired")).into_iter().collect();
+    let Lockout::Open { number: of_all, lock_passed } = all.reserve(now, &policy.of_account()) else {
+        own.take_back(now);
+        said.push(Said::Refused("locked"));
+        return said;
+    };
+    said.extend(lock_passed.then_some(Said::Lifted("expired")));
     if right {
-        *counter = Counter::default();
+        *own = Counter::default();
+        all.take_back(now);
         said.push(Said::Succeeded);
     } else {
         said.push(Said::Refused("wrong_password"));
-        let lock = counter.fail(number, now, policy);
-        said.extend(lock.map(|lock| Said::LockedOut { failures: number, nth: lock.nth, until: lock.until }));
+        let locked = |lock: Option<Lock>, failures, all_devices| {
+            lock.map(|Lock { nth, until }| Said::LockedOut { failures, nth, until, all_devices })
+        };
+        said.extend(locked(own.fail(number, now, policy), number, false));
+        said.extend(locked(all.fail(of_all, now, &policy.of_account()), of_all, true));
     }
     said
 }
 
-/// The counters that Postgres has, those of an account by `true`, that of an address by `false`.
-async fn stored(superuser: &PgPool) -> HashMap<bool, Counter> {
-    let statement = "select account_id is not null, recent, locked_until, locks, window_ends_at from vault.attempt";
-    type Row = (bool, Vec<DateTime<Utc>>, Option<DateTime<Utc>>, i32, DateTime<Utc>);
-    let rows: Vec<Row> = sqlx::query_as(statement).fetch_all(superuser).await.unwrap();
-    let counters = rows.into_iter().map(|(of_account, recent, locked_until, locks, ends)| {
+/// The counters that Postgres has of an account and of addresses, in some order.
+async fn stored(superuser: &PgPool, account: Uuid) -> Vec<Counter> {
+    let statement = "select recent, locked_until, locks, window_ends_at from vault.attempt
+                     where account_id is null or account_id = $1";
+    type Row = (Vec<DateTime<Utc>>, Option<DateTime<Utc>>, i32, DateTime<Utc>);
+    let rows: Vec<Row> = sqlx::query_as(statement).bind(account).fetch_all(superuser).await.unwrap();
+    let counters = rows.into_iter().map(|(recent, locked_until, locks, ends)| {
         let window_ends_at = Some(ends);
-        (of_account, Counter { recent, locked_until, locks: locks.unsigned_abs(), window_ends_at })
+        Counter { recent, locked_until, locks: locks.unsigned_abs(), window_ends_at }
     });
     counters.collect()
 }
 
-/// A node, somebody with a known device, and the model of both their counters.
+/// A node, somebody with three known devices, and the model of their counters.
 struct Trial {
     node: Node,
     admin: Client,
     superuser: PgPool,
     ann: Client,
-    address: Counter,
-    device: Counter,
+    /// Of the devices.
+    tokens: Vec<String>,
+    /// Of the address, and of each device.
+    counters: [Counter; 4],
+    /// Over all devices.
+    all: Counter,
     now: DateTime<Utc>,
     outcomes: BTreeMap<String, usize>,
 }
@@ -135,19 +151,23 @@ impl Trial {
         let node = Node::start().await;
         let (admin, ann) = (node.admin().await, node.customer().await);
         let superuser = superuser(&node.database).await;
-        let (address, device, now) = (Counter::default(), Counter::default(), operator().now);
-        Self { node, admin, superuser, ann, address, device, now, outcomes: BTreeMap::new() }
+        let mut tokens = vec![ann.device_token.clone()];
+        for _ in 0..2 {
+            tokens.push(node.log_in(&ann.email, ann.account).await.device_token);
+        }
+        sqlx::query("delete from vault.attempt").execute(&superuser).await.unwrap();
+        let (counters, all, now) = (Default::default(), Counter::default(), operator().now);
+        Self { node, admin, superuser, ann, tokens, counters, all, now, outcomes: BTreeMap::new() }
     }
 
-    /// One login, at the model and at the stack.
-    async fn attempt(&mut self, by_device: bool, right: bool) {
+    /// One login, at the model and at the stack: of a stranger by 0, on a device by any other number.
+    async fn attempt(&mut self, device: usize, right: bool) {
         let policy = self.node.app().commands.policy().lockout.clone();
-        let counter = if by_device { &mut self.device } else { &mut self.address };
-        let expected = model(counter, self.now, &policy, right);
+        let expected = model(&mut self.counters[device], &mut self.all, self.now, &policy, right);
 
         let before = log_size(&self.node).await;
         let password = if right { PASSWORD } else { WRONG };
-        let token = by_device.then_some(self.ann.device_token.as_str());
+        let token = device.checked_sub(1).map(|index| self.tokens[index].as_str());
         let login = self.node.app().commands.login(&at(self.now), credentials(&self.ann.email, password, token)).await;
         let let_in = expected.contains(&Said::Succeeded);
         match login {
@@ -158,15 +178,16 @@ impl Trial {
         let leaves = leaves(&self.superuser, before).await;
         let found: Vec<Said> = leaves.iter().filter_map(said).collect();
         assert_eq!(found, expected, "at {} under {policy:?}", self.now);
-        for leaf in leaves.iter().filter(|leaf| said(leaf).is_some()) {
-            assert_eq!(leaf["data"].get("device").is_some(), by_device, "{leaf}");
+        for leaf in leaves.iter().filter(|leaf| said(leaf).is_some() && leaf["data"]["scope"].is_null()) {
+            assert_eq!(leaf["data"].get("device").is_some(), device > 0, "{leaf}");
         }
         for said in found {
             let name = match said {
                 Said::Lifted(by) => format!("lifted: {by}"),
                 Said::Refused(reason) => reason.to_owned(),
                 Said::Succeeded => "succeeded".to_owned(),
-                Said::LockedOut { .. } => "locked_out".to_owned(),
+                Said::LockedOut { all_devices: false, .. } => "locked_out".to_owned(),
+                Said::LockedOut { all_devices: true, .. } => "all locked out".to_owned(),
             };
             *self.outcomes.entry(name).or_default() += 1;
         }
@@ -179,7 +200,7 @@ impl Trial {
         let context = Context { now: self.now, ..operator() };
         let (account, reason) = (AccountId(self.ann.account), Reason::parse("they asked").unwrap());
         self.node.app().commands.unlock(&context, account, reason).await.unwrap();
-        (self.address, self.device) = (Counter::default(), Counter::default());
+        (self.counters, self.all) = (Default::default(), Counter::default());
         let found: Vec<Said> = leaves(&self.superuser, before).await.iter().filter_map(said).collect();
         assert_eq!(found, [Said::Lifted("admin")]);
         *self.outcomes.entry("lifted: admin".to_owned()).or_default() += 1;
@@ -188,17 +209,22 @@ impl Trial {
 
     /// Row by row: Postgres holds what the model holds, and no row where that is nothing.
     async fn compare_counters(&self) {
-        let stored = stored(&self.superuser).await;
-        for (of_account, counter) in [(false, &self.address), (true, &self.device)] {
-            let row = stored.get(&of_account).cloned().unwrap_or_default();
-            assert_eq!(&row, counter, "at {}, by device: {of_account}", self.now);
+        let mut stored = stored(&self.superuser, self.ann.account).await;
+        let counted = self.counters.iter().chain([&self.all]).filter(|counter| **counter != Counter::default());
+        let mut expected: Vec<Counter> = counted.cloned().collect();
+        for counters in [&mut stored, &mut expected] {
+            counters.sort_by_cached_key(|counter| format!("{counter:?}"));
         }
+        assert_eq!(stored, expected, "at {}", self.now);
     }
 
     /// Some time goes by: none, seconds, minutes, hours, or exactly as much as makes a difference.
     fn wait(&mut self, dice: &mut Dice) {
         let policy = self.node.app().commands.policy().lockout.clone();
-        let counter = if dice.roll(2) == 0 { &self.address } else { &self.device };
+        let counter = match dice.index(5) {
+            4 => &self.all,
+            index => &self.counters[index],
+        };
         let rest = counter.window_ends_at.max(counter.locked_until).map(|ends| ends + FORGOTTEN_AFTER);
         let window = counter.recent.first().map(|first| *first + policy.window);
         let edges = [counter.locked_until, counter.locked_until, window, window, rest];
@@ -217,11 +243,11 @@ impl Trial {
     async fn run(&mut self, dice: &mut Dice, steps: usize) {
         for _ in 0..steps {
             self.wait(dice);
-            let (by_device, right) = (dice.roll(3) == 0, dice.roll(9) == 0);
+            let (device, right) = (dice.index(4), dice.roll(9) == 0);
             if dice.roll(60) == 0 {
                 self.unlock().await;
             } else {
-                self.attempt(by_device, right).await;
+                self.attempt(device, right).await;
             }
         }
     }
@@ -239,13 +265,17 @@ async fn under_the_first_policy_postgres_counts_as_the_model_does() {
     let mut trial = Trial::begin().await;
     trial.run(&mut Dice(1), 400).await;
     let every = ["lifted: admin", "lifted: expired", "locked", "locked_out", "succeeded", "wrong_password"];
-    assert_eq!(trial.outcomes.keys().collect::<Vec<_>>(), every, "the trial is to see everything that there is");
+    let seen: Vec<_> = trial.outcomes.keys().filter(|outcome| *outcome != "all locked out").collect();
+    assert_eq!(seen, every, "the trial is to see everything that there is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_lock_shorter_than_the_window_postgres_counts_as_the_model_does() {
     let outcomes = hold_against_the_model(2, figures(3, 3_600, 60, 200)).await;
-    assert!(outcomes["locked_out"] > 5 && outcomes["lifted: expired"] > 5, "{outcomes:?}");
+    assert!(
+        outcomes["locked_out"] > 5 && outcomes["all locked out"] > 5 && outcomes["lifted: expired"] > 5,
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -412,9 +442,9 @@ async fn guesses_in_bursts_over_hours_are_evaluated_five_in_a_window_and_none_du
 async fn a_counter_at_rest_for_more_than_a_day_is_swept_away_and_the_model_forgets_it_too() {
     let mut trial = Trial::begin().await;
     for _ in 0..5 {
-        trial.attempt(false, false).await;
+        trial.attempt(0, false).await;
     }
-    trial.now = trial.address.locked_until.unwrap() + TimeDelta::hours(25);
+    trial.now = trial.counters[0].locked_until.unwrap() + TimeDelta::hours(25);
     // The time goes by for the database, too.
     sqlx::query("update vault.attempt set window_ends_at = window_ends_at - $1, locked_until = locked_until - $1")
         .bind(trial.now - operator().now)
@@ -423,6 +453,6 @@ async fn a_counter_at_rest_for_more_than_a_day_is_swept_away_and_the_model_forge
         .unwrap();
     Retention::new(trial.node.database.pool().await).sweep(trial.now).await.unwrap();
     for _ in 0..5 {
-        trial.attempt(false, false).await;
+        trial.attempt(0, false).await;
     }
 }

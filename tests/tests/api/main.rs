@@ -8,6 +8,7 @@ mod api_keys;
 mod as_of;
 mod browsers;
 mod counter;
+mod devices;
 mod fingerprint;
 mod letters;
 mod lockdown;

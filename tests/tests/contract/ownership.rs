@@ -86,3 +86,19 @@ async fn an_auditor_reads_the_trail_and_nothing_else() {
         assert_problem(&auditor.get(path).await, 403, "permission_denied");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_device_of_another_account_is_not_there_to_be_forgotten() {
+    let node = Node::start().await;
+    let (ann, bob) = (node.customer().await, node.customer().await);
+    let device = |list: &serde_json::Value| list["items"][0]["device_id"].as_str().unwrap().to_owned();
+    let bobs = device(&bob.get("/v1/me/devices").await.json);
+    let before = log_size(&node).await;
+    let others = ann.delete(&format!("/v1/me/devices/{bobs}")).await;
+    assert_problem(&others, 404, "not_found");
+    let nobodys = ann.delete(&format!("/v1/me/devices/{}", Uuid::nil())).await;
+    assert_eq!((nobodys.status, &nobodys.json["detail"]), (others.status, &others.json["detail"]));
+    assert_eq!(log_size(&node).await, before);
+    assert_eq!(device(&bob.get("/v1/me/devices").await.json), bobs, "it is known");
+    assert_ne!(device(&ann.get("/v1/me/devices").await.json), bobs);
+}

@@ -137,7 +137,7 @@ async fn set_elevation(admin: &Client, minutes: i64) {
 /// What the preview says of an account, each of its counters by the device.
 fn accounts(preview: &Value, account: Uuid) -> BTreeMap<String, Value> {
     let listed = preview["accounts"].as_array().unwrap().iter();
-    let own = listed.filter(|item| item["account_id"] == json!(account));
+    let own = listed.filter(|item| item["account_id"] == json!(account) && item["all_devices"] == false);
     own.map(|item| (item["device"].as_str().unwrap_or_default().to_owned(), item.clone())).collect()
 }
 

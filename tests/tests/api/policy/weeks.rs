@@ -47,7 +47,12 @@ async fn write_history(database: &Database, events: &[(DateTime<Utc>, Uuid, Auth
 }
 
 fn succeeded(device: Option<String>) -> AuthenticationEvent {
-    AuthenticationEvent::Succeeded { methods: vec![Method::Password], session: SessionId(operator().new_id()), device }
+    AuthenticationEvent::Succeeded {
+        methods: vec![Method::Password],
+        session: SessionId(operator().new_id()),
+        device,
+        trusted: None,
+    }
 }
 
 /// What the service records of guesses and logins over eighty days.
@@ -73,7 +78,12 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
         };
         let factor = Factor::Password;
         if lock_passed {
-            record(AuthenticationEvent::LockLifted { factor, by: LiftedBy::Expired, device: device.clone() });
+            record(AuthenticationEvent::LockLifted {
+                factor,
+                by: LiftedBy::Expired,
+                device: device.clone(),
+                scope: None,
+            });
         }
         if right {
             *counter = Counter::default();
@@ -83,7 +93,7 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
         record(failed(FailureReason::WrongPassword, device.clone()));
         if let Some(lock) = counter.fail(number, now, &policy) {
             let (nth, until) = (lock.nth, lock.until);
-            record(AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device });
+            record(AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device, scope: None });
         }
     }
     events
@@ -195,7 +205,7 @@ async fn a_preview_forgets_locks_in_a_row_when_the_service_does() {
         history.extend((0..5).map(|second| (at(second), account, failed(FailureReason::WrongPassword, None))));
         // After a day of rest the service has swept the counter away: each lock is the first.
         let (factor, until) = (Factor::Password, at(4) + TimeDelta::minutes(15));
-        let locked = AuthenticationEvent::LockedOut { factor, failures: 5, nth: 1, until, device: None };
+        let locked = AuthenticationEvent::LockedOut { factor, failures: 5, nth: 1, until, device: None, scope: None };
         history.push((at(4), account, locked));
         if days == 9 {
             history.push((at(1_200), account, succeeded(None)));

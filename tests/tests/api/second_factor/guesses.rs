@@ -108,7 +108,7 @@ async fn of_500_codes_at_once_at_two_nodes_with_many_challenges_five_are_evaluat
 #[tokio::test(flavor = "multi_thread")]
 async fn of_500_codes_at_once_at_step_up_five_are_evaluated() {
     let node = Node::start().await;
-    let ann = Owner::customer(&node).await;
+    let ann = Owner::customer(&node).await.on_a_known_device(&node).await;
     let bodies = ann.wrong_codes(500).into_iter().map(|code| json!({"code": code})).collect();
     let refused = guess(std::slice::from_ref(&ann.client), STEP_UP, bodies).await.len();
     assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, refused);
@@ -174,7 +174,7 @@ async fn a_recovery_code_refused_while_locked_is_not_spent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_with_the_password_does_not_lock_the_owners_device_out() {
     let node = Node::start().await;
-    let ann = Owner::customer(&node).await;
+    let ann = Owner::customer(&node).await.on_a_known_device(&node).await;
     lock(&node, &ann).await;
     let elsewhere = ann.challenge(&node).await;
     assert_refused(&present(&node, &elsewhere, &ann.code(&node).await).await);
@@ -187,7 +187,7 @@ async fn a_stranger_with_the_password_does_not_lock_the_owners_device_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_known_device_has_no_more_guesses_than_anybody() {
     let node = Node::start().await;
-    let ann = Owner::customer(&node).await;
+    let ann = Owner::customer(&node).await.on_a_known_device(&node).await;
     let here = ann.challenge_here(&node).await;
     for code in ann.wrong_codes(5) {
         assert_refused(&present(&node, &here, &code).await);

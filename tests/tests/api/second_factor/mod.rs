@@ -69,7 +69,12 @@ impl Owner {
         challenge_of(&log_in(node, &self.client.email).await)
     }
 
-    /// The same from the device that they set the second factor up on.
+    /// The same in a session of a device that is known: none is from before the second factor.
+    async fn on_a_known_device(self, node: &Node) -> Self {
+        Self { client: self.log_in(node).await, ..self }
+    }
+
+    /// The same from the device of their session.
     async fn challenge_here(&self, node: &Node) -> String {
         let Client { email, device_token, .. } = &self.client;
         let body = json!({"email": email, "password": PASSWORD, "device_token": device_token});
