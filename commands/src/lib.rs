@@ -43,13 +43,13 @@ pub use self::challenge::{Challenged, HalfWay, Purpose};
 pub use self::error::{CommandError, is_unavailable};
 pub use self::login::{Credentials, LoggedIn};
 pub use self::mail::{MailKind, Outgoing};
-pub use self::rate_limit::{SharedCount, Violation};
+pub use self::rate_limit::{Budget, Payer, SharedCount, Violation};
 pub use self::retention::{Retention, Swept};
 pub use self::second_factor::{Enrolment, RecoveryCodes};
 pub use self::sessions::Tokens;
 pub use self::step_up::Evidence;
 use crate::log::EventLog;
-use crate::password_hash::PasswordHasher;
+use crate::password_hash::{Party, PasswordHasher};
 use crate::token::KeyRing;
 use crate::vault::Vault;
 
@@ -66,6 +66,7 @@ pub struct Commands {
     epoch: Epoch,
     pulse: Pulse,
     mails: bool,
+    budget: Option<Arc<dyn Budget>>,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
@@ -106,7 +107,8 @@ impl Commands {
     ) -> Self {
         // Its sender is gone: nobody looks.
         let pulse = watch::Sender::default().subscribe();
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails: false }
+        let (mails, budget) = (false, None);
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails, budget }
     }
 
     /// Of a node that looks several times a second whether commits are acknowledged.
@@ -119,6 +121,18 @@ impl Commands {
     #[must_use]
     pub fn with_mail(self, mails: bool) -> Self {
         Self { mails, ..self }
+    }
+
+    /// With quotas of what commands spend.
+    #[must_use]
+    pub fn with_budget(self, budget: Option<Arc<dyn Budget>>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// How many places of the hashing pool are taken for an address, or for an account.
+    #[must_use]
+    pub fn places_held(&self, party: Party) -> usize {
+        self.hasher.held(party)
     }
 
     /// The log itself, for those who read it.

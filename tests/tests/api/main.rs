@@ -9,6 +9,7 @@ mod as_of;
 mod browsers;
 mod counter;
 mod fingerprint;
+mod hashes;
 mod letters;
 mod lockdown;
 mod login;
