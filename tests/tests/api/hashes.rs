@@ -135,7 +135,12 @@ async fn however_one_address_spends_hashes_nobody_elses_login_is_refused() {
             }
         };
         let (statuses, ()) = tokio::join!(strikes, others);
-        assert!(statuses.contains(&503), "seed {seed}: kind {kind} was not more than a share: {statuses:?}");
+        // A link is good for a few comparisons, and takes no place from then on.
+        let is_spent = kind == 3;
+        assert!(
+            is_spent || statuses.contains(&503),
+            "seed {seed}: kind {kind} was not more than a share: {statuses:?}"
+        );
         assert!(statuses.iter().any(|status| *status != 503), "seed {seed}: kind {kind} gets its share");
     }
     assert_eq!(node.app().commands.places_held(network(ATTACKER)), 0, "all is given back");
