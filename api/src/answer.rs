@@ -334,6 +334,7 @@ impl From<CommandError> for Problem {
                 Self::conflict("There is no lockdown.").with_code("no_lockdown")
             }
             CommandError::LockedDown => Self::locked_down(),
+            CommandError::QuotaSpent(spent) => Self::from(*spent),
             CommandError::Overloaded => Self::overloaded(Duration::from_secs(2)),
             CommandError::Unavailable => Self::unavailable(Duration::from_secs(2)),
             CommandError::Internal(text) => Self::internal(text),

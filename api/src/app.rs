@@ -23,7 +23,7 @@ use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
 use fulexo_commands::vault::Vault;
-use fulexo_commands::{Commands, IsCurrent, Retention};
+use fulexo_commands::{Budget, Commands, IsCurrent, Retention};
 use fulexo_domain::event::Actor;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
@@ -48,7 +48,7 @@ use crate::database::Pools;
 pub use crate::database::{connect, reason};
 use crate::doorbell::Doorbell;
 use crate::http::{Problem, RequestId};
-use crate::limits::Limits;
+use crate::limits::{Counts, Limits};
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
 use crate::nats;
@@ -219,14 +219,17 @@ impl Core {
         };
         let first = first_policy.clone();
         let commands = Commands::new(pool, log, vault, hasher, keys, first, policy, is_current, gate.epoch());
-        let commands = Arc::new(commands.with_pulse(nodes.pulse()).with_mail(config.mail.is_some()));
+        let counts = config.rate_limits.map(|quotas| Arc::new(Counts::new(quotas)));
+        let budget = counts.clone().map(|counts| counts as Arc<dyn Budget>);
+        let commands = commands.with_pulse(nodes.pulse()).with_mail(config.mail.is_some()).with_budget(budget);
+        let commands = Arc::new(commands);
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;
             let worker = Worker { commands: Arc::clone(&commands), transport, public_url: mail.public_url };
             upkeep.push(Box::pin(worker.run()));
         }
-        let limits = config.rate_limits.map(|quotas| Arc::new(Limits::new(quotas, Arc::clone(&commands))));
+        let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
         if let Some(limits) = &limits {
             upkeep.push(Box::pin(Arc::clone(limits).run()));
         }

@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::clock;
 use crate::http::cookies::{ByCookie, CSRF_TOKEN, Foreign};
+use crate::http::operations::AccountQuotas;
 use crate::http::{ClientAddress, Problem, RequestId};
 
 /// An access token.
@@ -184,7 +185,7 @@ async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<
     if let Some(key) = app.commands.api_key(&bearer.token) {
         let (permissions, _) = standing_of(app, key).await?.ok_or_else(Problem::invalid_token)?;
         let actor = Actor::ApiKey { id: key.0 };
-        admit(app, actor)?;
+        admit(app, request, actor)?;
         return Ok(Authority { actor, permissions });
     }
     let caller = unheld(authenticate(app, request, &bearer.token).await?)?;
@@ -207,7 +208,9 @@ async fn step(app: &App, request: &Request, token: &str, purpose: Purpose) -> po
     match app.commands.half_way(token, purpose, clock::now()).await {
         Ok(half_way) => {
             unless_locked_down(app).await?;
-            Ok(Step::HalfWay(half_way))
+            let step = Step::HalfWay(half_way);
+            admit(app, request, step.actor())?;
+            Ok(step)
         }
         Err(fulexo_commands::CommandError::InvalidCredentials) => Err(Problem::invalid_token().into()),
         Err(error) => Err(Problem::from(error).into()),
@@ -224,7 +227,7 @@ async fn authenticate(app: &App, request: &Request, token: &str) -> Result<Calle
     if request.data::<ByCookie>().is_some() && !request.method().is_safe() {
         require_csrf_token(app, request, caller.session)?;
     }
-    admit(app, caller.actor())?;
+    admit(app, request, caller.actor())?;
     Ok(caller)
 }
 
@@ -239,8 +242,9 @@ pub fn require_csrf_token(app: &App, request: &Request, session: SessionId) -> R
 }
 
 /// Counts a request of whoever was recognised.
-fn admit(app: &App, actor: Actor) -> Result<(), Problem> {
-    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor))
+fn admit(app: &App, request: &Request, actor: Actor) -> Result<(), Problem> {
+    let routes = request.data::<AccountQuotas>().map_or(&[][..], |quotas| quotas.0);
+    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor, routes))
 }
 
 /// What an access token is worth now; nothing when its session has ended.

@@ -11,6 +11,7 @@ use fulexo_domain::password::{Password, Violation, violations};
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName, SessionId};
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -21,7 +22,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, read_verifier};
-use crate::password_hash::Verifier;
+use crate::password_hash::{Place, Verifier};
 use crate::recovery::RESET;
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
@@ -104,7 +105,8 @@ impl Commands {
         if let Some(Registered { account }) = self.before(idempotency.as_ref()).await? {
             return self.done_before(account).await;
         }
-        let broken = violations(&password, &email, display_name.as_ref());
+        let place = self.place(context)?;
+        let broken = self.broken_rules(&password, &email, display_name.as_ref(), place.clone()).await?;
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
@@ -113,7 +115,8 @@ impl Commands {
         }
         let account = AccountId(context.new_id());
         let command = AccountCommand::Register { roles };
-        let unit = self.opening(context, account, command, password, &email, display_name.as_ref()).await?;
+        let verifier = self.hash_password(password, place).await?;
+        let unit = self.opening(context, account, command, &verifier, &email, display_name.as_ref())?;
         match self.commit(unit, idempotency.as_ref(), Registered { account }).await? {
             Committed::New(registered, receipt) => Ok(Done { value: registered.account, position: receipt.position }),
             Committed::Before(Registered { account }) => self.done_before(account).await,
@@ -141,6 +144,9 @@ impl Commands {
         if let Some(Registered { account }) = self.disclosed_before(context, idempotency.as_ref()).await? {
             return self.done_before(self.member(account)).await;
         }
+        let account = AccountId(context.new_id());
+        let password = Password::new(self.member(account).initial_password.to_string());
+        let verifier = self.hash_password(password, self.place(context)?).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
             let (mut needed, mut rests_on) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
             for role in &roles {
@@ -154,11 +160,8 @@ impl Commands {
             if !own.covers(needed) {
                 return Err(CommandError::GrantExceedsOwn);
             }
-            let account = AccountId(context.new_id());
-            let Member { initial_password, .. } = self.member(account);
-            let password = Password::new(initial_password.to_string());
             let command = AccountCommand::Register { roles: roles.clone() };
-            let mut unit = self.opening(context, account, command, password, &email, display_name.as_ref()).await?;
+            let mut unit = self.opening(context, account, command, &verifier, &email, display_name.as_ref())?;
             for (stream, expected) in rests_on {
                 unit.expect(stream.category, stream.id, expected);
             }
@@ -171,16 +174,15 @@ impl Commands {
     }
 
     /// The append that opens an account.
-    async fn opening<'a>(
+    fn opening<'a>(
         &self,
         context: &'a Context,
         account: AccountId,
         command: AccountCommand,
-        password: Password,
+        verifier: &Verifier,
         email: &EmailAddress,
         display_name: Option<&DisplayName>,
     ) -> Result<Unit<'a>, CommandError> {
-        let verifier = self.hash_password(password).await?;
         let events = Account::handle_command(&AccountState::default(), command)?;
         let (key, wrapped) = self.vault.new_subject_key(account)?;
         let verifier = key.seal_verifier("password", verifier.expose())?;
@@ -242,7 +244,8 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] when the current password is wrong, which counts as a failed attempt;
-    /// [`CommandError::Password`] with every rule that the new one breaks.
+    /// [`CommandError::Password`] with every rule that the new one breaks; those before it are looked at where it breaks no
+    /// other.
     pub async fn change_password(
         &self,
         context: &Context,
@@ -260,9 +263,13 @@ impl Commands {
             Owner::HalfWay(HalfWay(challenge)) => (challenge.account, challenge.device),
         };
         let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let (found, attempt) = self.prove(context, account, device, current).await?;
-        let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
-        if self.was_used_before(&found, &new).await? {
+        // All that it may take is taken before anything is counted: a place does for one hash after another.
+        let place = self.place(context)?;
+        let mut broken = self.broken_rules(&new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
+        let places = if broken.is_empty() { self.places(context, self.compared_passwords() + 1)? } else { Vec::new() };
+        // Of the new one nobody hears who does not know the current one.
+        let (found, attempt) = self.prove(context, account, device, current, place.clone()).await?;
+        if broken.is_empty() && self.was_used_before(&found, &new, &places).await? {
             broken.push(Violation::Reused);
         }
         if !broken.is_empty() {
@@ -274,7 +281,7 @@ impl Commands {
             self.commit(unit, None, ()).await?;
             return Err(CommandError::Password(broken));
         }
-        let hashed = self.hash_password(new).await?;
+        let hashed = self.hash_password(new, place).await?;
         let recorded =
             self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
         self.done(recorded.await?).await
@@ -317,9 +324,21 @@ impl Commands {
     }
 
     /// A verifier of a new password.
-    pub(crate) async fn hash_password(&self, password: Password) -> Result<Verifier, CommandError> {
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+    pub(crate) async fn hash_password(&self, password: Password, place: Place) -> Result<Verifier, CommandError> {
         self.hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
+    }
+
+    /// The rules that a password breaks, but for those before it.
+    pub(crate) async fn broken_rules(
+        &self,
+        password: &Password,
+        email: &EmailAddress,
+        name: Option<&DisplayName>,
+        place: Place,
+    ) -> Result<Vec<Violation>, CommandError> {
+        let (password, email, name) = (password.clone(), email.clone(), name.cloned());
+        let judge = move || violations(&password, &email, name.as_ref());
+        self.hasher.judge(judge, place).await.map_err(|_| CommandError::Overloaded)
     }
 
     /// When the password was set or last changed.
@@ -333,8 +352,14 @@ impl Commands {
         Ok(set.map_or(DateTime::UNIX_EPOCH, |recorded| recorded.recorded_at))
     }
 
-    /// Whether the password is the current one or one of those before it. Each comparison costs a hash.
-    pub(crate) async fn was_used_before(&self, found: &Found, password: &Password) -> Result<bool, CommandError> {
+    /// Whether the password is the current one or one of those before it. Each comparison costs a hash; as many are made
+    /// at once as there are places.
+    pub(crate) async fn was_used_before(
+        &self,
+        found: &Found,
+        password: &Password,
+        places: &[Place],
+    ) -> Result<bool, CommandError> {
         let previous = sqlx::query_scalar!(
             "select verifier from vault.password_history where account_id = $1 order by ordinal desc limit $2",
             found.account.0,
@@ -346,14 +371,22 @@ impl Commands {
         for sealed in previous {
             verifiers.push(read_verifier(&found.key, &sealed)?);
         }
-        for verifier in verifiers {
-            let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
-            let same = self.hasher.verify(password.clone(), Some(verifier), place).await;
-            if same.map_err(|_| CommandError::Overloaded)? {
+        for verifiers in verifiers.chunks(places.len().max(1)) {
+            let compared = verifiers
+                .iter()
+                .zip(places)
+                .map(|(verifier, place)| self.hasher.verify(password.clone(), Some(verifier.clone()), place.clone()));
+            let same = try_join_all(compared).await.map_err(|_| CommandError::Overloaded)?;
+            if same.contains(&true) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// How many verifiers a new password is compared with, at most.
+    pub(crate) fn compared_passwords(&self) -> usize {
+        usize::try_from(self.policy().passwords.history).unwrap_or(usize::MAX).max(1)
     }
 
     pub(crate) fn previous_passwords(&self) -> i64 {

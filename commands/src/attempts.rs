@@ -331,8 +331,8 @@ impl Commands {
         account: AccountId,
         device: Uuid,
         password: Password,
+        place: Place,
     ) -> Result<(Found, Reserved), CommandError> {
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
         let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
         let attempt = self.reserve_attempt(Subject::Device(account, device), Factor::Password, context.now).await?;
         if self.evaluate(password, Some(&found), &attempt, place).await? {

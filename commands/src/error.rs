@@ -6,6 +6,7 @@ use fulexo_domain::leaf::LeafError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::password::Violation;
 use fulexo_domain::policy::PolicyError;
+use fulexo_domain::rate_limit::Spent;
 use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
 
@@ -81,6 +82,9 @@ pub enum CommandError {
     /// Others kept changing the same thing.
     #[error("too many concurrent changes of the same thing")]
     Contended,
+    /// A quota is spent: come back when there is room.
+    #[error("a quota is spent")]
+    QuotaSpent(Box<Spent>),
     /// Too much to do: come back later.
     #[error("too many requests are waiting")]
     Overloaded,

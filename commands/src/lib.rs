@@ -46,13 +46,13 @@ pub use self::devices::KnownDevice;
 pub use self::error::{CommandError, is_unavailable};
 pub use self::login::{Credentials, LoggedIn};
 pub use self::mail::{MailKind, Outgoing};
-pub use self::rate_limit::{SharedCount, Violation};
+pub use self::rate_limit::{Budget, Payer, SharedCount, Violation};
 pub use self::retention::{Retention, Swept};
 pub use self::second_factor::{Enrolment, RecoveryCodes};
 pub use self::sessions::Tokens;
 pub use self::step_up::Evidence;
 use crate::log::EventLog;
-use crate::password_hash::PasswordHasher;
+use crate::password_hash::{Party, PasswordHasher};
 use crate::token::KeyRing;
 use crate::vault::Vault;
 
@@ -71,6 +71,7 @@ pub struct Commands {
     mails: bool,
     /// Woken when sessions were taken away whose ends are not recorded yet.
     ends_due: Notify,
+    budget: Option<Arc<dyn Budget>>,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
@@ -111,8 +112,8 @@ impl Commands {
     ) -> Self {
         // Its sender is gone: nobody looks.
         let pulse = watch::Sender::default().subscribe();
-        let ends_due = Notify::new();
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails: false, ends_due }
+        let (mails, budget, ends_due) = (false, None, Notify::new());
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails, budget, ends_due }
     }
 
     /// Of a node that looks several times a second whether commits are acknowledged.
@@ -125,6 +126,18 @@ impl Commands {
     #[must_use]
     pub fn with_mail(self, mails: bool) -> Self {
         Self { mails, ..self }
+    }
+
+    /// With quotas of what commands spend.
+    #[must_use]
+    pub fn with_budget(self, budget: Option<Arc<dyn Budget>>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// How many places of the hashing pool are taken for an address, or for an account.
+    #[must_use]
+    pub fn places_held(&self, party: Party) -> usize {
+        self.hasher.held(party)
     }
 
     /// The log itself, for those who read it.

@@ -25,7 +25,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
-use crate::password_hash::Verifier;
+use crate::password_hash::{Place, Verifier};
 use crate::refresh_token::device_token;
 use crate::sessions::{Issue, Tokens};
 use crate::vault::crypto::random_bytes;
@@ -117,7 +117,7 @@ impl Commands {
             return self.answer(context, outcome, is_recent).await;
         }
 
-        let place = self.hasher.place().map_err(|_| CommandError::Overloaded)?;
+        let place = self.place(context)?;
         let found = self.find_by_email(&credentials.email).await?;
         let account = found.as_ref().map(|found| found.account);
         let known = match account {
@@ -127,13 +127,13 @@ impl Commands {
         let subject =
             known.map_or(Subject::Address(&email, account), |(account, device)| Subject::Device(account, device));
         let attempt = self.reserve_attempt(subject, Factor::Password, context.now).await?;
-        let right = self.evaluate(credentials.password.clone(), found.as_ref(), &attempt, place).await?;
+        let right = self.evaluate(credentials.password.clone(), found.as_ref(), &attempt, place.clone()).await?;
         let Some(found) = found.as_ref().filter(|_| right) else {
             let verdict = attempt.verdict(found.as_ref());
             return self.refuse(context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
         };
         let rehashed = if self.hasher.is_outdated(&found.verifier) {
-            Some(self.rehash(found, credentials.password).await?)
+            Some(self.rehash(found, credentials.password, place).await?)
         } else {
             None
         };
@@ -389,8 +389,8 @@ impl Commands {
     }
 
     /// The password was right, but its verifier was made at another cost.
-    async fn rehash(&self, found: &Found, password: Password) -> Result<Vec<u8>, CommandError> {
-        let verifier = self.hash_password(password).await?;
+    async fn rehash(&self, found: &Found, password: Password, place: Place) -> Result<Vec<u8>, CommandError> {
+        let verifier = self.hash_password(password, place).await?;
         Ok(found.key.seal_verifier("password", verifier.expose())?)
     }
 

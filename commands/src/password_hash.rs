@@ -1,32 +1,39 @@
 //! Password verifiers: bcrypt on a bounded pool of threads, so that a flood of logins waits here and nowhere else.
 //!
 //! A place in the pool is taken before anything is counted or hashed; when there is none, the caller is told to
-//! come back. Verifying against nobody costs what verifying against somebody does.
+//! come back. No address and no account holds more than its share of them, and addresses take turns (`turns.rs`), so
+//! that whoever sends much waits behind their own. Verifying against nobody costs what verifying against somebody does.
 //!
 //! One thread a core. When several passwords wait, a thread takes its share of them at once and hashes them side by side
 //! (`fulexo_bcrypt`): six take little more than twice the time of one. A single one is hashed alone.
 
-use std::collections::VecDeque;
+mod places;
+mod turns;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use base64::Engine as _;
 use fulexo_bcrypt::{Input, MOST_LANES};
-use fulexo_domain::password::{LONGEST_BYTES, Password};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use fulexo_domain::password::{LONGEST_BYTES, Password, Violation};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use self::places::Places;
+pub use self::places::{Party, Place, SHARE, WAITING};
+use self::turns::{Turns, Waiting};
 use crate::vault::crypto::{equal, random_bytes};
 
-/// Logins waiting for a hash, beyond which callers get 503: two or three seconds of work for each thread at cost 10.
-const WAITING: usize = 256;
+/// Most hashes of one address side by side, so that whoever comes next does not wait for a thread full of them.
+const MOST_OF_ONE: usize = MOST_LANES / 2;
 /// Characters of a verifier before its hash: version, cost and salt.
 const HEAD: usize = 29;
 
 /// A bounded pool of hashing threads.
 pub struct PasswordHasher {
     queue: Arc<Queue>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     cost: u32,
     /// What unknown and locked accounts are verified against: nobody's, at the same cost.
     dummy: Verifier,
@@ -36,10 +43,7 @@ pub struct PasswordHasher {
 #[derive(Clone)]
 pub struct Verifier(Zeroizing<String>);
 
-/// A place in the pool: whoever holds one will be served.
-pub struct Place(OwnedSemaphorePermit);
-
-/// The pool is full, or its threads are gone.
+/// The pool is full, or as far as this address or account may fill it; or its threads are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords are waiting to be hashed")]
 pub struct Full;
@@ -54,12 +58,20 @@ enum Engine {
 }
 
 struct Job {
-    /// At most 72 bytes.
-    key: Zeroizing<Vec<u8>>,
-    salt: [u8; 16],
-    cost: u32,
-    reply: oneshot::Sender<Zeroizing<[u8; 24]>>,
-    _place: OwnedSemaphorePermit,
+    task: Task,
+    place: Place,
+}
+
+enum Task {
+    Hash {
+        /// At most 72 bytes.
+        key: Zeroizing<Vec<u8>>,
+        salt: [u8; 16],
+        cost: u32,
+        reply: oneshot::Sender<Zeroizing<[u8; 24]>>,
+    },
+    /// A password is held against the rules, which takes time too.
+    Judge { judge: Box<dyn FnOnce() -> Vec<Violation> + Send>, reply: oneshot::Sender<Vec<Violation>> },
 }
 
 /// What waits, and who could take it.
@@ -71,10 +83,36 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
+    waiting: Turns<Party, Job>,
     /// Threads that have nothing to do.
     idle: usize,
     closed: bool,
+}
+
+impl Waiting for Job {
+    /// What is hashed at the same cost is hashed side by side.
+    type Kind = Option<u32>;
+
+    fn kind(&self) -> Option<u32> {
+        match &self.task {
+            Task::Hash { cost, .. } => Some(*cost),
+            Task::Judge { .. } => None,
+        }
+    }
+
+    fn most_at_once(&self) -> usize {
+        match &self.task {
+            Task::Hash { .. } => MOST_LANES,
+            Task::Judge { .. } => 1,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match &self.task {
+            Task::Hash { reply, .. } => !reply.is_closed(),
+            Task::Judge { reply, .. } => !reply.is_closed(),
+        }
+    }
 }
 
 impl Verifier {
@@ -133,15 +171,34 @@ impl PasswordHasher {
                 .spawn(move || work(&queue, engine))
                 .map_err(|error| format!("cannot start a hashing thread: {error}"))?;
         }
-        Ok(Self { queue, places: Arc::new(Semaphore::new(WAITING)), cost, dummy })
+        Ok(Self { queue, places: Arc::default(), cost, dummy })
     }
 
-    /// Takes a place, before anything else is done for the request.
+    /// Takes a place for somebody, before anything else is done for the request. It is good for one thing after another.
     ///
     /// # Errors
     /// [`Full`], at once: nobody waits for a place to wait.
-    pub fn place(&self) -> Result<Place, Full> {
-        Arc::clone(&self.places).try_acquire_owned().map(Place).map_err(|_| Full)
+    pub(crate) fn place(&self, party: Party) -> Result<Place, Full> {
+        self.places.take(party).ok_or(Full)
+    }
+
+    /// How many places are taken for an address or an account.
+    #[must_use]
+    pub(crate) fn held(&self, party: Party) -> usize {
+        self.places.held(party)
+    }
+
+    /// Holds a password against the rules, on the hashing threads.
+    ///
+    /// # Errors
+    /// [`Full`] when the threads are gone, or the judge panicked.
+    pub async fn judge<F>(&self, judge: F, place: Place) -> Result<Vec<Violation>, Full>
+    where
+        F: FnOnce() -> Vec<Violation> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Job { task: Task::Judge { judge: Box::new(judge), reply }, place });
+        answer.await.map_err(|_| Full)
     }
 
     /// Whether a verifier was made with another cost than the one configured.
@@ -188,7 +245,7 @@ impl PasswordHasher {
         let bytes = password.expose().as_bytes();
         let key = Zeroizing::new(bytes.get(..bytes.len().min(LONGEST_BYTES)).unwrap_or_default().to_vec());
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Job { key, salt, cost, reply, _place: place.0 });
+        self.queue.push(Job { task: Task::Hash { key, salt, cost, reply }, place });
         answer.await.map_err(|_| Full)
     }
 }
@@ -206,27 +263,22 @@ impl Queue {
     }
 
     fn push(&self, job: Job) {
-        self.lock().waiting.push_back(job);
+        let origin = job.place.origin();
+        self.lock().waiting.push(origin, job);
         self.arrived.notify_one();
     }
 
-    /// This thread's share of what waits, all of one cost; `None` when there will be nothing more.
+    /// This thread's share of what waits, all of one kind; `None` when there will be nothing more.
     fn take(&self) -> Option<Vec<Job>> {
         let mut state = self.lock();
         state.idle += 1;
         loop {
             // Whoever went away needs no answer, and the next in line gets the time.
-            state.waiting.retain(|job| !job.reply.is_closed());
-            if let Some(first) = state.waiting.pop_front() {
-                let share = (state.waiting.len() + 1).div_ceil(state.idle).min(MOST_LANES);
+            state.waiting.forget_unwanted();
+            let share = state.waiting.len().div_ceil(state.idle);
+            let jobs = state.waiting.take(share, MOST_OF_ONE);
+            if !jobs.is_empty() {
                 state.idle -= 1;
-                let mut jobs = vec![first];
-                while jobs.len() < share
-                    && let (Some(next), Some(first)) = (state.waiting.front(), jobs.first())
-                    && next.cost == first.cost
-                {
-                    jobs.extend(state.waiting.pop_front());
-                }
                 return Some(jobs);
             }
             if state.closed {
@@ -239,11 +291,32 @@ impl Queue {
 
 fn work(queue: &Queue, engine: Engine) {
     while let Some(jobs) = queue.take() {
-        let Some(cost) = jobs.first().map(|job| job.cost) else { continue };
-        let inputs: Vec<Input<'_>> = jobs.iter().map(|job| Input { password: &job.key, salt: job.salt }).collect();
-        let hashes = engine.hashes(&inputs, cost);
-        for (job, hash) in jobs.into_iter().zip(hashes) {
-            let _ = job.reply.send(Zeroizing::new(hash));
+        let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
+        for Job { task, place } in jobs {
+            match task {
+                Task::Hash { key, salt, cost, reply } => {
+                    of_all = cost;
+                    keys.push((key, salt));
+                    replies.push((reply, place));
+                }
+                Task::Judge { judge, reply } => {
+                    // Foreign code that reads what anybody sends. Without an answer the sender is told to come back.
+                    let judged = catch_unwind(AssertUnwindSafe(judge));
+                    drop(place);
+                    if let Ok(broken) = judged {
+                        let _ = reply.send(broken);
+                    }
+                }
+            }
+        }
+        let inputs: Vec<Input<'_>> = keys.iter().map(|(key, salt)| Input { password: key, salt: *salt }).collect();
+        if inputs.is_empty() {
+            continue;
+        }
+        for ((reply, place), hash) in replies.into_iter().zip(engine.hashes(&inputs, of_all)) {
+            // Its place is free before its owner knows.
+            drop(place);
+            let _ = reply.send(Zeroizing::new(hash));
         }
     }
 }
@@ -286,6 +359,7 @@ fn by_the_crate(input: Input<'_>, cost: u32) -> [u8; 24] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use futures_util::future::join_all;
 
     fn password(text: &str) -> Password {
@@ -295,25 +369,35 @@ mod tests {
     #[tokio::test]
     async fn a_password_verifies_against_its_own_hash_alone() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let verifier = hasher.hash(password("right"), hasher.place().unwrap()).await.unwrap();
+        let verifier = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
         assert_eq!(verifier.cost(), Some(4));
-        assert!(hasher.verify(password("right"), Some(verifier.clone()), hasher.place().unwrap()).await.unwrap());
-        assert!(!hasher.verify(password("wrong"), Some(verifier), hasher.place().unwrap()).await.unwrap());
-        assert!(!hasher.verify(password(""), None, hasher.place().unwrap()).await.unwrap(), "the dummy is nobody's");
+        assert!(
+            hasher
+                .verify(password("right"), Some(verifier.clone()), hasher.place(Party::INSIDE).unwrap())
+                .await
+                .unwrap()
+        );
+        assert!(!hasher.verify(password("wrong"), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert!(
+            !hasher.verify(password(""), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap(),
+            "the dummy is nobody's"
+        );
     }
 
     #[tokio::test]
     async fn the_crate_reads_our_verifiers_and_we_read_the_crates() {
         let hasher = PasswordHasher::start(1, 5).unwrap();
-        let ours = hasher.hash(password("right"), hasher.place().unwrap()).await.unwrap();
+        let ours = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
         assert!(bcrypt::verify("right", ours.expose()).unwrap());
         for version in ["2a", "2b", "2y"] {
             let theirs = bcrypt::hash_with_salt("right", 5, [7; 16]).unwrap().to_string().replacen("2b", version, 1);
             let theirs = Verifier::new(theirs);
-            assert!(hasher.verify(password("right"), Some(theirs), hasher.place().unwrap()).await.unwrap());
+            assert!(
+                hasher.verify(password("right"), Some(theirs), hasher.place(Party::INSIDE).unwrap()).await.unwrap()
+            );
         }
         let broken = Verifier::new(ours.expose().replace('$', "#"));
-        assert!(!hasher.verify(password("right"), Some(broken), hasher.place().unwrap()).await.unwrap());
+        assert!(!hasher.verify(password("right"), Some(broken), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
     }
 
     #[tokio::test]
@@ -325,7 +409,7 @@ mod tests {
             .map(|parts| Verifier::new(parts.to_string()))
             .collect();
         let verify = |number: usize, guess: usize| {
-            let place = hasher.place().unwrap();
+            let place = hasher.place(Party::INSIDE).unwrap();
             hasher.verify(password(&format!("p{guess}")), verifiers.get(number).cloned(), place)
         };
         let right = join_all((0..100).map(|number| verify(number, number))).await;
@@ -349,19 +433,38 @@ mod tests {
     async fn what_bcrypt_would_cut_is_wrong() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
         let longest = "x".repeat(72);
-        let verifier = hasher.hash(password(&longest), hasher.place().unwrap()).await.unwrap();
-        assert!(hasher.verify(password(&longest), Some(verifier.clone()), hasher.place().unwrap()).await.unwrap());
+        let verifier = hasher.hash(password(&longest), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        assert!(
+            hasher
+                .verify(password(&longest), Some(verifier.clone()), hasher.place(Party::INSIDE).unwrap())
+                .await
+                .unwrap()
+        );
         let longer = format!("{longest}x");
-        assert!(!hasher.verify(password(&longer), Some(verifier), hasher.place().unwrap()).await.unwrap());
-        assert!(hasher.hash(password(&longer), hasher.place().unwrap()).await.is_err());
+        assert!(!hasher.verify(password(&longer), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert!(hasher.hash(password(&longer), hasher.place(Party::INSIDE).unwrap()).await.is_err());
     }
 
     #[tokio::test]
-    async fn a_full_pool_refuses_at_once() {
+    async fn what_is_judged_takes_its_turn_and_a_panic_ends_no_thread() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let places: Vec<_> = (0..WAITING).map(|_| hasher.place().unwrap()).collect();
-        assert!(hasher.place().is_err());
-        drop(places);
-        assert!(hasher.place().is_ok());
+        let judged = hasher.judge(|| vec![Violation::Common], hasher.place(Party::INSIDE).unwrap()).await;
+        assert_eq!(judged, Ok(vec![Violation::Common]));
+        let panicked = hasher.judge(|| panic!("foreign code"), hasher.place(Party::INSIDE).unwrap()).await;
+        assert_eq!(panicked, Err(Full));
+        let verifier = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        assert!(hasher.verify(password("right"), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_leaves_their_place() {
+        let hasher = PasswordHasher::start(1, 4).unwrap();
+        let party = Party { network: Some([192, 0, 2, 1].into()), account: None };
+        for _ in 0..SHARE {
+            let place = hasher.place(party).unwrap();
+            assert!(hasher.verify(password("right"), None, place).now_or_never().is_none());
+        }
+        assert!(!hasher.verify(password("right"), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert_eq!(hasher.held(party), 0);
     }
 }

@@ -1,12 +1,15 @@
-//! Limits that hold across nodes, and the record of what was refused by any.
+//! Limits that hold across nodes, what commands spend themselves, and the record of what was refused by any.
 //!
 //! The shared count is one row a bucket in Postgres: the rows are what `fulexo_domain::rate_limit` keeps in a node's
 //! memory, judged by the same rule in one statement. Which requests are counted, and what is done when the database does
 //! not answer, is the edge's business.
 
+use std::net::IpAddr;
+
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_bcrypt::MOST_LANES;
 use fulexo_domain::event::{Actor, Field};
-use fulexo_domain::rate_limit::{Layer, Quota, RateLimitEvent, Route};
+use fulexo_domain::rate_limit::{Layer, Quota, RateLimitEvent, Route, Spent};
 use fulexo_domain::values::AccountId;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
@@ -14,7 +17,26 @@ use uuid::Uuid;
 use crate::Commands;
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::password_hash::{Party, Place};
 use crate::vault::Personal;
+
+/// Holds everybody to quotas of what is known within a command alone.
+pub trait Budget: Send + Sync {
+    /// Takes so much from the quota of an address or an account, or nothing.
+    ///
+    /// # Errors
+    /// [`Spent`], which was counted.
+    fn spend(&self, route: Route, payer: Payer, count: u32) -> Result<(), Spent>;
+}
+
+/// Whose quota is spent. Personal data: no `Debug`.
+#[derive(Clone, Copy)]
+pub enum Payer {
+    /// That of an address.
+    Address(IpAddr),
+    /// That of an account.
+    Account(AccountId),
+}
 
 /// What the shared count says to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +106,41 @@ impl Commands {
             let wait = row.ahead.saturating_add(interval).saturating_sub(tolerance).max(0);
             SharedCount::Refused { retry_after: TimeDelta::microseconds(wait) }
         })
+    }
+
+    /// A place in the hashing pool, and one hash of the budgets of the address and the account that ask.
+    pub(crate) fn place(&self, context: &Context) -> Result<Place, CommandError> {
+        let place = self.take_place(context)?;
+        self.spend_hashes(context, 1)?;
+        Ok(place)
+    }
+
+    /// So many hashes of the budgets, and as many places as are hashed side by side: what is hashed one after another
+    /// needs no further ones.
+    pub(crate) fn places(&self, context: &Context, hashes: usize) -> Result<Vec<Place>, CommandError> {
+        let places = (0..hashes.min(MOST_LANES)).map(|_| self.take_place(context)).collect::<Result<_, _>>()?;
+        self.spend_hashes(context, u32::try_from(hashes).unwrap_or(u32::MAX))?;
+        Ok(places)
+    }
+
+    fn take_place(&self, context: &Context) -> Result<Place, CommandError> {
+        let party = Party::at(context.origin.ip, context.account());
+        self.hasher.place(party).map_err(|_| CommandError::Overloaded)
+    }
+
+    fn spend_hashes(&self, context: &Context, hashes: u32) -> Result<(), CommandError> {
+        if let Some(address) = context.origin.ip {
+            self.spend(Route::Hashes, Payer::Address(address), hashes)?;
+        }
+        match context.account() {
+            Some(account) => self.spend(Route::AccountHashes, Payer::Account(account), hashes),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn spend(&self, route: Route, payer: Payer, count: u32) -> Result<(), CommandError> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        budget.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
     }
 
     /// Records what was refused, one event each.

@@ -9,7 +9,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, PasswordChange};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
 use fulexo_domain::event::Category;
-use fulexo_domain::password::{Password, Violation, violations};
+use fulexo_domain::password::{Password, Violation};
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, EmailAddress};
 use zeroize::Zeroizing;
@@ -75,18 +75,20 @@ impl Commands {
         let context = &context.acting_as(account);
         let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
         let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let broken = violations(&new, &profile.email, profile.display_name.as_ref());
+        let place = self.place(context)?;
+        let broken = self.broken_rules(&new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
+        let places = self.places(context, self.compared_passwords())?;
         let number = self.count_comparison(token).await?;
-        if self.was_used_before(&found, &new).await? {
+        if self.was_used_before(&found, &new, &places).await? {
             let mut unit = self.unit(context).sealing(Some((found.key.clone(), network_facts(context))));
             unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
             self.commit(unit, None, ()).await?;
             return Err(CommandError::Password(vec![Violation::Reused]));
         }
-        let verifier = self.hash_password(new).await?;
+        let verifier = self.hash_password(new, place).await?;
         let address = profile.email.normalised();
         let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.still_owned(account, purpose, token, context).await?;
@@ -159,7 +161,7 @@ impl Commands {
         let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
         // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
         let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
-        let verifier = self.hash_password(Password::new(nobodys)).await?;
+        let verifier = self.hash_password(Password::new(nobodys), self.place(context)?).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
             let (state, version) = self.still_owned(account, LinkPurpose::NotMe, token, context).await?;
             let how = PasswordChange::Disputed;

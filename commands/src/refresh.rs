@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::Category;
 use fulexo_domain::policy::FingerprintPolicy;
+use fulexo_domain::rate_limit::Route;
 use fulexo_domain::session::{Session, SessionCommand, SessionError, SessionState};
 use fulexo_domain::values::SessionId;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::login::network_facts;
+use crate::rate_limit::Payer;
 use crate::refresh_token::{Presented, device_of_token};
 use crate::sessions::Tokens;
 use crate::{Commands, Done};
@@ -53,6 +55,7 @@ impl Commands {
         if !presented.is_authentic(&self.vault, &root.secret) {
             return Err(CommandError::InvalidCredentials);
         }
+        self.spend(Route::AccountRefresh, Payer::Account(root.account), 1)?;
         // A client that says which device it is must be the one that logged in, be it known to the account still or not.
         let device =
             device.map_or(root.device, |token| device_of_token(&self.vault, root.account, token).unwrap_or_default());

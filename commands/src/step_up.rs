@@ -106,7 +106,8 @@ impl Commands {
                 Err(CommandError::CodeRequired)
             }
             Evidence::Password(password) => {
-                let (found, attempt) = self.prove(context, account, device, password).await?;
+                let place = self.place(context)?;
+                let (found, attempt) = self.prove(context, account, device, password, place).await?;
                 Ok((found, attempt, None))
             }
             Evidence::Code(code) => {

@@ -1,4 +1,7 @@
 //! Passwords and the rules they must meet. Hashing and the history of verifiers are elsewhere.
+//!
+//! zxcvbn tries every way in which a password may be read whose letters were replaced by digits and signs: a thousand
+//! for one that holds them all, each held against every word it knows. [`readable`] leaves it a few.
 
 use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};
@@ -106,11 +109,63 @@ fn is_guessable(text: &str, email: &EmailAddress, name: Option<&DisplayName>) ->
     }
     let personal: Vec<&str> =
         [email.as_str(), email.local_part()].into_iter().chain(name.map(DisplayName::as_str)).collect();
-    zxcvbn(text, &personal).score() < Score::Three
+    zxcvbn(&readable(text), &personal).score() < Score::Three
+}
+
+/// Signs that zxcvbn takes for letters, as its own table has them.
+const STAND_INS: [(char, &[char]); 12] = [
+    ('a', &['4', '@']),
+    ('b', &['8']),
+    ('c', &['(', '{', '[', '<']),
+    ('e', &['3']),
+    ('g', &['6', '9']),
+    ('i', &['1', '!', '|']),
+    ('l', &['1', '|', '7']),
+    ('o', &['0']),
+    ('s', &['$', '5']),
+    ('t', &['+', '7']),
+    ('x', &['%']),
+    ('z', &['2']),
+];
+/// Most ways to read a password. Common passwords, however they are disguised, have fewer.
+const MOST_READINGS: usize = 16;
+/// A character that is in no word.
+const NEUTRAL: char = '\u{7f}';
+
+/// The password as far as it has no more than [`MOST_READINGS`]: signs that would double them again stand for themselves
+/// alone, and are harder to guess by that.
+fn readable(text: &str) -> Zeroizing<String> {
+    let mut kept = Vec::with_capacity(text.len());
+    let read = text.chars().map(|c| {
+        let stands_in = STAND_INS.iter().any(|(_, signs)| signs.contains(&c));
+        if !stands_in || kept.contains(&c) {
+            return c;
+        }
+        kept.push(c);
+        if readings(&kept) <= MOST_READINGS {
+            return c;
+        }
+        kept.pop();
+        NEUTRAL
+    });
+    // Never longer than the text: no copy of it is left behind.
+    let mut readable = Zeroizing::new(String::with_capacity(text.len()));
+    read.for_each(|c| readable.push(c));
+    readable
+}
+
+/// How many ways zxcvbn finds to read a password with these signs, at most: one sign for each letter, and each sign that
+/// stands for two letters as either.
+fn readings(signs: &[char]) -> usize {
+    let of = |letter: &[char]| letter.iter().filter(|sign| signs.contains(sign)).count().max(1);
+    let letters = |sign: &char| STAND_INS.iter().filter(|(_, of)| of.contains(sign)).count();
+    STAND_INS.iter().map(|(_, letter)| of(letter)).product::<usize>() * signs.iter().map(letters).product::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn judged(password: &str) -> Vec<Violation> {
@@ -149,5 +204,34 @@ mod tests {
         assert_eq!(judged(&format!("{}aA1!", "kX4-".repeat(17))), []);
         assert_eq!(judged(&format!("{}aA1!x", "kX4-".repeat(17))), [Violation::TooLong]);
         assert!(judged(&"é".repeat(37)).contains(&Violation::TooLong));
+    }
+
+    #[test]
+    fn common_passwords_are_known_in_disguise() {
+        let disguised = ["P4$$w0rd123!", "P@55w0rd1234", "L3tm31n!2345", "Football99!!!"];
+        for password in disguised {
+            assert!(judged(password).contains(&Violation::Common), "{password}");
+            assert_eq!(*readable(password), password, "is judged as it is");
+        }
+    }
+
+    proptest! {
+        /// The dearest thing to judge is a password full of stand-ins.
+        #[test]
+        fn whatever_is_judged_can_be_read_in_a_few_ways(text in r"[4@8({\[<369|1!70$5+%2a-eA-E é]{0,72}") {
+            let readable = readable(&text);
+            let signs: std::collections::BTreeSet<char> =
+                readable.chars().filter(|c| STAND_INS.iter().any(|(_, signs)| signs.contains(c))).collect();
+            prop_assert!(readings(&signs.into_iter().collect::<Vec<_>>()) <= MOST_READINGS);
+            prop_assert_eq!(readable.chars().count(), text.chars().count());
+            let changed = text.chars().zip(readable.chars()).filter(|(one, other)| one != other);
+            prop_assert!(changed.into_iter().all(|(_, other)| other == NEUTRAL));
+        }
+
+        /// No text makes zxcvbn panic.
+        #[test]
+        fn every_text_is_judged(text in r"\PC{0,40}") {
+            judged(&text);
+        }
     }
 }

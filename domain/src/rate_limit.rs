@@ -82,7 +82,14 @@ impl Quota {
     /// Whether one more request is let in by a bucket that will be full at `full_at`.
     #[must_use]
     pub fn admit(self, full_at: i64, now: i64) -> Admission {
-        let full_at = full_at.max(now).saturating_add(self.interval());
+        self.admit_several(full_at, now, 1)
+    }
+
+    /// The same of several at once, all or none. More than the quota are as many as the quota: they need a full bucket.
+    #[must_use]
+    pub fn admit_several(self, full_at: i64, now: i64, count: u32) -> Admission {
+        let taken = self.interval().saturating_mul(i64::from(count.min(self.requests())));
+        let full_at = full_at.max(now).saturating_add(taken);
         let excess = full_at.saturating_sub(now).saturating_sub(self.tolerance());
         if excess <= 0 {
             Admission::Admitted { full_at }
@@ -100,7 +107,7 @@ impl Quota {
     }
 }
 
-/// Routes that cost more than others, or where somebody may be guessing.
+/// What is counted apart from everything else: kinds of operations, and what they spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Route {
@@ -114,11 +121,41 @@ pub enum Route {
     SecondFactor,
     /// Whatever sends mail to somebody, or takes a token that was mailed.
     Recovery,
+    /// Changing what one is called.
+    Profile,
+    /// Proving oneself by a password, to step up or to change it.
+    Password,
+    /// Making, changing and removing credentials: second factors, recovery codes, API keys, a verified address.
+    Credentials,
+    /// Ending sessions of one's own.
+    Sessions,
+    /// Refreshing tokens of one account.
+    AccountRefresh,
+    /// Whatever changes other accounts, roles, the policy, or who gets in.
+    Administration,
+    /// Hashes of passwords for an address, whatever computes them.
+    Hashes,
+    /// Hashes of passwords for an account.
+    AccountHashes,
 }
 
 impl Route {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Login, Self::Register, Self::Refresh, Self::SecondFactor, Self::Recovery];
+    pub const ALL: [Self; 13] = [
+        Self::Login,
+        Self::Register,
+        Self::Refresh,
+        Self::SecondFactor,
+        Self::Recovery,
+        Self::Profile,
+        Self::Password,
+        Self::Credentials,
+        Self::Sessions,
+        Self::AccountRefresh,
+        Self::Administration,
+        Self::Hashes,
+        Self::AccountHashes,
+    ];
 
     /// The name in events, headers and configuration.
     #[must_use]
@@ -129,15 +166,63 @@ impl Route {
             Self::Refresh => "refresh",
             Self::SecondFactor => "second_factor",
             Self::Recovery => "recovery",
+            Self::Profile => "profile",
+            Self::Password => "password",
+            Self::Credentials => "credentials",
+            Self::Sessions => "sessions",
+            Self::AccountRefresh => "account_refresh",
+            Self::Administration => "administration",
+            Self::Hashes => "hashes",
+            Self::AccountHashes => "account_hashes",
         }
     }
 
-    /// Whether all nodes count together. A refresh token cannot be guessed, and a node's own count bounds its cost.
+    /// Whose requests count together.
+    #[must_use]
+    pub const fn layer(self) -> Layer {
+        match self {
+            Self::Login | Self::Register | Self::Refresh | Self::SecondFactor | Self::Recovery | Self::Hashes => {
+                Layer::Address
+            }
+            Self::Profile
+            | Self::Password
+            | Self::Credentials
+            | Self::Sessions
+            | Self::AccountRefresh
+            | Self::Administration
+            | Self::AccountHashes => Layer::Account,
+        }
+    }
+
+    /// Whether all nodes count together. A refresh token cannot be guessed, somebody known guesses nothing that their
+    /// attempts are not counted for, and a node's own count bounds its cost.
     #[must_use]
     pub const fn is_shared(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::SecondFactor | Self::Recovery => true,
-            Self::Refresh => false,
+            Self::Refresh
+            | Self::Profile
+            | Self::Password
+            | Self::Credentials
+            | Self::Sessions
+            | Self::AccountRefresh
+            | Self::Administration
+            | Self::Hashes
+            | Self::AccountHashes => false,
+        }
+    }
+
+    const fn default_quota(self) -> Quota {
+        const MINUTE: TimeDelta = TimeDelta::minutes(1);
+        const HOUR: TimeDelta = TimeDelta::hours(1);
+        match self {
+            Self::Login | Self::SecondFactor | Self::Password => Quota::of(30, MINUTE),
+            Self::Register | Self::Recovery => Quota::of(10, MINUTE),
+            Self::Refresh | Self::Sessions | Self::Hashes => Quota::of(120, MINUTE),
+            Self::AccountRefresh | Self::AccountHashes => Quota::of(60, MINUTE),
+            Self::Administration => Quota::of(300, MINUTE),
+            Self::Profile => Quota::of(20, HOUR),
+            Self::Credentials => Quota::of(60, HOUR),
         }
     }
 }
@@ -147,7 +232,7 @@ impl Route {
 pub enum Limit {
     /// All of an address.
     Address,
-    /// Those of an address on such routes.
+    /// Those of an address, or of an account, of such a kind.
     Route(Route),
     /// All of an account, or of an API key.
     Account,
@@ -155,15 +240,9 @@ pub enum Limit {
 
 impl Limit {
     /// Every one.
-    pub const ALL: [Self; 7] = [
-        Self::Address,
-        Self::Route(Route::Login),
-        Self::Route(Route::Register),
-        Self::Route(Route::Refresh),
-        Self::Route(Route::SecondFactor),
-        Self::Route(Route::Recovery),
-        Self::Account,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Address, Self::Account].into_iter().chain(Route::ALL.into_iter().map(Self::Route))
+    }
 
     /// The name in headers and configuration.
     #[must_use]
@@ -174,63 +253,66 @@ impl Limit {
             Self::Account => "account",
         }
     }
+
+    /// Whose requests count together, and of which kind; none: all.
+    #[must_use]
+    pub const fn counts(self) -> (Layer, Option<Route>) {
+        match self {
+            Self::Address => (Layer::Address, None),
+            Self::Route(route) => (route.layer(), Some(route)),
+            Self::Account => (Layer::Account, None),
+        }
+    }
+
+    const fn default_quota(self) -> Quota {
+        match self {
+            Self::Address | Self::Account => Quota::of(1_200, TimeDelta::minutes(1)),
+            Self::Route(route) => route.default_quota(),
+        }
+    }
 }
 
 /// The quota of each limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RateLimits {
-    address: Quota,
-    login: Quota,
-    register: Quota,
-    refresh: Quota,
-    second_factor: Quota,
-    recovery: Quota,
-    account: Quota,
-}
-
-impl Default for RateLimits {
-    fn default() -> Self {
-        const MINUTE: TimeDelta = TimeDelta::minutes(1);
-        Self {
-            address: Quota::of(1_200, MINUTE),
-            login: Quota::of(30, MINUTE),
-            register: Quota::of(10, MINUTE),
-            refresh: Quota::of(120, MINUTE),
-            second_factor: Quota::of(30, MINUTE),
-            recovery: Quota::of(10, MINUTE),
-            account: Quota::of(1_200, MINUTE),
-        }
-    }
+    /// Where it is not the default.
+    set: Vec<(Limit, Quota)>,
 }
 
 impl RateLimits {
     /// The quota of a limit.
     #[must_use]
-    pub const fn quota(&self, limit: Limit) -> Quota {
-        match limit {
-            Limit::Address => self.address,
-            Limit::Route(Route::Login) => self.login,
-            Limit::Route(Route::Register) => self.register,
-            Limit::Route(Route::Refresh) => self.refresh,
-            Limit::Route(Route::SecondFactor) => self.second_factor,
-            Limit::Route(Route::Recovery) => self.recovery,
-            Limit::Account => self.account,
-        }
+    pub fn quota(&self, limit: Limit) -> Quota {
+        let set = self.set.iter().rev().find(|(of, _)| *of == limit);
+        set.map_or(limit.default_quota(), |(_, quota)| *quota)
     }
 
     /// Another quota for a limit.
-    pub const fn set(&mut self, limit: Limit, quota: Quota) {
-        let of = match limit {
-            Limit::Address => &mut self.address,
-            Limit::Route(Route::Login) => &mut self.login,
-            Limit::Route(Route::Register) => &mut self.register,
-            Limit::Route(Route::Refresh) => &mut self.refresh,
-            Limit::Route(Route::SecondFactor) => &mut self.second_factor,
-            Limit::Route(Route::Recovery) => &mut self.recovery,
-            Limit::Account => &mut self.account,
-        };
-        *of = quota;
+    pub fn set(&mut self, limit: Limit, quota: Quota) {
+        self.set.push((limit, quota));
     }
+}
+
+/// Where somebody stands with a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit.
+    pub limit: Limit,
+    /// Its quota.
+    pub quota: Quota,
+    /// How many requests there is room for.
+    pub remaining: u32,
+    /// Until the bucket is full.
+    pub reset: TimeDelta,
+}
+
+/// A quota is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Which, and where its bucket stands.
+    pub standing: Standing,
+    /// When there will be room.
+    pub retry_after: TimeDelta,
 }
 
 /// What happened at a limit. Sealed: the address, where it is one's.
@@ -292,6 +374,15 @@ mod tests {
     }
 
     #[test]
+    fn limits_have_names_of_their_own_and_events_name_them_alike() {
+        let names: Vec<&str> = Limit::all().map(Limit::as_str).collect();
+        assert!(names.iter().all(|name| names.iter().filter(|other| other == &name).count() == 1), "{names:?}");
+        for route in Route::ALL {
+            assert_eq!(serde_json::to_value(route).unwrap(), route.as_str());
+        }
+    }
+
+    #[test]
     fn a_quota_has_bounds() {
         let with = |requests, seconds| Quota::new(requests, TimeDelta::seconds(seconds)).is_some();
         assert!(with(1, 1) && with(1_000_000, 86_400));
@@ -314,6 +405,30 @@ mod tests {
                 }
                 prop_assert!(admitted <= i64::from(requests) + now / quota.interval());
                 prop_assert!(full_at - now <= quota.tolerance());
+            }
+        }
+
+        /// Several at once are let in where each alone would be, one after another, and leave the same bucket.
+        #[test]
+        fn several_at_once_are_as_many_one_by_one(
+            requests in 1_u32..20, seconds in 1_i64..120, spent in 0_u32..20, count in 1_u32..20,
+        ) {
+            let quota = quota(requests, seconds);
+            let one_by_one = |from: i64, count: u32| {
+                (0..count).try_fold(from, |full_at, _| match quota.admit(full_at, 0) {
+                    Admission::Admitted { full_at } => Some(full_at),
+                    Admission::Refused { .. } => None,
+                })
+            };
+            let from = one_by_one(0, spent.min(requests)).unwrap();
+            match quota.admit_several(from, 0, count) {
+                Admission::Admitted { full_at } => prop_assert_eq!(one_by_one(from, count.min(requests)), Some(full_at)),
+                Admission::Refused { retry_after } => {
+                    prop_assert_eq!(one_by_one(from, count.min(requests)), None);
+                    let wait = retry_after.num_microseconds().unwrap();
+                    let is_admitted = |now| matches!(quota.admit_several(from, now, count), Admission::Admitted { .. });
+                    prop_assert!(is_admitted(wait) && !is_admitted(wait - 1));
+                }
             }
         }
 

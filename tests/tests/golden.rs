@@ -154,6 +154,14 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("refresh", violated(Layer::Address, Some(Route::Refresh))),
         ("second_factor", violated(Layer::Address, Some(Route::SecondFactor))),
         ("recovery", violated(Layer::Address, Some(Route::Recovery))),
+        ("hashes", violated(Layer::Address, Some(Route::Hashes))),
+        ("account_hashes", violated(Layer::Account, Some(Route::AccountHashes))),
+        ("account_refresh", violated(Layer::Account, Some(Route::AccountRefresh))),
+        ("profile", violated(Layer::Account, Some(Route::Profile))),
+        ("password", violated(Layer::Account, Some(Route::Password))),
+        ("credentials", violated(Layer::Account, Some(Route::Credentials))),
+        ("sessions", violated(Layer::Account, Some(Route::Sessions))),
+        ("administration", violated(Layer::Account, Some(Route::Administration))),
         ("account", violated(Layer::Account, None)),
         ("", LockdownEvent::Started { scope: Scope::All }.into()),
         ("logins", LockdownEvent::Started { scope: Scope::Logins }.into()),
@@ -263,7 +271,23 @@ fn stands_among_the_samples(event: &Event) {
         },
         Event::RateLimit(RateLimitEvent::Violated {
             layer: Layer::Address | Layer::Account,
-            route: None | Some(Route::Login | Route::Register | Route::Refresh | Route::SecondFactor | Route::Recovery),
+            route:
+                None
+                | Some(
+                    Route::Login
+                    | Route::Register
+                    | Route::Refresh
+                    | Route::SecondFactor
+                    | Route::Recovery
+                    | Route::Profile
+                    | Route::Password
+                    | Route::Credentials
+                    | Route::Sessions
+                    | Route::AccountRefresh
+                    | Route::Administration
+                    | Route::Hashes
+                    | Route::AccountHashes,
+                ),
             began_at: _,
             ended_at: _,
             count: _,

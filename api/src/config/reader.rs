@@ -183,7 +183,7 @@ impl Reader {
         }
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let entry = part.split_once('=').and_then(|(name, quota)| {
-                let limit = Limit::ALL.into_iter().find(|limit| limit.as_str() == name.trim())?;
+                let limit = Limit::all().find(|limit| limit.as_str() == name.trim())?;
                 let (requests, window) = quota.split_once('/')?;
                 Some((limit, Quota::new(requests.trim().parse().ok()?, parse_duration(window.trim())?)?))
             });
@@ -192,7 +192,7 @@ impl Reader {
                 None => self.problem(format!(
                     "{NAME} holds {part:?}: an entry is a limit and its quota, such as login=30/1m; limits are {}, \
                      quotas 1 to 1000000 requests in 1s to 1d",
-                    Limit::ALL.map(Limit::as_str).join(", ")
+                    Limit::all().map(Limit::as_str).collect::<Vec<_>>().join(", ")
                 )),
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fulexo_domain::rate_limit::Route;
+use fulexo_domain::rate_limit::{Layer, Route};
 use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderValue, Method};
 use poem::{Endpoint, EndpointExt, Request, Response};
@@ -116,22 +116,58 @@ struct Operation {
     body: Option<BodySchema>,
     /// How an address is limited on it, beside what holds everywhere.
     route: Option<Route>,
+    /// How an account is.
+    account_quotas: AccountQuotas,
 }
 
-/// Operations that cost more than others, or where somebody may be guessing.
-fn route(operation: &str) -> Option<Route> {
-    match operation {
-        "create_login" => Some(Route::Login),
-        "create_registration" => Some(Route::Register),
-        "create_refresh" => Some(Route::Refresh),
-        "create_second_factor_login" => Some(Route::SecondFactor),
+/// What an operation counts of whoever calls it, once they are known, beside what holds everywhere.
+#[derive(Clone, Copy)]
+pub struct AccountQuotas(pub &'static [Route]);
+
+/// The quotas of an operation beside those of every request: one of the address, those of the account. `None` of an
+/// operation that was forgotten here; one that only reads needs none.
+fn quotas(operation: &str) -> Option<&'static [Route]> {
+    Some(match operation {
+        "create_login" => &[Route::Login],
+        "create_registration" => &[Route::Register],
+        // Of its account once the token was good.
+        "create_refresh" => &[Route::Refresh],
+        "create_second_factor_login" => &[Route::SecondFactor],
         "create_password_reset"
         | "confirm_password_reset"
         | "confirm_email_verification"
-        | "create_my_email_verification"
-        | "create_intrusion_report" => Some(Route::Recovery),
-        _ => None,
-    }
+        | "create_intrusion_report" => &[Route::Recovery],
+        "create_my_email_verification" => &[Route::Recovery, Route::Credentials],
+        "change_me" => &[Route::Profile],
+        "change_my_password" | "create_step_up" => &[Route::Password],
+        "create_my_totp"
+        | "confirm_my_totp"
+        | "delete_my_totp"
+        | "create_my_recovery_codes"
+        | "create_api_key"
+        | "delete_api_key" => &[Route::Credentials],
+        "create_logout" | "delete_my_session" | "revoke_my_other_sessions" => &[Route::Sessions],
+        "create_account"
+        | "change_account"
+        | "expire_account_password"
+        | "reinstate_account"
+        | "reset_account_second_factor"
+        | "grant_role"
+        | "revoke_role"
+        | "revoke_account_sessions"
+        | "suspend_account"
+        | "unlock_account"
+        | "delete_session"
+        | "create_lockdown"
+        | "delete_lockdown"
+        | "change_policy"
+        | "preview_policy"
+        | "define_role"
+        | "delete_role" => &[Route::Administration],
+        // A service asks about each request that it gets, and nothing changes by it.
+        "create_introspection" => &[],
+        _ => return None,
+    })
 }
 
 impl Operation {
@@ -147,7 +183,12 @@ impl Operation {
             .map(|content| BodySchema::new(content.schema, Arc::clone(named)))
             .next();
         let name = meta.operation_id.unwrap_or("unnamed");
-        Self { handler, name, parameters, body, route: route(name) }
+        let quotas = quotas(name).unwrap_or_default();
+        // Those of the address stand before those of the account.
+        let by_address = quotas.iter().take_while(|route| route.layer() == Layer::Address).count();
+        let (by_address, by_account) = quotas.split_at(by_address);
+        let (route, account_quotas) = (by_address.first().copied(), AccountQuotas(by_account));
+        Self { handler, name, parameters, body, route, account_quotas }
     }
 
     /// What is wrong with a JSON body, as far as its schema can tell.
@@ -184,6 +225,9 @@ impl Endpoint for Operation {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         trace::name_operation(&request, self.name);
         let standing = self.admitted(&request).await?;
+        if !self.account_quotas.0.is_empty() {
+            request.set_data(self.account_quotas);
+        }
         let faults = self.faults(&request);
         if !faults.is_empty() && request.data::<RawBody>().is_some() {
             // What the handler cannot read either: it refuses whoever may not call it before it looks at the body.
@@ -216,6 +260,24 @@ impl Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_operation_that_may_change_something_has_its_quotas() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("../../../openapi.json")).expect("the published document");
+        let paths = document["paths"].as_object().expect("paths");
+        let operations = paths.values().flat_map(|path| path.as_object().expect("operations"));
+        let unsafe_ones = operations.filter(|(method, _)| !["get", "head", "parameters"].contains(&method.as_str()));
+        let names: Vec<&str> = unsafe_ones.map(|(_, it)| it["operationId"].as_str().expect("a name")).collect();
+        assert!(names.len() >= 39, "{names:?}");
+        let forgotten: Vec<_> = names.iter().filter(|name| quotas(name).is_none()).collect();
+        assert!(forgotten.is_empty(), "without a quota: {forgotten:?}");
+        for name in names {
+            let layers: Vec<Layer> = quotas(name).into_iter().flatten().map(|route| route.layer()).collect();
+            let of_addresses = layers.iter().filter(|layer| **layer == Layer::Address).count();
+            assert!(of_addresses <= 1 && layers.iter().skip(of_addresses).all(|it| *it == Layer::Account), "{name}");
+        }
+    }
 
     #[test]
     fn a_published_path_is_found_in_the_route_table() {

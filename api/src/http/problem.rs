@@ -239,10 +239,10 @@ impl Problem {
         }))
     }
 
-    /// With the limit that refused it.
+    /// With the limit that refused it, or that it was counted by; where there is one already, it refused.
     #[must_use]
     pub fn with_standing(mut self, standing: Standing) -> Self {
-        self.0.standing = Some(standing);
+        self.0.standing.get_or_insert(standing);
         self
     }
 

@@ -77,8 +77,8 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    /// Counts one request, and says until when its bucket will not be full.
-    pub fn admit(&self, limit: Limit, origin: Origin, quota: Quota, now: i64) -> (Admission, i64) {
+    /// Counts so many requests, all or none, and says until when their bucket will not be full.
+    pub fn admit(&self, limit: Limit, origin: Origin, quota: Quota, count: u32, now: i64) -> (Admission, i64) {
         let hash = self.hasher.hash_one((limit, origin));
         let index = usize::try_from(hash % SHARDS as u64).unwrap_or_default();
         let Some(shard) = self.shards.get(index) else {
@@ -87,7 +87,7 @@ impl Buckets {
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let key = shard.place_for((limit, origin), now);
         let full_at = shard.full_at.entry(key).or_insert(now);
-        let admission = quota.admit(*full_at, now);
+        let admission = quota.admit_several(*full_at, now, count);
         if let Admission::Admitted { full_at: then } = admission {
             *full_at = then;
         }
@@ -118,7 +118,7 @@ mod tests {
 
     fn admitted(buckets: &Buckets, origin: Origin, now: i64) -> bool {
         let quota = Quota::new(2, TimeDelta::seconds(2)).unwrap();
-        matches!(buckets.admit(Limit::Address, origin, quota, now).0, Admission::Admitted { .. })
+        matches!(buckets.admit(Limit::Address, origin, quota, 1, now).0, Admission::Admitted { .. })
     }
 
     fn size(buckets: &Buckets) -> usize {
@@ -169,7 +169,7 @@ mod tests {
             let (origin, count) = (Origin::V4([192, 0, 2, 1]), AtomicU32::new(0));
             let send = || {
                 for _ in 0..50 {
-                    if matches!(buckets.admit(Limit::Address, origin, quota, 0).0, Admission::Admitted { .. }) {
+                    if matches!(buckets.admit(Limit::Address, origin, quota, 1, 0).0, Admission::Admitted { .. }) {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -1,5 +1,6 @@
-//! How many requests are let in: by address, by address on routes that cost more, by account. The edge, operations and
-//! `caller.rs` ask here, each for its layer, before the request costs anything that the layer guards.
+//! How many requests are let in: by address, by account, and by either for kinds of operations that cost more. The edge,
+//! operations and `caller.rs` ask here, each for its layer, before the request costs anything that the layer guards;
+//! commands, for what they spend ([`Budget`]).
 //!
 //! Each node counts for itself. On routes where somebody may be guessing all nodes also count together, in Postgres; when
 //! that does not answer at once, a node's own count stands. What was refused is recorded, folded (`tally.rs`).
@@ -14,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::{self, Context};
-use fulexo_commands::{Commands, SharedCount};
+use fulexo_commands::{Budget, Commands, Payer, SharedCount};
 use fulexo_domain::event::Actor;
-use fulexo_domain::rate_limit::{Admission, Limit, Quota, RateLimits, Route};
+use fulexo_domain::rate_limit::{self, Admission, Limit, RateLimits, Route, Spent};
+use fulexo_domain::values::AccountId;
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{sleep, timeout};
 
@@ -34,33 +36,31 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The limits of one node.
 pub struct Limits {
+    counts: Arc<Counts>,
+    commands: Arc<Commands>,
+    /// Until then, in microseconds of this process, the shared count is left alone.
+    alone_until: AtomicI64,
+}
+
+/// What one node counts by itself.
+pub struct Counts {
     quotas: RateLimits,
     buckets: Buckets,
     tally: Tally,
-    commands: Arc<Commands>,
     began: Instant,
-    /// Until then, in microseconds of this process, the shared count is left alone.
-    alone_until: AtomicI64,
 }
 
 /// Where a request stands with a limit.
 ///
 /// Shown as `RateLimit-Policy` and `RateLimit`, as draft-ietf-httpapi-ratelimit-headers has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    limit: Limit,
-    quota: Quota,
-    remaining: u32,
-    /// Until the bucket is full.
-    reset: TimeDelta,
-}
+pub struct Standing(rate_limit::Standing);
 
 impl Limits {
-    /// Over these quotas.
+    /// Over what this node counts.
     #[must_use]
-    pub fn new(quotas: RateLimits, commands: Arc<Commands>) -> Self {
-        let (buckets, tally) = (Buckets::default(), Tally::default());
-        Self { quotas, buckets, tally, commands, began: Instant::now(), alone_until: AtomicI64::new(0) }
+    pub fn new(counts: Arc<Counts>, commands: Arc<Commands>) -> Self {
+        Self { counts, commands, alone_until: AtomicI64::new(0) }
     }
 
     /// Counts a request of this address.
@@ -68,7 +68,7 @@ impl Limits {
     /// # Errors
     /// 429.
     pub fn address(&self, address: IpAddr) -> Result<Standing, Problem> {
-        self.admit(Limit::Address, Origin::of(address))
+        Ok(Standing(self.counts.admit(Limit::Address, Origin::of(address), 1)?))
     }
 
     /// Counts a request of this address on such a route.
@@ -78,62 +78,45 @@ impl Limits {
     pub async fn route(&self, route: Route, address: IpAddr) -> Result<Standing, Problem> {
         let (limit, origin) = (Limit::Route(route), Origin::of(address));
         // Its own count first: what it refuses costs the database nothing.
-        let standing = self.admit(limit, origin)?;
-        if !route.is_shared() || self.now() < self.alone_until.load(Ordering::Relaxed) {
-            return Ok(standing);
+        let standing = self.counts.admit(limit, origin, 1)?;
+        if !route.is_shared() || self.counts.now() < self.alone_until.load(Ordering::Relaxed) {
+            return Ok(Standing(standing));
         }
         match timeout(PATIENCE, self.commands.count_request(route, origin.as_bytes(), standing.quota)).await {
             Ok(Ok(SharedCount::Admitted { remaining })) => {
-                Ok(Standing { remaining: remaining.min(standing.remaining), ..standing })
+                Ok(Standing(rate_limit::Standing { remaining: remaining.min(standing.remaining), ..standing }))
             }
             Ok(Ok(SharedCount::Refused { retry_after })) => {
-                Err(self.refuse(Standing { remaining: 0, ..standing }, origin, retry_after))
+                let standing = rate_limit::Standing { remaining: 0, ..standing };
+                Err(self.counts.refuse(standing, origin, retry_after).into())
             }
             unanswered => {
-                let until = self.now().saturating_add(PAUSE.num_microseconds().unwrap_or_default());
+                let until = self.counts.now().saturating_add(PAUSE.num_microseconds().unwrap_or_default());
                 self.alone_until.store(until, Ordering::Relaxed);
                 let error = match unanswered {
                     Ok(Err(error)) => error.to_string(),
                     Ok(Ok(_)) | Err(_) => "no answer in time".to_owned(),
                 };
                 tracing::warn!(%error, route = route.as_str(), "requests are counted by this node alone for a while");
-                Ok(standing)
+                Ok(Standing(standing))
             }
         }
     }
 
-    /// Counts a request of somebody known.
+    /// Counts a request of somebody known, of these kinds.
     ///
     /// # Errors
     /// 429.
-    pub fn account(&self, actor: Actor) -> Result<(), Problem> {
+    pub fn account(&self, actor: Actor, routes: &[Route]) -> Result<(), Problem> {
         let origin = match actor {
             Actor::Account { id } => Origin::Account(id),
             Actor::ApiKey { id } => Origin::ApiKey(id),
             Actor::Anonymous | Actor::Operator | Actor::System => return Ok(()),
         };
-        self.admit(Limit::Account, origin).map(|_| ())
-    }
-
-    fn admit(&self, limit: Limit, origin: Origin) -> Result<Standing, Problem> {
-        let (quota, now) = (self.quotas.quota(limit), self.now());
-        let (admission, full_at) = self.buckets.admit(limit, origin, quota, now);
-        let reset = TimeDelta::microseconds(full_at.saturating_sub(now).max(0));
-        let standing = Standing { limit, quota, remaining: quota.remaining(full_at, now), reset };
-        match admission {
-            Admission::Admitted { .. } => Ok(standing),
-            Admission::Refused { retry_after } => Err(self.refuse(standing, origin, retry_after)),
+        for limit in [Limit::Account].into_iter().chain(routes.iter().copied().map(Limit::Route)) {
+            self.counts.admit(limit, origin, 1)?;
         }
-    }
-
-    fn refuse(&self, standing: Standing, origin: Origin, retry_after: TimeDelta) -> Problem {
-        self.tally.count(standing.limit, origin, standing.quota, clock::now());
-        Problem::rate_limited(retry_after.to_std().unwrap_or_default()).with_standing(standing)
-    }
-
-    /// Microseconds of this process.
-    fn now(&self) -> i64 {
-        i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX)
+        Ok(())
     }
 
     /// Records what was refused, as windows end; until it is dropped.
@@ -146,7 +129,7 @@ impl Limits {
 
     /// Records what was refused in windows that end by `until`.
     pub async fn record(&self, until: DateTime<Utc>) {
-        let violations = self.tally.take(until);
+        let violations = self.counts.tally.take(until);
         if violations.is_empty() {
             return;
         }
@@ -164,14 +147,60 @@ impl Limits {
     }
 }
 
+impl Counts {
+    /// Over these quotas.
+    #[must_use]
+    pub fn new(quotas: RateLimits) -> Self {
+        Self { quotas, buckets: Buckets::default(), tally: Tally::default(), began: Instant::now() }
+    }
+
+    fn admit(&self, limit: Limit, origin: Origin, count: u32) -> Result<rate_limit::Standing, Spent> {
+        let (quota, now) = (self.quotas.quota(limit), self.now());
+        let (admission, full_at) = self.buckets.admit(limit, origin, quota, count, now);
+        let reset = TimeDelta::microseconds(full_at.saturating_sub(now).max(0));
+        let standing = rate_limit::Standing { limit, quota, remaining: quota.remaining(full_at, now), reset };
+        match admission {
+            Admission::Admitted { .. } => Ok(standing),
+            Admission::Refused { retry_after } => Err(self.refuse(standing, origin, retry_after)),
+        }
+    }
+
+    fn refuse(&self, standing: rate_limit::Standing, origin: Origin, retry_after: TimeDelta) -> Spent {
+        self.tally.count(standing.limit, origin, standing.quota, clock::now());
+        Spent { standing, retry_after }
+    }
+
+    /// Microseconds of this process.
+    fn now(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+impl Budget for Counts {
+    fn spend(&self, route: Route, payer: Payer, count: u32) -> Result<(), Spent> {
+        let origin = match payer {
+            Payer::Address(address) => Origin::of(address),
+            Payer::Account(AccountId(id)) => Origin::Account(id),
+        };
+        self.admit(Limit::Route(route), origin, count).map(|_| ())
+    }
+}
+
+impl From<Spent> for Problem {
+    fn from(Spent { standing, retry_after }: Spent) -> Self {
+        Self::rate_limited(retry_after.to_std().unwrap_or_default()).with_standing(Standing(standing))
+    }
+}
+
 impl Standing {
     /// Adds the two headers; another limit's may stand there already.
     pub fn write(&self, headers: &mut HeaderMap) {
         const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
         const STATE: HeaderName = HeaderName::from_static("ratelimit");
-        let name = self.limit.as_str();
-        let policy = format!("\"{name}\";q={};w={}", self.quota.requests(), whole_seconds(self.quota.window()));
-        let state = format!("\"{name}\";r={};t={}", self.remaining, whole_seconds(self.reset));
+        let Self(rate_limit::Standing { limit, quota, remaining, reset }) = self;
+        let name = limit.as_str();
+        let policy = format!("\"{name}\";q={};w={}", quota.requests(), whole_seconds(quota.window()));
+        let state = format!("\"{name}\";r={remaining};t={}", whole_seconds(*reset));
         for (header, text) in [(POLICY, policy), (STATE, state)] {
             if let Ok(value) = HeaderValue::try_from(text) {
                 headers.append(header, value);

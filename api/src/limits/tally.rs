@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use fulexo_commands::Violation;
 use fulexo_domain::event::Actor;
-use fulexo_domain::rate_limit::{Layer, Limit, Quota};
+use fulexo_domain::rate_limit::{Limit, Quota};
 
 use super::buckets::Origin;
 
@@ -46,11 +46,7 @@ impl Tally {
 }
 
 fn violation(limit: Limit, origin: Origin, entry: &Entry) -> Violation {
-    let (layer, route) = match limit {
-        Limit::Address => (Layer::Address, None),
-        Limit::Route(route) => (Layer::Address, Some(route)),
-        Limit::Account => (Layer::Account, None),
-    };
+    let (layer, route) = limit.counts();
     let (actor, origin) = match origin {
         Origin::V4(octets) => (Actor::Anonymous, Some(Ipv4Addr::from(octets).to_string())),
         Origin::V6([a, b, c, d, e, f, g, h]) => {

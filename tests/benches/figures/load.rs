@@ -41,6 +41,19 @@ pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&str>
     text.into_bytes()
 }
 
+/// The same request as a proxy hands it on that it came to from this address.
+pub fn forwarded(request: &[u8], address: &str) -> Vec<u8> {
+    let head = memmem::find(request, b"\r\n\r\n").expect("the end of the head");
+    let forwarded = format!("\r\nX-Forwarded-For: {address}");
+    [&request[..head], forwarded.as_bytes(), &request[head..]].concat()
+}
+
+/// Sends a request, and reads the status of its answer.
+pub async fn send(stream: &mut TcpStream, buffer: &mut Vec<u8>, request: &[u8]) -> u16 {
+    stream.write_all(request).await.unwrap();
+    read_answer(stream, buffer).await
+}
+
 /// Drives `connections` for `time`, after a warm-up of a tenth of it. Each connection takes the requests in turn,
 /// beginning at its own number. Every answer must have the status wanted.
 pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<Vec<u8>>, status: u16) -> Round {
@@ -61,8 +74,7 @@ pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<
                         break;
                     }
                     let sent = Instant::now();
-                    stream.write_all(request).await.unwrap();
-                    let answered = read_answer(&mut stream, &mut buffer).await;
+                    let answered = send(&mut stream, &mut buffer, request).await;
                     assert_eq!(answered, status, "{}", String::from_utf8_lossy(&buffer));
                     if counting.load(Ordering::Relaxed) {
                         latencies.push(sent.elapsed().as_secs_f64() * 1e3);

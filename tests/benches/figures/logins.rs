@@ -52,15 +52,18 @@ pub async fn node() -> Node {
     env.remove("JWT_SECRET");
     env.insert("JWT_PRIVATE_KEY".into(), fulexo_tests::rsa_key());
     env.insert("FULEXO_BCRYPT_COST".into(), COST.to_string());
+    env.insert("TRUSTED_PROXIES".into(), "127.0.0.1/32".into());
     Node::with(&database, env).await
 }
 
 async fn login_requests(node: &Node) -> Vec<Vec<u8>> {
     let mut requests = Vec::new();
-    for _ in 0..CLIENTS {
+    for number in 0..CLIENTS {
         let (email, _) = node.register(&["customer"]).await;
         let body = json!({"email": email, "password": PASSWORD}).to_string();
-        requests.push(load::request("POST", "/v1/auth/login", None, Some(&body)));
+        // Each from elsewhere: an address has a share of the pool.
+        let login = load::request("POST", "/v1/auth/login", None, Some(&body));
+        requests.push(load::forwarded(&login, &format!("198.51.100.{number}")));
     }
     requests
 }

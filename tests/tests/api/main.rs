@@ -10,6 +10,7 @@ mod browsers;
 mod counter;
 mod devices;
 mod fingerprint;
+mod hashes;
 mod letters;
 mod lockdown;
 mod login;

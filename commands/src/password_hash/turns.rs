@@ -1,0 +1,205 @@
+//! A queue in which origins take turns: however much waits of one, it stands before nobody else more than once a turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+/// Something that waits.
+pub(super) trait Waiting {
+    /// Neighbours of one kind may be taken together.
+    type Kind: PartialEq;
+
+    /// Its kind.
+    fn kind(&self) -> Self::Kind;
+
+    /// How many of its kind are taken together, at most.
+    fn most_at_once(&self) -> usize;
+
+    /// Whether somebody still waits for it.
+    fn is_wanted(&self) -> bool;
+}
+
+/// What waits, by origin.
+pub(super) struct Turns<O, T> {
+    waiting: HashMap<O, VecDeque<T>>,
+    /// Each origin of which something waits, once; the first is next.
+    order: VecDeque<O>,
+}
+
+impl<O, T> Default for Turns<O, T> {
+    fn default() -> Self {
+        Self { waiting: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<O: Copy + Eq + Hash, T: Waiting> Turns<O, T> {
+    /// Behind what waits of the same origin.
+    pub fn push(&mut self, origin: O, item: T) {
+        let waiting = self.waiting.entry(origin).or_default();
+        if waiting.is_empty() {
+            self.order.push_back(origin);
+        }
+        waiting.push_back(item);
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    /// Drops what nobody waits for any more.
+    pub fn forget_unwanted(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(T::is_wanted);
+            !waiting.is_empty()
+        });
+        self.order.retain(|origin| self.waiting.contains_key(origin));
+    }
+
+    /// Takes up to so many of one kind, the origins in turn, up to so many of one origin.
+    pub fn take(&mut self, share: usize, of_one: usize) -> Vec<T> {
+        let mut taken: Vec<T> = Vec::new();
+        let mut by: HashMap<O, usize> = HashMap::new();
+        while let Some(origin) = self.order.front().copied() {
+            let Some(waiting) = self.waiting.get_mut(&origin) else { break };
+            let fits = match (taken.first(), waiting.front()) {
+                (Some(first), Some(next)) => {
+                    first.kind() == next.kind() && taken.len() < share.min(first.most_at_once())
+                }
+                (None, Some(_)) => true,
+                (_, None) => false,
+            };
+            let count = by.entry(origin).or_default();
+            if !fits || *count >= of_one {
+                break;
+            }
+            *count += 1;
+            taken.extend(waiting.pop_front());
+            self.order.pop_front();
+            if waiting.is_empty() {
+                self.waiting.remove(&origin);
+            } else {
+                self.order.push_back(origin);
+            }
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Item {
+        origin: u8,
+        number: usize,
+        kind: u8,
+        unwanted: bool,
+    }
+
+    impl Waiting for Item {
+        type Kind = u8;
+
+        fn kind(&self) -> u8 {
+            self.kind
+        }
+
+        fn most_at_once(&self) -> usize {
+            6
+        }
+
+        fn is_wanted(&self) -> bool {
+            !self.unwanted
+        }
+    }
+
+    fn item(origin: u8, number: usize) -> Item {
+        Item { origin, number, kind: 0, unwanted: false }
+    }
+
+    #[test]
+    fn a_newcomer_is_served_at_the_next_turn_whatever_waits_before() {
+        let mut turns = Turns::default();
+        (0..200).for_each(|number| turns.push(1, item(1, number)));
+        turns.push(2, item(2, 0));
+        let origins: Vec<u8> = turns.take(6, 3).iter().map(|item| item.origin).collect();
+        assert_eq!(origins, [1, 2, 1, 1]);
+        assert_eq!(turns.len(), 197);
+    }
+
+    #[test]
+    fn alone_an_origin_is_given_as_much_as_one_may_have() {
+        let mut turns = Turns::default();
+        (0..9).for_each(|number| turns.push(1, item(1, number)));
+        assert_eq!([turns.take(6, 3).len(), turns.take(2, 3).len(), turns.take(1, 3).len()], [3, 2, 1]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Push { origin: u8, kind: u8, unwanted: bool },
+        Take { share: usize },
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        // One origin sends more than all others together.
+        let origin = prop_oneof![3 => Just(0_u8), 2 => 1_u8..6];
+        let kind = prop_oneof![9 => Just(0_u8), 1 => 1_u8..3];
+        let push = (origin, kind, proptest::bool::weighted(0.1)).prop_map(|(origin, kind, unwanted)| Act::Push {
+            origin,
+            kind,
+            unwanted,
+        });
+        let act = prop_oneof![4 => push, 1 => (1_usize..8).prop_map(|share| Act::Take { share })];
+        proptest::collection::vec(act, 1..400)
+    }
+
+    proptest! {
+        /// While something of an origin waits, no other origin is served twice; of one origin, who came first
+        /// is served first; nothing is lost, nothing unwanted served, and no batch mixes kinds or exceeds a bound.
+        #[test]
+        fn no_origin_waits_behind_more_than_its_turn(acts in acts()) {
+            let mut turns = Turns::default();
+            let mut waiting: HashMap<u8, VecDeque<usize>> = HashMap::new();
+            // By origin that waits: how often each other was served since it was served last, or began to wait.
+            let mut passed: HashMap<u8, HashMap<u8, usize>> = HashMap::new();
+            let takes = acts.len();
+            let acts = acts.into_iter().chain((0..takes).map(|_| Act::Take { share: 6 }));
+            for (number, act) in acts.enumerate() {
+                match act {
+                    Act::Push { origin, kind, unwanted } => {
+                        turns.push(origin, Item { origin, number, kind, unwanted });
+                        if !unwanted {
+                            waiting.entry(origin).or_default().push_back(number);
+                        }
+                    }
+                    Act::Take { share } => {
+                        turns.forget_unwanted();
+                        let taken = turns.take(share, 3);
+                        prop_assert_eq!(taken.is_empty(), waiting.is_empty());
+                        prop_assert!(taken.len() <= share.min(6));
+                        prop_assert!(taken.iter().all(|item| item.kind == taken[0].kind && !item.unwanted));
+                        for item in taken {
+                            let mine = waiting.get_mut(&item.origin).unwrap();
+                            prop_assert_eq!(mine.pop_front(), Some(item.number));
+                            if mine.is_empty() {
+                                waiting.remove(&item.origin);
+                            }
+                            passed.remove(&item.origin);
+                            for other in waiting.keys().filter(|other| **other != item.origin) {
+                                let times = passed.entry(*other).or_default().entry(item.origin).or_default();
+                                *times += 1;
+                                prop_assert!(*times == 1, "{} was served {} times before {}", item.origin, times, other);
+                            }
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(turns.len(), 0);
+            prop_assert!(turns.waiting.is_empty() && turns.order.is_empty());
+        }
+    }
+}
