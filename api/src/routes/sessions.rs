@@ -22,7 +22,7 @@ use crate::answer::{Enforced, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{BearerOrKey, app, context};
 use crate::clock;
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct Sessions;
 
@@ -80,6 +80,7 @@ impl Sessions {
         app.caught_up(Projection::Sessions, min_position.0).await?;
         let read = |key: &str| key.parse().ok();
         let past = PastPaging::of(app, Projection::Sessions, as_of.0, cursor.0, limit.0, read).await?;
+        let past = past.searching(app, account_id.0.is_some() || live.0.is_some()).await?;
         let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
         let page = with_origins(app, filter, &past.paging, past.moment).await?;
         let items = page.items.into_iter().map(|(session, origin)| Session {
@@ -107,12 +108,12 @@ impl Sessions {
         request: &Request,
         caller: BearerOrKey,
         session_id: Path<Uuid>,
-        body: Json<Option<Because>>,
+        body: JsonBody<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let mut input = Input::default();
-        let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
+        let reason = input.parse_optional("/reason", body.read()?.map(|because| Reason::parse(&because.reason)));
         input.check()?;
         let context = context(request, caller.0.actor, idempotency_key.0)?;
         let app = app(request)?;

@@ -13,6 +13,7 @@
 
 mod appends;
 mod attack;
+mod bodies;
 mod growth;
 mod limits;
 mod load;
@@ -35,6 +36,7 @@ const FIGURES: [Figure; 12] = [
     ("logins", logins::run),
     ("limits", limits::run),
     ("attack", attack::run),
+    ("bodies", bodies::run),
     ("session", session::run),
     ("revocation", revocation::run),
     ("visible", visible::run),

@@ -7,4 +7,6 @@ mod audit;
 mod dev;
 mod rebuild;
 mod revocation;
+mod secrets;
 mod serve;
+mod shapes;

@@ -13,9 +13,9 @@ async fn every_fault_of_a_body_is_named_and_no_value_repeated() {
     assert_eq!(
         answer.faults(),
         pairs(&[
-            ("/email", "is required"),
             ("/password", "must have at least 12 characters"),
-            ("/admin", "is not known")
+            ("/admin", "is not known"),
+            ("/email", "is required")
         ])
     );
     assert!(!answer.body.contains("hunter2"));
@@ -55,6 +55,32 @@ async fn another_content_type_is_415() {
     let answer = server.send("POST", "/v1/login", &["content-type: text/plain"], "{}").await;
     assert_eq!((answer.status, answer.code().as_str()), (415, "unsupported_media_type"));
     assert_eq!(server.send("POST", "/v1/login", &[], "{}").await.status, 415);
+    for line in ["content-type: application/problem+json", "content-type: application/json\r\ncontent-type: text/plain"]
+    {
+        assert_eq!(server.send("POST", "/v1/login", &[line], "{}").await.status, 415, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn json_is_read_strictly_however_its_type_is_written() {
+    let server = server().await;
+    let body = r#"{"email": "a@example.org", "email": "b@example.org", "password": "correct horse battery"}"#;
+    for line in ["APPLICATION/JSON", "application/json;charset=utf-8", "Application/Json ; a=\"b\""] {
+        let answer = server.send("POST", "/v1/login", &[&format!("content-type: {line}")], body).await;
+        assert_eq!(answer.faults(), pairs(&[("/email", "is given twice")]), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_looked_at_once_the_caller_may_call() {
+    let server = server().await;
+    for body in ["{", r#"{"reason": 7}"#, "[[[[[[["] {
+        let send = async |headers: &[&str]| server.send("POST", "/v1/guarded", headers, body).await;
+        let json = "content-type: application/json";
+        assert_eq!(send(&[json]).await.code(), "unauthenticated", "{body}");
+        assert_eq!(send(&[json, "authorization: Bearer good"]).await.code(), "permission_denied", "{body}");
+        assert_eq!(send(&[json, "authorization: Bearer great"]).await.code(), "invalid_input", "{body}");
+    }
 }
 
 #[tokio::test]
@@ -177,4 +203,22 @@ fn every_operation_documents_its_refusals_as_problems() {
     assert_eq!(responses["401"]["headers"]["WWW-Authenticate"]["required"], true);
     let required: Vec<_> = spec["components"]["schemas"]["Problem"]["required"].as_array().unwrap().clone();
     assert_eq!(required, ["type", "title", "status", "detail", "code"]);
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let server = server().await;
+    for (hosts, status) in [
+        ("host: x\r\n", 200),
+        ("", 400),
+        ("host: x\r\nhost: x\r\n", 400),
+        ("host: x\r\nhost: y\r\n", 400),
+        ("host: a b\r\n", 400),
+        ("host: user@x\r\n", 400),
+    ] {
+        let answer = server.raw(&format!("GET /v1/whoami HTTP/1.1\r\n{hosts}connection: close\r\n\r\n")).await;
+        assert_eq!(answer.status, status, "{hosts}");
+        assert!(status == 200 || answer.code() == "invalid_host", "{answer:?}");
+    }
+    assert_eq!(server.raw("GET /v1/whoami HTTP/1.0\r\n\r\n").await.status, 200);
 }
