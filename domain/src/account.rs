@@ -113,7 +113,7 @@ impl AccountEvent {
             | Self::Reinstated {} => false,
             Self::PasswordChanged { .. }
             | Self::PasswordExpired {}
-            | Self::SecondFactorEnabled {}
+            | Self::SecondFactorEnabled { .. }
             | Self::SecondFactorDisabled { .. }
             | Self::RecoveryCodesIssued { .. }
             | Self::Suspended {} => true,

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 12] = [
+const FIGURES: [Figure; 13] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
