@@ -108,8 +108,8 @@ impl Commands {
         Ok(Enrolment { secret: Zeroizing::new(totp.secret().to_base32()), otpauth_uri: Zeroizing::new(otpauth_uri) })
     }
 
-    /// A code of the second factor that is being set up: from now on it counts, and one that it replaces counts no longer in
-    /// any session but this, which is one with a second factor. Answers with recovery codes.
+    /// A code of the second factor that is being set up: from now on it counts, and the session in which it was presented
+    /// is one with a second factor; one that it replaces counts no longer in any other. Answers with recovery codes.
     ///
     /// # Errors
     /// [`CommandError::WrongCode`]; [`CommandError::Account`] when none is being set up.
