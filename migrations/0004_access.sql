@@ -4,9 +4,21 @@ create table access.account (
     account_id uuid not null constraint account_pkey primary key,
     -- The last event that changed what its tokens are worth.
     changed_position bigint not null,
-    changed_at timestamptz not null
+    changed_at timestamptz not null,
+    -- Whether all use of it is stopped.
+    suspended boolean not null,
+    -- Sessions that started below are over, but this one; by whom or what.
+    sessions_from bigint not null,
+    kept_session uuid,
+    sessions_ended_by text,
+    -- Whether there may be sessions that are over and have no event of their own that says so.
+    ends_due boolean not null,
+    -- A second factor that was presented below counts no longer, but in this session.
+    second_factor_from bigint not null,
+    second_factor_session uuid
 );
 create index account_changes on access.account (changed_at);
+create index account_ends_due on access.account (account_id) where ends_due;
 
 -- "grant" is a word of SQL.
 create table access.role_grant (
@@ -27,6 +39,8 @@ create table access.session (
     elevated_position bigint,
     -- Where its owner last proved themselves while it was held.
     released_position bigint,
+    -- Where its owner last presented a second factor.
+    second_factor_position bigint,
     ended_position bigint,
     ended_at timestamptz
 );
@@ -34,6 +48,18 @@ create index session_live on access.session (account_id) where ended_at is null;
 create index session_elevated on access.session (elevated_until) where elevated_until is not null and ended_at is null;
 create index session_expiry on access.session (expires_at);
 create index session_ends on access.session (ended_at) where ended_at is not null;
+
+-- The sessions that are good, whatever gave or takes it: this is the one definition.
+create view access.live_session as
+select s.session_id, s.account_id, s.started_position, s.idle_expires_at, s.expires_at, s.elevated_until,
+       s.released_position,
+       s.second_factor_position is not null
+           and (s.second_factor_position >= coalesce(a.second_factor_from, 0)
+                or s.session_id is not distinct from a.second_factor_session) as second_factor
+from access.session s left join access.account a on a.account_id = s.account_id
+where s.ended_at is null
+  and not coalesce(a.suspended, false)
+  and (s.started_position >= coalesce(a.sessions_from, 0) or s.session_id is not distinct from a.kept_session);
 
 -- Roles that administrators defined. A retired one stays, and allows nothing: its name is never used again.
 create table access.role (

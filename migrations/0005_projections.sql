@@ -55,6 +55,8 @@ create table read.session (
     constraint session_pkey primary key (session_id)
 ) with (fillfactor = 80);
 create index session_account on read.session (account_id, session_id);
+-- What ends all sessions of an account asks for those that are left.
+create index session_unended on read.session (account_id) where ended_at is null;
 -- Sessions end some time after their start, a year at most: which were live at a time is asked of those started before.
 create index session_start on read.session (started_at);
 create table read.session_past (

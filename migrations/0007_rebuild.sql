@@ -122,8 +122,9 @@ set search_path = pg_catalog, pg_temp as $$
     select replace(pg_get_indexdef(wanted), format(' ON read.%I USING ', relation), format(' ON %I.%I USING ', place, relation))
 $$;
 
--- What makes the indexes that a live table has and its build has not: constraints first, which make some of them.
-create function projection.missing_indexes(relation text, only_unique boolean) returns table (definition text)
+-- What makes the indexes that a live table has and its build has not: constraints first, which make some of them. Where
+-- only those are wanted that writing needs, unique ones, and the one by which sessions of an account are ended.
+create function projection.missing_indexes(relation text, only_needed boolean) returns table (definition text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
     select case when k.oid is null
         then projection.index_in('read_next', i.indexrelid, relation)
@@ -133,7 +134,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     join pg_class c on c.oid = i.indexrelid
     left join pg_constraint k on k.conindid = i.indexrelid and k.conrelid = i.indrelid
     where i.indrelid = format('read.%I', relation)::regclass
-      and (i.indisunique or not only_unique)
+      and (i.indisunique or c.relname = 'session_unended' or not only_needed)
       and to_regclass(format('read_next.%I', c.relname)) is null
     order by k.oid is null, c.relname
 $$;

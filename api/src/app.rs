@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::log::relay::{self, CopyKey, Relay, RelayOptions, RelayState};
 use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
 use fulexo_commands::vault::Vault;
 use fulexo_commands::{Commands, IsCurrent, Retention};
+use fulexo_domain::event::Actor;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::feed::{Feed, JetStreamFeed, Listener as FeedListener, PostgresFeed};
@@ -218,6 +220,7 @@ impl Core {
         let first = first_policy.clone();
         let commands = Commands::new(pool, log, vault, hasher, keys, first, policy, is_current, gate.epoch());
         let commands = Arc::new(commands.with_pulse(nodes.pulse()).with_mail(config.mail.is_some()));
+        upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;
             let worker = Worker { commands: Arc::clone(&commands), transport, public_url: mail.public_url };
@@ -366,6 +369,17 @@ fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> Ho
             }
         }),
         clock: clock::now,
+    }
+}
+
+/// What the service does on its own.
+fn by_the_service() -> Context {
+    Context {
+        actor: Actor::System,
+        correlation: RequestId::draw().0,
+        now: clock::now(),
+        origin: Origin::default(),
+        idempotency_key: None,
     }
 }
 

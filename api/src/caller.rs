@@ -73,6 +73,8 @@ pub struct Caller {
     pub elevated_until: DateTime<Utc>,
     /// Whether the session is of no use until its owner has proved themselves.
     pub held: bool,
+    /// Whether a second factor was presented that still counts.
+    second_factor: bool,
     /// What the access token says.
     claims: Arc<Claims>,
     /// Roles held now, where they are not those of the token.
@@ -105,9 +107,10 @@ impl Caller {
         self.claims.pos
     }
 
-    /// How the session's owner logged in, and proved themselves since.
-    pub fn methods(&self) -> &[Method] {
-        &self.claims.amr
+    /// How the session's owner logged in, and proved themselves since, as far as it still counts.
+    pub fn methods(&self) -> Vec<Method> {
+        let counts = |method: &Method| *method != Method::OneTime || self.second_factor;
+        self.claims.amr.iter().copied().filter(counts).collect()
     }
 
     /// Who acts.
@@ -257,8 +260,10 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         // Seldom; boxed, so that the others need not carry its state along.
         verdict = Box::pin(ask_the_tables(app, &claims)).await?;
     }
-    let (roles, permissions, elevated, elevation) = match verdict {
-        Verdict::Current { roles, permissions, elevated, elevation } => (roles, permissions, elevated, elevation),
+    let (roles, permissions, second_factor, elevated, elevation) = match verdict {
+        Verdict::Current { roles, permissions, second_factor, elevated, elevation } => {
+            (roles, permissions, second_factor, elevated, elevation)
+        }
         Verdict::Ended => return Ok(None),
         Verdict::LockedDown => return Err(Problem::locked_down()),
         // The tables always know.
@@ -270,6 +275,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         account: claims.sub,
         session: claims.sid,
         permissions,
+        second_factor,
         changed_roles: roles,
         expires_at: at(claims.exp),
         elevated_until: elevated.map_or(since_login, |elevated| elevated.until.max(since_login)),
@@ -287,14 +293,15 @@ async fn ask_the_tables(app: &App, claims: &Claims) -> Result<Verdict, Problem> 
         return Ok(Verdict::Ended);
     }
     let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
-    let second_factor = claims.amr.contains(&Method::OneTime);
+    let second_factor = claims.amr.contains(&Method::OneTime) && standing.second_factor.counts(claims.sid, claims.pos);
     let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
     if keeps_out(standing.lockdown, permissions) {
         return Ok(Verdict::LockedDown);
     }
     let released = standing.released_position;
     let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
-    Ok(Verdict::Current { roles: Some(standing.roles), permissions, elevated, elevation: policy.sessions.elevation })
+    let elevation = policy.sessions.elevation;
+    Ok(Verdict::Current { roles: Some(standing.roles), permissions, second_factor, elevated, elevation })
 }
 
 /// What an API key may do, and until when, if it is in use.
@@ -308,6 +315,12 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
         KeyVerdict::Ended => Ok(None),
         KeyVerdict::LockedDown => Err(Problem::locked_down()),
         KeyVerdict::Unknown => match Box::pin(access::api_key(&app.judging, key, now)).await.map_err(unjudged)? {
+            Some(key)
+                if key.maker_suspended
+                    && key.ends_with_suspension.unwrap_or(app.first_policy.api_keys.end_with_suspension) =>
+            {
+                Ok(None)
+            }
             Some(key) if keeps_out(key.lockdown, key.permissions) => Err(Problem::locked_down()),
             found => Ok(found.map(|key| (key.permissions, key.expires_at))),
         },

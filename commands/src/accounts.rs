@@ -23,7 +23,6 @@ use crate::log::Expected;
 use crate::login::{Found, read_verifier};
 use crate::password_hash::Verifier;
 use crate::recovery::RESET;
-use crate::sign_out::SignedOut;
 use crate::vault::Personal;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -253,9 +252,8 @@ impl Commands {
     ) -> Result<Done<()>, CommandError> {
         let content = [current.expose().as_bytes(), new.expose().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "change_password", &content);
-        if let Some(made) = self.before(idempotency.as_ref()).await? {
-            let by = RevokedBy::PasswordChange;
-            return self.then_sign_out(context, owner.session(), by, Committed::Before(made)).await;
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
         }
         let (account, device) = match owner {
             Owner::LoggedIn(account, session) => (account, self.device_of(session).await?),
@@ -279,7 +277,7 @@ impl Commands {
         let hashed = self.hash_password(new).await?;
         let recorded =
             self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
-        self.then_sign_out(context, owner.session(), RevokedBy::PasswordChange, recorded.await?).await
+        self.done(recorded.await?).await
     }
 
     async fn record_new_password(
@@ -290,10 +288,13 @@ impl Commands {
         hashed: &str,
         attempt: &Reserved,
         idempotency: Option<&Idempotency>,
-    ) -> Result<Committed<SignedOut>, CommandError> {
+    ) -> Result<Committed<()>, CommandError> {
         let account = found.account;
         let decided = self.decide(idempotency, async || {
             let (state, version) = self.with_same_password(found).await?;
+            if state.suspended {
+                return Err(CommandError::InvalidCredentials);
+            }
             let due = state.password_expired || session.is_none();
             let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
             let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;
@@ -309,8 +310,8 @@ impl Commands {
             let confirmed = self.decide_attempt(attempt, Verdict::Confirmed, context.now);
             unit.record(account.0, Some(account), confirmed)?;
             unit.record(account.0, Some(account), events)?;
-            self.end_in(&mut unit, account, session, RevokedBy::PasswordChange).await?;
-            Ok((unit, SignedOut { account, version }))
+            self.revoke_sessions(&mut unit, account, &state, session, RevokedBy::PasswordChange).await?;
+            Ok((unit, ()))
         });
         decided.await
     }

@@ -14,7 +14,6 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES};
 use crate::log::Expected;
 use crate::roles::gives_roles;
-use crate::sign_out::SignedOut;
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 
@@ -32,14 +31,8 @@ impl Commands {
         account: AccountId,
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
-        let done = self.change_use(context, own, account, AccountCommand::Suspend, "suspend", &reason).await?;
-        if !self.account_state(account).await?.0.suspended {
-            // Done before under the same idempotency key, and reinstated since: its sessions are none of this call's.
-            return Ok(done);
-        }
-        // A login that was under way has ended, or is ended here; none can begin: it would find the account changed.
-        let swept = self.sweep_sessions(context, account, None, RevokedBy::Suspension).await?;
-        Ok(Done { value: (), position: swept.position.or(done.position) })
+        // A login that was under way has begun its session before, and it is over, or finds the account changed.
+        self.change_use(context, own, account, AccountCommand::Suspend, "suspend", &reason).await
     }
 
     /// Allows the use of a suspended account again.
@@ -83,7 +76,7 @@ impl Commands {
                 unit.expect(other.category, other.id, expected);
             }
             if suspends {
-                self.end_in(&mut unit, account, None, RevokedBy::Suspension).await?;
+                self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::Suspension).await?;
             }
             Ok((unit, ()))
         });
@@ -137,8 +130,8 @@ impl Commands {
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
         let idempotency = self.bound(context, "expire_password", account.0, &reason);
-        if let Some(made) = self.before(idempotency.as_ref()).await? {
-            return self.then_sign_out(context, None, RevokedBy::PasswordExpired, Committed::Before(made)).await;
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
         }
         let sealing = self.sealing(account, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -148,10 +141,10 @@ impl Commands {
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.record(account.0, Some(account), events)?;
-            self.end_in(&mut unit, account, None, RevokedBy::PasswordExpired).await?;
-            Ok((unit, SignedOut { account, version }))
+            self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::PasswordExpired).await?;
+            Ok((unit, ()))
         });
-        self.then_sign_out(context, None, RevokedBy::PasswordExpired, decided.await?).await
+        self.done(decided.await?).await
     }
 
     /// Ends anybody's session.
@@ -188,12 +181,12 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    /// Ends every session of an account; answers with how many.
+    /// Ends every session of an account; answers with how many were live.
     ///
     /// # Errors
     /// See [`CommandError`].
     pub async fn end_all_sessions(&self, context: &Context, account: AccountId) -> Result<Done<usize>, CommandError> {
-        self.sweep_once(context, "end_all_sessions", account, None, RevokedBy::Admin).await
+        self.revoke_all(context, "end_all_sessions", account, None, RevokedBy::Admin).await
     }
 
     pub(crate) fn bound(&self, context: &Context, operation: &str, id: Uuid, reason: &Reason) -> Option<Idempotency> {

@@ -2,7 +2,7 @@
 
 use esrs::manager::AggregateManager;
 use esrs::{Aggregate, AggregateState};
-use fulexo_domain::account::{Account, AccountState};
+use fulexo_domain::account::{Account, AccountEvent, AccountState};
 use fulexo_domain::event::{Category, Event, Stream};
 use fulexo_domain::leaf::Draft;
 use fulexo_domain::session::SessionEvent;
@@ -30,6 +30,8 @@ pub(crate) struct Unit<'a> {
     request: AppendRequest,
     /// What owners are to be told of it.
     mails: Vec<(AccountId, MailKind)>,
+    /// Whether it takes sessions away whose ends are recorded later.
+    signs_out: bool,
 }
 
 /// A client's idempotency key, bound to caller, operation and content.
@@ -61,7 +63,14 @@ pub(crate) enum Committed<O> {
 
 impl<'a> Unit<'a> {
     pub fn new(context: &'a Context, policy_version: u32) -> Self {
-        Self { context, policy_version, sealing: None, request: AppendRequest::default(), mails: Vec::new() }
+        Self {
+            context,
+            policy_version,
+            sealing: None,
+            request: AppendRequest::default(),
+            mails: Vec::new(),
+            signs_out: false,
+        }
     }
 
     /// From here on, personal facts that belong to an event are sealed under this key.
@@ -82,6 +91,7 @@ impl<'a> Unit<'a> {
             let event: Event = event.into();
             let event_id = self.context.new_id();
             self.mails.extend(subject.zip(MailKind::of(&event)));
+            self.signs_out |= matches!(event, Event::Account(AccountEvent::SessionsRevoked { .. }));
             let mut sealed = Vec::new();
             if let Some((key, personal)) = &self.sealing
                 && let Some((row, digest)) = personal.seal_for(&event, event_id, key)?
@@ -266,10 +276,16 @@ impl Commands {
         outcome: O,
     ) -> Result<Committed<O>, CommandError> {
         self.enclose_mails(&mut unit).await?;
+        let signs_out = unit.signs_out;
         let mut request = unit.into_request();
         request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
         match self.log.append(request).await? {
-            Appended::New(receipt) => Ok(Committed::New(outcome, receipt)),
+            Appended::New(receipt) => {
+                if signs_out {
+                    self.ends_due.notify_one();
+                }
+                Ok(Committed::New(outcome, receipt))
+            }
             Appended::Duplicate { result } => Ok(Committed::Before(serde_json::from_str(&result)?)),
         }
     }

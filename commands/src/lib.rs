@@ -24,6 +24,7 @@ mod refresh_token;
 mod retention;
 mod roles;
 mod second_factor;
+mod session_ends;
 mod sessions;
 mod sign_out;
 mod step_up;
@@ -36,7 +37,7 @@ use std::time::Instant;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::Epoch;
 use sqlx::PgPool;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use self::accounts::{Member, NewAccount, NewMember, Owner, Profile};
 pub use self::challenge::{Challenged, HalfWay, Purpose};
@@ -66,6 +67,8 @@ pub struct Commands {
     epoch: Epoch,
     pulse: Pulse,
     mails: bool,
+    /// Woken when sessions were taken away whose ends are not recorded yet.
+    ends_due: Notify,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
@@ -106,7 +109,8 @@ impl Commands {
     ) -> Self {
         // Its sender is gone: nobody looks.
         let pulse = watch::Sender::default().subscribe();
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails: false }
+        let ends_due = Notify::new();
+        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails: false, ends_due }
     }
 
     /// Of a node that looks several times a second whether commits are acknowledged.

@@ -310,6 +310,7 @@ impl Commands {
         let factors = self.factors_after(found, presented)?;
         match self.commit(unit, idempotency, Outcome::Started { account, session, device, factors }).await? {
             Committed::New(_, receipt) => {
+                self.end_beyond_limit(context, account).await?;
                 let position = receipt.position.unwrap_or_default();
                 let issue = Issue {
                     account,
@@ -355,6 +356,8 @@ impl Commands {
                 if !is_recent {
                     return Err(CommandError::OutcomeExpired);
                 }
+                // Whoever began it may not have come so far.
+                self.end_beyond_limit(context, account).await?;
                 let device_token = device_token(&self.vault, account, device);
                 let again = self.issue_again(context, session, 1, Some(device_token)).await?;
                 let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;

@@ -72,7 +72,7 @@ impl MailKind {
                     PasswordChange::Disputed => Some(Self::IntrusionReported),
                     PasswordChange::Rehash => None,
                 },
-                AccountEvent::SecondFactorEnabled {} => Some(Self::SecondFactorEnabled),
+                AccountEvent::SecondFactorEnabled { .. } => Some(Self::SecondFactorEnabled),
                 AccountEvent::SecondFactorDisabled { .. } => Some(Self::SecondFactorDisabled),
                 AccountEvent::RecoveryCodesIssued { .. } => Some(Self::RecoveryCodesIssued),
                 AccountEvent::ProfileChanged {}
@@ -83,7 +83,8 @@ impl MailKind {
                 | AccountEvent::RoleRevoked { .. }
                 | AccountEvent::EmailVerified {}
                 | AccountEvent::Suspended {}
-                | AccountEvent::Reinstated {} => None,
+                | AccountEvent::Reinstated {}
+                | AccountEvent::SessionsRevoked { .. } => None,
             },
             Event::Authentication(event) => match event {
                 AuthenticationEvent::PasswordResetRequested {} => Some(Self::PasswordReset),

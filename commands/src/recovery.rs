@@ -16,12 +16,11 @@ use zeroize::Zeroizing;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, Unit};
+use crate::execute::{Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, network_facts};
 use crate::mail::{LinkPurpose, MailKind};
 use crate::password_hash::Verifier;
-use crate::sign_out::SignedOut;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::{self, VaultWrite};
 use crate::{Commands, Done};
@@ -68,9 +67,8 @@ impl Commands {
     ) -> Result<Done<()>, CommandError> {
         let idempotency =
             Idempotency::of(&self.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
-        if let Some(made) = self.before::<SignedOut>(idempotency.as_ref()).await? {
-            let context = &context.acting_as(made.account);
-            return self.then_sign_out(context, None, RevokedBy::PasswordChange, Committed::Before(made)).await;
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
         }
         let purpose = LinkPurpose::PasswordReset;
         let account = self.link_owner(purpose, token, context.now).await?;
@@ -101,9 +99,9 @@ impl Commands {
                     AuthenticationEvent::LockLifted { factor: Factor::Password, by: LiftedBy::Reset, device: None };
                 unit.record(account.0, Some(account), [lifted])?;
             }
-            Ok((unit, SignedOut { account, version }))
+            Ok((unit, ()))
         });
-        self.then_sign_out(context, None, RevokedBy::PasswordChange, decided.await?).await
+        self.done(decided.await?).await
     }
 
     /// Mails a link by which its owner shows that mail to an account's address arrives.
@@ -153,9 +151,8 @@ impl Commands {
     /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
     pub async fn report_intrusion(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
         let idempotency = Idempotency::of(&self.vault, context, "report_intrusion", &[token.as_bytes()]);
-        if let Some(made) = self.before::<SignedOut>(idempotency.as_ref()).await? {
-            let context = &context.acting_as(made.account);
-            return self.then_sign_out(context, None, RevokedBy::PasswordChange, Committed::Before(made)).await;
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
         }
         let account = self.link_owner(LinkPurpose::NotMe, token, context.now).await?;
         let context = &context.acting_as(account);
@@ -168,9 +165,9 @@ impl Commands {
             let how = PasswordChange::Disputed;
             let mut unit = self.with_new_password(context, &found, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
-            Ok((unit, SignedOut { account, version }))
+            Ok((unit, ()))
         });
-        self.then_sign_out(context, None, RevokedBy::PasswordChange, decided.await?).await
+        self.done(decided.await?).await
     }
 
     /// The account, as long as the token is good. Its version is read first: of two who follow one link, or links that end
@@ -210,7 +207,7 @@ impl Commands {
             // Whoever followed the link reads the mail.
             unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::VerifyEmail)?)?;
         }
-        self.end_in(&mut unit, account, None, RevokedBy::PasswordChange).await?;
+        self.revoke_sessions(&mut unit, account, state, None, RevokedBy::PasswordChange).await?;
         Ok(unit)
     }
 }

@@ -113,6 +113,8 @@ impl Commands {
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             if refreshed.is_some() {
                 admission.rest(&mut unit);
+                // The session is good as long as the account is as it was: whatever takes its sessions away changes it.
+                unit.expect(Category::Account, live.account.0, Expected::Exact(loaded.account_version));
             }
             unit.record(session.0, Some(live.account), events)?;
             let outcome = refreshed.map_or(Outcome::Refused, |live| Outcome::Refreshed(live.generation));

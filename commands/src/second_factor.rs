@@ -21,10 +21,9 @@ use crate::attempts::{Reserved, Subject};
 use crate::challenge::Purpose;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{Committed, Idempotency, Unit};
+use crate::execute::{Idempotency, Unit};
 use crate::log::Expected;
 use crate::login::{Found, LoggedIn, Outcome, Presented};
-use crate::sign_out::SignedOut;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
@@ -110,7 +109,7 @@ impl Commands {
     }
 
     /// A code of the second factor that is being set up: from now on it counts, and the session in which it was presented
-    /// is one with a second factor. Answers with recovery codes.
+    /// is one with a second factor; one that it replaces counts no longer in any other. Answers with recovery codes.
     ///
     /// # Errors
     /// [`CommandError::WrongCode`]; [`CommandError::Account`] when none is being set up.
@@ -137,7 +136,8 @@ impl Commands {
             if self.seed(account, "totp_pending").await?.as_ref() != Some(&sealed) {
                 return Err(CommandError::WrongCode);
             }
-            let events = Account::handle_command(&state, AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES })?;
+            let command = AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES, session };
+            let events = Account::handle_command(&state, command)?;
             let batch = Batch(random_bytes()?);
             let codes = self.recovery_codes(account, &batch);
             let mut unit = self.unit(context);
@@ -223,8 +223,8 @@ impl Commands {
         reason: Reason,
     ) -> Result<Done<()>, CommandError> {
         let idempotency = self.bound(context, "reset_second_factor", account.0, &reason);
-        if let Some(made) = self.before(idempotency.as_ref()).await? {
-            return self.then_sign_out(context, None, RevokedBy::SecondFactorReset, Committed::Before(made)).await;
+        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+            return self.done_before(()).await;
         }
         let sealing = self.sealing(account, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -235,10 +235,10 @@ impl Commands {
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             self.take_away(&mut unit, account, &state, version, DisabledBy::Admin).await?;
-            self.end_in(&mut unit, account, None, RevokedBy::SecondFactorReset).await?;
-            Ok((unit, SignedOut { account, version }))
+            self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::SecondFactorReset).await?;
+            Ok((unit, ()))
         });
-        self.then_sign_out(context, None, RevokedBy::SecondFactorReset, decided.await?).await
+        self.done(decided.await?).await
     }
 
     async fn take_away(

@@ -55,10 +55,16 @@ pub(crate) struct Root {
 
 /// A session as the log has it.
 pub(crate) struct Loaded {
+    /// Ended, too, where all sessions of the account were taken away.
     pub state: SessionState,
     pub version: u64,
     pub started_at: DateTime<Utc>,
+    /// Of its last event, or of the one that took all sessions away.
     pub last_position: u64,
+    /// Whether a second factor that was presented in it still counts.
+    pub second_factor: bool,
+    /// The version of its account that all of this is of, or an earlier one.
+    pub account_version: u64,
 }
 
 impl Commands {
@@ -110,7 +116,7 @@ impl Commands {
             session,
             generation: live.generation,
             authenticated_at: loaded.started_at,
-            methods: live.methods.clone(),
+            methods: live.methods.iter().copied().filter(|it| *it != Method::OneTime || loaded.second_factor).collect(),
             held: live.held,
             roles: account.roles.into_iter().collect(),
             position,
@@ -146,10 +152,14 @@ impl Commands {
     }
 
     pub(crate) async fn refresh_root(&self, session: SessionId) -> Result<Option<Root>, CommandError> {
-        let row =
-            sqlx::query!("select account_id, device, root from vault.refresh_root where session_id = $1", session.0)
-                .fetch_optional(&self.pool)
-                .await?;
+        let row = sqlx::query!(
+            "select r.account_id, r.device, r.root
+             from vault.refresh_root r join access.live_session s on s.session_id = r.session_id
+             where r.session_id = $1",
+            session.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
         Ok(row.map(|row| Root {
             account: AccountId(row.account_id),
             device: row.device,
@@ -163,10 +173,38 @@ impl Commands {
     }
 
     pub(crate) async fn load_session(&self, session: SessionId) -> Result<Loaded, CommandError> {
+        let standing = sqlx::query!(
+            r#"select l.session_id is not null as "is_good!", coalesce(l.second_factor, false) as "second_factor!",
+                      coalesce(a.sessions_from, 0) as "sessions_from!", coalesce(v.version, 0) as "account_version!"
+               from access.session s
+               left join access.live_session l on l.session_id = s.session_id
+               left join access.account a on a.account_id = s.account_id
+               left join log.stream v on v.stream_id = s.account_id and v.category = 'account'
+               where s.session_id = $1"#,
+            session.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
         let events = self.log.load(Stream { category: Category::Session, id: session.0 }).await?;
         let first = events.first().map_or(DateTime::UNIX_EPOCH, |event| event.recorded_at);
         let last = events.last().map_or((0, 0), |event| (event.version, event.position));
-        Ok(Loaded { state: fold(events), version: last.0, started_at: first, last_position: last.1 })
+        let mut loaded = Loaded {
+            state: fold(events),
+            version: last.0,
+            started_at: first,
+            last_position: last.1,
+            second_factor: standing.as_ref().is_some_and(|standing| standing.second_factor),
+            account_version: standing.as_ref().map_or(0, |standing| standing.account_version.unsigned_abs()),
+        };
+        // Without a row it has ended long ago.
+        if let SessionState::Live(_) = loaded.state
+            && !standing.as_ref().is_some_and(|standing| standing.is_good)
+        {
+            let taken_away = standing.map_or(0, |standing| standing.sessions_from.unsigned_abs());
+            loaded.last_position = loaded.last_position.max(taken_away);
+            loaded.state = SessionState::Ended;
+        }
+        Ok(loaded)
     }
 }
 

@@ -1,10 +1,10 @@
 //! How sessions end before their time: one of the caller's own, all others, all of an account.
 
 use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountState};
 use fulexo_domain::event::Category;
-use fulexo_domain::session::{RevokedBy, Session, SessionCommand, SessionError, SessionEvent, SessionState};
+use fulexo_domain::session::{RevokedBy, Session, SessionCommand, SessionError, SessionState};
 use fulexo_domain::values::{AccountId, SessionId};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::context::Context;
@@ -12,19 +12,6 @@ use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, TRIES, Unit};
 use crate::log::Expected;
 use crate::{Commands, Done};
-
-/// Sessions that end in one append.
-const AT_ONCE: i64 = 100;
-/// Appends of one sweep at most.
-const SWEEPS: usize = 1_000;
-
-/// A change that ends all sessions of an account, as the log remembers it for the same idempotency key.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct SignedOut {
-    pub account: AccountId,
-    /// What the account's stream was at before it.
-    pub version: u64,
-}
 
 impl Commands {
     /// Ends one of the caller's own sessions.
@@ -64,145 +51,101 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    /// Ends every other session of the caller.
+    /// Ends every other session of the caller; answers with how many were live.
     ///
     /// # Errors
-    /// See [`CommandError`].
+    /// [`CommandError::InvalidCredentials`] when the caller's own has ended meanwhile.
     pub async fn end_other_sessions(
         &self,
         context: &Context,
         account: AccountId,
         but: SessionId,
     ) -> Result<Done<usize>, CommandError> {
-        self.sweep_once(context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
+        self.revoke_all(context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
     }
 
-    /// A sweep that is not made again under the same idempotency key: what began since is none of its business.
-    pub(crate) async fn sweep_once(
+    /// Once under an idempotency key: what began since is none of its business. Where none is live, there is nothing to
+    /// record.
+    pub(crate) async fn revoke_all(
         &self,
         context: &Context,
         operation: &str,
         account: AccountId,
-        but: Option<SessionId>,
+        kept: Option<SessionId>,
         by: RevokedBy,
     ) -> Result<Done<usize>, CommandError> {
-        let kept = but.map_or(Uuid::nil(), |but| but.0);
-        let content = [account.0.as_bytes().as_slice(), kept.as_bytes()];
+        let but = kept.map_or(Uuid::nil(), |kept| kept.0);
+        let content = [account.0.as_bytes().as_slice(), but.as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, operation, &content);
-        if let Some(value) = self.before(idempotency.as_ref()).await? {
-            return self.done_before(value).await;
+        if let Some(live) = self.before(idempotency.as_ref()).await? {
+            return self.done_before(live).await;
         }
-        let done = self.sweep_sessions(context, account, but, by).await?;
-        if idempotency.is_some() {
-            // After the sweep, which is several appends: whoever asks again before that ends what is left.
-            let unit = self.unit(context);
-            if let Committed::Before(value) = self.commit(unit, idempotency.as_ref(), done.value).await? {
-                return Ok(Done { value, ..done });
-            }
-        }
-        Ok(done)
-    }
-
-    /// Ends every session of an account but one, a batch at a time until none is left.
-    pub(crate) async fn sweep_sessions(
-        &self,
-        context: &Context,
-        account: AccountId,
-        but: Option<SessionId>,
-        by: RevokedBy,
-    ) -> Result<Done<usize>, CommandError> {
-        self.sweep_before(context, account, but, by, None).await
-    }
-
-    /// The same, of sessions that were started before this position, if there is one.
-    async fn sweep_before(
-        &self,
-        context: &Context,
-        account: AccountId,
-        but: Option<SessionId>,
-        by: RevokedBy,
-        before: Option<i64>,
-    ) -> Result<Done<usize>, CommandError> {
-        let mut done = Done { value: 0, position: None };
-        // Sessions that are started meanwhile, rightly, would keep it going for ever.
-        for _ in 0..SWEEPS {
+        let decided = self.decide(idempotency.as_ref(), async || {
+            let (state, version) = self.account_state(account).await?;
+            let live = self.live_sessions(context, account, kept).await?;
             let mut unit = self.unit(context);
-            let ended = self.end_before(&mut unit, account, but, by, before).await?;
-            if ended == 0 {
-                break;
+            if live > 0 {
+                unit.expect(Category::Account, account.0, Expected::Exact(version));
+                self.revoke_sessions(&mut unit, account, &state, kept, by).await?;
             }
-            if let Committed::New((), receipt) = self.commit(unit, None, ()).await? {
-                done.position = receipt.position.or(done.position);
-                done.value += ended;
-            }
-        }
-        Ok(done)
+            Ok((unit, live))
+        });
+        let done = self.done(decided.await?).await?;
+        if done.position.is_some() { Ok(done) } else { self.done_before(done.value).await }
     }
 
-    /// Ends what is left of the sessions that a change ends, but one; also when it was made before under the same
-    /// idempotency key, for the sweep after it may have failed. What was started since is none of its business.
-    pub(crate) async fn then_sign_out(
+    /// Adds to an append that every session of an account is over but one. It is one event, however many there are: from its
+    /// position on nobody takes a token of theirs, and that each has ended is recorded later (`session_ends`). Whatever
+    /// takes sessions away calls this, and has the append rest on the version of the account that `state` is of.
+    ///
+    /// # Errors
+    /// [`CommandError::InvalidCredentials`] when the one to keep is not good any more: it would come back.
+    pub(crate) async fn revoke_sessions(
+        &self,
+        unit: &mut Unit<'_>,
+        account: AccountId,
+        state: &AccountState,
+        kept: Option<SessionId>,
+        by: RevokedBy,
+    ) -> Result<(), CommandError> {
+        if let Some(kept) = kept
+            && !self.is_good(kept, account).await?
+        {
+            return Err(CommandError::InvalidCredentials);
+        }
+        let events = Account::handle_command(state, AccountCommand::RevokeSessions { by, kept })?;
+        unit.record(account.0, Some(account), events)
+    }
+
+    /// How many sessions of an account are in use, but this one.
+    async fn live_sessions(
         &self,
         context: &Context,
-        but: Option<SessionId>,
-        by: RevokedBy,
-        decided: Committed<SignedOut>,
-    ) -> Result<Done<()>, CommandError> {
-        let (SignedOut { account, version }, position) = match decided {
-            Committed::New(signed_out, receipt) => (signed_out, receipt.position),
-            Committed::Before(signed_out) => (signed_out, self.done_before(()).await?.position),
-        };
-        // Where the change stands: a login that was under way has started its session before it, or finds the account
-        // changed. If it changed nothing about the account (a password that had expired before), no session starts before
-        // something else does.
-        let changed = sqlx::query_scalar!(
-            "select position from log.event where stream_id = $1 and category = 'account' and version = $2",
-            account.0,
-            i64::try_from(version).unwrap_or(i64::MAX).saturating_add(1)
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        let swept = self.sweep_before(context, account, but, by, changed).await?;
-        Ok(Done { value: (), position: swept.position.or(position) })
-    }
-
-    /// Adds the end of live sessions to an append, of as many as go into one; answers of how many.
-    pub(crate) async fn end_in(
-        &self,
-        unit: &mut Unit<'_>,
         account: AccountId,
         but: Option<SessionId>,
-        by: RevokedBy,
-    ) -> Result<usize, CommandError> {
-        self.end_before(unit, account, but, by, None).await
-    }
-
-    async fn end_before(
-        &self,
-        unit: &mut Unit<'_>,
-        account: AccountId,
-        but: Option<SessionId>,
-        by: RevokedBy,
-        before: Option<i64>,
     ) -> Result<usize, CommandError> {
         let live = sqlx::query_scalar!(
-            "select session_id from access.session
-             where account_id = $1 and ended_at is null and session_id is distinct from $2
-                 and ($4::bigint is null or started_position < $4)
-             limit $3",
+            r#"select count(*) as "live!" from access.live_session
+               where account_id = $1 and session_id is distinct from $2 and idle_expires_at > $3 and expires_at > $3"#,
             account.0,
             but.map(|but| but.0),
-            AT_ONCE,
-            before
+            context.now
         )
-        .fetch_all(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
-        for session in &live {
-            // Ending one that has ended in the meantime is harmless, so no version is asked for.
-            unit.expect(Category::Session, *session, Expected::Any);
-            unit.record(*session, Some(account), [SessionEvent::Revoked { by }])?;
-        }
-        Ok(live.len())
+        Ok(usize::try_from(live).unwrap_or_default())
+    }
+
+    async fn is_good(&self, session: SessionId, account: AccountId) -> Result<bool, CommandError> {
+        let is_good = sqlx::query_scalar!(
+            r#"select exists (
+                   select from access.live_session where session_id = $1 and account_id = $2) as "is_good!""#,
+            session.0,
+            account.0
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(is_good)
     }
 
     async fn session_belongs_to(&self, session: SessionId, account: AccountId) -> Result<bool, CommandError> {

@@ -183,6 +183,12 @@ impl SigningKey {
     }
 }
 
+/// How strongly somebody is authenticated who presented these.
+#[must_use]
+pub const fn acr(methods: &[Method]) -> &'static str {
+    if methods.len() > 1 { "aal2" } else { "aal1" }
+}
+
 impl KeyRing {
     /// A ring whose first key signs.
     ///
@@ -218,7 +224,7 @@ impl KeyRing {
             iat: now.timestamp(),
             exp: grant.expires_at.timestamp(),
             auth_time: grant.authenticated_at.timestamp(),
-            acr: if grant.methods.len() > 1 { "aal2" } else { "aal1" }.to_owned(),
+            acr: acr(&grant.methods).to_owned(),
             amr: grant.methods,
             roles: grant.roles,
             pos: grant.position,

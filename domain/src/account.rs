@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::values::{AccountId, RoleName};
+use crate::session::RevokedBy;
+use crate::values::{AccountId, RoleName, SessionId};
 
 /// What happened to an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +38,16 @@ pub enum AccountEvent {
     /// Somebody who may began to set up a second factor; it counts from its confirmation on.
     #[serde(rename = "account.second_factor_enrolment_started")]
     SecondFactorEnrolmentStarted {},
-    /// From here on a login asks for a second factor.
+    /// From here on a login asks for a second factor, and no session of before counts as one with it, but the one in which
+    /// a code of it was right.
     #[serde(rename = "account.second_factor_enabled")]
-    SecondFactorEnabled {},
-    /// From here on it does not; sealed: reason, when an administrator did it.
+    SecondFactorEnabled {
+        /// The session in which it was confirmed; none in a login that led to this step alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<SessionId>,
+    },
+    /// From here on it does not, and no session of before counts as one with a second factor; sealed: reason, when an
+    /// administrator did it.
     #[serde(rename = "account.second_factor_disabled")]
     SecondFactorDisabled {
         /// Who took it away.
@@ -79,6 +86,15 @@ pub enum AccountEvent {
     /// The account can be used again; sealed: reason.
     #[serde(rename = "account.reinstated")]
     Reinstated {},
+    /// No session that began before is good any more. That each of them has ended (`session.revoked`) is recorded later.
+    #[serde(rename = "account.sessions_revoked")]
+    SessionsRevoked {
+        /// By whom or what.
+        by: RevokedBy,
+        /// The one that stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<SessionId>,
+    },
 }
 
 /// What led to a new password.
@@ -130,6 +146,8 @@ pub enum AccountCommand {
     ConfirmEnrolment {
         /// How many recovery codes come with it.
         codes: u32,
+        /// The session in which it was, if it was in one.
+        session: Option<SessionId>,
     },
     /// Ask for no second factor any more.
     DisableSecondFactor {
@@ -159,6 +177,13 @@ pub enum AccountCommand {
     Suspend,
     /// Allow its use again.
     Reinstate,
+    /// End every session but one. Whether there is one to end is the caller's to know.
+    RevokeSessions {
+        /// By whom or what.
+        by: RevokedBy,
+        /// The one that stays.
+        kept: Option<SessionId>,
+    },
 }
 
 /// Why nothing was recorded.
@@ -250,12 +275,12 @@ impl Aggregate for Account {
                 open()?;
                 Ok(vec![AccountEvent::SecondFactorEnrolmentStarted {}])
             }
-            AccountCommand::ConfirmEnrolment { codes } => {
+            AccountCommand::ConfirmEnrolment { codes, session } => {
                 if !state.enrolling {
                     return Err(AccountError::NotEnrolling);
                 }
                 let issued = AccountEvent::RecoveryCodesIssued { count: codes };
-                Ok(vec![AccountEvent::SecondFactorEnabled {}, issued])
+                Ok(vec![AccountEvent::SecondFactorEnabled { session }, issued])
             }
             AccountCommand::DisableSecondFactor { by } => {
                 open()?;
@@ -297,20 +322,26 @@ impl Aggregate for Account {
                 open()?;
                 if state.suspended { Ok(vec![AccountEvent::Reinstated {}]) } else { Err(AccountError::NotSuspended) }
             }
+            AccountCommand::RevokeSessions { by, kept } => {
+                open()?;
+                Ok(vec![AccountEvent::SessionsRevoked { by, kept }])
+            }
         }
     }
 
     fn apply_event(mut state: AccountState, event: AccountEvent) -> AccountState {
         match event {
             AccountEvent::Registered {} => state.registered = true,
-            AccountEvent::ProfileChanged {} | AccountEvent::PasswordChanged { how: PasswordChange::Rehash } => {}
+            AccountEvent::ProfileChanged {}
+            | AccountEvent::PasswordChanged { how: PasswordChange::Rehash }
+            | AccountEvent::SessionsRevoked { .. } => {}
             AccountEvent::PasswordChanged {
                 how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset | PasswordChange::Disputed,
             } => state.password_expired = false,
             AccountEvent::EmailVerified {} => state.email_verified = true,
             AccountEvent::PasswordExpired {} => state.password_expired = true,
             AccountEvent::SecondFactorEnrolmentStarted {} => state.enrolling = true,
-            AccountEvent::SecondFactorEnabled {} => {
+            AccountEvent::SecondFactorEnabled { session: _ } => {
                 state.enrolling = false;
                 state.second_factor = true;
             }
@@ -368,9 +399,9 @@ mod tests {
     #[test]
     fn a_second_factor_counts_from_its_confirmation_on() {
         let started = || AccountEvent::SecondFactorEnrolmentStarted {};
-        let enabled = || AccountEvent::SecondFactorEnabled {};
+        let enabled = || AccountEvent::SecondFactorEnabled { session: None };
         let issued = || AccountEvent::RecoveryCodesIssued { count: 10 };
-        let confirm = || AccountCommand::ConfirmEnrolment { codes: 10 };
+        let confirm = || AccountCommand::ConfirmEnrolment { codes: 10, session: None };
         let disable = || AccountCommand::DisableSecondFactor { by: DisabledBy::Owner };
         given::<Account>([registered()]).when(confirm()).refused(AccountError::NotEnrolling);
         given::<Account>([registered(), started()]).when(disable()).refused(AccountError::NoSecondFactor);
@@ -434,6 +465,16 @@ mod tests {
             .when(AccountCommand::Reinstate)
             .then([AccountEvent::Reinstated {}]);
         given::<Account>([registered()]).when(AccountCommand::Reinstate).refused(AccountError::NotSuspended);
+    }
+
+    #[test]
+    fn sessions_are_revoked_as_often_as_it_is_asked_for() {
+        let kept = Some(SessionId(uuid::Uuid::from_u128(7)));
+        let revoke = || AccountCommand::RevokeSessions { by: RevokedBy::Owner, kept };
+        let revoked = || AccountEvent::SessionsRevoked { by: RevokedBy::Owner, kept };
+        given::<Account>([]).when(revoke()).refused(AccountError::Unknown);
+        given::<Account>([registered()]).when(revoke()).then([revoked()]);
+        given::<Account>([registered(), revoked()]).when(revoke()).then([revoked()]);
     }
 
     #[test]

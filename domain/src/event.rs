@@ -191,11 +191,12 @@ impl Event {
             Self::Account(
                 AccountEvent::PasswordChanged { .. }
                 | AccountEvent::SecondFactorEnrolmentStarted {}
-                | AccountEvent::SecondFactorEnabled {}
+                | AccountEvent::SecondFactorEnabled { .. }
                 | AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }
                 | AccountEvent::RecoveryCodesIssued { .. }
                 | AccountEvent::RecoveryCodeUsed { .. }
-                | AccountEvent::EmailVerified {},
+                | AccountEvent::EmailVerified {}
+                | AccountEvent::SessionsRevoked { .. },
             )
             | Self::ApiKey(ApiKeyEvent::Created { .. }) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })

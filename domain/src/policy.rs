@@ -25,6 +25,9 @@ pub struct Policy {
     pub passwords: PasswordPolicy,
     /// Who needs a second factor.
     pub second_factor: SecondFactorPolicy,
+    /// How far API keys are on their own.
+    #[serde(default, skip_serializing_if = "ApiKeyPolicy::is_default")]
+    pub api_keys: ApiKeyPolicy,
 }
 
 /// When an account is locked, and for how long.
@@ -62,6 +65,19 @@ pub struct SessionPolicy {
     pub elevation: TimeDelta,
     /// What a refresh from somewhere that looks different leads to.
     pub fingerprint: FingerprintPolicy,
+    /// Sessions of an account at once: where one more begins, one ends, those past their end first, then the oldest.
+    #[serde(default = "most_live", skip_serializing_if = "is_most_live")]
+    pub most_live: u32,
+}
+
+/// Of policies that do not say; never another figure, for the log says it by saying nothing.
+const fn most_live() -> u32 {
+    100
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_most_live(figure: &u32) -> bool {
+    *figure == most_live()
 }
 
 /// What a refresh from somewhere that looks different leads to. It is recorded in any case.
@@ -92,6 +108,26 @@ pub struct SecondFactorPolicy {
     pub required_for: BTreeSet<RoleName>,
 }
 
+/// How far API keys are on their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyPolicy {
+    /// Whether a key is refused while the account that made it is suspended.
+    pub end_with_suspension: bool,
+}
+
+impl ApiKeyPolicy {
+    /// What policies mean that do not say; never anything else, for the log says it by saying nothing.
+    const fn is_default(&self) -> bool {
+        self.end_with_suspension
+    }
+}
+
+impl Default for ApiKeyPolicy {
+    fn default() -> Self {
+        Self { end_with_suspension: true }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -109,9 +145,11 @@ impl Default for Policy {
                 refresh_grace: TimeDelta::seconds(10),
                 elevation: TimeDelta::minutes(10),
                 fingerprint: FingerprintPolicy::RequireStepUp,
+                most_live: most_live(),
             },
             passwords: PasswordPolicy { history: 5, max_age_days: None },
             second_factor: SecondFactorPolicy { required_for: BTreeSet::new() },
+            api_keys: ApiKeyPolicy::default(),
         }
     }
 }
@@ -163,6 +201,7 @@ impl Policy {
         check("/sessions/absolute_seconds", sessions.absolute_lifetime.num_seconds(), idle.max(5 * MINUTE), 365 * DAY);
         check("/sessions/refresh_grace_seconds", sessions.refresh_grace.num_seconds(), 0, MINUTE);
         check("/sessions/elevation_seconds", sessions.elevation.num_seconds(), MINUTE, 60 * MINUTE);
+        check("/sessions/most_live", i64::from(sessions.most_live), 1, 1_000);
         check("/passwords/history", i64::from(self.passwords.history), 1, 24);
         if let Some(days) = self.passwords.max_age_days {
             check("/passwords/max_age_days", i64::from(days), 1, 3_650);

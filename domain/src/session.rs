@@ -107,6 +107,8 @@ pub enum RevokedBy {
     PasswordExpired,
     /// A refresh came from somewhere that looked different.
     Fingerprint,
+    /// The account began more sessions than it may have.
+    Limit,
 }
 
 impl RevokedBy {
@@ -122,7 +124,25 @@ impl RevokedBy {
             Self::SecondFactorReset => "second_factor_reset",
             Self::PasswordExpired => "password_expired",
             Self::Fingerprint => "fingerprint",
+            Self::Limit => "limit",
         }
+    }
+
+    /// Reads a name; nothing for one that this build does not know.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        const ALL: [RevokedBy; 9] = [
+            RevokedBy::Owner,
+            RevokedBy::Admin,
+            RevokedBy::Reuse,
+            RevokedBy::PasswordChange,
+            RevokedBy::Suspension,
+            RevokedBy::SecondFactorReset,
+            RevokedBy::PasswordExpired,
+            RevokedBy::Fingerprint,
+            RevokedBy::Limit,
+        ];
+        ALL.into_iter().find(|by| by.as_str() == name)
     }
 }
 

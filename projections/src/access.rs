@@ -11,12 +11,14 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
+use fulexo_domain::authentication::Method;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
-use fulexo_domain::session::SessionEvent;
+use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::values::SessionId;
 use sqlx::{PgConnection, PgPool};
 
 pub use self::api_keys::{ApiKeyRow, KeyStanding, api_key, api_keys};
@@ -29,18 +31,21 @@ use crate::to_i64;
 pub const fn concerns(event: &Event) -> bool {
     match event {
         Event::Account(event) => match event {
-            AccountEvent::Registered {} | AccountEvent::RoleGranted { .. } | AccountEvent::RoleRevoked { .. } => true,
+            AccountEvent::Registered {}
+            | AccountEvent::RoleGranted { .. }
+            | AccountEvent::RoleRevoked { .. }
+            | AccountEvent::SecondFactorEnabled { .. }
+            | AccountEvent::SecondFactorDisabled { .. }
+            | AccountEvent::Suspended {}
+            | AccountEvent::Reinstated {}
+            | AccountEvent::SessionsRevoked { .. } => true,
             AccountEvent::ProfileChanged {}
             | AccountEvent::PasswordChanged { .. }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
-            | AccountEvent::SecondFactorEnabled {}
-            | AccountEvent::SecondFactorDisabled { .. }
             | AccountEvent::RecoveryCodesIssued { .. }
             | AccountEvent::RecoveryCodeUsed { .. }
-            | AccountEvent::EmailVerified {}
-            | AccountEvent::Suspended {}
-            | AccountEvent::Reinstated {} => false,
+            | AccountEvent::EmailVerified {} => false,
         },
         Event::Session(event) => match event {
             SessionEvent::Started { .. }
@@ -76,14 +81,23 @@ pub fn apply<'a>(
     })
 }
 
+/// What an event changes about an account, beside its roles.
+#[derive(Default)]
+struct Change {
+    suspended: Option<bool>,
+    sessions: Option<(RevokedBy, Option<SessionId>)>,
+    /// The session whose second factor goes on counting.
+    second_factor: Option<Option<SessionId>>,
+}
+
 async fn apply_account(
     connection: &mut PgConnection,
     recorded: &Recorded,
     event: &AccountEvent,
 ) -> Result<(), sqlx::Error> {
     let account = recorded.stream.id;
-    match event {
-        AccountEvent::Registered {} => {}
+    let change = match event {
+        AccountEvent::Registered {} => Change::default(),
         AccountEvent::RoleGranted { role } => {
             sqlx::query!(
                 "insert into access.role_grant (account_id, role, position) values ($1, $2, $3)
@@ -94,31 +108,52 @@ async fn apply_account(
             )
             .execute(&mut *connection)
             .await?;
+            Change::default()
         }
         AccountEvent::RoleRevoked { role } => {
             sqlx::query!("delete from access.role_grant where account_id = $1 and role = $2", account, role.as_str())
                 .execute(&mut *connection)
                 .await?;
+            Change::default()
         }
+        AccountEvent::Suspended {} => Change { suspended: Some(true), ..Change::default() },
+        AccountEvent::Reinstated {} => Change { suspended: Some(false), ..Change::default() },
+        AccountEvent::SessionsRevoked { by, kept } => Change { sessions: Some((*by, *kept)), ..Change::default() },
+        AccountEvent::SecondFactorEnabled { session } => Change { second_factor: Some(*session), ..Change::default() },
+        AccountEvent::SecondFactorDisabled { .. } => Change { second_factor: Some(None), ..Change::default() },
         AccountEvent::ProfileChanged {}
         | AccountEvent::PasswordChanged { .. }
         | AccountEvent::PasswordExpired {}
         | AccountEvent::SecondFactorEnrolmentStarted {}
-        | AccountEvent::SecondFactorEnabled {}
-        | AccountEvent::SecondFactorDisabled { .. }
         | AccountEvent::RecoveryCodesIssued { .. }
         | AccountEvent::RecoveryCodeUsed { .. }
-        | AccountEvent::EmailVerified {}
-        | AccountEvent::Suspended {}
-        | AccountEvent::Reinstated {} => return Ok(()),
-    }
+        | AccountEvent::EmailVerified {} => return Ok(()),
+    };
     sqlx::query!(
-        "insert into access.account (account_id, changed_position, changed_at) values ($1, $2, $3)
+        "insert into access.account as a
+             (account_id, changed_position, changed_at, suspended, sessions_from, kept_session, sessions_ended_by,
+              ends_due, second_factor_from, second_factor_session)
+         values ($1, $2::bigint, $3, coalesce($4, false), case when $5 then $2 else 0 end, $6, $7,
+                 coalesce($4, false) or $5, case when $8 then $2 else 0 end, $9)
          on conflict on constraint account_pkey do update
-         set changed_position = excluded.changed_position, changed_at = excluded.changed_at",
+         set changed_position = excluded.changed_position, changed_at = excluded.changed_at,
+             suspended = coalesce($4, a.suspended),
+             sessions_from = case when $5 then excluded.sessions_from else a.sessions_from end,
+             kept_session = case when $5 then excluded.kept_session else a.kept_session end,
+             sessions_ended_by = case when $5 then excluded.sessions_ended_by else a.sessions_ended_by end,
+             ends_due = a.ends_due or excluded.ends_due,
+             second_factor_from = case when $8 then excluded.second_factor_from else a.second_factor_from end,
+             second_factor_session =
+                 case when $8 then excluded.second_factor_session else a.second_factor_session end",
         account,
         to_i64(recorded.position),
-        recorded.recorded_at
+        recorded.recorded_at,
+        change.suspended,
+        change.sessions.is_some(),
+        change.sessions.and_then(|(_, kept)| kept).map(|kept| kept.0),
+        change.sessions.map(|(by, _)| by.as_str()),
+        change.second_factor.is_some(),
+        change.second_factor.flatten().map(|session| session.0)
     )
     .execute(connection)
     .await?;
@@ -132,15 +167,17 @@ async fn apply_session(
 ) -> Result<(), sqlx::Error> {
     let session = recorded.stream.id;
     match event {
-        SessionEvent::Started { account, idle_expires_at, expires_at, .. } => {
+        SessionEvent::Started { account, methods, idle_expires_at, expires_at, .. } => {
             sqlx::query!(
-                "insert into access.session (session_id, account_id, started_position, idle_expires_at, expires_at)
-                 values ($1, $2, $3, $4, $5)",
+                "insert into access.session
+                     (session_id, account_id, started_position, idle_expires_at, expires_at, second_factor_position)
+                 values ($1, $2, $3::bigint, $4, $5, case when $6 then $3 end)",
                 session,
                 account.0,
                 to_i64(recorded.position),
                 idle_expires_at,
-                expires_at
+                expires_at,
+                methods.contains(&Method::OneTime)
             )
             .execute(connection)
             .await?;
@@ -154,16 +191,18 @@ async fn apply_session(
             .execute(connection)
             .await?;
         }
-        SessionEvent::Elevated { until, released, .. } => {
+        SessionEvent::Elevated { methods, until, released } => {
             sqlx::query!(
                 "update access.session
-                 set elevated_until = $2, elevated_position = $3,
-                     released_position = case when $4 then $3 else released_position end
+                 set elevated_until = $2, elevated_position = $3::bigint,
+                     released_position = case when $4 then $3::bigint else released_position end,
+                     second_factor_position = case when $5 then $3::bigint else second_factor_position end
                  where session_id = $1",
                 session,
                 until,
                 to_i64(recorded.position),
-                released
+                released,
+                methods.contains(&Method::OneTime)
             )
             .execute(connection)
             .await?;

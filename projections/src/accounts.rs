@@ -387,7 +387,7 @@ fn change(account: &mut Account, recorded: &Recorded) {
             account.password_expired = false;
         }
         Event::Account(AccountEvent::EmailVerified {}) => account.email_verified = true,
-        Event::Account(AccountEvent::SecondFactorEnabled {}) => account.second_factor = true,
+        Event::Account(AccountEvent::SecondFactorEnabled { .. }) => account.second_factor = true,
         Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
             account.second_factor = false;
             account.recovery_codes = 0;
@@ -406,7 +406,11 @@ fn change(account: &mut Account, recorded: &Recorded) {
         Event::Authentication(AuthenticationEvent::Succeeded { .. }) => {
             account.last_login_at = Some(recorded.recorded_at);
         }
-        Event::Account(AccountEvent::Registered {} | AccountEvent::SecondFactorEnrolmentStarted {})
+        Event::Account(
+            AccountEvent::Registered {}
+            | AccountEvent::SecondFactorEnrolmentStarted {}
+            | AccountEvent::SessionsRevoked { .. },
+        )
         | Event::Authentication(_)
         | Event::Session(_)
         | Event::Role(_)

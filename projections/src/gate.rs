@@ -1,7 +1,7 @@
 //! The access gate in a node's memory: a request is judged without a database read.
 //!
-//! A token says what was true at the log position in it. The gate remembers what has changed since: sessions ended
-//! and roles granted or revoked, for as long as a token that does not know of it may live. That is bounded by the
+//! A token says what was true at the log position in it. The gate remembers what has changed since: sessions ended, one
+//! or all of an account, accounts suspended, second factors taken away, roles granted or revoked, for as long as a token that does not know of it may live. That is bounded by the
 //! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest. Whatever it has forgotten,
 //! or never learnt, tokens older than that are for the database.
 //!
@@ -54,6 +54,8 @@ pub enum Verdict {
         roles: Option<BTreeSet<RoleName>>,
         /// What they allow together in this session.
         permissions: Permissions,
+        /// Whether a second factor was presented in it that still counts.
+        second_factor: bool,
         /// Its last elevation by step-up; `None` if there was none lately.
         elevated: Option<Elevation>,
         /// How long a session is elevated after its login.
@@ -83,6 +85,23 @@ pub enum KeyVerdict {
 /// The gate cannot know: ask the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unknown;
+
+/// From where on a second factor counts that was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SecondFactorMark {
+    /// The event that ended, or replaced, the one of before.
+    pub from: u64,
+    /// The session in which the new one was proved, and which therefore stays as it was.
+    pub kept: Option<SessionId>,
+}
+
+impl SecondFactorMark {
+    /// Whether it counts what a token says of a second factor that was issued at this position.
+    #[must_use]
+    pub fn counts(&self, session: SessionId, position: u64) -> bool {
+        position >= self.from || self.kept == Some(session)
+    }
+}
 
 /// Whether a lockdown keeps out whoever may do this.
 #[must_use]
@@ -122,11 +141,14 @@ impl Gate {
             return KeyVerdict::Unknown;
         }
         match memory.keys.get(&key) {
-            Some((permissions, expires_at)) if now < *expires_at => {
-                if keeps_out(memory.lockdown.0, *permissions) {
+            Some(key) if now < key.expires_at => {
+                if key.maker_suspended.1 && memory.policy.api_keys.end_with_suspension {
+                    return KeyVerdict::Ended;
+                }
+                if keeps_out(memory.lockdown.0, key.permissions) {
                     return KeyVerdict::LockedDown;
                 }
-                KeyVerdict::Current(*permissions, *expires_at)
+                KeyVerdict::Current(key.permissions, key.expires_at)
             }
             Some(_) => KeyVerdict::Ended,
             // Its secret is authentic, so it was made somewhere, maybe a moment ago.
@@ -141,7 +163,9 @@ impl Gate {
         if memory.is_replaced || claim.epoch != memory.epoch {
             return Verdict::Unknown;
         }
-        if memory.ended.contains_key(&claim.session) {
+        let account = memory.accounts.get(&claim.account);
+        let revoked = account.is_some_and(|account| account.revoked(claim.session, claim.position));
+        if revoked || memory.ended.contains_key(&claim.session) {
             // True however old the memory is: what has ended stays ended.
             return Verdict::Ended;
         }
@@ -153,16 +177,22 @@ impl Gate {
         if elevated.is_none() && memory.elevations_lost_until.is_some() {
             return Verdict::Unknown;
         }
-        let roles = memory.roles.get(&claim.account).map(|known| known.over(claim.roles, claim.position));
+        if account.is_some_and(|account| account.suspended.1) {
+            return Verdict::Ended;
+        }
+        let second_factor = claim.second_factor
+            && account.is_none_or(|account| account.second_factor.counts(claim.session, claim.position));
+        let roles = account.map(|known| known.over(claim.roles, claim.position));
         let held: &mut dyn Iterator<Item = &RoleName> = match &roles {
             Some(roles) => &mut roles.iter(),
             None => &mut claim.roles.iter(),
         };
-        let permissions = permissions_in(held, &memory.custom, &memory.policy, claim.second_factor);
+        let permissions = permissions_in(held, &memory.custom, &memory.policy, second_factor);
         if keeps_out(memory.lockdown.0, permissions) {
             return Verdict::LockedDown;
         }
-        Verdict::Current { permissions, elevated, elevation: memory.policy.sessions.elevation, roles }
+        let elevation = memory.policy.sessions.elevation;
+        Verdict::Current { permissions, second_factor, elevated, elevation, roles }
     }
 
     /// What a lockdown closes; `Err` where the database must be asked.

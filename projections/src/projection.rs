@@ -26,6 +26,7 @@ pub enum Projection {
 pub(crate) struct Kept {
     accounts: Versions<accounts::Account>,
     sessions: Versions<sessions::Session>,
+    begun: sessions::Begun,
 }
 
 impl Projection {
@@ -96,7 +97,7 @@ impl Projection {
     ) -> Result<(), E> {
         match self {
             Self::Accounts => accounts::fold(connection, &mut kept.accounts, events).await,
-            Self::Sessions => sessions::fold(connection, &mut kept.sessions, events).await,
+            Self::Sessions => sessions::fold(connection, &mut kept.sessions, &mut kept.begun, events).await,
             Self::Roles | Self::Metrics | Self::Audit => Ok(()),
         }
     }
@@ -134,6 +135,7 @@ impl Kept {
 
     /// What is held, to be written: the other half of [`Projection::fold`].
     pub(crate) fn finish(&mut self) -> Unwritten {
+        self.begun.clear();
         Unwritten { accounts: self.accounts.finish(), sessions: self.sessions.finish() }
     }
 }

@@ -369,13 +369,14 @@ fn about_grant(recorded: &Recorded) -> Option<Act<'_>> {
             | AccountEvent::PasswordChanged { .. }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
-            | AccountEvent::SecondFactorEnabled {}
+            | AccountEvent::SecondFactorEnabled { .. }
             | AccountEvent::SecondFactorDisabled { .. }
             | AccountEvent::RecoveryCodesIssued { .. }
             | AccountEvent::RecoveryCodeUsed { .. }
             | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
-            | AccountEvent::Reinstated {},
+            | AccountEvent::Reinstated {}
+            | AccountEvent::SessionsRevoked { .. },
         )
         | Event::Authentication(_)
         | Event::Session(_)

@@ -1,11 +1,13 @@
 //! The sessions read model: devices, for their owners and for administrators. From where somebody came stays sealed
 //! beside the log; the row knows where.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::session::SessionEvent;
+use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -133,24 +135,82 @@ pub async fn list_as_of(
     Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
 }
 
-/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement, on the
+/// Sessions that were begun and are in no table yet, by their accounts.
+#[derive(Default)]
+pub(crate) struct Begun(HashMap<Uuid, Vec<Uuid>>);
+
+impl Begun {
+    /// They are being written: whoever reads the table from here on finds them there.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// What an event says of sessions.
+enum About<'a> {
+    /// Of one.
+    One(&'a SessionEvent),
+    /// That all of an account that began before it are over, but one.
+    All(RevokedBy, Option<SessionId>),
+}
+
+/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most two statements, on the
 /// connection that is asked for then.
 pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
     rows: &mut Versions<Session>,
+    begun: &mut Begun,
     events: &[Recorded],
 ) -> Result<(), E> {
     let events = || events.iter().filter_map(|recorded| about(recorded).map(|event| (recorded, event)));
-    let begins = |event: &SessionEvent| matches!(event, SessionEvent::Started { .. });
-    let known = rows.missing(events().map(|(recorded, event)| (recorded.stream.id, begins(event))));
-    if !known.is_empty() {
-        let known = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &known)
-            .fetch_all(connection().await?)
+    let touched = events().filter_map(|(recorded, event)| match event {
+        About::One(event) => Some((recorded.stream.id, matches!(event, SessionEvent::Started { .. }))),
+        About::All(..) => None,
+    });
+    let unknown = rows.missing(touched);
+    let signed_out: BTreeSet<Uuid> = events()
+        .filter_map(|(recorded, event)| matches!(event, About::All(..)).then_some(recorded.stream.id))
+        .collect();
+    let mut left: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+    if !unknown.is_empty() || !signed_out.is_empty() {
+        let connection = connection().await?;
+        if !unknown.is_empty() {
+            let known = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &unknown)
+                .fetch_all(&mut *connection)
+                .await?;
+            rows.extend(known);
+        }
+        if !signed_out.is_empty() {
+            let accounts: Vec<Uuid> = signed_out.into_iter().collect();
+            let known = sqlx::query_as!(
+                Session,
+                "select * from session where account_id = any($1) and ended_at is null",
+                &accounts
+            )
+            .fetch_all(&mut *connection)
             .await?;
-        rows.extend(known);
+            for session in known {
+                left.entry(session.account_id).or_default().push(session.session_id);
+                // What the table says may be behind what is held back from it.
+                rows.add_unless_known(session);
+            }
+        }
     }
     for (recorded, event) in events() {
-        fold_one(rows, recorded, event);
+        match event {
+            About::One(event) => fold_one(rows, begun, recorded, event),
+            About::All(by, kept) => {
+                let (account, position) = (recorded.stream.id, to_i64(recorded.position));
+                let sessions = [left.get(&account), begun.0.get(&account)].into_iter().flatten().flatten();
+                for id in sessions.filter(|id| kept != Some(SessionId(**id))) {
+                    rows.change(id, recorded.position, |session| {
+                        if session.started_position < position {
+                            end(session, recorded.recorded_at, by.as_str());
+                        }
+                    });
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -252,9 +312,10 @@ impl Row for Session {
     }
 }
 
-const fn about(recorded: &Recorded) -> Option<&SessionEvent> {
+const fn about(recorded: &Recorded) -> Option<About<'_>> {
     match &recorded.event {
-        Event::Session(event) => Some(event),
+        Event::Session(event) => Some(About::One(event)),
+        Event::Account(AccountEvent::SessionsRevoked { by, kept }) => Some(About::All(*by, *kept)),
         Event::Account(_)
         | Event::Authentication(_)
         | Event::Role(_)
@@ -265,9 +326,10 @@ const fn about(recorded: &Recorded) -> Option<&SessionEvent> {
     }
 }
 
-fn fold_one(rows: &mut Versions<Session>, recorded: &Recorded, event: &SessionEvent) {
+fn fold_one(rows: &mut Versions<Session>, begun: &mut Begun, recorded: &Recorded, event: &SessionEvent) {
     let id = recorded.stream.id;
     if let SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at } = event {
+        begun.0.entry(account.0).or_default().push(id);
         rows.begin(Session {
             session_id: id,
             account_id: account.0,
@@ -286,14 +348,18 @@ fn fold_one(rows: &mut Versions<Session>, recorded: &Recorded, event: &SessionEv
     }
 }
 
+/// It ends once: what says it again, later, changes nothing.
+fn end(session: &mut Session, at: DateTime<Utc>, by: &str) {
+    if session.ended_at.is_none() {
+        session.ended_at = Some(at);
+        session.ended_by = Some(by.to_owned());
+    }
+}
+
 fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
-    let mut end = |by: &str| {
-        session.ended_at.get_or_insert(recorded.recorded_at);
-        session.ended_by.get_or_insert_with(|| by.to_owned());
-    };
     match event {
-        SessionEvent::Revoked { by } => end(by.as_str()),
-        SessionEvent::Expired {} => end("expiry"),
+        SessionEvent::Revoked { by } => end(session, recorded.recorded_at, by.as_str()),
+        SessionEvent::Expired {} => end(session, recorded.recorded_at, "expiry"),
         SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at } => {
             session.last_seen_at = recorded.recorded_at;
             session.idle_expires_at = *idle_expires_at;

@@ -88,6 +88,14 @@ impl<T: Row> Versions<T> {
         unknown.into_iter().collect()
     }
 
+    /// A row as it was last written, unless what became of it since is held here.
+    pub fn add_unless_known(&mut self, row: T) {
+        let key = row.key();
+        if !self.recall(&key) {
+            self.rows.insert(key, (row, State::AsRead));
+        }
+    }
+
     /// Whether an earlier batch has left this row.
     fn recall(&mut self, key: &T::Key) -> bool {
         if self.rows.contains_key(key) {

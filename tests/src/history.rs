@@ -73,6 +73,7 @@ struct Account {
 
 struct Live {
     id: Uuid,
+    account: Uuid,
     version: u64,
     generation: u32,
 }
@@ -135,7 +136,8 @@ impl History {
         match roll {
             0..20 => self.fail(account),
             20..45 => self.log_in(account),
-            45..48 => self.change_role(account),
+            45..47 => self.change_role(account),
+            47 => self.sign_out(account),
             _ if self.sessions.is_empty() => self.log_in(account),
             48..85 => self.refresh(),
             _ => self.end(),
@@ -185,7 +187,7 @@ impl History {
             expires_at: self.now + TimeDelta::days(30),
         };
         self.push(Category::Session, session, 1, started);
-        self.sessions.push(Live { id: session, version: 1, generation: 1 });
+        self.sessions.push(Live { id: session, account: id, version: 1, generation: 1 });
     }
 
     fn refresh(&mut self) {
@@ -217,6 +219,23 @@ impl History {
         account.has_role = !account.has_role;
         let (id, version) = (account.id, account.version);
         self.push(Category::Account, id, version, event);
+    }
+
+    /// Ends all sessions of an account, or all but one. That each has ended is recorded, of all but the first: whoever does that
+    /// is behind.
+    fn sign_out(&mut self, account: usize) {
+        let account = self.accounts.get_mut(account).unwrap();
+        account.version += 1;
+        let (id, version) = (account.id, account.version);
+        let kept = self.sessions.iter().find(|live| live.account == id).map(|live| live.id);
+        let kept = kept.filter(|_| version % 2 == 0);
+        let by = RevokedBy::PasswordChange;
+        self.push(Category::Account, id, version, AccountEvent::SessionsRevoked { by, kept: kept.map(SessionId) });
+        let over: Vec<Live> =
+            self.sessions.extract_if(.., |live| live.account == id && Some(live.id) != kept).collect();
+        for live in over.into_iter().skip(1) {
+            self.push(Category::Session, live.id, live.version + 1, SessionEvent::Revoked { by });
+        }
     }
 
     fn leaf(&mut self, stream: Stream, version: u64, event: Event) -> Vec<u8> {

@@ -52,7 +52,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", AccountEvent::EmailVerified {}.into()),
         ("", AccountEvent::PasswordExpired {}.into()),
         ("", AccountEvent::SecondFactorEnrolmentStarted {}.into()),
-        ("", AccountEvent::SecondFactorEnabled {}.into()),
+        ("", AccountEvent::SecondFactorEnabled { session: None }.into()),
+        ("in_session", AccountEvent::SecondFactorEnabled { session: Some(session) }.into()),
         ("", disabled(DisabledBy::Owner)),
         ("admin", disabled(DisabledBy::Admin)),
         ("", AccountEvent::RecoveryCodesIssued { count: 10 }.into()),
@@ -61,6 +62,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", AccountEvent::RoleRevoked { role: role("support-tier_2") }.into()),
         ("", AccountEvent::Suspended {}.into()),
         ("", AccountEvent::Reinstated {}.into()),
+        ("", AccountEvent::SessionsRevoked { by: RevokedBy::Suspension, kept: None }.into()),
+        ("kept", AccountEvent::SessionsRevoked { by: RevokedBy::PasswordChange, kept: Some(session) }.into()),
         ("", Auth::PasswordResetRequested {}.into()),
         ("", Auth::PasswordResetRefused { number: 5 }.into()),
         ("", Auth::NewDeviceSeen { session }.into()),
@@ -108,6 +111,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("second_factor_reset", revoked(RevokedBy::SecondFactorReset)),
         ("password_expired", revoked(RevokedBy::PasswordExpired)),
         ("fingerprint", revoked(RevokedBy::Fingerprint)),
+        ("limit", revoked(RevokedBy::Limit)),
         ("", SessionEvent::Expired {}.into()),
         ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[..12].to_vec() }.into()),
         ("later", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[12..].to_vec() }.into()),
@@ -122,6 +126,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ),
         ("", RoleEvent::Retired { role: role("support") }.into()),
         ("", PolicyEvent::Changed { before: Box::default(), after: Box::new(policy()) }.into()),
+        ("sessions_and_keys", PolicyEvent::Changed { before: Box::default(), after: Box::new(lenient()) }.into()),
         (
             "",
             ApiKeyEvent::Created {
@@ -163,7 +168,7 @@ fn stands_among_the_samples(event: &Event) {
             }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
-            | AccountEvent::SecondFactorEnabled {}
+            | AccountEvent::SecondFactorEnabled { session: _ }
             | AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner | DisabledBy::Admin }
             | AccountEvent::RecoveryCodesIssued { count: _ }
             | AccountEvent::RecoveryCodeUsed { remaining: _ }
@@ -171,7 +176,8 @@ fn stands_among_the_samples(event: &Event) {
             | AccountEvent::RoleRevoked { role: _ }
             | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
-            | AccountEvent::Reinstated {} => {}
+            | AccountEvent::Reinstated {}
+            | AccountEvent::SessionsRevoked { by: _, kept: _ } => {}
         },
         Event::Authentication(event) => match event {
             AuthenticationEvent::Succeeded { methods: _, session: _, device: _ }
@@ -226,7 +232,8 @@ fn stands_among_the_samples(event: &Event) {
                     | RevokedBy::Suspension
                     | RevokedBy::SecondFactorReset
                     | RevokedBy::PasswordExpired
-                    | RevokedBy::Fingerprint,
+                    | RevokedBy::Fingerprint
+                    | RevokedBy::Limit,
             }
             | SessionEvent::Elevated { methods: _, until: _, released: _ }
             | SessionEvent::Expired {} => {}
@@ -259,6 +266,14 @@ fn policy() -> Policy {
     policy.passwords.max_age_days = Some(90);
     policy.sessions.fingerprint = FingerprintPolicy::Revoke;
     policy.second_factor.required_for = [role("admin"), role("support")].into();
+    policy
+}
+
+/// With what policies of before did not say.
+fn lenient() -> Policy {
+    let mut policy = Policy { version: 2, ..Policy::default() };
+    policy.sessions.most_live = 250;
+    policy.api_keys.end_with_suspension = false;
     policy
 }
 

@@ -1,6 +1,8 @@
 //! What administrators do to accounts: roles, suspension, locks, factors, sessions. What takes access away answers once it is
 //! in force.
 
+use fulexo_commands::{CommandError, Done};
+use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 use poem::Request;
@@ -105,7 +107,14 @@ impl AccountActs {
     ) -> Result<Recorded<Enforced>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
-        app.enforced(app.commands.suspend(&context, caller.0.permissions, account, reason).await?).await
+        match app.commands.suspend(&context, caller.0.permissions, account, reason).await {
+            // Whoever did it before may have got no answer: it is in force by the time that this one is told.
+            Err(error @ CommandError::Account(AccountError::AlreadySuspended)) => {
+                app.enforced(Done { value: (), position: None }).await?;
+                Err(error.into())
+            }
+            suspended => app.enforced(suspended?).await,
+        }
     }
 
     /// Allow the use of a suspended account again.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::token::acr;
 use fulexo_commands::{Commands, Credentials, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
@@ -345,6 +346,7 @@ impl Auth {
         else {
             return Ok(Json(Introspected::default()));
         };
+        let methods = caller.methods();
         Ok(Json(Introspected {
             active: true,
             scope: Some(scope(caller.permissions)),
@@ -357,8 +359,8 @@ impl Auth {
             exp: Some(claims.exp),
             iat: Some(claims.iat),
             auth_time: Some(claims.auth_time),
-            amr: Some(claims.amr.iter().map(|method| method.as_str().to_owned()).collect()),
-            acr: Some(claims.acr.clone()),
+            amr: Some(methods.iter().map(|method| method.as_str().to_owned()).collect()),
+            acr: Some(acr(&methods).to_owned()),
             roles: Some(caller.roles().iter().map(ToString::to_string).collect()),
         }))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{
-    FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy, SessionPolicy,
+    ApiKeyPolicy, FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy, SessionPolicy,
 };
 use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
 use fulexo_domain::values::Reason;
@@ -58,6 +58,13 @@ struct SessionFigures {
     elevation_seconds: u32,
     /// What a refresh from another browser, language or device than before leads to.
     fingerprint: FingerprintAction,
+    /// Sessions of an account at once: where one more begins, the oldest ends; 1 to 1,000.
+    #[oai(default = "most_live")]
+    most_live: u32,
+}
+
+fn most_live() -> u32 {
+    Policy::default().sessions.most_live
 }
 
 /// What a refresh from somewhere that looks different leads to.
@@ -91,6 +98,20 @@ struct SecondFactorFigures {
     required_for: Vec<String>,
 }
 
+/// How far API keys are on their own.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct ApiKeyFigures {
+    /// Whether a key is refused while the account that made it is suspended.
+    end_with_suspension: bool,
+}
+
+impl Default for ApiKeyFigures {
+    fn default() -> Self {
+        Self { end_with_suspension: ApiKeyPolicy::default().end_with_suspension }
+    }
+}
+
 #[derive(Object)]
 struct PolicyInForce {
     /// Counts changes; every event names the version that it was decided under.
@@ -99,6 +120,7 @@ struct PolicyInForce {
     sessions: SessionFigures,
     passwords: PasswordFigures,
     second_factor: SecondFactorFigures,
+    api_keys: ApiKeyFigures,
 }
 
 /// The policy that is in force now, and where.
@@ -119,6 +141,8 @@ struct PolicyProposal {
     sessions: SessionFigures,
     passwords: PasswordFigures,
     second_factor: SecondFactorFigures,
+    #[oai(default)]
+    api_keys: ApiKeyFigures,
     /// Why; sealed beside the log.
     reason: String,
 }
@@ -245,7 +269,7 @@ impl Policies {
         let caller = caller.0;
         caller.require(Permission::PolicyChange)?;
         caller.require_elevated()?;
-        let PolicyProposal { version, lockout, sessions, passwords, second_factor, reason } = body.0;
+        let PolicyProposal { version, lockout, sessions, passwords, second_factor, api_keys, reason } = body.0;
         let mut input = Input::default();
         let reason = input.parse("/reason", Reason::parse(&reason));
         let required_for = input.parse_roles("/second_factor/required_for", &second_factor.required_for);
@@ -257,6 +281,7 @@ impl Policies {
             sessions: sessions.read(),
             passwords: PasswordPolicy { history: passwords.history, max_age_days: passwords.max_age_days },
             second_factor: SecondFactorPolicy { required_for: required_for.into_iter().collect() },
+            api_keys: ApiKeyPolicy { end_with_suspension: api_keys.end_with_suspension },
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;
@@ -355,6 +380,7 @@ impl SessionFigures {
                 FingerprintPolicy::RequireStepUp => FingerprintAction::RequireStepUp,
                 FingerprintPolicy::Revoke => FingerprintAction::Revoke,
             },
+            most_live: policy.most_live,
         }
     }
 
@@ -369,6 +395,7 @@ impl SessionFigures {
                 FingerprintAction::RequireStepUp => FingerprintPolicy::RequireStepUp,
                 FingerprintAction::Revoke => FingerprintPolicy::Revoke,
             },
+            most_live: self.most_live,
         }
     }
 }
@@ -386,6 +413,7 @@ impl PolicyInForce {
             second_factor: SecondFactorFigures {
                 required_for: policy.second_factor.required_for.into_iter().map(String::from).collect(),
             },
+            api_keys: ApiKeyFigures { end_with_suspension: policy.api_keys.end_with_suspension },
         }
     }
 }

@@ -40,7 +40,7 @@ struct Session {
     user_agent: Option<String>,
     ended_at: Option<DateTime<Utc>>,
     /// `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`, `password_expired`,
-    /// `fingerprint` or `expiry`.
+    /// `fingerprint`, `limit` or `expiry`.
     ended_by: Option<String>,
 }
 

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::Permissions;
+use fulexo_domain::policy::Policy;
 use fulexo_domain::values::ApiKeyId;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -56,16 +57,22 @@ pub struct KeyStanding {
     pub expires_at: DateTime<Utc>,
     /// What a lockdown closes.
     pub lockdown: Option<Scope>,
+    /// Whether the account that made it is suspended.
+    pub maker_suspended: bool,
+    /// Whether that ends it meanwhile, by the policy, once that was changed.
+    pub ends_with_suspension: Option<bool>,
 }
 
 /// What an API key may do, if it is in use: for a node that cannot prove that its memory is current.
 ///
 /// # Errors
-/// The database, or a scope that this build does not know.
+/// The database, or a scope or policy that this build does not know.
 pub async fn api_key(pool: &PgPool, key: ApiKeyId, now: DateTime<Utc>) -> Result<Option<KeyStanding>, sqlx::Error> {
     let row = sqlx::query!(
-        "select permissions, expires_at, (select scope from access.lockdown) as lockdown from access.api_key
-         where key_id = $1 and revoked_at is null and expires_at > $2",
+        r#"select permissions, expires_at, (select scope from access.lockdown) as lockdown,
+                  (select policy from access.policy) as policy,
+                  exists (select from access.account where account_id = created_by and suspended) as "maker_suspended!"
+           from access.api_key where key_id = $1 and revoked_at is null and expires_at > $2"#,
         key.0,
         now
     )
@@ -74,7 +81,19 @@ pub async fn api_key(pool: &PgPool, key: ApiKeyId, now: DateTime<Utc>) -> Result
     row.map(|row| {
         let lockdown = row.lockdown.as_deref().map(Scope::parse).transpose();
         let lockdown = lockdown.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(KeyStanding { permissions: permissions(&row.permissions), expires_at: row.expires_at, lockdown })
+        let policy: Option<Policy> =
+            row.policy.as_deref().map(serde_json::from_str).transpose().map_err(undecodable)?;
+        Ok(KeyStanding {
+            permissions: permissions(&row.permissions),
+            expires_at: row.expires_at,
+            lockdown,
+            maker_suspended: row.maker_suspended,
+            ends_with_suspension: policy.map(|policy| policy.api_keys.end_with_suspension),
+        })
     })
     .transpose()
+}
+
+fn undecodable(error: serde_json::Error) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(error))
 }

@@ -10,6 +10,8 @@ use fulexo_domain::policy::Policy;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use sqlx::{PgConnection, PgPool};
 
+use crate::gate::SecondFactorMark;
+
 /// What the tables say of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -19,6 +21,8 @@ pub struct Standing {
     pub elevated_until: Option<DateTime<Utc>>,
     /// Where in the log its owner last proved themselves while it was held.
     pub released_position: Option<u64>,
+    /// From where on a second factor counts that was presented.
+    pub second_factor: SecondFactorMark,
     /// The roles that the account holds.
     pub roles: BTreeSet<RoleName>,
     /// The roles that administrators defined.
@@ -38,9 +42,11 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let row = sqlx::query!(
         r#"select s.session_id as "session_id?", s.elevated_until, s.released_position,
+                  a.second_factor_from as "second_factor_from?", a.second_factor_session,
                   array(select role from access.role_grant where account_id = $1) as "roles!"
-           from (select) one left join access.session s
-               on s.session_id = $2 and s.account_id = $1 and s.ended_at is null"#,
+           from (select) one
+           left join access.live_session s on s.session_id = $2 and s.account_id = $1
+           left join access.account a on a.account_id = $1"#,
         account.0,
         session.0
     )
@@ -55,6 +61,10 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
         is_live: row.session_id.is_some(),
         elevated_until: row.elevated_until,
         released_position: row.released_position.map(i64::unsigned_abs),
+        second_factor: SecondFactorMark {
+            from: row.second_factor_from.unwrap_or_default().unsigned_abs(),
+            kept: row.second_factor_session.map(SessionId),
+        },
         roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
         custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
         policy: policy.map(|(_, policy)| policy),

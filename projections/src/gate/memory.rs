@@ -9,7 +9,7 @@ use std::time::Instant;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::event::{Actor, Event, Recorded};
 use fulexo_domain::lockdown::{LockdownEvent, Scope};
 use fulexo_domain::permission::{CustomRoles, Permissions};
 use fulexo_domain::policy::Policy;
@@ -17,6 +17,8 @@ use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
+
+use super::SecondFactorMark;
 
 /// Most changes kept; about 20 MB.
 pub(super) const MOST: usize = 100_000;
@@ -39,11 +41,11 @@ pub(super) struct Memory {
     pub elevated: HashMap<SessionId, Elevation>,
     /// Until then there may be elevations that were forgotten in favour of younger changes.
     pub elevations_lost_until: Option<DateTime<Utc>>,
-    pub roles: HashMap<AccountId, RoleChanges>,
+    pub accounts: HashMap<AccountId, AccountChanges>,
     pub custom: CustomRoles,
     /// The last change of each custom role.
     pub custom_changed: HashMap<RoleName, u64>,
-    pub keys: HashMap<ApiKeyId, (Permissions, DateTime<Utc>)>,
+    pub keys: HashMap<ApiKeyId, Key>,
     pub revoked_keys: HashSet<ApiKeyId>,
     pub policy: Arc<Policy>,
     /// What a lockdown closes, and which event says so.
@@ -63,11 +65,27 @@ pub struct Elevation {
     pub released: Option<u64>,
 }
 
-/// What changed in the roles of an account.
+/// An API key in use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub permissions: Permissions,
+    pub expires_at: DateTime<Utc>,
+    /// The account that made it.
+    pub maker: Option<AccountId>,
+    /// Whether that is suspended, and which event says so. It stays here however long ago that was.
+    pub maker_suspended: (u64, bool),
+}
+
+/// What changed about an account.
 #[derive(Default)]
-pub(super) struct RoleChanges {
+pub(super) struct AccountChanges {
     /// All roles held at a position: what a starting node learnt from the tables.
     pub base: Option<(u64, BTreeSet<RoleName>)>,
+    /// The last event that ended its sessions, all that began before it but one.
+    pub sessions: Option<(u64, Option<SessionId>)>,
+    /// Whether all use of it is stopped, and which event says so.
+    pub suspended: (u64, bool),
+    pub second_factor: SecondFactorMark,
     /// The last change of each role: granted or not.
     changes: BTreeMap<RoleName, (u64, bool)>,
     latest: u64,
@@ -82,7 +100,33 @@ pub(super) enum Subject {
     Key(ApiKeyId),
 }
 
-impl RoleChanges {
+impl AccountChanges {
+    /// Whether a token of this session that was issued at this position is of one that was ended with all others. No token
+    /// is issued after that but to a session that began after it, or was kept.
+    pub fn revoked(&self, session: SessionId, position: u64) -> bool {
+        self.sessions.is_some_and(|(from, kept)| position < from && kept != Some(session))
+    }
+
+    // Events may be told twice, and out of order when two nodes append at once: in each of these, the latest stands.
+
+    fn revoke(&mut self, position: u64, kept: Option<SessionId>) {
+        if self.sessions.is_none_or(|(from, _)| position >= from) {
+            self.sessions = Some((position, kept));
+        }
+    }
+
+    fn suspend(&mut self, position: u64, suspended: bool) {
+        if position >= self.suspended.0 {
+            self.suspended = (position, suspended);
+        }
+    }
+
+    fn change_second_factor(&mut self, position: u64, kept: Option<SessionId>) {
+        if position >= self.second_factor.from {
+            self.second_factor = SecondFactorMark { from: position, kept };
+        }
+    }
+
     /// The roles of a token that was issued at this position, and what has changed since.
     pub fn over(&self, roles: &[RoleName], position: u64) -> BTreeSet<RoleName> {
         let (since, mut held) = match &self.base {
@@ -121,6 +165,24 @@ impl Memory {
             Event::Account(AccountEvent::RoleRevoked { role }) => {
                 self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
             }
+            Event::Account(AccountEvent::SessionsRevoked { kept, .. }) => {
+                self.remember_account(position, at, recorded.stream.id).revoke(position, *kept);
+            }
+            Event::Account(event @ (AccountEvent::Suspended {} | AccountEvent::Reinstated {})) => {
+                let (maker, suspended) = (AccountId(recorded.stream.id), *event == AccountEvent::Suspended {});
+                self.remember_account(position, at, recorded.stream.id).suspend(position, suspended);
+                for key in self.keys.values_mut().filter(|key| key.maker == Some(maker)) {
+                    if position >= key.maker_suspended.0 {
+                        key.maker_suspended = (position, suspended);
+                    }
+                }
+            }
+            Event::Account(AccountEvent::SecondFactorEnabled { session }) => {
+                self.remember_account(position, at, recorded.stream.id).change_second_factor(position, *session);
+            }
+            Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
+                self.remember_account(position, at, recorded.stream.id).change_second_factor(position, None);
+            }
             Event::Session(SessionEvent::Elevated { until, released, .. }) => {
                 let session = SessionId(recorded.stream.id);
                 self.remember(position, at, Subject::Elevation(session));
@@ -141,8 +203,16 @@ impl Memory {
                 let key = ApiKeyId(recorded.stream.id);
                 match event {
                     ApiKeyEvent::Created { permissions, expires_at, .. } if !self.revoked_keys.contains(&key) => {
-                        self.keys.retain(|_, (_, ends)| *ends > at);
-                        self.keys.insert(key, (Permissions::of(permissions), *expires_at));
+                        self.keys.retain(|_, key| key.expires_at > at);
+                        let maker = match recorded.actor {
+                            Actor::Account { id } => Some(AccountId(id)),
+                            Actor::ApiKey { .. } | Actor::Anonymous | Actor::Operator | Actor::System => None,
+                        };
+                        // Told late, it may have been made by somebody who is suspended by now.
+                        let known = maker.and_then(|maker| self.accounts.get(&maker));
+                        let maker_suspended = known.map_or((0, false), |account| account.suspended);
+                        let (permissions, expires_at) = (Permissions::of(permissions), *expires_at);
+                        self.keys.entry(key).or_insert(Key { permissions, expires_at, maker, maker_suspended });
                     }
                     ApiKeyEvent::Created { .. } => {}
                     ApiKeyEvent::Revoked {} => {
@@ -163,13 +233,9 @@ impl Memory {
                 | AccountEvent::PasswordChanged { .. }
                 | AccountEvent::PasswordExpired {}
                 | AccountEvent::SecondFactorEnrolmentStarted {}
-                | AccountEvent::SecondFactorEnabled {}
-                | AccountEvent::SecondFactorDisabled { .. }
                 | AccountEvent::RecoveryCodesIssued { .. }
                 | AccountEvent::RecoveryCodeUsed { .. }
-                | AccountEvent::EmailVerified {}
-                | AccountEvent::Suspended {}
-                | AccountEvent::Reinstated {},
+                | AccountEvent::EmailVerified {},
             )
             | Event::Authentication(_)
             | Event::Policy(_)
@@ -199,9 +265,14 @@ impl Memory {
         }
     }
 
+    fn remember_account(&mut self, position: u64, at: DateTime<Utc>, account: Uuid) -> &mut AccountChanges {
+        self.remember(position, at, Subject::Account(AccountId(account)));
+        self.accounts.entry(AccountId(account)).or_default()
+    }
+
     fn remember_role(&mut self, position: u64, at: DateTime<Utc>, account: AccountId, role: &RoleName, granted: bool) {
-        self.remember(position, at, Subject::Account(account));
-        let last = self.roles.entry(account).or_default().changes.entry(role.clone()).or_insert((position, granted));
+        let changes = &mut self.remember_account(position, at, account.0).changes;
+        let last = changes.entry(role.clone()).or_insert((position, granted));
         // Events may be told twice, and out of order when two nodes append at once.
         if position >= last.0 {
             *last = (position, granted);
@@ -218,7 +289,7 @@ impl Memory {
                 self.revoked_keys.insert(key);
             }
             Subject::Account(account) => {
-                let changes = self.roles.entry(account).or_default();
+                let changes = self.accounts.entry(account).or_default();
                 changes.latest = changes.latest.max(position);
             }
         }
@@ -259,8 +330,8 @@ impl Memory {
                     self.revoked_keys.remove(&key);
                 }
                 Subject::Account(account) => {
-                    if self.roles.get(&account).is_some_and(|changes| changes.latest <= position) {
-                        self.roles.remove(&account);
+                    if self.accounts.get(&account).is_some_and(|changes| changes.latest <= position) {
+                        self.accounts.remove(&account);
                     }
                 }
             }

@@ -8,8 +8,8 @@ use fulexo_domain::policy::InForce;
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
 
-use super::Gate;
-use super::memory::{Elevation, MOST, Memory, Subject};
+use super::memory::{Elevation, Key, MOST, Memory, Subject};
+use super::{Gate, SecondFactorMark};
 use crate::as_of::first_in;
 use crate::feed::FeedError;
 use crate::{access, feed};
@@ -51,7 +51,8 @@ impl Gate {
         .fetch_all(&mut *transaction)
         .await?;
         let changed = sqlx::query!(
-            r#"select a.account_id, a.changed_position, a.changed_at,
+            r#"select a.account_id, a.changed_position, a.changed_at, a.suspended, a.sessions_from, a.kept_session,
+                      a.second_factor_from, a.second_factor_session,
                       array(select g.role from access.role_grant g where g.account_id = a.account_id) as "roles!"
                from access.account a where a.changed_at > $1 order by a.changed_at desc limit $2"#,
             now - relevant_for,
@@ -72,7 +73,10 @@ impl Gate {
         let changed_policy = access::policy(&mut transaction).await?;
         let lockdown = access::lockdown(&mut transaction).await?;
         let keys = sqlx::query!(
-            "select key_id, permissions, expires_at from access.api_key where revoked_at is null and expires_at > $1",
+            r#"select k.key_id, k.permissions, k.expires_at, k.created_by,
+                      coalesce(a.suspended, false) as "maker_suspended!"
+               from access.api_key k left join access.account a on a.account_id = k.created_by
+               where k.revoked_at is null and k.expires_at > $1"#,
             now
         )
         .fetch_all(&mut *transaction)
@@ -94,12 +98,21 @@ impl Gate {
             ended: HashMap::new(),
             elevated: HashMap::new(),
             elevations_lost_until: None,
-            roles: HashMap::new(),
+            accounts: HashMap::new(),
             custom_changed: custom.iter().map(|role| (role.role.clone(), role.position)).collect(),
             custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
             keys: keys
                 .into_iter()
-                .map(|key| (ApiKeyId(key.key_id), (access::permissions(&key.permissions), key.expires_at)))
+                .map(|key| {
+                    let known = Key {
+                        permissions: access::permissions(&key.permissions),
+                        expires_at: key.expires_at,
+                        maker: key.created_by.map(AccountId),
+                        // What this snapshot does not have comes after all that it has.
+                        maker_suspended: (applied.saturating_sub(1), key.maker_suspended),
+                    };
+                    (ApiKeyId(key.key_id), known)
+                })
                 .collect(),
             revoked_keys: HashSet::new(),
             ages: BTreeMap::new(),
@@ -118,7 +131,14 @@ impl Gate {
             let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
             let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
             memory.remember(position, row.changed_at, Subject::Account(account));
-            memory.roles.entry(account).or_default().base = Some((position, roles));
+            let known = memory.accounts.entry(account).or_default();
+            known.base = Some((position, roles));
+            known.sessions = Some((row.sessions_from.unsigned_abs(), row.kept_session.map(SessionId)));
+            known.suspended = (position, row.suspended);
+            known.second_factor = SecondFactorMark {
+                from: row.second_factor_from.unsigned_abs(),
+                kept: row.second_factor_session.map(SessionId),
+            };
         }
         if elevated.len() >= MOST {
             memory.elevations_lost_until = elevated.last().map(|row| row.until);

@@ -15,6 +15,7 @@ mod login;
 mod mail;
 mod policy;
 mod rate_limits;
+mod revocation;
 mod roles;
 mod second_factor;
 

@@ -6,4 +6,5 @@
 mod audit;
 mod dev;
 mod rebuild;
+mod revocation;
 mod serve;

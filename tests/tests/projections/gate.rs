@@ -33,8 +33,9 @@ fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
     let (account, session) = ann();
     match gate.judge(Claim { account, session, position, epoch: gate.epoch(), roles: &roles, second_factor: false }) {
         // No word of them: they are those of the token.
-        Verdict::Current { roles: None, permissions, elevated, elevation } => {
-            Verdict::Current { roles: Some(roles.into_iter().collect()), permissions, elevated, elevation }
+        Verdict::Current { roles: None, permissions, second_factor, elevated, elevation } => {
+            let roles = Some(roles.into_iter().collect());
+            Verdict::Current { roles, permissions, second_factor, elevated, elevation }
         }
         verdict => verdict,
     }
@@ -44,7 +45,7 @@ fn current(roles: &[&str]) -> Verdict {
     let roles: std::collections::BTreeSet<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let permissions = permissions_in(&roles, &CustomRoles::new(), &Policy::default(), false);
     let elevation = Policy::default().sessions.elevation;
-    Verdict::Current { roles: Some(roles), permissions, elevated: None, elevation }
+    Verdict::Current { roles: Some(roles), permissions, second_factor: false, elevated: None, elevation }
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {

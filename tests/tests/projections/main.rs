@@ -6,6 +6,7 @@
 mod behind;
 mod cut_off;
 mod gate;
+mod judged;
 mod metrics;
 mod poison;
 mod rebuilt;

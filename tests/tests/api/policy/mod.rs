@@ -103,7 +103,7 @@ fn pointers(answer: &Answer) -> Vec<String> {
     errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
 }
 
-const FIGURES: [(&str, u64, u64); 10] = [
+const FIGURES: [(&str, u64, u64); 11] = [
     ("/lockout/threshold", 1, 100),
     ("/lockout/window_seconds", 60, 86_400),
     ("/lockout/duration_seconds", 60, 86_400),
@@ -112,6 +112,7 @@ const FIGURES: [(&str, u64, u64); 10] = [
     ("/sessions/absolute_seconds", 300, 31_536_000),
     ("/sessions/refresh_grace_seconds", 0, 60),
     ("/sessions/elevation_seconds", 60, 3_600),
+    ("/sessions/most_live", 1, 1_000),
     ("/passwords/history", 1, 24),
     ("/passwords/max_age_days", 1, 3_650),
 ];

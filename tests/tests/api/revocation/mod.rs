@@ -1,0 +1,64 @@
+//! Sessions that are taken away, all of an account at once: from the event on, none is good, whatever happens to whoever asked
+//! for it and however many there are.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod abandoned;
+mod keys;
+mod limit;
+mod races;
+mod recorded;
+mod second_factor;
+
+use fulexo_tests::{Answer, Client, Node, leaves};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+const BECAUSE: &str = "a telephone was left in a train";
+const NEW: &str = "kestrel-Over9thefen";
+
+/// Puts the policy in force that is in force now, but for this.
+async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) {
+    let mut policy = admin.get("/v1/policy").await.json;
+    policy.as_object_mut().unwrap().remove("version");
+    policy["reason"] = json!(BECAUSE);
+    edit(&mut policy);
+    let changed = admin.put("/v1/policy", policy).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+}
+
+/// So many sessions of one account, begun by eight at once at these nodes in turn.
+async fn sessions(nodes: &[&Node], owner: &Client, wanted: usize) -> Vec<Client> {
+    let begin = |first: usize| async move {
+        let mut begun = Vec::new();
+        for number in (first..wanted).step_by(8) {
+            begun.push(nodes[number % nodes.len()].log_in(&owner.email, owner.account).await);
+        }
+        begun
+    };
+    join_all((0..8).map(begin)).await.into_iter().flatten().collect()
+}
+
+async fn act(admin: &Client, account: &Client, verb: &str) -> Answer {
+    admin.post(&format!("/v1/accounts/{}/{verb}", account.account), json!({"reason": BECAUSE})).await
+}
+
+async fn refresh(client: &Client) -> Answer {
+    client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await
+}
+
+/// Nothing of it works: no request, no refresh, no step-up.
+async fn assert_over(session: &Client, what: &str) {
+    let answer = session.get("/v1/auth/session").await;
+    assert_eq!(answer.status, 401, "{what}: {answer:?}");
+    let answer = refresh(session).await;
+    assert_eq!(answer.status, 401, "{what}: {answer:?}");
+    let answer = session.post("/v1/auth/step-up", json!({"password": fulexo_tests::PASSWORD})).await;
+    assert_eq!(answer.status, 401, "{what}: {answer:?}");
+}
+
+/// Events of this type about this account, in order.
+async fn recorded(node: &Node, account: &Client, event_type: &str) -> Vec<Value> {
+    let about = |leaf: &Value| leaf["type"] == event_type && leaf["subject"] == json!(account.account);
+    leaves(&node.database).await.into_iter().filter(about).collect()
+}
