@@ -70,13 +70,13 @@ impl Commands {
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, Expected::Exact(version));
+            if suspends {
+                self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::Suspension).await?;
+            }
             unit.record(account.0, Some(account), events)?;
             if suspends && state.roles.iter().any(gives_roles) {
                 let (other, expected) = self.other_administrator(account).await?;
                 unit.expect(other.category, other.id, expected);
-            }
-            if suspends {
-                self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::Suspension).await?;
             }
             Ok((unit, ()))
         });

@@ -357,7 +357,7 @@ impl Commands {
                     return Err(CommandError::OutcomeExpired);
                 }
                 // Whoever began it may not have come so far.
-                self.end_beyond_limit(context, account).await?;
+                self.end_beyond_limit(&context.acting_as(account), account).await?;
                 let device_token = device_token(&self.vault, account, device);
                 let again = self.issue_again(context, session, 1, Some(device_token)).await?;
                 let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;

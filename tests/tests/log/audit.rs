@@ -112,6 +112,7 @@ async fn sealed_rows_agree(pool: &PgPool, events: &[Recorded]) {
 async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
     let mut sessions: BTreeMap<Uuid, (Uuid, i64, Option<i64>)> = BTreeMap::new();
     let mut grants: BTreeMap<(Uuid, String), i64> = BTreeMap::new();
+    let mut accounts: BTreeMap<Uuid, (bool, i64, Option<Uuid>, i64, Option<Uuid>)> = BTreeMap::new();
     for event in events {
         let (stream, position) = (event.stream.id, i64::try_from(event.position).unwrap());
         match &event.event {
@@ -129,9 +130,39 @@ async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
             Event::Account(AccountEvent::RoleRevoked { role }) => {
                 grants.remove(&(stream, role.to_string()));
             }
+            Event::Account(AccountEvent::Registered {}) => {
+                accounts.insert(stream, (false, 0, None, 0, None));
+            }
+            Event::Account(event) => {
+                let Some((suspended, from, kept, factor_from, factor_kept)) = accounts.get_mut(&stream) else {
+                    continue;
+                };
+                match event {
+                    AccountEvent::Suspended {} => *suspended = true,
+                    AccountEvent::Reinstated {} => *suspended = false,
+                    AccountEvent::SessionsRevoked { kept: session, .. } => {
+                        (*from, *kept) = (position, session.map(|session| session.0));
+                    }
+                    AccountEvent::SecondFactorEnabled { session } => {
+                        (*factor_from, *factor_kept) = (position, session.map(|session| session.0));
+                    }
+                    AccountEvent::SecondFactorDisabled { .. } => (*factor_from, *factor_kept) = (position, None),
+                    _ => {}
+                }
+            }
             _ => {}
         }
     }
+    type Row = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "select account_id, suspended, sessions_from, kept_session, second_factor_from, second_factor_session
+         from access.account",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let known = rows.into_iter().map(|(account, a, b, c, d, e)| (account, (a, b, c, d, e))).collect();
+    assert_eq!(accounts, known, "access.account says what log.event says");
     let rows: Vec<(Uuid, Uuid, i64, Option<i64>)> =
         sqlx::query_as("select session_id, account_id, started_position, ended_position from access.session")
             .fetch_all(pool)

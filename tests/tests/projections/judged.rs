@@ -141,7 +141,7 @@ impl World {
         .unwrap();
         let position = self.events.last().unwrap().position;
         for (session, account, second_factor, roles) in rows {
-            if self.dice.roll(3) == 0 {
+            if self.dice.roll(6) == 0 {
                 let roles = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
                 let (account, session) = (AccountId(account), SessionId(session));
                 self.tokens.push(Token { account, session, position, roles, second_factor });
@@ -225,7 +225,7 @@ async fn memory_and_tables_judge_every_token_of_a_random_history_alike() {
     let (_stop, stopped) = oneshot::channel();
     tokio::spawn(sequencer.run(stopped));
     let (mut events, mut judged) = (Vec::new(), 0);
-    for seed in 0..6 {
+    for seed in 0..4 {
         let mut world = World {
             dice: Dice(seed),
             pool: pool.clone(),
@@ -259,5 +259,5 @@ async fn memory_and_tables_judge_every_token_of_a_random_history_alike() {
         sqlx::query("delete from access.session").execute(&pool).await.unwrap();
         events = world.events;
     }
-    assert!(judged > 500, "{judged}");
+    assert!(judged > 200, "{judged}");
 }

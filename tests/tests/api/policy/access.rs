@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{BECAUSE, POLICY, change, enforce, of_type, policy_of, proposal, version};
+use super::{BECAUSE, POLICY, change, enforce, of_type, policy_of, proposal, version, written};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn administrators_and_auditors_see_the_policy_and_customers_do_not() {
@@ -19,9 +19,10 @@ async fn administrators_and_auditors_see_the_policy_and_customers_do_not() {
             "lockout": {"enabled": true, "threshold": 5, "window_seconds": 900, "duration_seconds": 900,
                         "longest_seconds": 86_400},
             "sessions": {"idle_seconds": 604_800, "absolute_seconds": 2_592_000, "refresh_grace_seconds": 10,
-                         "elevation_seconds": 600, "fingerprint": "require_step_up"},
+                         "elevation_seconds": 600, "fingerprint": "require_step_up", "most_live": 100},
             "passwords": {"history": 5, "max_age_days": null},
             "second_factor": {"required_for": []},
+            "api_keys": {"end_with_suspension": true},
         });
         assert_eq!((answer.status, &answer.json), (200, &first), "{answer:?}");
     }
@@ -69,13 +70,13 @@ async fn a_change_counts_the_version_up_and_is_recorded_with_before_and_after() 
     let events = of_type(&node, "policy.changed").await;
     assert_eq!(events.len(), 1);
     let event = &events[0];
-    assert_eq!((&event["data"]["before"], &event["data"]["after"]), (&before, &after));
+    assert_eq!((&event["data"]["before"], &event["data"]["after"]), (&written(&before), &written(&after)));
     assert_eq!(event["actor"], json!({"kind": "account", "id": admin.account}));
     assert_eq!((&event["policy_version"], &event["subject"]), (&json!(1), &Value::Null));
     assert_eq!((&event["stream"], &event["version"]), (&json!(Uuid::nil()), &json!(1)));
     enforce(&admin, |policy| policy["lockout"]["threshold"] = json!(4)).await;
     assert_eq!(version(&admin).await, 3);
-    assert_eq!(of_type(&node, "policy.changed").await[1]["data"]["before"], after);
+    assert_eq!(of_type(&node, "policy.changed").await[1]["data"]["before"], written(&after));
 }
 
 #[tokio::test(flavor = "multi_thread")]

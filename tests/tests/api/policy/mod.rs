@@ -56,6 +56,19 @@ fn policy_of(answer: &Answer) -> Value {
     policy
 }
 
+/// A policy as an event has it: figures that policies of before did not have are there where they are others than those meant
+/// then.
+fn written(policy: &Value) -> Value {
+    let mut policy = policy.clone();
+    if policy["sessions"]["most_live"] == 100 {
+        policy["sessions"].as_object_mut().unwrap().remove("most_live");
+    }
+    if policy["api_keys"]["end_with_suspension"] == true {
+        policy.as_object_mut().unwrap().remove("api_keys");
+    }
+    policy
+}
+
 async fn version(reader: &Client) -> u64 {
     reader.get(POLICY).await.json["version"].as_u64().unwrap()
 }

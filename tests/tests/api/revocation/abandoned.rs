@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_tests::{Authenticator, Database, Dice, Mailbox, PASSWORD};
+use fulexo_tests::{Authenticator, Database, Dice, Mailbox};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -95,30 +95,30 @@ async fn an_act_that_is_abandoned_is_done_or_not_done(act: Act, count: usize, ro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspension_that_is_abandoned_leaves_no_session_alive() {
-    an_act_that_is_abandoned_is_done_or_not_done(Act::Suspend, 375, 4).await;
+    an_act_that_is_abandoned_is_done_or_not_done(Act::Suspend, 375, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_password_that_is_abandoned_leaves_no_other_session_alive() {
-    an_act_that_is_abandoned_is_done_or_not_done(Act::ChangePassword, 150, 3).await;
+    an_act_that_is_abandoned_is_done_or_not_done(Act::ChangePassword, 120, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expiry_of_the_password_that_is_abandoned_leaves_no_session_alive() {
-    an_act_that_is_abandoned_is_done_or_not_done(Act::Expire, 150, 3).await;
+    an_act_that_is_abandoned_is_done_or_not_done(Act::Expire, 120, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_of_the_second_factor_that_is_abandoned_leaves_no_session_alive() {
-    an_act_that_is_abandoned_is_done_or_not_done(Act::ResetFactor, 150, 3).await;
+    an_act_that_is_abandoned_is_done_or_not_done(Act::ResetFactor, 120, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_of_the_password_that_is_abandoned_leaves_no_session_alive() {
-    an_act_that_is_abandoned_is_done_or_not_done(Act::Reset, 150, 3).await;
+    an_act_that_is_abandoned_is_done_or_not_done(Act::Reset, 120, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_of_an_intrusion_that_is_abandoned_leaves_no_session_alive() {
-    an_act_that_is_abandoned_is_done_or_not_done(Act::Report, 150, 3).await;
+    an_act_that_is_abandoned_is_done_or_not_done(Act::Report, 120, 2).await;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_tests::{Database, cut_off, operator, there};
+use fulexo_tests::{Database, cut_off, operator};
 
 use super::*;
 

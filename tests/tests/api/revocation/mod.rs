@@ -10,7 +10,7 @@ mod races;
 mod recorded;
 mod second_factor;
 
-use fulexo_tests::{Answer, Client, Node, leaves};
+use fulexo_tests::{Answer, Client, Node, PASSWORD, leaves, there};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -27,16 +27,28 @@ async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) {
     assert_eq!(changed.status, 200, "{changed:?}");
 }
 
-/// So many sessions of one account, begun by eight at once at these nodes in turn.
+/// So many sessions of one account, begun by eight devices at once at these nodes in turn.
 async fn sessions(nodes: &[&Node], owner: &Client, wanted: usize) -> Vec<Client> {
-    let begin = |first: usize| async move {
+    // Of those that are not known no more than five log in at once.
+    let mut all = Vec::new();
+    for number in 0..wanted.min(8) {
+        all.push(nodes[number % nodes.len()].log_in(&owner.email, owner.account).await);
+    }
+    let begin = |(first, device): (usize, Client)| async move {
         let mut begun = Vec::new();
-        for number in (first..wanted).step_by(8) {
-            begun.push(nodes[number % nodes.len()].log_in(&owner.email, owner.account).await);
+        for number in (first + 8..wanted).step_by(8) {
+            let mut client = there(nodes[number % nodes.len()], &device);
+            let body = json!({"email": owner.email, "password": PASSWORD, "device_token": device.device_token});
+            let answer = Client::new(&client.url).post("/v1/auth/login", body).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            client.log_in_with(&answer);
+            begun.push(client);
         }
         begun
     };
-    join_all((0..8).map(begin)).await.into_iter().flatten().collect()
+    let more = join_all(all.iter().cloned().enumerate().map(begin)).await;
+    all.extend(more.into_iter().flatten());
+    all
 }
 
 async fn act(admin: &Client, account: &Client, verb: &str) -> Answer {
@@ -53,7 +65,7 @@ async fn assert_over(session: &Client, what: &str) {
     assert_eq!(answer.status, 401, "{what}: {answer:?}");
     let answer = refresh(session).await;
     assert_eq!(answer.status, 401, "{what}: {answer:?}");
-    let answer = session.post("/v1/auth/step-up", json!({"password": fulexo_tests::PASSWORD})).await;
+    let answer = session.post("/v1/auth/step-up", json!({"password": PASSWORD})).await;
     assert_eq!(answer.status, 401, "{what}: {answer:?}");
 }
 

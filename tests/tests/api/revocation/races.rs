@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fulexo_tests::{Database, PASSWORD, there};
+use fulexo_tests::Database;
 
 use super::*;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fulexo_tests::{Authenticator, Database, PASSWORD, cut_off, superuser, there};
+use fulexo_tests::{Authenticator, Database, cut_off, superuser};
 
 use super::*;
 
@@ -105,6 +105,7 @@ async fn a_session_is_one_without_a_second_factor_from_when_its_owner_takes_it_a
     scene.assert_strength(&ann, false, "refreshed").await;
 
     // Another factor and a code of it bring it back.
+    forget_codes(&scene.one).await;
     let app = enrol(&ann).await;
     scene.assert_strength(&ann, false, "enrolled").await;
     forget_codes(&scene.one).await;
