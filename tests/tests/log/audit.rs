@@ -109,10 +109,14 @@ async fn sealed_rows_agree(pool: &PgPool, events: &[Recorded]) {
     assert_eq!(there, said.collect(), "each leaf says which rows are sealed beside it");
 }
 
+/// Whether it is suspended; from where on sessions are good, and which else; the same of a second factor.
+type Standing = (bool, i64, Option<Uuid>, i64, Option<Uuid>);
+type AccountRow = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
+
 async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
     let mut sessions: BTreeMap<Uuid, (Uuid, i64, Option<i64>)> = BTreeMap::new();
     let mut grants: BTreeMap<(Uuid, String), i64> = BTreeMap::new();
-    let mut accounts: BTreeMap<Uuid, (bool, i64, Option<Uuid>, i64, Option<Uuid>)> = BTreeMap::new();
+    let mut accounts: BTreeMap<Uuid, Standing> = BTreeMap::new();
     for event in events {
         let (stream, position) = (event.stream.id, i64::try_from(event.position).unwrap());
         match &event.event {
@@ -153,8 +157,7 @@ async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
             _ => {}
         }
     }
-    type Row = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<AccountRow> = sqlx::query_as(
         "select account_id, suspended, sessions_from, kept_session, second_factor_from, second_factor_session
          from access.account",
     )
