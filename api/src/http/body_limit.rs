@@ -14,10 +14,6 @@ use tokio::time;
 
 use super::problem::Problem;
 
-/// The bytes of the body, for a second look when they could not be parsed. Absent if there is no body.
-#[derive(Clone)]
-pub(super) struct RawBody(pub(super) Bytes);
-
 /// Replaces the request's body by the bytes it has. 413 over `limit` bytes, at once where `Content-Length`
 /// already says so; 408 after `patience`; 400 if it breaks off.
 pub(super) async fn read(request: &mut Request, limit: usize, patience: Duration) -> Result<(), Problem> {
@@ -34,15 +30,14 @@ pub(super) async fn read(request: &mut Request, limit: usize, patience: Duration
         }
         return Ok(());
     }
-    let mut bytes = Vec::with_capacity(declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(1024));
+    // It grows with what arrives: a length is easily declared.
+    let mut bytes = Vec::new();
     // One byte more than allowed is enough to know.
     let mut reader = body.into_async_read().take(limit as u64 + 1);
     match time::timeout(patience, reader.read_to_end(&mut bytes)).await {
         Ok(Ok(_)) if bytes.len() > limit => Err(Problem::body_too_large(limit)),
         Ok(Ok(_)) => {
-            let bytes = Bytes::from(bytes);
-            request.set_body(Body::from_bytes(bytes.clone()));
-            request.set_data(RawBody(bytes));
+            request.set_body(Body::from_bytes(Bytes::from(bytes)));
             Ok(())
         }
         Ok(Err(_)) => Err(Problem::invalid_input(Vec::new()).with_detail("The body broke off or is not well formed.")),
@@ -73,7 +68,6 @@ mod tests {
     async fn a_request_without_a_body_passes() {
         let mut request = Request::builder().finish();
         assert_eq!(code(&mut request).await, Ok(()));
-        assert!(request.data::<RawBody>().is_none());
     }
 
     #[tokio::test]

@@ -11,7 +11,9 @@ pub mod cors;
 pub mod docs;
 pub mod files;
 mod headers;
+pub mod json_body;
 pub mod listener;
+mod media_type;
 pub mod operations;
 pub mod pages;
 pub mod panic;
@@ -37,6 +39,7 @@ use tracing::Instrument;
 
 pub use self::client_address::ClientAddress;
 use self::cors::Origins;
+pub use self::json_body::JsonBody;
 pub use self::operations::Operations;
 pub use self::problem::Problem;
 pub use self::request_id::RequestId;

@@ -12,14 +12,14 @@ use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderValue, Method};
 use poem::{Endpoint, EndpointExt, Request, Response};
 use poem_openapi::OpenApi;
-use poem_openapi::error::{ParsePathError, ParseRequestPayloadError};
+use poem_openapi::error::ParsePathError;
 use poem_openapi::registry::{MetaApi, MetaOperation, MetaSchema, Registry};
 
-use super::bad_input::{self, BodySchema};
-use super::body_limit::RawBody;
+use super::bad_input;
 use super::client_address::ClientAddress;
 use super::problem::{FieldError, Problem};
-use super::trace;
+use super::strict_json::BodySchema;
+use super::{media_type, trace};
 use crate::limits::{Limits, Standing};
 
 /// The APIs of the service: `OpenApiService::new(Operations((Auth, Me, ...)), ...)`.
@@ -113,7 +113,8 @@ struct Operation {
     handler: BoxEndpoint<'static>,
     name: &'static str,
     parameters: Vec<String>,
-    body: Option<BodySchema>,
+    /// For `JsonBody`, which reads when the handler asks.
+    body: Option<Arc<BodySchema>>,
     /// How an address is limited on it, beside what holds everywhere.
     route: Option<Route>,
 }
@@ -141,32 +142,16 @@ impl Operation {
         parameters: Vec<String>,
         named: &Arc<BTreeMap<String, MetaSchema>>,
     ) -> Self {
-        let json = meta.request.into_iter().flat_map(|request| request.content);
-        let body = json
-            .filter(|content| content.content_type.starts_with("application/json"))
-            .map(|content| BodySchema::new(content.schema, Arc::clone(named)))
-            .next();
+        let body = meta.request.and_then(|request| {
+            let required = request.required;
+            let json = request.content.into_iter().find(|content| media_type::is_json(content.content_type))?;
+            Some(Arc::new(BodySchema::new(json.schema, Arc::clone(named), required)))
+        });
         let name = meta.operation_id.unwrap_or("unnamed");
         Self { handler, name, parameters, body, route: route(name) }
     }
 
-    /// What is wrong with a JSON body, as far as its schema can tell.
-    fn faults(&self, request: &Request) -> Vec<FieldError> {
-        let Some(schema) = &self.body else { return Vec::new() };
-        match request.data::<RawBody>() {
-            Some(RawBody(bytes)) if request.content_type().is_some_and(|is| is.starts_with("application/json")) => {
-                schema.faults(bytes)
-            }
-            Some(_) => Vec::new(),
-            // No body is the JSON null to poem-openapi, and so to us; whether it may be missing the handler knows.
-            None => schema.faults(b"null"),
-        }
-    }
-
-    fn explained(&self, error: poem::Error, faults: Vec<FieldError>) -> poem::Error {
-        if !faults.is_empty() && error.is::<ParseRequestPayloadError>() {
-            return Problem::invalid_input(faults).into();
-        }
+    fn explained(&self, error: poem::Error) -> poem::Error {
         if let Some(ParsePathError { name, reason }) = error.downcast_ref() {
             let index = name.strip_prefix("param").and_then(|digits| digits.parse::<usize>().ok());
             if let Some(name) = index.and_then(|index| self.parameters.get(index)) {
@@ -184,12 +169,10 @@ impl Endpoint for Operation {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         trace::name_operation(&request, self.name);
         let standing = self.admitted(&request).await?;
-        let faults = self.faults(&request);
-        if !faults.is_empty() && request.data::<RawBody>().is_some() {
-            // What the handler cannot read either: it refuses whoever may not call it before it looks at the body.
-            request.set_body("faulty");
+        if let Some(schema) = &self.body {
+            request.set_data(Arc::clone(schema));
         }
-        let answered = self.handler.call(request).await.map_err(|error| self.explained(error, faults));
+        let answered = self.handler.call(request).await.map_err(|error| self.explained(error));
         let Some(standing) = standing else { return answered };
         match answered {
             Ok(mut response) => {

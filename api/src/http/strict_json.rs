@@ -1,35 +1,167 @@
-//! JSON read strictly: a name that an object has twice is a fault, since one reader takes the first and another the last
-//! (RFC 8259, section 4). serde_json itself refuses what is deeper than 128 levels.
+//! A JSON body read against the schema that its operation publishes, in one pass: every fault gets its pointer, no value
+//! is repeated, and a name that an object has twice is a fault, since one reader takes the first and another the last (RFC
+//! 8259, section 4).
+//!
+//! Whoever sends a body is the one who chooses its shape, so time and memory grow with its bytes alone. The path to a value
+//! is a stack, of names that the schema knows and of indexes; it is written out for the faults that are shown, and reading
+//! stops at the last of those. What the schema does not know is skipped, and nothing is kept once there was a fault.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::Arc;
 
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use serde::Deserializer;
-use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
-/// A value, and the places in it whose name was there before, as pointers (RFC 6901).
-///
-/// # Errors
-/// When it is no JSON.
-pub(super) fn read(bytes: &[u8]) -> serde_json::Result<(Value, Vec<String>)> {
-    let mut twice = Vec::new();
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { pointer: String::new(), twice: &mut twice }.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok((value, twice))
+use super::bad_input::{self, MAX_FAULTS, MAX_NAME, below};
+use super::problem::FieldError;
+
+/// The published schema of one operation's JSON body.
+pub(super) struct BodySchema {
+    root: MetaSchemaRef,
+    named: Arc<BTreeMap<String, MetaSchema>>,
+    is_required: bool,
 }
 
-/// One pointer more.
-pub(super) fn below(pointer: &str, name: &str) -> String {
-    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
+impl BodySchema {
+    pub(super) fn new(root: MetaSchemaRef, named: Arc<BTreeMap<String, MetaSchema>>, is_required: bool) -> Self {
+        Self { root, named, is_required }
+    }
+
+    /// The value of a body that has no fault which the schema can tell. No bytes are the JSON null.
+    ///
+    /// # Errors
+    /// Its faults, in the order of the body; [`MAX_FAULTS`] at most.
+    pub(super) fn read(&self, body: &[u8]) -> Result<Value, Vec<FieldError>> {
+        let body = if body.is_empty() { b"null" } else { body };
+        let mut reader = Reader { named: &self.named, path: Vec::new(), faults: Vec::new() };
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let null = if self.is_required { Null::IsWrong } else { Null::IsNothing };
+        let place = Place { schema: resolved(&self.named, &self.root), null, reader: &mut reader };
+        let value = place.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+        let faults = reader.faults;
+        match value {
+            Ok(value) if faults.is_empty() => Ok(value),
+            // What is no JSON at all has nothing else that is worth a word.
+            Err(error) if faults.len() < MAX_FAULTS => Err(vec![bad_input::malformed(&error)]),
+            Ok(_) | Err(_) => Err(faults),
+        }
+    }
 }
 
-struct Strict<'a> {
-    pointer: String,
-    twice: &'a mut Vec<String>,
+/// A schema by its name, and one that only adds words to another by that other.
+fn resolved<'a>(named: &'a BTreeMap<String, MetaSchema>, schema: &'a MetaSchemaRef) -> Option<&'a MetaSchema> {
+    let schema = match schema {
+        MetaSchemaRef::Inline(schema) => schema.as_ref(),
+        MetaSchemaRef::Reference(name) => named.get(name)?,
+    };
+    match schema.all_of.first() {
+        Some(first) if schema.ty.is_empty() => resolved(named, first),
+        Some(_) | None => Some(schema),
+    }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+/// A body being read.
+struct Reader<'a> {
+    named: &'a BTreeMap<String, MetaSchema>,
+    path: Vec<Segment>,
+    faults: Vec<FieldError>,
+}
+
+/// One step of the path to a value.
+#[derive(Clone, Copy)]
+enum Segment {
+    Name(&'static str),
+    Index(usize),
+}
+
+impl Reader<'_> {
+    /// Records a fault of the value that is being read.
+    ///
+    /// # Errors
+    /// When it is the last one that is shown: there is no use in reading on.
+    fn fault<E: Error>(&mut self, detail: impl Into<String>) -> Result<(), E> {
+        let fault = FieldError::new(self.pointer(), detail);
+        self.record(fault)
+    }
+
+    fn record<E: Error>(&mut self, fault: FieldError) -> Result<(), E> {
+        self.faults.push(fault);
+        if self.faults.len() < MAX_FAULTS { Ok(()) } else { Err(E::custom("has more faults than are shown")) }
+    }
+
+    fn unknown<E: Error>(&mut self, name: Option<&str>) -> Result<(), E> {
+        let pointer = self.pointer();
+        self.record(match name {
+            Some(name) => FieldError::new(below(&pointer, name), "is not known"),
+            None => FieldError::new(pointer, "has a member that is not known"),
+        })
+    }
+
+    fn pointer(&self) -> String {
+        let mut pointer = String::new();
+        for segment in &self.path {
+            match segment {
+                Segment::Name(name) => pointer = below(&pointer, name),
+                // Nothing that is written to a String fails.
+                Segment::Index(index) => drop(write!(pointer, "/{index}")),
+            }
+        }
+        pointer
+    }
+
+    fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+/// The meaning of a null.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Null {
+    /// Of a member that may be missing: it is.
+    IsNothing,
+    /// Of a member that may not be missing: it is.
+    IsMissing,
+    /// Of anything else: a value of the wrong type, unless the schema has a null.
+    IsWrong,
+}
+
+/// A value about to be read, and the schema for its place; none where the schema says nothing of use.
+struct Place<'r, 'a> {
+    schema: Option<&'a MetaSchema>,
+    null: Null,
+    reader: &'r mut Reader<'a>,
+}
+
+impl<'a> Place<'_, 'a> {
+    /// The schema, if it is one for values of this type; a fault if it is not.
+    fn schema_for<E: Error>(&mut self, ty: &str) -> Result<Option<&'a MetaSchema>, E> {
+        match self.schema {
+            Some(schema) if schema.ty == ty => Ok(Some(schema)),
+            Some(schema) => self.reader.fault(format!("must be of type {}", schema.ty)).map(|()| None),
+            None => self.reader.fault("cannot be read").map(|()| None),
+        }
+    }
+
+    fn number<E: Error>(mut self, number: Number) -> Result<Value, E> {
+        let is_whole = number.is_i64() || number.is_u64();
+        let ty = match self.schema {
+            Some(schema) if schema.ty == "integer" && is_whole => "integer",
+            Some(_) | None => "number",
+        };
+        if let Some(schema) = self.schema_for(ty)? {
+            let by_format = if is_whole { bad_input::format_fault(schema, &number) } else { None };
+            if let Some(detail) = by_format.or_else(|| bad_input::number_fault(schema, number.as_f64())) {
+                self.reader.fault(detail)?;
+            }
+        }
+        Ok(Value::Number(number))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Place<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -37,97 +169,156 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de> Visitor<'de> for Place<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        let Self { schema, null, reader } = self;
+        match null {
+            Null::IsNothing => {}
+            Null::IsMissing => reader.fault("is required")?,
+            Null::IsWrong => match schema {
+                Some(schema) if schema.nullable => {}
+                Some(schema) => reader.fault(format!("must be of type {}", schema.ty))?,
+                None => reader.fault("cannot be read")?,
+            },
+        }
         Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+    fn visit_bool<E: Error>(mut self, value: bool) -> Result<Value, E> {
+        self.schema_for("boolean")?;
         Ok(value.into())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        self.number(value.into())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        self.number(value.into())
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+        // JSON has no number that is none.
+        Number::from_f64(value).map_or(Ok(Value::Null), |number| self.number(number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_str<E: Error>(mut self, text: &str) -> Result<Value, E> {
+        if let Some(detail) = self.schema_for("string")?.and_then(|schema| bad_input::text_fault(schema, text)) {
+            self.reader.fault(detail)?;
+        }
+        Ok(if self.reader.is_sound() { text.into() } else { Value::Null })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Value, A::Error> {
+        let schema = self.schema_for("array")?;
+        let each = schema.and_then(|schema| resolved(self.reader.named, schema.items.as_ref()?));
+        let most = schema.and_then(|schema| schema.max_items).unwrap_or(usize::MAX);
         let mut values = Vec::new();
-        loop {
-            let seed = Strict { pointer: format!("{}/{}", self.pointer, values.len()), twice: &mut *self.twice };
-            match items.next_element_seed(seed)? {
-                Some(value) => values.push(value),
-                None => return Ok(Value::Array(values)),
+        let mut count = 0;
+        while schema.is_some() && count <= most {
+            self.reader.path.push(Segment::Index(count));
+            let item =
+                items.next_element_seed(Place { schema: each, null: Null::IsWrong, reader: &mut *self.reader })?;
+            self.reader.path.pop();
+            let Some(item) = item else { break };
+            count += 1;
+            if self.reader.is_sound() {
+                values.push(item);
+            } else {
+                values = Vec::new();
             }
         }
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        let counted =
+            schema.and_then(|schema| bad_input::count_fault(schema.min_items, schema.max_items, count, "items"));
+        if let Some(detail) = counted {
+            self.reader.fault(detail)?;
+        }
+        Ok(Value::Array(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<Value, A::Error> {
+        let Some(schema) = self.schema_for("object")? else {
+            while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(Value::Null);
+        };
+        let mut given = vec![false; schema.properties.len()];
         let mut values = Map::new();
-        while let Some(name) = members.next_key::<String>()? {
-            let pointer = below(&self.pointer, &name);
-            let value = members.next_value_seed(Strict { pointer: pointer.clone(), twice: &mut *self.twice })?;
-            if values.insert(name, value).is_some() {
-                self.twice.push(pointer);
+        while let Some(name) = members.next_key_seed(Name(schema))? {
+            let (index, name) = match name {
+                Member::Known(index, name) => (index, name),
+                Member::Unknown(name) => {
+                    self.reader.unknown(name.as_deref())?;
+                    members.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            self.reader.path.push(Segment::Name(name));
+            let is_second = given.get_mut(index).is_none_or(|given| std::mem::replace(given, true));
+            if is_second {
+                self.reader.fault("is given twice")?;
+                members.next_value::<IgnoredAny>()?;
+            } else {
+                let named = self.reader.named;
+                let member = schema.properties.get(index).and_then(|(_, member)| resolved(named, member));
+                let null = if schema.required.contains(&name) { Null::IsMissing } else { Null::IsNothing };
+                let value = members.next_value_seed(Place { schema: member, null, reader: &mut *self.reader })?;
+                if self.reader.is_sound() {
+                    values.insert(name.to_owned(), value);
+                }
+            }
+            self.reader.path.pop();
+        }
+        for ((name, _), given) in schema.properties.iter().zip(given) {
+            if !given && schema.required.contains(name) {
+                self.reader.path.push(Segment::Name(name));
+                self.reader.fault("is required")?;
+                self.reader.path.pop();
             }
         }
         Ok(Value::Object(values))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A member's name, looked up where it stands: a long one is not copied.
+struct Name<'a>(&'a MetaSchema);
 
-    #[test]
-    fn a_value_is_what_serde_json_makes_of_it() {
-        for text in [
-            "null",
-            "true",
-            "-7",
-            "18446744073709551615",
-            "1.5e3",
-            "\"a\\u00e9\"",
-            "[]",
-            "[1,[2,{}],null]",
-            r#"{"a": {"b": [1, "x", false]}, "c/~": 2}"#,
-        ] {
-            let expected: Value = serde_json::from_str(text).unwrap();
-            assert_eq!(read(text.as_bytes()).unwrap(), (expected, Vec::new()), "{text}");
-        }
-    }
+enum Member {
+    /// Its place among the schema's members, and the schema's own name.
+    Known(usize, &'static str),
+    /// The name, unless it is too long to be repeated.
+    Unknown(Option<String>),
+}
 
-    #[test]
-    fn a_name_given_twice_is_found_wherever_it_is() {
-        let text = r#"{"a": 1, "b": [{"c/d": 1, "c/d": 1}], "a": 2, "a": 3, "e": {"a": 1}}"#;
-        assert_eq!(read(text.as_bytes()).unwrap().1, ["/b/0/c~1d", "/a", "/a"]);
-        // Escapes do not hide it.
-        assert_eq!(read(br#"{"a": 1, "\u0061": 2}"#).unwrap().1, ["/a"]);
-    }
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Member;
 
-    #[test]
-    fn what_is_no_json_is_refused() {
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        for text in ["", "{", "1 2", "{\"a\" 1}", "nul", deep.as_str()] {
-            assert!(read(text.as_bytes()).is_err(), "{text}");
-        }
-        assert!(read(b"\"\xff\"").is_err(), "not UTF-8");
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Member, D::Error> {
+        deserializer.deserialize_str(self)
     }
 }
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Member;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Member, E> {
+        let mut known = self.0.properties.iter().enumerate();
+        Ok(match known.find(|(_, (known, _))| *known == name) {
+            Some((index, (known, _))) => Member::Known(index, known),
+            None => Member::Unknown((name.len() <= MAX_NAME).then(|| name.to_owned())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,6 @@ use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
-use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
@@ -13,7 +12,7 @@ use super::Tag;
 use super::input::{Because, Input, act};
 use crate::answer::{Enforced, NoContent, Recorded};
 use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct AccountActs;
 
@@ -45,15 +44,16 @@ impl AccountActs {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<Grant>,
+        body: JsonBody<Grant>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesGrant)?;
         caller.require_elevated()?;
+        let body = body.read()?;
         let mut input = Input::default();
-        let role = input.parse("/role", RoleName::parse(&body.0.role));
-        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let role = input.parse("/role", RoleName::parse(&body.role));
+        let reason = input.parse("/reason", Reason::parse(&body.reason));
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let account = AccountId(account_id.0);
@@ -72,7 +72,7 @@ impl AccountActs {
         caller: Bearer,
         account_id: Path<Uuid>,
         role: Path<String>,
-        body: Json<Option<Because>>,
+        body: JsonBody<Option<Because>>,
         /// Why, for clients that cannot send a body with DELETE. Whatever stands between keeps URLs in its logs.
         reason: Query<Option<String>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
@@ -80,7 +80,7 @@ impl AccountActs {
         let caller = caller.0;
         caller.require(Permission::RolesGrant)?;
         caller.require_elevated()?;
-        let given = body.0.map(|because| because.reason).or(reason.0).unwrap_or_default();
+        let given = body.read()?.map(|because| because.reason).or(reason.0).unwrap_or_default();
         let mut input = Input::default();
         let role = input.parse("/role", RoleName::parse(&role.0));
         let reason = input.parse("/reason", Reason::parse(&given));
@@ -100,10 +100,10 @@ impl AccountActs {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.suspend(&context, caller.0.permissions, account, reason).await?).await
     }
@@ -117,10 +117,10 @@ impl AccountActs {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.reinstate(&context, caller.0.permissions, account, reason).await?).await
     }
@@ -134,10 +134,10 @@ impl AccountActs {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let app = app(request)?;
         app.enforced(app.commands.unlock(&context, AccountId(account_id.0), reason).await?).await
     }
@@ -152,10 +152,10 @@ impl AccountActs {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.expire_password(&context, caller.0.permissions, account, reason).await?).await
     }
@@ -170,10 +170,10 @@ impl AccountActs {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, &body.0, idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?).await
     }

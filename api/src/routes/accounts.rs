@@ -21,8 +21,8 @@ use crate::answer::{Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::clock;
-use crate::http::Problem;
 use crate::http::problem::FieldError;
+use crate::http::{JsonBody, Problem};
 
 pub struct Accounts;
 
@@ -78,6 +78,7 @@ struct NewAccount {
     /// How the owner is called; 1 to 100 characters.
     display_name: Option<String>,
     /// Roles from the first moment; `customer` if not given.
+    #[oai(validator(max_items = 50))]
     roles: Option<Vec<String>>,
 }
 
@@ -196,13 +197,13 @@ impl Accounts {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<NewAccount>,
+        body: JsonBody<NewAccount>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<CreatedAccount, 201>, Problem> {
         let caller = caller.0;
         caller.require(Permission::AccountsManage)?;
         caller.require_elevated()?;
-        let NewAccount { email, display_name, roles } = body.0;
+        let NewAccount { email, display_name, roles } = body.read()?;
         let mut input = Input::default();
         let email = input.parse("/email", EmailAddress::parse(&email));
         let name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
@@ -243,13 +244,14 @@ impl Accounts {
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: Json<ProfileChange>,
+        body: JsonBody<ProfileChange>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<ChangedProfile>, Problem> {
         let caller = caller.0;
         caller.require(Permission::AccountsManage)?;
+        let body = body.read()?;
         let mut input = Input::default();
-        let name = input.parse_optional("/display_name", body.0.display_name.as_deref().map(DisplayName::parse));
+        let name = input.parse_optional("/display_name", body.display_name.as_deref().map(DisplayName::parse));
         input.check()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));

@@ -15,7 +15,7 @@ use super::input::{Because, Input, Paging};
 use super::roles::{names, parse_permissions};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, app, context};
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct ApiKeys;
 
@@ -25,6 +25,7 @@ struct ApiKeyRequest {
     /// Which service it is for, never whom: it stands in the log for ever.
     name: String,
     /// What the service may do.
+    #[oai(validator(max_items = 100))]
     permissions: Vec<String>,
     /// When the key ends (RFC 3339), within 366 days.
     expires_at: DateTime<Utc>,
@@ -69,13 +70,13 @@ impl ApiKeys {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<ApiKeyRequest>,
+        body: JsonBody<ApiKeyRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<CreatedApiKey, 201>, Problem> {
         let caller = caller.0;
         caller.require(Permission::ApiKeysManage)?;
         caller.require_elevated()?;
-        let ApiKeyRequest { name, permissions, expires_at } = body.0;
+        let ApiKeyRequest { name, permissions, expires_at } = body.read()?;
         let mut input = Input::default();
         let name = input.parse("/name", KeyName::parse(&name));
         let permissions = parse_permissions(&mut input, &permissions);
@@ -130,14 +131,14 @@ impl ApiKeys {
         request: &Request,
         caller: Bearer,
         api_key_id: Path<Uuid>,
-        body: Json<Option<Because>>,
+        body: JsonBody<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::ApiKeysManage)?;
         caller.require_elevated()?;
         let mut input = Input::default();
-        let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
+        let reason = input.parse_optional("/reason", body.read()?.map(|because| Reason::parse(&because.reason)));
         input.check()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;

@@ -23,9 +23,9 @@ use crate::caller::{
     BearerOrKey, HeldBearer, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
 };
 use crate::clock;
-use crate::http::Problem;
 use crate::http::cookies::{ByCookie, Cookie};
 use crate::http::problem::FieldError;
+use crate::http::{JsonBody, Problem};
 
 pub struct Auth;
 
@@ -161,7 +161,7 @@ impl Auth {
     async fn register(
         &self,
         request: &Request,
-        body: Json<Registration>,
+        body: JsonBody<Registration>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<RegisteredAccount, 201>, Problem> {
         let app = app(request)?;
@@ -171,7 +171,7 @@ impl Auth {
                 .with_detail("Accounts are made by administrators here."));
         }
         unless_locked_down(app).await?;
-        let Json(Registration { email, password, display_name }) = body;
+        let Registration { email, password, display_name } = body.read()?;
         let mut input = Input::default();
         let parsed_email = input.parse("/email", EmailAddress::parse(&email));
         let parsed_name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
@@ -200,10 +200,10 @@ impl Auth {
     async fn login(
         &self,
         request: &Request,
-        body: Json<Login>,
+        body: JsonBody<Login>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<LoginAnswer>, Problem> {
-        let Json(Login { email, password, device_token, cookies }) = body;
+        let Login { email, password, device_token, cookies } = body.read()?;
         let app = app(request)?;
         let mut handover = Handover::new(app, request, cookies == Some(true))?;
         let device_token = device_token.or_else(|| Cookie::Device.of(request.headers()).map(str::to_owned));
@@ -223,10 +223,10 @@ impl Auth {
     async fn second_factor(
         &self,
         request: &Request,
-        body: Json<SecondFactor>,
+        body: JsonBody<SecondFactor>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<LoginAnswer>, Problem> {
-        let Json(SecondFactor { challenge_token, code, cookies }) = body;
+        let SecondFactor { challenge_token, code, cookies } = body.read()?;
         let app = app(request)?;
         let mut handover = Handover::new(app, request, cookies == Some(true))?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
@@ -243,10 +243,10 @@ impl Auth {
     async fn refresh(
         &self,
         request: &Request,
-        body: Json<Refresh>,
+        body: JsonBody<Refresh>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<RefreshAnswer>, Problem> {
-        let Json(Refresh { refresh_token, device_token }) = body;
+        let Refresh { refresh_token, device_token } = body.read()?;
         let app = app(request)?;
         let cookie = |cookie: Cookie| cookie.of(request.headers()).map(str::to_owned);
         let (refresh_token, device_token, by_cookie) = match (refresh_token, cookie(Cookie::Refresh)) {
@@ -293,11 +293,11 @@ impl Auth {
         &self,
         request: &Request,
         caller: HeldBearer,
-        body: Json<StepUp>,
+        body: JsonBody<StepUp>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Elevated>, Problem> {
         let caller = caller.0;
-        let evidence = match body.0 {
+        let evidence = match body.read()? {
             StepUp { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
             StepUp { password: None, code: Some(code) } => Evidence::Code(code),
             StepUp { .. } => {

@@ -11,8 +11,8 @@ use poem_openapi::Object;
 use uuid::Uuid;
 
 use crate::caller::{Caller, context};
-use crate::http::Problem;
 use crate::http::problem::FieldError;
+use crate::http::{JsonBody, Problem};
 
 /// Most roles in one list.
 const MOST_ROLES: usize = 50;
@@ -67,18 +67,20 @@ pub struct Because {
 /// What every act that needs a permission, a fresh proof and a reason begins with.
 ///
 /// # Errors
-/// 403 without the permission, or when the login is too long ago; 400 for no reason.
+/// 403 without the permission, or when the login is too long ago; 400 for no reason, once that is clear.
 pub fn act(
     request: &Request,
     caller: &Caller,
     permission: Permission,
-    because: &Because,
+    because: JsonBody<Because>,
     idempotency_key: Option<String>,
 ) -> Result<(Context, Reason), Problem> {
     caller.require(permission)?;
     caller.require_elevated()?;
     let mut input = Input::default();
-    let Some(reason) = input.parse("/reason", Reason::parse(&because.reason)) else { return Err(input.refused()) };
+    let Some(reason) = input.parse("/reason", Reason::parse(&because.read()?.reason)) else {
+        return Err(input.refused());
+    };
     Ok((context(request, caller.actor(), idempotency_key)?, reason))
 }
 

@@ -16,7 +16,7 @@ use super::Tag;
 use super::input::{Because, Input, act};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct Lockdowns;
 
@@ -78,12 +78,13 @@ impl Lockdowns {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<LockdownRequest>,
+        body: JsonBody<LockdownRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::LockdownManage)?;
         caller.require_elevated()?;
+        let body = body.read()?;
         let mut input = Input::default();
         let scope = input.parse("/scope", Scope::parse(&body.scope));
         let reason = input.parse("/reason", Reason::parse(&body.reason));
@@ -101,10 +102,10 @@ impl Lockdowns {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
-        let (context, reason) = act(request, &caller.0, Permission::LockdownManage, &body.0, idempotency_key.0)?;
+        let (context, reason) = act(request, &caller.0, Permission::LockdownManage, body, idempotency_key.0)?;
         let app = app(request)?;
         app.enforced(app.commands.lift_lockdown(&context, reason).await?).await
     }

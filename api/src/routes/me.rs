@@ -20,7 +20,7 @@ use super::input::{Input, Paging};
 use super::sessions::with_origins;
 use crate::answer::{NoContent, Recorded, about_the_new_password, behind, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct Me;
 
@@ -180,12 +180,13 @@ impl Me {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<ProfileChange>,
+        body: JsonBody<ProfileChange>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<ChangedProfile>, Problem> {
         let caller = caller.0;
+        let body = body.read()?;
         let mut input = Input::default();
-        let name = input.parse_optional("/display_name", body.0.display_name.as_deref().map(DisplayName::parse));
+        let name = input.parse_optional("/display_name", body.display_name.as_deref().map(DisplayName::parse));
         input.check()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
@@ -201,13 +202,13 @@ impl Me {
         &self,
         request: &Request,
         caller: ChangingPassword,
-        body: Json<PasswordChange>,
+        body: JsonBody<PasswordChange>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let caller = caller.0;
         caller.require_elevated()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        let PasswordChange { current_password, new_password } = body.0;
+        let PasswordChange { current_password, new_password } = body.read()?;
         let (current, new) = (Password::new(current_password), Password::new(new_password));
         let owner = match caller {
             Step::LoggedIn(caller) => Owner::LoggedIn(caller.account, caller.session),
@@ -246,14 +247,14 @@ impl Me {
         &self,
         request: &Request,
         caller: Enrolling,
-        body: Json<TotpConfirmation>,
+        body: JsonBody<TotpConfirmation>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<RecoveryCodeSet>, Problem> {
         caller.0.require_elevated()?;
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let (account, session) = (caller.0.account(), caller.0.session());
-        let done = commands.confirm_enrolment(&context, account, session, &body.0.code).await?;
+        let done = commands.confirm_enrolment(&context, account, session, &body.read()?.code).await?;
         Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 

@@ -23,8 +23,8 @@ use super::input::Input;
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::clock;
-use crate::http::Problem;
 use crate::http::problem::FieldError;
+use crate::http::{JsonBody, Problem};
 
 pub struct Policies;
 
@@ -88,6 +88,7 @@ struct PasswordFigures {
 struct SecondFactorFigures {
     /// These roles allow nothing in a session without a second factor, and a login of their holders leads to its
     /// enrolment.
+    #[oai(validator(max_items = 50))]
     required_for: Vec<String>,
 }
 
@@ -239,13 +240,13 @@ impl Policies {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<PolicyProposal>,
+        body: JsonBody<PolicyProposal>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<ChangedPolicy>, Problem> {
         let caller = caller.0;
         caller.require(Permission::PolicyChange)?;
         caller.require_elevated()?;
-        let PolicyProposal { version, lockout, sessions, passwords, second_factor, reason } = body.0;
+        let PolicyProposal { version, lockout, sessions, passwords, second_factor, reason } = body.read()?;
         let mut input = Input::default();
         let reason = input.parse("/reason", Reason::parse(&reason));
         let required_for = input.parse_roles("/second_factor/required_for", &second_factor.required_for);
@@ -283,12 +284,13 @@ impl Policies {
         &self,
         request: &Request,
         caller: Bearer,
-        body: Json<PreviewRequest>,
+        body: JsonBody<PreviewRequest>,
     ) -> Result<Json<PolicyPreview>, Problem> {
         caller.0.require(Permission::PolicyRead)?;
         let app = app(request)?;
-        let lockout = body.0.lockout.read();
-        let days = body.0.days.unwrap_or(30);
+        let body = body.read()?;
+        let lockout = body.lockout.read();
+        let days = body.days.unwrap_or(30);
         let mut found: Vec<FieldError> =
             lockout.out_of_bounds().into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect();
         if !(1..=MOST_DAYS).contains(&days) {

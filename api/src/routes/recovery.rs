@@ -10,7 +10,6 @@ use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
 use poem::Request;
 use poem_openapi::param::Header;
-use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::Tag;
@@ -18,7 +17,7 @@ use super::input::Input;
 use crate::answer::{NoContent, about_the_new_password};
 use crate::app::App;
 use crate::caller::{Bearer, app, context, unless_locked_down};
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct Recovery;
 
@@ -62,10 +61,11 @@ impl Recovery {
     async fn request_reset(
         &self,
         request: &Request,
-        body: Json<PasswordReset>,
+        body: JsonBody<PasswordReset>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Accepted, Problem> {
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
+        let body = body.read()?;
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&body.email)) else { return Err(input.refused()) };
         // Apart from the answer, which would tell by its time.
@@ -90,12 +90,12 @@ impl Recovery {
     async fn reset(
         &self,
         request: &Request,
-        body: Json<NewPassword>,
+        body: JsonBody<NewPassword>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         unless_locked_down(app).await?;
-        let Json(NewPassword { token, new_password }) = body;
+        let NewPassword { token, new_password } = body.read()?;
         let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
         Ok(done.map_err(spent)?.into())
     }
@@ -120,11 +120,11 @@ impl Recovery {
     async fn verify(
         &self,
         request: &Request,
-        body: Json<MailedToken>,
+        body: JsonBody<MailedToken>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
-        Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
+        Ok(app.commands.verify_email(&context, &body.read()?.token).await.map_err(spent)?.into())
     }
 
     /// Say that it was somebody else, with what was mailed.
@@ -134,11 +134,11 @@ impl Recovery {
     async fn report(
         &self,
         request: &Request,
-        body: Json<MailedToken>,
+        body: JsonBody<MailedToken>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
-        Ok(app.commands.report_intrusion(&context, &body.token).await.map_err(spent)?.into())
+        Ok(app.commands.report_intrusion(&context, &body.read()?.token).await.map_err(spent)?.into())
     }
 }
 

@@ -18,7 +18,7 @@ use super::input::{Because, Input};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct Roles;
 
@@ -59,6 +59,7 @@ struct PermissionList {
 #[oai(deny_unknown_fields)]
 struct RoleDefinition {
     /// What its holders may do; `GET /v1/permissions` lists what there is.
+    #[oai(validator(max_items = 100))]
     permissions: Vec<String>,
     /// Why; sealed beside the log.
     reason: String,
@@ -124,16 +125,17 @@ impl Roles {
         request: &Request,
         caller: Bearer,
         role: Path<String>,
-        body: Json<RoleDefinition>,
+        body: JsonBody<RoleDefinition>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<DefinedRole>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesManage)?;
         caller.require_elevated()?;
+        let body = body.read()?;
         let mut input = Input::default();
         let role = input.parse("/role", RoleName::parse(&role.0));
-        let permissions = parse_permissions(&mut input, &body.0.permissions);
-        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let permissions = parse_permissions(&mut input, &body.permissions);
+        let reason = input.parse("/reason", Reason::parse(&body.reason));
         let (Some(role), Some(permissions), Some(reason)) = (role, permissions, reason) else {
             return Err(input.refused());
         };
@@ -154,15 +156,16 @@ impl Roles {
         request: &Request,
         caller: Bearer,
         role: Path<String>,
-        body: Json<Because>,
+        body: JsonBody<Because>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesManage)?;
         caller.require_elevated()?;
+        let body = body.read()?;
         let mut input = Input::default();
         let role = input.parse("/role", RoleName::parse(&role.0));
-        let reason = input.parse("/reason", Reason::parse(&body.0.reason));
+        let reason = input.parse("/reason", Reason::parse(&body.reason));
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;

@@ -22,7 +22,7 @@ use crate::answer::{Enforced, Recorded, query_failed};
 use crate::app::App;
 use crate::caller::{BearerOrKey, app, context};
 use crate::clock;
-use crate::http::Problem;
+use crate::http::{JsonBody, Problem};
 
 pub struct Sessions;
 
@@ -107,12 +107,12 @@ impl Sessions {
         request: &Request,
         caller: BearerOrKey,
         session_id: Path<Uuid>,
-        body: Json<Option<Because>>,
+        body: JsonBody<Option<Because>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<Enforced>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let mut input = Input::default();
-        let reason = input.parse_optional("/reason", body.0.map(|because| Reason::parse(&because.reason)));
+        let reason = input.parse_optional("/reason", body.read()?.map(|because| Reason::parse(&because.reason)));
         input.check()?;
         let context = context(request, caller.0.actor, idempotency_key.0)?;
         let app = app(request)?;

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::listener::{self, ListenerOptions};
-use super::{ClientAddress, EdgeOptions, Operations, Problem, RequestId, docs, files, pages, stack};
+use super::{ClientAddress, EdgeOptions, JsonBody, Operations, Problem, RequestId, docs, files, pages, stack};
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
@@ -45,10 +45,14 @@ struct Introspect {
 
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", checker = "check")]
-struct Caller(#[expect(dead_code, reason = "only whether there is one matters here")] String);
+struct Caller(String);
 
 async fn check(_: &Request, bearer: Bearer) -> poem::Result<String> {
-    if bearer.token == "good" { Ok(bearer.token) } else { Err(Problem::invalid_token().into()) }
+    if ["good", "great"].contains(&bearer.token.as_str()) {
+        Ok(bearer.token)
+    } else {
+        Err(Problem::invalid_token().into())
+    }
 }
 
 struct Api;
@@ -56,8 +60,17 @@ struct Api;
 #[OpenApi]
 impl Api {
     #[oai(path = "/v1/login", method = "post", operation_id = "login")]
-    async fn login(&self, body: Json<Login>) -> Result<Json<String>, Problem> {
-        if body.email == "taken@example.org" { Err(Problem::invalid_credentials()) } else { Ok(Json(body.0.password)) }
+    async fn login(&self, body: JsonBody<Login>) -> Result<Json<String>, Problem> {
+        let Login { email, password } = body.read()?;
+        if email == "taken@example.org" { Err(Problem::invalid_credentials()) } else { Ok(Json(password)) }
+    }
+
+    #[oai(path = "/v1/guarded", method = "post", operation_id = "guarded")]
+    async fn guarded(&self, caller: Caller, body: JsonBody<Login>) -> Result<(), Problem> {
+        if caller.0 != "great" {
+            return Err(Problem::permission_denied());
+        }
+        body.read().map(|_| ())
     }
 
     #[oai(path = "/v1/introspect", method = "post", operation_id = "introspect")]

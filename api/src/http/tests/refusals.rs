@@ -13,9 +13,9 @@ async fn every_fault_of_a_body_is_named_and_no_value_repeated() {
     assert_eq!(
         answer.faults(),
         pairs(&[
-            ("/email", "is required"),
             ("/password", "must have at least 12 characters"),
-            ("/admin", "is not known")
+            ("/admin", "is not known"),
+            ("/email", "is required")
         ])
     );
     assert!(!answer.body.contains("hunter2"));
@@ -55,6 +55,32 @@ async fn another_content_type_is_415() {
     let answer = server.send("POST", "/v1/login", &["content-type: text/plain"], "{}").await;
     assert_eq!((answer.status, answer.code().as_str()), (415, "unsupported_media_type"));
     assert_eq!(server.send("POST", "/v1/login", &[], "{}").await.status, 415);
+    for line in ["content-type: application/problem+json", "content-type: application/json\r\ncontent-type: text/plain"]
+    {
+        assert_eq!(server.send("POST", "/v1/login", &[line], "{}").await.status, 415, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn json_is_read_strictly_however_its_type_is_written() {
+    let server = server().await;
+    let body = r#"{"email": "a@example.org", "email": "b@example.org", "password": "correct horse battery"}"#;
+    for line in ["APPLICATION/JSON", "application/json;charset=utf-8", "Application/Json ; a=\"b\""] {
+        let answer = server.send("POST", "/v1/login", &[&format!("content-type: {line}")], body).await;
+        assert_eq!(answer.faults(), pairs(&[("/email", "is given twice")]), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_looked_at_once_the_caller_may_call() {
+    let server = server().await;
+    for body in ["{", r#"{"reason": 7}"#, "[[[[[[["] {
+        let send = async |headers: &[&str]| server.send("POST", "/v1/guarded", headers, body).await;
+        let json = "content-type: application/json";
+        assert_eq!(send(&[json]).await.code(), "unauthenticated", "{body}");
+        assert_eq!(send(&[json, "authorization: Bearer good"]).await.code(), "permission_denied", "{body}");
+        assert_eq!(send(&[json, "authorization: Bearer great"]).await.code(), "invalid_input", "{body}");
+    }
 }
 
 #[tokio::test]
