@@ -12,6 +12,7 @@
 //! and runners; then the node's place among the others; then the pools.
 
 mod listening;
+mod log_size;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use self::listening::{Listen, Listening};
+pub use self::log_size::LogSize;
 use crate::clock;
 use crate::config::{Config, Environment, FeedSource};
 use crate::database::Pools;
@@ -67,6 +69,8 @@ pub struct App {
     pub pool: PgPool,
     /// The tables that judge a caller, and nothing slower.
     pub judging: PgPool,
+    /// How long the log is, for whoever asks how the service is.
+    pub log_size: LogSize,
     /// Questions about the past at once: some of them read a good part of a table.
     past: Semaphore,
     /// Judges requests.
@@ -233,6 +237,7 @@ impl Core {
             commands,
             pool: pools.reads.clone(),
             judging: pools.judging.clone(),
+            log_size: LogSize::new(pools.judging.clone()),
             past: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1)),
             gate,
             progress,

@@ -40,6 +40,21 @@ pub struct Filter {
     pub until: Option<i64>,
 }
 
+impl Filter {
+    /// `true` if anything is searched for.
+    #[must_use]
+    pub const fn is_given(&self) -> bool {
+        let Self { event_type, category, subject, actor, correlation, from, to, until: _ } = self;
+        event_type.is_some()
+            || category.is_some()
+            || subject.is_some()
+            || actor.is_some()
+            || correlation.is_some()
+            || from.is_some()
+            || to.is_some()
+    }
+}
+
 /// Events in the order of the log, after a position or from the beginning.
 ///
 /// # Errors

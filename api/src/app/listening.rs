@@ -53,10 +53,18 @@ impl Listening {
         let Listen { address, tls, redirect, trusted_proxies, origins } = listen;
         let acceptor = bind(address).await?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
+        // Where nobody is limited by address, nobody's connections are.
+        let exempt = trusted_proxies.clone();
+        let bounds = |max_connections| ListenerOptions {
+            max_connections,
+            max_per_address: app.limits.as_ref().map(|_| listener::share(max_connections)),
+            exempt: exempt.clone(),
+            ..ListenerOptions::default()
+        };
         let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
-        let options = ListenerOptions::default();
+        let options = bounds(ListenerOptions::default().max_connections);
         let (stop_http, stopped) = watch::channel(false);
         let mut http = JoinSet::new();
         let Some(source) = tls else {
@@ -74,8 +82,7 @@ impl Listening {
         let config = tls.server_config().map_err(|error| failed("TLS", &error))?;
         if let Some(acceptor) = redirect {
             let endpoint = Redirect::new(Arc::clone(&tls), port);
-            let options = ListenerOptions { max_connections: 1_000, ..ListenerOptions::default() };
-            http.spawn(listener::serve(acceptor, endpoint, options, told_to(stopped.clone())));
+            http.spawn(listener::serve(acceptor, endpoint, bounds(1_000), told_to(stopped.clone())));
         }
         http.spawn(async move {
             listener::serve(Secured::new(acceptor, config), endpoint, options, told_to(stopped)).await;

@@ -23,7 +23,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_domain::event::Actor;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use uuid::Uuid;
 
 use crate::clock;
@@ -168,6 +172,9 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 
 /// Structured log on standard error: JSON in production, text in development. `FULEXO_LOG` filters
 /// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
+///
+/// Below `info` only the service's own crates are heard, whatever `FULEXO_LOG` says: others write out requests, addresses
+/// and credentials there.
 fn start_logging(environment: Environment, default_filter: &str) {
     let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
@@ -178,9 +185,20 @@ fn start_logging(environment: Environment, default_filter: &str) {
         Ok("text") => false,
         Ok(_) | Err(_) => environment == Environment::Production,
     };
+    let ours = filter_fn(|metadata| *metadata.level() <= Level::INFO || is_ours(metadata.target()));
     crate::http::panic::log_panics();
     // A second start in one process keeps the first logger.
-    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+    let _ = if json {
+        builder.json().flatten_event(true).finish().with(ours).try_init()
+    } else {
+        builder.with_target(false).finish().with(ours).try_init()
+    };
+}
+
+/// `true` if a target of the log is one of the service's own crates.
+fn is_ours(target: &str) -> bool {
+    let name = target.split("::").next().unwrap_or_default();
+    name == "fulexo" || name.starts_with("fulexo_")
 }
 
 /// Whoever runs the binary, as commands see them.

@@ -4,6 +4,7 @@
 //! connection to the database and no half-done command while it dawdles. poem's own `SizeLimit` answers 411 to
 //! a body of unknown length and believes the `Content-Length` it is given.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -12,11 +13,17 @@ use poem::{Body, Request};
 use tokio::io::AsyncReadExt;
 use tokio::time;
 
+use super::body_budget::TakenBytes;
 use super::problem::Problem;
 
 /// Replaces the request's body by the bytes it has. 413 over `limit` bytes, at once where `Content-Length`
-/// already says so; 408 after `patience`; 400 if it breaks off.
-pub(super) async fn read(request: &mut Request, limit: usize, patience: Duration) -> Result<(), Problem> {
+/// already says so; 503 where `take` has no room for it; 408 after `patience`; 400 if it breaks off.
+pub(super) async fn read(
+    request: &mut Request,
+    limit: usize,
+    patience: Duration,
+    take: impl FnOnce(usize) -> Result<TakenBytes, Problem>,
+) -> Result<(), Problem> {
     let declared = declared_length(request);
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(Problem::body_too_large(limit));
@@ -30,6 +37,9 @@ pub(super) async fn read(request: &mut Request, limit: usize, patience: Duration
         }
         return Ok(());
     }
+    // Held by the request, wherever that goes. Of an unknown length it may be any.
+    let taken = take(declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(limit))?;
+    request.set_data(Arc::new(taken));
     // It grows with what arrives: a length is easily declared.
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to know.
@@ -51,8 +61,10 @@ fn declared_length(request: &Request) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures_util::stream;
+
+    use super::*;
+    use crate::http::body_budget::BodyBudget;
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,8 +72,12 @@ mod tests {
         Body::from_bytes_stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
     }
 
+    fn anything(bytes: usize) -> Result<TakenBytes, Problem> {
+        BodyBudget::of(1_000).take([192, 0, 2, 1].into(), bytes)
+    }
+
     async fn code(request: &mut Request) -> Result<(), &'static str> {
-        read(request, 8, PATIENCE).await.map_err(|problem| problem.code())
+        read(request, 8, PATIENCE, anything).await.map_err(|problem| problem.code())
     }
 
     #[tokio::test]
@@ -107,7 +123,7 @@ mod tests {
     async fn a_body_that_dawdles_is_given_up() {
         let stalled = Body::from_bytes_stream(stream::pending::<Result<&'static str, std::io::Error>>());
         let mut request = Request::builder().body(stalled);
-        let refusal = read(&mut request, 8, Duration::from_millis(10)).await;
+        let refusal = read(&mut request, 8, Duration::from_millis(10), anything).await;
         assert_eq!(refusal.map_err(|problem| problem.code()), Err("slow_request"));
     }
 }

@@ -87,7 +87,8 @@ fn elements_from_the_right(line: &HeaderValue) -> impl Iterator<Item = &str> {
     })
 }
 
-fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+/// `true` for the address of one of our own proxies.
+pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 

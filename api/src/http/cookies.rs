@@ -9,7 +9,10 @@
 //! plant one.
 
 use poem::Request;
+use poem::http::uri::{Authority, Scheme};
 use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::authority;
 
 /// Where a page says what it was told.
 pub const CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
@@ -74,9 +77,10 @@ impl Cookie {
     }
 }
 
-/// Takes the access token out of its cookie, and marks what comes from elsewhere.
-pub(super) fn present(request: &mut Request, origin_is_listed: bool) {
-    if !origin_is_listed && is_foreign(request) {
+/// Takes the access token out of its cookie, and marks what comes from elsewhere than pages of the host that the request
+/// names.
+pub(super) fn present(request: &mut Request, own: Option<&Authority>, origin_is_listed: bool) {
+    if !origin_is_listed && is_foreign(request, own) {
         request.set_data(Foreign);
     }
     let headers = request.headers();
@@ -92,13 +96,14 @@ pub(super) fn present(request: &mut Request, origin_is_listed: bool) {
 }
 
 /// What the browser says of the page behind the request; what is no browser says nothing.
-fn is_foreign(request: &Request) -> bool {
+fn is_foreign(request: &Request, own: Option<&Authority>) -> bool {
     let headers = request.headers();
     if let Some(origin) = headers.get(header::ORIGIN) {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-        let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
-        return own.is_none() || own != host;
+        let page = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        let page = page.and_then(|(scheme, authority)| Some((scheme.parse().ok()?, authority.parse().ok()?)));
+        let is_own =
+            |(scheme, page): (Scheme, Authority)| own.is_some_and(|own| authority::is_same(own, &page, &scheme));
+        return !page.is_some_and(is_own);
     }
     headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
 }
@@ -142,11 +147,11 @@ mod tests {
     #[test]
     fn a_foreign_origin_is_told_by_what_the_browser_says() {
         let foreign = |lines: &[(&str, &str)]| {
-            let mut request = Request::builder().header("host", "api.example.com");
+            let mut request = Request::builder();
             for (name, value) in lines {
                 request = request.header(*name, *value);
             }
-            is_foreign(&request.finish())
+            is_foreign(&request.finish(), Some(&Authority::from_static("api.example.com")))
         };
         assert!(!foreign(&[]) && !foreign(&[("origin", "https://api.example.com")]));
         assert!(!foreign(&[("sec-fetch-site", "same-origin")]) && !foreign(&[("sec-fetch-site", "none")]));

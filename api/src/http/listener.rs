@@ -5,14 +5,16 @@
 //! file descriptors. It serves the same endpoints and takes the same acceptors, a TLS one among them.
 //!
 //! ```text
-//! accepted ── no request within header_timeout ──> dropped
+//! accepted ── more than its address, or all, may have ──> dropped (connections.rs)
+//!    │
+//!    ├──────── no request within header_timeout ──> dropped
 //!    │
 //! serving ─── peer reads nothing for write_timeout ──> dropped
 //!    │
-//!    │ no new request for header_timeout, lifetime over, or shutdown
+//!    │ no new request for header_timeout, an answer 429, displaced, lifetime over, or shutdown
 //!    v
 //! draining ── requests under way ended ──> closed
-//!        └─── lifetime, or shutdown, and shutdown_grace over ──> dropped
+//!        └─── lifetime, or shutdown, and shutdown_grace over; displaced for a second ──> dropped
 //! ```
 //!
 //! No timer is set for a request, only one for a connection: hyper's own limit for headers sets and boxes one for
@@ -31,20 +33,32 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use ipnet::IpNet;
 use poem::http::uri::Scheme;
+use poem::http::{HeaderValue, StatusCode, Version, header};
 use poem::listener::{Acceptor, Listener, TcpAcceptor, TcpListener};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant, Sleep};
+
+use super::connections::{AnswerBody, Connections, Place, UnderWay, User};
+use super::headers;
+use super::problem::Problem;
 
 /// The bounds of a listener.
 #[derive(Clone, Debug)]
 pub struct ListenerOptions {
-    /// The most connections at a time. Further ones wait in the kernel's queue.
+    /// The most connections at a time. A further one takes the place of the one that has been idle longest.
     pub max_connections: usize,
+    /// The most connections of one address (IPv6: of one /64), if that is bounded. Further ones are closed at once.
+    pub max_per_address: Option<usize>,
+    /// Networks whose connections are not counted by address: our own proxies, which speak for many.
+    pub exempt: Vec<IpNet>,
+    /// Connections beyond `max_connections` where none of those is idle; each is answered once, and about health alone.
+    pub reserve: usize,
     /// How long the headers of the first request may take, TLS handshake included. Of later ones: a connection
     /// without a new request is looked at this often and closed the second time, headers half sent or not.
     pub header_timeout: Duration,
@@ -65,6 +79,9 @@ impl Default for ListenerOptions {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_per_address: Some(share(10_000)),
+            exempt: Vec::new(),
+            reserve: 64,
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             lifetime: Duration::from_secs(60 * 60),
@@ -73,6 +90,13 @@ impl Default for ListenerOptions {
             max_streams: 100,
         }
     }
+}
+
+/// What one address may have of so many connections: 2 %, so that it takes fifty to have them all.
+#[must_use]
+pub const fn share(max_connections: usize) -> usize {
+    let share = max_connections / 50;
+    if share < 16 { 16 } else { share }
 }
 
 /// Listens on a TCP address without Nagle's delay, which small answers and events would wait for.
@@ -114,7 +138,9 @@ where
 {
     let app = Arc::new(app);
     let options = Arc::new(options);
-    let slots = Arc::new(Semaphore::new(options.max_connections));
+    let connections = Connections::new(Arc::clone(&options));
+    // Each task has a sender: when none is left, all have ended.
+    let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let (draining, drain) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     for address in acceptor.local_addr() {
@@ -122,21 +148,21 @@ where
     }
 
     loop {
-        let slot = tokio::select! {
-            () = &mut shutdown => break,
-            slot = Arc::clone(&slots).acquire_owned() => slot,
-        };
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
             Ok((io, local, remote, scheme)) => {
+                let address = remote.as_socket_addr().map(|address| address.ip());
+                let Some(place) = connections.admit(address) else { continue };
                 let peer = Peer { local, remote, scheme };
-                let connection = serve_connection(io, peer, Arc::clone(&app), Arc::clone(&options), drain.clone());
+                let (app, options) = (Arc::clone(&app), Arc::clone(&options));
+                let connection = serve_connection(io, peer, place, app, options, drain.clone());
+                let alive = alive.clone();
                 tokio::spawn(async move {
                     connection.await;
-                    drop(slot);
+                    drop(alive);
                 });
             }
             // The peer was gone before we turned to it.
@@ -144,6 +170,7 @@ where
             Err(error) => {
                 // Out of file descriptors, most likely. Trying again at once would only burn a core.
                 tracing::error!(%error, "accepting failed");
+                connections.make_room();
                 time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -151,8 +178,8 @@ where
 
     drop(acceptor);
     draining.send_replace(true);
-    let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
-    if time::timeout(options.shutdown_grace, slots.acquire_many(all)).await.is_err() {
+    drop(alive);
+    if time::timeout(options.shutdown_grace, ended.recv()).await.is_err() {
         tracing::warn!("connections cut at the end of the grace period");
     }
 }
@@ -172,6 +199,7 @@ struct Peer {
 async fn serve_connection<I, E>(
     io: I,
     peer: Peer,
+    place: Place,
     app: Arc<E>,
     options: Arc<ListenerOptions>,
     mut drain: watch::Receiver<bool>,
@@ -181,18 +209,30 @@ async fn serve_connection<I, E>(
 {
     let begun = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&begun);
+    let (user, is_reserved) = (place.user(), place.is_reserved);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
-        let app = Arc::clone(&app);
+        let (app, user, under_way) = (Arc::clone(&app), user.clone(), user.begin());
         let Peer { local, remote, scheme } = peer.clone();
         async move {
-            let request = (request, local, remote, scheme).into();
-            Ok::<hyper::Response<_>, Infallible>(app.get_response(request).await.into())
+            let version = request.version();
+            let is_served = !is_reserved || request.uri().path().starts_with("/health/");
+            let mut response =
+                if is_served { app.get_response((request, local, remote, scheme).into()).await } else { full() };
+            // Whoever sends too much has the connection for nothing else, and does not keep it by sending on.
+            if is_reserved || response.status() == StatusCode::TOO_MANY_REQUESTS {
+                user.leave();
+                if version < Version::HTTP_2 {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+            }
+            let response: hyper::Response<_> = response.into();
+            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, under_way)))
         }
     });
 
     let http = protocol(&options);
-    let io = Unstalled { io, limit: options.write_timeout, stalled: None };
+    let io = Unstalled { io, limit: options.write_timeout, user: place.user(), stalled: None };
     let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
     let accepted = Instant::now();
     let last = accepted + options.lifetime + options.shutdown_grace;
@@ -221,6 +261,16 @@ async fn serve_connection<I, E>(
                     deadline = Instant::now() + options.header_timeout;
                 }
             }
+            displaced = place.told_to_go() => {
+                if begun.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                asked_to_go = true;
+                // What was answered is still to be sent; a place that others have is not kept for long.
+                let grace = if displaced { Duration::from_secs(1) } else { options.shutdown_grace };
+                deadline = last.min(Instant::now() + grace);
+                connection.as_mut().graceful_shutdown();
+            }
             // An error says that the listener is gone, which is the same news.
             _ = drain.wait_for(|draining| *draining), if !shut_down => {
                 shut_down = true;
@@ -230,6 +280,13 @@ async fn serve_connection<I, E>(
             }
         }
     }
+}
+
+/// The answer where there is no place for anything but health.
+fn full() -> Response {
+    let mut response = Problem::overloaded(Duration::from_secs(1)).respond(None);
+    headers::secure(response.headers_mut());
+    response
 }
 
 fn protocol(options: &ListenerOptions) -> auto::Builder<TokioExecutor> {
@@ -253,8 +310,9 @@ fn protocol(options: &ListenerOptions) -> auto::Builder<TokioExecutor> {
 struct Unstalled<I> {
     io: I,
     limit: Duration,
-    /// Set while a write waits.
-    stalled: Option<Pin<Box<Sleep>>>,
+    user: User,
+    /// Set while a write waits: until it is sent, an answer is under way.
+    stalled: Option<(Pin<Box<Sleep>>, UnderWay)>,
 }
 
 impl<I: Unpin> Unstalled<I> {
@@ -267,8 +325,8 @@ impl<I: Unpin> Unstalled<I> {
             self.stalled = None;
             return Poll::Ready(result);
         }
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(time::sleep(limit)));
+        let Self { limit, user, stalled, .. } = self;
+        let (stalled, _) = stalled.get_or_insert_with(|| (Box::pin(time::sleep(*limit)), user.begin()));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

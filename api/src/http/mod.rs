@@ -3,9 +3,12 @@
 //! One layer a file, all of them in the one list in `Edge::call`. It knows nothing of accounts or tokens: who
 //! calls and what they may do is `caller.rs` and the routes.
 
+mod authority;
 mod bad_input;
+mod body_budget;
 mod body_limit;
 mod client_address;
+mod connections;
 pub mod cookies;
 pub mod cors;
 pub mod docs;
@@ -37,6 +40,7 @@ use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
+use self::body_budget::BodyBudget;
 pub use self::client_address::ClientAddress;
 use self::cors::Origins;
 pub use self::json_body::JsonBody;
@@ -52,6 +56,8 @@ pub struct EdgeOptions {
     pub trusted_proxies: Vec<IpNet>,
     /// The largest body, in bytes.
     pub body_limit: usize,
+    /// The most bytes of all bodies at a time, and eight times the most of one address; further ones get 503.
+    pub body_budget: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
     /// How long a request may take, its body included, up to the head of the response.
@@ -69,6 +75,7 @@ impl Default for EdgeOptions {
         Self {
             trusted_proxies: Vec::new(),
             body_limit: 64 * 1024,
+            body_budget: 64 * 1024 * 1024,
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             max_in_flight: 1_024,
@@ -84,13 +91,15 @@ where
     A: IntoEndpoint,
     A::Endpoint: 'static,
 {
-    Edge { app: app.into_endpoint(), in_flight: Semaphore::new(options.max_in_flight), options }
+    let bodies = BodyBudget::of(options.body_budget);
+    Edge { app: app.into_endpoint(), in_flight: Semaphore::new(options.max_in_flight), bodies, options }
 }
 
 /// One endpoint and not a nest of middlewares: each of those would box a future for every request.
 struct Edge<E> {
     app: E,
     in_flight: Semaphore,
+    bodies: Arc<BodyBudget>,
     options: EdgeOptions,
 }
 
@@ -117,9 +126,11 @@ impl<E: Endpoint> Endpoint for Edge<E> {
             None => Ok(()),
         };
 
-        // 4. What a browser adds: the page behind the request, and cookies.
+        // 4. The host that it names, and what a browser adds: the page behind the request, and cookies.
+        let named = authority::of(&request);
         let listed = self.options.origins.listed(&request);
-        cookies::present(&mut request, listed.is_some());
+        let own = named.as_ref().ok().and_then(Option::as_ref);
+        cookies::present(&mut request, own, listed.is_some());
         let preflight = listed.as_ref().and_then(|_| cors::preflight(&request));
 
         let version = request.version();
@@ -128,11 +139,13 @@ impl<E: Endpoint> Endpoint for Edge<E> {
         let answered = pin!(async {
             let handled = pin!(async {
                 admitted?;
+                named?;
                 if let Some(preflight) = preflight {
                     return Ok(preflight);
                 }
                 // 5. The whole body before the handler, which then never waits for the client.
-                body_limit::read(&mut request, self.options.body_limit, self.options.body_timeout).await?;
+                let take = |bytes| self.bodies.take(address.0, bytes);
+                body_limit::read(&mut request, self.options.body_limit, self.options.body_timeout, take).await?;
                 // 6. A place among those that are worked on, which nobody holds who is slow to send.
                 let _place = self.place(&request)?;
                 self.app.call(request).await.map(IntoResponse::into_response)

@@ -74,6 +74,13 @@ impl Problem {
         problem
     }
 
+    /// 400: a request that names no host, several, or none that can be (RFC 9112, section 3.2).
+    pub fn invalid_host() -> Self {
+        Self::of(Kind::InvalidInput)
+            .with_code("invalid_host")
+            .with_detail("A request names one host, by Host or :authority.")
+    }
+
     /// 401: the answer to every failed login, whatever the reason.
     pub fn invalid_credentials() -> Self {
         Self::of(Kind::InvalidCredentials).with_challenge("Bearer")

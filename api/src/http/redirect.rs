@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use poem::http::uri::Authority;
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
 
+use super::authority;
 use crate::tls::Tls;
 
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
@@ -32,7 +32,7 @@ impl Redirect {
     fn redirect(&self, request: &Request) -> Response {
         // `OPTIONS *` and CONNECT have no path that a host could be put in front of.
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let Some(authority) = authority(request).filter(|_| path.starts_with('/')) else {
+        let Some(authority) = authority::of(request).ok().flatten().filter(|_| path.starts_with('/')) else {
             return answer(StatusCode::BAD_REQUEST);
         };
         let host = authority.host().to_ascii_lowercase();
@@ -79,23 +79,6 @@ impl Endpoint for Redirect {
             Some(_) | None => self.redirect(&request),
         })
     }
-}
-
-/// Whom the request is for: the one host that it names (RFC 9112, section 3.2).
-fn authority(request: &Request) -> Option<Authority> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Some(host.to_str().ok()?.parse::<Authority>().ok()?),
-        (None, _) => None,
-        (Some(_), Some(_)) => return None,
-    };
-    let authority = match (request.uri().authority().cloned(), host) {
-        (Some(one), Some(other)) => (one == other).then_some(one)?,
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => return None,
-    };
-    // `user@host` has no place here, and reads as another host.
-    (!authority.as_str().contains('@')).then_some(authority)
 }
 
 fn answer(status: StatusCode) -> Response {

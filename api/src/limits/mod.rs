@@ -20,7 +20,8 @@ use fulexo_domain::rate_limit::{Admission, Limit, Quota, RateLimits, Route};
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{sleep, timeout};
 
-use self::buckets::{Buckets, Origin};
+use self::buckets::Buckets;
+pub use self::buckets::Origin;
 use self::tally::Tally;
 use crate::clock;
 use crate::http::{Problem, RequestId};

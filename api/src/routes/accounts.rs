@@ -129,6 +129,8 @@ impl Accounts {
         app.caught_up(Projection::Accounts, min_position.0).await?;
         let read = |key: &str| key.parse().ok();
         let past = PastPaging::of(app, Projection::Accounts, as_of.0, cursor.0, limit.0, read).await?;
+        let is_search = role.is_some() || locked.0.is_some() || suspended.0.is_some() || second_factor.0.is_some();
+        let past = past.searching(app, is_search).await?;
 
         let account = match &email {
             Some(email) => match app.commands.account_of(email).await? {

@@ -93,6 +93,17 @@ impl<'a, K> PastPaging<'a, K> {
         Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), limit }, moment, _leave })
     }
 
+    /// For a page of the present that is searched for: of filters that little matches, a good part of the table is read.
+    ///
+    /// # Errors
+    /// 503 when others are at it for too long.
+    pub async fn searching(mut self, app: &'a App, is_search: bool) -> Result<Self, Problem> {
+        if is_search && self._leave.is_none() {
+            self._leave = Some(app.look_back().await?);
+        }
+        Ok(self)
+    }
+
     /// The cursor of the next page of the same moment.
     pub fn next(&self, next: Option<String>) -> Option<String> {
         match self.moment {

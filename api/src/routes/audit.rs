@@ -159,6 +159,7 @@ impl Audit {
         input.check()?;
         app.caught_up(Projection::Audit, min_position.0).await?;
         let past = PastPaging::of(app, Projection::Audit, as_of.0, cursor.0, limit.0, read_position).await?;
+        let past = past.searching(app, filter.is_given()).await?;
         filter.until = past.moment.map(|moment| moment.position);
         let after = past.paging.after.or(after);
         let page = audit::list(&app.pool, filter, after, past.paging.limit).await.map_err(query_failed)?;

@@ -8,11 +8,9 @@ use fulexo_projections::projection::Projection;
 use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
-use tokio::time::timeout;
 
 use super::Tag;
 use super::metrics::{Figures, exposition};
-use crate::app::log_size;
 use crate::caller::app;
 use crate::http::Problem;
 
@@ -164,9 +162,11 @@ impl Health {
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
     async fn ready(&self, request: &Request) -> Result<Json<Readiness>, Problem> {
         let app = app(request)?;
-        let Ok(Ok(size)) = timeout(Duration::from_secs(2), log_size(&app.judging)).await else {
+        let Some(size) = app.log_size.get().await else {
             return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("Postgres does not answer."));
         };
+        // What this node has appended since it knows.
+        let size = size.max(*app.head.borrow());
         if app.gate.is_replaced() {
             let detail = "The log was replaced by another history under this node: restart it.";
             return Err(Problem::unavailable(Duration::from_secs(5)).with_code("log_replaced").with_detail(detail));
@@ -221,10 +221,10 @@ impl Health {
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<Scraped, Problem> {
         let app = app(request)?;
-        let size = timeout(Duration::from_secs(2), log_size(&app.judging)).await;
+        let (size, head) = (app.log_size.get().await, *app.head.borrow());
         let figures = Figures {
-            log_size: size.ok().and_then(Result::ok),
-            head: *app.head.borrow(),
+            log_size: size.map(|size| size.max(head)),
+            head,
             nats: app.doorbell.is_connected(),
             projections: Projection::ALL.map(|projection| (projection, app.progress.of(projection))).to_vec(),
             gate_applied: app.gate.applied(),

@@ -80,6 +80,7 @@ impl Sessions {
         app.caught_up(Projection::Sessions, min_position.0).await?;
         let read = |key: &str| key.parse().ok();
         let past = PastPaging::of(app, Projection::Sessions, as_of.0, cursor.0, limit.0, read).await?;
+        let past = past.searching(app, account_id.0.is_some() || live.0.is_some()).await?;
         let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
         let page = with_origins(app, filter, &past.paging, past.moment).await?;
         let items = page.items.into_iter().map(|(session, origin)| Session {

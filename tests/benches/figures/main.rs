@@ -12,6 +12,7 @@
 )]
 
 mod appends;
+mod bodies;
 mod growth;
 mod limits;
 mod load;
@@ -29,10 +30,11 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 12] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
+    ("bodies", bodies::run),
     ("session", session::run),
     ("revocation", revocation::run),
     ("visible", visible::run),

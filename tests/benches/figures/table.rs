@@ -23,6 +23,13 @@ pub fn line(name: &str, ours: f64, reference: f64, wanted: Option<f64>) {
     println!("  {name:<28} {:>16} {:>16} {ratio:>8.2}   {verdict}", number(ours), number(reference));
 }
 
+/// One line whose ratio is to be at most this.
+pub fn line_at_most(name: &str, ours: f64, reference: f64, most: f64) {
+    let ratio = ours / reference;
+    let verdict = if ratio <= most { "" } else { ": OVER" };
+    println!("  {name:<28} {:>16} {:>16} {ratio:>8.2}   at most {most}{verdict}", number(ours), number(reference));
+}
+
 /// Digits in groups of three; decimals for what is small.
 pub fn number(value: f64) -> String {
     if value < 1_000.0 {

@@ -94,6 +94,20 @@ async fn nobody_is_told_what_is_wrong_with_their_garbage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_powerless_are_not_told_what_is_wrong_with_a_body() {
+    let node = Node::start().await;
+    let powerless = node.customer().await;
+    let reads_json = |operation: &Operation| operation.has_body() && operation.reads_json() && !operation.is_own();
+    for operation in guarded().filter(reads_json) {
+        let target = operation
+            .target(|_, schema| if schema["format"] == "uuid" { json!(powerless.account) } else { json!("x") });
+        for body in BAD_BODIES.iter().chain(&[r#"{"x": 1, "x": 2}"#]).filter(|body| !body.is_empty()) {
+            assert_problem(&operation.send(&powerless, &target, body).await, 403, "permission_denied");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_none_is_refused_as_such() {
     let node = Node::start().await;
     let stranger = Client { access_token: Some("a.b.c".into()), ..node.anonymous() };

@@ -4,6 +4,7 @@
 
 mod authority;
 mod bodies;
+mod bounded;
 mod document;
 mod headers;
 mod idempotency;

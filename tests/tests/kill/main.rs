@@ -6,4 +6,6 @@
 mod audit;
 mod dev;
 mod rebuild;
+mod secrets;
 mod serve;
+mod shapes;

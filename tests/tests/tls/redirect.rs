@@ -56,7 +56,7 @@ async fn nobody_is_sent_to_a_host_that_is_not_ours() {
         ("GET / HTTP/1.1\r\nhost: evil.example", "421"),
         ("GET / HTTP/1.1\r\nhost: localhost.evil.example", "421"),
         ("GET http://evil.example/ HTTP/1.1\r\nhost: evil.example", "421"),
-        ("GET http://evil.example/ HTTP/1.1\r\nhost: localhost", "400"),
+        ("GET http://evil.example/ HTTP/1.1\r\nhost: localhost", "421"),
         ("GET / HTTP/1.1\r\nhost: localhost\r\nhost: evil.example", "400"),
         ("GET / HTTP/1.1\r\nhost: localhost@evil.example", "400"),
         ("GET / HTTP/1.1\r\nhost: evil.example@localhost", "400"),
@@ -65,7 +65,7 @@ async fn nobody_is_sent_to_a_host_that_is_not_ours() {
         ("GET / HTTP/1.1\r\nhost:", "400"),
         ("GET / HTTP/1.0", "400"),
         ("OPTIONS * HTTP/1.1\r\nhost: localhost", "400"),
-        ("CONNECT evil.example:443 HTTP/1.1\r\nhost: localhost", "400"),
+        ("CONNECT evil.example:443 HTTP/1.1\r\nhost: localhost", "421"),
         ("GET / HTTP/1.1\r\nhost: 127.0.0.2", "421"),
     ] {
         let answer = head(port, request).await;

@@ -18,7 +18,7 @@ impl ApiResponse for Problem {
 
 /// What any operation may answer. 405 is not here: where there is an operation, the method is allowed.
 const DOCUMENTED: [(u16, &str); 12] = [
-    (400, "`invalid_input`: `errors` names each member at fault."),
+    (400, "`invalid_input`: `errors` names each member at fault. `invalid_host`: not one `Host`."),
     (401, "`unauthenticated`, `invalid_token`, or `invalid_credentials` from a login."),
     (403, "`permission_denied`, `step_up_required` for a sensitive call, or `csrf_rejected` by cookie."),
     (404, "`not_found`"),
@@ -92,6 +92,7 @@ mod tests {
         let wait = Duration::from_secs(1);
         for problem in [
             Problem::invalid_input(Vec::new()),
+            Problem::invalid_host(),
             Problem::invalid_credentials(),
             Problem::unauthenticated(),
             Problem::invalid_token(),

@@ -38,3 +38,33 @@ async fn a_body_that_dawdles_is_408_and_the_connection_ends() {
     assert_eq!((answer.status, answer.code().as_str()), (408, "slow_request"));
     assert_eq!(answer.header("connection"), Some("close"));
 }
+
+#[tokio::test]
+async fn bodies_under_way_are_bounded_for_an_address_and_in_all() {
+    let edge = EdgeOptions { body_budget: 8 * 1_000, ..EdgeOptions::default() };
+    let server = start(edge, ListenerOptions::default()).await;
+    let post = |length: usize| {
+        format!(
+            "POST /v1/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{{"
+        )
+    };
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    slow.write_all(post(900).as_bytes()).await.unwrap();
+    let refused = time::timeout(Duration::from_secs(5), async {
+        loop {
+            // Within what is left of its share, and answered at once, until the slow one is counted.
+            let answer = server.post("/v1/login", &" ".repeat(200)).await;
+            if answer.status == 503 {
+                return answer;
+            }
+        }
+    });
+    let refused = refused.await.expect("what is declared is not counted");
+    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("overloaded", Some("1")));
+    assert_eq!(server.get("/v1/whoami").await.status, 200, "what has no body takes nothing");
+    drop(slow);
+    let admitted = time::timeout(Duration::from_secs(5), async {
+        while server.post("/v1/login", &" ".repeat(200)).await.status != 400 {}
+    });
+    admitted.await.expect("what was taken does not come back");
+}

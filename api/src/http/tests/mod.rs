@@ -107,6 +107,7 @@ impl Api {
             "bare" => Err(poem::http::StatusCode::GONE.into()),
             "panic" => panic!("database db-prod is gone"),
             "slow" => std::future::pending().await,
+            "limited" => Err(Problem::rate_limited(Duration::from_secs(1)).into()),
             _ => Err(Problem::unavailable(Duration::from_secs(3)).into()),
         }
     }

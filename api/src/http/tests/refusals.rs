@@ -204,3 +204,21 @@ fn every_operation_documents_its_refusals_as_problems() {
     let required: Vec<_> = spec["components"]["schemas"]["Problem"]["required"].as_array().unwrap().clone();
     assert_eq!(required, ["type", "title", "status", "detail", "code"]);
 }
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let server = server().await;
+    for (hosts, status) in [
+        ("host: x\r\n", 200),
+        ("", 400),
+        ("host: x\r\nhost: x\r\n", 400),
+        ("host: x\r\nhost: y\r\n", 400),
+        ("host: a b\r\n", 400),
+        ("host: user@x\r\n", 400),
+    ] {
+        let answer = server.raw(&format!("GET /v1/whoami HTTP/1.1\r\n{hosts}connection: close\r\n\r\n")).await;
+        assert_eq!(answer.status, status, "{hosts}");
+        assert!(status == 200 || answer.code() == "invalid_host", "{answer:?}");
+    }
+    assert_eq!(server.raw("GET /v1/whoami HTTP/1.0\r\n\r\n").await.status, 200);
+}

@@ -1,0 +1,46 @@
+//! The size of the log for whoever asks how the service is: anybody may, as often as they like, so the database is asked once
+//! a second at most, on one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::log_size;
+
+/// How old an answer may be.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long the database has to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The size as it was when it was last asked for.
+pub struct LogSize {
+    pool: PgPool,
+    last: Arc<Mutex<Option<(Instant, Option<u64>)>>>,
+}
+
+impl LogSize {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool, last: Arc::default() }
+    }
+
+    /// The number of events in the log, not more than a second ago; none when the database does not answer.
+    pub async fn get(&self) -> Option<u64> {
+        let mut last = Arc::clone(&self.last).lock_owned().await;
+        if let Some((at, size)) = *last
+            && at.elapsed() < FRESH
+        {
+            return size;
+        }
+        let pool = self.pool.clone();
+        // In a task of its own: whoever asked may go away, and the next one is not to ask beside it.
+        let asked = tokio::spawn(async move {
+            let size = timeout(PATIENCE, log_size(&pool)).await.ok().and_then(Result::ok);
+            *last = Some((Instant::now(), size));
+            size
+        });
+        asked.await.ok().flatten()
+    }
+}
