@@ -200,6 +200,11 @@ impl User {
         UnderWay(self.clone())
     }
 
+    /// `true` if many clients share it, so that none may end it for the others: it is from a proxy of ours.
+    pub(super) fn is_shared(&self) -> bool {
+        self.state.origin.is_none()
+    }
+
     /// Ends the connection once its requests have.
     pub(super) fn leave(&self) {
         self.state.leave.notify_one();

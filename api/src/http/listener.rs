@@ -220,7 +220,8 @@ async fn serve_connection<I, E>(
             let mut response =
                 if is_served { app.get_response((request, local, remote, scheme).into()).await } else { full() };
             // Whoever sends too much has the connection for nothing else, and does not keep it by sending on.
-            if is_reserved || response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let is_too_much = response.status() == StatusCode::TOO_MANY_REQUESTS && !user.is_shared();
+            if is_reserved || is_too_much {
                 user.leave();
                 if version < Version::HTTP_2 {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -56,7 +56,7 @@ pub struct EdgeOptions {
     pub trusted_proxies: Vec<IpNet>,
     /// The largest body, in bytes.
     pub body_limit: usize,
-    /// The most bytes of all bodies at a time, and eight times the most of one address; further ones get 503.
+    /// The most bytes of all bodies at a time, and fifty times the most of one address; further ones get 503.
     pub body_budget: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,

@@ -41,7 +41,7 @@ async fn a_body_that_dawdles_is_408_and_the_connection_ends() {
 
 #[tokio::test]
 async fn bodies_under_way_are_bounded_for_an_address_and_in_all() {
-    let edge = EdgeOptions { body_budget: 8 * 1_000, ..EdgeOptions::default() };
+    let edge = EdgeOptions { body_budget: 50 * 1_000, ..EdgeOptions::default() };
     let server = start(edge, ListenerOptions::default()).await;
     let post = |length: usize| {
         format!(
