@@ -64,8 +64,8 @@ impl Recovery {
         body: JsonBody<PasswordReset>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Accepted, Problem> {
-        let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         let body = body.read()?;
+        let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&body.email)) else { return Err(input.refused()) };
         // Apart from the answer, which would tell by its time.
@@ -93,9 +93,10 @@ impl Recovery {
         body: JsonBody<NewPassword>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
+        let body = body.read()?;
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         unless_locked_down(app).await?;
-        let NewPassword { token, new_password } = body.read()?;
+        let NewPassword { token, new_password } = body;
         let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
         Ok(done.map_err(spent)?.into())
     }
@@ -123,8 +124,9 @@ impl Recovery {
         body: JsonBody<MailedToken>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
+        let body = body.read()?;
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
-        Ok(app.commands.verify_email(&context, &body.read()?.token).await.map_err(spent)?.into())
+        Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
     }
 
     /// Say that it was somebody else, with what was mailed.
@@ -137,8 +139,9 @@ impl Recovery {
         body: JsonBody<MailedToken>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
+        let body = body.read()?;
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
-        Ok(app.commands.report_intrusion(&context, &body.read()?.token).await.map_err(spent)?.into())
+        Ok(app.commands.report_intrusion(&context, &body.token).await.map_err(spent)?.into())
     }
 }
 
