@@ -18,8 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The size as it was when it was last asked for.
 pub struct LogSize {
     pool: PgPool,
-    last: Arc<Mutex<Option<(Instant, Option<u64>)>>>,
+    last: Arc<Mutex<Option<Answer>>>,
 }
+
+/// What the database said, and when; nothing when it did not answer.
+type Answer = (Instant, Option<u64>);
 
 impl LogSize {
     pub(super) fn new(pool: PgPool) -> Self {

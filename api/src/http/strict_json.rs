@@ -38,7 +38,7 @@ impl BodySchema {
         let body = if body.is_empty() { b"null" } else { body };
         let mut reader = Reader { named: &self.named, path: Vec::new(), faults: Vec::new() };
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let null = if self.is_required { Null::IsWrong } else { Null::IsNothing };
+        let null = if self.is_required { Null::Mistyped } else { Null::Absent };
         let place = Place { schema: resolved(&self.named, &self.root), null, reader: &mut reader };
         let value = place.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
         let faults = reader.faults;
@@ -121,11 +121,11 @@ impl Reader<'_> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Null {
     /// Of a member that may be missing: it is.
-    IsNothing,
+    Absent,
     /// Of a member that may not be missing: it is.
-    IsMissing,
+    Missing,
     /// Of anything else: a value of the wrong type, unless the schema has a null.
-    IsWrong,
+    Mistyped,
 }
 
 /// A value about to be read, and the schema for its place; none where the schema says nothing of use.
@@ -179,9 +179,9 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
         let Self { schema, null, reader } = self;
         match null {
-            Null::IsNothing => {}
-            Null::IsMissing => reader.fault("is required")?,
-            Null::IsWrong => match schema {
+            Null::Absent => {}
+            Null::Missing => reader.fault("is required")?,
+            Null::Mistyped => match schema {
                 Some(schema) if schema.nullable => {}
                 Some(schema) => reader.fault(format!("must be of type {}", schema.ty))?,
                 None => reader.fault("cannot be read")?,
@@ -224,7 +224,7 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
         while schema.is_some() && count <= most {
             self.reader.path.push(Segment::Index(count));
             let item =
-                items.next_element_seed(Place { schema: each, null: Null::IsWrong, reader: &mut *self.reader })?;
+                items.next_element_seed(Place { schema: each, null: Null::Mistyped, reader: &mut *self.reader })?;
             self.reader.path.pop();
             let Some(item) = item else { break };
             count += 1;
@@ -267,7 +267,7 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
             } else {
                 let named = self.reader.named;
                 let member = schema.properties.get(index).and_then(|(_, member)| resolved(named, member));
-                let null = if schema.required.contains(&name) { Null::IsMissing } else { Null::IsNothing };
+                let null = if schema.required.contains(&name) { Null::Missing } else { Null::Absent };
                 let value = members.next_value_seed(Place { schema: member, null, reader: &mut *self.reader })?;
                 if self.reader.is_sound() {
                     values.insert(name.to_owned(), value);
