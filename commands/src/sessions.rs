@@ -2,10 +2,9 @@
 //! how it ends in `sign_out`.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::Aggregate;
 use fulexo_domain::authentication::Method;
-use fulexo_domain::event::{Category, Recorded, Stream};
-use fulexo_domain::session::{Live, Session, SessionError, SessionState};
+use fulexo_domain::record::SessionRecord;
+use fulexo_domain::session::{Live, SessionError, SessionState};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -163,14 +162,12 @@ impl Commands {
     }
 
     pub(crate) async fn load_session(&self, session: SessionId) -> Result<Loaded, CommandError> {
-        let events = self.log.load(Stream { category: Category::Session, id: session.0 }).await?;
-        let first = events.first().map_or(DateTime::UNIX_EPOCH, |event| event.recorded_at);
-        let last = events.last().map_or((0, 0), |event| (event.version, event.position));
-        Ok(Loaded { state: fold(events), version: last.0, started_at: first, last_position: last.1 })
+        let loaded = self.log.record::<SessionRecord>(session.0).await?;
+        Ok(Loaded {
+            state: loaded.record.state,
+            version: loaded.version,
+            started_at: loaded.record.started_at.unwrap_or(DateTime::UNIX_EPOCH),
+            last_position: loaded.last_position.unwrap_or_default(),
+        })
     }
-}
-
-fn fold(events: Vec<Recorded>) -> SessionState {
-    let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
-    events.fold(SessionState::None, Session::apply_event)
 }

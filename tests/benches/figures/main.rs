@@ -22,6 +22,7 @@ mod rebuild;
 mod replay;
 mod revocation;
 mod session;
+mod streams;
 mod table;
 mod visible;
 
@@ -29,11 +30,12 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 12] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("session", session::run),
+    ("streams", streams::run),
     ("revocation", revocation::run),
     ("visible", visible::run),
     ("memory", memory::run),

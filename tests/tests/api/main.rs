@@ -17,6 +17,7 @@ mod policy;
 mod rate_limits;
 mod roles;
 mod second_factor;
+mod snapshots;
 
 use std::collections::BTreeMap;
 
