@@ -193,11 +193,14 @@ async fn whoever_writes_at_two_nodes_at_once_no_snapshot_is_wrong() {
     let second = Node::join(&first.database).await;
     let (admin, ann) = (first.admin().await, first.customer().await);
     lengthen(&first, ann.account, ann.account, rehashed(), 30).await;
-    let writers = (0..8_u64).map(|number| {
-        let mut dice = Dice(seed + number);
+    let mut sessions = Vec::new();
+    for number in 0..8_u64 {
         let node = if number % 2 == 0 { &first } else { &second };
-        let at = |client: &Client| Client { url: node.url.clone(), ..client.clone() };
-        let (mut ann, admin) = (at(&ann), at(&admin));
+        let admin = Client { url: node.url.clone(), ..admin.clone() };
+        sessions.push((number, node, admin, node.log_in(&ann.email, ann.account).await));
+    }
+    let writers = sessions.into_iter().map(|(number, node, admin, mut ann)| {
+        let mut dice = Dice(seed + number);
         async move {
             for step in 0..25 {
                 let roles = format!("/v1/accounts/{}/roles", ann.account);
