@@ -51,6 +51,18 @@ create table log.stream (
     constraint stream_pkey primary key (stream_id, category)
 ) with (fillfactor = 70);
 
+-- What a stream came to at one of its events, so that nobody reads what is before it. Made of events alone, in the format of
+-- one build: no authority on anything. It holds for as long as the log has that event, by its hash, in that place.
+create table log.snapshot (
+    stream_id uuid not null,
+    category text not null,
+    format smallint not null,
+    version bigint not null,
+    leaf_hash bytea not null,
+    state text not null,
+    constraint snapshot_pkey primary key (stream_id, category, format)
+) with (fillfactor = 70);
+
 -- What became of commands that came with an idempotency key. Results name ids, never persons or secrets.
 create table log.command (
     command_id bytea not null constraint command_pkey primary key,
@@ -235,21 +247,36 @@ begin
 end
 $$;
 
+-- Writes a snapshot down, of an event that is in the log. Nobody waits for the disk: one that is lost is made again.
+create function log.keep_snapshot(
+    of_stream uuid, of_category text, in_format smallint, at_version bigint, at_leaf_hash bytea, as_state text
+) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    insert into log.snapshot (stream_id, category, format, version, leaf_hash, state)
+    select e.stream_id, e.category, in_format, e.version, e.leaf_hash, as_state from log.event e
+    where e.stream_id = of_stream and e.category = of_category and e.version = at_version and e.leaf_hash = at_leaf_hash
+    on conflict on constraint snapshot_pkey do update
+    set version = excluded.version, leaf_hash = excluded.leaf_hash, state = excluded.state;
+end
+$$;
+
 -- Append-only, the first time: by role. The application may read, call the functions, and delete what
 -- erasure and retention delete; only the sequencer, whom neither application nor owner is, may insert.
-grant select on log.head, log.event, log.sealed, log.stream, log.command, log.unique_key to fulexo_app;
+grant select on log.head, log.event, log.sealed, log.stream, log.snapshot, log.command, log.unique_key to fulexo_app;
 grant delete on log.sealed, log.command to fulexo_app;
 grant select, update on log.head to fulexo_sequencer;
 grant select, insert on log.event, log.sealed, log.command, log.unique_key to fulexo_sequencer;
-grant select, insert, update on log.stream to fulexo_sequencer;
+grant select, insert, update on log.stream, log.snapshot to fulexo_sequencer;
 
-revoke all on function log.lock, log.try_append, log.extend, log.guard_table, log.refuse_change from public;
+revoke all on function log.lock, log.try_append, log.keep_snapshot, log.extend, log.guard_table, log.refuse_change from public;
 grant execute on function log.extend to fulexo_app;
-grant execute on function log.lock, log.try_append to fulexo_app;
+grant execute on function log.lock, log.try_append, log.keep_snapshot to fulexo_app;
 -- The owner borrows the role for as long as it takes to hand the functions over.
 grant fulexo_sequencer to current_user;
 grant create on schema log to fulexo_sequencer;
 alter function log.lock owner to fulexo_sequencer;
 alter function log.try_append owner to fulexo_sequencer;
+alter function log.keep_snapshot owner to fulexo_sequencer;
 revoke create on schema log from fulexo_sequencer;
 revoke fulexo_sequencer from current_user;

@@ -6,9 +6,10 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountEvent, AccountState, PasswordChange};
 use fulexo_domain::authentication::Verdict;
-use fulexo_domain::event::{Category, Event, Field, Stream};
+use fulexo_domain::event::{Category, Field};
 use fulexo_domain::password::{Password, Violation, violations};
 use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::record::AccountRecord;
 use fulexo_domain::session::RevokedBy;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName, SessionId};
 use futures_util::future::try_join_all;
@@ -20,7 +21,7 @@ use crate::challenge::HalfWay;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Committed, Idempotency, Unit};
-use crate::log::Expected;
+use crate::log::{Expected, Loaded};
 use crate::login::{Found, read_verifier};
 use crate::password_hash::{Place, Verifier};
 use crate::recovery::RESET;
@@ -219,25 +220,39 @@ impl Commands {
         let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
         let content = [account.0.as_bytes().as_slice(), name.as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "change_profile", &content);
-        let known = self.profile(account).await?.ok_or(AccountError::Unknown)?;
-        let profile = Profile { display_name, ..known };
-        if self.before::<()>(idempotency.as_ref()).await?.is_some() {
+        let before = self.log.record::<AccountRecord>(account.0).await?.record;
+        let known = self.profile_in(&before).await?.ok_or(AccountError::Unknown)?;
+        let profile = Profile { display_name, ..known.clone() };
+        if self.before::<Option<u64>>(idempotency.as_ref()).await?.is_some() {
             return self.done_before(profile).await;
         }
         let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
         let sealing = Some((key, personal(&profile.email, profile.display_name.as_ref())));
         let decided = self.decide(idempotency.as_ref(), async || {
-            let (state, version) = self.account_state(account).await?;
-            let events = Account::handle_command(&state, AccountCommand::ChangeProfile)?;
+            let Loaded { record, version, last_position } = self.log.record::<AccountRecord>(account.0).await?;
             let mut unit = self.unit(context).sealing(sealing.clone());
             if context.account() != Some(account) {
-                self.rest_on_rank(&mut unit, context, own, account, &state).await?;
+                self.rest_on_rank(&mut unit, context, own, account, &record.state).await?;
             }
             unit.expect(Category::Account, account.0, Expected::Exact(version));
-            unit.record(account.0, Some(account), events)?;
-            Ok((unit, ()))
+            let now = if record.profile_position == before.profile_position {
+                known.clone()
+            } else {
+                self.profile_in(&record).await?.ok_or(AccountError::Unknown)?
+            };
+            // To be called what one is called already is no event; only what is sealed says what that is.
+            if now.display_name == profile.display_name {
+                return Ok((unit, last_position));
+            }
+            unit.record(
+                account.0,
+                Some(account),
+                Account::handle_command(&record.state, AccountCommand::ChangeProfile)?,
+            )?;
+            Ok((unit, None))
         });
-        Ok(self.done(decided.await?).await?.map(|()| profile))
+        let Done { value: unchanged, position } = self.done(decided.await?).await?;
+        Ok(Done { value: profile, position: position.or(unchanged) })
     }
 
     /// Changes the caller's own password and ends their other sessions.
@@ -343,13 +358,8 @@ impl Commands {
 
     /// When the password was set or last changed.
     pub(crate) async fn password_set_at(&self, account: AccountId) -> Result<DateTime<Utc>, CommandError> {
-        let events = self.log.load(Stream { category: Category::Account, id: account.0 }).await?;
-        let set = events.iter().rev().find(|recorded| match &recorded.event {
-            Event::Account(AccountEvent::PasswordChanged { how }) => *how != PasswordChange::Rehash,
-            Event::Account(event) => *event == AccountEvent::Registered {},
-            _ => false,
-        });
-        Ok(set.map_or(DateTime::UNIX_EPOCH, |recorded| recorded.recorded_at))
+        let loaded = self.log.record::<AccountRecord>(account.0).await?;
+        Ok(loaded.record.password_set_at.unwrap_or(DateTime::UNIX_EPOCH))
     }
 
     /// Whether the password is the current one or one of those before it. Each comparison costs a hash; as many are made
@@ -398,11 +408,11 @@ impl Commands {
     /// # Errors
     /// See [`CommandError`].
     pub async fn profile(&self, account: AccountId) -> Result<Option<Profile>, CommandError> {
-        let events = self.log.load(Stream { category: Category::Account, id: account.0 }).await?;
-        let written = events.iter().rev().find(|recorded| {
-            matches!(recorded.event, Event::Account(AccountEvent::Registered {} | AccountEvent::ProfileChanged {}))
-        });
-        let Some(position) = written.and_then(|recorded| i64::try_from(recorded.position).ok()) else {
+        self.profile_in(&self.log.record::<AccountRecord>(account.0).await?.record).await
+    }
+
+    async fn profile_in(&self, record: &AccountRecord) -> Result<Option<Profile>, CommandError> {
+        let Some(position) = record.profile_position.and_then(|position| i64::try_from(position).ok()) else {
             return Ok(None);
         };
         let mut opened = self.vault.open_personal(&[position]).await?;

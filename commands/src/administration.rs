@@ -106,6 +106,7 @@ impl Commands {
             self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
             let mut factors = self.counted(account, &address).await?;
             if factors.is_empty() {
+                // What was counted may have gone with time; that somebody lifted it, and why, is on record in any case.
                 factors.push(Factor::Password);
             }
             unit.vault(self.forget_all(account, &address));

@@ -1,10 +1,12 @@
 //! From a decision to the log: load, decide, append, try again on conflict. The only caller of append.
 
 use esrs::manager::AggregateManager;
+use esrs::store::StoreEvent;
 use esrs::{Aggregate, AggregateState};
-use fulexo_domain::account::{Account, AccountEvent, AccountState};
+use fulexo_domain::account::{AccountEvent, AccountState};
 use fulexo_domain::event::{Category, Event, Stream};
 use fulexo_domain::leaf::Draft;
+use fulexo_domain::record::AccountRecord;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use serde::de::DeserializeOwned;
@@ -284,6 +286,10 @@ impl Commands {
         let signs_out = unit.signs_out;
         let mut request = unit.into_request();
         request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
+        // What writes nothing rests on nothing, and does not take the log's lock.
+        if request.is_empty() {
+            return Ok(Committed::New(outcome, Receipt { events: Vec::new(), position: None }));
+        }
         match self.log.append(request).await? {
             Appended::New(receipt) => {
                 if signs_out {
@@ -337,29 +343,38 @@ impl Commands {
         }
     }
 
-    /// One command on one aggregate: the plain case, tried once. Answers with the position of its last event; `None` when
-    /// it changed nothing, or did so before under the same idempotency key.
+    /// One command on one aggregate, in this state at this version: the plain case, tried once. Answers with the position of
+    /// its last event; `None` when it changed nothing, or did so before under the same idempotency key.
     pub(crate) async fn execute<A>(
         &self,
         store: &LogStore<A>,
         id: Uuid,
+        (state, version): (A::State, u64),
         command: A::Command,
     ) -> Result<Option<u64>, CommandError>
     where
-        A: Aggregate<Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync + 'static, State: Send, Command: Send>,
+        A: Aggregate<Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync + 'static, Command: Send>,
+        A::State: Clone + Send,
         A::Error: Into<CommandError> + Send,
     {
         let manager = AggregateManager::new(store);
-        let state = manager.load(id).await?.unwrap_or_else(|| AggregateState::with_id(id));
+        // esrs loads whole streams. It takes a state from elsewhere as what one event came to.
+        let loaded = StoreEvent {
+            id,
+            aggregate_id: id,
+            payload: (),
+            occurred_on: store.context().now,
+            sequence_number: i32::try_from(version).unwrap_or(i32::MAX),
+            version: Some(1),
+        };
+        let state = AggregateState::with_id(id).apply_store_events(vec![loaded], |_: A::State, ()| state.clone());
         manager.handle_command(state, command).await?.map_err(Into::into)?;
         Ok(store.position())
     }
 
     /// An account as the log has it, and its version.
     pub(crate) async fn account_state(&self, account: AccountId) -> Result<(AccountState, u64), CommandError> {
-        let events = self.log.load(Stream { category: Category::Account, id: account.0 }).await?;
-        let version = events.last().map_or(0, |event| event.version);
-        let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
-        Ok((events.fold(AccountState::default(), Account::apply_event), version))
+        let loaded = self.log.record::<AccountRecord>(account.0).await?;
+        Ok((loaded.record.state, loaded.version))
     }
 }

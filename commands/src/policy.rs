@@ -6,13 +6,14 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Field, Stream};
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::policy::{ChangePolicy, Policy, SecurityPolicy};
+use fulexo_domain::record::PolicyRecord;
 use fulexo_domain::values::Reason;
 use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::Idempotency;
-use crate::log::Expected;
+use crate::log::{Expected, Loaded};
 use crate::vault::{Personal, SubjectKey};
 use crate::{Commands, Done};
 
@@ -46,10 +47,8 @@ impl Commands {
         }
         let sealing = self.own_sealing(context, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), || async {
-            let events = self.log.load(STREAM).await?;
-            let version = events.last().map_or(0, |event| event.version);
-            let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
-            let state = events.fold(None, SecurityPolicy::apply_event);
+            let Loaded { record, version, .. } = self.log.record::<PolicyRecord>(STREAM.id).await?;
+            let state = record.state;
             let command = ChangePolicy { first: self.first_policy.clone(), replaces, proposed: proposed.clone() };
             let events = SecurityPolicy::handle_command(&state, command)?;
             let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);

@@ -10,6 +10,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState};
 use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
+use fulexo_domain::record::RoleRecord;
 use fulexo_domain::role::{Role, RoleCommand, RoleState};
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 
@@ -83,7 +84,8 @@ impl Commands {
                 .about(account, sealing.clone())
                 .remembering(remembered.clone())
                 .expecting(expected);
-            match self.execute(&store, account.0, command.clone()).await {
+            let state = self.account_state(account).await?;
+            match self.execute(&store, account.0, state, command.clone()).await {
                 Ok(position) => return Ok(Done { value: (), position }),
                 // Somebody else was faster: decide again on what they left.
                 Err(CommandError::Contended) => {}
@@ -217,10 +219,8 @@ impl Commands {
     }
 
     async fn role_state(&self, role: &RoleName) -> Result<(RoleState, u64), CommandError> {
-        let events = self.log.load(Stream { category: Category::Role, id: role.stream_id() }).await?;
-        let version = events.last().map_or(0, |event| event.version);
-        let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
-        Ok((events.fold(RoleState::None, Role::apply_event), version))
+        let loaded = self.log.record::<RoleRecord>(role.stream_id()).await?;
+        Ok((loaded.record.state, loaded.version))
     }
 
     /// What a role allows, and the stream that says so; `None` when there is no such role.

@@ -2,10 +2,9 @@
 //! how it ends in `sign_out`.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::Aggregate;
 use fulexo_domain::authentication::Method;
-use fulexo_domain::event::{Category, Recorded, Stream};
-use fulexo_domain::session::{Live, Session, SessionError, SessionState};
+use fulexo_domain::record::SessionRecord;
+use fulexo_domain::session::{Live, SessionError, SessionState};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -185,14 +184,12 @@ impl Commands {
         )
         .fetch_optional(&self.pool)
         .await?;
-        let events = self.log.load(Stream { category: Category::Session, id: session.0 }).await?;
-        let first = events.first().map_or(DateTime::UNIX_EPOCH, |event| event.recorded_at);
-        let last = events.last().map_or((0, 0), |event| (event.version, event.position));
+        let folded = self.log.record::<SessionRecord>(session.0).await?;
         let mut loaded = Loaded {
-            state: fold(events),
-            version: last.0,
-            started_at: first,
-            last_position: last.1,
+            state: folded.record.state,
+            version: folded.version,
+            started_at: folded.record.started_at.unwrap_or(DateTime::UNIX_EPOCH),
+            last_position: folded.last_position.unwrap_or_default(),
             second_factor: standing.as_ref().is_some_and(|standing| standing.second_factor),
             account_version: standing.as_ref().map_or(0, |standing| standing.account_version.unsigned_abs()),
         };
@@ -206,9 +203,4 @@ impl Commands {
         }
         Ok(loaded)
     }
-}
-
-fn fold(events: Vec<Recorded>) -> SessionState {
-    let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
-    events.fold(SessionState::None, Session::apply_event)
 }

@@ -243,7 +243,8 @@ pub enum AccountError {
 }
 
 /// The account as its events leave it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccountState {
     /// Whether it was ever registered.
     pub registered: bool,
@@ -297,6 +298,7 @@ impl Aggregate for Account {
             }
             AccountCommand::StartEnrolment => {
                 open()?;
+                // Begun again it is another seed, so another event; and so it is with other recovery codes.
                 Ok(vec![AccountEvent::SecondFactorEnrolmentStarted {}])
             }
             AccountCommand::ConfirmEnrolment { codes, session } => {

@@ -19,6 +19,7 @@ pub mod permission;
 pub mod policy;
 pub mod preview;
 pub mod rate_limit;
+pub mod record;
 pub mod role;
 pub mod session;
 pub mod values;

@@ -128,9 +128,22 @@ impl Permission {
     }
 }
 
-/// A set of permissions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// A set of permissions; as text, the list of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Permission>", into = "Vec<Permission>")]
 pub struct Permissions(u32);
+
+impl From<Vec<Permission>> for Permissions {
+    fn from(permissions: Vec<Permission>) -> Self {
+        Self::of(&permissions)
+    }
+}
+
+impl From<Permissions> for Vec<Permission> {
+    fn from(permissions: Permissions) -> Self {
+        permissions.iter().collect()
+    }
+}
 
 impl Permissions {
     /// May do nothing.

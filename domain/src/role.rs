@@ -69,7 +69,8 @@ pub enum RoleError {
 }
 
 /// A role as its events leave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RoleState {
     /// Never defined.
     #[default]

@@ -204,7 +204,8 @@ pub enum SessionError {
 }
 
 /// A session as its events leave it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SessionState {
     /// Never started.
     #[default]
@@ -216,7 +217,8 @@ pub enum SessionState {
 }
 
 /// A session in use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Live {
     /// Whose it is.
     pub account: AccountId,

@@ -3,7 +3,7 @@
 //! Two kinds. `access` gates requests: its tables are written in the transaction of the event, and each node keeps
 //! the recent part in memory. The read models (`accounts`, `sessions`, `roles`, `metrics`, `audit`) follow the log on
 //! their own, each with a checkpoint; a reader may wait until one has seen a position. Those with a history (`versions`)
-//! are asked of the past (`as_of`), and held against the log (`replay`).
+//! are asked of the past (`as_of`), and held against the log (`replay`), as are the snapshots that commands go on from.
 //!
 //! `nodes` is who else derives the same: which nodes are there, and how far each has got.
 //!
@@ -30,6 +30,7 @@ pub mod replay;
 pub mod roles;
 pub mod runner;
 pub mod sessions;
+pub mod snapshots;
 pub mod status;
 mod versions;
 

@@ -42,4 +42,4 @@ pub use node::{Node, PASSWORD, rsa_key};
 pub use port::free_port;
 pub use program::{Ended, Program};
 pub use smtp::{Behaviour, Mail, Sink};
-pub use writing::{cut_off, draft, poison};
+pub use writing::{cut_off, draft, lengthen, poison};

@@ -1,5 +1,6 @@
 //! Events that no command made: drafts to append, and one that nobody can read.
 
+use fulexo_commands::log::AppendRequest;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Actor, Event, Stream};
 use fulexo_domain::leaf::{self, Draft};
@@ -58,4 +59,21 @@ pub async fn poison(database: &Database) -> u64 {
 pub async fn cut_off(node: &Node) {
     poison(&node.database).await;
     eventually("the lease has run out", async || !node.app().gate.holds_lease()).await;
+}
+
+/// Appends so many more events to a stream of this account, as they come from a command: by the node's own log.
+pub async fn lengthen(node: &Node, account: Uuid, stream: Uuid, event: impl Into<Event>, count: usize) {
+    const AT_ONCE: usize = 500;
+    let event = event.into();
+    let mut left = count;
+    while left > 0 {
+        let events = (0..left.min(AT_ONCE)).map(|_| {
+            let mut draft = draft(event.clone(), stream);
+            draft.subject = Some(account);
+            draft.prepare().unwrap()
+        });
+        let request = AppendRequest { events: events.collect(), ..AppendRequest::default() };
+        left -= request.events.len();
+        node.app().commands.log().append(request).await.unwrap();
+    }
 }

@@ -1,5 +1,5 @@
 //! `fulexo replay`: the read models made again from the log alone, up to a position, and compared with what the live tables
-//! say of that position.
+//! say of that position; and every snapshot, of whatever position, with what its stream had come to.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use fulexo_domain::copy::hex;
 use fulexo_projections::as_of::AsOf;
 use fulexo_projections::feed::Replay as Log;
 use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
+use fulexo_projections::snapshots;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
@@ -84,14 +85,32 @@ async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64) -> Result<(
             different.push(table.as_str());
         }
     }
-    if different.is_empty() {
+    let snapshots = snapshots::compare(&mut live)
+        .await
+        .map_err(|error| format!("the snapshots cannot be compared with the log: {error}"))?;
+    println!("snapshots: {} agree, {} differ, {} unused", snapshots.agree, snapshots.differ, snapshots.unused);
+    for stream in &snapshots.different {
+        println!("the snapshot of {} {} differs", stream.category.as_str(), stream.id);
+    }
+    let mut failures = Vec::new();
+    if !different.is_empty() {
+        let tables = different.join(", ");
+        failures.push(format!(
+            "{tables}: what the log says differs from what readers see; `fulexo rebuild` goes by the log"
+        ));
+    }
+    if snapshots.differ > 0 {
+        failures.push(
+            "snapshots differ from the log: commands decide on what never happened; delete these rows of log.snapshot, \
+             and they are made again"
+                .to_owned(),
+        );
+    }
+    if failures.is_empty() {
         println!("the tables say of this position what the log says");
         return Ok(());
     }
-    let tables = different.join(", ");
-    Err(Failure::Failed(format!(
-        "{tables}: what the log says differs from what readers see; `fulexo rebuild` goes by the log"
-    )))
+    Err(Failure::Failed(failures.join("; ")))
 }
 
 /// Until the read models have seen the position.

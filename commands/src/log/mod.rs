@@ -23,7 +23,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-pub use self::read::ReadError;
+pub use self::read::{Loaded, ReadError};
 pub use self::sequencer::Sequencer;
 pub use self::store::{LogStore, StoreError};
 use crate::vault::personal::SealedRow;
@@ -81,6 +81,15 @@ pub struct AppendRequest {
     pub vault: Vec<VaultWrite>,
     /// What to remember under the client's idempotency key.
     pub command: Option<CommandRecord>,
+}
+
+impl AppendRequest {
+    /// Whether it would write nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        // Sealed facts stand beside events.
+        self.events.is_empty() && self.claims.is_empty() && self.vault.is_empty() && self.command.is_none()
+    }
 }
 
 /// Where an append ended up.

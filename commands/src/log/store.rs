@@ -86,6 +86,11 @@ impl<A> LogStore<A> {
         self
     }
 
+    /// Who asks.
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The position of the last event persisted.
     pub(crate) fn position(&self) -> Option<u64> {
         self.position.lock().map_or(None, |position| *position)
@@ -108,6 +113,7 @@ where
         Ok(EventStoreLockGuard::new(NothingToUnlock))
     }
 
+    /// The whole stream, which no command asks for: they begin where `EventLog::record` left off.
     async fn by_aggregate_id(&self, id: Uuid) -> Result<Vec<StoreEvent<A::Event>>, StoreError> {
         let events = self.log.load(Stream { category: self.category, id }).await?;
         events

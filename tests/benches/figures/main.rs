@@ -24,6 +24,7 @@ mod rebuild;
 mod replay;
 mod revocation;
 mod session;
+mod streams;
 mod table;
 mod visible;
 
@@ -31,13 +32,14 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 13] = [
+const FIGURES: [Figure; 14] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("attack", attack::run),
     ("bodies", bodies::run),
     ("session", session::run),
+    ("streams", streams::run),
     ("revocation", revocation::run),
     ("visible", visible::run),
     ("memory", memory::run),

@@ -20,6 +20,7 @@ mod rate_limits;
 mod revocation;
 mod roles;
 mod second_factor;
+mod snapshots;
 
 use std::collections::BTreeMap;
 

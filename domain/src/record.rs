@@ -1,0 +1,400 @@
+//! What commands ask of a stream, folded event by event: an aggregate's state, and what of its history is asked for
+//! beside it. It can be written down at any version and gone on from there (a snapshot), so that the length of a stream
+//! costs nobody anything.
+//!
+//! The text of a record is canonical JSON, as a leaf is. A record that is folded otherwise, from the same events, takes
+//! another [`Record::FORMAT`]: what was written in another one is not read.
+
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Aggregate;
+use crate::account::{Account, AccountEvent, AccountState, PasswordChange};
+use crate::event::{Category, Event, Recorded};
+use crate::policy::{Policy, SecurityPolicy};
+use crate::role::{Role, RoleState};
+use crate::session::{Session, SessionState};
+
+/// What is folded of a stream.
+pub trait Record: Default + Serialize + DeserializeOwned + Send + Sync {
+    /// The kind of stream.
+    const CATEGORY: Category;
+    /// Counts the ways in which it was ever folded or written.
+    const FORMAT: i16;
+
+    /// The record after one more event of its stream.
+    #[must_use]
+    fn after(self, recorded: Recorded) -> Self;
+
+    /// The record as text.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    fn to_text(&self) -> Result<String, serde_json::Error> {
+        // By way of a value, whose keys are in order.
+        Ok(serde_json::to_value(self)?.to_string())
+    }
+
+    /// The record that a text says.
+    ///
+    /// # Errors
+    /// Whatever this build would not have written.
+    fn from_text(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRecord {
+    /// What decisions rest on.
+    pub state: AccountState,
+    /// Where the event stands beside which it is sealed who it is.
+    pub profile_position: Option<u64>,
+    /// When the password was set or last changed.
+    pub password_set_at: Option<DateTime<Utc>>,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionRecord {
+    /// What decisions rest on.
+    pub state: SessionState,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+}
+
+/// A role that administrators defined.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleRecord {
+    /// What decisions rest on.
+    pub state: RoleState,
+}
+
+/// The security policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRecord {
+    /// What decisions rest on; `None` as long as the first one is in force.
+    pub state: Option<Policy>,
+}
+
+impl Record for AccountRecord {
+    const CATEGORY: Category = Category::Account;
+    const FORMAT: i16 = 1;
+
+    fn after(mut self, recorded: Recorded) -> Self {
+        let Event::Account(event) = recorded.event else { return self };
+        match &event {
+            AccountEvent::Registered {} => {
+                self.profile_position = Some(recorded.position);
+                self.password_set_at = Some(recorded.recorded_at);
+            }
+            AccountEvent::ProfileChanged {} => self.profile_position = Some(recorded.position),
+            AccountEvent::PasswordChanged {
+                how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset | PasswordChange::Disputed,
+            } => self.password_set_at = Some(recorded.recorded_at),
+            AccountEvent::PasswordChanged { how: PasswordChange::Rehash }
+            | AccountEvent::PasswordExpired {}
+            | AccountEvent::SecondFactorEnrolmentStarted {}
+            | AccountEvent::SecondFactorEnabled { .. }
+            | AccountEvent::SecondFactorDisabled { .. }
+            | AccountEvent::RecoveryCodesIssued { .. }
+            | AccountEvent::RecoveryCodeUsed { .. }
+            | AccountEvent::RoleGranted { .. }
+            | AccountEvent::RoleRevoked { .. }
+            | AccountEvent::EmailVerified {}
+            | AccountEvent::Suspended {}
+            | AccountEvent::Reinstated {}
+            | AccountEvent::SessionsRevoked { .. } => {}
+        }
+        self.state = Account::apply_event(self.state, event);
+        self
+    }
+}
+
+impl Record for SessionRecord {
+    const CATEGORY: Category = Category::Session;
+    const FORMAT: i16 = 1;
+
+    fn after(mut self, recorded: Recorded) -> Self {
+        let Event::Session(event) = recorded.event else { return self };
+        self.started_at = self.started_at.or(Some(recorded.recorded_at));
+        self.state = Session::apply_event(self.state, event);
+        self
+    }
+}
+
+impl Record for RoleRecord {
+    const CATEGORY: Category = Category::Role;
+    const FORMAT: i16 = 1;
+
+    fn after(self, recorded: Recorded) -> Self {
+        let Event::Role(event) = recorded.event else { return self };
+        Self { state: Role::apply_event(self.state, event) }
+    }
+}
+
+impl Record for PolicyRecord {
+    const CATEGORY: Category = Category::Policy;
+    const FORMAT: i16 = 1;
+
+    fn after(self, recorded: Recorded) -> Self {
+        let Event::Policy(event) = recorded.event else { return self };
+        Self { state: SecurityPolicy::apply_event(self.state, event) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::account::{AccountCommand, DisabledBy};
+    use crate::authentication::Method;
+    use crate::event::{Actor, Stream};
+    use crate::permission::{Permission, Permissions};
+    use crate::policy::{ChangePolicy, FingerprintPolicy};
+    use crate::role::RoleCommand;
+    use crate::session::{RevokedBy, SessionCommand};
+    use crate::values::{AccountId, RoleName};
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds) + TimeDelta::microseconds(seconds * 7 % 1_000_000)
+    }
+
+    fn recorded(version: u64, event: impl Into<Event>) -> Recorded {
+        let event = event.into();
+        Recorded {
+            position: version * 3,
+            id: Uuid::nil(),
+            stream: Stream { category: event.category(), id: Uuid::nil() },
+            version,
+            subject: None,
+            actor: Actor::System,
+            correlation: Uuid::nil(),
+            causation: None,
+            policy_version: 1,
+            recorded_at: at(version.cast_signed()),
+            event_type: "".into(),
+            event,
+            sealed: vec![],
+        }
+    }
+
+    fn role(name: &str) -> RoleName {
+        RoleName::parse(name).unwrap()
+    }
+
+    /// The events that come of these commands, those that are refused left out.
+    fn history<A: Aggregate<Event: Clone + Into<Event>>>(commands: Vec<A::Command>) -> Vec<Recorded> {
+        history_of::<A>(commands, |_, command| command)
+    }
+
+    fn history_of<A: Aggregate<Event: Clone + Into<Event>>>(
+        commands: Vec<A::Command>,
+        as_it_stands: fn(&A::State, A::Command) -> A::Command,
+    ) -> Vec<Recorded> {
+        let (mut state, mut events) = (A::State::default(), Vec::new());
+        for command in commands {
+            let command = as_it_stands(&state, command);
+            for event in A::handle_command(&state, command).unwrap_or_default() {
+                state = A::apply_event(state, event.clone());
+                events.push(recorded(events.len() as u64 + 1, event));
+            }
+        }
+        events
+    }
+
+    fn fold<R: Record>(start: R, events: &[Recorded]) -> R {
+        events.iter().cloned().fold(start, R::after)
+    }
+
+    /// Written down after any of its events and gone on with, a record is what it is without.
+    fn may_be_cut_anywhere<R: Record + PartialEq + std::fmt::Debug>(events: &[Recorded]) -> Result<(), TestCaseError> {
+        let whole = fold(R::default(), events);
+        for cut in 0..=events.len() {
+            let (before, tail) = events.split_at(cut);
+            let text = fold(R::default(), before).to_text().unwrap();
+            let read = R::from_text(&text).unwrap();
+            prop_assert_eq!(&text, &read.to_text().unwrap());
+            prop_assert_eq!(&whole, &fold(read, tail), "cut after {} of {}", cut, events.len());
+        }
+        Ok(())
+    }
+
+    fn account_command() -> impl Strategy<Value = AccountCommand> {
+        use PasswordChange::{Disputed, Expired, Owner, Rehash, Reset};
+        let how = prop::sample::select(vec![Owner, Expired, Rehash, Reset, Disputed]);
+        let by = prop::sample::select(vec![DisabledBy::Owner, DisabledBy::Admin]);
+        let name = || prop::sample::select(vec!["admin", "auditor", "support"]).prop_map(role);
+        prop_oneof![
+            Just(AccountCommand::Register { roles: vec![role("customer")] }),
+            Just(AccountCommand::ChangeProfile),
+            how.prop_map(|how| AccountCommand::ChangePassword { how }),
+            Just(AccountCommand::ExpirePassword),
+            Just(AccountCommand::StartEnrolment),
+            (0..20_u32).prop_map(|codes| AccountCommand::ConfirmEnrolment { codes }),
+            by.prop_map(|by| AccountCommand::DisableSecondFactor { by }),
+            (0..20_u32).prop_map(|count| AccountCommand::IssueRecoveryCodes { count }),
+            Just(AccountCommand::UseRecoveryCode),
+            name().prop_map(|role| AccountCommand::GrantRole { role }),
+            name().prop_map(|role| AccountCommand::RevokeRole { role }),
+            Just(AccountCommand::VerifyEmail),
+            Just(AccountCommand::Suspend),
+            Just(AccountCommand::Reinstate),
+        ]
+    }
+
+    /// Most refresh tokens that come are the current one, or every session would end at once.
+    fn with_current_token(state: &SessionState, command: SessionCommand) -> SessionCommand {
+        match (command, state) {
+            (SessionCommand::Refresh { generation, fingerprint, at, policy }, SessionState::Live(live)) => {
+                let generation = if generation < 19 { live.generation } else { generation };
+                SessionCommand::Refresh { generation, fingerprint, at, policy }
+            }
+            (command, _) => command,
+        }
+    }
+
+    fn session_command() -> impl Strategy<Value = SessionCommand> {
+        use FingerprintPolicy::{Record, RequireStepUp, Revoke};
+        let action = prop::sample::select(vec![Record, Record, RequireStepUp, Revoke]);
+        let who = prop::sample::select(vec!["a", "a", "a", "b"]);
+        (0..30_u8, 1..20_u32, 0..5_000_i64, action, who, any::<bool>()).prop_map(
+            |(kind, generation, seconds, fingerprint, who, held)| {
+                let policy = crate::policy::SessionPolicy { fingerprint, ..Policy::default().sessions };
+                let methods = vec![if held { Method::OneTime } else { Method::Password }];
+                let (account, fingerprint) = (AccountId(Uuid::nil()), who.to_owned());
+                match kind {
+                    0 => SessionCommand::Revoke { by: RevokedBy::Owner },
+                    1 | 2 => SessionCommand::Elevate { methods, held, at: at(seconds), policy },
+                    3..24 => SessionCommand::Refresh { generation, fingerprint, at: at(seconds), policy },
+                    _ => SessionCommand::Start { account, methods, fingerprint, at: at(0), policy },
+                }
+            },
+        )
+    }
+
+    fn role_command() -> impl Strategy<Value = RoleCommand> {
+        let some = prop::sample::subsequence(Permission::ALL.to_vec(), 0..5);
+        (0..30_u8, some).prop_map(|(kind, permissions)| match kind {
+            0 => RoleCommand::Retire { role: role("support") },
+            _ => RoleCommand::Define { role: role("support"), permissions: Permissions::of(&permissions) },
+        })
+    }
+
+    fn policy_command() -> impl Strategy<Value = ChangePolicy> {
+        (3..10_u32).prop_map(|threshold| {
+            let mut proposed = Policy::default();
+            proposed.lockout.threshold = threshold;
+            proposed.second_factor.required_for.insert(role("admin"));
+            ChangePolicy { first: Policy::default(), replaces: None, proposed }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_may_be_cut_anywhere(
+            accounts in prop::collection::vec(account_command(), 0..60),
+            sessions in prop::collection::vec(session_command(), 0..60),
+            roles in prop::collection::vec(role_command(), 0..20),
+            policies in prop::collection::vec(policy_command(), 0..20),
+        ) {
+            let register = AccountCommand::Register { roles: vec![] };
+            let accounts = std::iter::once(register).chain(accounts).collect();
+            may_be_cut_anywhere::<AccountRecord>(&history::<Account>(accounts))?;
+            may_be_cut_anywhere::<SessionRecord>(&history_of::<Session>(sessions, with_current_token))?;
+            may_be_cut_anywhere::<RoleRecord>(&history::<Role>(roles))?;
+            may_be_cut_anywhere::<PolicyRecord>(&history::<SecurityPolicy>(policies))?;
+        }
+    }
+
+    #[test]
+    fn the_password_is_as_old_as_its_last_change_by_somebody() {
+        let changed = |how| AccountEvent::PasswordChanged { how };
+        let events = [
+            recorded(1, AccountEvent::Registered {}),
+            recorded(2, changed(PasswordChange::Owner)),
+            recorded(3, AccountEvent::ProfileChanged {}),
+            recorded(4, changed(PasswordChange::Rehash)),
+        ];
+        let record = fold(AccountRecord::default(), &events);
+        assert_eq!((record.profile_position, record.password_set_at), (Some(9), Some(at(2))));
+    }
+
+    /// Where one of these texts changes, so does the format's number, or a snapshot of before is read as what it is not.
+    #[test]
+    fn the_text_of_a_format_stays() {
+        let account = fold(
+            AccountRecord::default(),
+            &history::<Account>(vec![
+                AccountCommand::Register { roles: vec![role("customer")] },
+                AccountCommand::ExpirePassword,
+                AccountCommand::StartEnrolment,
+                AccountCommand::ConfirmEnrolment { codes: 10 },
+                AccountCommand::VerifyEmail,
+            ]),
+        );
+        assert_eq!(
+            (AccountRecord::FORMAT, account.to_text().unwrap().as_str()),
+            (
+                1,
+                r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolling":false,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor":true,"suspended":false}}"#
+            )
+        );
+
+        let policy = || Policy::default().sessions;
+        let mut commands = vec![
+            SessionCommand::Start {
+                account: AccountId(Uuid::nil()),
+                methods: vec![Method::Password],
+                fingerprint: "a".into(),
+                at: at(0),
+                policy: policy(),
+            },
+            SessionCommand::Refresh { generation: 1, fingerprint: "a".into(), at: at(60), policy: policy() },
+        ];
+        let live = fold(SessionRecord::default(), &history::<Session>(commands.clone()));
+        assert_eq!(
+            (SessionRecord::FORMAT, live.to_text().unwrap().as_str()),
+            (
+                1,
+                r#"{"started_at":"1970-01-01T00:00:01.000007Z","state":{"live":{"account":"00000000-0000-0000-0000-000000000000","expires_at":"1970-01-31T00:00:00Z","fingerprint":"a","generation":2,"grace_until":"1970-01-01T00:01:10.000420Z","held":false,"idle_expires_at":"1970-01-08T00:01:00.000420Z","methods":["pwd"]}}}"#
+            )
+        );
+        commands.push(SessionCommand::Revoke { by: RevokedBy::Owner });
+        let ended = fold(SessionRecord::default(), &history::<Session>(commands));
+        assert_eq!(ended.to_text().unwrap(), r#"{"started_at":"1970-01-01T00:00:01.000007Z","state":"ended"}"#);
+
+        let permissions = Permissions::of(&[Permission::AccountsRead, Permission::AuditRead]);
+        let mut commands = vec![RoleCommand::Define { role: role("support"), permissions }];
+        let defined = fold(RoleRecord::default(), &history::<Role>(commands.clone()));
+        let text = r#"{"state":{"defined":["accounts.read","audit.read"]}}"#;
+        assert_eq!((RoleRecord::FORMAT, defined.to_text().unwrap().as_str()), (1, text));
+        commands.push(RoleCommand::Retire { role: role("support") });
+        let retired = fold(RoleRecord::default(), &history::<Role>(commands));
+        assert_eq!(retired.to_text().unwrap(), r#"{"state":"retired"}"#);
+
+        assert_eq!(
+            (PolicyRecord::FORMAT, PolicyRecord::default().to_text().unwrap().as_str()),
+            (1, r#"{"state":null}"#)
+        );
+    }
+
+    #[test]
+    fn what_this_build_would_not_have_written_is_not_read() {
+        assert!(AccountRecord::from_text("{}").is_err());
+        let known = AccountRecord::default().to_text().unwrap();
+        assert!(AccountRecord::from_text(&known).is_ok());
+        assert!(AccountRecord::from_text(&known.replace("\"suspended\"", "\"another\"")).is_err());
+        assert!(AccountRecord::from_text(&known.replace("{\"password", "{\"more\":1,\"password")).is_err());
+        assert!(SessionRecord::from_text(r#"{"started_at":null,"state":"asleep"}"#).is_err());
+    }
+}
