@@ -110,7 +110,8 @@ impl AccountEvent {
             | Self::RoleGranted { .. }
             | Self::RoleRevoked { .. }
             | Self::EmailVerified {}
-            | Self::Reinstated {} => false,
+            | Self::Reinstated {}
+            | Self::SessionsRevoked { .. } => false,
             Self::PasswordChanged { .. }
             | Self::PasswordExpired {}
             | Self::SecondFactorEnabled { .. }
