@@ -444,7 +444,7 @@ mod tests {
                 factor,
                 failures: 20,
                 nth: 2,
-                until: DateTime::UNIX_EPOCH + TimeDelta::minutes(30),
+                until: DateTime::UNIX_EPOCH + TimeDelta::minutes(15),
                 device: None,
                 scope,
             },

@@ -37,7 +37,7 @@ pub struct LockoutPolicy {
     pub enabled: bool,
     /// Failures that lock; no more guesses than these are ever evaluated within one window.
     pub threshold: u32,
-    /// The same of an account over all its devices together; never less than `threshold`.
+    /// The same of an account over all its devices together; one below `threshold` counts as that.
     #[serde(default = "account_threshold", skip_serializing_if = "is_account_threshold")]
     pub account_threshold: u32,
     /// Failures further apart than this do not add up.
@@ -228,10 +228,11 @@ const fn is_account_threshold(figure: &u32) -> bool {
 }
 
 impl LockoutPolicy {
-    /// The same, for what is counted of an account over all its devices together.
+    /// The same, for what is counted of an account over all its devices together. Its locks do not grow: they keep the owner
+    /// out of every device.
     #[must_use]
     pub fn of_account(&self) -> Self {
-        Self { threshold: self.account_threshold.max(self.threshold), ..self.clone() }
+        Self { threshold: self.account_threshold.max(self.threshold), longest: self.duration, ..self.clone() }
     }
 
     /// See [`Policy::out_of_bounds`].
@@ -240,8 +241,8 @@ impl LockoutPolicy {
         let mut found = Vec::new();
         let duration = self.duration.num_seconds();
         check(&mut found, "/lockout/threshold", i64::from(self.threshold), 1, 100);
-        let (account, least) = (i64::from(self.account_threshold), i64::from(self.threshold));
-        check(&mut found, "/lockout/account_threshold", account, least, 1_000);
+        // One below the threshold of a device counts as that.
+        check(&mut found, "/lockout/account_threshold", i64::from(self.account_threshold), 1, 1_000);
         check(&mut found, "/lockout/window_seconds", self.window.num_seconds(), MINUTE, DAY);
         check(&mut found, "/lockout/duration_seconds", duration, MINUTE, DAY);
         check(&mut found, "/lockout/longest_seconds", self.longest.num_seconds(), duration.max(MINUTE), 7 * DAY);

@@ -240,7 +240,7 @@ mod tests {
             how.prop_map(|how| AccountCommand::ChangePassword { how }),
             Just(AccountCommand::ExpirePassword),
             Just(AccountCommand::StartEnrolment),
-            (0..20_u32).prop_map(|codes| AccountCommand::ConfirmEnrolment { codes }),
+            (0..20_u32).prop_map(|codes| AccountCommand::ConfirmEnrolment { codes, session: None }),
             by.prop_map(|by| AccountCommand::DisableSecondFactor { by }),
             (0..20_u32).prop_map(|count| AccountCommand::IssueRecoveryCodes { count }),
             Just(AccountCommand::UseRecoveryCode),
@@ -338,7 +338,7 @@ mod tests {
                 AccountCommand::Register { roles: vec![role("customer")] },
                 AccountCommand::ExpirePassword,
                 AccountCommand::StartEnrolment,
-                AccountCommand::ConfirmEnrolment { codes: 10 },
+                AccountCommand::ConfirmEnrolment { codes: 10, session: None },
                 AccountCommand::VerifyEmail,
             ]),
         );

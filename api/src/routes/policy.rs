@@ -36,7 +36,8 @@ struct LockoutFigures {
     enabled: bool,
     /// Failures within one window that lock; 1 to 100.
     threshold: u32,
-    /// Failures of an account within one window, on all devices together, that lock all of them; from `threshold` to 1,000.
+    /// Failures of an account within one window, on all devices together, that lock all of them for `duration_seconds`; 1 to
+    /// 1,000, and below `threshold` as that.
     #[oai(default = "account_threshold")]
     account_threshold: u32,
     /// Failures further apart than this do not add up; 60 to 86,400.
@@ -275,8 +276,7 @@ impl Policies {
         let caller = caller.0;
         caller.require(Permission::PolicyChange)?;
         caller.require_elevated()?;
-        let PolicyProposal { version, lockout, sessions, passwords, second_factor, api_keys, reason } =
-            body.read()?;
+        let PolicyProposal { version, lockout, sessions, passwords, second_factor, api_keys, reason } = body.read()?;
         let mut input = Input::default();
         let reason = input.parse("/reason", Reason::parse(&reason));
         let required_for = input.parse_roles("/second_factor/required_for", &second_factor.required_for);

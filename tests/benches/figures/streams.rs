@@ -81,7 +81,7 @@ async fn ask(node: &Node, service: &Client, client: &mut Client, kind: Kind, rou
         }
         Kind::Refresh => anonymous.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await,
         Kind::Change => {
-            let body = json!({"display_name": if round % 2 == 0 { "Ann" } else { "Anna" }}).to_string();
+            let body = json!({"display_name": if round.is_multiple_of(2) { "Ann" } else { "Anna" }}).to_string();
             client.send(Method::PATCH, "/v1/me", Some("application/json"), &body).await
         }
     };
