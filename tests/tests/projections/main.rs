@@ -1,7 +1,7 @@
 //! What readers see, and what gates a request, is derived from the log: again with the same result, and not at all
 //! past an event that cannot be applied.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod behind;
 mod cut_off;
