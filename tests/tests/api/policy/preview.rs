@@ -33,6 +33,7 @@ async fn assert_is_what_was(node: &Node, reader: &Client) -> Value {
         }
         let now = time(&leaf["time"]);
         let (text, data) = (|value: &Value| value.as_str().unwrap_or_default().to_owned(), &leaf["data"]);
+        let locks_out = leaf["type"] == "authentication.locked_out";
         match leaf["type"].as_str().unwrap() {
             "authentication.locked_out" => {
                 let all_devices = data["scope"] == "account";
@@ -45,7 +46,7 @@ async fn assert_is_what_was(node: &Node, reader: &Client) -> Value {
             _ => {}
         }
         // One failure may lead to two locks.
-        before = if leaf["type"] == "authentication.locked_out" { before } else { now };
+        before = if locks_out { before } else { now };
     }
     let recorded =
         json!({"locks": locks.values().map(Vec::len).sum::<usize>(), "evaluated": evaluated, "refused": refused});
