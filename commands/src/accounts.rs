@@ -109,16 +109,21 @@ impl Commands {
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
-        for role in &roles {
-            self.role(role).await?.ok_or(AccountError::NoSuchRole)?;
-        }
-        let account = AccountId(context.new_id());
-        let command = AccountCommand::Register { roles };
-        let unit = self.opening(context, account, command, password, &email, display_name.as_ref()).await?;
-        match self.commit(unit, idempotency.as_ref(), Registered { account }).await? {
-            Committed::New(registered, receipt) => Ok(Done { value: registered.account, position: receipt.position }),
-            Committed::Before(Registered { account }) => self.done_before(account).await,
-        }
+        let decided = self.decide(idempotency.as_ref(), async || {
+            let mut rests_on = Vec::new();
+            for role in &roles {
+                rests_on.extend(self.role(role).await?.ok_or(AccountError::NoSuchRole)?.1);
+            }
+            let account = AccountId(context.new_id());
+            let command = AccountCommand::Register { roles: roles.clone() };
+            let password = password.clone();
+            let mut unit = self.opening(context, account, command, password, &email, display_name.as_ref()).await?;
+            for (stream, expected) in rests_on {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            Ok((unit, Registered { account }))
+        });
+        Ok(self.done(decided.await?).await?.map(|Registered { account }| account))
     }
 
     /// Makes an account for somebody else, with a password that must be changed at the first login. `own` is what its
@@ -228,7 +233,11 @@ impl Commands {
             let (state, version) = self.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ChangeProfile)?;
             let mut unit = self.unit(context).sealing(sealing.clone());
-            if context.account() != Some(account) {
+            if context.account() == Some(account) {
+                if state.suspended {
+                    return Err(AccountError::Suspended.into());
+                }
+            } else {
                 self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             }
             unit.expect(Category::Account, account.0, Expected::Exact(version));
@@ -262,23 +271,46 @@ impl Commands {
         };
         let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
         let (found, attempt) = self.prove(context, account, device, current).await?;
+        let changed = self.change_proven_password(
+            context,
+            &profile,
+            &found,
+            owner.session(),
+            new,
+            &attempt,
+            idempotency.as_ref(),
+        );
+        let recorded = self.concluded(context, &found, &attempt, changed.await).await?;
+        self.then_sign_out(context, owner.session(), RevokedBy::PasswordChange, recorded).await
+    }
+
+    /// The change of a password, after the current one was right.
+    async fn change_proven_password(
+        &self,
+        context: &Context,
+        profile: &Profile,
+        found: &Found,
+        session: Option<SessionId>,
+        new: Password,
+        attempt: &Reserved,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Committed<SignedOut>, CommandError> {
+        let account = found.account;
         let mut broken = violations(&new, &profile.email, profile.display_name.as_ref());
-        if self.was_used_before(&found, &new).await? {
+        if self.was_used_before(found, &new).await? {
             broken.push(Violation::Reused);
         }
         if !broken.is_empty() {
             // The current password was right, so this was no guess.
             let mut unit = self.unit(context);
             unit.vault(attempt.clear());
-            let confirmed = self.decide_attempt(&attempt, Verdict::Confirmed, context.now);
+            let confirmed = self.decide_attempt(attempt, Verdict::Confirmed, context.now);
             unit.record(account.0, Some(account), confirmed)?;
             self.commit(unit, None, ()).await?;
             return Err(CommandError::Password(broken));
         }
         let hashed = self.hash_password(new).await?;
-        let recorded =
-            self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
-        self.then_sign_out(context, owner.session(), RevokedBy::PasswordChange, recorded.await?).await
+        self.record_new_password(context, found, session, hashed.expose(), attempt, idempotency).await
     }
 
     async fn record_new_password(

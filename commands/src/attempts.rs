@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
+use fulexo_domain::account::AccountError;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Factor, Verdict};
 use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
@@ -42,6 +43,8 @@ pub(crate) enum Subject<'a> {
 pub(crate) struct Reserved {
     key_hash: [u8; 32],
     pub factor: Factor,
+    /// When it was counted.
+    at: DateTime<Utc>,
     /// How the log names the device, when it is the device's counter.
     device: Option<String>,
     /// Locks in a row so far.
@@ -62,7 +65,7 @@ impl Reserved {
     /// An attempt that is refused before it would be counted.
     pub const fn uncounted(factor: Factor) -> Self {
         let lockout = Lockout::Open { number: 1, lock_passed: false };
-        Self { key_hash: [0; 32], factor, device: None, locks: 0, lockout }
+        Self { key_hash: [0; 32], factor, at: DateTime::UNIX_EPOCH, device: None, locks: 0, lockout }
     }
 
     /// What was counted no longer counts.
@@ -105,7 +108,7 @@ impl Commands {
         let policy = &self.current_policy().await?.lockout;
         if !policy.enabled {
             let lockout = Lockout::Open { number: 1, lock_passed: false };
-            return Ok(Reserved { key_hash, factor, device, locks: 0, lockout });
+            return Ok(Reserved { key_hash, factor, at: now, device, locks: 0, lockout });
         }
         // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
         let row = sqlx::query!(
@@ -141,7 +144,7 @@ impl Commands {
             Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
             None => Lockout::Locked,
         };
-        Ok(Reserved { key_hash, factor, device, locks: row.locks.unsigned_abs(), lockout })
+        Ok(Reserved { key_hash, factor, at: now, device, locks: row.locks.unsigned_abs(), lockout })
     }
 
     /// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
@@ -165,7 +168,60 @@ impl Commands {
             Lockout::Open { .. } => found.map(|found| found.verifier.clone()),
             Lockout::Locked => None,
         };
-        self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded)
+        let evaluated = self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded);
+        self.settled(attempt, evaluated).await
+    }
+
+    /// What was counted of an attempt that came to nothing through no fault of its own is given back: it was not evaluated,
+    /// or was right. A wrong one is not, whatever becomes of its record: it would be a guess for nothing.
+    pub(crate) async fn settled<T>(
+        &self,
+        attempt: &Reserved,
+        done: Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        // These two are recorded.
+        let is_recorded =
+            |error: &CommandError| matches!(error, CommandError::InvalidCredentials | CommandError::Password(_));
+        if let Err(error) = &done
+            && !is_recorded(error)
+            && let Err(error) = self.give_back(attempt).await
+        {
+            tracing::warn!(%error, "an attempt that came to nothing stays counted until its window has passed");
+        }
+        done
+    }
+
+    async fn give_back(&self, attempt: &Reserved) -> Result<(), CommandError> {
+        sqlx::query!(
+            "update vault.attempt
+             set recent = recent[: array_position(recent, $3) - 1] || recent[array_position(recent, $3) + 1 :]
+             where key_hash = $1 and factor = $2 and array_position(recent, $3) is not null",
+            attempt.key_hash.as_slice(),
+            attempt.factor.as_str(),
+            attempt.at
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// What a factor that was right led to, of somebody who is or was half logged in. One that is no longer right when the
+    /// decision is made, or whose account was suspended meanwhile, is refused, and that is recorded.
+    pub(crate) async fn concluded<T>(
+        &self,
+        context: &Context,
+        found: &Found,
+        attempt: &Reserved,
+        done: Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let verdict = if matches!(done, Err(CommandError::InvalidCredentials)) {
+            attempt.verdict(Some(found))
+        } else if matches!(done, Err(CommandError::Account(AccountError::Suspended))) {
+            Verdict::Suspended
+        } else {
+            return self.settled(attempt, done).await;
+        };
+        Err(self.refused(context, found, verdict, attempt).await?)
     }
 
     /// The append that records a refusal, and the lock that it may lead to.

@@ -53,7 +53,8 @@ impl Listening {
         let Listen { address, tls, redirect, trusted_proxies, origins } = listen;
         let acceptor = bind(address).await?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
-        let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
+        let (limits, tasks) = (app.limits.clone(), app.tasks.clone());
+        let edge = EdgeOptions { trusted_proxies, origins, limits, tasks, ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
         let options = ListenerOptions::default();
