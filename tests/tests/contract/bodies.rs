@@ -5,9 +5,9 @@ use hyper::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::spec::operations;
 use crate::wire::{self, post_json};
 use crate::{assert_problem, log_size, pointers};
+use fulexo_tests::spec::operations;
 
 const REGISTER: &str = "/v1/auth/register";
 
