@@ -201,6 +201,15 @@ begin
     end if;
 
     if cardinality(leaves) > 0 then
+        -- No event bears a time before that of an earlier one: one far ahead would be the time of all later ones. Where the
+        -- log is that far ahead already, since the clock here was set back, it goes on by the least that tells events apart.
+        if last_time > greatest(
+            clock_timestamp() + interval '1 hour', head_time + cardinality(leaves) * interval '1 microsecond')
+        then
+            raise check_violation using
+                constraint = 'head_is_not_ahead', message = 'the time of an event is more than an hour ahead',
+                hint = 'compare the clocks of the node and of the database';
+        end if;
         -- Versions count up by one, event by event, from what the stream is at: a batch that says otherwise is a bug.
         if exists (
             select from (

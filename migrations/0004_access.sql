@@ -70,6 +70,21 @@ create table access.role (
     changed_at timestamptz not null
 );
 
+-- A role is retired only when nobody holds it. A grant rests on the version of the role's stream; it changes nothing there
+-- that a retirement could rest on, so that is looked at here, under the lock that orders all appends.
+create index role_grant_of_few on access.role_grant (role) where role <> 'customer';
+create function access.refuse_to_retire_a_held_role() returns trigger language plpgsql as $$
+begin
+    if exists (select from access.role_grant g where g.role = new.role and g.role <> 'customer') then
+        raise check_violation using
+            constraint = 'retired_role_is_not_held', message = 'accounts hold the role', schema = 'access', table = 'role';
+    end if;
+    return new;
+end
+$$;
+create trigger retired_role_is_not_held before insert or update on access.role
+for each row when (new.retired) execute function access.refuse_to_retire_a_held_role();
+
 -- The policy in force, once it was changed.
 create table access.policy (
     only_one boolean not null default true constraint policy_pkey primary key constraint policy_is_one check (only_one),

@@ -263,6 +263,8 @@ impl From<CommandError> for Problem {
             CommandError::Account(AccountError::AlreadySuspended) => {
                 Self::conflict("The account is suspended already.").with_code("already_suspended")
             }
+            // Whoever asks is its owner, in a session that has ended with the suspension.
+            CommandError::Account(AccountError::Suspended) => Self::invalid_token(),
             CommandError::Account(AccountError::NotSuspended) => {
                 Self::conflict("The account is not suspended.").with_code("not_suspended")
             }

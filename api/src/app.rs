@@ -8,8 +8,8 @@
 //! A verb that changes something and ends appends and follows the log, and leaves the rest to nodes: it neither copies the
 //! log nor applies it to read models, and sends no mail.
 //!
-//! Shutdown: HTTP first, so that nothing new comes in; then the sequencer, which commits what waits; then followers
-//! and runners; then the node's place among the others; then the pools.
+//! Shutdown: HTTP first, so that nothing new comes in; then the commands whose clients have left (`tasks`); then the
+//! sequencer, which commits what waits; then followers and runners; then the node's place among the others; then the pools.
 
 mod listening;
 mod log_size;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::log::relay::{self, CopyKey, Relay, RelayOptions, RelayState};
-use fulexo_commands::log::{EventLog, Hooks};
+use fulexo_commands::log::{EventLog, Hooks, QUEUE};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::token::KeyRing;
 use fulexo_commands::vault::Vault;
@@ -49,15 +49,23 @@ use crate::config::{Config, Environment, FeedSource};
 use crate::database::Pools;
 pub use crate::database::{connect, reason};
 use crate::doorbell::Doorbell;
-use crate::http::{Problem, RequestId};
+use crate::http::listener::ListenerOptions;
+use crate::http::{MAX_IN_FLIGHT, Problem, RequestId};
 use crate::limits::{Counts, Limits};
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
 use crate::nats;
+use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 
 /// Between two sweeps of what has served its time.
 const SWEEP: Duration = Duration::from_secs(60);
+/// Commands at a time that go on behind answers that were given already.
+const BEHIND_ANSWERS: usize = 256;
+
+// What a command has counted, the log takes: one command waits for one append at a time, and the queue holds as many as there
+// are commands, and some.
+const _: () = assert!(2 * (MAX_IN_FLIGHT + BEHIND_ANSWERS) < QUEUE);
 
 /// What request handlers work with.
 pub struct App {
@@ -97,7 +105,9 @@ pub struct App {
     pub previews: Semaphore,
     /// How many requests are let in, if that is limited.
     pub limits: Option<Arc<Limits>>,
-    /// What goes on behind answers that were given already; bounded.
+    /// What commands run in.
+    pub tasks: CommandTasks,
+    /// Leave for commands that go on behind answers that were given already.
     pub behind_answers: Arc<Semaphore>,
 }
 
@@ -256,7 +266,8 @@ impl Core {
             first_policy,
             previews: Semaphore::new(1),
             limits,
-            behind_answers: Arc::new(Semaphore::new(256)),
+            tasks: CommandTasks::default(),
+            behind_answers: Arc::new(Semaphore::new(BEHIND_ANSWERS)),
         });
         Ok(Self { app, pools, stop_sequencer, sequencer, followers, upkeep, relays_as })
     }
@@ -341,6 +352,11 @@ impl Running {
         tracing::info!("stopping: requests first");
         self.stop_http.send_replace(true);
         while self.http.join_next().await.is_some() {}
+        // Commands whose clients have left: what they have begun they record before the log is closed.
+        let left = self.core.app.tasks.ended(ListenerOptions::default().shutdown_grace).await;
+        if left > 0 {
+            tracing::error!(left, "commands did not end within the grace period: what they began may be left undone");
+        }
         self.core.stop().await;
         tracing::info!("stopped");
     }

@@ -15,6 +15,7 @@ mod nats;
 pub mod private;
 pub mod routes;
 pub mod schema;
+pub mod tasks;
 pub mod tls;
 mod token_cache;
 

@@ -77,6 +77,17 @@ impl Owner {
     }
 }
 
+/// A new password, judged as far as its rules go, and what it takes to hash it.
+struct Change {
+    /// The session that stays.
+    session: Option<SessionId>,
+    new: Password,
+    broken: Vec<Violation>,
+    place: Place,
+    /// For those before it.
+    places: Vec<Place>,
+}
+
 /// Who somebody is, for themselves and those who may know.
 #[derive(Clone)]
 pub struct Profile {
@@ -111,17 +122,21 @@ impl Commands {
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
-        for role in &roles {
-            self.role(role).await?.ok_or(AccountError::NoSuchRole)?;
-        }
-        let account = AccountId(context.new_id());
-        let command = AccountCommand::Register { roles };
         let verifier = self.hash_password(password, place).await?;
-        let unit = self.opening(context, account, command, &verifier, &email, display_name.as_ref())?;
-        match self.commit(unit, idempotency.as_ref(), Registered { account }).await? {
-            Committed::New(registered, receipt) => Ok(Done { value: registered.account, position: receipt.position }),
-            Committed::Before(Registered { account }) => self.done_before(account).await,
-        }
+        let decided = self.decide(idempotency.as_ref(), async || {
+            let mut rests_on = Vec::new();
+            for role in &roles {
+                rests_on.extend(self.role(role).await?.ok_or(AccountError::NoSuchRole)?.1);
+            }
+            let account = AccountId(context.new_id());
+            let command = AccountCommand::Register { roles: roles.clone() };
+            let mut unit = self.opening(context, account, command, &verifier, &email, display_name.as_ref())?;
+            for (stream, expected) in rests_on {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            Ok((unit, Registered { account }))
+        });
+        Ok(self.done(decided.await?).await?.map(|Registered { account }| account))
     }
 
     /// Makes an account for somebody else, with a password that must be changed at the first login. `own` is what its
@@ -231,7 +246,11 @@ impl Commands {
         let decided = self.decide(idempotency.as_ref(), async || {
             let Loaded { record, version, last_position } = self.log.record::<AccountRecord>(account.0).await?;
             let mut unit = self.unit(context).sealing(sealing.clone());
-            if context.account() != Some(account) {
+            if context.account() == Some(account) {
+                if record.state.suspended {
+                    return Err(AccountError::Suspended.into());
+                }
+            } else {
                 self.rest_on_rank(&mut unit, context, own, account, &record.state).await?;
             }
             unit.expect(Category::Account, account.0, Expected::Exact(version));
@@ -280,26 +299,41 @@ impl Commands {
         let profile = self.profile(account).await?.ok_or(CommandError::InvalidCredentials)?;
         // All that it may take is taken before anything is counted: a place does for one hash after another.
         let place = self.place(context)?;
-        let mut broken = self.broken_rules(&new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
+        let broken = self.broken_rules(&new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
         let places = if broken.is_empty() { self.places(context, self.compared_passwords() + 1)? } else { Vec::new() };
         // Of the new one nobody hears who does not know the current one.
         let (found, attempt) = self.prove(context, account, device, current, place.clone()).await?;
-        if broken.is_empty() && self.was_used_before(&found, &new, &places).await? {
+        let change = Change { session: owner.session(), new, broken, place, places };
+        let changed = self.change_proven_password(context, &found, change, &attempt, idempotency.as_ref()).await;
+        let recorded = self.concluded(context, &found, &attempt, changed).await?;
+        self.done(recorded).await
+    }
+
+    /// The change of a password, after the current one was right.
+    async fn change_proven_password(
+        &self,
+        context: &Context,
+        found: &Found,
+        change: Change,
+        attempt: &Reserved,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Committed<()>, CommandError> {
+        let Change { session, new, mut broken, place, places } = change;
+        let account = found.account;
+        if broken.is_empty() && self.was_used_before(found, &new, &places).await? {
             broken.push(Violation::Reused);
         }
         if !broken.is_empty() {
             // The current password was right, so this was no guess.
             let mut unit = self.unit(context);
             unit.vault(attempt.clear());
-            let confirmed = self.decide_attempt(&attempt, Verdict::Confirmed, context.now);
+            let confirmed = self.decide_attempt(attempt, Verdict::Confirmed, context.now);
             unit.record(account.0, Some(account), confirmed)?;
             self.commit(unit, None, ()).await?;
             return Err(CommandError::Password(broken));
         }
         let hashed = self.hash_password(new, place).await?;
-        let recorded =
-            self.record_new_password(context, &found, owner.session(), hashed.expose(), &attempt, idempotency.as_ref());
-        self.done(recorded.await?).await
+        self.record_new_password(context, found, session, hashed.expose(), attempt, idempotency).await
     }
 
     async fn record_new_password(
@@ -314,9 +348,6 @@ impl Commands {
         let account = found.account;
         let decided = self.decide(idempotency, async || {
             let (state, version) = self.with_same_password(found).await?;
-            if state.suspended {
-                return Err(CommandError::InvalidCredentials);
-            }
             let due = state.password_expired || session.is_none();
             let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
             let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
+use fulexo_domain::account::AccountError;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Counted, Factor, Verdict};
 use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
@@ -50,6 +51,7 @@ pub(crate) struct Reserved {
     pub factor: Factor,
     /// How the log names the device, when it is the device's counter.
     device: Option<String>,
+    /// The time at which it was counted.
     at: DateTime<Utc>,
     own: Count,
     account: Count,
@@ -257,7 +259,51 @@ impl Commands {
             Lockout::Open { .. } => found.map(|found| found.verifier.clone()),
             Lockout::Locked => None,
         };
-        self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded)
+        let evaluated = self.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded);
+        self.settled(attempt, evaluated).await
+    }
+
+    /// What was counted of an attempt that came to nothing through no fault of its own is given back: it was not evaluated,
+    /// or was right. A wrong one is not, whatever becomes of its record: it would be a guess for nothing.
+    pub(crate) async fn settled<T>(
+        &self,
+        attempt: &Reserved,
+        done: Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        // These two are recorded.
+        let is_recorded =
+            |error: &CommandError| matches!(error, CommandError::InvalidCredentials | CommandError::Password(_));
+        if let Err(error) = &done
+            && !is_recorded(error)
+            && let Err(error) = self.give_back(attempt).await
+        {
+            tracing::warn!(%error, "an attempt that came to nothing stays counted until its window has passed");
+        }
+        done
+    }
+
+    async fn give_back(&self, attempt: &Reserved) -> Result<(), CommandError> {
+        self.take_back(&attempt.key_hash, attempt.factor, attempt.at).await?;
+        self.take_back(&attempt.account_key, attempt.factor, attempt.at).await
+    }
+
+    /// What a factor that was right led to, of somebody who is or was half logged in. One that is no longer right when the
+    /// decision is made, or whose account was suspended meanwhile, is refused, and that is recorded.
+    pub(crate) async fn concluded<T>(
+        &self,
+        context: &Context,
+        found: &Found,
+        attempt: &Reserved,
+        done: Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let verdict = if matches!(done, Err(CommandError::InvalidCredentials)) {
+            attempt.verdict(Some(found))
+        } else if matches!(done, Err(CommandError::Account(AccountError::Suspended))) {
+            Verdict::Suspended
+        } else {
+            return self.settled(attempt, done).await;
+        };
+        Err(self.refused(context, found, verdict, attempt).await?)
     }
 
     /// The append that records a refusal, and the lock that it may lead to.

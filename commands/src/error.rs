@@ -99,11 +99,12 @@ pub enum CommandError {
 impl From<AppendError> for CommandError {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Conflict { .. } => Self::Contended,
+            AppendError::Conflict { .. } | AppendError::Overtaken => Self::Contended,
             AppendError::KeyTaken { scope: "email" } => Self::EmailTaken,
             AppendError::CommandReused => Self::IdempotencyKeyReused,
             AppendError::Overloaded => Self::Overloaded,
-            AppendError::Unavailable => Self::Unavailable,
+            // The sequencer says so in the log.
+            AppendError::Unavailable | AppendError::ClockAhead => Self::Unavailable,
             AppendError::KeyTaken { .. } | AppendError::Rejected(_) | AppendError::TooLarge => {
                 Self::Internal(error.to_string())
             }

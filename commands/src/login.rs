@@ -72,8 +72,8 @@ pub(crate) struct Presented<'a> {
     pub rehashed: Option<Vec<u8>>,
     /// The seed that a code was right for; it must still be the account's.
     pub seed: Option<Vec<u8>>,
-    /// Whether the code was a recovery code.
-    pub recovery: bool,
+    /// The recovery code that stood in for one, as it is stored.
+    pub recovery: Option<[u8; 32]>,
 }
 
 /// What a login came to, as the log remembers it for the same idempotency key.
@@ -133,7 +133,12 @@ impl Commands {
             return self.refuse(context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
         };
         let rehashed = if self.hasher.is_outdated(&found.verifier) {
-            Some(self.rehash(found, credentials.password, place).await?)
+            match self.settled(&attempt, self.rehash(found, credentials.password, place).await).await {
+                Ok(verifier) => Some(verifier),
+                // The next login tries again.
+                Err(CommandError::Overloaded) => None,
+                Err(error) => return Err(error),
+            }
         } else {
             None
         };
@@ -144,7 +149,7 @@ impl Commands {
             attempt: &attempt,
             rehashed,
             seed: None,
-            recovery: false,
+            recovery: None,
         };
         self.proceed(context, found, &presented, idempotency.as_ref()).await
     }
@@ -170,19 +175,33 @@ impl Commands {
         presented: &Presented<'_>,
         idempotency: Option<&Idempotency>,
     ) -> Result<Done<LoggedIn>, CommandError> {
+        let done = self.decide_login(context, found, presented, idempotency).await;
+        self.settled(presented.attempt, done).await
+    }
+
+    async fn decide_login(
+        &self,
+        context: &Context,
+        found: &Found,
+        presented: &Presented<'_>,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Done<LoggedIn>, CommandError> {
         let context = &context.acting_as(found.account);
+        let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
         for _ in 0..TRIES {
-            let (state, version) = self.with_same_password(found).await?;
-            if presented.seed.is_some() && presented.seed != self.seed(found.account, "totp").await? {
-                return Err(CommandError::InvalidCredentials);
-            }
+            let (state, version) = match self.still_right(found, presented).await {
+                // Right a moment ago, and wrong by now.
+                Err(CommandError::InvalidCredentials) => {
+                    let verdict = presented.attempt.verdict(Some(found));
+                    return self.refuse(anonymous, Some(found), verdict, presented.attempt, idempotency).await;
+                }
+                state => state?,
+            };
             if state.suspended {
-                let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
                 return self.refuse(anonymous, Some(found), Verdict::Suspended, presented.attempt, idempotency).await;
             }
             let admission = self.admission(&state.roles).await?;
             if !admission.admitted {
-                let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
                 let mut unit = self.refusal(anonymous, Some(found), Verdict::Lockdown, presented.attempt).await?;
                 // Nobody is to be locked out, when it is over, for having been right while it lasted.
                 unit.vault(presented.attempt.clear());
@@ -198,7 +217,8 @@ impl Commands {
             if let Some(verifier) = &presented.rehashed {
                 unit.vault(VaultWrite::Rehash { account: found.account, verifier: verifier.clone() });
             }
-            if presented.recovery {
+            if let Some(hash) = presented.recovery {
+                unit.vault(VaultWrite::SpendRecoveryCode { account: found.account, hash });
                 let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
                 unit.record(found.account.0, Some(found.account), used)?;
             }
@@ -213,6 +233,15 @@ impl Commands {
             }
         }
         Err(CommandError::Contended)
+    }
+
+    /// The account as it is now, as long as all that was presented is still right for it.
+    async fn still_right(&self, found: &Found, presented: &Presented<'_>) -> Result<(AccountState, u64), CommandError> {
+        let state = self.with_same_password(found).await?;
+        if let Some(seed) = &presented.seed {
+            self.still_a_factor(found.account, seed, presented.recovery).await?;
+        }
+        Ok(state)
     }
 
     async fn next(

@@ -38,23 +38,26 @@ impl Commands {
         if let Some(policy) = self.before(idempotency.as_ref()).await? {
             return self.done_before(policy).await;
         }
-        let known = self.current_policy().await?;
-        // One that was retired since may stay: it allows nothing.
-        for role in proposed.second_factor.required_for.difference(&known.second_factor.required_for) {
-            if self.role(role).await?.is_none() {
-                return Err(fulexo_domain::role::RoleError::Unknown.into());
-            }
-        }
         let sealing = self.own_sealing(context, &reason).await?;
         let decided = self.decide(idempotency.as_ref(), || async {
             let Loaded { record, version, .. } = self.log.record::<PolicyRecord>(STREAM.id).await?;
             let state = record.state;
+            let known = state.as_ref().unwrap_or(&self.first_policy).second_factor.required_for.clone();
+            let mut rests_on = Vec::new();
+            // One that was retired since may stay: it allows nothing.
+            for role in proposed.second_factor.required_for.difference(&known) {
+                let (_, on) = self.role(role).await?.ok_or(fulexo_domain::role::RoleError::Unknown)?;
+                rests_on.extend(on);
+            }
             let command = ChangePolicy { first: self.first_policy.clone(), replaces, proposed: proposed.clone() };
             let events = SecurityPolicy::handle_command(&state, command)?;
             let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
             let after = after.unwrap_or_else(|| self.first_policy.clone());
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_granter(&mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
+            for (stream, expected) in rests_on {
+                unit.expect(stream.category, stream.id, expected);
+            }
             unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
             unit.record(STREAM.id, None, events)?;
             Ok((unit, after))

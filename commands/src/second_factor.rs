@@ -2,7 +2,8 @@
 //! from then on, taken away by its owner or, when it is lost, by an administrator.
 //!
 //! A code is spent before anything else happens, by one statement that only one of several can win: it is accepted
-//! once, at however many nodes it is presented.
+//! once, at however many nodes it is presented. A recovery code is spent with the event that says so: of two that present
+//! it at once, one finds the account changed, and then the code gone.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
@@ -44,9 +45,10 @@ pub struct Enrolment {
 /// Recovery codes, shown once. No `Debug`; wiped when dropped.
 pub struct RecoveryCodes(pub Vec<Zeroizing<String>>);
 
-/// A code that was right, and is spent.
+/// A code that was right; one of the authenticator is spent.
 pub(crate) struct Spent {
-    pub recovery: bool,
+    /// A recovery code, as it is stored, which is spent with what it leads to.
+    pub recovery: Option<[u8; 32]>,
     /// The seed as it is stored: whoever goes on must find the same.
     pub seed: Vec<u8>,
 }
@@ -300,7 +302,8 @@ impl Commands {
             return self.refuse(context, Some(&found), Verdict::ExpiredChallenge, &attempt, idempotency.as_ref()).await;
         }
         let attempt = self.reserve_attempt(subject, Factor::SecondFactor, context.now).await?;
-        let Some(Spent { recovery, seed }) = self.spend_code(&found, code, &attempt, context.now).await? else {
+        let spent = self.settled(&attempt, self.spend_code(&found, code, &attempt, context.now).await).await?;
+        let Some(Spent { recovery, seed }) = spent else {
             let verdict = attempt.verdict(Some(&found));
             return self.refuse(context, Some(&found), verdict, &attempt, idempotency.as_ref()).await;
         };
@@ -316,7 +319,7 @@ impl Commands {
         self.proceed(context, &found, &presented, idempotency.as_ref()).await
     }
 
-    /// Spends a code, if it is right; of a locked account nothing is evaluated.
+    /// Spends a code, or finds a recovery code, if it is right; of a locked account nothing is evaluated.
     pub(crate) async fn spend_code(
         &self,
         found: &Found,
@@ -328,25 +331,41 @@ impl Commands {
             return Ok(None);
         }
         let Some(seed) = found.seed.clone() else { return Ok(None) };
-        let recovery = recovery_code(code);
+        let recovery = recovery_code(code).map(|code| self.recovery_hash(found.account, &code));
         let right = match recovery {
-            Some(code) => {
-                let hash = self.recovery_hash(found.account, &code);
-                let spent = sqlx::query!(
-                    "delete from vault.recovery_code where account_id = $1 and code_hash = $2",
-                    found.account.0,
-                    hash.as_slice()
-                )
-                .execute(&self.pool)
-                .await?;
-                spent.rows_affected() == 1
-            }
+            Some(hash) => self.has_recovery_code(found.account, hash).await?,
             None => match step_of(&found.key.open("totp", &seed)?, code, now)? {
                 Some(step) => self.spend_step(found.account, step).await?,
                 None => false,
             },
         };
-        Ok(right.then_some(Spent { recovery: recovery_code(code).is_some(), seed }))
+        Ok(right.then_some(Spent { recovery, seed }))
+    }
+
+    async fn has_recovery_code(&self, account: AccountId, hash: [u8; 32]) -> Result<bool, CommandError> {
+        let has = sqlx::query_scalar!(
+            r#"select exists (
+                   select from vault.recovery_code where account_id = $1 and code_hash = $2) as "has!""#,
+            account.0,
+            hash.as_slice()
+        );
+        Ok(has.fetch_one(&self.pool).await?)
+    }
+
+    /// Whether a code that was right is still one of the account's factor: the seed is the same, and the recovery code not
+    /// spent. To be asked once the account's version is known that the append rests on.
+    pub(crate) async fn still_a_factor(
+        &self,
+        account: AccountId,
+        seed: &[u8],
+        recovery: Option<[u8; 32]>,
+    ) -> Result<(), CommandError> {
+        let is_same = self.seed(account, "totp").await?.as_deref() == Some(seed);
+        let is_left = match recovery {
+            Some(hash) => self.has_recovery_code(account, hash).await?,
+            None => true,
+        };
+        if is_same && is_left { Ok(()) } else { Err(CommandError::InvalidCredentials) }
     }
 
     /// Only one of those who present a code of this step, or of an earlier one, wins.

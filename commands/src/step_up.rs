@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand};
+use fulexo_domain::account::{Account, AccountCommand, AccountError};
 use fulexo_domain::authentication::{Factor, Method, Verdict};
 use fulexo_domain::event::Category;
 use fulexo_domain::password::Password;
@@ -17,6 +17,7 @@ use crate::execute::Idempotency;
 use crate::log::Expected;
 use crate::login::Found;
 use crate::second_factor::Spent;
+use crate::vault::write::VaultWrite;
 use crate::{Commands, Done};
 
 /// What somebody proves themselves with.
@@ -59,15 +60,13 @@ impl Commands {
         let decided = self.decide(idempotency.as_ref(), || async {
             let (state, version) = self.with_same_password(&found).await?;
             if state.suspended {
-                return Err(CommandError::InvalidCredentials);
+                return Err(AccountError::Suspended.into());
             }
             if state.second_factor && spent.is_none() {
                 return Err(CommandError::CodeRequired);
             }
-            if let Some(spent) = &spent
-                && self.seed(account, "totp").await?.as_ref() != Some(&spent.seed)
-            {
-                return Err(CommandError::InvalidCredentials);
+            if let Some(spent) = &spent {
+                self.still_a_factor(account, &spent.seed, spent.recovery).await?;
             }
             let loaded = self.load_session(session).await?;
             let policy = self.policy().sessions.clone();
@@ -81,7 +80,8 @@ impl Commands {
             unit.expect(Category::Account, account.0, Expected::Exact(version));
             unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
             unit.vault(attempt.clear());
-            if spent.as_ref().is_some_and(|spent| spent.recovery) {
+            if let Some(hash) = spent.as_ref().and_then(|spent| spent.recovery) {
+                unit.vault(VaultWrite::SpendRecoveryCode { account, hash });
                 let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
                 unit.record(account.0, Some(account), used)?;
             }
@@ -90,7 +90,7 @@ impl Commands {
             unit.record(session.0, Some(account), events)?;
             Ok((unit, until))
         });
-        self.done(decided.await?).await
+        self.done(self.concluded(context, &found, &attempt, decided.await).await?).await
     }
 
     async fn confirm(
@@ -114,7 +114,8 @@ impl Commands {
                 let found = self.find(account).await?.ok_or(CommandError::InvalidCredentials)?;
                 let subject = Subject::Device(account, device);
                 let attempt = self.reserve_attempt(subject, Factor::SecondFactor, context.now).await?;
-                match self.spend_code(&found, &code, &attempt, context.now).await? {
+                let spent = self.spend_code(&found, &code, &attempt, context.now).await;
+                match self.settled(&attempt, spent).await? {
                     Some(spent) => Ok((found, attempt, Some(spent))),
                     None => Err(self.refused(context, &found, attempt.verdict(Some(&found)), &attempt).await?),
                 }

@@ -229,6 +229,9 @@ pub enum AccountError {
     /// Suspended before.
     #[error("the account is suspended already")]
     AlreadySuspended,
+    /// Nobody uses it, its owner neither.
+    #[error("the account is suspended")]
+    Suspended,
     /// Not suspended, so it cannot be reinstated.
     #[error("the account is not suspended")]
     NotSuspended,
@@ -277,6 +280,8 @@ impl Aggregate for Account {
 
     fn handle_command(state: &AccountState, command: AccountCommand) -> Result<Vec<AccountEvent>, AccountError> {
         let open = || if state.registered { Ok(()) } else { Err(AccountError::Unknown) };
+        // For what its owner alone does.
+        let in_use = || open().and(if state.suspended { Err(AccountError::Suspended) } else { Ok(()) });
         match command {
             AccountCommand::Register { roles } => {
                 if state.registered {
@@ -290,7 +295,11 @@ impl Aggregate for Account {
                 Ok(vec![AccountEvent::ProfileChanged {}])
             }
             AccountCommand::ChangePassword { how } => {
-                open()?;
+                match how {
+                    PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset => in_use()?,
+                    // It gives nobody a password.
+                    PasswordChange::Rehash | PasswordChange::Disputed => open()?,
+                }
                 Ok(vec![AccountEvent::PasswordChanged { how }])
             }
             AccountCommand::ExpirePassword => {
@@ -298,11 +307,12 @@ impl Aggregate for Account {
                 Ok(if state.password_expired { vec![] } else { vec![AccountEvent::PasswordExpired {}] })
             }
             AccountCommand::StartEnrolment => {
-                open()?;
+                in_use()?;
                 // Begun again it is another seed, so another event; and so it is with other recovery codes.
                 Ok(vec![AccountEvent::SecondFactorEnrolmentStarted {}])
             }
             AccountCommand::ConfirmEnrolment { codes, session } => {
+                in_use()?;
                 if !state.enrolling {
                     return Err(AccountError::NotEnrolling);
                 }
@@ -310,11 +320,15 @@ impl Aggregate for Account {
                 Ok(vec![AccountEvent::SecondFactorEnabled { session }, issued])
             }
             AccountCommand::DisableSecondFactor { by } => {
-                open()?;
+                match by {
+                    DisabledBy::Owner => in_use()?,
+                    DisabledBy::Admin => open()?,
+                }
                 let disabled = AccountEvent::SecondFactorDisabled { by };
                 if state.second_factor { Ok(vec![disabled]) } else { Err(AccountError::NoSecondFactor) }
             }
             AccountCommand::IssueRecoveryCodes { count } => {
+                in_use()?;
                 let issued = AccountEvent::RecoveryCodesIssued { count };
                 if state.second_factor { Ok(vec![issued]) } else { Err(AccountError::NoSecondFactor) }
             }
@@ -338,7 +352,7 @@ impl Aggregate for Account {
                 Ok(vec![AccountEvent::RoleRevoked { role }])
             }
             AccountCommand::VerifyEmail => {
-                open()?;
+                in_use()?;
                 Ok(if state.email_verified { vec![] } else { vec![AccountEvent::EmailVerified {}] })
             }
             AccountCommand::Suspend => {
@@ -480,6 +494,28 @@ mod tests {
         given::<Account>([registered(), AccountEvent::RoleGranted { role: role("admin") }])
             .when(revoke())
             .then([AccountEvent::RoleRevoked { role: role("admin") }]);
+    }
+
+    #[test]
+    fn nobody_but_administrators_changes_a_suspended_account() {
+        let suspended = || [registered(), AccountEvent::SecondFactorEnrolmentStarted {}, AccountEvent::Suspended {}];
+        let change = |how| AccountCommand::ChangePassword { how };
+        for command in [
+            change(PasswordChange::Owner),
+            change(PasswordChange::Expired),
+            change(PasswordChange::Reset),
+            AccountCommand::StartEnrolment,
+            AccountCommand::ConfirmEnrolment { codes: 10 },
+            AccountCommand::DisableSecondFactor { by: DisabledBy::Owner },
+            AccountCommand::IssueRecoveryCodes { count: 10 },
+            AccountCommand::VerifyEmail,
+        ] {
+            given::<Account>(suspended()).when(command).refused(AccountError::Suspended);
+        }
+        given::<Account>(suspended())
+            .when(change(PasswordChange::Disputed))
+            .then([AccountEvent::PasswordChanged { how: PasswordChange::Disputed }]);
+        given::<Account>(suspended()).when(AccountCommand::ExpirePassword).then([AccountEvent::PasswordExpired {}]);
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! A client that speaks HTTP or HTTPS over a socket, one connection a request, and remembers its tokens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http2;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{HeaderMap, Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::http::request::Builder;
+use hyper::{HeaderMap, Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 
@@ -37,6 +41,15 @@ pub struct Client {
     pub device_token: String,
     /// Headers sent with each request.
     pub headers: Vec<(String, String)>,
+}
+
+/// How a client leaves before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// HTTP/1.1: it closes the connection.
+    Close,
+    /// HTTP/2: it resets the stream, and the connection lives on.
+    Reset,
 }
 
 /// What the service answered.
@@ -163,7 +176,46 @@ impl Client {
         } else {
             speak(stream).await?
         };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
+        let request = self.request(method, path, content_type).header(HOST, authority);
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| text(&error))?;
+        read(sender.send_request(request).await.map_err(|error| text(&error))?).await
+    }
+
+    /// Any request over plain HTTP, whose client leaves after so long; the answer, if it came before.
+    pub async fn send_and_leave(
+        &self,
+        how: Leave,
+        after: Duration,
+        (method, path, content_type, body): (Method, &str, Option<&str>, &str),
+    ) -> Option<Answer> {
+        let (_, authority) = self.url.split_once("://").unwrap_or(("", &self.url));
+        let io = TokioIo::new(TcpStream::connect(authority).await.ok()?);
+        let whole = Full::new(Bytes::from(body.to_owned()));
+        let request = self.request(method, path, content_type);
+        match how {
+            Leave::Close => {
+                let (mut sender, connection) = handshake(io).await.ok()?;
+                // Dropped with the socket, at whatever it is then.
+                let connection = tokio::spawn(connection);
+                let answered = async {
+                    read(sender.send_request(request.header(HOST, authority).body(whole).ok()?).await.ok()?).await.ok()
+                };
+                let answer = timeout(after, answered).await.ok().flatten();
+                connection.abort();
+                answer
+            }
+            Leave::Reset => {
+                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
+                tokio::spawn(connection);
+                let request = request.uri(format!("http://{authority}{path}")).body(whole).ok()?;
+                let answered = async { read(sender.send_request(request).await.ok()?).await.ok() };
+                timeout(after, answered).await.ok().flatten()
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str, content_type: Option<&str>) -> Builder {
+        let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = &self.access_token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -173,14 +225,16 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| text(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| text(&error))?;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.map_err(|error| text(&error))?.to_bytes();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text, json })
+        request
     }
+}
+
+async fn read(response: Response<Incoming>) -> Result<Answer, String> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text, json })
 }
 
 async fn speak<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>

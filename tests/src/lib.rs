@@ -10,12 +10,19 @@
 //! assert_eq!(answer.status, 200);
 //! ```
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 #![expect(clippy::missing_panics_doc, reason = "tests fail by panicking")]
 
 mod authenticator;
 mod client;
 mod cluster;
+mod consistent;
 mod cut;
 mod dice;
 pub mod history;
@@ -27,11 +34,13 @@ mod port;
 pub mod postgres_wire;
 mod program;
 mod smtp;
+pub mod spec;
 mod writing;
 
 pub use authenticator::Authenticator;
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Leave};
 pub use cluster::{Database, application_url, env, nats_url, own_dir, postgres_pid, prepare, use_durable_postgres};
+pub use consistent::{consistent, consistent_after_kills};
 pub use cut::Cut;
 pub use dice::Dice;
 pub use fulexo_api::cli::operator;

@@ -61,7 +61,8 @@ impl Listening {
             exempt: exempt.clone(),
             ..ListenerOptions::default()
         };
-        let edge = EdgeOptions { trusted_proxies, origins, limits: app.limits.clone(), ..EdgeOptions::default() };
+        let (limits, tasks) = (app.limits.clone(), app.tasks.clone());
+        let edge = EdgeOptions { trusted_proxies, origins, limits, tasks, ..EdgeOptions::default() };
         let endpoint =
             crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
         let options = bounds(ListenerOptions::default().max_connections);

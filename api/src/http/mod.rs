@@ -37,7 +37,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use poem::http::{HeaderValue, StatusCode, Version, header};
 use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::Instrument;
 
 use self::body_budget::BodyBudget;
@@ -48,6 +48,10 @@ pub use self::operations::Operations;
 pub use self::problem::Problem;
 pub use self::request_id::RequestId;
 use crate::limits::Limits;
+use crate::tasks::CommandTasks;
+
+/// The most requests that handlers work on at a time.
+pub const MAX_IN_FLIGHT: usize = 1_024;
 
 /// What the edge has to be told.
 #[derive(Clone)]
@@ -62,8 +66,11 @@ pub struct EdgeOptions {
     pub body_timeout: Duration,
     /// How long a request may take, its body included, up to the head of the response.
     pub request_timeout: Duration,
-    /// The most requests that handlers work on at a time; further ones get 503. Health is asked for beside them.
+    /// The most requests that handlers work on at a time, commands whose clients have left among them; further ones get
+    /// 503. Health is asked for beside them.
     pub max_in_flight: usize,
+    /// What commands run in.
+    pub tasks: CommandTasks,
     /// How many requests an address may send, if that is limited.
     pub limits: Option<Arc<Limits>>,
     /// Whose pages may read answers.
@@ -78,7 +85,8 @@ impl Default for EdgeOptions {
             body_budget: 64 * 1024 * 1024,
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
-            max_in_flight: 1_024,
+            max_in_flight: MAX_IN_FLIGHT,
+            tasks: CommandTasks::default(),
             limits: None,
             origins: Origins::default(),
         }
@@ -92,18 +100,19 @@ where
     A::Endpoint: 'static,
 {
     let bodies = BodyBudget::of(options.body_budget);
-    Edge { app: app.into_endpoint(), in_flight: Semaphore::new(options.max_in_flight), bodies, options }
+    let in_flight = Arc::new(Semaphore::new(options.max_in_flight));
+    Edge { app: Arc::new(app.into_endpoint()), in_flight, bodies, options }
 }
 
 /// One endpoint and not a nest of middlewares: each of those would box a future for every request.
 struct Edge<E> {
-    app: E,
-    in_flight: Semaphore,
+    app: Arc<E>,
+    in_flight: Arc<Semaphore>,
     bodies: Arc<BodyBudget>,
     options: EdgeOptions,
 }
 
-impl<E: Endpoint> Endpoint for Edge<E> {
+impl<E: Endpoint + 'static> Endpoint for Edge<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
@@ -147,19 +156,23 @@ impl<E: Endpoint> Endpoint for Edge<E> {
                 let take = |bytes| self.bodies.take(address.0, bytes);
                 body_limit::read(&mut request, self.options.body_limit, self.options.body_timeout, take).await?;
                 // 6. A place among those that are worked on, which nobody holds who is slow to send.
-                let _place = self.place(&request)?;
+                let place = self.place(&request)?;
+                // 7. A command runs in a task of its own, and holds its place there: here it is only waited for.
+                if !request.method().is_safe() {
+                    return self.command(request, id, place).await.map_err(|_| Problem::panicked().into());
+                }
                 self.app.call(request).await.map(IntoResponse::into_response)
             });
-            // 7. The time limit around the body too: waiting is waiting.
+            // 8. The time limit around the body too: waiting is waiting.
             let ended = pin!(timeout::by(deadline, handled));
-            // 8. Panics around all that can panic.
+            // 9. Panics around all that can panic.
             let result = panic::caught(ended).await;
-            // 9. Problems after all that can refuse, and inside the span: an internal one is logged here.
+            // 10. Problems after all that can refuse, and inside the span: an internal one is logged here.
             problem::answer(result, id)
         });
         let mut response = answered.instrument(trace::span(id)).await;
 
-        // 10. Headers last, on whatever response there is by now.
+        // 11. Headers last, on whatever response there is by now.
         headers::secure(response.headers_mut());
         if let Some(value) = id.header_value() {
             response.headers_mut().insert(request_id::HEADER, value);
@@ -174,12 +187,37 @@ impl<E: Endpoint> Endpoint for Edge<E> {
     }
 }
 
-impl<E> Edge<E> {
-    fn place(&self, request: &Request) -> Result<Option<SemaphorePermit<'_>>, Problem> {
+impl<E: Endpoint + 'static> Edge<E> {
+    /// Whatever becomes of the client, or of its time, the command goes on to its end: nothing is left half done.
+    fn command(
+        &self,
+        request: Request,
+        id: RequestId,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> oneshot::Receiver<Response> {
+        let (answer, answered) = oneshot::channel();
+        let app = Arc::clone(&self.app);
+        self.options.tasks.start(async move {
+            let _place = place;
+            let handled = pin!(app.call(request));
+            let result = panic::caught(async { handled.await.map(IntoResponse::into_response) }).await;
+            // Here, so that what fails is logged, also where nobody waits for it.
+            let response = problem::answer(result, id);
+            if let Err(response) = answer.send(response) {
+                tracing::info!(status = response.status().as_u16(), "the command ended after its client had left");
+            }
+        });
+        answered
+    }
+
+    fn place(&self, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         if request.uri().path().starts_with("/health/") {
             return Ok(None);
         }
-        self.in_flight.try_acquire().map(Some).map_err(|_| Problem::overloaded(Duration::from_secs(1)))
+        Arc::clone(&self.in_flight)
+            .try_acquire_owned()
+            .map(Some)
+            .map_err(|_| Problem::overloaded(Duration::from_secs(1)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! An end to every request: what has not answered in time is dropped, and the client told so.
+//! An end to every request: what has not answered in time is not waited for any longer, and the client told so.
 //!
 //! Bounds the time to the head of the response. A streamed body (server-sent events, exports) goes on after it;
 //! a stalled reader of one is the listener's business, and a slow body in the request is `body_limit`'s.
@@ -7,8 +7,8 @@ use tokio::time::{self, Instant};
 
 use super::problem::Problem;
 
-/// Runs `work` until `deadline`; 503 `timeout` after that. The work is dropped at its next await point, so
-/// a command that had begun to commit may still take effect.
+/// Runs `work` until `deadline`; 503 `timeout` after that. The work is dropped at its next await point: of a read that is
+/// its end, of a command only that of the waiting for it (`tasks`).
 pub(super) async fn by<T>(deadline: Instant, work: impl Future<Output = poem::Result<T>>) -> poem::Result<T> {
     match time::timeout_at(deadline, work).await {
         Ok(result) => result,

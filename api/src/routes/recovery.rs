@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fulexo_commands::CommandError;
 use fulexo_commands::context::Context;
+use fulexo_domain::account::AccountError;
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
@@ -73,7 +74,7 @@ impl Recovery {
             return Err(Problem::overloaded(Duration::from_secs(5)));
         };
         let commands = Arc::clone(&app.commands);
-        tokio::spawn(async move {
+        app.tasks.start(async move {
             if let Err(error) = commands.request_password_reset(&context, &email).await {
                 tracing::warn!(%error, "a password reset that was asked for could not be begun");
             }
@@ -159,7 +160,7 @@ fn mailing(request: &Request, actor: Actor, key: Option<String>) -> Result<(&Arc
 /// Unknown, spent, too old, for something else: one refusal.
 fn spent(error: CommandError) -> Problem {
     match error {
-        CommandError::InvalidCredentials => {
+        CommandError::InvalidCredentials | CommandError::Account(AccountError::Suspended) => {
             Problem::invalid_token().with_detail("The link was used already, or is too old. Ask for a new one.")
         }
         error => about_the_new_password(error),

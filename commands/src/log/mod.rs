@@ -32,7 +32,7 @@ use crate::vault::write::VaultWrite;
 /// Most events in one batch; also the most that one request may append.
 pub const BATCH_EVENTS: usize = 512;
 /// Most requests waiting, in each of the two queues. Beyond it, callers are told to come back.
-const QUEUE: usize = 4_096;
+pub const QUEUE: usize = 4_096;
 
 /// The state a stream must be in for an append to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +143,12 @@ pub enum AppendError {
     /// The database refused this request; the text names the constraint.
     #[error("the database refused the append: {0}")]
     Rejected(String),
+    /// An append before this one changed what it rests on, as a table shows: load again, decide again.
+    #[error("an append before this one changed what it rests on")]
+    Overtaken,
+    /// This process's clock is more than an hour ahead of the database's.
+    #[error("the clock of this node is more than an hour ahead of the database's")]
+    ClockAhead,
     /// More events than fit a batch.
     #[error("more than {BATCH_EVENTS} events in one append")]
     TooLarge,
@@ -198,8 +204,7 @@ impl EventLog {
     /// Appends, and returns once it is durable. Dropping the future does not cancel the append.
     ///
     /// # Errors
-    /// See [`AppendError`]. After `Conflict`, `KeyTaken`, `CommandReused`, `Overloaded`, `Rejected` and `TooLarge`
-    /// nothing was written.
+    /// See [`AppendError`]. After all but `Unavailable` nothing was written.
     pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         if request.events.len() > BATCH_EVENTS {
             return Err(AppendError::TooLarge);

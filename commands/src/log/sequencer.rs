@@ -56,6 +56,10 @@ type Answers = Vec<Result<Appended, AppendError>>;
 enum Failure {
     /// The database said no: one of the requests is at fault.
     Rejected(String),
+    /// The same, of what one of them rests on: to be decided anew.
+    Overtaken,
+    /// All of them would bear a time that is too far ahead.
+    ClockAhead,
     /// The connection broke before anything could be committed.
     Lost(sqlx::Error),
     /// It broke when the batch may have been committed: only the log knows.
@@ -147,7 +151,12 @@ impl Sequencer {
                     tracing::error!(reason, "the database refused an append");
                     answers.push(Err(AppendError::Rejected(reason)));
                 }
-                Err(Failure::Rejected(_)) => {
+                Err(Failure::Overtaken) if part.len() == 1 => answers.push(Err(AppendError::Overtaken)),
+                Err(Failure::ClockAhead) => {
+                    tracing::error!("this node's clock is over an hour ahead of the database's: nothing is recorded");
+                    answers.extend(part.iter().map(|_| Err(AppendError::ClockAhead)));
+                }
+                Err(Failure::Rejected(_) | Failure::Overtaken) => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.extend([right, left]);
                 }
@@ -167,7 +176,7 @@ impl Sequencer {
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
                 Ok(committed) => return Ok(self.conclude(committed)),
-                Err(failure @ Failure::Rejected(_)) => {
+                Err(failure @ (Failure::Rejected(_) | Failure::Overtaken | Failure::ClockAhead)) => {
                     self.roll_back().await;
                     return Err(failure);
                 }
@@ -181,7 +190,7 @@ impl Sequencer {
             match failure {
                 Failure::Uncertain(plan) => uncertain.push(*plan),
                 Failure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
-                Failure::Rejected(_) => {}
+                Failure::Rejected(_) | Failure::Overtaken | Failure::ClockAhead => {}
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -356,5 +365,10 @@ async fn answer<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Resu
 }
 
 fn sort(error: sqlx::Error) -> Failure {
-    if is_rejection(&error) { Failure::Rejected(error.to_string()) } else { Failure::Lost(error) }
+    match error.as_database_error().and_then(|error| error.constraint()) {
+        Some("head_is_not_ahead") => Failure::ClockAhead,
+        Some("retired_role_is_not_held") => Failure::Overtaken,
+        _ if is_rejection(&error) => Failure::Rejected(error.to_string()),
+        _ => Failure::Lost(error),
+    }
 }

@@ -159,6 +159,13 @@ pub enum VaultWrite {
         /// HMACs.
         hashes: Vec<Vec<u8>>,
     },
+    /// A recovery code that was used.
+    SpendRecoveryCode {
+        /// Whose.
+        account: AccountId,
+        /// HMAC.
+        hash: [u8; 32],
+    },
     /// No second factor any more: seeds and recovery codes go, and what was counted against its codes.
     ForgetSecondFactor {
         /// Whose.
@@ -292,6 +299,15 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                     "insert into vault.recovery_code (account_id, code_hash) select $1, unnest($2::bytea[])",
                     account.0,
                     hashes
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::SpendRecoveryCode { account, hash } => {
+                sqlx::query!(
+                    "delete from vault.recovery_code where account_id = $1 and code_hash = $2",
+                    account.0,
+                    hash
                 )
                 .execute(&mut *connection)
                 .await?;

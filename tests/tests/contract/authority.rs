@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use fulexo_tests::{Answer, Client, Node};
 use serde_json::json;
 
-use crate::spec::{Operation, operations};
 use crate::{assert_problem, log_size};
+use fulexo_tests::spec::{Operation, operations};
 
 /// The operations that anybody may call.
 const PUBLIC: [&str; 12] = [

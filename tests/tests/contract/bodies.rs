@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::spec::{document, operations};
 use crate::wire::{self, post_json};
 use crate::{assert_problem, log_size, pointers};
+use fulexo_tests::spec::operations;
 
 const REGISTER: &str = "/v1/auth/register";
 

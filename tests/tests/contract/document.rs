@@ -6,7 +6,7 @@ use std::path::Path;
 use fulexo_tests::Node;
 use serde_json::Value;
 
-use crate::spec::{document, operations};
+use fulexo_tests::spec::{document, operations};
 
 /// What the name of an operation begins with.
 const VERBS: [&str; 15] = [

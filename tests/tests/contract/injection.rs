@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::assert_problem;
-use crate::spec::operations;
+use fulexo_tests::spec::operations;
 
 const HOSTILE: [&str; 10] = [
     "' or '1'='1",

@@ -13,7 +13,6 @@ mod ownership;
 mod pagination;
 mod parameters;
 mod positions;
-mod spec;
 mod wire;
 
 use fulexo_tests::{Answer, log_size};

@@ -3,8 +3,8 @@
 use fulexo_tests::Node;
 use serde_json::json;
 
-use crate::spec::operations;
 use crate::{assert_problem, log_size, pointers};
+use fulexo_tests::spec::operations;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_outside_of_1_to_200_is_refused_wherever_there_is_one() {

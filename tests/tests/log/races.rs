@@ -1,15 +1,17 @@
 //! Two who decide on the same facts at the same moment: one of them decides again.
 
 use chrono::TimeDelta;
-use fulexo_commands::CommandError;
 use fulexo_commands::context::Context;
+use fulexo_commands::{CommandError, NewAccount, NewMember};
 use fulexo_domain::account::{AccountError, AccountEvent};
 use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
-use fulexo_domain::values::{AccountId, Reason, RoleName};
-use fulexo_tests::{Database, Node, operator};
+use fulexo_domain::values::{AccountId, EmailAddress, Reason, RoleName};
+use fulexo_tests::{Client, Database, Node, PASSWORD, consistent, operator};
 use futures_util::future::join_all;
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::audit::audit;
@@ -54,6 +56,130 @@ async fn of_two_concurrent_grants_of_a_role_one_is_recorded_and_the_other_refuse
     assert_eq!(audit(&one.database).await.iter().filter(|recorded| recorded.event == grant).count(), 1);
     other.stop().await;
     one.stop().await;
+}
+
+/// How somebody comes to hold a role.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Grant,
+    Register,
+    Create,
+}
+
+async fn come_to_hold(node: &Node, way: Way, account: AccountId, role: RoleName) -> Result<(), CommandError> {
+    let (commands, all) = (&node.app().commands, Permissions::of(&Permission::ALL));
+    let email = EmailAddress::parse(&format!("{role}@example.com")).unwrap();
+    match way {
+        Way::Grant => {
+            let reason = Reason::parse("needed").unwrap();
+            commands.grant_role(&operator(), all, account, role, reason).await.map(|_| ())
+        }
+        Way::Register => {
+            let password = Password::new(PASSWORD.to_owned());
+            let new = NewAccount { email, password, display_name: None, roles: vec![role] };
+            commands.register(&operator(), new).await.map(|_| ())
+        }
+        Way::Create => {
+            let new = NewMember { email, display_name: None, roles: vec![role] };
+            commands.create_account(&operator(), all, new).await.map(|_| ())
+        }
+    }
+}
+
+/// Both have found that they may, and wait to append before either does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_is_either_retired_or_held_however_the_two_meet() {
+    let one = Node::start().await;
+    let other = Node::join(&one.database).await;
+    let account = AccountId(one.register(&[]).await.1);
+    let (all, reason) = (Permissions::of(&Permission::ALL), || Reason::parse("needed").unwrap());
+    let ways = [Way::Grant, Way::Register, Way::Create].into_iter().flat_map(|way| [(way, true), (way, false)]);
+    for (number, (way, is_held_first)) in ways.enumerate() {
+        let role = RoleName::parse(&format!("crew-{number}")).unwrap();
+        let permissions = Permissions::of(&[Permission::AuditRead]);
+        one.app().commands.define_role(&operator(), all, role.clone(), permissions, reason()).await.unwrap();
+        let held = Held::lock(&one.database).await;
+        let second = async |this_is_first: bool| {
+            if !this_is_first {
+                until_waiting(&one.database, 1).await;
+            }
+        };
+        let holds = async {
+            second(is_held_first).await;
+            come_to_hold(&other, way, account, role.clone()).await
+        };
+        let retires = async {
+            second(!is_held_first).await;
+            one.app().commands.retire_role(&operator(), all, role.clone(), reason()).await
+        };
+        let released = async {
+            until_waiting(&one.database, 2).await;
+            held.release().await;
+        };
+        let (holds, retires, ()) = tokio::join!(holds, retires, released);
+        assert_ne!(holds.is_ok(), retires.is_ok(), "{way:?}, held first: {is_held_first}: {:?}", holds.err());
+        match (holds, retires) {
+            (Ok(()), Err(CommandError::RoleInUse)) | (Err(CommandError::Account(AccountError::NoSuchRole)), Ok(_)) => {}
+            (holds, retires) => panic!("{way:?}: {:?}, {:?}", holds.err(), retires.err()),
+        }
+    }
+    let nodes = [one, other];
+    consistent(&nodes[0].database, &nodes).await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_the_owner_does_slips_in_behind_a_suspension() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    let admin = node.admin().await;
+    let (email, account) = node.register(&["customer"]).await;
+    let act = async |verb: &str| {
+        let path = format!("/v1/accounts/{account}/{verb}");
+        assert_eq!(admin.post(&path, json!({"reason": "r"})).await.status, 200, "{verb}");
+    };
+    // All that reads the account, decides and appends.
+    let name = json!({"display_name": "Later"}).to_string();
+    let password = json!({"current_password": PASSWORD, "new_password": "kestrel-Over9thefen"}).to_string();
+    let proof = json!({"password": PASSWORD}).to_string();
+    for (method, path, body) in [
+        (Method::PATCH, "/v1/me", name),
+        (Method::POST, "/v1/me/password", password),
+        (Method::POST, "/v1/auth/step-up", proof),
+        (Method::POST, "/v1/me/second-factor/totp", String::new()),
+    ] {
+        let client = Client { url: other.url.clone(), ..node.log_in(&email, account).await };
+        let content_type = (!body.is_empty()).then_some("application/json");
+        let held = Held::lock(&node.database).await;
+        let late = async {
+            until_waiting(&node.database, 1).await;
+            client.send(method.clone(), path, content_type, &body).await
+        };
+        let released = async {
+            // It has decided, and waits behind the suspension.
+            until_waiting(&node.database, 2).await;
+            held.release().await;
+        };
+        let ((), answer, ()) = tokio::join!(act("suspend"), late, released);
+        assert_eq!(answer.status, 401, "{path}: {answer:?}");
+        act("reinstate").await;
+    }
+    let mut suspended = false;
+    for recorded in audit(&node.database).await.into_iter().filter(|recorded| recorded.stream.id == account) {
+        match recorded.event {
+            Event::Account(AccountEvent::Suspended {}) => suspended = true,
+            Event::Account(AccountEvent::Reinstated {}) => suspended = false,
+            Event::Account(event) => assert!(!suspended, "{event:?} behind a suspension"),
+            _ => {}
+        }
+    }
+    let nodes = [node, other];
+    consistent(&nodes[0].database, &nodes).await;
+    for node in nodes {
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

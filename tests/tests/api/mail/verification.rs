@@ -1,5 +1,7 @@
 //! Whether an address is its owner's.
 
+use futures_util::future::join_all;
+
 use super::*;
 
 const AGAIN: &str = "/v1/me/email-verification";
@@ -41,6 +43,30 @@ async fn a_link_may_be_asked_for_again_a_few_times_and_not_once_it_was_followed(
     assert_eq!(ann.post_nothing(AGAIN).await.status, 202);
     all_is_sent(&post.node.database).await;
     assert_eq!(post.mailbox.to(&ann.email).len(), mails.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_links_are_mailed_than_may_be_though_thirty_are_asked_for_at_once_at_two_nodes() {
+    let post = Post::start().await;
+    let other = on(&post.node.database, &post.mailbox).await;
+    let ann = post.customer().await;
+    let there = fulexo_tests::there(&other, &ann);
+    let (verifications, resets) = tokio::join!(
+        join_all((0..30).map(|number| [&ann, &there][number % 2].post_nothing(AGAIN))),
+        join_all((0..30).map(|number| [&ann, &there][number % 2].post(RESET, json!({"email": ann.email})))),
+    );
+    for answer in verifications.into_iter().chain(resets) {
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    // What goes on behind the answers.
+    for node in [&post.node, &other] {
+        assert_eq!(node.app().tasks.ended(std::time::Duration::from_secs(60)).await, 0);
+    }
+    let pool = superuser(&post.node.database).await;
+    let mails = "select kind, count(*) from vault.mail where account_id = $1 group by kind order by kind";
+    let mails: Vec<(String, i64)> = sqlx::query_as(mails).bind(ann.account).fetch_all(&pool).await.unwrap();
+    assert_eq!(mails, [("email_verification".to_owned(), 3), ("password_reset".to_owned(), 3)]);
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,14 @@
 //! The operations that the OpenAPI document names, and requests for them made from their schemas: a new operation is
 //! called by these tests without anybody adding it.
 
-use fulexo_tests::{Answer, Client};
 use hyper::Method;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::client::{Answer, Client};
+
 /// The document, as clients read it.
+#[must_use]
 pub fn document() -> Value {
     serde_json::from_str(&fulexo_api::routes::spec()).unwrap()
 }
@@ -14,7 +16,9 @@ pub fn document() -> Value {
 /// One operation, as the document has it.
 #[derive(Debug, Clone)]
 pub struct Operation {
+    /// Its name in the document.
     pub id: String,
+    /// Its method.
     pub method: Method,
     /// With its parameters in braces.
     pub path: String,
@@ -24,6 +28,7 @@ pub struct Operation {
 }
 
 /// Every operation.
+#[must_use]
 pub fn operations() -> Vec<Operation> {
     let document = document();
     let mut operations = Vec::new();
@@ -44,11 +49,13 @@ pub fn operations() -> Vec<Operation> {
 
 impl Operation {
     /// Whether it is about the caller alone.
+    #[must_use]
     pub fn is_own(&self) -> bool {
         ["/v1/me", "/v1/auth"].iter().any(|own| self.path == *own || self.path.starts_with(&format!("{own}/")))
     }
 
     /// Whether the document lets anybody in.
+    #[must_use]
     pub fn is_public(&self) -> bool {
         self.meta.get("security").is_none()
     }
@@ -66,6 +73,7 @@ impl Operation {
     }
 
     /// Its path and required query, filled in.
+    #[must_use]
     pub fn target(&self, fill: impl Fn(&str, &Value) -> Value) -> String {
         let mut target = self.path.clone();
         let mut query = Vec::new();
@@ -86,29 +94,35 @@ impl Operation {
     }
 
     /// Names of its parameters in this place: `path`, `query`, `header`.
+    #[must_use]
     pub fn names(&self, place: &str) -> Vec<&str> {
         let parameters = self.parameters().iter().filter(|parameter| parameter["in"] == place);
         parameters.map(|parameter| parameter["name"].as_str().unwrap()).collect()
     }
 
     /// Whether it reads a body.
+    #[must_use]
     pub fn has_body(&self) -> bool {
         self.meta.get("requestBody").is_some()
     }
 
     /// What its body is written in.
-    fn content_type(&self) -> &str {
+    #[must_use]
+    pub fn content_type(&self) -> &str {
         let content = self.meta["requestBody"]["content"].as_object();
         let media_type = content.and_then(|content| content.keys().next());
         media_type.and_then(|media_type| media_type.split(';').next()).unwrap_or("application/json")
     }
 
     /// Whether its body is JSON.
+    #[must_use]
     pub fn reads_json(&self) -> bool {
         self.content_type() == "application/json"
     }
 
-    fn encoded(&self, body: &Value) -> String {
+    /// A body in its media type.
+    #[must_use]
+    pub fn encoded(&self, body: &Value) -> String {
         if self.reads_json() {
             return body.to_string();
         }
@@ -121,10 +135,28 @@ impl Operation {
     }
 
     /// A body with the members that it requires, and no other.
+    #[must_use]
     pub fn body(&self, id: Uuid) -> Option<Value> {
+        Some(self.instance("", self.body_schema()?, id))
+    }
+
+    /// The same, with these values of its members, required or not; where there is none, a required one is made up.
+    pub fn body_with(&self, id: Uuid, mut value: impl FnMut(&str) -> Option<Value>) -> Option<Value> {
+        let mut body = self.body(id)?;
+        let mut schema = self.body_schema()?;
+        if let Some(reference) = schema["$ref"].as_str() {
+            schema = self.document.pointer(reference.trim_start_matches('#')).unwrap();
+        }
+        let names = schema["properties"].as_object().into_iter().flat_map(Map::keys);
+        for (name, value) in names.filter_map(|name| Some((name, value(name)?))) {
+            body[name] = value;
+        }
+        Some(body)
+    }
+
+    fn body_schema(&self) -> Option<&Value> {
         let content = self.meta.get("requestBody")?["content"].as_object().unwrap();
-        let schema = &content.values().next().unwrap()["schema"];
-        Some(self.instance("", schema, id))
+        Some(&content.values().next().unwrap()["schema"])
     }
 
     /// A value of this schema, with required members alone.
@@ -152,7 +184,8 @@ impl Operation {
 }
 
 /// A sound value for a name and a schema.
-fn sample(name: &str, schema: &Value, id: Uuid) -> Value {
+#[must_use]
+pub fn sample(name: &str, schema: &Value, id: Uuid) -> Value {
     if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {
         return first.clone();
     }

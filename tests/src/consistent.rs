@@ -1,0 +1,450 @@
+//! What must hold once nothing is under way any more, whatever was aborted, killed or done at once: the log, the vault, the
+//! tables that gate requests, the read models and what each node believes say the same.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use fulexo_api::clock;
+use fulexo_commands::token::Grant;
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChange};
+use fulexo_domain::api_key::ApiKeyEvent;
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy};
+use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::lockdown::LockdownEvent;
+use fulexo_domain::policy::PolicyEvent;
+use fulexo_domain::role::{Role, RoleState};
+use fulexo_domain::session::{Session, SessionState};
+use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_projections::feed::Replay;
+use fulexo_projections::replay::{Scratch, Table, live_checksum};
+use sqlx::{Connection, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::cluster::Database;
+use crate::looking::{eventually, superuser};
+use crate::node::Node;
+use crate::operator;
+
+/// The youngest sessions, so many of which are tried at each node.
+const TRIED: usize = 60;
+
+/// Panics where anything says otherwise than the log. Nothing may be under way, and no test may have written past the
+/// service; nothing may be older than the shortest window of a lockout.
+pub async fn consistent(database: &Database, nodes: &[Node]) {
+    consistent_after_kills(database, nodes, 0).await;
+}
+
+/// The same where processes were killed, while so many attempts at most were counted and not recorded yet.
+pub async fn consistent_after_kills(database: &Database, nodes: &[Node], lost: usize) {
+    let pool = superuser(database).await;
+    all_is_read(&pool, nodes).await;
+    let log = Log::read(database).await;
+    log.streams_agree(&pool).await;
+    log.sessions_agree(&pool).await;
+    log.accounts_agree(&pool).await;
+    log.roles_agree(&pool).await;
+    log.rules_agree(&pool).await;
+    log.attempts_agree(&pool, lost).await;
+    log.mails_agree(&pool).await;
+    // Without a node nobody keeps them up.
+    if !nodes.is_empty() {
+        log.read_models_agree(database).await;
+    }
+    for node in nodes {
+        log.is_what_a_node_believes(node).await;
+    }
+    pool.close().await;
+}
+
+/// Until every read model, and every node, has seen the end of the log.
+async fn all_is_read(pool: &PgPool, nodes: &[Node]) {
+    eventually("all of the log is read", async || {
+        let statement = "select position from log.head union all select position from projection.checkpoint";
+        let positions: Vec<i64> = sqlx::query_scalar(statement).fetch_all(pool).await.unwrap();
+        let head = positions[0];
+        (nodes.is_empty() || positions.iter().all(|position| *position == head))
+            && nodes.iter().all(|node| node.app().gate.applied() == head.unsigned_abs())
+    })
+    .await;
+}
+
+/// The log, folded.
+struct Log {
+    events: Vec<Recorded>,
+    accounts: BTreeMap<Uuid, AccountState>,
+    /// In the order of their beginning.
+    sessions: Vec<(Uuid, SessionState)>,
+    roles: BTreeMap<String, RoleState>,
+}
+
+impl Log {
+    async fn read(database: &Database) -> Self {
+        let pool = database.pool().await;
+        let size: i64 = sqlx::query_scalar("select position from log.head").fetch_one(&pool).await.unwrap();
+        let mut replay = Replay::over(&pool, 0..size.unsigned_abs());
+        let mut events = Vec::new();
+        while let Some(batch) = replay.next().await.unwrap() {
+            events.extend(batch);
+        }
+        pool.close().await;
+        Self::of(events)
+    }
+
+    fn of(events: Vec<Recorded>) -> Self {
+        let (mut accounts, mut roles) = (BTreeMap::<Uuid, AccountState>::new(), BTreeMap::new());
+        let (mut sessions, mut places) = (Vec::new(), HashMap::new());
+        for recorded in &events {
+            let id = recorded.stream.id;
+            match &recorded.event {
+                Event::Account(event) => {
+                    let state = accounts.entry(id).or_default();
+                    *state = Account::apply_event(std::mem::take(state), event.clone());
+                }
+                Event::Session(event) => {
+                    let place = *places.entry(id).or_insert(sessions.len());
+                    if place == sessions.len() {
+                        sessions.push((id, SessionState::None));
+                    }
+                    let state = std::mem::replace(&mut sessions[place].1, SessionState::None);
+                    sessions[place].1 = Session::apply_event(state, event.clone());
+                }
+                Event::Role(event) => {
+                    let name = match event {
+                        fulexo_domain::role::RoleEvent::Defined { role, .. }
+                        | fulexo_domain::role::RoleEvent::PermissionsChanged { role, .. }
+                        | fulexo_domain::role::RoleEvent::Retired { role } => role.to_string(),
+                    };
+                    let state = roles.entry(name).or_insert(RoleState::None);
+                    *state = Role::apply_event(*state, event.clone());
+                }
+                Event::Authentication(_)
+                | Event::Policy(_)
+                | Event::ApiKey(_)
+                | Event::RateLimit(_)
+                | Event::Lockdown(_) => {}
+            }
+        }
+        Self { events, accounts, sessions, roles }
+    }
+
+    async fn streams_agree(&self, pool: &PgPool) {
+        let mut versions: BTreeMap<(String, Uuid), i64> = BTreeMap::new();
+        for event in &self.events {
+            let stream = (event.stream.category.as_str().to_owned(), event.stream.id);
+            *versions.entry(stream).or_default() += 1;
+        }
+        let rows: Vec<(String, Uuid, i64)> = all(pool, "select category, stream_id, version from log.stream").await;
+        let known = rows.into_iter().map(|(category, id, version)| ((category, id), version)).collect();
+        assert_eq!(versions, known, "log.stream");
+    }
+
+    fn live(&self) -> BTreeSet<(Uuid, Uuid)> {
+        let live = self.sessions.iter().filter_map(|(id, state)| match state {
+            SessionState::Live(live) => Some((*id, live.account.0)),
+            SessionState::None | SessionState::Ended => None,
+        });
+        live.collect()
+    }
+
+    /// Refresh tokens are good for sessions that live, and for no others.
+    async fn sessions_agree(&self, pool: &PgPool) {
+        let rows = "select session_id, account_id from access.session where ended_at is null";
+        assert_eq!(self.live(), all(pool, rows).await.into_iter().collect(), "access.session");
+        let rows = "select session_id, account_id from vault.refresh_root";
+        assert_eq!(self.live(), all(pool, rows).await.into_iter().collect(), "vault.refresh_root");
+    }
+
+    async fn accounts_agree(&self, pool: &PgPool) {
+        let registered = || self.accounts.iter().filter(|(_, state)| state.registered);
+        let ids = |wanted: &dyn Fn(&AccountState) -> bool| -> BTreeSet<Uuid> {
+            registered().filter(|(_, state)| wanted(state)).map(|(id, _)| *id).collect()
+        };
+        for (statement, wanted) in [
+            ("select subject_id from vault.subject_key", ids(&|_| true)),
+            ("select stream_id from log.unique_key where scope = 'email'", ids(&|_| true)),
+            ("select account_id from vault.credential where kind = 'password'", ids(&|_| true)),
+            ("select account_id from vault.credential where kind = 'totp'", ids(&|state| state.second_factor)),
+            ("select account_id from vault.credential where kind = 'totp_pending'", ids(&|state| state.enrolling)),
+        ] {
+            let rows: Vec<(Uuid,)> = all(pool, statement).await;
+            assert_eq!(rows.into_iter().map(|(id,)| id).collect::<BTreeSet<_>>(), wanted, "{statement}");
+        }
+        let codes: Vec<(Uuid, i64)> =
+            all(pool, "select account_id, count(*) from vault.recovery_code group by account_id").await;
+        let left = registered().filter(|(_, state)| state.recovery_codes > 0);
+        let left = left.map(|(id, state)| (*id, i64::from(state.recovery_codes))).collect::<BTreeMap<_, _>>();
+        assert_eq!(codes.into_iter().collect::<BTreeMap<_, _>>(), left, "vault.recovery_code");
+        // All of them but the current one, as far as the policy keeps them.
+        let mut changes: BTreeMap<Uuid, i64> = BTreeMap::new();
+        for recorded in &self.events {
+            if let Event::Account(AccountEvent::PasswordChanged { how }) = &recorded.event
+                && *how != PasswordChange::Rehash
+            {
+                *changes.entry(recorded.stream.id).or_default() += 1;
+            }
+        }
+        let kept: Vec<(Uuid, i64)> =
+            all(pool, "select account_id, count(*) from vault.password_history group by account_id").await;
+        for (account, kept) in kept {
+            assert!(kept <= changes.get(&account).copied().unwrap_or(0), "passwords of {account} nobody set");
+        }
+    }
+
+    async fn roles_agree(&self, pool: &PgPool) {
+        let held: BTreeSet<(Uuid, String)> = self
+            .accounts
+            .iter()
+            .flat_map(|(id, state)| state.roles.iter().map(|role| (*id, role.to_string())))
+            .collect();
+        let rows = all(pool, "select account_id, role from access.role_grant").await;
+        assert_eq!(held, rows.into_iter().collect(), "access.role_grant");
+        let rows: Vec<(String, Vec<String>, bool)> =
+            all(pool, "select role, permissions, retired from access.role").await;
+        let known: BTreeMap<String, RoleState> = rows
+            .into_iter()
+            .map(|(role, permissions, retired)| {
+                let parsed = permissions.iter().map(|name| fulexo_domain::permission::Permission::parse(name).unwrap());
+                let permissions = fulexo_domain::permission::Permissions::of(&parsed.collect::<Vec<_>>());
+                (role, if retired { RoleState::Retired } else { RoleState::Defined(permissions) })
+            })
+            .collect();
+        assert_eq!(self.roles, known, "access.role");
+        for (_, role) in held {
+            assert_ne!(self.roles.get(&role), Some(&RoleState::Retired), "{role} is retired, and held");
+        }
+    }
+
+    /// The policy, the lockdown, API keys.
+    async fn rules_agree(&self, pool: &PgPool) {
+        let (mut policy, mut lockdown) = (None, None);
+        let (mut keys, mut revoked) = (BTreeSet::new(), BTreeSet::new());
+        for recorded in &self.events {
+            match &recorded.event {
+                Event::Policy(PolicyEvent::Changed { after, .. }) => policy = Some(after.as_ref().clone()),
+                Event::Lockdown(LockdownEvent::Started { scope }) => lockdown = Some(scope.as_str().to_owned()),
+                Event::Lockdown(LockdownEvent::Lifted {}) => lockdown = None,
+                Event::ApiKey(ApiKeyEvent::Created { .. }) => {
+                    keys.insert(recorded.stream.id);
+                }
+                Event::ApiKey(ApiKeyEvent::Revoked {}) => {
+                    revoked.insert(recorded.stream.id);
+                }
+                Event::Account(_)
+                | Event::Authentication(_)
+                | Event::Session(_)
+                | Event::Role(_)
+                | Event::RateLimit(_) => {}
+            }
+        }
+        let rows: Vec<(String,)> = all(pool, "select policy from access.policy").await;
+        let known = rows.first().map(|(text,)| serde_json::from_str(text).unwrap());
+        assert_eq!(policy, known, "access.policy");
+        let rows: Vec<(Option<String>,)> = all(pool, "select scope from access.lockdown").await;
+        assert_eq!(lockdown, rows.into_iter().next().and_then(|(scope,)| scope), "access.lockdown");
+        let rows: Vec<(Uuid, bool)> = all(pool, "select key_id, revoked_at is not null from access.api_key").await;
+        let known = rows.into_iter().collect::<BTreeSet<_>>();
+        assert_eq!(
+            keys.iter().map(|key| (*key, revoked.contains(key))).collect::<BTreeSet<_>>(),
+            known,
+            "access.api_key"
+        );
+    }
+
+    /// Whatever is counted is recorded, and whatever is locked was announced. What is recorded may count no more: a right
+    /// attempt at the same time cleared it.
+    async fn attempts_agree(&self, pool: &PgPool, lost: usize) {
+        let mut counters: BTreeMap<Counted, (i64, Option<DateTime<Utc>>)> = BTreeMap::new();
+        for recorded in &self.events {
+            let Event::Authentication(event) = &recorded.event else { continue };
+            let account = recorded.stream.id;
+            match event {
+                AuthenticationEvent::Failed { factor, reason, device } => {
+                    let counter = counters.entry(counted(account, *factor, device.as_ref())).or_default();
+                    match reason {
+                        FailureReason::UnknownAccount
+                        | FailureReason::WrongPassword
+                        | FailureReason::WrongCode
+                        | FailureReason::Suspended => counter.0 += 1,
+                        FailureReason::Locked | FailureReason::ExpiredChallenge | FailureReason::Lockdown => {}
+                    }
+                }
+                AuthenticationEvent::LockedOut { factor, until, device, .. } => {
+                    counters.entry(counted(account, *factor, device.as_ref())).or_default().1 = Some(*until);
+                }
+                AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
+                    for (_, counter) in
+                        counters.iter_mut().filter(|((of, which, _), _)| *of == account && which == factor.as_str())
+                    {
+                        *counter = (0, None);
+                    }
+                }
+                AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
+                | AuthenticationEvent::Succeeded { .. }
+                | AuthenticationEvent::SecondFactorRequired { .. }
+                | AuthenticationEvent::PasswordChangeRequired { .. }
+                | AuthenticationEvent::Confirmed { .. }
+                | AuthenticationEvent::PasswordResetRequested {}
+                | AuthenticationEvent::NewDeviceSeen { .. } => {}
+            }
+        }
+        let mut recorded: BTreeMap<(Uuid, String), (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
+        for ((account, factor, by_address), (count, until)) in counters {
+            // Which address a row is of nobody can say.
+            let group = recorded.entry((if by_address { Uuid::nil() } else { account }, factor)).or_default();
+            group.0 += count;
+            group.1.extend(until);
+        }
+        let rows: Vec<(Option<Uuid>, String, i64, Option<DateTime<Utc>>)> =
+            all(pool, "select account_id, factor, cardinality(recent)::bigint, locked_until from vault.attempt").await;
+        let (mut counted, mut more) = (BTreeMap::<(Uuid, String), i64>::new(), 0);
+        for (account, factor, count, until) in rows {
+            let group = (account.unwrap_or_default(), factor);
+            *counted.entry(group.clone()).or_default() += count;
+            if let Some(until) = until {
+                let announced = recorded.get(&group).is_some_and(|(_, untils)| untils.contains(&until));
+                assert!(announced, "{group:?} is locked until {until}, and no event says so");
+            }
+        }
+        for (group, count) in &counted {
+            more += (count - recorded.get(group).map_or(0, |(count, _)| *count)).max(0);
+        }
+        let lost = i64::try_from(lost).unwrap();
+        assert!(
+            more <= lost,
+            "{more} attempts are counted and not recorded: counted {counted:?}, recorded {recorded:?}"
+        );
+    }
+
+    /// Of each event that is mailed about there is a mail, up to the bound of its kind, and no other. Of links that were asked
+    /// for to verify an address the log knows nothing but the bound.
+    async fn mails_agree(&self, pool: &PgPool) {
+        let mut wanted: BTreeMap<(Uuid, &str), i64> = BTreeMap::new();
+        let mut with_a_factor = BTreeSet::new();
+        for recorded in &self.events {
+            let Some(account) = recorded.subject else { continue };
+            let kind = match &recorded.event {
+                Event::Account(AccountEvent::PasswordChanged { how }) => match how {
+                    PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset => "password_changed",
+                    PasswordChange::Disputed => "intrusion_reported",
+                    PasswordChange::Rehash => continue,
+                },
+                Event::Account(AccountEvent::SecondFactorEnabled {}) => {
+                    with_a_factor.insert(recorded.correlation);
+                    "second_factor_enabled"
+                }
+                Event::Account(AccountEvent::SecondFactorDisabled { .. }) => "second_factor_disabled",
+                Event::Account(AccountEvent::RecoveryCodesIssued { .. })
+                    if !with_a_factor.contains(&recorded.correlation) =>
+                {
+                    "recovery_codes_issued"
+                }
+                Event::Authentication(AuthenticationEvent::PasswordResetRequested {}) => "password_reset",
+                Event::Authentication(AuthenticationEvent::NewDeviceSeen { .. }) => "new_device",
+                Event::Authentication(AuthenticationEvent::LockedOut { .. }) => "locked_out",
+                _ => continue,
+            };
+            *wanted.entry((account, kind)).or_default() += 1;
+        }
+        let rows: Vec<(Uuid, String, i64)> =
+            all(pool, "select account_id, kind, count(*) from vault.mail group by account_id, kind").await;
+        let verifications = rows.iter().filter(|(_, kind, _)| kind == "email_verification");
+        for (account, _, count) in verifications {
+            assert!(*count <= most("email_verification"), "{count} links to verify the address of {account}");
+        }
+        let mails: BTreeMap<(Uuid, &str), i64> = rows
+            .iter()
+            .filter(|(_, kind, _)| kind != "email_verification")
+            .map(|(account, kind, count)| ((*account, kind.as_str()), *count))
+            .collect();
+        // Where no mail is sent at all there is none.
+        if !rows.is_empty() {
+            let wanted = wanted.into_iter().map(|((account, kind), count)| ((account, kind), count.min(most(kind))));
+            assert_eq!(mails, wanted.collect(), "vault.mail");
+        }
+    }
+
+    /// What `fulexo replay` looks at.
+    async fn read_models_agree(&self, database: &Database) {
+        let mut replayed = Scratch::create(PgConnection::connect(&database.url()).await.unwrap()).await.unwrap();
+        replayed.apply(&self.events).await.unwrap();
+        let mut live = PgConnection::connect(&database.url()).await.unwrap();
+        let last = i64::try_from(self.events.len()).unwrap() - 1;
+        for table in Table::ALL {
+            let (by_replay, by_ranges) =
+                (replayed.checksum(table, last).await.unwrap(), live_checksum(&mut live, table, last).await.unwrap());
+            assert_eq!(by_replay, by_ranges, "read.{}", table.as_str());
+        }
+    }
+
+    /// A token is worth at each node what the log says of its session, and its holder has the roles that the log says.
+    async fn is_what_a_node_believes(&self, node: &Node) {
+        let live = self.live();
+        let closed = self.events.iter().rev().find_map(|recorded| match &recorded.event {
+            Event::Lockdown(event) => Some(matches!(event, LockdownEvent::Started { .. })),
+            _ => None,
+        });
+        for (session, state) in self.sessions.iter().rev().take(TRIED) {
+            if *state == SessionState::None {
+                continue;
+            }
+            let account = self.owner(*session);
+            let is_live = live.contains(&(*session, account));
+            let roles = self.accounts.get(&account).map(|state| &state.roles);
+            let grant = Grant {
+                account: AccountId(account),
+                session: SessionId(*session),
+                authenticated_at: clock::now(),
+                methods: vec![fulexo_domain::authentication::Method::Password],
+                held: false,
+                roles: roles.into_iter().flatten().cloned().collect::<Vec<RoleName>>(),
+                position: self.events.len() as u64 - 1,
+                epoch: node.app().gate.epoch(),
+                expires_at: clock::now() + chrono::TimeDelta::hours(1),
+            };
+            let token = node.app().commands.keys().sign(grant, operator().new_id(), clock::now()).unwrap();
+            let client = Client { access_token: Some(token), ..node.anonymous() };
+            let answer = client.get("/v1/auth/session").await;
+            if closed == Some(true) && answer.code() == "locked_down" {
+                continue;
+            }
+            assert_eq!(answer.status, if is_live { 200 } else { 401 }, "{session} at {}: {answer:?}", node.url);
+            if is_live {
+                let named: BTreeSet<&str> =
+                    answer.json["roles"].as_array().unwrap().iter().filter_map(serde_json::Value::as_str).collect();
+                let held = roles.into_iter().flatten().map(RoleName::as_str).collect::<BTreeSet<_>>();
+                assert_eq!(named, held, "roles in {session} at {}", node.url);
+            }
+        }
+    }
+
+    fn owner(&self, session: Uuid) -> Uuid {
+        let started = self.events.iter().find(|recorded| recorded.stream.id == session);
+        started.and_then(|recorded| recorded.subject).unwrap_or_default()
+    }
+}
+
+/// Account, factor, and whether it is counted by the address.
+type Counted = (Uuid, String, bool);
+
+fn counted(account: Uuid, factor: Factor, device: Option<&String>) -> Counted {
+    (account, factor.as_str().to_owned(), factor == Factor::Password && device.is_none())
+}
+
+/// Most mails of a kind in an hour, as SECURITY.md says.
+fn most(kind: &str) -> i64 {
+    match kind {
+        "locked_out" => 1,
+        "password_reset" | "email_verification" => 3,
+        "new_device" => 10,
+        _ => 30,
+    }
+}
+
+async fn all<T>(pool: &PgPool, statement: &'static str) -> Vec<T>
+where
+    T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+{
+    sqlx::query_as(statement).fetch_all(pool).await.unwrap()
+}

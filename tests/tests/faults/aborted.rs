@@ -1,0 +1,205 @@
+//! Clients that leave in the middle: only their waiting ends, never the command.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fulexo_tests::spec::{Operation, operations};
+use fulexo_tests::{
+    Database, Dice, Leave, Mailbox, Node, PASSWORD, Program, consistent, consistent_after_kills, eventually, free_port,
+    leaves, operator, superuser,
+};
+use futures_util::future::join_all;
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::task::{JoinSet, block_in_place};
+use tokio::time::sleep;
+
+use crate::TURN;
+use crate::cast::Cast;
+
+/// A node whose hashes take long enough to leave in the middle of one, and whose mail goes there.
+async fn slow_node(database: &Arc<Database>, mailbox: &Mailbox) -> Node {
+    let mut env = database.env();
+    env.extend(mailbox.env());
+    env.insert("FULEXO_BCRYPT_COST".to_owned(), "10".to_owned());
+    Node::with(database, env).await
+}
+
+fn count(events: &[Value], name: &str) -> usize {
+    events.iter().filter(|event| event["type"] == name).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_logins_whose_clients_leave_are_recorded_and_lock_as_any_others_do() {
+    let _turn = TURN.lock().await;
+    for how in [Leave::Close, Leave::Reset] {
+        let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+        let node = slow_node(&database, &mailbox).await;
+        let (admin, (email, account)) = (node.admin().await, node.register(&["customer"]).await);
+        let wrong = json!({"email": email, "password": "Wrong-Guess-1-Battery!"}).to_string();
+        for _ in 0..5 {
+            let request = (Method::POST, "/v1/auth/login", Some("application/json"), wrong.as_str());
+            node.anonymous().send_and_leave(how, Duration::from_millis(20), request).await;
+        }
+        eventually("what was counted is recorded", async || {
+            let events = leaves(&database).await;
+            (count(&events, "authentication.failed"), count(&events, "authentication.locked_out")) == (5, 1)
+        })
+        .await;
+        let right = json!({"email": email, "password": PASSWORD});
+        assert_eq!(node.anonymous().post("/v1/auth/login", right).await.status, 401, "{how:?}");
+        let last = fulexo_tests::log_size(&node).await - 1;
+        let shown = admin.seeing(last).get(&format!("/v1/accounts/{account}")).await;
+        assert_eq!(shown.json["locked"], json!(true), "{shown:?}");
+        mailbox.expect(&email, "not-me").await;
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_told_to_stop_records_what_clients_that_left_have_begun() {
+    let _turn = TURN.lock().await;
+    let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+    let node = slow_node(&database, &mailbox).await;
+    let (email, _) = node.register(&["customer"]).await;
+    let wrong = json!({"email": email, "password": "Wrong-Guess-1-Battery!"}).to_string();
+    let pool = superuser(&database).await;
+    let guesses = (0..5).map(|_| async {
+        let request = (Method::POST, "/v1/auth/login", Some("application/json"), wrong.as_str());
+        node.anonymous().send_and_leave(Leave::Close, Duration::from_millis(20), request).await;
+    });
+    join_all(guesses).await;
+    // Counted, and maybe not evaluated yet.
+    eventually("all are counted", async || {
+        let counted = "select cardinality(recent) = 5 or locked_until is not null from vault.attempt";
+        sqlx::query_scalar::<_, bool>(counted).fetch_optional(&pool).await.unwrap() == Some(true)
+    })
+    .await;
+    node.stop().await;
+    let events = leaves(&database).await;
+    assert_eq!((count(&events, "authentication.failed"), count(&events, "authentication.locked_out")), (5, 1));
+    consistent(&database, &[]).await;
+}
+
+/// Operations in one storm, each of them an unsafe one of the document.
+const ACTS: usize = 600;
+const CLIENTS: u64 = 6;
+
+fn commands() -> Vec<Operation> {
+    operations().into_iter().filter(|operation| !operation.method.is_safe()).collect()
+}
+
+/// Until there is no more to do, each operation in its turn, at one node or another.
+async fn storm(
+    cast: Arc<Cast>,
+    urls: Vec<String>,
+    acts: Arc<AtomicUsize>,
+    seed: u64,
+) -> BTreeMap<String, BTreeSet<u16>> {
+    let (mut dice, commands, mut answered) = (Dice(seed), commands(), BTreeMap::<String, BTreeSet<u16>>::new());
+    loop {
+        let turn = acts.fetch_add(1, Ordering::Relaxed);
+        if turn >= ACTS {
+            return answered;
+        }
+        let operation = &commands[turn % commands.len()];
+        let url = urls[dice.index(urls.len())].clone();
+        let status = cast.play(operation, &url, &mut dice).await;
+        answered.entry(operation.id.clone()).or_default().extend(status);
+        if turn % 8 == 0 {
+            cast.restore(&url, &mut dice).await;
+        }
+        if operation.id == "create_lockdown" {
+            cast.lift(&url).await;
+        }
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("FULEXO_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(operator().now.timestamp_subsec_nanos()));
+    println!("FULEXO_TEST_SEED={seed}");
+    seed
+}
+
+async fn weather(cast: &Arc<Cast>, urls: &[String], seed: u64) -> BTreeMap<String, BTreeSet<u16>> {
+    let acts = Arc::new(AtomicUsize::new(0));
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        clients.spawn(storm(Arc::clone(cast), urls.to_vec(), Arc::clone(&acts), seed.wrapping_add(client)));
+    }
+    let mut answered = BTreeMap::<String, BTreeSet<u16>>::new();
+    for (operation, statuses) in clients.join_all().await.into_iter().flatten() {
+        answered.entry(operation).or_default().extend(statuses);
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_aborted_at_whatever_moment_log_vault_tables_and_nodes_agree() {
+    let _turn = TURN.lock().await;
+    let seed = seed();
+    let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+    let mut env = database.env();
+    env.extend(mailbox.env());
+    env.insert("FULEXO_BCRYPT_COST".to_owned(), "7".to_owned());
+    let nodes = [Node::with(&database, env.clone()).await, Node::with(&database, env).await];
+    let admin = nodes[0].admin().await;
+    let cast = Cast::gather(&nodes[0].url, admin, mailbox, 5).await;
+    let urls = nodes.iter().map(|node| node.url.clone()).collect::<Vec<_>>();
+    let answered = weather(&cast, &urls, seed).await;
+    let mut happened = BTreeMap::<String, usize>::new();
+    for event in leaves(&database).await {
+        *happened.entry(event["type"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    println!("{answered:?}, {happened:?}");
+    assert!(happened.len() > 15, "a storm in which hardly anything happens");
+    assert_eq!(answered.len(), commands().len(), "every operation was played");
+    for node in &nodes {
+        assert_eq!(node.app().tasks.ended(Duration::from_secs(60)).await, 0, "no command is left");
+    }
+    consistent(&database, &nodes).await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_killed_at_whatever_moment_what_is_recorded_is_whole() {
+    let _turn = TURN.lock().await;
+    let seed = seed();
+    let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+    let mut env = database.env();
+    env.extend(mailbox.env());
+    env.insert("FULEXO_BCRYPT_COST".to_owned(), "7".to_owned());
+    env.insert("FULEXO_PORT".to_owned(), free_port().to_string());
+    env.insert("FULEXO_NODE_NAME".to_owned(), "killed".to_owned());
+    let node = Node::join(&database).await;
+    let admin = node.admin().await;
+    let (mut dice, start) = (Dice(seed), || {
+        block_in_place(|| {
+            let mut program = Program::start(&["serve"], &env);
+            let url = program.says("listening on ");
+            (program, url)
+        })
+    });
+    let (mut program, url) = start();
+    let cast = Cast::gather(&url, admin, mailbox, 5).await;
+    const KILLS: usize = 4;
+    for kill in 0..KILLS {
+        let storm = tokio::spawn({
+            let (cast, url) = (Arc::clone(&cast), url.clone());
+            async move { weather(&cast, &[url], seed.wrapping_add(kill as u64 * 100)).await }
+        });
+        sleep(Duration::from_millis(dice.between(300, 1_500).unsigned_abs())).await;
+        block_in_place(|| program.kill());
+        (program, _) = start();
+        storm.await.unwrap();
+    }
+    assert!(block_in_place(|| program.stop("TERM")).status.success());
+    // Of the requests under way at a kill each may have counted one attempt.
+    consistent_after_kills(&database, std::slice::from_ref(&node), KILLS * usize::try_from(CLIENTS).unwrap() * 2).await;
+    node.stop().await;
+}
