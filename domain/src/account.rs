@@ -505,7 +505,7 @@ mod tests {
             change(PasswordChange::Expired),
             change(PasswordChange::Reset),
             AccountCommand::StartEnrolment,
-            AccountCommand::ConfirmEnrolment { codes: 10 },
+            AccountCommand::ConfirmEnrolment { codes: 10, session: None },
             AccountCommand::DisableSecondFactor { by: DisabledBy::Owner },
             AccountCommand::IssueRecoveryCodes { count: 10 },
             AccountCommand::VerifyEmail,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, eventually, leaves, log_size, operator, superuser};
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -202,7 +203,8 @@ async fn three_nodes_let_no_more_logins_in_than_one() {
         let client = at(&nodes[number % 3], "203.0.113.9");
         async move { client.post(LOGIN, guess(number)).await.status }
     });
-    let statuses = join_all(guesses).await;
+    // A few at a time: where the shared count does not answer within its time, a node counts alone.
+    let statuses: Vec<u16> = stream::iter(guesses).buffer_unordered(6).collect().await;
     let let_in = statuses.iter().filter(|status| **status == 401).count();
     assert_eq!(let_in, 7, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 53, "{statuses:?}");

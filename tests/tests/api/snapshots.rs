@@ -6,7 +6,7 @@ use fulexo_api::clock;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::snapshots::{Compared, compare};
-use fulexo_tests::{Answer, Client, Dice, Node, Program, lengthen, log_size, superuser};
+use fulexo_tests::{Answer, Client, Dice, Node, Program, leaves, lengthen, log_size, superuser};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -246,7 +246,9 @@ async fn a_change_that_changes_nothing_is_no_event() {
     let named = change_name(&ann, "Ann").await;
     assert_eq!(named.status, 200, "{named:?}");
 
-    let size = log_size(&node).await;
+    // But for the ends of single sessions, which follow the password's.
+    let count = async || leaves(&node.database).await.iter().filter(|leaf| leaf["type"] != "session.revoked").count();
+    let size = count().await;
     for again in [
         change_name(&ann, "Ann").await,
         // It is parsed before it is compared.
@@ -265,9 +267,9 @@ async fn a_change_that_changes_nothing_is_no_event() {
     for again in [define().await, expire().await, revoke().await] {
         assert!(again.status < 300, "{again:?}");
     }
-    assert_eq!(log_size(&node).await, size);
+    assert_eq!(count().await, size);
 
     assert_eq!(change_name(&ann, "Anna").await.status, 200);
-    assert_eq!(log_size(&node).await, size + 1, "another name is one");
+    assert_eq!(count().await, size + 1, "another name is one");
     node.stop().await;
 }
