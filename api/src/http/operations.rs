@@ -147,7 +147,7 @@ fn quotas(operation: &str) -> Option<&'static [Route]> {
         | "create_my_recovery_codes"
         | "create_api_key"
         | "delete_api_key" => &[Route::Credentials],
-        "create_logout" | "delete_my_session" | "revoke_my_other_sessions" | "forget_my_device" => &[Route::Sessions],
+        "create_logout" | "delete_my_session" | "revoke_my_other_sessions" | "delete_my_device" => &[Route::Sessions],
         "create_account"
         | "change_account"
         | "expire_account_password"

@@ -386,7 +386,7 @@ impl Me {
     /// Forget one of the caller's devices.
     ///
     /// Its `device_token` is worth nothing from now on; its sessions go on.
-    #[oai(path = "/devices/:device_id", method = "delete", operation_id = "forget_my_device")]
+    #[oai(path = "/devices/:device_id", method = "delete", operation_id = "delete_my_device")]
     async fn forget_device(
         &self,
         request: &Request,
