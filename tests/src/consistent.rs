@@ -9,7 +9,7 @@ use fulexo_commands::token::Grant;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChange};
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, KNOWN_DEVICES, LiftedBy, LockScope};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::policy::PolicyEvent;
@@ -47,6 +47,7 @@ pub async fn consistent_after_kills(database: &Database, nodes: &[Node], lost: u
     log.roles_agree(&pool).await;
     log.rules_agree(&pool).await;
     log.attempts_agree(&pool, lost).await;
+    log.devices_agree(&pool).await;
     log.mails_agree(&pool).await;
     // Without a node nobody keeps them up.
     if !nodes.is_empty() {
@@ -255,29 +256,37 @@ impl Log {
     /// Whatever is counted is recorded, and whatever is locked was announced. What is recorded may count no more: a right
     /// attempt at the same time cleared it.
     async fn attempts_agree(&self, pool: &PgPool, lost: usize) {
-        let mut counters: BTreeMap<Counted, (i64, Option<DateTime<Utc>>)> = BTreeMap::new();
+        let mut counters: BTreeMap<Counted, (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
         for recorded in &self.events {
             let Event::Authentication(event) = &recorded.event else { continue };
             let account = recorded.stream.id;
             match event {
                 AuthenticationEvent::Failed { factor, reason, device } => {
-                    let counter = counters.entry(counted(account, *factor, device.as_ref())).or_default();
-                    match reason {
+                    let is_counted = match reason {
                         FailureReason::UnknownAccount
                         | FailureReason::WrongPassword
                         | FailureReason::WrongCode
-                        | FailureReason::Suspended => counter.0 += 1,
-                        FailureReason::Locked | FailureReason::ExpiredChallenge | FailureReason::Lockdown => {}
+                        | FailureReason::Suspended => true,
+                        FailureReason::Locked | FailureReason::ExpiredChallenge | FailureReason::Lockdown => false,
+                    };
+                    if is_counted {
+                        counters.entry(counted(account, *factor, device.as_ref())).or_default().0 += 1;
+                        // Over all devices once more.
+                        counters.entry(over_all(account, *factor)).or_default().0 += 1;
                     }
                 }
-                AuthenticationEvent::LockedOut { factor, until, device, .. } => {
-                    counters.entry(counted(account, *factor, device.as_ref())).or_default().1 = Some(*until);
+                AuthenticationEvent::LockedOut { factor, until, device, scope, .. } => {
+                    let counter = match scope {
+                        Some(LockScope::Account) => over_all(account, *factor),
+                        None => counted(account, *factor, device.as_ref()),
+                    };
+                    counters.entry(counter).or_default().1.insert(*until);
                 }
                 AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
                     for (_, counter) in
                         counters.iter_mut().filter(|((of, which, _), _)| *of == account && which == factor.as_str())
                     {
-                        *counter = (0, None);
+                        *counter = (0, BTreeSet::new());
                     }
                 }
                 AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
@@ -286,7 +295,9 @@ impl Log {
                 | AuthenticationEvent::PasswordChangeRequired { .. }
                 | AuthenticationEvent::Confirmed { .. }
                 | AuthenticationEvent::PasswordResetRequested {}
-                | AuthenticationEvent::NewDeviceSeen { .. } => {}
+                | AuthenticationEvent::PasswordResetRefused { .. }
+                | AuthenticationEvent::NewDeviceSeen { .. }
+                | AuthenticationEvent::DeviceForgotten { .. } => {}
             }
         }
         let mut recorded: BTreeMap<(Uuid, String), (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
@@ -310,11 +321,46 @@ impl Log {
         for (group, count) in &counted {
             more += (count - recorded.get(group).map_or(0, |(count, _)| *count)).max(0);
         }
-        let lost = i64::try_from(lost).unwrap();
+        // Each on its own counter, and over all devices.
+        let lost = 2 * i64::try_from(lost).unwrap();
         assert!(
             more <= lost,
             "{more} attempts are counted and not recorded: counted {counted:?}, recorded {recorded:?}"
         );
+    }
+
+    /// Which devices an account knows follows from the log, in the order of their last use; each by the session that began
+    /// there last.
+    async fn devices_agree(&self, pool: &PgPool) {
+        let mut known: BTreeMap<Uuid, Vec<(&str, Uuid)>> = BTreeMap::new();
+        for recorded in &self.events {
+            let Some(account) = recorded.subject else { continue };
+            let devices = known.entry(account).or_default();
+            match &recorded.event {
+                Event::Account(event) if event.forgets_devices() => devices.clear(),
+                Event::Authentication(AuthenticationEvent::Succeeded { session, device, trusted, .. }) => {
+                    let was_known = devices.iter().position(|(name, _)| device.as_deref() == Some(*name));
+                    if let Some(name) = trusted {
+                        devices.insert(0, (name.as_str(), session.0));
+                    } else if let Some(index) = was_known {
+                        let (name, _) = devices.remove(index);
+                        devices.insert(0, (name, session.0));
+                    }
+                    devices.truncate(usize::try_from(KNOWN_DEVICES).unwrap());
+                }
+                Event::Authentication(AuthenticationEvent::DeviceForgotten { device }) => {
+                    devices.retain(|(name, _)| name != device);
+                }
+                _ => {}
+            }
+        }
+        let rows: Vec<(Uuid, Uuid)> =
+            all(pool, "select account_id, last_session from vault.known_device order by account_id, used desc").await;
+        let known: Vec<(Uuid, Uuid)> = known
+            .into_iter()
+            .flat_map(|(account, devices)| devices.into_iter().map(move |(_, session)| (account, session)))
+            .collect();
+        assert_eq!(rows, known, "vault.known_device");
     }
 
     /// Of each event that is mailed about there is a mail, up to the bound of its kind, and no other. Of links that were asked
@@ -330,7 +376,7 @@ impl Log {
                     PasswordChange::Disputed => "intrusion_reported",
                     PasswordChange::Rehash => continue,
                 },
-                Event::Account(AccountEvent::SecondFactorEnabled {}) => {
+                Event::Account(AccountEvent::SecondFactorEnabled { .. }) => {
                     with_a_factor.insert(recorded.correlation);
                     "second_factor_enabled"
                 }
@@ -423,6 +469,11 @@ impl Log {
         let started = self.events.iter().find(|recorded| recorded.stream.id == session);
         started.and_then(|recorded| recorded.subject).unwrap_or_default()
     }
+}
+
+/// The counter over all devices, known or not.
+fn over_all(account: Uuid, factor: Factor) -> Counted {
+    (account, factor.as_str().to_owned(), false)
 }
 
 /// Account, factor, and whether it is counted by the address.

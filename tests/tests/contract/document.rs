@@ -116,6 +116,7 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
             "list_roles",
             "list_permissions",
             "list_api_keys",
+            "list_my_devices",
             "get_lockdown",
             "get_policy",
             "preview_policy",
