@@ -300,14 +300,14 @@ impl Log {
                 | AuthenticationEvent::DeviceForgotten { .. } => {}
             }
         }
-        let mut recorded: BTreeMap<(Uuid, String), (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
+        let mut recorded: BTreeMap<Group, (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
         for ((account, factor, by_address), (count, until)) in counters {
             // Which address a row is of nobody can say.
             let group = recorded.entry((if by_address { Uuid::nil() } else { account }, factor)).or_default();
             group.0 += count;
             group.1.extend(until);
         }
-        let rows: Vec<(Option<Uuid>, String, i64, Option<DateTime<Utc>>)> =
+        let rows: Vec<Row> =
             all(pool, "select account_id, factor, cardinality(recent)::bigint, locked_until from vault.attempt").await;
         let (mut counted, mut more) = (BTreeMap::<(Uuid, String), i64>::new(), 0);
         for (account, factor, count, until) in rows {
@@ -476,6 +476,10 @@ fn over_all(account: Uuid, factor: Factor) -> Counted {
     (account, factor.as_str().to_owned(), false)
 }
 
+/// Account and factor.
+type Group = (Uuid, String);
+/// A row of `vault.attempt`: account, factor, attempts of this window, end of the lock.
+type Row = (Option<Uuid>, String, i64, Option<DateTime<Utc>>);
 /// Account, factor, and whether it is counted by the address.
 type Counted = (Uuid, String, bool);
 

@@ -376,16 +376,10 @@ impl Me {
     /// Guesses on one are counted by themselves, and a login from it is no news. A change of password or second factor, a
     /// reset or a suspension ends all of them. Never behind the log.
     #[oai(path = "/devices", method = "get", operation_id = "list_my_devices")]
-    async fn devices(
-        &self,
-        request: &Request,
-        caller: Bearer,
-        #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<MyDevices>, Problem> {
-        let (app, caller) = (app(request)?, caller.0);
-        app.caught_up(Projection::Sessions, min_position.0).await?;
+    async fn devices(&self, request: &Request, caller: Bearer) -> Result<Json<MyDevices>, Problem> {
+        let caller = caller.0;
         let context = context(request, caller.actor(), None)?;
-        let devices = app.commands.known_devices(&context, caller.account, caller.session).await?;
+        let devices = app(request)?.commands.known_devices(&context, caller.account, caller.session).await?;
         Ok(Json(MyDevices { items: devices.into_iter().map(MyDevice::of).collect() }))
     }
 

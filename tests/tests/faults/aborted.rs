@@ -108,7 +108,7 @@ async fn storm(
         let url = urls[dice.index(urls.len())].clone();
         let status = cast.play(operation, &url, &mut dice).await;
         answered.entry(operation.id.clone()).or_default().extend(status);
-        if turn % 8 == 0 {
+        if turn.is_multiple_of(8) {
             cast.restore(&url, &mut dice).await;
         }
         if operation.id == "create_lockdown" {
