@@ -5,10 +5,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::spec::{document, operations};
 use crate::wire::{self, post_json};
 use crate::{assert_problem, log_size, pointers};
-use fulexo_tests::spec::operations;
+use fulexo_tests::spec::{document, operations};
 
 const REGISTER: &str = "/v1/auth/register";
 
