@@ -142,8 +142,11 @@ impl Commands {
             let mut unit = self.unit(context).sealing(sealing.clone());
             self.rest_on_rank(&mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, Expected::Exact(version));
-            unit.record(account.0, Some(account), events)?;
-            self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::PasswordExpired).await?;
+            // One that has expired already has no session left.
+            if !events.is_empty() {
+                unit.record(account.0, Some(account), events)?;
+                self.revoke_sessions(&mut unit, account, &state, None, RevokedBy::PasswordExpired).await?;
+            }
             Ok((unit, ()))
         });
         self.done(decided.await?).await

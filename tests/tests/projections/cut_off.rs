@@ -50,7 +50,10 @@ async fn a_node_without_its_database_is_not_ready_and_lives() {
     let (node, wire) = on_a_wire().await;
     assert_eq!(health(&node).await["status"], "ok");
     wire.cut();
-    let ready = node.anonymous().get("/health/ready").await;
+    // An answer about health is good for a second.
+    let stranger = node.anonymous();
+    eventually("it is not ready", async || stranger.get("/health/ready").await.status == 503).await;
+    let ready = stranger.get("/health/ready").await;
     assert_eq!((ready.status, ready.code()), (503, "unavailable"), "{ready:?}");
     assert!(ready.json["detail"].as_str().is_some_and(|detail| detail.contains("Postgres")), "{ready:?}");
     assert_eq!(node.anonymous().get("/health/live").await.status, 200);

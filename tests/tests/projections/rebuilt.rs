@@ -217,6 +217,8 @@ async fn rare_load(node: &Node, admin: &Client) {
     let moved = ann.with_header("user-agent", "curl/8.1");
     assert_eq!(moved.post("/v1/auth/refresh", json!({"refresh_token": ann.refresh_token})).await.status, 200);
     assert_eq!(moved.post("/v1/auth/step-up", json!({"password": PASSWORD})).await.status, 200);
+    let device = ann.get("/v1/me/devices").await.json["items"][0]["device_id"].as_str().unwrap().to_owned();
+    assert_eq!(ann.delete(&format!("/v1/me/devices/{device}")).await.status, 204);
     act("suspend").await;
     act("reinstate").await;
     for _ in 0..5 {
@@ -264,6 +266,8 @@ async fn mail_load(node: &Node, mailbox: &Mailbox) {
     let ann = node.customer().await;
     assert_eq!(node.anonymous().post("/v1/auth/password-reset", json!({"email": ann.email})).await.status, 202);
     let token = mailbox.expect(&ann.email, "reset-password").await.token();
+    let again = json!({"token": token, "new_password": PASSWORD});
+    assert_eq!(node.anonymous().post("/v1/auth/password-reset/confirm", again).await.status, 400);
     let reset = json!({"token": token, "new_password": "kestrel-Over9thefen"});
     assert_eq!(node.anonymous().post("/v1/auth/password-reset/confirm", reset).await.status, 204);
 }
