@@ -1,7 +1,7 @@
 //! Passwords and the rules they must meet. Hashing and the history of verifiers are elsewhere.
 //!
 //! zxcvbn tries every way in which a password may be read whose letters were replaced by digits and signs: a thousand
-//! for one that holds them all, each held against every word it knows. [`readable`] leaves it a few.
+//! for one that holds them all, each held against every word it knows. `readable` leaves it a few.
 
 use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};

@@ -35,11 +35,14 @@ impl BodySchema {
     /// # Errors
     /// Its faults, in the order of the body; [`MAX_FAULTS`] at most.
     pub(super) fn read(&self, body: &[u8]) -> Result<Value, Vec<FieldError>> {
+        // No body at all, and not a null, is what may be left out.
+        if body.is_empty() && !self.is_required {
+            return Ok(Value::Null);
+        }
         let body = if body.is_empty() { b"null" } else { body };
         let mut reader = Reader { named: &self.named, path: Vec::new(), faults: Vec::new() };
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let null = if self.is_required { Null::Mistyped } else { Null::Absent };
-        let place = Place { schema: resolved(&self.named, &self.root), null, reader: &mut reader };
+        let place = Place { schema: resolved(&self.named, &self.root), null: Null::Mistyped, reader: &mut reader };
         let value = place.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
         let faults = reader.faults;
         match value {
