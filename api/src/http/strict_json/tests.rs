@@ -85,9 +85,8 @@ fn every_fault_is_named_at_once() {
 fn an_absent_body_is_one_fault_unless_it_may_be_absent() {
     assert_eq!(faults_of(""), pairs(&[("", "must be of type object")]));
     assert_eq!(faults_of("null"), pairs(&[("", "must be of type object")]));
-    for body in ["", "null"] {
-        assert_eq!(schema_of::<Option<Order>>().read(body.as_bytes()), Ok(Value::Null), "{body}");
-    }
+    assert_eq!(schema_of::<Option<Order>>().read(b""), Ok(Value::Null));
+    assert!(schema_of::<Option<Order>>().read(b"null").is_err(), "a null is a body");
 }
 
 #[test]
