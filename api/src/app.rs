@@ -79,7 +79,7 @@ pub struct App {
     pub pool: PgPool,
     /// The tables that judge a caller, and nothing slower.
     pub judging: PgPool,
-    /// How long the log is, for whoever asks how the service is.
+    /// The length of the log, for answers about health.
     pub log_size: LogSize,
     /// Questions about the past at once: some of them read a good part of a table.
     past: Semaphore,
@@ -105,7 +105,7 @@ pub struct App {
     pub previews: Semaphore,
     /// How many requests are let in, if that is limited.
     pub limits: Option<Arc<Limits>>,
-    /// What commands run in.
+    /// The tasks that commands run in.
     pub tasks: CommandTasks,
     /// Leave for commands that go on behind answers that were given already.
     pub behind_answers: Arc<Semaphore>,
@@ -396,7 +396,7 @@ fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> Ho
     }
 }
 
-/// What the service does on its own.
+/// The context of acts that the service does on its own.
 fn by_the_service() -> Context {
     Context {
         actor: Actor::System,

@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use super::log_size;
 
-/// How old an answer may be.
+/// The longest that an answer is used.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the database has to answer.
+/// The time that the database has to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The size as it was when it was last asked for.
@@ -21,7 +21,7 @@ pub struct LogSize {
     last: Arc<Mutex<Option<Answer>>>,
 }
 
-/// What the database said, and when; nothing when it did not answer.
+/// The database's answer and its time; none when it did not answer.
 type Answer = (Instant, Option<u64>);
 
 impl LogSize {
