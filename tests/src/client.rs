@@ -1,7 +1,6 @@
 //! A client that speaks HTTP or HTTPS over a socket, one connection a request, and remembers its tokens.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -16,7 +15,6 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 
@@ -181,11 +179,11 @@ impl Client {
         read(sender.send_request(request).await.map_err(|error| text(&error))?).await
     }
 
-    /// Any request over plain HTTP, whose client leaves after so long; the answer, if it came before.
+    /// Any request over plain HTTP, whose client leaves then; the answer, if it came before.
     pub async fn send_and_leave(
         &self,
         how: Leave,
-        after: Duration,
+        then: impl Future<Output = ()>,
         (method, path, content_type, body): (Method, &str, Option<&str>, &str),
     ) -> Option<Answer> {
         let (_, authority) = self.url.split_once("://").unwrap_or(("", &self.url));
@@ -200,7 +198,7 @@ impl Client {
                 let answered = async {
                     read(sender.send_request(request.header(HOST, authority).body(whole).ok()?).await.ok()?).await.ok()
                 };
-                let answer = timeout(after, answered).await.ok().flatten();
+                let answer = unless(then, answered).await;
                 connection.abort();
                 answer
             }
@@ -209,7 +207,7 @@ impl Client {
                 tokio::spawn(connection);
                 let request = request.uri(format!("http://{authority}{path}")).body(whole).ok()?;
                 let answered = async { read(sender.send_request(request).await.ok()?).await.ok() };
-                timeout(after, answered).await.ok().flatten()
+                unless(then, answered).await
             }
         }
     }
@@ -226,6 +224,13 @@ impl Client {
             request = request.header(name, value);
         }
         request
+    }
+}
+
+async fn unless<T>(then: impl Future<Output = ()>, answered: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::select! {
+        answer = answered => answer,
+        () = then => None,
     }
 }
 

@@ -5,7 +5,7 @@
 use chrono::TimeDelta;
 use fulexo_api::clock;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_tests::{Answer, Client, Node, PASSWORD, operator, superuser};
+use fulexo_tests::{Answer, Client, Node, PASSWORD, eventually, operator, superuser};
 use hyper::Method as Verb;
 use serde_json::{Value, json};
 
@@ -173,15 +173,8 @@ async fn a_step_up_allows_sensitive_calls_on_every_node_and_a_wrong_password_doe
     assert_eq!(until(&admin.get("/v1/auth/session").await), until(&elevated));
     assert_eq!(act(&admin, &ann, "suspend").await.status, 200);
     let there = Client { url: other.url.clone(), ..admin.clone() };
-    let mut seen = there.get("/v1/auth/session").await;
-    for _ in 0..100 {
-        if until(&seen) == until(&elevated) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        seen = there.get("/v1/auth/session").await;
-    }
-    assert_eq!(until(&seen), until(&elevated), "the other node learns of it");
+    eventually("the other node learns of it", async || until(&there.get("/v1/auth/session").await) == until(&elevated))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,8 +72,11 @@ async fn an_address_gets_its_quota_and_is_told_where_it_stands() {
 async fn a_quota_comes_back_with_time() {
     let node = alone("address=2/2s").await;
     let get = async || at(&node, "203.0.113.9").get(LIVE).await;
-    assert_eq!((get().await.status, get().await.status), (200, 200));
-    let refused = get().await;
+    let mut refused = get().await;
+    assert_eq!(refused.status, 200, "{refused:?}");
+    while refused.status == 200 {
+        refused = get().await;
+    }
     assert_refused(&refused, "address");
     let wait = refused.header("retry-after").unwrap().parse().unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(wait)).await;

@@ -85,7 +85,7 @@ impl Cast {
         let after = Duration::from_millis(dice.between(0, PATIENCE_MS).unsigned_abs());
         let content_type = (!act.body.is_empty()).then_some(act.content_type.as_str());
         let request = (act.method, act.target.as_str(), content_type, act.body.as_str());
-        let answer = act.client.send_and_leave(how, after, request).await;
+        let answer = act.client.send_and_leave(how, sleep(after), request).await;
         {
             let person = &mut self.people.lock().unwrap()[act.person];
             // Whether it was done or not.
