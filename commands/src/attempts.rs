@@ -18,19 +18,24 @@ use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
-use tokio::time::timeout;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::Commands;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::Unit;
+use crate::execute::{Idempotency, Unit};
 use crate::login::{Found, network_facts};
 use crate::password_hash::Place;
 use crate::vault::write::VaultWrite;
 
 /// Commits are acknowledged, as far as is known, for so long after one was; and how long one is waited for.
 const PULSE: Duration = Duration::from_secs(2);
+
+/// How long the record of what was counted is insisted on.
+const PERSISTENCE: Duration = Duration::from_secs(30);
 
 /// What an attempt is counted under.
 #[derive(Clone, Copy)]
@@ -168,11 +173,12 @@ impl Commands {
         let mut reserved =
             Reserved { own, lockout: own.lockout, ..Reserved::first(key_hash, account_key, factor, device, now) };
         if own.lockout != Lockout::Locked {
-            reserved.account = self.count(&account_key, account, factor, now, &policy.of_account()).await?;
-            if reserved.account.lockout == Lockout::Locked {
+            let account = self.count(&account_key, account, factor, now, &policy.of_account()).await;
+            if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
+                insist(|| self.take_back(&key_hash, factor, now)).await?;
                 reserved.lockout = Lockout::Locked;
-                self.take_back(&key_hash, factor, now).await?;
             }
+            reserved.account = account?;
         }
         Ok(reserved)
     }
@@ -275,7 +281,7 @@ impl Commands {
             |error: &CommandError| matches!(error, CommandError::InvalidCredentials | CommandError::Password(_));
         if let Err(error) = &done
             && !is_recorded(error)
-            && let Err(error) = self.give_back(attempt).await
+            && let Err(error) = insist(|| self.give_back(attempt)).await
         {
             tracing::warn!(%error, "an attempt that came to nothing stays counted until its window has passed");
         }
@@ -341,9 +347,32 @@ impl Commands {
         verdict: Verdict,
         attempt: &Reserved,
     ) -> Result<CommandError, CommandError> {
-        let refusal = self.refusal(context, Some(found), verdict, attempt).await?;
-        self.commit(refusal, None, ()).await?;
+        self.record_refusal(context, Some(found), verdict, attempt, None, &()).await?;
         Ok(CommandError::InvalidCredentials)
+    }
+
+    /// Records a refusal. What was counted is recorded, however busy the node is: it is tried again as long as nothing of
+    /// it can have been.
+    pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
+        &self,
+        context: &Context,
+        found: Option<&Found>,
+        verdict: Verdict,
+        attempt: &Reserved,
+        idempotency: Option<&Idempotency>,
+        outcome: &O,
+    ) -> Result<(), CommandError> {
+        let recorded = insist(|| async {
+            let mut unit = self.refusal(context, found, verdict.clone(), attempt).await?;
+            self.enclose_mails(&mut unit).await?;
+            match self.commit(unit, idempotency, outcome.clone()).await {
+                Err(CommandError::Overloaded) => Err(CommandError::Overloaded),
+                recorded => Ok(recorded),
+            }
+        });
+        recorded.await.and_then(|recorded| recorded.map(drop)).inspect_err(|error| {
+            tracing::warn!(%error, "that an attempt was refused may not be recorded");
+        })
     }
 
     pub(crate) fn decide_attempt(
@@ -422,6 +451,24 @@ impl Commands {
     pub(crate) fn forget_all(&self, account: AccountId, address: &str) -> VaultWrite {
         let key_hash = self.attempt_key(Subject::Address(address, Some(account)));
         VaultWrite::ForgetAttempts { account, key_hash, factor: None }
+    }
+}
+
+/// Does what is not to be left undone, again and again, while the service is too busy for it or the database is away; for
+/// half a minute.
+async fn insist<T, F>(act: impl Fn() -> F) -> Result<T, CommandError>
+where
+    F: Future<Output = Result<T, CommandError>>,
+{
+    let (began, mut pause) = (Instant::now(), Duration::from_millis(20));
+    loop {
+        match act().await {
+            Err(CommandError::Overloaded | CommandError::Unavailable) if began.elapsed() < PERSISTENCE => {
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+            done => return done,
+        }
     }
 }
 

@@ -162,8 +162,7 @@ impl Commands {
         attempt: &Reserved,
         idempotency: Option<&Idempotency>,
     ) -> Result<Done<LoggedIn>, CommandError> {
-        let unit = self.refusal(context, found, verdict, attempt).await?;
-        self.commit(unit, idempotency, Outcome::Refused).await?;
+        self.record_refusal(context, found, verdict, attempt, idempotency, &Outcome::Refused).await?;
         Err(CommandError::InvalidCredentials)
     }
 

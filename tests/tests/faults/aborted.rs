@@ -89,6 +89,67 @@ async fn a_node_that_is_told_to_stop_records_what_clients_that_left_have_begun()
     consistent(&database, &[]).await;
 }
 
+/// Breaks off what waits for a lock, as the database does in trouble.
+async fn break_off(pool: &PgPool) {
+    eventually("it waits for the lock, and is broken off", async || {
+        let waiting = "select bool_or(pg_cancel_backend(pid)) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and query like '%vault.%'";
+        sqlx::query_scalar::<_, Option<bool>>(waiting).fetch_one(pool).await.unwrap() == Some(true)
+    })
+    .await;
+}
+
+async fn counts(pool: &PgPool) -> Vec<i32> {
+    let counts = "select cardinality(recent) from vault.attempt order by 1";
+    sqlx::query_scalar(counts).fetch_all(pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_could_not_be_counted_everywhere_is_counted_nowhere() {
+    let _turn = TURN.lock().await;
+    let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+    let node = slow_node(&database, &mailbox).await;
+    let (email, _) = node.register(&["customer"]).await;
+    let wrong = json!({"email": email, "password": "Wrong-Guess-1-Battery!"});
+    let guess = async || node.anonymous().post("/v1/auth/login", wrong.clone()).await;
+    assert_eq!(guess().await.status, 401);
+    let pool = superuser(&database).await;
+    assert_eq!(counts(&pool).await, [1, 1], "that of the address, and that over all devices");
+    let mut held = pool.begin().await.unwrap();
+    let over_all = "select from vault.attempt where account_id is not null for update";
+    assert_eq!(sqlx::query(over_all).execute(&mut *held).await.unwrap().rows_affected(), 1);
+    let (answer, ()) = tokio::join!(guess(), break_off(&pool));
+    held.rollback().await.unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(counts(&pool).await, [1, 1]);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guess_is_recorded_although_the_database_fails_between_it_and_its_record() {
+    let _turn = TURN.lock().await;
+    let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
+    let node = slow_node(&database, &mailbox).await;
+    let guess = json!({"email": "nobody@example.com", "password": "Wrong-Guess-1-Battery!"});
+    let guess = async || node.anonymous().post("/v1/auth/login", guess.clone()).await;
+    for _ in 0..4 {
+        assert_eq!(guess().await.status, 401);
+    }
+    let pool = superuser(&database).await;
+    let mut held = pool.begin().await.unwrap();
+    // It holds the key under which a guess at nobody's password is sealed.
+    sqlx::query("lock table vault.period_key in access exclusive mode").execute(&mut *held).await.unwrap();
+    let fail = async {
+        break_off(&pool).await;
+        held.rollback().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(guess(), fail);
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert_eq!(count(&leaves(&database).await, "authentication.failed"), 5);
+    node.stop().await;
+    consistent(&database, &[]).await;
+}
+
 /// Operations in one storm, each of them an unsafe one of the document.
 const ACTS: usize = 600;
 const CLIENTS: u64 = 6;
