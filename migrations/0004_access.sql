@@ -15,7 +15,9 @@ create table access.account (
     ends_due boolean not null,
     -- A second factor that was presented below counts no longer, but in this session.
     second_factor_from bigint not null,
-    second_factor_session uuid
+    second_factor_session uuid,
+    -- Whether there is one: a session that was elevated without it is so no longer.
+    second_factor_enabled boolean not null
 );
 create index account_changes on access.account (changed_at);
 create index account_ends_due on access.account (account_id) where ends_due;
@@ -52,7 +54,7 @@ create index session_ends on access.session (ended_at) where ended_at is not nul
 -- The sessions that are good, whatever gave or takes it: this is the one definition.
 create view access.live_session as
 select s.session_id, s.account_id, s.started_position, s.idle_expires_at, s.expires_at, s.elevated_until,
-       s.released_position,
+       s.elevated_position, s.released_position,
        s.second_factor_position is not null
            and (s.second_factor_position >= coalesce(a.second_factor_from, 0)
                 or s.session_id is not distinct from a.second_factor_session) as second_factor

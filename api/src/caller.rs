@@ -22,7 +22,7 @@ use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
-use fulexo_projections::gate::{Claim, Elevation, KeyVerdict, Verdict, keeps_out, permissions_in};
+use fulexo_projections::gate::{Claim, KeyVerdict, Verdict, keeps_out, permissions_in};
 use poem::Request;
 use poem::http::{HeaderValue, header};
 use poem_openapi::{SecurityScheme, auth};
@@ -264,9 +264,9 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         // Seldom; boxed, so that the others need not carry its state along.
         verdict = Box::pin(ask_the_tables(app, &claims)).await?;
     }
-    let (roles, permissions, second_factor, elevated, elevation) = match verdict {
-        Verdict::Current { roles, permissions, second_factor, elevated, elevation } => {
-            (roles, permissions, second_factor, elevated, elevation)
+    let (roles, permissions, second_factor, elevated) = match verdict {
+        Verdict::Current { roles, permissions, second_factor, elevated } => {
+            (roles, permissions, second_factor, elevated)
         }
         Verdict::Ended => return Ok(None),
         Verdict::LockedDown => return Err(Problem::locked_down()),
@@ -274,7 +274,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         Verdict::Unknown => return Err(Problem::unavailable(Duration::from_secs(1))),
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    let since_login = at(claims.auth_time) + elevation;
+    let since_login = at(claims.auth_time) + elevated.after_login;
     Ok(Some(Caller {
         account: claims.sub,
         session: claims.sid,
@@ -282,10 +282,9 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         second_factor,
         changed_roles: roles,
         expires_at: at(claims.exp),
-        elevated_until: elevated.map_or(since_login, |elevated| elevated.until.max(since_login)),
+        elevated_until: elevated.until.map_or(since_login, |until| until.max(since_login)),
         // Whoever proved themselves since the token was issued, where it is held, is held no longer.
-        held: claims.held
-            && elevated.and_then(|elevated| elevated.released).is_none_or(|released| released <= claims.pos),
+        held: claims.held && elevated.released.is_none_or(|released| released <= claims.pos),
         claims,
     }))
 }
@@ -302,10 +301,8 @@ async fn ask_the_tables(app: &App, claims: &Claims) -> Result<Verdict, Problem> 
     if keeps_out(standing.lockdown, permissions) {
         return Ok(Verdict::LockedDown);
     }
-    let released = standing.released_position;
-    let elevated = standing.elevated_until.map(|until| Elevation { position: 0, until, released });
-    let elevation = policy.sessions.elevation;
-    Ok(Verdict::Current { roles: Some(standing.roles), permissions, second_factor, elevated, elevation })
+    let elevated = standing.second_factor.elevated(claims.sid, second_factor, standing.step_up, &policy.sessions);
+    Ok(Verdict::Current { roles: Some(standing.roles), permissions, second_factor, elevated })
 }
 
 /// What an API key may do, and until when, if it is in use.

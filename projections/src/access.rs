@@ -86,8 +86,8 @@ pub fn apply<'a>(
 struct Change {
     suspended: Option<bool>,
     sessions: Option<(RevokedBy, Option<SessionId>)>,
-    /// The session whose second factor goes on counting.
-    second_factor: Option<Option<SessionId>>,
+    /// Whether there is a second factor, and the session in which it was presented.
+    second_factor: Option<(bool, Option<SessionId>)>,
 }
 
 async fn apply_account(
@@ -119,8 +119,10 @@ async fn apply_account(
         AccountEvent::Suspended {} => Change { suspended: Some(true), ..Change::default() },
         AccountEvent::Reinstated {} => Change { suspended: Some(false), ..Change::default() },
         AccountEvent::SessionsRevoked { by, kept } => Change { sessions: Some((*by, *kept)), ..Change::default() },
-        AccountEvent::SecondFactorEnabled { session } => Change { second_factor: Some(*session), ..Change::default() },
-        AccountEvent::SecondFactorDisabled { .. } => Change { second_factor: Some(None), ..Change::default() },
+        AccountEvent::SecondFactorEnabled { session } => {
+            Change { second_factor: Some((true, *session)), ..Change::default() }
+        }
+        AccountEvent::SecondFactorDisabled { .. } => Change { second_factor: Some((false, None)), ..Change::default() },
         AccountEvent::ProfileChanged {}
         | AccountEvent::PasswordChanged { .. }
         | AccountEvent::PasswordExpired {}
@@ -132,9 +134,9 @@ async fn apply_account(
     sqlx::query!(
         "insert into access.account as a
              (account_id, changed_position, changed_at, suspended, sessions_from, kept_session, sessions_ended_by,
-              ends_due, second_factor_from, second_factor_session)
+              ends_due, second_factor_from, second_factor_session, second_factor_enabled)
          values ($1, $2::bigint, $3, coalesce($4, false), case when $5 then $2 else 0 end, $6, $7,
-                 coalesce($4, false) or $5, case when $8 then $2 else 0 end, $9)
+                 coalesce($4, false) or $5, case when $8 then $2 else 0 end, $9, $10)
          on conflict on constraint account_pkey do update
          set changed_position = excluded.changed_position, changed_at = excluded.changed_at,
              suspended = coalesce($4, a.suspended),
@@ -144,7 +146,9 @@ async fn apply_account(
              ends_due = a.ends_due or excluded.ends_due,
              second_factor_from = case when $8 then excluded.second_factor_from else a.second_factor_from end,
              second_factor_session =
-                 case when $8 then excluded.second_factor_session else a.second_factor_session end",
+                 case when $8 then excluded.second_factor_session else a.second_factor_session end,
+             second_factor_enabled =
+                 case when $8 then excluded.second_factor_enabled else a.second_factor_enabled end",
         account,
         to_i64(recorded.position),
         recorded.recorded_at,
@@ -153,7 +157,8 @@ async fn apply_account(
         change.sessions.and_then(|(_, kept)| kept).map(|kept| kept.0),
         change.sessions.map(|(by, _)| by.as_str()),
         change.second_factor.is_some(),
-        change.second_factor.flatten().map(|session| session.0)
+        change.second_factor.and_then(|(_, session)| session).map(|session| session.0),
+        change.second_factor.is_some_and(|(enabled, _)| enabled)
     )
     .execute(connection)
     .await?;

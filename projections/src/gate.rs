@@ -19,7 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
-use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
+use fulexo_domain::policy::{InForce, Policy, PolicyEvent, SessionPolicy};
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
 
@@ -56,10 +56,8 @@ pub enum Verdict {
         permissions: Permissions,
         /// Whether a second factor was presented in it that still counts.
         second_factor: bool,
-        /// Its last elevation by step-up; `None` if there was none lately.
-        elevated: Option<Elevation>,
-        /// How long a session is elevated after its login.
-        elevation: TimeDelta,
+        /// What it is elevated by.
+        elevated: Elevated,
     },
     /// The session has ended.
     Ended,
@@ -93,6 +91,19 @@ pub struct SecondFactorMark {
     pub from: u64,
     /// The session in which the new one was proved, and which therefore stays as it was.
     pub kept: Option<SessionId>,
+    /// Whether there is a new one.
+    pub enabled: bool,
+}
+
+/// What allows sensitive calls in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elevated {
+    /// How long its login does.
+    pub after_login: TimeDelta,
+    /// Until when its last step-up does; `None` if there was none lately that counts.
+    pub until: Option<DateTime<Utc>>,
+    /// Where its owner last proved themselves while it was held.
+    pub released: Option<u64>,
 }
 
 impl SecondFactorMark {
@@ -100,6 +111,24 @@ impl SecondFactorMark {
     #[must_use]
     pub fn counts(&self, session: SessionId, position: u64) -> bool {
         position >= self.from || self.kept == Some(session)
+    }
+
+    /// What a session is elevated by. Where there is a second factor, what was done without it counts no longer: its login,
+    /// if no second factor was presented in it that counts, and a step-up from before.
+    #[must_use]
+    pub fn elevated(
+        &self,
+        session: SessionId,
+        second_factor: bool,
+        step_up: Option<Elevation>,
+        policy: &SessionPolicy,
+    ) -> Elevated {
+        let counts = |step_up: &Elevation| !self.enabled || self.counts(session, step_up.position);
+        Elevated {
+            after_login: if !self.enabled || second_factor { policy.elevation } else { TimeDelta::zero() },
+            until: step_up.filter(counts).map(|step_up| step_up.until),
+            released: step_up.and_then(|step_up| step_up.released),
+        }
     }
 }
 
@@ -173,15 +202,15 @@ impl Gate {
         if !memory.holds_lease() || claim.position < memory.horizon || claim.position >= memory.applied {
             return Verdict::Unknown;
         }
-        let elevated = memory.elevated.get(&claim.session).copied();
-        if elevated.is_none() && memory.elevations_lost_until.is_some() {
+        let step_up = memory.elevated.get(&claim.session).copied();
+        if step_up.is_none() && memory.elevations_lost_until.is_some() {
             return Verdict::Unknown;
         }
         if account.is_some_and(|account| account.suspended.1) {
             return Verdict::Ended;
         }
-        let second_factor = claim.second_factor
-            && account.is_none_or(|account| account.second_factor.counts(claim.session, claim.position));
+        let mark = account.map_or_else(SecondFactorMark::default, |account| account.second_factor);
+        let second_factor = claim.second_factor && mark.counts(claim.session, claim.position);
         let roles = account.map(|known| known.over(claim.roles, claim.position));
         let held: &mut dyn Iterator<Item = &RoleName> = match &roles {
             Some(roles) => &mut roles.iter(),
@@ -191,8 +220,8 @@ impl Gate {
         if keeps_out(memory.lockdown.0, permissions) {
             return Verdict::LockedDown;
         }
-        let elevation = memory.policy.sessions.elevation;
-        Verdict::Current { permissions, second_factor, elevated, elevation, roles }
+        let elevated = mark.elevated(claim.session, second_factor, step_up, &memory.policy.sessions);
+        Verdict::Current { roles, permissions, second_factor, elevated }
     }
 
     /// What a lockdown closes; `Err` where the database must be asked.

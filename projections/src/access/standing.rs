@@ -10,17 +10,15 @@ use fulexo_domain::policy::Policy;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use sqlx::{PgConnection, PgPool};
 
-use crate::gate::SecondFactorMark;
+use crate::gate::{Elevation, SecondFactorMark};
 
 /// What the tables say of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// Whether the session is live and the account's own.
     pub is_live: bool,
-    /// When its elevation by step-up ends, or ended.
-    pub elevated_until: Option<DateTime<Utc>>,
-    /// Where in the log its owner last proved themselves while it was held.
-    pub released_position: Option<u64>,
+    /// Its last step-up.
+    pub step_up: Option<Elevation>,
     /// From where on a second factor counts that was presented.
     pub second_factor: SecondFactorMark,
     /// The roles that the account holds.
@@ -41,8 +39,9 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     let mut transaction = pool.begin().await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let row = sqlx::query!(
-        r#"select s.session_id as "session_id?", s.elevated_until, s.released_position,
+        r#"select s.session_id as "session_id?", s.elevated_until, s.elevated_position, s.released_position,
                   a.second_factor_from as "second_factor_from?", a.second_factor_session,
+                  a.second_factor_enabled as "second_factor_enabled?",
                   array(select role from access.role_grant where account_id = $1) as "roles!"
            from (select) one
            left join access.live_session s on s.session_id = $2 and s.account_id = $1
@@ -59,11 +58,15 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     Ok(Standing {
         lockdown,
         is_live: row.session_id.is_some(),
-        elevated_until: row.elevated_until,
-        released_position: row.released_position.map(i64::unsigned_abs),
+        step_up: row.elevated_until.zip(row.elevated_position).map(|(until, position)| Elevation {
+            position: position.unsigned_abs(),
+            until,
+            released: row.released_position.map(i64::unsigned_abs),
+        }),
         second_factor: SecondFactorMark {
             from: row.second_factor_from.unwrap_or_default().unsigned_abs(),
             kept: row.second_factor_session.map(SessionId),
+            enabled: row.second_factor_enabled.unwrap_or_default(),
         },
         roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
         custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),

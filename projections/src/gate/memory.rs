@@ -39,7 +39,7 @@ pub(super) struct Memory {
     /// Where sessions ended.
     pub ended: HashMap<SessionId, u64>,
     pub elevated: HashMap<SessionId, Elevation>,
-    /// Until then there may be elevations that were forgotten in favour of younger changes.
+    /// Until then there may be elevations that were forgotten in favour of younger changes, or what made them worthless.
     pub elevations_lost_until: Option<DateTime<Utc>>,
     pub accounts: HashMap<AccountId, AccountChanges>,
     pub custom: CustomRoles,
@@ -121,9 +121,9 @@ impl AccountChanges {
         }
     }
 
-    fn change_second_factor(&mut self, position: u64, kept: Option<SessionId>) {
-        if position >= self.second_factor.from {
-            self.second_factor = SecondFactorMark { from: position, kept };
+    fn change_second_factor(&mut self, mark: SecondFactorMark) {
+        if mark.from >= self.second_factor.from {
+            self.second_factor = mark;
         }
     }
 
@@ -178,10 +178,12 @@ impl Memory {
                 }
             }
             Event::Account(AccountEvent::SecondFactorEnabled { session }) => {
-                self.remember_account(position, at, recorded.stream.id).change_second_factor(position, *session);
+                let mark = SecondFactorMark { from: position, kept: *session, enabled: true };
+                self.remember_account(position, at, recorded.stream.id).change_second_factor(mark);
             }
             Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
-                self.remember_account(position, at, recorded.stream.id).change_second_factor(position, None);
+                let mark = SecondFactorMark { from: position, kept: None, enabled: false };
+                self.remember_account(position, at, recorded.stream.id).change_second_factor(mark);
             }
             Event::Session(SessionEvent::Elevated { until, released, .. }) => {
                 let session = SessionId(recorded.stream.id);
@@ -332,6 +334,8 @@ impl Memory {
                 Subject::Account(account) => {
                     if self.accounts.get(&account).is_some_and(|changes| changes.latest <= position) {
                         self.accounts.remove(&account);
+                        let until = Some(at + relevant_for).filter(|until| *until > now);
+                        self.elevations_lost_until = self.elevations_lost_until.max(until);
                     }
                 }
             }

@@ -52,7 +52,7 @@ impl Gate {
         .await?;
         let changed = sqlx::query!(
             r#"select a.account_id, a.changed_position, a.changed_at, a.suspended, a.sessions_from, a.kept_session,
-                      a.second_factor_from, a.second_factor_session,
+                      a.second_factor_from, a.second_factor_session, a.second_factor_enabled,
                       array(select g.role from access.role_grant g where g.account_id = a.account_id) as "roles!"
                from access.account a where a.changed_at > $1 order by a.changed_at desc limit $2"#,
             now - relevant_for,
@@ -127,6 +127,9 @@ impl Gate {
         for row in ended {
             memory.remember(row.position.unsigned_abs(), row.at, Subject::Session(SessionId(row.session_id)));
         }
+        if changed.len() >= MOST {
+            memory.elevations_lost_until = changed.last().map(|row| row.changed_at + relevant_for);
+        }
         for row in changed {
             let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
             let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
@@ -138,10 +141,11 @@ impl Gate {
             known.second_factor = SecondFactorMark {
                 from: row.second_factor_from.unsigned_abs(),
                 kept: row.second_factor_session.map(SessionId),
+                enabled: row.second_factor_enabled,
             };
         }
         if elevated.len() >= MOST {
-            memory.elevations_lost_until = elevated.last().map(|row| row.until);
+            memory.elevations_lost_until = memory.elevations_lost_until.max(elevated.last().map(|row| row.until));
         }
         for row in elevated {
             let released = row.released_position.map(i64::unsigned_abs);

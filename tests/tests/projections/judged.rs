@@ -187,12 +187,14 @@ impl World {
             let by_tables = standing.is_live.then(|| {
                 let counts = token.second_factor && standing.second_factor.counts(token.session, token.position);
                 let permissions = permissions_in(&standing.roles, &CustomRoles::new(), &policy, counts);
-                (standing.roles.clone(), permissions, counts)
+                let elevated =
+                    standing.second_factor.elevated(token.session, counts, standing.step_up, &policy.sessions);
+                (standing.roles.clone(), permissions, counts, elevated)
             });
             let by_memory = match verdict {
-                Verdict::Current { roles, permissions, second_factor, .. } => {
+                Verdict::Current { roles, permissions, second_factor, elevated } => {
                     let roles = roles.unwrap_or_else(|| token.roles.iter().cloned().collect());
-                    Some((roles, permissions, second_factor))
+                    Some((roles, permissions, second_factor, elevated))
                 }
                 Verdict::Ended => None,
                 verdict => panic!("seed {seed}: {verdict:?}"),

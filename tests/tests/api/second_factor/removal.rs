@@ -1,8 +1,9 @@
 //! Taking a second factor away: by its owner, who may where no role requires one, and by an administrator, when it is
 //! lost.
 
-use chrono::TimeDelta;
-use fulexo_tests::{Client, Node, PASSWORD, operator};
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_api::clock;
+use fulexo_tests::{Client, Node, PASSWORD, operator, there};
 use hyper::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -90,6 +91,37 @@ async fn a_password_alone_elevates_nobody_who_has_a_second_factor() {
     assert_eq!(step_up(&stale, &ann.recovery[0]).await.status, 200);
     assert_eq!(stale.delete(TOTP).await.status, 204);
     assert_eq!(stale.post(STEP_UP, json!({"password": PASSWORD})).await.status, 200, "without a factor it does");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_password_elevated_before_there_was_a_second_factor_it_elevates_no_longer() {
+    let node = Node::start().await;
+    let other = Node::join(&node.database).await;
+    let ann = node.customer().await;
+    let by_login = node.log_in(&ann.email, ann.account).await;
+    let by_step_up = node.log_in(&ann.email, ann.account).await;
+    let by_step_up = node.as_if_logged_in(TimeDelta::minutes(11), &by_step_up, &["customer"]);
+    let stepped_up = by_step_up.post(STEP_UP, json!({"password": PASSWORD})).await;
+    assert_eq!(stepped_up.status, 200, "{stepped_up:?}");
+    for client in [&by_login, &by_step_up] {
+        assert_eq!(client.post_nothing(TOTP).await.status, 200, "a sensitive call");
+    }
+    let ann = Owner::of(ann).await;
+    let change = json!({"current_password": PASSWORD, "new_password": NEW_PASSWORD});
+    for client in [&by_login, &by_step_up, &refreshed(&by_login).await] {
+        for client in [client, &there(&other, client)] {
+            assert_step_up_required(&client.delete(TOTP).await);
+            assert_step_up_required(&client.post_nothing(TOTP).await);
+            assert_step_up_required(&client.post_nothing(CODES).await);
+            assert_step_up_required(&client.post("/v1/me/password", change.clone()).await);
+            let until = client.get("/v1/auth/session").await.json["elevated_until"].as_str().unwrap().to_owned();
+            assert!(until.parse::<DateTime<Utc>>().unwrap() <= clock::now(), "{until}");
+        }
+    }
+    assert_eq!(step_up(&by_login, &ann.recovery[0]).await.status, 200);
+    assert_eq!(by_login.delete(TOTP).await.status, 204);
+    // It is the login that counts again, where nothing more can be presented.
+    assert_eq!(by_step_up.post_nothing(TOTP).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
