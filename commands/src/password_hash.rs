@@ -2,7 +2,9 @@
 //!
 //! A place in the pool is taken before anything is counted or hashed; when there is none, the caller is told to
 //! come back. No address and no account holds more than its share of them, and addresses take turns (`turns.rs`), so
-//! that whoever sends much waits behind their own. Verifying against nobody costs what verifying against somebody does.
+//! that whoever sends much waits behind their own. While others come, too, no address has more than half of the threads to
+//! itself: between two of their requests they would always find all threads taken. Verifying against nobody costs what
+//! verifying against somebody does.
 //!
 //! One thread a core. When several passwords wait, a thread takes its share of them at once and hashes them side by side
 //! (`fulexo_bcrypt`): six take little more than twice the time of one. A single one is hashed alone.
@@ -10,9 +12,12 @@
 mod places;
 mod turns;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use fulexo_bcrypt::{Input, MOST_LANES};
@@ -27,6 +32,8 @@ use crate::vault::crypto::{equal, random_bytes};
 
 /// Most hashes of one address side by side, so that whoever comes next does not wait for a thread full of them.
 const MOST_OF_ONE: usize = MOST_LANES / 2;
+/// Others come, too, for so long after one of them did.
+const COMPANY: Duration = Duration::from_secs(1);
 /// Characters of a verifier before its hash: version, cost and salt.
 const HEAD: usize = 29;
 
@@ -75,10 +82,11 @@ enum Task {
 }
 
 /// What waits, and who could take it.
-#[derive(Default)]
 struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
+    /// The threads that one origin may have to itself while others come, too.
+    most_alone: usize,
 }
 
 #[derive(Default)]
@@ -86,7 +94,17 @@ struct State {
     waiting: Turns<Party, Job>,
     /// Threads that have nothing to do.
     idle: usize,
+    /// Origins that have threads to themselves, and how many.
+    alone: HashMap<Party, usize>,
+    /// The two origins that came last, and when.
+    came: [Option<(Party, Instant)>; 2],
     closed: bool,
+}
+
+/// What a thread works on at once, and whose it is, if it is all of one origin.
+struct Batch {
+    jobs: Vec<Job>,
+    alone: Option<Party>,
 }
 
 impl Waiting for Job {
@@ -163,8 +181,9 @@ impl PasswordHasher {
         let salt = random_bytes().map_err(|error| error.to_string())?;
         let hash = bcrypt::bcrypt(cost, salt, &[0]);
         let dummy = Verifier::of(cost, salt, &hash);
-        let queue = Arc::new(Queue::default());
-        for number in 0..threads.max(1) {
+        let threads = threads.max(1);
+        let queue = Arc::new(Queue::of(threads));
+        for number in 0..threads {
             let queue = Arc::clone(&queue);
             thread::Builder::new()
                 .name(format!("bcrypt-{number}"))
@@ -262,35 +281,94 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn of(threads: usize) -> Self {
+        Self { state: Mutex::default(), arrived: Condvar::new(), most_alone: threads.div_ceil(2) }
+    }
+
     fn push(&self, job: Job) {
         let origin = job.place.origin();
-        self.lock().waiting.push(origin, job);
+        let mut state = self.lock();
+        state.came(origin, Instant::now());
+        state.waiting.push(origin, job);
+        drop(state);
         self.arrived.notify_one();
     }
 
-    /// This thread's share of what waits, all of one kind; `None` when there will be nothing more.
-    fn take(&self) -> Option<Vec<Job>> {
+    /// This thread's share of what waits, all of one kind, now that what it had to itself is done; `None` when there will be
+    /// nothing more.
+    fn take(&self, done: Option<Party>) -> Option<Batch> {
         let mut state = self.lock();
+        if let Some(origin) = done {
+            state.leave(origin);
+        }
         state.idle += 1;
         loop {
             // Whoever went away needs no answer, and the next in line gets the time.
             state.waiting.forget_unwanted();
-            let share = state.waiting.len().div_ceil(state.idle);
-            let jobs = state.waiting.take(share, MOST_OF_ONE);
-            if !jobs.is_empty() {
+            let kept = state.kept_for_others(self.most_alone, Instant::now());
+            if kept.is_none()
+                && let Some(batch) = state.take()
+            {
                 state.idle -= 1;
-                return Some(jobs);
+                return Some(batch);
             }
             if state.closed {
                 return None;
             }
-            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match kept {
+                Some(time) => self.arrived.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl State {
+    fn came(&mut self, origin: Party, now: Instant) {
+        let [last, one_before] = &mut self.came;
+        if last.is_some_and(|(last, _)| last != origin) {
+            *one_before = *last;
+        }
+        *last = Some((origin, now));
+    }
+
+    /// How long a thread is kept for others at most, where only one origin waits, which has its threads already. The next of
+    /// these to be done goes on with it.
+    fn kept_for_others(&self, most_alone: usize, now: Instant) -> Option<Duration> {
+        let origin = self.waiting.only().filter(|_| !self.closed)?;
+        if self.alone.get(&origin).is_none_or(|threads| *threads < most_alone) {
+            return None;
+        }
+        let others = self.came.iter().flatten().filter(|(other, _)| *other != origin).map(|(_, at)| *at);
+        let left = (others.max()? + COMPANY).saturating_duration_since(now);
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    fn take(&mut self) -> Option<Batch> {
+        let share = self.waiting.len().div_ceil(self.idle.max(1));
+        let jobs = self.waiting.take(share, MOST_OF_ONE);
+        let first = jobs.first()?.place.origin();
+        let alone = Some(first).filter(|first| jobs.iter().all(|job| job.place.origin() == *first));
+        if let Some(origin) = alone {
+            *self.alone.entry(origin).or_default() += 1;
+        }
+        Some(Batch { jobs, alone })
+    }
+
+    fn leave(&mut self, origin: Party) {
+        if let Entry::Occupied(mut threads) = self.alone.entry(origin) {
+            *threads.get_mut() -= 1;
+            if *threads.get() == 0 {
+                threads.remove();
+            }
         }
     }
 }
 
 fn work(queue: &Queue, engine: Engine) {
-    while let Some(jobs) = queue.take() {
+    let mut done = None;
+    while let Some(Batch { jobs, alone }) = queue.take(done.take()) {
+        done = alone;
         let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
         for Job { task, place } in jobs {
             match task {
@@ -466,5 +544,33 @@ mod tests {
         }
         assert!(!hasher.verify(password("right"), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap());
         assert_eq!(hasher.held(party), 0);
+    }
+
+    #[test]
+    fn while_others_come_an_origin_has_half_of_the_threads_to_itself() {
+        let (places, queue) = (Arc::<Places>::default(), Queue::of(2));
+        let party = |last: u8| Party { network: Some([192, 0, 2, last].into()), account: None };
+        let mut answers = Vec::new();
+        let mut push = |last: u8| {
+            let (reply, answer) = oneshot::channel();
+            let place = places.take(party(last)).unwrap();
+            queue.push(Job { task: Task::Hash { key: Zeroizing::default(), salt: [0; 16], cost: 4, reply }, place });
+            answers.push(answer);
+        };
+        let kept = |later| queue.lock().kept_for_others(queue.most_alone, Instant::now() + later);
+        (0..9).for_each(|_| push(1));
+        let [first, second] = [queue.take(None).unwrap(), queue.take(None).unwrap()];
+        assert!([&first, &second].iter().all(|batch| batch.alone == Some(party(1))), "nobody else is there");
+        push(2);
+        let mixed = queue.take(second.alone).unwrap();
+        assert!(mixed.alone.is_none() && mixed.jobs.len() > 1);
+        (0..9).for_each(|_| push(1));
+        assert!(kept(Duration::ZERO).is_some(), "the other thread is its own already");
+        assert!(kept(COMPANY).is_none(), "the others come no longer");
+        let own = queue.take(first.alone).unwrap();
+        assert!(own.alone == Some(party(1)), "the thread that was its own still is");
+        push(3);
+        assert!(kept(Duration::ZERO).is_none());
+        assert!(queue.take(None).unwrap().jobs.iter().any(|job| job.place.origin() == party(3)));
     }
 }

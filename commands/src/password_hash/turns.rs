@@ -41,6 +41,11 @@ impl<O: Copy + Eq + Hash, T: Waiting> Turns<O, T> {
         waiting.push_back(item);
     }
 
+    /// The one origin of which something waits, if there is only one.
+    pub fn only(&self) -> Option<O> {
+        self.order.front().copied().filter(|_| self.order.len() == 1)
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
