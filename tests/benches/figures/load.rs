@@ -1,6 +1,7 @@
 //! A load generator: keep-alive connections on loopback, each sending its next request when the last one was answered.
 //! Bounded in time, and no dearer than it must be, since it shares the cores with what it measures.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -50,7 +51,12 @@ pub fn forwarded(request: &[u8], address: &str) -> Vec<u8> {
 
 /// Sends a request, and reads the status of its answer.
 pub async fn send(stream: &mut TcpStream, buffer: &mut Vec<u8>, request: &[u8]) -> u16 {
-    stream.write_all(request).await.unwrap();
+    try_send(stream, buffer, request).await.unwrap()
+}
+
+/// The same, where the service may close the connection.
+pub async fn try_send(stream: &mut TcpStream, buffer: &mut Vec<u8>, request: &[u8]) -> io::Result<u16> {
+    stream.write_all(request).await?;
     read_answer(stream, buffer).await
 }
 
@@ -99,15 +105,17 @@ pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<
 
 /// Reads one answer, by its Content-Length. A long head costs the reader no more than a short one: what is measured is the
 /// service.
-async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
+async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<u16> {
     buffer.clear();
     loop {
-        assert_ne!(stream.read_buf(buffer).await.unwrap(), 0, "the service closed the connection");
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let Some(head) = memmem::find(buffer, b"\r\n\r\n") else { continue };
         // hyper writes names in lower case.
         let length = memmem::find(&buffer[..head], b"\r\ncontent-length: ").map(|at| number(&buffer[at + 18..head]));
         if buffer.len() >= head + 4 + length.unwrap_or(0) {
-            return u16::try_from(number(&buffer[9..12])).unwrap();
+            return Ok(u16::try_from(number(&buffer[9..12])).unwrap());
         }
     }
 }
