@@ -64,7 +64,8 @@ async fn of_500_guesses_at_once_five_are_evaluated() {
     let outcomes = outcomes(&node.database).await;
     assert_eq!(outcomes["wrong_password"], 5, "{outcomes:?}");
     assert_eq!(outcomes["authentication.locked_out"], 1, "{outcomes:?}");
-    assert_eq!(outcomes["locked"], refused.len() - 5, "every refusal is an event: {outcomes:?}");
+    // Of those that were not answered in time, too.
+    assert!(outcomes["locked"] >= refused.len() - 5, "every refusal is an event: {outcomes:?}");
     assert_eq!(outcomes.len(), 3, "{outcomes:?}");
 }
 
@@ -77,7 +78,8 @@ async fn of_500_guesses_at_once_at_two_nodes_five_are_evaluated() {
     let outcomes = outcomes(&database).await;
     assert_eq!(outcomes["wrong_password"], 5, "{outcomes:?}");
     assert_eq!(outcomes["authentication.locked_out"], 1, "{outcomes:?}");
-    assert_eq!(outcomes["locked"], refused.len() - 5, "every refusal is an event: {outcomes:?}");
+    // Of those that were not answered in time, too.
+    assert!(outcomes["locked"] >= refused.len() - 5, "every refusal is an event: {outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

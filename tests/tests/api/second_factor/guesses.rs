@@ -70,7 +70,8 @@ async fn let_the_lock_pass(node: &Node) {
 fn assert_five(found: &BTreeMap<String, usize>, refused: usize) {
     assert_eq!(found["wrong_code"], 5, "{found:?}");
     assert_eq!(found["authentication.locked_out"], 1, "{found:?}");
-    assert_eq!(found["locked"], refused - 5, "every refusal is an event: {found:?}");
+    // Of those that were not answered in time, too.
+    assert!(found["locked"] >= refused - 5, "every refusal is an event: {found:?}, {refused} refused");
     assert_eq!(found.len(), 3, "{found:?}");
 }
 
