@@ -274,7 +274,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         Verdict::Unknown => return Err(Problem::unavailable(Duration::from_secs(1))),
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    let since_login = at(claims.auth_time) + elevated.after_login;
+    let since_login = elevated.after_login.map_or(DateTime::UNIX_EPOCH, |span| at(claims.auth_time) + span);
     Ok(Some(Caller {
         account: claims.sub,
         session: claims.sid,

@@ -86,7 +86,7 @@ pub fn apply<'a>(
 struct Change {
     suspended: Option<bool>,
     sessions: Option<(RevokedBy, Option<SessionId>)>,
-    /// Whether there is a second factor, and the session in which it was presented.
+    /// State of the second factor: whether it is there, and the session in which it was presented.
     second_factor: Option<(bool, Option<SessionId>)>,
 }
 

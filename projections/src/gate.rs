@@ -56,8 +56,8 @@ pub enum Verdict {
         permissions: Permissions,
         /// Whether a second factor was presented in it that still counts.
         second_factor: bool,
-        /// What it is elevated by.
-        elevated: Elevated,
+        /// Grounds on which it may make sensitive calls.
+        elevated: SessionElevation,
     },
     /// The session has ended.
     Ended,
@@ -91,18 +91,18 @@ pub struct SecondFactorMark {
     pub from: u64,
     /// The session in which the new one was proved, and which therefore stays as it was.
     pub kept: Option<SessionId>,
-    /// Whether there is a new one.
+    /// True where there is a new one.
     pub enabled: bool,
 }
 
-/// What allows sensitive calls in a session.
+/// Grounds for sensitive calls in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Elevated {
-    /// How long its login does.
-    pub after_login: TimeDelta,
-    /// Until when its last step-up does; `None` if there was none lately that counts.
+pub struct SessionElevation {
+    /// Time after its login; `None` if the login does not count, whatever a clock says of when it was.
+    pub after_login: Option<TimeDelta>,
+    /// End of what its last step-up allows; `None` if there was none lately that counts.
     pub until: Option<DateTime<Utc>>,
-    /// Where its owner last proved themselves while it was held.
+    /// Position at which its owner last proved themselves while it was held.
     pub released: Option<u64>,
 }
 
@@ -122,10 +122,10 @@ impl SecondFactorMark {
         second_factor: bool,
         step_up: Option<Elevation>,
         policy: &SessionPolicy,
-    ) -> Elevated {
+    ) -> SessionElevation {
         let counts = |step_up: &Elevation| !self.enabled || self.counts(session, step_up.position);
-        Elevated {
-            after_login: if !self.enabled || second_factor { policy.elevation } else { TimeDelta::zero() },
+        SessionElevation {
+            after_login: (!self.enabled || second_factor).then_some(policy.elevation),
             until: step_up.filter(counts).map(|step_up| step_up.until),
             released: step_up.and_then(|step_up| step_up.released),
         }

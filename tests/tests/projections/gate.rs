@@ -11,7 +11,7 @@ use fulexo_domain::permission::CustomRoles;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_projections::gate::{Claim, Elevated, Gate, LEASE, Verdict, permissions_in};
+use fulexo_projections::gate::{Claim, Gate, LEASE, SessionElevation, Verdict, permissions_in};
 use fulexo_tests::{Database, draft, operator};
 use uuid::Uuid;
 
@@ -44,7 +44,8 @@ fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
 fn current(roles: &[&str]) -> Verdict {
     let roles: std::collections::BTreeSet<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let permissions = permissions_in(&roles, &CustomRoles::new(), &Policy::default(), false);
-    let elevated = Elevated { after_login: Policy::default().sessions.elevation, until: None, released: None };
+    let elevated =
+        SessionElevation { after_login: Some(Policy::default().sessions.elevation), until: None, released: None };
     Verdict::Current { roles: Some(roles), permissions, second_factor: false, elevated }
 }
 
@@ -140,7 +141,10 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     let elevated = SessionEvent::Elevated { methods: vec![Method::Password], until, released: false };
     gate.observe(&[at(0, elevated, ann().1.0)]);
     gate.renew_lease(Instant::now());
-    assert!(matches!(judged(&gate, 0, &[]), Verdict::Current { elevated: Elevated { until: Some(_), .. }, .. }));
+    assert!(matches!(
+        judged(&gate, 0, &[]),
+        Verdict::Current { elevated: SessionElevation { until: Some(_), .. }, .. }
+    ));
 
     // As many as it keeps, which are younger.
     let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap();
