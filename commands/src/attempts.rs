@@ -34,7 +34,7 @@ use crate::vault::write::VaultWrite;
 /// Commits are acknowledged, as far as is known, for so long after one was; and how long one is waited for.
 const PULSE: Duration = Duration::from_secs(2);
 
-/// How long the record of what was counted is insisted on.
+/// Time for which the record of what was counted is insisted on.
 const PERSISTENCE: Duration = Duration::from_secs(30);
 
 /// What an attempt is counted under.

@@ -101,8 +101,8 @@ struct State {
     closed: bool,
 }
 
-/// What a thread works on at once, and whose it is, if it is all of one origin.
-struct Batch {
+/// Jobs that a thread works on at once, and their origin, if it is one.
+struct HashBatch {
     jobs: Vec<Job>,
     alone: Option<Party>,
 }
@@ -296,7 +296,7 @@ impl Queue {
 
     /// This thread's share of what waits, all of one kind, now that what it had to itself is done; `None` when there will be
     /// nothing more.
-    fn take(&self, done: Option<Party>) -> Option<Batch> {
+    fn take(&self, done: Option<Party>) -> Option<HashBatch> {
         let mut state = self.lock();
         if let Some(origin) = done {
             state.leave(origin);
@@ -332,8 +332,8 @@ impl State {
         *last = Some((origin, now));
     }
 
-    /// How long a thread is kept for others at most, where only one origin waits, which has its threads already. The next of
-    /// these to be done goes on with it.
+    /// Time for which a thread is kept for others at most, where only one origin waits, which has its threads already. The
+    /// next of these to be done goes on with it.
     fn kept_for_others(&self, most_alone: usize, now: Instant) -> Option<Duration> {
         let origin = self.waiting.only().filter(|_| !self.closed)?;
         if self.alone.get(&origin).is_none_or(|threads| *threads < most_alone) {
@@ -344,7 +344,7 @@ impl State {
         Some(left).filter(|left| !left.is_zero())
     }
 
-    fn take(&mut self) -> Option<Batch> {
+    fn take(&mut self) -> Option<HashBatch> {
         let share = self.waiting.len().div_ceil(self.idle.max(1));
         let jobs = self.waiting.take(share, MOST_OF_ONE);
         let first = jobs.first()?.place.origin();
@@ -352,7 +352,7 @@ impl State {
         if let Some(origin) = alone {
             *self.alone.entry(origin).or_default() += 1;
         }
-        Some(Batch { jobs, alone })
+        Some(HashBatch { jobs, alone })
     }
 
     fn leave(&mut self, origin: Party) {
@@ -367,7 +367,7 @@ impl State {
 
 fn work(queue: &Queue, engine: Engine) {
     let mut done = None;
-    while let Some(Batch { jobs, alone }) = queue.take(done.take()) {
+    while let Some(HashBatch { jobs, alone }) = queue.take(done.take()) {
         done = alone;
         let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
         for Job { task, place } in jobs {
