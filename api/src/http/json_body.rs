@@ -7,9 +7,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use poem::http::header;
 use poem::{Request, RequestBody};
-use poem_openapi::error::ContentTypeError;
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseFromJSON, Type};
@@ -74,16 +72,7 @@ impl<'a, T: ParseFromJSON> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
-        let is_json = match (types.next(), types.next()) {
-            (None, _) => return Err(ContentTypeError::ExpectContentType.into()),
-            (Some(one), None) => one.to_str().is_ok_and(media_type::is_json),
-            // One reader goes by the first, and another by the last.
-            (Some(_), Some(_)) => false,
-        };
-        if !is_json {
-            return Err(Problem::unsupported_media_type().into());
-        }
+        media_type::the_only(request, media_type::is_json)?;
         let Some(schema) = request.data::<Arc<BodySchema>>() else {
             return Err(Problem::internal("the schema is not attached to the request").into());
         };

@@ -1,9 +1,34 @@
 //! Media types compared as RFC 9110 says (section 8.3.1): parsed, type and subtype without regard to case, parameters
 //! aside. The one place that decides which reader a body gets.
 
+use poem::Request;
+use poem::http::header;
+use poem_openapi::error::ContentTypeError;
+
+use super::Problem;
+
+/// Checks that a request has one `Content-Type`, which is a fitting one: of two, one reader goes by the first, and another by
+/// the last.
+///
+/// # Errors
+/// 415.
+pub(super) fn the_only(request: &Request, fits: fn(&str) -> bool) -> poem::Result<()> {
+    let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
+    match (types.next(), types.next()) {
+        (None, _) => Err(ContentTypeError::ExpectContentType.into()),
+        (Some(one), None) if one.to_str().is_ok_and(fits) => Ok(()),
+        (Some(_), _) => Err(Problem::unsupported_media_type().into()),
+    }
+}
+
 /// `true` if a `Content-Type` names JSON: `application/json`, with or without parameters.
 pub(super) fn is_json(content_type: &str) -> bool {
     is(content_type, "application", "json")
+}
+
+/// `true` if a `Content-Type` names a form: `application/x-www-form-urlencoded`, with or without parameters.
+pub(super) fn is_form(content_type: &str) -> bool {
+    is(content_type, "application", "x-www-form-urlencoded")
 }
 
 /// `true` if a `Content-Type` names this type. One that is not well formed names none.

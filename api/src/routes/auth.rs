@@ -11,7 +11,7 @@ use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId};
 use poem::Request;
 use poem_openapi::param::Header;
-use poem_openapi::payload::{Form, Json};
+use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -26,7 +26,7 @@ use crate::caller::{
 use crate::clock;
 use crate::http::cookies::{ByCookie, Cookie};
 use crate::http::problem::FieldError;
-use crate::http::{JsonBody, Problem};
+use crate::http::{FormBody, JsonBody, Problem};
 
 pub struct Auth;
 
@@ -320,11 +320,12 @@ impl Auth {
         &self,
         request: &Request,
         caller: BearerOrKey,
-        body: Form<Introspection>,
+        body: FormBody<Introspection>,
     ) -> Result<Json<Introspected>, Problem> {
         caller.0.require(Permission::TokensIntrospect)?;
+        let Introspection { token, .. } = body.read(request).await?;
         let app = app(request)?;
-        let token = &body.0.token;
+        let token = token.as_str();
         if let Some(key) = app.commands.api_key(token) {
             let Some((permissions, expires_at)) = standing_of(app, key).await? else {
                 return Ok(Json(Introspected::default()));

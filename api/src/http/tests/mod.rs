@@ -19,7 +19,7 @@ use poem::web::Data;
 use poem::{Body, EndpointExt, Request};
 use poem_openapi::auth::Bearer;
 use poem_openapi::param::{Path, Query};
-use poem_openapi::payload::{Binary, Form, Json, PlainText};
+use poem_openapi::payload::{Binary, Json, PlainText};
 use poem_openapi::{Object, OpenApi, OpenApiService, SecurityScheme};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +28,9 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::listener::{self, ListenerOptions};
-use super::{ClientAddress, EdgeOptions, JsonBody, Operations, Problem, RequestId, docs, files, pages, stack};
+use super::{
+    ClientAddress, EdgeOptions, FormBody, JsonBody, Operations, Problem, RequestId, docs, files, pages, stack,
+};
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
@@ -74,8 +76,8 @@ impl Api {
     }
 
     #[oai(path = "/v1/introspect", method = "post", operation_id = "introspect")]
-    async fn introspect(&self, body: Form<Introspect>) -> Result<PlainText<String>, Problem> {
-        Ok(PlainText(body.0.token))
+    async fn introspect(&self, request: &Request, body: FormBody<Introspect>) -> Result<PlainText<String>, Problem> {
+        Ok(PlainText(body.read(request).await?.token))
     }
 
     #[oai(path = "/v1/things/:thing/parts/:part", method = "get", operation_id = "get_part")]
