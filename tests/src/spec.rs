@@ -1,6 +1,8 @@
 //! The operations that the OpenAPI document names, and requests for them made from their schemas: a new operation is
 //! called by these tests without anybody adding it.
 
+use std::sync::{Arc, LazyLock};
+
 use hyper::Method;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -23,14 +25,15 @@ pub struct Operation {
     /// With its parameters in braces.
     pub path: String,
     /// Everything the document says of it.
-    pub meta: Value,
-    document: Value,
+    pub meta: Arc<Value>,
+    document: Arc<Value>,
 }
 
 /// Every operation.
 #[must_use]
 pub fn operations() -> Vec<Operation> {
-    let document = document();
+    static DOCUMENT: LazyLock<Arc<Value>> = LazyLock::new(|| Arc::new(document()));
+    let document = &*DOCUMENT;
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, meta) in methods.as_object().unwrap() {
@@ -38,8 +41,8 @@ pub fn operations() -> Vec<Operation> {
                 id: meta["operationId"].as_str().unwrap_or_default().to_owned(),
                 method: method.to_uppercase().parse().unwrap(),
                 path: path.clone(),
-                meta: meta.clone(),
-                document: document.clone(),
+                meta: Arc::new(meta.clone()),
+                document: Arc::clone(document),
             });
         }
     }
