@@ -32,8 +32,6 @@ use crate::vault::crypto::{equal, random_bytes};
 
 /// Most hashes of one address side by side, so that whoever comes next does not wait for a thread full of them.
 const MOST_OF_ONE: usize = MOST_LANES / 2;
-/// Most hashes of one address beside those of others, which take longer by each.
-const MOST_BESIDE_OTHERS: usize = 2;
 /// Others come, too, for so long after one of them did.
 const COMPANY: Duration = Duration::from_secs(1);
 /// Characters of a verifier before its hash: version, cost and salt.
@@ -348,7 +346,7 @@ impl State {
 
     fn take(&mut self) -> Option<HashBatch> {
         let share = self.waiting.len().div_ceil(self.idle.max(1));
-        let jobs = self.waiting.take(share, MOST_OF_ONE, MOST_BESIDE_OTHERS);
+        let jobs = self.waiting.take(share, MOST_OF_ONE);
         let first = jobs.first()?.place.origin();
         let alone = Some(first).filter(|first| jobs.iter().all(|job| job.place.origin() == *first));
         if let Some(origin) = alone {

@@ -60,9 +60,8 @@ impl<O: Copy + Eq + Hash, T: Waiting> Turns<O, T> {
         self.order.retain(|origin| self.waiting.contains_key(origin));
     }
 
-    /// Takes up to so many of one kind, the origins in turn: of an origin up to so many, and fewer when others wait, too.
-    pub fn take(&mut self, share: usize, alone: usize, beside_others: usize) -> Vec<T> {
-        let of_one = if self.order.len() > 1 { beside_others } else { alone };
+    /// Takes up to so many of one kind, the origins in turn, up to so many of one origin.
+    pub fn take(&mut self, share: usize, of_one: usize) -> Vec<T> {
         let mut taken: Vec<T> = Vec::new();
         let mut by: HashMap<O, usize> = HashMap::new();
         while let Some(origin) = self.order.front().copied() {
@@ -132,17 +131,16 @@ mod tests {
         let mut turns = Turns::default();
         (0..200).for_each(|number| turns.push(1, item(1, number)));
         turns.push(2, item(2, 0));
-        let origins: Vec<u8> = turns.take(6, 3, 2).iter().map(|item| item.origin).collect();
-        assert_eq!(origins, [1, 2, 1]);
-        assert_eq!(turns.len(), 198);
+        let origins: Vec<u8> = turns.take(6, 3).iter().map(|item| item.origin).collect();
+        assert_eq!(origins, [1, 2, 1, 1]);
+        assert_eq!(turns.len(), 197);
     }
 
     #[test]
     fn alone_an_origin_is_given_as_much_as_one_may_have() {
         let mut turns = Turns::default();
         (0..9).for_each(|number| turns.push(1, item(1, number)));
-        let taken = [6, 2, 1].map(|share| turns.take(share, 3, 2).len());
-        assert_eq!(taken, [3, 2, 1]);
+        assert_eq!([turns.take(6, 3).len(), turns.take(2, 3).len(), turns.take(1, 3).len()], [3, 2, 1]);
     }
 
     #[derive(Debug, Clone)]
@@ -185,13 +183,9 @@ mod tests {
                     }
                     Act::Take { share } => {
                         turns.forget_unwanted();
-                        let most = if waiting.len() > 1 { 2 } else { 3 };
-                        let taken = turns.take(share, 3, 2);
+                        let taken = turns.take(share, 3);
                         prop_assert_eq!(taken.is_empty(), waiting.is_empty());
                         prop_assert!(taken.len() <= share.min(6));
-                        for origin in 0..6 {
-                            prop_assert!(taken.iter().filter(|item| item.origin == origin).count() <= most);
-                        }
                         prop_assert!(taken.iter().all(|item| item.kind == taken[0].kind && !item.unwanted));
                         for item in taken {
                             let mine = waiting.get_mut(&item.origin).unwrap();
