@@ -44,7 +44,8 @@ pub(super) async fn read(
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to know.
     let mut reader = body.into_async_read().take(limit as u64 + 1);
-    match time::timeout(patience, reader.read_to_end(&mut bytes)).await {
+    // Boxed, so that the many requests without a body need not carry its state along.
+    match Box::pin(time::timeout(patience, reader.read_to_end(&mut bytes))).await {
         Ok(Ok(_)) if bytes.len() > limit => Err(Problem::body_too_large(limit)),
         Ok(Ok(_)) => {
             request.set_body(Body::from_bytes(Bytes::from(bytes)));

@@ -218,7 +218,7 @@ async fn serve_connection<I, E>(
             let version = request.version();
             let is_served = !is_reserved || request.uri().path().starts_with("/health/");
             let mut response =
-                if is_served { app.get_response((request, local, remote, scheme).into()).await } else { full() };
+                if is_served { E::get_response(&app, (request, local, remote, scheme).into()).await } else { full() };
             // Whoever sends too much has the connection for nothing else, and does not keep it by sending on.
             let is_too_much = response.status() == StatusCode::TOO_MANY_REQUESTS && !user.is_shared();
             if is_reserved || is_too_much {

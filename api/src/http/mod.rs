@@ -31,6 +31,7 @@ pub mod trace;
 #[cfg(test)]
 mod tests;
 
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,10 +161,12 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
                 // 6. A place among those that are worked on, which nobody holds who is slow to send.
                 let place = self.place(&request)?;
                 // 7. A command runs in a task of its own, and holds its place there: here it is only waited for.
-                if !request.method().is_safe() {
+                let is_safe = request.method().is_safe();
+                let request = mem::take(&mut request);
+                if !is_safe {
                     return self.command(request, id, place).await.map_err(|_| Problem::panicked().into());
                 }
-                self.app.call(request).await.map(IntoResponse::into_response)
+                E::call(&self.app, request).await.map(IntoResponse::into_response)
             });
             // 8. The time limit around the body too: waiting is waiting.
             let ended = pin!(timeout::by(deadline, handled));
@@ -201,7 +204,7 @@ impl<E: Endpoint + 'static> Edge<E> {
         let app = Arc::clone(&self.app);
         self.options.tasks.start(async move {
             let _place = place;
-            let handled = pin!(app.call(request));
+            let handled = pin!(E::call(&app, request));
             let result = panic::caught(async { handled.await.map(IntoResponse::into_response) }).await;
             // Here, so that what fails is logged, also where nobody waits for it.
             let response = problem::answer(result, id);
