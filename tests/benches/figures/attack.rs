@@ -20,9 +20,9 @@ const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 18;
 /// Other people who log in, again and again.
 const OTHERS: usize = 4;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 /// Logins of each of the others while nobody attacks.
-const QUIET: usize = 30;
+const QUIET: usize = 120;
 const KINDS: [&str; 6] =
     ["change of password", "step-up", "registration", "login of nobody", "dearest password", "a body of many names"];
 /// Others may wait so many times as long.
