@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use hyper::body::Bytes;
 use poem::{Request, RequestBody};
 use poem_openapi::payload::{Form, ParsePayload, Payload};
-use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
@@ -31,22 +31,6 @@ impl<T: DeserializeOwned> FormBody<T> {
     }
 }
 
-impl<T: Type> Payload for FormBody<T> {
-    const CONTENT_TYPE: &'static str = Form::<T>::CONTENT_TYPE;
-
-    fn check_content_type(content_type: &str) -> bool {
-        media_type::is_form(content_type)
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        T::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-}
-
 impl<'a, T: Type> ApiExtractor<'a> for FormBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
 
@@ -58,7 +42,7 @@ impl<'a, T: Type> ApiExtractor<'a> for FormBody<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        let content = vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: T::schema_ref() }];
+        let content = vec![MetaMediaType { content_type: Form::<T>::CONTENT_TYPE, schema: T::schema_ref() }];
         Some(MetaRequest { description: None, content, required: true })
     }
 
