@@ -43,8 +43,10 @@ async fn a_verb_that_ends_leaves_the_copy_and_the_read_models_to_nodes() {
         let database = Arc::clone(&node.database);
         append(&database, 50).await;
         let stream = copied(&[&node]).await;
-        // Nobody copies now: whoever tried would have the turn.
+        // Nobody copies now: whoever tried would have the turn. A node that finds the database too busy lets its turn run out.
         node.stop().await;
+        let pool = superuser(&database).await;
+        eventually("nobody has the turn", async || turn(&pool).await.1).await;
         let jetstream = nats.jetstream().await;
         let (config, _) = held(&jetstream, &stream).await;
         jetstream.update_stream(Config { num_replicas: 3, ..config }).await.unwrap();
@@ -58,7 +60,6 @@ async fn a_verb_that_ends_leaves_the_copy_and_the_read_models_to_nodes() {
         // Without it a node copies to one server.
         bare.remove("FULEXO_NATS_REPLICAS");
 
-        let pool = superuser(&database).await;
         let views = "select name, position from projection.checkpoint order by name";
         let views = async || sqlx::query_as::<_, (String, i64)>(views).fetch_all(&pool).await.unwrap();
         let before = (turn(&pool).await, held(&jetstream, &stream).await, views().await);
