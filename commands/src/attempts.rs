@@ -247,9 +247,8 @@ impl Commands {
     /// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
     /// and each would count: whoever tries again and again would be locked out when it is back.
     async fn unless_commits_wait(&self) -> Result<(), CommandError> {
-        let mut pulse = self.pulse.clone();
+        let mut pulse = self.pulse.subscribe();
         let beats = pulse.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
-        // Without a sender nobody looks.
         timeout(PULSE, beats).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
     }
 

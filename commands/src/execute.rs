@@ -1,5 +1,7 @@
 //! From a decision to the log: load, decide, append, try again on conflict. The only caller of append.
 
+use std::time::Instant;
+
 use esrs::manager::AggregateManager;
 use esrs::store::StoreEvent;
 use esrs::{Aggregate, AggregateState};
@@ -292,6 +294,8 @@ impl Commands {
         }
         match self.log.append(request).await? {
             Appended::New(receipt) => {
+                // A busy machine may keep whoever looks from it, and still commit.
+                self.pulse.send_if_modified(|at| at.as_mut().map(|at| *at = Instant::now()).is_some());
                 if signs_out {
                     self.ends_due.notify_one();
                 }

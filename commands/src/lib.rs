@@ -77,8 +77,8 @@ pub struct Commands {
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
 pub type IsCurrent = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// When a commit that the database acknowledged was last begun; nothing where nobody looks.
-pub type Pulse = watch::Receiver<Option<Instant>>;
+/// When the database last acknowledged a commit; nothing where nobody looks.
+pub type Pulse = watch::Sender<Option<Instant>>;
 
 /// What a command gave, and where in the log it stands: a reader that asks for this position sees it.
 pub struct Done<T> {
@@ -110,9 +110,7 @@ impl Commands {
         is_current: IsCurrent,
         epoch: Epoch,
     ) -> Self {
-        // Its sender is gone: nobody looks.
-        let pulse = watch::Sender::default().subscribe();
-        let (mails, budget, ends_due) = (false, None, Notify::new());
+        let (pulse, mails, budget, ends_due) = (Pulse::default(), false, None, Notify::new());
         Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails, budget, ends_due }
     }
 

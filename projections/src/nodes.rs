@@ -138,16 +138,16 @@ impl Nodes {
         Ok(())
     }
 
-    /// When the last renewal that was committed began; nothing as long as this process is no node. One that is old says that
-    /// the database is gone, or acknowledges no commit.
+    /// When the database last acknowledged a commit, a renewal or what others note here; nothing as long as this process is
+    /// no node. What is old says that the database is gone, or acknowledges no commit.
     #[must_use]
-    pub fn pulse(&self) -> watch::Receiver<Option<Instant>> {
-        self.pulse.subscribe()
+    pub fn pulse(&self) -> watch::Sender<Option<Instant>> {
+        self.pulse.clone()
     }
 
     fn is_renewed(&self, asked: Instant) {
         *lock(&self.renewed) = Some(asked);
-        self.pulse.send_replace(Some(asked));
+        self.pulse.send_replace(Some(Instant::now()));
     }
 
     /// Takes no part any more: gives up the lease, then the row, so that nobody waits for this node. It must serve
