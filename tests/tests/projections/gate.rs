@@ -1,7 +1,7 @@
 //! What gates a request, in a node's memory: it knows, or it says that it does not.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use fulexo_domain::account::AccountEvent;
@@ -25,6 +25,11 @@ async fn gate() -> Gate {
 
 fn ann() -> (AccountId, SessionId) {
     (AccountId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)))
+}
+
+/// For a lease that does not run out while a test is slow.
+pub fn far_off() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
 }
 
 /// What the gate says of a token that was issued at this position to somebody with these roles.
@@ -58,7 +63,7 @@ async fn a_gate_without_a_lease_knows_nothing() {
     let gate = gate().await;
     gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0)]);
     assert_eq!(judged(&gate, 0, &["admin"]), Verdict::Unknown);
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 0, &["admin"]), current(&["admin"]));
     gate.renew_lease(Instant::now().checked_sub(LEASE).unwrap());
     assert_eq!(judged(&gate, 0, &["admin"]), Verdict::Unknown, "it has run out");
@@ -69,14 +74,14 @@ async fn a_session_that_has_ended_is_ended_with_or_without_a_lease() {
     let gate = gate().await;
     gate.observe(&[at(0, SessionEvent::Revoked { by: RevokedBy::Owner }, ann().1.0)]);
     assert_eq!(judged(&gate, 0, &[]), Verdict::Ended);
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 9, &[]), Verdict::Ended);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_takes_a_role_change_for_what_it_came_after() {
     let gate = gate().await;
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     let auditor = RoleName::parse("auditor").unwrap();
     gate.observe(&[
         at(0, AccountEvent::RoleGranted { role: auditor.clone() }, ann().0.0),
@@ -100,7 +105,7 @@ async fn a_gate_takes_a_role_change_for_what_it_came_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_from_a_position_that_the_gate_has_not_reached_is_unknown() {
     let gate = gate().await;
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown);
     gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0)]);
     assert_eq!(judged(&gate, 0, &[]), current(&[]));
@@ -110,7 +115,7 @@ async fn a_token_from_a_position_that_the_gate_has_not_reached_is_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_told_twice_or_out_of_order_come_to_the_same() {
     let gate = gate().await;
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     let role = RoleName::parse("auditor").unwrap();
     let granted = at(1, AccountEvent::RoleGranted { role: role.clone() }, ann().0.0);
     let revoked = at(2, AccountEvent::RoleRevoked { role }, ann().0.0);
@@ -123,7 +128,7 @@ async fn events_told_twice_or_out_of_order_come_to_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_history_is_unknown_even_of_a_session_that_ended() {
     let gate = gate().await;
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     gate.observe(&[at(0, SessionEvent::Expired {}, ann().1.0)]);
     let (account, session) = ann();
     let epoch = fulexo_domain::values::Epoch::from(Uuid::from_u128(7));
@@ -140,7 +145,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     let until = now + TimeDelta::minutes(10);
     let elevated = SessionEvent::Elevated { methods: vec![Method::Password], until, released: false };
     gate.observe(&[at(0, elevated, ann().1.0)]);
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     assert!(matches!(
         judged(&gate, 0, &[]),
         Verdict::Current { elevated: SessionElevation { until: Some(_), .. }, .. }
@@ -150,7 +155,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap();
     let events: Vec<_> = (1..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
     gate.observe(&events);
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 100_000, &[]), Verdict::Unknown, "issued later, in the same session");
     gate.observe(&[Arc::new(ended.recorded(100_001, until + TimeDelta::seconds(1), 100_002))]);
     assert_eq!(judged(&gate, 100_000, &[]), current(&[]), "it has run out");
@@ -159,12 +164,12 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_older_than_the_gates_memory_is_unknown() {
     let gate = gate().await;
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap());
     // One more than it keeps.
     let events: Vec<_> = (0..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
     gate.observe(&events);
-    gate.renew_lease(Instant::now());
+    gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown, "what position 0 changed is forgotten");
     assert_eq!(judged(&gate, 1, &[]), current(&[]));
 }
@@ -184,7 +189,7 @@ async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_uncha
             at(1, event, stream),
             Arc::new(ahead.recorded(2, operator().now + TimeDelta::hours(3), 3)),
         ]);
-        gate.renew_lease(Instant::now());
+        gate.renew_lease(far_off());
         let verdict = judged(&gate, 0, &["admin"]);
         assert!(verdict == Verdict::Unknown || verdict == Verdict::Ended, "{verdict:?}");
         assert_eq!(judged(&gate, 2, &["admin"]), current(&["admin"]), "nothing was forgotten that it does not know of");
@@ -203,7 +208,7 @@ async fn what_a_gate_does_not_learn_when_it_opens_it_does_not_take_for_unchanged
         let now = operator().now + TimeDelta::hours(hours);
         let policy = Arc::new(InForce::new(Policy::default()));
         let gate = Gate::open(&pool, TimeDelta::hours(1), policy, now).await.unwrap();
-        gate.renew_lease(Instant::now());
+        gate.renew_lease(far_off());
         let claim = |position, session| Claim {
             account: AccountId(ann.account),
             session: SessionId(session),

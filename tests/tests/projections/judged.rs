@@ -2,7 +2,6 @@
 //! once, and written to the tables in theirs; every token that was issued on the way is judged the same by all of them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use chrono::TimeDelta;
 use fulexo_api::clock;
@@ -21,6 +20,8 @@ use fulexo_tests::{Database, Dice, draft, operator};
 use sqlx::PgPool;
 use tokio::sync::oneshot;
 use uuid::Uuid;
+
+use crate::gate::far_off;
 
 /// A token: what it says.
 #[derive(Debug, Clone)]
@@ -169,7 +170,7 @@ impl World {
         }
         let rest: Vec<_> = self.events.iter().filter(|event| event.position >= gate.applied()).cloned().collect();
         gate.observe(&rest);
-        gate.renew_lease(Instant::now());
+        gate.renew_lease(far_off());
     }
 
     async fn compare(&self, gate: &Gate, seed: u64) {
