@@ -79,14 +79,14 @@ impl Pools {
     }
 }
 
-/// A pool for the application role.
+/// A pool for the application role, for a verb: what it has begun it does not give up because the machine is busy.
 ///
 /// # Errors
 /// [`StartError`], without the password in the URL.
 pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> {
     let options = options(url, "60s")?;
     try_once(&options).await?;
-    Ok(of(connections).connect_lazy_with(options))
+    Ok(of(connections).acquire_timeout(Duration::from_secs(60)).connect_lazy_with(options))
 }
 
 fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, StartError> {
