@@ -51,11 +51,12 @@ impl Cookie {
     /// Its value in a request. None where it comes twice: no browser sends one of these twice.
     #[must_use]
     pub fn of(self, headers: &HeaderMap) -> Option<&str> {
-        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let mut values = pairs.filter(|(name, _)| *name == self.name()).map(|(_, value)| value);
+        // Octets (RFC 6265, section 5.4): what other applications of the domain have set may be anything.
+        let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+        let pairs = lines.flat_map(|line| line.split(|octet| *octet == b';')).map(<[u8]>::trim_ascii);
+        let mut values = pairs.filter_map(|pair| pair.strip_prefix(self.name().as_bytes())?.strip_prefix(b"="));
         match (values.next(), values.next()) {
-            (Some(value), None) if !value.is_empty() && value.len() <= LONGEST => Some(value),
+            (Some(value), None) if !value.is_empty() && value.len() <= LONGEST => str::from_utf8(value).ok(),
             _ => None,
         }
     }
@@ -121,6 +122,9 @@ mod tests {
         let of = |lines: &[&str]| Cookie::Access.of(&with(lines)).map(str::to_owned);
         assert_eq!(of(&["a=b; __Host-fulexo-access=x.y.z; c=d"]).as_deref(), Some("x.y.z"));
         assert_eq!(of(&["a=b", "__Host-fulexo-access=x.y.z"]).as_deref(), Some("x.y.z"));
+        let octets = b"city=Z\xc3\xbcrich; \xff\xfe;__Host-fulexo-access=x.y.z;=; ;a".as_slice();
+        let line = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_bytes(octets).unwrap())]);
+        assert_eq!(Cookie::Access.of(&line), Some("x.y.z"), "a neighbour's cookie hides nothing");
         for wrong in [
             &["fulexo-access=x"][..],
             &["__Host-fulexo-access=x; __Host-fulexo-access=x"],

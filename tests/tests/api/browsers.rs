@@ -48,11 +48,14 @@ impl Browser {
         }
     }
 
-    fn with(&self, headers: &[(&str, &str)]) -> Client {
+    fn cookie_line(&self) -> String {
         let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        headers.iter().fold(self.client.with_header("cookie", &cookies.join("; ")), |client, (name, value)| {
-            client.with_header(name, value)
-        })
+        cookies.join("; ")
+    }
+
+    fn with(&self, headers: &[(&str, &str)]) -> Client {
+        let client = self.client.with_header("cookie", &self.cookie_line());
+        headers.iter().fold(client, |client, (name, value)| client.with_header(name, value))
     }
 
     fn token(&self) -> &str {
@@ -346,4 +349,29 @@ async fn a_listed_page_is_told_that_it_asks_too_often_and_may_act_by_cookie() {
     }
     let acting = browser.with(&[("origin", PANEL), ("x-csrf-token", browser.token())]);
     assert_eq!(acting.post_nothing("/v1/me/sessions/revoke-others").await.status, 200);
+}
+
+/// D4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_cookie_hides_no_token_and_keeps_nobody_logged_in() {
+    let node = Node::start().await;
+    for neighbour in ["city=Zürich", "a", "", "=", "x=\"y; z\"", "__Host-other=1", "fulexo=ÿþ"] {
+        let (mut browser, _) = logged_in(&node, &["customer"]).await;
+        let page = |browser: &Browser, cookies: &str| {
+            let client = browser.client.with_header("cookie", cookies).with_header("x-csrf-token", browser.token());
+            client.with_header("sec-fetch-site", "same-origin")
+        };
+        let own = browser.cookie_line();
+        for line in
+            [format!("{neighbour}; {own}"), format!("{own};{neighbour}"), format!("{neighbour};{own};{neighbour}")]
+        {
+            assert_eq!(page(&browser, &line).get("/v1/me").await.status, 200, "{line}");
+        }
+        let refreshed = page(&browser, &format!("{neighbour}; {own}")).post("/v1/auth/refresh", json!({})).await;
+        assert_eq!(refreshed.status, 200, "{neighbour}: {refreshed:?}");
+        browser.keep(&refreshed);
+        let page = page(&browser, &format!("{neighbour}; {}", browser.cookie_line()));
+        assert_eq!(page.post_nothing("/v1/auth/logout").await.status, 204, "{neighbour}");
+        assert_eq!(page.get("/v1/auth/session").await.status, 401, "{neighbour}");
+    }
 }
