@@ -378,7 +378,6 @@ pub fn context(request: &Request, actor: Actor, idempotency_key: Option<String>)
         origin: Origin {
             ip: request.data::<ClientAddress>().map(|address| address.0),
             user_agent: header(header::USER_AGENT),
-            accept_language: header(header::ACCEPT_LANGUAGE),
         },
         idempotency_key,
     })

@@ -30,8 +30,6 @@ pub struct Origin {
     pub ip: Option<IpAddr>,
     /// `User-Agent`.
     pub user_agent: Option<String>,
-    /// `Accept-Language`.
-    pub accept_language: Option<String>,
 }
 
 impl Context {

@@ -6,7 +6,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::event::Category;
 use fulexo_domain::policy::FingerprintPolicy;
 use fulexo_domain::rate_limit::Route;
-use fulexo_domain::session::{Session, SessionCommand, SessionError, SessionState};
+use fulexo_domain::session::{Live, Session, SessionCommand, SessionError, SessionState};
 use fulexo_domain::values::SessionId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -29,6 +29,13 @@ enum Outcome {
     Refreshed(u32),
 }
 
+/// Who refreshes, as far as that is seen.
+struct Seen {
+    fingerprint: String,
+    /// The device of the session, where its token came along.
+    device: Option<Uuid>,
+}
+
 impl Commands {
     /// The session that a refresh token names, be it authentic or not.
     #[must_use]
@@ -38,7 +45,7 @@ impl Commands {
 
     /// Exchanges a refresh token for new tokens. A token that was spent before ends the session: somebody else
     /// holds a copy. The one just spent is answered with its successor for a few seconds (two tabs, a lost answer). From
-    /// somewhere that looks different, the policy decides.
+    /// somewhere that looks different, the policy decides; within these seconds it holds the session at most.
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`], whatever is wrong with the token; [`CommandError::LockedDown`] for one that is
@@ -57,9 +64,9 @@ impl Commands {
         }
         self.spend(Route::AccountRefresh, Payer::Account(root.account), 1)?;
         // A client that says which device it is must be the one that logged in, be it known to the account still or not.
-        let device =
-            device.map_or(root.device, |token| device_of_token(&self.vault, root.account, token).unwrap_or_default());
-        let fingerprint = self.fingerprint(context, device);
+        let device = device.map(|token| device_of_token(&self.vault, root.account, token).unwrap_or_default());
+        let fingerprint = self.fingerprint(context, device.unwrap_or(root.device));
+        let seen = Seen { fingerprint, device: device.filter(|device| *device == root.device) };
         let idempotency = Idempotency::of(&self.vault, context, "refresh", &[token.as_bytes()]);
         match self.before_with_age(idempotency.as_ref()).await? {
             // Too long ago: a spent token like any other.
@@ -70,7 +77,7 @@ impl Commands {
                 if !self.admission_of(root.account).await?.admitted {
                     return Err(CommandError::LockedDown);
                 }
-                if self.looks_like(session, &fingerprint).await?
+                if self.is_seen_again(context, session, &seen).await?
                     && let Some(done) = self.issue_again(context, session, generation, None).await?
                 {
                     return Ok(done);
@@ -83,9 +90,10 @@ impl Commands {
         for _ in 0..TRIES {
             let loaded = self.load_session(session).await?;
             let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
+            let looks_alike = self.looks_alike(context, live, &seen).await?;
             let command = SessionCommand::Refresh {
                 generation: presented.generation,
-                fingerprint: fingerprint.clone(),
+                fingerprint: if looks_alike { live.fingerprint.clone() } else { seen.fingerprint.clone() },
                 at: context.now,
                 policy: policy.sessions.clone(),
             };
@@ -122,7 +130,8 @@ impl Commands {
             unit.record(session.0, Some(live.account), events)?;
             let outcome = refreshed.map_or(Outcome::Refused, |live| Outcome::Refreshed(live.generation));
             // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.
-            let remembered = idempotency.as_ref().filter(|_| refreshed.is_some());
+            let is_rotated = refreshed.is_some_and(|refreshed| refreshed.generation != live.generation);
+            let remembered = idempotency.as_ref().filter(|_| is_rotated);
             match self.commit(unit, remembered, outcome).await {
                 Ok(Committed::New(Outcome::Refreshed(_), receipt)) => {
                     let position = receipt.position.unwrap_or_default();
@@ -131,7 +140,8 @@ impl Commands {
                     return Ok(Done { value, position: Some(position) });
                 }
                 // Somebody presented the same, with the same key, a moment ago.
-                Ok(Committed::Before(Outcome::Refreshed(_))) if !self.looks_like(session, &fingerprint).await? => {}
+                Ok(Committed::Before(Outcome::Refreshed(_)))
+                    if !self.is_seen_again(context, session, &seen).await? => {}
                 Ok(Committed::Before(Outcome::Refreshed(generation))) => {
                     let again = self.issue_again(context, session, generation, None).await?;
                     return again.ok_or(CommandError::InvalidCredentials);
@@ -147,17 +157,34 @@ impl Commands {
         Err(CommandError::Contended)
     }
 
-    async fn looks_like(&self, session: SessionId, fingerprint: &str) -> Result<bool, CommandError> {
-        let indifferent = self.current_policy().await?.sessions.fingerprint == FingerprintPolicy::Record;
-        let loaded = self.load_session(session).await?;
-        Ok(indifferent || matches!(&loaded.state, SessionState::Live(live) if live.fingerprint == fingerprint))
+    /// Whether an outcome from before may be answered once more.
+    async fn is_seen_again(&self, context: &Context, session: SessionId, seen: &Seen) -> Result<bool, CommandError> {
+        if self.current_policy().await?.sessions.fingerprint == FingerprintPolicy::Record {
+            return Ok(true);
+        }
+        match &self.load_session(session).await?.state {
+            SessionState::Live(live) => self.looks_alike(context, live, seen).await,
+            SessionState::None | SessionState::Ended => Ok(false),
+        }
     }
 
-    /// Who somebody seems to be, without saying who: a keyed digest of the browser family, the languages, the device.
+    /// Whether it is the same browser family on the same device. The token of a device that the account knows says more than
+    /// what a browser says of itself.
+    async fn looks_alike(&self, context: &Context, live: &Live, seen: &Seen) -> Result<bool, CommandError> {
+        if live.fingerprint == seen.fingerprint {
+            return Ok(true);
+        }
+        match seen.device {
+            Some(device) => self.knows_device(context, live.account, device).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Who somebody seems to be, without saying who: a keyed digest of the browser family and the device. Languages are
+    /// preferences, which a browser may vary or withhold (RFC 9110, section 12.5.4).
     pub(crate) fn fingerprint(&self, context: &Context, device: Uuid) -> String {
         let family = user_agent_family(context.origin.user_agent.as_deref().unwrap_or_default());
-        let languages = context.origin.accept_language.as_deref().unwrap_or_default();
-        let digest = self.vault.digest("fingerprint", &[family.as_bytes(), languages.as_bytes(), device.as_bytes()]);
+        let digest = self.vault.digest("fingerprint", &[family.as_bytes(), device.as_bytes()]);
         URL_SAFE_NO_PAD.encode(digest)
     }
 }

@@ -71,7 +71,7 @@ pub enum SessionEvent {
     /// A refresh came from somewhere that looks different.
     #[serde(rename = "session.fingerprint_mismatched")]
     FingerprintMismatched {
-        /// What the policy said to do.
+        /// What was done about it.
         action: FingerprintPolicy,
         /// The new fingerprint; later refreshes are compared with it.
         fingerprint: String,
@@ -313,7 +313,8 @@ impl Aggregate for Session {
     }
 }
 
-/// No events means: the predecessor within its grace, answered with the successor it already has.
+/// Without [`SessionEvent::Refreshed`] among them, the events let the session live for the predecessor within its grace, which
+/// is answered with the successor it already has.
 fn refresh(
     live: &Live,
     generation: u32,
@@ -322,17 +323,20 @@ fn refresh(
     policy: &SessionPolicy,
 ) -> Vec<SessionEvent> {
     let looks_different = fingerprint != live.fingerprint;
-    // Two tabs, or a lost answer: both come from the same browser.
-    let in_grace = generation.checked_add(1) == Some(live.generation)
-        && live.grace_until.is_some_and(|grace_until| at < grace_until)
-        && (!looks_different || policy.fingerprint == FingerprintPolicy::Record);
-
     if at >= live.idle_expires_at || at >= live.expires_at {
         return vec![SessionEvent::Expired {}];
     }
     if generation != live.generation {
-        let reused = vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevokedBy::Reuse }];
-        return if in_grace { vec![] } else { reused };
+        // Two tabs, a lost answer, or a page and its server, which may look different.
+        let in_grace = generation.checked_add(1) == Some(live.generation)
+            && live.grace_until.is_some_and(|grace_until| at < grace_until);
+        return if !in_grace {
+            vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevokedBy::Reuse }]
+        } else if looks_different && !live.held && policy.fingerprint != FingerprintPolicy::Record {
+            vec![SessionEvent::FingerprintMismatched { action: FingerprintPolicy::RequireStepUp, fingerprint }]
+        } else {
+            vec![]
+        };
     }
     let mut events = Vec::new();
     if looks_different {
@@ -423,11 +427,18 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_is_for_the_same_browser() {
-        given::<Session>([started(), refreshed(2, 5)])
-            .when(from_elsewhere(1, 6, FingerprintPolicy::RequireStepUp))
-            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+    fn within_the_grace_another_browser_holds_the_session_and_never_ends_it() {
+        for action in [FingerprintPolicy::RequireStepUp, FingerprintPolicy::Revoke] {
+            let events = [started(), refreshed(2, 5)];
+            let held = mismatched(FingerprintPolicy::RequireStepUp);
+            given::<Session>(events.clone()).when(from_elsewhere(1, 6, action)).then([held.clone()]);
+            let [start, next] = events;
+            given::<Session>([start, next, held]).when(refresh(1, 7)).then([]);
+        }
         given::<Session>([started(), refreshed(2, 5)]).when(from_elsewhere(1, 6, FingerprintPolicy::Record)).then([]);
+        given::<Session>([started(), refreshed(2, 5)])
+            .when(from_elsewhere(1, 15, FingerprintPolicy::Record))
+            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
     }
 
     #[test]

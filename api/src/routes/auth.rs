@@ -238,8 +238,9 @@ impl Auth {
     /// Exchange a refresh token for new tokens.
     ///
     /// A token that was spent before ends the session: somebody else holds a copy. Within ten seconds the one just
-    /// spent is answered with its successor, for two tabs or a lost answer. From another browser, language or device
-    /// than before, the policy decides: by default the new tokens are good for a step-up alone.
+    /// spent is answered with its successor, for two tabs or a lost answer. From another browser or device than
+    /// before, the policy decides: by default the new tokens are good for a step-up alone. A `device_token` that the account
+    /// knows says more than the browser does.
     #[oai(path = "/refresh", method = "post", operation_id = "create_refresh")]
     async fn refresh(
         &self,
