@@ -26,11 +26,13 @@ create table vault.period_key (
 );
 
 -- What each factor is verified with, sealed under the person's key: the password's verifier, the seed of the second
--- factor, and that of one which is being set up.
+-- factor, and that of one which is being set up. Of a seed also the last time step (RFC 6238) of which a code was accepted: a
+-- code is good once, and none before it.
 create table vault.credential (
     account_id uuid not null,
     kind text not null constraint credential_kind_is_known check (kind in ('password', 'totp', 'totp_pending')),
     verifier bytea not null,
+    last_step bigint,
     constraint credential_pkey primary key (account_id, kind)
 );
 
@@ -40,12 +42,6 @@ create table vault.password_history (
     ordinal bigint not null generated always as identity,
     verifier bytea not null,
     constraint password_history_pkey primary key (account_id, ordinal)
-);
-
--- The last time step (RFC 6238) of which an account's code was accepted: a code is good once, and none before it.
-create table vault.totp_use (
-    account_id uuid not null constraint totp_use_pkey primary key,
-    last_step bigint not null
 );
 
 -- HMACs of the recovery codes that an account has left. Using one deletes its row.
@@ -144,7 +140,7 @@ create index mail_age on vault.mail (created_at) where sealed is null;
 grant select, insert, update on vault.service_key, vault.subject_key, vault.period_key to fulexo_app;
 grant delete on vault.period_key to fulexo_app;
 grant select, insert, update, delete
-    on vault.credential, vault.password_history, vault.totp_use, vault.recovery_code, vault.refresh_root, vault.attempt,
+    on vault.credential, vault.password_history, vault.recovery_code, vault.refresh_root, vault.attempt,
        vault.known_device, vault.rate_limit, vault.mail_token, vault.mail
     to fulexo_app;
 

@@ -476,8 +476,8 @@ impl Profile {
     /// Reads what was sealed at registration.
     #[must_use]
     pub fn read(personal: &Personal) -> Option<Self> {
-        let email = EmailAddress::parse(personal.get(Field::Email)?).ok()?;
-        let display_name = personal.get(Field::DisplayName).and_then(|name| DisplayName::parse(name).ok());
+        let email = EmailAddress::recorded(personal.get(Field::Email)?);
+        let display_name = personal.get(Field::DisplayName).map(DisplayName::recorded);
         Some(Self { email, display_name })
     }
 }

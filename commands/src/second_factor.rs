@@ -13,7 +13,7 @@ use fulexo_domain::event::Category;
 use fulexo_domain::lockout::Lockout;
 use fulexo_domain::permission::Permissions;
 use fulexo_domain::session::{RevokedBy, Session, SessionCommand};
-use fulexo_domain::values::{AccountId, Reason, SessionId};
+use fulexo_domain::values::{AccountId, Reason, SessionId, TypedCode};
 use serde::{Deserialize, Serialize};
 use totp_rs::{Builder, Totp};
 use zeroize::Zeroizing;
@@ -120,9 +120,9 @@ impl Commands {
         context: &Context,
         account: AccountId,
         session: Option<SessionId>,
-        code: &str,
+        code: &TypedCode,
     ) -> Result<Done<RecoveryCodes>, CommandError> {
-        let content = [account.0.as_bytes().as_slice(), code.as_bytes()];
+        let content = [account.0.as_bytes().as_slice(), code.as_str().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "confirm_enrolment", &content);
         if let Some(batch) = self.disclosed_before(context, idempotency.as_ref()).await? {
             return self.done_before(self.recovery_codes(account, &batch)).await;
@@ -130,7 +130,7 @@ impl Commands {
         let sealed = self.seed(account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
         let key = self.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
         let step = step_of(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
-        if !self.spend_step(account, step).await? {
+        if !self.spend_step(account, &sealed, step).await? {
             return Err(CommandError::WrongCode);
         }
         let decided = self.decide(idempotency.as_ref(), async || {
@@ -273,7 +273,7 @@ impl Commands {
         &self,
         context: &Context,
         challenge_token: &str,
-        code: &str,
+        code: &TypedCode,
     ) -> Result<Done<LoggedIn>, CommandError> {
         self.as_during_lockdown(self.second_step(context, challenge_token, code).await).await
     }
@@ -282,9 +282,9 @@ impl Commands {
         &self,
         context: &Context,
         challenge_token: &str,
-        code: &str,
+        code: &TypedCode,
     ) -> Result<Done<LoggedIn>, CommandError> {
-        let content = [challenge_token.as_bytes(), code.as_bytes()];
+        let content = [challenge_token.as_bytes(), code.as_str().as_bytes()];
         let idempotency = Idempotency::of(&self.vault, context, "second_factor", &content);
         if let Some((outcome, is_recent)) = self.before_with_age::<Outcome>(idempotency.as_ref()).await? {
             return self.answer(context, outcome, is_recent).await;
@@ -323,7 +323,7 @@ impl Commands {
     pub(crate) async fn spend_code(
         &self,
         found: &Found,
-        code: &str,
+        code: &TypedCode,
         attempt: &Reserved,
         now: DateTime<Utc>,
     ) -> Result<Option<Spent>, CommandError> {
@@ -331,11 +331,11 @@ impl Commands {
             return Ok(None);
         }
         let Some(seed) = found.seed.clone() else { return Ok(None) };
-        let recovery = recovery_code(code).map(|code| self.recovery_hash(found.account, &code));
+        let recovery = is_recovery_code(code).then(|| self.recovery_hash(found.account, code));
         let right = match recovery {
             Some(hash) => self.has_recovery_code(found.account, hash).await?,
             None => match step_of(&found.key.open("totp", &seed)?, code, now)? {
-                Some(step) => self.spend_step(found.account, step).await?,
+                Some(step) => self.spend_step(found.account, &seed, step).await?,
                 None => false,
             },
         };
@@ -368,13 +368,14 @@ impl Commands {
         if is_same && is_left { Ok(()) } else { Err(CommandError::InvalidCredentials) }
     }
 
-    /// Only one of those who present a code of this step, or of an earlier one, wins.
-    async fn spend_step(&self, account: AccountId, step: u64) -> Result<bool, CommandError> {
+    /// Only one of those who present a code of this step, or of an earlier one, of the same seed wins.
+    async fn spend_step(&self, account: AccountId, seed: &[u8], step: u64) -> Result<bool, CommandError> {
         let spent = sqlx::query!(
-            "insert into vault.totp_use as used (account_id, last_step) values ($1, $2)
-             on conflict on constraint totp_use_pkey do update set last_step = excluded.last_step
-             where used.last_step < excluded.last_step",
+            "update vault.credential set last_step = $3
+             where account_id = $1 and kind in ('totp', 'totp_pending') and verifier = $2
+               and (last_step is null or last_step < $3)",
             account.0,
+            seed,
             i64::try_from(step).unwrap_or(i64::MAX)
         )
         .execute(&self.pool)
@@ -409,12 +410,12 @@ impl Commands {
     }
 
     fn store(&self, account: AccountId, codes: &RecoveryCodes) -> VaultWrite {
-        let hashes = codes.0.iter().filter_map(|code| Some(self.recovery_hash(account, &recovery_code(code)?)));
-        VaultWrite::RecoveryCodes { account, hashes: hashes.map(|hash| hash.to_vec()).collect() }
+        let hashes = codes.0.iter().map(|code| self.recovery_hash(account, &TypedCode::new(code)).to_vec());
+        VaultWrite::RecoveryCodes { account, hashes: hashes.collect() }
     }
 
-    fn recovery_hash(&self, account: AccountId, code: &str) -> [u8; 32] {
-        self.vault.digest("recovery-code/stored", &[account.0.as_bytes(), code.as_bytes()])
+    fn recovery_hash(&self, account: AccountId, code: &TypedCode) -> [u8; 32] {
+        self.vault.digest("recovery-code/stored", &[account.0.as_bytes(), code.as_str().as_bytes()])
     }
 }
 
@@ -430,7 +431,8 @@ fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError> {
 }
 
 /// The time step that a code is right for, now or one step off.
-fn step_of(seed: &[u8], code: &str, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
+fn step_of(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
+    let code = code.as_str();
     let sound = code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
     let now = u64::try_from(now.timestamp()).unwrap_or(0);
     Ok(if sound { totp(seed, "account")?.check(code, now) } else { None })
@@ -447,16 +449,10 @@ fn written(digest: &[u8; 32]) -> String {
     first.iter().map(letter).chain(['-']).chain(second).collect()
 }
 
-/// A recovery code as it is compared: without hyphens and white space, in lower case. `None` when it has not the form
-/// of one.
-fn recovery_code(text: &str) -> Option<String> {
-    if text.len() > 32 {
-        return None;
-    }
-    let kept = text.chars().filter(|c| !c.is_whitespace() && *c != '-').map(|c| c.to_ascii_lowercase());
-    let code: String = kept.collect();
-    let sound = code.len() == 10 && code.bytes().all(|byte| ALPHABET.contains(&byte));
-    sound.then_some(code)
+/// Whether what was typed has the form of a recovery code.
+fn is_recovery_code(code: &TypedCode) -> bool {
+    let code = code.as_str();
+    code.len() == 10 && code.bytes().all(|byte| ALPHABET.contains(&byte))
 }
 
 #[cfg(test)]
@@ -480,14 +476,18 @@ mod tests {
             (20_000_000_000, "353130"),
         ];
         for (seconds, code) in vectors {
-            assert_eq!(step_of(seed, code, at(seconds)).unwrap(), Some(seconds.unsigned_abs() / 30), "{seconds}");
+            assert_eq!(
+                step_of(seed, &TypedCode::new(code), at(seconds)).unwrap(),
+                Some(seconds.unsigned_abs() / 30),
+                "{seconds}"
+            );
         }
     }
 
     #[test]
     fn a_code_is_good_one_step_early_or_late_and_no_more() {
         let seed = b"12345678901234567890";
-        let step = |seconds| step_of(seed, "081804", at(seconds)).unwrap();
+        let step = |seconds| step_of(seed, &TypedCode::new("081804"), at(seconds)).unwrap();
         let own = Some(1_111_111_109 / 30);
         // Its step is 1,111,111,080 to 1,111,111,109.
         assert_eq!([1_111_111_050, 1_111_111_080, 1_111_111_139].map(step), [own; 3]);
@@ -497,8 +497,8 @@ mod tests {
     #[test]
     fn nothing_but_six_digits_is_a_code() {
         let seed = b"12345678901234567890";
-        for code in ["", "28708", "2870820", "+87082", " 87082", "28708a", "٢٨٧٠٨٢"] {
-            assert_eq!(step_of(seed, code, at(59)).unwrap(), None, "{code}");
+        for code in ["", "28708", "2870820", "+87082", " 87082", "28708a"] {
+            assert_eq!(step_of(seed, &TypedCode::new(code), at(59)).unwrap(), None, "{code}");
         }
     }
 
@@ -506,11 +506,12 @@ mod tests {
     fn a_recovery_code_is_read_as_people_write_it() {
         let code = written(&[7; 32]);
         assert_eq!((code.len(), code.as_str()), (11, "77777-77777"));
-        for text in ["abcde-fghjk", "ABCDEFGHJK", " abcde fghjk ", "ab-cd-ef-gh-jk"] {
-            assert_eq!(recovery_code(text).as_deref(), Some("abcdefghjk"));
+        for text in ["abcde-fghjk", "ABCDEFGHJK", " abcde fghjk ", "ab-cd-ef-gh-jk", "abcde–fghjk"] {
+            let typed = TypedCode::new(text);
+            assert!(is_recovery_code(&typed) && typed.as_str() == "abcdefghjk", "{text}");
         }
         for text in ["", "abcde-fghj", "abcde-fghjkm", "abcde-fghji", "123456", &"a".repeat(1_000)] {
-            assert_eq!(recovery_code(text), None, "{text}");
+            assert!(!is_recovery_code(&TypedCode::new(text)), "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use fulexo_domain::authentication::{Factor, Method, Verdict};
 use fulexo_domain::event::Category;
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent};
-use fulexo_domain::values::{AccountId, SessionId};
+use fulexo_domain::values::{AccountId, SessionId, TypedCode};
 
 use crate::attempts::{Reserved, Subject};
 use crate::context::Context;
@@ -25,7 +25,7 @@ pub enum Evidence {
     /// The password.
     Password(Password),
     /// A code of the second factor, or a recovery code.
-    Code(String),
+    Code(TypedCode),
 }
 
 impl Commands {
@@ -45,7 +45,7 @@ impl Commands {
     ) -> Result<Done<DateTime<Utc>>, CommandError> {
         let (kind, secret): (&[u8], &[u8]) = match &evidence {
             Evidence::Password(password) => (b"password", password.expose().as_bytes()),
-            Evidence::Code(code) => (b"code", code.as_bytes()),
+            Evidence::Code(code) => (b"code", code.as_str().as_bytes()),
         };
         let content = [session.0.as_bytes().as_slice(), kind, secret];
         let idempotency = Idempotency::of(&self.vault, context, "step_up", &content);

@@ -6,23 +6,38 @@
 use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};
 
-use crate::values::{DisplayName, EmailAddress};
+use crate::values::{DisplayName, EmailAddress, opaque_string};
 
-/// A password in clear. It cannot be printed or serialised, and is wiped when dropped.
+/// A password in clear, as it is compared: in the form of OpaqueString (RFC 8265, section 4.2), which keyboards and systems
+/// agree on. It cannot be printed or serialised, and is wiped when dropped.
 #[derive(Clone)]
-pub struct Password(Zeroizing<String>);
+pub struct Password {
+    text: Zeroizing<String>,
+    /// Whether OpaqueString has a form for it.
+    is_typed_text: bool,
+}
 
 impl Password {
     /// Takes any text: whether it is acceptable is the policy's question, and a wrong guess may be anything.
     #[must_use]
     pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        let text = Zeroizing::new(text);
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Self { text, is_typed_text: true };
+        }
+        if text.len() > LONGEST_TYPED {
+            return Self { text, is_typed_text: false };
+        }
+        match opaque_string(&text) {
+            Some(text) => Self { text, is_typed_text: true },
+            None => Self { text, is_typed_text: false },
+        }
     }
 
     /// The text itself, for hashing.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -30,6 +45,8 @@ impl Password {
 pub const SHORTEST: usize = 12;
 /// Most bytes: bcrypt reads no further, and a password is never truncated.
 pub const LONGEST_BYTES: usize = 72;
+/// Most bytes that are brought into the form of OpaqueString, which is never so much shorter that 72 would be left.
+const LONGEST_TYPED: usize = 1_024;
 
 /// One broken rule of the password policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +63,8 @@ pub enum Violation {
     NoDigit,
     /// No character other than letters, digits and spaces.
     NoSymbol,
+    /// A character that cannot be seen or typed on every keyboard: a control character, say.
+    NotTypedText,
     /// Among the common ones, or guessable from them.
     Common,
     /// Holds the local part of the e-mail address, or is made of it.
@@ -67,6 +86,7 @@ impl Violation {
             Self::NoUppercase => "must contain an upper-case letter",
             Self::NoDigit => "must contain a digit",
             Self::NoSymbol => "must contain a symbol",
+            Self::NotTypedText => "must not contain control characters or characters that cannot be seen",
             Self::Common => "must not be a common or easily guessed password",
             Self::SimilarToEmail => "must not resemble the e-mail address",
             Self::SimilarToName => "must not resemble the display name",
@@ -95,6 +115,7 @@ pub fn violations(password: &Password, email: &EmailAddress, name: Option<&Displ
         (!text.chars().any(char::is_uppercase), Violation::NoUppercase),
         (!text.chars().any(|c| c.is_ascii_digit()), Violation::NoDigit),
         (!text.chars().any(|c| !c.is_alphanumeric() && !c.is_whitespace()), Violation::NoSymbol),
+        (!password.is_typed_text, Violation::NotTypedText),
         (is_guessable(text, email, name), Violation::Common),
         (resembles(email.local_part()) || resembles(email.as_str()), Violation::SimilarToEmail),
         (name_parts().any(resembles), Violation::SimilarToName),
@@ -207,6 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_the_same_however_it_was_typed() {
+        let form = |text: &str| Password::new(text.to_owned()).expose().to_owned();
+        assert_eq!(form("Zu\u{308}rich Ka\u{308}se"), "Zürich Käse");
+        assert_eq!(form("a\u{a0}b\u{3000}c\u{2009}d"), "a b c d");
+    }
+
+    #[test]
+    fn seventy_two_bytes_are_those_of_the_form() {
+        let composed = format!("{}aA1!", "é".repeat(34));
+        let typed = format!("{}aA1!", "e\u{301}".repeat(34));
+        assert_eq!((composed.len(), typed.len()), (72, 106));
+        assert!(!judged(&typed).contains(&Violation::TooLong));
+        assert!(judged(&format!("{typed}x")).contains(&Violation::TooLong));
+    }
+
+    #[test]
+    fn what_no_keyboard_types_is_refused() {
+        for c in ["\u{0}", "\t", "\u{200b}", "\u{e000}"] {
+            assert_eq!(judged(&format!("correct-Horse7{c}battery")), [Violation::NotTypedText], "{c:?}");
+        }
+        let long = "\u{200c}".repeat(400);
+        assert!(judged(&long).contains(&Violation::TooLong) && judged(&long).contains(&Violation::NotTypedText));
+    }
+
+    #[test]
     fn common_passwords_are_known_in_disguise() {
         let disguised = ["P4$$w0rd123!", "P@55w0rd1234", "L3tm31n!2345", "Football99!!!"];
         for password in disguised {
@@ -226,6 +272,14 @@ mod tests {
             prop_assert_eq!(readable.chars().count(), text.chars().count());
             let changed = text.chars().zip(readable.chars()).filter(|(one, other)| one != other);
             prop_assert!(changed.into_iter().all(|(_, other)| other == NEUTRAL));
+        }
+
+        /// The form of a form is itself: who logs in with what was stored is let in.
+        #[test]
+        fn a_password_has_one_form(text in r"[\PC\u{301}\u{308}\u{a0}\u{200d}]{0,40}") {
+            let once = Password::new(text);
+            let twice = Password::new(once.expose().to_owned());
+            prop_assert_eq!(once.expose(), twice.expose());
         }
 
         /// No text makes zxcvbn panic.

@@ -251,7 +251,7 @@ impl Files {
 
 /// The letter as RFC 5322 has it. Breaks of line in the subject become spaces, so it stays one header.
 fn message(from: &Mailbox, letter: &Letter) -> Result<Message, SendError> {
-    let to = address(letter.to.as_str()).ok_or(SendError::Address)?;
+    let to = Address::new(letter.to.local_part(), letter.to.domain()).map_err(|_| SendError::Address)?;
     let envelope = Envelope::new(Some(from.email.clone()), vec![to.clone()]).map_err(|_| SendError::Address)?;
     let subject: String = letter.subject.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     Message::builder()
@@ -267,14 +267,4 @@ fn message(from: &Mailbox, letter: &Letter) -> Result<Message, SendError> {
         .header(ContentType::TEXT_PLAIN)
         .body(letter.text.clone())
         .map_err(|_| SendError::Address)
-}
-
-/// With the domain in ASCII (RFC 5890), which every server knows; a local part beyond ASCII needs SMTPUTF8.
-fn address(text: &str) -> Option<Address> {
-    let (local, domain) = text.rsplit_once('@')?;
-    let domain = match url::Host::parse(domain) {
-        Ok(url::Host::Domain(ascii)) => ascii,
-        Ok(_) | Err(_) => domain.to_owned(),
-    };
-    Address::new(local, domain).ok()
 }

@@ -8,7 +8,7 @@ use fulexo_commands::{Commands, Credentials, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId};
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId, TypedCode};
 use poem::Request;
 use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
@@ -65,7 +65,7 @@ struct Login {
 #[oai(deny_unknown_fields)]
 struct SecondFactor {
     challenge_token: String,
-    /// Six digits of the authenticator app, or a recovery code.
+    /// Six digits of the authenticator app, or a recovery code; spaces, dashes and the digits of any script are read.
     code: String,
     /// For browsers: true has the tokens set as cookies that no script can read, and not in the answer.
     cookies: Option<bool>,
@@ -85,7 +85,7 @@ struct Refresh {
 struct StepUp {
     /// The password of an account that has no second factor.
     password: Option<String>,
-    /// Six digits of the authenticator app, or a recovery code.
+    /// Six digits of the authenticator app, or a recovery code; spaces, dashes and the digits of any script are read.
     code: Option<String>,
 }
 
@@ -231,7 +231,7 @@ impl Auth {
         let app = app(request)?;
         let mut handover = Handover::new(app, request, cookies == Some(true))?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
-        let done = app.commands.second_factor(&context, &challenge_token, &code).await?;
+        let done = app.commands.second_factor(&context, &challenge_token, &TypedCode::new(&code)).await?;
         Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
@@ -301,7 +301,7 @@ impl Auth {
         let caller = caller.0;
         let evidence = match body.read()? {
             StepUp { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
-            StepUp { password: None, code: Some(code) } => Evidence::Code(code),
+            StepUp { password: None, code: Some(code) } => Evidence::Code(TypedCode::new(&code)),
             StepUp { .. } => {
                 return Err(Problem::invalid_input(vec![FieldError::new("", "must hold either password or code")]));
             }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use fulexo_commands::{KnownDevice, Owner, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
-use fulexo_domain::values::{AccountId, DisplayName, SessionId};
+use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::{accounts, audit, sessions};
 use poem::Request;
@@ -89,7 +89,7 @@ struct TotpEnrolment {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct TotpConfirmation {
-    /// Six digits of the authenticator app.
+    /// Six digits of the authenticator app; spaces, dashes and the digits of any script are read.
     code: String,
 }
 
@@ -275,7 +275,8 @@ impl Me {
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let (account, session) = (caller.0.account(), caller.0.session());
-        let done = commands.confirm_enrolment(&context, account, session, &body.read()?.code).await?;
+        let code = TypedCode::new(&body.read()?.code);
+        let done = commands.confirm_enrolment(&context, account, session, &code).await?;
         Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 

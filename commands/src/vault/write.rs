@@ -273,7 +273,8 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
             VaultWrite::PendingSeed { account, seed } => {
                 sqlx::query!(
                     "insert into vault.credential (account_id, kind, verifier) values ($1, 'totp_pending', $2)
-                     on conflict on constraint credential_pkey do update set verifier = excluded.verifier",
+                     on conflict on constraint credential_pkey do update
+                     set verifier = excluded.verifier, last_step = null",
                     account.0,
                     seed
                 )
@@ -283,9 +284,12 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
             VaultWrite::ConfirmSeed { account } => {
                 sqlx::query!(
                     "with pending as (
-                         delete from vault.credential where account_id = $1 and kind = 'totp_pending' returning verifier)
-                     insert into vault.credential (account_id, kind, verifier) select $1, 'totp', verifier from pending
-                     on conflict on constraint credential_pkey do update set verifier = excluded.verifier",
+                         delete from vault.credential where account_id = $1 and kind = 'totp_pending'
+                         returning verifier, last_step)
+                     insert into vault.credential (account_id, kind, verifier, last_step)
+                     select $1, 'totp', verifier, last_step from pending
+                     on conflict on constraint credential_pkey do update
+                     set verifier = excluded.verifier, last_step = excluded.last_step",
                     account.0
                 )
                 .execute(&mut *connection)
@@ -427,7 +431,6 @@ async fn use_device(
     Ok(())
 }
 
-/// The last time step stays: a code of it is still spent.
 async fn forget_second_factor(connection: &mut PgConnection, account: AccountId) -> Result<(), sqlx::Error> {
     sqlx::query!("delete from vault.credential where account_id = $1 and kind in ('totp', 'totp_pending')", account.0)
         .execute(&mut *connection)

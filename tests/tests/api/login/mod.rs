@@ -11,6 +11,7 @@ mod refresh;
 mod roles;
 mod step_up;
 mod tokens;
+mod typed;
 mod uniform;
 
 use fulexo_tests::{Answer, Client, leaves, log_size, superuser};

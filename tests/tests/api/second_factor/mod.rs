@@ -11,6 +11,7 @@ mod recovery;
 mod removal;
 mod required;
 mod step_up;
+mod typed;
 
 use std::collections::BTreeMap;
 
@@ -165,7 +166,7 @@ async fn change_policy(admin: &Client, pointer: &str, value: Value) {
 
 /// As if the last code that was accepted was one of long ago.
 async fn forget_the_last_code(node: &Node, account: Uuid) {
-    let statement = "delete from vault.totp_use where account_id = $1";
+    let statement = "update vault.credential set last_step = null where account_id = $1";
     sqlx::query(statement).bind(account).execute(&superuser(&node.database).await).await.unwrap();
 }
 
