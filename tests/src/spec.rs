@@ -60,7 +60,7 @@ impl Operation {
     /// Whether the document lets anybody in.
     #[must_use]
     pub fn is_public(&self) -> bool {
-        self.meta.get("security").is_none()
+        self.meta["security"].as_array().is_none_or(Vec::is_empty)
     }
 
     /// Calls it with everything that it requires, and nothing else; ids are this one.

@@ -129,25 +129,22 @@ pub struct AccountQuotas(pub &'static [Route]);
 /// operation that was forgotten here; one that only reads needs none.
 fn quotas(operation: &str) -> Option<&'static [Route]> {
     Some(match operation {
-        "create_login" => &[Route::Login],
-        "create_registration" => &[Route::Register],
+        "login" => &[Route::Login],
+        "register" => &[Route::Register],
         // Of its account once the token was good.
-        "create_refresh" => &[Route::Refresh],
-        "create_second_factor_login" => &[Route::SecondFactor],
-        "create_password_reset"
-        | "confirm_password_reset"
-        | "confirm_email_verification"
-        | "create_intrusion_report" => &[Route::Recovery],
-        "create_my_email_verification" => &[Route::Recovery, Route::Credentials],
+        "refresh_tokens" => &[Route::Refresh],
+        "login_with_second_factor" => &[Route::SecondFactor],
+        "request_password_reset" | "reset_password" | "verify_email" | "report_intrusion" => &[Route::Recovery],
+        "request_email_verification" => &[Route::Recovery, Route::Credentials],
         "change_me" => &[Route::Profile],
-        "change_my_password" | "create_step_up" => &[Route::Password],
-        "create_my_totp"
-        | "confirm_my_totp"
-        | "delete_my_totp"
-        | "create_my_recovery_codes"
+        "change_my_password" | "step_up" => &[Route::Password],
+        "enrol_totp"
+        | "confirm_totp"
+        | "remove_totp"
+        | "issue_recovery_codes"
         | "create_api_key"
-        | "delete_api_key" => &[Route::Credentials],
-        "create_logout" | "delete_my_session" | "revoke_my_other_sessions" | "delete_my_device" => &[Route::Sessions],
+        | "revoke_api_key" => &[Route::Credentials],
+        "logout" | "revoke_my_session" | "revoke_my_other_sessions" | "forget_my_device" => &[Route::Sessions],
         "create_account"
         | "change_account"
         | "expire_account_password"
@@ -158,15 +155,15 @@ fn quotas(operation: &str) -> Option<&'static [Route]> {
         | "revoke_account_sessions"
         | "suspend_account"
         | "unlock_account"
-        | "delete_session"
-        | "create_lockdown"
-        | "delete_lockdown"
+        | "revoke_session"
+        | "impose_lockdown"
+        | "lift_lockdown"
         | "change_policy"
         | "preview_policy"
         | "define_role"
-        | "delete_role" => &[Route::Administration],
+        | "retire_role" => &[Route::Administration],
         // A service asks about each request that it gets, and nothing changes by it.
-        "create_introspection" => &[],
+        "introspect_token" => &[],
         _ => return None,
     })
 }

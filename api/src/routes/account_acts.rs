@@ -151,7 +151,7 @@ impl AccountActs {
         app.enforced(app.commands.unlock(&context, AccountId(account_id.0), reason).await?).await
     }
 
-    /// Have the password changed before anything else.
+    /// Expire an account's password.
     ///
     /// Every session ends, and the next login leads to the change alone. Needs `accounts.manage`, every permission of
     /// the account, and a login within the last ten minutes.

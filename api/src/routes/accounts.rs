@@ -72,7 +72,7 @@ struct AccountAsOf {
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct NewAccount {
+struct AccountCreation {
     /// Where the account's owner can be reached; unique, without regard to case.
     email: String,
     /// How the owner is called; 1 to 100 characters.
@@ -94,7 +94,7 @@ struct CreatedAccount {
 
 #[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
 impl Accounts {
-    /// Accounts, in the order of their registration.
+    /// List accounts, in the order of their registration.
     ///
     /// Needs `accounts.read`.
     #[oai(path = "/", method = "get", operation_id = "list_accounts")]
@@ -162,7 +162,7 @@ impl Accounts {
         }))
     }
 
-    /// One account.
+    /// Get an account.
     ///
     /// Needs `accounts.read`.
     #[oai(path = "/:account_id", method = "get", operation_id = "get_account")]
@@ -199,13 +199,13 @@ impl Accounts {
         &self,
         request: &Request,
         caller: Bearer,
-        body: JsonBody<NewAccount>,
+        body: JsonBody<AccountCreation>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Recorded<CreatedAccount, 201>, Problem> {
         let caller = caller.0;
         caller.require(Permission::AccountsManage)?;
         caller.require_elevated()?;
-        let NewAccount { email, display_name, roles } = body.read()?;
+        let AccountCreation { email, display_name, roles } = body.read()?;
         let mut input = Input::default();
         let email = input.parse("/email", EmailAddress::parse(&email));
         let name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
@@ -237,7 +237,7 @@ impl Accounts {
         }
     }
 
-    /// Call somebody otherwise.
+    /// Rename an account.
     ///
     /// Needs `accounts.manage` and every permission of the account.
     #[oai(path = "/:account_id", method = "patch", operation_id = "change_account")]

@@ -93,7 +93,7 @@ impl ApiKeys {
         }))
     }
 
-    /// API keys, in the order of their making.
+    /// List API keys, in the order of their making.
     ///
     /// Those that ended more than a day ago are in the audit trail alone. Never behind the log. Needs `api_keys.manage`.
     #[oai(path = "/", method = "get", operation_id = "list_api_keys")]
@@ -125,7 +125,7 @@ impl ApiKeys {
     ///
     /// It is refused from then on. A reason may be given. Needs `api_keys.manage` and a login within the last ten
     /// minutes.
-    #[oai(path = "/:api_key_id", method = "delete", operation_id = "delete_api_key")]
+    #[oai(path = "/:api_key_id", method = "delete", operation_id = "revoke_api_key")]
     async fn revoke(
         &self,
         request: &Request,

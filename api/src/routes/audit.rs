@@ -75,7 +75,7 @@ struct AuditSealed {
     commitment: String,
 }
 
-/// Events in the order of the log.
+/// Events, and how to get the next ones.
 #[derive(Object)]
 pub struct AuditPage {
     pub items: Vec<AuditEvent>,
@@ -97,7 +97,7 @@ struct AuditEventWithLeaf {
 
 #[OpenApi(prefix_path = "/v1/audit", tag = "Tag::Audit")]
 impl Audit {
-    /// Events in the order of the log.
+    /// List events, in the order of the log.
     ///
     /// Everything that is given must match. Needs `audit.read`.
     #[oai(path = "/events", method = "get", operation_id = "list_audit_events")]
@@ -167,7 +167,7 @@ impl Audit {
         Ok(Json(AuditPage { items, next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
-    /// One event, with the exact bytes of its leaf.
+    /// Get an event, with the exact bytes of its leaf.
     ///
     /// Needs `audit.read`.
     #[oai(path = "/events/:position", method = "get", operation_id = "get_audit_event")]

@@ -158,7 +158,10 @@ struct Introspected {
 #[OpenApi(prefix_path = "/v1/auth", tag = "Tag::Authentication")]
 impl Auth {
     /// Register an account.
-    #[oai(path = "/register", method = "post", operation_id = "create_registration")]
+    ///
+    /// Its owner can log in at once. A mail asks them to confirm the address, where the service sends mail. 403
+    /// `registration_closed` where accounts are made by administrators alone.
+    #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(
         &self,
         request: &Request,
@@ -197,7 +200,7 @@ impl Auth {
     /// Every refusal is the same 401, whether the address is unknown, the password wrong, the account locked or
     /// suspended; the reason is in the audit trail. Where the password alone does not begin a session, `status` says what
     /// is left to do, and `challenge_token` is good for that alone.
-    #[oai(path = "/login", method = "post", operation_id = "create_login")]
+    #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,
         request: &Request,
@@ -216,11 +219,11 @@ impl Auth {
         Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
-    /// The second step of a login.
+    /// Log in with the second factor.
     ///
     /// A code is accepted once. A wrong one counts, and five within fifteen minutes lock the second factor for a while;
     /// every refusal is the same 401.
-    #[oai(path = "/second-factor", method = "post", operation_id = "create_second_factor_login")]
+    #[oai(path = "/second-factor", method = "post", operation_id = "login_with_second_factor")]
     async fn second_factor(
         &self,
         request: &Request,
@@ -241,7 +244,7 @@ impl Auth {
     /// spent is answered with its successor, for two tabs or a lost answer. From another browser or device than
     /// before, the policy decides: by default the new tokens are good for a step-up alone. A `device_token` that the account
     /// knows says more than the browser does.
-    #[oai(path = "/refresh", method = "post", operation_id = "create_refresh")]
+    #[oai(path = "/refresh", method = "post", operation_id = "refresh_tokens")]
     async fn refresh(
         &self,
         request: &Request,
@@ -272,7 +275,7 @@ impl Auth {
     /// End this session.
     ///
     /// Its tokens are refused from then on, this one included: a second call answers 401.
-    #[oai(path = "/logout", method = "post", operation_id = "create_logout")]
+    #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(
         &self,
         request: &Request,
@@ -290,7 +293,7 @@ impl Auth {
     ///
     /// Send the password, or a code. An account that has a second factor needs a code: its password is refused with
     /// `code_required`. What is wrong counts as a failed login from this device.
-    #[oai(path = "/step-up", method = "post", operation_id = "create_step_up")]
+    #[oai(path = "/step-up", method = "post", operation_id = "step_up")]
     async fn step_up(
         &self,
         request: &Request,
@@ -312,11 +315,11 @@ impl Auth {
         Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until }))
     }
 
-    /// What a token is worth now (RFC 7662).
+    /// Introspect a token (RFC 7662).
     ///
     /// For services that are handed access tokens or API keys by others. Needs `tokens.introspect`, which an API key may
     /// have.
-    #[oai(path = "/introspect", method = "post", operation_id = "create_introspection")]
+    #[oai(path = "/introspect", method = "post", operation_id = "introspect_token")]
     async fn introspect(
         &self,
         request: &Request,
@@ -367,7 +370,7 @@ impl Auth {
         }))
     }
 
-    /// The caller, as judged now.
+    /// Get the caller's session, as judged now.
     ///
     /// Judged from the token and this node's memory of what has changed since; no database is read.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]

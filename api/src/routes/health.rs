@@ -152,13 +152,17 @@ impl NodeHealth {
 
 #[OpenApi(tag = "Tag::Service")]
 impl Health {
-    /// The process runs.
+    /// Tell that the process runs.
+    ///
+    /// Asks nothing else: a node that is not ready is alive.
     #[oai(path = "/health/live", method = "get", operation_id = "get_liveness")]
     async fn live(&self) -> Result<Json<Alive>, Problem> {
         Ok(Json(Alive { status: Status::Ok }))
     }
 
-    /// Requests can be served: each dependency, and each read model with its lag. 503 when they cannot.
+    /// Tell whether requests can be served.
+    ///
+    /// Names each dependency, and each read model with its lag. 503 when they cannot.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
     async fn ready(&self, request: &Request) -> Result<Json<Readiness>, Problem> {
         let app = app(request)?;
@@ -217,7 +221,9 @@ impl Health {
         }))
     }
 
-    /// Figures of this node for Prometheus: the log's size, each read model's position, lag and version, the gate.
+    /// Give the figures of this node to Prometheus.
+    ///
+    /// The log's size, each read model's position, lag and version, the gate, in Prometheus' text format.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<Scraped, Problem> {
         let app = app(request)?;
@@ -235,7 +241,9 @@ impl Health {
         Ok(Scraped::Ok(PlainText(exposition(&figures))))
     }
 
-    /// The public keys of access tokens (RFC 7517); empty where tokens are signed with HS256.
+    /// Get the public keys of access tokens.
+    ///
+    /// A JWK Set (RFC 7517); empty where tokens are signed with HS256.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "get_jwks")]
     async fn jwks(&self, request: &Request) -> Result<Json<KeySet>, Problem> {
         let keys = app(request)?.commands.keys().jwks().into_iter().map(|key| PublicKey {

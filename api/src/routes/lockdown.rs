@@ -44,7 +44,7 @@ struct Lockdown {
 
 #[OpenApi(prefix_path = "/v1/lockdown", tag = "Tag::Incidents")]
 impl Lockdowns {
-    /// Whether there is a lockdown.
+    /// Get the lockdown, if there is one.
     ///
     /// Needs `lockdown.manage`.
     #[oai(path = "/", method = "get", operation_id = "get_lockdown")]
@@ -73,7 +73,7 @@ impl Lockdowns {
     /// In force at once: everybody without `lockdown.manage` is answered 503 `locked_down`, and a refused login says no
     /// more than that, whatever was wrong with it. Ends nothing: when it is lifted, sessions and keys work as before. Needs
     /// `lockdown.manage`, and a login within the last ten minutes. 409 `lockdown_active` when there is one of this scope.
-    #[oai(path = "/", method = "post", operation_id = "create_lockdown")]
+    #[oai(path = "/", method = "post", operation_id = "impose_lockdown")]
     async fn start(
         &self,
         request: &Request,
@@ -97,7 +97,7 @@ impl Lockdowns {
     /// Lift the lockdown.
     ///
     /// Needs `lockdown.manage`, and a login within the last ten minutes. 409 `no_lockdown` when there is none.
-    #[oai(path = "/", method = "delete", operation_id = "delete_lockdown")]
+    #[oai(path = "/", method = "delete", operation_id = "lift_lockdown")]
     async fn lift(
         &self,
         request: &Request,

@@ -161,7 +161,9 @@ pub struct RevokedSessions {
 
 #[OpenApi(prefix_path = "/v1/me", tag = "Tag::Me")]
 impl Me {
-    /// The caller's account.
+    /// Get the caller's account.
+    ///
+    /// With its roles, what they allow in this session, and its second factor. Sees the caller's login in any case.
     #[oai(path = "/", method = "get", operation_id = "get_me")]
     async fn me(
         &self,
@@ -195,7 +197,9 @@ impl Me {
         }))
     }
 
-    /// Be called otherwise.
+    /// Rename the caller's account.
+    ///
+    /// `null` takes the name away. The name that is there already changes and records nothing.
     #[oai(path = "/", method = "patch", operation_id = "change_me")]
     async fn change(
         &self,
@@ -242,7 +246,7 @@ impl Me {
     /// Begin to set up a second factor, the first or another one.
     ///
     /// It counts once a code of it was confirmed; until then one in use stays. Needs a login within the last ten minutes.
-    #[oai(path = "/second-factor/totp", method = "post", operation_id = "create_my_totp")]
+    #[oai(path = "/second-factor/totp", method = "post", operation_id = "enrol_totp")]
     async fn start_totp(
         &self,
         request: &Request,
@@ -263,7 +267,7 @@ impl Me {
     /// Confirm the second factor by a code of it: every login asks for one from now on.
     ///
     /// The recovery codes are shown this once. Needs a login within the last ten minutes.
-    #[oai(path = "/second-factor/totp/confirm", method = "post", operation_id = "confirm_my_totp")]
+    #[oai(path = "/second-factor/totp/confirm", method = "post", operation_id = "confirm_totp")]
     async fn confirm_totp(
         &self,
         request: &Request,
@@ -284,7 +288,7 @@ impl Me {
     ///
     /// Refused when a role of the account requires one: enrol another one in its place. Needs a login within the last
     /// ten minutes.
-    #[oai(path = "/second-factor/totp", method = "delete", operation_id = "delete_my_totp")]
+    #[oai(path = "/second-factor/totp", method = "delete", operation_id = "remove_totp")]
     async fn disable_totp(
         &self,
         request: &Request,
@@ -296,10 +300,10 @@ impl Me {
         Ok(app(request)?.commands.disable_second_factor(&context, caller.0.account).await?.into())
     }
 
-    /// New recovery codes; the old ones are worth nothing from now on.
+    /// Issue new recovery codes; the old ones are worth nothing from now on.
     ///
     /// Shown this once. Needs a login within the last ten minutes.
-    #[oai(path = "/recovery-codes", method = "post", operation_id = "create_my_recovery_codes")]
+    #[oai(path = "/recovery-codes", method = "post", operation_id = "issue_recovery_codes")]
     async fn new_recovery_codes(
         &self,
         request: &Request,
@@ -312,7 +316,9 @@ impl Me {
         Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 
-    /// The caller's live sessions.
+    /// List the caller's live sessions.
+    ///
+    /// In the order of their start; where each began and was last refreshed, and which one asks.
     #[oai(path = "/sessions", method = "get", operation_id = "list_my_sessions")]
     async fn sessions(
         &self,
@@ -343,8 +349,10 @@ impl Me {
         Ok(Json(MySessionPage { items: items.collect(), next_cursor: page.next }))
     }
 
-    /// Sign out one of the caller's devices.
-    #[oai(path = "/sessions/:session_id", method = "delete", operation_id = "delete_my_session")]
+    /// End one of the caller's sessions.
+    ///
+    /// Its tokens are refused from then on. 404 for one that has ended, or is somebody else's.
+    #[oai(path = "/sessions/:session_id", method = "delete", operation_id = "revoke_my_session")]
     async fn end_session(
         &self,
         request: &Request,
@@ -357,7 +365,9 @@ impl Me {
         Ok(app(request)?.commands.end_own_session(&context, caller.0.account, session).await?.into())
     }
 
-    /// Sign out all other devices.
+    /// End all other sessions of the caller.
+    ///
+    /// Answers with how many there were. The session that asks goes on.
     #[oai(path = "/sessions/revoke-others", method = "post", operation_id = "revoke_my_other_sessions")]
     async fn end_others(
         &self,
@@ -387,7 +397,7 @@ impl Me {
     /// Forget one of the caller's devices.
     ///
     /// Its `device_token` is worth nothing from now on; its sessions go on.
-    #[oai(path = "/devices/:device_id", method = "delete", operation_id = "delete_my_device")]
+    #[oai(path = "/devices/:device_id", method = "delete", operation_id = "forget_my_device")]
     async fn forget_device(
         &self,
         request: &Request,
@@ -399,7 +409,9 @@ impl Me {
         Ok(app(request)?.commands.forget_device(&context, caller.0.account, device_id.0).await?.into())
     }
 
-    /// What happened to the caller's account, oldest first.
+    /// List what happened to the caller's account.
+    ///
+    /// The events of the audit trail that are about it, oldest first.
     #[oai(path = "/events", method = "get", operation_id = "list_my_events")]
     async fn events(
         &self,

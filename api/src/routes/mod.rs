@@ -24,7 +24,7 @@ mod tokens;
 use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt, Response};
-use poem_openapi::{OpenApiService, Tags};
+use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject, Tags};
 
 use crate::app::App;
 use crate::http::docs::MissingSwaggerUi;
@@ -46,6 +46,7 @@ pub enum Tag {
     /// Roles and permissions.
     Roles,
     /// API keys, by which services act.
+    #[oai(rename = "API keys")]
     ApiKeys,
     /// The security policy, and what another one would have done.
     Policy,
@@ -94,7 +95,9 @@ fn service() -> OpenApiService<Apis, ()> {
         health::Health,
     );
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
-        .summary("Event-sourced security backend")
+        .contact(ContactObject::new().name("Fulexo"))
+        .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
+        .server(ServerObject::new("/").description("The service that this document comes from."))
         .description(
             "Every login, lockout, session and role grant is an immutable event; the event log itself is the \
          audit trail.\n\n\

@@ -249,7 +249,7 @@ const LISTED: usize = 200;
 
 #[OpenApi(prefix_path = "/v1/policy", tag = "Tag::Policy")]
 impl Policies {
-    /// The policy in force.
+    /// Get the policy in force.
     ///
     /// Never behind the log. Needs `policy.read`.
     #[oai(path = "/", method = "get", operation_id = "get_policy")]

@@ -54,11 +54,11 @@ enum Accepted {
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Recovery")]
 impl Recovery {
-    /// Have a way to a new password mailed.
+    /// Ask for a password reset by mail.
     ///
     /// The answer is the same, and as fast, whether there is such an account or not. An account gets three such mails at
     /// most within half an hour.
-    #[oai(path = "/auth/password-reset", method = "post", operation_id = "create_password_reset")]
+    #[oai(path = "/auth/password-reset", method = "post", operation_id = "request_password_reset")]
     async fn request_reset(
         &self,
         request: &Request,
@@ -83,11 +83,11 @@ impl Recovery {
         Ok(Accepted::Accepted)
     }
 
-    /// Set a new password, with what was mailed.
+    /// Set a new password with what was mailed.
     ///
     /// Every session ends, and a lock of the password lifts. A second factor stays, and the next login asks for it. A
     /// password that breaks the rules spends nothing.
-    #[oai(path = "/auth/password-reset/confirm", method = "post", operation_id = "confirm_password_reset")]
+    #[oai(path = "/auth/password-reset/confirm", method = "post", operation_id = "reset_password")]
     async fn reset(
         &self,
         request: &Request,
@@ -105,7 +105,7 @@ impl Recovery {
     /// Have a link mailed that shows that mail to the account's address arrives.
     ///
     /// One was mailed after the registration. Of a verified address this does nothing.
-    #[oai(path = "/me/email-verification", method = "post", operation_id = "create_my_email_verification")]
+    #[oai(path = "/me/email-verification", method = "post", operation_id = "request_email_verification")]
     async fn request_verification(
         &self,
         request: &Request,
@@ -117,8 +117,10 @@ impl Recovery {
         Ok(Accepted::Accepted)
     }
 
-    /// Show that mail arrived, with what was mailed.
-    #[oai(path = "/auth/email-verification", method = "post", operation_id = "confirm_email_verification")]
+    /// Confirm the address with what was mailed.
+    ///
+    /// The token is good once, for 24 hours; after that it is 401 `invalid_token`.
+    #[oai(path = "/auth/email-verification", method = "post", operation_id = "verify_email")]
     async fn verify(
         &self,
         request: &Request,
@@ -130,10 +132,10 @@ impl Recovery {
         Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
     }
 
-    /// Say that it was somebody else, with what was mailed.
+    /// Report somebody else's login with what was mailed.
     ///
     /// Every session ends, the password opens nothing any more, and a way to a new one is mailed.
-    #[oai(path = "/auth/not-me", method = "post", operation_id = "create_intrusion_report")]
+    #[oai(path = "/auth/not-me", method = "post", operation_id = "report_intrusion")]
     async fn report(
         &self,
         request: &Request,

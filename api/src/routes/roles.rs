@@ -102,7 +102,7 @@ impl Roles {
         Ok(Json(RoleList { items, as_of: moment.map(Shown::from) }))
     }
 
-    /// Every permission there is.
+    /// List every permission there is.
     ///
     /// Needs `roles.read`.
     #[oai(path = "/permissions", method = "get", operation_id = "list_permissions")]
@@ -150,7 +150,7 @@ impl Roles {
     ///
     /// Its name is never used again. Needs `roles.manage`, every permission of the role, and a login within the last ten
     /// minutes.
-    #[oai(path = "/roles/:role", method = "delete", operation_id = "delete_role")]
+    #[oai(path = "/roles/:role", method = "delete", operation_id = "retire_role")]
     async fn retire(
         &self,
         request: &Request,

@@ -55,7 +55,7 @@ struct SessionPage {
 
 #[OpenApi(prefix_path = "/v1/sessions", tag = "Tag::Sessions")]
 impl Sessions {
-    /// Sessions, in the order of their start.
+    /// List sessions, in the order of their start.
     ///
     /// Needs `sessions.read`.
     #[oai(path = "/", method = "get", operation_id = "list_sessions")]
@@ -102,7 +102,7 @@ impl Sessions {
     /// End anybody's session.
     ///
     /// Its tokens are refused from then on. A reason may be given. Needs `sessions.revoke`.
-    #[oai(path = "/:session_id", method = "delete", operation_id = "delete_session")]
+    #[oai(path = "/:session_id", method = "delete", operation_id = "revoke_session")]
     async fn end(
         &self,
         request: &Request,

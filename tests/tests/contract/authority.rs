@@ -10,14 +10,14 @@ use fulexo_tests::spec::{Operation, operations};
 
 /// The operations that anybody may call.
 const PUBLIC: [&str; 12] = [
-    "confirm_email_verification",
-    "confirm_password_reset",
-    "create_intrusion_report",
-    "create_login",
-    "create_password_reset",
-    "create_refresh",
-    "create_registration",
-    "create_second_factor_login",
+    "verify_email",
+    "reset_password",
+    "report_intrusion",
+    "login",
+    "request_password_reset",
+    "refresh_tokens",
+    "register",
+    "login_with_second_factor",
     "get_jwks",
     "get_liveness",
     "get_metrics",

@@ -4,27 +4,43 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fulexo_tests::Node;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use fulexo_tests::spec::{document, operations};
 
 /// What the name of an operation begins with.
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 31] = [
     "change",
     "confirm",
     "create",
     "define",
     "delete",
+    "enrol",
     "expire",
+    "forget",
     "get",
     "grant",
+    "impose",
+    "introspect",
+    "issue",
+    "lift",
     "list",
+    "login",
+    "logout",
     "preview",
+    "refresh",
+    "register",
     "reinstate",
+    "remove",
+    "report",
+    "request",
     "reset",
+    "retire",
     "revoke",
+    "step",
     "suspend",
     "unlock",
+    "verify",
 ];
 
 /// The statuses that anything may be refused with.
@@ -65,11 +81,37 @@ fn every_operation_has_a_unique_name_of_verb_and_resource() {
     let mut seen = BTreeSet::new();
     for operation in operations() {
         let id = &operation.id;
-        let (verb, resource) = id.split_once('_').unwrap_or_else(|| panic!("{id:?} of {}", operation.path));
+        let (verb, resource) = id.split_once('_').unwrap_or((id, ""));
         assert!(VERBS.contains(&verb), "{id}: {verb} is no verb that we use; use one, or add it to VERBS");
-        assert!(!resource.is_empty() && id.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{id}");
+        let has_none = ["login", "logout", "register"].contains(&verb);
+        assert!(has_none || !resource.is_empty(), "{id}");
+        assert!(id.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{id}");
         assert!(seen.insert(id.clone()), "{id} is used twice");
     }
+}
+
+/// First contact 2: generators of Go make a constructor `New…` of each schema.
+#[test]
+fn no_schema_is_named_as_the_constructor_of_another() {
+    let document = document();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    for name in schemas.keys() {
+        let other = name.strip_prefix("New").filter(|other| schemas.contains_key(*other));
+        assert_eq!(other, None, "{name}");
+        assert!(name.chars().all(char::is_alphanumeric), "{name}");
+    }
+}
+
+/// First contact 7.
+#[test]
+fn every_operation_takes_the_one_token_or_none() {
+    for operation in operations() {
+        let security = &operation.meta["security"];
+        assert!(*security == json!([]) || *security == json!([{"bearerAuth": []}]), "{}: {security}", operation.id);
+    }
+    let document = document();
+    let schemes = document["components"]["securitySchemes"].as_object().unwrap();
+    assert_eq!(schemes.keys().collect::<Vec<_>>(), ["bearerAuth"]);
 }
 
 #[test]
@@ -83,9 +125,12 @@ fn every_operation_says_in_a_line_what_it_does() {
 
 #[test]
 fn every_operation_documents_every_refusal_as_a_problem() {
+    let document = document();
     for operation in operations() {
         for status in REFUSALS {
             let response = &operation.meta["responses"][status];
+            let shared = response["$ref"].as_str().and_then(|shared| document.pointer(shared.trim_start_matches('#')));
+            let response = shared.unwrap_or(response);
             let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
             assert_eq!(schema, "#/components/schemas/Problem", "{} {status}: {response}", operation.id);
         }
@@ -111,7 +156,7 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
         // These read no read model: the token itself, the log itself, and what commits with it, are never behind.
         let is_current = [
             "get_current_session",
-            "create_introspection",
+            "introspect_token",
             "get_audit_event",
             "list_roles",
             "list_permissions",

@@ -178,7 +178,7 @@ async fn storm(
         if turn.is_multiple_of(8) {
             cast.restore(&url, &mut dice).await;
         }
-        if operation.id == "create_lockdown" {
+        if operation.id == "impose_lockdown" {
             cast.lift(&url).await;
         }
     }

@@ -173,25 +173,25 @@ impl Cast {
         let mut body = operation.body_with(person.account, |name| {
             Some(match name {
                 "email" => match operation.id.as_str() {
-                    "create_registration" | "create_account" => {
+                    "register" | "create_account" => {
                         format!("new-{}@example.com", fulexo_tests::operator().new_id().simple()).into()
                     }
                     _ => person.email.clone().into(),
                 },
-                "password" if operation.id == "create_registration" => PASSWORD.into(),
-                "password" if operation.id == "create_step_up" && !by_password => return None,
+                "password" if operation.id == "register" => PASSWORD.into(),
+                "password" if operation.id == "step_up" && !by_password => return None,
                 "password" | "current_password" => person.password(dice).into(),
                 "new_password" => {
                     let new = format!("kestrel-Over{}thefen", dice.roll(1_000_000));
                     sets = Some(new.clone());
                     new.into()
                 }
-                "code" if operation.id == "create_step_up" && by_password => return None,
+                "code" if operation.id == "step_up" && by_password => return None,
                 "code" => person.code(dice).into(),
                 "challenge_token" => person.challenges.last()?.clone().into(),
                 "refresh_token" => session.as_ref()?.refresh_token.clone().into(),
                 "device_token" if dice.roll(2) == 0 => session.as_ref()?.device_token.clone().into(),
-                "token" if operation.id != "create_introspection" => {
+                "token" if operation.id != "introspect_token" => {
                     let mails = self.mailbox.to(&person.email);
                     let pages = ["reset-password", "verify-email", "not-me"];
                     let links = mails.iter().filter(|mail| pages.iter().any(|page| mail.leads_to(page)));
