@@ -9,7 +9,7 @@ use fulexo_domain::permission::Permission;
 use poem::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-/// What holds of a string wherever a body or an answer has a member of this name.
+/// Bounds of a string wherever a body or an answer has a member of this name.
 fn member(name: &str) -> Option<Value> {
     Some(match name {
         "display_name" => json!({"minLength": 1, "maxLength": 100}),
@@ -46,7 +46,7 @@ fn vocabularies() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     ]
 }
 
-/// What a member of this name is, wherever it has no description of its own.
+/// The description of a member of this name, wherever it has none of its own.
 fn member_meaning(name: &str) -> Option<&'static str> {
     Some(match name {
         "access_token" => "The access token.",
@@ -127,7 +127,7 @@ fn member_meaning(name: &str) -> Option<&'static str> {
     })
 }
 
-/// What holds of a parameter of this name.
+/// Bounds of a parameter of this name.
 fn parameter(name: &str) -> Option<Value> {
     Some(match name {
         "Idempotency-Key" => json!({"minLength": 1, "maxLength": 255}),
@@ -139,7 +139,7 @@ fn parameter(name: &str) -> Option<Value> {
     })
 }
 
-/// What a parameter of this name is, where its operation does not say.
+/// The description of a parameter of this name, where its operation gives none.
 fn meaning(name: &str) -> Option<&'static str> {
     Some(match name {
         "Idempotency-Key" => {
@@ -163,7 +163,7 @@ const ROLE: &str = "^[a-z][a-z0-9_-]{0,62}$";
 
 /// The one scheme: every token comes the same way.
 const BEARER: &str = "bearerAuth";
-/// Where schemas stand.
+/// The pointer to all schemas.
 const SCHEMAS: &str = "#/components/schemas/";
 
 /// The order of a journey: getting in, one's own things, those of others, what an auditor reads, the service itself.
@@ -359,7 +359,7 @@ fn complete_operation(operation: &mut Value) {
     add(operation, json!({"security": security}));
 }
 
-/// What an operation takes beside the access token of a session, by its extractor (`caller.rs`).
+/// The credentials that an operation takes beside the access token of a session, by its extractor (`caller.rs`).
 fn taken_as_well(scheme: &str) -> Option<&'static str> {
     Some(match scheme {
         "BearerOrKey" => "Takes the secret of an API key, too.",
@@ -378,7 +378,7 @@ fn name_json(content: &mut Value) {
     }
 }
 
-/// What a success is, where its operation says no more than its summary.
+/// The description of a success, where its operation says no more than its summary.
 fn outcome(status: &str) -> &'static str {
     match status {
         "201" => "It was made.",

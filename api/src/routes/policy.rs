@@ -60,7 +60,7 @@ struct SessionFigures {
     refresh_grace_seconds: u32,
     /// How long sensitive calls are allowed after a login or a step-up; 60 to 3,600.
     elevation_seconds: u32,
-    /// What a refresh from another browser or device than before leads to.
+    /// Consequence of a refresh from another browser or device than before.
     fingerprint: FingerprintAction,
     /// Sessions of an account at once: where one more begins, the oldest ends; 1 to 1,000.
     #[oai(default = "most_live")]
