@@ -11,7 +11,7 @@ DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-setup: ## Install what is missing: Postgres, NATS, an ACME server, Node.js (apt, as root or by sudo); a current NATS (PyPI).
+setup: ## Install what is missing: Postgres, NATS, an ACME server (apt, as root or by sudo); a current NATS (PyPI, in target/tools).
 	@scripts/setup
 
 dev: setup ## Run everything on this machine. ARGS="--port 8090 --data-dir DIR" for another one beside it.
