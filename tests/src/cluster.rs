@@ -1,15 +1,16 @@
 //! One private Postgres and one NATS for the test process; they end with it. One database a test.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{LazyLock, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use fulexo_api::private::{DataDir, Nats, Options, Postgres};
 use fulexo_api::schema;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use tokio::sync::OnceCell;
 
 struct Cluster {
     postgres: Postgres,
@@ -29,7 +30,7 @@ static DIR: LazyLock<DataDir> = LazyLock::new(|| {
     let clusters = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clusters");
     // Half a million files, of a process that had hundreds of databases: tests need not wait for it.
     let left = clusters.clone();
-    std::thread::spawn(move || remove_those_left_behind(&left));
+    thread::spawn(move || remove_those_left_behind(&left));
     DataDir::open(&clusters.join(std::process::id().to_string())).expect("a directory for the test process")
 });
 
@@ -75,9 +76,10 @@ pub struct Database {
 impl Database {
     /// A new one, from the template.
     pub async fn create() -> Self {
-        static TEMPLATE_MADE: OnceCell<()> = OnceCell::const_new();
+        static TEMPLATE_MADE: OnceLock<Result<(), String>> = OnceLock::new();
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        TEMPLATE_MADE.get_or_init(make_template).await;
+        let made = tokio::task::spawn_blocking(|| TEMPLATE_MADE.get_or_init(make_template)).await.unwrap();
+        assert!(made.is_ok(), "the template was not made: {made:?}");
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut connection = PgConnection::connect(&superuser_url("postgres")).await.unwrap();
         let statement = format!("create database {name} template {TEMPLATE} owner {OWNER}");
@@ -124,8 +126,18 @@ impl Database {
     }
 }
 
-async fn make_template() {
-    prepare(&CLUSTER.postgres, TEMPLATE).await;
+/// Makes it on a thread of its own: whatever becomes of the test that comes first, it is made once, and where that fails, each
+/// test says why.
+fn make_template() -> Result<(), String> {
+    let make = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(prepare(&CLUSTER.postgres, TEMPLATE));
+    };
+    let failed = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(_) => "a panic without words".to_owned(),
+    };
+    thread::spawn(make).join().map_err(failed)
 }
 
 /// Makes the roles and a first database, with the current schema and no events, on a Postgres that has neither.
