@@ -126,9 +126,10 @@ impl Dev {
         };
         let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
         dir.store("dev.json", &text)?;
+        let stop = asked_to_stop();
         banner(&file, dir, &url);
 
-        asked_to_stop().await;
+        stop.await;
         eprintln!();
         step("stopping");
         running.stop().await;

@@ -214,19 +214,25 @@ pub fn operator() -> Context {
     Context { correlation: context.new_id(), ..context }
 }
 
-/// Resolves when the process is asked to stop: Ctrl-C or SIGTERM.
-async fn asked_to_stop() {
+/// Resolves when the process is asked to stop: Ctrl-C or SIGTERM, from this call on and not from the first poll.
+fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
+    let asked = |kind| {
+        let signal = signal(kind);
+        async {
+            match signal {
+                Ok(mut signal) => {
+                    signal.recv().await;
+                }
+                Err(_) => std::future::pending().await,
             }
-            Err(_) => std::future::pending().await,
         }
     };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+    let (interrupted, terminated) = (asked(SignalKind::interrupt()), asked(SignalKind::terminate()));
+    async {
+        tokio::select! {
+            () = interrupted => {}
+            () = terminated => {}
+        }
     }
 }

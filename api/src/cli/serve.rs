@@ -1,6 +1,7 @@
 //! `fulexo serve`: one node of the service.
 
 use std::net::IpAddr;
+use std::pin::pin;
 
 use clap::Args;
 
@@ -26,13 +27,18 @@ impl Serve {
         start_logging(config.environment, "info");
         block_on(async {
             let bind = config.bind;
-            let running = Running::start(config).await?;
+            let mut stop = pin!(asked_to_stop());
+            let running = tokio::select! {
+                running = Running::start(config) => running?,
+                // Before it serves anybody: there is nothing to wait for.
+                () = &mut stop => return Ok(()),
+            };
             // On standard output, for whoever let the system choose.
             println!("listening on {}://{bind}:{}", running.scheme, running.port);
             if let Some(port) = running.http_port {
                 println!("redirecting from http://{bind}:{port}");
             }
-            asked_to_stop().await;
+            stop.await;
             running.stop().await;
             Ok(())
         })
