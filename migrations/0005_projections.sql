@@ -31,8 +31,12 @@ create table read.account (
     roles text[] not null,
     constraint account_pkey primary key (account_id)
 ) with (fillfactor = 80);
-create index account_roles on read.account using gin (roles);
-create index account_locks on read.account (locked_until) where locked_until is not null;
+-- Lists are by id; what they are filtered by is found in the order of the ids. Who holds a role: read.role_grant.
+create index account_suspended on read.account (suspended, account_id);
+create index account_second_factor on read.account (second_factor, account_id);
+-- Locks end by themselves: those that have not.
+create index account_locks on read.account (greatest(locked_until, second_factor_locked_until))
+where greatest(locked_until, second_factor_locked_until) is not null;
 create table read.account_past (
     like read.account,
     until bigint not null,
@@ -56,7 +60,9 @@ create table read.session (
 ) with (fillfactor = 80);
 create index session_account on read.session (account_id, session_id);
 -- What ends all sessions of an account asks for those that are left.
-create index session_unended on read.session (account_id) where ended_at is null;
+create index session_unended on read.session (account_id, session_id) where ended_at is null;
+-- Lists of live sessions.
+create index session_open on read.session (session_id) where ended_at is null;
 -- Sessions end some time after their start, a year at most: which were live at a time is asked of those started before.
 create index session_start on read.session (started_at);
 create table read.session_past (

@@ -25,14 +25,28 @@ use crate::http::problem::FieldError;
 pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
 /// How long a query waits for a read model.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same, where nobody asked for it.
+/// The same, for a view of the caller's own.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+/// The same, where nobody asked for a position.
+const UNASKED_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The answer of a command: `STATUS`, a JSON body, `Log-Position`.
 pub struct Recorded<T, const STATUS: u16 = 200> {
     body: T,
     position: Option<u64>,
     cookies: Vec<HeaderValue>,
+}
+
+/// The answer of a query: a JSON body, and in `Log-Position` the last event that its read model had seen before it was asked.
+pub struct Viewed<T> {
+    body: T,
+    view: View,
+}
+
+/// How far a read model had seen the log.
+#[derive(Clone, Copy)]
+pub struct View {
+    last: Option<u64>,
 }
 
 /// The answer of a command that has nothing more to say: 204 and `Log-Position`.
@@ -75,6 +89,13 @@ impl NoContent {
     }
 }
 
+impl View {
+    /// With what the read model showed then, or later.
+    pub const fn of<T>(self, body: T) -> Viewed<T> {
+        Viewed { body, view: self }
+    }
+}
+
 impl<V> From<Done<V>> for NoContent {
     fn from(done: Done<V>) -> Self {
         Self { position: done.position, cookies: Vec::new() }
@@ -86,6 +107,12 @@ impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for Recorded<T, STATUS> {
         let mut response = Json(self.body).into_response();
         response.set_status(StatusCode::from_u16(STATUS).unwrap_or_default());
         stamp(response, self.position, self.cookies)
+    }
+}
+
+impl<T: ToJSON + Send> IntoResponse for Viewed<T> {
+    fn into_response(self) -> Response {
+        stamp(Json(self.body).into_response(), self.view.last, Vec::new())
     }
 }
 
@@ -108,7 +135,18 @@ fn stamp(mut response: Response, position: Option<u64>, cookies: Vec<HeaderValue
 impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for Recorded<T, STATUS> {
     fn meta() -> MetaResponses {
         let content = MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: Json::<T>::schema_ref() };
-        documented(STATUS, vec![content])
+        documented(STATUS, vec![content], RECORDED)
+    }
+
+    fn register(registry: &mut Registry) {
+        <Json<T> as Payload>::register(registry);
+    }
+}
+
+impl<T: ToJSON + Type> ApiResponse for Viewed<T> {
+    fn meta() -> MetaResponses {
+        let content = MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: Json::<T>::schema_ref() };
+        documented(200, vec![content], VIEWED)
     }
 
     fn register(registry: &mut Registry) {
@@ -118,18 +156,21 @@ impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for Recorded<T, STATUS> {
 
 impl ApiResponse for NoContent {
     fn meta() -> MetaResponses {
-        documented(204, Vec::new())
+        documented(204, Vec::new(), RECORDED)
     }
 
     fn register(_: &mut Registry) {}
 }
 
-fn documented(status: u16, content: Vec<MetaMediaType>) -> MetaResponses {
+/// `Log-Position` of a command.
+const RECORDED: &str = "Position of the last event recorded; send it as Log-Min-Position to read it back.";
+/// `Log-Position` of a query.
+const VIEWED: &str = "Position of an event that the answer has seen, and all before it.";
+
+fn documented(status: u16, content: Vec<MetaMediaType>, position: &str) -> MetaResponses {
     let position = MetaHeader {
         name: "Log-Position".to_owned(),
-        description: Some(
-            "Position of the last event recorded; send it as Log-Min-Position to read it back.".to_owned(),
-        ),
+        description: Some(position.to_owned()),
         required: false,
         deprecated: false,
         schema: u64::schema_ref(),
@@ -183,20 +224,30 @@ impl App {
         Ok(Recorded::of(done, |value| body(value, enforced)))
     }
 
-    /// Waits, briefly, until a read model has seen what the client has.
+    /// Waits until a read model has seen what the client has, by the position that it gives; else what this node knows to be
+    /// committed, for 250 ms at most: what it has then is the answer.
     ///
     /// # Errors
-    /// 503 when it has not; 400 for a position that the log does not have.
-    pub async fn caught_up(&self, projection: Projection, min_position: Option<u64>) -> Result<(), Problem> {
-        let Some(position) = min_position else { return Ok(()) };
-        // This node may not have heard of it yet; the database has.
-        if position >= *self.head.borrow()
-            && position >= self.commands.log().size().await.map_err(CommandError::from)?
-        {
-            let fault = FieldError::new("/Log-Min-Position", "is beyond the end of the log");
-            return Err(Problem::invalid_input(vec![fault]));
+    /// 503 when it has not seen the position within 2 seconds; 400 for a position that the log does not have.
+    pub async fn caught_up(&self, projection: Projection, min_position: Option<u64>) -> Result<View, Problem> {
+        let size = *self.head.borrow();
+        match min_position {
+            Some(position) => {
+                // This node may not have heard of it yet; the database has.
+                if position >= size && position >= self.commands.log().size().await.map_err(CommandError::from)? {
+                    let fault = FieldError::new("/Log-Min-Position", "is beyond the end of the log");
+                    return Err(Problem::invalid_input(vec![fault]));
+                }
+                let seen = self.progress.wait(projection, position, PATIENCE).await;
+                seen.map_err(|_| behind(projection, position))?;
+            }
+            None => {
+                if let Some(last) = size.checked_sub(1) {
+                    let _ = self.progress.wait_while_it_moves(projection, last, UNASKED_PATIENCE).await;
+                }
+            }
         }
-        self.progress.wait(projection, position, PATIENCE).await.map_err(|_| behind(projection, position))
+        Ok(self.view(projection))
     }
 
     /// The same for a view of the caller's own, which is also waited for to have seen their login; not for long, and where
@@ -209,10 +260,14 @@ impl App {
         caller: &Caller,
         projection: Projection,
         min_position: Option<u64>,
-    ) -> Result<(), Problem> {
+    ) -> Result<View, Problem> {
         self.caught_up(projection, min_position).await?;
         let _ = self.progress.wait(projection, caller.position(), SHORT_PATIENCE).await;
-        Ok(())
+        Ok(self.view(projection))
+    }
+
+    fn view(&self, projection: Projection) -> View {
+        View { last: self.progress.of(projection).position.checked_sub(1) }
     }
 }
 

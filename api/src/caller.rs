@@ -32,7 +32,7 @@ use crate::app::App;
 use crate::clock;
 use crate::http::cookies::{ByCookie, CSRF_TOKEN, Foreign};
 use crate::http::operations::AccountQuotas;
-use crate::http::{ClientAddress, Problem, RequestId};
+use crate::http::{BadParameters, ClientAddress, Problem, RequestId};
 
 /// An access token.
 #[derive(SecurityScheme)]
@@ -241,10 +241,11 @@ pub fn require_csrf_token(app: &App, request: &Request, session: SessionId) -> R
     if is_right && request.data::<Foreign>().is_none() { Ok(()) } else { Err(Problem::csrf_rejected()) }
 }
 
-/// Counts a request of whoever was recognised.
+/// Counts a request of whoever was recognised, and refuses one whose parameters its operation does not take.
 fn admit(app: &App, request: &Request, actor: Actor) -> Result<(), Problem> {
     let routes = request.data::<AccountQuotas>().map_or(&[][..], |quotas| quotas.0);
-    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor, routes))
+    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor, routes))?;
+    request.data::<Arc<BadParameters>>().map_or(Ok(()), |bad| Err(bad.refusal()))
 }
 
 /// What an access token is worth now; nothing when its session has ended.

@@ -16,8 +16,10 @@ pub mod private;
 pub mod routes;
 pub mod schema;
 pub mod tasks;
+mod timestamp;
 pub mod tls;
 mod token_cache;
+mod vocabulary;
 
 /// Of the service, and of whatever measures it.
 #[global_allocator]

@@ -1,7 +1,10 @@
 //! An event as the log keeps it: the fact, and who, when, where in the log. How it becomes bytes is in `leaf`.
 
+use std::sync::LazyLock;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_aux::serde_introspection::serde_introspect;
 use uuid::Uuid;
 
 use crate::account::{AccountEvent, DisabledBy};
@@ -136,7 +139,28 @@ impl TryFrom<Event> for LockdownEvent {
     }
 }
 
+/// Every type of event, by category: from the enums themselves.
+static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    [
+        serde_introspect::<AccountEvent>(),
+        serde_introspect::<AuthenticationEvent>(),
+        serde_introspect::<SessionEvent>(),
+        serde_introspect::<RoleEvent>(),
+        serde_introspect::<PolicyEvent>(),
+        serde_introspect::<ApiKeyEvent>(),
+        serde_introspect::<RateLimitEvent>(),
+        serde_introspect::<LockdownEvent>(),
+    ]
+    .concat()
+});
+
 impl Event {
+    /// Every type of event, `<category>.<fact>`, by category.
+    #[must_use]
+    pub fn types() -> &'static [&'static str] {
+        &TYPES
+    }
+
     /// The kind of stream it belongs to.
     #[must_use]
     pub const fn category(&self) -> Category {

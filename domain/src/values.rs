@@ -1,6 +1,7 @@
 //! Values parsed once at the edge: whoever holds one knows that it is sound. Nothing here compares or stores.
 
 mod email;
+mod timestamp;
 mod typed_code;
 mod typed_text;
 
@@ -11,6 +12,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub use email::EmailAddress;
+pub use timestamp::parse_timestamp;
 pub use typed_code::TypedCode;
 pub(crate) use typed_text::opaque_string;
 

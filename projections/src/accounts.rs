@@ -9,17 +9,17 @@ use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::values::AccountId;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
 use crate::bulk::{Table, Tuple};
-use crate::page::Page;
+use crate::page::{Page, Paging, WALK_SQL};
 use crate::to_i64;
 use crate::versions::{Row, Superseded, Versions, column};
 
 /// One account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Account {
     /// Its id.
     pub account_id: Uuid,
@@ -48,6 +48,7 @@ pub struct Account {
     /// Whether mail to its address reached its owner.
     pub email_verified: bool,
     /// Names, in order.
+    #[sqlx(try_from = "Vec<String>")]
     pub roles: Arc<[String]>,
 }
 
@@ -80,34 +81,12 @@ pub async fn get(pool: &PgPool, account: AccountId) -> Result<Option<Account>, s
 /// The database.
 pub async fn list(
     pool: &PgPool,
-    filter: Filter,
-    after: Option<Uuid>,
-    limit: u16,
+    filter: &Filter,
+    paging: &Paging<Uuid>,
     now: DateTime<Utc>,
-) -> Result<Page<Account>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        Account,
-        "select * from read.account
-         where ($1::uuid is null or account_id > $1)
-           and ($2::uuid is null or account_id = $2)
-           and ($3::text is null or roles @> array[$3::text])
-           and ($4::bool is null or
-                coalesce(greatest(locked_until, second_factor_locked_until) > $5, false) = $4)
-           and ($6::bool is null or suspended = $6)
-           and ($7::bool is null or second_factor = $7)
-         order by account_id limit $8",
-        after,
-        filter.account.map(|account| account.0),
-        filter.role,
-        filter.locked,
-        now,
-        filter.suspended,
-        filter.second_factor,
-        Page::<Account>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
+) -> Result<Page<Account, Uuid>, sqlx::Error> {
+    let rows = statement(filter, paging, None, now).build_query_as().fetch_all(pool).await?;
+    Ok(Page::of_walk(rows, paging.limit, |account: &Account| account.account_id))
 }
 
 /// One account as it was.
@@ -116,7 +95,7 @@ pub async fn list(
 /// The database.
 pub async fn get_as_of(pool: &PgPool, account: AccountId, moment: Moment) -> Result<Option<Account>, sqlx::Error> {
     let filter = Filter { account: Some(account), ..Filter::default() };
-    Ok(list_as_of(pool, filter, None, 1, moment).await?.items.pop())
+    Ok(list_as_of(pool, &filter, &Paging::first(1), moment).await?.items.pop())
 }
 
 /// Accounts as they were, in the order of their registration.
@@ -125,52 +104,121 @@ pub async fn get_as_of(pool: &PgPool, account: AccountId, moment: Moment) -> Res
 /// The database.
 pub async fn list_as_of(
     pool: &PgPool,
-    filter: Filter,
-    after: Option<Uuid>,
-    limit: u16,
+    filter: &Filter,
+    paging: &Paging<Uuid>,
     moment: Moment,
-) -> Result<Page<Account>, sqlx::Error> {
-    // A row never goes away: one that has changed since has the version before in its past.
-    let rows = sqlx::query_as!(
-        Account,
-        r#"select v.account_id as "account_id!", v.since as "since!", v.registered_at as "registered_at!",
-                  v.profile_position as "profile_position!", v.password_changed_at as "password_changed_at!",
-                  v.last_login_at as "last_login_at?", v.locked_until as "locked_until?",
-                  v.second_factor_locked_until as "second_factor_locked_until?",
-                  v.recovery_codes as "recovery_codes!", v.suspended as "suspended!",
-                  v.password_expired as "password_expired!", v.second_factor as "second_factor!",
-                  v.email_verified as "email_verified!", v.roles as "roles!"
-           from read.account a cross join lateral (
-               select a.* where a.since <= $1
-               union all
-               (select p.account_id, p.since, p.registered_at, p.profile_position, p.password_changed_at,
-                           p.last_login_at, p.locked_until, p.second_factor_locked_until, p.recovery_codes,
-                           p.suspended, p.password_expired, p.second_factor, p.email_verified, p.roles
-                from read.account_past p where a.since > $1 and p.account_id = a.account_id and p.since <= $1
-                order by p.since desc limit 1)
-           ) v
-           where a.registered_at <= $2
-             and ($3::uuid is null or a.account_id > $3)
-             and ($4::uuid is null or a.account_id = $4)
-             and ($5::text is null or v.roles @> array[$5::text])
-             and ($6::bool is null or
-                  coalesce(greatest(v.locked_until, v.second_factor_locked_until) > $2, false) = $6)
-             and ($7::bool is null or v.suspended = $7)
-             and ($8::bool is null or v.second_factor = $8)
-           order by a.account_id limit $9"#,
-        moment.position,
-        moment.time,
-        after,
-        filter.account.map(|account| account.0),
-        filter.role,
-        filter.locked,
-        filter.suspended,
-        filter.second_factor,
-        Page::<Account>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |account| account.account_id.to_string()))
+) -> Result<Page<Account, Uuid>, sqlx::Error> {
+    let rows = statement(filter, paging, Some(moment), moment.time).build_query_as().fetch_all(pool).await?;
+    Ok(Page::of_walk(rows, paging.limit, |account: &Account| account.account_id))
+}
+
+/// The statement of a list, made from the filters that are given: one of them finds candidates in its index, the others are
+/// held against their versions, 5,000 of them at most.
+#[must_use]
+pub fn statement(
+    filter: &Filter,
+    paging: &Paging<Uuid>,
+    moment: Option<Moment>,
+    now: DateTime<Utc>,
+) -> QueryBuilder<Postgres> {
+    let order = paging.order.sql();
+    let mut sql = QueryBuilder::new("select * from (select v.*, c.account_id as key, c.nth, (true");
+    let is_filtered = push_conditions(&mut sql, filter, now);
+    sql.push(") as matches from (select g.account_id, row_number() over (order by g.account_id ");
+    sql.push(order).push(") as nth from ");
+    push_candidates(&mut sql, filter, moment, now);
+    if let Some(after) = paging.after {
+        sql.push(" and g.account_id").push(paging.order.beyond()).push_bind(after);
+    }
+    if let Some(moment) = moment {
+        sql.push(" and g.account_id <= ").push_bind(moment.latest_id());
+    }
+    sql.push(" order by g.account_id ").push(order).push(" limit ");
+    sql.push(if is_filtered { WALK_SQL } else { paging.fetch() });
+    sql.push(") c cross join lateral (");
+    match moment {
+        None => {
+            sql.push("select * from read.account a where a.account_id = c.account_id offset 0");
+        }
+        // A row never goes away: one that has changed since has the version before in its past.
+        Some(moment) => {
+            sql.push("(select a.* from read.account a where a.account_id = c.account_id and a.since <= ");
+            sql.push_bind(moment.position);
+            sql.push(") union all (select ").push(COLUMNS);
+            sql.push(" from read.account_past p where p.account_id = c.account_id and p.since <= ");
+            sql.push_bind(moment.position);
+            sql.push(" and p.until > ").push_bind(moment.position).push(" order by p.since desc limit 1)");
+        }
+    }
+    sql.push(") v) w where matches or nth = ").push(WALK_SQL);
+    sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch());
+    sql
+}
+
+/// The columns of a version, in the order of the table's.
+const COLUMNS: &str = "account_id, since, registered_at, profile_position, password_changed_at, last_login_at, locked_until, \
+                       second_factor_locked_until, recovery_codes, suspended, password_expired, second_factor, \
+                       email_verified, roles";
+
+/// What a version has to be; `false` if it may be anything.
+fn push_conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter, now: DateTime<Utc>) -> bool {
+    // An account is looked up by itself.
+    let Filter { account: _, role, locked, suspended, second_factor } = filter;
+    if let Some(role) = role {
+        sql.push(" and v.roles @> array[").push_bind(role.clone()).push("]");
+    }
+    if let Some(locked) = locked {
+        sql.push(if *locked { " and " } else { " and not " });
+        sql.push("coalesce(greatest(v.locked_until, v.second_factor_locked_until) > ").push_bind(now).push(", false)");
+    }
+    if let Some(suspended) = suspended {
+        sql.push(if *suspended { " and v.suspended" } else { " and not v.suspended" });
+    }
+    if let Some(second_factor) = second_factor {
+        sql.push(if *second_factor { " and v.second_factor" } else { " and not v.second_factor" });
+    }
+    role.is_some() || locked.is_some() || suspended.is_some() || second_factor.is_some()
+}
+
+/// Accounts as `g`, by the index of one filter.
+fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Option<Moment>, now: DateTime<Utc>) {
+    let Filter { account, role, locked, suspended, second_factor } = filter;
+    match (account, role, moment) {
+        (Some(account), _, _) => {
+            sql.push("read.account g where g.account_id = ").push_bind(account.0);
+        }
+        (None, Some(role), None) => {
+            sql.push("read.role_grant g where g.role = ").push_bind(role.clone());
+        }
+        (None, Some(role), Some(moment)) => {
+            sql.push("(select account_id from read.role_grant where role = ").push_bind(role.clone());
+            sql.push(" and since <= ").push_bind(moment.position);
+            sql.push(" union all select account_id from read.role_grant_past where role = ").push_bind(role.clone());
+            sql.push(" and since <= ").push_bind(moment.position);
+            sql.push(" and until > ").push_bind(moment.position).push(") g where true");
+        }
+        // Fenced: the planner cannot tell how few of those that were ever locked still are.
+        (None, None, None) if *locked == Some(true) => {
+            sql.push(
+                "(select account_id from read.account where greatest(locked_until, second_factor_locked_until) > ",
+            );
+            sql.push_bind(now).push(" offset 0) g where true");
+        }
+        (None, None, None) => {
+            sql.push(match (suspended, second_factor) {
+                (Some(true), _) => "read.account g where g.suspended",
+                (_, Some(true)) => "read.account g where g.second_factor",
+                (_, Some(false)) => "read.account g where not g.second_factor",
+                _ => "read.account g where true",
+            });
+        }
+        // Those that were there: the walk ends at a row that has a version.
+        (None, None, Some(moment)) => {
+            sql.push("read.account g where g.registered_at <= ").push_bind(moment.time);
+            sql.push(" and coalesce((select p.since from read.account_past p where p.account_id = g.account_id");
+            sql.push(" order by p.since limit 1), g.since) <= ").push_bind(moment.position);
+        }
+    }
 }
 
 /// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement, on the

@@ -8,8 +8,10 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::values::parse_timestamp;
 use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
 
 use crate::feed::{self, FeedError};
 use crate::to_i64;
@@ -40,11 +42,11 @@ impl FromStr for AsOf {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return text.parse().map(Self::Position).map_err(|_| NotAMoment);
         }
-        let time = DateTime::parse_from_rfc3339(text).ok().or_else(|| {
+        let time = parse_timestamp(text).ok().or_else(|| {
             let (minute, zone) = text.split_at_checked(16)?;
-            DateTime::parse_from_rfc3339(&format!("{minute}:00{zone}")).ok()
+            parse_timestamp(&format!("{minute}:00{zone}")).ok()
         });
-        time.map(|time| Self::Time(time.to_utc())).ok_or(NotAMoment)
+        time.map(Self::Time).ok_or(NotAMoment)
     }
 }
 
@@ -80,6 +82,21 @@ impl Moment {
     pub const fn last(self) -> Option<u64> {
         if self.position < 0 { None } else { Some(self.position.unsigned_abs()) }
     }
+
+    /// An id that is after all that had been drawn: those of version 7 begin with their time (RFC 9562, section 5.7), which no
+    /// node's clock has a day wrong. It spares a list the rows that came later.
+    pub(crate) fn latest_id(self) -> Uuid {
+        Uuid::from_u128(earliest_id(self.time + TimeDelta::days(1)).as_u128() | ((1 << 80) - 1))
+    }
+}
+
+/// The longest life that a policy may give to a session, `fulexo_domain::policy`, and a day.
+pub(crate) const LONGEST_SESSION: TimeDelta = TimeDelta::days(366);
+
+/// The least id of version 7 that is drawn at a time.
+pub(crate) fn earliest_id(time: DateTime<Utc>) -> Uuid {
+    let millis = u128::from(time.timestamp_millis().max(0).unsigned_abs());
+    Uuid::from_u128((millis & 0xffff_ffff_ffff) << 80)
 }
 
 impl AsOf {

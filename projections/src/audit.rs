@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::Recorded;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use crate::page::Page;
+use crate::page::{Page, Paging};
 use crate::to_i64;
 
 /// An event as it stands in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Entry {
     /// Its position.
     pub position: i64,
@@ -23,9 +23,9 @@ pub struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Exact type, for example `account.role_granted`.
-    pub event_type: Option<String>,
+    pub event_type: Option<&'static str>,
     /// Category, for example `session`.
-    pub category: Option<String>,
+    pub category: Option<&'static str>,
     /// Whom it is about.
     pub subject: Option<Uuid>,
     /// Who made it happen.
@@ -36,15 +36,23 @@ pub struct Filter {
     pub from: Option<DateTime<Utc>>,
     /// Recorded before.
     pub to: Option<DateTime<Utc>>,
+    /// After this position.
+    pub after: Option<i64>,
     /// Up to this position.
     pub until: Option<i64>,
 }
 
 impl Filter {
+    /// How many of the filters have an index.
+    fn indexed(&self) -> usize {
+        let ids = [self.subject, self.actor, self.correlation].into_iter().flatten().count();
+        ids + usize::from(self.event_type.is_some()) + usize::from(self.category.is_some())
+    }
+
     /// `true` if anything is searched for.
     #[must_use]
     pub const fn is_given(&self) -> bool {
-        let Self { event_type, category, subject, actor, correlation, from, to, until: _ } = self;
+        let Self { event_type, category, subject, actor, correlation, from, to, after: _, until: _ } = self;
         event_type.is_some()
             || category.is_some()
             || subject.is_some()
@@ -55,38 +63,58 @@ impl Filter {
     }
 }
 
-/// Events in the order of the log, after a position or from the beginning.
+/// Events in the order of the log, or against it.
 ///
 /// # Errors
 /// The database.
-pub async fn list(pool: &PgPool, filter: Filter, after: Option<i64>, limit: u16) -> Result<Page<Entry>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        Entry,
-        "select e.position, e.leaf, e.leaf_hash from read.audit a join log.event e on e.position = a.position
-         where a.position > $1
-           and ($2::text is null or a.event_type = $2)
-           and ($3::text is null or a.category = $3)
-           and ($4::uuid is null or a.subject_id = $4)
-           and ($5::uuid is null or a.actor_id = $5)
-           and ($6::uuid is null or a.correlation_id = $6)
-           and ($7::timestamptz is null or a.recorded_at >= $7)
-           and ($8::timestamptz is null or a.recorded_at < $8)
-           and a.position <= $9
-         order by a.position limit $10",
-        after.unwrap_or(-1),
-        filter.event_type,
-        filter.category,
-        filter.subject,
-        filter.actor,
-        filter.correlation,
-        filter.from,
-        filter.to,
-        filter.until.unwrap_or(i64::MAX),
-        Page::<Entry>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |entry| entry.position.to_string()))
+pub async fn list(pool: &PgPool, filter: &Filter, paging: &Paging<i64>) -> Result<Page<Entry, i64>, sqlx::Error> {
+    // With several filters it depends on their values which of their indexes has fewer events: each such search is planned
+    // for itself.
+    let entries: Vec<Entry> =
+        statement(filter, paging).build_query_as().persistent(filter.indexed() < 2).fetch_all(pool).await?;
+    Ok(Page::of(entries, paging.limit, |entry| entry.position))
+}
+
+/// The statement of a search, made from the filters that are given. Times become positions first, since the log's times never
+/// go back, and each index has the positions of its values in order.
+#[must_use]
+pub fn statement(filter: &Filter, paging: &Paging<i64>) -> QueryBuilder<Postgres> {
+    let Filter { event_type, category, subject, actor, correlation, from, to, after, until } = filter;
+    let mut sql = QueryBuilder::new(
+        "select e.position, e.leaf, e.leaf_hash from (select a.position from read.audit a where true",
+    );
+    if let Some(event_type) = event_type {
+        sql.push(" and a.event_type = ").push_bind(*event_type);
+    }
+    if let Some(category) = category {
+        sql.push(" and a.category = ").push_bind(*category);
+    }
+    for (column, id) in [("subject_id", subject), ("actor_id", actor), ("correlation_id", correlation)] {
+        if let Some(id) = id {
+            sql.push(" and a.").push(column).push(" = ").push_bind(*id);
+        }
+    }
+    if let Some(from) = from {
+        sql.push(" and a.position >= (select position from read.audit where recorded_at >= ").push_bind(*from);
+        sql.push(" order by recorded_at, position limit 1)");
+    }
+    if let Some(to) = to {
+        sql.push(" and a.position <= (select position from read.audit where recorded_at < ").push_bind(*to);
+        sql.push(" order by recorded_at desc, position desc limit 1)");
+    }
+    if let Some(after) = after {
+        sql.push(" and a.position > ").push_bind(*after);
+    }
+    if let Some(until) = until {
+        sql.push(" and a.position <= ").push_bind(*until);
+    }
+    if let Some(after) = paging.after {
+        sql.push(" and a.position").push(paging.order.beyond()).push_bind(after);
+    }
+    let order = paging.order.sql();
+    sql.push(" order by a.position ").push(order).push(" limit ").push(paging.fetch());
+    sql.push(") a join log.event e on e.position = a.position order by a.position ").push(order);
+    sql
 }
 
 /// One event, straight from the log.

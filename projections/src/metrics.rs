@@ -6,7 +6,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use fulexo_domain::event::Recorded;
 use sqlx::{PgConnection, PgPool};
 
-use crate::as_of::Moment;
+use crate::as_of::{LONGEST_SESSION, Moment};
 use crate::to_i64;
 use crate::versions::column;
 
@@ -20,9 +20,6 @@ pub struct Events {
     /// How many.
     pub events: i64,
 }
-
-/// No session lasts longer than the policy may say; `fulexo_domain::policy` bounds it to 365 days.
-const LONGEST_SESSION: TimeDelta = TimeDelta::days(366);
 
 /// What there was at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

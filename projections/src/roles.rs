@@ -9,11 +9,11 @@ use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::values::AccountId;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::accounts;
-use crate::page::Page;
+use crate::page::{Page, Paging};
 use crate::to_i64;
 use crate::versions::{Made, Row, Versions, column};
 
@@ -48,7 +48,7 @@ pub struct Grant {
 }
 
 /// A grant, and what its role allowed then.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Held {
     /// Who holds it.
     pub account_id: Uuid,
@@ -75,54 +75,83 @@ pub struct Filter {
     pub role: Option<String>,
 }
 
-/// Who holds what, or held it as of a position; by account, then by role.
+/// Grants, or those as of a position; by account, then by role.
 ///
 /// # Errors
 /// The database.
 pub async fn grants(
     pool: &PgPool,
-    filter: Filter,
-    after: Option<(Uuid, String)>,
-    limit: u16,
+    filter: &Filter,
+    paging: &Paging<(Uuid, String)>,
     position: Option<i64>,
-) -> Result<Page<Held>, sqlx::Error> {
-    let (after_account, after_role) = after.unzip();
-    let rows = sqlx::query_as!(
-        Held,
-        r#"with defined as (
-               select role, permissions from read.role where $1::bigint is null or since <= $1
-               union all
-               select role, permissions from read.role_past where $1 is not null and since <= $1 and $1 < until
-           )
-           select g.account_id as "account_id!", g.role as "role!", g.since as "since!", g.granted_at as "granted_at!",
-                  g.granted_by as "granted_by?", g.granted_by_kind as "granted_by_kind!",
-                  d.permissions as "permissions?"
-           from (
-               (select account_id, role, since, granted_at, granted_by, granted_by_kind from read.role_grant
-                where ($1 is null or since <= $1)
-                  and ($2::uuid is null or (account_id, role) > ($2, $3::text))
-                  and ($4::uuid is null or account_id = $4)
-                  and ($5::text is null or role = $5)
-                order by account_id, role limit $6)
-               union all
-               (select account_id, role, since, granted_at, granted_by, granted_by_kind from read.role_grant_past
-                where $1 is not null and since <= $1 and $1 < until
-                  and ($2::uuid is null or (account_id, role) > ($2, $3::text))
-                  and ($4::uuid is null or account_id = $4)
-                  and ($5::text is null or role = $5)
-                order by account_id, role limit $6)
-           ) g left join defined d on d.role = g.role
-           order by g.account_id, g.role limit $6"#,
-        position,
-        after_account,
-        after_role,
-        filter.account.map(|account| account.0),
-        filter.role,
-        Page::<Held>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |held| format!("{}:{}", held.account_id, held.role)))
+) -> Result<Page<Held, (Uuid, String)>, sqlx::Error> {
+    let rows: Vec<Held> = statement(filter, paging, position).build_query_as().fetch_all(pool).await?;
+    Ok(Page::of(rows, paging.limit, |held| (held.account_id, held.role.clone())))
+}
+
+/// The statement of a list of grants, made from the filters that are given: each has an index in the list's order.
+#[must_use]
+pub fn statement(filter: &Filter, paging: &Paging<(Uuid, String)>, position: Option<i64>) -> QueryBuilder<Postgres> {
+    let order = paging.order.sql();
+    let mut sql = QueryBuilder::new(
+        "select g.account_id, g.role, g.since, g.granted_at, g.granted_by, g.granted_by_kind, d.permissions from (",
+    );
+    push_grants(&mut sql, "read.role_grant", filter, paging);
+    if let Some(position) = position {
+        sql.push(" and since <= ").push_bind(position);
+    }
+    push_order(&mut sql, filter, paging);
+    if let Some(position) = position {
+        sql.push(" union all ");
+        push_grants(&mut sql, "read.role_grant_past", filter, paging);
+        sql.push(" and since <= ").push_bind(position).push(" and until > ").push_bind(position);
+        push_order(&mut sql, filter, paging);
+    }
+    sql.push(") g left join lateral (");
+    match position {
+        None => {
+            sql.push("select permissions from read.role r where r.role = g.role");
+        }
+        Some(position) => {
+            sql.push("select permissions from read.role r where r.role = g.role and r.since <= ").push_bind(position);
+            sql.push(" union all select permissions from read.role_past r where r.role = g.role and r.since <= ");
+            sql.push_bind(position).push(" and r.until > ").push_bind(position);
+        }
+    }
+    sql.push(") d on true order by g.account_id ").push(order).push(", g.role ").push(order);
+    sql.push(" limit ").push(paging.fetch());
+    sql
+}
+
+fn push_grants(
+    sql: &mut QueryBuilder<Postgres>,
+    table: &'static str,
+    filter: &Filter,
+    paging: &Paging<(Uuid, String)>,
+) {
+    sql.push("(select account_id, role, since, granted_at, granted_by, granted_by_kind from ").push(table);
+    sql.push(" where true");
+    if let Some(account) = filter.account {
+        sql.push(" and account_id = ").push_bind(account.0);
+    }
+    if let Some(role) = &filter.role {
+        sql.push(" and role = ").push_bind(role.clone());
+    }
+    if let Some((account, role)) = &paging.after {
+        let beyond = paging.order.beyond();
+        sql.push(" and (account_id, role)").push(beyond).push("(").push_bind(*account).push(", ");
+        sql.push_bind(role.clone()).push(")");
+    }
+}
+
+/// By account, then by role; of one role by its index, which has nothing else to order.
+fn push_order(sql: &mut QueryBuilder<Postgres>, filter: &Filter, paging: &Paging<(Uuid, String)>) {
+    let order = paging.order.sql();
+    sql.push(" order by account_id ").push(order);
+    if filter.role.is_none() {
+        sql.push(", role ").push(order);
+    }
+    sql.push(" limit ").push(paging.fetch()).push(")");
 }
 
 /// The roles that administrators had defined as of a position, by name.

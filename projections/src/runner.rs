@@ -61,6 +61,22 @@ impl Progress {
         self.reaches(projection, position.saturating_add(1), patience).await
     }
 
+    /// The same, unless the projection has stopped: then there is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`Behind`] after `patience`, or once it has stopped.
+    pub async fn wait_while_it_moves(
+        &self,
+        projection: Projection,
+        position: u64,
+        patience: Duration,
+    ) -> Result<(), Behind> {
+        let mut state = self.0.get(&projection).ok_or(Behind)?.subscribe();
+        let ended = state.wait_for(|state| state.position > position || state.stopped_because.is_some());
+        let state = timeout(patience, ended).await.map_err(|_| Behind)?.map_err(|_| Behind)?;
+        if state.position > position { Ok(()) } else { Err(Behind) }
+    }
+
     async fn reaches(&self, projection: Projection, size: u64, patience: Duration) -> Result<(), Behind> {
         let mut state = self.0.get(&projection).ok_or(Behind)?.subscribe();
         timeout(patience, state.wait_for(|state| state.position >= size))

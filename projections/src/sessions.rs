@@ -9,17 +9,17 @@ use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use crate::as_of::Moment;
+use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
 use crate::bulk::{Table, Tuple};
-use crate::page::Page;
+use crate::page::{Page, Paging, WALK_SQL};
 use crate::to_i64;
 use crate::versions::{Row, Superseded, Versions, column};
 
 /// One session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Session {
     /// Its id.
     pub session_id: Uuid,
@@ -42,6 +42,7 @@ pub struct Session {
     /// By whom or what; `fulexo_domain::session::RevokedBy`, or `expiry`.
     pub ended_by: Option<String>,
     /// What was presented (RFC 8176), and in step-ups since.
+    #[sqlx(try_from = "Vec<String>")]
     pub methods: Arc<[String]>,
 }
 
@@ -68,27 +69,12 @@ pub async fn get(pool: &PgPool, session: SessionId) -> Result<Option<Session>, s
 /// The database.
 pub async fn list(
     pool: &PgPool,
-    filter: Filter,
-    after: Option<Uuid>,
-    limit: u16,
+    filter: &Filter,
+    paging: &Paging<Uuid>,
     now: DateTime<Utc>,
-) -> Result<Page<Session>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        Session,
-        "select * from read.session
-         where ($1::uuid is null or session_id > $1)
-           and ($2::uuid is null or account_id = $2)
-           and ($3::bool is null or (ended_at is null and idle_expires_at > $4 and expires_at > $4) = $3)
-         order by session_id limit $5",
-        after,
-        filter.account.map(|account| account.0),
-        filter.live,
-        now,
-        Page::<Session>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
+) -> Result<Page<Session, Uuid>, sqlx::Error> {
+    let rows = statement(filter, paging, None, now).build_query_as().fetch_all(pool).await?;
+    Ok(Page::of_walk(rows, paging.limit, |session: &Session| session.session_id))
 }
 
 /// Sessions as they were, in the order of their start.
@@ -97,43 +83,74 @@ pub async fn list(
 /// The database.
 pub async fn list_as_of(
     pool: &PgPool,
-    filter: Filter,
-    after: Option<Uuid>,
-    limit: u16,
+    filter: &Filter,
+    paging: &Paging<Uuid>,
     moment: Moment,
-) -> Result<Page<Session>, sqlx::Error> {
-    // A row never goes away: one that has changed since has the version before in its past.
-    let rows = sqlx::query_as!(
-        Session,
-        r#"select v.session_id as "session_id!", v.account_id as "account_id!", v.since as "since!",
-                  v.started_at as "started_at!", v.started_position as "started_position!",
-                  v.last_seen_at as "last_seen_at!", v.idle_expires_at as "idle_expires_at!",
-                  v.expires_at as "expires_at!", v.ended_at as "ended_at?", v.ended_by as "ended_by?",
-                  v.methods as "methods!"
-           from read.session s cross join lateral (
-               select s.* where s.since <= $1
-               union all
-               (select p.session_id, p.account_id, p.since, p.started_at, p.started_position, p.last_seen_at,
-                       p.idle_expires_at, p.expires_at, p.ended_at, p.ended_by, p.methods
-                from read.session_past p where s.since > $1 and p.session_id = s.session_id and p.since <= $1
-                order by p.since desc limit 1)
-           ) v
-           where s.started_position <= $1
-             and ($3::uuid is null or s.session_id > $3)
-             and ($4::uuid is null or s.account_id = $4)
-             and ($5::bool is null or (v.ended_at is null and v.idle_expires_at > $2 and v.expires_at > $2) = $5)
-           order by s.session_id limit $6"#,
-        moment.position,
-        moment.time,
-        after,
-        filter.account.map(|account| account.0),
-        filter.live,
-        Page::<Session>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |session| session.session_id.to_string()))
+) -> Result<Page<Session, Uuid>, sqlx::Error> {
+    let rows = statement(filter, paging, Some(moment), moment.time).build_query_as().fetch_all(pool).await?;
+    Ok(Page::of_walk(rows, paging.limit, |session: &Session| session.session_id))
 }
+
+/// The statement of a list, made from the filters that are given: candidates by an index, those of an account or those that
+/// nothing has ended, and of them the ones that are as wanted, 5,000 candidates at most.
+#[must_use]
+pub fn statement(
+    filter: &Filter,
+    paging: &Paging<Uuid>,
+    moment: Option<Moment>,
+    now: DateTime<Utc>,
+) -> QueryBuilder<Postgres> {
+    let order = paging.order.sql();
+    let mut sql = QueryBuilder::new("select * from (select v.*, c.session_id as key, c.nth, (true");
+    if let Some(live) = filter.live {
+        sql.push(if live { " and " } else { " and not " });
+        sql.push("(v.ended_at is null and v.idle_expires_at > ").push_bind(now);
+        sql.push(" and v.expires_at > ").push_bind(now).push(")");
+    }
+    sql.push(") as matches from (select s.session_id, row_number() over (order by s.session_id ");
+    sql.push(order).push(") as nth from read.session s where true");
+    if let Some(account) = filter.account {
+        sql.push(" and s.account_id = ").push_bind(account.0);
+    }
+    if let Some(after) = paging.after {
+        sql.push(" and s.session_id").push(paging.order.beyond()).push_bind(after);
+    }
+    if filter.live == Some(true) {
+        // What is live began within the longest life of a session.
+        sql.push(" and s.session_id >= ").push_bind(earliest_id(now - LONGEST_SESSION));
+        if moment.is_none() {
+            sql.push(" and s.ended_at is null");
+        }
+    }
+    if let Some(moment) = moment {
+        sql.push(" and s.session_id <= ").push_bind(moment.latest_id());
+        sql.push(" and s.started_position <= ").push_bind(moment.position);
+    }
+    sql.push(" order by s.session_id ").push(order).push(" limit ");
+    sql.push(if filter.live.is_some() { WALK_SQL } else { paging.fetch() });
+    sql.push(") c cross join lateral (");
+    match moment {
+        None => {
+            sql.push("select * from read.session s where s.session_id = c.session_id offset 0");
+        }
+        // A row never goes away: one that has changed since has the version before in its past.
+        Some(moment) => {
+            sql.push("(select s.* from read.session s where s.session_id = c.session_id and s.since <= ");
+            sql.push_bind(moment.position);
+            sql.push(") union all (select ").push(COLUMNS);
+            sql.push(" from read.session_past p where p.session_id = c.session_id and p.since <= ");
+            sql.push_bind(moment.position);
+            sql.push(" and p.until > ").push_bind(moment.position).push(" order by p.since desc limit 1)");
+        }
+    }
+    sql.push(") v) w where matches or nth = ").push(WALK_SQL);
+    sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch());
+    sql
+}
+
+/// The columns of a version, in the order of the table's.
+const COLUMNS: &str = "session_id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at, \
+                       expires_at, ended_at, ended_by, methods";
 
 /// Sessions that were begun and are in no table yet, by their accounts.
 #[derive(Default)]

@@ -81,14 +81,17 @@ impl Operation {
         let mut target = self.path.clone();
         let mut query = Vec::new();
         for parameter in self.parameters() {
-            let name = parameter["name"].as_str().unwrap();
+            let (name, place) = (parameter["name"].as_str().unwrap(), parameter["in"].as_str().unwrap());
+            if place != "path" && parameter["required"] != true {
+                continue;
+            }
             let value = match fill(name, &parameter["schema"]) {
                 Value::String(text) => text,
                 other => other.to_string(),
             };
-            match parameter["in"].as_str().unwrap() {
+            match place {
                 "path" => target = target.replace(&format!("{{{name}}}"), &value),
-                "query" if parameter["required"] == true => query.push(format!("{name}={value}")),
+                "query" => query.push(format!("{name}={value}")),
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use fulexo_domain::permission::{built_in, built_in_roles};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::as_of::{AsOf as When, Moment};
-use fulexo_projections::page::{LARGEST, Page};
+use fulexo_projections::page::{LARGEST, Paging};
 use fulexo_projections::{accounts, metrics, roles, sessions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -91,9 +91,9 @@ impl What {
 }
 
 async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
-    let mut after = None;
+    let mut paging = Paging::first(LARGEST);
     loop {
-        let page = accounts::list_as_of(pool, accounts::Filter::default(), after, LARGEST, moment).await?;
+        let page = accounts::list_as_of(pool, &accounts::Filter::default(), &paging, moment).await?;
         for row in &page.items {
             let locked = row.locked_until.max(row.second_factor_locked_until).is_some_and(|until| until > moment.time);
             let state = [
@@ -110,18 +110,18 @@ async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result
                 ("state", json!(state)),
             ]);
         }
-        match page.items.last().filter(|_| goes_on(&page, out)) {
-            Some(last) => after = Some(last.account_id),
-            None => return Ok(()),
+        if page.next.is_none() || out.gone {
+            return Ok(());
         }
+        paging.after = page.next;
     }
 }
 
 async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
-    let filter = || sessions::Filter { account: None, live: Some(true) };
-    let mut after = None;
+    let filter = sessions::Filter { account: None, live: Some(true) };
+    let mut paging = Paging::first(LARGEST);
     loop {
-        let page = sessions::list_as_of(pool, filter(), after, LARGEST, moment).await?;
+        let page = sessions::list_as_of(pool, &filter, &paging, moment).await?;
         for row in &page.items {
             out.row(&[
                 ("session_id", json!(row.session_id)),
@@ -130,10 +130,10 @@ async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result
                 ("last_seen_at", time(row.last_seen_at)),
             ]);
         }
-        match page.items.last().filter(|_| goes_on(&page, out)) {
-            Some(last) => after = Some(last.session_id),
-            None => return Ok(()),
+        if page.next.is_none() || out.gone {
+            return Ok(());
         }
+        paging.after = page.next;
     }
 }
 
@@ -154,10 +154,10 @@ async fn show_roles(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<()
 }
 
 async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
-    let mut after = None;
+    let mut paging = Paging::first(LARGEST);
     loop {
         let position = Some(moment.position);
-        let page = roles::grants(pool, roles::Filter::default(), after, LARGEST, position).await?;
+        let page = roles::grants(pool, &roles::Filter::default(), &paging, position).await?;
         for held in &page.items {
             let by = held.granted_by.map_or_else(|| json!(held.granted_by_kind), |id| json!(id));
             out.row(&[
@@ -169,10 +169,10 @@ async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(
                 ("permissions", permissions_of(&held.role, held.permissions.as_deref())),
             ]);
         }
-        match page.items.last().filter(|_| goes_on(&page, out)) {
-            Some(last) => after = Some((last.account_id, last.role.clone())),
-            None => return Ok(()),
+        if page.next.is_none() || out.gone {
+            return Ok(());
         }
+        paging.after = page.next;
     }
 }
 
@@ -202,10 +202,6 @@ fn permissions_of(role: &str, defined: Option<&[String]>) -> Value {
     }
     let permissions = RoleName::parse(role).ok().and_then(|role| built_in(&role)).unwrap_or_default();
     json!(permissions.iter().map(|permission| permission.as_str()).collect::<Vec<_>>())
-}
-
-fn goes_on<T>(page: &Page<T>, out: &Lines) -> bool {
-    page.next.is_some() && !out.gone
 }
 
 fn time(time: DateTime<Utc>) -> Value {

@@ -3,6 +3,7 @@
 //! Judgements of single values by the published schema, for `strict_json.rs`, which reads bodies; and what poem-openapi
 //! refuses on its own (parameters, forms, custom validators), by the text of its error, without the quotes.
 
+use fulexo_domain::values::parse_timestamp;
 use poem::error::{ParseFormError, ParseJsonError, ParseQueryError};
 use poem_openapi::error::{
     ContentTypeError, ParseMultipartError, ParseParamError, ParsePathError, ParseRequestPayloadError,
@@ -60,13 +61,13 @@ fn about(name: &str, short: &str, long: &str) -> FieldError {
 
 /// What is wrong with a text, by its schema.
 pub(super) fn text_fault(schema: &MetaSchema, text: &str) -> Option<String> {
-    let well_formed = match schema.format {
-        Some("uuid") => uuid::Uuid::try_parse(text).is_ok(),
-        Some("date-time") => chrono::DateTime::parse_from_rfc3339(text).is_ok(),
-        _ => true,
+    let ill_formed = match schema.format {
+        Some("uuid") => uuid::Uuid::try_parse(text).err().map(|_| "must be a UUID".to_owned()),
+        Some("date-time") => parse_timestamp(text).err().map(|fault| fault.to_string()),
+        _ => None,
     };
-    if !well_formed {
-        return schema.format.map(|format| format!("must be a {format}"));
+    if ill_formed.is_some() {
+        return ill_formed;
     }
     if !schema.enum_items.is_empty() && !schema.enum_items.iter().any(|item| item == text) {
         let known: Vec<_> = schema.enum_items.iter().filter_map(Value::as_str).collect();
@@ -86,20 +87,25 @@ pub(super) fn count_fault(least: Option<usize>, most: Option<usize>, count: usiz
 
 /// A number that the integer's format cannot hold.
 pub(super) fn format_fault(schema: &MetaSchema, number: &serde_json::Number) -> Option<String> {
-    let (least, most) = match schema.format {
-        Some("int8") => (i128::from(i8::MIN), i128::from(i8::MAX)),
-        Some("int16") => (i128::from(i16::MIN), i128::from(i16::MAX)),
-        Some("int32") => (i128::from(i32::MIN), i128::from(i32::MAX)),
-        Some("int64") => (i128::from(i64::MIN), i128::from(i64::MAX)),
-        Some("uint8") => (0, i128::from(u8::MAX)),
-        Some("uint16") => (0, i128::from(u16::MAX)),
-        Some("uint32") => (0, i128::from(u32::MAX)),
-        Some("uint64") => (0, i128::from(u64::MAX)),
-        _ => return None,
-    };
+    let (least, most) = integer_bounds(schema)?;
     let number = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))?;
     let fits = (least..=most).contains(&number);
     (!fits).then(|| format!("must be from {least} to {most}"))
+}
+
+/// The least and the greatest number that an integer's format can hold.
+pub(super) fn integer_bounds(schema: &MetaSchema) -> Option<(i128, i128)> {
+    Some(match schema.format? {
+        "int8" => (i128::from(i8::MIN), i128::from(i8::MAX)),
+        "int16" => (i128::from(i16::MIN), i128::from(i16::MAX)),
+        "int32" => (i128::from(i32::MIN), i128::from(i32::MAX)),
+        "int64" => (i128::from(i64::MIN), i128::from(i64::MAX)),
+        "uint8" => (0, i128::from(u8::MAX)),
+        "uint16" => (0, i128::from(u16::MAX)),
+        "uint32" => (0, i128::from(u32::MAX)),
+        "uint64" => (0, i128::from(u64::MAX)),
+        _ => return None,
+    })
 }
 
 /// A number beyond the bounds that its schema names.

@@ -1,4 +1,4 @@
-//! What every OpenAPI operation gets beside its handler: its name in the log, named faults in bad input, and an
+//! What every OpenAPI operation gets beside its handler: its name in the log, its parameters checked, and an
 //! `Allow` header on the methods its path does not have.
 //!
 //! Wraps an `OpenApi` and is one itself, so it sits where poem-openapi still knows the operation: outside of
@@ -12,12 +12,11 @@ use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderValue, Method};
 use poem::{Endpoint, EndpointExt, Request, Response};
 use poem_openapi::OpenApi;
-use poem_openapi::error::ParsePathError;
 use poem_openapi::registry::{MetaApi, MetaOperation, MetaSchema, Registry};
 
-use super::bad_input;
 use super::client_address::ClientAddress;
-use super::problem::{FieldError, Problem};
+use super::parameters::Parameters;
+use super::problem::Problem;
 use super::strict_json::BodySchema;
 use super::{media_type, trace};
 use crate::limits::{Limits, Standing};
@@ -56,7 +55,7 @@ impl<T: OpenApi> OpenApi for Operations<T> {
             for operation in path.operations {
                 let method = operation.method.clone();
                 if let Some(handler) = methods.remove(&method) {
-                    let wrapped = Operation::new(handler, operation, parameters.clone(), &named);
+                    let wrapped = Operation::new(handler, operation, &parameters, &named);
                     methods.insert(method, wrapped.boxed());
                 }
             }
@@ -112,7 +111,9 @@ fn refuse_the_rest(methods: &mut Methods) {
 struct Operation {
     handler: BoxEndpoint<'static>,
     name: &'static str,
-    parameters: Vec<String>,
+    parameters: Parameters,
+    /// `true` if it asks nobody who they are.
+    is_public: bool,
     /// For `JsonBody`, which reads when the handler asks.
     body: Option<Arc<BodySchema>>,
     /// How an address is limited on it, beside what holds everywhere.
@@ -172,7 +173,7 @@ impl Operation {
     fn new(
         handler: BoxEndpoint<'static>,
         meta: MetaOperation,
-        parameters: Vec<String>,
+        in_path: &[String],
         named: &Arc<BTreeMap<String, MetaSchema>>,
     ) -> Self {
         let body = meta.request.and_then(|request| {
@@ -186,18 +187,8 @@ impl Operation {
         let by_address = quotas.iter().take_while(|route| route.layer() == Layer::Address).count();
         let (by_address, by_account) = quotas.split_at(by_address);
         let (route, account_quotas) = (by_address.first().copied(), AccountQuotas(by_account));
-        Self { handler, name, parameters, body, route, account_quotas }
-    }
-
-    fn explained(&self, error: poem::Error) -> poem::Error {
-        if let Some(ParsePathError { name, reason }) = error.downcast_ref() {
-            let index = name.strip_prefix("param").and_then(|digits| digits.parse::<usize>().ok());
-            if let Some(name) = index.and_then(|index| self.parameters.get(index)) {
-                let fault = FieldError::new(format!("/{name}"), bad_input::plain(reason));
-                return Problem::invalid_input(vec![fault]).into();
-            }
-        }
-        error
+        let (parameters, is_public) = (Parameters::new(meta.params, in_path, named), meta.security.is_empty());
+        Self { handler, name, parameters, is_public, body, route, account_quotas }
     }
 }
 
@@ -213,7 +204,16 @@ impl Endpoint for Operation {
         if let Some(schema) = &self.body {
             request.set_data(Arc::clone(schema));
         }
-        let answered = self.handler.call(request).await.map_err(|error| self.explained(error));
+        let answered = match self.parameters.faults(&request) {
+            Some(faults) if self.is_public => Err(faults.refusal().into()),
+            faults => {
+                // Once the caller is known: `admit` in `caller.rs`.
+                if let Some(faults) = faults {
+                    request.set_data(Arc::new(faults));
+                }
+                self.handler.call(request).await
+            }
+        };
         let Some(standing) = standing else { return answered };
         match answered {
             Ok(mut response) => {

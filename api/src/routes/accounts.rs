@@ -9,20 +9,21 @@ use fulexo_projections::accounts;
 use fulexo_projections::projection::Projection;
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
-use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
 use super::as_of::{self, PastPaging, Shown};
-use super::input::{Input, Paging};
+use super::input::{Input, Limit, Wanted, read_id};
 use super::me::{ChangedProfile, ProfileChange};
-use crate::answer::{Recorded, query_failed};
+use crate::answer::{Recorded, Viewed, query_failed};
 use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::clock;
 use crate::http::problem::FieldError;
 use crate::http::{JsonBody, Problem};
+use crate::timestamp::Timestamp;
+use crate::vocabulary::{Orders, Word};
 
 pub struct Accounts;
 
@@ -33,13 +34,13 @@ struct Account {
     email: Option<String>,
     display_name: Option<String>,
     roles: Vec<String>,
-    registered_at: DateTime<Utc>,
-    password_changed_at: DateTime<Utc>,
-    last_login_at: Option<DateTime<Utc>>,
+    registered_at: Timestamp,
+    password_changed_at: Timestamp,
+    last_login_at: Option<Timestamp>,
     /// Whether logins are refused for now, after too many failures.
     locked: bool,
     /// When that ends by itself.
-    locked_until: Option<DateTime<Utc>>,
+    locked_until: Option<Timestamp>,
     /// Whether an administrator has stopped all use of it.
     suspended: bool,
     /// Whether the password must be changed before anything else.
@@ -117,25 +118,35 @@ impl Accounts {
         /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
         as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<AccountPage>, Problem> {
+    ) -> Result<Viewed<AccountPage>, Problem> {
         caller.0.require(Permission::AccountsRead)?;
         let app = app(request)?;
         let mut input = Input::default();
         let email = input.parse_optional("/email", email.0.as_deref().map(EmailAddress::parse));
         let role = input.parse_optional("/role", role.0.as_deref().map(RoleName::parse));
         input.check()?;
-        app.caught_up(Projection::Accounts, min_position.0).await?;
-        let read = |key: &str| key.parse().ok();
-        let past = PastPaging::of(app, Projection::Accounts, as_of.0, cursor.0, limit.0, read).await?;
+        let view = app.caught_up(Projection::Accounts, min_position.0).await?;
+        // Who holds a role is found in another read model.
+        let projections: &[_] = match role {
+            Some(_) => &[Projection::Accounts, Projection::Roles],
+            None => &[Projection::Accounts],
+        };
+        if role.is_some() {
+            app.caught_up(Projection::Roles, min_position.0).await?;
+        }
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = PastPaging::of(app, projections, as_of.0, wanted, read_id).await?;
         let is_search = role.is_some() || locked.0.is_some() || suspended.0.is_some() || second_factor.0.is_some();
         let past = past.searching(app, is_search).await?;
 
         let account = match &email {
             Some(email) => match app.commands.account_of(email).await? {
                 Some(account) => Some(account),
-                None => return Ok(Json(AccountPage { items: Vec::new(), next_cursor: None, as_of: past.shown() })),
+                None => return Ok(view.of(AccountPage { items: Vec::new(), next_cursor: None, as_of: past.shown() })),
             },
             None => None,
         };
@@ -146,16 +157,15 @@ impl Accounts {
             suspended: suspended.0,
             second_factor: second_factor.0,
         };
-        let Paging { after, limit } = past.paging;
         let (page, now) = match past.moment {
-            Some(moment) => (accounts::list_as_of(&app.pool, filter, after, limit, moment).await, moment.time),
+            Some(moment) => (accounts::list_as_of(&app.pool, &filter, &past.paging, moment).await, moment.time),
             None => {
                 let now = clock::now();
-                (accounts::list(&app.pool, filter, after, limit, now).await, now)
+                (accounts::list(&app.pool, &filter, &past.paging, now).await, now)
             }
         };
         let page = page.map_err(query_failed)?;
-        Ok(Json(AccountPage {
+        Ok(view.of(AccountPage {
             items: named(app, page.items, now).await?,
             next_cursor: past.next(page.next),
             as_of: past.shown(),
@@ -174,10 +184,10 @@ impl Accounts {
         /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
         as_of: Query<Option<String>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<AccountAsOf>, Problem> {
+    ) -> Result<Viewed<AccountAsOf>, Problem> {
         caller.0.require(Permission::AccountsRead)?;
         let app = app(request)?;
-        app.caught_up(Projection::Accounts, min_position.0).await?;
+        let view = app.caught_up(Projection::Accounts, min_position.0).await?;
         let moment = as_of::moment(app, as_of.0.as_deref(), &[Projection::Accounts]).await?;
         let account = AccountId(account_id.0);
         let row = match moment {
@@ -187,7 +197,7 @@ impl Accounts {
         let row = row.map_err(query_failed)?.ok_or_else(Problem::not_found)?;
         let mut named = named(app, vec![row], moment.map_or_else(clock::now, |moment| moment.time)).await?;
         let account = named.pop().ok_or_else(Problem::not_found)?;
-        Ok(Json(AccountAsOf { account, as_of: moment.map(Shown::from) }))
+        Ok(view.of(AccountAsOf { account, as_of: moment.map(Shown::from) }))
     }
 
     /// Make an account for somebody else.
@@ -277,11 +287,11 @@ async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> R
                 display_name: profile.as_ref().and_then(|profile| profile.display_name.as_ref().map(name)),
                 email: profile.map(|profile| profile.email.as_str().to_owned()),
                 roles: row.roles.to_vec(),
-                registered_at: row.registered_at,
-                password_changed_at: row.password_changed_at,
-                last_login_at: row.last_login_at,
+                registered_at: row.registered_at.into(),
+                password_changed_at: row.password_changed_at.into(),
+                last_login_at: row.last_login_at.map(Timestamp),
                 locked: locked_until.is_some(),
-                locked_until,
+                locked_until: locked_until.map(Timestamp),
                 suspended: row.suspended,
                 password_expired: row.password_expired,
                 second_factor: row.second_factor,

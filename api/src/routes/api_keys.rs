@@ -1,6 +1,5 @@
 //! API keys, by which services act.
 
-use chrono::{DateTime, Utc};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{ApiKeyId, KeyName, Reason};
 use fulexo_projections::access;
@@ -11,11 +10,13 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
-use super::input::{Because, Input, Paging};
+use super::input::{Because, Input, Limit, Wanted, cursor_of, read_id};
 use super::roles::{names, parse_permissions};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, app, context};
 use crate::http::{JsonBody, Problem};
+use crate::timestamp::Timestamp;
+use crate::vocabulary::{Orders, Word};
 
 pub struct ApiKeys;
 
@@ -28,7 +29,7 @@ struct ApiKeyRequest {
     #[oai(validator(max_items = 100))]
     permissions: Vec<String>,
     /// When the key ends (RFC 3339), within 366 days.
-    expires_at: DateTime<Utc>,
+    expires_at: Timestamp,
 }
 
 #[derive(Object)]
@@ -38,7 +39,7 @@ struct CreatedApiKey {
     secret: String,
     name: String,
     permissions: Vec<String>,
-    expires_at: DateTime<Utc>,
+    expires_at: Timestamp,
 }
 
 #[derive(Object)]
@@ -48,9 +49,9 @@ struct ApiKey {
     permissions: Vec<String>,
     /// The account that made it.
     created_by: Option<Uuid>,
-    created_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-    revoked_at: Option<DateTime<Utc>>,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    revoked_at: Option<Timestamp>,
 }
 
 #[derive(Object)]
@@ -83,7 +84,8 @@ impl ApiKeys {
         let (Some(name), Some(permissions)) = (name, permissions) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
-        let done = commands.create_api_key(&context, caller.permissions, name.clone(), permissions, expires_at).await?;
+        let done =
+            commands.create_api_key(&context, caller.permissions, name.clone(), permissions, expires_at.0).await?;
         Ok(Recorded::of(done, |key| CreatedApiKey {
             api_key_id: key.id.0,
             secret: key.secret.to_string(),
@@ -104,21 +106,25 @@ impl ApiKeys {
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
     ) -> Result<Json<ApiKeyPage>, Problem> {
         caller.0.require(Permission::ApiKeysManage)?;
-        let paging = Paging::by_id(cursor.0, limit.0)?;
-        let page = access::api_keys(&app(request)?.pool, paging.after, paging.limit).await.map_err(query_failed)?;
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let paging = wanted.paging(read_id)?;
+        let page = access::api_keys(&app(request)?.pool, &paging).await.map_err(query_failed)?;
         let items = page.items.into_iter().map(|key| ApiKey {
             api_key_id: key.key_id,
             name: key.name,
             permissions: key.permissions,
             created_by: key.created_by,
-            created_at: key.created_at,
-            expires_at: key.expires_at,
-            revoked_at: key.revoked_at,
+            created_at: key.created_at.into(),
+            expires_at: key.expires_at.into(),
+            revoked_at: key.revoked_at.map(Timestamp),
         });
-        Ok(Json(ApiKeyPage { items: items.collect(), next_cursor: page.next }))
+        let next_cursor = page.next.map(|key| cursor_of(paging.order, key));
+        Ok(Json(ApiKeyPage { items: items.collect(), next_cursor }))
     }
 
     /// Revoke an API key.

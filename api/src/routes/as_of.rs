@@ -1,17 +1,21 @@
 //! Queries of the past: which moment is meant, and pages that keep to it.
 
+use std::fmt::Display;
+
 use chrono::{DateTime, Datelike, Utc};
 use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
+use fulexo_projections::page::Paging;
 use fulexo_projections::projection::Projection;
 use poem_openapi::Object;
 use tokio::sync::SemaphorePermit;
 
-use super::input::{Input, Paging, paging};
+use super::input::{Input, Wanted, cursor_of};
 use crate::answer::query_failed;
 use crate::app::App;
 use crate::clock;
 use crate::http::Problem;
 use crate::http::problem::FieldError;
+use crate::timestamp::Timestamp;
 
 /// The moment that an answer is about.
 #[derive(Object, Clone, Copy)]
@@ -20,12 +24,12 @@ pub struct Shown {
     /// The last event that counts; missing before the first one.
     position: Option<u64>,
     /// What was locked or live was so at this time.
-    time: DateTime<Utc>,
+    time: Timestamp,
 }
 
 impl From<Moment> for Shown {
     fn from(moment: Moment) -> Self {
-        Self { position: moment.last(), time: moment.time }
+        Self { position: moment.last(), time: moment.time.into() }
     }
 }
 
@@ -66,14 +70,13 @@ impl<'a, K> PastPaging<'a, K> {
     /// 400 for what cannot be read, or does not belong together; 503 when the read model is behind.
     pub async fn of(
         app: &'a App,
-        projection: Projection,
+        projections: &[Projection],
         as_of: Option<String>,
-        cursor: Option<String>,
-        limit: Option<u16>,
+        wanted: Wanted,
         read: impl Fn(&str) -> Option<K>,
     ) -> Result<Self, Problem> {
         let as_of = as_of.as_deref().map(parse).transpose()?;
-        let Paging { after, limit } = paging(cursor, limit, |text| Cursor::read(text, &read))?;
+        let Paging { after, order, limit } = wanted.paging(|text| Cursor::read(text, &read))?;
         let moment = match (as_of, after.as_ref().map(|cursor| cursor.moment)) {
             (None, None | Some(None)) => None,
             (Some(as_of), None) => Some(resolve(app, as_of).await?),
@@ -87,10 +90,10 @@ impl<'a, K> PastPaging<'a, K> {
             if moment.last().is_some_and(|last| last >= *app.head.borrow()) {
                 resolve(app, AsOf::Position(moment.position.unsigned_abs())).await?;
             }
-            seen(app, moment, &[projection]).await?;
+            seen(app, moment, projections).await?;
         }
         let _leave = if moment.is_some() { Some(app.look_back().await?) } else { None };
-        Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), limit }, moment, _leave })
+        Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), order, limit }, moment, _leave })
     }
 
     /// For a page of the present that is searched for: of filters that little matches, a good part of the table is read.
@@ -105,11 +108,14 @@ impl<'a, K> PastPaging<'a, K> {
     }
 
     /// The cursor of the next page of the same moment.
-    pub fn next(&self, next: Option<String>) -> Option<String> {
-        match self.moment {
-            Some(Moment { position, time }) => next.map(|key| format!("{position}.{}.{key}", time.timestamp_micros())),
-            None => next,
-        }
+    pub fn next(&self, next: Option<impl Display>) -> Option<String> {
+        let key = next?;
+        Some(match self.moment {
+            Some(Moment { position, time }) => {
+                cursor_of(self.paging.order, format_args!("{position}.{}.{key}", time.timestamp_micros()))
+            }
+            None => cursor_of(self.paging.order, key),
+        })
     }
 
     /// What the page says of its moment.
@@ -134,7 +140,7 @@ impl<K> Cursor<K> {
         let position: i64 = first.parse().ok().filter(|position| *position >= -1)?;
         let time = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
         // What Postgres has times for.
-        let is_sound = (0..=9999).contains(&time.year());
+        let is_sound = (1..=9999).contains(&time.year());
         is_sound.then(|| read(key)).flatten().map(|key| Self { moment: Some(Moment { position, time }), key })
     }
 }

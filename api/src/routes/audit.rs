@@ -2,8 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
-use fulexo_domain::event::Category;
+use chrono::DateTime;
 use fulexo_domain::leaf;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
@@ -18,10 +17,12 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::as_of::{PastPaging, Shown};
-use super::input::{Input, read_position};
-use crate::answer::query_failed;
+use super::input::{Input, Limit, Wanted, read_position};
+use crate::answer::{Viewed, query_failed};
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;
+use crate::timestamp::Timestamp;
+use crate::vocabulary::{Categories, EventTypes, Orders, Word};
 
 pub struct Audit;
 
@@ -33,8 +34,8 @@ pub struct AuditEvent {
     id: Uuid,
     /// `<category>.<fact>`.
     #[oai(rename = "type")]
-    event_type: String,
-    category: String,
+    event_type: Word<EventTypes>,
+    category: Word<Categories>,
     /// The aggregate's id.
     stream: Uuid,
     /// Its number in the stream, from 1.
@@ -43,7 +44,7 @@ pub struct AuditEvent {
     subject: Option<Uuid>,
     actor: AuditActor,
     /// When it was recorded.
-    time: DateTime<Utc>,
+    time: Timestamp,
     /// The request that led to it.
     correlation: Uuid,
     /// The event that led to it.
@@ -105,13 +106,13 @@ impl Audit {
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// Events behind this position.
+        /// Events with a greater position.
         after: Query<Option<u64>>,
-        /// Exact type, for example `account.role_granted`.
+        /// Events of this type.
         #[oai(name = "type")]
-        event_type: Query<Option<String>>,
-        /// `account`, `authentication`, `session`, `role`, `policy` or `api_key`.
-        category: Query<Option<String>>,
+        event_type: Query<Option<Word<EventTypes>>>,
+        /// Events of this category.
+        category: Query<Option<Word<Categories>>>,
         /// The account that they are about.
         subject: Query<Option<Uuid>>,
         /// The account that made them happen.
@@ -119,52 +120,43 @@ impl Audit {
         /// The request that led to them.
         correlation: Query<Option<Uuid>>,
         /// Recorded at or after this time (RFC 3339).
-        from: Query<Option<DateTime<Utc>>>,
+        from: Query<Option<Timestamp>>,
         /// Recorded before this time (RFC 3339).
-        to: Query<Option<DateTime<Utc>>>,
-        /// `next_cursor` of the page before; takes precedence over `after`.
+        to: Query<Option<Timestamp>>,
+        /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
         /// A position of the log, or a time (RFC 3339): events up to that one, or up to the last one recorded by then.
         as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<AuditPage>, Problem> {
+    ) -> Result<Viewed<AuditPage>, Problem> {
         caller.0.require(Permission::AuditRead)?;
         let app = app(request)?;
         let mut input = Input::default();
-        let sound_type = |text: String| {
-            if is_event_type(&text) { Ok(text) } else { Err(InvalidValue("must be a type such as session.started")) }
-        };
-        let known_category = |text: String| {
-            let known = Category::ALL.iter().any(|category| category.as_str() == text);
-            if known {
-                Ok(text)
-            } else {
-                Err(InvalidValue("must be account, authentication, session, role, policy or api_key"))
-            }
-        };
         let after = after.0.map(|after| i64::try_from(after).map_err(|_| InvalidValue("must be at most 2^63 - 1")));
-        let after = input.parse_optional("/after", after);
         let mut filter = audit::Filter {
-            event_type: input.parse_optional("/type", event_type.0.map(sound_type)),
-            category: input.parse_optional("/category", category.0.map(known_category)),
+            event_type: event_type.0.map(|word| word.0),
+            category: category.0.map(|word| word.0),
             subject: subject.0,
             actor: actor.0,
             correlation: correlation.0,
-            from: from.0,
-            to: to.0,
+            from: from.0.map(DateTime::from),
+            to: to.0.map(DateTime::from),
+            after: input.parse_optional("/after", after),
             until: None,
         };
         input.check()?;
-        app.caught_up(Projection::Audit, min_position.0).await?;
-        let past = PastPaging::of(app, Projection::Audit, as_of.0, cursor.0, limit.0, read_position).await?;
+        let view = app.caught_up(Projection::Audit, min_position.0).await?;
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = PastPaging::of(app, &[Projection::Audit], as_of.0, wanted, read_position).await?;
         let past = past.searching(app, filter.is_given()).await?;
         filter.until = past.moment.map(|moment| moment.position);
-        let after = past.paging.after.or(after);
-        let page = audit::list(&app.pool, filter, after, past.paging.limit).await.map_err(query_failed)?;
+        let page = audit::list(&app.pool, &filter, &past.paging).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
-        Ok(Json(AuditPage { items, next_cursor: past.next(page.next), as_of: past.shown() }))
+        Ok(view.of(AuditPage { items, next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
     /// Get an event, with the exact bytes of its leaf.
@@ -189,10 +181,6 @@ impl Audit {
     }
 }
 
-fn is_event_type(text: &str) -> bool {
-    text.len() <= 100 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.')
-}
-
 impl AuditEvent {
     /// Reads what a leaf says.
     ///
@@ -209,13 +197,13 @@ impl AuditEvent {
         Ok(Self {
             position,
             id: raw.id,
-            event_type: raw.r#type.to_owned(),
-            category: raw.category.as_str().to_owned(),
+            event_type: Word::find(raw.r#type).ok_or_else(|| Problem::internal("an event of an unknown type"))?,
+            category: Word::find(raw.category.as_str()).ok_or_else(|| Problem::internal("an unknown category"))?,
             stream: raw.stream,
             version: raw.version,
             subject: raw.subject,
             actor: AuditActor { kind: raw.actor.kind().to_owned(), id: raw.actor.id() },
-            time: raw.time,
+            time: raw.time.into(),
             correlation: raw.correlation,
             causation: raw.causation,
             policy_version: raw.policy_version,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use fulexo_commands::token::acr;
 use fulexo_commands::{Commands, Credentials, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
@@ -27,6 +26,7 @@ use crate::clock;
 use crate::http::cookies::{ByCookie, Cookie};
 use crate::http::problem::FieldError;
 use crate::http::{FormBody, JsonBody, Problem};
+use crate::timestamp::Timestamp;
 
 pub struct Auth;
 
@@ -92,7 +92,7 @@ struct StepUp {
 #[derive(Object)]
 struct Elevated {
     /// Until then sensitive calls are allowed.
-    elevated_until: DateTime<Utc>,
+    elevated_until: Timestamp,
 }
 
 #[derive(Object)]
@@ -106,9 +106,9 @@ struct CurrentSession {
     /// How the session's owner logged in (RFC 8176).
     methods: Vec<String>,
     /// When the access token ends.
-    expires_at: DateTime<Utc>,
+    expires_at: Timestamp,
     /// Until then sensitive calls are allowed.
-    elevated_until: DateTime<Utc>,
+    elevated_until: Timestamp,
     /// Whether every other call is refused until the session's owner has proved themselves by a step-up: its tokens were
     /// refreshed from somewhere that looked different.
     held: bool,
@@ -312,7 +312,7 @@ impl Auth {
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let done =
             app(request)?.commands.step_up(&context, caller.account, caller.session, caller.held, evidence).await?;
-        Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until }))
+        Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until: elevated_until.into() }))
     }
 
     /// Introspect a token (RFC 7662).
@@ -386,8 +386,8 @@ impl Auth {
             roles: caller.roles().iter().map(ToString::to_string).collect(),
             permissions: caller.permissions.iter().map(|permission| permission.as_str().to_owned()).collect(),
             methods: caller.methods().iter().map(|method| method.as_str().to_owned()).collect(),
-            expires_at: caller.expires_at,
-            elevated_until: caller.elevated_until,
+            expires_at: caller.expires_at.into(),
+            elevated_until: caller.elevated_until.into(),
             held: caller.held,
             csrf_token,
         }))

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use fulexo_domain::event::Category;
 use fulexo_domain::permission::Permission;
 use poem::http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -24,7 +23,6 @@ fn member(name: &str) -> Option<Value> {
 fn vocabulary_of(schema: &str, name: &str) -> Option<&'static str> {
     Some(match (schema, name) {
         (_, "permission" | "permissions") => "Permission",
-        (_, "category") => "Category",
         ("AuditActor" | "Granter", "kind") => "ActorKind",
         ("SecondFactorChallenge", "methods") => "SecondFactorMethod",
         ("CurrentSession", "methods") => "Method",
@@ -35,11 +33,9 @@ fn vocabulary_of(schema: &str, name: &str) -> Option<&'static str> {
 /// Words that several members take their values from, each a schema of its own.
 fn vocabularies() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     let permissions = Permission::ALL.map(Permission::as_str).to_vec();
-    let categories = Category::ALL.map(Category::as_str).to_vec();
     let actors = vec!["account", "api_key", "anonymous", "operator", "system"];
     vec![
         ("Permission", "What a role or an API key may allow.", permissions),
-        ("Category", "A kind of stream, the first half of an event's type.", categories),
         ("ActorKind", "Who can make something happen.", actors),
         ("SecondFactorMethod", "What may be presented as a second factor.", vec!["totp", "recovery_code"]),
         ("Method", "What a session's owner has presented (RFC 8176).", vec!["pwd", "otp"]),
@@ -132,7 +128,6 @@ fn parameter(name: &str) -> Option<Value> {
     Some(match name {
         "Idempotency-Key" => json!({"minLength": 1, "maxLength": 255}),
         "as_of" => json!({"minLength": 1, "maxLength": 40}),
-        "limit" => json!({"minimum": 1, "maximum": 200}),
         "cursor" => json!({"minLength": 1}),
         "role" => json!({"pattern": ROLE}),
         _ => return None,
@@ -448,7 +443,7 @@ mod tests {
                 },
             }}},
             "paths": {"/things": {"get": {
-                "parameters": [{"name": "limit", "schema": {"type": "integer"}}],
+                "parameters": [{"name": "cursor", "schema": {"type": "string"}}],
                 "responses": {"200": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}}},
             }}},
         });
@@ -461,8 +456,8 @@ mod tests {
                 "part": {"$ref": "#/components/schemas/Part"},
             })
         );
-        let limit = &completed["paths"]["/things"]["get"]["parameters"][0]["schema"];
-        assert_eq!(limit, &json!({"type": "integer", "minimum": 1, "maximum": 200}));
+        let cursor = &completed["paths"]["/things"]["get"]["parameters"][0]["schema"];
+        assert_eq!(cursor, &json!({"type": "string", "minLength": 1}));
     }
 
     #[test]

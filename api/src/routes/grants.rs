@@ -1,23 +1,23 @@
 //! Who may do what, and who could: roles in the hands of accounts.
 
-use chrono::{DateTime, Utc};
 use fulexo_domain::permission::{Permission, built_in};
 use fulexo_domain::values::{AccountId, RoleName};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::roles;
 use poem::Request;
 use poem_openapi::param::{Header, Query};
-use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
 use super::as_of::{PastPaging, Shown};
-use super::input::Input;
+use super::input::{Input, Limit, Wanted};
 use super::roles::names;
-use crate::answer::query_failed;
+use crate::answer::{Viewed, query_failed};
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;
+use crate::timestamp::Timestamp;
+use crate::vocabulary::{Orders, Word};
 
 pub struct Grants;
 
@@ -25,7 +25,7 @@ pub struct Grants;
 struct RoleGrant {
     account_id: Uuid,
     role: String,
-    granted_at: DateTime<Utc>,
+    granted_at: Timestamp,
     /// The event that granted it.
     granted_position: u64,
     granted_by: Granter,
@@ -68,23 +68,25 @@ impl Grants {
         /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
         as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<RoleGrantPage>, Problem> {
+    ) -> Result<Viewed<RoleGrantPage>, Problem> {
         caller.0.require(Permission::RolesRead)?;
         let app = app(request)?;
         let mut input = Input::default();
         let role = input.parse_optional("/role", role.0.as_deref().map(RoleName::parse));
         input.check()?;
-        app.caught_up(Projection::Roles, min_position.0).await?;
-        let past = PastPaging::of(app, Projection::Roles, as_of.0, cursor.0, limit.0, key).await?;
+        let view = app.caught_up(Projection::Roles, min_position.0).await?;
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = PastPaging::of(app, &[Projection::Roles], as_of.0, wanted, key).await?;
         let filter = roles::Filter { account: account_id.0.map(AccountId), role: role.map(String::from) };
         let position = past.moment.map(|moment| moment.position);
-        let (after, limit) = (past.paging.after.clone(), past.paging.limit);
-        let page = roles::grants(&app.pool, filter, after, limit, position).await.map_err(query_failed)?;
-        Ok(Json(RoleGrantPage {
+        let page = roles::grants(&app.pool, &filter, &past.paging, position).await.map_err(query_failed)?;
+        Ok(view.of(RoleGrantPage {
             items: page.items.into_iter().map(RoleGrant::of).collect(),
-            next_cursor: past.next(page.next),
+            next_cursor: past.next(page.next.map(|(account, role)| format!("{account}:{role}"))),
             as_of: past.shown(),
         }))
     }
@@ -97,7 +99,7 @@ impl RoleGrant {
             permissions: held.permissions.unwrap_or_else(|| names(built_in())),
             account_id: held.account_id,
             role: held.role,
-            granted_at: held.granted_at,
+            granted_at: held.granted_at.into(),
             granted_position: held.since.unsigned_abs(),
             granted_by: Granter { kind: held.granted_by_kind, id: held.granted_by },
         }

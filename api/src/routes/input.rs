@@ -1,18 +1,22 @@
 //! From what clients send to values that are sound: every member at fault is named, all at once.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use fulexo_commands::context::Context;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
-use fulexo_projections::page::LARGEST;
+use fulexo_projections::page::{LARGEST, Order, Paging};
 use poem::Request;
 use poem_openapi::Object;
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use poem_openapi::types::{ParseError, ParseFromParameter, ParseResult, Type};
 use uuid::Uuid;
 
 use crate::caller::{Caller, context};
 use crate::http::problem::FieldError;
 use crate::http::{JsonBody, Problem};
+use crate::vocabulary::{Orders, Word};
 
 /// Most roles in one list.
 const MOST_ROLES: usize = 50;
@@ -84,30 +88,87 @@ pub fn act(
     Ok((context(request, caller.actor(), idempotency_key)?, reason))
 }
 
-/// Where a page begins, and how long it is.
-pub struct Paging<K> {
-    /// The key behind which it begins.
-    pub after: Option<K>,
-    /// Most items.
-    pub limit: u16,
-}
+/// The most items of a page, as a query says it: a number from 1 to 200.
+pub struct Limit(u16);
 
 /// Items on a page when the client does not say.
 const DEFAULT: u16 = 50;
 
-impl Paging<Uuid> {
-    /// # Errors
-    /// 400 for a cursor that no page gave, or a limit out of range.
-    pub fn by_id(cursor: Option<String>, limit: Option<u16>) -> Result<Self, Problem> {
-        paging(cursor, limit, |text| text.parse().ok())
+impl Type for Limit {
+    const IS_REQUIRED: bool = true;
+
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "integer_limit".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        let mut schema = MetaSchema::new_with_format("integer", "uint16");
+        schema.minimum = Some(1.0);
+        schema.maximum = Some(f64::from(LARGEST));
+        schema.default = Some(DEFAULT.into());
+        MetaSchemaRef::Inline(Box::new(schema))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(self.as_raw_value().into_iter())
     }
 }
 
-impl Paging<i64> {
+impl ParseFromParameter for Limit {
+    fn parse_from_parameter(text: &str) -> ParseResult<Self> {
+        let limit = text.parse().ok().filter(|limit| (1..=LARGEST).contains(limit));
+        limit.map(Self).ok_or_else(|| ParseError::custom("must be a number from 1 to 200"))
+    }
+}
+
+/// The part of a list that a query asks for.
+pub struct Wanted {
+    /// The most items.
+    pub limit: Option<Limit>,
+    /// The direction.
+    pub order: Option<Word<Orders>>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+impl Wanted {
+    /// Reads the cursor, which says its direction, too: a list that goes back keeps to it.
+    ///
     /// # Errors
-    /// 400 for a cursor that no page gave, or a limit out of range.
-    pub fn by_position(cursor: Option<String>, limit: Option<u16>) -> Result<Self, Problem> {
-        paging(cursor, limit, read_position)
+    /// 400 for a cursor that no page of this list gave.
+    pub fn paging<K>(self, read: impl Fn(&str) -> Option<K>) -> Result<Paging<K>, Problem> {
+        let limit = self.limit.map_or(DEFAULT, |limit| limit.0);
+        let order = self.order.map(|order| if order.0 == "desc" { Order::Descending } else { Order::Ascending });
+        let Some(text) = self.cursor else {
+            return Ok(Paging { after: None, order: order.unwrap_or_default(), limit });
+        };
+        let (its_order, key) = match text.strip_prefix(BACK) {
+            Some(key) => (Order::Descending, key),
+            None => (Order::Ascending, &*text),
+        };
+        let after = read(key).filter(|_| order.is_none_or(|order| order == its_order));
+        let after = after.ok_or_else(|| {
+            Problem::invalid_input(vec![FieldError::new("/cursor", "must be the next_cursor of a page in this order")])
+        })?;
+        Ok(Paging { after: Some(after), order: its_order, limit })
+    }
+}
+
+/// The first character of a cursor that goes back.
+const BACK: char = '~';
+
+/// A key as a cursor.
+pub fn cursor_of(order: Order, key: impl Display) -> String {
+    match order {
+        Order::Ascending => key.to_string(),
+        Order::Descending => format!("{BACK}{key}"),
     }
 }
 
@@ -116,20 +177,7 @@ pub fn read_position(text: &str) -> Option<i64> {
     text.parse().ok().filter(|position| *position >= 0)
 }
 
-/// # Errors
-/// 400 for a cursor that cannot be read, or a limit out of range.
-pub fn paging<K>(
-    cursor: Option<String>,
-    limit: Option<u16>,
-    read: impl Fn(&str) -> Option<K>,
-) -> Result<Paging<K>, Problem> {
-    let mut input = Input::default();
-    let limit = limit.unwrap_or(DEFAULT);
-    if !(1..=LARGEST).contains(&limit) {
-        input.0.push(FieldError::new("/limit", "must be from 1 to 200"));
-    }
-    let after = cursor.map(|text| read(&text).ok_or(InvalidValue("must be the next_cursor of an earlier page")));
-    let after = input.parse_optional("/cursor", after);
-    input.check()?;
-    Ok(Paging { after, limit })
+/// An id as a cursor has it.
+pub fn read_id(text: &str) -> Option<Uuid> {
+    text.parse().ok()
 }

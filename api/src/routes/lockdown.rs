@@ -1,6 +1,5 @@
 //! The lockdown: while an incident is contained, only those who respond get in.
 
-use chrono::{DateTime, Utc};
 use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::lockdown::Scope;
@@ -17,6 +16,7 @@ use super::input::{Because, Input, act};
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::{JsonBody, Problem};
+use crate::timestamp::Timestamp;
 
 pub struct Lockdowns;
 
@@ -36,7 +36,7 @@ struct Lockdown {
     /// `logins` or `all`, while it is active.
     scope: Option<String>,
     /// When it was started, last changed or lifted.
-    changed_at: Option<DateTime<Utc>>,
+    changed_at: Option<Timestamp>,
     /// The event that says so, in the audit trail.
     position: Option<u64>,
     reason: Option<String>,
@@ -62,7 +62,7 @@ impl Lockdowns {
         Ok(Json(Lockdown {
             active: row.scope.is_some(),
             scope: row.scope.map(|scope| scope.as_str().to_owned()),
-            changed_at: Some(row.changed_at),
+            changed_at: Some(row.changed_at.into()),
             position: Some(row.position),
             reason,
         }))

@@ -1,6 +1,5 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
-use chrono::{DateTime, Utc};
 use fulexo_commands::{KnownDevice, Owner, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
@@ -16,11 +15,13 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::audit::{AuditEvent, AuditPage};
-use super::input::{Input, Paging};
+use super::input::{Input, Limit, Wanted, cursor_of, read_id, read_position};
 use super::sessions::with_origins;
-use crate::answer::{NoContent, Recorded, about_the_new_password, behind, query_failed};
+use crate::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use crate::http::{JsonBody, Problem};
+use crate::timestamp::Timestamp;
+use crate::vocabulary::{Orders, Word};
 
 pub struct Me;
 
@@ -32,9 +33,9 @@ struct MyAccount {
     roles: Vec<String>,
     permissions: Vec<String>,
     session_id: Uuid,
-    registered_at: DateTime<Utc>,
-    password_changed_at: DateTime<Utc>,
-    last_login_at: Option<DateTime<Utc>>,
+    registered_at: Timestamp,
+    password_changed_at: Timestamp,
+    last_login_at: Option<Timestamp>,
     /// Whether mail to the address reached its owner.
     email_verified: bool,
     second_factor: MySecondFactor,
@@ -111,12 +112,12 @@ struct MySession {
     session_id: Uuid,
     /// Whether it is the one that asks.
     current: bool,
-    started_at: DateTime<Utc>,
-    last_seen_at: DateTime<Utc>,
+    started_at: Timestamp,
+    last_seen_at: Timestamp,
     /// Unused until then, it ends.
-    idle_expires_at: DateTime<Utc>,
+    idle_expires_at: Timestamp,
     /// It ends then in any case.
-    expires_at: DateTime<Utc>,
+    expires_at: Timestamp,
     /// How its owner logged in (RFC 8176).
     methods: Vec<String>,
     /// From where it was started.
@@ -136,10 +137,10 @@ struct MyDevice {
     device_id: Uuid,
     /// Whether the session that asks began on it.
     current: bool,
-    first_used_at: DateTime<Utc>,
-    last_used_at: DateTime<Utc>,
+    first_used_at: Timestamp,
+    last_used_at: Timestamp,
     /// It is forgotten then in any case.
-    expires_at: DateTime<Utc>,
+    expires_at: Timestamp,
     /// From where it last logged in.
     ip: Option<String>,
     /// With what.
@@ -170,24 +171,24 @@ impl Me {
         request: &Request,
         caller: Bearer,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<MyAccount>, Problem> {
+    ) -> Result<Viewed<MyAccount>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
-        app.caught_up_for(&caller, Projection::Accounts, min_position.0).await?;
+        let view = app.caught_up_for(&caller, Projection::Accounts, min_position.0).await?;
         let account = accounts::get(&app.pool, caller.account).await.map_err(query_failed)?;
         // Whoever holds a token has an account.
         let account = account.ok_or_else(|| behind(Projection::Accounts, caller.position()))?;
         let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
         let required_for = &app.commands.policy().second_factor.required_for;
-        Ok(Json(MyAccount {
+        Ok(view.of(MyAccount {
             account_id: account.account_id,
             email: profile.email.as_str().to_owned(),
             display_name: profile.display_name.as_ref().map(|name: &DisplayName| name.as_str().to_owned()),
             roles: caller.roles().iter().map(ToString::to_string).collect(),
             permissions: caller.permissions.iter().map(|permission| permission.as_str().to_owned()).collect(),
             session_id: caller.session.0,
-            registered_at: account.registered_at,
-            password_changed_at: account.password_changed_at,
-            last_login_at: account.last_login_at,
+            registered_at: account.registered_at.into(),
+            password_changed_at: account.password_changed_at.into(),
+            last_login_at: account.last_login_at.map(Timestamp),
             email_verified: account.email_verified,
             second_factor: MySecondFactor {
                 enabled: account.second_factor,
@@ -327,26 +328,30 @@ impl Me {
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<MySessionPage>, Problem> {
+    ) -> Result<Viewed<MySessionPage>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
-        let paging = Paging::by_id(cursor.0, limit.0)?;
-        app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let paging = wanted.paging(read_id)?;
+        let view = app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
         let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
-        let page = with_origins(app, filter, &paging, None).await?;
+        let page = with_origins(app, &filter, &paging, None).await?;
         let items = page.items.into_iter().map(|(session, origin)| MySession {
             current: session.session_id == caller.session.0,
             session_id: session.session_id,
-            started_at: session.started_at,
-            last_seen_at: session.last_seen_at,
-            idle_expires_at: session.idle_expires_at,
-            expires_at: session.expires_at,
+            started_at: session.started_at.into(),
+            last_seen_at: session.last_seen_at.into(),
+            idle_expires_at: session.idle_expires_at.into(),
+            expires_at: session.expires_at.into(),
             ip: origin.ip,
             user_agent: origin.user_agent,
             methods: session.methods.to_vec(),
         });
-        Ok(Json(MySessionPage { items: items.collect(), next_cursor: page.next }))
+        let next_cursor = page.next.map(|key| cursor_of(paging.order, key));
+        Ok(view.of(MySessionPage { items: items.collect(), next_cursor }))
     }
 
     /// End one of the caller's sessions.
@@ -420,23 +425,35 @@ impl Me {
         /// `next_cursor` of the page before.
         cursor: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<AuditPage>, Problem> {
+    ) -> Result<Viewed<AuditPage>, Problem> {
         let app = app(request)?;
-        let paging = Paging::by_position(cursor.0, limit.0)?;
-        app.caught_up_for(&caller.0, Projection::Audit, min_position.0).await?;
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let paging = wanted.paging(read_position)?;
+        let view = app.caught_up_for(&caller.0, Projection::Audit, min_position.0).await?;
         let filter = audit::Filter { subject: Some(caller.0.account.0), ..audit::Filter::default() };
-        let page = audit::list(&app.pool, filter, paging.after, paging.limit).await.map_err(query_failed)?;
+        let page = audit::list(&app.pool, &filter, &paging).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
-        Ok(Json(AuditPage { items, next_cursor: page.next, as_of: None }))
+        let next_cursor = page.next.map(|key| cursor_of(paging.order, key));
+        Ok(view.of(AuditPage { items, next_cursor, as_of: None }))
     }
 }
 
 impl MyDevice {
     fn of(known: KnownDevice) -> Self {
         let KnownDevice { device, current, first_used_at, last_used_at, expires_at, ip, user_agent } = known;
-        Self { device_id: device, current, first_used_at, last_used_at, expires_at, ip, user_agent }
+        Self {
+            device_id: device,
+            current,
+            first_used_at: first_used_at.into(),
+            last_used_at: last_used_at.into(),
+            expires_at: expires_at.into(),
+            ip,
+            user_agent,
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::clock;
 use crate::http::problem::FieldError;
 use crate::http::{JsonBody, Problem};
+use crate::timestamp::Timestamp;
 
 pub struct Policies;
 
@@ -186,8 +187,8 @@ struct PreviewTarget {
 
 #[derive(Object)]
 struct PreviewLock {
-    at: DateTime<Utc>,
-    until: DateTime<Utc>,
+    at: Timestamp,
+    until: Timestamp,
     /// Which in a row, from 1.
     nth: u32,
 }
@@ -211,21 +212,21 @@ struct PreviewedAccount {
 struct PreviewedAttack {
     #[oai(flatten)]
     target: PreviewTarget,
-    started_at: DateTime<Utc>,
-    ended_at: DateTime<Utc>,
+    started_at: Timestamp,
+    ended_at: Timestamp,
     attempts: u64,
     /// How many of them were evaluated.
     evaluated_recorded: u64,
     /// How many would have been.
     evaluated_proposed: u64,
     /// When the proposed policy would have stopped it first; none: never.
-    stopped_at: Option<DateTime<Utc>>,
+    stopped_at: Option<Timestamp>,
 }
 
 #[derive(Object)]
 struct PolicyPreview {
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
+    from: Timestamp,
+    to: Timestamp,
     /// Attempts replayed. One that was refused unseen counts as wrong, for nobody knows better.
     attempts: u64,
     /// As they were decided.
@@ -440,8 +441,8 @@ impl PolicyPreview {
             refused: totals.refused,
         };
         Self {
-            from,
-            to,
+            from: from.into(),
+            to: to.into(),
             attempts: found.attempts,
             recorded: totals(found.recorded),
             proposed: totals(found.proposed),
@@ -461,7 +462,11 @@ impl PreviewTarget {
 
 impl PreviewedAccount {
     fn of((target, outcome): (Target, Outcome)) -> Self {
-        let lock = |lock: fulexo_domain::preview::Locked| PreviewLock { at: lock.at, until: lock.until, nth: lock.nth };
+        let lock = |lock: fulexo_domain::preview::Locked| PreviewLock {
+            at: lock.at.into(),
+            until: lock.until.into(),
+            nth: lock.nth,
+        };
         Self {
             target: PreviewTarget::of(target),
             locks_recorded: outcome.recorded,
@@ -476,12 +481,12 @@ impl PreviewedAttack {
     fn of(attack: Attack) -> Self {
         Self {
             target: PreviewTarget::of(attack.target),
-            started_at: attack.started_at,
-            ended_at: attack.ended_at,
+            started_at: attack.started_at.into(),
+            ended_at: attack.ended_at.into(),
             attempts: attack.attempts,
             evaluated_recorded: attack.evaluated_then,
             evaluated_proposed: attack.evaluated,
-            stopped_at: attack.stopped_at,
+            stopped_at: attack.stopped_at.map(Timestamp),
         }
     }
 }

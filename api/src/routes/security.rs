@@ -20,6 +20,7 @@ use crate::answer::query_failed;
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
+use crate::timestamp::Timestamp;
 
 pub struct Security;
 
@@ -31,9 +32,9 @@ struct SecurityMetrics {
     /// Of which moment this is.
     as_of: Shown,
     /// Where the first step begins.
-    from: DateTime<Utc>,
+    from: Timestamp,
     /// Where the last step ends; what is behind the moment does not count.
-    to: DateTime<Utc>,
+    to: Timestamp,
     step_seconds: u64,
     steps: Vec<MetricStep>,
     /// Of the logins in these steps that succeeded or failed, the part that succeeded; missing where there were none.
@@ -43,9 +44,9 @@ struct SecurityMetrics {
 
 #[derive(Object)]
 struct MetricStep {
-    from: DateTime<Utc>,
+    from: Timestamp,
     /// The first time behind it.
-    to: DateTime<Utc>,
+    to: Timestamp,
     /// By type; what did not happen is missing.
     events: Vec<EventCount>,
 }
@@ -116,8 +117,8 @@ impl Security {
         let holders = roles::holders(&app.pool, moment.position).await.map_err(query_failed)?;
         Ok(Json(SecurityMetrics {
             as_of: moment.into(),
-            from,
-            to,
+            from: from.into(),
+            to: to.into(),
             step_seconds: step.num_seconds().unsigned_abs(),
             login_success_rate: login_success_rate(&events),
             steps: in_steps(events, from, window, step, moment),
@@ -192,7 +193,8 @@ fn in_steps(
                 event_type: events.event_type,
                 count: events.events.unsigned_abs(),
             };
-            MetricStep { from, to, events: by_step.remove(&nth).unwrap_or_default().into_iter().map(count).collect() }
+            let events = by_step.remove(&nth).unwrap_or_default().into_iter().map(count).collect();
+            MetricStep { from: from.into(), to: to.into(), events }
         })
         .collect()
 }

@@ -1,28 +1,28 @@
 //! Sessions of all accounts, for administrators.
 
-use chrono::{DateTime, Utc};
 use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 use fulexo_projections::as_of::Moment;
-use fulexo_projections::page::Page;
+use fulexo_projections::page::{Page, Paging};
 use fulexo_projections::projection::Projection;
 use fulexo_projections::sessions;
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
-use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
 use super::as_of::{PastPaging, Shown};
-use super::input::{Because, Input, Paging};
-use crate::answer::{Enforced, Recorded, query_failed};
+use super::input::{Because, Input, Limit, Wanted, read_id};
+use crate::answer::{Enforced, Recorded, Viewed, query_failed};
 use crate::app::App;
 use crate::caller::{BearerOrKey, app, context};
 use crate::clock;
 use crate::http::{JsonBody, Problem};
+use crate::timestamp::Timestamp;
+use crate::vocabulary::{Orders, Word};
 
 pub struct Sessions;
 
@@ -30,15 +30,15 @@ pub struct Sessions;
 struct Session {
     session_id: Uuid,
     account_id: Uuid,
-    started_at: DateTime<Utc>,
-    last_seen_at: DateTime<Utc>,
-    idle_expires_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
+    started_at: Timestamp,
+    last_seen_at: Timestamp,
+    idle_expires_at: Timestamp,
+    expires_at: Timestamp,
     /// How its owner logged in (RFC 8176).
     methods: Vec<String>,
     ip: Option<String>,
     user_agent: Option<String>,
-    ended_at: Option<DateTime<Utc>>,
+    ended_at: Option<Timestamp>,
     /// `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`, `password_expired`,
     /// `fingerprint`, `limit` or `expiry`.
     ended_by: Option<String>,
@@ -72,31 +72,33 @@ impl Sessions {
         /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
         as_of: Query<Option<String>>,
         /// Most items, 1 to 200; 50 if not given.
-        limit: Query<Option<u16>>,
+        limit: Query<Option<Limit>>,
+        /// `asc`, oldest first, if not given, or `desc`.
+        order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Json<SessionPage>, Problem> {
+    ) -> Result<Viewed<SessionPage>, Problem> {
         caller.0.require(Permission::SessionsRead)?;
         let app = app(request)?;
-        app.caught_up(Projection::Sessions, min_position.0).await?;
-        let read = |key: &str| key.parse().ok();
-        let past = PastPaging::of(app, Projection::Sessions, as_of.0, cursor.0, limit.0, read).await?;
+        let view = app.caught_up(Projection::Sessions, min_position.0).await?;
+        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = PastPaging::of(app, &[Projection::Sessions], as_of.0, wanted, read_id).await?;
         let past = past.searching(app, account_id.0.is_some() || live.0.is_some()).await?;
         let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
-        let page = with_origins(app, filter, &past.paging, past.moment).await?;
+        let page = with_origins(app, &filter, &past.paging, past.moment).await?;
         let items = page.items.into_iter().map(|(session, origin)| Session {
             ip: origin.ip,
             user_agent: origin.user_agent,
             session_id: session.session_id,
             account_id: session.account_id,
-            started_at: session.started_at,
-            last_seen_at: session.last_seen_at,
-            idle_expires_at: session.idle_expires_at,
-            expires_at: session.expires_at,
+            started_at: session.started_at.into(),
+            last_seen_at: session.last_seen_at.into(),
+            idle_expires_at: session.idle_expires_at.into(),
+            expires_at: session.expires_at.into(),
             methods: session.methods.to_vec(),
-            ended_at: session.ended_at,
+            ended_at: session.ended_at.map(Timestamp),
             ended_by: session.ended_by,
         });
-        Ok(Json(SessionPage { items: items.collect(), next_cursor: past.next(page.next), as_of: past.shown() }))
+        Ok(view.of(SessionPage { items: items.collect(), next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
     /// End anybody's session.
@@ -131,14 +133,13 @@ pub struct Origin {
 /// A page of sessions, each with what is sealed beside its start; as they were at a moment, or are.
 pub async fn with_origins(
     app: &App,
-    filter: sessions::Filter,
+    filter: &sessions::Filter,
     paging: &Paging<Uuid>,
     moment: Option<Moment>,
-) -> Result<Page<(sessions::Session, Origin)>, Problem> {
-    let Paging { after, limit } = *paging;
+) -> Result<Page<(sessions::Session, Origin), Uuid>, Problem> {
     let page = match moment {
-        Some(moment) => sessions::list_as_of(&app.pool, filter, after, limit, moment).await,
-        None => sessions::list(&app.pool, filter, after, limit, clock::now()).await,
+        Some(moment) => sessions::list_as_of(&app.pool, filter, paging, moment).await,
+        None => sessions::list(&app.pool, filter, paging, clock::now()).await,
     };
     let page = page.map_err(query_failed)?;
     let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();

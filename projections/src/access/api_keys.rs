@@ -5,14 +5,14 @@ use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::Permissions;
 use fulexo_domain::policy::Policy;
 use fulexo_domain::values::ApiKeyId;
-use sqlx::PgPool;
+use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::permissions;
-use crate::page::Page;
+use crate::page::{Page, Paging};
 
 /// An API key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ApiKeyRow {
     /// Its id.
     pub key_id: Uuid,
@@ -36,16 +36,14 @@ pub struct ApiKeyRow {
 ///
 /// # Errors
 /// The database.
-pub async fn api_keys(pool: &PgPool, after: Option<Uuid>, limit: u16) -> Result<Page<ApiKeyRow>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        ApiKeyRow,
-        "select * from access.api_key where $1::uuid is null or key_id > $1 order by key_id limit $2",
-        after,
-        Page::<ApiKeyRow>::fetch(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(Page::of(rows, limit, |key| key.key_id.to_string()))
+pub async fn api_keys(pool: &PgPool, paging: &Paging<Uuid>) -> Result<Page<ApiKeyRow, Uuid>, sqlx::Error> {
+    let mut sql = QueryBuilder::<Postgres>::new("select * from access.api_key where true");
+    if let Some(after) = paging.after {
+        sql.push(" and key_id").push(paging.order.beyond()).push_bind(after);
+    }
+    sql.push(" order by key_id ").push(paging.order.sql()).push(" limit ").push(paging.fetch());
+    let rows = sql.build_query_as().fetch_all(pool).await?;
+    Ok(Page::of(rows, paging.limit, |key: &ApiKeyRow| key.key_id))
 }
 
 /// What the tables say of an API key that is in use.

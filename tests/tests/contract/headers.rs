@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fulexo_tests::{Answer, Node, PASSWORD};
+use fulexo_tests::{Answer, Node, PASSWORD, log_size};
 use hyper::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -56,9 +56,11 @@ const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
 async fn a_query_answers_with_the_security_headers_and_no_other() {
     let node = Node::start().await;
     let admin = node.admin().await;
-    for path in ["/v1/me", "/v1/accounts", "/v1/sessions", "/v1/audit/events", "/v1/auth/session", "/v1/me/events"] {
-        assert_headers(&admin.get(path).await, 200, &[JSON]);
+    let last = (log_size(&node).await - 1).to_string();
+    for path in ["/v1/me", "/v1/accounts", "/v1/sessions", "/v1/audit/events", "/v1/me/events"] {
+        assert_headers(&admin.get(path).await, 200, &[JSON, ("log-position", &last)]);
     }
+    assert_headers(&admin.get("/v1/auth/session").await, 200, &[JSON]);
     for path in ["/health/live", "/health/ready", "/.well-known/jwks.json"] {
         assert_headers(&node.anonymous().get(path).await, 200, &[JSON]);
     }

@@ -13,6 +13,7 @@ mod ownership;
 mod pagination;
 mod parameters;
 mod positions;
+mod queries;
 mod wire;
 
 use fulexo_tests::{Answer, log_size};

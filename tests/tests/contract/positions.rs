@@ -107,3 +107,48 @@ async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.text.contains(&email), "{answer:?}");
 }
+
+/// Without a header: the node that did it waits for its own read models.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_sees_what_its_node_did_before_without_asking_for_it() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    for round in 0..50 {
+        let (_, account) = node.register(&["customer"]).await;
+        let path = format!("/v1/accounts/{account}");
+        let grant = admin.post(&format!("{path}/roles"), json!({"role": "auditor", "reason": "r"})).await;
+        let (one, by_role, grants, trail) = tokio::join!(
+            admin.get(&path),
+            admin.get("/v1/accounts?role=auditor&order=desc&limit=1"),
+            admin.get("/v1/grants?role=auditor&order=desc&limit=1"),
+            admin.get("/v1/audit/events?type=account.role_granted&order=desc&limit=1"),
+        );
+        assert_eq!(one.json["roles"], json!(["auditor", "customer"]), "round {round}: {one:?}");
+        assert_eq!(by_role.json["items"][0]["account_id"], account.to_string(), "round {round}: {by_role:?}");
+        assert_eq!(grants.json["items"][0]["account_id"], account.to_string(), "round {round}: {grants:?}");
+        assert_eq!(trail.json["items"][0]["position"], grant.position(), "round {round}: {trail:?}");
+        for answer in [one, by_role, grants, trail] {
+            assert!(answer.position() >= grant.position(), "it says how far it has seen: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_asks_for_nothing_is_answered_by_a_read_model_that_is_behind_and_told_so() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let before = admin.get("/v1/accounts?order=desc&limit=1").await;
+    let superuser = superuser(&node.database).await;
+    let mut blocker = superuser.begin().await.unwrap();
+    sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
+    let (_, account) = node.register(&[]).await;
+    let began = Instant::now();
+    let answer = admin.get("/v1/accounts?order=desc&limit=1").await;
+    let waited = began.elapsed();
+    assert_eq!((answer.status, &answer.json), (200, &before.json), "{answer:?}");
+    assert!(answer.position() < log_size(&node).await - 1, "{answer:?}");
+    assert!(waited >= Duration::from_millis(250), "{waited:?}");
+    blocker.rollback().await.unwrap();
+    let answer = admin.seeing(log_size(&node).await - 1).get("/v1/accounts?order=desc&limit=1").await;
+    assert_eq!(answer.json["items"][0]["account_id"], account.to_string());
+}

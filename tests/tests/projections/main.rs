@@ -8,6 +8,7 @@ mod cut_off;
 mod gate;
 mod judged;
 mod metrics;
+mod plans;
 mod poison;
 mod rebuilt;
 mod replayed;

@@ -68,11 +68,11 @@ fn every_fault_is_named_at_once() {
     assert_eq!(
         faults_of(body),
         pairs(&[
-            ("/id", "must be a uuid"),
+            ("/id", "must be a UUID"),
             ("/name", "must have at least 2 characters"),
             ("/count", "is above the maximum, 9"),
             ("/note", "must be of type string"),
-            ("/lines/1/due", "must be a date-time"),
+            ("/lines/1/due", "must be a time such as 2026-11-01T12:00:00Z (RFC 3339)"),
             ("/lines/1/price", "is required"),
             ("/lines/2", "must be of type object"),
             ("/colour", "must be one of red, blue"),

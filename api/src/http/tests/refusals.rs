@@ -89,7 +89,7 @@ async fn a_bad_parameter_is_named_by_its_own_name() {
     let answer = server.get("/v1/things/a/parts/7").await;
     assert_eq!(answer.faults()[0].0, "/part", "{answer:?}");
     let answer = server.get(&format!("{PART}?limit=x")).await;
-    assert_eq!(answer.faults(), pairs(&[("/limit", "invalid digit found in string")]));
+    assert_eq!(answer.faults(), pairs(&[("/limit", "must be a number from 0 to 200")]));
     let answer = server.get(&format!("{PART}?limit=201")).await;
     assert_eq!(answer.status, 400, "{answer:?}");
     assert_eq!(answer.faults()[0].0, "/limit");

@@ -1,0 +1,119 @@
+//! Closed lists of words as types of the API: a schema each, with every word in it, and a refusal that lists them.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use fulexo_domain::event::{Category, Event};
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
+use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
+use serde_json::Value;
+
+/// A list of words.
+pub trait Vocabulary: Send + Sync {
+    /// The name of its schema.
+    const NAME: &'static str;
+    /// The description of its schema.
+    const DESCRIPTION: &'static str;
+
+    /// Every word.
+    fn words() -> Vec<&'static str>;
+}
+
+/// One word of a list.
+pub struct Word<V>(pub &'static str, PhantomData<V>);
+
+/// The categories of events.
+pub struct Categories;
+
+/// The types of events.
+pub struct EventTypes;
+
+/// Directions of a list.
+pub struct Orders;
+
+impl Vocabulary for Categories {
+    const NAME: &'static str = "Category";
+    const DESCRIPTION: &'static str = "The kind of an event's stream, the first half of its type.";
+
+    fn words() -> Vec<&'static str> {
+        Category::ALL.map(Category::as_str).to_vec()
+    }
+}
+
+impl Vocabulary for EventTypes {
+    const NAME: &'static str = "EventType";
+    const DESCRIPTION: &'static str = "The type of an event, `<category>.<fact>`.";
+
+    fn words() -> Vec<&'static str> {
+        Event::types().to_vec()
+    }
+}
+
+impl Vocabulary for Orders {
+    const NAME: &'static str = "Order";
+    const DESCRIPTION: &'static str = "The direction of a list: oldest first, `asc`, or newest first, `desc`.";
+
+    fn words() -> Vec<&'static str> {
+        vec!["asc", "desc"]
+    }
+}
+
+impl<V: Vocabulary> Word<V> {
+    /// The word as the list has it.
+    pub fn find(text: &str) -> Option<Self> {
+        V::words().into_iter().find(|word| *word == text).map(|word| Self(word, PhantomData))
+    }
+}
+
+impl<V: Vocabulary> Type for Word<V> {
+    const IS_REQUIRED: bool = true;
+
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        V::NAME.into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Reference(V::NAME.to_owned())
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>(V::NAME.to_owned(), |_| {
+            let mut schema = MetaSchema::new("string");
+            schema.description = Some(V::DESCRIPTION);
+            schema.enum_items = V::words().into_iter().map(Value::from).collect();
+            schema
+        });
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(self.as_raw_value().into_iter())
+    }
+}
+
+impl<V: Vocabulary> ParseFromJSON for Word<V> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        match value {
+            Some(Value::String(text)) => Self::parse_from_parameter(&text),
+            value => Err(ParseError::expected_type(value.unwrap_or_default())),
+        }
+    }
+}
+
+impl<V: Vocabulary> ParseFromParameter for Word<V> {
+    fn parse_from_parameter(text: &str) -> ParseResult<Self> {
+        Self::find(text).ok_or_else(|| ParseError::custom(format!("must be one of {}", V::words().join(", "))))
+    }
+}
+
+impl<V: Vocabulary> ToJSON for Word<V> {
+    fn to_json(&self) -> Option<Value> {
+        Some(Value::from(self.0))
+    }
+}
