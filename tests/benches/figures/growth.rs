@@ -53,7 +53,7 @@ pub fn run(runtime: &Runtime) {
 }
 
 /// A database with a log of so many events and what else a login meets.
-async fn grown(events: usize) -> Arc<Database> {
+pub async fn grown(events: usize) -> Arc<Database> {
     let database = Arc::new(Database::create().await);
     history::fill(&database, events).await;
     let pool = database.pool().await;

@@ -20,6 +20,7 @@ mod load;
 mod logins;
 mod memory;
 mod preview;
+mod queries;
 mod rebuild;
 mod replay;
 mod revocation;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 15] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
@@ -47,6 +48,7 @@ const FIGURES: [Figure; 14] = [
     ("preview", preview::run),
     ("rebuild", rebuild::run),
     ("growth", growth::run),
+    ("queries", queries::run),
 ];
 
 fn main() -> ExitCode {
