@@ -5,6 +5,7 @@
 
 use fulexo_domain::values::parse_timestamp;
 use poem::error::{ParseFormError, ParseJsonError, ParseQueryError};
+use poem::http::StatusCode;
 use poem_openapi::error::{
     ContentTypeError, ParseMultipartError, ParseParamError, ParsePathError, ParseRequestPayloadError,
 };
@@ -22,7 +23,7 @@ pub(super) const MAX_NAME: usize = 100;
 /// The problem for an error of an extractor, by its text alone. `None` for any other error.
 pub(super) fn problem(error: &poem::Error) -> Option<Problem> {
     if error.is::<ContentTypeError>() {
-        return Some(Problem::unsupported_media_type());
+        return Some(Problem::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let fault = if let Some(ParseParamError { name, reason }) = error.downcast_ref() {
         FieldError::new(format!("/{name}"), plain(reason))

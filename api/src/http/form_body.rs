@@ -11,6 +11,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
 
+use super::media_type::Readable;
 use super::{Problem, media_type};
 
 /// A form that has arrived and was not looked at yet.
@@ -51,7 +52,7 @@ impl<'a, T: Type> ApiExtractor<'a> for FormBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        media_type::the_only(request, media_type::is_form)?;
+        media_type::the_only(request, Readable::Form)?;
         Ok(Self { bytes: body.take()?.into_bytes().await?, parses_to: PhantomData })
     }
 }

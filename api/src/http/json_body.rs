@@ -13,6 +13,7 @@ use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::ParseFromJSON;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
+use super::media_type::Readable;
 use super::strict_json::BodySchema;
 use super::{Problem, bad_input, media_type};
 
@@ -56,7 +57,7 @@ impl<'a, T: ParseFromJSON> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        media_type::the_only(request, media_type::is_json)?;
+        media_type::the_only(request, Readable::Json)?;
         let Some(schema) = request.data::<Arc<BodySchema>>() else {
             return Err(Problem::internal("the schema is not attached to the request").into());
         };

@@ -3,21 +3,44 @@
 
 use poem::Request;
 use poem::http::header;
-use poem_openapi::error::ContentTypeError;
 
 use super::Problem;
+
+/// A media type that operations read.
+#[derive(Clone, Copy)]
+pub(super) enum Readable {
+    /// JSON.
+    Json,
+    /// A form.
+    Form,
+}
+
+impl Readable {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Form => "application/x-www-form-urlencoded",
+        }
+    }
+
+    fn fits(self, content_type: &str) -> bool {
+        match self {
+            Self::Json => is_json(content_type),
+            Self::Form => is_form(content_type),
+        }
+    }
+}
 
 /// Checks that a request has one `Content-Type`, which is a fitting one: of two, one reader goes by the first, and another by
 /// the last.
 ///
 /// # Errors
-/// 415.
-pub(super) fn the_only(request: &Request, fits: fn(&str) -> bool) -> poem::Result<()> {
+/// 415, which names the one that is read.
+pub(super) fn the_only(request: &Request, readable: Readable) -> Result<(), Problem> {
     let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
     match (types.next(), types.next()) {
-        (None, _) => Err(ContentTypeError::ExpectContentType.into()),
-        (Some(one), None) if one.to_str().is_ok_and(fits) => Ok(()),
-        (Some(_), _) => Err(Problem::unsupported_media_type().into()),
+        (Some(one), None) if one.to_str().is_ok_and(|one| readable.fits(one)) => Ok(()),
+        (_, _) => Err(Problem::unsupported_media_type(readable.as_str())),
     }
 }
 
@@ -27,7 +50,7 @@ pub(super) fn is_json(content_type: &str) -> bool {
 }
 
 /// `true` if a `Content-Type` names a form: `application/x-www-form-urlencoded`, with or without parameters.
-pub(super) fn is_form(content_type: &str) -> bool {
+fn is_form(content_type: &str) -> bool {
     is(content_type, "application", "x-www-form-urlencoded")
 }
 

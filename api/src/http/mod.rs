@@ -24,6 +24,7 @@ pub mod panic;
 mod parameters;
 pub mod problem;
 pub mod redirect;
+mod request_head;
 mod request_id;
 mod strict_json;
 mod timeout;
@@ -140,8 +141,10 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
             None => Ok(()),
         };
 
-        // 4. The host that it names, and what a browser adds: the page behind the request, and cookies.
+        // 4. Its head: the host that it names, what nobody here reads, and what a browser adds, the page behind the
+        // request, and cookies.
         let named = authority::of(&request);
+        let sound = request_head::check(&request);
         let listed = self.options.origins.listed(&request);
         let own = named.as_ref().ok().and_then(Option::as_ref);
         cookies::present(&mut request, own, listed.is_some());
@@ -154,6 +157,7 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
             let handled = pin!(async {
                 admitted?;
                 named?;
+                sound?;
                 if let Some(preflight) = preflight {
                     return Ok(preflight);
                 }

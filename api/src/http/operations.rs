@@ -18,18 +18,13 @@ use super::client_address::ClientAddress;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::strict_json::BodySchema;
-use super::{media_type, trace};
+use super::{media_type, request_head, trace};
 use crate::limits::{Limits, Standing};
 
 /// The APIs of the service: `OpenApiService::new(Operations((Auth, Me, ...)), ...)`.
 pub struct Operations<T>(pub T);
 
 type Methods = HashMap<Method, BoxEndpoint<'static>>;
-
-/// Methods that get a 405 with `Allow` where a path lacks them; any other gets poem's 405, without. HEAD goes to
-/// GET by itself.
-const COMMON: [Method; 7] =
-    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS, Method::TRACE];
 
 impl<T: OpenApi> OpenApi for Operations<T> {
     fn meta() -> Vec<MetaApi> {
@@ -90,6 +85,7 @@ fn routed(path: &str) -> (String, Vec<String>) {
     (pattern, parameters)
 }
 
+/// Answers 405 with `Allow` to every known method that a path lacks; poem would leave `Allow` out.
 fn refuse_the_rest(methods: &mut Methods) {
     let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
     if methods.contains_key(&Method::GET) && !methods.contains_key(&Method::HEAD) {
@@ -99,8 +95,8 @@ fn refuse_the_rest(methods: &mut Methods) {
     let Ok(allow) = HeaderValue::from_str(&allowed.join(", ")) else {
         return;
     };
-    // QUERY (draft-ietf-httpbis-safe-method-w-body) is no constant of the crate's yet.
-    for method in COMMON.into_iter().chain(Method::from_bytes(b"QUERY")) {
+    // HEAD goes to GET by itself.
+    for method in request_head::METHODS.into_iter().filter(|method| *method != Method::HEAD) {
         let refusal = Problem::method_not_allowed(Some(allow.clone()));
         methods
             .entry(method)

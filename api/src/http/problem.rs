@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use poem::Response;
 use poem::error::ResponseError;
-use poem::http::{HeaderValue, StatusCode, header};
+use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem_openapi::Object;
 use serde::Serialize;
 
@@ -43,7 +43,8 @@ struct Parts {
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
-    allow: Option<HeaderValue>,
+    /// The one header that belongs to its status: `Allow`, `Accept` or `Accept-Encoding`.
+    header: Option<(HeaderName, HeaderValue)>,
     standing: Option<Standing>,
     position: Option<u64>,
     cause: Option<String>,
@@ -121,7 +122,7 @@ impl Problem {
     /// 405: the path exists, the method does not; `allow` lists those that do (RFC 9110 section 15.5.6).
     pub fn method_not_allowed(allow: Option<HeaderValue>) -> Self {
         let mut problem = Self::of(Kind::MethodNotAllowed);
-        problem.0.allow = allow;
+        problem.0.header = allow.map(|allow| (header::ALLOW, allow));
         problem
     }
 
@@ -145,9 +146,20 @@ impl Problem {
         Self::of(Kind::BodyTooLarge).with_detail(format!("A body has at most {limit} bytes."))
     }
 
-    /// 415: the operation does not read this `Content-Type`.
-    pub fn unsupported_media_type() -> Self {
-        Self::of(Kind::UnsupportedMediaType)
+    /// 415: the operation does not read this `Content-Type`, but `readable` (RFC 9110, section 15.5.16).
+    pub fn unsupported_media_type(readable: &'static str) -> Self {
+        let mut problem = Self::of(Kind::UnsupportedMediaType).with_detail(format!("Send Content-Type: {readable}."));
+        problem.0.header = Some((header::ACCEPT, HeaderValue::from_static(readable)));
+        problem
+    }
+
+    /// 415: the body is in a coding that is not read; none is (RFC 9110, section 15.5.16).
+    pub fn unsupported_encoding() -> Self {
+        let mut problem = Self::of(Kind::UnsupportedMediaType)
+            .with_code("unsupported_encoding")
+            .with_detail("Send the body as it is, without Content-Encoding.");
+        problem.0.header = Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        problem
     }
 
     /// 429: too many calls; `retry_after` is rounded up to whole seconds, at least one.
@@ -166,6 +178,16 @@ impl Problem {
     /// 500: a handler panicked; `panic.rs` has logged the text.
     pub(super) fn panicked() -> Self {
         Self::of(Kind::Internal)
+    }
+
+    /// 501: nothing here answers to this method (RFC 9110, section 9.1).
+    pub fn unknown_method() -> Self {
+        Self::of(Kind::NotImplemented)
+    }
+
+    /// 501: the body arrives in a transfer coding that is not read (RFC 9112, section 6.1).
+    pub fn unknown_transfer_coding() -> Self {
+        Self::of(Kind::NotImplemented).with_detail("A body is read whole, or with Transfer-Encoding: chunked.")
     }
 
     /// 503: a queue is full; nothing was done.
@@ -199,8 +221,9 @@ impl Problem {
             StatusCode::REQUEST_TIMEOUT => Self::slow_request(),
             StatusCode::CONFLICT => Self::of(Kind::Conflict),
             StatusCode::PAYLOAD_TOO_LARGE => Self::of(Kind::BodyTooLarge),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::unsupported_media_type(),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::of(Kind::UnsupportedMediaType),
             StatusCode::TOO_MANY_REQUESTS => Self::rate_limited(Duration::from_secs(1)),
+            StatusCode::NOT_IMPLEMENTED => Self::unknown_method(),
             StatusCode::SERVICE_UNAVAILABLE => Self::unavailable(Duration::from_secs(1)),
             status if status.is_client_error() => Self::invalid_input(Vec::new()),
             _ => Self::of(Kind::Internal),
@@ -239,7 +262,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
             challenge: None,
-            allow: None,
+            header: None,
             standing: None,
             position: None,
             cause: None,
@@ -302,8 +325,8 @@ impl Problem {
         if let Some(challenge) = parts.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        if let Some(allow) = &parts.allow {
-            headers.insert(header::ALLOW, allow.clone());
+        if let Some((name, value)) = &parts.header {
+            headers.insert(name, value.clone());
         }
         if let Some(standing) = &parts.standing {
             standing.write(headers);

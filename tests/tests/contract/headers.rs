@@ -107,7 +107,8 @@ async fn a_refusal_answers_with_the_security_headers_and_what_its_status_needs()
     assert_headers(&nobody.send(Method::PUT, "/v1/me", json, "{}").await, 405, &[("allow", "GET, HEAD, PATCH")]);
     let taken = nobody.post("/v1/auth/register", json!({"email": customer.email, "password": PASSWORD})).await;
     assert_headers(&taken, 409, &[]);
-    assert_headers(&nobody.send(Method::POST, "/v1/auth/login", Some("text/plain"), "{}").await, 415, &[]);
+    let accept = &[("accept", "application/json")];
+    assert_headers(&nobody.send(Method::POST, "/v1/auth/login", Some("text/plain"), "{}").await, 415, accept);
     assert_headers(&nobody.send(Method::POST, "/v1/auth/login", json, "{").await, 400, &[]);
     assert_headers(&admin.seeing(u64::MAX).get("/v1/accounts").await, 400, &[]);
 }

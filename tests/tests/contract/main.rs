@@ -7,6 +7,7 @@ mod bodies;
 mod bounded;
 mod document;
 mod headers;
+mod heads;
 mod idempotency;
 mod injection;
 mod ownership;

@@ -19,6 +19,7 @@ pub(super) enum Kind {
     UnsupportedMediaType,
     RateLimited,
     Internal,
+    NotImplemented,
     LockedDown,
     Overloaded,
     Unavailable,
@@ -40,6 +41,7 @@ impl Kind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::LockedDown | Self::Overloaded | Self::Unavailable | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -84,6 +86,7 @@ impl Kind {
             Self::Internal => {
                 ("internal", "Internal error", "Something failed here. Quote the instance to the operator.")
             }
+            Self::NotImplemented => ("not_implemented", "Not implemented", "Nothing here answers to this method."),
             Self::LockedDown => ("locked_down", "Locked down", "An incident is being contained; come back later."),
             Self::Overloaded => ("overloaded", "Overloaded", "Too busy; nothing was done. Try again."),
             Self::Unavailable => ("unavailable", "Unavailable", "Something the call needs is down. Try again."),

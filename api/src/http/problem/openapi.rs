@@ -16,7 +16,7 @@ impl ApiResponse for Problem {
     }
 }
 
-/// What any operation may answer. 405 is not here: where there is an operation, the method is allowed.
+/// What any operation may answer. 405 and 501 are not here: where there is an operation, the method is allowed.
 const DOCUMENTED: [(u16, &str); 12] = [
     (400, "`invalid_input`: `errors` names each member at fault. `invalid_host`: not one `Host`."),
     (401, "`unauthenticated`, `invalid_token`, or `invalid_credentials` from a login."),
@@ -26,7 +26,10 @@ const DOCUMENTED: [(u16, &str); 12] = [
     (408, "`slow_request`: the body did not arrive in time."),
     (409, "`conflict`, or a narrower code where the operation names one."),
     (413, "`body_too_large`"),
-    (415, "`unsupported_media_type`"),
+    (
+        415,
+        "`unsupported_media_type`: `detail` names the one that is read. `unsupported_encoding`: a `Content-Encoding`.",
+    ),
     (429, "`rate_limited`"),
     (500, "`internal`: quote `instance` to the operator."),
     (503, "`overloaded`, `unavailable`, `timeout`, or `locked_down` while an incident is contained."),
@@ -103,7 +106,8 @@ mod tests {
             Problem::slow_request(),
             Problem::conflict(""),
             Problem::body_too_large(1),
-            Problem::unsupported_media_type(),
+            Problem::unsupported_media_type("application/json"),
+            Problem::unsupported_encoding(),
             Problem::rate_limited(wait),
             Problem::internal(""),
             Problem::locked_down(),

@@ -90,7 +90,8 @@ async fn what_matched_nothing_or_ran_out_of_time_is_logged_as_such() {
     };
     assert_eq!(line(server.get("/v1/nothing").await), r#""GET" "unmatched" 404"#);
     assert_eq!(line(server.get("/v1/fail/slow").await), r#""GET" "fail" 503"#);
-    assert_eq!(line(server.send("SECRET", "/docs", &[], "").await), r#""other" "get_docs" 405"#);
+    assert_eq!(line(server.send("POST", "/docs", &[], "").await), r#""POST" "get_docs" 405"#);
+    assert_eq!(line(server.send("SECRET", "/docs", &[], "").await), r#""other" "unmatched" 501"#);
 }
 
 #[tokio::test]
