@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`Bearer`] | somebody logged in |
 //! | [`BearerOrKey`] | the same, or a service by its API key; never for sensitive calls |
+//! | [`Introspector`] | the same, the key also by HTTP Basic |
 //! | [`HeldBearer`] | somebody logged in, also where their session is held until they prove themselves |
 //! | [`Enrolling`], [`ChangingPassword`] | somebody logged in, or whose login leads to this one step |
 
@@ -23,13 +24,15 @@ use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
 use fulexo_projections::gate::{Claim, KeyVerdict, Verdict, keeps_out, permissions_in};
-use poem::Request;
 use poem::http::{HeaderValue, header};
-use poem_openapi::{SecurityScheme, auth};
+use poem::{Request, RequestBody};
+use poem_openapi::registry::Registry;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, SecurityScheme, auth};
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::clock;
+use crate::http::basic;
 use crate::http::cookies::{ByCookie, CSRF_TOKEN, Foreign};
 use crate::http::operations::AccountQuotas;
 use crate::http::{BadParameters, ClientAddress, Problem, RequestId};
@@ -43,6 +46,9 @@ pub struct Bearer(pub Caller);
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", key_name = "Authorization", checker = "bearer_or_key")]
 pub struct BearerOrKey(pub Authority);
+
+/// An access token, or an API key, which may come by HTTP Basic.
+pub struct Introspector(pub Authority);
 
 /// An access token, also of a session that is held until its owner has proved themselves.
 #[derive(SecurityScheme)]
@@ -180,16 +186,54 @@ async fn held_bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Ca
     Ok(authenticate(app(request)?, request, &bearer.token).await?)
 }
 
+impl<'a> ApiExtractor<'a> for Introspector {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        BearerOrKey::register(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec!["Introspector"]
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        // By which scheme there is, and no other is tried.
+        match basic::credentials(request.headers()) {
+            Some(presented) => {
+                let app = app(request)?;
+                let presented = presented.ok_or_else(Problem::invalid_client)?;
+                let key = app.commands.api_key(&presented.secret).filter(|key| presented.is_id(key.0));
+                let key = key.ok_or_else(Problem::invalid_client)?;
+                Ok(Self(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_client)?))
+            }
+            None => BearerOrKey::from_request(request, body, options).await.map(|caller| Self(caller.0)),
+        }
+    }
+}
+
 async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
     let app = app(request)?;
     if let Some(key) = app.commands.api_key(&bearer.token) {
-        let (permissions, _) = standing_of(app, key).await?.ok_or_else(Problem::invalid_token)?;
-        let actor = Actor::ApiKey { id: key.0 };
-        admit(app, request, actor)?;
-        return Ok(Authority { actor, permissions });
+        return Ok(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_token)?);
     }
     let caller = unheld(authenticate(app, request, &bearer.token).await?)?;
     Ok(Authority { actor: caller.actor(), permissions: caller.permissions })
+}
+
+/// The authority of an API key, if it is in use; counts its request.
+async fn authority_of(app: &App, request: &Request, key: ApiKeyId) -> Result<Option<Authority>, Problem> {
+    let Some((permissions, _)) = standing_of(app, key).await? else { return Ok(None) };
+    let actor = Actor::ApiKey { id: key.0 };
+    admit(app, request, actor)?;
+    Ok(Some(Authority { actor, permissions }))
 }
 
 async fn enrolling(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {

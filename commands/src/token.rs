@@ -18,6 +18,8 @@ use zeroize::Zeroizing;
 
 /// `typ` of an access token (RFC 9068, section 2.1).
 const TYP: &str = "at+jwt";
+/// The `client_id` of every token.
+pub const CLIENT: &str = "first-party";
 /// Clocks of different machines differ by no more than this.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 /// Longest token that is looked at, in bytes.
@@ -34,6 +36,9 @@ pub struct Claims {
     pub sub: AccountId,
     /// The session.
     pub sid: SessionId,
+    /// The client that asked for it (RFC 9068, section 2.2): clients are not registered, and all have one name.
+    #[serde(default)]
+    pub client_id: String,
     /// The token's own id.
     pub jti: Uuid,
     /// Issued at, seconds since 1970.
@@ -198,6 +203,12 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self { keys, issuer, audience, lifetime }) }
     }
 
+    /// `iss` of its tokens.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     /// How long a token lives.
     #[must_use]
     pub const fn lifetime(&self) -> TimeDelta {
@@ -220,6 +231,7 @@ impl KeyRing {
             aud: self.audience.clone(),
             sub: grant.account,
             sid: grant.session,
+            client_id: CLIENT.to_owned(),
             jti,
             iat: now.timestamp(),
             exp: grant.expires_at.timestamp(),

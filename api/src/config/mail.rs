@@ -146,6 +146,13 @@ impl Reader {
         }
     }
 
+    /// `iss` of access tokens: services that know it alone find the keys from there, where people reach this service.
+    pub(super) fn issuer(&mut self) -> String {
+        let public_url = self.optional("FULEXO_PUBLIC_URL");
+        let default = public_url.as_deref().map_or("https://api.fulexo.com", |url| url.trim_end_matches('/'));
+        self.text("FULEXO_ISSUER", default)
+    }
+
     fn public_url(&mut self, environment: Environment) -> Option<String> {
         let (name, text) = match (self.optional("FULEXO_PUBLIC_URL"), self.optional("FULEXO_ISSUER")) {
             (Some(url), _) => ("FULEXO_PUBLIC_URL", url),

@@ -148,7 +148,7 @@ impl Config {
             nats_credentials: reader.optional("NATS_CREDS"),
             nats_replicas: reader.nats_replicas(),
             feed: reader.feed(),
-            issuer: reader.text("FULEXO_ISSUER", "https://api.fulexo.com"),
+            issuer: reader.issuer(),
             audience: reader.text("FULEXO_AUDIENCE", "fulexo"),
             signing_keys: reader.signing_keys(environment, &read_file),
             access_lifetime: reader.duration("JWT_EXPIRES_IN", "1h", TimeDelta::minutes(1), TimeDelta::hours(24)),

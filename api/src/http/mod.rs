@@ -5,8 +5,10 @@
 
 mod authority;
 mod bad_input;
+pub mod basic;
 mod body_budget;
 mod body_limit;
+pub mod cached;
 mod client_address;
 mod connections;
 pub mod cookies;

@@ -97,6 +97,14 @@ impl Problem {
         Self::of(Kind::InvalidToken).with_challenge("Bearer error=\"invalid_token\"")
     }
 
+    /// 401: what came by HTTP Basic is not an API key that is in use (RFC 6749, section 5.2; RFC 7617, section 2).
+    pub fn invalid_client() -> Self {
+        Self::of(Kind::InvalidToken)
+            .with_code("invalid_client")
+            .with_detail("Send the id of an API key as the user, and its secret as the password.")
+            .with_challenge("Basic realm=\"fulexo\", charset=\"UTF-8\"")
+    }
+
     /// 403: the call needs a session elevated by step-up.
     pub fn step_up_required() -> Self {
         Self::of(Kind::StepUpRequired)

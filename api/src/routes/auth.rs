@@ -20,7 +20,7 @@ use super::input::Input;
 use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
 use crate::answer::{NoContent, Recorded};
 use crate::caller::{
-    BearerOrKey, HeldBearer, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
+    HeldBearer, Introspector, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
 };
 use crate::clock;
 use crate::http::cookies::{ByCookie, Cookie};
@@ -139,6 +139,8 @@ struct Introspected {
     sub: Option<Uuid>,
     /// The session.
     sid: Option<Uuid>,
+    /// The client that the token was issued to.
+    client_id: Option<String>,
     iss: Option<String>,
     aud: Option<String>,
     jti: Option<Uuid>,
@@ -318,12 +320,13 @@ impl Auth {
     /// Introspect a token (RFC 7662).
     ///
     /// For services that are handed access tokens or API keys by others. Needs `tokens.introspect`, which an API key may
-    /// have.
+    /// have. A key may be presented by HTTP Basic, too (RFC 6749, section 2.3.1): its id as the user, its secret as the
+    /// password.
     #[oai(path = "/introspect", method = "post", operation_id = "introspect_token")]
     async fn introspect(
         &self,
         request: &Request,
-        caller: BearerOrKey,
+        caller: Introspector,
         body: FormBody<Introspection>,
     ) -> Result<Json<Introspected>, Problem> {
         caller.0.require(Permission::TokensIntrospect)?;
@@ -358,6 +361,7 @@ impl Auth {
             token_type: Some("Bearer".to_owned()),
             sub: Some(claims.sub.0),
             sid: Some(claims.sid.0),
+            client_id: Some(claims.client_id.clone()),
             iss: Some(claims.iss.clone()),
             aud: Some(claims.aud.clone()),
             jti: Some(claims.jti),

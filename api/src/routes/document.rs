@@ -158,6 +158,8 @@ const ROLE: &str = "^[a-z][a-z0-9_-]{0,62}$";
 
 /// The one scheme: every token comes the same way.
 const BEARER: &str = "bearerAuth";
+/// The scheme of introspection beside it.
+const BASIC: &str = "basicAuth";
 /// The pointer to all schemas.
 const SCHEMAS: &str = "#/components/schemas/";
 
@@ -204,9 +206,14 @@ pub fn complete(document: &str) -> serde_json::Result<String> {
         "description": "An access token, or what the operation says it takes in the place of one: the secret of an API key, \
                         or the `challenge_token` of a login that is not over.",
     });
+    let basic = json!({
+        "type": "http",
+        "scheme": "basic",
+        "description": "The id of an API key and its secret, each written as in a form (RFC 6749, section 2.3.1).",
+    });
     if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
         components.insert("responses".to_owned(), Value::Object(refusals));
-        components.insert("securitySchemes".to_owned(), json!({BEARER: scheme}));
+        components.insert("securitySchemes".to_owned(), json!({BEARER: scheme, BASIC: basic}));
     }
     forget_unused(&mut document);
     if let Some(tags) = document.get_mut("tags").and_then(Value::as_array_mut) {
@@ -344,6 +351,7 @@ fn complete_operation(operation: &mut Value) {
     operation.get_mut("requestBody").map(name_json);
     let scheme = operation.pointer("/security/0").and_then(Value::as_object).and_then(|scheme| scheme.keys().next());
     let (security, taken) = match scheme {
+        Some(scheme) if scheme == "Introspector" => (json!([{BEARER: []}, {BASIC: []}]), taken_as_well(scheme)),
         Some(scheme) => (json!([{BEARER: []}]), taken_as_well(scheme)),
         None => (json!([]), None),
     };
@@ -357,7 +365,7 @@ fn complete_operation(operation: &mut Value) {
 /// The credentials that an operation takes beside the access token of a session, by its extractor (`caller.rs`).
 fn taken_as_well(scheme: &str) -> Option<&'static str> {
     Some(match scheme {
-        "BearerOrKey" => "Takes the secret of an API key, too.",
+        "BearerOrKey" | "Introspector" => "Takes the secret of an API key, too.",
         "HeldBearer" => "Takes the access token of a session that waits for a step-up, too.",
         "Enrolling" => "Takes the `challenge_token` of a login with status `second_factor_enrolment_required`, too.",
         "ChangingPassword" => "Takes the `challenge_token` of a login with status `password_change_required`, too.",

@@ -1,4 +1,4 @@
-//! Whether the service works, its figures, and the public halves of its keys.
+//! Whether the service works, and its figures.
 
 use std::time::Duration;
 
@@ -126,23 +126,6 @@ enum Scraped {
     Ok(PlainText<String>),
 }
 
-#[derive(Object)]
-struct KeySet {
-    keys: Vec<PublicKey>,
-}
-
-/// RFC 7517, section 4.
-#[derive(Object)]
-struct PublicKey {
-    kty: String,
-    #[oai(rename = "use")]
-    usage: String,
-    alg: String,
-    kid: String,
-    n: String,
-    e: String,
-}
-
 impl NodeHealth {
     fn of(node: NodeStatus) -> Self {
         let status = if node.is_up { Status::Ok } else { Status::Degraded };
@@ -239,21 +222,5 @@ impl Health {
             feed: app.feed.as_ref().map(|feed| feed.counts()),
         };
         Ok(Scraped::Ok(PlainText(exposition(&figures))))
-    }
-
-    /// Get the public keys of access tokens.
-    ///
-    /// A JWK Set (RFC 7517); empty where tokens are signed with HS256.
-    #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "get_jwks")]
-    async fn jwks(&self, request: &Request) -> Result<Json<KeySet>, Problem> {
-        let keys = app(request)?.commands.keys().jwks().into_iter().map(|key| PublicKey {
-            kty: key.kty.to_owned(),
-            usage: key.r#use.to_owned(),
-            alg: key.alg.to_owned(),
-            kid: key.kid,
-            n: key.n,
-            e: key.e,
-        });
-        Ok(Json(KeySet { keys: keys.collect() }))
     }
 }

@@ -20,6 +20,7 @@ mod roles;
 mod security;
 mod sessions;
 mod tokens;
+mod well_known;
 
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ type Apis = Operations<(
     audit::Audit,
     security::Security,
     health::Health,
+    well_known::WellKnown,
 )>;
 
 fn service() -> OpenApiService<Apis, ()> {
@@ -93,6 +95,7 @@ fn service() -> OpenApiService<Apis, ()> {
         audit::Audit,
         security::Security,
         health::Health,
+        well_known::WellKnown,
     );
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
         .contact(ContactObject::new().name("Fulexo"))

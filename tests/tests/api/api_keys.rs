@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use fulexo_api::clock;
 use fulexo_commands::token::Grant;
@@ -481,7 +481,7 @@ async fn introspection_tells_what_a_token_is_worth_now() {
         "active": true, "token_type": "Bearer", "scope": "roles.read policy.read audit.read metrics.read", "acr": "aal1",
         "sub": ann.account, "sid": ann.session, "amr": ["pwd"], "roles": ["auditor", "customer"],
     });
-    for claim in ["iss", "aud", "jti", "exp", "iat", "auth_time"] {
+    for claim in ["iss", "client_id", "aud", "jti", "exp", "iat", "auth_time"] {
         assert!(!claims[claim].is_null());
         expected[claim] = claims[claim].clone();
     }
@@ -585,4 +585,65 @@ async fn introspection_takes_its_permission_and_a_form() {
     let typed = service.send(Method::POST, "/v1/auth/introspect", Some(&typed), &format!("token={token}")).await;
     assert_eq!(typed.json["active"], json!(true), "{typed:?}");
     assert_eq!(Uuid::parse_str(typed.json["sub"].as_str().unwrap()).unwrap(), admin.account);
+}
+
+/// A client that presents this by HTTP Basic, as it is.
+fn basic(node: &Node, id: &str, secret: &str) -> Client {
+    let encoded = STANDARD.encode(format!("{id}:{secret}"));
+    node.anonymous().with_header("authorization", &format!("Basic {encoded}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn introspection_takes_the_id_and_the_secret_of_a_key_by_basic() {
+    let node = Node::start().await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    let (service, made) = service(&node, &admin, &["tokens.introspect"]).await;
+    let (other, others) = self::service(&node, &admin, &["accounts.read"]).await;
+    let (id, secret) = (made.json["api_key_id"].as_str().unwrap(), service.access_token.as_deref().unwrap());
+    let token = ann.access_token.as_deref().unwrap();
+    let as_in_a_form = |text: &str| text.replace('-', "%2D").replace('_', "%5f");
+    let expected = introspect(&service, token).await.json;
+    assert_eq!(expected["active"], json!(true));
+    for (id, secret) in [
+        (id.to_owned(), secret.to_owned()),
+        (as_in_a_form(id), as_in_a_form(secret)),
+        (id.to_uppercase(), secret.into()),
+    ] {
+        let told = introspect(&basic(&node, &id, &secret), token).await;
+        assert_eq!((told.status, &told.json), (200, &expected), "{id}");
+    }
+    let scheme = format!("bASIC {}", STANDARD.encode(format!("{id}:{secret}")));
+    assert_eq!(introspect(&node.anonymous().with_header("authorization", &scheme), token).await.json, expected);
+
+    let (other_id, other_secret) =
+        (others.json["api_key_id"].as_str().unwrap(), other.access_token.as_deref().unwrap());
+    assert_refused(&introspect(&basic(&node, other_id, other_secret), token).await, 403, "permission_denied");
+    let altered = format!("{}A", &secret[..secret.len() - 1]);
+    for (id, secret) in [
+        (id, other_secret),
+        (other_id, secret),
+        (id, altered.as_str()),
+        (id, ""),
+        ("", secret),
+        ("billing-service", secret),
+        (secret, id),
+        (ann.email.as_str(), PASSWORD),
+        (id, token),
+        (&ann.account.to_string(), token),
+    ] {
+        let answer = introspect(&basic(&node, id, secret), token).await;
+        assert_refused(&answer, 401, "invalid_client");
+        assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"fulexo\", charset=\"UTF-8\""));
+    }
+    for value in
+        ["Basic", "Basic !", "Basic YQ==", &format!("Basic {secret}"), &format!("Basic {}", STANDARD.encode(secret))]
+    {
+        let client = node.anonymous().with_header("authorization", value);
+        assert_refused(&introspect(&client, token).await, 401, "invalid_client");
+    }
+    // Nowhere else.
+    let unread = basic(&node, other_id, other_secret).get("/v1/accounts").await;
+    assert_refused(&unread, 401, "unauthenticated");
+    assert_eq!(admin.delete_with(&path_of(&made), json!({"reason": "done"})).await.status, 200);
+    assert_refused(&introspect(&basic(&node, id, secret), token).await, 401, "invalid_client");
 }

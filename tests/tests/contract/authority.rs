@@ -9,7 +9,7 @@ use crate::{assert_problem, log_size};
 use fulexo_tests::spec::{Operation, operations};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 12] = [
+const PUBLIC: [&str; 13] = [
     "verify_email",
     "reset_password",
     "report_intrusion",
@@ -22,6 +22,7 @@ const PUBLIC: [&str; 12] = [
     "get_liveness",
     "get_metrics",
     "get_readiness",
+    "get_server_metadata",
 ];
 
 /// In place of a parameter of the path.

@@ -61,8 +61,13 @@ async fn a_query_answers_with_the_security_headers_and_no_other() {
         assert_headers(&admin.get(path).await, 200, &[JSON, ("log-position", &last)]);
     }
     assert_headers(&admin.get("/v1/auth/session").await, 200, &[JSON]);
-    for path in ["/health/live", "/health/ready", "/.well-known/jwks.json"] {
+    for path in ["/health/live", "/health/ready"] {
         assert_headers(&node.anonymous().get(path).await, 200, &[JSON]);
+    }
+    for path in ["/.well-known/jwks.json", "/.well-known/oauth-authorization-server"] {
+        let answer = node.anonymous().get(path).await;
+        let tag = answer.header("etag").unwrap().to_owned();
+        assert_headers(&answer, 200, &[JSON, ("cache-control", "public, max-age=300"), ("etag", &tag)]);
     }
     let text = ("content-type", "text/plain; version=0.0.4; charset=utf-8");
     assert_headers(&node.anonymous().get("/metrics").await, 200, &[text]);

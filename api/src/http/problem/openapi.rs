@@ -19,7 +19,7 @@ impl ApiResponse for Problem {
 /// What any operation may answer. 405 and 501 are not here: where there is an operation, the method is allowed.
 const DOCUMENTED: [(u16, &str); 12] = [
     (400, "`invalid_input`: `errors` names each member at fault. `invalid_host`: not one `Host`."),
-    (401, "`unauthenticated`, `invalid_token`, or `invalid_credentials` from a login."),
+    (401, "`unauthenticated`, `invalid_token`, `invalid_credentials` from a login, or `invalid_client` by HTTP Basic."),
     (403, "`permission_denied`, `step_up_required` for a sensitive call, or `csrf_rejected` by cookie."),
     (404, "`not_found`"),
     (406, "`not_acceptable`"),
@@ -99,6 +99,7 @@ mod tests {
             Problem::invalid_credentials(),
             Problem::unauthenticated(),
             Problem::invalid_token(),
+            Problem::invalid_client(),
             Problem::step_up_required(),
             Problem::permission_denied(),
             Problem::not_found(),
