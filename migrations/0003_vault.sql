@@ -62,6 +62,13 @@ create table vault.refresh_root (
 );
 create index refresh_root_expiry on vault.refresh_root (expires_at);
 
+-- A list of times without one of them, once.
+create function vault.without(list timestamptz[], one timestamptz) returns timestamptz[]
+    immutable parallel safe
+    language sql
+    return case when array_position(list, one) is null then list
+                else list[:array_position(list, one) - 1] || list[array_position(list, one) + 1:] end;
+
 -- Attempts, counted before they are evaluated (fulexo_domain::lockout::Counter). The key is an HMAC of what was typed
 -- in, registered or not, so that both cost the same and neither can be told from the table.
 create table vault.attempt (
@@ -71,6 +78,8 @@ create table vault.attempt (
     account_id uuid,
     -- Attempts of this window that were evaluated, or are under way.
     recent timestamptz[] not null,
+    -- Of these, the ones that are under way: whether they were right is not known yet.
+    pending timestamptz[] not null,
     -- Of the last attempt: its number in the window, or null when it was refused; whether a lock had passed before it.
     number integer,
     lock_passed boolean not null,

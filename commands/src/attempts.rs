@@ -4,13 +4,16 @@
 //! lock is held from one to the other. What the second refuses the first takes back. In this order whoever is locked has
 //! no place in the count of all, and so cannot hold it against others.
 //!
+//! Where a counter is full of attempts under way, it is not known yet whether they are guesses: one more waits for them, on
+//! whatever node they are, and is refused as `pending` if they take too long.
+//!
 //! Whoever asks for a password or a code asks here: login, second factor, step-up, change of password.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::AccountError;
 use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Counted, Factor, Verdict};
@@ -20,10 +23,11 @@ use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::Commands;
+use crate::attempt_queues::Flight;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{Idempotency, Unit};
@@ -33,6 +37,15 @@ use crate::vault::write::VaultWrite;
 
 /// Commits are acknowledged, as far as is known, for so long after one was; and how long one is waited for.
 const PULSE: Duration = Duration::from_secs(2);
+
+/// How long an attempt waits for those under way.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks at attempts that are under way at other nodes, at most.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// An attempt that has not settled for so long never will: its node is gone.
+const ABANDONED: TimeDelta = TimeDelta::seconds(30);
 
 /// Time for which the record of what was counted is insisted on.
 const PERSISTENCE: Duration = Duration::from_secs(30);
@@ -62,6 +75,10 @@ pub(crate) struct Reserved {
     account: Count,
     /// Open where both counters are.
     pub lockout: Lockout,
+    /// Whether attempts under way are all that keep it from being evaluated.
+    is_pending: bool,
+    /// What others wait for, while this is under way.
+    flights: Vec<Flight>,
 }
 
 /// What a counter says of an attempt, and how many locks in a row it had.
@@ -69,10 +86,12 @@ pub(crate) struct Reserved {
 struct Count {
     lockout: Lockout,
     locks: u32,
+    /// Whether attempts under way are among those that fill it.
+    is_pending: bool,
 }
 
 impl Count {
-    const FIRST: Self = Self { lockout: Lockout::Open { number: 1, lock_passed: false }, locks: 0 };
+    const FIRST: Self = Self { lockout: Lockout::Open { number: 1, lock_passed: false }, locks: 0, is_pending: false };
 
     const fn lock_passed(self) -> bool {
         matches!(self.lockout, Lockout::Open { lock_passed: true, .. })
@@ -91,6 +110,7 @@ impl Reserved {
     /// What to say of an attempt that was not right.
     pub fn verdict(&self, found: Option<&Found>) -> Verdict {
         match (found, self.lockout) {
+            (_, Lockout::Locked) if self.is_pending => Verdict::Pending,
             (_, Lockout::Locked) => Verdict::Locked,
             (None, Lockout::Open { .. }) => Verdict::UnknownAccount,
             (Some(_), Lockout::Open { .. }) => {
@@ -100,11 +120,11 @@ impl Reserved {
     }
 
     /// An attempt that is refused before it would be counted.
-    pub const fn uncounted(factor: Factor) -> Self {
+    pub fn uncounted(factor: Factor) -> Self {
         Self::first([0; 32], [0; 32], factor, None, DateTime::UNIX_EPOCH)
     }
 
-    const fn first(
+    fn first(
         key_hash: [u8; 32],
         account_key: [u8; 32],
         factor: Factor,
@@ -112,7 +132,8 @@ impl Reserved {
         at: DateTime<Utc>,
     ) -> Self {
         let (own, account) = (Count::FIRST, Count::FIRST);
-        Self { key_hash, account_key, factor, device, at, own, account, lockout: own.lockout }
+        let (lockout, is_pending, flights) = (own.lockout, false, Vec::new());
+        Self { key_hash, account_key, factor, device, at, own, account, lockout, is_pending, flights }
     }
 
     /// It was right: what its counter holds no longer counts, nor does this one over all devices. What others were counted
@@ -120,6 +141,17 @@ impl Reserved {
     pub const fn clear(&self) -> VaultWrite {
         let Self { key_hash, account_key, factor, at, .. } = *self;
         VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
+    }
+
+    /// It was evaluated, and counts; nothing where it was not.
+    const fn judged(&self) -> Option<VaultWrite> {
+        let Self { key_hash, account_key, factor, at, .. } = *self;
+        match self.lockout {
+            Lockout::Open { .. } => {
+                Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
+            }
+            Lockout::Locked => None,
+        }
     }
 }
 
@@ -151,6 +183,7 @@ impl Commands {
     }
 
     /// Counts an attempt on whatever `subject` names, and on the account over all devices, unless it may not be evaluated.
+    /// Waits up to [`PATIENCE`] for others that are under way.
     pub(crate) async fn reserve_attempt(
         &self,
         subject: Subject<'_>,
@@ -169,18 +202,54 @@ impl Commands {
         if !policy.enabled {
             return Ok(Reserved::first(key_hash, account_key, factor, device, now));
         }
-        let own = self.count(&key_hash, owner, factor, now, policy).await?;
-        let mut reserved =
-            Reserved { own, lockout: own.lockout, ..Reserved::first(key_hash, account_key, factor, device, now) };
+        let deadline = Instant::now() + PATIENCE;
+        let own = self.count_in_turn(&key_hash, owner, factor, now, policy, deadline).await?;
+        let mut reserved = Reserved {
+            own,
+            lockout: own.lockout,
+            is_pending: own.is_pending,
+            ..Reserved::first(key_hash, account_key, factor, device, now)
+        };
         if own.lockout != Lockout::Locked {
-            let account = self.count(&account_key, account, factor, now, &policy.of_account()).await;
+            reserved.flights.push(self.attempt_queues.flight(key_hash, factor));
+            let account = self.count_in_turn(&account_key, account, factor, now, &policy.of_account(), deadline).await;
             if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
                 insist(|| self.take_back(&key_hash, factor, now)).await?;
                 reserved.lockout = Lockout::Locked;
+            } else {
+                reserved.flights.push(self.attempt_queues.flight(account_key, factor));
             }
             reserved.account = account?;
+            reserved.is_pending = reserved.account.is_pending;
         }
         Ok(reserved)
+    }
+
+    /// Counts an attempt under this key, after those that came before; while others under way fill the counter, it waits
+    /// for them until the deadline. Where too many wait already, it does not.
+    async fn count_in_turn(
+        &self,
+        key_hash: &[u8; 32],
+        account: Option<AccountId>,
+        factor: Factor,
+        now: DateTime<Utc>,
+        policy: &LockoutPolicy,
+        deadline: Instant,
+    ) -> Result<Count, CommandError> {
+        let Some(queued) = self.attempt_queues.enter(*key_hash, factor) else {
+            return self.count(key_hash, account, factor, now, policy).await;
+        };
+        let turn = timeout_at(deadline, queued.turn()).await;
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let count = self.count(key_hash, account, factor, now, policy).await?;
+            if !count.is_pending || turn.is_err() || Instant::now() >= deadline {
+                return Ok(count);
+            }
+            // Those of this node say when they have settled; those of others are looked for.
+            let _ = timeout_at(deadline.min(Instant::now() + pause), queued.settled()).await;
+            pause = (pause * 2).min(LOOK);
+        }
     }
 
     /// Counts an attempt under this key, unless it may not be evaluated.
@@ -195,11 +264,12 @@ impl Commands {
         // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
         let row = sqlx::query!(
             "insert into vault.attempt as a
-                 (key_hash, factor, account_id, recent, number, lock_passed, window_ends_at, locks)
-             values ($1, $2, $3, array[$4::timestamptz], 1, false, $4 + $5, 0)
+                 (key_hash, factor, account_id, recent, pending, number, lock_passed, window_ends_at, locks)
+             values ($1, $2, $3, array[$4::timestamptz], array[$4::timestamptz], 1, false, $4 + $5, 0)
              on conflict on constraint attempt_pkey do update
-             set (recent, number, lock_passed, locked_until, locks, window_ends_at) = (
+             set (recent, pending, number, lock_passed, locked_until, locks, window_ends_at) = (
                  select case when held then a.recent when filled then kept else kept || $4::timestamptz end,
+                        case when held or filled then under_way else under_way || $4::timestamptz end,
                         case when held or filled then null else cardinality(kept) + 1 end,
                         a.locked_until is not null and not held and not forgotten,
                         case when held then a.locked_until end,
@@ -209,16 +279,19 @@ impl Commands {
                               $4 >= greatest(a.window_ends_at, a.locked_until) + $7::interval as forgotten,
                               case when a.locked_until is null
                                    then array(select t from unnest(a.recent) t where t > $4 - $5)
-                                   else array[]::timestamptz[] end as kept) now,
+                                   else array[]::timestamptz[] end as kept,
+                              array(select t from unnest(a.pending) t where t > $4 - $8::interval) as under_way) now,
                       lateral (select cardinality(kept) >= $6 as filled) judged)
-             returning number, lock_passed, locks",
+             returning number, lock_passed, locks,
+                       number is null and locked_until is null and pending <> '{}' as \"is_pending!\"",
             key_hash.as_slice(),
             factor.as_str(),
             account.map(|account| account.0),
             now,
             interval(policy.window),
             i32::try_from(policy.threshold).unwrap_or(i32::MAX),
-            interval(FORGOTTEN_AFTER)
+            interval(FORGOTTEN_AFTER),
+            interval(ABANDONED)
         )
         .fetch_one(&self.pool)
         .await?;
@@ -226,14 +299,14 @@ impl Commands {
             Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
             None => Lockout::Locked,
         };
-        Ok(Count { lockout, locks: row.locks.unsigned_abs() })
+        Ok(Count { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
     }
 
     /// fulexo_domain::lockout::Counter::take_back.
     async fn take_back(&self, key_hash: &[u8; 32], factor: Factor, at: DateTime<Utc>) -> Result<(), CommandError> {
         sqlx::query!(
             "update vault.attempt
-             set recent = recent[:array_position(recent, $3) - 1] || recent[array_position(recent, $3) + 1:]
+             set recent = vault.without(recent, $3), pending = vault.without(pending, $3)
              where key_hash = $1 and factor = $2 and array_position(recent, $3) is not null",
             key_hash.as_slice(),
             factor.as_str(),
@@ -325,6 +398,9 @@ impl Commands {
             None => self.vault.period_key(context.now).await?,
         };
         let mut unit = self.unit(context).sealing(Some((key, network_facts(context))));
+        if let Some(judged) = attempt.judged() {
+            unit.vault(judged);
+        }
         let events = self.decide_attempt(attempt, verdict, context.now);
         for event in &events {
             if let AuthenticationEvent::LockedOut { until, nth, scope, .. } = event {

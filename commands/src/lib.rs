@@ -6,6 +6,7 @@
 mod accounts;
 mod administration;
 pub mod api_keys;
+mod attempt_queues;
 mod attempts;
 mod challenge;
 pub mod context;
@@ -51,6 +52,7 @@ pub use self::retention::{Retention, Swept};
 pub use self::second_factor::{Enrolment, RecoveryCodes};
 pub use self::sessions::Tokens;
 pub use self::step_up::Evidence;
+use crate::attempt_queues::AttemptQueues;
 use crate::log::EventLog;
 use crate::password_hash::{Party, PasswordHasher};
 use crate::token::KeyRing;
@@ -72,6 +74,7 @@ pub struct Commands {
     /// Woken when sessions were taken away whose ends are not recorded yet.
     ends_due: Notify,
     budget: Option<Arc<dyn Budget>>,
+    attempt_queues: Arc<AttemptQueues>,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
@@ -110,8 +113,22 @@ impl Commands {
         is_current: IsCurrent,
         epoch: Epoch,
     ) -> Self {
-        let (pulse, mails, budget, ends_due) = (Pulse::default(), false, None, Notify::new());
-        Self { pool, log, vault, hasher, keys, first_policy, policy, is_current, epoch, pulse, mails, budget, ends_due }
+        Self {
+            pool,
+            log,
+            vault,
+            hasher,
+            keys,
+            first_policy,
+            policy,
+            is_current,
+            epoch,
+            pulse: Pulse::default(),
+            mails: false,
+            ends_due: Notify::new(),
+            budget: None,
+            attempt_queues: Arc::default(),
+        }
     }
 
     /// Of a node that looks several times a second whether commits are acknowledged.

@@ -217,6 +217,8 @@ pub enum FailureReason {
     WrongCode,
     /// Not evaluated: too many failures before.
     Locked,
+    /// Not evaluated: as many attempts as may be evaluated were under way, and not over in time.
+    Pending,
     /// The factor was right, but the account is suspended.
     Suspended,
     /// The login that the code belongs to is too long ago.
@@ -251,6 +253,8 @@ pub enum Verdict {
     UnknownAccount,
     /// Locked before this attempt; it was not evaluated.
     Locked,
+    /// As many attempts as may be evaluated were under way; it was not evaluated.
+    Pending,
     /// Evaluated and right, of an account that nobody may use.
     Suspended,
     /// Too late: not evaluated.
@@ -318,6 +322,7 @@ impl Aggregate for Authentication {
         match verdict {
             Verdict::UnknownAccount => events.push(failed(FailureReason::UnknownAccount)),
             Verdict::Locked => events.push(failed(FailureReason::Locked)),
+            Verdict::Pending => events.push(failed(FailureReason::Pending)),
             Verdict::Suspended => events.push(failed(FailureReason::Suspended)),
             Verdict::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
             Verdict::Lockdown => events.push(failed(FailureReason::Lockdown)),
@@ -386,6 +391,7 @@ mod tests {
             .when(attempt(Verdict::UnknownAccount))
             .then([failed(FailureReason::UnknownAccount)]);
         given::<Authentication>([]).when(attempt(Verdict::Locked)).then([failed(FailureReason::Locked)]);
+        given::<Authentication>([]).when(attempt(Verdict::Pending)).then([failed(FailureReason::Pending)]);
         given::<Authentication>([]).when(attempt(wrong(4, 0))).then([failed(FailureReason::WrongPassword)]);
         let code = Attempt { factor: Factor::SecondFactor, ..attempt(wrong(1, 0)) };
         given::<Authentication>([]).when(code).then([AuthenticationEvent::Failed {

@@ -4,7 +4,8 @@
 //! by that of the account over all devices. It is evaluated where neither is full. Each counter holds the times of the attempts that were evaluated, or are under way, within the window, and the lock
 //! that they led to. An attempt is counted before it is evaluated, so parallel guesses cannot slip past the threshold:
 //! at no time have more than `threshold` attempts of one window been evaluated. The write side keeps the same counter in
-//! a row of Postgres and moves it by one statement; `commands` tests that both agree.
+//! a row of Postgres and moves it by one statement; tests hold both against each other. It also knows which attempts are
+//! under way: while these fill a counter, another one waits a moment before it is refused.
 
 use chrono::{DateTime, TimeDelta, Utc};
 

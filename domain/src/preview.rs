@@ -1,7 +1,7 @@
 //! What another lockout policy would have done: the recorded attempts, counted again under it.
 //!
 //! It counts with the same [`Counter`] that decides today. What it cannot know, it says: an attempt that was refused
-//! unseen (`locked`) was right or wrong, and counts as wrong here, for nobody evaluated it.
+//! unseen (`locked`, `pending`) was right or wrong, and counts as wrong here, for nobody evaluated it.
 
 use std::collections::HashMap;
 
@@ -203,7 +203,7 @@ impl Preview {
             AuthenticationEvent::Failed { factor, reason, device } => {
                 let seen = match reason {
                     FailureReason::WrongPassword | FailureReason::WrongCode => Seen::Wrong,
-                    FailureReason::Locked => Seen::Unseen,
+                    FailureReason::Locked | FailureReason::Pending => Seen::Unseen,
                     FailureReason::Suspended | FailureReason::Lockdown => Seen::Stopped,
                     FailureReason::UnknownAccount | FailureReason::ExpiredChallenge => return,
                 };

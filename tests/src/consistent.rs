@@ -267,7 +267,10 @@ impl Log {
                         | FailureReason::WrongPassword
                         | FailureReason::WrongCode
                         | FailureReason::Suspended => true,
-                        FailureReason::Locked | FailureReason::ExpiredChallenge | FailureReason::Lockdown => false,
+                        FailureReason::Locked
+                        | FailureReason::Pending
+                        | FailureReason::ExpiredChallenge
+                        | FailureReason::Lockdown => false,
                     };
                     if is_counted {
                         counters.entry(counted(account, *factor, device.as_ref())).or_default().0 += 1;

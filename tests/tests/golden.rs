@@ -84,6 +84,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", failed(Password, FailureReason::WrongPassword)),
         ("unknown_account", failed(Password, FailureReason::UnknownAccount)),
         ("locked", failed(Password, FailureReason::Locked)),
+        ("pending", failed(Password, FailureReason::Pending)),
         ("suspended", failed(Password, FailureReason::Suspended)),
         ("wrong_code", failed(SecondFactor, FailureReason::WrongCode)),
         ("expired_challenge", failed(SecondFactor, FailureReason::ExpiredChallenge)),
@@ -214,6 +215,7 @@ fn stands_among_the_samples(event: &Event) {
                     | FailureReason::WrongCode
                     | FailureReason::UnknownAccount
                     | FailureReason::Locked
+                    | FailureReason::Pending
                     | FailureReason::Suspended
                     | FailureReason::ExpiredChallenge
                     | FailureReason::Lockdown,

@@ -70,6 +70,17 @@ pub enum VaultWrite {
         /// When it was counted.
         at: DateTime<Utc>,
     },
+    /// An attempt that was evaluated and counts: nobody waits for it any more.
+    WrongAttempt {
+        /// HMAC of what was typed in, or of the device.
+        key_hash: [u8; 32],
+        /// HMAC that the counter over all devices has.
+        account_key: [u8; 32],
+        /// The factor's name.
+        factor: &'static str,
+        /// When it was counted.
+        at: DateTime<Utc>,
+    },
     /// What was counted under this key no longer counts.
     ClearAttempts {
         /// HMAC of what was typed in.
@@ -218,7 +229,8 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
             }
             VaultWrite::Lock { key_hash, factor, until, nth } => {
                 sqlx::query!(
-                    "update vault.attempt set recent = array[]::timestamptz[], locked_until = $3, locks = $4
+                    "update vault.attempt
+                     set recent = array[]::timestamptz[], pending = array[]::timestamptz[], locked_until = $3, locks = $4
                      where key_hash = $1 and factor = $2",
                     key_hash,
                     factor,
@@ -321,8 +333,20 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 sqlx::query!(
                     "with own as (delete from vault.attempt where key_hash = $1 and factor = $3)
                      update vault.attempt
-                     set recent = recent[:array_position(recent, $4) - 1] || recent[array_position(recent, $4) + 1:]
+                     set recent = vault.without(recent, $4), pending = vault.without(pending, $4)
                      where key_hash = $2 and factor = $3 and array_position(recent, $4) is not null",
+                    key_hash,
+                    account_key,
+                    factor,
+                    at
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+            VaultWrite::WrongAttempt { key_hash, account_key, factor, at } => {
+                sqlx::query!(
+                    "update vault.attempt set pending = vault.without(pending, $4)
+                     where key_hash in ($1, $2) and factor = $3 and array_position(pending, $4) is not null",
                     key_hash,
                     account_key,
                     factor,

@@ -73,6 +73,7 @@ fn said(leaf: &Value) -> Option<Said> {
     let number = |name: &str| u32::try_from(data[name].as_u64().unwrap()).unwrap();
     Some(match leaf["type"].as_str().unwrap() {
         "authentication.failed" if data["reason"] == "locked" => Said::Refused("locked"),
+        "authentication.failed" if data["reason"] == "pending" => Said::Refused("pending"),
         "authentication.failed" if data["reason"] == "wrong_password" => Said::Refused("wrong_password"),
         "authentication.succeeded" => Said::Succeeded,
         "authentication.lock_lifted" if data["by"] == "expired" => Said::Lifted("expired"),

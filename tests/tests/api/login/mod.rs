@@ -5,6 +5,7 @@
 
 mod lockout;
 mod origin;
+mod parallel;
 mod passwords;
 mod privacy;
 mod refresh;
