@@ -28,6 +28,9 @@ use crate::vault::write::VaultWrite;
 pub enum MailKind {
     /// A way to a new password, which somebody asked for.
     PasswordReset,
+    /// That there is no way to a new password while the account is suspended. Takes the place of a way to one when it is
+    /// sent.
+    ResetWhileSuspended,
     /// A way to a new password, after the owner said that somebody else got in.
     IntrusionReported,
     /// Whether the address is the owner's.
@@ -48,8 +51,9 @@ pub enum MailKind {
 
 impl MailKind {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PasswordReset,
+        Self::ResetWhileSuspended,
         Self::IntrusionReported,
         Self::EmailVerification,
         Self::NewDevice,
@@ -113,7 +117,7 @@ impl MailKind {
     const fn most(self) -> i64 {
         match self {
             Self::LockedOut => 1,
-            Self::PasswordReset | Self::EmailVerification => MOST_ASKED_FOR,
+            Self::PasswordReset | Self::ResetWhileSuspended | Self::EmailVerification => MOST_ASKED_FOR,
             Self::NewDevice => 10,
             // Only the owner, or who acts as they, makes these happen.
             Self::IntrusionReported
@@ -127,7 +131,7 @@ impl MailKind {
     /// What its token is for.
     pub(crate) const fn purpose(self) -> LinkPurpose {
         match self {
-            Self::PasswordReset | Self::IntrusionReported => LinkPurpose::PasswordReset,
+            Self::PasswordReset | Self::ResetWhileSuspended | Self::IntrusionReported => LinkPurpose::PasswordReset,
             Self::EmailVerification => LinkPurpose::EmailVerification,
             Self::NewDevice
             | Self::LockedOut
@@ -143,6 +147,7 @@ impl MailKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PasswordReset => "password_reset",
+            Self::ResetWhileSuspended => "reset_while_suspended",
             Self::IntrusionReported => "intrusion_reported",
             Self::EmailVerification => "email_verification",
             Self::NewDevice => "new_device",
@@ -412,6 +417,13 @@ impl Commands {
         let Some(profile) = self.profile(account).await? else { return Ok(None) };
         let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == waiting.kind);
         let kind = kind.ok_or_else(|| CommandError::Internal("a mail of an unknown kind".to_owned()))?;
+        let kind = match kind.purpose() {
+            // Judged now: a link that would be refused is not sent.
+            LinkPurpose::PasswordReset if self.account_state(account).await?.0.suspended => {
+                MailKind::ResetWhileSuspended
+            }
+            LinkPurpose::PasswordReset | LinkPurpose::EmailVerification | LinkPurpose::NotMe => kind,
+        };
         let text = key.open(&sealed_as(waiting.mail_id), &waiting.sealed)?;
         Ok(Some((kind, profile.email, serde_json::from_slice(&text)?)))
     }

@@ -36,7 +36,10 @@ pub fn letter(public_url: &str, mail: &Facts<'_>) -> (String, String) {
             text.push_str(&line(name, &value));
         }
     }
-    text.push_str(&format!("\n{}\n\n{public_url}/account/{}#token={}\n\n", words.lead, words.page, mail.token));
+    text.push_str(&format!("\n{}\n\n", words.lead));
+    if let Some(page) = words.page {
+        text.push_str(&format!("{public_url}/account/{page}#token={}\n\n", mail.token));
+    }
     text.push_str(words.end);
     text.push('\n');
     (words.subject.to_owned(), text)
@@ -46,17 +49,17 @@ struct Words {
     subject: &'static str,
     /// What happened.
     what: &'static str,
-    /// What the link is for.
+    /// What the link is for; without one, what else to do.
     lead: &'static str,
-    /// Below `/account/`.
-    page: &'static str,
+    /// Where the link leads, below `/account/`.
+    page: Option<&'static str>,
     /// For how long, and what if not.
     end: &'static str,
 }
 
 impl Words {
     const fn notice(subject: &'static str, what: &'static str) -> Self {
-        Self { subject, what, lead: WAS_THIS_YOU, page: "not-me", end: NOT_ME_END }
+        Self { subject, what, lead: WAS_THIS_YOU, page: Some("not-me"), end: NOT_ME_END }
     }
 }
 
@@ -71,16 +74,25 @@ fn words(kind: MailKind) -> Words {
             subject: "Choose a new password",
             what: "Somebody asked for a new password for your account. Your password has not\nbeen changed.",
             lead: "If it was you, choose the new password here:",
-            page: "reset-password",
+            page: Some("reset-password"),
             end: "The link works once, within 30 minutes.\n\nIf it was not you, you need not do anything: your password \
                   stays as\nit is. Do not pass the link on.",
+        },
+        MailKind::ResetWhileSuspended => Words {
+            subject: "Your account is suspended",
+            what: "A new password was asked for, but your account is suspended: nobody can log in\nto it, and its password \
+                   cannot be changed.",
+            lead: "If you need the account, ask an administrator of this service to reinstate it,\nand then ask for a new \
+                   password again.",
+            page: None,
+            end: "If it was not you who asked, you need not do anything.",
         },
         MailKind::IntrusionReported => Words {
             subject: "Your account is closed to others",
             what: "You told us that somebody else got into your account. Everybody is logged\nout, and the old password opens \
                    nothing any more.",
             lead: "Choose a new password here:",
-            page: "reset-password",
+            page: Some("reset-password"),
             end: "The link works once, within 30 minutes; after that, ask for another one.\n\nThen look at the second \
                   factor of your account: if it is not yours, ask an\nadministrator to reset it.",
         },
@@ -88,7 +100,7 @@ fn words(kind: MailKind) -> Words {
             subject: "Confirm your e-mail address",
             what: "This address was given for an account. Please confirm that it is yours.",
             lead: "If you gave it, confirm it here:",
-            page: "verify-email",
+            page: Some("verify-email"),
             end: "The link works once, within 24 hours.\n\nIf you did not, you need not do anything: the address then \
                   stays\nunconfirmed.",
         },
@@ -185,10 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn every_mail_has_its_link_once_and_says_how_long_it_is_good() {
+    fn every_mail_has_its_link_once_and_says_how_long_it_is_good_or_has_none() {
         for kind in MailKind::ALL {
             let (subject, text) = written(kind, Some("2001:db8::1"), Some(CHROME));
+            assert!(subject.len() < 60 && subject.is_ascii(), "{subject}");
             let (page, life) = match kind {
+                MailKind::ResetWhileSuspended => {
+                    assert!(!text.contains("://") && !text.contains("abc_-123"), "{text}");
+                    assert!(text.contains("ask an administrator"), "{text}");
+                    continue;
+                }
                 MailKind::PasswordReset | MailKind::IntrusionReported => ("reset-password", "30 minutes"),
                 MailKind::EmailVerification => ("verify-email", "24 hours"),
                 MailKind::NewDevice
@@ -205,7 +223,6 @@ mod tests {
             assert!(text.contains("works once") && text.contains(life), "{text}");
             // Whoever has asked for it has something to do.
             assert_ne!(text.contains("need not do anything"), kind == MailKind::IntrusionReported, "{text}");
-            assert!(subject.len() < 60 && subject.is_ascii(), "{subject}");
         }
     }
 

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use fulexo_commands::CommandError;
 use fulexo_domain::password::Password;
-use fulexo_tests::{Authenticator, Client, leaves, operator};
+use fulexo_tests::{Authenticator, Client, Mail, leaves, operator};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
@@ -45,6 +45,25 @@ async fn nobody_is_told_whether_there_is_an_account() {
     }
     post.mailbox.expect(&known, "reset-password").await;
     assert!(post.mailbox.to("nobody@example.com").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_suspended_account_the_mail_says_so_and_has_no_link() {
+    let post = Post::start().await;
+    let (email, account) = post.register().await;
+    let admin = post.node.admin().await;
+    let path = format!("/v1/accounts/{account}");
+    assert_eq!(admin.post(&format!("{path}/suspend"), json!({"reason": "r"})).await.status, 200);
+    post.ask_for_reset(&email).await;
+    let is_said = |mail: &Mail| mail.header("Subject").as_deref() == Some("Your account is suspended");
+    eventually("a mail", async || post.mailbox.to(&email).iter().any(is_said)).await;
+    for mail in post.mailbox.to(&email) {
+        assert!(!mail.leads_to("reset-password"), "{}", mail.data);
+        assert!(!is_said(&mail) || !mail.text().contains("://"), "{}", mail.data);
+    }
+    assert_eq!(admin.post(&format!("{path}/reinstate"), json!({"reason": "r"})).await.status, 200);
+    let token = post.reset_token(&email).await;
+    assert_eq!(post.confirm(&token, NEW).await.status, 204);
 }
 
 #[tokio::test(flavor = "multi_thread")]
