@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{App, StartError, failed};
-use crate::config::Config;
+use crate::config::{Config, Environment};
 use crate::http::EdgeOptions;
 use crate::http::cors::Origins;
 use crate::http::listener::{self, ListenerOptions};
@@ -24,6 +24,7 @@ pub(super) struct Listen {
     redirect: Option<SocketAddr>,
     trusted_proxies: Vec<IpNet>,
     origins: Origins,
+    has_front_page: bool,
 }
 
 impl Listen {
@@ -35,6 +36,7 @@ impl Listen {
             redirect: config.http_port.map(|port| (config.bind, port).into()),
             trusted_proxies: std::mem::take(&mut config.trusted_proxies),
             origins: std::mem::take(&mut config.origins),
+            has_front_page: config.environment == Environment::Development,
         }
     }
 }
@@ -50,7 +52,7 @@ pub(super) struct Listening {
 
 impl Listening {
     pub async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
-        let Listen { address, tls, redirect, trusted_proxies, origins } = listen;
+        let Listen { address, tls, redirect, trusted_proxies, origins, has_front_page } = listen;
         let acceptor = bind(address).await?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
         // Where nobody is limited by address, nobody's connections are.
@@ -63,8 +65,8 @@ impl Listening {
         };
         let (limits, tasks) = (app.limits.clone(), app.tasks.clone());
         let edge = EdgeOptions { trusted_proxies, origins, limits, tasks, ..EdgeOptions::default() };
-        let endpoint =
-            crate::routes::endpoint(Arc::clone(app), edge).map_err(|error| failed("the docs page", &error))?;
+        let endpoint = crate::routes::endpoint(Arc::clone(app), edge, has_front_page)
+            .map_err(|error| failed("the docs page", &error))?;
         let options = bounds(ListenerOptions::default().max_connections);
         let (stop_http, stopped) = watch::channel(false);
         let mut http = JoinSet::new();

@@ -16,6 +16,7 @@ pub mod cors;
 pub mod docs;
 pub mod files;
 pub mod form_body;
+pub mod front_page;
 mod headers;
 pub mod json_body;
 pub mod listener;

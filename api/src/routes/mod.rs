@@ -29,7 +29,7 @@ use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject, T
 
 use crate::app::App;
 use crate::http::docs::MissingSwaggerUi;
-use crate::http::{EdgeOptions, Operations, docs, files, pages, stack};
+use crate::http::{EdgeOptions, Operations, docs, files, front_page, pages, stack};
 
 /// How the documentation groups operations.
 #[derive(Tags)]
@@ -124,14 +124,16 @@ pub fn spec() -> String {
     document::complete(&document).unwrap_or(document)
 }
 
-/// The whole HTTP service.
+/// The whole HTTP service. With a front page, `/` leads to the documentation.
 ///
 /// # Errors
 /// When the docs page cannot be made.
 pub fn endpoint(
     app: Arc<App>,
     edge: EdgeOptions,
+    has_front_page: bool,
 ) -> Result<impl Endpoint<Output = Response> + 'static, MissingSwaggerUi> {
     let files = docs::files(spec())?.into_iter().chain(pages::files());
-    Ok(stack(files::beside(service(), files).data(app), edge))
+    let app = files::beside(service(), files).data(app);
+    Ok(stack(front_page::before(app, has_front_page), edge))
 }

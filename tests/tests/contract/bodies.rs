@@ -12,10 +12,18 @@ use fulexo_tests::spec::{document, operations};
 const REGISTER: &str = "/v1/auth/register";
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_front_page_leads_to_the_documentation_in_development() {
+    let node = Node::start().await;
+    let answer = node.anonymous().get("/").await;
+    assert_eq!((answer.status, answer.header("location")), (302, Some("/docs")), "{answer:?}");
+    assert_eq!(node.anonymous().get("/docs").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_a_problem() {
     let node = Node::start().await;
     let nobody = node.anonymous();
-    for path in ["/", "/v1", "/v1/", "/v2/me", "/v1/me/nothing", "/v1/accounts/x/y/z", "//v1/me", "/%00"] {
+    for path in ["/v1", "/v1/", "/v2/me", "/v1/me/nothing", "/v1/accounts/x/y/z", "//v1/me", "/%00"] {
         assert_problem(&nobody.get(path).await, 404, "not_found");
     }
 }
