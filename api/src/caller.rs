@@ -128,7 +128,7 @@ impl Caller {
     /// # Errors
     /// 403 without the permission.
     pub fn require(&self, permission: Permission) -> Result<(), Problem> {
-        if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::permission_denied()) }
+        if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::lacks(permission)) }
     }
 
     /// # Errors
@@ -142,7 +142,7 @@ impl Authority {
     /// # Errors
     /// 403 without the permission.
     pub fn require(&self, permission: Permission) -> Result<(), Problem> {
-        if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::permission_denied()) }
+        if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::lacks(permission)) }
     }
 }
 

@@ -12,6 +12,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use fulexo_domain::permission::Permission;
 use poem::Response;
 use poem::error::ResponseError;
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -47,6 +48,10 @@ struct Parts {
     header: Option<(HeaderName, HeaderValue)>,
     standing: Option<Standing>,
     position: Option<u64>,
+    /// The permission that the caller lacks.
+    permission: Option<Permission>,
+    /// The quota that is spent.
+    quota: Option<&'static str>,
     cause: Option<String>,
 }
 
@@ -115,6 +120,14 @@ impl Problem {
         Self::of(Kind::PermissionDenied)
     }
 
+    /// 403: the caller is known and lacks this permission.
+    pub fn lacks(permission: Permission) -> Self {
+        let mut problem = Self::of(Kind::PermissionDenied)
+            .with_detail(format!("This needs the permission `{}`.", permission.as_str()));
+        problem.0.permission = Some(permission);
+        problem
+    }
+
     /// 403: it came by cookie, without the token that only the session's own page knows, or from another origin's page.
     pub fn csrf_rejected() -> Self {
         Self::of(Kind::PermissionDenied)
@@ -173,6 +186,13 @@ impl Problem {
     /// 429: too many calls; `retry_after` is rounded up to whole seconds, at least one.
     pub fn rate_limited(retry_after: Duration) -> Self {
         Self::of(Kind::RateLimited).with_retry_after(retry_after)
+    }
+
+    /// With the quota that is spent, as configuration and headers name it.
+    #[must_use]
+    pub fn with_quota(mut self, quota: &'static str) -> Self {
+        self.0.quota = Some(quota);
+        self
     }
 
     /// 500: our fault. `cause` and what lies under it are logged once, in the request's span.
@@ -273,6 +293,8 @@ impl Problem {
             header: None,
             standing: None,
             position: None,
+            permission: None,
+            quota: None,
             cause: None,
         }))
     }
@@ -320,6 +342,8 @@ impl Problem {
             detail: &parts.detail,
             code: parts.code,
             instance: id.map(RequestId::urn),
+            permission: parts.permission.map(Permission::as_str),
+            quota: parts.quota,
             errors: &parts.errors,
         };
         response.set_status(parts.kind.status());
@@ -391,6 +415,10 @@ struct Document<'a> {
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permission: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<&'static str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
 }

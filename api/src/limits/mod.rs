@@ -17,7 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::{self, Context};
 use fulexo_commands::{Budget, Commands, Payer, SharedCount};
 use fulexo_domain::event::Actor;
-use fulexo_domain::rate_limit::{self, Admission, Limit, RateLimits, Route, Spent};
+use fulexo_domain::rate_limit::{self, Admission, Layer, Limit, RateLimits, Route, Spent};
 use fulexo_domain::values::AccountId;
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{sleep, timeout};
@@ -189,7 +189,16 @@ impl Budget for Counts {
 
 impl From<Spent> for Problem {
     fn from(Spent { standing, retry_after }: Spent) -> Self {
-        Self::rate_limited(retry_after.to_std().unwrap_or_default()).with_standing(Standing(standing))
+        let rate_limit::Standing { limit, quota, .. } = standing;
+        let (name, seconds) = (limit.as_str(), whole_seconds(quota.window()));
+        let of = match limit.counts().0 {
+            Layer::Address => "an address",
+            Layer::Account => "an account",
+        };
+        Self::rate_limited(retry_after.to_std().unwrap_or_default())
+            .with_quota(name)
+            .with_detail(format!("The quota `{name}` of {of} is spent: {} in {seconds} seconds.", quota.requests()))
+            .with_standing(Standing(standing))
     }
 }
 

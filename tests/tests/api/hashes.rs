@@ -58,6 +58,7 @@ fn assert_spent(answer: &Answer, limit: &str) {
     let policies = answer.headers.get_all("ratelimit-policy").iter();
     let named = policies.into_iter().any(|policy| policy.to_str().unwrap().starts_with(&format!("\"{limit}\";q=")));
     assert!(named, "{limit}: {answer:?}");
+    assert_eq!(answer.json["quota"], limit, "{answer:?}");
 }
 
 /// Everything that has hashes computed, as often as anybody likes.

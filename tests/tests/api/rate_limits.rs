@@ -46,6 +46,8 @@ fn assert_refused(answer: &Answer, limit: &str) {
     };
     shown("ratelimit-policy", format!("\"{limit}\";q="));
     shown("ratelimit", format!("\"{limit}\";r=0;t="));
+    assert_eq!(answer.json["quota"], limit, "{answer:?}");
+    assert!(answer.json["detail"].as_str().unwrap().contains(&format!("`{limit}`")), "{answer:?}");
 }
 
 async fn events(database: &Database) -> Vec<Value> {

@@ -138,7 +138,13 @@ async fn the_powerless_are_refused_everywhere_but_at_their_own_account() {
     let mut called = 0;
     for operation in guarded().filter(|operation| !operation.is_own()) {
         for id in [other.account, powerless.account] {
-            assert_problem(&operation.call(&powerless, id).await, 403, "permission_denied");
+            let answer = operation.call(&powerless, id).await;
+            assert_problem(&answer, 403, "permission_denied");
+            // And it is told which permission it lacks: the one that the operation says it needs.
+            let permission = answer.json["permission"].as_str().unwrap_or_default();
+            assert_eq!(answer.json["detail"], format!("This needs the permission `{permission}`."), "{}", operation.id);
+            let said = operation.meta["description"].as_str().unwrap_or_default();
+            assert!(said.contains(&format!("`{permission}`")), "{} lacks {permission}: {said}", operation.id);
         }
         called += 1;
     }

@@ -20,7 +20,10 @@ impl ApiResponse for Problem {
 const DOCUMENTED: [(u16, &str); 12] = [
     (400, "`invalid_input`: `errors` names each member at fault. `invalid_host`: not one `Host`."),
     (401, "`unauthenticated`, `invalid_token`, `invalid_credentials` from a login, or `invalid_client` by HTTP Basic."),
-    (403, "`permission_denied`, `step_up_required` for a sensitive call, or `csrf_rejected` by cookie."),
+    (
+        403,
+        "`permission_denied`: `permission` is the one that the caller lacks. `step_up_required` for a sensitive call, `csrf_rejected` by cookie.",
+    ),
     (404, "`not_found`"),
     (406, "`not_acceptable`"),
     (408, "`slow_request`: the body did not arrive in time."),
@@ -30,7 +33,7 @@ const DOCUMENTED: [(u16, &str); 12] = [
         415,
         "`unsupported_media_type`: `detail` names the one that is read. `unsupported_encoding`: a `Content-Encoding`.",
     ),
-    (429, "`rate_limited`"),
+    (429, "`rate_limited`: `quota` is the one that is spent."),
     (500, "`internal`: quote `instance` to the operator."),
     (503, "`overloaded`, `unavailable`, `timeout`, or `locked_down` while an incident is contained."),
 ];
@@ -77,6 +80,10 @@ struct DocumentSchema {
     code: String,
     /// `urn:uuid:` and the request id.
     instance: Option<String>,
+    /// For `permission_denied`: the permission that the caller lacks.
+    permission: Option<String>,
+    /// For `rate_limited`: the quota that is spent, as `RateLimit-Policy` names it.
+    quota: Option<String>,
     /// For bad input: one entry for each member at fault.
     errors: Option<Vec<FieldError>>,
 }
@@ -85,6 +92,7 @@ struct DocumentSchema {
 mod tests {
     use std::time::Duration;
 
+    use fulexo_domain::permission::Permission;
     use poem::error::ResponseError;
 
     use super::*;
@@ -102,6 +110,7 @@ mod tests {
             Problem::invalid_client(),
             Problem::step_up_required(),
             Problem::permission_denied(),
+            Problem::lacks(Permission::AccountsRead),
             Problem::not_found(),
             Problem::not_acceptable(),
             Problem::slow_request(),
