@@ -7,6 +7,7 @@
 //! | [`BearerOrKey`] | the same, or a service by its API key; never for sensitive calls |
 //! | [`Introspector`] | the same, the key also by HTTP Basic |
 //! | [`HeldBearer`] | somebody logged in, also where their session is held until they prove themselves |
+//! | [`SigningOut`] | the same, also by the refresh cookie where the access token has run out |
 //! | [`Enrolling`], [`ChangingPassword`] | somebody logged in, or whose login leads to this one step |
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::token::Claims;
-use fulexo_commands::{HalfWay, Purpose};
+use fulexo_commands::{Commands, HalfWay, Purpose};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::Actor;
 use fulexo_domain::lockdown::Scope;
@@ -24,7 +25,7 @@ use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
 use fulexo_projections::gate::{Claim, KeyVerdict, Verdict, keeps_out, permissions_in};
-use poem::http::{HeaderValue, header};
+use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::Registry;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, SecurityScheme, auth};
@@ -33,7 +34,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::clock;
 use crate::http::basic;
-use crate::http::cookies::{ByCookie, CSRF_TOKEN, Foreign};
+use crate::http::cookies::{ByCookie, CSRF_TOKEN, Cookie, Foreign};
 use crate::http::operations::AccountQuotas;
 use crate::http::{BadParameters, ClientAddress, Problem, RequestId};
 
@@ -54,6 +55,20 @@ pub struct Introspector(pub Authority);
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "held_bearer")]
 pub struct HeldBearer(pub Caller);
+
+/// An access token, also of a held session. In cookie mode the refresh cookie does where the access token has run out: whoever
+/// comes back to a page that was left open is to be able to leave.
+pub enum SigningOut {
+    /// Somebody in a session.
+    From {
+        /// Whose it is.
+        account: AccountId,
+        /// The session.
+        session: SessionId,
+    },
+    /// Somebody whose cookies name a session that has ended.
+    Ended,
+}
 
 /// An access token, or the `challenge_token` of a login with status `second_factor_enrolment_required`.
 #[derive(SecurityScheme)]
@@ -216,6 +231,46 @@ impl<'a> ApiExtractor<'a> for Introspector {
             }
             None => BearerOrKey::from_request(request, body, options).await.map(|caller| Self(caller.0)),
         }
+    }
+}
+
+impl<'a> ApiExtractor<'a> for SigningOut {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        HeldBearer::register(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec!["SigningOut"]
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        // Whoever presents a token themselves is judged by that alone.
+        let by_cookie = request.data::<ByCookie>().is_some() || !request.headers().contains_key(header::AUTHORIZATION);
+        let error = match HeldBearer::from_request(request, body, options).await {
+            Ok(HeldBearer(Caller { account, session, .. })) => return Ok(Self::From { account, session }),
+            Err(error) => error,
+        };
+        let token = Cookie::Refresh.of(request.headers());
+        let named = token.and_then(|token| Some((token, Commands::named_session(token)?)));
+        let (Some((token, session)), true, StatusCode::UNAUTHORIZED) = (named, by_cookie, error.status()) else {
+            return Err(error);
+        };
+        let app = app(request)?;
+        require_csrf_token(app, request, session)?;
+        let Some((account, session)) = app.commands.session_of(token).await.map_err(Problem::from)? else {
+            return Ok(Self::Ended);
+        };
+        admit(app, request, Actor::Account { id: account.0 })?;
+        Ok(Self::From { account, session })
     }
 }
 

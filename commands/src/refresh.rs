@@ -7,7 +7,7 @@ use fulexo_domain::event::Category;
 use fulexo_domain::policy::FingerprintPolicy;
 use fulexo_domain::rate_limit::Route;
 use fulexo_domain::session::{Live, Session, SessionCommand, SessionError, SessionState};
-use fulexo_domain::values::SessionId;
+use fulexo_domain::values::{AccountId, SessionId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -41,6 +41,18 @@ impl Commands {
     #[must_use]
     pub fn named_session(refresh_token: &str) -> Option<SessionId> {
         Presented::parse(refresh_token).map(|presented| presented.session)
+    }
+
+    /// The session that a refresh token was issued for, and whose it is, as long as it has not ended. Whether the token was
+    /// spent is not asked.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn session_of(&self, refresh_token: &str) -> Result<Option<(AccountId, SessionId)>, CommandError> {
+        let Some(presented) = Presented::parse(refresh_token) else { return Ok(None) };
+        let Some(root) = self.refresh_root(presented.session).await? else { return Ok(None) };
+        let is_authentic = presented.is_authentic(&self.vault, &root.secret);
+        Ok(is_authentic.then_some((root.account, presented.session)))
     }
 
     /// Exchanges a refresh token for new tokens. A token that was spent before ends the session: somebody else

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use fulexo_commands::token::acr;
-use fulexo_commands::{Commands, Credentials, Evidence, NewAccount};
+use fulexo_commands::{Commands, Credentials, Done, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId, TypedCode};
 use poem::Request;
+use poem::http::header;
 use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
@@ -20,7 +21,7 @@ use super::input::Input;
 use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
 use crate::answer::{NoContent, Recorded};
 use crate::caller::{
-    HeldBearer, Introspector, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
+    HeldBearer, Introspector, SigningOut, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
 };
 use crate::clock;
 use crate::http::cookies::{ByCookie, Cookie};
@@ -276,17 +277,24 @@ impl Auth {
 
     /// End this session.
     ///
-    /// Its tokens are refused from then on, this one included: a second call answers 401.
+    /// Its tokens are refused from then on, this one included: a second call answers 401. Cookies are taken away.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(
         &self,
         request: &Request,
-        caller: HeldBearer,
+        caller: SigningOut,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
-        let context = context(request, caller.0.actor(), idempotency_key.0)?;
-        let done = app(request)?.commands.end_own_session(&context, caller.0.account, caller.0.session).await?;
-        let by_cookie = request.data::<ByCookie>().is_some();
+        let done = match caller {
+            SigningOut::From { account, session } => {
+                let context = context(request, Actor::Account { id: account.0 }, idempotency_key.0)?;
+                app(request)?.commands.end_own_session(&context, account, session).await?
+            }
+            SigningOut::Ended => Done { value: (), position: None },
+        };
+        // A client that presents its token itself keeps no cookies here.
+        let presented = request.headers().contains_key(header::AUTHORIZATION);
+        let by_cookie = request.data::<ByCookie>().is_some() || !presented;
         let cleared = [Cookie::Access, Cookie::Refresh].into_iter().filter(|_| by_cookie).filter_map(Cookie::clear);
         Ok(NoContent::from(done).with_cookies(cleared.collect()))
     }

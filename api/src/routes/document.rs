@@ -366,6 +366,10 @@ fn complete_operation(operation: &mut Value) {
 fn taken_as_well(scheme: &str) -> Option<&'static str> {
     Some(match scheme {
         "BearerOrKey" | "Introspector" => "Takes the secret of an API key, too.",
+        "SigningOut" => {
+            "Takes the access token of a session that waits for a step-up, too; and in cookie mode the refresh cookie, with \
+             `X-CSRF-Token`, where the access token has run out."
+        }
         "HeldBearer" => "Takes the access token of a session that waits for a step-up, too.",
         "Enrolling" => "Takes the `challenge_token` of a login with status `second_factor_enrolment_required`, too.",
         "ChangingPassword" => "Takes the `challenge_token` of a login with status `password_change_required`, too.",

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD, log_size, operator};
+use fulexo_tests::{Answer, Authenticator, Client, Database, Node, PASSWORD, leaves, log_size, operator};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -374,4 +374,86 @@ async fn a_neighbours_cookie_hides_no_token_and_keeps_nobody_logged_in() {
         assert_eq!(page.post_nothing("/v1/auth/logout").await.status, 204, "{neighbour}");
         assert_eq!(page.get("/v1/auth/session").await.status, 401, "{neighbour}");
     }
+}
+
+/// Ends of sessions in the log, in their order.
+async fn ends(node: &Node) -> Vec<Value> {
+    let leaves = leaves(&node.database).await.into_iter();
+    leaves.filter(|leaf| leaf["type"] == "session.revoked").map(|leaf| leaf["data"]["by"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_signs_out_also_when_its_access_token_has_run_out() {
+    let node = Node::start().await;
+    let expired = |browser: &Browser| {
+        // What the service signed long ago, or a key of before.
+        let (head, _) = browser.cookies[ACCESS].rsplit_once('.').unwrap();
+        format!("{head}.AAAA")
+    };
+    for (sent, kept) in [("none", false), ("expired", true)] {
+        let (mut browser, _) = logged_in(&node, &["customer"]).await;
+        let access = expired(&browser);
+        browser.cookies.remove(ACCESS);
+        if kept {
+            browser.cookies.insert(ACCESS.to_owned(), access);
+        }
+        assert_eq!(browser.page().get("/v1/me").await.status, 401, "{sent}");
+        let before = ends(&node).await.len();
+        // Nobody else's page, and no page that was not told the token.
+        let own = browser.client.url.clone();
+        for headers in [
+            &[("origin", own.as_str())][..],
+            &[("origin", &own), ("x-csrf-token", "wrong")],
+            &[("origin", EVIL), ("x-csrf-token", browser.token())],
+        ] {
+            assert_rejected(&browser.with(headers).post_nothing("/v1/auth/logout").await);
+        }
+        assert_eq!(ends(&node).await.len(), before, "{sent}");
+
+        let refresh = browser.cookies[REFRESH].clone();
+        let answer = browser.page().post_nothing("/v1/auth/logout").await;
+        assert_eq!(answer.status, 204, "{sent}: {answer:?}");
+        assert!(answer.header("log-position").is_some(), "{sent}: {answer:?}");
+        assert_eq!(ends(&node).await[before..], [json!("owner")], "{sent}");
+        let gone = browser.page();
+        browser.keep(&answer);
+        assert_eq!(browser.cookies.keys().collect::<Vec<_>>(), [DEVICE], "{sent}");
+        let body = json!({"refresh_token": refresh});
+        assert_eq!(node.anonymous().post("/v1/auth/refresh", body).await.status, 401, "{sent}");
+
+        // Once more, from a tab that still has them: there is nothing left to end.
+        let again = gone.post_nothing("/v1/auth/logout").await;
+        assert_eq!((again.status, again.header("log-position")), (204, None), "{sent}: {again:?}");
+        assert_eq!(again.headers.get_all("set-cookie").iter().count(), 2, "{sent}: {again:?}");
+        assert_eq!(ends(&node).await.len(), before + 1, "{sent}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_cookie_signs_out_its_own_session_alone() {
+    let node = Node::start().await;
+    let (ann, _) = logged_in(&node, &["customer"]).await;
+    let (mut eve, _) = logged_in(&node, &["customer"]).await;
+    eve.cookies.remove(ACCESS);
+    // Of another session, with the token of her own; and made up.
+    let own = eve.cookies[REFRESH].clone();
+    let altered = format!("{}{}", &own[..own.len() - 1], if own.ends_with('A') { 'E' } else { 'A' });
+    for (refresh, status) in
+        [(ann.cookies[REFRESH].clone(), 403), ("A".repeat(70), 403), ("x".to_owned(), 401), (altered, 204)]
+    {
+        eve.cookies.insert(REFRESH.to_owned(), refresh);
+        let answer = eve.page().post_nothing("/v1/auth/logout").await;
+        assert_eq!((answer.status, answer.header("log-position")), (status, None), "{answer:?}");
+    }
+    assert!(ends(&node).await.is_empty());
+    // Whoever presents a token themselves is judged by it.
+    eve.cookies.insert(REFRESH.to_owned(), own);
+    let both = Client { access_token: Some("a.b.c".to_owned()), ..eve.page() };
+    assert_eq!(both.post_nothing("/v1/auth/logout").await.code(), "invalid_token");
+    // And nothing else is done by it.
+    for path in ["/v1/auth/step-up", "/v1/me/recovery-codes"] {
+        assert_eq!(eve.page().post(path, json!({"password": PASSWORD})).await.status, 401, "{path}");
+    }
+    assert!(ends(&node).await.is_empty());
+    assert_eq!(ann.page().get("/v1/me").await.status, 200);
 }
