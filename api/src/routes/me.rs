@@ -113,6 +113,8 @@ struct MySession {
     /// Whether it is the one that asks.
     current: bool,
     started_at: Timestamp,
+    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted, nor
+    /// from where tokens are refreshed.
     last_seen_at: Timestamp,
     /// Unused until then, it ends.
     idle_expires_at: Timestamp,

@@ -31,12 +31,16 @@ struct Session {
     session_id: Uuid,
     account_id: Uuid,
     started_at: Timestamp,
+    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted, nor
+    /// from where tokens are refreshed.
     last_seen_at: Timestamp,
     idle_expires_at: Timestamp,
     expires_at: Timestamp,
     /// How its owner logged in (RFC 8176).
     methods: Vec<String>,
+    /// From where it was started.
     ip: Option<String>,
+    /// With what.
     user_agent: Option<String>,
     ended_at: Option<Timestamp>,
     /// `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`, `password_expired`,
