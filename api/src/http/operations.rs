@@ -96,7 +96,7 @@ fn refuse_the_rest(methods: &mut Methods) {
         return;
     };
     // HEAD goes to GET by itself.
-    for method in request_head::METHODS.into_iter().filter(|method| *method != Method::HEAD) {
+    for method in request_head::methods().filter(|method| *method != Method::HEAD) {
         let refusal = Problem::method_not_allowed(Some(allow.clone()));
         methods
             .entry(method)
