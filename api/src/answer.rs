@@ -19,7 +19,7 @@ use poem_openapi::{ApiResponse, Object};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::http::Problem;
-use crate::http::problem::FieldError;
+use crate::http::problem::{Code, FieldError};
 
 /// The position of the last event that a command recorded; a query that is given it as `Log-Min-Position` sees it.
 pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
@@ -199,9 +199,10 @@ impl App {
         body: impl FnOnce(V, Enforced) -> T,
     ) -> Result<Recorded<T>, Problem> {
         let unknown = || {
-            let problem = Problem::unavailable(Duration::from_secs(2)).with_code("enforcement_unknown").with_detail(
-                "It is recorded; which nodes enforce it is not known. The same Idempotency-Key asks again.",
-            );
+            let problem =
+                Problem::unavailable(Duration::from_secs(2)).with_code(Code::ENFORCEMENT_UNKNOWN).with_detail(
+                    "It is recorded; which nodes enforce it is not known. The same Idempotency-Key asks again.",
+                );
             done.position.map_or_else(|| problem.clone(), |position| problem.clone().with_position(position))
         };
         // Where nothing was left to record, what did it before is somewhere in the log, and may not be everywhere yet.
@@ -285,7 +286,7 @@ pub fn about_the_new_password(error: CommandError) -> Problem {
 /// 503: a read model has not seen this position.
 pub fn behind(projection: Projection, position: u64) -> Problem {
     Problem::unavailable(Duration::from_secs(1))
-        .with_code("behind")
+        .with_code(Code::BEHIND)
         .with_detail(format!("The {} read model has not seen position {position} yet.", projection.as_str()))
 }
 
@@ -295,7 +296,7 @@ impl From<CommandError> for Problem {
         match error {
             CommandError::InvalidCredentials => Self::invalid_credentials(),
             CommandError::EmailTaken => {
-                Self::conflict("Another account has this e-mail address.").with_code("email_taken")
+                Self::conflict("Another account has this e-mail address.").with_code(Code::EMAIL_TAKEN)
             }
             CommandError::Password(violations) => {
                 let broken = violations.into_iter().map(|violation| FieldError::new("/password", violation.as_str()));
@@ -310,85 +311,85 @@ impl From<CommandError> for Problem {
                 Self::invalid_input(vec![FieldError::new("/role", "there is no such role")])
             }
             CommandError::Account(AccountError::RoleHeld) => {
-                Self::conflict("The account holds this role already.").with_code("role_held")
+                Self::conflict("The account holds this role already.").with_code(Code::ROLE_HELD)
             }
             CommandError::Account(AccountError::RoleNotHeld) => {
-                Self::conflict("The account does not hold this role.").with_code("role_not_held")
+                Self::conflict("The account does not hold this role.").with_code(Code::ROLE_NOT_HELD)
             }
             CommandError::Account(AccountError::AlreadySuspended) => {
-                Self::conflict("The account is suspended already.").with_code("already_suspended")
+                Self::conflict("The account is suspended already.").with_code(Code::ALREADY_SUSPENDED)
             }
             // Whoever asks is its owner, in a session that has ended with the suspension.
             CommandError::Account(AccountError::Suspended) => Self::invalid_token(),
             CommandError::Account(AccountError::NotSuspended) => {
-                Self::conflict("The account is not suspended.").with_code("not_suspended")
+                Self::conflict("The account is not suspended.").with_code(Code::NOT_SUSPENDED)
             }
             CommandError::Account(AccountError::AlreadyRegistered) => {
-                Self::conflict("The account is registered already.").with_code("already_registered")
+                Self::conflict("The account is registered already.").with_code(Code::ALREADY_REGISTERED)
             }
             CommandError::Account(AccountError::NoSecondFactor) => {
-                Self::conflict("The account has no second factor.").with_code("no_second_factor")
+                Self::conflict("The account has no second factor.").with_code(Code::NO_SECOND_FACTOR)
             }
             CommandError::Account(AccountError::NotEnrolling) => {
-                Self::conflict("No enrolment of a second factor was started.").with_code("not_enrolling")
+                Self::conflict("No enrolment of a second factor was started.").with_code(Code::NOT_ENROLLING)
             }
             CommandError::Role(RoleError::BuiltIn) => {
-                Self::conflict("A built-in role is not changed.").with_code("built_in_role")
+                Self::conflict("A built-in role is not changed.").with_code(Code::BUILT_IN_ROLE)
             }
             CommandError::Role(RoleError::Retired) => {
-                Self::conflict("A role of this name was retired; take another name.").with_code("role_retired")
+                Self::conflict("A role of this name was retired; take another name.").with_code(Code::ROLE_RETIRED)
             }
             CommandError::RoleInUse => {
-                Self::conflict("Accounts hold this role; revoke it first.").with_code("role_in_use")
+                Self::conflict("Accounts hold this role; revoke it first.").with_code(Code::ROLE_IN_USE)
             }
             CommandError::Policy(PolicyError::Replaced(version)) => {
                 Self::conflict(format!("The policy in force is version {version}; read it again."))
-                    .with_code("policy_replaced")
+                    .with_code(Code::POLICY_REPLACED)
             }
             CommandError::Policy(PolicyError::OutOfBounds(found)) => Self::invalid_input(
                 found.into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect(),
             ),
             CommandError::ApiKey(ApiKeyError::AlreadyCreated) => {
-                Self::conflict("The API key was made already.").with_code("already_created")
+                Self::conflict("The API key was made already.").with_code(Code::ALREADY_CREATED)
             }
             CommandError::ApiKeyLife => {
                 Self::invalid_input(vec![FieldError::new("/expires_at", "must be in the future, and within 366 days")])
             }
             CommandError::TooMany => {
-                Self::conflict("There are too many of these; remove some first.").with_code("too_many")
+                Self::conflict("There are too many of these; remove some first.").with_code(Code::TOO_MANY)
             }
             CommandError::WrongCode => {
                 Self::invalid_input(vec![FieldError::new("/code", "is not the current code, or was used before")])
             }
             CommandError::SecondFactorRequired => {
                 Self::conflict("A role of this account requires a second factor; enrol another one in its place.")
-                    .with_code("second_factor_required")
+                    .with_code(Code::SECOND_FACTOR_REQUIRED)
             }
             CommandError::GrantExceedsOwn => Self::permission_denied()
-                .with_code("grant_exceeds_own")
+                .with_code(Code::GRANT_EXCEEDS_OWN)
                 .with_detail("This takes somebody who holds all the permissions concerned."),
             CommandError::LastAdministrator => {
-                Self::conflict("This is the last account in use that may grant roles.").with_code("last_admin")
+                Self::conflict("This is the last account in use that may grant roles.").with_code(Code::LAST_ADMIN)
             }
             CommandError::IdempotencyKeyReused => {
-                Self::conflict("The Idempotency-Key was used for another request.").with_code("idempotency_key_reused")
+                Self::conflict("The Idempotency-Key was used for another request.").with_code(Code::IDEMPOTENCY_KEY_REUSED)
             }
             CommandError::OutcomeExpired => Self::conflict(
                 "This request was carried out before. Its tokens or secrets are not shown again: more than 10 minutes have \
                  passed, or the account's password or second factor has changed. Send a new Idempotency-Key.",
             )
-            .with_code("outcome_expired"),
+            .with_code(Code::OUTCOME_EXPIRED),
             CommandError::CodeRequired => Self::permission_denied()
-                .with_code("code_required")
+                .with_code(Code::CODE_REQUIRED)
                 .with_detail("The account has a second factor: send a code of it, or a recovery code, as `code`."),
             CommandError::Contended => {
-                Self::conflict("Others kept changing the same thing; try again.").with_code("contended")
+                Self::conflict("Others kept changing the same thing; try again.").with_code(Code::CONTENDED)
             }
             CommandError::Lockdown(LockdownError::AlreadyStarted) => {
-                Self::conflict("There is a lockdown of this scope already.").with_code("lockdown_active")
+                Self::conflict("There is a lockdown of this scope already.").with_code(Code::LOCKDOWN_ACTIVE)
             }
             CommandError::Lockdown(LockdownError::NotStarted) => {
-                Self::conflict("There is no lockdown.").with_code("no_lockdown")
+                Self::conflict("There is no lockdown.").with_code(Code::NO_LOCKDOWN)
             }
             CommandError::LockedDown => Self::locked_down(),
             CommandError::QuotaSpent(spent) => Self::from(*spent),

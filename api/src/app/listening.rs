@@ -25,6 +25,7 @@ pub(super) struct Listen {
     trusted_proxies: Vec<IpNet>,
     origins: Origins,
     has_front_page: bool,
+    public_url: Option<Arc<str>>,
 }
 
 impl Listen {
@@ -37,6 +38,7 @@ impl Listen {
             trusted_proxies: std::mem::take(&mut config.trusted_proxies),
             origins: std::mem::take(&mut config.origins),
             has_front_page: config.environment == Environment::Development,
+            public_url: config.mail.as_ref().map(|mail| mail.public_url.as_str().into()),
         }
     }
 }
@@ -52,7 +54,7 @@ pub(super) struct Listening {
 
 impl Listening {
     pub async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
-        let Listen { address, tls, redirect, trusted_proxies, origins, has_front_page } = listen;
+        let Listen { address, tls, redirect, trusted_proxies, origins, has_front_page, public_url } = listen;
         let acceptor = bind(address).await?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
         // Where nobody is limited by address, nobody's connections are.
@@ -64,7 +66,9 @@ impl Listening {
             ..ListenerOptions::default()
         };
         let (limits, tasks) = (app.limits.clone(), app.tasks.clone());
-        let edge = EdgeOptions { trusted_proxies, origins, limits, tasks, ..EdgeOptions::default() };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let edge =
+            EdgeOptions { trusted_proxies, origins, limits, tasks, public_url, scheme, ..EdgeOptions::default() };
         let endpoint = crate::routes::endpoint(Arc::clone(app), edge, has_front_page)
             .map_err(|error| failed("the docs page", &error))?;
         let options = bounds(ListenerOptions::default().max_connections);

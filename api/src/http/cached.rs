@@ -41,15 +41,19 @@ pub enum Cached<T: ParseFromJSON + ToJSON + Send + Sync> {
 impl<T: ParseFromJSON + ToJSON + Send + Sync> Cached<T> {
     /// The answer to this request.
     pub fn answer(request: &Request, document: T, max_age: Duration) -> Self {
-        let digest = Sha256::digest(document.to_json_string());
-        let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(digest.split_at(16).0));
+        let tag = tag_of(document.to_json_string().as_bytes());
         let control = format!("public, max-age={}", max_age.as_secs());
         if is_known(request, &tag) { Self::Unchanged(tag, control) } else { Self::Whole(Json(document), tag, control) }
     }
 }
 
+/// The entity tag of these bytes, a strong one.
+pub(super) fn tag_of(bytes: &[u8]) -> String {
+    format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(bytes).split_at(16).0))
+}
+
 /// `true` if `If-None-Match` names this tag, weakly compared.
-fn is_known(request: &Request, tag: &str) -> bool {
+pub(super) fn is_known(request: &Request, tag: &str) -> bool {
     let lines = request.headers().get_all(header::IF_NONE_MATCH).iter().map(HeaderValue::to_str);
     let mut tags = lines.filter_map(Result::ok).flat_map(|line| line.split(',')).map(|it| it.trim_matches([' ', '\t']));
     tags.any(|it| it == "*" || it.strip_prefix("W/").unwrap_or(it) == tag)

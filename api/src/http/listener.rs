@@ -46,7 +46,7 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::connections::{AnswerBody, Connections, Place, UnderWay, User};
 use super::headers;
-use super::problem::Problem;
+use super::problem::{Base, Problem};
 
 /// The bounds of a listener.
 #[derive(Clone, Debug)]
@@ -285,7 +285,7 @@ async fn serve_connection<I, E>(
 
 /// The answer where there is no place for anything but health.
 fn full() -> Response {
-    let mut response = Problem::overloaded(Duration::from_secs(1)).respond(None);
+    let mut response = Problem::overloaded(Duration::from_secs(1)).respond(None, &Base::default());
     headers::secure(response.headers_mut());
     response
 }

@@ -26,6 +26,7 @@ pub mod pages;
 pub mod panic;
 mod parameters;
 pub mod problem;
+pub mod problems_page;
 pub mod redirect;
 mod request_head;
 mod request_id;
@@ -54,6 +55,7 @@ pub use self::form_body::FormBody;
 pub use self::json_body::JsonBody;
 pub use self::operations::Operations;
 pub use self::parameters::BadParameters;
+use self::problem::Base;
 pub use self::problem::Problem;
 pub use self::request_id::RequestId;
 use crate::limits::Limits;
@@ -84,6 +86,10 @@ pub struct EdgeOptions {
     pub limits: Option<Arc<Limits>>,
     /// Whose pages may read answers.
     pub origins: Origins,
+    /// Where the service is, as its operator says; else where a request finds it, by this scheme.
+    pub public_url: Option<Arc<str>>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
 }
 
 impl Default for EdgeOptions {
@@ -98,6 +104,8 @@ impl Default for EdgeOptions {
             tasks: CommandTasks::default(),
             limits: None,
             origins: Origins::default(),
+            public_url: None,
+            scheme: "http",
         }
     }
 }
@@ -151,6 +159,8 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
         let listed = self.options.origins.listed(&request);
         let own = named.as_ref().ok().and_then(Option::as_ref);
         cookies::present(&mut request, own, listed.is_some());
+        let (public, scheme) = (self.options.public_url.clone(), self.options.scheme);
+        let base = Base { public, scheme, host: named.as_ref().ok().cloned().flatten() };
         let preflight = listed.as_ref().and_then(|_| cors::preflight(&request));
 
         let version = request.version();
@@ -173,7 +183,10 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
                 let is_safe = request.method().is_safe();
                 let request = mem::take(&mut request);
                 if !is_safe {
-                    return self.command(request, id, place).await.map_err(|_| Problem::panicked().into());
+                    return self
+                        .command(request, id, base.clone(), place)
+                        .await
+                        .map_err(|_| Problem::panicked().into());
                 }
                 E::call(&self.app, request).await.map(IntoResponse::into_response)
             });
@@ -182,7 +195,7 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
             // 9. Panics around all that can panic.
             let result = panic::caught(ended).await;
             // 10. Problems after all that can refuse, and inside the span: an internal one is logged here.
-            problem::answer(result, id)
+            problem::answer(result, id, &base)
         });
         let mut response = answered.instrument(trace::span(id)).await;
 
@@ -207,6 +220,7 @@ impl<E: Endpoint + 'static> Edge<E> {
         &self,
         request: Request,
         id: RequestId,
+        base: Base,
         place: Option<OwnedSemaphorePermit>,
     ) -> oneshot::Receiver<Response> {
         let (answer, answered) = oneshot::channel();
@@ -216,7 +230,7 @@ impl<E: Endpoint + 'static> Edge<E> {
             let handled = pin!(E::call(&app, request));
             let result = panic::caught(async { handled.await.map(IntoResponse::into_response) }).await;
             // Here, so that what fails is logged, also where nobody waits for it.
-            let response = problem::answer(result, id);
+            let response = problem::answer(result, id, &base);
             if let Err(response) = answer.send(response) {
                 tracing::info!(status = response.status().as_u16(), "the command ended after its client had left");
             }

@@ -3,6 +3,7 @@
 //! It names refusals and writes them out. It does not decide them, and it does not know the request: the
 //! edge (`mod.rs`) adds `instance` and the security headers.
 
+mod code;
 mod conversion;
 mod kind;
 mod openapi;
@@ -10,15 +11,18 @@ mod openapi;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_domain::permission::Permission;
 use poem::Response;
 use poem::error::ResponseError;
+use poem::http::uri::Authority;
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem_openapi::Object;
 use serde::Serialize;
 
+pub use self::code::{Code, PAGE, ProblemCodes};
 pub(super) use self::conversion::answer;
 use self::conversion::chain;
 use self::kind::Kind;
@@ -39,7 +43,7 @@ pub struct Problem(Box<Parts>); // Boxed, so that `Result<_, Problem>` stays sma
 #[derive(Clone, PartialEq)]
 struct Parts {
     kind: Kind,
-    code: &'static str,
+    code: Code,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
@@ -53,6 +57,29 @@ struct Parts {
     /// The quota that is spent.
     quota: Option<&'static str>,
     cause: Option<String>,
+}
+
+/// Where this service is, for the URLs in its answers: the one that its operator gave it, or the host that the request names.
+#[derive(Clone, Default)]
+pub struct Base {
+    /// The public URL, without a slash at its end.
+    pub public: Option<Arc<str>>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The host, and port, of the request.
+    pub host: Option<Authority>,
+}
+
+impl Base {
+    /// The URL of the page that explains a refusal; relative where no host is known.
+    fn problem(&self, code: Code) -> String {
+        let name = code.name;
+        match (&self.public, &self.host) {
+            (Some(public), _) => format!("{public}{PAGE}#{name}"),
+            (None, Some(host)) => format!("{}://{host}{PAGE}#{name}", self.scheme),
+            (None, None) => format!("{PAGE}#{name}"),
+        }
+    }
 }
 
 /// What is wrong with one member of the input.
@@ -83,7 +110,7 @@ impl Problem {
     /// 400: a request that names no host, several, or none that can be (RFC 9112, section 3.2).
     pub fn invalid_host() -> Self {
         Self::of(Kind::InvalidInput)
-            .with_code("invalid_host")
+            .with_code(Code::INVALID_HOST)
             .with_detail("A request names one host, by Host or :authority.")
     }
 
@@ -105,7 +132,7 @@ impl Problem {
     /// 401: what came by HTTP Basic is not an API key that is in use (RFC 6749, section 5.2; RFC 7617, section 2).
     pub fn invalid_client() -> Self {
         Self::of(Kind::InvalidToken)
-            .with_code("invalid_client")
+            .with_code(Code::INVALID_CLIENT)
             .with_detail("Send the id of an API key as the user, and its secret as the password.")
             .with_challenge("Basic realm=\"fulexo\", charset=\"UTF-8\"")
     }
@@ -131,7 +158,7 @@ impl Problem {
     /// 403: it came by cookie, without the token that only the session's own page knows, or from another origin's page.
     pub fn csrf_rejected() -> Self {
         Self::of(Kind::PermissionDenied)
-            .with_code("csrf_rejected")
+            .with_code(Code::CSRF_REJECTED)
             .with_detail("A call by cookie needs X-CSRF-Token, and must not come from another origin's page.")
     }
 
@@ -177,7 +204,7 @@ impl Problem {
     /// 415: the body is in a coding that is not read; none is (RFC 9110, section 15.5.16).
     pub fn unsupported_encoding() -> Self {
         let mut problem = Self::of(Kind::UnsupportedMediaType)
-            .with_code("unsupported_encoding")
+            .with_code(Code::UNSUPPORTED_ENCODING)
             .with_detail("Send the body as it is, without Content-Encoding.");
         problem.0.header = Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         problem
@@ -260,7 +287,8 @@ impl Problem {
 
     /// Replaces the code by a narrower one, such as `last_admin` for a conflict. Codes are part of the contract.
     #[must_use]
-    pub fn with_code(mut self, code: &'static str) -> Self {
+    pub fn with_code(mut self, code: Code) -> Self {
+        debug_assert_eq!(code.status, self.0.kind.status().as_u16(), "{}", code.name);
         self.0.code = code;
         self
     }
@@ -274,7 +302,7 @@ impl Problem {
 
     /// The stable code.
     pub fn code(&self) -> &'static str {
-        self.0.code
+        self.0.code.name
     }
 
     /// The entries for bad input, in the order of the input's members.
@@ -324,23 +352,23 @@ impl Problem {
     }
 
     /// The response, and the one line of log that an internal problem leaves.
-    pub(super) fn respond(&self, id: Option<RequestId>) -> Response {
+    pub(super) fn respond(&self, id: Option<RequestId>, base: &Base) -> Response {
         let mut response = Response::default();
-        self.write_into(&mut response, id);
+        self.write_into(&mut response, id, base);
         response
     }
 
-    fn write_into(&self, response: &mut Response, id: Option<RequestId>) {
+    fn write_into(&self, response: &mut Response, id: Option<RequestId>, base: &Base) {
         let parts = &self.0;
         if let Some(cause) = &parts.cause {
             tracing::error!(error = %cause, "internal problem");
         }
         let document = Document {
-            r#type: format!("urn:fulexo:problem:{}", parts.code),
+            r#type: base.problem(parts.code),
             title: parts.kind.title(),
             status: parts.kind.status().as_u16(),
             detail: &parts.detail,
-            code: parts.code,
+            code: parts.code.name,
             instance: id.map(RequestId::urn),
             permission: parts.permission.map(Permission::as_str),
             quota: parts.quota,
@@ -382,7 +410,7 @@ impl ResponseError for Problem {
 
     /// Without the edge around it: a whole problem, only without `instance`.
     fn as_response(&self) -> Response {
-        self.respond(None)
+        self.respond(None, &Base::default())
     }
 }
 
@@ -390,14 +418,14 @@ impl StdError for Problem {}
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.code, self.0.detail)
+        write!(f, "{}: {}", self.0.code.name, self.0.detail)
     }
 }
 
 impl fmt::Debug for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Problem")
-            .field("code", &self.0.code)
+            .field("code", &self.0.code.name)
             .field("detail", &self.0.detail)
             .field("errors", &self.0.errors)
             .field("cause", &self.0.cause)
@@ -435,13 +463,13 @@ mod tests {
     async fn a_problem_is_written_as_rfc_9457_with_the_request_id() {
         let id = RequestId::draw();
         let problem = Problem::invalid_input(vec![FieldError::new("/password", "is too short")]);
-        let response = problem.respond(Some(id));
+        let response = problem.respond(Some(id), &Base::default());
         assert_eq!(response.status(), 400);
         assert_eq!(response.content_type(), Some(CONTENT_TYPE));
         assert_eq!(
             json(response).await,
             serde_json::json!({
-                "type": "urn:fulexo:problem:invalid_input",
+                "type": "/problems#invalid_input",
                 "title": "Invalid input",
                 "status": 400,
                 "detail": "The input is not valid.",
@@ -454,14 +482,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_cause_of_an_internal_problem_is_not_sent() {
-        let text = Problem::internal("connection to db-prod refused").respond(None);
+        let text = Problem::internal("connection to db-prod refused").respond(None, &Base::default());
         let text = text.into_body().into_string().await.unwrap();
         assert!(!text.contains("db-prod"), "{text}");
     }
 
     #[test]
     fn a_narrower_code_changes_the_type_with_it() {
-        let problem = Problem::conflict("The last admin stays.").with_code("last_admin");
+        let problem = Problem::conflict("The last admin stays.").with_code(Code::LAST_ADMIN);
         assert_eq!(problem.code(), "last_admin");
         assert_eq!(problem.to_string(), "last_admin: The last admin stays.");
     }
@@ -474,7 +502,8 @@ mod tests {
 
     #[test]
     fn an_unauthenticated_answer_carries_a_challenge_and_a_limit_its_wait() {
-        let header = |problem: Problem, name: &str| problem.respond(None).header(name).map(str::to_owned);
+        let header =
+            |problem: Problem, name: &str| problem.respond(None, &Base::default()).header(name).map(str::to_owned);
         assert_eq!(header(Problem::unauthenticated(), "www-authenticate").as_deref(), Some("Bearer"));
         assert_eq!(
             header(Problem::invalid_token(), "www-authenticate").as_deref(),

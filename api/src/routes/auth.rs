@@ -25,7 +25,7 @@ use crate::caller::{
 };
 use crate::clock;
 use crate::http::cookies::{ByCookie, Cookie};
-use crate::http::problem::FieldError;
+use crate::http::problem::{Code, FieldError};
 use crate::http::{FormBody, JsonBody, Problem};
 use crate::timestamp::Timestamp;
 
@@ -174,7 +174,7 @@ impl Auth {
         let app = app(request)?;
         if !app.registration {
             return Err(Problem::permission_denied()
-                .with_code("registration_closed")
+                .with_code(Code::REGISTRATION_CLOSED)
                 .with_detail("Accounts are made by administrators here."));
         }
         unless_locked_down(app).await?;

@@ -13,6 +13,7 @@ use super::Tag;
 use super::metrics::{Figures, exposition};
 use crate::caller::app;
 use crate::http::Problem;
+use crate::http::problem::Code;
 
 pub struct Health;
 
@@ -156,7 +157,7 @@ impl Health {
         let size = size.max(*app.head.borrow());
         if app.gate.is_replaced() {
             let detail = "The log was replaced by another history under this node: restart it.";
-            return Err(Problem::unavailable(Duration::from_secs(5)).with_code("log_replaced").with_detail(detail));
+            return Err(Problem::unavailable(Duration::from_secs(5)).with_code(Code::LOG_REPLACED).with_detail(detail));
         }
         // The service works without NATS; nodes then look for news instead of being told.
         let nats = match app.doorbell.is_connected() {

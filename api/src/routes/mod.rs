@@ -29,7 +29,7 @@ use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject, T
 
 use crate::app::App;
 use crate::http::docs::MissingSwaggerUi;
-use crate::http::{EdgeOptions, Operations, docs, files, front_page, pages, stack};
+use crate::http::{EdgeOptions, Operations, docs, files, front_page, pages, problems_page, stack};
 
 /// How the documentation groups operations.
 #[derive(Tags)]
@@ -133,7 +133,7 @@ pub fn endpoint(
     edge: EdgeOptions,
     has_front_page: bool,
 ) -> Result<impl Endpoint<Output = Response> + 'static, MissingSwaggerUi> {
-    let files = docs::files(spec())?.into_iter().chain(pages::files());
+    let files = docs::files(spec())?.into_iter().chain(pages::files()).chain(problems_page::files());
     let app = files::beside(service(), files).data(app);
     Ok(stack(front_page::before(app, has_front_page), edge))
 }

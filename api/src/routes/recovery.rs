@@ -18,6 +18,7 @@ use super::input::Input;
 use crate::answer::{NoContent, about_the_new_password};
 use crate::app::App;
 use crate::caller::{Bearer, app, context, unless_locked_down};
+use crate::http::problem::Code;
 use crate::http::{JsonBody, Problem};
 
 pub struct Recovery;
@@ -155,7 +156,7 @@ fn mailing(request: &Request, actor: Actor, key: Option<String>) -> Result<(&Arc
         return Ok((app, context(request, actor, key)?));
     }
     Err(Problem::permission_denied()
-        .with_code("mail_not_configured")
+        .with_code(Code::MAIL_NOT_CONFIGURED)
         .with_detail("No mail is sent here; ask an administrator."))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fulexo_tests::Node;
+use fulexo_tests::{Answer, Node};
 use serde_json::{Value, json};
 
 use fulexo_tests::spec::{document, operations};
@@ -177,5 +177,60 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
             (false, false) => &["Idempotency-Key"],
         };
         assert_eq!(headers, expected, "{}", operation.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_type_of_a_problem_leads_to_a_page_that_explains_its_code() {
+    let node = Node::start().await;
+    let stranger = node.anonymous();
+    let refusals = [
+        stranger.get("/v1/me").await,
+        stranger.get("/nothing").await,
+        stranger.post("/v1/auth/login", json!({"email": "nobody@example.com", "password": "wrong"})).await,
+        stranger.post("/v1/auth/login", json!({})).await,
+        stranger.delete("/v1/auth/login").await,
+        stranger.with_header("content-encoding", "br").post("/v1/auth/login", json!({})).await,
+    ];
+    for refusal in refusals {
+        let kind = refusal.json["type"].as_str().unwrap();
+        let (page, code) = kind.split_once('#').unwrap();
+        assert_eq!(code, refusal.code());
+        let path = page.strip_prefix(&node.url).unwrap_or_else(|| panic!("{page} is not of {}", node.url));
+        let page = stranger.get(path).await;
+        assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")), "{page:?}");
+        assert!(page.text.contains(&format!("<section id=\"{code}\">")), "{code}");
+    }
+    let codes = &document()["components"]["schemas"]["ProblemCode"]["enum"];
+    let codes = codes.as_array().unwrap();
+    let page = stranger.get("/problems").await;
+    assert_eq!(page.text.matches("<section id=").count(), codes.len(), "one list");
+    assert!(codes.iter().all(|code| page.text.contains(&format!("id={code}"))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_compressed_for_whoever_takes_it_and_sent_once() {
+    let node = Node::start().await;
+    let stranger = node.anonymous();
+    for path in ["/openapi.json", "/docs/swagger-ui.js", "/docs/swagger-ui.css", "/problems", "/account/account.js"] {
+        let plain = stranger.get(path).await;
+        let gzip = stranger.with_header("accept-encoding", "gzip, br").get(path).await;
+        assert_eq!((plain.status, plain.header("content-encoding")), (200, None), "{path}");
+        assert_eq!((gzip.status, gzip.header("content-encoding")), (200, Some("gzip")), "{path}");
+        assert_eq!(gzip.header("vary"), Some("accept-encoding"), "{path}");
+        let length = |answer: &Answer| answer.header("content-length").unwrap().parse::<usize>().unwrap();
+        assert!(length(&gzip) * 10 < length(&plain) * 7, "{path}: {} of {}", length(&gzip), length(&plain));
+        let tags = [&plain, &gzip].map(|answer| answer.header("etag").unwrap().to_owned());
+        assert_ne!(tags[0], tags[1], "{path}: each coding has its own");
+        for tag in [tags[0].clone(), format!("\"x\", W/{}", tags[0]), "*".to_owned()] {
+            let again = stranger.with_header("if-none-match", &tag).get(path).await;
+            assert_eq!((again.status, again.text.as_str()), (304, ""), "{path} {tag}");
+            assert_eq!(again.header("etag"), Some(&*tags[0]), "{path}");
+        }
+        let other =
+            stranger.with_header("accept-encoding", "gzip").with_header("if-none-match", &tags[0]).get(path).await;
+        assert_eq!(other.status, 200, "{path}: not what the client has");
+        let control = plain.header("cache-control").unwrap();
+        assert!(["no-cache", "public, max-age=31536000, immutable"].contains(&control), "{path}: {control}");
     }
 }

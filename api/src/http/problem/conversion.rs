@@ -6,20 +6,21 @@ use poem::Response;
 use poem::error::{CorsError, MethodNotAllowedError, NotFoundError, ReadBodyError};
 use poem::http::{StatusCode, header};
 
+use super::code::Code;
 use super::kind::Kind;
-use super::{CONTENT_TYPE, Problem};
+use super::{Base, CONTENT_TYPE, Problem};
 use crate::http::bad_input;
 use crate::http::request_id::RequestId;
 
 /// The response to whatever came out of the handlers: errors, and refusals that are no problems yet, become
 /// problems; the rest passes.
-pub(in crate::http) fn answer(result: poem::Result<Response>, id: RequestId) -> Response {
+pub(in crate::http) fn answer(result: poem::Result<Response>, id: RequestId, base: &Base) -> Response {
     let response = match result {
         Ok(response) => response,
         Err(error) if error.is_from_response() => error.into_response(),
-        Err(error) => return Problem::from(error).respond(Some(id)),
+        Err(error) => return Problem::from(error).respond(Some(id), base),
     };
-    if is_bare_refusal(&response) { refused(response, id) } else { response }
+    if is_bare_refusal(&response) { refused(response, id, base) } else { response }
 }
 
 fn is_bare_refusal(response: &Response) -> bool {
@@ -29,11 +30,11 @@ fn is_bare_refusal(response: &Response) -> bool {
 }
 
 /// Keeps the headers a middleware set (`Allow`, `Retry-After`, CORS), replaces the body and what describes it.
-fn refused(mut response: Response, id: RequestId) -> Response {
+fn refused(mut response: Response, id: RequestId, base: &Base) -> Response {
     for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ETAG] {
         response.headers_mut().remove(name);
     }
-    Problem::from_status(response.status()).write_into(&mut response, Some(id));
+    Problem::from_status(response.status()).write_into(&mut response, Some(id), base);
     response
 }
 
@@ -49,7 +50,7 @@ impl From<poem::Error> for Problem {
             Self::method_not_allowed(None)
         } else if error.is::<CorsError>() {
             Self::permission_denied()
-                .with_code("cross_origin_denied")
+                .with_code(Code::CROSS_ORIGIN_DENIED)
                 .with_detail("This origin, method or header is not allowed across origins.")
         } else if let Some(ReadBodyError::Io(_)) = error.downcast_ref() {
             Self::of(Kind::InvalidInput).with_detail("The body broke off or is not well formed.")

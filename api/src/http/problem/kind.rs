@@ -2,6 +2,8 @@
 
 use poem::http::StatusCode;
 
+use super::code::Code;
+
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     InvalidInput,
@@ -46,7 +48,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn code(self) -> &'static str {
+    pub(super) fn code(self) -> Code {
         self.words().0
     }
 
@@ -59,39 +61,43 @@ impl Kind {
     }
 
     /// Code, title, and the detail where the constructor is given none.
-    fn words(self) -> (&'static str, &'static str, &'static str) {
+    fn words(self) -> (Code, &'static str, &'static str) {
         match self {
-            Self::InvalidInput => ("invalid_input", "Invalid input", "The input is not valid."),
+            Self::InvalidInput => (Code::INVALID_INPUT, "Invalid input", "The input is not valid."),
             Self::InvalidCredentials => {
-                ("invalid_credentials", "Invalid credentials", "These credentials do not sign in.")
+                (Code::INVALID_CREDENTIALS, "Invalid credentials", "These credentials do not sign in.")
             }
-            Self::Unauthenticated => ("unauthenticated", "Authentication required", "The call needs credentials."),
-            Self::InvalidToken => ("invalid_token", "Invalid token", "The token is not valid, or not any more."),
+            Self::Unauthenticated => (Code::UNAUTHENTICATED, "Authentication required", "The call needs credentials."),
+            Self::InvalidToken => (Code::INVALID_TOKEN, "Invalid token", "The token is not valid, or not any more."),
             Self::StepUpRequired => {
-                ("step_up_required", "Step-up required", "Confirm the password first: POST /v1/auth/step-up.")
+                (Code::STEP_UP_REQUIRED, "Step-up required", "Confirm the password first: POST /v1/auth/step-up.")
             }
-            Self::PermissionDenied => ("permission_denied", "Permission denied", "The caller may not do this."),
-            Self::NotFound => ("not_found", "Not found", "There is nothing here."),
+            Self::PermissionDenied => (Code::PERMISSION_DENIED, "Permission denied", "The caller may not do this."),
+            Self::NotFound => (Code::NOT_FOUND, "Not found", "There is nothing here."),
             Self::MethodNotAllowed => {
-                ("method_not_allowed", "Method not allowed", "This path does not answer to this method.")
+                (Code::METHOD_NOT_ALLOWED, "Method not allowed", "This path does not answer to this method.")
             }
-            Self::NotAcceptable => ("not_acceptable", "Not acceptable", "No representation fits the Accept header."),
-            Self::SlowRequest => ("slow_request", "Request too slow", "The body did not arrive in time."),
-            Self::Conflict => ("conflict", "Conflict", "The present state forbids this."),
-            Self::BodyTooLarge => ("body_too_large", "Body too large", "The body is too large."),
-            Self::UnsupportedMediaType => {
-                ("unsupported_media_type", "Unsupported media type", "The operation does not read this Content-Type.")
+            Self::NotAcceptable => {
+                (Code::NOT_ACCEPTABLE, "Not acceptable", "No representation fits the Accept header.")
             }
-            Self::RateLimited => ("rate_limited", "Too many requests", "Too many calls; wait and try again."),
+            Self::SlowRequest => (Code::SLOW_REQUEST, "Request too slow", "The body did not arrive in time."),
+            Self::Conflict => (Code::CONFLICT, "Conflict", "The present state forbids this."),
+            Self::BodyTooLarge => (Code::BODY_TOO_LARGE, "Body too large", "The body is too large."),
+            Self::UnsupportedMediaType => (
+                Code::UNSUPPORTED_MEDIA_TYPE,
+                "Unsupported media type",
+                "The operation does not read this Content-Type.",
+            ),
+            Self::RateLimited => (Code::RATE_LIMITED, "Too many requests", "Too many calls; wait and try again."),
             Self::Internal => {
-                ("internal", "Internal error", "Something failed here. Quote the instance to the operator.")
+                (Code::INTERNAL, "Internal error", "Something failed here. Quote the instance to the operator.")
             }
-            Self::NotImplemented => ("not_implemented", "Not implemented", "Nothing here answers to this method."),
-            Self::LockedDown => ("locked_down", "Locked down", "An incident is being contained; come back later."),
-            Self::Overloaded => ("overloaded", "Overloaded", "Too busy; nothing was done. Try again."),
-            Self::Unavailable => ("unavailable", "Unavailable", "Something the call needs is down. Try again."),
+            Self::NotImplemented => (Code::NOT_IMPLEMENTED, "Not implemented", "Nothing here answers to this method."),
+            Self::LockedDown => (Code::LOCKED_DOWN, "Locked down", "An incident is being contained; come back later."),
+            Self::Overloaded => (Code::OVERLOADED, "Overloaded", "Too busy; nothing was done. Try again."),
+            Self::Unavailable => (Code::UNAVAILABLE, "Unavailable", "Something the call needs is down. Try again."),
             Self::Timeout => (
-                "timeout",
+                Code::TIMEOUT,
                 "Timeout",
                 "No answer in time; the call may have taken effect. Retry with the same Idempotency-Key.",
             ),

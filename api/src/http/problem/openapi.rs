@@ -4,7 +4,8 @@ use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaRespon
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Object};
 
-use super::{CONTENT_TYPE, FieldError, Problem};
+use super::{CONTENT_TYPE, FieldError, Problem, ProblemCodes};
+use crate::vocabulary::Word;
 
 impl ApiResponse for Problem {
     fn meta() -> MetaResponses {
@@ -67,7 +68,7 @@ fn documented_header<T: Type>(name: &str, description: &str) -> MetaHeader {
 #[derive(Object)]
 #[oai(rename = "Problem")]
 struct DocumentSchema {
-    /// `urn:fulexo:problem:` and the code.
+    /// The URL of the page that explains the code.
     #[oai(rename = "type")]
     kind: String,
     /// The same for every problem of one kind.
@@ -77,7 +78,7 @@ struct DocumentSchema {
     /// What happened, for a person.
     detail: String,
     /// What happened, for a program; stable.
-    code: String,
+    code: Word<ProblemCodes>,
     /// `urn:uuid:` and the request id.
     instance: Option<String>,
     /// For `permission_denied`: the permission that the caller lacks.

@@ -1,0 +1,69 @@
+//! The page that `type` of a problem leads to: every code, what it means and what to do, from the list that answers are made
+//! from. It holds nothing of anybody.
+
+use std::fmt::Write;
+
+use hyper::body::Bytes;
+use poem::http::{HeaderValue, header};
+
+use super::files::{File, PAGE, STYLE};
+use super::problem::{self, Code};
+
+/// Our style and an icon: the page has no script.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// The page and its style.
+#[must_use]
+pub fn files() -> [File; 2] {
+    [
+        File {
+            path: problem::PAGE,
+            operation: "get_problems_page",
+            content_type: PAGE,
+            header: Some((header::CONTENT_SECURITY_POLICY, POLICY)),
+            bytes: Bytes::from(html()),
+        },
+        File {
+            path: "/problems/problems.css",
+            operation: "get_problems_style",
+            content_type: STYLE,
+            header: None,
+            bytes: Bytes::from_static(include_bytes!("../../assets/problems.css")),
+        },
+    ]
+}
+
+fn html() -> String {
+    let mut page = String::from(include_str!("../../assets/problems.html"));
+    let mut entries = String::new();
+    for Code { name, status, meaning, remedy } in Code::ALL {
+        // Nothing that is written to a String fails.
+        let _ = write!(
+            entries,
+            "<section id=\"{name}\">\n<h2><a href=\"#{name}\">{name}</a> <span>{status}</span></h2>\n<p>{meaning}</p>\n\
+             <p class=\"remedy\">{remedy}</p>\n</section>\n"
+        );
+    }
+    if let Some(place) = page.find("<!-- codes -->") {
+        page.insert_str(place, &entries);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_place_on_the_page() {
+        let page = html();
+        for code in Code::ALL {
+            assert!(page.contains(&format!("<section id=\"{}\">", code.name)), "{}", code.name);
+            for text in [code.meaning, code.remedy] {
+                assert!(page.contains(text) && !text.contains(['<', '>', '&']), "{text}");
+            }
+        }
+    }
+}
