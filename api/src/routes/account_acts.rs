@@ -36,7 +36,7 @@ struct SignedOut {
 
 #[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
 impl AccountActs {
-    /// Grant a role.
+    /// Grant a role
     ///
     /// It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a
     /// login within the last ten minutes.
@@ -63,7 +63,7 @@ impl AccountActs {
         Ok(commands.grant_role(&context, caller.permissions, account, role, reason).await?.into())
     }
 
-    /// Take a role away.
+    /// Revoke a role
     ///
     /// It is gone at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a login
     /// within the last ten minutes.
@@ -93,8 +93,9 @@ impl AccountActs {
         app.enforced(app.commands.revoke_role(&context, caller.permissions, account, role, reason).await?).await
     }
 
-    /// Stop all use of an account: nobody logs in, and every session ends.
+    /// Suspend an account
     ///
+    /// Nobody logs in, and every session ends.
     /// Needs `accounts.manage`.
     #[oai(path = "/:account_id/suspend", method = "post", operation_id = "suspend_account")]
     async fn suspend(
@@ -117,7 +118,7 @@ impl AccountActs {
         }
     }
 
-    /// Allow the use of a suspended account again.
+    /// Reinstate a suspended account
     ///
     /// Needs `accounts.manage`.
     #[oai(path = "/:account_id/reinstate", method = "post", operation_id = "reinstate_account")]
@@ -134,7 +135,7 @@ impl AccountActs {
         app.enforced(app.commands.reinstate(&context, caller.0.permissions, account, reason).await?).await
     }
 
-    /// Lift a lock before its time.
+    /// Unlock an account
     ///
     /// Needs `accounts.manage`.
     #[oai(path = "/:account_id/unlock", method = "post", operation_id = "unlock_account")]
@@ -151,7 +152,7 @@ impl AccountActs {
         app.enforced(app.commands.unlock(&context, AccountId(account_id.0), reason).await?).await
     }
 
-    /// Expire an account's password.
+    /// Require a password change at next login
     ///
     /// Every session ends, and the next login leads to the change alone. Needs `accounts.manage`, every permission of
     /// the account, and a login within the last ten minutes.
@@ -169,7 +170,7 @@ impl AccountActs {
         app.enforced(app.commands.expire_password(&context, caller.0.permissions, account, reason).await?).await
     }
 
-    /// Take a lost second factor away.
+    /// Reset an account's second factor
     ///
     /// Every session ends. Needs `accounts.manage`, every permission of the account, and a login within the last ten
     /// minutes.
@@ -187,7 +188,7 @@ impl AccountActs {
         app.enforced(app.commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?).await
     }
 
-    /// End every session of an account.
+    /// Revoke all sessions of an account
     ///
     /// Needs `sessions.revoke`.
     #[oai(path = "/:account_id/sessions/revoke", method = "post", operation_id = "revoke_account_sessions")]

@@ -95,8 +95,9 @@ struct CreatedAccount {
 
 #[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
 impl Accounts {
-    /// List accounts, in the order of their registration.
+    /// List accounts
     ///
+    /// In the order of their registration.
     /// Needs `accounts.read`.
     #[oai(path = "/", method = "get", operation_id = "list_accounts")]
     async fn list(
@@ -172,7 +173,7 @@ impl Accounts {
         }))
     }
 
-    /// Get an account.
+    /// Get an account
     ///
     /// Needs `accounts.read`.
     #[oai(path = "/:account_id", method = "get", operation_id = "get_account")]
@@ -200,7 +201,7 @@ impl Accounts {
         Ok(view.of(AccountAsOf { account, as_of: moment.map(Shown::from) }))
     }
 
-    /// Make an account for somebody else.
+    /// Create an account
     ///
     /// Its first password is shown this once, and must be changed at the first login. Needs `accounts.manage`, for roles
     /// beside `customer` also `roles.grant` and every permission of them, and a login within the last ten minutes.
@@ -247,7 +248,7 @@ impl Accounts {
         }
     }
 
-    /// Rename an account.
+    /// Change an account's display name
     ///
     /// Needs `accounts.manage` and every permission of the account.
     #[oai(path = "/:account_id", method = "patch", operation_id = "change_account")]

@@ -62,7 +62,7 @@ struct ApiKeyPage {
 
 #[OpenApi(prefix_path = "/v1/api-keys", tag = "Tag::ApiKeys")]
 impl ApiKeys {
-    /// Make an API key.
+    /// Create an API key
     ///
     /// It makes every call that its permissions allow and that needs no login within the last ten minutes. Needs
     /// `api_keys.manage`, every permission of the key, and a login within the last ten minutes.
@@ -95,8 +95,9 @@ impl ApiKeys {
         }))
     }
 
-    /// List API keys, in the order of their making.
+    /// List API keys
     ///
+    /// In the order of their creation.
     /// Those that ended more than a day ago are in the audit trail alone. Never behind the log. Needs `api_keys.manage`.
     #[oai(path = "/", method = "get", operation_id = "list_api_keys")]
     async fn list(
@@ -127,7 +128,7 @@ impl ApiKeys {
         Ok(Json(ApiKeyPage { items: items.collect(), next_cursor }))
     }
 
-    /// Revoke an API key.
+    /// Revoke an API key
     ///
     /// It is refused from then on. A reason may be given. Needs `api_keys.manage` and a login within the last ten
     /// minutes.

@@ -98,8 +98,9 @@ struct AuditEventWithLeaf {
 
 #[OpenApi(prefix_path = "/v1/audit", tag = "Tag::Audit")]
 impl Audit {
-    /// List events, in the order of the log.
+    /// List events
     ///
+    /// In the order of the log.
     /// Everything that is given must match. Needs `audit.read`.
     #[oai(path = "/events", method = "get", operation_id = "list_audit_events")]
     async fn list(
@@ -159,7 +160,7 @@ impl Audit {
         Ok(view.of(AuditPage { items, next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
-    /// Get an event, with the exact bytes of its leaf.
+    /// Get an event and the bytes of its leaf
     ///
     /// Needs `audit.read`.
     #[oai(path = "/events/:position", method = "get", operation_id = "get_audit_event")]

@@ -160,7 +160,7 @@ struct Introspected {
 
 #[OpenApi(prefix_path = "/v1/auth", tag = "Tag::Authentication")]
 impl Auth {
-    /// Register an account.
+    /// Register an account
     ///
     /// Its owner can log in at once. A mail asks them to confirm the address, where the service sends mail. 403
     /// `registration_closed` where accounts are made by administrators alone.
@@ -198,7 +198,7 @@ impl Auth {
         Ok(Recorded::of(done, |account| RegisteredAccount { account_id: account.0, ..answer }))
     }
 
-    /// Log in.
+    /// Log in
     ///
     /// Every refusal is the same 401, whether the address is unknown, the password wrong, the account locked or
     /// suspended; the reason is in the audit trail. Where the password alone does not begin a session, `status` says what
@@ -222,7 +222,7 @@ impl Auth {
         Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
-    /// Log in with the second factor.
+    /// Log in with a second factor
     ///
     /// A code is accepted once. A wrong one counts, and five within fifteen minutes lock the second factor for a while;
     /// every refusal is the same 401.
@@ -241,7 +241,7 @@ impl Auth {
         Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
-    /// Exchange a refresh token for new tokens.
+    /// Exchange a refresh token for new tokens
     ///
     /// A token that was spent before ends the session: somebody else holds a copy. Within ten seconds the one just
     /// spent is answered with its successor, for two tabs or a lost answer. From another browser or device than
@@ -275,7 +275,7 @@ impl Auth {
         Ok(Recorded::of(done, |it| RefreshAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
     }
 
-    /// End this session.
+    /// Log out
     ///
     /// Its tokens are refused from then on, this one included: a second call answers 401. Cookies are taken away.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
@@ -299,8 +299,9 @@ impl Auth {
         Ok(NoContent::from(done).with_cookies(cleared.collect()))
     }
 
-    /// Prove yourself once more, and make sensitive calls for ten minutes.
+    /// Step up
     ///
+    /// Allows sensitive calls for ten minutes.
     /// Send the password, or a code. An account that has a second factor needs a code: its password is refused with
     /// `code_required`. What is wrong counts as a failed login from this device.
     #[oai(path = "/step-up", method = "post", operation_id = "step_up")]
@@ -325,7 +326,7 @@ impl Auth {
         Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until: elevated_until.into() }))
     }
 
-    /// Introspect a token (RFC 7662).
+    /// Introspect a token (RFC 7662)
     ///
     /// For services that are handed access tokens or API keys by others. Needs `tokens.introspect`, which an API key may
     /// have. A key may be presented by HTTP Basic, too (RFC 6749, section 2.3.1): its id as the user, its secret as the
@@ -382,7 +383,7 @@ impl Auth {
         }))
     }
 
-    /// Get the caller's session, as judged now.
+    /// Get the current session
     ///
     /// Judged from the token and this node's memory of what has changed since; no database is read.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]

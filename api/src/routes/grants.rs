@@ -51,8 +51,9 @@ struct RoleGrantPage {
 
 #[OpenApi(prefix_path = "/v1/grants", tag = "Tag::Roles")]
 impl Grants {
-    /// Who holds which role, since when and by whom, and what it allows; by account, then by role.
+    /// List grants
     ///
+    /// Each with its holder, when and by whom it was granted, and what it allows; by account, then by role.
     /// Needs `roles.read`.
     #[oai(path = "/", method = "get", operation_id = "list_grants")]
     async fn list(

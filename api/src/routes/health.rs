@@ -136,7 +136,7 @@ impl NodeHealth {
 
 #[OpenApi(tag = "Tag::Service")]
 impl Health {
-    /// Tell that the process runs.
+    /// Check that the process runs
     ///
     /// Asks nothing else: a node that is not ready is alive.
     #[oai(path = "/health/live", method = "get", operation_id = "get_liveness")]
@@ -144,7 +144,7 @@ impl Health {
         Ok(Json(Alive { status: Status::Ok }))
     }
 
-    /// Tell whether requests can be served.
+    /// Check that requests can be served
     ///
     /// Names each dependency, and each read model with its lag. 503 when they cannot.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
@@ -205,7 +205,7 @@ impl Health {
         }))
     }
 
-    /// Give the figures of this node to Prometheus.
+    /// Get this node's figures for Prometheus
     ///
     /// The log's size, each read model's position, lag and version, the gate, in Prometheus' text format.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]

@@ -44,7 +44,7 @@ struct Lockdown {
 
 #[OpenApi(prefix_path = "/v1/lockdown", tag = "Tag::Incidents")]
 impl Lockdowns {
-    /// Get the lockdown, if there is one.
+    /// Get the lockdown
     ///
     /// Needs `lockdown.manage`.
     #[oai(path = "/", method = "get", operation_id = "get_lockdown")]
@@ -68,7 +68,7 @@ impl Lockdowns {
         }))
     }
 
-    /// Start a lockdown, or change the scope of one.
+    /// Impose a lockdown or change its scope
     ///
     /// In force at once: everybody without `lockdown.manage` is answered 503 `locked_down`, and a refused login says no
     /// more than that, whatever was wrong with it. Ends nothing: when it is lifted, sessions and keys work as before. Needs
@@ -94,7 +94,7 @@ impl Lockdowns {
         app.enforced(app.commands.start_lockdown(&context, scope, reason).await?).await
     }
 
-    /// Lift the lockdown.
+    /// Lift the lockdown
     ///
     /// Needs `lockdown.manage`, and a login within the last ten minutes. 409 `no_lockdown` when there is none.
     #[oai(path = "/", method = "delete", operation_id = "lift_lockdown")]

@@ -164,7 +164,7 @@ pub struct RevokedSessions {
 
 #[OpenApi(prefix_path = "/v1/me", tag = "Tag::Me")]
 impl Me {
-    /// Get the caller's account.
+    /// Get the caller's account
     ///
     /// With its roles, what they allow in this session, and its second factor. Sees the caller's login in any case.
     #[oai(path = "/", method = "get", operation_id = "get_me")]
@@ -200,7 +200,7 @@ impl Me {
         }))
     }
 
-    /// Rename the caller's account.
+    /// Change the caller's display name
     ///
     /// `null` takes the name away. The name that is there already changes and records nothing.
     #[oai(path = "/", method = "patch", operation_id = "change_me")]
@@ -222,8 +222,9 @@ impl Me {
         Ok(Recorded::of(done, |profile| ChangedProfile::of(caller.account, &profile)))
     }
 
-    /// Change the password. Every other session ends.
+    /// Change the caller's password
     ///
+    /// Every other session ends.
     /// A wrong current password counts as a failed login from this device.
     #[oai(path = "/password", method = "post", operation_id = "change_my_password")]
     async fn change_password(
@@ -246,8 +247,9 @@ impl Me {
         Ok(changed.map_err(about_the_new_password)?.into())
     }
 
-    /// Begin to set up a second factor, the first or another one.
+    /// Start to enrol a second factor
     ///
+    /// The first one, or another in its place.
     /// It counts once a code of it was confirmed; until then one in use stays. Needs a login within the last ten minutes.
     #[oai(path = "/second-factor/totp", method = "post", operation_id = "enrol_totp")]
     async fn start_totp(
@@ -267,8 +269,9 @@ impl Me {
         }))
     }
 
-    /// Confirm the second factor by a code of it: every login asks for one from now on.
+    /// Confirm a second factor
     ///
+    /// By a code of it; every login asks for one from then on.
     /// The recovery codes are shown this once. Needs a login within the last ten minutes.
     #[oai(path = "/second-factor/totp/confirm", method = "post", operation_id = "confirm_totp")]
     async fn confirm_totp(
@@ -287,7 +290,7 @@ impl Me {
         Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 
-    /// Take the second factor away.
+    /// Remove the caller's second factor
     ///
     /// Refused when a role of the account requires one: enrol another one in its place. Needs a login within the last
     /// ten minutes.
@@ -303,8 +306,9 @@ impl Me {
         Ok(app(request)?.commands.disable_second_factor(&context, caller.0.account).await?.into())
     }
 
-    /// Issue new recovery codes; the old ones are worth nothing from now on.
+    /// Issue new recovery codes
     ///
+    /// The old ones are void from then on.
     /// Shown this once. Needs a login within the last ten minutes.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "issue_recovery_codes")]
     async fn new_recovery_codes(
@@ -319,7 +323,7 @@ impl Me {
         Ok(Recorded::of(done, RecoveryCodeSet::of))
     }
 
-    /// List the caller's live sessions.
+    /// List the caller's live sessions
     ///
     /// In the order of their start; where each began and was last refreshed, and which one asks.
     #[oai(path = "/sessions", method = "get", operation_id = "list_my_sessions")]
@@ -356,7 +360,7 @@ impl Me {
         Ok(view.of(MySessionPage { items: items.collect(), next_cursor }))
     }
 
-    /// End one of the caller's sessions.
+    /// Revoke a session of the caller
     ///
     /// Its tokens are refused from then on. 404 for one that has ended, or is somebody else's.
     #[oai(path = "/sessions/:session_id", method = "delete", operation_id = "revoke_my_session")]
@@ -372,7 +376,7 @@ impl Me {
         Ok(app(request)?.commands.end_own_session(&context, caller.0.account, session).await?.into())
     }
 
-    /// End all other sessions of the caller.
+    /// Revoke all other sessions of the caller
     ///
     /// Answers with how many there were. The session that asks goes on.
     #[oai(path = "/sessions/revoke-others", method = "post", operation_id = "revoke_my_other_sessions")]
@@ -389,8 +393,9 @@ impl Me {
         Ok(Recorded::of(done, RevokedSessions::of))
     }
 
-    /// The devices that the account knows: those that have logged in.
+    /// List the caller's known devices
     ///
+    /// Those that have logged in.
     /// Guesses on one are counted by themselves, and a login from it is no news. A change of password or second factor, a
     /// reset or a suspension ends all of them. Never behind the log.
     #[oai(path = "/devices", method = "get", operation_id = "list_my_devices")]
@@ -401,7 +406,7 @@ impl Me {
         Ok(Json(MyDevices { items: devices.into_iter().map(MyDevice::of).collect() }))
     }
 
-    /// Forget one of the caller's devices.
+    /// Forget a device of the caller
     ///
     /// Its `device_token` is worth nothing from now on; its sessions go on.
     #[oai(path = "/devices/:device_id", method = "delete", operation_id = "forget_my_device")]
@@ -416,7 +421,7 @@ impl Me {
         Ok(app(request)?.commands.forget_device(&context, caller.0.account, device_id.0).await?.into())
     }
 
-    /// List what happened to the caller's account.
+    /// List the events of the caller's account
     ///
     /// The events of the audit trail that are about it, oldest first.
     #[oai(path = "/events", method = "get", operation_id = "list_my_events")]

@@ -250,7 +250,7 @@ const LISTED: usize = 200;
 
 #[OpenApi(prefix_path = "/v1/policy", tag = "Tag::Policy")]
 impl Policies {
-    /// Get the policy in force.
+    /// Get the policy in force
     ///
     /// Never behind the log. Needs `policy.read`.
     #[oai(path = "/", method = "get", operation_id = "get_policy")]
@@ -262,7 +262,7 @@ impl Policies {
         Ok(Json(PolicyInForce::of(changed.map_or_else(|| app.first_policy.clone(), |(_, policy)| policy))))
     }
 
-    /// Put another policy in force.
+    /// Change the policy
     ///
     /// The answer comes once every node decides under it: it may take rights from sessions that are live. What was decided
     /// before stays. Needs `policy.change` and a login within the last ten minutes.
@@ -306,8 +306,9 @@ impl Policies {
         }
     }
 
-    /// What another lockout policy would have done to the attempts of the last days.
+    /// Preview a lockout policy
     ///
+    /// Tells what it would have done to the attempts of the last days.
     /// The recorded attempts are replayed under it, out of the log itself: which accounts would have been locked when,
     /// which attacks it would have stopped, and whom it would have refused wrongly. Nothing is recorded, and it is never
     /// behind the log. One preview at a time on each node. Needs `policy.read`.

@@ -55,7 +55,7 @@ enum Accepted {
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Recovery")]
 impl Recovery {
-    /// Ask for a password reset by mail.
+    /// Request a password reset e-mail
     ///
     /// The answer is the same, and as fast, whether there is such an account or not. An account gets three such mails at
     /// most within half an hour.
@@ -84,7 +84,7 @@ impl Recovery {
         Ok(Accepted::Accepted)
     }
 
-    /// Set a new password with what was mailed.
+    /// Reset a password
     ///
     /// Every session ends, and a lock of the password lifts. A second factor stays, and the next login asks for it. A
     /// password that breaks the rules spends nothing.
@@ -103,7 +103,7 @@ impl Recovery {
         Ok(done.map_err(spent)?.into())
     }
 
-    /// Have a link mailed that shows that mail to the account's address arrives.
+    /// Request a verification e-mail
     ///
     /// One was mailed after the registration. Of a verified address this does nothing.
     #[oai(path = "/me/email-verification", method = "post", operation_id = "request_email_verification")]
@@ -118,7 +118,7 @@ impl Recovery {
         Ok(Accepted::Accepted)
     }
 
-    /// Confirm the address with what was mailed.
+    /// Verify an e-mail address
     ///
     /// The token is good once, for 24 hours; after that it is 401 `invalid_token`.
     #[oai(path = "/auth/email-verification", method = "post", operation_id = "verify_email")]
@@ -133,7 +133,7 @@ impl Recovery {
         Ok(app.commands.verify_email(&context, &body.token).await.map_err(spent)?.into())
     }
 
-    /// Report somebody else's login with what was mailed.
+    /// Report an intrusion from an e-mail link
     ///
     /// Every session ends, the password opens nothing any more, and a way to a new one is mailed.
     #[oai(path = "/auth/not-me", method = "post", operation_id = "report_intrusion")]

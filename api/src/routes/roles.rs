@@ -75,8 +75,9 @@ struct DefinedRole {
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Roles")]
 impl Roles {
-    /// Every role: those built in, then those that administrators defined.
+    /// List roles
     ///
+    /// Those built in, then those that administrators defined.
     /// Never behind the log. What is built in allows what this release gives it, also in the past. Needs `roles.read`.
     #[oai(path = "/roles", method = "get", operation_id = "list_roles")]
     async fn list(
@@ -102,7 +103,7 @@ impl Roles {
         Ok(Json(RoleList { items, as_of: moment.map(Shown::from) }))
     }
 
-    /// List every permission there is.
+    /// List permissions
     ///
     /// Needs `roles.read`.
     #[oai(path = "/permissions", method = "get", operation_id = "list_permissions")]
@@ -115,7 +116,7 @@ impl Roles {
         Ok(Json(PermissionList { items: items.collect() }))
     }
 
-    /// Define a role, or let one allow something else.
+    /// Define a role or change what it allows
     ///
     /// It is in force at once, for all who hold it. Needs `roles.manage`, every permission that the role has or is to
     /// have, and a login within the last ten minutes. A built-in role is not changed, a retired one not brought back.
@@ -146,7 +147,7 @@ impl Roles {
         app.enforced_with(done, |(), enforced| DefinedRole { role: role.into(), permissions, enforced }).await
     }
 
-    /// Retire a role that nobody holds.
+    /// Retire a role that nobody holds
     ///
     /// Its name is never used again. Needs `roles.manage`, every permission of the role, and a login within the last ten
     /// minutes.

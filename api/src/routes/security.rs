@@ -82,8 +82,9 @@ struct RoleHolders {
 
 #[OpenApi(prefix_path = "/v1/security", tag = "Tag::Metrics")]
 impl Security {
-    /// How many events of each type there were, step by step, and what there was at the end.
+    /// Get security metrics
     ///
+    /// Events of each type, counted step by step, and the state at the end.
     /// Steps begin at whole multiples of their length in UTC; the last one holds the moment, and counts up to it. Needs
     /// `metrics.read`.
     #[oai(path = "/metrics", method = "get", operation_id = "get_security_metrics")]

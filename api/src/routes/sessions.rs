@@ -59,8 +59,9 @@ struct SessionPage {
 
 #[OpenApi(prefix_path = "/v1/sessions", tag = "Tag::Sessions")]
 impl Sessions {
-    /// List sessions, in the order of their start.
+    /// List sessions
     ///
+    /// In the order of their start.
     /// Needs `sessions.read`.
     #[oai(path = "/", method = "get", operation_id = "list_sessions")]
     async fn list(
@@ -105,7 +106,7 @@ impl Sessions {
         Ok(view.of(SessionPage { items: items.collect(), next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
-    /// End anybody's session.
+    /// Revoke a session
     ///
     /// Its tokens are refused from then on. A reason may be given. Needs `sessions.revoke`.
     #[oai(path = "/:session_id", method = "delete", operation_id = "revoke_session")]

@@ -57,7 +57,7 @@ struct ServerMetadata {
 
 #[OpenApi(tag = "Tag::Service")]
 impl WellKnown {
-    /// Get the public keys of access tokens.
+    /// Get the public keys of access tokens
     ///
     /// A JWK Set (RFC 7517); empty where tokens are signed with HS256. `If-None-Match` with the `ETag` of an earlier answer is
     /// answered by 304 while the keys are the same.
@@ -77,7 +77,7 @@ impl WellKnown {
         Ok(Cached::answer(request, KeySet { keys: keys.collect() }, max_age))
     }
 
-    /// Get the metadata of the issuer (RFC 8414).
+    /// Get the issuer's metadata (RFC 8414)
     ///
     /// Everything that a service needs to judge access tokens, if it knows the issuer's URL. 404 where the configured issuer is
     /// not a URL.

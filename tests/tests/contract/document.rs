@@ -123,7 +123,8 @@ fn every_operation_takes_the_one_token_or_none() {
 fn every_operation_says_in_a_line_what_it_does() {
     for operation in operations() {
         let summary = operation.meta["summary"].as_str().unwrap_or_default();
-        assert!(!summary.trim().is_empty(), "{} has no summary", operation.id);
+        assert!((4..=60).contains(&summary.len()), "{}: {summary:?}", operation.id);
+        assert!(!summary.ends_with('.') && !summary.contains('\n'), "{}: {summary:?}", operation.id);
         assert!(operation.meta["tags"].as_array().is_some_and(|tags| tags.len() == 1), "{} has no tag", operation.id);
     }
 }

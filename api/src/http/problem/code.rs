@@ -83,7 +83,7 @@ codes! {
     LOCKDOWN_ACTIVE: "lockdown_active", 409, "A lockdown of this scope is in force.", "Nothing is left to do.";
     NO_LOCKDOWN: "no_lockdown", 409, "There is no lockdown.", "Nothing is left to do.";
     NO_SECOND_FACTOR: "no_second_factor", 409, "The account has no second factor.", "Enrol one first.";
-    NOT_ENROLLING: "not_enrolling", 409, "No enrolment of a second factor was started.", "POST /v1/me/totp first.";
+    NOT_ENROLLING: "not_enrolling", 409, "No enrolment of a second factor was started.", "POST /v1/me/second-factor/totp first.";
     NOT_SUSPENDED: "not_suspended", 409, "The account is not suspended.", "Nothing is left to do.";
     OUTCOME_EXPIRED: "outcome_expired", 409, "The request was carried out before, and its tokens or secrets are not shown again.",
         "Send a new Idempotency-Key to do it once more.";
