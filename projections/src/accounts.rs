@@ -113,7 +113,7 @@ pub async fn list_as_of(
 }
 
 /// The statement of a list, made from the filters that are given: one of them finds candidates in its index, the others are
-/// held against their versions, 5,000 of them at most.
+/// held against their versions, 2,000 of them at most.
 #[must_use]
 pub fn statement(
     filter: &Filter,
@@ -122,6 +122,7 @@ pub fn statement(
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
     let order = paging.order.sql();
+    let current = COLUMNS.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ");
     let mut sql = QueryBuilder::new("select * from (select v.*, c.account_id as key, c.nth, (true");
     let is_filtered = push_conditions(&mut sql, filter, now);
     sql.push(") as matches from (select g.account_id, row_number() over (order by g.account_id ");
@@ -135,20 +136,15 @@ pub fn statement(
     }
     sql.push(" order by g.account_id ").push(order).push(" limit ");
     sql.push(if is_filtered { WALK_SQL } else { paging.fetch() });
-    sql.push(") c cross join lateral (");
-    match moment {
-        None => {
-            sql.push("select * from read.account a where a.account_id = c.account_id offset 0");
-        }
-        // A row never goes away: one that has changed since has the version before in its past.
-        Some(moment) => {
-            sql.push("(select a.* from read.account a where a.account_id = c.account_id and a.since <= ");
-            sql.push_bind(moment.position);
-            sql.push(") union all (select ").push(COLUMNS);
-            sql.push(" from read.account_past p where p.account_id = c.account_id and p.since <= ");
-            sql.push_bind(moment.position);
-            sql.push(" and p.until > ").push_bind(moment.position).push(" order by p.since desc limit 1)");
-        }
+    sql.push(") c cross join lateral (select * from read.account r where r.account_id = c.account_id offset 0) a");
+    sql.push(" cross join lateral (select ").push(&current);
+    // A row never goes away: one that has changed since has the version before in its past.
+    if let Some(moment) = moment {
+        sql.push(" where a.since <= ").push_bind(moment.position);
+        sql.push(" union all (select ").push(COLUMNS);
+        sql.push(" from read.account_past p where a.since > ").push_bind(moment.position);
+        sql.push(" and p.account_id = a.account_id and p.since <= ").push_bind(moment.position);
+        sql.push(" order by p.since desc limit 1)");
     }
     sql.push(") v) w where matches or nth = ").push(WALK_SQL);
     sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch());
@@ -215,8 +211,9 @@ fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Op
         // Those that were there: the walk ends at a row that has a version.
         (None, None, Some(moment)) => {
             sql.push("read.account g where g.registered_at <= ").push_bind(moment.time);
-            sql.push(" and coalesce((select p.since from read.account_past p where p.account_id = g.account_id");
-            sql.push(" order by p.since limit 1), g.since) <= ").push_bind(moment.position);
+            sql.push(" and (g.since <= ").push_bind(moment.position);
+            sql.push(" or (select p.since from read.account_past p where p.account_id = g.account_id");
+            sql.push(" order by p.since limit 1) <= ").push_bind(moment.position).push(")");
         }
     }
 }

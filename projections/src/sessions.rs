@@ -92,7 +92,7 @@ pub async fn list_as_of(
 }
 
 /// The statement of a list, made from the filters that are given: candidates by an index, those of an account or those that
-/// nothing has ended, and of them the ones that are as wanted, 5,000 candidates at most.
+/// nothing has ended, and of them the ones that are as wanted, 2,000 candidates at most.
 #[must_use]
 pub fn statement(
     filter: &Filter,
@@ -101,6 +101,7 @@ pub fn statement(
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
     let order = paging.order.sql();
+    let current = COLUMNS.split(", ").map(|column| format!("s.{column}")).collect::<Vec<_>>().join(", ");
     let mut sql = QueryBuilder::new("select * from (select v.*, c.session_id as key, c.nth, (true");
     if let Some(live) = filter.live {
         sql.push(if live { " and " } else { " and not " });
@@ -128,20 +129,15 @@ pub fn statement(
     }
     sql.push(" order by s.session_id ").push(order).push(" limit ");
     sql.push(if filter.live.is_some() { WALK_SQL } else { paging.fetch() });
-    sql.push(") c cross join lateral (");
-    match moment {
-        None => {
-            sql.push("select * from read.session s where s.session_id = c.session_id offset 0");
-        }
-        // A row never goes away: one that has changed since has the version before in its past.
-        Some(moment) => {
-            sql.push("(select s.* from read.session s where s.session_id = c.session_id and s.since <= ");
-            sql.push_bind(moment.position);
-            sql.push(") union all (select ").push(COLUMNS);
-            sql.push(" from read.session_past p where p.session_id = c.session_id and p.since <= ");
-            sql.push_bind(moment.position);
-            sql.push(" and p.until > ").push_bind(moment.position).push(" order by p.since desc limit 1)");
-        }
+    sql.push(") c cross join lateral (select * from read.session r where r.session_id = c.session_id offset 0) s");
+    sql.push(" cross join lateral (select ").push(&current);
+    // A row never goes away: one that has changed since has the version before in its past.
+    if let Some(moment) = moment {
+        sql.push(" where s.since <= ").push_bind(moment.position);
+        sql.push(" union all (select ").push(COLUMNS);
+        sql.push(" from read.session_past p where s.since > ").push_bind(moment.position);
+        sql.push(" and p.session_id = s.session_id and p.since <= ").push_bind(moment.position);
+        sql.push(" order by p.since desc limit 1)");
     }
     sql.push(") v) w where matches or nth = ").push(WALK_SQL);
     sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch());

@@ -96,7 +96,7 @@ mod tests {
         let bare =
             || Response::builder().status(StatusCode::TOO_MANY_REQUESTS).header("ratelimit", "r=0").body("secret");
         for result in [Ok(bare()), Err(poem::Error::from_response(bare()))] {
-            let response = answer(result, RequestId::draw());
+            let response = answer(result, RequestId::draw(), &Base::default());
             assert_eq!(response.status(), 429);
             assert_eq!(response.content_type(), Some(CONTENT_TYPE));
             assert_eq!(response.header("ratelimit"), Some("r=0"));
