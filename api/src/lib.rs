@@ -1,5 +1,8 @@
 //! HTTP and command line; composes the rest. The only crate that reads configuration, the clock and the environment.
 
+// A print panics where nobody reads: the command line has a writer of its own, `cli::output`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod answer;
 pub mod app;
 mod caller;

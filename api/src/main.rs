@@ -1,5 +1,7 @@
 //! `fulexo`: one binary, one verb a job.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -37,31 +37,56 @@ impl Program {
     /// Starts it with these variables and no others.
     #[must_use]
     pub fn start(arguments: &[&str], env: &BTreeMap<String, String>) -> Self {
+        Self::spawn(arguments, env, Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts it with a closed pipe for its standard output.
+    #[must_use]
+    pub fn start_unread(arguments: &[&str], env: &BTreeMap<String, String>) -> Self {
+        Self::spawn(arguments, env, closed_pipe(), Stdio::piped())
+    }
+
+    /// Starts it with closed pipes for its standard output and its standard error.
+    #[must_use]
+    pub fn start_unheard(arguments: &[&str], env: &BTreeMap<String, String>) -> Self {
+        Self::spawn(arguments, env, closed_pipe(), closed_pipe())
+    }
+
+    /// Starts it with this as its standard output.
+    #[must_use]
+    pub fn start_into(arguments: &[&str], env: &BTreeMap<String, String>, output: Stdio) -> Self {
+        Self::spawn(arguments, env, output, Stdio::piped())
+    }
+
+    fn spawn(arguments: &[&str], env: &BTreeMap<String, String>, stdout: Stdio, stderr: Stdio) -> Self {
         let mut child = Command::new(binary())
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(env)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let (line, output) = channel();
-        let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        thread::spawn(move || {
-            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
-        });
+        if let Some(stdout) = child.stdout.take() {
+            thread::spawn(move || {
+                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
+            });
+        }
         let written = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&written);
         // What a killed program wrote is read to its end.
-        let errors = thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(read @ 1..) = stderr.read(&mut buffer) {
-                kept.lock().unwrap().extend(buffer.iter().take(read));
-            }
+        let errors = child.stderr.take().map(|mut stderr| {
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+                    kept.lock().unwrap().extend(buffer.iter().take(read));
+                }
+            })
         });
-        Self { child, output, written, errors: Some(errors) }
+        Self { child, output, written, errors }
     }
 
     /// Starts it, and waits for its end.
@@ -151,6 +176,13 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The writing end of a pipe that nobody reads.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
 }
 
 /// The program lies where the tests do: `target/debug/fulexo` beside `target/debug/deps`.

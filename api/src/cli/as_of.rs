@@ -1,6 +1,6 @@
 //! `fulexo as-of`: who could do what, and what there was, at a position or a time. Ids, no personal data: those are sealed.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
@@ -12,6 +12,7 @@ use fulexo_projections::{accounts, metrics, roles, sessions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
+use super::output::{Output, note};
 use super::replay::seen;
 use super::target::Target;
 use super::{Failure, block_on};
@@ -54,8 +55,8 @@ impl AsOf {
             let pool = connect(&url, 2).await?;
             let moment = self.when.resolve(&pool, clock::now()).await.map_err(|error| format!("{WHEN} {error}"))?;
             seen(&pool, moment.position).await?;
-            let mut out = Lines { json: self.json, columns: self.what.columns(), gone: false };
-            out.head(moment);
+            let mut out = Lines { json: self.json, columns: self.what.columns(), out: Output::new() };
+            out.head(moment)?;
             match self.what {
                 What::Accounts => show_accounts(&pool, moment, &mut out).await?,
                 What::Sessions => show_sessions(&pool, moment, &mut out).await?,
@@ -90,7 +91,7 @@ impl What {
     }
 }
 
-async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
     let mut paging = Paging::first(LARGEST);
     loop {
         let page = accounts::list_as_of(pool, &accounts::Filter::default(), &paging, moment).await?;
@@ -108,16 +109,16 @@ async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result
                 ("registered_at", time(row.registered_at)),
                 ("roles", json!(row.roles)),
                 ("state", json!(state)),
-            ]);
+            ])?;
         }
-        if page.next.is_none() || out.gone {
+        if page.next.is_none() || out.out.is_closed() {
             return Ok(());
         }
         paging.after = page.next;
     }
 }
 
-async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
     let filter = sessions::Filter { account: None, live: Some(true) };
     let mut paging = Paging::first(LARGEST);
     loop {
@@ -128,32 +129,32 @@ async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result
                 ("account_id", json!(row.account_id)),
                 ("started_at", time(row.started_at)),
                 ("last_seen_at", time(row.last_seen_at)),
-            ]);
+            ])?;
         }
-        if page.next.is_none() || out.gone {
+        if page.next.is_none() || out.out.is_closed() {
             return Ok(());
         }
         paging.after = page.next;
     }
 }
 
-async fn show_roles(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+async fn show_roles(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
     let holders = roles::holders(pool, moment.position).await?;
     let mut show = |role: &str, permissions: Value| {
         let holders = holders.get(role).copied().unwrap_or_default();
-        out.row(&[("role", json!(role)), ("holders", json!(holders)), ("permissions", permissions)]);
+        out.row(&[("role", json!(role)), ("holders", json!(holders)), ("permissions", permissions)])
     };
     for role in built_in_roles() {
-        show(role.as_str(), permissions_of(role.as_str(), None));
+        show(role.as_str(), permissions_of(role.as_str(), None))?;
     }
     for role in roles::defined(pool, moment.position).await? {
         let permissions = if role.retired { json!(["(retired)"]) } else { json!(role.permissions) };
-        show(&role.role, permissions);
+        show(&role.role, permissions)?;
     }
     Ok(())
 }
 
-async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
     let mut paging = Paging::first(LARGEST);
     loop {
         let position = Some(moment.position);
@@ -167,30 +168,30 @@ async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(
                 ("position", json!(held.since)),
                 ("granted_by", by),
                 ("permissions", permissions_of(&held.role, held.permissions.as_deref())),
-            ]);
+            ])?;
         }
-        if page.next.is_none() || out.gone {
+        if page.next.is_none() || out.out.is_closed() {
             return Ok(());
         }
         paging.after = page.next;
     }
 }
 
-async fn show_metrics(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), sqlx::Error> {
+async fn show_metrics(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
     let day = TimeDelta::days(1);
     let minute = moment.time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(moment.time);
     let mut show = |what: &str, number: Value| out.row(&[("what", json!(what)), ("number", number)]);
     for events in metrics::events(pool, minute + TimeDelta::minutes(1) - day, day, moment).await? {
-        show(&events.event_type, json!(events.events));
+        show(&events.event_type, json!(events.events))?;
     }
     let gauges = metrics::gauges(pool, moment).await?;
-    show("accounts", json!(gauges.accounts));
-    show("accounts suspended", json!(gauges.suspended));
-    show("accounts locked", json!(gauges.locked));
-    show("accounts with a second factor", json!(gauges.second_factor));
-    show("sessions in use", json!(gauges.live_sessions));
+    show("accounts", json!(gauges.accounts))?;
+    show("accounts suspended", json!(gauges.suspended))?;
+    show("accounts locked", json!(gauges.locked))?;
+    show("accounts with a second factor", json!(gauges.second_factor))?;
+    show("sessions in use", json!(gauges.live_sessions))?;
     for (role, holders) in roles::holders(pool, moment.position).await? {
-        show(&format!("holders of {role}"), json!(holders));
+        show(&format!("holders of {role}"), json!(holders))?;
     }
     Ok(())
 }
@@ -212,44 +213,40 @@ fn time(time: DateTime<Utc>) -> Value {
 struct Lines {
     json: bool,
     columns: &'static [(&'static str, usize)],
-    /// Whoever read them, `head` for one, has had enough.
-    gone: bool,
+    out: Output,
 }
 
 impl Lines {
-    fn head(&mut self, moment: Moment) {
+    fn head(&mut self, moment: Moment) -> Result<(), Failure> {
         let at = moment.time.format("%Y-%m-%d %H:%M:%S UTC");
         let position =
             moment.last().map_or_else(|| "before the first event".to_owned(), |last| format!("position {last}"));
         let text = format!("as of {position}, {at}");
         if self.json {
-            eprintln!("{text}");
-            return;
+            note(text);
+            return Ok(());
         }
-        self.print(&text);
+        self.out.line(&text)?;
         let heads: Vec<String> = self.columns.iter().map(|(head, _)| head.replace('_', " ")).collect();
         let (dim, plain) = if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        self.print(&format!("{dim}{}{plain}", self.in_columns(&heads)));
+        let heads = self.in_columns(&heads);
+        self.out.line(format_args!("{dim}{heads}{plain}"))
     }
 
-    fn row(&mut self, values: &[(&str, Value)]) {
+    fn row(&mut self, values: &[(&str, Value)]) -> Result<(), Failure> {
         if self.json {
             let document: serde_json::Map<_, _> =
                 values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-            self.print(&Value::Object(document).to_string());
-            return;
+            return self.out.line(Value::Object(document));
         }
         let texts: Vec<String> = values.iter().map(|(name, value)| text(name, value)).collect();
-        self.print(&self.in_columns(&texts));
+        let line = self.in_columns(&texts);
+        self.out.line(line)
     }
 
     fn in_columns(&self, texts: &[String]) -> String {
         let cells = texts.iter().zip(self.columns).map(|(text, (_, width))| format!("{text:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    }
-
-    fn print(&mut self, line: &str) {
-        self.gone = self.gone || writeln!(std::io::stdout(), "{line}").is_err();
     }
 }
 

@@ -16,7 +16,8 @@ use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::{Failure, asked_to_stop, block_on, operator, start_logging};
+use super::output::{Output, note};
+use super::{Failure, StopSignals, block_on, operator, start_logging};
 use crate::app::{App, Running};
 use crate::config::{Config, Environment};
 use crate::private::{DataDir, Nats, Options, Postgres, free_port};
@@ -126,11 +127,11 @@ impl Dev {
         };
         let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
         dir.store("dev.json", &text)?;
-        let stop = asked_to_stop();
-        banner(&file, dir, &url);
+        let stop = StopSignals::listen()?;
+        banner(&file, dir, &url)?;
 
-        stop.await;
-        eprintln!();
+        stop.received().await;
+        note("");
         step("stopping");
         running.stop().await;
         Ok(())
@@ -236,18 +237,19 @@ async fn demo_accounts(app: &App, secrets: &Secrets) -> Result<BTreeMap<&'static
 }
 
 fn step(text: &str) {
-    eprintln!("  {text}");
+    note(format_args!("  {text}"));
 }
 
-fn banner(file: &DevFile<'_>, dir: &DataDir, url: &str) {
-    println!("\nFulexo runs. Demo accounts:\n");
+fn banner(file: &DevFile<'_>, dir: &DataDir, url: &str) -> Result<(), Failure> {
+    let mut out = Output::new();
+    out.line("\nFulexo runs. Demo accounts:\n")?;
     for account in file.accounts.values() {
-        println!("  {:<22} {}", account.email, account.password);
+        out.line(format_args!("  {:<22} {}", account.email, account.password))?;
     }
     // As it was called: what `make dev` builds is on nobody's PATH.
     let program = std::env::args().next().unwrap_or_else(|| "fulexo".to_owned());
-    println!("\n  follow the log   {program} events --data-dir {}", dir.path().display());
-    println!("  mail is written to {}", dir.path().join("mail").display());
-    println!("  everything else  {}/dev.json", dir.path().display());
-    println!("\nCtrl-C stops it. The docs: {url}/docs");
+    out.line(format_args!("\n  follow the log   {program} events --data-dir {}", dir.path().display()))?;
+    out.line(format_args!("  mail is written to {}", dir.path().join("mail").display()))?;
+    out.line(format_args!("  everything else  {}/dev.json", dir.path().display()))?;
+    out.line(format_args!("\nCtrl-C stops it. The docs: {url}/docs"))
 }

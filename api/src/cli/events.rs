@@ -1,6 +1,6 @@
 //! `fulexo events`: the log, as it grows, for a person at a terminal.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,8 +8,9 @@ use fulexo_domain::leaf::{self, RawLeaf};
 use sqlx::PgPool;
 use tokio::time::sleep;
 
+use super::output::Output;
 use super::target::Target;
-use super::{Failure, asked_to_stop, block_on};
+use super::{Failure, StopSignals, block_on};
 use crate::app::{connect, log_size};
 
 #[derive(Args)]
@@ -34,8 +35,9 @@ impl Events {
             let pool = connect(&url, 2).await?;
             let size = log_size(&pool).await?;
             let from = self.from.unwrap_or_else(|| size.saturating_sub(10));
+            let stop = StopSignals::listen()?;
             tokio::select! {
-                () = asked_to_stop() => Ok(()),
+                () = stop.received() => Ok(()),
                 ended = self.follow(&pool, from) => ended,
             }
         })
@@ -43,7 +45,7 @@ impl Events {
 
     async fn follow(&self, pool: &PgPool, from: u64) -> Result<(), Failure> {
         let mut next = i64::try_from(from).unwrap_or(i64::MAX);
-        let paint = std::io::stdout().is_terminal();
+        let (mut out, paint) = (Output::new(), std::io::stdout().is_terminal());
         loop {
             let rows = sqlx::query!(
                 "select position, leaf from log.event where position >= $1 order by position limit 500",
@@ -51,16 +53,13 @@ impl Events {
             )
             .fetch_all(pool)
             .await?;
-            let mut out = std::io::stdout().lock();
             for row in &rows {
-                let line = self.line(row.position.unsigned_abs(), &row.leaf, paint)?;
-                if writeln!(out, "{line}").is_err() {
-                    // Whoever read them, `head` for one, has had enough.
-                    return Ok(());
-                }
+                out.line(self.line(row.position.unsigned_abs(), &row.leaf, paint)?)?;
                 next = row.position + 1;
             }
-            drop(out);
+            if out.is_closed() {
+                return Ok(());
+            }
             if rows.is_empty() {
                 if self.no_follow {
                     return Ok(());

@@ -6,6 +6,7 @@ use fulexo_domain::lockdown::{LockdownError, Scope};
 use fulexo_domain::values::Reason;
 use fulexo_projections::nodes::Enforcement;
 
+use super::output::Output;
 use super::{Failure, block_on, operator, start_logging};
 use crate::app::{App, Core};
 use crate::config::Config;
@@ -51,20 +52,21 @@ impl Lockdown {
         match done {
             Ok(done) => {
                 let position = done.position.unwrap_or_default();
+                let mut out = Output::new();
                 match self.scope {
-                    Wanted::Off => println!("the lockdown is lifted, at position {position}"),
-                    Wanted::Logins => println!("locked down (logins), at position {position}"),
-                    Wanted::All => println!("locked down (all), at position {position}"),
+                    Wanted::Off => out.line(format_args!("the lockdown is lifted, at position {position}"))?,
+                    Wanted::Logins => out.line(format_args!("locked down (logins), at position {position}"))?,
+                    Wanted::All => out.line(format_args!("locked down (all), at position {position}"))?,
                 }
                 let enforcement = app.nodes.enforced(position).await;
                 let Enforcement { enforced_on, down, .. } = enforcement
                     .map_err(|error| format!("it is recorded; where it is in force is not known: {error}"))?;
-                println!("in force on {enforced_on} of {} nodes", enforced_on + down.len());
+                out.line(format_args!("in force on {enforced_on} of {} nodes", enforced_on + down.len()))?;
                 for name in down {
-                    println!(
+                    out.line(format_args!(
                         "{name} does not answer; it asks the database about each request, or refuses it, until it has \
                          caught up"
-                    );
+                    ))?;
                 }
                 Ok(())
             }

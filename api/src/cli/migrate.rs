@@ -3,6 +3,7 @@
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
+use super::output::Output;
 use super::{Failure, block_on};
 use crate::config::{database_url, owner_database_url};
 use crate::schema;
@@ -16,10 +17,10 @@ impl Migrate {
         let application: PgConnectOptions =
             application.parse().map_err(|_| Failure::Failed("DATABASE_URL is not a URL of Postgres".into()))?;
         let migrated = block_on(async { Ok(schema::migrate(&owner, application.get_username()).await?) })?;
+        let mut out = Output::new();
         for migration in &migrated.applied {
-            println!("applied {migration}");
+            out.line(format_args!("applied {migration}"))?;
         }
-        println!("the schema is at migration {}", migrated.version);
-        Ok(())
+        out.line(format_args!("the schema is at migration {}", migrated.version))
     }
 }

@@ -9,6 +9,7 @@ mod events;
 mod lockdown;
 mod migrate;
 mod openapi;
+mod output;
 mod progress;
 mod projections;
 mod rebuild;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_domain::event::Actor;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -30,6 +32,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use uuid::Uuid;
 
+use self::output::{LogWriter, note};
 use crate::clock;
 use crate::config::{ConfigErrors, Environment};
 
@@ -148,11 +151,11 @@ impl Cli {
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Failed(text)) => {
-                eprintln!("fulexo: {text}");
+                note(format_args!("fulexo: {text}"));
                 ExitCode::FAILURE
             }
             Err(Failure::Misconfigured(errors)) => {
-                eprint!("fulexo: {errors}");
+                note(format_args!("fulexo: {errors}"));
                 ExitCode::from(2)
             }
         }
@@ -178,7 +181,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 fn start_logging(environment: Environment, default_filter: &str) {
     let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::new);
     let builder = builder.with_ansi(std::io::stderr().is_terminal());
     let json = match std::env::var("FULEXO_LOG_FORMAT").as_deref() {
         Ok("json") => true,
@@ -214,25 +217,23 @@ pub fn operator() -> Context {
     Context { correlation: context.new_id(), ..context }
 }
 
-/// Resolves when the process is asked to stop: Ctrl-C or SIGTERM, from this call on and not from the first poll.
-fn asked_to_stop() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let asked = |kind| {
-        let signal = signal(kind);
-        async {
-            match signal {
-                Ok(mut signal) => {
-                    signal.recv().await;
-                }
-                Err(_) => std::future::pending().await,
-            }
-        }
-    };
-    let (interrupted, terminated) = (asked(SignalKind::interrupt()), asked(SignalKind::terminate()));
-    async {
+/// Ctrl-C and SIGTERM, from the moment on that this is made: before, they end the process at once.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("cannot listen to signals: {error}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Resolves when the process is asked to stop.
+    async fn received(mut self) {
         tokio::select! {
-            () = interrupted => {}
-            () = terminated => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

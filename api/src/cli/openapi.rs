@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::Failure;
+use super::output::Output;
 use crate::routes;
 
 #[derive(Args)]
@@ -13,7 +14,6 @@ impl Openapi {
         // Sorted keys and a line a member: the committed copy is compared as text.
         let spec: serde_json::Value = serde_json::from_str(&routes::spec())
             .map_err(|error| Failure::Failed(format!("the document is no JSON: {error}")))?;
-        println!("{spec:#}");
-        Ok(())
+        Output::new().line(format_args!("{spec:#}"))
     }
 }

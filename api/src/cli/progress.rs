@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use super::output::note;
+
 /// Between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(5);
 /// Between two drawings of a bar.
@@ -38,25 +40,24 @@ impl Progress {
         if self.is_terminal {
             // Cut at the edge of a narrow terminal rather than wrapped, where it could not be drawn over; to the end of
             // the line, since the one before may have been longer.
-            eprint!("\r\x1b[?7l{text}\x1b[K\x1b[?7h");
-            let _ = std::io::stderr().flush();
+            draw(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
         } else {
-            eprintln!("{text}");
+            note(text);
         }
     }
 
     /// Says something between two drawings, in the place of the bar, which comes again below.
     pub fn say(&mut self, text: &str) {
         if self.is_terminal && self.shown.take().is_some() {
-            eprint!("\r\x1b[K");
+            draw("\r\x1b[K");
         }
-        eprintln!("{text}");
+        note(text);
     }
 
     /// Leaves the line that the bar is on.
     pub fn end(&mut self) {
         if self.is_terminal && self.shown.take().is_some() {
-            eprintln!();
+            note("");
         }
     }
 
@@ -82,6 +83,11 @@ impl Progress {
             grouped(rate)
         )
     }
+}
+
+fn draw(text: &str) {
+    let mut terminal = std::io::stderr();
+    let _ = terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush());
 }
 
 /// Digits in groups of three.

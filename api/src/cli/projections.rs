@@ -4,6 +4,7 @@ use clap::Args;
 use fulexo_projections::status::{ViewStatus, statuses};
 use serde_json::json;
 
+use super::output::Output;
 use super::progress::grouped;
 use super::target::Target;
 use super::{Failure, block_on};
@@ -24,11 +25,9 @@ impl Projections {
         let statuses = block_on(async { Ok(statuses(&connect(&url, 1).await?).await?) })?;
         if self.json {
             let all: Vec<_> = statuses.iter().map(as_json).collect();
-            println!("{}", json!(all));
-        } else {
-            print!("{}", table(&statuses));
+            return Output::new().line(json!(all));
         }
-        Ok(())
+        Output::new().line(table(&statuses))
     }
 }
 
@@ -84,14 +83,12 @@ fn table(statuses: &[ViewStatus]) -> String {
             *width = cell.chars().count().max(*width);
         }
     }
-    let mut text = String::new();
-    for row in &rows {
+    let lines = rows.iter().map(|row| {
         let cells = row.iter().zip(widths).zip(RIGHT).map(|((cell, width), right)| match right {
             true => format!("{cell:>width$}"),
             false => format!("{cell:<width$}"),
         });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }

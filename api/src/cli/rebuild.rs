@@ -10,9 +10,10 @@ use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild,
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
+use super::output::{Output, note};
 use super::progress::{Progress, grouped};
 use super::target::Target;
-use super::{Failure, asked_to_stop, block_on};
+use super::{Failure, StopSignals, block_on};
 use crate::app::{connect, log_size};
 
 /// One for the reader, some for as many projections as there may be.
@@ -49,8 +50,9 @@ impl Rebuild {
             projections.sort_unstable_by_key(|projection| projection.as_str());
             projections.dedup();
             let options = Options { program: program()?, restart: self.restart };
+            let stop = StopSignals::listen()?;
             tokio::select! {
-                () = asked_to_stop() => {
+                () = stop.received() => {
                     Err(Failure::Failed("interrupted; nothing was lost: the next `fulexo rebuild` goes on from here".into()))
                 }
                 done = build(&pool, &projections, &options) => done,
@@ -68,7 +70,7 @@ async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> 
         let slowest = |positions: &BTreeMap<&str, u64>| positions.values().copied().min().unwrap_or_default();
         match news {
             News::Begun { version, position, discarded } => {
-                eprintln!("{name}: {}", begun(version, position, discarded, options.restart));
+                note(format_args!("{name}: {}", begun(version, position, discarded, options.restart)));
                 positions.insert(name, position);
             }
             News::At { position } => {
@@ -87,11 +89,11 @@ async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> 
         progress.end();
     }
     let outcomes = outcomes.map_err(|error| failed(&error))?;
-    let mut failures = Vec::new();
+    let (mut out, mut failures) = (Output::new(), Vec::new());
     for (projection, outcome) in outcomes {
         match outcome {
             Ok(rebuilt) => match report(&rebuilt) {
-                Ok(said) => println!("{said}"),
+                Ok(said) => out.line(said)?,
                 Err(difference) => failures.push(difference),
             },
             Err(error) => failures.push(format!("{}: {error}", projection.as_str())),
@@ -111,7 +113,7 @@ fn what(projections: &[Projection]) -> String {
 fn say(progress: &mut Option<Progress>, text: &str) {
     match progress {
         Some(progress) => progress.say(text),
-        None => eprintln!("{text}"),
+        None => note(text),
     }
 }
 
@@ -159,18 +161,17 @@ fn failed(error: &RebuildError) -> Failure {
 async fn bring_back(pool: &PgPool, projection: Projection) -> Result<(), Failure> {
     let tell = |projection: Projection, news| {
         if news == News::Waiting {
-            eprintln!("{}: {WAITING}", projection.as_str());
+            note(format_args!("{}: {WAITING}", projection.as_str()));
         }
     };
     let done = roll_back(pool, projection, tell).await.map_err(|error| failed(&error))?;
-    println!(
+    Output::new().line(format_args!(
         "{}: version {} is live again, at position {}; version {} is kept",
         projection.as_str(),
         done.version,
         grouped(done.position),
         done.from
-    );
-    Ok(())
+    ))
 }
 
 /// Which program this is, to the last bit: a build that is half of one and half of another would be neither's.

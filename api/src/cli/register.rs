@@ -9,6 +9,7 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
 
+use super::output::Output;
 use super::{Failure, block_on, operator, start_logging};
 use crate::app::{App, Core};
 use crate::config::Config;
@@ -51,10 +52,10 @@ impl Register {
         };
         match app.commands.register(&operator(), new).await {
             Ok(done) => {
-                println!("account   {}", done.value);
-                println!("password  {password}");
-                println!("It is shown once: change it after the first login.");
-                Ok(())
+                let mut out = Output::new();
+                out.line(format_args!("account   {}", done.value))?;
+                out.line(format_args!("password  {password}"))?;
+                out.line("It is shown once: change it after the first login.")
             }
             Err(CommandError::EmailTaken) => Err(Failure::Failed(format!("{} has an account already", self.email))),
             Err(CommandError::Account(AccountError::NoSuchRole)) => {

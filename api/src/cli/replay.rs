@@ -13,6 +13,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 
+use super::output::Output;
 use super::progress::Progress;
 use super::target::Target;
 use super::{Failure, block_on};
@@ -56,31 +57,35 @@ impl Replay {
             }
             bar.end();
             let seconds = started.elapsed().as_secs_f64();
+            let mut out = Output::new();
             match moment.last() {
-                Some(last) => println!("{events} events in {seconds:.1} s, up to position {last}"),
-                None => println!("nothing had been recorded by then"),
+                Some(last) => out.line(format_args!("{events} events in {seconds:.1} s, up to position {last}"))?,
+                None => out.line("nothing had been recorded by then")?,
             }
-            compare(&pool, scratch, moment.position).await
+            compare(&pool, scratch, moment.position, &mut out).await
         })
     }
 }
 
-async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64) -> Result<(), Failure> {
+async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64, out: &mut Output) -> Result<(), Failure> {
     let mut live = own_connection(pool).await?;
     let mut different = Vec::new();
-    println!("{:<16} {:>10}  {:<16}  {:>10}  {:<16}", "table", "replayed", "checksum", "live", "checksum");
+    out.line(format_args!(
+        "{:<16} {:>10}  {:<16}  {:>10}  {:<16}",
+        "table", "replayed", "checksum", "live", "checksum"
+    ))?;
     for table in Table::ALL {
         let replayed = scratch.checksum(table, position).await?;
         let by_ranges = live_checksum(&mut live, table, position).await?;
         let verdict = if replayed == by_ranges { "agree" } else { "differs" };
-        println!(
+        out.line(format_args!(
             "{:<16} {:>10}  {:<16}  {:>10}  {:<16}  {verdict}",
             table.as_str(),
             replayed.rows,
             short(&replayed),
             by_ranges.rows,
             short(&by_ranges)
-        );
+        ))?;
         if replayed != by_ranges {
             different.push(table.as_str());
         }
@@ -88,9 +93,10 @@ async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64) -> Result<(
     let snapshots = snapshots::compare(&mut live)
         .await
         .map_err(|error| format!("the snapshots cannot be compared with the log: {error}"))?;
-    println!("snapshots: {} agree, {} differ, {} unused", snapshots.agree, snapshots.differ, snapshots.unused);
+    let snapshots::Compared { agree, differ, unused, .. } = &snapshots;
+    out.line(format_args!("snapshots: {agree} agree, {differ} differ, {unused} unused"))?;
     for stream in &snapshots.different {
-        println!("the snapshot of {} {} differs", stream.category.as_str(), stream.id);
+        out.line(format_args!("the snapshot of {} {} differs", stream.category.as_str(), stream.id))?;
     }
     let mut failures = Vec::new();
     if !different.is_empty() {
@@ -107,8 +113,7 @@ async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64) -> Result<(
         );
     }
     if failures.is_empty() {
-        println!("the tables say of this position what the log says");
-        return Ok(());
+        return out.line("the tables say of this position what the log says");
     }
     Err(Failure::Failed(failures.join("; ")))
 }

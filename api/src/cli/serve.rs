@@ -1,11 +1,11 @@
 //! `fulexo serve`: one node of the service.
 
 use std::net::IpAddr;
-use std::pin::pin;
 
 use clap::Args;
 
-use super::{Failure, asked_to_stop, block_on, start_logging};
+use super::output::Output;
+use super::{Failure, StopSignals, block_on, start_logging};
 use crate::app::Running;
 use crate::config::Config;
 
@@ -27,18 +27,15 @@ impl Serve {
         start_logging(config.environment, "info");
         block_on(async {
             let bind = config.bind;
-            let mut stop = pin!(asked_to_stop());
-            let running = tokio::select! {
-                running = Running::start(config) => running?,
-                // Before it serves anybody: there is nothing to wait for.
-                () = &mut stop => return Ok(()),
-            };
+            let running = Running::start(config).await?;
+            let stop = StopSignals::listen()?;
             // On standard output, for whoever let the system choose.
-            println!("listening on {}://{bind}:{}", running.scheme, running.port);
+            let mut out = Output::new();
+            out.line(format_args!("listening on {}://{bind}:{}", running.scheme, running.port))?;
             if let Some(port) = running.http_port {
-                println!("redirecting from http://{bind}:{port}");
+                out.line(format_args!("redirecting from http://{bind}:{port}"))?;
             }
-            stop.await;
+            stop.received().await;
             running.stop().await;
             Ok(())
         })

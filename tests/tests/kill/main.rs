@@ -5,6 +5,7 @@
 #[path = "../log/audit.rs"]
 mod audit;
 mod dev;
+mod pipes;
 mod rebuild;
 mod revocation;
 mod secrets;
