@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Row};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::app::StartError;
 
@@ -62,13 +62,15 @@ impl Pools {
     /// 4,096 rounds, gives way after every fifth), which in the middle of a storm of requests are seconds.
     pub async fn open(&self) {
         let Self { vital, judging, work, behind, reads, readers: _ } = self;
-        let opened = join_all([vital, judging, work, behind, reads].map(|pool| async {
-            let taken = usize::try_from(pool.size()).unwrap_or(usize::MAX).saturating_sub(pool.num_idle());
-            let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(0);
-            try_join_all((taken..most).map(|_| pool.acquire())).await
-        }));
-        if let Some(error) = opened.await.into_iter().find_map(Result::err) {
-            tracing::warn!(%error, "not all connections to the database could be opened: has it room for them?");
+        let pools = [vital, judging, work, behind, reads];
+        if join_all(pools.map(fill)).await.into_iter().all(|filled| filled.is_ok()) {
+            return;
+        }
+        // A pool says only that it waited. Why, the database says to a connection outside of it, unless it was but slow.
+        if let Err(StartError(reason)) = try_once(&vital.connect_options()).await {
+            let open: u32 = pools.map(PgPool::size).iter().sum();
+            let wanted: u32 = pools.map(|pool| pool.options().get_max_connections()).iter().sum();
+            tracing::warn!(open, wanted, reason, "not all connections to the database could be opened");
         }
     }
 
@@ -76,6 +78,35 @@ impl Pools {
     pub async fn close(&self) {
         let Self { vital, judging, work, behind, reads, readers: _ } = self;
         tokio::join!(vital.close(), judging.close(), work.close(), behind.close(), reads.close());
+    }
+}
+
+/// Opens connections until a pool has as many as it may have. Those that are open are held meanwhile, or no others would be
+/// opened.
+async fn fill(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let most = pool.options().get_max_connections();
+    let mut patience = Duration::from_millis(100);
+    let mut held = Vec::new();
+    while pool.size() < most {
+        // Another task may take one between this count and the requests, and keep it: then one request too many waits
+        // until that task gives it back, which may be never.
+        let missing = (most - pool.size()).saturating_add(u32::try_from(pool.num_idle()).unwrap_or(most));
+        tokio::select! {
+            acquired = try_join_all((0..missing).map(|_| pool.acquire())) => held.extend(acquired?),
+            // Or the last ones are still being opened: those get more time after each look.
+            () = is_full(pool, patience) => patience *= 2,
+        }
+    }
+    Ok(())
+}
+
+/// Until a pool has as many connections as it may have, looked at now and then.
+async fn is_full(pool: &PgPool, between: Duration) {
+    loop {
+        sleep(between).await;
+        if pool.size() >= pool.options().get_max_connections() {
+            return;
+        }
     }
 }
 

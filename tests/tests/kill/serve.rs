@@ -168,3 +168,19 @@ fn everything_that_is_wrong_with_the_configuration_is_said_at_once() {
     assert_eq!(problems.len(), 3, "{}", ended.errors);
     assert!(!ended.errors.contains("hunter"), "no secret is repeated");
 }
+
+/// A connection that another task took while the pools were being filled was waited for, five seconds, and missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn twelve_starts_in_a_row_miss_no_connection() {
+    let mut env = Database::create().await.env();
+    env.insert("FULEXO_PORT".into(), "0".into());
+    for start in 1..=12 {
+        let ended = block_in_place(|| {
+            let mut program = Program::start(&["serve"], &env);
+            program.says("listening on ");
+            program.stop("TERM")
+        });
+        assert_eq!(ended.status.code(), Some(0), "start {start}: {}", ended.errors);
+        assert!(!ended.errors.contains("WARN"), "start {start}: {}", ended.errors);
+    }
+}
