@@ -6,14 +6,12 @@
 use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Always these.
-const FIXED: [(HeaderName, HeaderValue); 9] = [
+const FIXED: [(HeaderName, HeaderValue); 8] = [
     // Over plain HTTP too, where browsers ignore it (RFC 6797, section 8.1): a TLS proxy may stand in front.
     (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000; includeSubDomains")),
     // The specification says SAMEORIGIN. Nothing of ours is framed, so DENY, which is stricter.
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    // Long dead in browsers; the specification asks for it and it does no harm.
-    (header::X_XSS_PROTECTION, HeaderValue::from_static("1; mode=block")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (
         HeaderName::from_static("permissions-policy"),
@@ -80,7 +78,6 @@ mod tests {
                 "strict-transport-security: max-age=31536000; includeSubDomains",
                 "x-content-type-options: nosniff",
                 "x-frame-options: DENY",
-                "x-xss-protection: 1; mode=block",
             ]
         );
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::wire;
 
 /// On every answer, with these values.
-const SECURITY: [(&str, &str); 11] = [
+const SECURITY: [(&str, &str); 10] = [
     ("cache-control", "no-store"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("cross-origin-embedder-policy", "require-corp"),
@@ -21,7 +21,6 @@ const SECURITY: [(&str, &str); 11] = [
     ("strict-transport-security", "max-age=31536000; includeSubDomains"),
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
-    ("x-xss-protection", "1; mode=block"),
 ];
 
 /// The security headers, `Date`, `Request-Id`, and these; no other, and none twice.

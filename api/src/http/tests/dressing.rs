@@ -17,7 +17,6 @@ async fn every_answer_carries_the_whole_header_list_and_no_other() {
         "strict-transport-security",
         "x-content-type-options",
         "x-frame-options",
-        "x-xss-protection",
     ];
     let may_be =
         ["allow", "connection", "content-length", "content-type", "date", "retry-after", "vary", "www-authenticate"];
