@@ -42,6 +42,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+pub use self::listening::reserve_port;
 use self::listening::{Listen, Listening};
 pub use self::log_size::LogSize;
 use crate::clock;
@@ -49,7 +50,7 @@ use crate::config::{Config, Environment, FeedSource};
 use crate::database::Pools;
 pub use crate::database::{connect, reason};
 use crate::doorbell::Doorbell;
-use crate::http::listener::ListenerOptions;
+use crate::http::listener::{ListenerOptions, Reserved};
 use crate::http::{MAX_IN_FLIGHT, Problem, RequestId};
 use crate::limits::{Counts, Limits};
 use crate::mail::Transport;
@@ -323,8 +324,17 @@ impl Running {
     ///
     /// # Errors
     /// [`StartError`], in words for the operator.
-    pub async fn start(mut config: Config) -> Result<Self, StartError> {
-        let listen = Listen::take(&mut config);
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_on(config, None).await
+    }
+
+    /// The same where the port is reserved already.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_on(mut config: Config, reserved: Option<Reserved>) -> Result<Self, StartError> {
+        // First of all: a port that is taken is the mistake made most often.
+        let listen = Listen::take(&mut config, reserved)?;
         let mut core = Core::start(config).await?;
         let listening = match core.join().await {
             Ok(()) => Listening::on(listen, &core.app).await,

@@ -1,6 +1,7 @@
 //! Where the service listens: HTTP, or HTTPS and the plain listener that redirects to it. What a connection may do is in
 //! `http::listener`.
 
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,16 +13,17 @@ use super::{App, StartError, failed};
 use crate::config::{Config, Environment};
 use crate::http::EdgeOptions;
 use crate::http::cors::Origins;
-use crate::http::listener::{self, ListenerOptions};
+use crate::http::listener::{self, ListenerOptions, Reserved};
 use crate::http::redirect::Redirect;
 use crate::tls::acceptor::Secured;
 use crate::tls::{Source, Tls};
 
 /// Where to listen, and whom to believe there.
 pub(super) struct Listen {
+    reserved: Reserved,
     address: SocketAddr,
     tls: Option<Source>,
-    redirect: Option<SocketAddr>,
+    redirect: Option<(Reserved, SocketAddr)>,
     trusted_proxies: Vec<IpNet>,
     origins: Origins,
     has_front_page: bool,
@@ -29,17 +31,33 @@ pub(super) struct Listen {
 }
 
 impl Listen {
-    /// What the configuration says of it; taken from there.
-    pub fn take(config: &mut Config) -> Self {
-        Self {
-            address: (config.bind, config.port).into(),
+    /// What the configuration says of it; taken from there. The ports are reserved, unless the first one is already.
+    ///
+    /// # Errors
+    /// When one is taken.
+    pub fn take(config: &mut Config, reserved: Option<Reserved>) -> Result<Self, StartError> {
+        let address = (config.bind, config.port).into();
+        let reserved = match reserved {
+            Some(reserved) => reserved,
+            None => reserve(address, PORT)?,
+        };
+        let redirect = match config.http_port {
+            Some(port) => {
+                let address = (config.bind, port).into();
+                Some((reserve(address, HTTP_PORT)?, address))
+            }
+            None => None,
+        };
+        Ok(Self {
+            reserved,
+            address,
             tls: config.tls.take(),
-            redirect: config.http_port.map(|port| (config.bind, port).into()),
+            redirect,
             trusted_proxies: std::mem::take(&mut config.trusted_proxies),
             origins: std::mem::take(&mut config.origins),
             has_front_page: config.environment == Environment::Development,
             public_url: config.mail.as_ref().map(|mail| mail.public_url.as_str().into()),
-        }
+        })
     }
 }
 
@@ -54,8 +72,8 @@ pub(super) struct Listening {
 
 impl Listening {
     pub async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
-        let Listen { address, tls, redirect, trusted_proxies, origins, has_front_page, public_url } = listen;
-        let acceptor = bind(address).await?;
+        let Listen { reserved, address, tls, redirect, trusted_proxies, origins, has_front_page, public_url } = listen;
+        let acceptor = reserved.listen().map_err(|error| unavailable(address, PORT, &error))?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
         // Where nobody is limited by address, nobody's connections are.
         let exempt = trusted_proxies.clone();
@@ -79,9 +97,11 @@ impl Listening {
             return Ok(Self { port, scheme: "http", http_port: None, stop_http, http });
         };
 
-        // Bound before a directory can come and look.
+        // Listens before a directory can come and look.
         let redirect = match redirect {
-            Some(address) => Some(bind(address).await?),
+            Some((reserved, address)) => {
+                Some(reserved.listen().map_err(|error| unavailable(address, HTTP_PORT, &error))?)
+            }
             None => None,
         };
         let http_port = redirect.as_ref().and_then(listener::port);
@@ -100,8 +120,36 @@ impl Listening {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<listener::Tcp, StartError> {
-    listener::bind(address).await.map_err(|error| StartError(format!("cannot listen on {address}: {error}")))
+/// How to choose another port.
+const PORT: &str = "--port 0 takes a free one";
+const HTTP_PORT: &str = "set FULEXO_HTTP_PORT";
+
+/// Reserves the address that the service itself listens on.
+///
+/// # Errors
+/// When it is taken, or is not this process's to take.
+pub fn reserve_port(address: SocketAddr) -> Result<Reserved, StartError> {
+    reserve(address, PORT)
+}
+
+fn reserve(address: SocketAddr, otherwise: &str) -> Result<Reserved, StartError> {
+    Reserved::new(address).map_err(|error| unavailable(address, otherwise, &error))
+}
+
+fn unavailable(address: SocketAddr, otherwise: &str, error: &io::Error) -> StartError {
+    let (port, host) = (address.port(), address.ip());
+    StartError(match error.kind() {
+        ErrorKind::AddrInUse => {
+            format!("cannot listen on {address}: another program does; stop it, or choose another port ({otherwise})")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("cannot listen on {address}: port {port} takes the capability CAP_NET_BIND_SERVICE")
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!("cannot listen on {address}: {host} is not an address of this machine; choose another with --bind")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    })
 }
 
 async fn told_to(mut stopped: watch::Receiver<bool>) {

@@ -4,6 +4,7 @@
 //! `DIR/dev.json` (mode 0600) says where all of it is, with the variables by which `fulexo serve` joins as another node.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -17,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::output::{Output, note};
-use super::{Failure, StopSignals, block_on, operator, start_logging};
-use crate::app::{App, Running};
+use super::{Failure, StopSignals, block_on, operator, postgres_variables, start_logging};
+use crate::app::{App, Running, reserve_port};
 use crate::config::{Config, Environment};
-use crate::private::{DataDir, Nats, Options, Postgres, free_port};
+use crate::http::listener::Reserved;
+use crate::private::{DataDir, Nats, Options, Postgres};
 use crate::schema;
 
 #[derive(Args)]
@@ -75,7 +77,9 @@ const APPLICATION: &str = "fulexo";
 
 impl Dev {
     pub fn run(self) -> Result<(), Failure> {
+        postgres_variables::leave()?;
         start_logging(Environment::Development, "warn,fulexo_api=info");
+        let reserved = reserve_port((Ipv4Addr::LOCALHOST, self.port).into())?;
         let dir = DataDir::open(&self.data_dir)?;
         // What the last run left says where things were.
         dir.remove("dev.json")?;
@@ -83,13 +87,20 @@ impl Dev {
         step("starting a private Postgres and NATS");
         let mut postgres = Postgres::start(&dir, &Options::default())?;
         let mut nats = Nats::start(&dir)?;
-        let outcome = block_on(self.serve(&dir, &secrets, &postgres, &nats));
+        let outcome = block_on(self.serve(reserved, &dir, &secrets, &postgres, &nats));
         nats.stop();
         postgres.stop();
         outcome
     }
 
-    async fn serve(&self, dir: &DataDir, secrets: &Secrets, postgres: &Postgres, nats: &Nats) -> Result<(), Failure> {
+    async fn serve(
+        &self,
+        reserved: Reserved,
+        dir: &DataDir,
+        secrets: &Secrets,
+        postgres: &Postgres,
+        nats: &Nats,
+    ) -> Result<(), Failure> {
         prepare_database(&postgres.superuser_url("postgres"), secrets).await?;
         let owner_url = postgres.url(OWNER, &secrets.owner_password, DATABASE);
         let database_url = postgres.url(APPLICATION, &secrets.application_password, DATABASE);
@@ -102,8 +113,8 @@ impl Dev {
         if self.no_rate_limits {
             env.insert("FULEXO_RATE_LIMITS".to_owned(), "off".to_owned());
         }
-        // Links in mail name the port, so it is chosen before anything listens on it.
-        let port = if self.port == 0 { free_port().map_err(|error| error.to_string())? } else { self.port };
+        // Links in mail name the port.
+        let port = reserved.port().unwrap_or(self.port);
         let url = format!("http://127.0.0.1:{port}");
         let mail_dir = dir.path().join("mail").display().to_string();
         for (name, value) in [
@@ -115,7 +126,7 @@ impl Dev {
         }
         let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
         config.port = port;
-        let running = Running::start(config).await?;
+        let running = Running::start_on(config, Some(reserved)).await?;
         let accounts = demo_accounts(running.app(), secrets).await?;
         let file = DevFile {
             url: url.clone(),
@@ -127,7 +138,7 @@ impl Dev {
         };
         let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
         dir.store("dev.json", &text)?;
-        let stop = StopSignals::listen()?;
+        let mut stop = StopSignals::listen()?;
         banner(&file, dir, &url)?;
 
         stop.received().await;

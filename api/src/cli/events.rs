@@ -35,7 +35,7 @@ impl Events {
             let pool = connect(&url, 2).await?;
             let size = log_size(&pool).await?;
             let from = self.from.unwrap_or_else(|| size.saturating_sub(10));
-            let stop = StopSignals::listen()?;
+            let mut stop = StopSignals::listen()?;
             tokio::select! {
                 () = stop.received() => Ok(()),
                 ended = self.follow(&pool, from) => ended,

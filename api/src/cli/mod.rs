@@ -10,6 +10,7 @@ mod lockdown;
 mod migrate;
 mod openapi;
 mod output;
+mod postgres_variables;
 mod progress;
 mod projections;
 mod rebuild;
@@ -230,7 +231,7 @@ impl StopSignals {
     }
 
     /// Resolves when the process is asked to stop.
-    async fn received(mut self) {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -50,7 +50,7 @@ impl Rebuild {
             projections.sort_unstable_by_key(|projection| projection.as_str());
             projections.dedup();
             let options = Options { program: program()?, restart: self.restart };
-            let stop = StopSignals::listen()?;
+            let mut stop = StopSignals::listen()?;
             tokio::select! {
                 () = stop.received() => {
                     Err(Failure::Failed("interrupted; nothing was lost: the next `fulexo rebuild` goes on from here".into()))

@@ -27,8 +27,12 @@ impl Serve {
         start_logging(config.environment, "info");
         block_on(async {
             let bind = config.bind;
-            let running = Running::start(config).await?;
-            let stop = StopSignals::listen()?;
+            let mut stop = StopSignals::listen()?;
+            let running = tokio::select! {
+                running = Running::start(config) => running?,
+                // Nobody was answered yet.
+                () = stop.received() => return Ok(()),
+            };
             // On standard output, for whoever let the system choose.
             let mut out = Output::new();
             out.line(format_args!("listening on {}://{bind}:{}", running.scheme, running.port))?;

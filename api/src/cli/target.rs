@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, postgres_variables};
 use crate::config;
 
 #[derive(Args)]
@@ -17,6 +17,7 @@ pub struct Target {
 impl Target {
     pub fn database_url(&self) -> Result<String, Failure> {
         let Some(dir) = &self.data_dir else { return Ok(config::database_url()?) };
+        postgres_variables::leave()?;
         let path = dir.join("dev.json");
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("cannot read {}: {error}; is `fulexo dev` running there?", path.display()))?;

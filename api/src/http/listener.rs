@@ -36,11 +36,11 @@ use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use poem::http::uri::Scheme;
 use poem::http::{HeaderValue, StatusCode, Version, header};
-use poem::listener::{Acceptor, Listener, TcpAcceptor, TcpListener};
+use poem::listener::{Acceptor, TcpAcceptor};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant, Sleep};
 
@@ -99,15 +99,47 @@ pub const fn share(max_connections: usize) -> usize {
     if share < 16 { 16 } else { share }
 }
 
-/// Listens on a TCP address without Nagle's delay, which small answers and events would wait for.
+/// A TCP address that nobody else can listen on, and that nobody is listened to on yet: a port that is taken is known before
+/// anything else is begun.
+pub struct Reserved(TcpSocket);
+
+impl Reserved {
+    /// Reserves it.
+    ///
+    /// # Errors
+    /// If somebody listens there, or this process may not.
+    pub fn new(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // What a process before this one has left in TIME_WAIT is in nobody's way.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self(socket))
+    }
+
+    /// The port, chosen by the system if it was 0.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.0.local_addr().ok().map(|address| address.port())
+    }
+
+    /// Listens, without Nagle's delay, which small answers and events would wait for.
+    ///
+    /// # Errors
+    /// If somebody else has begun to listen there meanwhile.
+    pub fn listen(self) -> io::Result<Tcp> {
+        TcpAcceptor::from_tokio(self.0.listen(1_024)?).map(Tcp)
+    }
+}
+
+/// Reserves an address and listens on it.
 ///
 /// # Errors
 /// If the address cannot be bound.
-pub async fn bind(address: SocketAddr) -> io::Result<Tcp> {
-    TcpListener::bind(address).into_acceptor().await.map(Tcp)
+pub fn bind(address: SocketAddr) -> io::Result<Tcp> {
+    Reserved::new(address)?.listen()
 }
 
-/// A TCP acceptor; see [`bind`].
+/// A TCP acceptor; see [`Reserved`].
 pub struct Tcp(TcpAcceptor);
 
 impl Acceptor for Tcp {
@@ -143,9 +175,6 @@ where
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let (draining, drain) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
-    for address in acceptor.local_addr() {
-        tracing::info!(%address, "listening");
-    }
 
     loop {
         let accepted = tokio::select! {

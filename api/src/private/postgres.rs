@@ -61,11 +61,12 @@ impl Postgres {
         Ok(Postgres { server, port, password })
     }
 
-    /// The URL for a user of the caller's making.
+    /// The URL for a user of the caller's making. It says all there is to say: what a URL leaves out, clients take from
+    /// variables such as `PGSSLMODE`.
     #[must_use]
     pub fn url(&self, user: &str, password: &str, database: &str) -> String {
         let [user, password, database] = [user, password, database].map(escape);
-        format!("postgres://{user}:{password}@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{user}:{password}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// The URL for the superuser.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
+use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -48,10 +49,14 @@ impl Dev {
     }
 
     fn start_with(home: &Home, more: &[&str]) -> Self {
+        Self::start_in(home, more, &BTreeMap::new())
+    }
+
+    fn start_in(home: &Home, more: &[&str], env: &BTreeMap<String, String>) -> Self {
         let data_dir = home.data_dir();
         let arguments = [&["dev", "--port", "0", "--data-dir", data_dir.to_str().unwrap()], more].concat();
         block_in_place(|| {
-            let mut program = Program::start(&arguments, &BTreeMap::new());
+            let mut program = Program::start(&arguments, env);
             program.says("Ctrl-C stops it");
             let file = fs::read_to_string(data_dir.join("dev.json")).unwrap();
             Self { program, file: serde_json::from_str(&file).unwrap() }
@@ -197,6 +202,59 @@ async fn a_killed_one_goes_on_where_it_was() {
     assert!(next.position() > login.position());
     assert_eq!(next.position() + 1, again.leaves().await.len() as u64);
     again.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_found_before_anything_is_started() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let home = Home::create();
+    let dir = home.data_dir();
+    let ended = Program::run(&["dev", "--port", &port, "--data-dir", dir.to_str().unwrap()], &BTreeMap::new());
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.errors.contains(&port) && ended.errors.contains("--port 0"), "{}", ended.errors);
+    assert!(!dir.exists() && ended.errors.lines().count() == 1, "{}", ended.errors);
+}
+
+/// Each of them changed, or kept, every connection of a client of PostgreSQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_variable_of_postgres_clients_reaches_a_private_database() {
+    let shell: BTreeMap<String, String> = [
+        ("PGHOST", "192.0.2.1"),
+        ("PGHOSTADDR", "192.0.2.1"),
+        ("PGPORT", "1"),
+        ("PGUSER", "somebody"),
+        ("PGPASSWORD", "else's"),
+        ("PGPASSFILE", "/nowhere"),
+        ("PGDATABASE", "another"),
+        ("PGOPTIONS", "-c search_path=app -c default_transaction_read_only=on"),
+        ("PGAPPNAME", "psql"),
+        ("PGSSLMODE", "require"),
+        ("PGSSLROOTCERT", "/nowhere"),
+        ("PGSSLCERT", "/nowhere"),
+        ("PGSSLKEY", "/nowhere"),
+        ("PGDATA", "/nowhere"),
+        ("PGTZ", "nowhere"),
+        ("PGDATESTYLE", "nowhere"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let home = Home::create();
+    let dev = Dev::start_in(&home, &[], &shell);
+    dev.log_in("customer").await;
+    let dir = home.data_dir();
+    for verb in ["projections", "replay", "events --no-follow", "as-of 5 roles", "rebuild audit"] {
+        let arguments = [&verb.split(' ').collect::<Vec<_>>()[..], &["--data-dir", dir.to_str().unwrap()]].concat();
+        let ended = Program::run(&arguments, &shell);
+        assert_eq!(ended.status.code(), Some(0), "{verb}: {}", ended.errors);
+    }
+    // A node that joins it is configured by a URL, and that says whether there is TLS.
+    let mut env: BTreeMap<String, String> = serde_json::from_value(dev.file["env"].clone()).unwrap();
+    env.extend([("PGSSLMODE".into(), "require".into()), ("FULEXO_PORT".into(), "0".into())]);
+    let mut node = block_in_place(|| Program::start(&["serve"], &env));
+    block_in_place(|| node.says("listening on "));
+    assert!(block_in_place(|| node.stop("TERM")).status.success());
+    dev.stop();
 }
 
 /// A process; its start tells it from a later one with the same id.

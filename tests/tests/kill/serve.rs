@@ -1,6 +1,7 @@
 //! `fulexo serve`: killed under load, and told nonsense.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -183,4 +184,30 @@ async fn twelve_starts_in_a_row_miss_no_connection() {
         assert_eq!(ended.status.code(), Some(0), "start {start}: {}", ended.errors);
         assert!(!ended.errors.contains("WARN"), "start {start}: {}", ended.errors);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_found_before_the_database_is_asked() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut env = Database::create().await.env();
+    env.insert("DATABASE_URL".into(), "postgresql://nobody@127.0.0.1:1/nothing".into());
+    for (arguments, variable) in [(&["serve", "--port", &port][..], "0"), (&["serve"], &port)] {
+        env.insert("FULEXO_PORT".into(), variable.into());
+        let ended = Program::run(arguments, &env);
+        assert_eq!(ended.status.code(), Some(1));
+        assert!(ended.errors.contains(&port) && ended.errors.contains("--port 0"), "{}", ended.errors);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_is_told_in_one_line() {
+    let mut env = Database::create().await.env();
+    env.insert("FULEXO_PORT".into(), "0".into());
+    let ended = block_in_place(|| {
+        let mut program = Program::start(&["serve"], &env);
+        program.says("listening on http://127.0.0.1:");
+        program.stop("TERM")
+    });
+    assert!(!ended.errors.contains("listening") && !ended.errors.contains("socket://"), "{}", ended.errors);
 }

@@ -26,7 +26,7 @@ async fn listen(authority: &Authority) -> u16 {
     let current = Arc::new(Current::default());
     let now = clock::now();
     current.replace(Certificate::from_pem(issued.chain.as_bytes(), issued.key.as_bytes(), now).unwrap());
-    let acceptor = listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let acceptor = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = listener::port(&acceptor).unwrap();
     let secured = Secured::new(acceptor, server_config(current).unwrap());
     let options = ListenerOptions {

@@ -147,7 +147,7 @@ async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
     let spec = service.spec();
     let files = docs::files(spec).unwrap().into_iter().chain(pages::files());
     let app = files::beside(service, files).with(Cors::new().allow_origin("https://app.example"));
-    let acceptor = listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let acceptor = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], listener::port(&acceptor).unwrap()));
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(listener::serve(acceptor, stack(app, edge), bounds, async {
