@@ -179,7 +179,9 @@ impl Core {
             .map(Arc::new)
             .map_err(|error| failed("the access gate", &error))?;
         let nats = match &config.nats_url {
-            Some(url) => Some(nats::connect(url, config.nats_credentials.as_deref()).await.map_err(StartError)?),
+            Some(url) => Some(
+                nats::connect(url, config.nats_credentials.as_deref().map(String::as_str)).await.map_err(StartError)?,
+            ),
             None => None,
         };
         let doorbell = Doorbell::new(nats.clone());

@@ -178,7 +178,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 /// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
 ///
 /// Below `info` only the service's own crates are heard, whatever `FULEXO_LOG` says: others write out requests, addresses
-/// and credentials there.
+/// and credentials there. The client of NATS is not heard at all.
 fn start_logging(environment: Environment, default_filter: &str) {
     let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
@@ -189,7 +189,10 @@ fn start_logging(environment: Environment, default_filter: &str) {
         Ok("text") => false,
         Ok(_) | Err(_) => environment == Environment::Production,
     };
-    let ours = filter_fn(|metadata| *metadata.level() <= Level::INFO || is_ours(metadata.target()));
+    // The client of NATS says at each try what `crate::nats` says once.
+    let ours = filter_fn(|metadata| {
+        is_ours(metadata.target()) || (*metadata.level() <= Level::INFO && crate_of(metadata.target()) != "async_nats")
+    });
     crate::http::panic::log_panics();
     // A second start in one process keeps the first logger.
     let _ = if json {
@@ -201,8 +204,12 @@ fn start_logging(environment: Environment, default_filter: &str) {
 
 /// `true` if a target of the log is one of the service's own crates.
 fn is_ours(target: &str) -> bool {
-    let name = target.split("::").next().unwrap_or_default();
+    let name = crate_of(target);
     name == "fulexo" || name.starts_with("fulexo_")
+}
+
+fn crate_of(target: &str) -> &str {
+    target.split("::").next().unwrap_or_default()
 }
 
 /// Whoever runs the binary, as commands see them.

@@ -18,6 +18,7 @@ use fulexo_commands::token::SigningKey;
 use fulexo_commands::vault::Kek;
 use fulexo_domain::rate_limit::RateLimits;
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use self::mail::MailConfig;
 use self::reader::Reader;
@@ -45,8 +46,8 @@ pub struct Config {
     pub database_connections: u32,
     /// The doorbell between nodes, and the copy of the log; without it they look every 200 ms. One URL or several.
     pub nats_url: Option<String>,
-    /// A credentials file for NATS.
-    pub nats_credentials: Option<String>,
+    /// What stands in a credentials file for NATS.
+    pub nats_credentials: Option<Zeroizing<String>>,
     /// How many servers of NATS keep the copy of the log; none makes no copy.
     pub nats_replicas: u32,
     /// Where projections read the log.
@@ -145,7 +146,7 @@ impl Config {
             database_url: reader.database_url(),
             database_connections: reader.in_range("FULEXO_DATABASE_CONNECTIONS", "20", LEAST_CONNECTIONS, 200),
             nats_url: reader.nats_url(environment),
-            nats_credentials: reader.optional("NATS_CREDS"),
+            nats_credentials: reader.nats_credentials(&read_file),
             nats_replicas: reader.nats_replicas(),
             feed: reader.feed(),
             issuer: reader.issuer(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use async_nats::ConnectOptions;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
@@ -13,9 +14,11 @@ use fulexo_commands::vault::{Kek, Key};
 use fulexo_domain::rate_limit::{Limit, Quota, RateLimits};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
 use super::{Environment, FeedSource};
 use crate::http::cors::Origins;
+use crate::nats;
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
 const OWN: [&str; 17] = [
@@ -251,7 +254,28 @@ impl Reader {
         if environment == Environment::Production && !has_password && self.optional("NATS_CREDS").is_none() {
             self.problem("NATS_URL has no password and NATS_CREDS is not set: production needs one of them");
         }
+        if nats::addresses(&url).is_none() {
+            self.problem("NATS_URL is not a URL of NATS, nats://user:password@host:4222, or a list of them");
+        }
         Some(url)
+    }
+
+    pub(super) fn nats_credentials(
+        &mut self,
+        read_file: &impl Fn(&str) -> Result<String, String>,
+    ) -> Option<Zeroizing<String>> {
+        let path = self.optional("NATS_CREDS")?;
+        let credentials = match read_file(&path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) => {
+                self.problem(format!("NATS_CREDS names the file {path}, which cannot be read: {error}"));
+                return None;
+            }
+        };
+        if ConnectOptions::new().credentials(&credentials).is_err() {
+            self.problem(format!("NATS_CREDS names the file {path}, which is not a credentials file of NATS"));
+        }
+        Some(credentials)
     }
 
     pub(super) fn nats_replicas(&mut self) -> u32 {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fulexo_api::private::Nats;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{Options, rebuild};
-use fulexo_tests::{Answer, Client, Database, PASSWORD, Program};
+use fulexo_tests::{Answer, Client, Database, Ended, PASSWORD, Program, own_dir};
 use poem::http::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -210,4 +211,42 @@ async fn a_start_is_told_in_one_line() {
         program.stop("TERM")
     });
     assert!(!ended.errors.contains("listening") && !ended.errors.contains("socket://"), "{}", ended.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_nats_is_one_line_that_says_which_server_and_what_it_costs() {
+    let mut env = Database::create().await.env();
+    env.insert("FULEXO_PORT".into(), "0".into());
+    let dir = own_dir();
+    let nats = block_in_place(|| Nats::start(&dir)).unwrap();
+    let (url, address) = (nats.url(), format!("127.0.0.1:{}", nats.port()));
+    let wrong = format!("nats://fulexo:not-the-password@{address}");
+    let told = |ended: &Ended, cause: &str| {
+        let lines: Vec<&str> = ended.errors.lines().filter(|line| line.to_lowercase().contains("nats")).collect();
+        let warned: Vec<_> = lines.iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+        assert!(warned.len() == 1 && warned[0].contains(&address) && warned[0].contains(cause), "{}", ended.errors);
+        assert!(warned[0].contains("every 200 ms") && warned[0].contains("trying on"), "{}", ended.errors);
+        lines.len()
+    };
+
+    env.insert("NATS_URL".into(), wrong);
+    let ended = block_in_place(|| {
+        let mut program = Program::start(&["serve"], &env);
+        program.says("listening on ");
+        program.warns("NATS cannot be used");
+        program.stop("TERM")
+    });
+    assert_eq!(told(&ended, "refuses the credentials"), 1, "{}", ended.errors);
+
+    env.insert("NATS_URL".into(), url);
+    drop(nats);
+    let ended = block_in_place(|| {
+        let mut program = Program::start(&["serve"], &env);
+        program.says("listening on ");
+        program.warns("NATS cannot be used");
+        let _nats = Nats::start(&dir).unwrap();
+        program.warns("NATS is connected again");
+        program.stop("TERM")
+    });
+    assert_eq!(told(&ended, "no server answers"), 2, "{}", ended.errors);
 }
