@@ -168,7 +168,7 @@ pub fn env(database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
         // Suites send as fast as they can, all from one address.
         ("FULEXO_RATE_LIMITS", "off"),
         ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
-        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
+        ("ENCRYPTION_KEY", "cXVpZXQtT3R0ZXI3IHBhaW50cyAxMiBncmVlbiBvd2w="),
         ("FULEXO_BCRYPT_COST", "4"),
         ("FULEXO_DATABASE_CONNECTIONS", "16"),
     ]

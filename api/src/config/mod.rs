@@ -5,6 +5,7 @@
 
 pub mod mail;
 mod reader;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -159,7 +160,7 @@ impl Config {
                 TimeDelta::minutes(5),
                 TimeDelta::days(90),
             ),
-            encryption_keys: reader.encryption_keys(),
+            encryption_keys: reader.encryption_keys(environment),
             bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
             registration: reader.switch("FULEXO_REGISTRATION", true),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use super::{Environment, FeedSource};
+use super::{Environment, FeedSource, secrets};
 use crate::http::cors::Origins;
 use crate::nats;
 
@@ -340,6 +340,9 @@ impl Reader {
                 self.problem("JWT_SECRET is set: production signs with RS256 alone; set JWT_PRIVATE_KEY_FILE instead");
             }
             (Some(secret), Environment::Development) => match SigningKey::hs256(&secret) {
+                Ok(_) if secrets::is_guessable(secret.as_bytes(), secrets::OF_A_SECRET) => {
+                    self.problem(format!("JWT_SECRET {WEAK}: take one from `openssl rand -hex 32`"));
+                }
                 Ok(key) => keys.push(key),
                 Err(error) => self.problem(format!("JWT_SECRET {error}")),
             },
@@ -355,16 +358,16 @@ impl Reader {
         keys
     }
 
-    pub(super) fn encryption_keys(&mut self) -> Vec<Kek> {
+    pub(super) fn encryption_keys(&mut self, environment: Environment) -> Vec<Kek> {
         let several = self.optional("ENCRYPTION_KEYS");
         let one = self.optional("ENCRYPTION_KEY");
         let mut keys = Vec::new();
         for entry in several.iter().flat_map(|text| text.split(',')).map(str::trim) {
             match entry.split_once(':') {
                 Some((id, key)) if !id.is_empty() && keys.iter().all(|known: &Kek| known.id != id) => {
-                    match parse_key(key) {
-                        Some(key) => keys.push(Kek { id: id.to_owned(), key }),
-                        None => self.problem(format!("ENCRYPTION_KEYS: the key {id:?} {KEY_FORM}")),
+                    match parse_key(key, environment) {
+                        Ok(key) => keys.push(Kek { id: id.to_owned(), key }),
+                        Err(fault) => self.problem(format!("ENCRYPTION_KEYS: the key {id:?} {fault}")),
                     }
                 }
                 Some(_) | None => self.problem("ENCRYPTION_KEYS must be a list of id:key, each id once"),
@@ -376,9 +379,9 @@ impl Reader {
                     "ENCRYPTION_KEY is the key \"default\", which ENCRYPTION_KEYS names too: give that one another id",
                 );
             }
-            match parse_key(&text) {
-                Some(key) => keys.push(Kek { id: "default".to_owned(), key }),
-                None => self.problem(format!("ENCRYPTION_KEY {KEY_FORM}")),
+            match parse_key(&text, environment) {
+                Ok(key) => keys.push(Kek { id: "default".to_owned(), key }),
+                Err(fault) => self.problem(format!("ENCRYPTION_KEY {fault}")),
             }
         } else if several.is_none() {
             self.problem("ENCRYPTION_KEY is not set: 32 random bytes, for example from `openssl rand -base64 32`");
@@ -387,20 +390,29 @@ impl Reader {
     }
 }
 
-const KEY_FORM: &str = "must be 32 characters, or 32 bytes in base64, with at least 8 different bytes";
+/// What is wrong with a secret, without the secret.
+const WEAK: &str = "repeats itself or runs in sequence, and can be guessed";
 
-pub(super) fn parse_key(text: &str) -> Option<Key> {
+/// 32 bytes in base64; in development 32 characters will do.
+pub(super) fn parse_key(text: &str, environment: Environment) -> Result<Key, String> {
+    const GENERATE: &str = "take one from `openssl rand -base64 32`";
     let decoded =
         [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)]
             .into_iter()
             .flatten()
             .find(|bytes| bytes.len() == 32);
-    let bytes: [u8; 32] = match decoded {
-        Some(bytes) => bytes.try_into().ok()?,
-        None => text.as_bytes().try_into().ok()?,
+    let (bytes, form) = match (decoded, environment) {
+        (Some(bytes), _) => (<[u8; 32]>::try_from(bytes).ok(), ""),
+        (None, Environment::Production) => (None, "must be 32 bytes in base64"),
+        (None, Environment::Development) => {
+            (text.as_bytes().try_into().ok(), "must be 32 bytes in base64, or in development 32 characters")
+        }
     };
-    let distinct: std::collections::BTreeSet<u8> = bytes.iter().copied().collect();
-    (distinct.len() >= 8).then(|| Key::from_bytes(bytes))
+    let Some(bytes) = bytes else { return Err(format!("{form}: {GENERATE}")) };
+    if secrets::is_guessable(&bytes, secrets::OF_A_KEY) {
+        return Err(format!("{WEAK}: {GENERATE}"));
+    }
+    Ok(Key::from_bytes(bytes))
 }
 
 /// `90s`, `30m`, `1h`, `7d`.

@@ -1,5 +1,5 @@
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use fulexo_domain::rate_limit::{Limit, Quota, Route};
 
@@ -13,7 +13,7 @@ fn sound() -> BTreeMap<String, String> {
     [
         ("DATABASE_URL", "postgresql://fulexo:pw@127.0.0.1/fulexo"),
         ("JWT_SECRET", SECRET),
-        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
+        ("ENCRYPTION_KEY", "quiet-Otter7 paints 12 green owl"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
@@ -60,11 +60,83 @@ fn the_examples_of_the_documentation_are_refused() {
 }
 
 #[test]
-fn a_key_is_thirty_two_characters_or_base64_and_not_monotonous() {
-    assert!(parse_key("abcdefghijklmnopqrstuvwxyz012345").is_some());
-    assert!(parse_key(&STANDARD.encode((0..32).collect::<Vec<u8>>())).is_some());
-    assert!(parse_key(&"x".repeat(32)).is_none());
-    assert!(parse_key("abcdefghijklmnopqrstuvwxyz01234").is_none());
+fn production_takes_a_key_of_thirty_two_bytes_in_base64_and_development_one_of_as_many_characters() {
+    let bytes: Vec<u8> = (0..32_u8).map(|byte| byte.wrapping_mul(byte).wrapping_mul(77) ^ 0x5a).collect();
+    let text = "quiet-Otter7 paints 12 green owl";
+    for (key, in_development, in_production) in [
+        (STANDARD.encode(&bytes), true, true),
+        (URL_SAFE_NO_PAD.encode(&bytes), true, true),
+        (text.to_owned(), true, false),
+        (STANDARD.encode(text), true, true),
+        (STANDARD.encode(&bytes[1..]), false, false),
+        (STANDARD.encode([&bytes[..], &[7]].concat()), false, false),
+        (text[1..].to_owned(), false, false),
+        (format!("{text}!"), false, false),
+        (String::new(), false, false),
+    ] {
+        for (environment, is_taken) in
+            [(Environment::Development, in_development), (Environment::Production, in_production)]
+        {
+            assert_eq!(parse_key(&key, environment).is_ok(), is_taken, "{key} {environment:?}");
+        }
+    }
+}
+
+/// Each is a kind: one thing over and over, alphabets, digits, steps, rows of keys, and these in upper case and in turn.
+#[test]
+fn a_secret_that_repeats_itself_or_runs_in_sequence_does_not_start() {
+    const UNITS: [&str; 15] = [
+        "a",
+        "ab",
+        "0123456789abcdef",
+        "0123456789",
+        "9876543210",
+        "abcdefghijklmnopqrstuvwxyz",
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+        "zyxwvutsrqponmlkjihgfedcba",
+        "acegikmoqsuwy",
+        "00112233445566778899",
+        "qwertyuiopasdfghjklzxcvbnm1234567890",
+        "changeme-",
+        "password",
+        "PassWord",
+        "fulexo-development-",
+    ];
+    for unit in UNITS {
+        let of_length = |length| unit.chars().cycle().take(length).collect::<String>();
+        for length in [64, 65, 72, 128] {
+            let found = problems(&[("JWT_SECRET", &of_length(length))]);
+            assert!(
+                found.len() == 1 && found[0].starts_with("JWT_SECRET repeats itself"),
+                "{unit} {length}: {found:#?}"
+            );
+        }
+        let weak = of_length(32);
+        for key in [weak.clone(), STANDARD.encode(&weak)] {
+            let found = problems(&[("ENCRYPTION_KEY", &key)]);
+            assert!(found.len() == 1 && found[0].starts_with("ENCRYPTION_KEY repeats itself"), "{unit}: {found:#?}");
+            let found = problems(&[("ENCRYPTION_KEYS", &format!("2027:{key}"))]);
+            assert!(found.len() == 1 && found[0].contains("2027") && !found[0].contains(&key), "{unit}: {found:#?}");
+        }
+    }
+    let counted = "changeme1changeme2changeme3changeme4changeme5changeme6changeme7changeme8";
+    assert_eq!(problems(&[("JWT_SECRET", counted)]).len(), 1);
+    let sequences: [Vec<u8>; 4] =
+        [vec![0; 32], vec![255; 32], (0..32).collect(), (0..32).map(|byte: u8| byte.wrapping_mul(9)).collect()];
+    for bytes in sequences {
+        let found = problems(&[("ENCRYPTION_KEY", &STANDARD.encode(&bytes))]);
+        assert!(found.len() == 1 && found[0].starts_with("ENCRYPTION_KEY repeats itself"), "{bytes:?}: {found:#?}");
+    }
+}
+
+#[test]
+fn credentials_for_nats_that_cannot_be_read_are_named_with_the_other_problems() {
+    let found = problems(&[("NATS_CREDS", "/nowhere/nats.creds"), ("NATS_URL", "nats://[::1"), ("APP_ENV", "prod")]);
+    assert!(
+        found.iter().any(|problem| problem.starts_with("NATS_CREDS names the file /nowhere/nats.creds")),
+        "{found:#?}"
+    );
+    assert!(found.iter().any(|problem| problem.starts_with("NATS_URL is not a URL of NATS")), "{found:#?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn transport(changes: &[(&str, &str)]) -> Transport {
     let base = [
         ("DATABASE_URL", "postgresql://fulexo:pw@127.0.0.1/fulexo"),
         ("JWT_SECRET", "a secret of sixty-four characters, as the security document says!"),
-        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
+        ("ENCRYPTION_KEY", "cXVpZXQtT3R0ZXI3IHBhaW50cyAxMiBncmVlbiBvd2w="),
         ("MAIL_FROM", "Fulexo <no-reply@example.com>"),
         ("FULEXO_PUBLIC_URL", "https://auth.example.com"),
     ];

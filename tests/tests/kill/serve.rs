@@ -157,7 +157,7 @@ fn everything_that_is_wrong_with_the_configuration_is_said_at_once() {
     let wrong = [
         ("DATABASE_URL", "mysql://localhost/hunter1"),
         ("JWT_SECRET", "hunter2"),
-        ("ENCRYPTION_KEY", "abcdefghijklmnopqrstuvwxyz012345"),
+        ("ENCRYPTION_KEY", "quiet-Otter7 paints 12 green owl"),
         ("FULEXO_PROT", "8080"),
     ];
     let env: BTreeMap<String, String> = wrong.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
