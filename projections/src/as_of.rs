@@ -63,8 +63,8 @@ pub struct Moment {
 #[derive(Debug, thiserror::Error)]
 pub enum NoMoment {
     /// The log does not have the position yet.
-    #[error("is beyond the end of the log")]
-    Beyond,
+    #[error("is beyond the end of the log, which has {0} events")]
+    Beyond(u64),
     /// The log cannot be read.
     #[error(transparent)]
     Feed(#[from] FeedError),
@@ -109,8 +109,9 @@ impl AsOf {
         match self {
             Self::Position(position) => {
                 let mut connection = pool.acquire().await?;
-                if position >= feed::size(&mut connection).await? {
-                    return Err(NoMoment::Beyond);
+                let size = feed::size(&mut connection).await?;
+                if position >= size {
+                    return Err(NoMoment::Beyond(size));
                 }
                 let event = feed::read(&mut connection, position, 1).await?;
                 let event = event.first().ok_or(FeedError::Gap { position })?;

@@ -127,6 +127,12 @@ impl Program {
         String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
     }
 
+    /// Where the program is.
+    #[must_use]
+    pub fn path() -> PathBuf {
+        binary()
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -1,7 +1,5 @@
 //! `fulexo as-of`: who could do what, and what there was, at a position or a time. Ids, no personal data: those are sealed.
 
-use std::io::IsTerminal;
-
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use fulexo_domain::permission::{built_in, built_in_roles};
@@ -12,12 +10,13 @@ use fulexo_projections::{accounts, metrics, roles, sessions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
+use super::events::short;
 use super::output::{Output, note};
-use super::replay::seen;
+use super::replay::{resolve, seen};
+use super::table::{Column, Table};
 use super::target::Target;
 use super::{Failure, block_on};
 use crate::app::connect;
-use crate::clock;
 
 #[derive(Args)]
 pub struct AsOf {
@@ -30,6 +29,9 @@ pub struct AsOf {
     /// Print one JSON document a line.
     #[arg(long)]
     json: bool,
+    /// Print whole lines, however wide the terminal is.
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -53,9 +55,10 @@ impl AsOf {
         let url = self.target.database_url()?;
         block_on(async {
             let pool = connect(&url, 2).await?;
-            let moment = self.when.resolve(&pool, clock::now()).await.map_err(|error| format!("{WHEN} {error}"))?;
+            let moment = resolve("WHEN", self.when, &pool).await?;
             seen(&pool, moment.position).await?;
-            let mut out = Lines { json: self.json, columns: self.what.columns(), out: Output::new() };
+            let table = Table::new(self.what.columns());
+            let mut out = Lines { json: self.json, table, has_head: true, out: Output::wide(self.wide) };
             out.head(moment)?;
             match self.what {
                 What::Accounts => show_accounts(&pool, moment, &mut out).await?,
@@ -64,29 +67,36 @@ impl AsOf {
                 What::Grants => show_grants(&pool, moment, &mut out).await?,
                 What::Metrics => show_metrics(&pool, moment, &mut out).await?,
             }
-            Ok(())
+            out.flush()
         })
     }
 }
 
-const WHEN: &str = "WHEN";
-
 impl What {
-    /// Heads and widths; the last column is as wide as it has to be.
-    const fn columns(self) -> &'static [(&'static str, usize)] {
+    const fn columns(self) -> &'static [Column] {
         match self {
-            Self::Accounts => &[("account_id", 36), ("registered_at", 20), ("roles", 24), ("state", 0)],
-            Self::Sessions => &[("session_id", 36), ("account_id", 36), ("started_at", 20), ("last_seen_at", 0)],
-            Self::Roles => &[("role", 20), ("holders", 8), ("permissions", 0)],
-            Self::Grants => &[
-                ("account_id", 36),
-                ("role", 16),
-                ("granted_at", 20),
-                ("position", 9),
-                ("granted_by", 36),
-                ("permissions", 0),
+            Self::Accounts => &[
+                Column::Text("account id"),
+                Column::Text("registered at"),
+                Column::Elastic("roles"),
+                Column::Elastic("state"),
             ],
-            Self::Metrics => &[("what", 40), ("number", 0)],
+            Self::Sessions => &[
+                Column::Text("session id"),
+                Column::Text("account id"),
+                Column::Text("started at"),
+                Column::Text("last seen at"),
+            ],
+            Self::Roles => &[Column::Text("role"), Column::Number("holders"), Column::Elastic("permissions")],
+            Self::Grants => &[
+                Column::Text("account id"),
+                Column::Elastic("role"),
+                Column::Text("granted at"),
+                Column::Number("position"),
+                Column::Text("granted by"),
+                Column::Elastic("permissions"),
+            ],
+            Self::Metrics => &[Column::Text("what"), Column::Number("number")],
         }
     }
 }
@@ -212,7 +222,9 @@ fn time(time: DateTime<Utc>) -> Value {
 /// A table for people, or a JSON document a line.
 struct Lines {
     json: bool,
-    columns: &'static [(&'static str, usize)],
+    /// Rows that are not written yet: of one page of a list.
+    table: Table,
+    has_head: bool,
     out: Output,
 }
 
@@ -226,11 +238,7 @@ impl Lines {
             note(text);
             return Ok(());
         }
-        self.out.line(&text)?;
-        let heads: Vec<String> = self.columns.iter().map(|(head, _)| head.replace('_', " ")).collect();
-        let (dim, plain) = if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        let heads = self.in_columns(&heads);
-        self.out.line(format_args!("{dim}{heads}{plain}"))
+        self.out.line(text)
     }
 
     fn row(&mut self, values: &[(&str, Value)]) -> Result<(), Failure> {
@@ -239,23 +247,31 @@ impl Lines {
                 values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             return self.out.line(Value::Object(document));
         }
-        let texts: Vec<String> = values.iter().map(|(name, value)| text(name, value)).collect();
-        let line = self.in_columns(&texts);
-        self.out.line(line)
+        let is_cut = self.out.is_cut();
+        self.table.row(values.iter().map(|(name, value)| text(name, value, is_cut)));
+        if self.table.len() >= usize::from(LARGEST) { self.flush() } else { Ok(()) }
     }
 
-    fn in_columns(&self, texts: &[String]) -> String {
-        let cells = texts.iter().zip(self.columns).map(|(text, (_, width))| format!("{text:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    /// Writes what is held back.
+    fn flush(&mut self) -> Result<(), Failure> {
+        if !self.json {
+            self.out.table(&self.table, self.has_head)?;
+            self.has_head = false;
+            self.table.clear();
+        }
+        Ok(())
     }
 }
 
-/// A value for people: lists by words, times to the second.
-fn text(name: &str, value: &Value) -> String {
+/// A value for people: lists by words, times to the second, ids by their ends where lines are cut.
+fn text(name: &str, value: &Value, is_cut: bool) -> String {
     match value {
-        Value::Array(items) => items.iter().map(|item| text("", item)).collect::<Vec<_>>().join(" "),
+        Value::Array(items) => items.iter().map(|item| text("", item, is_cut)).collect::<Vec<_>>().join(" "),
         Value::String(time) if name.ends_with("_at") => time.get(..19).unwrap_or(time).replace('T', " "),
-        Value::String(text) => text.clone(),
+        Value::String(text) => match text.parse() {
+            Ok(id) if is_cut => short(id),
+            Ok(_) | Err(_) => text.clone(),
+        },
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
     }
 }

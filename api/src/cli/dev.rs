@@ -15,6 +15,7 @@ use fulexo_commands::{CommandError, NewAccount};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::output::{Output, note};
@@ -36,6 +37,9 @@ pub struct Dev {
     /// Take however many requests come, for load tests. Lockout stays.
     #[arg(long)]
     no_rate_limits: bool,
+    /// Print on one line what stands in dev.json, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a data directory keeps from one start to the next. Mode 0600.
@@ -139,7 +143,11 @@ impl Dev {
         let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
         dir.store("dev.json", &text)?;
         let mut stop = StopSignals::listen()?;
-        banner(&file, dir, &url)?;
+        if self.json {
+            Output::new().line(json!(file))?;
+        } else {
+            banner(&file, dir, &url)?;
+        }
 
         stop.received().await;
         note("");

@@ -1,14 +1,14 @@
 //! `fulexo events`: the log, as it grows, for a person at a terminal.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use clap::Args;
 use fulexo_domain::leaf::{self, RawLeaf};
 use sqlx::PgPool;
 use tokio::time::sleep;
 
-use super::output::Output;
+use super::output::{DIM, Output};
 use super::target::Target;
 use super::{Failure, StopSignals, block_on};
 use crate::app::{connect, log_size};
@@ -24,6 +24,9 @@ pub struct Events {
     /// Print the leaves themselves, one JSON document a line.
     #[arg(long)]
     json: bool,
+    /// Print whole lines, however wide the terminal is.
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -45,7 +48,7 @@ impl Events {
 
     async fn follow(&self, pool: &PgPool, from: u64) -> Result<(), Failure> {
         let mut next = i64::try_from(from).unwrap_or(i64::MAX);
-        let (mut out, paint) = (Output::new(), std::io::stdout().is_terminal());
+        let mut out = Output::wide(self.wide || self.json);
         loop {
             let rows = sqlx::query!(
                 "select position, leaf from log.event where position >= $1 order by position limit 500",
@@ -54,7 +57,7 @@ impl Events {
             .fetch_all(pool)
             .await?;
             for row in &rows {
-                out.line(self.line(row.position.unsigned_abs(), &row.leaf, paint)?)?;
+                out.cut_line(&self.line(row.position.unsigned_abs(), &row.leaf)?)?;
                 next = row.position + 1;
             }
             if out.is_closed() {
@@ -69,13 +72,12 @@ impl Events {
         }
     }
 
-    fn line(&self, position: u64, bytes: &[u8], paint: bool) -> Result<String, Failure> {
+    fn line(&self, position: u64, bytes: &[u8]) -> Result<String, Failure> {
         if self.json {
             return Ok(String::from_utf8_lossy(bytes).into_owned());
         }
         let raw = leaf::read(position, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
-        let colour = if paint { colour_of(&raw) } else { "" };
-        let (dim, plain) = if paint { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        let style = style_of(&raw);
         let actor = raw.actor.id().map_or_else(|| raw.actor.kind().to_owned(), short);
         let subject = raw.subject.map_or_else(|| "-".to_owned(), short);
         let data = match raw.data.get() {
@@ -84,23 +86,24 @@ impl Events {
         };
         let time = raw.time.format("%Y-%m-%d %H:%M:%S%.3f");
         Ok(format!(
-            "{dim}{position:>8}  {time}{plain}  {colour}{:<28}{plain}  {actor:>9} {dim}→{plain} {subject:<9}  {dim}{data}{plain}",
+            "{DIM}{position:>8}  {time}{DIM:#}  {style}{:<28}{style:#}  {actor:>9} {DIM}→{DIM:#} {subject:<9}  {DIM}{data}{DIM:#}",
             raw.r#type
         ))
     }
 }
 
 /// The end of an id: its beginning is the time, which all of a minute share.
-fn short(id: uuid::Uuid) -> String {
+pub(super) fn short(id: uuid::Uuid) -> String {
     let text = id.simple().to_string();
     format!("…{}", text.get(24..).unwrap_or_default())
 }
 
-fn colour_of(raw: &RawLeaf<'_>) -> &'static str {
-    match raw.r#type {
-        "authentication.failed" | "session.refresh_reused" => "\x1b[33m",
-        "authentication.locked_out" | "session.revoked" | "account.role_revoked" => "\x1b[31m",
-        "authentication.succeeded" | "session.started" | "account.role_granted" => "\x1b[32m",
-        _ => "\x1b[36m",
-    }
+fn style_of(raw: &RawLeaf<'_>) -> Style {
+    let colour = match raw.r#type {
+        "authentication.failed" | "session.refresh_reused" => AnsiColor::Yellow,
+        "authentication.locked_out" | "session.revoked" | "account.role_revoked" => AnsiColor::Red,
+        "authentication.succeeded" | "session.started" | "account.role_granted" => AnsiColor::Green,
+        _ => AnsiColor::Cyan,
+    };
+    colour.on_default()
 }

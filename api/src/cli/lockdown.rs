@@ -5,9 +5,10 @@ use fulexo_commands::CommandError;
 use fulexo_domain::lockdown::{LockdownError, Scope};
 use fulexo_domain::values::Reason;
 use fulexo_projections::nodes::Enforcement;
+use serde_json::json;
 
 use super::output::Output;
-use super::{Failure, block_on, operator, start_logging};
+use super::{Failure, block_on, operator, parsed, start_logging};
 use crate::app::{App, Core};
 use crate::config::Config;
 
@@ -16,8 +17,11 @@ pub struct Lockdown {
     /// What it closes to everybody without `lockdown.manage`; `off` lifts it.
     scope: Wanted,
     /// Why; kept sealed beside the event.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", value_parser = parsed(Reason::parse))]
+    reason: Reason,
+    /// Print the result as JSON, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -43,7 +47,7 @@ impl Lockdown {
     }
 
     async fn change(self, app: &App) -> Result<(), Failure> {
-        let reason = Reason::parse(&self.reason).map_err(|error| format!("--reason {error}"))?;
+        let reason = self.reason;
         let done = match self.scope {
             Wanted::Logins => app.commands.start_lockdown(&operator(), Scope::Logins, reason).await,
             Wanted::All => app.commands.start_lockdown(&operator(), Scope::All, reason).await,
@@ -53,7 +57,14 @@ impl Lockdown {
             Ok(done) => {
                 let position = done.position.unwrap_or_default();
                 let mut out = Output::new();
+                let is_json = self.json;
+                let scope = match self.scope {
+                    Wanted::Off => "off",
+                    Wanted::Logins => "logins",
+                    Wanted::All => "all",
+                };
                 match self.scope {
+                    _ if is_json => {}
                     Wanted::Off => out.line(format_args!("the lockdown is lifted, at position {position}"))?,
                     Wanted::Logins => out.line(format_args!("locked down (logins), at position {position}"))?,
                     Wanted::All => out.line(format_args!("locked down (all), at position {position}"))?,
@@ -61,6 +72,12 @@ impl Lockdown {
                 let enforcement = app.nodes.enforced(position).await;
                 let Enforcement { enforced_on, down, .. } = enforcement
                     .map_err(|error| format!("it is recorded; where it is in force is not known: {error}"))?;
+                if is_json {
+                    let nodes = enforced_on + down.len();
+                    return out.line(json!({
+                        "lockdown": scope, "position": position, "enforced_on": enforced_on, "nodes": nodes, "down": down,
+                    }));
+                }
                 out.line(format_args!("in force on {enforced_on} of {} nodes", enforced_on + down.len()))?;
                 for name in down {
                     out.line(format_args!(

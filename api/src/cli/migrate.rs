@@ -1,6 +1,7 @@
 //! `fulexo migrate`: the schema, as the owner role.
 
 use clap::Args;
+use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
 use super::output::Output;
@@ -9,7 +10,11 @@ use crate::config::{database_url, owner_database_url};
 use crate::schema;
 
 #[derive(Args)]
-pub struct Migrate {}
+pub struct Migrate {
+    /// Print the result as JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
 
 impl Migrate {
     pub fn run(self) -> Result<(), Failure> {
@@ -18,6 +23,9 @@ impl Migrate {
             application.parse().map_err(|_| Failure::Failed("DATABASE_URL is not a URL of Postgres".into()))?;
         let migrated = block_on(async { Ok(schema::migrate(&owner, application.get_username()).await?) })?;
         let mut out = Output::new();
+        if self.json {
+            return out.line(json!({"applied": migrated.applied, "version": migrated.version}));
+        }
         for migration in &migrated.applied {
             out.line(format_args!("applied {migration}"))?;
         }

@@ -17,14 +17,15 @@ mod rebuild;
 mod register;
 mod replay;
 mod serve;
+mod table;
 mod target;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_domain::event::Actor;
+use fulexo_domain::values::InvalidValue;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
@@ -41,6 +42,8 @@ use crate::config::{ConfigErrors, Environment};
 #[derive(Parser)]
 #[command(name = "fulexo", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
+    #[command(flatten)]
+    color: colorchoice_clap::Color,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -100,6 +103,8 @@ enum Failure {
     Failed(String),
     /// Exit code 2.
     Misconfigured(ConfigErrors),
+    /// Exit code 2: an argument by its name, and what is wrong with it.
+    Misused(String),
 }
 
 impl From<ConfigErrors> for Failure {
@@ -132,10 +137,18 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
+/// A value of our own that an argument is parsed into.
+fn parsed<T: 'static>(
+    parse: fn(&str) -> Result<T, InvalidValue>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| parse(text).map_err(|error| error.to_string())
+}
+
 impl Cli {
     /// Does what was asked.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        self.color.write_global();
         let outcome = match self.verb {
             Verb::Dev(verb) => verb.run(),
             Verb::Serve(verb) => verb.run(),
@@ -155,12 +168,31 @@ impl Cli {
                 note(format_args!("fulexo: {text}"));
                 ExitCode::FAILURE
             }
+            Err(Failure::Misused(text)) => {
+                note(format_args!("error: {text}\n\nFor more information, try '--help'."));
+                ExitCode::from(2)
+            }
             Err(Failure::Misconfigured(errors)) => {
                 note(format_args!("fulexo: {errors}"));
                 ExitCode::from(2)
             }
         }
     }
+}
+
+/// `; did you mean NAME?` where one of these names is near to what was written.
+pub(crate) fn did_you_mean<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(written, names).map_or_else(String::new, |name| format!("; did you mean {name}?"))
+}
+
+/// The name that is nearest to what was written, if one is near.
+pub(crate) fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |name: &str| {
+        let is_beginning = name.starts_with(written) && !written.is_empty();
+        if is_beginning { 1.0 } else { strsim::jaro_winkler(written, name) }
+    };
+    let nearest = names.into_iter().map(|name| (near(name), name)).max_by(|(one, _), (other, _)| one.total_cmp(other));
+    nearest.filter(|(near, _)| *near > 0.85).map(|(_, name)| name)
 }
 
 /// A runtime for one verb; its main task runs on this very thread.
@@ -183,7 +215,7 @@ fn start_logging(environment: Environment, default_filter: &str) {
     let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::new);
-    let builder = builder.with_ansi(std::io::stderr().is_terminal());
+    let builder = builder.with_ansi(LogWriter::has_colours());
     let json = match std::env::var("FULEXO_LOG_FORMAT").as_deref() {
         Ok("json") => true,
         Ok("text") => false,

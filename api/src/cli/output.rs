@@ -1,22 +1,45 @@
 //! What a verb says: results on standard output, everything else on standard error. No verb prints in another way.
 //!
 //! A reader that has had enough, such as `head`, is not an error: what it does not read is dropped, and the verb ends as
-//! it would have. What cannot be written for another reason, such as a full disk, is one.
+//! it would have. What cannot be written for another reason, such as a full disk, is one. Colours are for terminals, unless
+//! `--color`, `NO_COLOR` or `CLICOLOR_FORCE` says otherwise; lines are cut to the width of a terminal, and whole elsewhere.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Stderr, Stdout, Write};
 
+use anstream::AutoStream;
+use anstyle::Style;
+use console::truncate_str;
+
 use super::Failure;
+use super::table::Table;
+
+/// What matters less.
+pub const DIM: Style = Style::new().dimmed();
 
 /// Standard output.
 pub struct Output {
-    stream: Stdout,
+    stream: AutoStream<Stdout>,
+    /// Of the terminal, in columns.
+    width: Option<u16>,
     is_closed: bool,
 }
 
 impl Output {
     pub fn new() -> Self {
-        Self { stream: io::stdout(), is_closed: false }
+        let width = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0);
+        Self { stream: AutoStream::auto(io::stdout()), width, is_closed: false }
+    }
+
+    /// The same with whole lines, however wide the terminal is.
+    pub fn wide(is_wide: bool) -> Self {
+        let output = Self::new();
+        if is_wide { Self { width: None, ..output } } else { output }
+    }
+
+    /// `true` if lines are cut to a width.
+    pub fn is_cut(&self) -> bool {
+        self.width.is_some()
     }
 
     /// Writes a line.
@@ -38,6 +61,30 @@ impl Output {
         }
     }
 
+    /// Writes a line of a listing: on a terminal no longer than that is wide.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn cut_line(&mut self, text: &str) -> Result<(), Failure> {
+        match self.width {
+            Some(width) => self.line(truncate_str(text, width.into(), "…")),
+            None => self.line(text),
+        }
+    }
+
+    /// Writes a table, or the next rows of one.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn table(&mut self, table: &Table, has_head: bool) -> Result<(), Failure> {
+        let mut lines = table.lines(self.width).into_iter();
+        match lines.next() {
+            Some(head) if has_head => self.cut_line(&format!("{DIM}{head}{DIM:#}"))?,
+            Some(_) | None => {}
+        }
+        lines.try_for_each(|line| self.cut_line(&line))
+    }
+
     /// `true` if nobody reads any more: a verb that only shows something may end.
     pub fn is_closed(&self) -> bool {
         self.is_closed
@@ -51,6 +98,11 @@ pub struct LogWriter(Stderr);
 impl LogWriter {
     pub fn new() -> Self {
         Self(io::stderr())
+    }
+
+    /// `true` if the log may have colours.
+    pub fn has_colours() -> bool {
+        AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
     }
 }
 
@@ -68,5 +120,5 @@ impl Write for LogWriter {
 
 /// Writes a line on standard error: progress, and why a verb failed. Nobody can be told that this failed.
 pub fn note(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(AutoStream::auto(io::stderr()), "{text}");
 }

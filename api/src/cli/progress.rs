@@ -1,93 +1,89 @@
 //! How far a long piece of work is: a bar on a terminal, elsewhere a line every few seconds. On standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::output::note;
 
 /// Between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(5);
-/// Between two drawings of a bar.
-const FRAME: Duration = Duration::from_millis(100);
-const WIDTH: usize = 30;
+/// A bar fills what the other parts leave of the line.
+const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} events, {rate}/s, {eta} left";
+/// Where that leaves no bar worth the name.
+const NARROW: &str = "{prefix} [{wide_bar}] {percent:>3} %  {eta} left";
 
 pub struct Progress {
     name: String,
     /// Where this run began.
     from: u64,
     began: Instant,
-    /// When it was last shown.
-    shown: Option<Instant>,
-    is_terminal: bool,
+    /// When a line was last written.
+    said: Instant,
+    bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// `from` events are done before it begins.
     pub fn new(name: String, from: u64) -> Self {
-        Self { name, from, began: Instant::now(), shown: None, is_terminal: std::io::stderr().is_terminal() }
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0);
+            let template = if width < 100 { NARROW } else { BAR };
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                let _ = text.write_str(&grouped(state.per_sec().max(0.0) as u64));
+            });
+            ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_position(from)
+        });
+        if let Some(bar) = &bar {
+            // The rate is that of this run.
+            bar.reset_eta();
+        }
+        let now = Instant::now();
+        Self { name, from, began: now, said: now, bar }
     }
 
     /// Shows that so many events of so many are done, if it is time.
     pub fn show(&mut self, done: u64, all: u64) {
-        let now = Instant::now();
-        let (every, since) =
-            if self.is_terminal { (FRAME, self.shown) } else { (LINE, self.shown.or(Some(self.began))) };
-        if since.is_some_and(|since| now - since < every) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(all);
+            bar.set_position(done);
             return;
         }
-        self.shown = Some(now);
-        let text = self.text(done, all, now - self.began);
-        if self.is_terminal {
-            // Cut at the edge of a narrow terminal rather than wrapped, where it could not be drawn over; to the end of
-            // the line, since the one before may have been longer.
-            draw(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
-        } else {
-            note(text);
+        let now = Instant::now();
+        if now - self.said >= LINE {
+            self.said = now;
+            note(self.text(done, all, now - self.began));
         }
     }
 
-    /// Says something between two drawings, in the place of the bar, which comes again below.
-    pub fn say(&mut self, text: &str) {
-        if self.is_terminal && self.shown.take().is_some() {
-            draw("\r\x1b[K");
+    /// Says something between two drawings, above the bar.
+    pub fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| note(text)),
+            None => note(text),
         }
-        note(text);
     }
 
-    /// Leaves the line that the bar is on.
-    pub fn end(&mut self) {
-        if self.is_terminal && self.shown.take().is_some() {
-            note("");
+    /// Takes the bar away: results come next.
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 
     fn text(&self, done: u64, all: u64, elapsed: Duration) -> String {
         let percent = (done * 100).checked_div(all).unwrap_or(100).min(100);
-        let filled = usize::try_from(percent).unwrap_or_default() * WIDTH / 100;
-        let bar = if self.is_terminal {
-            format!(" [{}{}]", "█".repeat(filled), " ".repeat(WIDTH - filled))
-        } else {
-            String::new()
-        };
         let made = done.saturating_sub(self.from);
         let rate = u128::from(made) * 1_000 / elapsed.as_millis().max(1);
         let left = match u64::try_from(rate).unwrap_or(u64::MAX) {
             0 => String::new(),
             rate => format!(", {} s left", all.saturating_sub(done).div_ceil(rate)),
         };
-        format!(
-            "{}{bar} {percent:>3} %  {} of {} events, {}/s{left}",
-            self.name,
-            grouped(done),
-            grouped(all),
-            grouped(rate)
-        )
+        let (done, all, rate) = (grouped(done), grouped(all), grouped(rate));
+        format!("{} {percent:>3} %  {done} of {all} events, {rate}/s{left}", self.name)
     }
-}
-
-fn draw(text: &str) {
-    let mut terminal = std::io::stderr();
-    let _ = terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush());
 }
 
 /// Digits in groups of three.
@@ -109,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_line_says_how_much_is_done_how_fast_and_how_long_it_takes() {
-        let progress =
-            Progress { name: "audit".into(), from: 1_000, began: Instant::now(), shown: None, is_terminal: false };
+        let now = Instant::now();
+        let progress = Progress { name: "audit".into(), from: 1_000, began: now, said: now, bar: None };
         assert_eq!(
             progress.text(411_000, 1_000_000, Duration::from_secs(2)),
             "audit  41 %  411,000 of 1,000,000 events, 205,000/s, 3 s left"
@@ -119,10 +115,9 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_as_full_as_the_work_is_done() {
-        let progress =
-            Progress { name: "audit".into(), from: 0, began: Instant::now(), shown: None, is_terminal: true };
-        let text = progress.text(50, 100, Duration::from_secs(1));
-        assert!(text.starts_with(&format!("audit [{}{}]  50 %", "█".repeat(15), " ".repeat(15))), "{text}");
+    fn the_templates_of_bars_can_be_read() {
+        for template in [BAR, NARROW] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::output::Output;
 use super::progress::grouped;
+use super::table::{Column, Table};
 use super::target::Target;
 use super::{Failure, block_on};
 use crate::app::connect;
@@ -15,6 +16,9 @@ pub struct Projections {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+    /// Print whole lines, however wide the terminal is.
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -27,7 +31,7 @@ impl Projections {
             let all: Vec<_> = statuses.iter().map(as_json).collect();
             return Output::new().line(json!(all));
         }
-        Output::new().line(table(&statuses))
+        Output::wide(self.wide).table(&table(&statuses), true)
     }
 }
 
@@ -61,12 +65,20 @@ fn state(status: &ViewStatus) -> String {
     if states.is_empty() { "ok".to_owned() } else { states.join("; ") }
 }
 
-/// Columns as wide as what is in them; numbers to the right.
-fn table(statuses: &[ViewStatus]) -> String {
-    const HEADS: [&str; 7] = ["name", "version", "position", "lag", "owner", "previous", "state"];
-    const RIGHT: [bool; 7] = [false, true, true, true, false, true, false];
-    let rows = statuses.iter().map(|status| {
-        [
+const COLUMNS: [Column; 7] = [
+    Column::Text("name"),
+    Column::Number("version"),
+    Column::Number("position"),
+    Column::Number("lag"),
+    Column::Elastic("owner"),
+    Column::Number("previous"),
+    Column::Elastic("state"),
+];
+
+fn table(statuses: &[ViewStatus]) -> Table {
+    let mut table = Table::new(&COLUMNS);
+    for status in statuses {
+        table.row([
             status.projection.as_str().to_owned(),
             status.version.to_string(),
             grouped(status.position),
@@ -74,21 +86,7 @@ fn table(statuses: &[ViewStatus]) -> String {
             status.owner.clone().unwrap_or_else(|| "-".to_owned()),
             status.previous.map_or_else(|| "-".to_owned(), |(version, _)| version.to_string()),
             state(status),
-        ]
-    });
-    let rows: Vec<[String; 7]> = std::iter::once(HEADS.map(str::to_owned)).chain(rows).collect();
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
+        ]);
     }
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(widths).zip(RIGHT).map(|((cell, width), right)| match right {
-            true => format!("{cell:>width$}"),
-            false => format!("{cell:<width$}"),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    table
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use fulexo_domain::copy::hex;
 use fulexo_projections::projection::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild, roll_back};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
@@ -22,8 +24,8 @@ const WAITING: &str = "a transaction holds the live tables; waiting for its end"
 
 #[derive(Args)]
 pub struct Rebuild {
-    /// Their names, as `fulexo projections` lists them.
-    #[arg(required_unless_present_any = ["all", "rollback"])]
+    /// Their names.
+    #[arg(value_name = "READ_MODEL", value_parser = read_model())]
     projections: Vec<Projection>,
     /// All of them, reading the log once.
     #[arg(long, conflicts_with = "projections")]
@@ -32,19 +34,26 @@ pub struct Rebuild {
     #[arg(long, conflicts_with = "rollback")]
     restart: bool,
     /// Bring back the version that was live before the last rebuild of this one.
-    #[arg(long, value_name = "PROJECTION", conflicts_with_all = ["projections", "all"])]
+    #[arg(long, value_name = "READ_MODEL", value_parser = read_model(), conflicts_with_all = ["projections", "all"])]
     rollback: Option<Projection>,
+    /// Print each result as JSON, on a line, for programs.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
 
 impl Rebuild {
     pub fn run(self) -> Result<(), Failure> {
+        if self.projections.is_empty() && !self.all && self.rollback.is_none() {
+            let names = Projection::ALL.map(Projection::as_str).join(", ");
+            return Err(Failure::Misused(format!("name read models, or give --all for all of them: {names}")));
+        }
         let url = self.target.database_url()?;
         block_on(async {
             let pool = connect(&url, CONNECTIONS).await?;
             if let Some(projection) = self.rollback {
-                return bring_back(&pool, projection).await;
+                return bring_back(&pool, projection, self.json).await;
             }
             let mut projections = if self.all { Projection::ALL.to_vec() } else { self.projections.clone() };
             projections.sort_unstable_by_key(|projection| projection.as_str());
@@ -55,13 +64,18 @@ impl Rebuild {
                 () = stop.received() => {
                     Err(Failure::Failed("interrupted; nothing was lost: the next `fulexo rebuild` goes on from here".into()))
                 }
-                done = build(&pool, &projections, &options) => done,
+                done = build(&pool, &projections, &options, self.json) => done,
             }
         })
     }
 }
 
-async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> Result<(), Failure> {
+/// By name; help and completions list the names.
+fn read_model() -> impl TypedValueParser<Value = Projection> {
+    PossibleValuesParser::new(Projection::ALL.map(Projection::as_str)).try_map(|name| name.parse::<Projection>())
+}
+
+async fn build(pool: &PgPool, projections: &[Projection], options: &Options, is_json: bool) -> Result<(), Failure> {
     let size = log_size(pool).await?;
     let mut progress: Option<Progress> = None;
     let mut positions: BTreeMap<&str, u64> = BTreeMap::new();
@@ -92,10 +106,16 @@ async fn build(pool: &PgPool, projections: &[Projection], options: &Options) -> 
     let (mut out, mut failures) = (Output::new(), Vec::new());
     for (projection, outcome) in outcomes {
         match outcome {
-            Ok(rebuilt) => match report(&rebuilt) {
-                Ok(said) => out.line(said)?,
-                Err(difference) => failures.push(difference),
-            },
+            Ok(rebuilt) => {
+                if is_json {
+                    out.line(as_json(&rebuilt))?;
+                }
+                match report(&rebuilt) {
+                    Ok(said) if !is_json => out.line(said)?,
+                    Ok(_) => {}
+                    Err(difference) => failures.push(difference),
+                }
+            }
             Err(error) => failures.push(format!("{}: {error}", projection.as_str())),
         }
     }
@@ -125,6 +145,18 @@ fn begun(version: u32, position: u64, discarded: bool, restart: bool) -> String 
         }
         (0, ..) => format!("building version {version}"),
     }
+}
+
+fn as_json(rebuilt: &Rebuilt) -> Value {
+    let Rebuilt { projection, version, events, comparison } = rebuilt;
+    json!({
+        "name": projection.as_str(),
+        "version": version,
+        "events": events,
+        "position": comparison.position,
+        "differing": comparison.differing,
+        "examples": comparison.examples,
+    })
 }
 
 /// What a rebuild came to; an error where the log said something else than the view did.
@@ -158,13 +190,18 @@ fn failed(error: &RebuildError) -> Failure {
     Failure::Failed(format!("{error}{kept}"))
 }
 
-async fn bring_back(pool: &PgPool, projection: Projection) -> Result<(), Failure> {
+async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Result<(), Failure> {
     let tell = |projection: Projection, news| {
         if news == News::Waiting {
             note(format_args!("{}: {WAITING}", projection.as_str()));
         }
     };
     let done = roll_back(pool, projection, tell).await.map_err(|error| failed(&error))?;
+    if is_json {
+        let name = projection.as_str();
+        let document = json!({"name": name, "version": done.version, "position": done.position, "kept": done.from});
+        return Output::new().line(document);
+    }
     Output::new().line(format_args!(
         "{}: version {} is live again, at position {}; version {} is kept",
         projection.as_str(),

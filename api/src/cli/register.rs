@@ -7,24 +7,30 @@ use fulexo_commands::vault::crypto::random_bytes;
 use fulexo_commands::{CommandError, NewAccount};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::password::Password;
+use fulexo_domain::permission::built_in_roles;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
+use fulexo_projections::roles;
+use serde_json::json;
 
 use super::output::Output;
-use super::{Failure, block_on, operator, start_logging};
-use crate::app::{App, Core};
+use super::{Failure, block_on, did_you_mean, operator, parsed, start_logging};
+use crate::app::{App, Core, log_size};
 use crate::config::Config;
 
 #[derive(Args)]
 pub struct Register {
     /// The account's e-mail address.
-    #[arg(long)]
-    email: String,
+    #[arg(long, value_parser = parsed(EmailAddress::parse))]
+    email: EmailAddress,
     /// A role, for example admin; may be given several times.
-    #[arg(long = "role", value_name = "ROLE", required = true)]
-    roles: Vec<String>,
+    #[arg(long = "role", value_name = "ROLE", required = true, value_parser = parsed(RoleName::parse))]
+    roles: Vec<RoleName>,
     /// How its owner wants to be called.
+    #[arg(long, value_parser = parsed(DisplayName::parse))]
+    display_name: Option<DisplayName>,
+    /// Print the result as JSON, for programs.
     #[arg(long)]
-    display_name: Option<String>,
+    json: bool,
 }
 
 impl Register {
@@ -40,28 +46,46 @@ impl Register {
     }
 
     async fn register(self, app: &App) -> Result<(), Failure> {
-        let invalid = |error: fulexo_domain::values::InvalidValue| Failure::Failed(error.to_string());
         let secret = random_bytes::<15>().map_err(|error| error.to_string())?;
         // Random, and with a suffix that has what the policy asks for.
         let password = format!("{}-aA1", URL_SAFE_NO_PAD.encode(secret));
+        let roles = self.roles.clone();
         let new = NewAccount {
-            email: EmailAddress::parse(&self.email).map_err(invalid)?,
+            email: self.email,
             password: Password::new(password.clone()),
-            display_name: self.display_name.as_deref().map(DisplayName::parse).transpose().map_err(invalid)?,
-            roles: self.roles.iter().map(|role| RoleName::parse(role)).collect::<Result<_, _>>().map_err(invalid)?,
+            display_name: self.display_name,
+            roles: self.roles,
         };
         match app.commands.register(&operator(), new).await {
             Ok(done) => {
                 let mut out = Output::new();
+                if self.json {
+                    return out.line(json!({"account_id": done.value, "password": password}));
+                }
                 out.line(format_args!("account   {}", done.value))?;
                 out.line(format_args!("password  {password}"))?;
                 out.line("It is shown once: change it after the first login.")
             }
-            Err(CommandError::EmailTaken) => Err(Failure::Failed(format!("{} has an account already", self.email))),
-            Err(CommandError::Account(AccountError::NoSuchRole)) => {
-                Err(Failure::Failed("there is no such role".to_owned()))
+            Err(CommandError::EmailTaken) => {
+                Err(Failure::Failed("--email: the address has an account already".to_owned()))
             }
+            Err(CommandError::Account(AccountError::NoSuchRole)) => Err(no_such_role(app, &roles).await?),
             Err(error) => Err(Failure::Failed(format!("nothing was registered: {error}"))),
         }
     }
+}
+
+/// Names those that do not exist, and those that do.
+async fn no_such_role(app: &App, wanted: &[RoleName]) -> Result<Failure, Failure> {
+    let end = i64::try_from(log_size(&app.pool).await?).unwrap_or(i64::MAX) - 1;
+    let defined = roles::defined(&app.pool, end).await?;
+    let defined = defined.iter().filter(|role| !role.retired).map(|role| role.role.as_str());
+    let built_in: Vec<RoleName> = built_in_roles().collect();
+    let known: Vec<&str> = built_in.iter().map(RoleName::as_str).chain(defined).collect();
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|role| !known.contains(&role.as_str()))
+        .map(|role| format!("`{}`{}", role.as_str(), did_you_mean(role.as_str(), known.iter().copied())))
+        .collect();
+    Ok(Failure::Misused(format!("--role: there is no role {}; there are {}", missing.join(", "), known.join(", "))))
 }

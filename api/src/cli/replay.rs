@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use fulexo_domain::copy::hex;
-use fulexo_projections::as_of::AsOf;
+use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
 use fulexo_projections::feed::Replay as Log;
 use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
 use fulexo_projections::snapshots;
+use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::{Progress, grouped};
+use super::table::{Column, Table as TextTable};
 use super::target::Target;
 use super::{Failure, block_on};
 use crate::app::{connect, reason};
@@ -28,6 +30,12 @@ pub struct Replay {
     /// The last event to replay: its position, or a time (RFC 3339) [default: the last one there is].
     #[arg(long, value_name = "WHEN")]
     until: Option<AsOf>,
+    /// Print the result as JSON, for programs.
+    #[arg(long)]
+    json: bool,
+    /// Print whole lines, however wide the terminal is.
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -39,7 +47,7 @@ impl Replay {
         block_on(async {
             let pool = connect(&url, 4).await?;
             let as_of = self.until.unwrap_or(AsOf::Time(clock::now()));
-            let moment = as_of.resolve(&pool, clock::now()).await.map_err(|error| format!("--until {error}"))?;
+            let moment = resolve("--until", as_of, &pool).await?;
             seen(&pool, moment.position).await?;
             let mut scratch = Scratch::create(own_connection(&pool).await?)
                 .await
@@ -57,46 +65,72 @@ impl Replay {
             }
             bar.end();
             let seconds = started.elapsed().as_secs_f64();
-            let mut out = Output::new();
+            let mut out = Output::wide(self.wide);
             match moment.last() {
+                _ if self.json => {}
                 Some(last) => out.line(format_args!("{events} events in {seconds:.1} s, up to position {last}"))?,
                 None => out.line("nothing had been recorded by then")?,
             }
-            compare(&pool, scratch, moment.position, &mut out).await
+            compare(&pool, scratch, moment.position, &mut out, self.json).await
         })
     }
 }
 
-async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64, out: &mut Output) -> Result<(), Failure> {
+/// The verdict before the checksums: those are cut where a terminal is narrow.
+const COLUMNS: [Column; 6] = [
+    Column::Text("table"),
+    Column::Number("replayed"),
+    Column::Number("live"),
+    Column::Text("verdict"),
+    Column::Elastic("replayed checksum"),
+    Column::Elastic("live checksum"),
+];
+
+async fn compare(
+    pool: &PgPool,
+    mut scratch: Scratch,
+    position: i64,
+    out: &mut Output,
+    is_json: bool,
+) -> Result<(), Failure> {
     let mut live = own_connection(pool).await?;
-    let mut different = Vec::new();
-    out.line(format_args!(
-        "{:<16} {:>10}  {:<16}  {:>10}  {:<16}",
-        "table", "replayed", "checksum", "live", "checksum"
-    ))?;
-    for table in Table::ALL {
-        let replayed = scratch.checksum(table, position).await?;
-        let by_ranges = live_checksum(&mut live, table, position).await?;
-        let verdict = if replayed == by_ranges { "agree" } else { "differs" };
-        out.line(format_args!(
-            "{:<16} {:>10}  {:<16}  {:>10}  {:<16}  {verdict}",
-            table.as_str(),
-            replayed.rows,
+    let (mut different, mut table, mut tables) = (Vec::new(), TextTable::new(&COLUMNS), Vec::new());
+    for name in Table::ALL {
+        let replayed = scratch.checksum(name, position).await?;
+        let by_ranges = live_checksum(&mut live, name, position).await?;
+        let agrees = replayed == by_ranges;
+        table.row([
+            name.as_str().to_owned(),
+            grouped(replayed.rows),
+            grouped(by_ranges.rows),
+            if agrees { "agree" } else { "differ" }.to_owned(),
             short(&replayed),
-            by_ranges.rows,
-            short(&by_ranges)
-        ))?;
-        if replayed != by_ranges {
-            different.push(table.as_str());
+            short(&by_ranges),
+        ]);
+        let side = |checksum: &Checksum| json!({"rows": checksum.rows, "checksum": hex(&checksum.digest)});
+        let (replayed, live) = (side(&replayed), side(&by_ranges));
+        tables.push(json!({"name": name.as_str(), "agree": agrees, "replayed": replayed, "live": live}));
+        if !agrees {
+            different.push(name.as_str());
         }
+    }
+    if !is_json {
+        out.table(&table, true)?;
     }
     let snapshots = snapshots::compare(&mut live)
         .await
         .map_err(|error| format!("the snapshots cannot be compared with the log: {error}"))?;
-    let snapshots::Compared { agree, differ, unused, .. } = &snapshots;
-    out.line(format_args!("snapshots: {agree} agree, {differ} differ, {unused} unused"))?;
-    for stream in &snapshots.different {
-        out.line(format_args!("the snapshot of {} {} differs", stream.category.as_str(), stream.id))?;
+    let snapshots::Compared { agree, differ, unused, different: streams } = &snapshots;
+    let streams = streams.iter().map(|stream| (stream.category.as_str(), stream.id));
+    if is_json {
+        let streams: Vec<_> = streams.map(|(category, id)| json!({"category": category, "id": id})).collect();
+        let snapshots = json!({"agree": agree, "differ": differ, "unused": unused, "different": streams});
+        out.line(json!({"position": position, "tables": tables, "snapshots": snapshots}))?;
+    } else {
+        out.line(format_args!("snapshots: {agree} agree, {differ} differ, {unused} unused"))?;
+        for (category, id) in streams {
+            out.line(format_args!("the snapshot of {category} {id} differs"))?;
+        }
     }
     let mut failures = Vec::new();
     if !different.is_empty() {
@@ -113,9 +147,23 @@ async fn compare(pool: &PgPool, mut scratch: Scratch, position: i64, out: &mut O
         );
     }
     if failures.is_empty() {
+        if is_json {
+            return Ok(());
+        }
         return out.line("the tables say of this position what the log says");
     }
     Err(Failure::Failed(failures.join("; ")))
+}
+
+/// The moment that an argument means.
+pub(super) async fn resolve(argument: &str, as_of: AsOf, pool: &PgPool) -> Result<Moment, Failure> {
+    as_of.resolve(pool, clock::now()).await.map_err(|error| {
+        let text = format!("{argument} {error}");
+        match error {
+            NoMoment::Beyond(_) => Failure::Misused(text),
+            NoMoment::Feed(_) => Failure::Failed(text),
+        }
+    })
 }
 
 /// Until the read models have seen the position.

@@ -1,8 +1,9 @@
 //! `fulexo serve`: one node of the service.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
+use serde_json::json;
 
 use super::output::Output;
 use super::{Failure, StopSignals, block_on, start_logging};
@@ -17,6 +18,9 @@ pub struct Serve {
     /// Address to listen on [default: FULEXO_BIND, or 127.0.0.1].
     #[arg(long)]
     bind: Option<IpAddr>,
+    /// Print where it listens as JSON, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Serve {
@@ -35,9 +39,15 @@ impl Serve {
             };
             // On standard output, for whoever let the system choose.
             let mut out = Output::new();
-            out.line(format_args!("listening on {}://{bind}:{}", running.scheme, running.port))?;
-            if let Some(port) = running.http_port {
-                out.line(format_args!("redirecting from http://{bind}:{port}"))?;
+            let url = format!("{}://{}", running.scheme, SocketAddr::new(bind, running.port));
+            let redirect = running.http_port.map(|port| format!("http://{}", SocketAddr::new(bind, port)));
+            if self.json {
+                out.line(json!({"listening_on": url, "redirecting_from": redirect}))?;
+            } else {
+                out.line(format_args!("listening on {url}"))?;
+            }
+            if let Some(redirect) = redirect.filter(|_| !self.json) {
+                out.line(format_args!("redirecting from {redirect}"))?;
             }
             stop.received().await;
             running.stop().await;

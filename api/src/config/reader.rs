@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use super::{Environment, FeedSource, secrets};
+use crate::cli::{did_you_mean, nearest};
 use crate::http::cors::Origins;
 use crate::nats;
 
@@ -73,7 +74,14 @@ impl Reader {
             .vars
             .keys()
             .filter(|name| name.starts_with("FULEXO_") && !OWN.contains(&name.as_str()))
-            .map(|name| format!("{name} is not a variable of Fulexo; those are {}", OWN.join(", ")))
+            .map(|name| {
+                // All begin alike: what tells them apart comes after.
+                let rest = |name: &'static str| name.strip_prefix("FULEXO_").unwrap_or(name);
+                match nearest(name.strip_prefix("FULEXO_").unwrap_or(name), OWN.map(rest)) {
+                    Some(near) => format!("{name} is not a variable of Fulexo; did you mean FULEXO_{near}?"),
+                    None => format!("{name} is not a variable of Fulexo; those are {}", OWN.join(", ")),
+                }
+            })
             .collect();
         self.problems.extend(unknown);
     }
@@ -103,10 +111,11 @@ impl Reader {
         match self.text("APP_ENV", "development").as_str() {
             "production" => Environment::Production,
             "development" => Environment::Development,
-            _ => {
-                self.problem("APP_ENV must be production or development");
-                // The stricter one, so that its problems are listed too.
-                Environment::Production
+            other => {
+                let near = did_you_mean(other, ["production", "development"]);
+                self.problem(format!("APP_ENV must be production or development{near}"));
+                // Problems of the other one would be problems that nobody may have.
+                Environment::Development
             }
         }
     }

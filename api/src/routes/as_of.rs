@@ -160,7 +160,7 @@ fn parse(text: &str) -> Result<AsOf, Problem> {
 
 async fn resolve(app: &App, as_of: AsOf) -> Result<Moment, Problem> {
     as_of.resolve(&app.pool, clock::now()).await.map_err(|error| match error {
-        NoMoment::Beyond => refused("/as_of", "is beyond the end of the log"),
+        NoMoment::Beyond(_) => refused("/as_of", "is beyond the end of the log"),
         NoMoment::Feed(fulexo_projections::feed::FeedError::Database(error)) => query_failed(error),
         NoMoment::Feed(error) => Problem::internal(error),
     })

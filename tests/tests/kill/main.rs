@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod arguments;
 #[path = "../log/audit.rs"]
 mod audit;
 mod dev;
@@ -11,3 +12,4 @@ mod revocation;
 mod secrets;
 mod serve;
 mod shapes;
+mod terminal;

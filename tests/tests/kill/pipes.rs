@@ -24,6 +24,8 @@ async fn no_verb_fails_or_says_anything_where_nobody_reads() {
         "help rebuild",
         "--version",
         "openapi",
+        "replay --json",
+        "as-of 1999 metrics --json",
         "projections",
         "projections --json",
         "events --no-follow --from 0",
