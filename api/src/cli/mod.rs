@@ -4,6 +4,7 @@
 //! problem is listed.
 
 mod as_of;
+mod completions;
 mod dev;
 mod events;
 mod lockdown;
@@ -95,6 +96,14 @@ enum Verb {
     ///
     /// One line an event: position, time, type, who, about whom, what.
     Events(events::Events),
+    /// Print the completions of a shell.
+    ///
+    /// For bash: `fulexo completions bash > ~/.local/share/bash-completion/completions/fulexo`.
+    Completions(completions::Completions),
+    /// Write the manual: a page for fulexo, and one for each verb.
+    ///
+    /// Then `man -l DIR/fulexo.1`, or `man fulexo` where DIR is one that `man` looks in.
+    Man(completions::Man),
 }
 
 /// Why a verb did not do its job.
@@ -161,6 +170,8 @@ impl Cli {
             Verb::Replay(verb) => verb.run(),
             Verb::Projections(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,

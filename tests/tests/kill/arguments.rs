@@ -33,6 +33,7 @@ async fn a_wrong_argument_is_named_and_ends_with_two() {
         (&["rebuild", "--rollback", "audits"], &["--rollback", "audit"]),
         (&["serve", "--port", "65536"], &["--port", "65536"]),
         (&["serve", "--bind", "localhost"], &["--bind", "localhost"]),
+        (&["completions", "tcsh"], &["SHELL", "bash"]),
         (&["reply"], &["reply", "replay"]),
     ] {
         let ended = Program::run(arguments, &env);

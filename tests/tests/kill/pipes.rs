@@ -24,6 +24,7 @@ async fn no_verb_fails_or_says_anything_where_nobody_reads() {
         "help rebuild",
         "--version",
         "openapi",
+        "completions bash",
         "replay --json",
         "as-of 1999 metrics --json",
         "projections",

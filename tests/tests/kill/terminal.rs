@@ -146,3 +146,35 @@ async fn every_verb_that_prints_prints_json_for_programs() {
     let document: Value = serde_json::from_str(&format!("{{{said}")).unwrap();
     assert!(document["listening_on"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{document}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_and_the_manual_know_every_verb() {
+    let nothing = BTreeMap::new();
+    let help = Program::run(&["--help"], &nothing).said;
+    let (_, verbs) = help.split_once("Commands:").unwrap();
+    let verbs: Vec<&str> = verbs
+        .lines()
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        // What a verb does may take another line.
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|verb| !verb.is_empty() && *verb != "help")
+        .collect();
+    assert!(verbs.len() >= 13, "{help}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = Program::run(&["completions", shell], &nothing);
+        assert_eq!(script.status.code(), Some(0), "{shell}: {}", script.errors);
+        assert!(verbs.iter().all(|word| script.said.contains(word)), "{shell}");
+        // The names of read models, too, where a script knows values.
+        assert!(script.said.contains("metrics") || ["elvish", "powershell"].contains(&shell), "{shell}");
+    }
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("man-{}", std::process::id()));
+    let ended = Program::run(&["man", dir.to_str().unwrap()], &nothing);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+    for verb in verbs {
+        let page = std::fs::read_to_string(dir.join(format!("fulexo-{verb}.1"))).unwrap();
+        assert!(page.contains(".TH"), "{verb}");
+    }
+    assert!(std::fs::read_to_string(dir.join("fulexo.1")).unwrap().contains("rebuild"));
+    std::fs::remove_dir_all(dir).unwrap();
+}

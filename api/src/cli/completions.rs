@@ -1,0 +1,39 @@
+//! `fulexo completions` and `fulexo man`: what a shell and a reader of manuals have to know, made of the command line itself.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::output::Output;
+use super::{Cli, Failure};
+
+#[derive(Args)]
+pub struct Completions {
+    /// The shell to complete in.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+#[derive(Args)]
+pub struct Man {
+    /// The directory to write the pages to, such as /usr/local/share/man/man1.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+impl Completions {
+    pub fn run(self) -> Result<(), Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "fulexo", &mut script);
+        Output::new().line(String::from_utf8_lossy(&script).trim_end())
+    }
+}
+
+impl Man {
+    pub fn run(self) -> Result<(), Failure> {
+        let written = std::fs::create_dir_all(&self.dir)
+            .and_then(|()| clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), &self.dir));
+        written.map_err(|error| Failure::Failed(format!("cannot write to {}: {error}", self.dir.display())))
+    }
+}
