@@ -297,3 +297,22 @@ async fn four_wrong_codes_do_not_lock_and_a_right_one_is_forgotten_with_them() {
     assert_eq!(found, [("wrong_code".to_owned(), 12)].into());
     challenge_of(&log_in(&node, &ann.client.email).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_eight_right_codes_at_once_none_is_refused() {
+    let node = Node::start().await;
+    let ann = Owner::customer(&node).await;
+    let mut challenges = Vec::new();
+    for _ in 0..8 {
+        challenges.push(ann.challenge(&node).await);
+    }
+    let codes = challenges.iter().zip(&ann.recovery);
+    let answers = join_all(codes.map(|(challenge, code)| present(&node, challenge, code))).await;
+    assert!(answers.iter().any(|answer| answer.status == 200));
+    for answer in answers {
+        // Each changes the account, and some may be told to come again; none is told that it was wrong.
+        assert!(answer.status == 200 || answer.code() == "contended", "{answer:?}");
+    }
+    let outcomes = outcomes(&node.database, ann.client.account, "second_factor").await;
+    assert!(outcomes.is_empty(), "more than five, and none is recorded as a failure: {outcomes:?}");
+}
