@@ -194,9 +194,11 @@ pub fn complete(document: &str) -> serde_json::Result<String> {
             schemas.insert(name.to_owned(), schema);
         }
     }
+    let examples: Value = serde_json::from_str(include_str!("examples.json"))?;
     let mut refusals = Map::new();
     for operation in members(&mut document, "/paths").flat_map(|path| members(path, "")) {
         complete_operation(operation);
+        show_example(operation, &examples);
         share_refusals(operation, &mut refusals);
     }
     refuse_unknown_members(&mut document);
@@ -360,6 +362,21 @@ fn complete_operation(operation: &mut Value) {
         add(operation, json!({"description": said.unwrap_or_default() + taken}));
     }
     add(operation, json!({"security": security}));
+}
+
+/// Adds what is sent and answered in the README's walk, as a development server answered it.
+fn show_example(operation: &mut Value, examples: &Value) {
+    let name = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
+    let Some(example) = examples.get(name).cloned() else { return };
+    let mut show = |pointer: &str, part: &str| {
+        if let (Some(content), Some(example)) = (operation.pointer_mut(pointer), example.get(part)) {
+            add(content, json!({"example": example}));
+        }
+    };
+    show("/requestBody/content/application~1json", "request");
+    for status in ["200", "201"] {
+        show(&format!("/responses/{status}/content/application~1json"), "response");
+    }
 }
 
 /// The credentials that an operation takes beside the access token of a session, by its extractor (`caller.rs`).

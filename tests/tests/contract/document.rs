@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fulexo_tests::{Answer, Node};
 use serde_json::{Value, json};
 
@@ -234,4 +236,50 @@ async fn files_are_compressed_for_whoever_takes_it_and_sent_once() {
         let control = plain.header("cache-control").unwrap();
         assert!(["no-cache", "public, max-age=31536000, immutable"].contains(&control), "{path}: {control}");
     }
+}
+
+/// The same members, and of each the same type, but for what may be null.
+fn assert_alike(example: &Value, real: &Value, about: &str) {
+    match (example, real) {
+        (Value::Object(example), Value::Object(real)) => {
+            assert!(example.keys().eq(real.keys()), "{about}: {:?} {:?}", example.keys(), real.keys());
+            example.iter().for_each(|(name, value)| assert_alike(value, &real[name], &format!("{about}/{name}")));
+        }
+        (Value::Array(_), Value::Array(_)) | (Value::Null, _) | (_, Value::Null) => {}
+        _ => assert_eq!(std::mem::discriminant(example), std::mem::discriminant(real), "{about}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_the_walk_are_what_is_sent_and_answered() {
+    let node = Node::start().await;
+    let mut ann = node.anonymous();
+    let example = |name: &str| {
+        let operation = operations().into_iter().find(|operation| operation.id == name).unwrap();
+        let request = operation.meta["requestBody"]["content"]["application/json"]["example"].clone();
+        let responses = operation.meta["responses"].as_object().unwrap().clone();
+        let (_, response) = responses.into_iter().find(|(status, _)| status.starts_with('2')).unwrap();
+        (request, response["content"]["application/json"]["example"].clone())
+    };
+    let (request, response) = example("register");
+    assert_alike(&response, &ann.post("/v1/auth/register", request).await.json, "register");
+    let (request, response) = example("login");
+    let login = ann.post("/v1/auth/login", request).await;
+    assert_alike(&response, &login.json, "login");
+    ann.log_in_with(&login);
+    assert_alike(&example("get_current_session").1, &ann.get("/v1/auth/session").await.json, "session");
+    let (mut request, response) = example("refresh_tokens");
+    request["refresh_token"] = login.json["refresh_token"].clone();
+    assert_alike(&response, &ann.post("/v1/auth/refresh", request).await.json, "refresh");
+    ann.post("/v1/auth/login", json!({"email": "ann@example.com", "password": "wrong"})).await;
+    let auditor = node.auditor().await;
+    let events = auditor.get("/v1/audit/events?type=authentication.failed").await;
+    let (_, listed) = example("list_audit_events");
+    assert_alike(&listed, &events.json, "events");
+    let (_, event) = example("get_audit_event");
+    let path = format!("/v1/audit/events/{}", events.json["items"][0]["position"]);
+    assert_alike(&event, &auditor.get(&path).await.json, "event");
+    let bytes = |name: &str| URL_SAFE_NO_PAD.decode(event[name].as_str().unwrap()).unwrap();
+    let hash = fulexo_domain::leaf::hash(&bytes("leaf"));
+    assert_eq!(hash.as_slice(), bytes("leaf_hash"), "whoever computes it finds it right");
 }
