@@ -103,7 +103,7 @@ async fn compare(
             name.as_str().to_owned(),
             grouped(replayed.rows),
             grouped(by_ranges.rows),
-            if agrees { "agree" } else { "differ" }.to_owned(),
+            if agrees { "agrees" } else { "differs" }.to_owned(),
             short(&replayed),
             short(&by_ranges),
         ]);

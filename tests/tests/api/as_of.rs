@@ -393,16 +393,16 @@ async fn the_command_line_shows_the_past_and_holds_it_against_the_log() {
     let (code, said, _) = run(&node, &["as-of", "2001-01-01T00:00Z", "accounts"]);
     assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
     assert_eq!(run(&node, &["as-of", "yesterday", "grants"]).0, Some(2));
-    assert_eq!(run(&node, &["as-of", "1000000", "grants"]).0, Some(1));
+    assert_eq!(run(&node, &["as-of", "1000000", "grants"]).0, Some(2));
 
     let (code, said, errors) = run(&node, &["replay", "--until", &at]);
     assert_eq!(code, Some(0), "{said}{errors}");
-    assert_eq!(said.lines().filter(|line| line.ends_with("agree")).count(), 10, "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains(" agrees ")).count(), 10, "{said}");
     let altered = format!("update read.role_grant_past set until = until - 1 where account_id = '{}'", ann.account);
     assert_eq!(superuser_does(&node, altered).await, 1);
     let (code, said, _) = run(&node, &["replay", "--until", &at]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.lines().any(|line| line.starts_with("role_grant ") && line.ends_with("differs")), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("role_grant ") && line.contains(" differs ")), "{said}");
     let left: i64 = sqlx::query_scalar("select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relname = 'account' and n.nspname <> 'read' and n.nspname <> 'access'")
         .fetch_one(&superuser(&node.database).await)
         .await

@@ -78,7 +78,7 @@ fn is_of_a_listing(line: &str) -> bool {
 async fn a_replay_shows_every_verdict_in_eighty_columns() {
     let (_database, env) = start().await;
     let text = plain(&on_terminal("replay", 80, &env));
-    let rows = text.lines().filter(|line| line.split_whitespace().any(|word| word == "agree")).count();
+    let rows = text.lines().filter(|line| line.split_whitespace().any(|word| word == "agrees")).count();
     assert!(rows >= 10, "{text}");
 }
 

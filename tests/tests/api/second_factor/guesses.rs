@@ -15,17 +15,15 @@ use super::{
     step_up, superuser,
 };
 
-/// All of these bodies at once, spread over the clients, and some of them once more where a node was too busy to say
-/// anything: what it had counted of them it gave back. Answers with the refusals, having checked that there is nothing
-/// else.
+/// All of these bodies at once, spread over the clients, and some of them once more: where a node was too busy to say anything
+/// it gave back what it had counted, and who had waited for that too long was refused. Answers with the refusals, having
+/// checked that there is nothing else.
 async fn guess(clients: &[Client], path: &str, bodies: Vec<Value>) -> Vec<Answer> {
     let again: Vec<Value> = bodies.iter().take(5).cloned().collect();
     let guesses = bodies.into_iter().enumerate().map(|(number, body)| clients[number % clients.len()].post(path, body));
     let mut answers = join_all(guesses).await;
-    if answers.iter().any(|answer| answer.status == 503) {
-        for body in again {
-            answers.push(clients[0].post(path, body).await);
-        }
+    for body in again {
+        answers.push(clients[0].post(path, body).await);
     }
     for answer in &answers {
         let sound = match answer.status {
