@@ -84,9 +84,9 @@ impl Events {
             "{}" => "",
             data => data,
         };
-        let time = raw.time.format("%Y-%m-%d %H:%M:%S");
+        let time = raw.time.format("%Y-%m-%d %H:%M:%S%.3f");
         Ok(format!(
-            "{DIM}{position:>6}  {time}{DIM:#}  {style}{:<28}{style:#}  {actor:>9} {DIM}→{DIM:#} {subject:<9}  {DIM}{data}{DIM:#}",
+            "{DIM}{position:>8}  {time}{DIM:#}  {style}{:<28}{style:#}  {actor:>9} {DIM}→{DIM:#} {subject:<9}  {DIM}{data}{DIM:#}",
             raw.r#type
         ))
     }
