@@ -13,6 +13,9 @@ use super::target::Target;
 use super::{Failure, StopSignals, block_on};
 use crate::app::{connect, log_size};
 
+/// Columns in which a line has room for the whole time and some of what happened: in fewer, whom it is about comes first.
+const WHOLE: u16 = 100;
+
 #[derive(Args)]
 pub struct Events {
     /// Begin at this position [default: the last ten].
@@ -57,7 +60,8 @@ impl Events {
             .fetch_all(pool)
             .await?;
             for row in &rows {
-                out.cut_line(&self.line(row.position.unsigned_abs(), &row.leaf)?)?;
+                let format = if out.is_narrower_than(WHOLE) { "%m-%d %H:%M:%S" } else { "%Y-%m-%d %H:%M:%S%.3f" };
+                out.cut_line(&self.line(row.position.unsigned_abs(), &row.leaf, format)?)?;
                 next = row.position + 1;
             }
             if out.is_closed() {
@@ -72,7 +76,7 @@ impl Events {
         }
     }
 
-    fn line(&self, position: u64, bytes: &[u8]) -> Result<String, Failure> {
+    fn line(&self, position: u64, bytes: &[u8], time_format: &str) -> Result<String, Failure> {
         if self.json {
             return Ok(String::from_utf8_lossy(bytes).into_owned());
         }
@@ -84,7 +88,7 @@ impl Events {
             "{}" => "",
             data => data,
         };
-        let time = raw.time.format("%Y-%m-%d %H:%M:%S%.3f");
+        let time = raw.time.format(time_format);
         Ok(format!(
             "{DIM}{position:>8}  {time}{DIM:#}  {style}{:<28}{style:#}  {actor:>9} {DIM}→{DIM:#} {subject:<9}  {DIM}{data}{DIM:#}",
             raw.r#type

@@ -42,6 +42,11 @@ impl Output {
         self.width.is_some()
     }
 
+    /// `true` if lines are cut to fewer columns than these.
+    pub fn is_narrower_than(&self, columns: u16) -> bool {
+        self.width.is_some_and(|width| width < columns)
+    }
+
     /// Writes a line.
     ///
     /// # Errors

@@ -83,6 +83,16 @@ async fn a_replay_shows_every_verdict_in_eighty_columns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_shows_whom_it_is_about_in_eighty_columns() {
+    let (_database, env) = start().await;
+    let text = plain(&on_terminal("events --no-follow --from 0", 80, &env));
+    let subject = |line: &str| Some(line.split_once("→ …")?.1.chars().take_while(char::is_ascii_hexdigit).count());
+    let whole = text.lines().filter(|line| subject(line) == Some(8)).count();
+    let cut = text.lines().filter(|line| subject(line).is_some_and(|digits| digits < 8)).count();
+    assert!(whole > 1_000 && cut == 0, "{whole} whole, {cut} cut: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listing_is_whole_where_it_is_no_terminal_or_asked_for() {
     let (_database, env) = start().await;
     let piped = Program::run(&["as-of", "1999", "grants"], &env).said;
