@@ -46,7 +46,7 @@ fn without_credentials(address: ServerAddr) -> Option<ServerAddr> {
     ServerAddr::from_url(url).ok()
 }
 
-/// What the log says about the connection: that it is gone and what that costs, once, and that it is back.
+/// The log's account of the connection: one line when NATS cannot be used, with what that costs, and one when it can again.
 struct Watch {
     servers: String,
     is_told: AtomicBool,
@@ -86,7 +86,7 @@ impl Watch {
             tracing::warn!(
                 servers = self.servers,
                 cause,
-                "NATS cannot be used; trying on. Until it can, nodes look for each other's changes every 200 ms, and the \
+                "NATS cannot be used; retrying. Until it can, nodes look for each other's changes every 200 ms, and the \
                  log's copy in JetStream waits"
             );
         }

@@ -127,7 +127,7 @@ impl Program {
         String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
     }
 
-    /// Where the program is.
+    /// The program's path.
     #[must_use]
     pub fn path() -> PathBuf {
         binary()

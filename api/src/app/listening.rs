@@ -31,7 +31,7 @@ pub(super) struct Listen {
 }
 
 impl Listen {
-    /// What the configuration says of it; taken from there. The ports are reserved, unless the first one is already.
+    /// Takes it out of the configuration and reserves the ports, unless the first one is reserved already.
     ///
     /// # Errors
     /// When one is taken.
@@ -120,7 +120,7 @@ impl Listening {
     }
 }
 
-/// How to choose another port.
+/// Ways to choose another port.
 const PORT: &str = "--port 0 takes a free one";
 const HTTP_PORT: &str = "set FULEXO_HTTP_PORT";
 

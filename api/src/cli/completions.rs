@@ -1,4 +1,4 @@
-//! `fulexo completions` and `fulexo man`: what a shell and a reader of manuals have to know, made of the command line itself.
+//! `fulexo completions` and `fulexo man`: completions for shells and the manual, made of the command line itself.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What a verb says: results on standard output, everything else on standard error. No verb prints in another way.
+//! The output of verbs: results on standard output, everything else on standard error. No verb prints in another way.
 //!
 //! A reader that has had enough, such as `head`, is not an error: what it does not read is dropped, and the verb ends as
 //! it would have. What cannot be written for another reason, such as a full disk, is one. Colours are for terminals, unless
@@ -14,7 +14,7 @@ use console::truncate_str;
 use super::Failure;
 use super::table::Table;
 
-/// What matters less.
+/// The style of what matters less.
 pub const DIM: Style = Style::new().dimmed();
 
 /// Standard output.

@@ -1,4 +1,4 @@
-//! How far a long piece of work is: a bar on a terminal, elsewhere a line every few seconds. On standard error.
+//! The progress of long work: a bar on a terminal, elsewhere a line every few seconds. On standard error.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,19 +7,19 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::output::note;
 
-/// Between two lines where there is no terminal.
+/// The time between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(5);
 /// A bar fills what the other parts leave of the line.
 const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} events, {rate}/s, {eta} left";
-/// Where that leaves no bar worth the name.
+/// The same for a narrow terminal.
 const NARROW: &str = "{prefix} [{wide_bar}] {percent:>3} %  {eta} left";
 
 pub struct Progress {
     name: String,
-    /// Where this run began.
+    /// The events that were done before this run.
     from: u64,
     began: Instant,
-    /// When a line was last written.
+    /// The time of the last line.
     said: Instant,
     bar: Option<ProgressBar>,
 }

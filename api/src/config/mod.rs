@@ -47,7 +47,7 @@ pub struct Config {
     pub database_connections: u32,
     /// The doorbell between nodes, and the copy of the log; without it they look every 200 ms. One URL or several.
     pub nats_url: Option<String>,
-    /// What stands in a credentials file for NATS.
+    /// The text of a credentials file for NATS.
     pub nats_credentials: Option<Zeroizing<String>>,
     /// How many servers of NATS keep the copy of the log; none makes no copy.
     pub nats_replicas: u32,

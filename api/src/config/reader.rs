@@ -399,7 +399,7 @@ impl Reader {
     }
 }
 
-/// What is wrong with a secret, without the secret.
+/// The fault of a weak secret, without the secret.
 const WEAK: &str = "repeats itself or runs in sequence, and can be guessed";
 
 /// 32 bytes in base64; in development 32 characters will do.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// Rows of keys, as fingers run over them.
 const ROWS: [&[u8]; 5] = [b"qwertyuiop", b"qwertzuiop", b"asdfghjkl", b"zxcvbnm", b"yxcvbnm"];
 
-/// How many bytes of a secret must not follow from those before. Of 64 random hexadecimal digits 47 do not in the middle, and
+/// The least number of bytes of a secret that do not follow from those before. Of 64 random hexadecimal digits 47 do not in the middle, and
 /// fewer than 33 never did in 20,000 draws.
 pub const OF_A_SECRET: usize = 24;
 /// The same of a key of 32 bytes: random ones have 32 in the middle, 32 random hexadecimal digits 25.

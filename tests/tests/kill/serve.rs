@@ -225,7 +225,7 @@ async fn trouble_with_nats_is_one_line_that_says_which_server_and_what_it_costs(
         let lines: Vec<&str> = ended.errors.lines().filter(|line| line.to_lowercase().contains("nats")).collect();
         let warned: Vec<_> = lines.iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
         assert!(warned.len() == 1 && warned[0].contains(&address) && warned[0].contains(cause), "{}", ended.errors);
-        assert!(warned[0].contains("every 200 ms") && warned[0].contains("trying on"), "{}", ended.errors);
+        assert!(warned[0].contains("every 200 ms") && warned[0].contains("retrying"), "{}", ended.errors);
         lines.len()
     };
 

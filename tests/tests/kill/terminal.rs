@@ -1,4 +1,4 @@
-//! What verbs show in a terminal of any width, with and without colours, and what they print for programs.
+//! The output of verbs: in terminals of any width, with and without colours, and as JSON for programs.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ async fn start() -> (Database, BTreeMap<String, String>) {
     (database, env)
 }
 
-/// What a verb writes on a terminal of this width, standard error included. `script` (util-linux) has the terminal.
+/// The output of a verb on a terminal of this width, standard error included. `script` (util-linux) has the terminal.
 fn on_terminal(verb: &str, width: usize, env: &BTreeMap<String, String>) -> String {
     let line = format!("stty cols {width} rows 40; exec {} {verb}", Program::path().display());
     let mut command = Command::new("script");
@@ -166,7 +166,7 @@ async fn completions_and_the_manual_know_every_verb() {
         .lines()
         .skip(1)
         .take_while(|line| !line.is_empty())
-        // What a verb does may take another line.
+        // A description may take another line.
         .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
         .filter(|verb| !verb.is_empty() && *verb != "help")
         .collect();
