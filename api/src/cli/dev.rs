@@ -140,9 +140,10 @@ impl Dev {
             accounts,
             env: &env,
         };
+        // Before anybody is told that it runs.
+        let mut stop = StopSignals::listen()?;
         let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
         dir.store("dev.json", &text)?;
-        let mut stop = StopSignals::listen()?;
         if self.json {
             Output::new().line(json!(file))?;
         } else {

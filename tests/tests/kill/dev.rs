@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Answer, Client, Program};
+use fulexo_tests::{Answer, Client, Program, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -214,6 +214,18 @@ async fn a_taken_port_is_found_before_anything_is_started() {
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.errors.contains(&port) && ended.errors.contains("--port 0"), "{}", ended.errors);
     assert!(!dir.exists() && ended.errors.lines().count() == 1, "{}", ended.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_nobody_reads_runs_all_the_same_and_stops_when_asked() {
+    let home = Home::create();
+    let dir = home.data_dir();
+    let arguments = ["dev", "--port", "0", "--data-dir", dir.to_str().unwrap()];
+    let mut program = block_in_place(|| Program::start_unheard(&arguments, &BTreeMap::new()));
+    eventually("it says where everything is", async || dir.join("dev.json").exists()).await;
+    let file: Value = serde_json::from_str(&fs::read_to_string(dir.join("dev.json")).unwrap()).unwrap();
+    assert_eq!(Client::new(file["url"].as_str().unwrap()).get("/health/live").await.status, 200);
+    assert_eq!(block_in_place(|| program.stop("INT")).status.code(), Some(0));
 }
 
 /// Each of them changed, or kept, every connection of a client of PostgreSQL.
