@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test check bench sqlx openapi advisories setup
+.PHONY: help dev test check clients bench sqlx openapi advisories setup
 
 # What a build of the product may not depend on is said in deny.toml.
 DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
@@ -32,6 +32,11 @@ check: setup ## Format, lints, docs, dependencies, queries, generated clients, h
 	cargo build --locked --package fulexo-api
 	scripts/clients
 	scripts/schemathesis
+
+clients: setup ## Make clients of the API in TypeScript, Python and Rust, and use them.
+	cargo build --locked --package fulexo-api
+	scripts/clients
+	scripts/clients-rust
 
 advisories: ## Look for known vulnerabilities of dependencies; fetches the advisory database.
 	@test -x "$(DENY)" || cargo install cargo-deny --locked --debug --quiet --root target/tools
