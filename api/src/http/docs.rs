@@ -6,20 +6,17 @@
 
 use fulexo_domain::copy::hex;
 use hyper::body::Bytes;
-use poem::http::{HeaderValue, header};
+use poem::http::HeaderValue;
 use poem_openapi::OpenApiService;
 use sha2::{Digest, Sha256};
 
-use super::files::{File, PAGE, SCRIPT, STYLE};
+use super::files::{Cache, File, PAGE, SCRIPT, STYLE};
 
 /// The page's own policy: our files only, calls to our API only. Swagger UI draws its icons from `data:`.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-
-/// For files whose name in the page carries their hash.
-const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 const START: &str = "\
 window.addEventListener('DOMContentLoaded', () => {
@@ -45,41 +42,45 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
     // The source map is not embedded; without this line a browser does not ask for it.
     let style = style.split("/*# sourceMappingURL").next().unwrap_or(style);
     let script = between(&page, "<script charset=\"UTF-8\">", "</script>").ok_or(MissingSwaggerUi)?;
-    let kept = Some((header::CACHE_CONTROL, FOREVER));
     Ok([
         File {
             path: "/openapi.json",
             operation: "get_openapi",
             content_type: "application/json",
-            header: None,
+            policy: None,
+            cache: Cache::Revalidated,
             bytes: Bytes::from(spec),
         },
         File {
             path: "/docs",
             operation: "get_docs",
             content_type: PAGE,
-            header: Some((header::CONTENT_SECURITY_POLICY, PAGE_POLICY)),
+            policy: Some(PAGE_POLICY),
+            cache: Cache::Revalidated,
             bytes: Bytes::from(html(style, script)),
         },
         File {
             path: "/docs/swagger-ui.css",
             operation: "get_docs_style",
             content_type: STYLE,
-            header: kept.clone(),
+            policy: None,
+            cache: Cache::Forever,
             bytes: Bytes::from(style.to_owned()),
         },
         File {
             path: "/docs/swagger-ui.js",
             operation: "get_docs_script",
             content_type: SCRIPT,
-            header: kept.clone(),
+            policy: None,
+            cache: Cache::Forever,
             bytes: Bytes::from(script.to_owned()),
         },
         File {
             path: "/docs/start.js",
             operation: "get_docs_start",
             content_type: SCRIPT,
-            header: kept,
+            policy: None,
+            cache: Cache::Forever,
             bytes: Bytes::from_static(START.as_bytes()),
         },
     ])
@@ -160,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn the_page_holds_no_inline_script_or_style() {
         let response = get("/docs").await;
-        assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], PAGE_POLICY);
+        assert_eq!(response.headers()["content-security-policy"], PAGE_POLICY);
         let page = response.into_body().into_string().await.unwrap();
         assert!(page.starts_with("<!doctype html>"));
         assert!(page.contains("<title>Fulexo API</title>"));
@@ -171,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn the_parts_of_swagger_ui_are_whole_and_may_be_kept() {
         let script = get("/docs/swagger-ui.js").await;
-        assert_eq!(script.headers()[header::CACHE_CONTROL], FOREVER);
+        assert_eq!(script.headers()["cache-control"], "public, max-age=31536000, immutable");
         let script = script.into_body().into_string().await.unwrap();
         assert!(script.len() > 1_000_000 && script.contains("SwaggerUIBundle"));
         let style = get("/docs/swagger-ui.css").await.into_body().into_string().await.unwrap();

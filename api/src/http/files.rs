@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::body::Bytes;
-use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Body, Endpoint, IntoEndpoint, IntoResponse, Request, Response};
 
 use super::cached::{is_known, tag_of};
@@ -19,9 +19,21 @@ pub struct File {
     pub(super) path: &'static str,
     pub(super) operation: &'static str,
     pub(super) content_type: &'static str,
-    /// The one header in which the files differ.
-    pub(super) header: Option<(HeaderName, HeaderValue)>,
+    /// The content policy of a page.
+    pub(super) policy: Option<HeaderValue>,
+    pub(super) cache: Cache,
     pub(super) bytes: Bytes,
+}
+
+/// How long whoever has a file may keep it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cache {
+    /// Not at all: a page that is given a secret leaves nothing behind.
+    Never,
+    /// As long as it is asked for again each time.
+    Revalidated,
+    /// For good: its address in the page has its hash.
+    Forever,
 }
 
 /// A file as it is sent: as it is, and compressed once, since anybody may ask for it however often.
@@ -93,10 +105,9 @@ impl Served {
         let representation = gzip.unwrap_or_else(plain);
         let mut response = Response::default();
         let headers = response.headers_mut();
-        // Kept, but asked for again each time; what has its hash in its address says so itself.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        if let Some((name, value)) = self.file.header.clone() {
-            headers.insert(name, value);
+        headers.insert(header::CACHE_CONTROL, self.file.cache.header());
+        if let Some(policy) = self.file.policy.clone() {
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         }
         if self.file.bytes.len() >= WORTH_IT {
             headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
@@ -114,6 +125,16 @@ impl Served {
         }
         response.set_body(Body::from_bytes(representation.bytes.clone()));
         response
+    }
+}
+
+impl Cache {
+    const fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Never => "no-store",
+            Self::Revalidated => "no-cache",
+            Self::Forever => "public, max-age=31536000, immutable",
+        })
     }
 }
 

@@ -4,9 +4,9 @@
 //! to the API when a person asks for that. The pages hold nothing of anybody, and are the same for everybody.
 
 use hyper::body::Bytes;
-use poem::http::{HeaderValue, header};
+use poem::http::HeaderValue;
 
-use super::files::{File, PAGE, SCRIPT, STYLE};
+use super::files::{Cache, File, PAGE, SCRIPT, STYLE};
 
 /// Our script and style, calls to our API, an icon; no form leaves the page, and no text becomes markup.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -25,20 +25,22 @@ pub fn files() -> [File; 5] {
             path: "/account/account.css",
             operation: "get_account_style",
             content_type: STYLE,
-            header: None,
+            policy: None,
+            cache: Cache::Never,
             bytes: Bytes::from_static(include_bytes!("../../assets/account.css")),
         },
         File {
             path: "/account/account.js",
             operation: "get_account_script",
             content_type: SCRIPT,
-            header: None,
+            policy: None,
+            cache: Cache::Never,
             bytes: Bytes::from_static(include_bytes!("../../assets/account.js")),
         },
     ]
 }
 
 fn page(path: &'static str, operation: &'static str, html: &'static str) -> File {
-    let header = Some((header::CONTENT_SECURITY_POLICY, POLICY));
-    File { path, operation, content_type: PAGE, header, bytes: Bytes::from_static(html.as_bytes()) }
+    let (policy, cache, bytes) = (Some(POLICY), Cache::Never, Bytes::from_static(html.as_bytes()));
+    File { path, operation, content_type: PAGE, policy, cache, bytes }
 }

@@ -4,9 +4,9 @@
 use std::fmt::Write;
 
 use hyper::body::Bytes;
-use poem::http::{HeaderValue, header};
+use poem::http::HeaderValue;
 
-use super::files::{File, PAGE, STYLE};
+use super::files::{Cache, File, PAGE, STYLE};
 use super::problem::{self, Code};
 
 /// Our style and an icon: the page has no script.
@@ -22,14 +22,16 @@ pub fn files() -> [File; 2] {
             path: problem::PAGE,
             operation: "get_problems_page",
             content_type: PAGE,
-            header: Some((header::CONTENT_SECURITY_POLICY, POLICY)),
+            policy: Some(POLICY),
+            cache: Cache::Revalidated,
             bytes: Bytes::from(html()),
         },
         File {
             path: "/problems/problems.css",
             operation: "get_problems_style",
             content_type: STYLE,
-            header: None,
+            policy: None,
+            cache: Cache::Revalidated,
             bytes: Bytes::from_static(include_bytes!("../../assets/problems.css")),
         },
     ]

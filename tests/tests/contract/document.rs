@@ -234,7 +234,10 @@ async fn files_are_compressed_for_whoever_takes_it_and_sent_once() {
             stranger.with_header("accept-encoding", "gzip").with_header("if-none-match", &tags[0]).get(path).await;
         assert_eq!(other.status, 200, "{path}: not what the client has");
         let control = plain.header("cache-control").unwrap();
-        assert!(["no-cache", "public, max-age=31536000, immutable"].contains(&control), "{path}: {control}");
+        assert!(
+            ["no-cache", "no-store", "public, max-age=31536000, immutable"].contains(&control),
+            "{path}: {control}"
+        );
     }
 }
 
