@@ -194,11 +194,11 @@ impl Step {
 }
 
 async fn bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
-    Ok(unheld(authenticate(app(request)?, request, &bearer.token).await?)?)
+    sound(request, unheld(authenticate(app(request)?, request, &bearer.token).await?)?)
 }
 
 async fn held_bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
-    Ok(authenticate(app(request)?, request, &bearer.token).await?)
+    sound(request, authenticate(app(request)?, request, &bearer.token).await?)
 }
 
 impl<'a> ApiExtractor<'a> for Introspector {
@@ -227,7 +227,7 @@ impl<'a> ApiExtractor<'a> for Introspector {
                 let presented = presented.ok_or_else(Problem::invalid_client)?;
                 let key = app.commands.api_key(&presented.secret).filter(|key| presented.is_id(key.0));
                 let key = key.ok_or_else(Problem::invalid_client)?;
-                Ok(Self(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_client)?))
+                sound(request, Self(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_client)?))
             }
             None => BearerOrKey::from_request(request, body, options).await.map(|caller| Self(caller.0)),
         }
@@ -267,20 +267,20 @@ impl<'a> ApiExtractor<'a> for SigningOut {
         let app = app(request)?;
         require_csrf_token(app, request, session)?;
         let Some((account, session)) = app.commands.session_of(token).await.map_err(Problem::from)? else {
-            return Ok(Self::Ended);
+            return sound(request, Self::Ended);
         };
         admit(app, request, Actor::Account { id: account.0 })?;
-        Ok(Self::From { account, session })
+        sound(request, Self::From { account, session })
     }
 }
 
 async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
     let app = app(request)?;
     if let Some(key) = app.commands.api_key(&bearer.token) {
-        return Ok(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_token)?);
+        return sound(request, authority_of(app, request, key).await?.ok_or_else(Problem::invalid_token)?);
     }
     let caller = unheld(authenticate(app, request, &bearer.token).await?)?;
-    Ok(Authority { actor: caller.actor(), permissions: caller.permissions })
+    sound(request, Authority { actor: caller.actor(), permissions: caller.permissions })
 }
 
 /// The authority of an API key, if it is in use; counts its request.
@@ -292,11 +292,11 @@ async fn authority_of(app: &App, request: &Request, key: ApiKeyId) -> Result<Opt
 }
 
 async fn enrolling(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    step(app(request)?, request, &bearer.token, Purpose::Enrolment).await
+    sound(request, step(app(request)?, request, &bearer.token, Purpose::Enrolment).await?)
 }
 
 async fn changing_password(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    step(app(request)?, request, &bearer.token, Purpose::PasswordChange).await
+    sound(request, step(app(request)?, request, &bearer.token, Purpose::PasswordChange).await?)
 }
 
 async fn step(app: &App, request: &Request, token: &str, purpose: Purpose) -> poem::Result<Step> {
@@ -340,11 +340,18 @@ pub fn require_csrf_token(app: &App, request: &Request, session: SessionId) -> R
     if is_right && request.data::<Foreign>().is_none() { Ok(()) } else { Err(Problem::csrf_rejected()) }
 }
 
-/// Counts a request of whoever was recognised, and refuses one whose parameters its operation does not take.
+/// Counts a request of whoever was recognised.
 fn admit(app: &App, request: &Request, actor: Actor) -> Result<(), Problem> {
     let routes = request.data::<AccountQuotas>().map_or(&[][..], |quotas| quotas.0);
-    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor, routes))?;
-    request.data::<Arc<BadParameters>>().map_or(Ok(()), |bad| Err(bad.refusal()))
+    app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor, routes))
+}
+
+/// Tells whoever was let in which parameters their request should not have.
+///
+/// # Errors
+/// 400.
+fn sound<T>(request: &Request, who: T) -> poem::Result<T> {
+    request.data::<Arc<BadParameters>>().map_or(Ok(who), |bad| Err(bad.refusal().into()))
 }
 
 /// What an access token is worth now; nothing when its session has ended.

@@ -94,7 +94,9 @@ fn member_meaning(name: &str) -> Option<&'static str> {
         "n" => "The modulus of the key, in base64url.",
         "name" => "Its name.",
         "new_password" => "The password that holds from then on.",
-        "next_cursor" => "The `cursor` of the next page; none on the last one.",
+        "next_cursor" => {
+            "The `cursor` of the next page; none on the last one. A page under filters may be short, or empty, and have one."
+        }
         "password" => "The password.",
         "password_changed_at" => "When the password was last changed.",
         "passwords" => "What holds of passwords.",

@@ -173,8 +173,9 @@ async fn a_login_has_one_quota_however_its_path_is_spelt() {
             let client = at(&node, "203.0.113.9");
             let body = guess(1).to_string();
             let answer = client.send(Method::POST, &format!("{path}{query}"), Some("application/json"), &body).await;
-            evaluated += usize::from(answer.status == 401);
-            assert!([401, 404, 429].contains(&answer.status), "{path}: {answer:?}");
+            // With a parameter that a login does not have, it is counted as well, and not evaluated.
+            evaluated += usize::from([400, 401].contains(&answer.status));
+            assert!([400, 401, 404, 429].contains(&answer.status), "{path}: {answer:?}");
         }
     }
     for _ in 0..3 {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{leaves, log_in, superuser};
 
-/// So many at once, spread over the clients, and some more: where a node was too busy to say anything it gave back what it had
+/// So many at once, spread over the clients, and of hundreds some more: where a node was too busy to say anything it gave back what it had
 /// counted, and who had waited for that too long was refused. Answers with the refusals, having checked that there is nothing else.
 async fn guess(clients: &[Client], email: &str, times: usize) -> Vec<Answer> {
     let guesses = (0..times).map(|number| {
@@ -18,7 +18,7 @@ async fn guess(clients: &[Client], email: &str, times: usize) -> Vec<Answer> {
         async move { log_in(client, email, &format!("wrong {number}")).await }
     });
     let mut answers = join_all(guesses).await;
-    for number in 0..5 {
+    for number in 0..if times > 20 { 5 } else { 0 } {
         answers.push(log_in(&clients[0], email, &format!("wrong {number}")).await);
     }
     for answer in &answers {
