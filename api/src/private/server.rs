@@ -179,15 +179,19 @@ impl Log {
         }
     }
 
-    /// An error that ends in the last lines logged since this was opened.
-    pub(super) fn failure(self, program: &'static str, problem: &'static str) -> StartError {
+    /// Everything that was logged since this was opened; nothing of a log that cannot be read.
+    fn written(&self) -> String {
         let mut bytes = Vec::new();
-        // An unreadable log leaves the error without its tail.
         let _ = File::open(&self.path).and_then(|mut log| {
             log.seek(SeekFrom::Start(self.start))?;
             log.read_to_end(&mut bytes)
         });
-        let text = String::from_utf8_lossy(&bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// An error that ends in the last lines logged since this was opened.
+    pub(super) fn failure(self, program: &'static str, problem: &'static str) -> StartError {
+        let text = self.written();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default().join("\n");
         StartError::Failed(program, problem, self.path, tail)
@@ -260,10 +264,10 @@ impl Home {
             if !settled {
                 return Err(log.failure(self.program, "did not answer within 60 s"));
             }
-            let failure = log.failure(self.program, "ended while starting");
-            let transient = matches!(&failure, StartError::Failed(.., tail) if tail.contains("in use"));
-            if !transient || start.elapsed() > PATIENCE {
-                return Err(failure);
+            // Anywhere in it: those that outlive a killed postmaster have their last words after that.
+            let is_transient = log.written().contains("in use");
+            if !is_transient || start.elapsed() > PATIENCE {
+                return Err(log.failure(self.program, "ended while starting"));
             }
             thread::sleep(WATCH);
         }
