@@ -43,7 +43,7 @@ pub struct Viewed<T> {
     view: View,
 }
 
-/// How far a read model had seen the log.
+/// The part of the log that a read model had seen.
 #[derive(Clone, Copy)]
 pub struct View {
     last: Option<u64>,

@@ -61,7 +61,7 @@ pub struct HeldBearer(pub Caller);
 pub enum SigningOut {
     /// Somebody in a session.
     From {
-        /// Whose it is.
+        /// The account of the session.
         account: AccountId,
         /// The session.
         session: SessionId,

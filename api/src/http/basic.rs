@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// What somebody presents. No `Debug`; wiped when dropped.
+/// Presented credentials. No `Debug`; wiped when dropped.
 pub struct Basic {
     id: String,
     /// The password.
@@ -23,7 +23,7 @@ impl Basic {
     }
 }
 
-/// What comes by Basic: `None` by another scheme or without any, `Some(None)` where it cannot be read.
+/// The credentials of HTTP Basic: `None` by another scheme or without any, `Some(None)` where it cannot be read.
 #[must_use]
 pub fn credentials(headers: &HeaderMap) -> Option<Option<Basic>> {
     let line = headers.get(header::AUTHORIZATION)?.as_bytes();

@@ -22,7 +22,7 @@ pub enum Cached<T: ParseFromJSON + ToJSON + Send + Sync> {
         /// Names this content.
         #[oai(header = "ETag")]
         String,
-        /// How long it may be kept.
+        /// The time for which it may be kept.
         #[oai(header = "Cache-Control")]
         String,
     ),
@@ -32,7 +32,7 @@ pub enum Cached<T: ParseFromJSON + ToJSON + Send + Sync> {
         /// Names this content.
         #[oai(header = "ETag")]
         String,
-        /// How long it may be kept.
+        /// The time for which it may be kept.
         #[oai(header = "Cache-Control")]
         String,
     ),

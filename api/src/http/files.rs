@@ -25,7 +25,7 @@ pub struct File {
     pub(super) bytes: Bytes,
 }
 
-/// How long whoever has a file may keep it.
+/// The time for which a client may keep a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cache {
     /// Not at all: a page that is given a secret leaves nothing behind.
