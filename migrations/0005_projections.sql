@@ -43,6 +43,19 @@ create table read.account_past (
     constraint account_past_pkey primary key (account_id, since)
 );
 
+-- Locks of the past, by their ends.
+create index account_past_locks on read.account_past (greatest(locked_until, second_factor_locked_until), since, until)
+where greatest(locked_until, second_factor_locked_until) is not null;
+
+-- Counts as of the event at each position that changed them.
+create table read.account_count (
+    position bigint not null,
+    accounts bigint not null,
+    suspended bigint not null,
+    second_factor bigint not null,
+    constraint account_count_pkey primary key (position)
+);
+
 create table read.session (
     session_id uuid not null,
     account_id uuid not null,
@@ -63,13 +76,23 @@ create index session_account on read.session (account_id, session_id);
 create index session_unended on read.session (account_id, session_id) where ended_at is null;
 -- Lists of live sessions.
 create index session_open on read.session (session_id) where ended_at is null;
--- Sessions end some time after their start, a year at most: which were live at a time is asked of those started before.
+-- Sessions in use are counted by the minute; within it by when they began and when they end.
 create index session_start on read.session (started_at);
+create index session_end on read.session (greatest(started_at, least(idle_expires_at, expires_at, ended_at)));
 create table read.session_past (
     like read.session,
     until bigint not null,
     constraint session_past_pkey primary key (session_id, since)
 );
+
+-- How many sessions began in a minute or a day of UTC, and how many end in it, by events or by time, as far as known.
+create table read.session_count (
+    unit text not null,
+    at timestamptz not null,
+    begun bigint not null,
+    ended bigint not null,
+    constraint session_count_pkey primary key (unit, at)
+) with (fillfactor = 50);
 
 -- Roles that administrators defined. A retired one stays, and allows nothing.
 create table read.role (
@@ -102,6 +125,14 @@ create table read.role_grant_past (
     constraint role_grant_past_pkey primary key (account_id, role, since)
 );
 create index role_grant_past_role on read.role_grant_past (role, account_id);
+
+-- How many held a role as of the event at each position that changed it.
+create table read.holder_count (
+    role text not null,
+    position bigint not null,
+    holders bigint not null,
+    constraint holder_count_pkey primary key (role, position)
+);
 
 -- Events by type and minute. What happened up to the middle of a minute is counted from read.audit.
 create table read.metric (

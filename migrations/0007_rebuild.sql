@@ -27,12 +27,15 @@ create table projection.relation (
 insert into projection.relation (projection, name, only_added_to) values
     ('accounts', 'account', false),
     ('accounts', 'account_past', true),
+    ('accounts', 'account_count', false),
     ('sessions', 'session', false),
     ('sessions', 'session_past', true),
+    ('sessions', 'session_count', false),
     ('roles', 'role', false),
     ('roles', 'role_past', true),
     ('roles', 'role_grant', false),
     ('roles', 'role_grant_past', true),
+    ('roles', 'holder_count', false),
     ('metrics', 'metric', false),
     ('audit', 'audit', true);
 

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::as_of::Moment;
 use crate::bulk::{Table, Tuple};
+use crate::counts::{AccountCounts, NONE, counted};
 use crate::page::{Page, Paging, WALK_SQL};
 use crate::to_i64;
 use crate::versions::{Row, Superseded, Versions, column};
@@ -223,6 +224,7 @@ fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Op
 pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
     rows: &mut Versions<Account>,
+    counts: &mut AccountCounts,
     events: &[Recorded],
 ) -> Result<(), E> {
     let touched = events.iter().filter(|recorded| concerns(recorded));
@@ -234,7 +236,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
         rows.extend(known);
     }
     for recorded in events {
-        fold_one(rows, recorded);
+        fold_one(rows, counts, recorded);
     }
     Ok(())
 }
@@ -388,14 +390,14 @@ const fn concerns(recorded: &Recorded) -> bool {
     }
 }
 
-fn fold_one(rows: &mut Versions<Account>, recorded: &Recorded) {
-    let id = recorded.stream.id;
+fn fold_one(rows: &mut Versions<Account>, counts: &mut AccountCounts, recorded: &Recorded) {
+    let (id, position) = (recorded.stream.id, to_i64(recorded.position));
     if is_first(recorded) {
         let account = Account {
             account_id: id,
-            since: to_i64(recorded.position),
+            since: position,
             registered_at: recorded.recorded_at,
-            profile_position: to_i64(recorded.position),
+            profile_position: position,
             password_changed_at: recorded.recorded_at,
             last_login_at: None,
             locked_until: None,
@@ -407,10 +409,15 @@ fn fold_one(rows: &mut Versions<Account>, recorded: &Recorded) {
             email_verified: false,
             roles: Arc::default(),
         };
+        counts.change(position, NONE, counted(&account));
         rows.begin(account);
     } else if concerns(recorded) {
         // The nil stream, of attempts on addresses that nobody registered, has no account.
-        rows.change(&id, recorded.position, |account| change(account, recorded));
+        rows.change(&id, recorded.position, |account| {
+            let before = counted(account);
+            change(account, recorded);
+            counts.change(position, before, counted(account));
+        });
     }
 }
 

@@ -16,6 +16,7 @@ pub mod accounts;
 pub mod as_of;
 pub mod audit;
 mod bulk;
+pub mod counts;
 pub mod feed;
 pub mod follower;
 pub mod gate;

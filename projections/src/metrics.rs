@@ -6,9 +6,9 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use fulexo_domain::event::Recorded;
 use sqlx::{PgConnection, PgPool};
 
-use crate::as_of::{LONGEST_SESSION, Moment};
-use crate::to_i64;
+use crate::as_of::Moment;
 use crate::versions::column;
+use crate::{counts, to_i64};
 
 /// Events of one type in one step of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,46 +73,13 @@ pub async fn events(
 /// # Errors
 /// The database.
 pub async fn gauges(pool: &PgPool, moment: Moment) -> Result<Gauges, sqlx::Error> {
-    // A row never goes away: one that has changed since has the version before in its past.
-    let accounts = sqlx::query!(
-        r#"select count(*) as "all!", count(*) filter (where v.suspended) as "suspended!",
-                  count(*) filter (where greatest(v.locked_until, v.second_factor_locked_until) > $2) as "locked!",
-                  count(*) filter (where v.second_factor) as "second_factor!"
-           from read.account a cross join lateral (
-               select a.suspended, a.locked_until, a.second_factor_locked_until, a.second_factor where a.since <= $1
-               union all
-               (select p.suspended, p.locked_until, p.second_factor_locked_until, p.second_factor
-                from read.account_past p where a.since > $1 and p.account_id = a.account_id and p.since <= $1
-                order by p.since desc limit 1)
-           ) v
-           where a.registered_at <= $2"#,
-        moment.position,
-        moment.time
-    )
-    .fetch_one(pool)
-    .await?;
-    let live_sessions = sqlx::query_scalar!(
-        r#"select count(*) as "live!" from read.session s cross join lateral (
-               select s.ended_at, s.idle_expires_at where s.since <= $1
-               union all
-               (select p.ended_at, p.idle_expires_at
-                from read.session_past p where s.since > $1 and p.session_id = s.session_id and p.since <= $1
-                order by p.since desc limit 1)
-           ) v
-           where s.started_at > $3 and s.started_at <= $2 and s.started_position <= $1 and s.expires_at > $2
-             and v.ended_at is null and v.idle_expires_at > $2"#,
-        moment.position,
-        moment.time,
-        moment.time - LONGEST_SESSION
-    )
-    .fetch_one(pool)
-    .await?;
+    let [accounts, suspended, second_factor] = counts::accounts(pool, moment).await?;
     Ok(Gauges {
-        accounts: accounts.all.unsigned_abs(),
-        suspended: accounts.suspended.unsigned_abs(),
-        locked: accounts.locked.unsigned_abs(),
-        second_factor: accounts.second_factor.unsigned_abs(),
-        live_sessions: live_sessions.unsigned_abs(),
+        accounts,
+        suspended,
+        locked: counts::locked(pool, moment).await?,
+        second_factor,
+        live_sessions: counts::live_sessions(pool, moment).await?,
     })
 }
 

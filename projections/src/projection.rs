@@ -3,6 +3,7 @@
 use fulexo_domain::event::Recorded;
 use sqlx::PgConnection;
 
+use crate::counts::{AccountCounts, SessionCounts};
 use crate::versions::{Made, Versions};
 use crate::{accounts, audit, bulk, metrics, roles, sessions};
 
@@ -27,6 +28,8 @@ pub(crate) struct Kept {
     accounts: Versions<accounts::Account>,
     sessions: Versions<sessions::Session>,
     begun: sessions::Begun,
+    account_counts: AccountCounts,
+    session_counts: SessionCounts,
 }
 
 impl Projection {
@@ -49,9 +52,9 @@ impl Projection {
     #[must_use]
     pub const fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::Accounts => &["account", "account_past"],
-            Self::Sessions => &["session", "session_past"],
-            Self::Roles => &["role", "role_past", "role_grant", "role_grant_past"],
+            Self::Accounts => &["account", "account_past", "account_count"],
+            Self::Sessions => &["session", "session_past", "session_count"],
+            Self::Roles => &["role", "role_past", "role_grant", "role_grant_past", "holder_count"],
             Self::Metrics => &["metric"],
             Self::Audit => &["audit"],
         }
@@ -96,8 +99,11 @@ impl Projection {
         events: &[Recorded],
     ) -> Result<(), E> {
         match self {
-            Self::Accounts => accounts::fold(connection, &mut kept.accounts, events).await,
-            Self::Sessions => sessions::fold(connection, &mut kept.sessions, &mut kept.begun, events).await,
+            Self::Accounts => accounts::fold(connection, &mut kept.accounts, &mut kept.account_counts, events).await,
+            Self::Sessions => {
+                let counts = &mut kept.session_counts;
+                sessions::fold(connection, &mut kept.sessions, &mut kept.begun, counts, events).await
+            }
             Self::Roles | Self::Metrics | Self::Audit => Ok(()),
         }
     }
@@ -107,13 +113,17 @@ impl Projection {
 pub(crate) struct Unwritten {
     accounts: Made<accounts::Account>,
     sessions: Made<sessions::Session>,
+    account_counts: AccountCounts,
+    session_counts: SessionCounts,
 }
 
 impl Unwritten {
     /// Writes it, to the tables that the connection's `search_path` leads to.
     pub async fn write(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         bulk::write(connection, &self.accounts).await?;
-        bulk::write(connection, &self.sessions).await
+        bulk::write(connection, &self.sessions).await?;
+        self.account_counts.write(connection).await?;
+        self.session_counts.write(connection).await
     }
 }
 
@@ -130,13 +140,23 @@ impl Kept {
 
     /// What was superseded, to be written ahead of the rest.
     pub(crate) fn take_past(&mut self) -> Unwritten {
-        Unwritten { accounts: self.accounts.take_past(), sessions: self.sessions.take_past() }
+        Unwritten {
+            accounts: self.accounts.take_past(),
+            sessions: self.sessions.take_past(),
+            account_counts: std::mem::take(&mut self.account_counts),
+            session_counts: std::mem::take(&mut self.session_counts),
+        }
     }
 
     /// What is held, to be written: the other half of [`Projection::fold`].
     pub(crate) fn finish(&mut self) -> Unwritten {
         self.begun.clear();
-        Unwritten { accounts: self.accounts.finish(), sessions: self.sessions.finish() }
+        Unwritten {
+            accounts: self.accounts.finish(),
+            sessions: self.sessions.finish(),
+            account_counts: std::mem::take(&mut self.account_counts),
+            session_counts: std::mem::take(&mut self.session_counts),
+        }
     }
 }
 

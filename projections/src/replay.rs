@@ -18,27 +18,33 @@ use crate::projection::{Kept, Projection};
 pub enum Table {
     Account,
     AccountPast,
+    AccountCount,
     Session,
     SessionPast,
+    SessionCount,
     Role,
     RolePast,
     RoleGrant,
     RoleGrantPast,
+    HolderCount,
     Metric,
     Audit,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Account,
         Self::AccountPast,
+        Self::AccountCount,
         Self::Session,
         Self::SessionPast,
+        Self::SessionCount,
         Self::Role,
         Self::RolePast,
         Self::RoleGrant,
         Self::RoleGrantPast,
+        Self::HolderCount,
         Self::Metric,
         Self::Audit,
     ];
@@ -49,12 +55,15 @@ impl Table {
         match self {
             Self::Account => "account",
             Self::AccountPast => "account_past",
+            Self::AccountCount => "account_count",
             Self::Session => "session",
             Self::SessionPast => "session_past",
+            Self::SessionCount => "session_count",
             Self::Role => "role",
             Self::RolePast => "role_past",
             Self::RoleGrant => "role_grant",
             Self::RoleGrantPast => "role_grant_past",
+            Self::HolderCount => "holder_count",
             Self::Metric => "metric",
             Self::Audit => "audit",
         }
@@ -179,6 +188,11 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
+        Table::AccountCount => sqlx::query_scalar!(
+            r#"select t::text as "row!" from account_count t where position <= $1 order by position"#,
+            position
+        )
+        .fetch(connection),
         Table::Session => sqlx::query_scalar!(
             r#"select t::text as "row!" from (
                    select * from session where since <= $1
@@ -192,6 +206,15 @@ fn rows_as_of(
         .fetch(connection),
         Table::SessionPast => sqlx::query_scalar!(
             r#"select t::text as "row!" from session_past t where until <= $1 order by session_id, since"#,
+            position
+        )
+        .fetch(connection),
+        // What is not settled by then follows from the sessions.
+        Table::SessionCount => sqlx::query_scalar!(
+            r#"select t::text as "row!" from session_count t
+               where at < date_trunc(unit, (
+                   select recorded_at from audit where position <= $1 order by position desc limit 1), 'UTC')
+               order by unit, at"#,
             position
         )
         .fetch(connection),
@@ -222,6 +245,11 @@ fn rows_as_of(
         .fetch(connection),
         Table::RoleGrantPast => sqlx::query_scalar!(
             r#"select t::text as "row!" from role_grant_past t where until <= $1 order by account_id, role, since"#,
+            position
+        )
+        .fetch(connection),
+        Table::HolderCount => sqlx::query_scalar!(
+            r#"select t::text as "row!" from holder_count t where position <= $1 order by role, position"#,
             position
         )
         .fetch(connection),

@@ -1,7 +1,7 @@
 //! The roles read model: roles that administrators defined, and who holds what, since when and by whom. What gates a
 //! request is `access`'s; this one has a history.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
@@ -13,6 +13,7 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::accounts;
+use crate::counts::HolderCounts;
 use crate::page::{Page, Paging};
 use crate::to_i64;
 use crate::versions::{Made, Row, Versions, column};
@@ -172,25 +173,7 @@ pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<Role>, sqlx::Er
     .await
 }
 
-/// How many accounts held each role as of a position; roles that nobody held are missing.
-///
-/// # Errors
-/// The database.
-pub async fn holders(pool: &PgPool, position: i64) -> Result<BTreeMap<String, u64>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select role as "role!", count(*) as "holders!" from (
-               select role from read.role_grant where since <= $1
-               union all
-               select role from read.role_grant_past where since <= $1 and $1 < until
-           ) g group by role"#,
-        position
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.role, row.holders.unsigned_abs())).collect())
-}
-
-/// Reads what the batch touches, folds the batch over it, writes it back with every version in between: at most seven
+/// Reads what the batch touches, folds the batch over it, writes it back with every version in between: at most eight
 /// statements a batch.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
     apply_roles(connection, events).await?;
@@ -264,9 +247,11 @@ async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result
         .await?;
         rows.extend(known);
     }
+    let mut counts = HolderCounts::default();
     for (recorded, act) in events() {
-        fold_grant(&mut rows, recorded, &act);
+        fold_grant(&mut rows, &mut counts, recorded, &act);
     }
+    counts.write(connection).await?;
     let Made { current, ended, past, .. } = rows.finish();
     if !ended.is_empty() {
         sqlx::query!(
@@ -417,19 +402,25 @@ fn about_grant(recorded: &Recorded) -> Option<Act<'_>> {
     }
 }
 
-fn fold_grant(rows: &mut Versions<Grant>, recorded: &Recorded, act: &Act<'_>) {
-    let key = (recorded.stream.id, act.role().to_owned());
-    match act {
+fn fold_grant(rows: &mut Versions<Grant>, counts: &mut HolderCounts, recorded: &Recorded, act: &Act<'_>) {
+    let (key, position) = ((recorded.stream.id, act.role().to_owned()), to_i64(recorded.position));
+    match (act, rows.holds(&key)) {
         // Who was given a role twice holds it since the first time.
-        Act::Granted(_) if rows.holds(&key) => {}
-        Act::Granted(_) => rows.begin(Grant {
-            account_id: key.0,
-            role: key.1,
-            since: to_i64(recorded.position),
-            granted_at: recorded.recorded_at,
-            granted_by: recorded.actor.id(),
-            granted_by_kind: recorded.actor.kind().to_owned(),
-        }),
-        Act::Revoked(_) => rows.end(&key, recorded.position),
+        (Act::Granted(_), true) | (Act::Revoked(_), false) => {}
+        (Act::Granted(role), false) => {
+            rows.begin(Grant {
+                account_id: key.0,
+                role: key.1,
+                since: position,
+                granted_at: recorded.recorded_at,
+                granted_by: recorded.actor.id(),
+                granted_by_kind: recorded.actor.kind().to_owned(),
+            });
+            counts.change(position, role, 1);
+        }
+        (Act::Revoked(role), true) => {
+            rows.end(&key, recorded.position);
+            counts.change(position, role, -1);
+        }
     }
 }

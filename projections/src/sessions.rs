@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
 use crate::bulk::{Table, Tuple};
+use crate::counts::{self, SessionCounts};
 use crate::page::{Page, Paging, WALK_SQL};
 use crate::to_i64;
 use crate::versions::{Row, Superseded, Versions, column};
@@ -173,6 +174,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
     rows: &mut Versions<Session>,
     begun: &mut Begun,
+    counts: &mut SessionCounts,
     events: &[Recorded],
 ) -> Result<(), E> {
     let events = || events.iter().filter_map(|recorded| about(recorded).map(|event| (recorded, event)));
@@ -211,14 +213,16 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     }
     for (recorded, event) in events() {
         match event {
-            About::One(event) => fold_one(rows, begun, recorded, event),
+            About::One(event) => fold_one(rows, begun, counts, recorded, event),
             About::All(by, kept) => {
                 let (account, position) = (recorded.stream.id, to_i64(recorded.position));
                 let sessions = [left.get(&account), begun.0.get(&account)].into_iter().flatten().flatten();
                 for id in sessions.filter(|id| kept != Some(SessionId(**id))) {
                     rows.change(id, recorded.position, |session| {
                         if session.started_position < position {
-                            end(session, recorded.recorded_at, by.as_str());
+                            counted(session, counts, recorded, |session| {
+                                end(session, recorded.recorded_at, by.as_str())
+                            });
                         }
                     });
                 }
@@ -339,11 +343,17 @@ const fn about(recorded: &Recorded) -> Option<About<'_>> {
     }
 }
 
-fn fold_one(rows: &mut Versions<Session>, begun: &mut Begun, recorded: &Recorded, event: &SessionEvent) {
+fn fold_one(
+    rows: &mut Versions<Session>,
+    begun: &mut Begun,
+    counts: &mut SessionCounts,
+    recorded: &Recorded,
+    event: &SessionEvent,
+) {
     let id = recorded.stream.id;
     if let SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at } = event {
         begun.0.entry(account.0).or_default().push(id);
-        rows.begin(Session {
+        let session = Session {
             session_id: id,
             account_id: account.0,
             since: to_i64(recorded.position),
@@ -355,10 +365,21 @@ fn fold_one(rows: &mut Versions<Session>, begun: &mut Begun, recorded: &Recorded
             ended_at: None,
             ended_by: None,
             methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
-        });
+        };
+        counts.begin(session.started_at, counts::ends_at(&session));
+        rows.begin(session);
     } else {
-        rows.change(&id, recorded.position, |session| change(session, recorded, event));
+        rows.change(&id, recorded.position, |session| {
+            counted(session, counts, recorded, |session| change(session, recorded, event));
+        });
     }
+}
+
+/// Changes a session, and counts when it ends then.
+fn counted(session: &mut Session, counts: &mut SessionCounts, recorded: &Recorded, change: impl FnOnce(&mut Session)) {
+    let before = counts::ends_at(session);
+    change(session);
+    counts.change(recorded.recorded_at, before, counts::ends_at(session));
 }
 
 /// It ends once: what says it again, later, changes nothing.

@@ -2,7 +2,7 @@
 //! and true to how streams interleave; nothing stands beside it in the vault or in the gate's tables.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::account::AccountEvent;
+use fulexo_domain::account::{AccountEvent, DisabledBy};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
 use fulexo_domain::event::{Actor, Category, Event, Field, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, Draft};
@@ -18,7 +18,7 @@ use crate::dice::Dice;
 const BATCH: usize = 10_000;
 
 /// Writes so many events, at the end of what is there: of every twenty or so an account that registers, logins that
-/// succeed and fail, sessions that are refreshed and end, roles that come and go.
+/// succeed and fail, sessions that are refreshed, end or run out, roles, factors, locks and suspensions that come and go.
 pub async fn fill(database: &Database, events: usize) {
     let mut connection = PgConnection::connect(&database.superuser_url()).await.unwrap();
     sqlx::query("alter table log.event_0 disable trigger append_only").execute(&mut connection).await.unwrap();
@@ -69,6 +69,8 @@ struct Account {
     version: u64,
     attempts: u64,
     has_role: bool,
+    is_suspended: bool,
+    has_factor: bool,
 }
 
 struct Live {
@@ -76,6 +78,9 @@ struct Live {
     account: Uuid,
     version: u64,
     generation: u32,
+    /// How long it lasts unused, and until when.
+    idle: TimeDelta,
+    idle_expires_at: DateTime<Utc>,
 }
 
 struct History {
@@ -103,7 +108,7 @@ impl History {
     fn next(&mut self, most: usize) -> Rows {
         let mut rows = Rows::default();
         while rows.leaves.len() < most {
-            if self.ready.is_empty() {
+            while self.ready.is_empty() {
                 self.now += TimeDelta::milliseconds(700);
                 self.happen();
                 self.ready.reverse();
@@ -137,7 +142,12 @@ impl History {
             0..20 => self.fail(account),
             20..45 => self.log_in(account),
             45..47 => self.change_role(account),
-            47 => self.sign_out(account),
+            47 => match self.dice.roll(4) {
+                0 => self.suspend_or_reinstate(account),
+                1 => self.change_factor(account),
+                2 => self.lock(account),
+                _ => self.sign_out(account),
+            },
             _ if self.sessions.is_empty() => self.log_in(account),
             48..85 => self.refresh(),
             _ => self.end(),
@@ -150,7 +160,14 @@ impl History {
 
     fn register(&mut self) {
         let id = self.id();
-        self.accounts.push(Account { id, version: 2, attempts: 0, has_role: false });
+        self.accounts.push(Account {
+            id,
+            version: 2,
+            attempts: 0,
+            has_role: false,
+            is_suspended: false,
+            has_factor: false,
+        });
         self.push(Category::Account, id, 1, AccountEvent::Registered {});
         let role = RoleName::parse("customer").unwrap();
         self.push(Category::Account, id, 2, AccountEvent::RoleGranted { role });
@@ -176,6 +193,9 @@ impl History {
         let (id, version) = self.attempted(account);
         let session = self.id();
         let methods = vec![Method::Password];
+        // One of four is at a desk that many use.
+        let idle = if self.dice.roll(4) == 0 { TimeDelta::minutes(15) } else { TimeDelta::days(7) };
+        let idle_expires_at = self.now + idle;
         let succeeded = AuthenticationEvent::Succeeded {
             methods: methods.clone(),
             session: SessionId(session),
@@ -187,24 +207,27 @@ impl History {
             account: AccountId(id),
             methods,
             fingerprint: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
-            idle_expires_at: self.now + TimeDelta::days(7),
+            idle_expires_at,
             expires_at: self.now + TimeDelta::days(30),
         };
         self.push(Category::Session, session, 1, started);
-        self.sessions.push(Live { id: session, account: id, version: 1, generation: 1 });
+        self.sessions.push(Live { id: session, account: id, version: 1, generation: 1, idle, idle_expires_at });
     }
 
     fn refresh(&mut self) {
         let (index, now) = (self.dice.index(self.sessions.len()), self.now);
         let live = self.sessions.get_mut(index).unwrap();
+        if live.idle_expires_at <= now {
+            // It ran out, and nobody says so.
+            self.sessions.swap_remove(index);
+            return;
+        }
+        live.idle_expires_at = now + live.idle;
         live.version += 1;
         live.generation += 1;
-        let (id, version, generation) = (live.id, live.version, live.generation);
-        let refreshed = SessionEvent::Refreshed {
-            generation,
-            grace_until: now + TimeDelta::seconds(10),
-            idle_expires_at: now + TimeDelta::days(7),
-        };
+        let (id, version, generation, idle_expires_at) = (live.id, live.version, live.generation, live.idle_expires_at);
+        let refreshed =
+            SessionEvent::Refreshed { generation, grace_until: now + TimeDelta::seconds(10), idle_expires_at };
         self.push(Category::Session, id, version, refreshed);
     }
 
@@ -212,6 +235,36 @@ impl History {
         let index = self.dice.index(self.sessions.len());
         let live = self.sessions.swap_remove(index);
         self.push(Category::Session, live.id, live.version + 1, SessionEvent::Revoked { by: RevokedBy::Owner });
+    }
+
+    fn suspend_or_reinstate(&mut self, account: usize) {
+        let account = self.accounts.get_mut(account).unwrap();
+        account.version += 1;
+        account.is_suspended = !account.is_suspended;
+        let event = if account.is_suspended { AccountEvent::Suspended {} } else { AccountEvent::Reinstated {} };
+        let (id, version) = (account.id, account.version);
+        self.push(Category::Account, id, version, event);
+    }
+
+    fn change_factor(&mut self, account: usize) {
+        let account = self.accounts.get_mut(account).unwrap();
+        account.version += 1;
+        account.has_factor = !account.has_factor;
+        let event = if account.has_factor {
+            AccountEvent::SecondFactorEnabled { session: None }
+        } else {
+            AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }
+        };
+        let (id, version) = (account.id, account.version);
+        self.push(Category::Account, id, version, event);
+    }
+
+    fn lock(&mut self, account: usize) {
+        let (id, version) = self.attempted(account);
+        let until = self.now + TimeDelta::minutes(15);
+        let (factor, device, scope) = (Factor::Password, None, None);
+        let locked = AuthenticationEvent::LockedOut { factor, failures: 5, nth: 1, until, device, scope };
+        self.push(Category::Authentication, id, version, locked);
     }
 
     fn change_role(&mut self, account: usize) {

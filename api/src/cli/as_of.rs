@@ -6,7 +6,7 @@ use fulexo_domain::permission::{built_in, built_in_roles};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::as_of::{AsOf as When, Moment};
 use fulexo_projections::page::{LARGEST, Paging};
-use fulexo_projections::{accounts, metrics, roles, sessions};
+use fulexo_projections::{accounts, counts, metrics, roles, sessions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -149,7 +149,7 @@ async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result
 }
 
 async fn show_roles(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
-    let holders = roles::holders(pool, moment.position).await?;
+    let holders = counts::holders(pool, moment.position).await?;
     let mut show = |role: &str, permissions: Value| {
         let holders = holders.get(role).copied().unwrap_or_default();
         out.row(&[("role", json!(role)), ("holders", json!(holders)), ("permissions", permissions)])
@@ -200,7 +200,7 @@ async fn show_metrics(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<
     show("accounts locked", json!(gauges.locked))?;
     show("accounts with a second factor", json!(gauges.second_factor))?;
     show("sessions in use", json!(gauges.live_sessions))?;
-    for (role, holders) in roles::holders(pool, moment.position).await? {
+    for (role, holders) in counts::holders(pool, moment.position).await? {
         show(&format!("holders of {role}"), json!(holders))?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_role
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::projection::Projection;
-use fulexo_projections::{access, roles};
+use fulexo_projections::{access, counts, roles};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
@@ -199,7 +199,7 @@ async fn as_it_is(app: &App) -> Result<Defined, sqlx::Error> {
 async fn as_it_was(app: &App, moment: Moment) -> Result<Defined, sqlx::Error> {
     let defined = roles::defined(&app.pool, moment.position).await?.into_iter();
     let defined = defined.map(|role| Role::defined(role.role, role.permissions, role.retired));
-    Ok((defined.collect(), roles::holders(&app.pool, moment.position).await?))
+    Ok((defined.collect(), counts::holders(&app.pool, moment.position).await?))
 }
 
 /// Permissions by name, each one that is none named.

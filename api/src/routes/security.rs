@@ -7,7 +7,7 @@ use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::projection::Projection;
-use fulexo_projections::{metrics, roles};
+use fulexo_projections::{counts, metrics};
 use poem::Request;
 use poem_openapi::param::{Header, Query};
 use poem_openapi::payload::Json;
@@ -115,7 +115,7 @@ impl Security {
         let _leave = app.look_back().await?;
         let events = metrics::events(&app.pool, from, step, moment).await.map_err(query_failed)?;
         let gauges = metrics::gauges(&app.pool, moment).await.map_err(query_failed)?;
-        let holders = roles::holders(&app.pool, moment.position).await.map_err(query_failed)?;
+        let holders = counts::holders(&app.pool, moment.position).await.map_err(query_failed)?;
         Ok(Json(SecurityMetrics {
             as_of: moment.into(),
             from: from.into(),

@@ -114,6 +114,7 @@ async fn paths(log: &Database) -> Vec<(&'static str, String)> {
         ("grants of a role", "/v1/grants?role=auditor".into()),
         ("grants, as of", format!("/v1/grants?role=auditor&as_of={past}")),
         ("metrics of an hour", "/v1/security/metrics?window=1h&step=1m".into()),
+        ("metrics of an hour, as of", format!("/v1/security/metrics?window=1h&step=1m&as_of={past}")),
     ]
 }
 

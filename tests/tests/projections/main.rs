@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod behind;
+mod counts;
 mod cut_off;
 mod gate;
 mod judged;

@@ -1,18 +1,21 @@
 //! What a list costs follows from what it returns: no plan of a list walks a table to find what a filter wants, also once the
 //! server plans without looking at values; and where nothing but a walk can find it, a page walks so far and no further.
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
 use fulexo_domain::values::AccountId;
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::page::{Order, Paging};
-use fulexo_projections::{accounts, audit, roles, sessions};
+use fulexo_projections::{accounts, audit, counts, metrics, roles, sessions};
 use fulexo_tests::{Database, history};
 use serde_json::Value;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 /// Rows as lists find them in a log that has grown.
-const FILL: [&str; 9] = [
+const FILL: [&str; 12] = [
     "insert into read.account (account_id, since, registered_at, profile_position, password_changed_at, recovery_codes,
                                suspended, password_expired, second_factor, email_verified, roles, locked_until)
      select projection_test.id(n), n * 10, timestamptz '2026-01-01' + n * interval '1 minute', n, now(), 0, n % 1000 = 0,
@@ -44,6 +47,10 @@ const FILL: [&str; 9] = [
             case when n % 3 = 0 then null else projection_test.id(n % 4000) end, projection_test.id(n),
             timestamptz '2026-01-01' + n * interval '1 second'
      from generate_series(0, 100000) n",
+    "insert into read.account_count select n, n, n / 1000, n / 1000 from generate_series(1, 20000) n",
+    "insert into read.holder_count select r, n, n from unnest('{auditor, customer}'::text[]) r, generate_series(1, 20000) n",
+    "insert into read.session_count
+     select 'minute', timestamptz '2026-01-01' + n * interval '1 minute', 5, 5 from generate_series(1, 40000) n",
     "drop schema projection_test cascade",
     "vacuum analyze",
 ];
@@ -203,6 +210,33 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
         }
     }
     assert!(plans >= 150, "only {plans}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_gauge_walks_what_it_counts() {
+    let (database, connection) = filled().await;
+    connection.close().await.unwrap();
+    let options = PgConnectOptions::from_str(&database.url()).unwrap();
+    let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    sqlx::raw_sql("begin").execute(&pool).await.unwrap();
+    for moment in [Moment { position: 1_000_000, time: now() }, Moment { position: 50_000, time: now() }] {
+        metrics::gauges(&pool, moment).await.unwrap();
+        counts::holders(&pool, moment.position).await.unwrap();
+    }
+    let walked: Vec<(String, i64)> = sqlx::query_as(
+        "select relname::text, seq_tup_read from pg_stat_xact_user_tables
+         where schemaname in ('read', 'log') and seq_tup_read > 0",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(walked, [], "rows read from end to end");
+    let read: i64 = sqlx::query_scalar("select sum(idx_tup_fetch)::bigint from pg_stat_xact_user_tables")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(read > 0, "the counters count");
 }
 
 #[tokio::test(flavor = "multi_thread")]

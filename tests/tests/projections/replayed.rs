@@ -66,12 +66,18 @@ async fn a_past_that_was_altered_is_found_out() {
     for (table, alteration) in [
         (Table::Account, "update read.account set suspended = true where profile_position = 0"),
         (Table::AccountPast, "update read.account_past set until = until + 1 where since = 0"),
+        (Table::AccountCount, "update read.account_count set suspended = suspended + 1 where position = 0"),
         (Table::Session, "update read.session set methods = methods || array['otp'] where started_position < 5"),
         (Table::SessionPast, "delete from read.session_past where since = (select min(since) from read.session_past)"),
+        (
+            Table::SessionCount,
+            "insert into read.session_count values ('minute', timestamptz '2020-01-01 00:00Z', 1, 0)",
+        ),
         (Table::Role, "update read.role set retired = false"),
         (Table::RolePast, "update read.role_past set permissions = '{}' where permissions = '{accounts.read}'"),
         (Table::RoleGrant, "update read.role_grant set role = 'auditor' where since = 1"),
         (Table::RoleGrantPast, "delete from read.role_grant_past"),
+        (Table::HolderCount, "update read.holder_count set holders = holders + 1 where position = 1"),
         (Table::Metric, "update read.metric set events = events + 1 where first_position = 0"),
         (Table::Audit, "update read.audit set actor_id = subject_id where position = 0"),
     ] {
