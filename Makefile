@@ -33,10 +33,11 @@ check: setup ## Format, lints, docs, dependencies, queries, generated clients, h
 	scripts/clients
 	scripts/schemathesis
 
-clients: setup ## Make clients of the API in TypeScript, Python and Rust, and use them.
+clients: setup ## Make clients of the API in TypeScript, Python, Rust and Go, and use them.
 	cargo build --locked --package fulexo-api
 	scripts/clients
 	scripts/clients-rust
+	scripts/clients-go
 
 advisories: ## Look for known vulnerabilities of dependencies; fetches the advisory database.
 	@test -x "$(DENY)" || cargo install cargo-deny --locked --debug --quiet --root target/tools
