@@ -58,3 +58,16 @@ fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
     assert!(body["instance"].take().is_string(), "{answer:?}");
     (answer.status, headers, body)
 }
+
+/// How many of these answers are refusals.
+fn refusals(answers: &[Answer]) -> usize {
+    answers.iter().filter(|answer| answer.status == 401).count()
+}
+
+/// Holds that of guesses with these answers as many were evaluated as may be, and not one more. One that a node was too busy to
+/// judge counted until it was given back: it may be one of those that led to the lock.
+#[track_caller]
+fn assert_evaluated(evaluated: usize, most: usize, answers: &[Answer]) {
+    let busy = answers.iter().filter(|answer| answer.status == 503).count();
+    assert!((most.saturating_sub(busy)..=most).contains(&evaluated), "{evaluated} of {most}, with {busy} not judged");
+}

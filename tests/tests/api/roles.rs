@@ -711,12 +711,16 @@ async fn of_500_guesses_at_once_at_an_expired_password_five_are_evaluated() {
     assert_eq!(act(&admin, ann.account, "expire-password").await.status, 200);
     let due = half_way(&node, &log_in(&node, &ann.email, PASSWORD).await);
     let guesses = (0..500).map(|_| change(&due, "not-the-Passw0rd!", NEW));
-    let answers = futures_util::future::join_all(guesses).await;
+    let mut answers = futures_util::future::join_all(guesses).await;
+    // Where the node was too busy to judge some, there are guesses left.
+    for _ in 0..5 {
+        answers.push(change(&due, "not-the-Passw0rd!", NEW).await);
+    }
     assert!(answers.iter().all(|answer| [401, 503].contains(&answer.status)), "{answers:?}");
     assert_refused(&change(&due, PASSWORD, NEW).await, 401, "invalid_credentials");
     let leaves = leaves(&node.database).await;
     let failed = leaves.iter().filter(|leaf| leaf["data"]["reason"] == "wrong_password").count();
-    assert_eq!(failed, 5);
+    crate::assert_evaluated(failed, 5, &answers);
     assert!(leaves.iter().all(|leaf| leaf["type"] != "account.password_changed"));
 }
 

@@ -14,10 +14,11 @@ use super::{
     Owner, SECOND_FACTOR, STEP_UP, act, assert_refused, challenge_of, count, leaves_of, log_in, outcomes, present,
     step_up, superuser,
 };
+use crate::{assert_evaluated, refusals};
 
 /// All of these bodies at once, spread over the clients, and some of them once more: where a node was too busy to say anything
-/// it gave back what it had counted, and who had waited for that too long was refused. Answers with the refusals, having
-/// checked that there is nothing else.
+/// it gave back what it had counted, and who had waited for that too long was refused. Answers with what was said, having
+/// checked that there is nothing but that and refusals.
 async fn guess(clients: &[Client], path: &str, bodies: Vec<Value>) -> Vec<Answer> {
     let again: Vec<Value> = bodies.iter().take(5).cloned().collect();
     let guesses = bodies.into_iter().enumerate().map(|(number, body)| clients[number % clients.len()].post(path, body));
@@ -34,7 +35,7 @@ async fn guess(clients: &[Client], path: &str, bodies: Vec<Value>) -> Vec<Answer
         };
         assert!(sound, "{answer:?}");
     }
-    answers.into_iter().filter(|answer| answer.status == 401).collect()
+    answers
 }
 
 fn with_challenge(challenge: &str, codes: Vec<String>) -> Vec<Value> {
@@ -65,8 +66,9 @@ async fn let_the_lock_pass(node: &Node) {
 }
 
 #[track_caller]
-fn assert_five(found: &BTreeMap<String, usize>, refused: usize) {
-    assert_eq!(found["wrong_code"], 5, "{found:?}");
+fn assert_five(found: &BTreeMap<String, usize>, answers: &[Answer]) {
+    assert_evaluated(found["wrong_code"], 5, answers);
+    let refused = refusals(answers);
     assert_eq!(found["authentication.locked_out"], 1, "{found:?}");
     // Of those that were not answered in time, too.
     let pending = found.get("pending").copied();
@@ -86,8 +88,8 @@ async fn of_500_codes_at_once_five_are_evaluated() {
     let ann = Owner::customer(&node).await;
     let challenge = ann.challenge(&node).await;
     let bodies = with_challenge(&challenge, ann.wrong_codes(500));
-    let refused = guess(&[node.anonymous()], SECOND_FACTOR, bodies).await.len();
-    assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, refused);
+    let refused = guess(&[node.anonymous()], SECOND_FACTOR, bodies).await;
+    assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, &refused);
     assert!(
         outcomes(&node.database, ann.client.account, "password").await.is_empty(),
         "the password is another matter"
@@ -107,8 +109,8 @@ async fn of_500_codes_at_once_at_two_nodes_with_many_challenges_five_are_evaluat
         bodies.extend(with_challenge(&ann.challenge(&nodes[0]).await, codes.to_vec()));
     }
     let clients = nodes.each_ref().map(Node::anonymous);
-    let refused = guess(&clients, SECOND_FACTOR, bodies).await.len();
-    assert_five(&outcomes(&database, ann.client.account, "second_factor").await, refused);
+    let refused = guess(&clients, SECOND_FACTOR, bodies).await;
+    assert_five(&outcomes(&database, ann.client.account, "second_factor").await, &refused);
     for node in &nodes {
         assert_refused(&present(node, &ann.challenge(node).await, &ann.code(node).await).await);
     }
@@ -119,8 +121,8 @@ async fn of_500_codes_at_once_at_step_up_five_are_evaluated() {
     let node = Node::start().await;
     let ann = Owner::customer(&node).await.on_a_known_device(&node).await;
     let bodies = ann.wrong_codes(500).into_iter().map(|code| json!({"code": code})).collect();
-    let refused = guess(std::slice::from_ref(&ann.client), STEP_UP, bodies).await.len();
-    assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, refused);
+    let refused = guess(std::slice::from_ref(&ann.client), STEP_UP, bodies).await;
+    assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, &refused);
     let locked = leaves_of(&node.database, ann.client.account, "authentication.locked_out").await;
     assert!(locked[0]["data"]["device"].is_string(), "the device's own counter: {locked:?}");
     assert_refused(&step_up(&ann.client, &ann.code(&node).await).await);
@@ -269,11 +271,12 @@ async fn whatever_is_presented_for_a_code_is_one_of_five_guesses() {
     let node = Node::start().await;
     let ann = Owner::customer(&node).await;
     let challenge = ann.challenge(&node).await;
-    for code in ["", "12345", "aaaaa-aaaaa", &"9".repeat(1_000), "\u{0}"] {
-        assert_refused(&present(&node, &challenge, code).await);
+    let mut refused = Vec::new();
+    for code in ["", "12345", "aaaaa-aaaaa", &"9".repeat(1_000), "\u{0}", &ann.code(&node).await] {
+        refused.push(present(&node, &challenge, code).await);
+        assert_refused(&refused[refused.len() - 1]);
     }
-    assert_refused(&present(&node, &challenge, &ann.code(&node).await).await);
-    assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, 6);
+    assert_five(&outcomes(&node.database, ann.client.account, "second_factor").await, &refused);
 }
 
 #[tokio::test(flavor = "multi_thread")]
