@@ -114,7 +114,7 @@ pub async fn list_as_of(
 }
 
 /// The statement of a list, made from the filters that are given: one of them finds candidates in its index, the others are
-/// held against their versions, 2,000 of them at most.
+/// held against their versions, 1,000 of them at most.
 #[must_use]
 pub fn statement(
     filter: &Filter,

@@ -7,9 +7,9 @@ use sqlx::FromRow;
 pub const LARGEST: u16 = 200;
 
 /// Most rows that a page reads to find its items, where no index knows them.
-pub(crate) const WALK: i64 = 2_000;
+pub(crate) const WALK: i64 = 1_000;
 /// The same in a statement.
-pub(crate) const WALK_SQL: &str = "2000";
+pub(crate) const WALK_SQL: &str = "1000";
 
 /// The direction of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -93,7 +93,7 @@ pub async fn list_as_of(
 }
 
 /// The statement of a list, made from the filters that are given: candidates by an index, those of an account or those that
-/// nothing has ended, and of them the ones that are as wanted, 2,000 candidates at most.
+/// nothing has ended, and of them the ones that are as wanted, 1,000 candidates at most.
 #[must_use]
 pub fn statement(
     filter: &Filter,
