@@ -89,8 +89,8 @@ pub enum AuthenticationEvent {
     LockedOut {
         /// Which factor is locked.
         factor: Factor,
-        /// How many attempts were counted by then, the last one a failure: one that a node is too busy to judge counts until
-        /// it is given back.
+        /// Attempts counted by then, the last one a failure: one that a node is too busy to judge counts until it is given
+        /// back.
         failures: u32,
         /// Which lock in a row this is, from 1.
         nth: u32,

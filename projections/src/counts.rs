@@ -15,13 +15,13 @@ use crate::as_of::Moment;
 use crate::sessions::Session;
 use crate::versions::column;
 
-/// What counts of accounts: that there is one, that it is suspended, that it has a second factor.
+/// The facts of accounts that are counted: that there is one, that it is suspended, that it has a second factor.
 pub(crate) type Counted = [i64; 3];
 
 /// An account that is not there.
 pub(crate) const NONE: Counted = [0; 3];
 
-/// What an account adds to the counts.
+/// The part of the counts that an account makes up.
 pub(crate) fn counted(account: &Account) -> Counted {
     [1, i64::from(account.suspended), i64::from(account.second_factor)]
 }
@@ -100,7 +100,7 @@ impl HolderCounts {
     }
 }
 
-/// How long the times are that sessions are counted in, in UTC.
+/// A stretch of time that sessions are counted in, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Unit {
     Minute,
@@ -117,7 +117,7 @@ impl Unit {
         }
     }
 
-    /// Where the one begins that a time is in.
+    /// The beginning of the one that a time is in.
     fn of(self, time: DateTime<Utc>) -> DateTime<Utc> {
         let length = match self {
             Self::Minute => TimeDelta::minutes(1),
@@ -287,7 +287,7 @@ pub(crate) async fn live_sessions(pool: &PgPool, moment: Moment) -> Result<u64, 
     Ok(live.unsigned_abs())
 }
 
-/// How many accounts held each role; roles that nobody held are missing.
+/// The number of accounts that held each role; roles that nobody held are missing.
 ///
 /// # Errors
 /// The database.
