@@ -64,6 +64,8 @@ create table read.session (
     -- Where address, user agent and device are sealed.
     started_position bigint not null,
     last_seen_at timestamptz not null,
+    -- Where address and user agent of then are sealed.
+    last_seen_position bigint not null,
     idle_expires_at timestamptz not null,
     expires_at timestamptz not null,
     ended_at timestamptz,

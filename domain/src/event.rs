@@ -232,17 +232,16 @@ impl Event {
                 | AuthenticationEvent::PasswordResetRequested {}
                 | AuthenticationEvent::PasswordResetRefused { .. },
             )
-            | Self::Session(SessionEvent::FingerprintMismatched { .. }) => &[Field::Ip, Field::UserAgent],
+            | Self::Session(SessionEvent::Refreshed { .. } | SessionEvent::FingerprintMismatched { .. }) => {
+                &[Field::Ip, Field::UserAgent]
+            }
             Self::Authentication(
                 AuthenticationEvent::LockedOut { .. }
                 | AuthenticationEvent::Confirmed { .. }
                 | AuthenticationEvent::DeviceForgotten { .. },
             )
             | Self::Session(
-                SessionEvent::Refreshed { .. }
-                | SessionEvent::RefreshReused { .. }
-                | SessionEvent::Elevated { .. }
-                | SessionEvent::Expired {},
+                SessionEvent::RefreshReused { .. } | SessionEvent::Elevated { .. } | SessionEvent::Expired {},
             ) => &[],
             Self::RateLimit(RateLimitEvent::Violated { .. }) => &[Field::Ip],
         }

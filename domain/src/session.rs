@@ -38,7 +38,7 @@ pub enum SessionEvent {
         #[serde(with = "crate::leaf::micros")]
         expires_at: DateTime<Utc>,
     },
-    /// The refresh token of this generation replaced its predecessor.
+    /// The refresh token of this generation replaced its predecessor; sealed: address, user agent.
     #[serde(rename = "session.refreshed")]
     Refreshed {
         /// Counted from 1, the login.

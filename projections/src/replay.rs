@@ -198,7 +198,7 @@ fn rows_as_of(
                    select * from session where since <= $1
                    union all
                    select session_id, account_id, since, started_at, started_position, last_seen_at,
-                           idle_expires_at, expires_at, ended_at, ended_by, methods
+                           last_seen_position, idle_expires_at, expires_at, ended_at, ended_by, methods
                    from session_past where since <= $1 and $1 < until
                ) t order by session_id"#,
             position

@@ -34,6 +34,8 @@ pub struct Session {
     pub started_position: i64,
     /// When its tokens were last refreshed.
     pub last_seen_at: DateTime<Utc>,
+    /// Where address and user agent of then are sealed.
+    pub last_seen_position: i64,
     /// Unused until then, it ends.
     pub idle_expires_at: DateTime<Utc>,
     /// It ends then in any case.
@@ -146,8 +148,8 @@ pub fn statement(
 }
 
 /// The columns of a version, in the order of the table's.
-const COLUMNS: &str = "session_id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at, \
-                       expires_at, ended_at, ended_by, methods";
+const COLUMNS: &str = "session_id, account_id, since, started_at, started_position, last_seen_at, last_seen_position, \
+                       idle_expires_at, expires_at, ended_at, ended_by, methods";
 
 /// Sessions that were begun and are in no table yet, by their accounts.
 #[derive(Default)]
@@ -235,7 +237,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
 impl Table for Session {
     const COPY: &str = "copy session from stdin (format binary)";
     const COPY_PAST: &str = "copy session_past from stdin (format binary)";
-    const COLUMNS: i16 = 11;
+    const COLUMNS: i16 = 12;
 
     fn columns(&self, tuple: &mut Tuple) -> Result<(), sqlx::Error> {
         tuple.push(&self.session_id)?;
@@ -244,6 +246,7 @@ impl Table for Session {
         tuple.push(&self.started_at)?;
         tuple.push(&self.started_position)?;
         tuple.push(&self.last_seen_at)?;
+        tuple.push(&self.last_seen_position)?;
         tuple.push(&self.idle_expires_at)?;
         tuple.push(&self.expires_at)?;
         tuple.push(&self.ended_at)?;
@@ -257,15 +260,17 @@ impl Table for Session {
         }
         sqlx::query!(
             "insert into session
-             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
-                    u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
+             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.last_seen_position,
+                    u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
              from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
                           unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
-                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
-                          unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
-                          unnest($10::text[]) as ended_by, unnest($11::text[]) as methods) u
+                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::bigint[]) as last_seen_position,
+                          unnest($8::timestamptz[]) as idle_expires_at, unnest($9::timestamptz[]) as expires_at,
+                          unnest($10::timestamptz[]) as ended_at, unnest($11::text[]) as ended_by,
+                          unnest($12::text[]) as methods) u
              on conflict (session_id) do update set
-                 since = excluded.since, last_seen_at = excluded.last_seen_at, idle_expires_at = excluded.idle_expires_at,
+                 since = excluded.since, last_seen_at = excluded.last_seen_at,
+                 last_seen_position = excluded.last_seen_position, idle_expires_at = excluded.idle_expires_at,
                  ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
             &column(rows, |row| row.session_id),
             &column(rows, |row| row.account_id),
@@ -273,6 +278,7 @@ impl Table for Session {
             &column(rows, |row| row.started_at),
             &column(rows, |row| row.started_position),
             &column(rows, |row| row.last_seen_at),
+            &column(rows, |row| row.last_seen_position),
             &column(rows, |row| row.idle_expires_at),
             &column(rows, |row| row.expires_at),
             &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
@@ -290,20 +296,21 @@ impl Table for Session {
         }
         sqlx::query!(
             "insert into session_past
-             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.idle_expires_at,
-                    u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
+             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.last_seen_position,
+                    u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
              from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
                           unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
-                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::timestamptz[]) as idle_expires_at,
-                          unnest($8::timestamptz[]) as expires_at, unnest($9::timestamptz[]) as ended_at,
-                          unnest($10::text[]) as ended_by, unnest($11::text[]) as methods,
-                          unnest($12::bigint[]) as until) u",
+                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::bigint[]) as last_seen_position,
+                          unnest($8::timestamptz[]) as idle_expires_at, unnest($9::timestamptz[]) as expires_at,
+                          unnest($10::timestamptz[]) as ended_at, unnest($11::text[]) as ended_by,
+                          unnest($12::text[]) as methods, unnest($13::bigint[]) as until) u",
             &column(rows, |past| past.row.session_id),
             &column(rows, |past| past.row.account_id),
             &column(rows, |past| past.row.since),
             &column(rows, |past| past.row.started_at),
             &column(rows, |past| past.row.started_position),
             &column(rows, |past| past.row.last_seen_at),
+            &column(rows, |past| past.row.last_seen_position),
             &column(rows, |past| past.row.idle_expires_at),
             &column(rows, |past| past.row.expires_at),
             &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
@@ -360,6 +367,7 @@ fn fold_one(
             started_at: recorded.recorded_at,
             started_position: to_i64(recorded.position),
             last_seen_at: recorded.recorded_at,
+            last_seen_position: to_i64(recorded.position),
             idle_expires_at: *idle_expires_at,
             expires_at: *expires_at,
             ended_at: None,
@@ -396,6 +404,7 @@ fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
         SessionEvent::Expired {} => end(session, recorded.recorded_at, "expiry"),
         SessionEvent::Refreshed { generation: _, grace_until: _, idle_expires_at } => {
             session.last_seen_at = recorded.recorded_at;
+            session.last_seen_position = to_i64(recorded.position);
             session.idle_expires_at = *idle_expires_at;
         }
         SessionEvent::Elevated { methods, .. } => {

@@ -351,9 +351,10 @@ fn time(seconds: i64) -> DateTime<Utc> {
 
 /// Everything around an event that a leaf can say, told apart by what the event is about.
 fn prepared(event: &Event) -> Prepared {
-    // What could be sealed is; but for a session's end, of which most come without a reason.
+    // What could be sealed is; but for a session's end, of which most come without a reason, and a refresh, of which earlier
+    // builds sealed nothing.
     let fields = match event {
-        Event::Session(SessionEvent::Revoked { .. }) => Vec::new(),
+        Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Refreshed { .. }) => Vec::new(),
         event => event.sealed_fields().to_vec(),
     };
     let digest = SealedDigest {

@@ -113,9 +113,12 @@ struct MySession {
     /// Whether it is the one that asks.
     current: bool,
     started_at: Timestamp,
-    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted, nor
-    /// from where tokens are refreshed.
+    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted.
     last_seen_at: Timestamp,
+    /// From where that was.
+    last_seen_ip: Option<String>,
+    /// With what.
+    last_seen_user_agent: Option<String>,
     /// Unused until then, it ends.
     idle_expires_at: Timestamp,
     /// It ends then in any case.
@@ -345,15 +348,17 @@ impl Me {
         let view = app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
         let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
         let page = with_origins(app, &filter, &paging, None).await?;
-        let items = page.items.into_iter().map(|(session, origin)| MySession {
+        let items = page.items.into_iter().map(|(session, [began, last_seen])| MySession {
             current: session.session_id == caller.session.0,
             session_id: session.session_id,
             started_at: session.started_at.into(),
             last_seen_at: session.last_seen_at.into(),
             idle_expires_at: session.idle_expires_at.into(),
             expires_at: session.expires_at.into(),
-            ip: origin.ip,
-            user_agent: origin.user_agent,
+            ip: began.ip,
+            user_agent: began.user_agent,
+            last_seen_ip: last_seen.ip,
+            last_seen_user_agent: last_seen.user_agent,
             methods: session.methods.to_vec(),
         });
         let next_cursor = page.next.map(|key| cursor_of(paging.order, key));

@@ -31,9 +31,12 @@ struct Session {
     session_id: Uuid,
     account_id: Uuid,
     started_at: Timestamp,
-    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted, nor
-    /// from where tokens are refreshed.
+    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted.
     last_seen_at: Timestamp,
+    /// From where that was.
+    last_seen_ip: Option<String>,
+    /// With what.
+    last_seen_user_agent: Option<String>,
     idle_expires_at: Timestamp,
     expires_at: Timestamp,
     /// How its owner logged in (RFC 8176).
@@ -90,9 +93,11 @@ impl Sessions {
         let past = past.searching(app, account_id.0.is_some() || live.0.is_some()).await?;
         let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
         let page = with_origins(app, &filter, &past.paging, past.moment).await?;
-        let items = page.items.into_iter().map(|(session, origin)| Session {
-            ip: origin.ip,
-            user_agent: origin.user_agent,
+        let items = page.items.into_iter().map(|(session, [began, last_seen])| Session {
+            ip: began.ip,
+            user_agent: began.user_agent,
+            last_seen_ip: last_seen.ip,
+            last_seen_user_agent: last_seen.user_agent,
             session_id: session.session_id,
             account_id: session.account_id,
             started_at: session.started_at.into(),
@@ -128,33 +133,38 @@ impl Sessions {
     }
 }
 
-/// From where a session was started, as far as it is known and not forgotten.
+/// From where a session was started or refreshed, as far as it is known and not forgotten.
 #[derive(Default)]
 pub struct Origin {
     pub ip: Option<String>,
     pub user_agent: Option<String>,
 }
 
-/// A page of sessions, each with what is sealed beside its start; as they were at a moment, or are.
+/// A page of sessions, each with what is sealed beside its start and its last refresh; as they were at a moment, or are.
 pub async fn with_origins(
     app: &App,
     filter: &sessions::Filter,
     paging: &Paging<Uuid>,
     moment: Option<Moment>,
-) -> Result<Page<(sessions::Session, Origin), Uuid>, Problem> {
+) -> Result<Page<(sessions::Session, [Origin; 2]), Uuid>, Problem> {
     let page = match moment {
         Some(moment) => sessions::list_as_of(&app.pool, filter, paging, moment).await,
         None => sessions::list(&app.pool, filter, paging, clock::now()).await,
     };
     let page = page.map_err(query_failed)?;
-    let positions: Vec<i64> = page.items.iter().map(|session| session.started_position).collect();
-    let facts = app.commands.vault().open_personal(&positions).await.map_err(CommandError::from)?;
+    let positions = |session: &sessions::Session| [session.started_position, session.last_seen_position];
+    let mut sealed: Vec<i64> = page.items.iter().flat_map(positions).collect();
+    sealed.sort_unstable();
+    sealed.dedup();
+    let facts = app.commands.vault().open_personal(&sealed).await.map_err(CommandError::from)?;
+    let origin = |position| {
+        let facts = facts.get(&position)?;
+        let text = |field| facts.get(field).map(str::to_owned);
+        Some(Origin { ip: text(Field::Ip), user_agent: text(Field::UserAgent) })
+    };
     let items = page.items.into_iter().map(|session| {
-        let origin = facts.get(&session.started_position).map(|facts| Origin {
-            ip: facts.get(Field::Ip).map(str::to_owned),
-            user_agent: facts.get(Field::UserAgent).map(str::to_owned),
-        });
-        (session, origin.unwrap_or_default())
+        let origins = positions(&session).map(|position| origin(position).unwrap_or_default());
+        (session, origins)
     });
     Ok(Page { items: items.collect(), next: page.next })
 }

@@ -31,14 +31,14 @@ const FILL: [&str; 12] = [
      union all select projection_test.id(n * 1000), 'auditor', n * 10, now(), 'account' from generate_series(1, 20) n",
     "insert into read.role_grant_past (account_id, role, since, granted_at, granted_by_kind, until)
      select projection_test.id(n * 10), 'auditor', n * 10, now(), 'account', n * 10 + 5 from generate_series(1, 2000) n",
-    "insert into read.session (session_id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at,
-                               expires_at, ended_at, ended_by, methods)
-     select projection_test.id(n), projection_test.id(n % 4000 + 1), n * 10, now(), n * 10, now(), now() + interval '1 day',
+    "insert into read.session (session_id, account_id, since, started_at, started_position, last_seen_at,
+                               last_seen_position, idle_expires_at, expires_at, ended_at, ended_by, methods)
+     select projection_test.id(n), projection_test.id(n % 4000 + 1), n * 10, now(), n * 10, now(), n * 10, now() + interval '1 day',
             now() + interval '1 day', case when n % 3 = 0 then now() end, case when n % 3 = 0 then 'owner' end, '{pwd}'
      from generate_series(1, 40000) n",
-    "insert into read.session_past (session_id, account_id, since, started_at, started_position, last_seen_at, idle_expires_at,
-                                    expires_at, methods, until)
-     select projection_test.id(n), projection_test.id(n % 4000 + 1), n * 10 - k, now(), n * 10 - 5, now(), now(), now(),
+    "insert into read.session_past (session_id, account_id, since, started_at, started_position, last_seen_at,
+                                    last_seen_position, idle_expires_at, expires_at, methods, until)
+     select projection_test.id(n), projection_test.id(n % 4000 + 1), n * 10 - k, now(), n * 10 - 5, now(), n * 10 - 5, now(), now(),
             '{pwd}', n * 10 - k + 1
      from generate_series(1, 40000) n, generate_series(1, 2) k",
     "insert into read.audit (position, event_type, category, subject_id, actor_id, correlation_id, recorded_at)

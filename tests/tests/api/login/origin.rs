@@ -64,3 +64,40 @@ async fn the_user_agent_of_the_login_is_shown_to_its_owner() {
     assert_eq!(shown(&node, &[("user-agent", "Quokka/7.7")]).await["user_agent"], "Quokka/7.7");
     assert_eq!(shown(&node, &[]).await["user_agent"], Value::Null);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_shows_where_it_began_and_where_it_was_last_refreshed_from() {
+    let node = behind("127.0.0.0/8").await;
+    let (email, account) = node.register(&["customer"]).await;
+    let at = |ip: &'static str, browser: &'static str| {
+        node.anonymous().with_header("x-forwarded-for", ip).with_header("user-agent", browser)
+    };
+    let login = json!({"email": email, "password": PASSWORD});
+    let login = at("203.0.113.9", "Quokka/7.7").post("/v1/auth/login", login).await;
+    let mut ann = Client { account, ..node.anonymous() };
+    ann.log_in_with(&login);
+    let shown = async |ann: &Client| ann.get("/v1/me/sessions").await.json["items"][0].clone();
+    let origin = |session: &Value| {
+        let text = |name: &str| session[name].as_str().map(str::to_owned);
+        [text("ip"), text("user_agent"), text("last_seen_ip"), text("last_seen_user_agent")]
+    };
+    let expected = |from: [&str; 4]| from.map(|text| Some(text.to_owned()));
+    let session = shown(&ann).await;
+    assert_eq!(origin(&session), expected(["203.0.113.9", "Quokka/7.7", "203.0.113.9", "Quokka/7.7"]));
+    assert_eq!(session["last_seen_at"], session["started_at"]);
+
+    let elsewhere = at("198.51.100.7", "Quokka/7.8");
+    let refreshed = elsewhere.post("/v1/auth/refresh", json!({"refresh_token": ann.refresh_token})).await;
+    assert_eq!(refreshed.status, 200, "{refreshed:?}");
+    let position = refreshed.position();
+    ann.log_in_with(&refreshed);
+    let session = shown(&ann).await;
+    assert_eq!(origin(&session), expected(["203.0.113.9", "Quokka/7.7", "198.51.100.7", "Quokka/7.8"]));
+    assert_ne!(session["last_seen_at"], session["started_at"]);
+    let admin = node.admin().await;
+    let of_ann = |as_of: String| format!("/v1/sessions?account_id={account}{as_of}");
+    let listed = admin.get(&of_ann(String::new())).await.json["items"][0].clone();
+    assert_eq!(origin(&listed), origin(&session), "{listed}");
+    let before = admin.get(&of_ann(format!("&as_of={}", position - 1))).await.json["items"][0].clone();
+    assert_eq!(before["last_seen_ip"], "203.0.113.9", "as it was before: {before}");
+}
