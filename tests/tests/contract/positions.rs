@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulexo_tests::{Database, Node, PASSWORD, log_size, superuser};
+use fulexo_tests::{Database, Dice, Node, PASSWORD, log_size, superuser};
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::assert_problem;
 
@@ -165,4 +166,34 @@ async fn a_query_that_asks_for_nothing_is_answered_by_a_read_model_that_is_behin
     blocker.rollback().await.unwrap();
     let answer = admin.seeing(log_size(&node).await - 1).get("/v1/accounts?order=desc&limit=1").await;
     assert_eq!(answer.json["items"][0]["account_id"], account.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_while_their_queries_wait_take_no_place_with_them() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    let superuser = superuser(&node.database).await;
+    let mut blocker = superuser.begin().await.unwrap();
+    sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
+    node.register(&[]).await;
+    let mut dice = Dice(5);
+    let mut left = 0;
+    // More of them than a node has places for, in waves.
+    for _ in 0..12 {
+        let patience: Vec<u64> = (0..100).map(|_| dice.roll(300)).collect();
+        let queries = patience
+            .into_iter()
+            .map(|millis| timeout(Duration::from_millis(millis), admin.get("/v1/accounts?order=desc&limit=1")));
+        for answer in join_all(queries).await {
+            match answer {
+                Ok(answer) => assert!([200, 503].contains(&answer.status), "{answer:?}"),
+                Err(_) => left += 1,
+            }
+        }
+    }
+    assert!(left > 600, "{left} left");
+    blocker.rollback().await.unwrap();
+    let seen = admin.seeing(log_size(&node).await - 1);
+    let all = join_all((0..100).map(|_| seen.get("/v1/accounts?order=desc&limit=1"))).await;
+    assert!(all.iter().all(|answer| answer.status == 200), "every place is free: {all:?}");
 }
