@@ -220,7 +220,8 @@ pub(crate) async fn accounts(pool: &PgPool, moment: Moment) -> Result<[u64; 3], 
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map_or([0; 3], |row| [row.accounts, row.suspended, row.second_factor].map(i64::unsigned_abs)))
+    let Some(row) = row else { return Ok([0; 3]) };
+    Ok([figure(row.accounts)?, figure(row.suspended)?, figure(row.second_factor)?])
 }
 
 /// Accounts that were locked.
@@ -243,7 +244,7 @@ pub(crate) async fn locked(pool: &PgPool, moment: Moment) -> Result<u64, sqlx::E
     )
     .fetch_one(pool)
     .await?;
-    Ok(locked.unsigned_abs())
+    figure(locked)
 }
 
 /// Sessions in use.
@@ -284,7 +285,7 @@ pub(crate) async fn live_sessions(pool: &PgPool, moment: Moment) -> Result<u64, 
     )
     .fetch_one(pool)
     .await?;
-    Ok(live.unsigned_abs())
+    figure(live)
 }
 
 /// The number of accounts that held each role; roles that nobody held are missing.
@@ -308,7 +309,12 @@ pub async fn holders(pool: &PgPool, position: i64) -> Result<BTreeMap<String, u6
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.role, row.holders.unsigned_abs())).collect())
+    rows.into_iter().map(|row| Ok((row.role, figure(row.holders)?))).collect()
+}
+
+/// A count from the database. A negative one, which no history gives, is an error rather than a figure.
+fn figure(count: i64) -> Result<u64, sqlx::Error> {
+    u64::try_from(count).map_err(|negative| sqlx::Error::Decode(negative.into()))
 }
 
 /// The longest lock that a policy may give, `fulexo_domain::policy`, and a day.
