@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 
-use super::InvalidValue;
+use super::invalid::InvalidValue;
 
 /// The longest text that is read, in bytes: nine digits of a fraction fit.
 const LONGEST: usize = 40;

@@ -1,0 +1,29 @@
+//! Reasons that administrators give.
+
+use super::invalid::InvalidValue;
+
+/// Why an administrator did something, 1 to 500 characters. Free text may name people, so it is sealed like
+/// personal data and has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reason(String);
+
+impl Reason {
+    /// # Errors
+    /// Empty after trimming, or longer than 500 characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(InvalidValue("must not be empty"));
+        }
+        if text.chars().count() > 500 {
+            return Err(InvalidValue("must be at most 500 characters long"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
