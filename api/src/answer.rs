@@ -8,7 +8,7 @@ use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::payload::{Json, Payload};

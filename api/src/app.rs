@@ -32,7 +32,7 @@ use fulexo_projections::feed::{Feed, JetStreamFeed, Listener as FeedListener, Po
 use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::{Gate, LEASE};
 use fulexo_projections::nodes::Nodes;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::runner::{Lookout, Progress, Runner};
 use fulexo_projections::{access, feed};
 use futures_util::future::BoxFuture;

@@ -8,6 +8,7 @@
 //! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
 //! asks the database.
 
+mod elevation;
 mod memory;
 mod open;
 
@@ -19,11 +20,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
-use fulexo_domain::policy::{InForce, Policy, PolicyEvent, SessionPolicy};
+use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
 
-pub use self::memory::Elevation;
+pub use self::elevation::{Elevation, SecondFactorMark, SessionElevation};
 use self::memory::Memory;
 
 /// How long a renewal is good for, from when it began.
@@ -83,54 +84,6 @@ pub enum KeyVerdict {
 /// The gate cannot know: ask the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unknown;
-
-/// From where on a second factor counts that was presented.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SecondFactorMark {
-    /// The event that ended, or replaced, the one of before.
-    pub from: u64,
-    /// The session in which the new one was proved, and which therefore stays as it was.
-    pub kept: Option<SessionId>,
-    /// True where there is a new one.
-    pub enabled: bool,
-}
-
-/// Grounds for sensitive calls in a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionElevation {
-    /// Time after its login; `None` if the login does not count, whatever a clock says of when it was.
-    pub after_login: Option<TimeDelta>,
-    /// End of what its last step-up allows; `None` if there was none lately that counts.
-    pub until: Option<DateTime<Utc>>,
-    /// Position at which its owner last proved themselves while it was held.
-    pub released: Option<u64>,
-}
-
-impl SecondFactorMark {
-    /// Whether it counts what a token says of a second factor that was issued at this position.
-    #[must_use]
-    pub fn counts(&self, session: SessionId, position: u64) -> bool {
-        position >= self.from || self.kept == Some(session)
-    }
-
-    /// What a session is elevated by. Where there is a second factor, what was done without it counts no longer: its login,
-    /// if no second factor was presented in it that counts, and a step-up from before.
-    #[must_use]
-    pub fn elevated(
-        &self,
-        session: SessionId,
-        second_factor: bool,
-        step_up: Option<Elevation>,
-        policy: &SessionPolicy,
-    ) -> SessionElevation {
-        let counts = |step_up: &Elevation| !self.enabled || self.counts(session, step_up.position);
-        SessionElevation {
-            after_login: (!self.enabled || second_factor).then_some(policy.elevation),
-            until: step_up.filter(counts).map(|step_up| step_up.until),
-            released: step_up.and_then(|step_up| step_up.released),
-        }
-    }
-}
 
 /// Whether a lockdown keeps out whoever may do this.
 #[must_use]

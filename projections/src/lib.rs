@@ -12,28 +12,20 @@
 //! Nothing here decides or appends, and nothing here can open what is sealed.
 
 pub mod access;
-pub mod accounts;
 pub mod as_of;
-pub mod audit;
-mod bulk;
-pub mod counts;
 pub mod feed;
 pub mod follower;
 pub mod gate;
 mod line;
-pub mod metrics;
 pub mod nodes;
 pub mod page;
 pub mod preview;
-pub mod projection;
+pub mod read_models;
 pub mod rebuild;
 pub mod replay;
-pub mod roles;
 pub mod runner;
-pub mod sessions;
 pub mod snapshots;
 pub mod status;
-mod versions;
 
 pub(crate) fn to_i64(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)

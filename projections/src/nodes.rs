@@ -10,6 +10,7 @@
 //!
 //! It does not judge requests (`gate`) and does not read the log (`follower`).
 
+mod seen;
 mod wait;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
+use self::seen::{SeenNode, swept};
 use self::wait::Wait;
 use crate::gate::{Gate, LEASE};
 use crate::line::Line;
@@ -35,12 +37,6 @@ const QUICK: Duration = Duration::from_millis(2);
 const SLOW: Duration = Duration::from_millis(50);
 /// How long a wait has for its first look at the registry.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Two monotonic clocks differ by no more than this over the length of a lease.
-const MARGIN: Duration = Duration::from_millis(100);
-/// Rows of the dead are kept so long, to be named.
-const KEPT: Duration = Duration::from_secs(3_600);
-/// And no more of them than this: a node may die again and again.
-const MOST_DEAD: usize = 100;
 /// Most rows taken away after one look.
 const SWEPT: usize = 10;
 
@@ -72,17 +68,6 @@ struct Seen {
     /// When the look began.
     asked: Option<Instant>,
     nodes: Arc<[SeenNode]>,
-}
-
-/// A row of the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct SeenNode {
-    id: Uuid,
-    name: Arc<str>,
-    renewals: u64,
-    /// When this renewal was first seen here: not before it was committed.
-    since: Instant,
-    applied: u64,
 }
 
 /// A node, for those who ask who is there.
@@ -375,27 +360,6 @@ impl Nodes {
     }
 }
 
-impl SeenNode {
-    /// When a lease from the renewal that was seen has run out, wherever it is held.
-    fn ends(&self) -> Instant {
-        self.since + LEASE + MARGIN
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        now >= self.ends()
-    }
-}
-
-/// The dead whose rows are in the way: those dead for long, and the longest dead of too many.
-fn swept(nodes: &[SeenNode], now: Instant) -> impl Iterator<Item = &SeenNode> {
-    let mut dead: Vec<&SeenNode> = nodes.iter().filter(|node| node.is_over(now)).collect();
-    dead.sort_by_key(|node| std::cmp::Reverse(node.since));
-    dead.into_iter()
-        .enumerate()
-        .filter(move |(place, node)| *place >= MOST_DEAD || now.duration_since(node.since) >= KEPT)
-        .map(|(_, node)| node)
-}
-
 /// Somebody who waits: while there is one, the registry is looked at often.
 struct Waiting<'a>(&'a Nodes);
 
@@ -407,31 +371,4 @@ impl Drop for Waiting<'_> {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_the_dead_go_after_an_hour_and_the_longest_dead_of_more_than_a_hundred() {
-        let start = Instant::now();
-        let node = |number: u64, since| SeenNode {
-            id: Uuid::from_u128(number.into()),
-            name: "node".into(),
-            renewals: number,
-            since,
-            applied: 0,
-        };
-        let ids = |nodes: &[SeenNode], now| swept(nodes, now).map(|node| node.renewals).collect::<Vec<_>>();
-        let now = start + KEPT;
-        let nodes = [node(1, start), node(2, start + Duration::from_secs(1)), node(3, now)];
-        assert_eq!(ids(&nodes, now), [1], "the second was there a second longer, and the third lives");
-
-        let many: Vec<SeenNode> = (0..103).map(|number| node(number, start + Duration::from_millis(number))).collect();
-        let dead = start + LEASE + MARGIN + Duration::from_secs(1);
-        assert_eq!(ids(&many, dead), [2, 1, 0]);
-        let living = start + Duration::from_secs(1);
-        assert!(ids(&many, living).is_empty(), "however many live");
-    }
 }

@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projection::{Kept, Projection};
+use crate::read_models::{Kept, Projection};
 
 /// A table of a read model. Of a past, what counts as of a position are the versions superseded until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

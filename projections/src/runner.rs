@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::feed::{self, Feed, FeedError};
 use crate::line::Line;
-use crate::projection::{Kept, Projection};
+use crate::read_models::{Kept, Projection};
 use crate::to_i64;
 
 /// Most events in one transaction.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use crate::feed;
-use crate::projection::Projection;
+use crate::read_models::Projection;
 
 /// Where one stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

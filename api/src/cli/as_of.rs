@@ -6,7 +6,7 @@ use fulexo_domain::permission::{built_in, built_in_roles};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::as_of::{AsOf as When, Moment};
 use fulexo_projections::page::{LARGEST, Paging};
-use fulexo_projections::{accounts, counts, metrics, roles, sessions};
+use fulexo_projections::read_models::{accounts, counts, metrics, roles, sessions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use fulexo_domain::copy::hex;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild, roll_back};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

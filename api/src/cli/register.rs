@@ -9,7 +9,7 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::built_in_roles;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
-use fulexo_projections::roles;
+use fulexo_projections::read_models::roles;
 use serde_json::json;
 
 use super::output::Output;

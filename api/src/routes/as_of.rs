@@ -5,7 +5,7 @@ use std::fmt::Display;
 use chrono::{DateTime, Datelike, Utc};
 use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
 use fulexo_projections::page::Paging;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use poem_openapi::Object;
 use tokio::sync::SemaphorePermit;
 

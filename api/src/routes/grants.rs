@@ -2,8 +2,8 @@
 
 use fulexo_domain::permission::{Permission, built_in};
 use fulexo_domain::values::{AccountId, RoleName};
-use fulexo_projections::projection::Projection;
-use fulexo_projections::roles;
+use fulexo_projections::read_models::Projection;
+use fulexo_projections::read_models::roles;
 use poem::Request;
 use poem_openapi::param::{Header, Query};
 use poem_openapi::{Object, OpenApi};

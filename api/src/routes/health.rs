@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fulexo_commands::log::relay::RelayState;
 use fulexo_projections::nodes::NodeStatus;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};

@@ -3,8 +3,8 @@
 use fulexo_commands::{KnownDevice, Owner, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
-use fulexo_projections::projection::Projection;
-use fulexo_projections::{accounts, audit, sessions};
+use fulexo_projections::read_models::Projection;
+use fulexo_projections::read_models::{accounts, audit, sessions};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;

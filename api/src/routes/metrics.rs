@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use fulexo_commands::log::relay::RelayState;
 use fulexo_projections::feed::Counts;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::runner::State;
 
 /// As of one moment, as one node knows it.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
+use fulexo_projections::access;
 use fulexo_projections::as_of::Moment;
-use fulexo_projections::projection::Projection;
-use fulexo_projections::{access, counts, roles};
+use fulexo_projections::read_models::Projection;
+use fulexo_projections::read_models::{counts, roles};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;

@@ -8,7 +8,7 @@ use fulexo_domain::values::ApiKeyId;
 use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::permissions;
+use super::standing::permissions;
 use crate::page::{Page, Paging};
 
 /// An API key.

@@ -28,7 +28,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Feed, Reading, postgres};
+use super::postgres;
+use super::reading::{Feed, Reading};
 use crate::to_i64;
 
 /// Most events kept: a few megabytes.

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::{Feed, FeedError, Reading};
+use super::reading::{Feed, FeedError, Reading};
 use crate::to_i64;
 
 /// The number of events in the log; every position below it is committed and visible.

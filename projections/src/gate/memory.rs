@@ -18,7 +18,7 @@ use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
 
-use super::SecondFactorMark;
+use super::elevation::{Elevation, SecondFactorMark};
 
 /// Most changes kept; about 20 MB.
 pub(super) const MOST: usize = 100_000;
@@ -52,17 +52,6 @@ pub(super) struct Memory {
     pub lockdown: (Option<Scope>, u64),
     /// What was remembered when, oldest first.
     pub ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
-}
-
-/// A step-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Elevation {
-    /// Where in the log.
-    pub position: u64,
-    /// Until when sensitive calls are allowed.
-    pub until: DateTime<Utc>,
-    /// Where its owner last proved themselves while it was held: tokens that are held, and older, no longer are.
-    pub released: Option<u64>,
 }
 
 /// An API key in use.

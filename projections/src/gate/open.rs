@@ -8,8 +8,9 @@ use fulexo_domain::policy::InForce;
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
 
-use super::memory::{Elevation, Key, MOST, Memory, Subject};
-use super::{Gate, SecondFactorMark};
+use super::Gate;
+use super::elevation::{Elevation, SecondFactorMark};
+use super::memory::{Key, MOST, Memory, Subject};
 use crate::as_of::first_in;
 use crate::feed::FeedError;
 use crate::{access, feed};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::SeenNode;
+use super::seen::SeenNode;
 
 /// What a wait is about.
 pub(super) struct Wait {
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::gate::LEASE;
-    use crate::nodes::MARGIN;
+    use crate::nodes::seen::MARGIN;
 
     fn node(number: u128, renewals: u64, since: Instant, applied: u64) -> SeenNode {
         SeenNode { id: Uuid::from_u128(number), name: format!("node-{number}").into(), renewals, since, applied }

@@ -13,11 +13,11 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
-use crate::bulk::{Table, Tuple};
-use crate::counts::{AccountCounts, NONE, counted};
 use crate::page::{Page, Paging, WALK_SQL};
+use crate::read_models::bulk::{Table, Tuple};
+use crate::read_models::counts::{AccountCounts, Counted, NONE};
+use crate::read_models::versions::{Row, Superseded, Versions, column};
 use crate::to_i64;
-use crate::versions::{Row, Superseded, Versions, column};
 
 /// One account.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -483,4 +483,9 @@ const fn locked(account: &mut Account, factor: Factor) -> &mut Option<DateTime<U
         Factor::Password => &mut account.locked_until,
         Factor::SecondFactor => &mut account.second_factor_locked_until,
     }
+}
+
+/// The part of the counts that an account makes up.
+fn counted(account: &Account) -> Counted {
+    [1, i64::from(account.suspended), i64::from(account.second_factor)]
 }

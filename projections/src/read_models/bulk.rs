@@ -6,7 +6,7 @@ use sqlx::encode::IsNull;
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Encode, PgConnection, Postgres};
 
-use crate::versions::{Made, Row, Superseded};
+use crate::read_models::versions::{Made, Row, Superseded};
 
 /// From so many rows on what COPY saves is more than what it waits.
 const MANY: usize = 10_000;

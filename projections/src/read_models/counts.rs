@@ -10,21 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use crate::accounts::Account;
 use crate::as_of::Moment;
-use crate::sessions::Session;
-use crate::versions::column;
+use crate::read_models::versions::column;
 
 /// The facts of accounts that are counted: that there is one, that it is suspended, that it has a second factor.
 pub(crate) type Counted = [i64; 3];
 
 /// An account that is not there.
 pub(crate) const NONE: Counted = [0; 3];
-
-/// The part of the counts that an account makes up.
-pub(crate) fn counted(account: &Account) -> Counted {
-    [1, i64::from(account.suspended), i64::from(account.second_factor)]
-}
 
 /// Changes of the counts of accounts, by position, that are not written yet.
 #[derive(Default)]
@@ -200,12 +193,6 @@ impl SessionCounts {
         }
         Ok(())
     }
-}
-
-/// The end of a session, by what is known of it.
-pub(crate) fn ends_at(session: &Session) -> DateTime<Utc> {
-    let end = session.idle_expires_at.min(session.expires_at);
-    session.ended_at.map_or(end, |ended| ended.min(end))
 }
 
 /// Accounts, those that were suspended, and those with a second factor.

@@ -7,8 +7,9 @@ use fulexo_domain::event::Recorded;
 use sqlx::{PgConnection, PgPool};
 
 use crate::as_of::Moment;
-use crate::versions::column;
-use crate::{counts, to_i64};
+use crate::read_models::counts;
+use crate::read_models::versions::column;
+use crate::to_i64;
 
 /// Events of one type in one step of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]

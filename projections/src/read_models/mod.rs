@@ -1,11 +1,19 @@
 //! The read models that follow the log, by name.
 
+pub mod accounts;
+pub mod audit;
+mod bulk;
+pub mod counts;
+pub mod metrics;
+pub mod roles;
+pub mod sessions;
+mod versions;
+
 use fulexo_domain::event::Recorded;
 use sqlx::PgConnection;
 
-use crate::counts::{AccountCounts, SessionCounts};
-use crate::versions::{Made, Versions};
-use crate::{accounts, audit, bulk, metrics, roles, sessions};
+use self::counts::{AccountCounts, SessionCounts};
+use self::versions::{Made, Versions};
 
 /// A read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

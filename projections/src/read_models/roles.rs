@@ -12,11 +12,11 @@ use fulexo_domain::values::AccountId;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use crate::accounts;
-use crate::counts::HolderCounts;
 use crate::page::{Page, Paging};
+use crate::read_models::accounts;
+use crate::read_models::counts::HolderCounts;
+use crate::read_models::versions::{Made, Row, Versions, column};
 use crate::to_i64;
-use crate::versions::{Made, Row, Versions, column};
 
 /// A role that administrators defined.
 #[derive(Debug, Clone, PartialEq, Eq)]

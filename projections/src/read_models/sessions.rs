@@ -13,11 +13,11 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
-use crate::bulk::{Table, Tuple};
-use crate::counts::{self, SessionCounts};
 use crate::page::{Page, Paging, WALK_SQL};
+use crate::read_models::bulk::{Table, Tuple};
+use crate::read_models::counts::SessionCounts;
+use crate::read_models::versions::{Row, Superseded, Versions, column};
 use crate::to_i64;
-use crate::versions::{Row, Superseded, Versions, column};
 
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -374,7 +374,7 @@ fn fold_one(
             ended_by: None,
             methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
         };
-        counts.begin(session.started_at, counts::ends_at(&session));
+        counts.begin(session.started_at, ends_at(&session));
         rows.begin(session);
     } else {
         rows.change(&id, recorded.position, |session| {
@@ -385,9 +385,9 @@ fn fold_one(
 
 /// Changes a session, and counts when it ends then.
 fn counted(session: &mut Session, counts: &mut SessionCounts, recorded: &Recorded, change: impl FnOnce(&mut Session)) {
-    let before = counts::ends_at(session);
+    let before = ends_at(session);
     change(session);
-    counts.change(recorded.recorded_at, before, counts::ends_at(session));
+    counts.change(recorded.recorded_at, before, ends_at(session));
 }
 
 /// It ends once: what says it again, later, changes nothing.
@@ -418,4 +418,10 @@ fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
         | SessionEvent::RefreshReused { .. }
         | SessionEvent::FingerprintMismatched { .. } => {}
     }
+}
+
+/// The end of a session, by what is known of it.
+fn ends_at(session: &Session) -> DateTime<Utc> {
+    let end = session.idle_expires_at.min(session.expires_at);
+    session.ended_at.map_or(end, |ended| ended.min(end))
 }

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{BATCH, News, RebuildError};
+use super::report::{BATCH, News, RebuildError};
 use crate::feed::{self, FeedError};
-use crate::projection::{Kept, Projection, Unwritten};
+use crate::read_models::{Kept, Projection, Unwritten};
 use crate::to_i64;
 
 /// One that was killed a moment ago may hold the lock until its connection is found dead.

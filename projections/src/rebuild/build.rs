@@ -5,9 +5,9 @@ use sqlx::{Connection, PgPool};
 use tokio::sync::mpsc;
 
 use super::beside::{self, Beside, Kind, step, stretch};
-use super::{BATCH, Batch, Comparison, News, Options, RebuildError, Rebuilt};
+use super::report::{BATCH, Batch, Comparison, News, Options, RebuildError, Rebuilt};
 use crate::feed;
-use crate::projection::{Kept, Projection};
+use crate::read_models::{Kept, Projection};
 use crate::to_i64;
 
 /// A switch is tried once no more than so many events are left for it to apply.

@@ -4,8 +4,8 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use super::beside::{Beside, Kind};
-use super::{News, RebuildError};
-use crate::projection::Projection;
+use super::report::{News, RebuildError};
+use crate::read_models::Projection;
 
 /// What a roll back came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{Options, rebuild};
 use fulexo_tests::{Client, Database, Node, PASSWORD, history, superuser};
 use serde_json::json;

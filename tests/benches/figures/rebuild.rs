@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fulexo_projections::feed;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{Options, rebuild};
 use fulexo_tests::{Database, history};
 use sqlx::PgPool;

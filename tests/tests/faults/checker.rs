@@ -9,7 +9,7 @@ use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::feed;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{Options, rebuild};
 use fulexo_tests::eventually;
 use futures_util::StreamExt;

@@ -10,7 +10,7 @@ use fulexo_api::private::Nats;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{Options, rebuild};
 use fulexo_tests::{Answer, Client, Database, Ended, PASSWORD, Program, own_dir};
 use poem::http::Method;

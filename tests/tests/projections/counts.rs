@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use fulexo_projections::as_of::{AsOf, Moment};
-use fulexo_projections::counts;
-use fulexo_projections::metrics::{Gauges, gauges};
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
+use fulexo_projections::read_models::counts;
+use fulexo_projections::read_models::metrics::{Gauges, gauges};
 use fulexo_tests::{Database, Dice, history};
 use sqlx::PgPool;
 

@@ -15,7 +15,7 @@ mod rebuilt;
 mod replayed;
 mod versions;
 
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{Options, RebuildError, Rebuilt, rebuild};
 use fulexo_tests::{Client, Database, Node, caught_up, eventually, log_size};
 use hyper::Method;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_tests::{Node, poison};
 
 use crate::{caught_up, eventually, health, log_size, rebuilt};

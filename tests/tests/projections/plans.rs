@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::values::AccountId;
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::page::{Order, Paging};
-use fulexo_projections::{accounts, audit, counts, metrics, roles, sessions};
+use fulexo_projections::read_models::{accounts, audit, counts, metrics, roles, sessions};
 use fulexo_tests::{Database, history};
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};

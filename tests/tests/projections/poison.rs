@@ -1,6 +1,6 @@
 //! An event that a view cannot apply stops it, shows, and is not skipped.
 
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_tests::{Node, poison};
 use serde_json::{Value, json};
 

@@ -10,7 +10,7 @@ use fulexo_commands::Violation;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Layer, Route};
 use fulexo_projections::feed::Replay;
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{News, Options, Rebuilt, rebuild};
 use fulexo_projections::replay::{Table, live_checksum};
 use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, history, operator};

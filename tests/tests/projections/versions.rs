@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fulexo_projections::projection::Projection;
+use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, RolledBack, rebuild, roll_back};
 use fulexo_projections::status::{Building, statuses};
 use fulexo_tests::{Client, Database, Node, history, poison};
