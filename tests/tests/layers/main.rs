@@ -1,7 +1,7 @@
 //! The dependency rule, as cargo sees it: domain knows nobody, commands and projections know domain and not each
 //! other, api knows all three.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod sources;
 
