@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::access_token::Claims;
 use fulexo_commands::context::{Context, Origin};
-use fulexo_commands::token::Claims;
 use fulexo_commands::{Commands, HalfWay, Purpose};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::Actor;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::token::{Claims, InvalidToken, KeyRing};
+use fulexo_commands::access_token::{Claims, InvalidToken, KeyRing};
 use sha2::{Digest, Sha256};
 
 /// Tokens in one generation; two of them take about 10 MB.

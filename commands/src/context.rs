@@ -4,9 +4,16 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::Actor;
+use fulexo_domain::event::{Actor, Field};
 use fulexo_domain::values::AccountId;
 use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::vault::Personal;
+
+pub(crate) fn network_facts(context: &Context) -> Personal {
+    let ip = context.origin.ip.map(|ip| ip.to_string());
+    Personal::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
+}
 
 /// One request.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use fulexo_domain::rate_limit::Spent;
 use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
 
-use crate::log::{AppendError, ReadError, StoreError};
+use crate::log::{AppendError, ReadError};
 use crate::vault::VaultError;
 
 /// Why a command did nothing.
@@ -145,17 +145,6 @@ impl From<ReadError> for CommandError {
             ReadError::Database(error) => error.into(),
             ReadError::Leaf(error) => error.into(),
             ReadError::Altered { .. } => Self::Internal(error.to_string()),
-        }
-    }
-}
-
-impl From<StoreError> for CommandError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Append(error) => error.into(),
-            StoreError::Read(error) => error.into(),
-            StoreError::Command(error) => *error,
-            StoreError::DeleteRefused | StoreError::ForeignEvent => Self::Internal(error.to_string()),
         }
     }
 }

@@ -4,39 +4,21 @@
 //! memory, judged by the same rule in one statement. Which requests are counted, and what is done when the database does
 //! not answer, is the edge's business.
 
-use std::net::IpAddr;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_bcrypt::MOST_LANES;
 use fulexo_domain::event::{Actor, Field};
-use fulexo_domain::rate_limit::{Layer, Quota, RateLimitEvent, Route, Spent};
+use fulexo_domain::rate_limit::{Layer, Quota, RateLimitEvent, Route};
 use fulexo_domain::values::AccountId;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-use crate::Commands;
+use crate::authentication::password_hash::{Party, PasswordHasher, Place};
+use crate::budget::Payer;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::password_hash::{Party, Place};
+use crate::execute;
 use crate::vault::Personal;
-
-/// Holds everybody to quotas of what is known within a command alone.
-pub trait Budget: Send + Sync {
-    /// Takes so much from the quota of an address or an account, or nothing.
-    ///
-    /// # Errors
-    /// [`Spent`], which was counted.
-    fn spend(&self, route: Route, payer: Payer, count: u32) -> Result<(), Spent>;
-}
-
-/// Whose quota is spent. Personal data: no `Debug`.
-#[derive(Clone, Copy)]
-pub enum Payer {
-    /// That of an address.
-    Address(IpAddr),
-    /// That of an account.
-    Account(AccountId),
-}
+use crate::write_side::WriteSide;
 
 /// What the shared count says to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,99 +56,6 @@ pub struct Violation {
 /// Most violations in one append.
 const BATCH: usize = 256;
 
-impl Commands {
-    /// Counts a request of this origin on these routes, together with all other nodes. Time is the database's: the clocks
-    /// of nodes differ.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn count_request(&self, route: Route, origin: &[u8], quota: Quota) -> Result<SharedCount, sqlx::Error> {
-        let key_hash = self.vault.digest("rate-limit", &[route.as_str().as_bytes(), origin]);
-        let (interval, tolerance) = (quota.interval(), quota.tolerance());
-        // Quota::admit, in one statement.
-        let row = sqlx::query!(
-            r#"insert into vault.rate_limit as r (key_hash, full_at, admitted)
-               values ($1, clock_timestamp() + $2, true)
-               on conflict on constraint rate_limit_pkey do update
-               set (full_at, admitted) = (
-                   select case when judged.admitted then n.next else r.full_at end, judged.admitted
-                   from (select c.now, greatest(r.full_at, c.now) + $2 as next
-                         from (select clock_timestamp() as now) c) n,
-                        lateral (select n.next <= n.now + $3::interval as admitted) judged)
-               returning admitted, (extract(epoch from full_at - clock_timestamp()) * 1000000)::bigint as "ahead!""#,
-            key_hash.as_slice(),
-            microseconds(interval),
-            microseconds(tolerance)
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(if row.admitted {
-            SharedCount::Admitted { remaining: quota.remaining(row.ahead, 0) }
-        } else {
-            let wait = row.ahead.saturating_add(interval).saturating_sub(tolerance).max(0);
-            SharedCount::Refused { retry_after: TimeDelta::microseconds(wait) }
-        })
-    }
-
-    /// A place in the hashing pool, and one hash of the budgets of the address and the account that ask.
-    pub(crate) fn place(&self, context: &Context) -> Result<Place, CommandError> {
-        let place = self.take_place(context)?;
-        self.spend_hashes(context, 1)?;
-        Ok(place)
-    }
-
-    /// So many hashes of the budgets, and as many places as are hashed side by side: what is hashed one after another
-    /// needs no further ones.
-    pub(crate) fn places(&self, context: &Context, hashes: usize) -> Result<Vec<Place>, CommandError> {
-        let places = (0..hashes.min(MOST_LANES)).map(|_| self.take_place(context)).collect::<Result<_, _>>()?;
-        self.spend_hashes(context, u32::try_from(hashes).unwrap_or(u32::MAX))?;
-        Ok(places)
-    }
-
-    fn take_place(&self, context: &Context) -> Result<Place, CommandError> {
-        let party = Party::at(context.origin.ip, context.account());
-        self.hasher.place(party).map_err(|_| CommandError::Overloaded)
-    }
-
-    fn spend_hashes(&self, context: &Context, hashes: u32) -> Result<(), CommandError> {
-        if let Some(address) = context.origin.ip {
-            self.spend(Route::Hashes, Payer::Address(address), hashes)?;
-        }
-        match context.account() {
-            Some(account) => self.spend(Route::AccountHashes, Payer::Account(account), hashes),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn spend(&self, route: Route, payer: Payer, count: u32) -> Result<(), CommandError> {
-        let Some(budget) = &self.budget else { return Ok(()) };
-        budget.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
-    }
-
-    /// Records what was refused, one event each.
-    ///
-    /// # Errors
-    /// [`CommandError`]; what was recorded before it stays.
-    pub async fn record_violations(&self, context: &Context, violations: &[Violation]) -> Result<(), CommandError> {
-        let key = self.vault.period_key(context.now).await?;
-        // An append has one actor.
-        for group in violations.chunk_by(|one, next| one.actor == next.actor) {
-            for batch in group.chunks(BATCH) {
-                let Some(Violation { actor, .. }) = batch.first() else { continue };
-                let context = Context { actor: *actor, ..context.clone() };
-                let mut unit = self.unit(&context);
-                for violation in batch {
-                    let personal = Personal::default().with(Field::Ip, violation.origin.as_deref());
-                    unit = unit.sealing(Some((key.clone(), personal)));
-                    unit.record(Uuid::nil(), subject(*actor), [violation.event()])?;
-                }
-                self.commit(unit, None, ()).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Violation {
     const fn event(&self) -> RateLimitEvent {
         RateLimitEvent::Violated {
@@ -188,4 +77,95 @@ const fn subject(actor: Actor) -> Option<AccountId> {
 
 const fn microseconds(microseconds: i64) -> PgInterval {
     PgInterval { months: 0, days: 0, microseconds }
+}
+
+pub(crate) async fn count_request(
+    side: &WriteSide,
+    route: Route,
+    origin: &[u8],
+    quota: Quota,
+) -> Result<SharedCount, sqlx::Error> {
+    let key_hash = side.vault.digest("rate-limit", &[route.as_str().as_bytes(), origin]);
+    let (interval, tolerance) = (quota.interval(), quota.tolerance());
+    // Quota::admit, in one statement.
+    let row = sqlx::query!(
+        r#"insert into vault.rate_limit as r (key_hash, full_at, admitted)
+           values ($1, clock_timestamp() + $2, true)
+           on conflict on constraint rate_limit_pkey do update
+           set (full_at, admitted) = (
+               select case when judged.admitted then n.next else r.full_at end, judged.admitted
+               from (select c.now, greatest(r.full_at, c.now) + $2 as next
+                     from (select clock_timestamp() as now) c) n,
+                    lateral (select n.next <= n.now + $3::interval as admitted) judged)
+           returning admitted, (extract(epoch from full_at - clock_timestamp()) * 1000000)::bigint as "ahead!""#,
+        key_hash.as_slice(),
+        microseconds(interval),
+        microseconds(tolerance)
+    )
+    .fetch_one(&side.pool)
+    .await?;
+    Ok(if row.admitted {
+        SharedCount::Admitted { remaining: quota.remaining(row.ahead, 0) }
+    } else {
+        let wait = row.ahead.saturating_add(interval).saturating_sub(tolerance).max(0);
+        SharedCount::Refused { retry_after: TimeDelta::microseconds(wait) }
+    })
+}
+
+/// A place in the hashing pool, and one hash of the budgets of the address and the account that ask.
+pub(crate) fn place(side: &WriteSide, context: &Context) -> Result<Place, CommandError> {
+    let place = take_place(&side.hasher, context)?;
+    spend_hashes(side, context, 1)?;
+    Ok(place)
+}
+
+/// So many hashes of the budgets, and as many places as are hashed side by side: what is hashed one after another
+/// needs no further ones.
+pub(crate) fn places(side: &WriteSide, context: &Context, hashes: usize) -> Result<Vec<Place>, CommandError> {
+    let places = (0..hashes.min(MOST_LANES)).map(|_| take_place(&side.hasher, context)).collect::<Result<_, _>>()?;
+    spend_hashes(side, context, u32::try_from(hashes).unwrap_or(u32::MAX))?;
+    Ok(places)
+}
+
+fn take_place(hasher: &PasswordHasher, context: &Context) -> Result<Place, CommandError> {
+    let party = Party::at(context.origin.ip, context.account());
+    hasher.place(party).map_err(|_| CommandError::Overloaded)
+}
+
+fn spend_hashes(side: &WriteSide, context: &Context, hashes: u32) -> Result<(), CommandError> {
+    if let Some(address) = context.origin.ip {
+        spend(side, Route::Hashes, Payer::Address(address), hashes)?;
+    }
+    match context.account() {
+        Some(account) => spend(side, Route::AccountHashes, Payer::Account(account), hashes),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn spend(side: &WriteSide, route: Route, payer: Payer, count: u32) -> Result<(), CommandError> {
+    let Some(budget) = &side.budget else { return Ok(()) };
+    budget.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
+}
+
+pub(crate) async fn record_violations(
+    side: &WriteSide,
+    context: &Context,
+    violations: &[Violation],
+) -> Result<(), CommandError> {
+    let key = side.vault.period_key(context.now).await?;
+    // An append has one actor.
+    for group in violations.chunk_by(|one, next| one.actor == next.actor) {
+        for batch in group.chunks(BATCH) {
+            let Some(Violation { actor, .. }) = batch.first() else { continue };
+            let context = Context { actor: *actor, ..context.clone() };
+            let mut unit = side.unit(&context);
+            for violation in batch {
+                let personal = Personal::default().with(Field::Ip, violation.origin.as_deref());
+                unit = unit.sealing(Some((key.clone(), personal)));
+                unit.record(Uuid::nil(), subject(*actor), [violation.event()])?;
+            }
+            execute::commit(side, unit, None, ()).await?;
+        }
+    }
+    Ok(())
 }

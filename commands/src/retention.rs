@@ -6,7 +6,7 @@ use fulexo_domain::authentication::DEVICE_KNOWN_FOR;
 use fulexo_domain::lockout::FORGOTTEN_AFTER;
 use sqlx::PgPool;
 
-use crate::mail::COUNTED_FOR;
+use crate::vault::write::COUNTED_FOR;
 
 /// How long a command's result answers its idempotency key.
 const COMMANDS: TimeDelta = TimeDelta::hours(24);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use fulexo_api::clock;
-use fulexo_commands::token::Grant;
+use fulexo_commands::access_token::Grant;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChange};
 use fulexo_domain::api_key::ApiKeyEvent;

@@ -10,7 +10,7 @@ use fulexo_api::cli::operator;
 use fulexo_api::clock;
 use fulexo_api::config::Config;
 use fulexo_commands::NewAccount;
-use fulexo_commands::token::Grant;
+use fulexo_commands::access_token::Grant;
 use fulexo_domain::authentication::Method;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, EmailAddress, RoleName, SessionId};

@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use chrono::TimeDelta;
-use fulexo_commands::token::SigningKey;
+use fulexo_commands::access_token::SigningKey;
 use fulexo_commands::vault::Kek;
 use fulexo_domain::rate_limit::RateLimits;
 use ipnet::IpNet;

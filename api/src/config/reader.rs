@@ -9,7 +9,7 @@ use async_nats::ConnectOptions;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
-use fulexo_commands::token::{KeyError, SigningKey};
+use fulexo_commands::access_token::{KeyError, SigningKey};
 use fulexo_commands::vault::{Kek, Key};
 use fulexo_domain::rate_limit::{Limit, Quota, RateLimits};
 use ipnet::IpNet;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fulexo_commands::token::acr;
+use fulexo_commands::access_token::acr;
 use fulexo_commands::{Commands, Credentials, Done, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;

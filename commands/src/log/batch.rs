@@ -8,7 +8,7 @@ use fulexo_domain::event::{Recorded, Stream};
 use fulexo_domain::leaf;
 use uuid::Uuid;
 
-use super::{AppendError, AppendRequest, Appended, Expected, Receipt};
+use super::append::{AppendError, AppendRequest, Appended, Expected, Receipt};
 use crate::vault::write::VaultWrite;
 
 /// What the batch depends on, in the form that `log.lock` takes.

@@ -9,7 +9,7 @@ use fulexo_domain::leaf::{self, LeafError};
 use fulexo_domain::record::Record;
 use uuid::Uuid;
 
-use super::EventLog;
+use super::event_log::EventLog;
 
 /// Events after its last snapshot that make the next load of a stream write another one. A stream that never has as many
 /// never has a snapshot.

@@ -21,9 +21,9 @@ use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::append::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Expected, Hooks, Queued};
 use super::batch::{Plan, Seen, Wanted};
 use super::statements::{Foretold, is_rejection, lock, try_append, where_committed};
-use super::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Expected, Hooks, Queued};
 use crate::vault::write;
 
 /// How long a batch is kept waiting for a database that went away.

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use zeroize::Zeroizing;
 
 use super::crypto::{Key, Sealed, Unopenable};
-use super::{Vault, VaultError};
+use super::key_hierarchy::{Vault, VaultError};
 
 /// One list of names at one directory.
 #[derive(Clone)]

@@ -10,8 +10,9 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::crypto::{Sealed, Unopenable, equal};
+use super::key_hierarchy::{Vault, VaultError};
 use super::subject::Owner;
-use super::{SubjectKey, Vault, VaultError};
+use super::subject::SubjectKey;
 
 /// Personal facts by name. No `Debug`; wiped when dropped.
 #[derive(Clone, Default)]

@@ -5,7 +5,7 @@ use fulexo_domain::values::AccountId;
 use uuid::Uuid;
 
 use super::crypto::{Key, Sealed, Unopenable};
-use super::{Vault, VaultError};
+use super::key_hierarchy::{Vault, VaultError};
 
 /// A person's data key, with its owner: whatever it seals is bound to both.
 #[derive(Clone)]

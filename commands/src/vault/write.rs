@@ -1,14 +1,13 @@
 //! Secrets that change in the transaction of the event they belong to: written by the sequencer, in the order of
 //! the batch.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::KNOWN_DEVICES;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::subject::WrappedKey;
-use crate::mail::COUNTED_FOR;
 
 /// One change of the vault.
 pub enum VaultWrite {
@@ -378,6 +377,8 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
     Ok(())
 }
 
+/// How long a mail counts.
+pub(crate) const COUNTED_FOR: TimeDelta = TimeDelta::hours(1);
 /// Most devices that are known beside a new one.
 const MOST_DEVICES: i64 = KNOWN_DEVICES - 1;
 /// Most tokens of one purpose that an account has at a time; the oldest go.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use fulexo_api::clock;
+use fulexo_commands::access_token::{Grant, KeyRing, SigningKey};
 use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
-use fulexo_commands::token::{Grant, KeyRing, SigningKey};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::leaf::Draft;

@@ -64,7 +64,8 @@ pub fn imports() -> Imports {
             scope.items(&source.items);
             if source.module[0] == "fulexo_commands" {
                 for item in &source.items {
-                    calls(item.to_token_stream(), &methods, &mut found);
+                    let receivers: &[&str] = if is_facade(item) { &["self", "commands"] } else { &["commands"] };
+                    calls(item.to_token_stream(), receivers, &methods, &mut found);
                 }
             }
             found.remove(&source.file);
@@ -149,7 +150,7 @@ fn facade_methods(items: &[Item]) -> Vec<String> {
     items
         .iter()
         .filter_map(|item| match item {
-            Item::Impl(block) if block.self_ty.to_token_stream().to_string() == FACADE => Some(&block.items),
+            Item::Impl(block) if is_facade(item) => Some(&block.items),
             _ => None,
         })
         .flatten()
@@ -160,12 +161,16 @@ fn facade_methods(items: &[Item]) -> Vec<String> {
         .collect()
 }
 
-/// Calls of the facade's methods: `self.name` in its own blocks, `commands.name` anywhere.
-fn calls(tokens: TokenStream, methods: &BTreeMap<String, String>, found: &mut BTreeSet<String>) {
+fn is_facade(item: &Item) -> bool {
+    matches!(item, Item::Impl(block) if block.self_ty.to_token_stream().to_string() == FACADE)
+}
+
+/// Calls of the facade's methods on these receivers: `self` in its own blocks, `commands` anywhere.
+fn calls(tokens: TokenStream, receivers: &[&str], methods: &BTreeMap<String, String>, found: &mut BTreeSet<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     for window in tokens.windows(4) {
         if let [TokenTree::Ident(receiver), TokenTree::Punct(dot), TokenTree::Ident(name), TokenTree::Group(_)] = window
-            && (receiver == "self" || receiver == "commands")
+            && receivers.iter().any(|known| receiver == known)
             && dot.as_char() == '.'
             && let Some(file) = methods.get(&name.to_string())
         {
@@ -174,7 +179,7 @@ fn calls(tokens: TokenStream, methods: &BTreeMap<String, String>, found: &mut BT
     }
     for token in tokens {
         if let TokenTree::Group(group) = token {
-            calls(group.stream(), methods, found);
+            calls(group.stream(), receivers, methods, found);
         }
     }
 }

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::RelayError;
+use super::error::RelayError;
 use super::message::{CopyKey, epoch_of};
 
 /// How long a server may take to answer.

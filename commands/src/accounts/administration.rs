@@ -1,0 +1,172 @@
+//! What administrators do to accounts and sessions of others, each with its reason: suspend, reinstate, unlock, sign out.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountEvent};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
+use fulexo_domain::event::Category;
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::session::{RevokedBy, SessionError, SessionEvent, SessionState};
+use fulexo_domain::values::{AccountId, Reason, SessionId};
+
+use crate::accounts::profile;
+use crate::authentication::attempts;
+use crate::authorization::roles::{self, gives_roles};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done, TRIES};
+use crate::log::Expected;
+use crate::sessions::{sign_out, tokens};
+use crate::write_side::WriteSide;
+use crate::{idempotency, reason};
+
+pub(crate) async fn suspend(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    // A login that was under way has begun its session before, and it is over, or finds the account changed.
+    change_use(side, context, own, account, AccountCommand::Suspend, "suspend", &reason).await
+}
+
+pub(crate) async fn reinstate(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    change_use(side, context, own, account, AccountCommand::Reinstate, "reinstate", &reason).await
+}
+
+async fn change_use(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    command: AccountCommand,
+    operation: &str,
+    reason: &Reason,
+) -> Result<Done<()>, CommandError> {
+    let idempotency = reason::bound(&side.vault, context, operation, account.0, reason);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let sealing = reason::sealing(&side.vault, account, reason).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), || async {
+        let (state, version) = side.account_state(account).await?;
+        let events = Account::handle_command(&state, command.clone())?;
+        let suspends = events.contains(&AccountEvent::Suspended {});
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        if suspends {
+            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::Suspension).await?;
+        }
+        unit.record(account.0, Some(account), events)?;
+        if suspends && state.roles.iter().any(gives_roles) {
+            let (other, expected) = roles::other_administrator(side, account).await?;
+            unit.expect(other.category, other.id, expected);
+        }
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+pub(crate) async fn unlock(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let idempotency = reason::bound(&side.vault, context, "unlock", account.0, &reason);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let unknown = fulexo_domain::account::AccountError::Unknown;
+    let profile = profile::profile(side, account).await?.ok_or(unknown)?;
+    let sealing = reason::sealing(&side.vault, account, &reason).await?;
+    let address = profile.email.normalised();
+    let decided = execute::decide(side, idempotency.as_ref(), || async {
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
+        let mut factors = attempts::counted(side, account, &address).await?;
+        if factors.is_empty() {
+            // What was counted may have gone with time; that somebody lifted it, and why, is on record in any case.
+            factors.push(Factor::Password);
+        }
+        unit.vault(attempts::forget_all(&side.vault, account, &address));
+        let by = LiftedBy::Admin;
+        let lifted = |factor| AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
+        unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+pub(crate) async fn expire_password(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let idempotency = reason::bound(&side.vault, context, "expire_password", account.0, &reason);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let sealing = reason::sealing(&side.vault, account, &reason).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = side.account_state(account).await?;
+        let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        // One that has expired already has no session left.
+        if !events.is_empty() {
+            unit.record(account.0, Some(account), events)?;
+            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::PasswordExpired).await?;
+        }
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+pub(crate) async fn end_session(
+    side: &WriteSide,
+    context: &Context,
+    session: SessionId,
+    reason: Option<Reason>,
+) -> Result<Done<()>, CommandError> {
+    for _ in 0..TRIES {
+        let loaded = tokens::load_session(side, session).await?;
+        let live = match &loaded.state {
+            SessionState::Live(live) => live,
+            SessionState::Ended => return Ok(Done { value: (), position: Some(loaded.last_position) }),
+            SessionState::None => return Err(SessionError::Ended.into()),
+        };
+        let sealing = match &reason {
+            Some(reason) => reason::sealing(&side.vault, live.account, reason).await?,
+            None => None,
+        };
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
+        match execute::commit(side, unit, None, ()).await {
+            Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+            Ok(Committed::Before(())) => return execute::done_before(&side.log, ()).await,
+            Err(CommandError::Contended) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(CommandError::Contended)
+}
+
+pub(crate) async fn end_all_sessions(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+) -> Result<Done<usize>, CommandError> {
+    sign_out::revoke_all(side, context, "end_all_sessions", account, None, RevokedBy::Admin).await
+}

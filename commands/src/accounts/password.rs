@@ -1,0 +1,199 @@
+//! A new password: which ones are refused, and what the change of one ends.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, PasswordChange};
+use fulexo_domain::authentication::Verdict;
+use fulexo_domain::event::Category;
+use fulexo_domain::password::{Password, Violation, violations};
+use fulexo_domain::session::RevokedBy;
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId};
+use futures_util::future::try_join_all;
+
+use crate::accounts::profile;
+use crate::authentication::attempts::{self, Reserved};
+use crate::authentication::challenge::HalfWay;
+use crate::authentication::credentials::{self, Found, read_verifier};
+use crate::authentication::password_hash::{PasswordHasher, Place};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::mail::kind::RESET;
+use crate::rate_limit;
+use crate::sessions::{sign_out, tokens};
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+
+/// A new password, judged as far as its rules go, and what it takes to hash it.
+struct Change {
+    /// The session that stays.
+    session: Option<SessionId>,
+    new: Password,
+    broken: Vec<Violation>,
+    place: Place,
+    /// For those before it.
+    places: Vec<Place>,
+}
+
+/// Who changes a password, and where.
+#[derive(Clone, Copy)]
+pub enum Owner {
+    /// Somebody logged in: this session stays.
+    LoggedIn(AccountId, SessionId),
+    /// Somebody whose login leads to this step alone.
+    HalfWay(HalfWay),
+}
+
+impl Owner {
+    const fn session(self) -> Option<SessionId> {
+        match self {
+            Self::LoggedIn(_, session) => Some(session),
+            Self::HalfWay(_) => None,
+        }
+    }
+}
+
+pub(crate) async fn change_password(
+    side: &WriteSide,
+    context: &Context,
+    owner: Owner,
+    current: Password,
+    new: Password,
+) -> Result<Done<()>, CommandError> {
+    let content = [current.expose().as_bytes(), new.expose().as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "change_password", &content);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let (account, device) = match owner {
+        Owner::LoggedIn(account, session) => (account, tokens::device_of(&side.pool, session).await?),
+        Owner::HalfWay(HalfWay(challenge)) => (challenge.account, challenge.device),
+    };
+    let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+    // All that it may take is taken before anything is counted: a place does for one hash after another.
+    let place = rate_limit::place(side, context)?;
+    let broken = broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
+    let places =
+        if broken.is_empty() { rate_limit::places(side, context, compared_passwords(side) + 1)? } else { Vec::new() };
+    // Of the new one nobody hears who does not know the current one.
+    let (found, attempt) = attempts::prove(side, context, account, device, current, place.clone()).await?;
+    let change = Change { session: owner.session(), new, broken, place, places };
+    let changed = change_proven_password(side, context, &found, change, &attempt, idempotency.as_ref()).await;
+    let recorded = attempts::concluded(side, context, &found, &attempt, changed).await?;
+    execute::done(&side.log, recorded).await
+}
+
+/// The change of a password, after the current one was right.
+async fn change_proven_password(
+    side: &WriteSide,
+    context: &Context,
+    found: &Found,
+    change: Change,
+    attempt: &Reserved,
+    idempotency: Option<&Idempotency>,
+) -> Result<Committed<()>, CommandError> {
+    let Change { session, new, mut broken, place, places } = change;
+    let account = found.account;
+    if broken.is_empty() && was_used_before(side, found, &new, &places).await? {
+        broken.push(Violation::Reused);
+    }
+    if !broken.is_empty() {
+        // The current password was right, so this was no guess.
+        let mut unit = side.unit(context);
+        unit.vault(attempt.clear());
+        let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
+        unit.record(account.0, Some(account), confirmed)?;
+        execute::commit(side, unit, None, ()).await?;
+        return Err(CommandError::Password(broken));
+    }
+    let hashed = credentials::hash_password(&side.hasher, new, place).await?;
+    record_new_password(side, context, found, session, hashed.expose(), attempt, idempotency).await
+}
+
+async fn record_new_password(
+    side: &WriteSide,
+    context: &Context,
+    found: &Found,
+    session: Option<SessionId>,
+    hashed: &str,
+    attempt: &Reserved,
+    idempotency: Option<&Idempotency>,
+) -> Result<Committed<()>, CommandError> {
+    let account = found.account;
+    let decided = execute::decide(side, idempotency, async || {
+        let (state, version) = credentials::with_same_password(side, found).await?;
+        let due = state.password_expired || session.is_none();
+        let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
+        let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;
+        let mut unit = side.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.vault(attempt.clear());
+        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
+        unit.vault(VaultWrite::Password {
+            account,
+            verifier: found.key.seal_verifier("password", hashed)?,
+            keep: previous_passwords(side),
+        });
+        let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
+        unit.record(account.0, Some(account), confirmed)?;
+        unit.record(account.0, Some(account), events)?;
+        sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, session, RevokedBy::PasswordChange).await?;
+        Ok((unit, ()))
+    });
+    decided.await
+}
+
+/// The rules that a password breaks, but for those before it.
+pub(crate) async fn broken_rules(
+    hasher: &PasswordHasher,
+    password: &Password,
+    email: &EmailAddress,
+    name: Option<&DisplayName>,
+    place: Place,
+) -> Result<Vec<Violation>, CommandError> {
+    let (password, email, name) = (password.clone(), email.clone(), name.cloned());
+    let judge = move || violations(&password, &email, name.as_ref());
+    hasher.judge(judge, place).await.map_err(|_| CommandError::Overloaded)
+}
+
+/// Whether the password is the current one or one of those before it. Each comparison costs a hash; as many are made
+/// at once as there are places.
+pub(crate) async fn was_used_before(
+    side: &WriteSide,
+    found: &Found,
+    password: &Password,
+    places: &[Place],
+) -> Result<bool, CommandError> {
+    let previous = sqlx::query_scalar!(
+        "select verifier from vault.password_history where account_id = $1 order by ordinal desc limit $2",
+        found.account.0,
+        previous_passwords(side)
+    )
+    .fetch_all(&side.pool)
+    .await?;
+    let mut verifiers = vec![found.verifier.clone()];
+    for sealed in previous {
+        verifiers.push(read_verifier(&found.key, &sealed)?);
+    }
+    for verifiers in verifiers.chunks(places.len().max(1)) {
+        let compared = verifiers
+            .iter()
+            .zip(places)
+            .map(|(verifier, place)| side.hasher.verify(password.clone(), Some(verifier.clone()), place.clone()));
+        let same = try_join_all(compared).await.map_err(|_| CommandError::Overloaded)?;
+        if same.contains(&true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// How many verifiers a new password is compared with, at most.
+pub(crate) fn compared_passwords(side: &WriteSide) -> usize {
+    usize::try_from(side.policy().passwords.history).unwrap_or(usize::MAX).max(1)
+}
+
+pub(crate) fn previous_passwords(side: &WriteSide) -> i64 {
+    i64::from(side.policy().passwords.history.saturating_sub(1))
+}

@@ -1,0 +1,52 @@
+//! What is known of an account, opened.
+
+use fulexo_domain::event::Field;
+use fulexo_domain::record::AccountRecord;
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress};
+
+use crate::authentication::credentials;
+use crate::error::CommandError;
+use crate::vault::{Personal, Vault};
+use crate::write_side::WriteSide;
+
+/// Who somebody is, for themselves and those who may know.
+#[derive(Clone)]
+pub struct Profile {
+    /// Where they can be reached.
+    pub email: EmailAddress,
+    /// How they want to be called.
+    pub display_name: Option<DisplayName>,
+}
+
+impl Profile {
+    /// Reads what was sealed at registration.
+    #[must_use]
+    pub fn read(personal: &Personal) -> Option<Self> {
+        let email = EmailAddress::recorded(personal.get(Field::Email)?);
+        let display_name = personal.get(Field::DisplayName).map(DisplayName::recorded);
+        Some(Self { email, display_name })
+    }
+}
+
+pub(crate) async fn profile(side: &WriteSide, account: AccountId) -> Result<Option<Profile>, CommandError> {
+    profile_in(&side.vault, &side.log.record::<AccountRecord>(account.0).await?.record).await
+}
+
+pub(crate) async fn profile_in(vault: &Vault, record: &AccountRecord) -> Result<Option<Profile>, CommandError> {
+    let Some(position) = record.profile_position.and_then(|position| i64::try_from(position).ok()) else {
+        return Ok(None);
+    };
+    let mut opened = vault.open_personal(&[position]).await?;
+    Ok(opened.remove(&position).and_then(|personal| Profile::read(&personal)))
+}
+
+pub(crate) async fn account_of(side: &WriteSide, email: &EmailAddress) -> Result<Option<AccountId>, CommandError> {
+    let hash = credentials::email_hash(&side.vault, email);
+    let holder = sqlx::query_scalar!(
+        "select stream_id from log.unique_key where scope = 'email' and key_hash = $1",
+        hash.as_slice()
+    )
+    .fetch_optional(&side.pool)
+    .await?;
+    Ok(holder.map(AccountId))
+}

@@ -1,0 +1,215 @@
+//! Back into an account by a link that was mailed to its owner; and out of it with whoever else got in.
+//!
+//! Mail proves whoever reads it, so a reset ends every session and asks for nothing else, and it takes no second factor
+//! away.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, PasswordChange};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
+use fulexo_domain::event::Category;
+use fulexo_domain::password::{Password, Violation};
+use fulexo_domain::session::RevokedBy;
+use fulexo_domain::values::{AccountId, EmailAddress};
+use zeroize::Zeroizing;
+
+use crate::accounts::{password, profile};
+use crate::authentication::attempts;
+use crate::authentication::credentials::{self, Found};
+use crate::authentication::password_hash::Verifier;
+use crate::context::{Context, network_facts};
+use crate::error::CommandError;
+use crate::execute::{self, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::mail::kind::{LinkPurpose, MailKind};
+use crate::mail::outbox;
+use crate::rate_limit;
+use crate::sessions::sign_out;
+use crate::unit::Unit;
+use crate::vault::crypto::random_bytes;
+use crate::vault::write::{self, VaultWrite};
+use crate::write_side::WriteSide;
+
+/// Whoever followed a link to a new password has shown that mail arrives.
+const RESET_AND_VERIFICATION: &[&str] = &[LinkPurpose::PasswordReset.as_str(), LinkPurpose::EmailVerification.as_str()];
+const VERIFICATION: &[&str] = &[LinkPurpose::EmailVerification.as_str()];
+/// After a report earlier ways to a new password may be in the wrong hands too.
+const REPORT: &[&str] = &[LinkPurpose::NotMe.as_str(), LinkPurpose::PasswordReset.as_str()];
+
+pub(crate) async fn request_password_reset(
+    side: &WriteSide,
+    context: &Context,
+    email: &EmailAddress,
+) -> Result<(), CommandError> {
+    let Some(account) = profile::account_of(side, email).await? else { return Ok(()) };
+    let idempotency = Idempotency::of(&side.vault, context, "request_password_reset", &[account.0.as_bytes()]);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return Ok(());
+    }
+    if outbox::has_enough_mail(&side.pool, account, MailKind::PasswordReset, context.now).await? {
+        return Ok(());
+    }
+    let Some(key) = side.vault.subject_key(account).await? else { return Ok(()) };
+    let mut unit = side.unit(context).sealing(Some((key, network_facts(context))));
+    unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRequested {}])?;
+    execute::commit(side, unit, idempotency.as_ref(), ()).await?;
+    Ok(())
+}
+
+pub(crate) async fn reset_password(
+    side: &WriteSide,
+    context: &Context,
+    token: &str,
+    new: Password,
+) -> Result<Done<()>, CommandError> {
+    let idempotency =
+        Idempotency::of(&side.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let purpose = LinkPurpose::PasswordReset;
+    let account = outbox::link_owner(side, purpose, token, context.now).await?;
+    let context = &context.acting_as(account);
+    let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+    let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+    let place = rate_limit::place(side, context)?;
+    let broken =
+        password::broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone())
+            .await?;
+    if !broken.is_empty() {
+        return Err(CommandError::Password(broken));
+    }
+    let places = rate_limit::places(side, context, password::compared_passwords(side))?;
+    let number = outbox::count_comparison(side, token).await?;
+    if password::was_used_before(side, &found, &new, &places).await? {
+        let mut unit = side.unit(context).sealing(Some((found.key.clone(), network_facts(context))));
+        unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
+        execute::commit(side, unit, None, ()).await?;
+        return Err(CommandError::Password(vec![Violation::Reused]));
+    }
+    let verifier = credentials::hash_password(&side.hasher, new, place).await?;
+    let address = profile.email.normalised();
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = still_owned(side, account, purpose, token, context).await?;
+        let how = PasswordChange::Reset;
+        let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
+        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
+        if attempts::counted(side, account, &address).await?.contains(&Factor::Password) {
+            unit.vault(attempts::forget_passwords(&side.vault, account, &address));
+            let (factor, by) = (Factor::Password, LiftedBy::Reset);
+            let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
+            unit.record(account.0, Some(account), [lifted])?;
+        }
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+pub(crate) async fn request_verification(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+) -> Result<(), CommandError> {
+    let (state, _) = side.account_state(account).await?;
+    if state.email_verified || state.suspended {
+        return Ok(());
+    }
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let mail = outbox::mail(&side.vault, context, &key, account, MailKind::EmailVerification)?;
+    let mut transaction = side.pool.begin().await?;
+    // Of several at once each counts those before it: elsewhere the log's lock sees to that, and this is no append.
+    sqlx::query!("select from vault.subject_key where subject_id = $1 for update", account.0)
+        .execute(&mut *transaction)
+        .await?;
+    write::write(&mut transaction, &[&mail]).await?;
+    Ok(transaction.commit().await?)
+}
+
+pub(crate) async fn verify_email(side: &WriteSide, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+    let idempotency = Idempotency::of(&side.vault, context, "verify_email", &[token.as_bytes()]);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let purpose = LinkPurpose::EmailVerification;
+    let account = outbox::link_owner(side, purpose, token, context.now).await?;
+    let context = &context.acting_as(account);
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = still_owned(side, account, purpose, token, context).await?;
+        let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
+        let mut unit = side.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: VERIFICATION });
+        unit.record(account.0, Some(account), events)?;
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+pub(crate) async fn report_intrusion(
+    side: &WriteSide,
+    context: &Context,
+    token: &str,
+) -> Result<Done<()>, CommandError> {
+    let idempotency = Idempotency::of(&side.vault, context, "report_intrusion", &[token.as_bytes()]);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
+    let context = &context.acting_as(account);
+    let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+    // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
+    let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
+    let verifier =
+        credentials::hash_password(&side.hasher, Password::new(nobodys), rate_limit::place(side, context)?).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = still_owned(side, account, LinkPurpose::NotMe, token, context).await?;
+        let how = PasswordChange::Disputed;
+        let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
+        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+/// The account, as long as the token is good. Its version is read first: of two who follow one link, or links that end
+/// each other, one is first, and the other finds either the token gone or the account changed.
+async fn still_owned(
+    side: &WriteSide,
+    account: AccountId,
+    purpose: LinkPurpose,
+    token: &str,
+    context: &Context,
+) -> Result<(AccountState, u64), CommandError> {
+    let state = side.account_state(account).await?;
+    outbox::link_owner(side, purpose, token, context.now).await?;
+    Ok(state)
+}
+
+/// An append that sets another password and ends sessions.
+async fn with_new_password<'a>(
+    side: &WriteSide,
+    context: &'a Context,
+    found: &Found,
+    verifier: &Verifier,
+    how: PasswordChange,
+    state: &AccountState,
+    version: u64,
+) -> Result<Unit<'a>, CommandError> {
+    let account = found.account;
+    let mut unit = side.unit(context);
+    unit.expect(Category::Account, account.0, Expected::Exact(version));
+    unit.vault(VaultWrite::Password {
+        account,
+        verifier: found.key.seal_verifier("password", verifier.expose())?,
+        keep: password::previous_passwords(side),
+    });
+    unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::ChangePassword { how })?)?;
+    if how == PasswordChange::Reset {
+        // Whoever followed the link reads the mail.
+        unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::VerifyEmail)?)?;
+    }
+    sign_out::revoke_sessions(&side.pool, &mut unit, account, state, None, RevokedBy::PasswordChange).await?;
+    Ok(unit)
+}

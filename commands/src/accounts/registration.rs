@@ -1,0 +1,226 @@
+//! Accounts: registered by anybody who may, with a password that their owner can change.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountEvent, AccountState};
+use fulexo_domain::event::{Category, Field};
+use fulexo_domain::password::Password;
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::record::AccountRecord;
+use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::accounts::password;
+use crate::accounts::profile::{self, Profile};
+use crate::authentication::password_hash::Verifier;
+use crate::authentication::{attempts, credentials};
+use crate::authorization::roles;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::log::{Expected, Loaded};
+use crate::unit::Unit;
+use crate::vault::write::VaultWrite;
+use crate::vault::{Personal, Vault};
+use crate::write_side::WriteSide;
+use crate::{disclosure, rate_limit};
+
+/// Somebody who wants an account.
+pub struct NewAccount {
+    /// Where they can be reached; unique.
+    pub email: EmailAddress,
+    /// What they will prove themselves with.
+    pub password: Password,
+    /// How they want to be called.
+    pub display_name: Option<DisplayName>,
+    /// What they may be from the first moment.
+    pub roles: Vec<RoleName>,
+}
+
+/// Somebody for whom an administrator makes an account.
+pub struct NewMember {
+    /// Where they can be reached; unique.
+    pub email: EmailAddress,
+    /// How they are called.
+    pub display_name: Option<DisplayName>,
+    /// What they may be from the first moment.
+    pub roles: Vec<RoleName>,
+}
+
+/// An account that an administrator made. No `Debug`; wiped when dropped.
+pub struct Member {
+    /// The account.
+    pub account: AccountId,
+    /// Good for one login, which demands another password.
+    pub initial_password: Zeroizing<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Registered {
+    account: AccountId,
+}
+
+/// What is sealed of who somebody is.
+fn personal(email: &EmailAddress, display_name: Option<&DisplayName>) -> Personal {
+    let name = display_name.map(DisplayName::as_str);
+    Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
+}
+
+pub(crate) async fn register(
+    side: &WriteSide,
+    context: &Context,
+    new: NewAccount,
+) -> Result<Done<AccountId>, CommandError> {
+    let NewAccount { email, password, display_name, roles } = new;
+    let name = display_name.as_ref().map(DisplayName::as_str);
+    let content = [email.normalised().into_bytes(), password.expose().into(), name.unwrap_or_default().into()];
+    let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
+    let idempotency = Idempotency::of(&side.vault, context, "register", &content);
+    if let Some(Registered { account }) = idempotency::before(&side.log, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, account).await;
+    }
+    let place = rate_limit::place(side, context)?;
+    let broken = password::broken_rules(&side.hasher, &password, &email, display_name.as_ref(), place.clone()).await?;
+    if !broken.is_empty() {
+        return Err(CommandError::Password(broken));
+    }
+    let verifier = credentials::hash_password(&side.hasher, password, place).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let mut rests_on = Vec::new();
+        for role in &roles {
+            rests_on.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?.1);
+        }
+        let account = AccountId(context.new_id());
+        let command = AccountCommand::Register { roles: roles.clone() };
+        let mut unit = opening(side, context, account, command, &verifier, &email, display_name.as_ref())?;
+        for (stream, expected) in rests_on {
+            unit.expect(stream.category, stream.id, expected);
+        }
+        Ok((unit, Registered { account }))
+    });
+    Ok(execute::done(&side.log, decided.await?).await?.map(|Registered { account }| account))
+}
+
+pub(crate) async fn create_account(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    new: NewMember,
+) -> Result<Done<Member>, CommandError> {
+    let NewMember { email, display_name, roles } = new;
+    let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
+    let listed = roles.iter().map(RoleName::as_str).collect::<Vec<_>>().join(" ");
+    let content = [email.normalised().into_bytes(), name.into(), listed.into_bytes()];
+    let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
+    let idempotency = Idempotency::of(&side.vault, context, "create_account", &content);
+    if let Some(Registered { account }) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, member(&side.vault, account)).await;
+    }
+    let account = AccountId(context.new_id());
+    let password = Password::new(member(&side.vault, account).initial_password.to_string());
+    let verifier = credentials::hash_password(&side.hasher, password, rate_limit::place(side, context)?).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (mut needed, mut rests_on) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
+        for role in &roles {
+            let (permissions, on) = roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?;
+            needed = needed.union(permissions);
+            rests_on.extend(on);
+            if !AccountId::first_roles().contains(role) {
+                needed = needed.union(Permissions::of(&[Permission::RolesGrant]));
+            }
+        }
+        if !own.covers(needed) {
+            return Err(CommandError::GrantExceedsOwn);
+        }
+        let command = AccountCommand::Register { roles: roles.clone() };
+        let mut unit = opening(side, context, account, command, &verifier, &email, display_name.as_ref())?;
+        for (stream, expected) in rests_on {
+            unit.expect(stream.category, stream.id, expected);
+        }
+        roles::rest_on_granter(side, &mut unit, context, needed).await?;
+        unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
+        Ok((unit, disclosure::disclosing(side, context, Registered { account }).await?))
+    });
+    let done = disclosure::done_disclosing(side, context, decided.await?).await?;
+    Ok(done.map(|Registered { account }| member(&side.vault, account)))
+}
+
+/// The append that opens an account.
+fn opening<'a>(
+    side: &WriteSide,
+    context: &'a Context,
+    account: AccountId,
+    command: AccountCommand,
+    verifier: &Verifier,
+    email: &EmailAddress,
+    display_name: Option<&DisplayName>,
+) -> Result<Unit<'a>, CommandError> {
+    let events = Account::handle_command(&AccountState::default(), command)?;
+    let (key, wrapped) = side.vault.new_subject_key(account)?;
+    let verifier = key.seal_verifier("password", verifier.expose())?;
+    let mut unit = side.unit(context).sealing(Some((key, personal(email, display_name))));
+    unit.expect(Category::Account, account.0, Expected::New);
+    unit.claim("email", credentials::email_hash(&side.vault, email), account.0);
+    unit.vault(attempts::forget_address(&side.vault, &email.normalised()));
+    unit.vault(VaultWrite::SubjectKey(wrapped));
+    unit.vault(VaultWrite::Password { account, verifier, keep: password::previous_passwords(side) });
+    unit.record(account.0, Some(account), events)?;
+    Ok(unit)
+}
+
+/// The first password is derived from the account's id, so that a repeated call answers with the same; it is worth
+/// nothing once it was changed, which the first login demands.
+fn member(vault: &Vault, account: AccountId) -> Member {
+    let digest = vault.digest("initial-password", &[account.0.as_bytes()]);
+    let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(digest.split_at(15).0));
+    // With a suffix that has what the policy asks for.
+    Member { account, initial_password: Zeroizing::new(format!("{}-aA1", *secret)) }
+}
+
+pub(crate) async fn change_profile(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    display_name: Option<DisplayName>,
+) -> Result<Done<Profile>, CommandError> {
+    let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
+    let content = [account.0.as_bytes().as_slice(), name.as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "change_profile", &content);
+    let before = side.log.record::<AccountRecord>(account.0).await?.record;
+    let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::Unknown)?;
+    let profile = Profile { display_name, ..known.clone() };
+    if idempotency::before::<Option<u64>>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, profile).await;
+    }
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let sealing = Some((key, personal(&profile.email, profile.display_name.as_ref())));
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let Loaded { record, version, last_position } = side.log.record::<AccountRecord>(account.0).await?;
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        if context.account() == Some(account) {
+            if record.state.suspended {
+                return Err(AccountError::Suspended.into());
+            }
+        } else {
+            roles::rest_on_rank(side, &mut unit, context, own, account, &record.state).await?;
+        }
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        let now = if record.profile_position == before.profile_position {
+            known.clone()
+        } else {
+            profile::profile_in(&side.vault, &record).await?.ok_or(AccountError::Unknown)?
+        };
+        // To be called what one is called already is no event; only what is sealed says what that is.
+        if now.display_name == profile.display_name {
+            return Ok((unit, last_position));
+        }
+        unit.record(account.0, Some(account), Account::handle_command(&record.state, AccountCommand::ChangeProfile)?)?;
+        Ok((unit, None))
+    });
+    let Done { value: unchanged, position } = execute::done(&side.log, decided.await?).await?;
+    Ok(Done { value: profile, position: position.or(unchanged) })
+}

@@ -1,0 +1,134 @@
+//! Where attempts wait for those under way ahead of them: a queue for each counter, of this node. One of a queue asks the
+//! database at a time, first come first served, so that waiting costs little. It counts nothing itself.
+
+use fulexo_domain::authentication::Factor;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{MutexGuard, Notify};
+
+/// Most attempts in one queue. An address has no more places in the hashing pool.
+const MOST_OF_ONE: usize = 32;
+/// Most attempts in all queues: half of the hashing pool.
+const MOST: usize = 128;
+
+/// A counter: the HMAC that it is kept under, and its factor.
+type Key = ([u8; 32], Factor);
+
+/// The queues of a node.
+#[derive(Default)]
+pub(crate) struct AttemptQueues(Mutex<HashMap<Key, (usize, Arc<Queue>)>>);
+
+#[derive(Default)]
+struct Queue {
+    turn: tokio::sync::Mutex<()>,
+    settled: Notify,
+}
+
+/// A place in a queue; left when dropped.
+pub(crate) struct Queued {
+    queues: Arc<AttemptQueues>,
+    key: Key,
+    queue: Arc<Queue>,
+}
+
+/// An attempt under way; whoever waits for it looks again when this is dropped.
+pub(crate) struct Flight {
+    queues: Arc<AttemptQueues>,
+    key: Key,
+}
+
+impl AttemptQueues {
+    /// Joins the queue of a counter, if there is room.
+    pub fn enter(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> Option<Queued> {
+        let key = (key_hash, factor);
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = queues.values().map(|(waiting, _)| waiting).sum();
+        let (waiting, queue) = queues.entry(key).or_default();
+        if all >= MOST || *waiting >= MOST_OF_ONE {
+            if *waiting == 0 {
+                queues.remove(&key);
+            }
+            return None;
+        }
+        *waiting += 1;
+        Some(Queued { queues: Arc::clone(self), key, queue: Arc::clone(queue) })
+    }
+
+    /// Says of an attempt that it is under way until what this gives is dropped.
+    pub fn flight(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> Flight {
+        Flight { queues: Arc::clone(self), key: (key_hash, factor) }
+    }
+}
+
+impl Queued {
+    /// Waits until all that came before have been judged.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.queue.turn.lock().await
+    }
+
+    /// Waits until an attempt of this node has settled, for whoever has the turn.
+    pub async fn settled(&self) {
+        self.queue.settled.notified().await;
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let mut queues = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = queues.entry(self.key) {
+            let (waiting, _) = entry.get_mut();
+            *waiting -= 1;
+            if *waiting == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let queues = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, queue)) = queues.get(&self.key) {
+            // Kept for the next one to look, if nobody waits at the moment.
+            queue.settled.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(queues: &Arc<AttemptQueues>, number: u8) -> Option<Queued> {
+        queues.enter([number; 32], Factor::Password)
+    }
+
+    fn fill(queues: &Arc<AttemptQueues>, number: u8) -> Vec<Queued> {
+        std::iter::from_fn(|| enter(queues, number)).collect()
+    }
+
+    #[test]
+    fn a_queue_is_bounded_and_so_are_all_together() {
+        let queues = Arc::new(AttemptQueues::default());
+        let held: Vec<Vec<Queued>> = (0..4).map(|number| fill(&queues, number)).collect();
+        assert!(held.iter().all(|held| held.len() == MOST_OF_ONE));
+        assert!(enter(&queues, 9).is_none(), "all are taken");
+        assert_eq!(queues.0.lock().unwrap().len(), 4, "nothing is kept of whoever did not get in");
+        drop(held);
+        assert!(queues.0.lock().unwrap().is_empty(), "nothing is kept of queues that are over");
+        assert!(enter(&queues, 9).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_with_its_holder_and_a_flight_wakes_whoever_has_it() {
+        let queues = Arc::new(AttemptQueues::default());
+        let (first, second) = (enter(&queues, 1).unwrap(), enter(&queues, 1).unwrap());
+        let turn = first.turn().await;
+        assert!(second.queue.turn.try_lock().is_err());
+        drop(queues.flight([1; 32], Factor::Password));
+        first.settled().await;
+        drop(turn);
+        assert!(second.queue.turn.try_lock().is_ok());
+    }
+}

@@ -1,0 +1,556 @@
+//! An attempt, from its count to its refusal. It is counted before it is evaluated, so that neither parallel guesses nor
+//! several nodes get more of them evaluated than the policy allows: first by the counter of its device, or of what was
+//! typed in where the device is not known, then by that of the account over all devices; one statement each, so that no
+//! lock is held from one to the other. What the second refuses the first takes back. In this order whoever is locked has
+//! no place in the count of all, and so cannot hold it against others.
+//!
+//! Where a counter is full of attempts under way, it is not known yet whether they are guesses: one more waits for them, on
+//! whatever node they are, and is refused as `pending` if they take too long.
+//!
+//! Whoever asks for a password or a code asks here: login, second factor, step-up, change of password.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::AccountError;
+use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Counted, Factor, Verdict};
+use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
+use fulexo_domain::password::Password;
+use fulexo_domain::policy::LockoutPolicy;
+use fulexo_domain::values::AccountId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::PgPool;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use uuid::Uuid;
+
+use crate::authentication::attempt_queues::Flight;
+use crate::authentication::credentials::{self, Found};
+use crate::authentication::password_hash::Place;
+use crate::context::{Context, network_facts};
+use crate::error::CommandError;
+use crate::execute;
+use crate::idempotency::Idempotency;
+use crate::mail::outbox;
+use crate::unit::Unit;
+use crate::vault::Vault;
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+
+/// Commits are acknowledged, as far as is known, for so long after one was; and how long one is waited for.
+const PULSE: Duration = Duration::from_secs(2);
+
+/// How long an attempt waits for those under way.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks at attempts that are under way at other nodes, at most.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// An attempt that has not settled for so long never will: its node is gone.
+const ABANDONED: TimeDelta = TimeDelta::seconds(30);
+
+/// Time for which the record of what was counted is insisted on.
+const PERSISTENCE: Duration = Duration::from_secs(30);
+
+/// What an attempt is counted under.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    /// An address, normalised, and whose it is, if anybody's.
+    Address(&'a str, Option<AccountId>),
+    /// An account, where it is known before the attempt.
+    Account(AccountId),
+    /// A device that this account knows, or has a session on: strangers cannot lock its owner out.
+    Device(AccountId, Uuid),
+}
+
+/// An attempt that was counted.
+pub(crate) struct Reserved {
+    key_hash: [u8; 32],
+    /// Of the counter over all devices.
+    account_key: [u8; 32],
+    pub factor: Factor,
+    /// How the log names the device, when it is the device's counter.
+    device: Option<String>,
+    /// The time at which it was counted.
+    at: DateTime<Utc>,
+    own: Count,
+    account: Count,
+    /// Open where both counters are.
+    pub lockout: Lockout,
+    /// Whether attempts under way are all that keep it from being evaluated.
+    is_pending: bool,
+    /// What others wait for, while this is under way.
+    flights: Vec<Flight>,
+}
+
+/// What a counter says of an attempt, and how many locks in a row it had.
+#[derive(Clone, Copy)]
+struct Count {
+    lockout: Lockout,
+    locks: u32,
+    /// Whether attempts under way are among those that fill it.
+    is_pending: bool,
+}
+
+impl Count {
+    const FIRST: Self = Self { lockout: Lockout::Open { number: 1, lock_passed: false }, locks: 0, is_pending: false };
+
+    const fn lock_passed(self) -> bool {
+        matches!(self.lockout, Lockout::Open { lock_passed: true, .. })
+    }
+
+    const fn counted(self) -> Counted {
+        let number = match self.lockout {
+            Lockout::Open { number, .. } => number,
+            Lockout::Locked => 0,
+        };
+        Counted { number, locks: self.locks }
+    }
+}
+
+impl Reserved {
+    /// What to say of an attempt that was not right.
+    pub fn verdict(&self, found: Option<&Found>) -> Verdict {
+        match (found, self.lockout) {
+            (_, Lockout::Locked) if self.is_pending => Verdict::Pending,
+            (_, Lockout::Locked) => Verdict::Locked,
+            (None, Lockout::Open { .. }) => Verdict::UnknownAccount,
+            (Some(_), Lockout::Open { .. }) => {
+                Verdict::Wrong { own: self.own.counted(), account: self.account.counted() }
+            }
+        }
+    }
+
+    /// An attempt that is refused before it would be counted.
+    pub fn uncounted(factor: Factor) -> Self {
+        Self::first([0; 32], [0; 32], factor, None, DateTime::UNIX_EPOCH)
+    }
+
+    fn first(
+        key_hash: [u8; 32],
+        account_key: [u8; 32],
+        factor: Factor,
+        device: Option<String>,
+        at: DateTime<Utc>,
+    ) -> Self {
+        let (own, account) = (Count::FIRST, Count::FIRST);
+        let (lockout, is_pending, flights) = (own.lockout, false, Vec::new());
+        Self { key_hash, account_key, factor, device, at, own, account, lockout, is_pending, flights }
+    }
+
+    /// It was right: what its counter holds no longer counts, nor does this one over all devices. What others were counted
+    /// there stays.
+    pub const fn clear(&self) -> VaultWrite {
+        let Self { key_hash, account_key, factor, at, .. } = *self;
+        VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
+    }
+
+    /// It was evaluated, and counts; nothing where it was not.
+    const fn judged(&self) -> Option<VaultWrite> {
+        let Self { key_hash, account_key, factor, at, .. } = *self;
+        match self.lockout {
+            Lockout::Open { .. } => {
+                Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
+            }
+            Lockout::Locked => None,
+        }
+    }
+}
+
+/// Does what is not to be left undone, again and again, while the service is too busy for it or the database is away; for
+/// half a minute.
+async fn insist<T, F>(act: impl Fn() -> F) -> Result<T, CommandError>
+where
+    F: Future<Output = Result<T, CommandError>>,
+{
+    let (began, mut pause) = (Instant::now(), Duration::from_millis(20));
+    loop {
+        match act().await {
+            Err(CommandError::Overloaded | CommandError::Unavailable) if began.elapsed() < PERSISTENCE => {
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+            done => return done,
+        }
+    }
+}
+
+pub(crate) fn interval(span: chrono::TimeDelta) -> sqlx::postgres::types::PgInterval {
+    let microseconds = span.num_microseconds().unwrap_or(i64::MAX);
+    sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
+}
+
+fn attempt_key(vault: &Vault, subject: Subject<'_>) -> [u8; 32] {
+    match subject {
+        Subject::Address(address, _) => vault.digest("attempt", &[address.as_bytes()]),
+        Subject::Account(account) => vault.digest("attempt/account", &[account.0.as_bytes()]),
+        Subject::Device(account, device) => vault.digest("attempt/device", &[account.0.as_bytes(), device.as_bytes()]),
+    }
+}
+
+/// The counter over all devices; nobody's address has one of its own, which takes the same time.
+fn all_devices_key(vault: &Vault, subject: Subject<'_>) -> [u8; 32] {
+    match subject {
+        Subject::Address(address, None) => vault.digest("attempt/nobody", &[address.as_bytes()]),
+        Subject::Address(_, Some(account)) | Subject::Account(account) | Subject::Device(account, _) => {
+            vault.digest("attempt/all-devices", &[account.0.as_bytes()])
+        }
+    }
+}
+
+/// How the log names a device: a digest that says nothing by itself, and the same for every attempt.
+pub(crate) fn device_name(vault: &Vault, account: AccountId, device: Uuid) -> String {
+    let digest = vault.digest("device-name", &[account.0.as_bytes(), device.as_bytes()]);
+    URL_SAFE_NO_PAD.encode(digest.split_at(16).0)
+}
+
+/// Counts an attempt on whatever `subject` names, and on the account over all devices, unless it may not be evaluated.
+/// Waits up to [`PATIENCE`] for others that are under way.
+pub(crate) async fn reserve_attempt(
+    side: &WriteSide,
+    subject: Subject<'_>,
+    factor: Factor,
+    now: DateTime<Utc>,
+) -> Result<Reserved, CommandError> {
+    let key_hash = attempt_key(&side.vault, subject);
+    let account_key = all_devices_key(&side.vault, subject);
+    let (owner, account, device) = match subject {
+        Subject::Address(_, account) => (None, account, None),
+        Subject::Account(account) => (Some(account), Some(account), None),
+        Subject::Device(account, device) => {
+            (Some(account), Some(account), Some(device_name(&side.vault, account, device)))
+        }
+    };
+    unless_commits_wait(side).await?;
+    let policy = &side.current_policy().await?.lockout;
+    if !policy.enabled {
+        return Ok(Reserved::first(key_hash, account_key, factor, device, now));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let own = count_in_turn(side, &key_hash, owner, factor, now, policy, deadline).await?;
+    let mut reserved = Reserved {
+        own,
+        lockout: own.lockout,
+        is_pending: own.is_pending,
+        ..Reserved::first(key_hash, account_key, factor, device, now)
+    };
+    if own.lockout != Lockout::Locked {
+        reserved.flights.push(side.attempt_queues.flight(key_hash, factor));
+        let account = count_in_turn(side, &account_key, account, factor, now, &policy.of_account(), deadline).await;
+        if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
+            insist(|| take_back(&side.pool, &key_hash, factor, now)).await?;
+            reserved.lockout = Lockout::Locked;
+        } else {
+            reserved.flights.push(side.attempt_queues.flight(account_key, factor));
+        }
+        reserved.account = account?;
+        reserved.is_pending = reserved.account.is_pending;
+    }
+    Ok(reserved)
+}
+
+/// Counts an attempt under this key, after those that came before; while others under way fill the counter, it waits
+/// for them until the deadline. Where too many wait already, it does not.
+async fn count_in_turn(
+    side: &WriteSide,
+    key_hash: &[u8; 32],
+    account: Option<AccountId>,
+    factor: Factor,
+    now: DateTime<Utc>,
+    policy: &LockoutPolicy,
+    deadline: Instant,
+) -> Result<Count, CommandError> {
+    let Some(queued) = side.attempt_queues.enter(*key_hash, factor) else {
+        return count(&side.pool, key_hash, account, factor, now, policy).await;
+    };
+    let turn = timeout_at(deadline, queued.turn()).await;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let count = count(&side.pool, key_hash, account, factor, now, policy).await?;
+        if !count.is_pending || turn.is_err() || Instant::now() >= deadline {
+            return Ok(count);
+        }
+        // Those of this node say when they have settled; those of others are looked for.
+        let _ = timeout_at(deadline.min(Instant::now() + pause), queued.settled()).await;
+        pause = (pause * 2).min(LOOK);
+    }
+}
+
+/// Counts an attempt under this key, unless it may not be evaluated.
+async fn count(
+    pool: &PgPool,
+    key_hash: &[u8; 32],
+    account: Option<AccountId>,
+    factor: Factor,
+    now: DateTime<Utc>,
+    policy: &LockoutPolicy,
+) -> Result<Count, CommandError> {
+    // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
+    let row = sqlx::query!(
+        "insert into vault.attempt as a
+             (key_hash, factor, account_id, recent, pending, number, lock_passed, window_ends_at, locks)
+         values ($1, $2, $3, array[$4::timestamptz], array[$4::timestamptz], 1, false, $4 + $5, 0)
+         on conflict on constraint attempt_pkey do update
+         set (recent, pending, number, lock_passed, locked_until, locks, window_ends_at) = (
+             select case when held then a.recent when filled then kept else kept || $4::timestamptz end,
+                    case when held or filled then under_way else under_way || $4::timestamptz end,
+                    case when held or filled then null else cardinality(kept) + 1 end,
+                    a.locked_until is not null and not held and not forgotten,
+                    case when held then a.locked_until end,
+                    case when forgotten then 0 else a.locks end,
+                    $4 + $5
+             from (select a.locked_until is not null and a.locked_until > $4 as held,
+                          $4 >= greatest(a.window_ends_at, a.locked_until) + $7::interval as forgotten,
+                          case when a.locked_until is null
+                               then array(select t from unnest(a.recent) t where t > $4 - $5)
+                               else array[]::timestamptz[] end as kept,
+                          array(select t from unnest(a.pending) t where t > $4 - $8::interval) as under_way) now,
+                  lateral (select cardinality(kept) >= $6 as filled) judged)
+         returning number, lock_passed, locks,
+                   number is null and locked_until is null and pending <> '{}' as \"is_pending!\"",
+        key_hash.as_slice(),
+        factor.as_str(),
+        account.map(|account| account.0),
+        now,
+        interval(policy.window),
+        i32::try_from(policy.threshold).unwrap_or(i32::MAX),
+        interval(FORGOTTEN_AFTER),
+        interval(ABANDONED)
+    )
+    .fetch_one(pool)
+    .await?;
+    let lockout = match row.number {
+        Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
+        None => Lockout::Locked,
+    };
+    Ok(Count { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
+}
+
+/// fulexo_domain::lockout::Counter::take_back.
+async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateTime<Utc>) -> Result<(), CommandError> {
+    sqlx::query!(
+        "update vault.attempt
+         set recent = vault.without(recent, $3), pending = vault.without(pending, $3)
+         where key_hash = $1 and factor = $2 and array_position(recent, $3) is not null",
+        key_hash.as_slice(),
+        factor.as_str(),
+        at
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
+/// and each would count: whoever tries again and again would be locked out when it is back.
+async fn unless_commits_wait(side: &WriteSide) -> Result<(), CommandError> {
+    let mut pulse = side.pulse.subscribe();
+    let beats = pulse.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
+    timeout(PULSE, beats).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
+}
+
+/// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.
+pub(crate) async fn evaluate(
+    side: &WriteSide,
+    password: Password,
+    found: Option<&Found>,
+    attempt: &Reserved,
+    place: Place,
+) -> Result<bool, CommandError> {
+    let verifier = match attempt.lockout {
+        Lockout::Open { .. } => found.map(|found| found.verifier.clone()),
+        Lockout::Locked => None,
+    };
+    let evaluated = side.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded);
+    settled(&side.pool, attempt, evaluated).await
+}
+
+/// What was counted of an attempt that came to nothing through no fault of its own is given back: it was not evaluated,
+/// or was right. A wrong one is not, whatever becomes of its record: it would be a guess for nothing.
+pub(crate) async fn settled<T>(
+    pool: &PgPool,
+    attempt: &Reserved,
+    done: Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    // These two are recorded.
+    let is_recorded =
+        |error: &CommandError| matches!(error, CommandError::InvalidCredentials | CommandError::Password(_));
+    if let Err(error) = &done
+        && !is_recorded(error)
+        && let Err(error) = insist(|| give_back(pool, attempt)).await
+    {
+        tracing::warn!(%error, "an attempt that came to nothing stays counted until its window has passed");
+    }
+    done
+}
+
+async fn give_back(pool: &PgPool, attempt: &Reserved) -> Result<(), CommandError> {
+    take_back(pool, &attempt.key_hash, attempt.factor, attempt.at).await?;
+    take_back(pool, &attempt.account_key, attempt.factor, attempt.at).await
+}
+
+/// What a factor that was right led to, of somebody who is or was half logged in. One that is no longer right when the
+/// decision is made, or whose account was suspended meanwhile, is refused, and that is recorded.
+pub(crate) async fn concluded<T>(
+    side: &WriteSide,
+    context: &Context,
+    found: &Found,
+    attempt: &Reserved,
+    done: Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let verdict = if matches!(done, Err(CommandError::InvalidCredentials)) {
+        attempt.verdict(Some(found))
+    } else if matches!(done, Err(CommandError::Account(AccountError::Suspended))) {
+        Verdict::Suspended
+    } else {
+        return settled(&side.pool, attempt, done).await;
+    };
+    Err(refused(side, context, found, verdict, attempt).await?)
+}
+
+/// The append that records a refusal, and the lock that it may lead to.
+pub(crate) async fn refusal<'a>(
+    side: &WriteSide,
+    context: &'a Context,
+    found: Option<&Found>,
+    verdict: Verdict,
+    attempt: &Reserved,
+) -> Result<Unit<'a>, CommandError> {
+    // Facts about nobody in particular are sealed under the key of the month.
+    let key = match found {
+        Some(found) => found.key.clone(),
+        None => side.vault.period_key(context.now).await?,
+    };
+    let mut unit = side.unit(context).sealing(Some((key, network_facts(context))));
+    if let Some(judged) = attempt.judged() {
+        unit.vault(judged);
+    }
+    let events = decide_attempt(side, attempt, verdict, context.now);
+    for event in &events {
+        if let AuthenticationEvent::LockedOut { until, nth, scope, .. } = event {
+            let key_hash = if scope.is_some() { attempt.account_key } else { attempt.key_hash };
+            let factor = attempt.factor.as_str();
+            unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
+        }
+    }
+    let account = found.map(|found| found.account);
+    unit.record(account.map_or(Uuid::nil(), |account| account.0), account, events)?;
+    Ok(unit)
+}
+
+/// Records a refusal of somebody who is, or was half, logged in.
+pub(crate) async fn refused(
+    side: &WriteSide,
+    context: &Context,
+    found: &Found,
+    verdict: Verdict,
+    attempt: &Reserved,
+) -> Result<CommandError, CommandError> {
+    record_refusal(side, context, Some(found), verdict, attempt, None, &()).await?;
+    Ok(CommandError::InvalidCredentials)
+}
+
+/// Records a refusal. What was counted is recorded, however busy the node is: it is tried again as long as nothing of
+/// it can have been.
+pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
+    side: &WriteSide,
+    context: &Context,
+    found: Option<&Found>,
+    verdict: Verdict,
+    attempt: &Reserved,
+    idempotency: Option<&Idempotency>,
+    outcome: &O,
+) -> Result<(), CommandError> {
+    let recorded = insist(|| async {
+        let mut unit = refusal(side, context, found, verdict.clone(), attempt).await?;
+        outbox::enclose_mails(side, &mut unit).await?;
+        match execute::commit(side, unit, idempotency, outcome.clone()).await {
+            Err(CommandError::Overloaded) => Err(CommandError::Overloaded),
+            recorded => Ok(recorded),
+        }
+    });
+    recorded.await.and_then(|recorded| recorded.map(drop)).inspect_err(|error| {
+        tracing::warn!(%error, "that an attempt was refused may not be recorded");
+    })
+}
+
+pub(crate) fn decide_attempt(
+    side: &WriteSide,
+    attempt: &Reserved,
+    verdict: Verdict,
+    at: DateTime<Utc>,
+) -> Vec<AuthenticationEvent> {
+    let Ok(events) = Authentication::handle_command(
+        &(),
+        Attempt {
+            factor: attempt.factor,
+            device: attempt.device.clone(),
+            lock_passed: attempt.own.lock_passed(),
+            account_lock_passed: attempt.account.lock_passed(),
+            verdict,
+            at,
+            policy: side.policy().lockout.clone(),
+        },
+    );
+    events
+}
+
+/// Whoever is logged in on this device proves themselves by their password once more.
+///
+/// # Errors
+/// [`CommandError::InvalidCredentials`] when it is wrong or not evaluated, which is recorded.
+pub(crate) async fn prove(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    device: Uuid,
+    password: Password,
+    place: Place,
+) -> Result<(Found, Reserved), CommandError> {
+    let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+    let attempt = reserve_attempt(side, Subject::Device(account, device), Factor::Password, context.now).await?;
+    if evaluate(side, password, Some(&found), &attempt, place).await? {
+        Ok((found, attempt))
+    } else {
+        Err(refused(side, context, &found, attempt.verdict(Some(&found)), &attempt).await?)
+    }
+}
+
+/// The factors that attempts of an account are counted of now: on its address, on the account itself, on its devices.
+pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str) -> Result<Vec<Factor>, CommandError> {
+    let key_hash = attempt_key(&side.vault, Subject::Address(address, Some(account)));
+    let counted = sqlx::query_scalar!(
+        "select distinct factor from vault.attempt
+         where (key_hash = $1 or account_id = $2) and (recent <> '{}' or locked_until is not null)",
+        key_hash.as_slice(),
+        account.0
+    )
+    .fetch_all(&side.pool)
+    .await?;
+    let factors = [Factor::Password, Factor::SecondFactor].into_iter();
+    Ok(factors.filter(|factor| counted.iter().any(|name| name == factor.as_str())).collect())
+}
+
+/// What was counted of an address before somebody registers it does not count against them.
+pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
+    VaultWrite::ClearAttempts {
+        key_hash: attempt_key(vault, Subject::Address(address, None)),
+        factor: Factor::Password.as_str(),
+    }
+}
+
+/// Forgets the attempts on an account's password.
+pub(crate) fn forget_passwords(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
+    let factor = Some(Factor::Password.as_str());
+    let key_hash = attempt_key(vault, Subject::Address(address, Some(account)));
+    VaultWrite::ForgetAttempts { account, key_hash, factor }
+}
+
+/// Forgets all attempts on an account.
+pub(crate) fn forget_all(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
+    let key_hash = attempt_key(vault, Subject::Address(address, Some(account)));
+    VaultWrite::ForgetAttempts { account, key_hash, factor: None }
+}

@@ -1,0 +1,219 @@
+//! One-time codes and recovery codes: made, checked, spent.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::lockout::Lockout;
+use fulexo_domain::values::{AccountId, TypedCode};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use totp_rs::{Builder, Totp};
+use zeroize::Zeroizing;
+
+use crate::authentication::attempts::Reserved;
+use crate::authentication::credentials::{self, Found};
+use crate::error::CommandError;
+use crate::vault::Vault;
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+
+/// Recovery codes in a set.
+pub(crate) const RECOVERY_CODES: u32 = 10;
+/// What authenticator apps show beside the account's name.
+const ISSUER: &str = "Fulexo";
+
+/// Recovery codes, shown once. No `Debug`; wiped when dropped.
+pub struct RecoveryCodes(pub Vec<Zeroizing<String>>);
+
+/// A code that was right; one of the authenticator is spent.
+pub(crate) struct Spent {
+    /// A recovery code, as it is stored, which is spent with what it leads to.
+    pub recovery: Option<[u8; 32]>,
+    /// The seed as it is stored: whoever goes on must find the same.
+    pub seed: Vec<u8>,
+}
+
+/// What recovery codes are made of: with it and the service key they are made again for the same idempotency key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Batch(pub [u8; 16]);
+
+/// SHA-1, six digits, 30 seconds, one step of skew: what every authenticator app speaks.
+pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError> {
+    let built = Builder::new()
+        .with_secret(seed.to_vec())
+        .with_skew(1)
+        .with_issuer(Some(ISSUER))
+        .with_account_name(account_name)
+        .build();
+    built.map_err(|error| CommandError::Internal(format!("a seed is no TOTP seed: {error}")))
+}
+
+/// The time step that a code is right for, now or one step off.
+pub(crate) fn step_of(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
+    let code = code.as_str();
+    let sound = code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
+    let now = u64::try_from(now.timestamp()).unwrap_or(0);
+    Ok(if sound { totp(seed, "account")?.check(code, now) } else { None })
+}
+
+/// Crockford's alphabet: no letter that is taken for a digit.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Fifty bits, as `xxxxx-xxxxx`.
+pub(crate) fn written(digest: &[u8; 32]) -> String {
+    let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).copied().map_or('0', char::from);
+    let (first, rest) = digest.split_at(5);
+    let second = rest.iter().take(5).map(letter);
+    first.iter().map(letter).chain(['-']).chain(second).collect()
+}
+
+/// Whether what was typed has the form of a recovery code.
+pub(crate) fn is_recovery_code(code: &TypedCode) -> bool {
+    let code = code.as_str();
+    code.len() == 10 && code.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+/// Spends a code, or finds a recovery code, if it is right; of a locked account nothing is evaluated.
+pub(crate) async fn spend_code(
+    side: &WriteSide,
+    found: &Found,
+    code: &TypedCode,
+    attempt: &Reserved,
+    now: DateTime<Utc>,
+) -> Result<Option<Spent>, CommandError> {
+    if attempt.lockout == Lockout::Locked {
+        return Ok(None);
+    }
+    let Some(seed) = found.seed.clone() else { return Ok(None) };
+    let recovery = is_recovery_code(code).then(|| recovery_hash(&side.vault, found.account, code));
+    let right = match recovery {
+        Some(hash) => has_recovery_code(&side.pool, found.account, hash).await?,
+        None => match step_of(&found.key.open("totp", &seed)?, code, now)? {
+            Some(step) => spend_step(&side.pool, found.account, &seed, step).await?,
+            None => false,
+        },
+    };
+    Ok(right.then_some(Spent { recovery, seed }))
+}
+
+async fn has_recovery_code(pool: &PgPool, account: AccountId, hash: [u8; 32]) -> Result<bool, CommandError> {
+    let has = sqlx::query_scalar!(
+        r#"select exists (
+               select from vault.recovery_code where account_id = $1 and code_hash = $2) as "has!""#,
+        account.0,
+        hash.as_slice()
+    );
+    Ok(has.fetch_one(pool).await?)
+}
+
+/// Whether a code that was right is still one of the account's factor: the seed is the same, and the recovery code not
+/// spent. To be asked once the account's version is known that the append rests on.
+pub(crate) async fn still_a_factor(
+    pool: &PgPool,
+    account: AccountId,
+    seed: &[u8],
+    recovery: Option<[u8; 32]>,
+) -> Result<(), CommandError> {
+    let is_same = credentials::seed(pool, account, "totp").await?.as_deref() == Some(seed);
+    let is_left = match recovery {
+        Some(hash) => has_recovery_code(pool, account, hash).await?,
+        None => true,
+    };
+    if is_same && is_left { Ok(()) } else { Err(CommandError::InvalidCredentials) }
+}
+
+/// Only one of those who present a code of this step, or of an earlier one, of the same seed wins.
+pub(crate) async fn spend_step(
+    pool: &PgPool,
+    account: AccountId,
+    seed: &[u8],
+    step: u64,
+) -> Result<bool, CommandError> {
+    let spent = sqlx::query!(
+        "update vault.credential set last_step = $3
+         where account_id = $1 and kind in ('totp', 'totp_pending') and verifier = $2
+           and (last_step is null or last_step < $3)",
+        account.0,
+        seed,
+        i64::try_from(step).unwrap_or(i64::MAX)
+    )
+    .execute(pool)
+    .await?;
+    Ok(spent.rows_affected() == 1)
+}
+
+pub(crate) fn recovery_codes(vault: &Vault, account: AccountId, batch: &Batch) -> RecoveryCodes {
+    let code = |number: u32| {
+        let parts: [&[u8]; 3] = [account.0.as_bytes(), &batch.0, &number.to_be_bytes()];
+        Zeroizing::new(written(&vault.digest("recovery-code", &parts)))
+    };
+    RecoveryCodes((0..RECOVERY_CODES).map(code).collect())
+}
+
+pub(crate) fn store(vault: &Vault, account: AccountId, codes: &RecoveryCodes) -> VaultWrite {
+    let hashes = codes.0.iter().map(|code| recovery_hash(vault, account, &TypedCode::new(code)).to_vec());
+    VaultWrite::RecoveryCodes { account, hashes: hashes.collect() }
+}
+
+fn recovery_hash(vault: &Vault, account: AccountId, code: &TypedCode) -> [u8; 32] {
+    vault.digest("recovery-code/stored", &[account.0.as_bytes(), code.as_str().as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn codes_are_those_of_rfc_6238() {
+        // Appendix B, SHA-1, the last six of its eight digits.
+        let seed = b"12345678901234567890";
+        let vectors = [
+            (59, "287082"),
+            (1_111_111_109, "081804"),
+            (1_111_111_111, "050471"),
+            (1_234_567_890, "005924"),
+            (2_000_000_000, "279037"),
+            (20_000_000_000, "353130"),
+        ];
+        for (seconds, code) in vectors {
+            assert_eq!(
+                step_of(seed, &TypedCode::new(code), at(seconds)).unwrap(),
+                Some(seconds.unsigned_abs() / 30),
+                "{seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_code_is_good_one_step_early_or_late_and_no_more() {
+        let seed = b"12345678901234567890";
+        let step = |seconds| step_of(seed, &TypedCode::new("081804"), at(seconds)).unwrap();
+        let own = Some(1_111_111_109 / 30);
+        // Its step is 1,111,111,080 to 1,111,111,109.
+        assert_eq!([1_111_111_050, 1_111_111_080, 1_111_111_139].map(step), [own; 3]);
+        assert_eq!([1_111_111_049, 1_111_111_140].map(step), [None; 2]);
+    }
+
+    #[test]
+    fn nothing_but_six_digits_is_a_code() {
+        let seed = b"12345678901234567890";
+        for code in ["", "28708", "2870820", "+87082", " 87082", "28708a"] {
+            assert_eq!(step_of(seed, &TypedCode::new(code), at(59)).unwrap(), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_recovery_code_is_read_as_people_write_it() {
+        let code = written(&[7; 32]);
+        assert_eq!((code.len(), code.as_str()), (11, "77777-77777"));
+        for text in ["abcde-fghjk", "ABCDEFGHJK", " abcde fghjk ", "ab-cd-ef-gh-jk", "abcde–fghjk"] {
+            let typed = TypedCode::new(text);
+            assert!(is_recovery_code(&typed) && typed.as_str() == "abcdefghjk", "{text}");
+        }
+        for text in ["", "abcde-fghj", "abcde-fghjkm", "abcde-fghji", "123456", &"a".repeat(1_000)] {
+            assert!(!is_recovery_code(&TypedCode::new(text)), "{text}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The stored credentials of an account: found by address or id, and what is derived from them.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::account::AccountState;
+use fulexo_domain::password::Password;
+use fulexo_domain::record::AccountRecord;
+use fulexo_domain::values::{AccountId, EmailAddress};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::authentication::password_hash::{PasswordHasher, Place, Verifier};
+use crate::error::CommandError;
+use crate::log::EventLog;
+use crate::vault::{SubjectKey, Vault};
+use crate::write_side::WriteSide;
+
+/// An account that was found, with all that a login needs of it.
+pub(crate) struct Found {
+    pub account: AccountId,
+    /// The account's version that the verifier belongs to.
+    pub version: u64,
+    pub key: SubjectKey,
+    pub verifier: Verifier,
+    /// The sealed seed of its second factor, when it has one.
+    pub seed: Option<Vec<u8>>,
+}
+
+struct FoundRow {
+    account: Uuid,
+    version: i64,
+    verifier: Vec<u8>,
+    wrapped: Vec<u8>,
+    kek_id: String,
+    seed: Option<Vec<u8>>,
+}
+
+pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier, CommandError> {
+    let bytes = key.open_verifier("password", sealed)?;
+    let text =
+        String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::Internal("a verifier is not text".into()))?;
+    Ok(Verifier::new(text))
+}
+
+/// A verifier of a new password.
+pub(crate) async fn hash_password(
+    hasher: &PasswordHasher,
+    password: Password,
+    place: Place,
+) -> Result<Verifier, CommandError> {
+    hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
+}
+
+/// When the password was set or last changed.
+pub(crate) async fn password_set_at(log: &EventLog, account: AccountId) -> Result<DateTime<Utc>, CommandError> {
+    let loaded = log.record::<AccountRecord>(account.0).await?;
+    Ok(loaded.record.password_set_at.unwrap_or(DateTime::UNIX_EPOCH))
+}
+
+/// A digest of what an account's factors are verified with.
+pub(crate) fn factors(vault: &Vault, verifier: &Verifier, seed: Option<&[u8]>) -> [u8; 32] {
+    vault.digest("factors", &[verifier.expose().as_bytes(), seed.unwrap_or_default()])
+}
+
+pub(crate) fn factors_of(vault: &Vault, found: &Found) -> [u8; 32] {
+    factors(vault, &found.verifier, found.seed.as_deref())
+}
+
+/// The account that holds this address, with its key and verifier.
+pub(crate) async fn find_by_email(side: &WriteSide, email: &EmailAddress) -> Result<Option<Found>, CommandError> {
+    let hash = email_hash(&side.vault, email);
+    let row = sqlx::query_as!(
+        FoundRow,
+        r#"select k.stream_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id,
+                  t.verifier as "seed?"
+           from log.unique_key k
+           join log.stream s on s.stream_id = k.stream_id and s.category = 'account'
+           join vault.credential c on c.account_id = k.stream_id and c.kind = 'password'
+           join vault.subject_key sk on sk.subject_id = k.stream_id and sk.wrapped is not null
+           left join vault.credential t on t.account_id = k.stream_id and t.kind = 'totp'
+           where k.scope = 'email' and k.key_hash = $1"#,
+        hash.as_slice()
+    )
+    .fetch_optional(&side.pool)
+    .await?;
+    row.map(|row| read_found(&side.vault, row)).transpose()
+}
+
+/// The same, of an account that is known.
+pub(crate) async fn find(side: &WriteSide, account: AccountId) -> Result<Option<Found>, CommandError> {
+    let row = sqlx::query_as!(
+        FoundRow,
+        r#"select c.account_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id,
+                  t.verifier as "seed?"
+           from vault.credential c
+           join log.stream s on s.stream_id = c.account_id and s.category = 'account'
+           join vault.subject_key sk on sk.subject_id = c.account_id and sk.wrapped is not null
+           left join vault.credential t on t.account_id = c.account_id and t.kind = 'totp'
+           where c.account_id = $1 and c.kind = 'password'"#,
+        account.0
+    )
+    .fetch_optional(&side.pool)
+    .await?;
+    row.map(|row| read_found(&side.vault, row)).transpose()
+}
+
+fn read_found(vault: &Vault, row: FoundRow) -> Result<Found, CommandError> {
+    let key = vault.open_subject_key(row.account, &row.kek_id, &row.wrapped)?;
+    let verifier = read_verifier(&key, &row.verifier)?;
+    let (account, version) = (AccountId(row.account), row.version.unsigned_abs());
+    Ok(Found { account, version, key, verifier, seed: row.seed })
+}
+
+/// The account as it is now, as long as its password is still the one that was verified: hashing takes time, and
+/// the password may have been changed meanwhile.
+pub(crate) async fn with_same_password(
+    side: &WriteSide,
+    verified: &Found,
+) -> Result<(AccountState, u64), CommandError> {
+    let (state, version) = side.account_state(verified.account).await?;
+    if version != verified.version {
+        let now = find(side, verified.account).await?;
+        if now.is_none_or(|now| now.verifier.expose() != verified.verifier.expose()) {
+            return Err(CommandError::InvalidCredentials);
+        }
+    }
+    Ok((state, version))
+}
+
+pub(crate) fn email_hash(vault: &Vault, email: &EmailAddress) -> [u8; 32] {
+    vault.digest("unique/email", &[email.normalised().as_bytes()])
+}
+
+/// A sealed seed, in use or pending.
+pub(crate) async fn seed(pool: &PgPool, account: AccountId, kind: &str) -> Result<Option<Vec<u8>>, CommandError> {
+    let seed = sqlx::query_scalar!(
+        "select verifier from vault.credential where account_id = $1 and kind = $2",
+        account.0,
+        kind
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(seed)
+}

@@ -1,0 +1,132 @@
+//! The devices that an account knows: counted by themselves when somebody guesses, and expected by their owner. Known is
+//! one whose token is authentic, whose row is there, and whose first login was not too long ago.
+//!
+//! Rows are written with the event that they follow from (`vault/write.rs`): a login, the owner's word, and whatever changes
+//! what an account is guarded by (`Unit::record`).
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_KNOWN_FOR};
+use fulexo_domain::event::Field;
+use fulexo_domain::values::{AccountId, SessionId};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::authentication::attempts::{self, interval};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::sessions::refresh_token::device_of_token;
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+
+/// A device that an account knows, for its owner. Personal data: no `Debug`.
+pub struct KnownDevice {
+    /// Its id.
+    pub device: Uuid,
+    /// Whether the session that asks began on it.
+    pub current: bool,
+    /// Its first login.
+    pub first_used_at: DateTime<Utc>,
+    /// Its latest login.
+    pub last_used_at: DateTime<Utc>,
+    /// Until when it is known in any case.
+    pub expires_at: DateTime<Utc>,
+    /// From where it last logged in.
+    pub ip: Option<String>,
+    /// With what.
+    pub user_agent: Option<String>,
+}
+
+/// The device that a token stands for, if this account knows it.
+pub(crate) async fn known_device(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    token: &str,
+) -> Result<Option<Uuid>, CommandError> {
+    let Some(device) = device_of_token(&side.vault, account, token) else { return Ok(None) };
+    Ok(knows_device(&side.pool, context, account, device).await?.then_some(device))
+}
+
+/// Whether an account knows a device, by this node's clock and by the database's.
+pub(crate) async fn knows_device(
+    pool: &PgPool,
+    context: &Context,
+    account: AccountId,
+    device: Uuid,
+) -> Result<bool, CommandError> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from vault.known_device
+                          where account_id = $1 and device = $2
+                              and first_used_at > greatest(now(), $3) - $4::interval) as "known!""#,
+        account.0,
+        device,
+        context.now,
+        interval(DEVICE_KNOWN_FOR)
+    );
+    Ok(known.fetch_one(pool).await?)
+}
+
+pub(crate) async fn known_devices(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    session: SessionId,
+) -> Result<Vec<KnownDevice>, CommandError> {
+    let rows = sqlx::query!(
+        r#"select d.device, d.first_used_at, d.last_used_at, coalesce(r.device = d.device, false) as "current!",
+                  s.started_position as "position?"
+           from vault.known_device d
+           left join vault.refresh_root r on r.session_id = $2
+           left join access.session s on s.session_id = d.last_session
+           where d.account_id = $1 and d.first_used_at > greatest(now(), $3) - $4::interval
+           order by d.used desc"#,
+        account.0,
+        session.0,
+        context.now,
+        interval(DEVICE_KNOWN_FOR)
+    )
+    .fetch_all(&side.pool)
+    .await?;
+    let positions: Vec<i64> = rows.iter().filter_map(|row| row.position).collect();
+    let facts = side.vault.open_personal(&positions).await?;
+    let devices = rows.into_iter().map(|row| {
+        let facts = row.position.and_then(|position| facts.get(&position));
+        let fact = |field| facts.and_then(|facts| facts.get(field)).map(str::to_owned);
+        KnownDevice {
+            device: row.device,
+            current: row.current,
+            first_used_at: row.first_used_at,
+            last_used_at: row.last_used_at,
+            expires_at: row.first_used_at + DEVICE_KNOWN_FOR,
+            ip: fact(Field::Ip),
+            user_agent: fact(Field::UserAgent),
+        }
+    });
+    Ok(devices.collect())
+}
+
+pub(crate) async fn forget_device(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    device: Uuid,
+) -> Result<Done<()>, CommandError> {
+    let content = [account.0.as_bytes().as_slice(), device.as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "forget_device", &content);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    if !knows_device(&side.pool, context, account, device).await? {
+        let refused = execute::unless_done(&side.log, idempotency.as_ref(), CommandError::NoSuchDevice).await;
+        return execute::done(&side.log, Committed::Before(refused?)).await;
+    }
+    let mut unit = side.unit(context);
+    unit.vault(VaultWrite::ForgetDevice { account, device });
+    let forgotten =
+        AuthenticationEvent::DeviceForgotten { device: attempts::device_name(&side.vault, account, device) };
+    unit.record(account.0, Some(account), [forgotten])?;
+    let committed = execute::commit(side, unit, idempotency.as_ref(), ()).await?;
+    execute::done(&side.log, committed).await
+}

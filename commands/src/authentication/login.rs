@@ -1,0 +1,432 @@
+//! Logging in: one attempt is counted, one hash is computed, one decision is recorded. Whoever is refused learns
+//! nothing from the answer, its size or its time.
+//!
+//! ```text
+//! password --right--> second factor? --yes--> challenge --code right--+
+//!                          | no                                       v
+//!                          +--------------> password to change? --> enrolment due? --> session
+//! ```
+//! Where one of the questions is answered by yes, the login leads to that step alone (`challenge`).
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountState};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, Method, Verdict};
+use fulexo_domain::event::{Actor, Category, Field};
+use fulexo_domain::password::Password;
+use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
+use fulexo_domain::values::{AccountId, EmailAddress, SessionId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::authentication::attempts::{self, Reserved, Subject};
+use crate::authentication::challenge::{self, Challenge, Challenged, Purpose};
+use crate::authentication::credentials::{self, Found, read_verifier};
+use crate::authentication::password_hash::{PasswordHasher, Place};
+use crate::authentication::{codes, devices};
+use crate::authorization::lockdown;
+use crate::context::{Context, network_facts};
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done, TRIES};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::rate_limit;
+use crate::sessions::refresh_token::device_token;
+use crate::sessions::tokens::{self, Issue, Tokens};
+use crate::sessions::{ends, refresh};
+use crate::unit::Unit;
+use crate::vault::Vault;
+use crate::vault::crypto::random_bytes;
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+
+/// What somebody presents to log in.
+pub struct Credentials {
+    /// Who they say they are.
+    pub email: EmailAddress,
+    /// What they say proves it.
+    pub password: Password,
+    /// What this device was given at an earlier login.
+    pub device_token: Option<String>,
+}
+
+/// What a login gives.
+pub enum LoggedIn {
+    /// A session began.
+    Session(Tokens),
+    /// One step is left, or another comes first.
+    Challenge(Challenged),
+}
+
+/// Factors that were right, on their way to a session.
+pub(crate) struct Presented<'a> {
+    pub methods: Vec<Method>,
+    pub device: Uuid,
+    pub known_device: bool,
+    pub attempt: &'a Reserved,
+    /// The password's verifier at the configured cost, where that changed.
+    pub rehashed: Option<Vec<u8>>,
+    /// The seed that a code was right for; it must still be the account's.
+    pub seed: Option<Vec<u8>>,
+    /// The recovery code that stood in for one, as it is stored.
+    pub recovery: Option<[u8; 32]>,
+}
+
+/// What a login came to, as the log remembers it for the same idempotency key.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Refused,
+    /// With a digest of the factors that it was given under.
+    Challenged(Challenge, [u8; 32]),
+    Started {
+        account: AccountId,
+        session: SessionId,
+        device: Uuid,
+        /// A digest of the factors that it was earned by.
+        factors: [u8; 32],
+    },
+}
+
+/// The step that a login leads to.
+enum Next {
+    Begin,
+    Challenge(Purpose),
+}
+
+pub(crate) async fn login(
+    side: &WriteSide,
+    context: &Context,
+    credentials: Credentials,
+) -> Result<Done<LoggedIn>, CommandError> {
+    lockdown::as_during_lockdown(&side.pool, log_in(side, context, credentials).await).await
+}
+
+async fn log_in(side: &WriteSide, context: &Context, credentials: Credentials) -> Result<Done<LoggedIn>, CommandError> {
+    let email = credentials.email.normalised();
+    let token = credentials.device_token.as_deref().unwrap_or_default();
+    let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "login", &content);
+    if let Some((outcome, is_recent)) = idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
+        return answer(side, context, outcome, is_recent).await;
+    }
+
+    let place = rate_limit::place(side, context)?;
+    let found = credentials::find_by_email(side, &credentials.email).await?;
+    let account = found.as_ref().map(|found| found.account);
+    let known = match account {
+        Some(account) => devices::known_device(side, context, account, token).await?.map(|device| (account, device)),
+        None => None,
+    };
+    let subject = known.map_or(Subject::Address(&email, account), |(account, device)| Subject::Device(account, device));
+    let attempt = attempts::reserve_attempt(side, subject, Factor::Password, context.now).await?;
+    let right = attempts::evaluate(side, credentials.password.clone(), found.as_ref(), &attempt, place.clone()).await?;
+    let Some(found) = found.as_ref().filter(|_| right) else {
+        let verdict = attempt.verdict(found.as_ref());
+        return refuse(side, context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
+    };
+    let rehashed = if side.hasher.is_outdated(&found.verifier) {
+        match attempts::settled(&side.pool, &attempt, rehash(&side.hasher, found, credentials.password, place).await)
+            .await
+        {
+            Ok(verifier) => Some(verifier),
+            // The next login tries again.
+            Err(CommandError::Overloaded) => None,
+            Err(error) => return Err(error),
+        }
+    } else {
+        None
+    };
+    let presented = Presented {
+        methods: vec![Method::Password],
+        device: known.map_or_else(|| context.new_id(), |(_, device)| device),
+        known_device: known.is_some(),
+        attempt: &attempt,
+        rehashed,
+        seed: None,
+        recovery: None,
+    };
+    proceed(side, context, found, &presented, idempotency.as_ref()).await
+}
+
+pub(crate) async fn refuse(
+    side: &WriteSide,
+    context: &Context,
+    found: Option<&Found>,
+    verdict: Verdict,
+    attempt: &Reserved,
+    idempotency: Option<&Idempotency>,
+) -> Result<Done<LoggedIn>, CommandError> {
+    attempts::record_refusal(side, context, found, verdict, attempt, idempotency, &Outcome::Refused).await?;
+    Err(CommandError::InvalidCredentials)
+}
+
+/// From factors that were right to a session, or to the step that is left.
+pub(crate) async fn proceed(
+    side: &WriteSide,
+    context: &Context,
+    found: &Found,
+    presented: &Presented<'_>,
+    idempotency: Option<&Idempotency>,
+) -> Result<Done<LoggedIn>, CommandError> {
+    let done = decide_login(side, context, found, presented, idempotency).await;
+    attempts::settled(&side.pool, presented.attempt, done).await
+}
+
+async fn decide_login(
+    side: &WriteSide,
+    context: &Context,
+    found: &Found,
+    presented: &Presented<'_>,
+    idempotency: Option<&Idempotency>,
+) -> Result<Done<LoggedIn>, CommandError> {
+    let context = &context.acting_as(found.account);
+    let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
+    for _ in 0..TRIES {
+        let (state, version) = match still_right(side, found, presented).await {
+            // Right a moment ago, and wrong by now.
+            Err(CommandError::InvalidCredentials) => {
+                let verdict = presented.attempt.verdict(Some(found));
+                return refuse(side, anonymous, Some(found), verdict, presented.attempt, idempotency).await;
+            }
+            state => state?,
+        };
+        if state.suspended {
+            return refuse(side, anonymous, Some(found), Verdict::Suspended, presented.attempt, idempotency).await;
+        }
+        let admission = lockdown::admission(side, &state.roles).await?;
+        if !admission.admitted {
+            let mut unit =
+                attempts::refusal(side, anonymous, Some(found), Verdict::Lockdown, presented.attempt).await?;
+            // Nobody is to be locked out, when it is over, for having been right while it lasted.
+            unit.vault(presented.attempt.clear());
+            execute::commit(side, unit, None, ()).await?;
+            return Err(CommandError::InvalidCredentials);
+        }
+        let personal = network_facts(context).with(Field::Device, Some(&presented.device.to_string()));
+        let mut unit = side.unit(context).sealing(Some((found.key.clone(), personal)));
+        // All was right for the account as it is at this version, and maybe not at a later one.
+        unit.expect(Category::Account, found.account.0, Expected::Exact(version));
+        admission.rest(&mut unit);
+        unit.vault(presented.attempt.clear());
+        if let Some(verifier) = &presented.rehashed {
+            unit.vault(VaultWrite::Rehash { account: found.account, verifier: verifier.clone() });
+        }
+        if let Some(hash) = presented.recovery {
+            unit.vault(VaultWrite::SpendRecoveryCode { account: found.account, hash });
+            let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
+            unit.record(found.account.0, Some(found.account), used)?;
+        }
+        let next = next(side, &state, found.account, presented, context.now).await?;
+        let done = match next {
+            Next::Begin => begin(side, context, unit, found, presented, state, idempotency).await,
+            Next::Challenge(purpose) => hold(side, context, unit, found, presented, purpose, idempotency).await,
+        };
+        match done {
+            Err(CommandError::Contended) => {}
+            done => return done,
+        }
+    }
+    Err(CommandError::Contended)
+}
+
+/// The account as it is now, as long as all that was presented is still right for it.
+async fn still_right(
+    side: &WriteSide,
+    found: &Found,
+    presented: &Presented<'_>,
+) -> Result<(AccountState, u64), CommandError> {
+    let state = credentials::with_same_password(side, found).await?;
+    if let Some(seed) = &presented.seed {
+        codes::still_a_factor(&side.pool, found.account, seed, presented.recovery).await?;
+    }
+    Ok(state)
+}
+
+async fn next(
+    side: &WriteSide,
+    state: &AccountState,
+    account: AccountId,
+    presented: &Presented<'_>,
+    now: DateTime<Utc>,
+) -> Result<Next, CommandError> {
+    if state.second_factor && presented.seed.is_none() {
+        return Ok(Next::Challenge(Purpose::SecondFactor));
+    }
+    let policy = side.policy();
+    let age = policy.passwords.max_age_days.map(|days| TimeDelta::days(i64::from(days)));
+    let outdated = match age {
+        Some(age) => now - credentials::password_set_at(&side.log, account).await? > age,
+        None => false,
+    };
+    if state.password_expired || outdated {
+        return Ok(Next::Challenge(Purpose::PasswordChange));
+    }
+    let required = &policy.second_factor.required_for;
+    if !state.second_factor && state.roles.iter().any(|role| required.contains(role)) {
+        return Ok(Next::Challenge(Purpose::Enrolment));
+    }
+    Ok(Next::Begin)
+}
+
+async fn hold(
+    side: &WriteSide,
+    context: &Context,
+    mut unit: Unit<'_>,
+    found: &Found,
+    presented: &Presented<'_>,
+    purpose: Purpose,
+    idempotency: Option<&Idempotency>,
+) -> Result<Done<LoggedIn>, CommandError> {
+    let account = found.account;
+    let verdict = match purpose {
+        Purpose::SecondFactor => Verdict::SecondFactorRequired { enrolled: true },
+        Purpose::Enrolment => Verdict::SecondFactorRequired { enrolled: false },
+        Purpose::PasswordChange => Verdict::PasswordChangeRequired,
+    };
+    unit.record(account.0, Some(account), attempts::decide_attempt(side, presented.attempt, verdict, context.now))?;
+    let challenge = Challenge::new(purpose, account, presented.device, presented.known_device, context.now);
+    let factors = factors_after(&side.vault, found, presented)?;
+    match execute::commit(side, unit, idempotency, Outcome::Challenged(challenge, factors)).await? {
+        Committed::New(_, receipt) => {
+            let value = LoggedIn::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now));
+            Ok(Done { value, position: receipt.position })
+        }
+        Committed::Before(outcome) => answer(side, context, outcome, true).await,
+    }
+}
+
+/// A digest of the factors as the append of a login leaves them: its verifier may be another one.
+fn factors_after(vault: &Vault, found: &Found, presented: &Presented<'_>) -> Result<[u8; 32], CommandError> {
+    let sealed = presented.rehashed.as_deref();
+    let rehashed = sealed.map(|sealed| read_verifier(&found.key, sealed)).transpose()?;
+    Ok(credentials::factors(vault, rehashed.as_ref().unwrap_or(&found.verifier), found.seed.as_deref()))
+}
+
+async fn begin(
+    side: &WriteSide,
+    context: &Context,
+    mut unit: Unit<'_>,
+    found: &Found,
+    presented: &Presented<'_>,
+    state: AccountState,
+    idempotency: Option<&Idempotency>,
+) -> Result<Done<LoggedIn>, CommandError> {
+    let (account, session) = (found.account, SessionId(context.new_id()));
+    let root = random_bytes()?;
+    let (device, methods) = (presented.device, presented.methods.clone());
+    let policy = side.policy();
+    let command = SessionCommand::Start {
+        account,
+        methods: methods.clone(),
+        fingerprint: refresh::fingerprint(&side.vault, context, device),
+        at: context.now,
+        policy: policy.sessions.clone(),
+    };
+    let started = Session::handle_command(&SessionState::None, command)?;
+    unit.expect(Category::Session, session.0, Expected::New);
+    let mut session_ends_at = context.now;
+    for event in &started {
+        if let SessionEvent::Started { expires_at, .. } = event {
+            session_ends_at = *expires_at;
+            unit.vault(VaultWrite::RefreshRoot { session, account, device, root, expires_at: *expires_at });
+        }
+    }
+    let known = presented.known_device;
+    unit.vault(VaultWrite::UseDevice { account, device, known, session, at: context.now });
+    let trusted = (!known).then(|| attempts::device_name(&side.vault, account, device));
+    let right = Verdict::Right { methods: methods.clone(), session, trusted };
+    unit.record(account.0, Some(account), attempts::decide_attempt(side, presented.attempt, right, context.now))?;
+    unit.record(session.0, Some(account), started)?;
+    if !known && was_logged_in_to(&side.pool, account).await? {
+        unit.record(account.0, Some(account), [AuthenticationEvent::NewDeviceSeen { session }])?;
+    }
+
+    let factors = factors_after(&side.vault, found, presented)?;
+    match execute::commit(side, unit, idempotency, Outcome::Started { account, session, device, factors }).await? {
+        Committed::New(_, receipt) => {
+            ends::end_beyond_limit(side, context, account).await?;
+            let position = receipt.position.unwrap_or_default();
+            let issue = Issue {
+                account,
+                session,
+                generation: 1,
+                authenticated_at: context.now,
+                methods,
+                held: false,
+                roles: state.roles.into_iter().collect(),
+                position,
+                session_ends_at,
+            };
+            let device_token = device_token(&side.vault, account, device);
+            let value = LoggedIn::Session(tokens::issue(side, context, issue, &root, Some(device_token))?);
+            Ok(Done { value, position: Some(position) })
+        }
+        Committed::Before(outcome) => answer(side, context, outcome, true).await,
+    }
+}
+
+/// The answer to a login that was made before under the same idempotency key. Whoever presented factors that are no
+/// longer right is refused like anybody else.
+pub(crate) async fn answer(
+    side: &WriteSide,
+    context: &Context,
+    outcome: Outcome,
+    is_recent: bool,
+) -> Result<Done<LoggedIn>, CommandError> {
+    match outcome {
+        Outcome::Refused => Err(CommandError::InvalidCredentials),
+        Outcome::Challenged(challenge, factors) => {
+            let found = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
+            if challenge.has_expired(context.now) || factors != credentials::factors_of(&side.vault, &found) {
+                return Err(CommandError::InvalidCredentials);
+            }
+            execute::done_before(
+                &side.log,
+                LoggedIn::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now)),
+            )
+            .await
+        }
+        Outcome::Started { account, session, device, factors } => {
+            let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+            if factors != credentials::factors_of(&side.vault, &found) {
+                return Err(CommandError::InvalidCredentials);
+            }
+            if !is_recent {
+                return Err(CommandError::OutcomeExpired);
+            }
+            // Whoever began it may not have come so far.
+            ends::end_beyond_limit(side, &context.acting_as(account), account).await?;
+            let device_token = device_token(&side.vault, account, device);
+            let again = tokens::issue_again(side, context, session, 1, Some(device_token)).await?;
+            let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;
+            Ok(Done { value: LoggedIn::Session(value), position })
+        }
+    }
+}
+
+/// Whether a login ever led to a session, as far as the first thousand attempts tell.
+async fn was_logged_in_to(pool: &PgPool, account: AccountId) -> Result<bool, CommandError> {
+    // The first right one is among the first few as a rule, and nothing behind it is read.
+    let known = sqlx::query_scalar!(
+        r#"select exists (
+               select from (select version, leaf from log.event
+                            where stream_id = $1 and category = 'authentication'
+                            order by version limit 1000) attempt
+               where position('"type":"authentication.succeeded"'::bytea in leaf) > 0 or version = 1000
+           ) as "known!""#,
+        account.0
+    );
+    Ok(known.fetch_one(pool).await?)
+}
+
+/// The password was right, but its verifier was made at another cost.
+async fn rehash(
+    hasher: &PasswordHasher,
+    found: &Found,
+    password: Password,
+    place: Place,
+) -> Result<Vec<u8>, CommandError> {
+    let verifier = credentials::hash_password(hasher, password, place).await?;
+    Ok(found.key.seal_verifier("password", verifier.expose())?)
+}

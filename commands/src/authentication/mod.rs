@@ -1,0 +1,12 @@
+//! Who gets in: passwords, second factors, step-ups, and how attempts are counted.
+
+pub mod attempt_queues;
+pub mod attempts;
+pub mod challenge;
+pub mod codes;
+pub mod credentials;
+pub mod devices;
+pub mod login;
+pub mod password_hash;
+pub mod second_factor;
+pub mod step_up;

@@ -1,0 +1,574 @@
+//! Password verifiers: bcrypt on a bounded pool of threads, so that a flood of logins waits here and nowhere else.
+//!
+//! A place in the pool is taken before anything is counted or hashed; when there is none, the caller is told to
+//! come back. No address and no account holds more than its share of them, and addresses take turns (`turns.rs`), so
+//! that whoever sends much waits behind their own. While others come, too, no address has more than half of the threads to
+//! itself: between two of their requests they would always find all threads taken. Verifying against nobody costs what
+//! verifying against somebody does.
+//!
+//! One thread a side. When several passwords wait, a thread takes its share of them at once and hashes them side by side
+//! (`fulexo_bcrypt`): six take little more than twice the time of one. A single one is hashed alone.
+
+mod places;
+mod turns;
+use self::places::Places;
+pub use self::places::{Party, Place, SHARE, WAITING};
+use self::turns::{Turns, Waiting};
+use crate::vault::crypto::equal;
+use crate::vault::crypto::random_bytes;
+use base64::Engine as _;
+use fulexo_bcrypt::{Input, MOST_LANES};
+use fulexo_domain::password::{LONGEST_BYTES, Password, Violation};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+/// Most hashes of one address side by side, so that whoever comes next does not wait for a thread full of them.
+const MOST_OF_ONE: usize = MOST_LANES / 2;
+/// Others come, too, for so long after one of them did.
+const COMPANY: Duration = Duration::from_secs(1);
+/// Characters of a verifier before its hash: version, cost and salt.
+const HEAD: usize = 29;
+
+/// A bounded pool of hashing threads.
+pub struct PasswordHasher {
+    queue: Arc<Queue>,
+    places: Arc<Places>,
+    cost: u32,
+    /// What unknown and locked accounts are verified against: nobody's, at the same cost.
+    dummy: Verifier,
+}
+
+/// A bcrypt hash in its usual text form. No `Debug`; wiped when dropped.
+#[derive(Clone)]
+pub struct Verifier(Zeroizing<String>);
+
+/// The pool is full, or as far as this address or account may fill it; or its threads are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many passwords are waiting to be hashed")]
+pub struct Full;
+
+/// What hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    /// Several side by side.
+    Lanes,
+    /// The `bcrypt` crate, one after another.
+    Crate,
+}
+
+struct Job {
+    task: Task,
+    place: Place,
+}
+
+enum Task {
+    Hash {
+        /// At most 72 bytes.
+        key: Zeroizing<Vec<u8>>,
+        salt: [u8; 16],
+        cost: u32,
+        reply: oneshot::Sender<Zeroizing<[u8; 24]>>,
+    },
+    /// A password is held against the rules, which takes time too.
+    Judge { judge: Box<dyn FnOnce() -> Vec<Violation> + Send>, reply: oneshot::Sender<Vec<Violation>> },
+}
+
+/// What waits, and who could take it.
+struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+    /// The threads that one origin may have to itself while others come, too.
+    most_alone: usize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Turns<Party, Job>,
+    /// Threads that have nothing to do.
+    idle: usize,
+    /// Origins that have threads to themselves, and how many.
+    alone: HashMap<Party, usize>,
+    /// The two origins that came last, and when.
+    came: [Option<(Party, Instant)>; 2],
+    closed: bool,
+}
+
+/// Jobs that a thread works on at once, and their origin, if it is one.
+struct HashBatch {
+    jobs: Vec<Job>,
+    alone: Option<Party>,
+}
+
+impl Waiting for Job {
+    /// What is hashed at the same cost is hashed side by side.
+    type Kind = Option<u32>;
+
+    fn kind(&self) -> Option<u32> {
+        match &self.task {
+            Task::Hash { cost, .. } => Some(*cost),
+            Task::Judge { .. } => None,
+        }
+    }
+
+    fn most_at_once(&self) -> usize {
+        match &self.task {
+            Task::Hash { .. } => MOST_LANES,
+            Task::Judge { .. } => 1,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match &self.task {
+            Task::Hash { reply, .. } => !reply.is_closed(),
+            Task::Judge { reply, .. } => !reply.is_closed(),
+        }
+    }
+}
+
+impl Verifier {
+    /// Takes a stored hash.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text form, for sealing.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The cost it was made with.
+    #[must_use]
+    pub fn cost(&self) -> Option<u32> {
+        self.0.split('$').nth(2)?.parse().ok()
+    }
+
+    /// Cost and salt, as far as it is a verifier at all.
+    fn parts(&self) -> Option<(u32, [u8; 16])> {
+        let parts: bcrypt::HashParts = self.0.parse().ok()?;
+        Some((parts.get_cost(), parts.get_salt_raw())).filter(|_| self.0.len() == 60)
+    }
+
+    fn of(cost: u32, salt: [u8; 16], hash: &[u8; 24]) -> Self {
+        Self::new(format!("$2b${cost:02}${}{}", bcrypt::BASE_64.encode(salt), *hash_text(hash)))
+    }
+}
+
+/// The text form keeps 23 of the 24 bytes.
+fn hash_text(hash: &[u8; 24]) -> Zeroizing<String> {
+    Zeroizing::new(bcrypt::BASE_64.encode(hash.split_at(23).0))
+}
+
+impl PasswordHasher {
+    /// Starts the threads. `cost` is bcrypt's: 2^cost rounds, 4 to 31.
+    ///
+    /// # Errors
+    /// A cost out of range, or no randomness, or no thread.
+    pub fn start(threads: usize, cost: u32) -> Result<Self, String> {
+        if !(4..=31).contains(&cost) {
+            return Err(format!("bcrypt cannot hash at cost {cost}"));
+        }
+        let engine = Engine::tested(fulexo_bcrypt::bcrypt);
+        let salt = random_bytes().map_err(|error| error.to_string())?;
+        let hash = bcrypt::bcrypt(cost, salt, &[0]);
+        let dummy = Verifier::of(cost, salt, &hash);
+        let threads = threads.max(1);
+        let queue = Arc::new(Queue::of(threads));
+        for number in 0..threads {
+            let queue = Arc::clone(&queue);
+            thread::Builder::new()
+                .name(format!("bcrypt-{number}"))
+                .spawn(move || work(&queue, engine))
+                .map_err(|error| format!("cannot start a hashing thread: {error}"))?;
+        }
+        Ok(Self { queue, places: Arc::default(), cost, dummy })
+    }
+
+    /// Takes a place for somebody, before anything else is done for the request. It is good for one thing after another.
+    ///
+    /// # Errors
+    /// [`Full`], at once: nobody waits for a place to wait.
+    pub(crate) fn place(&self, party: Party) -> Result<Place, Full> {
+        self.places.take(party).ok_or(Full)
+    }
+
+    /// How many places are taken for an address or an account.
+    #[must_use]
+    pub(crate) fn held(&self, party: Party) -> usize {
+        self.places.held(party)
+    }
+
+    /// Holds a password against the rules, on the hashing threads.
+    ///
+    /// # Errors
+    /// [`Full`] when the threads are gone, or the judge panicked.
+    pub async fn judge<F>(&self, judge: F, place: Place) -> Result<Vec<Violation>, Full>
+    where
+        F: FnOnce() -> Vec<Violation> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Job { task: Task::Judge { judge: Box::new(judge), reply }, place });
+        answer.await.map_err(|_| Full)
+    }
+
+    /// Whether a verifier was made with another cost than the one configured.
+    #[must_use]
+    pub fn is_outdated(&self, verifier: &Verifier) -> bool {
+        verifier.cost() != Some(self.cost)
+    }
+
+    /// Hashes a new password, at most 72 bytes long.
+    ///
+    /// # Errors
+    /// [`Full`] when the threads are gone or refuse: a password that is too long is never truncated.
+    pub async fn hash(&self, password: Password, place: Place) -> Result<Verifier, Full> {
+        if password.expose().len() > LONGEST_BYTES {
+            return Err(Full);
+        }
+        let salt = random_bytes().map_err(|_| Full)?;
+        let hash = self.compute(&password, salt, self.cost, place).await?;
+        Ok(Verifier::of(self.cost, salt, &hash))
+    }
+
+    /// Whether the password is the one. With no verifier, a dummy is verified and the answer is no.
+    ///
+    /// # Errors
+    /// [`Full`] when the threads are gone.
+    pub async fn verify(&self, password: Password, verifier: Option<Verifier>, place: Place) -> Result<bool, Full> {
+        let known = verifier.is_some();
+        let verifier = verifier.unwrap_or_else(|| self.dummy.clone());
+        let Some((cost, salt)) = verifier.parts() else { return Ok(false) };
+        let hash = self.compute(&password, salt, cost, place).await?;
+        let expected = verifier.expose().as_bytes().get(HEAD..).unwrap_or_default();
+        let right = equal(hash_text(&hash).as_bytes(), expected);
+        // A guess longer than bcrypt reads is wrong, and costs the same as any other.
+        Ok(right && known && password.expose().len() <= LONGEST_BYTES)
+    }
+
+    async fn compute(
+        &self,
+        password: &Password,
+        salt: [u8; 16],
+        cost: u32,
+        place: Place,
+    ) -> Result<Zeroizing<[u8; 24]>, Full> {
+        let bytes = password.expose().as_bytes();
+        let key = Zeroizing::new(bytes.get(..bytes.len().min(LONGEST_BYTES)).unwrap_or_default().to_vec());
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Job { task: Task::Hash { key, salt, cost, reply }, place });
+        answer.await.map_err(|_| Full)
+    }
+}
+
+impl Drop for PasswordHasher {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.arrived.notify_all();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(threads: usize) -> Self {
+        Self { state: Mutex::default(), arrived: Condvar::new(), most_alone: threads.div_ceil(2) }
+    }
+
+    fn push(&self, job: Job) {
+        let origin = job.place.origin();
+        let mut state = self.lock();
+        state.came(origin, Instant::now());
+        state.waiting.push(origin, job);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// This thread's share of what waits, all of one kind, now that what it had to itself is done; `None` when there will be
+    /// nothing more.
+    fn take(&self, done: Option<Party>) -> Option<HashBatch> {
+        let mut state = self.lock();
+        if let Some(origin) = done {
+            state.leave(origin);
+        }
+        state.idle += 1;
+        loop {
+            // Whoever went away needs no answer, and the next in line gets the time.
+            state.waiting.forget_unwanted();
+            let kept = state.kept_for_others(self.most_alone, Instant::now());
+            if kept.is_none()
+                && let Some(batch) = state.take()
+            {
+                state.idle -= 1;
+                return Some(batch);
+            }
+            if state.closed {
+                return None;
+            }
+            state = match kept {
+                Some(time) => self.arrived.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl State {
+    fn came(&mut self, origin: Party, now: Instant) {
+        let [last, one_before] = &mut self.came;
+        if last.is_some_and(|(last, _)| last != origin) {
+            *one_before = *last;
+        }
+        *last = Some((origin, now));
+    }
+
+    /// Time for which a thread is kept for others at most, where only one origin waits, which has its threads already. The
+    /// next of these to be done goes on with it.
+    fn kept_for_others(&self, most_alone: usize, now: Instant) -> Option<Duration> {
+        let origin = self.waiting.only().filter(|_| !self.closed)?;
+        if self.alone.get(&origin).is_none_or(|threads| *threads < most_alone) {
+            return None;
+        }
+        let others = self.came.iter().flatten().filter(|(other, _)| *other != origin).map(|(_, at)| *at);
+        let left = (others.max()? + COMPANY).saturating_duration_since(now);
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    fn take(&mut self) -> Option<HashBatch> {
+        let share = self.waiting.len().div_ceil(self.idle.max(1));
+        let jobs = self.waiting.take(share, MOST_OF_ONE);
+        let first = jobs.first()?.place.origin();
+        let alone = Some(first).filter(|first| jobs.iter().all(|job| job.place.origin() == *first));
+        if let Some(origin) = alone {
+            *self.alone.entry(origin).or_default() += 1;
+        }
+        Some(HashBatch { jobs, alone })
+    }
+
+    fn leave(&mut self, origin: Party) {
+        if let Entry::Occupied(mut threads) = self.alone.entry(origin) {
+            *threads.get_mut() -= 1;
+            if *threads.get() == 0 {
+                threads.remove();
+            }
+        }
+    }
+}
+
+fn work(queue: &Queue, engine: Engine) {
+    let mut done = None;
+    while let Some(HashBatch { jobs, alone }) = queue.take(done.take()) {
+        done = alone;
+        let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
+        for Job { task, place } in jobs {
+            match task {
+                Task::Hash { key, salt, cost, reply } => {
+                    of_all = cost;
+                    keys.push((key, salt));
+                    replies.push((reply, place));
+                }
+                Task::Judge { judge, reply } => {
+                    // Foreign code that reads what anybody sends. Without an answer the sender is told to come back.
+                    let judged = catch_unwind(AssertUnwindSafe(judge));
+                    drop(place);
+                    if let Ok(broken) = judged {
+                        let _ = reply.send(broken);
+                    }
+                }
+            }
+        }
+        let inputs: Vec<Input<'_>> = keys.iter().map(|(key, salt)| Input { password: key, salt: *salt }).collect();
+        if inputs.is_empty() {
+            continue;
+        }
+        for ((reply, place), hash) in replies.into_iter().zip(engine.hashes(&inputs, of_all)) {
+            // Its place is free before its owner knows.
+            drop(place);
+            let _ = reply.send(Zeroizing::new(hash));
+        }
+    }
+}
+
+impl Engine {
+    /// Lanes, if they give what the crate gives; a machine that computes wrongly must not decide about logins by them.
+    fn tested(lanes: fn(&[Input<'_>], u32) -> Vec<[u8; 24]>) -> Self {
+        const COST: u32 = 4;
+        let password = |lane: usize| format!("self-test {lane} {}", "x".repeat(12 * lane));
+        let passwords: Vec<String> = (0..MOST_LANES).map(password).collect();
+        let salt = |lane: usize| [u8::try_from(lane).unwrap_or_default(); 16];
+        let inputs: Vec<Input<'_>> = passwords
+            .iter()
+            .enumerate()
+            .map(|(lane, password)| Input { password: password.as_bytes(), salt: salt(lane) })
+            .collect();
+        if lanes(&inputs, COST) == Self::Crate.hashes(&inputs, COST) {
+            Self::Lanes
+        } else {
+            tracing::error!("interleaved bcrypt differs from the bcrypt crate on this machine; using the crate");
+            Self::Crate
+        }
+    }
+
+    fn hashes(self, inputs: &[Input<'_>], cost: u32) -> Vec<[u8; 24]> {
+        match self {
+            Self::Lanes => fulexo_bcrypt::bcrypt(inputs, cost),
+            Self::Crate => inputs.iter().map(|input| by_the_crate(*input, cost)).collect(),
+        }
+    }
+}
+
+fn by_the_crate(input: Input<'_>, cost: u32) -> [u8; 24] {
+    let mut key = Zeroizing::new([0; LONGEST_BYTES + 1]);
+    key.iter_mut().zip(input.password).for_each(|(byte, from)| *byte = *from);
+    let length = (input.password.len() + 1).min(LONGEST_BYTES);
+    bcrypt::bcrypt(cost, input.salt, key.get(..length).unwrap_or(&[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    fn password(text: &str) -> Password {
+        Password::new(text.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_password_verifies_against_its_own_hash_alone() {
+        let hasher = PasswordHasher::start(1, 4).unwrap();
+        let verifier = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        assert_eq!(verifier.cost(), Some(4));
+        assert!(
+            hasher
+                .verify(password("right"), Some(verifier.clone()), hasher.place(Party::INSIDE).unwrap())
+                .await
+                .unwrap()
+        );
+        assert!(!hasher.verify(password("wrong"), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert!(
+            !hasher.verify(password(""), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap(),
+            "the dummy is nobody's"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_crate_reads_our_verifiers_and_we_read_the_crates() {
+        let hasher = PasswordHasher::start(1, 5).unwrap();
+        let ours = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        assert!(bcrypt::verify("right", ours.expose()).unwrap());
+        for version in ["2a", "2b", "2y"] {
+            let theirs = bcrypt::hash_with_salt("right", 5, [7; 16]).unwrap().to_string().replacen("2b", version, 1);
+            let theirs = Verifier::new(theirs);
+            assert!(
+                hasher.verify(password("right"), Some(theirs), hasher.place(Party::INSIDE).unwrap()).await.unwrap()
+            );
+        }
+        let broken = Verifier::new(ours.expose().replace('$', "#"));
+        assert!(!hasher.verify(password("right"), Some(broken), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn however_many_wait_each_gets_its_own_answer() {
+        let hasher = PasswordHasher::start(2, 4).unwrap();
+        let costs = [4, 5];
+        let verifiers: Vec<Verifier> = (0..100)
+            .map(|number| bcrypt::hash_with_salt(format!("p{number}"), costs[number % 2], [number as u8; 16]).unwrap())
+            .map(|parts| Verifier::new(parts.to_string()))
+            .collect();
+        let verify = |number: usize, guess: usize| {
+            let place = hasher.place(Party::INSIDE).unwrap();
+            hasher.verify(password(&format!("p{guess}")), verifiers.get(number).cloned(), place)
+        };
+        let right = join_all((0..100).map(|number| verify(number, number))).await;
+        assert!(right.into_iter().all(|right| right == Ok(true)));
+        let wrong = join_all((0..100).map(|number| verify(number, number + 1))).await;
+        assert!(wrong.into_iter().all(|right| right == Ok(false)));
+    }
+
+    #[test]
+    fn a_machine_that_computes_wrongly_falls_back_to_the_crate() {
+        assert_eq!(Engine::tested(fulexo_bcrypt::bcrypt), Engine::Lanes);
+        let flips_a_bit = |inputs: &[Input<'_>], cost: u32| {
+            let mut hashes = fulexo_bcrypt::bcrypt(inputs, cost);
+            hashes.iter_mut().skip(5).for_each(|hash| hash[22] ^= 1);
+            hashes
+        };
+        assert_eq!(Engine::tested(flips_a_bit), Engine::Crate);
+    }
+
+    #[tokio::test]
+    async fn what_bcrypt_would_cut_is_wrong() {
+        let hasher = PasswordHasher::start(1, 4).unwrap();
+        let longest = "x".repeat(72);
+        let verifier = hasher.hash(password(&longest), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        assert!(
+            hasher
+                .verify(password(&longest), Some(verifier.clone()), hasher.place(Party::INSIDE).unwrap())
+                .await
+                .unwrap()
+        );
+        let longer = format!("{longest}x");
+        assert!(!hasher.verify(password(&longer), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert!(hasher.hash(password(&longer), hasher.place(Party::INSIDE).unwrap()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_judged_takes_its_turn_and_a_panic_ends_no_thread() {
+        let hasher = PasswordHasher::start(1, 4).unwrap();
+        let judged = hasher.judge(|| vec![Violation::Common], hasher.place(Party::INSIDE).unwrap()).await;
+        assert_eq!(judged, Ok(vec![Violation::Common]));
+        let panicked = hasher.judge(|| panic!("foreign code"), hasher.place(Party::INSIDE).unwrap()).await;
+        assert_eq!(panicked, Err(Full));
+        let verifier = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        assert!(hasher.verify(password("right"), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_leaves_their_place() {
+        let hasher = PasswordHasher::start(1, 4).unwrap();
+        let party = Party { network: Some([192, 0, 2, 1].into()), account: None };
+        for _ in 0..SHARE {
+            let place = hasher.place(party).unwrap();
+            assert!(hasher.verify(password("right"), None, place).now_or_never().is_none());
+        }
+        assert!(!hasher.verify(password("right"), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert_eq!(hasher.held(party), 0);
+    }
+
+    #[test]
+    fn while_others_come_an_origin_has_half_of_the_threads_to_itself() {
+        let (places, queue) = (Arc::<Places>::default(), Queue::of(2));
+        let party = |last: u8| Party { network: Some([192, 0, 2, last].into()), account: None };
+        let mut answers = Vec::new();
+        let mut push = |last: u8| {
+            let (reply, answer) = oneshot::channel();
+            let place = places.take(party(last)).unwrap();
+            queue.push(Job { task: Task::Hash { key: Zeroizing::default(), salt: [0; 16], cost: 4, reply }, place });
+            answers.push(answer);
+        };
+        let kept = |later| queue.lock().kept_for_others(queue.most_alone, Instant::now() + later);
+        (0..9).for_each(|_| push(1));
+        let [first, second] = [queue.take(None).unwrap(), queue.take(None).unwrap()];
+        assert!([&first, &second].iter().all(|batch| batch.alone == Some(party(1))), "nobody else is there");
+        push(2);
+        let mixed = queue.take(second.alone).unwrap();
+        assert!(mixed.alone.is_none() && mixed.jobs.len() > 1);
+        (0..9).for_each(|_| push(1));
+        assert!(kept(Duration::ZERO).is_some(), "the other thread is its own already");
+        assert!(kept(COMPANY).is_none(), "the others come no longer");
+        let own = queue.take(first.alone).unwrap();
+        assert!(own.alone == Some(party(1)), "the thread that was its own still is");
+        push(3);
+        assert!(kept(Duration::ZERO).is_none());
+        assert!(queue.take(None).unwrap().jobs.iter().any(|job| job.place.origin() == party(3)));
+    }
+}

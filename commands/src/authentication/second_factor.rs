@@ -1,0 +1,289 @@
+//! The second factor: TOTP (RFC 6238), with recovery codes in its place. Set up by its owner, asked for by every login
+//! from then on, taken away by its owner or, when it is lost, by an administrator.
+//!
+//! A code is spent before anything else happens, by one statement that only one of several can win: it is accepted
+//! once, at however many nodes it is presented. A recovery code is spent with the event that says so: of two that present
+//! it at once, one finds the account changed, and then the code gone.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, DisabledBy};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy, Method, Verdict};
+use fulexo_domain::event::Category;
+use fulexo_domain::permission::Permissions;
+use fulexo_domain::session::{RevokedBy, Session, SessionCommand};
+use fulexo_domain::values::{AccountId, Reason, SessionId, TypedCode};
+use zeroize::Zeroizing;
+
+use crate::accounts::profile;
+use crate::authentication::attempts::{self, Reserved, Subject};
+use crate::authentication::challenge::{self, Purpose};
+use crate::authentication::codes::{self, Batch, RECOVERY_CODES, RecoveryCodes, Spent, step_of, totp};
+use crate::authentication::login::{self, LoggedIn, Outcome, Presented};
+use crate::authentication::{credentials, devices};
+use crate::authorization::{lockdown, roles};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::sessions::{sign_out, tokens};
+use crate::unit::Unit;
+use crate::vault::Vault;
+use crate::vault::crypto::random_bytes;
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+use crate::{disclosure, reason};
+
+/// A second factor that is being set up; it counts once a code of it was right. No `Debug`; wiped when dropped.
+pub struct Enrolment {
+    /// The seed in base32 (RFC 4648), for typing in.
+    pub secret: Zeroizing<String>,
+    /// The same as an `otpauth` URI, for scanning.
+    pub otpauth_uri: Zeroizing<String>,
+}
+
+pub(crate) async fn start_enrolment(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+) -> Result<Done<Enrolment>, CommandError> {
+    let idempotency = Idempotency::of(&side.vault, context, "start_enrolment", &[account.0.as_bytes()]);
+    if let Some(shown) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+        let enrolment = pending(side, account, &shown).await?;
+        return execute::done_before(&side.log, enrolment).await;
+    }
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = side.account_state(account).await?;
+        let events = Account::handle_command(&state, AccountCommand::StartEnrolment)?;
+        let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+        let seed = key.seal("totp", Zeroizing::new(random_bytes::<20>()?).as_slice())?;
+        let shown = seed_digest(&side.vault, &seed);
+        let mut unit = side.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.vault(VaultWrite::PendingSeed { account, seed });
+        unit.record(account.0, Some(account), events)?;
+        Ok((unit, disclosure::disclosing(side, context, shown).await?))
+    });
+    let Done { value: shown, position } = disclosure::done_disclosing(side, context, decided.await?).await?;
+    Ok(Done { value: pending(side, account, &shown).await?, position })
+}
+
+fn seed_digest(vault: &Vault, sealed: &[u8]) -> [u8; 32] {
+    vault.digest("pending-seed", &[sealed])
+}
+
+/// The enrolment under way, as long as it is the one that was shown.
+async fn pending(side: &WriteSide, account: AccountId, shown: &[u8; 32]) -> Result<Enrolment, CommandError> {
+    let sealed = credentials::seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
+    if seed_digest(&side.vault, &sealed) != *shown {
+        return Err(CommandError::OutcomeExpired);
+    }
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    enrolment(side, account, &key.open("totp", &sealed)?).await
+}
+
+async fn enrolment(side: &WriteSide, account: AccountId, seed: &[u8]) -> Result<Enrolment, CommandError> {
+    let profile = profile::profile(side, account).await?.ok_or(AccountError::Unknown)?;
+    let totp = totp(seed, profile.email.as_str())?;
+    let otpauth_uri = totp.to_url().map_err(|error| CommandError::Internal(error.to_string()))?;
+    Ok(Enrolment { secret: Zeroizing::new(totp.secret().to_base32()), otpauth_uri: Zeroizing::new(otpauth_uri) })
+}
+
+pub(crate) async fn confirm_enrolment(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    session: Option<SessionId>,
+    code: &TypedCode,
+) -> Result<Done<RecoveryCodes>, CommandError> {
+    let content = [account.0.as_bytes().as_slice(), code.as_str().as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "confirm_enrolment", &content);
+    if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
+    }
+    let sealed = credentials::seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let step = step_of(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
+    if !codes::spend_step(&side.pool, account, &sealed, step).await? {
+        return Err(CommandError::WrongCode);
+    }
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = side.account_state(account).await?;
+        if credentials::seed(&side.pool, account, "totp_pending").await?.as_ref() != Some(&sealed) {
+            return Err(CommandError::WrongCode);
+        }
+        let command = AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES, session };
+        let events = Account::handle_command(&state, command)?;
+        let batch = Batch(random_bytes()?);
+        let codes = codes::recovery_codes(&side.vault, account, &batch);
+        let mut unit = side.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.vault(VaultWrite::ConfirmSeed { account });
+        unit.vault(codes::store(&side.vault, account, &codes));
+        unit.record(account.0, Some(account), events)?;
+        if let Some(session) = session {
+            let loaded = tokens::load_session(side, session).await?;
+            let (methods, policy) = (vec![Method::OneTime], side.policy().sessions.clone());
+            let command = SessionCommand::Elevate { methods, held: false, at: context.now, policy };
+            unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+            unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
+        }
+        // Under the factor as this very append leaves it.
+        Ok((unit, disclosure::disclosing_with_seed(side, context, batch, &sealed).await?))
+    });
+    let done = disclosure::done_disclosing(side, context, decided.await?).await?;
+    Ok(done.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
+}
+
+pub(crate) async fn issue_recovery_codes(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+) -> Result<Done<RecoveryCodes>, CommandError> {
+    let idempotency = Idempotency::of(&side.vault, context, "issue_recovery_codes", &[account.0.as_bytes()]);
+    if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
+    }
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = side.account_state(account).await?;
+        let command = AccountCommand::IssueRecoveryCodes { count: RECOVERY_CODES };
+        let events = Account::handle_command(&state, command)?;
+        let batch = Batch(random_bytes()?);
+        let codes = codes::recovery_codes(&side.vault, account, &batch);
+        let mut unit = side.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.vault(codes::store(&side.vault, account, &codes));
+        unit.record(account.0, Some(account), events)?;
+        Ok((unit, disclosure::disclosing(side, context, batch).await?))
+    });
+    let done = disclosure::done_disclosing(side, context, decided.await?).await?;
+    Ok(done.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
+}
+
+pub(crate) async fn disable_second_factor(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+) -> Result<Done<()>, CommandError> {
+    let idempotency = Idempotency::of(&side.vault, context, "disable_second_factor", &[account.0.as_bytes()]);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let decided = execute::decide(side, idempotency.as_ref(), || async {
+        let (state, version) = side.account_state(account).await?;
+        if requires_second_factor(side, &state).await? {
+            return Err(CommandError::SecondFactorRequired);
+        }
+        let mut unit = side.unit(context);
+        take_away(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+pub(crate) async fn reset_second_factor(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let idempotency = reason::bound(&side.vault, context, "reset_second_factor", account.0, &reason);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let sealing = reason::sealing(&side.vault, account, &reason).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = side.account_state(account).await?;
+        if context.account() == Some(account) && requires_second_factor(side, &state).await? {
+            return Err(CommandError::SecondFactorRequired);
+        }
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+        take_away(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
+        sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::SecondFactorReset).await?;
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+async fn take_away(
+    side: &WriteSide,
+    unit: &mut Unit<'_>,
+    account: AccountId,
+    state: &AccountState,
+    version: u64,
+    by: DisabledBy,
+) -> Result<(), CommandError> {
+    let events = Account::handle_command(state, AccountCommand::DisableSecondFactor { by })?;
+    unit.expect(Category::Account, account.0, Expected::Exact(version));
+    unit.vault(VaultWrite::ForgetSecondFactor { account });
+    unit.record(account.0, Some(account), events)?;
+    // What was counted against its codes goes with it. Of the address nothing is asked.
+    if attempts::counted(side, account, "").await?.contains(&Factor::SecondFactor) {
+        let (factor, by) = (Factor::SecondFactor, LiftedBy::Reset);
+        let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
+        unit.record(account.0, Some(account), [lifted])?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn second_factor(
+    side: &WriteSide,
+    context: &Context,
+    challenge_token: &str,
+    code: &TypedCode,
+) -> Result<Done<LoggedIn>, CommandError> {
+    lockdown::as_during_lockdown(&side.pool, second_step(side, context, challenge_token, code).await).await
+}
+
+async fn second_step(
+    side: &WriteSide,
+    context: &Context,
+    challenge_token: &str,
+    code: &TypedCode,
+) -> Result<Done<LoggedIn>, CommandError> {
+    let content = [challenge_token.as_bytes(), code.as_str().as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "second_factor", &content);
+    if let Some((outcome, is_recent)) = idempotency::before_with_age::<Outcome>(&side.log, idempotency.as_ref()).await?
+    {
+        return login::answer(side, context, outcome, is_recent).await;
+    }
+    let (challenge, found) = challenge::challenged(side, challenge_token, Purpose::SecondFactor).await?;
+    let account = challenge.account;
+    // It may have been forgotten since, and then never comes back.
+    let known = challenge.known_device && devices::knows_device(&side.pool, context, account, challenge.device).await?;
+    let (device, subject) = match known {
+        true => (challenge.device, Subject::Device(account, challenge.device)),
+        false => (context.new_id(), Subject::Account(account)),
+    };
+    if challenge.has_expired(context.now) {
+        let attempt = Reserved::uncounted(Factor::SecondFactor);
+        return login::refuse(side, context, Some(&found), Verdict::ExpiredChallenge, &attempt, idempotency.as_ref())
+            .await;
+    }
+    let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
+    let spent =
+        attempts::settled(&side.pool, &attempt, codes::spend_code(side, &found, code, &attempt, context.now).await)
+            .await?;
+    let Some(Spent { recovery, seed }) = spent else {
+        let verdict = attempt.verdict(Some(&found));
+        return login::refuse(side, context, Some(&found), verdict, &attempt, idempotency.as_ref()).await;
+    };
+    let presented = Presented {
+        methods: vec![Method::Password, Method::OneTime],
+        device,
+        known_device: known,
+        attempt: &attempt,
+        rehashed: None,
+        seed: Some(seed),
+        recovery,
+    };
+    login::proceed(side, context, &found, &presented, idempotency.as_ref()).await
+}
+
+/// Whether one of its roles allows nothing without a second factor.
+pub(crate) async fn requires_second_factor(side: &WriteSide, state: &AccountState) -> Result<bool, CommandError> {
+    let policy = side.current_policy().await?;
+    Ok(state.roles.iter().any(|role| policy.second_factor.required_for.contains(role)))
+}

@@ -1,0 +1,118 @@
+//! Step-up: whoever is logged in proves themselves once more, and may make sensitive calls for a while. Guesses are
+//! counted with those of logins from the same device, under the same lock.
+
+use chrono::{DateTime, Utc};
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError};
+use fulexo_domain::authentication::{Factor, Method, Verdict};
+use fulexo_domain::event::Category;
+use fulexo_domain::password::Password;
+use fulexo_domain::session::{Session, SessionCommand, SessionEvent};
+use fulexo_domain::values::{AccountId, SessionId, TypedCode};
+
+use crate::authentication::attempts::{self, Reserved, Subject};
+use crate::authentication::codes::{self, Spent};
+use crate::authentication::credentials::{self, Found};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::rate_limit;
+use crate::sessions::tokens;
+use crate::vault::write::VaultWrite;
+use crate::write_side::WriteSide;
+
+/// What somebody proves themselves with.
+pub enum Evidence {
+    /// The password.
+    Password(Password),
+    /// A code of the second factor, or a recovery code.
+    Code(TypedCode),
+}
+
+pub(crate) async fn step_up(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    session: SessionId,
+    held: bool,
+    evidence: Evidence,
+) -> Result<Done<DateTime<Utc>>, CommandError> {
+    let (kind, secret): (&[u8], &[u8]) = match &evidence {
+        Evidence::Password(password) => (b"password", password.expose().as_bytes()),
+        Evidence::Code(code) => (b"code", code.as_str().as_bytes()),
+    };
+    let content = [session.0.as_bytes().as_slice(), kind, secret];
+    let idempotency = Idempotency::of(&side.vault, context, "step_up", &content);
+    if let Some(until) = idempotency::before(&side.log, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, until).await;
+    }
+    let (found, attempt, spent) = confirm(side, context, account, session, evidence).await?;
+    let method = match attempt.factor {
+        Factor::Password => Method::Password,
+        Factor::SecondFactor => Method::OneTime,
+    };
+    let decided = execute::decide(side, idempotency.as_ref(), || async {
+        let (state, version) = credentials::with_same_password(side, &found).await?;
+        if state.suspended {
+            return Err(AccountError::Suspended.into());
+        }
+        if state.second_factor && spent.is_none() {
+            return Err(CommandError::CodeRequired);
+        }
+        if let Some(spent) = &spent {
+            codes::still_a_factor(&side.pool, account, &spent.seed, spent.recovery).await?;
+        }
+        let loaded = tokens::load_session(side, session).await?;
+        let policy = side.policy().sessions.clone();
+        let command = SessionCommand::Elevate { methods: vec![method], held, at: context.now, policy };
+        let events = Session::handle_command(&loaded.state, command)?;
+        let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
+            return Err(CommandError::Internal("a step-up that elevates nothing".into()));
+        };
+        let until = *until;
+        let mut unit = side.unit(context);
+        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        unit.vault(attempt.clear());
+        if let Some(hash) = spent.as_ref().and_then(|spent| spent.recovery) {
+            unit.vault(VaultWrite::SpendRecoveryCode { account, hash });
+            let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
+            unit.record(account.0, Some(account), used)?;
+        }
+        let confirmed = attempts::decide_attempt(side, &attempt, Verdict::Confirmed, context.now);
+        unit.record(account.0, Some(account), confirmed)?;
+        unit.record(session.0, Some(account), events)?;
+        Ok((unit, until))
+    });
+    execute::done(&side.log, attempts::concluded(side, context, &found, &attempt, decided.await).await?).await
+}
+
+async fn confirm(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    session: SessionId,
+    evidence: Evidence,
+) -> Result<(Found, Reserved, Option<Spent>), CommandError> {
+    let device = tokens::device_of(&side.pool, session).await?;
+    match evidence {
+        Evidence::Password(_) if side.account_state(account).await?.0.second_factor => Err(CommandError::CodeRequired),
+        Evidence::Password(password) => {
+            let place = rate_limit::place(side, context)?;
+            let (found, attempt) = attempts::prove(side, context, account, device, password, place).await?;
+            Ok((found, attempt, None))
+        }
+        Evidence::Code(code) => {
+            let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+            let subject = Subject::Device(account, device);
+            let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
+            let spent = codes::spend_code(side, &found, &code, &attempt, context.now).await;
+            match attempts::settled(&side.pool, &attempt, spent).await? {
+                Some(spent) => Ok((found, attempt, Some(spent))),
+                None => Err(attempts::refused(side, context, &found, attempt.verdict(Some(&found)), &attempt).await?),
+            }
+        }
+    }
+}

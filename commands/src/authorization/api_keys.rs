@@ -1,0 +1,137 @@
+//! API keys: services act by themselves, within permissions and until a time. A key's secret is derived from its id with
+//! a key that the database does not hold, so nothing that could be presented is stored, not even hashed.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::Aggregate;
+use fulexo_domain::api_key::{ApiKey, ApiKeyCommand, ApiKeyState};
+use fulexo_domain::event::{Category, Stream};
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::values::{ApiKeyId, KeyName, Reason};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::authorization::roles;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done, TRIES};
+use crate::idempotency::Idempotency;
+use crate::log::Expected;
+use crate::vault::Vault;
+use crate::vault::crypto::equal;
+use crate::write_side::WriteSide;
+use crate::{disclosure, reason};
+
+/// Longest life of a key.
+pub const LONGEST_LIFE: TimeDelta = TimeDelta::days(366);
+/// Most keys in use at once.
+pub const MOST: i64 = 1_000;
+/// What every key begins with, so that scanners of source code find it.
+const PREFIX: &str = "fxk_";
+
+/// A new API key. No `Debug`; wiped when dropped.
+pub struct NewApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// What the service is to present; shown once.
+    pub secret: Zeroizing<String>,
+}
+
+fn mark_of(vault: &Vault, id: ApiKeyId) -> [u8; 32] {
+    vault.digest("api-key", &[id.0.as_bytes()])
+}
+
+pub(crate) async fn create_api_key(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    name: KeyName,
+    permissions: Permissions,
+    expires_at: DateTime<Utc>,
+) -> Result<Done<NewApiKey>, CommandError> {
+    let names: Vec<&str> = permissions.iter().map(Permission::as_str).collect();
+    let (listed, ends) = (names.join(" "), expires_at.timestamp_micros().to_be_bytes());
+    let content = [name.as_str().as_bytes(), listed.as_bytes(), &ends];
+    let idempotency = Idempotency::of(&side.vault, context, "create_api_key", &content);
+    if let Some(id) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, new_api_key(&side.vault, id)).await;
+    }
+    if expires_at <= context.now || expires_at > context.now + LONGEST_LIFE {
+        return Err(CommandError::ApiKeyLife);
+    }
+    if !own.covers(permissions) {
+        return Err(CommandError::GrantExceedsOwn);
+    }
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let live = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from access.api_key where revoked_at is null and expires_at > $1"#,
+            context.now
+        )
+        .fetch_one(&side.pool)
+        .await?;
+        if live >= MOST {
+            return Err(CommandError::TooMany);
+        }
+        let id = ApiKeyId(context.new_id());
+        let command = ApiKeyCommand::Create { name: name.clone(), permissions, expires_at };
+        let events = ApiKey::handle_command(&ApiKeyState::None, command)?;
+        let mut unit = side.unit(context);
+        let needed = permissions.union(Permissions::of(&[Permission::ApiKeysManage]));
+        roles::rest_on_granter(side, &mut unit, context, needed).await?;
+        unit.expect(Category::ApiKey, id.0, Expected::New);
+        unit.record(id.0, context.account(), events)?;
+        Ok((unit, disclosure::disclosing(side, context, id).await?))
+    });
+    Ok(disclosure::done_disclosing(side, context, decided.await?).await?.map(|id| new_api_key(&side.vault, id)))
+}
+
+pub(crate) async fn revoke_api_key(
+    side: &WriteSide,
+    context: &Context,
+    key: ApiKeyId,
+    reason: Option<Reason>,
+) -> Result<Done<()>, CommandError> {
+    let sealing = match &reason {
+        Some(reason) => reason::own_sealing(&side.vault, context, reason).await?,
+        None => None,
+    };
+    for _ in 0..TRIES {
+        let events = side.log.load(Stream { category: Category::ApiKey, id: key.0 }).await?;
+        let (version, last) = events.last().map_or((0, None), |event| (event.version, Some(event.position)));
+        let maker = events.first().and_then(|event| event.subject).map(fulexo_domain::values::AccountId);
+        let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
+        let state = events.fold(ApiKeyState::None, ApiKey::apply_event);
+        let events = ApiKey::handle_command(&state, ApiKeyCommand::Revoke)?;
+        if events.is_empty() {
+            return Ok(Done { value: (), position: last });
+        }
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::ApiKeysManage])).await?;
+        unit.expect(Category::ApiKey, key.0, Expected::Exact(version));
+        unit.record(key.0, maker, events)?;
+        match execute::commit(side, unit, None, ()).await {
+            Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+            Ok(Committed::Before(())) => return execute::done_before(&side.log, ()).await,
+            Err(CommandError::Contended) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(CommandError::Contended)
+}
+
+#[must_use]
+pub(crate) fn api_key(vault: &Vault, secret: &str) -> Option<ApiKeyId> {
+    // 16 + 32 bytes are 64 characters of base64url.
+    let encoded = secret.strip_prefix(PREFIX).filter(|encoded| encoded.len() == 64)?;
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).ok()?);
+    let (id, mark) = bytes.split_first_chunk::<16>()?;
+    let id = ApiKeyId(Uuid::from_bytes(*id));
+    equal(mark, &mark_of(vault, id)).then_some(id)
+}
+
+fn new_api_key(vault: &Vault, id: ApiKeyId) -> NewApiKey {
+    let bytes = Zeroizing::new([id.0.as_bytes().as_slice(), &mark_of(vault, id)].concat());
+    let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes));
+    NewApiKey { id, secret: Zeroizing::new(format!("{PREFIX}{}", *encoded)) }
+}

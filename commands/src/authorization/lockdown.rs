@@ -1,0 +1,123 @@
+//! A lockdown, started and lifted with a reason: while it lasts, only those who respond get in.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::event::{Category, Stream};
+use fulexo_domain::lockdown::{Lockdown, LockdownCommand, LockdownEvent, Scope};
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::values::{AccountId, Reason, RoleName};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::authorization::roles;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Done};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::reason;
+use crate::unit::Unit;
+use crate::write_side::WriteSide;
+
+/// There is one stream.
+const STREAM: Stream = Stream { category: Category::Lockdown, id: Uuid::nil() };
+
+/// Whether somebody gets in, as of this version of the lockdown's stream.
+#[derive(Clone, Copy)]
+pub(crate) struct Admission {
+    /// Whether they do.
+    pub admitted: bool,
+    version: u64,
+}
+
+impl Admission {
+    /// What is appended holds only if no lockdown was started meanwhile.
+    pub fn rest(self, unit: &mut Unit<'_>) {
+        unit.expect(STREAM.category, STREAM.id, Expected::Exact(self.version));
+    }
+}
+
+pub(crate) async fn start_lockdown(
+    side: &WriteSide,
+    context: &Context,
+    scope: Scope,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    change_lockdown(side, context, LockdownCommand::Start(scope), scope.as_str(), reason).await
+}
+
+pub(crate) async fn lift_lockdown(
+    side: &WriteSide,
+    context: &Context,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    change_lockdown(side, context, LockdownCommand::Lift, "", reason).await
+}
+
+async fn change_lockdown(
+    side: &WriteSide,
+    context: &Context,
+    command: LockdownCommand,
+    scope: &str,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let content = [scope.as_bytes(), reason.as_str().as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, "change_lockdown", &content);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = lockdown(&side.pool).await?;
+        let events: Vec<LockdownEvent> = Lockdown::handle_command(&state, command)?;
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::LockdownManage])).await?;
+        unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
+        unit.record(STREAM.id, None, events)?;
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+/// Whether somebody who holds these roles gets in now. Asks the database: it is asked seldom, and a node that is behind
+/// must not let in whom the others keep out.
+pub(crate) async fn admission(
+    side: &WriteSide,
+    roles: impl IntoIterator<Item = &RoleName>,
+) -> Result<Admission, CommandError> {
+    let (scope, version) = lockdown(&side.pool).await?;
+    let mut admitted = scope.is_none();
+    for role in roles {
+        if admitted {
+            break;
+        }
+        let permissions = roles::find_role(&side.log, role).await?.map(|(permissions, _)| permissions);
+        admitted = permissions.is_some_and(|permissions| permissions.contains(Permission::LockdownManage));
+    }
+    Ok(Admission { admitted, version })
+}
+
+/// The same, of an account.
+pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result<Admission, CommandError> {
+    let (scope, version) = lockdown(&side.pool).await?;
+    if scope.is_none() {
+        return Ok(Admission { admitted: true, version });
+    }
+    admission(side, &side.account_state(account).await?.0.roles).await
+}
+
+/// During a lockdown whoever is refused is told of it, and nothing else: neither that something was wrong nor that it
+/// was right.
+pub(crate) async fn as_during_lockdown<T>(pool: &PgPool, done: Result<T, CommandError>) -> Result<T, CommandError> {
+    match done {
+        Err(CommandError::InvalidCredentials) if lockdown(pool).await?.0.is_some() => Err(CommandError::LockedDown),
+        done => done,
+    }
+}
+
+async fn lockdown(pool: &PgPool) -> Result<(Option<Scope>, u64), CommandError> {
+    let row = sqlx::query!("select scope, version from access.lockdown").fetch_optional(pool).await?;
+    let Some(row) = row else { return Ok((None, 0)) };
+    let unknown = |_| CommandError::Internal("a lockdown of a scope that this build does not know".to_owned());
+    let scope = row.scope.as_deref().map(Scope::parse).transpose().map_err(unknown)?;
+    Ok((scope, row.version.unsigned_abs()))
+}

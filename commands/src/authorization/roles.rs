@@ -1,0 +1,313 @@
+//! Roles: defined by administrators beside those built in; granted and revoked with a reason, in force at once, also for
+//! tokens that were issued before.
+//!
+//! Whatever is decided here rests on the versions of the streams it was decided by (accounts, roles): of a grant and a
+//! demotion at once, one finds the other's stream changed and decides anew.
+
+use std::collections::BTreeSet;
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState};
+use fulexo_domain::event::{Actor, Category, Stream};
+use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
+use fulexo_domain::record::RoleRecord;
+use fulexo_domain::role::{Role, RoleCommand, RoleState};
+use fulexo_domain::values::{AccountId, Reason, RoleName};
+use sqlx::PgPool;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Done, TRIES};
+use crate::idempotency::{self, Idempotency};
+use crate::log::{EventLog, Expected};
+use crate::log_store::LogStore;
+use crate::reason;
+use crate::unit::Unit;
+use crate::write_side::WriteSide;
+
+/// Most roles that were ever defined.
+const MOST_ROLES: i64 = 500;
+
+/// Streams at versions that a decision rests on.
+pub(crate) type RestsOn = Vec<(Stream, Expected)>;
+
+/// Whether a role is built in and lets its holder grant roles. Of those who hold one, somebody must be left.
+pub(crate) fn gives_roles(role: &RoleName) -> bool {
+    built_in(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
+}
+
+const fn stream(account: AccountId) -> Stream {
+    Stream { category: Category::Account, id: account.0 }
+}
+
+pub(crate) async fn grant_role(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    role: RoleName,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let command = AccountCommand::GrantRole { role: role.clone() };
+    change_roles(side, context, own, account, ("grant_role", command), &role, reason).await
+}
+
+pub(crate) async fn revoke_role(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    role: RoleName,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let command = AccountCommand::RevokeRole { role: role.clone() };
+    change_roles(side, context, own, account, ("revoke_role", command), &role, reason).await
+}
+
+async fn change_roles(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    (operation, command): (&str, AccountCommand),
+    role: &RoleName,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let content = [account.0.as_bytes().as_slice(), role.as_str().as_bytes(), reason.as_str().as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, operation, &content);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let sealing = reason::sealing(&side.vault, account, &reason).await?;
+    let remembered = idempotency.as_ref().map(|idempotency| idempotency.record(&())).transpose()?;
+    for _ in 0..TRIES {
+        let expected = what_it_rests_on(side, context, own, account, &command, role).await?;
+        let version = side.policy().version;
+        let store = LogStore::<Account>::new(side.log.clone(), Category::Account, context.clone(), version)
+            .about(account, sealing.clone())
+            .remembering(remembered.clone())
+            .expecting(expected);
+        let state = side.account_state(account).await?;
+        match execute::execute(&store, account.0, state, command.clone()).await {
+            Ok(position) => return Ok(Done { value: (), position }),
+            // Somebody else was faster: decide again on what they left.
+            Err(CommandError::Contended) => {}
+            Err(error) => {
+                execute::unless_done::<()>(&side.log, idempotency.as_ref(), error).await?;
+                return execute::done_before(&side.log, ()).await;
+            }
+        }
+    }
+    Err(CommandError::Contended)
+}
+
+/// What makes a change of roles right: the role is what it is, whoever makes the change still may, and somebody who
+/// may grant roles is left when it is done.
+async fn what_it_rests_on(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    command: &AccountCommand,
+    role: &RoleName,
+) -> Result<RestsOn, CommandError> {
+    let grants = matches!(command, AccountCommand::GrantRole { .. });
+    let (permissions, mut expected) = match find_role(&side.log, role).await? {
+        Some((permissions, rests_on)) => (permissions, rests_on),
+        None if grants => return Err(AccountError::NoSuchRole.into()),
+        // Retired while somebody was being granted it: it allows nothing, and may go.
+        None => (Permissions::NONE, Vec::new()),
+    };
+    if !own.covers(permissions) {
+        return Err(CommandError::GrantExceedsOwn);
+    }
+    let needed = permissions.union(Permissions::of(&[Permission::RolesGrant]));
+    expected.extend(granter(side, context, needed).await?);
+    if !grants && gives_roles(role) && side.account_state(account).await?.0.roles.contains(role) {
+        expected.push(other_administrator(side, account).await?);
+    }
+    Ok(expected)
+}
+
+pub(crate) async fn define_role(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    role: RoleName,
+    permissions: Permissions,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let names: Vec<&str> = permissions.iter().map(Permission::as_str).collect();
+    let listed = names.join(" ");
+    let command = RoleCommand::Define { role: role.clone(), permissions };
+    change_role(side, context, own, &role, command, ("define_role", &listed), reason).await
+}
+
+pub(crate) async fn retire_role(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    role: RoleName,
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let command = RoleCommand::Retire { role: role.clone() };
+    change_role(side, context, own, &role, command, ("retire_role", ""), reason).await
+}
+
+async fn change_role(
+    side: &WriteSide,
+    context: &Context,
+    own: Permissions,
+    role: &RoleName,
+    command: RoleCommand,
+    (operation, listed): (&str, &str),
+    reason: Reason,
+) -> Result<Done<()>, CommandError> {
+    let content = [role.as_str().as_bytes(), listed.as_bytes(), reason.as_str().as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, operation, &content);
+    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::done_before(&side.log, ()).await;
+    }
+    let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+    let decided = execute::decide(side, idempotency.as_ref(), || async {
+        let (state, version) = role_state(&side.log, role).await?;
+        let events = Role::handle_command(&state, command.clone())?;
+        let before = if let RoleState::Defined(before) = state { before } else { Permissions::NONE };
+        let after = match &command {
+            RoleCommand::Define { permissions, .. } => *permissions,
+            RoleCommand::Retire { .. } => Permissions::NONE,
+        };
+        let touched = before.union(after);
+        if !own.covers(touched) {
+            return Err(CommandError::GrantExceedsOwn);
+        }
+        match &command {
+            RoleCommand::Define { .. } if state == RoleState::None => room_for_a_role(&side.pool).await?,
+            RoleCommand::Retire { .. } if is_held(&side.pool, role).await? => return Err(CommandError::RoleInUse),
+            RoleCommand::Define { .. } | RoleCommand::Retire { .. } => {}
+        }
+        let mut unit = side.unit(context).sealing(sealing.clone());
+        let needed = touched.union(Permissions::of(&[Permission::RolesManage]));
+        rest_on_granter(side, &mut unit, context, needed).await?;
+        unit.expect(Category::Role, role.stream_id(), Expected::Exact(version));
+        unit.record(role.stream_id(), None, events)?;
+        Ok((unit, ()))
+    });
+    execute::done(&side.log, decided.await?).await
+}
+
+async fn room_for_a_role(pool: &PgPool) -> Result<(), CommandError> {
+    let count = sqlx::query_scalar!(r#"select count(*) as "count!" from access.role"#).fetch_one(pool).await?;
+    if count < MOST_ROLES { Ok(()) } else { Err(CommandError::TooMany) }
+}
+
+async fn is_held(pool: &PgPool, role: &RoleName) -> Result<bool, CommandError> {
+    let held = sqlx::query_scalar!(
+        r#"select exists (select from access.role_grant where role = $1) as "held!""#,
+        role.as_str()
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(held)
+}
+
+async fn role_state(log: &EventLog, role: &RoleName) -> Result<(RoleState, u64), CommandError> {
+    let loaded = log.record::<RoleRecord>(role.stream_id()).await?;
+    Ok((loaded.record.state, loaded.version))
+}
+
+/// What a role allows, and the stream that says so; `None` when there is no such role.
+pub(crate) async fn find_role(log: &EventLog, role: &RoleName) -> Result<Option<(Permissions, RestsOn)>, CommandError> {
+    if let Some(permissions) = built_in(role) {
+        return Ok(Some((permissions, Vec::new())));
+    }
+    let (state, version) = role_state(log, role).await?;
+    let stream = Stream { category: Category::Role, id: role.stream_id() };
+    match state {
+        RoleState::Defined(permissions) => Ok(Some((permissions, vec![(stream, Expected::Exact(version))]))),
+        RoleState::None | RoleState::Retired => Ok(None),
+    }
+}
+
+/// What these roles allow together, and the streams that say so.
+async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissions, RestsOn), CommandError> {
+    let (mut allowed, mut rests_on) = (Permissions::NONE, Vec::new());
+    for role in roles {
+        if let Some((permissions, on)) = find_role(log, role).await? {
+            allowed = allowed.union(permissions);
+            rests_on.extend(on);
+        }
+    }
+    Ok((allowed, rests_on))
+}
+
+/// Whoever asks may still do all this: their account, and its roles, as they are now.
+async fn granter(side: &WriteSide, context: &Context, needed: Permissions) -> Result<RestsOn, CommandError> {
+    let granter = match context.actor {
+        Actor::Account { id } => AccountId(id),
+        Actor::Operator | Actor::System => return Ok(Vec::new()),
+        Actor::ApiKey { .. } | Actor::Anonymous => return Err(CommandError::GrantExceedsOwn),
+    };
+    let (state, version) = side.account_state(granter).await?;
+    let (held, mut rests_on) = allowed(&side.log, &state.roles).await?;
+    if state.suspended || !held.covers(needed) {
+        return Err(CommandError::GrantExceedsOwn);
+    }
+    rests_on.push((stream(granter), Expected::Exact(version)));
+    Ok(rests_on)
+}
+
+pub(crate) async fn rest_on_granter(
+    side: &WriteSide,
+    unit: &mut Unit<'_>,
+    context: &Context,
+    needed: Permissions,
+) -> Result<(), CommandError> {
+    for (stream, expected) in granter(side, context, needed).await? {
+        unit.expect(stream.category, stream.id, expected);
+    }
+    Ok(())
+}
+
+/// Nobody takes the use, or a factor, of an account that may do more than they.
+pub(crate) async fn rest_on_rank(
+    side: &WriteSide,
+    unit: &mut Unit<'_>,
+    context: &Context,
+    own: Permissions,
+    account: AccountId,
+    state: &AccountState,
+) -> Result<(), CommandError> {
+    let mut needed = Permissions::of(&[Permission::AccountsManage]);
+    if context.account() != Some(account) {
+        let (held, rests_on) = allowed(&side.log, &state.roles).await?;
+        if !own.covers(held) {
+            return Err(CommandError::GrantExceedsOwn);
+        }
+        for (stream, expected) in rests_on {
+            unit.expect(stream.category, stream.id, expected);
+        }
+        needed = needed.union(held);
+    }
+    rest_on_granter(side, unit, context, needed).await
+}
+
+/// Somebody else who holds a built-in role that grants roles, and whose account is in use, as they are now. Whatever
+/// takes that away from an account rests on them: of two that are taken away at once, one finds the other changed.
+pub(crate) async fn other_administrator(side: &WriteSide, but: AccountId) -> Result<(Stream, Expected), CommandError> {
+    let granting: Vec<String> = built_in_roles().filter(gives_roles).map(String::from).collect();
+    let holders = sqlx::query_scalar!(
+        "select distinct account_id from access.role_grant where role = any($1) and account_id <> $2 limit 100",
+        &granting,
+        but.0
+    )
+    .fetch_all(&side.pool)
+    .await?;
+    for holder in holders.into_iter().map(AccountId) {
+        let (state, version) = side.account_state(holder).await?;
+        if !state.suspended && state.roles.iter().any(gives_roles) {
+            return Ok((stream(holder), Expected::Exact(version)));
+        }
+    }
+    Err(CommandError::LastAdministrator)
+}

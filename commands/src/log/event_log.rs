@@ -1,0 +1,48 @@
+//! The log, as callers see it: two queues, and the task behind them.
+
+use sqlx::PgPool;
+use tokio::sync::{mpsc, oneshot};
+
+use super::append::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Hooks, QUEUE, Queued};
+use super::sequencer::Sequencer;
+
+/// The log, as callers see it. Cheap to clone.
+#[derive(Clone)]
+pub struct EventLog {
+    pub(super) pool: PgPool,
+    changes: mpsc::Sender<Queued>,
+    observations: mpsc::Sender<Queued>,
+}
+
+impl EventLog {
+    /// The log and the task that orders its appends. Whoever starts the service runs the sequencer; when every
+    /// `EventLog` is dropped, or it is told to stop, it commits what is waiting and ends.
+    #[must_use]
+    pub fn new(pool: PgPool, hooks: Hooks) -> (Self, Sequencer) {
+        let (changes, change_queue) = mpsc::channel(QUEUE);
+        let (observations, observation_queue) = mpsc::channel(QUEUE);
+        let sequencer = Sequencer::new(pool.clone(), change_queue, observation_queue, hooks);
+        (Self { pool, changes, observations }, sequencer)
+    }
+
+    /// Appends, and returns once it is durable. Dropping the future does not cancel the append.
+    ///
+    /// # Errors
+    /// See [`AppendError`]. After all but `Unavailable` nothing was written.
+    pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        if request.events.len() > BATCH_EVENTS {
+            return Err(AppendError::TooLarge);
+        }
+        let observes = !request.events.is_empty()
+            && request.vault.is_empty()
+            && request.events.iter().all(|event| event.draft().event.is_observation());
+        // A flood of failed logins fills its own queue and delays neither a lockout nor an administrator.
+        let queue = if observes { &self.observations } else { &self.changes };
+        let (reply, answer) = oneshot::channel();
+        queue.try_send(Queued { request, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
+        })?;
+        answer.await.unwrap_or(Err(AppendError::Unavailable))
+    }
+}

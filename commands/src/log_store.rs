@@ -1,0 +1,220 @@
+//! `esrs::EventStore` over the log: one handle a request, for commands that touch one aggregate. It carries who
+//! asks and what is sealed, and keeps the receipt, since esrs knows of neither.
+
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use esrs::store::{EventStore, EventStoreLockGuard, StoreEvent, UnlockOnDrop};
+use esrs::{Aggregate, AggregateState};
+use fulexo_domain::event::{Category, Event, Stream};
+use fulexo_domain::values::AccountId;
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::log::{AppendError, Appended, CommandRecord, EventLog, Expected, ReadError};
+use crate::unit::Unit;
+use crate::vault::{Personal, SubjectKey};
+
+/// The store of one aggregate type, for one request.
+pub struct LogStore<A> {
+    log: EventLog,
+    category: Category,
+    context: Context,
+    policy_version: u32,
+    subject: Option<AccountId>,
+    sealing: Option<(SubjectKey, Personal)>,
+    command: Option<CommandRecord>,
+    expected: Vec<(Stream, Expected)>,
+    position: Mutex<Option<u64>>,
+    aggregate: PhantomData<fn() -> A>,
+}
+
+/// Why the store could not do what esrs asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The append.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The draft.
+    #[error(transparent)]
+    Command(Box<CommandError>),
+    /// Events are never deleted.
+    #[error("events are never deleted")]
+    DeleteRefused,
+    /// A stream holds an event of another category.
+    #[error("the stream holds an event of another category")]
+    ForeignEvent,
+}
+
+impl<A> LogStore<A> {
+    pub(crate) fn new(log: EventLog, category: Category, context: Context, policy_version: u32) -> Self {
+        Self {
+            log,
+            category,
+            context,
+            policy_version,
+            subject: None,
+            sealing: None,
+            command: None,
+            expected: Vec::new(),
+            position: Mutex::new(None),
+            aggregate: PhantomData,
+        }
+    }
+
+    /// Whom the events are about, and what is sealed beside them.
+    pub(crate) fn about(mut self, subject: AccountId, sealing: Option<(SubjectKey, Personal)>) -> Self {
+        self.subject = Some(subject);
+        self.sealing = sealing;
+        self
+    }
+
+    /// What to remember under the client's idempotency key.
+    pub(crate) fn remembering(mut self, command: Option<CommandRecord>) -> Self {
+        self.command = command;
+        self
+    }
+
+    /// Conditions on other streams, which the decision rests on too.
+    pub(crate) fn expecting(mut self, expected: Vec<(Stream, Expected)>) -> Self {
+        self.expected = expected;
+        self
+    }
+
+    /// Who asks.
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The position of the last event persisted.
+    pub(crate) fn position(&self) -> Option<u64> {
+        self.position.lock().map_or(None, |position| *position)
+    }
+}
+
+struct NothingToUnlock;
+impl UnlockOnDrop for NothingToUnlock {}
+
+#[async_trait]
+impl<A> EventStore for LogStore<A>
+where
+    A: Aggregate<Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync, State: Send>,
+{
+    type Aggregate = A;
+    type Error = StoreError;
+
+    /// Nothing to do: two writers of one stream are told apart by the version they expect.
+    async fn lock(&self, _: Uuid) -> Result<EventStoreLockGuard, StoreError> {
+        Ok(EventStoreLockGuard::new(NothingToUnlock))
+    }
+
+    /// The whole stream, which no command asks for: they begin where `EventLog::record` left off.
+    async fn by_aggregate_id(&self, id: Uuid) -> Result<Vec<StoreEvent<A::Event>>, StoreError> {
+        let events = self.log.load(Stream { category: self.category, id }).await?;
+        events
+            .into_iter()
+            .map(|recorded| {
+                Ok(StoreEvent {
+                    id: recorded.id,
+                    aggregate_id: id,
+                    payload: recorded.event.try_into().map_err(|_| StoreError::ForeignEvent)?,
+                    occurred_on: recorded.recorded_at,
+                    sequence_number: i32::try_from(recorded.version).unwrap_or(i32::MAX),
+                    version: Some(1),
+                })
+            })
+            .collect()
+    }
+
+    async fn persist(
+        &self,
+        state: &mut AggregateState<A::State>,
+        events: Vec<A::Event>,
+    ) -> Result<Vec<StoreEvent<A::Event>>, StoreError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let id = *state.id();
+        let mut unit = Unit::new(&self.context, self.policy_version).sealing(self.sealing.clone());
+        let version = u64::try_from(*state.sequence_number()).unwrap_or(0);
+        unit.expect(self.category, id, if version == 0 { Expected::New } else { Expected::Exact(version) });
+        unit.record(id, self.subject, events.iter().cloned()).map_err(|error| StoreError::Command(Box::new(error)))?;
+        let mut request = unit.into_request();
+        request.command = self.command.clone();
+        request.expected.extend(&self.expected);
+        let Appended::New(receipt) = self.log.append(request).await? else { return Ok(Vec::new()) };
+        if let Ok(mut position) = self.position.lock() {
+            *position = receipt.position;
+        }
+        Ok(events
+            .into_iter()
+            .zip(receipt.events)
+            .map(|(payload, recorded)| StoreEvent {
+                id: recorded.id,
+                aggregate_id: id,
+                payload,
+                occurred_on: recorded.recorded_at,
+                sequence_number: state.next_sequence_number(),
+                version: Some(1),
+            })
+            .collect())
+    }
+
+    /// Nothing to do: the relay and the projections read the log.
+    async fn publish(&self, _: &[StoreEvent<A::Event>]) {}
+
+    async fn delete(&self, _: Uuid) -> Result<(), StoreError> {
+        Err(StoreError::DeleteRefused)
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Append(error) => error.into(),
+            StoreError::Read(error) => error.into(),
+            StoreError::Command(error) => *error,
+            StoreError::DeleteRefused | StoreError::ForeignEvent => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+    use fulexo_domain::account::Account;
+    use fulexo_domain::event::Actor;
+    use sqlx::PgPool;
+
+    use super::*;
+    use crate::context::Origin;
+    use crate::log::Hooks;
+
+    #[tokio::test]
+    async fn an_aggregate_is_never_deleted() {
+        let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
+        let hooks = Hooks {
+            gate: |_, _| Box::pin(async { Ok(()) }),
+            gates: |_| false,
+            on_commit: Arc::new(|_| {}),
+            clock: || DateTime::UNIX_EPOCH,
+        };
+        let (log, _sequencer) = EventLog::new(pool, hooks);
+        let context = Context {
+            actor: Actor::System,
+            correlation: Uuid::nil(),
+            now: DateTime::UNIX_EPOCH,
+            origin: Origin::default(),
+            idempotency_key: None,
+        };
+        let store = LogStore::<Account>::new(log, Category::Account, context, 1);
+        assert!(matches!(store.delete(Uuid::nil()).await, Err(StoreError::DeleteRefused)));
+    }
+}

@@ -1,0 +1,304 @@
+//! What is mailed to the owner of an account: it follows from the events, and waits in the vault, written with them, until
+//! one node has sent it. Every mail holds a one-time token: a way on, or a way to say that it was somebody else.
+//!
+//! How a mail looks and how it is sent is not here.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::values::{AccountId, EmailAddress};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, Postgres, Transaction};
+use uuid::Uuid;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::accounts::profile;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::mail::kind::{LinkPurpose, MailKind};
+use crate::unit::Unit;
+use crate::vault::crypto::random_bytes;
+use crate::vault::write::{COUNTED_FOR, VaultWrite};
+use crate::vault::{SubjectKey, Vault};
+use crate::write_side::WriteSide;
+
+/// Passwords that are compared with the account's last ones by one link.
+const COMPARISONS: i16 = 5;
+/// How long sending is tried.
+const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(1);
+/// Longest text that is kept of what a client says about itself, in bytes.
+const LONGEST_TEXT: usize = 512;
+
+/// A mail that one node is sending: no other does, until it is said what became of it. No `Debug`.
+pub struct Outgoing {
+    transaction: Transaction<'static, Postgres>,
+    created_at: DateTime<Utc>,
+    attempts: i32,
+    /// The same at every try.
+    pub id: Uuid,
+    /// What it is about.
+    pub kind: MailKind,
+    /// To whom.
+    pub to: EmailAddress,
+    /// What its link holds.
+    pub token: Zeroizing<String>,
+    /// When what it is about happened.
+    pub at: DateTime<Utc>,
+    /// From which address.
+    pub ip: Option<String>,
+    /// What the client says it is.
+    pub user_agent: Option<String>,
+}
+
+/// What is sealed of a mail.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    token: String,
+    at: DateTime<Utc>,
+    ip: Option<String>,
+    user_agent: Option<String>,
+}
+
+struct Waiting {
+    account_id: Uuid,
+    kind: String,
+    mail_id: Uuid,
+    sealed: Vec<u8>,
+    created_at: DateTime<Utc>,
+    attempts: i32,
+    worth_sending: bool,
+}
+
+impl Outgoing {
+    /// It is on its way.
+    ///
+    /// # Errors
+    /// The database; it will be sent once more.
+    pub async fn sent(mut self) -> Result<(), sqlx::Error> {
+        empty(&mut self.transaction, self.id).await?;
+        self.transaction.commit().await
+    }
+
+    /// It is not; it is tried again later, each time after twice as long. Answers whether it was given up: for good
+    /// reason, or after a day.
+    ///
+    /// # Errors
+    /// The database; it will be tried again at once.
+    pub async fn failed(mut self, for_good: bool, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
+        let given_up = if for_good {
+            empty(&mut self.transaction, self.id).await?;
+            true
+        } else {
+            postpone(&mut self.transaction, self.id, self.attempts, self.created_at, now).await?
+        };
+        self.transaction.commit().await?;
+        Ok(given_up)
+    }
+}
+
+/// What is left of a mail that is not to be sent any more.
+async fn empty(transaction: &mut Transaction<'static, Postgres>, mail: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!("update vault.mail set sealed = null where mail_id = $1", mail).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// Answers whether it was given up instead.
+async fn postpone(
+    transaction: &mut Transaction<'static, Postgres>,
+    mail: Uuid,
+    attempts: i32,
+    created_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    if now - created_at > GIVEN_UP_AFTER {
+        empty(transaction, mail).await?;
+        return Ok(true);
+    }
+    let wait = TimeDelta::seconds(5_i64 << attempts.clamp(0, 9));
+    sqlx::query!("update vault.mail set attempts = attempts + 1, due_at = $2 where mail_id = $1", mail, now + wait)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(false)
+}
+
+fn sealed_as(mail: Uuid) -> String {
+    format!("mail/{mail}")
+}
+
+/// Adds the mails that an append leads to.
+pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut Unit<'_>) -> Result<(), CommandError> {
+    for (account, kind) in unit.take_mails() {
+        if !side.mails {
+            continue;
+        }
+        let key = match unit.key_of(account) {
+            Some(key) => Some(key),
+            None => side.vault.subject_key(account).await?,
+        };
+        // Nobody is left to be told.
+        let Some(key) = key else { continue };
+        let mail = mail(&side.vault, unit.context(), &key, account, kind)?;
+        unit.vault(mail);
+    }
+    Ok(())
+}
+
+/// A mail, and the token that it holds.
+pub(crate) fn mail(
+    vault: &Vault,
+    context: &Context,
+    key: &SubjectKey,
+    account: AccountId,
+    kind: MailKind,
+) -> Result<VaultWrite, CommandError> {
+    let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice()));
+    let purpose = kind.purpose();
+    let hash = link_hash(vault, purpose, &token);
+    let short = |text: &String| {
+        let end = text.floor_char_boundary(LONGEST_TEXT);
+        text.get(..end).unwrap_or_default().to_owned()
+    };
+    let mut content = Content {
+        token: token.to_string(),
+        at: context.now,
+        ip: context.origin.ip.map(|ip| ip.to_string()),
+        user_agent: context.origin.user_agent.as_ref().map(short),
+    };
+    let id = context.new_id();
+    let text = Zeroizing::new(serde_json::to_vec(&content)?);
+    content.token.zeroize();
+    let sealed = key.seal(&sealed_as(id), &text)?;
+    let expires_at = context.now + purpose.lifetime();
+    Ok(VaultWrite::Mail {
+        id,
+        account,
+        kind: kind.as_str(),
+        most: kind.most(),
+        token: hash,
+        purpose: purpose.as_str(),
+        expires_at,
+        sealed,
+        at: context.now,
+    })
+}
+
+fn link_hash(vault: &Vault, purpose: LinkPurpose, token: &str) -> [u8; 32] {
+    vault.digest("mail-token", &[purpose.as_str().as_bytes(), token.as_bytes()])
+}
+
+/// Whose token this is, as long as it is good for this.
+pub(crate) async fn link_owner(
+    side: &WriteSide,
+    purpose: LinkPurpose,
+    token: &str,
+    now: DateTime<Utc>,
+) -> Result<AccountId, CommandError> {
+    let hash = link_hash(&side.vault, purpose, token);
+    let owner = sqlx::query_scalar!(
+        "select account_id from vault.mail_token where token_hash = $1 and purpose = $2 and expires_at > $3",
+        hash.as_slice(),
+        purpose.as_str(),
+        now
+    )
+    .fetch_optional(&side.pool)
+    .await?;
+    owner.map(AccountId).ok_or(CommandError::InvalidCredentials)
+}
+
+/// Counts a comparison of a new password with the account's last ones, before it is made; answers which of the link it
+/// is, from 1.
+///
+/// # Errors
+/// [`CommandError::InvalidCredentials`] when there were as many as a link is good for.
+pub(crate) async fn count_comparison(side: &WriteSide, token: &str) -> Result<u32, CommandError> {
+    let hash = link_hash(&side.vault, LinkPurpose::PasswordReset, token);
+    let number = sqlx::query_scalar!(
+        "update vault.mail_token set comparisons = comparisons + 1
+         where token_hash = $1 and comparisons < $2 returning comparisons",
+        hash.as_slice(),
+        COMPARISONS
+    )
+    .fetch_optional(&side.pool)
+    .await?;
+    number.map(|number| u32::from(number.unsigned_abs())).ok_or(CommandError::InvalidCredentials)
+}
+
+/// Whether an account got as many mails of a kind in this hour as it may.
+pub(crate) async fn has_enough_mail(
+    pool: &PgPool,
+    account: AccountId,
+    kind: MailKind,
+    now: DateTime<Utc>,
+) -> Result<bool, CommandError> {
+    let known = sqlx::query_scalar!(
+        r#"select count(*) as "known!" from vault.mail
+           where account_id = $1 and kind = $2 and created_at > $3"#,
+        account.0,
+        kind.as_str(),
+        now - COUNTED_FOR
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(known >= kind.most())
+}
+
+pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Option<Outgoing>, CommandError> {
+    loop {
+        let mut transaction = side.pool.begin().await?;
+        let waiting = sqlx::query_as!(
+            Waiting,
+            r#"select m.account_id, m.kind, m.mail_id, m.sealed as "sealed!", m.created_at, m.attempts,
+                      exists (select from vault.mail_token t
+                              where t.token_hash = m.token_hash and t.expires_at > $1) as "worth_sending!"
+               from vault.mail m where m.due_at <= $1 and m.sealed is not null
+               order by m.due_at limit 1 for update of m skip locked"#,
+            now
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(waiting) = waiting else { return Ok(None) };
+        let Waiting { mail_id: id, created_at, attempts, worth_sending, .. } = waiting;
+        if !worth_sending {
+            // Its link was followed, replaced, or waited for too long.
+            empty(&mut transaction, id).await?;
+            transaction.commit().await?;
+            continue;
+        }
+        match read_mail(side, &waiting).await {
+            Ok(Some((kind, to, Content { token, at, ip, user_agent }))) => {
+                let token = Zeroizing::new(token);
+                let mail = Outgoing { transaction, created_at, attempts, id, kind, to, token, at, ip, user_agent };
+                return Ok(Some(mail));
+            }
+            Ok(None) => {
+                // Its owner was forgotten.
+                empty(&mut transaction, id).await?;
+                transaction.commit().await?;
+            }
+            // A key that is not configured, or a kind that only a newer node knows: it holds no other mail up.
+            Err(error) => {
+                tracing::error!(mail_id = %id, %error, "a mail that waits cannot be read");
+                postpone(&mut transaction, id, attempts, created_at, now).await?;
+                transaction.commit().await?;
+            }
+        }
+    }
+}
+
+async fn read_mail(
+    side: &WriteSide,
+    waiting: &Waiting,
+) -> Result<Option<(MailKind, EmailAddress, Content)>, CommandError> {
+    let account = AccountId(waiting.account_id);
+    let Some(key) = side.vault.subject_key(account).await? else { return Ok(None) };
+    let Some(profile) = profile::profile(side, account).await? else { return Ok(None) };
+    let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == waiting.kind);
+    let kind = kind.ok_or_else(|| CommandError::Internal("a mail of an unknown kind".to_owned()))?;
+    let kind = match kind.purpose() {
+        // Judged now: a link that would be refused is not sent.
+        LinkPurpose::PasswordReset if side.account_state(account).await?.0.suspended => MailKind::ResetWhileSuspended,
+        LinkPurpose::PasswordReset | LinkPurpose::EmailVerification | LinkPurpose::NotMe => kind,
+    };
+    let text = key.open(&sealed_as(waiting.mail_id), &waiting.sealed)?;
+    Ok(Some((kind, profile.email, serde_json::from_slice(&text)?)))
+}

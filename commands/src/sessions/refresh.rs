@@ -1,0 +1,223 @@
+//! Refresh: rotation, and the discovery of copies. Tokens are made in `sessions`.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fulexo_domain::Aggregate;
+use fulexo_domain::event::Category;
+use fulexo_domain::policy::FingerprintPolicy;
+use fulexo_domain::rate_limit::Route;
+use fulexo_domain::session::{Live, Session, SessionCommand, SessionError, SessionState};
+use fulexo_domain::values::{AccountId, SessionId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::authentication::devices;
+use crate::authorization::lockdown;
+use crate::budget::Payer;
+use crate::context::{Context, network_facts};
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done, TRIES};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::rate_limit;
+use crate::sessions::refresh_token::{Presented, device_of_token};
+use crate::sessions::tokens::{self, Tokens};
+use crate::vault::Vault;
+use crate::write_side::WriteSide;
+
+/// What a refresh came to, as the log remembers it for the same idempotency key.
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Refused,
+    /// To this generation.
+    Refreshed(u32),
+}
+
+/// Who refreshes, as far as that is seen.
+struct Seen {
+    fingerprint: String,
+    /// The device of the session, where its token came along.
+    device: Option<Uuid>,
+}
+
+/// The product that a user agent names, without its version: an update of the browser is not another browser.
+fn user_agent_family(user_agent: &str) -> &str {
+    const FAMILIES: [&str; 5] = ["Edg", "OPR", "Firefox", "Chrome", "Safari"];
+    FAMILIES
+        .into_iter()
+        .find(|family| user_agent.contains(family))
+        .unwrap_or_else(|| user_agent.split(['/', ' ']).next().unwrap_or_default())
+}
+
+#[must_use]
+pub(crate) fn named_session(refresh_token: &str) -> Option<SessionId> {
+    Presented::parse(refresh_token).map(|presented| presented.session)
+}
+
+pub(crate) async fn session_of(
+    side: &WriteSide,
+    refresh_token: &str,
+) -> Result<Option<(AccountId, SessionId)>, CommandError> {
+    let Some(presented) = Presented::parse(refresh_token) else { return Ok(None) };
+    let Some(root) = tokens::refresh_root(&side.pool, presented.session).await? else { return Ok(None) };
+    let is_authentic = presented.is_authentic(&side.vault, &root.secret);
+    Ok(is_authentic.then_some((root.account, presented.session)))
+}
+
+pub(crate) async fn refresh(
+    side: &WriteSide,
+    context: &Context,
+    token: &str,
+    device: Option<&str>,
+) -> Result<Done<Tokens>, CommandError> {
+    let presented = Presented::parse(token).ok_or(CommandError::InvalidCredentials)?;
+    let session = presented.session;
+    let root = tokens::refresh_root(&side.pool, session).await?.ok_or(CommandError::InvalidCredentials)?;
+    if !presented.is_authentic(&side.vault, &root.secret) {
+        return Err(CommandError::InvalidCredentials);
+    }
+    rate_limit::spend(side, Route::AccountRefresh, Payer::Account(root.account), 1)?;
+    // A client that says which device it is must be the one that logged in, be it known to the account still or not.
+    let device = device.map(|token| device_of_token(&side.vault, root.account, token).unwrap_or_default());
+    let fingerprint = fingerprint(&side.vault, context, device.unwrap_or(root.device));
+    let seen = Seen { fingerprint, device: device.filter(|device| *device == root.device) };
+    let idempotency = Idempotency::of(&side.vault, context, "refresh", &[token.as_bytes()]);
+    match idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
+        // Too long ago: a spent token like any other.
+        Some((Outcome::Refreshed(_), false)) | None => {}
+        Some((Outcome::Refreshed(generation), true)) => {
+            // Once the session has moved on, this is a spent token like any other, whatever key comes with it; and
+            // so it is for whoever looks different.
+            if !lockdown::admission_of(side, root.account).await?.admitted {
+                return Err(CommandError::LockedDown);
+            }
+            if is_seen_again(side, context, session, &seen).await?
+                && let Some(done) = tokens::issue_again(side, context, session, generation, None).await?
+            {
+                return Ok(done);
+            }
+        }
+        Some((Outcome::Refused, _)) => return Err(CommandError::InvalidCredentials),
+    }
+
+    let policy = side.current_policy().await?;
+    for _ in 0..TRIES {
+        let loaded = tokens::load_session(side, session).await?;
+        let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
+        let looks_alike = looks_alike(&side.pool, context, live, &seen).await?;
+        let command = SessionCommand::Refresh {
+            generation: presented.generation,
+            fingerprint: if looks_alike { live.fingerprint.clone() } else { seen.fingerprint.clone() },
+            at: context.now,
+            policy: policy.sessions.clone(),
+        };
+        let events = match Session::handle_command(&loaded.state, command) {
+            Ok(events) => events,
+            Err(SessionError::Ended | SessionError::AlreadyStarted) => {
+                return Err(CommandError::InvalidCredentials);
+            }
+        };
+        let after = events.iter().cloned().fold(loaded.state.clone(), Session::apply_event);
+        let refreshed = match &after {
+            SessionState::Live(live) => Some(live),
+            SessionState::None | SessionState::Ended => None,
+        };
+        let admission = lockdown::admission_of(side, live.account).await?;
+        if refreshed.is_some() && !admission.admitted {
+            return Err(CommandError::LockedDown);
+        }
+        if events.is_empty() {
+            let position = loaded.last_position;
+            let value = tokens::issue_live(side, context, session, live, &loaded, position, &root.secret).await?;
+            return Ok(Done { value, position: Some(position) });
+        }
+
+        let acting = context.acting_as(live.account);
+        let sealing = side.vault.subject_key(live.account).await?.map(|key| (key, network_facts(context)));
+        let mut unit = side.unit(&acting).sealing(sealing);
+        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        if refreshed.is_some() {
+            admission.rest(&mut unit);
+            // The session is good as long as the account is as it was: whatever takes its sessions away changes it.
+            unit.expect(Category::Account, live.account.0, Expected::Exact(loaded.account_version));
+        }
+        unit.record(session.0, Some(live.account), events)?;
+        let outcome = refreshed.map_or(Outcome::Refused, |live| Outcome::Refreshed(live.generation));
+        // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.
+        let is_rotated = refreshed.is_some_and(|refreshed| refreshed.generation != live.generation);
+        let remembered = idempotency.as_ref().filter(|_| is_rotated);
+        match execute::commit(side, unit, remembered, outcome).await {
+            Ok(Committed::New(Outcome::Refreshed(_), receipt)) => {
+                let position = receipt.position.unwrap_or_default();
+                let live = refreshed.ok_or(CommandError::InvalidCredentials)?;
+                let value = tokens::issue_live(side, context, session, live, &loaded, position, &root.secret).await?;
+                return Ok(Done { value, position: Some(position) });
+            }
+            // Somebody presented the same, with the same key, a moment ago.
+            Ok(Committed::Before(Outcome::Refreshed(_))) if !is_seen_again(side, context, session, &seen).await? => {}
+            Ok(Committed::Before(Outcome::Refreshed(generation))) => {
+                let again = tokens::issue_again(side, context, session, generation, None).await?;
+                return again.ok_or(CommandError::InvalidCredentials);
+            }
+            Ok(Committed::New(Outcome::Refused, _) | Committed::Before(Outcome::Refused)) => {
+                return Err(CommandError::InvalidCredentials);
+            }
+            // Another tab was faster; what it did decides what this one gets.
+            Err(CommandError::Contended) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(CommandError::Contended)
+}
+
+/// Whether an outcome from before may be answered once more.
+async fn is_seen_again(
+    side: &WriteSide,
+    context: &Context,
+    session: SessionId,
+    seen: &Seen,
+) -> Result<bool, CommandError> {
+    if side.current_policy().await?.sessions.fingerprint == FingerprintPolicy::Record {
+        return Ok(true);
+    }
+    match &tokens::load_session(side, session).await?.state {
+        SessionState::Live(live) => looks_alike(&side.pool, context, live, seen).await,
+        SessionState::None | SessionState::Ended => Ok(false),
+    }
+}
+
+/// Whether it is the same browser family on the same device. The token of a device that the account knows says more than
+/// what a browser says of itself.
+async fn looks_alike(pool: &PgPool, context: &Context, live: &Live, seen: &Seen) -> Result<bool, CommandError> {
+    if live.fingerprint == seen.fingerprint {
+        return Ok(true);
+    }
+    match seen.device {
+        Some(device) => devices::knows_device(pool, context, live.account, device).await,
+        None => Ok(false),
+    }
+}
+
+/// Who somebody seems to be, without saying who: a keyed digest of the browser family and the device. Languages are
+/// preferences, which a browser may vary or withhold (RFC 9110, section 12.5.4).
+pub(crate) fn fingerprint(vault: &Vault, context: &Context, device: Uuid) -> String {
+    let family = user_agent_family(context.origin.user_agent.as_deref().unwrap_or_default());
+    let digest = vault.digest("fingerprint", &[family.as_bytes(), device.as_bytes()]);
+    URL_SAFE_NO_PAD.encode(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_of_the_browser_is_not_another_browser() {
+        let chrome = |version| {
+            format!("Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version} Safari/537.36")
+        };
+        assert_eq!(user_agent_family(&chrome("120.0")), user_agent_family(&chrome("121.0")));
+        assert_eq!(user_agent_family("curl/8.1"), "curl");
+        assert_eq!(user_agent_family(""), "");
+    }
+}

@@ -1,0 +1,151 @@
+//! How sessions end before their time: one of the caller's own, all others, all of an account.
+
+use fulexo_domain::Aggregate;
+use fulexo_domain::account::{Account, AccountCommand, AccountState};
+use fulexo_domain::event::Category;
+use fulexo_domain::session::{RevokedBy, Session, SessionCommand, SessionError, SessionState};
+use fulexo_domain::values::{AccountId, SessionId};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::execute::{self, Committed, Done, TRIES};
+use crate::idempotency::{self, Idempotency};
+use crate::log::Expected;
+use crate::sessions::tokens;
+use crate::unit::Unit;
+use crate::write_side::WriteSide;
+
+pub(crate) async fn end_own_session(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    session: SessionId,
+) -> Result<Done<()>, CommandError> {
+    for _ in 0..TRIES {
+        let loaded = tokens::load_session(side, session).await?;
+        match &loaded.state {
+            SessionState::Live(live) if live.account == account => {}
+            // Ended by somebody else in the meantime, or never the caller's: the latter must look like nothing.
+            SessionState::Ended if session_belongs_to(&side.pool, session, account).await? => {
+                return Ok(Done { value: (), position: Some(loaded.last_position) });
+            }
+            SessionState::Live(_) | SessionState::Ended | SessionState::None => {
+                return Err(SessionError::Ended.into());
+            }
+        }
+        let command = SessionCommand::Revoke { by: RevokedBy::Owner };
+        let events = Session::handle_command(&loaded.state, command)?;
+        let mut unit = side.unit(context);
+        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        unit.record(session.0, Some(account), events)?;
+        match execute::commit(side, unit, None, ()).await {
+            Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
+            Ok(Committed::Before(())) => return Ok(Done { value: (), position: None }),
+            Err(CommandError::Contended) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(CommandError::Contended)
+}
+
+pub(crate) async fn end_other_sessions(
+    side: &WriteSide,
+    context: &Context,
+    account: AccountId,
+    but: SessionId,
+) -> Result<Done<usize>, CommandError> {
+    revoke_all(side, context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
+}
+
+/// Once under an idempotency key: what began since is none of its business. Where none is live, there is nothing to
+/// record.
+pub(crate) async fn revoke_all(
+    side: &WriteSide,
+    context: &Context,
+    operation: &str,
+    account: AccountId,
+    kept: Option<SessionId>,
+    by: RevokedBy,
+) -> Result<Done<usize>, CommandError> {
+    let but = kept.map_or(Uuid::nil(), |kept| kept.0);
+    let content = [account.0.as_bytes().as_slice(), but.as_bytes()];
+    let idempotency = Idempotency::of(&side.vault, context, operation, &content);
+    if let Some(live) = idempotency::before(&side.log, idempotency.as_ref()).await? {
+        return execute::done_before(&side.log, live).await;
+    }
+    let decided = execute::decide(side, idempotency.as_ref(), async || {
+        let (state, version) = side.account_state(account).await?;
+        let live = live_sessions(&side.pool, context, account, kept).await?;
+        let mut unit = side.unit(context);
+        if live > 0 {
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            revoke_sessions(&side.pool, &mut unit, account, &state, kept, by).await?;
+        }
+        Ok((unit, live))
+    });
+    let done = execute::done(&side.log, decided.await?).await?;
+    if done.position.is_some() { Ok(done) } else { execute::done_before(&side.log, done.value).await }
+}
+
+/// Adds to an append that every session of an account is over but one. It is one event, however many there are: from its
+/// position on nobody takes a token of theirs, and that each has ended is recorded later (`session_ends`). Whatever
+/// takes sessions away calls this, and has the append rest on the version of the account that `state` is of.
+///
+/// # Errors
+/// [`CommandError::InvalidCredentials`] when the one to keep is not good any more: it would come back.
+pub(crate) async fn revoke_sessions(
+    pool: &PgPool,
+    unit: &mut Unit<'_>,
+    account: AccountId,
+    state: &AccountState,
+    kept: Option<SessionId>,
+    by: RevokedBy,
+) -> Result<(), CommandError> {
+    if let Some(kept) = kept
+        && !is_good(pool, kept, account).await?
+    {
+        return Err(CommandError::InvalidCredentials);
+    }
+    let events = Account::handle_command(state, AccountCommand::RevokeSessions { by, kept })?;
+    unit.record(account.0, Some(account), events)
+}
+
+/// How many sessions of an account are in use, but this one.
+async fn live_sessions(
+    pool: &PgPool,
+    context: &Context,
+    account: AccountId,
+    but: Option<SessionId>,
+) -> Result<usize, CommandError> {
+    let live = sqlx::query_scalar!(
+        r#"select count(*) as "live!" from access.live_session
+           where account_id = $1 and session_id is distinct from $2 and idle_expires_at > $3 and expires_at > $3"#,
+        account.0,
+        but.map(|but| but.0),
+        context.now
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(usize::try_from(live).unwrap_or_default())
+}
+
+async fn is_good(pool: &PgPool, session: SessionId, account: AccountId) -> Result<bool, CommandError> {
+    let is_good = sqlx::query_scalar!(
+        r#"select exists (
+               select from access.live_session where session_id = $1 and account_id = $2) as "is_good!""#,
+        session.0,
+        account.0
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(is_good)
+}
+
+async fn session_belongs_to(pool: &PgPool, session: SessionId, account: AccountId) -> Result<bool, CommandError> {
+    let owner = sqlx::query_scalar!("select account_id from access.session where session_id = $1", session.0)
+        .fetch_optional(pool)
+        .await?;
+    Ok(owner == Some(account.0))
+}

@@ -1,0 +1,132 @@
+//! An append in the making.
+
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::event::{Category, Event, Stream};
+use fulexo_domain::leaf::Draft;
+use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::{AccountId, SessionId};
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::log::{AppendRequest, Expected};
+use crate::mail::kind::MailKind;
+use crate::vault::write::VaultWrite;
+use crate::vault::{Personal, SubjectKey};
+
+/// An append in the making: what one command writes, in one transaction.
+pub(crate) struct Unit<'a> {
+    context: &'a Context,
+    policy_version: u32,
+    sealing: Option<(SubjectKey, Personal)>,
+    request: AppendRequest,
+    /// What owners are to be told of it.
+    mails: Vec<(AccountId, MailKind)>,
+    /// Whether it takes sessions away whose ends are recorded later.
+    signs_out: bool,
+}
+
+impl<'a> Unit<'a> {
+    pub fn new(context: &'a Context, policy_version: u32) -> Self {
+        Self {
+            context,
+            policy_version,
+            sealing: None,
+            request: AppendRequest::default(),
+            mails: Vec::new(),
+            signs_out: false,
+        }
+    }
+
+    /// From here on, personal facts that belong to an event are sealed under this key.
+    /// Nothing is sealed where nobody's key is left.
+    pub fn sealing(mut self, sealing: Option<(SubjectKey, Personal)>) -> Self {
+        self.sealing = sealing;
+        self
+    }
+
+    /// Adds events of one stream.
+    pub fn record<E: Into<Event>>(
+        &mut self,
+        id: Uuid,
+        subject: Option<AccountId>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<(), CommandError> {
+        for event in events {
+            let event: Event = event.into();
+            let event_id = self.context.new_id();
+            self.mails.extend(subject.zip(MailKind::of(&event)));
+            self.signs_out |= matches!(event, Event::Account(AccountEvent::SessionsRevoked { .. }));
+            let mut sealed = Vec::new();
+            if let Some((key, personal)) = &self.sealing
+                && let Some((row, digest)) = personal.seal_for(&event, event_id, key)?
+            {
+                self.request.sealed.push((self.request.events.len(), row));
+                sealed.push(digest);
+            }
+            if let Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) = event {
+                self.request.vault.push(VaultWrite::ForgetRefreshRoot { session: SessionId(id) });
+            }
+            if let (Event::Account(event), Some(account)) = (&event, subject)
+                && event.forgets_devices()
+            {
+                self.request.vault.push(VaultWrite::ForgetDevices { account });
+            }
+            let draft = Draft {
+                id: event_id,
+                stream: Stream { category: event.category(), id },
+                subject: subject.map(|account| account.0),
+                actor: self.context.actor,
+                correlation: self.context.correlation,
+                causation: None,
+                policy_version: self.policy_version,
+                event,
+                sealed,
+            };
+            self.request.events.push(draft.prepare()?);
+        }
+        Ok(())
+    }
+
+    pub fn expect(&mut self, category: Category, id: Uuid, expected: Expected) {
+        self.request.expected.push((Stream { category, id }, expected));
+    }
+
+    pub fn vault(&mut self, write: VaultWrite) {
+        self.request.vault.push(write);
+    }
+
+    pub fn claim(&mut self, scope: &'static str, hash: [u8; 32], holder: Uuid) {
+        self.request.claims.push(crate::log::KeyClaim { scope, hash, holder });
+    }
+
+    /// What owners are to be told of it, each kind once.
+    pub fn take_mails(&mut self) -> Vec<(AccountId, MailKind)> {
+        let mut mails = std::mem::take(&mut self.mails);
+        mails.dedup();
+        // A factor comes with its recovery codes: one mail.
+        if mails.iter().any(|(_, kind)| *kind == MailKind::SecondFactorEnabled) {
+            mails.retain(|(_, kind)| *kind != MailKind::RecoveryCodesIssued);
+        }
+        mails
+    }
+
+    /// True if it takes sessions away whose ends are recorded later.
+    pub const fn signs_out(&self) -> bool {
+        self.signs_out
+    }
+
+    pub const fn context(&self) -> &'a Context {
+        self.context
+    }
+
+    /// The key of this person, where it is the one that this append seals with: it may not be stored yet.
+    pub fn key_of(&self, account: AccountId) -> Option<SubjectKey> {
+        let (key, _) = self.sealing.as_ref()?;
+        key.is_of(account).then(|| key.clone())
+    }
+
+    pub fn into_request(self) -> AppendRequest {
+        self.request
+    }
+}
