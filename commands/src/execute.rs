@@ -112,6 +112,19 @@ where
     Err(CommandError::Contended)
 }
 
+/// Does a command unless it was done before under the same idempotency key, and answers either way.
+pub(crate) async fn once<O: DeserializeOwned>(
+    log: &EventLog,
+    idempotency: Option<&Idempotency>,
+    act: impl Future<Output = Result<Committed<O>, CommandError>>,
+) -> Result<Done<O>, CommandError> {
+    let committed = match idempotency::before(log, idempotency).await? {
+        Some(outcome) => Committed::Before(outcome),
+        None => act.await?,
+    };
+    done(log, committed).await
+}
+
 /// The answer to what was committed now, or before.
 pub(crate) async fn done<O>(log: &EventLog, committed: Committed<O>) -> Result<Done<O>, CommandError> {
     match committed {

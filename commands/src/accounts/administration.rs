@@ -15,9 +15,9 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, Committed, Done, TRIES};
 use crate::log::Expected;
+use crate::reason;
 use crate::sessions::{sign_out, tokens};
 use crate::write_side::WriteSide;
-use crate::{idempotency, reason};
 
 pub(crate) async fn suspend(
     side: &WriteSide,
@@ -50,28 +50,28 @@ async fn change_use(
     reason: &Reason,
 ) -> Result<Done<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, operation, account.0, reason);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let sealing = reason::sealing(&side.vault, account, reason).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let (state, version) = side.account_state(account).await?;
-        let events = Account::handle_command(&state, command.clone())?;
-        let suspends = events.contains(&AccountEvent::Suspended {});
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
-        if suspends {
-            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::Suspension).await?;
-        }
-        unit.record(account.0, Some(account), events)?;
-        if suspends && state.roles.iter().any(gives_roles) {
-            let (other, expected) = roles::other_administrator(side, account).await?;
-            unit.expect(other.category, other.id, expected);
-        }
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::sealing(&side.vault, account, reason).await?;
+        execute::decide(side, idempotency.as_ref(), || async {
+            let (state, version) = side.account_state(account).await?;
+            let events = Account::handle_command(&state, command.clone())?;
+            let suspends = events.contains(&AccountEvent::Suspended {});
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            if suspends {
+                sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::Suspension).await?;
+            }
+            unit.record(account.0, Some(account), events)?;
+            if suspends && state.roles.iter().any(gives_roles) {
+                let (other, expected) = roles::other_administrator(side, account).await?;
+                unit.expect(other.category, other.id, expected);
+            }
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 pub(crate) async fn unlock(
@@ -81,28 +81,28 @@ pub(crate) async fn unlock(
     reason: Reason,
 ) -> Result<Done<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, "unlock", account.0, &reason);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let unknown = fulexo_domain::account::AccountError::Unknown;
-    let profile = profile::profile(side, account).await?.ok_or(unknown)?;
-    let sealing = reason::sealing(&side.vault, account, &reason).await?;
-    let address = profile.email.normalised();
-    let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
-        let mut factors = attempts::counted(side, account, &address).await?;
-        if factors.is_empty() {
-            // What was counted may have gone with time; that somebody lifted it, and why, is on record in any case.
-            factors.push(Factor::Password);
-        }
-        unit.vault(attempts::forget_all(&side.vault, account, &address));
-        let by = LiftedBy::Admin;
-        let lifted = |factor| AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
-        unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let unknown = fulexo_domain::account::AccountError::Unknown;
+        let profile = profile::profile(side, account).await?.ok_or(unknown)?;
+        let sealing = reason::sealing(&side.vault, account, &reason).await?;
+        let address = profile.email.normalised();
+        execute::decide(side, idempotency.as_ref(), || async {
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
+            let mut factors = attempts::counted(side, account, &address).await?;
+            if factors.is_empty() {
+                // What was counted may have gone with time; that somebody lifted it, and why, is on record in any case.
+                factors.push(Factor::Password);
+            }
+            unit.vault(attempts::forget_all(&side.vault, account, &address));
+            let by = LiftedBy::Admin;
+            let lifted = |factor| AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
+            unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 pub(crate) async fn expire_password(
@@ -113,24 +113,25 @@ pub(crate) async fn expire_password(
     reason: Reason,
 ) -> Result<Done<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, "expire_password", account.0, &reason);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let sealing = reason::sealing(&side.vault, account, &reason).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = side.account_state(account).await?;
-        let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
-        // One that has expired already has no session left.
-        if !events.is_empty() {
-            unit.record(account.0, Some(account), events)?;
-            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::PasswordExpired).await?;
-        }
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::sealing(&side.vault, account, &reason).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = side.account_state(account).await?;
+            let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            // One that has expired already has no session left.
+            if !events.is_empty() {
+                unit.record(account.0, Some(account), events)?;
+                sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::PasswordExpired)
+                    .await?;
+            }
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 pub(crate) async fn end_session(

@@ -66,45 +66,45 @@ pub(crate) async fn reset_password(
 ) -> Result<Done<()>, CommandError> {
     let idempotency =
         Idempotency::of(&side.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let purpose = LinkPurpose::PasswordReset;
-    let account = outbox::link_owner(side, purpose, token, context.now).await?;
-    let context = &context.acting_as(account);
-    let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-    let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-    let place = rate_limit::place(side, context)?;
-    let broken =
-        password::broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone())
-            .await?;
-    if !broken.is_empty() {
-        return Err(CommandError::Password(broken));
-    }
-    let places = rate_limit::places(side, context, password::compared_passwords(side))?;
-    let number = outbox::count_comparison(side, token).await?;
-    if password::was_used_before(side, &found, &new, &places).await? {
-        let mut unit = side.unit(context).sealing(Some((found.key.clone(), network_facts(context))));
-        unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
-        execute::commit(side, unit, None, ()).await?;
-        return Err(CommandError::Password(vec![Violation::Reused]));
-    }
-    let verifier = credentials::hash_password(&side.hasher, new, place).await?;
-    let address = profile.email.normalised();
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = still_owned(side, account, purpose, token, context).await?;
-        let how = PasswordChange::Reset;
-        let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
-        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
-        if attempts::counted(side, account, &address).await?.contains(&Factor::Password) {
-            unit.vault(attempts::forget_passwords(&side.vault, account, &address));
-            let (factor, by) = (Factor::Password, LiftedBy::Reset);
-            let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
-            unit.record(account.0, Some(account), [lifted])?;
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let purpose = LinkPurpose::PasswordReset;
+        let account = outbox::link_owner(side, purpose, token, context.now).await?;
+        let context = &context.acting_as(account);
+        let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let place = rate_limit::place(side, context)?;
+        let broken =
+            password::broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone())
+                .await?;
+        if !broken.is_empty() {
+            return Err(CommandError::Password(broken));
         }
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+        let places = rate_limit::places(side, context, password::compared_passwords(side))?;
+        let number = outbox::count_comparison(side, token).await?;
+        if password::was_used_before(side, &found, &new, &places).await? {
+            let mut unit = side.unit(context).sealing(Some((found.key.clone(), network_facts(context))));
+            unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
+            execute::commit(side, unit, None, ()).await?;
+            return Err(CommandError::Password(vec![Violation::Reused]));
+        }
+        let verifier = credentials::hash_password(&side.hasher, new, place).await?;
+        let address = profile.email.normalised();
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = still_owned(side, account, purpose, token, context).await?;
+            let how = PasswordChange::Reset;
+            let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
+            if attempts::counted(side, account, &address).await?.contains(&Factor::Password) {
+                unit.vault(attempts::forget_passwords(&side.vault, account, &address));
+                let (factor, by) = (Factor::Password, LiftedBy::Reset);
+                let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
+                unit.record(account.0, Some(account), [lifted])?;
+            }
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 pub(crate) async fn request_verification(
@@ -129,22 +129,22 @@ pub(crate) async fn request_verification(
 
 pub(crate) async fn verify_email(side: &WriteSide, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
     let idempotency = Idempotency::of(&side.vault, context, "verify_email", &[token.as_bytes()]);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let purpose = LinkPurpose::EmailVerification;
-    let account = outbox::link_owner(side, purpose, token, context.now).await?;
-    let context = &context.acting_as(account);
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = still_owned(side, account, purpose, token, context).await?;
-        let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
-        let mut unit = side.unit(context);
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
-        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: VERIFICATION });
-        unit.record(account.0, Some(account), events)?;
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let purpose = LinkPurpose::EmailVerification;
+        let account = outbox::link_owner(side, purpose, token, context.now).await?;
+        let context = &context.acting_as(account);
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = still_owned(side, account, purpose, token, context).await?;
+            let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
+            let mut unit = side.unit(context);
+            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: VERIFICATION });
+            unit.record(account.0, Some(account), events)?;
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 pub(crate) async fn report_intrusion(
@@ -153,24 +153,24 @@ pub(crate) async fn report_intrusion(
     token: &str,
 ) -> Result<Done<()>, CommandError> {
     let idempotency = Idempotency::of(&side.vault, context, "report_intrusion", &[token.as_bytes()]);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
-    let context = &context.acting_as(account);
-    let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-    // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
-    let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
-    let verifier =
-        credentials::hash_password(&side.hasher, Password::new(nobodys), rate_limit::place(side, context)?).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = still_owned(side, account, LinkPurpose::NotMe, token, context).await?;
-        let how = PasswordChange::Disputed;
-        let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
-        unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
+        let context = &context.acting_as(account);
+        let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+        // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
+        let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
+        let verifier =
+            credentials::hash_password(&side.hasher, Password::new(nobodys), rate_limit::place(side, context)?).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = still_owned(side, account, LinkPurpose::NotMe, token, context).await?;
+            let how = PasswordChange::Disputed;
+            let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
+            unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 /// The account, as long as the token is good. Its version is read first: of two who follow one link, or links that end

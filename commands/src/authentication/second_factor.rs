@@ -166,19 +166,19 @@ pub(crate) async fn disable_second_factor(
     account: AccountId,
 ) -> Result<Done<()>, CommandError> {
     let idempotency = Idempotency::of(&side.vault, context, "disable_second_factor", &[account.0.as_bytes()]);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let (state, version) = side.account_state(account).await?;
-        if requires_second_factor(side, &state).await? {
-            return Err(CommandError::SecondFactorRequired);
-        }
-        let mut unit = side.unit(context);
-        take_away(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        execute::decide(side, idempotency.as_ref(), || async {
+            let (state, version) = side.account_state(account).await?;
+            if requires_second_factor(side, &state).await? {
+                return Err(CommandError::SecondFactorRequired);
+            }
+            let mut unit = side.unit(context);
+            take_away(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 pub(crate) async fn reset_second_factor(
@@ -189,22 +189,23 @@ pub(crate) async fn reset_second_factor(
     reason: Reason,
 ) -> Result<Done<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, "reset_second_factor", account.0, &reason);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let sealing = reason::sealing(&side.vault, account, &reason).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = side.account_state(account).await?;
-        if context.account() == Some(account) && requires_second_factor(side, &state).await? {
-            return Err(CommandError::SecondFactorRequired);
-        }
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
-        take_away(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
-        sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::SecondFactorReset).await?;
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::sealing(&side.vault, account, &reason).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = side.account_state(account).await?;
+            if context.account() == Some(account) && requires_second_factor(side, &state).await? {
+                return Err(CommandError::SecondFactorRequired);
+            }
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+            take_away(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
+            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::SecondFactorReset)
+                .await?;
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 async fn take_away(

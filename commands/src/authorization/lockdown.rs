@@ -12,7 +12,7 @@ use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, Done};
-use crate::idempotency::{self, Idempotency};
+use crate::idempotency::Idempotency;
 use crate::log::Expected;
 use crate::reason;
 use crate::unit::Unit;
@@ -62,20 +62,20 @@ async fn change_lockdown(
 ) -> Result<Done<()>, CommandError> {
     let content = [scope.as_bytes(), reason.as_str().as_bytes()];
     let idempotency = Idempotency::of(&side.vault, context, "change_lockdown", &content);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = lockdown(&side.pool).await?;
-        let events: Vec<LockdownEvent> = Lockdown::handle_command(&state, command)?;
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::LockdownManage])).await?;
-        unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
-        unit.record(STREAM.id, None, events)?;
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = lockdown(&side.pool).await?;
+            let events: Vec<LockdownEvent> = Lockdown::handle_command(&state, command)?;
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::LockdownManage])).await?;
+            unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
+            unit.record(STREAM.id, None, events)?;
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 /// Whether somebody who holds these roles gets in now. Asks the database: it is asked seldom, and a node that is behind

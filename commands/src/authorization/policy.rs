@@ -12,7 +12,7 @@ use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, Done};
-use crate::idempotency::{self, Idempotency};
+use crate::idempotency::Idempotency;
 use crate::log::{Expected, Loaded};
 use crate::reason;
 use crate::write_side::WriteSide;
@@ -30,32 +30,33 @@ pub(crate) async fn change_policy(
     let text = serde_json::to_vec(&(replaces, &proposed))?;
     let content = [text.as_slice(), reason.as_str().as_bytes()];
     let idempotency = Idempotency::of(&side.vault, context, "change_policy", &content);
-    if let Some(policy) = idempotency::before(&side.log, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, policy).await;
-    }
-    let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let Loaded { record, version, .. } = side.log.record::<PolicyRecord>(STREAM.id).await?;
-        let state = record.state;
-        let known = state.as_ref().unwrap_or(&side.first_policy).second_factor.required_for.clone();
-        let mut rests_on = Vec::new();
-        // One that was retired since may stay: it allows nothing.
-        for role in proposed.second_factor.required_for.difference(&known) {
-            let (_, on) = roles::find_role(&side.log, role).await?.ok_or(fulexo_domain::role::RoleError::Unknown)?;
-            rests_on.extend(on);
-        }
-        let command = ChangePolicy { first: side.first_policy.clone(), replaces, proposed: proposed.clone() };
-        let events = SecurityPolicy::handle_command(&state, command)?;
-        let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
-        let after = after.unwrap_or_else(|| side.first_policy.clone());
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
-        for (stream, expected) in rests_on {
-            unit.expect(stream.category, stream.id, expected);
-        }
-        unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
-        unit.record(STREAM.id, None, events)?;
-        Ok((unit, after))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+        execute::decide(side, idempotency.as_ref(), || async {
+            let Loaded { record, version, .. } = side.log.record::<PolicyRecord>(STREAM.id).await?;
+            let state = record.state;
+            let known = state.as_ref().unwrap_or(&side.first_policy).second_factor.required_for.clone();
+            let mut rests_on = Vec::new();
+            // One that was retired since may stay: it allows nothing.
+            for role in proposed.second_factor.required_for.difference(&known) {
+                let (_, on) =
+                    roles::find_role(&side.log, role).await?.ok_or(fulexo_domain::role::RoleError::Unknown)?;
+                rests_on.extend(on);
+            }
+            let command = ChangePolicy { first: side.first_policy.clone(), replaces, proposed: proposed.clone() };
+            let events = SecurityPolicy::handle_command(&state, command)?;
+            let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
+            let after = after.unwrap_or_else(|| side.first_policy.clone());
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
+            for (stream, expected) in rests_on {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
+            unit.record(STREAM.id, None, events)?;
+            Ok((unit, after))
+        })
+        .await
+    })
+    .await
 }

@@ -165,35 +165,35 @@ async fn change_role(
 ) -> Result<Done<()>, CommandError> {
     let content = [role.as_str().as_bytes(), listed.as_bytes(), reason.as_str().as_bytes()];
     let idempotency = Idempotency::of(&side.vault, context, operation, &content);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
-    }
-    let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let (state, version) = role_state(&side.log, role).await?;
-        let events = Role::handle_command(&state, command.clone())?;
-        let before = if let RoleState::Defined(before) = state { before } else { Permissions::NONE };
-        let after = match &command {
-            RoleCommand::Define { permissions, .. } => *permissions,
-            RoleCommand::Retire { .. } => Permissions::NONE,
-        };
-        let touched = before.union(after);
-        if !own.covers(touched) {
-            return Err(CommandError::GrantExceedsOwn);
-        }
-        match &command {
-            RoleCommand::Define { .. } if state == RoleState::None => room_for_a_role(&side.pool).await?,
-            RoleCommand::Retire { .. } if is_held(&side.pool, role).await? => return Err(CommandError::RoleInUse),
-            RoleCommand::Define { .. } | RoleCommand::Retire { .. } => {}
-        }
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        let needed = touched.union(Permissions::of(&[Permission::RolesManage]));
-        rest_on_granter(side, &mut unit, context, needed).await?;
-        unit.expect(Category::Role, role.stream_id(), Expected::Exact(version));
-        unit.record(role.stream_id(), None, events)?;
-        Ok((unit, ()))
-    });
-    execute::done(&side.log, decided.await?).await
+    execute::once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+        execute::decide(side, idempotency.as_ref(), || async {
+            let (state, version) = role_state(&side.log, role).await?;
+            let events = Role::handle_command(&state, command.clone())?;
+            let before = if let RoleState::Defined(before) = state { before } else { Permissions::NONE };
+            let after = match &command {
+                RoleCommand::Define { permissions, .. } => *permissions,
+                RoleCommand::Retire { .. } => Permissions::NONE,
+            };
+            let touched = before.union(after);
+            if !own.covers(touched) {
+                return Err(CommandError::GrantExceedsOwn);
+            }
+            match &command {
+                RoleCommand::Define { .. } if state == RoleState::None => room_for_a_role(&side.pool).await?,
+                RoleCommand::Retire { .. } if is_held(&side.pool, role).await? => return Err(CommandError::RoleInUse),
+                RoleCommand::Define { .. } | RoleCommand::Retire { .. } => {}
+            }
+            let mut unit = side.unit(context).sealing(sealing.clone());
+            let needed = touched.union(Permissions::of(&[Permission::RolesManage]));
+            rest_on_granter(side, &mut unit, context, needed).await?;
+            unit.expect(Category::Role, role.stream_id(), Expected::Exact(version));
+            unit.record(role.stream_id(), None, events)?;
+            Ok((unit, ()))
+        })
+        .await
+    })
+    .await
 }
 
 async fn room_for_a_role(pool: &PgPool) -> Result<(), CommandError> {
