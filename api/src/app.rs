@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use fulexo_commands::access_token::KeyRing;
 use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::log::relay::{self, CopyKey, Relay, RelayOptions, RelayState};
 use fulexo_commands::log::{EventLog, Hooks, QUEUE};
 use fulexo_commands::password_hash::PasswordHasher;
-use fulexo_commands::token::KeyRing;
 use fulexo_commands::vault::Vault;
 use fulexo_commands::{Budget, Commands, IsCurrent, Retention};
 use fulexo_domain::event::Actor;
@@ -61,6 +61,8 @@ use crate::token_cache::TokenCache;
 
 /// Between two sweeps of what has served its time.
 const SWEEP: Duration = Duration::from_secs(60);
+/// Tries to end this node's turn to copy the log before it stops; each waits five seconds for a connection.
+const TRIES_TO_END_TURN: usize = 3;
 /// Commands at a time that go on behind answers that were given already.
 const BEHIND_ANSWERS: usize = 256;
 
@@ -305,10 +307,15 @@ impl Core {
         // Read models catch up from their checkpoints: nothing is lost by stopping them here.
         self.followers.shutdown().await;
         let end_turn = async {
-            match self.relays_as {
-                Some(holder) => relay::give_up(&self.pools.behind, holder).await,
-                None => Ok(()),
+            let Some(holder) = self.relays_as else { return Ok(()) };
+            // Connections of tasks that were ended just now come back in a moment, on a busy machine in several.
+            for _ in 1..TRIES_TO_END_TURN {
+                match relay::give_up(&self.pools.behind, holder).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => tracing::debug!(%error, "the turn to copy the log is not ended yet; trying again"),
+                }
             }
+            relay::give_up(&self.pools.behind, holder).await
         };
         let (left, ended) = tokio::join!(self.app.nodes.leave(), end_turn);
         if let Err(error) = left {

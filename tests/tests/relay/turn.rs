@@ -88,7 +88,7 @@ async fn a_node_that_stops_ends_its_turn() {
     let ended = block_in_place(|| program.stop("TERM"));
     assert!(ended.status.success(), "{}", ended.errors);
     let (_, is_over, _) = turn(&pool).await;
-    assert!(is_over, "others need not wait until it runs out");
+    assert!(is_over, "others need not wait until it runs out: {}", ended.errors);
 }
 
 #[tokio::test(flavor = "multi_thread")]
