@@ -13,7 +13,7 @@ use tokio::task::block_in_place;
 /// The commands of the section, as somebody would paste them.
 fn commands() -> String {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let (_, section) = readme.split_once("## From registration to the audit trail").unwrap();
+    let (_, section) = readme.split_once("## Walk from registration to the audit trail").unwrap();
     let (_, commands) = section.split_once("```sh\n").unwrap();
     commands.split_once("```").unwrap().0.to_owned()
 }
