@@ -6,6 +6,7 @@ mod authority;
 mod bodies;
 mod bounded;
 mod document;
+mod documents;
 mod headers;
 mod heads;
 mod idempotency;
