@@ -57,7 +57,7 @@ enum Verb {
     Dev(dev::Dev),
     /// Run the service, configured by the environment.
     ///
-    /// The variables are listed in the README; whatever is wrong with them is said all at once.
+    /// The variables are listed in docs/configuration.md. Every problem with them is reported at once.
     Serve(serve::Serve),
     /// Bring the database's schema up to date, as the owner role.
     ///

@@ -1,7 +1,7 @@
 //! Configuration: read once, from the environment, and checked as a whole. Whatever is wrong is said all at once, and
 //! a weak secret or an unknown FULEXO_ variable is wrong.
 //!
-//! The variables are documented in the README, in the same order.
+//! The variables are documented in docs/configuration.md, in the same order.
 
 pub mod mail;
 mod reader;

@@ -49,7 +49,7 @@ codes! {
     CODE_REQUIRED: "code_required", 403, "The account has a second factor, and this operation needs a code of it.",
         "Send a current code, or a recovery code, as code.";
     CROSS_ORIGIN_DENIED: "cross_origin_denied", 403, "The page behind the request is of an origin that may not call this service.",
-        "Have the operator add the origin to CORS_ORIGINS, with the method and headers that you use.";
+        "Have the operator add the origin to FULEXO_CORS_ORIGINS, with the method and headers that you use.";
     CSRF_REJECTED: "csrf_rejected", 403, "The request came by cookie without the session's token, or from another origin's page.",
         "Send the csrf_token of the login as X-CSRF-Token.";
     GRANT_EXCEEDS_OWN: "grant_exceeds_own", 403, "The change would give, or touch, permissions that the caller does not hold.",
