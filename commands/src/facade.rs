@@ -317,7 +317,7 @@ impl Commands {
     /// Ends anybody's session.
     ///
     /// # Errors
-    /// [`SessionError::Ended`] when there is no such session; ending an ended one is no error.
+    /// [`SessionError::Ended`](fulexo_domain::session::SessionError::Ended) when there is no such session; ending an ended one is no error.
     pub async fn end_session(
         &self,
         context: &Context,
@@ -526,7 +526,7 @@ impl Commands {
     /// Ends one of the caller's own sessions.
     ///
     /// # Errors
-    /// [`SessionError::Ended`] when there is no such session, or it is somebody else's.
+    /// [`SessionError::Ended`](fulexo_domain::session::SessionError::Ended) when there is no such session, or it is somebody else's.
     pub async fn end_own_session(
         &self,
         context: &Context,
