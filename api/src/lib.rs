@@ -15,7 +15,6 @@ pub mod http;
 pub mod limits;
 pub mod mail;
 mod nats;
-pub mod private;
 pub mod routes;
 pub mod schema;
 pub mod tasks;

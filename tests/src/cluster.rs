@@ -8,8 +8,8 @@ use std::sync::{LazyLock, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fulexo_api::private::{DataDir, Nats, Options, Postgres};
 use fulexo_api::schema;
+use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 struct Cluster {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, Context};
-use fulexo_api::private::{ClusterOptions, DataDir, Nats, NatsOptions};
+use fulexo_dev_servers::{ClusterOptions, DataDir, Nats, NatsOptions};
 use tokio::time::sleep;
 
 use crate::cluster::own_dir;

@@ -23,8 +23,8 @@ use super::{Failure, StopSignals, block_on, operator, postgres_variables, start_
 use crate::app::{App, Running, reserve_port};
 use crate::config::{Config, Environment};
 use crate::http::listener::Reserved;
-use crate::private::{DataDir, Nats, Options, Postgres};
 use crate::schema;
+use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
 
 #[derive(Args)]
 pub struct Dev {

@@ -134,8 +134,8 @@ impl From<crate::app::StartError> for Failure {
     }
 }
 
-impl From<crate::private::StartError> for Failure {
-    fn from(error: crate::private::StartError) -> Self {
+impl From<fulexo_dev_servers::ServerError> for Failure {
+    fn from(error: fulexo_dev_servers::ServerError) -> Self {
         Self::Failed(error.to_string())
     }
 }

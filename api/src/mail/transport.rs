@@ -1,6 +1,9 @@
 //! Sends a letter to a mail server, or writes it to a file. It tries once: whoever calls keeps the letter, and tries
 //! again where [`SendError::is_permanent`] says that this may help.
 
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +21,6 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::config::mail::{MailConfig, MailTransport, Relay, Security};
-use crate::private;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -244,9 +246,18 @@ impl Files {
         let text = String::from_utf8(message(&self.from, letter)?.formatted()).map_err(|_| SendError::Address)?;
         let name = format!("{}-{}.eml", clock::now().format("%Y%m%dT%H%M%S%.3fZ"), letter.id);
         let path = self.dir.join(name);
-        let written = tokio::task::spawn_blocking(move || private::store(&path, &text, None)).await;
+        let written = tokio::task::spawn_blocking(move || write(&path, &text)).await;
         written.map_err(|_| SendError::File)?.map_err(|_| SendError::File)
     }
+}
+
+/// Writes a file, mode 0600, that nobody sees before it is whole.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 /// The letter as RFC 5322 has it. Breaks of line in the subject become spaces, so it stays one header.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use fulexo_api::private::{DataDir, Options, Postgres};
+use fulexo_dev_servers::{DataDir, Options, Postgres};
 use fulexo_projections::feed;
 use fulexo_tests::{
     Client, Cut, NatsCluster, NatsVersion, Program, application_url, env, eventually, free_port, own_dir, prepare,

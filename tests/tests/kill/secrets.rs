@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fulexo_api::private::{Nats, NatsOptions};
+use fulexo_dev_servers::{Nats, NatsOptions};
 use fulexo_tests::{Client, Database, Program, eventually, own_dir};
 use serde_json::json;
 use tokio::task::block_in_place;

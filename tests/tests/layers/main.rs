@@ -41,7 +41,11 @@ fn each_crate_knows_only_those_below_it() {
     assert_eq!(ours(&dependencies["fulexo-bcrypt"]), [""; 0]);
     assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-domain"]);
-    assert_eq!(ours(&dependencies["fulexo-api"]), ["fulexo-commands", "fulexo-domain", "fulexo-projections"]);
+    assert_eq!(ours(&dependencies["fulexo-dev-servers"]), [""; 0]);
+    assert_eq!(
+        ours(&dependencies["fulexo-api"]),
+        ["fulexo-commands", "fulexo-dev-servers", "fulexo-domain", "fulexo-projections"]
+    );
 }
 
 #[test]

@@ -18,10 +18,11 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use fulexo_domain::copy::hex;
 use zeroize::Zeroizing;
 
-use super::{DataDir, StartError, User, append_to, free_port, io_error, private_dir, remove, store};
+use crate::data_dir::{
+    DataDir, ServerError, User, append_to, effective_uid, free_port, io_error, private_dir, remove, store,
+};
 
 /// The longest wait for a server to come up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -160,13 +161,13 @@ pub(super) struct Log {
 }
 
 impl Log {
-    fn open(path: PathBuf) -> Result<Log, StartError> {
+    fn open(path: PathBuf) -> Result<Log, ServerError> {
         let file = append_to(&path)?;
         let start = file.metadata().map_err(io_error("read", &path))?.len();
         Ok(Log { path, file: Arc::new(file), start })
     }
 
-    fn duplicate(&self) -> Result<File, StartError> {
+    fn duplicate(&self) -> Result<File, ServerError> {
         self.file.try_clone().map_err(io_error("open", &self.path))
     }
 
@@ -190,11 +191,11 @@ impl Log {
     }
 
     /// An error that ends in the last lines logged since this was opened.
-    pub(super) fn failure(self, program: &'static str, problem: &'static str) -> StartError {
+    pub(super) fn failure(self, program: &'static str, problem: &'static str) -> ServerError {
         let text = self.written();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default().join("\n");
-        StartError::Failed(program, problem, self.path, tail)
+        ServerError::Failed(program, problem, self.path, tail)
     }
 }
 
@@ -212,12 +213,12 @@ pub(super) struct Home {
 
 impl Home {
     /// Started by root, a server runs as the owner of its home: `postgres`, else `nobody`.
-    pub(super) fn open(data_dir: &DataDir, name: &str, program: &'static str) -> Result<Home, StartError> {
-        let path = private_dir(&data_dir.path.join(name))?;
+    pub(super) fn open(data_dir: &DataDir, name: &str, program: &'static str) -> Result<Home, ServerError> {
+        let path = private_dir(&data_dir.path().join(name))?;
         let meta = fs::metadata(&path).map_err(io_error("read", &path))?;
         let user = match (effective_uid(), meta.uid()) {
             (Some(0), 0) => {
-                let user = ["postgres", "nobody"].into_iter().find_map(account).ok_or(StartError::NoUser)?;
+                let user = ["postgres", "nobody"].into_iter().find_map(account).ok_or(ServerError::NoUser)?;
                 chown(&path, Some(user.uid), Some(user.gid)).map_err(io_error("give away", &path))?;
                 Some(user)
             }
@@ -229,14 +230,14 @@ impl Home {
     }
 
     /// The stored password; with `create`, a new one where there is none.
-    pub(super) fn password(&self, create: bool) -> Result<Zeroizing<String>, StartError> {
+    pub(super) fn password(&self, create: bool) -> Result<Zeroizing<String>, ServerError> {
         let path = self.path.with_extension("password");
         if create && !path.exists() {
             let mut bytes = Zeroizing::new([0_u8; 32]);
             let source = Path::new("/dev/urandom");
             let filled = File::open(source).and_then(|mut source| source.read_exact(&mut *bytes));
             filled.map_err(io_error("read", source))?;
-            store(&path, &Zeroizing::new(hex(&*bytes)), None)?;
+            store(&path, &Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()), None)?;
         }
         fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error("read", &path))
     }
@@ -247,9 +248,9 @@ impl Home {
     pub(super) fn serve(
         &self,
         binary: &Path,
-        args: impl Fn(u16) -> Result<Vec<String>, StartError>,
+        args: impl Fn(u16) -> Result<Vec<String>, ServerError>,
         ready: impl Fn(u32, u16) -> bool,
-    ) -> Result<(Server, u16), StartError> {
+    ) -> Result<(Server, u16), ServerError> {
         let start = Instant::now();
         loop {
             let port = self.port()?;
@@ -274,7 +275,7 @@ impl Home {
     }
 
     /// The port of last time while it is free, else any.
-    fn port(&self) -> Result<u16, StartError> {
+    fn port(&self) -> Result<u16, ServerError> {
         let recorded = fs::read_to_string(self.path.with_extension("port")).ok();
         let recorded = recorded.and_then(|port| port.parse().ok());
         match recorded.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()) {
@@ -286,7 +287,7 @@ impl Home {
     /// A command in a process group of its own (Ctrl-C in a terminal is for us alone), told to leave when
     /// we die (where setpriv can), without our environment (it may hold secrets), with its home as
     /// descriptor 3. The user changes before setpriv runs: afterwards, the change would undo its work.
-    pub(super) fn command(&self, program: &Path, args: &[String]) -> Result<(Command, Log), StartError> {
+    pub(super) fn command(&self, program: &Path, args: &[String]) -> Result<(Command, Log), ServerError> {
         let home = File::open(&self.path).map_err(io_error("open", &self.path))?;
         let log = Log::open(self.path.with_extension("log"))?;
         let leash = ["setpriv", "--pdeathsig", "INT", "--"];
@@ -305,7 +306,7 @@ impl Home {
     }
 
     /// Ends the server that a killed owner left behind, or clears the trace of one that is gone.
-    pub(super) fn take_over(&self, pid_file: &Path) -> Result<(), StartError> {
+    pub(super) fn take_over(&self, pid_file: &Path) -> Result<(), ServerError> {
         let text = fs::read_to_string(pid_file).unwrap_or_default();
         let first = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok());
         let Some(pid) = first else { return Ok(()) };
@@ -314,7 +315,7 @@ impl Home {
             Holder::Gone => Ok(()),
             // PostgreSQL would take a reused id, or a zombie that no init reaps, for a live postmaster.
             Holder::Stranger => remove(pid_file),
-            Holder::Ours | Holder::Unknown => Err(StartError::Held(self.program, pid, self.path.clone())),
+            Holder::Ours | Holder::Unknown => Err(ServerError::Held(self.program, pid, self.path.clone())),
         }
     }
 
@@ -356,10 +357,4 @@ fn account(name: &str) -> Option<User> {
     lines
         .find(|fields| fields.first() == Some(&name))
         .and_then(|fields| Some(User { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? }))
-}
-
-pub(super) fn effective_uid() -> Option<u32> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_whitespace().nth(1)?.parse().ok()
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::server::{HOME, Home, Server};
-use super::{DataDir, Ended, StartError, find, io_error, remove, store};
+use crate::data_dir::{DataDir, ServerError, find, io_error, remove, store};
+use crate::server::{Ended, HOME, Home, Server};
 
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
 const PROGRAM: &str = "nats-server";
@@ -48,15 +48,15 @@ pub struct Nats {
 impl Nats {
     /// Starts the server of this directory and returns once it accepts connections. A server still running
     /// there is shut down first. JetStream keeps up to 64 MB in memory and 1 GB on disk.
-    pub fn start(dir: &DataDir) -> Result<Nats, StartError> {
+    pub fn start(dir: &DataDir) -> Result<Nats, ServerError> {
         Self::start_with(dir, &NatsOptions::default())
     }
 
     /// The same for a server that differs.
     ///
     /// # Errors
-    /// [`StartError`].
-    pub fn start_with(dir: &DataDir, options: &NatsOptions) -> Result<Nats, StartError> {
+    /// [`ServerError`].
+    pub fn start_with(dir: &DataDir, options: &NatsOptions) -> Result<Nats, ServerError> {
         let home = Home::open(dir, options.name.as_deref().unwrap_or("nats"), PROGRAM)?;
         let binary = match &options.binary {
             Some(binary) => bring(binary, &home)?,
@@ -107,13 +107,13 @@ impl Nats {
     }
 }
 
-fn installed() -> Result<PathBuf, StartError> {
+fn installed() -> Result<PathBuf, ServerError> {
     let dirs = ["/usr/sbin", "/usr/local/bin"].map(PathBuf::from);
-    find(PROGRAM, dirs).ok_or(StartError::Missing(PROGRAM, PROGRAM))
+    find(PROGRAM, dirs).ok_or(ServerError::Missing(PROGRAM, PROGRAM))
 }
 
 /// The program inside the server's home: its user may not be able to enter the directory where it is.
-fn bring(binary: &Path, home: &Home) -> Result<PathBuf, StartError> {
+fn bring(binary: &Path, home: &Home) -> Result<PathBuf, ServerError> {
     let here = home.path.join(PROGRAM);
     remove(&here)?;
     fs::hard_link(binary, &here).or_else(|_| fs::copy(binary, &here).map(drop)).map_err(io_error("copy", binary))?;

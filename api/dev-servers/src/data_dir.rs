@@ -1,19 +1,4 @@
-//! The private servers behind `fulexo dev` and the test-suite: one PostgreSQL, one nats-server.
-//!
-//! They live in a [`DataDir`], listen on 127.0.0.1 only and end with their owner, however the owner
-//! ends. Nothing here knows a schema, a role or a stream. Linux only: it reads `/proc`.
-//!
-//! ```text
-//! DIR/lock                        held while anybody uses DIR
-//! DIR/SERVER.{log,password,port}  ours, mode 0600
-//! DIR/SERVER/                     the server's home; it belongs to the user the server runs as
-//! ```
-
-mod nats;
-mod postgres;
-mod server;
-#[cfg(test)]
-mod tests;
+//! A directory that one process at a time may use, and the files in it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -22,13 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use nats::{ClusterOptions, Nats, NatsOptions};
-pub use postgres::{Options, Postgres};
-pub use server::Ended;
-
 /// Why a private server did not start, and what to do about it. Holds no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ServerError {
     /// A program, and the Debian package that has it.
     #[error("{0} is not installed: apt-get install {1}")]
     Missing(&'static str, &'static str),
@@ -52,9 +33,9 @@ pub enum StartError {
     Io(&'static str, PathBuf, io::Error),
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
     let path = path.to_owned();
-    move |cause| StartError::Io(action, path, cause)
+    move |cause| ServerError::Io(action, path, cause)
 }
 
 /// A directory that one process at a time may use. Clones share the lock, and a running server keeps a
@@ -69,7 +50,7 @@ impl DataDir {
     /// Creates or reopens the directory, mode 0700 and ignored by git, and locks it.
     ///
     /// Refuses one that another process holds, that belongs to another user, or that holds other files.
-    pub fn open(path: &Path) -> Result<DataDir, StartError> {
+    pub fn open(path: &Path) -> Result<DataDir, ServerError> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         }
@@ -77,13 +58,13 @@ impl DataDir {
         let owner = fs::metadata(&path).map_err(io_error("read", &path))?.uid();
         let occupied = fs::read_dir(&path).map_err(io_error("read", &path))?.next().is_some();
         let lock_path = path.join("lock");
-        if (occupied && !lock_path.exists()) || server::effective_uid() != Some(owner) {
-            return Err(StartError::NotOurs(path));
+        if (occupied && !lock_path.exists()) || effective_uid() != Some(owner) {
+            return Err(ServerError::NotOurs(path));
         }
         let lock = append_to(&lock_path)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StartError::Locked(path)),
+            Err(TryLockError::WouldBlock) => return Err(ServerError::Locked(path)),
             Err(TryLockError::Error(cause)) => return Err(io_error("lock", &lock_path)(cause)),
         }
         let private = fs::Permissions::from_mode(0o700);
@@ -96,7 +77,7 @@ impl DataDir {
     ///
     /// # Errors
     /// What could not be done.
-    pub fn store(&self, name: &str, text: &str) -> Result<(), StartError> {
+    pub fn store(&self, name: &str, text: &str) -> Result<(), ServerError> {
         store(&self.path.join(name), text, None)
     }
 
@@ -104,7 +85,7 @@ impl DataDir {
     ///
     /// # Errors
     /// What could not be done.
-    pub fn remove(&self, name: &str) -> Result<(), StartError> {
+    pub fn remove(&self, name: &str) -> Result<(), ServerError> {
         remove(&self.path.join(name))
     }
 
@@ -123,23 +104,23 @@ pub fn free_port() -> io::Result<u16> {
 /// An account of the system, for a server that must not run as root.
 #[derive(Clone, Copy)]
 pub(crate) struct User {
-    uid: u32,
-    gid: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
-fn private_dir(path: &Path) -> Result<PathBuf, StartError> {
+pub(crate) fn private_dir(path: &Path) -> Result<PathBuf, ServerError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(cause) if cause.kind() != ErrorKind::AlreadyExists => Err(io_error("create", path)(cause)),
         _ => path.canonicalize().map_err(io_error("open", path)),
     }
 }
 
-fn append_to(path: &Path) -> Result<File, StartError> {
+pub(crate) fn append_to(path: &Path) -> Result<File, ServerError> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o600).open(path).map_err(io_error("open", path))
 }
 
-fn remove(path: &Path) -> Result<(), StartError> {
+pub(crate) fn remove(path: &Path) -> Result<(), ServerError> {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != ErrorKind::NotFound => Err(io_error("remove", path)(cause)),
         _ => Ok(()),
@@ -148,7 +129,7 @@ fn remove(path: &Path) -> Result<(), StartError> {
 
 /// Replaces a file as a whole, mode 0600. In a server's home the names belong to its user, so nothing
 /// found there is opened: the new file is made exclusively, then renamed.
-pub(crate) fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), StartError> {
+pub(crate) fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), ServerError> {
     let new = path.with_added_extension("new");
     remove(&new)?;
     let write = || {
@@ -164,8 +145,14 @@ pub(crate) fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), 
 }
 
 /// The first of `dirs`, then of PATH, that has `program`.
-fn find(program: &str, dirs: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+pub(crate) fn find(program: &str, dirs: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let mut files = dirs.into_iter().chain(std::env::split_paths(&search)).map(|dir| dir.join(program));
     files.find(|file| file.is_absolute() && file.is_file())
+}
+
+pub(crate) fn effective_uid() -> Option<u32> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().nth(1)?.parse().ok()
 }

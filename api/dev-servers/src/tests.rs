@@ -10,8 +10,8 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::server::until;
-use super::{DataDir, Ended, Nats, Options, Postgres, StartError};
+use crate::server::until;
+use crate::{DataDir, Ended, Nats, Options, Postgres, ServerError};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -143,7 +143,7 @@ fn a_directory_has_one_owner_until_its_last_server_ends() {
     let dir = parent.open();
     let nats = Nats::start(&dir).unwrap();
     drop(dir);
-    assert!(matches!(DataDir::open(&parent.dir()), Err(StartError::Locked(_))));
+    assert!(matches!(DataDir::open(&parent.dir()), Err(ServerError::Locked(_))));
     drop(nats);
     parent.open();
 }
@@ -152,7 +152,7 @@ fn a_directory_has_one_owner_until_its_last_server_ends() {
 fn a_directory_with_other_files_is_refused() {
     let parent = Parent::new();
     fs::write(parent.0.join("thesis.tex"), "").unwrap();
-    assert!(matches!(DataDir::open(&parent.0), Err(StartError::NotOurs(_))));
+    assert!(matches!(DataDir::open(&parent.0), Err(ServerError::NotOurs(_))));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_killed_owners_servers_are_taken_over_with_every_commit() {
     for (path, left_behind) in [("/usr/bin:/bin", false), ("", true)] {
         let parent = Parent::new();
         let mut owner = owner_of(&parent, path);
-        assert!(matches!(DataDir::open(&parent.dir()), Err(StartError::Locked(_))));
+        assert!(matches!(DataDir::open(&parent.dir()), Err(ServerError::Locked(_))));
         psql(&owner.url, "create table t as select 42 as n");
         owner.process.kill().unwrap();
         owner.process.wait().unwrap();

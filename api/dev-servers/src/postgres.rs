@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::server::{HOME, Home, PATIENCE, Server, until};
-use super::{DataDir, Ended, StartError, find, io_error, remove, store};
+use crate::data_dir::{DataDir, ServerError, find, io_error, remove, store};
+use crate::server::{Ended, HOME, Home, PATIENCE, Server, until};
 
 const SUPERUSER: &str = "postgres";
 
@@ -38,10 +38,10 @@ pub struct Postgres {
 impl Postgres {
     /// Starts the server of this directory and returns once it accepts connections. A new directory gets
     /// a new cluster. A server still running there is shut down first; nothing it acknowledged is lost.
-    pub fn start(dir: &DataDir, options: &Options) -> Result<Postgres, StartError> {
+    pub fn start(dir: &DataDir, options: &Options) -> Result<Postgres, ServerError> {
         let home = Home::open(dir, "postgres", "postgres")?;
         let data = home.path.join("data");
-        let missing = StartError::Missing("PostgreSQL", "postgresql");
+        let missing = ServerError::Missing("PostgreSQL", "postgresql");
         let binaries = binaries(&data).ok_or(missing)?;
         let password = home.password(!data.exists())?;
         if !data.exists() {
@@ -114,7 +114,7 @@ fn binaries(data: &Path) -> Option<PathBuf> {
 
 /// Makes the cluster aside and renames it when whole, so that what an interrupted initdb leaves is never
 /// taken for one.
-fn create_cluster(home: &Home, initdb: &Path, data: &Path, password: &str) -> Result<(), StartError> {
+fn create_cluster(home: &Home, initdb: &Path, data: &Path, password: &str) -> Result<(), ServerError> {
     let unfinished = home.path.join("unfinished");
     let password_file = home.path.join("initial-password");
     if unfinished.exists() {
