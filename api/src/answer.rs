@@ -9,20 +9,18 @@ use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
 use fulexo_projections::read_models::Projection;
-use poem::http::{HeaderName, HeaderValue, StatusCode, header};
+use poem::http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{ToJSON, Type};
 use poem_openapi::{ApiResponse, Object};
 
-use crate::app::App;
 use crate::caller::Caller;
-use crate::http::Problem;
-use crate::http::problem::{Code, FieldError};
+use crate::http::headers::LOG_POSITION;
+use crate::http::problem::{Code, FieldError, Problem};
+use crate::state::App;
 
-/// The position of the last event that a command recorded; a query that is given it as `Log-Min-Position` sees it.
-pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
 /// How long a query waits for a read model.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same, for a view of the caller's own.

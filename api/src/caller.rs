@@ -31,12 +31,12 @@ use poem_openapi::registry::Registry;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, SecurityScheme, auth};
 use uuid::Uuid;
 
-use crate::app::App;
 use crate::clock;
 use crate::http::basic;
 use crate::http::cookies::{ByCookie, CSRF_TOKEN, Cookie, Foreign};
 use crate::http::operations::AccountQuotas;
 use crate::http::{BadParameters, ClientAddress, Problem, RequestId};
+use crate::state::App;
 
 /// An access token.
 #[derive(SecurityScheme)]

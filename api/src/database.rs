@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Row};
 use tokio::time::{sleep, timeout};
 
-use crate::app::StartError;
+use crate::start_error::StartError;
 
 /// Connections for what a lease and a revocation take, one a task: the sequencer, and those that renew, watch and follow.
 const VITAL: u32 = 4;

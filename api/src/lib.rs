@@ -4,7 +4,6 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod answer;
-pub mod app;
 mod caller;
 pub mod cli;
 pub mod clock;
@@ -13,10 +12,16 @@ pub mod database;
 mod doorbell;
 pub mod http;
 pub mod limits;
+pub mod log_size;
 pub mod mail;
 mod nats;
+mod pages;
 pub mod routes;
 pub mod schema;
+mod spelling;
+pub mod start;
+pub mod start_error;
+pub mod state;
 pub mod tasks;
 mod timestamp;
 pub mod tls;

@@ -3,7 +3,7 @@
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
-use crate::app::reason;
+use crate::database::reason;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 

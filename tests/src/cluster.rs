@@ -110,7 +110,7 @@ impl Database {
 
     /// A pool of the application's role.
     pub async fn pool(&self) -> PgPool {
-        let pool = fulexo_api::app::connect(&self.url(), 20).await.unwrap();
+        let pool = fulexo_api::database::connect(&self.url(), 20).await.unwrap();
         // On a busy machine a new connection takes its time.
         let options = pool.options().clone().acquire_timeout(Duration::from_secs(60));
         options.connect_lazy_with(pool.connect_options().as_ref().clone())

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use chrono::TimeDelta;
-use fulexo_api::app::{App, Running};
 use fulexo_api::cli::operator;
 use fulexo_api::clock;
 use fulexo_api::config::Config;
+use fulexo_api::start::Running;
+use fulexo_api::state::App;
 use fulexo_commands::NewAccount;
 use fulexo_commands::access_token::Grant;
 use fulexo_domain::authentication::Method;

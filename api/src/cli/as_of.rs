@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::events::short;
+use super::failure::Failure;
 use super::output::{Output, note};
+use super::process::block_on;
 use super::replay::{resolve, seen};
 use super::table::{Column, Table};
 use super::target::Target;
-use super::{Failure, block_on};
-use crate::app::connect;
+use crate::database::connect;
 
 #[derive(Args)]
 pub struct AsOf {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
+use super::failure::Failure;
 use super::output::Output;
-use super::{Cli, Failure};
 
 #[derive(Args)]
 pub struct Completions {
@@ -23,17 +23,17 @@ pub struct Man {
 }
 
 impl Completions {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self, mut command: Command) -> Result<(), Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "fulexo", &mut script);
+        clap_complete::generate(self.shell, &mut command, "fulexo", &mut script);
         Output::new().line(String::from_utf8_lossy(&script).trim_end())
     }
 }
 
 impl Man {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self, command: Command) -> Result<(), Failure> {
         let written = std::fs::create_dir_all(&self.dir)
-            .and_then(|()| clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), &self.dir));
+            .and_then(|()| clap_mangen::generate_to(command.disable_help_subcommand(true), &self.dir));
         written.map_err(|error| Failure::Failed(format!("cannot write to {}: {error}", self.dir.display())))
     }
 }

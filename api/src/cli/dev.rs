@@ -18,12 +18,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use super::failure::Failure;
 use super::output::{Output, note};
-use super::{Failure, StopSignals, block_on, operator, postgres_variables, start_logging};
-use crate::app::{App, Running, reserve_port};
+use super::postgres_variables;
+use super::process::{StopSignals, block_on, operator, start_logging};
 use crate::config::{Config, Environment};
 use crate::http::listener::Reserved;
 use crate::schema;
+use crate::start::Running;
+use crate::start::listening::reserve_port;
+use crate::state::App;
 use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
 
 #[derive(Args)]

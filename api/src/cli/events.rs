@@ -8,10 +8,12 @@ use fulexo_domain::leaf::{self, RawLeaf};
 use sqlx::PgPool;
 use tokio::time::sleep;
 
+use super::failure::Failure;
 use super::output::{DIM, Output};
+use super::process::{StopSignals, block_on};
 use super::target::Target;
-use super::{Failure, StopSignals, block_on};
-use crate::app::{connect, log_size};
+use crate::database::connect;
+use crate::log_size::log_size;
 
 /// Columns in which a line has room for the whole time and some of what happened: in fewer, whom it is about comes first.
 const WHOLE: u16 = 100;

@@ -7,10 +7,12 @@ use fulexo_domain::values::Reason;
 use fulexo_projections::nodes::Enforcement;
 use serde_json::json;
 
+use super::failure::Failure;
 use super::output::Output;
-use super::{Failure, block_on, operator, parsed, start_logging};
-use crate::app::{App, Core};
+use super::process::{block_on, operator, parsed, start_logging};
 use crate::config::Config;
+use crate::start::Core;
+use crate::state::App;
 
 #[derive(Args)]
 pub struct Lockdown {

@@ -4,8 +4,9 @@ use clap::Args;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
+use super::failure::Failure;
 use super::output::Output;
-use super::{Failure, block_on};
+use super::process::block_on;
 use crate::config::{database_url, owner_database_url};
 use crate::schema;
 

@@ -7,11 +7,13 @@ mod as_of;
 mod completions;
 mod dev;
 mod events;
+mod failure;
 mod lockdown;
 mod migrate;
 mod openapi;
 mod output;
 mod postgres_variables;
+mod process;
 mod progress;
 mod projections;
 mod rebuild;
@@ -23,21 +25,11 @@ mod target;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use fulexo_commands::context::{Context, Origin};
-use fulexo_domain::event::Actor;
-use fulexo_domain::values::InvalidValue;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::Level;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use uuid::Uuid;
+use clap::{CommandFactory, Parser, Subcommand};
 
-use self::output::{LogWriter, note};
-use crate::clock;
-use crate::config::{ConfigErrors, Environment};
+use self::failure::Failure;
+use self::output::note;
+pub use self::process::operator;
 
 /// Event-sourced security backend: logins, sessions and roles as an immutable log.
 #[derive(Parser)]
@@ -106,53 +98,6 @@ enum Verb {
     Man(completions::Man),
 }
 
-/// Why a verb did not do its job.
-enum Failure {
-    /// Exit code 1.
-    Failed(String),
-    /// Exit code 2.
-    Misconfigured(ConfigErrors),
-    /// Exit code 2: an argument by its name, and what is wrong with it.
-    Misused(String),
-}
-
-impl From<ConfigErrors> for Failure {
-    fn from(errors: ConfigErrors) -> Self {
-        Self::Misconfigured(errors)
-    }
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self::Failed(text)
-    }
-}
-
-impl From<crate::app::StartError> for Failure {
-    fn from(error: crate::app::StartError) -> Self {
-        Self::Failed(error.0)
-    }
-}
-
-impl From<fulexo_dev_servers::ServerError> for Failure {
-    fn from(error: fulexo_dev_servers::ServerError) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Failed(format!("the database: {error}"))
-    }
-}
-
-/// A value of our own that an argument is parsed into.
-fn parsed<T: 'static>(
-    parse: fn(&str) -> Result<T, InvalidValue>,
-) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
-    move |text| parse(text).map_err(|error| error.to_string())
-}
-
 impl Cli {
     /// Does what was asked.
     #[must_use]
@@ -170,8 +115,8 @@ impl Cli {
             Verb::Replay(verb) => verb.run(),
             Verb::Projections(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
-            Verb::Completions(verb) => verb.run(),
-            Verb::Man(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(Self::command()),
+            Verb::Man(verb) => verb.run(Self::command()),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -187,104 +132,6 @@ impl Cli {
                 note(format_args!("fulexo: {errors}"));
                 ExitCode::from(2)
             }
-        }
-    }
-}
-
-/// `; did you mean NAME?` where one of these names is near to what was written.
-pub(crate) fn did_you_mean<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(written, names).map_or_else(String::new, |name| format!("; did you mean {name}?"))
-}
-
-/// The name that is nearest to what was written, if one is near.
-pub(crate) fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = |name: &str| {
-        let is_beginning = name.starts_with(written) && !written.is_empty();
-        if is_beginning { 1.0 } else { strsim::jaro_winkler(written, name) }
-    };
-    let nearest = names.into_iter().map(|name| (near(name), name)).max_by(|(one, _), (other, _)| one.total_cmp(other));
-    nearest.filter(|(near, _)| *near > 0.85).map(|(_, name)| name)
-}
-
-/// A runtime for one verb; its main task runs on this very thread.
-fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
-    let outcome = runtime.block_on(work);
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
-    outcome
-}
-
-/// Structured log on standard error: JSON in production, text in development. `FULEXO_LOG` filters
-/// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
-///
-/// Below `info` only the service's own crates are heard, whatever `FULEXO_LOG` says: others write out requests, addresses
-/// and credentials there. The client of NATS is not heard at all.
-fn start_logging(environment: Environment, default_filter: &str) {
-    let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::new);
-    let builder = builder.with_ansi(LogWriter::has_colours());
-    let json = match std::env::var("FULEXO_LOG_FORMAT").as_deref() {
-        Ok("json") => true,
-        Ok("text") => false,
-        Ok(_) | Err(_) => environment == Environment::Production,
-    };
-    // The client of NATS says at each try what `crate::nats` says once.
-    let ours = filter_fn(|metadata| {
-        is_ours(metadata.target()) || (*metadata.level() <= Level::INFO && crate_of(metadata.target()) != "async_nats")
-    });
-    crate::http::panic::log_panics();
-    // A second start in one process keeps the first logger.
-    let _ = if json {
-        builder.json().flatten_event(true).finish().with(ours).try_init()
-    } else {
-        builder.with_target(false).finish().with(ours).try_init()
-    };
-}
-
-/// `true` if a target of the log is one of the service's own crates.
-fn is_ours(target: &str) -> bool {
-    let name = crate_of(target);
-    name == "fulexo" || name.starts_with("fulexo_")
-}
-
-fn crate_of(target: &str) -> &str {
-    target.split("::").next().unwrap_or_default()
-}
-
-/// Whoever runs the binary, as commands see them.
-#[must_use]
-pub fn operator() -> Context {
-    let context = Context {
-        actor: Actor::Operator,
-        correlation: Uuid::nil(),
-        now: clock::now(),
-        origin: Origin::default(),
-        idempotency_key: None,
-    };
-    Context { correlation: context.new_id(), ..context }
-}
-
-/// Ctrl-C and SIGTERM, from the moment on that this is made: before, they end the process at once.
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("cannot listen to signals: {error}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    /// Resolves when the process is asked to stop.
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
         }
     }
 }

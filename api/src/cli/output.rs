@@ -11,7 +11,7 @@ use anstream::AutoStream;
 use anstyle::Style;
 use console::truncate_str;
 
-use super::Failure;
+use super::failure::Failure;
 use super::table::Table;
 
 /// The style of what matters less.

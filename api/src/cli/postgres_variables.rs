@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Returns if there are none; otherwise this process runs the same program again, with the same arguments, without them.
 ///

@@ -4,12 +4,13 @@ use clap::Args;
 use fulexo_projections::status::{ViewStatus, statuses};
 use serde_json::json;
 
+use super::failure::Failure;
 use super::output::Output;
+use super::process::block_on;
 use super::progress::grouped;
 use super::table::{Column, Table};
 use super::target::Target;
-use super::{Failure, block_on};
-use crate::app::connect;
+use crate::database::connect;
 
 #[derive(Args)]
 pub struct Projections {

@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
+use super::failure::Failure;
 use super::output::{Output, note};
+use super::process::{StopSignals, block_on};
 use super::progress::{Progress, grouped};
 use super::target::Target;
-use super::{Failure, StopSignals, block_on};
-use crate::app::{connect, log_size};
+use crate::database::connect;
+use crate::log_size::log_size;
 
 /// One for the reader, some for as many projections as there may be.
 const CONNECTIONS: u32 = 10;

@@ -12,10 +12,14 @@ use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
 use fulexo_projections::read_models::roles;
 use serde_json::json;
 
+use super::failure::Failure;
 use super::output::Output;
-use super::{Failure, block_on, did_you_mean, operator, parsed, start_logging};
-use crate::app::{App, Core, log_size};
+use super::process::{block_on, operator, parsed, start_logging};
 use crate::config::Config;
+use crate::log_size::log_size;
+use crate::spelling::did_you_mean;
+use crate::start::Core;
+use crate::state::App;
 
 #[derive(Args)]
 pub struct Register {

@@ -14,13 +14,14 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 
+use super::failure::Failure;
 use super::output::Output;
+use super::process::block_on;
 use super::progress::{Progress, grouped};
 use super::table::{Column, Table as TextTable};
 use super::target::Target;
-use super::{Failure, block_on};
-use crate::app::{connect, reason};
 use crate::clock;
+use crate::database::{connect, reason};
 
 /// How long read models that are behind are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);

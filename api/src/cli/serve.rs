@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use clap::Args;
 use serde_json::json;
 
+use super::failure::Failure;
 use super::output::Output;
-use super::{Failure, StopSignals, block_on, start_logging};
-use crate::app::Running;
+use super::process::{StopSignals, block_on, start_logging};
 use crate::config::Config;
+use crate::start::Running;
 
 #[derive(Args)]
 pub struct Serve {

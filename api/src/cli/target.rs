@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, postgres_variables};
+use super::failure::Failure;
+use super::postgres_variables;
 use crate::config;
 
 #[derive(Args)]

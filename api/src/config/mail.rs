@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::Environment;
+use super::environment::Environment;
 use super::reader::Reader;
 
 /// Everything a mail needs but what it says. No `Debug`: it may hold a password.

@@ -3,6 +3,8 @@
 //!
 //! The variables are documented in docs/configuration.md, in the same order.
 
+mod environment;
+mod feed_source;
 pub mod mail;
 mod reader;
 mod secrets;
@@ -21,6 +23,8 @@ use fulexo_domain::rate_limit::RateLimits;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+pub use self::environment::Environment;
+pub use self::feed_source::FeedSource;
 use self::mail::MailConfig;
 use self::reader::Reader;
 use crate::database::LEAST_CONNECTIONS;
@@ -77,24 +81,6 @@ pub struct Config {
     pub origins: Origins,
     /// How mail is sent; without it, none is.
     pub mail: Option<MailConfig>,
-}
-
-/// Where the service runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    /// RS256 alone, no plain HTTP but behind a declared proxy.
-    Production,
-    /// HS256 will do.
-    Development,
-}
-
-/// Where projections read the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedSource {
-    /// From Postgres.
-    Postgres,
-    /// From its copy in JetStream, and from Postgres where that has gaps.
-    JetStream,
 }
 
 /// Everything that is wrong, in words for whoever sets the variables.

@@ -16,10 +16,12 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use super::{Environment, FeedSource, secrets};
-use crate::cli::{did_you_mean, nearest};
+use super::environment::Environment;
+use super::feed_source::FeedSource;
+use super::secrets;
 use crate::http::cors::Origins;
 use crate::nats;
+use crate::spelling::{did_you_mean, nearest};
 
 /// FULEXO_ variables that mean something; any other is a spelling mistake.
 const OWN: [&str; 17] = [

@@ -14,7 +14,7 @@ use super::problem::Problem;
 ///
 /// # Errors
 /// 400 `invalid_host`.
-pub(super) fn of(request: &Request) -> Result<Option<Authority>, Problem> {
+pub fn of(request: &Request) -> Result<Option<Authority>, Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (None, _) => None,

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::client_address::is_trusted;
-use super::listener::ListenerOptions;
+use super::listener_options::ListenerOptions;
 use crate::limits::Origin;
 
 /// Idle connections that one look finds: the next ones need not look.

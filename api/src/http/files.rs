@@ -16,18 +16,23 @@ use super::trace;
 
 /// A path and what is there.
 pub struct File {
-    pub(super) path: &'static str,
-    pub(super) operation: &'static str,
-    pub(super) content_type: &'static str,
+    /// The path that it is served at.
+    pub path: &'static str,
+    /// Its operation in the service's log and metrics.
+    pub operation: &'static str,
+    /// `Content-Type`.
+    pub content_type: &'static str,
     /// The content policy of a page.
-    pub(super) policy: Option<HeaderValue>,
-    pub(super) cache: Cache,
-    pub(super) bytes: Bytes,
+    pub policy: Option<HeaderValue>,
+    /// The time for which a client may keep it.
+    pub cache: Cache,
+    /// Its content.
+    pub bytes: Bytes,
 }
 
 /// The time for which a client may keep a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cache {
+pub enum Cache {
     /// Not at all: a page that is given a secret leaves nothing behind.
     Never,
     /// As long as it is asked for again each time.
@@ -53,9 +58,12 @@ struct Representation {
 /// The least file, in bytes, that is compressed.
 const WORTH_IT: usize = 1_024;
 
-pub(super) const SCRIPT: &str = "text/javascript; charset=utf-8";
-pub(super) const STYLE: &str = "text/css; charset=utf-8";
-pub(super) const PAGE: &str = "text/html; charset=utf-8";
+/// The media type of a script.
+pub const SCRIPT: &str = "text/javascript; charset=utf-8";
+/// The media type of a style sheet.
+pub const STYLE: &str = "text/css; charset=utf-8";
+/// The media type of a page.
+pub const PAGE: &str = "text/html; charset=utf-8";
 
 /// Puts `files` beside `app`: their paths are answered here, all others by `app`. A poem `Route` could do the same, but
 /// would parse each request's URI anew for it.

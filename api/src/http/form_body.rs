@@ -11,8 +11,9 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
 
+use super::media_type;
 use super::media_type::Readable;
-use super::{Problem, media_type};
+use super::problem::Problem;
 
 /// A form that has arrived and was not looked at yet.
 pub struct FormBody<T> {

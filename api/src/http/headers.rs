@@ -5,6 +5,9 @@
 
 use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
+/// The position of the last event that a command recorded. A query that is given it as `Log-Min-Position` sees the event.
+pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
+
 /// Always these.
 const FIXED: [(HeaderName, HeaderValue); 8] = [
     // Over plain HTTP too, where browsers ignore it (RFC 6797, section 8.1): a TLS proxy may stand in front.

@@ -14,8 +14,9 @@ use poem_openapi::types::ParseFromJSON;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use super::media_type::Readable;
+use super::problem::Problem;
 use super::strict_json::BodySchema;
-use super::{Problem, bad_input, media_type};
+use super::{bad_input, media_type};
 
 /// A JSON body that has arrived and was not looked at yet.
 pub struct JsonBody<T> {

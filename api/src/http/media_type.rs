@@ -4,7 +4,7 @@
 use poem::Request;
 use poem::http::header;
 
-use super::Problem;
+use super::problem::Problem;
 
 /// A media type that operations read.
 #[derive(Clone, Copy)]

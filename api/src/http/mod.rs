@@ -3,33 +3,30 @@
 //! One layer a file, all of them in the one list in `Edge::call`. It knows nothing of accounts or tokens: who
 //! calls and what they may do is `caller.rs` and the routes.
 
-mod authority;
+pub mod authority;
 mod bad_input;
 pub mod basic;
 mod body_budget;
 mod body_limit;
 pub mod cached;
-mod client_address;
+pub mod client_address;
 mod connections;
 pub mod cookies;
 pub mod cors;
-pub mod docs;
 pub mod files;
 pub mod form_body;
-pub mod front_page;
-mod headers;
+pub mod headers;
 pub mod json_body;
 pub mod listener;
+pub mod listener_options;
 mod media_type;
 pub mod operations;
-pub mod pages;
 pub mod panic;
-mod parameters;
+pub mod parameters;
 pub mod problem;
-pub mod problems_page;
-pub mod redirect;
 mod request_head;
-mod request_id;
+pub mod request_id;
+pub mod standing;
 mod strict_json;
 mod timeout;
 pub mod trace;
@@ -55,8 +52,8 @@ pub use self::form_body::FormBody;
 pub use self::json_body::JsonBody;
 pub use self::operations::Operations;
 pub use self::parameters::BadParameters;
-use self::problem::Base;
 pub use self::problem::Problem;
+use self::problem::{Base, conversion};
 pub use self::request_id::RequestId;
 use crate::limits::Limits;
 use crate::tasks::CommandTasks;
@@ -195,7 +192,7 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
             // 9. Panics around all that can panic.
             let result = panic::caught(ended).await;
             // 10. Problems after all that can refuse, and inside the span: an internal one is logged here.
-            problem::answer(result, id, &base)
+            conversion::answer(result, id, &base)
         });
         let mut response = answered.instrument(trace::span(id)).await;
 
@@ -230,7 +227,7 @@ impl<E: Endpoint + 'static> Edge<E> {
             let handled = pin!(E::call(&app, request));
             let result = panic::caught(async { handled.await.map(IntoResponse::into_response) }).await;
             // Here, so that what fails is logged, also where nobody waits for it.
-            let response = problem::answer(result, id, &base);
+            let response = conversion::answer(result, id, &base);
             if let Err(response) = answer.send(response) {
                 tracing::info!(status = response.status().as_u16(), "the command ended after its client had left");
             }

@@ -17,9 +17,10 @@ use poem_openapi::registry::{MetaApi, MetaOperation, MetaSchema, Registry};
 use super::client_address::ClientAddress;
 use super::parameters::Parameters;
 use super::problem::Problem;
+use super::standing::Standing;
 use super::strict_json::BodySchema;
 use super::{media_type, request_head, trace};
-use crate::limits::{Limits, Standing};
+use crate::limits::Limits;
 
 /// The APIs of the service: `OpenApiService::new(Operations((Auth, Me, ...)), ...)`.
 pub struct Operations<T>(pub T);

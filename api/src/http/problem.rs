@@ -3,8 +3,9 @@
 //! It names refusals and writes them out. It does not decide them, and it does not know the request: the
 //! edge (`mod.rs`) adds `instance` and the security headers.
 
+mod cause;
 mod code;
-mod conversion;
+pub(super) mod conversion;
 mod kind;
 mod openapi;
 
@@ -22,13 +23,12 @@ use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem_openapi::Object;
 use serde::Serialize;
 
+use self::cause::chain;
 pub use self::code::{Code, PAGE, ProblemCodes};
-pub(super) use self::conversion::answer;
-use self::conversion::chain;
 use self::kind::Kind;
+use super::headers::LOG_POSITION;
 use super::request_id::RequestId;
-use crate::answer::LOG_POSITION;
-use crate::limits::Standing;
+use super::standing::Standing;
 
 /// The media type of a problem (RFC 9457 section 3).
 pub const CONTENT_TYPE: &str = "application/problem+json";

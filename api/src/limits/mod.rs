@@ -19,14 +19,15 @@ use fulexo_commands::{Budget, Commands, Payer, SharedCount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{self, Admission, Layer, Limit, RateLimits, Route, Spent};
 use fulexo_domain::values::AccountId;
-use poem::http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{sleep, timeout};
 
 use self::buckets::Buckets;
 pub use self::buckets::Origin;
 use self::tally::Tally;
 use crate::clock;
-use crate::http::{Problem, RequestId};
+use crate::http::problem::Problem;
+use crate::http::request_id::RequestId;
+use crate::http::standing::{Standing, whole_seconds};
 
 /// How long the shared count may take. Long enough that nobody makes a node count alone by keeping it busy.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,12 +51,6 @@ pub struct Counts {
     tally: Tally,
     began: Instant,
 }
-
-/// Where a request stands with a limit.
-///
-/// Shown as `RateLimit-Policy` and `RateLimit`, as draft-ietf-httpapi-ratelimit-headers has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing(rate_limit::Standing);
 
 impl Limits {
     /// Over what this node counts.
@@ -200,26 +195,4 @@ impl From<Spent> for Problem {
             .with_detail(format!("The quota `{name}` of {of} is spent: {} in {seconds} seconds.", quota.requests()))
             .with_standing(Standing(standing))
     }
-}
-
-impl Standing {
-    /// Adds the two headers; another limit's may stand there already.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-        const STATE: HeaderName = HeaderName::from_static("ratelimit");
-        let Self(rate_limit::Standing { limit, quota, remaining, reset }) = self;
-        let name = limit.as_str();
-        let policy = format!("\"{name}\";q={};w={}", quota.requests(), whole_seconds(quota.window()));
-        let state = format!("\"{name}\";r={remaining};t={}", whole_seconds(*reset));
-        for (header, text) in [(POLICY, policy), (STATE, state)] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                headers.append(header, value);
-            }
-        }
-    }
-}
-
-/// Rounded up.
-fn whole_seconds(time: TimeDelta) -> i64 {
-    time.num_seconds() + i64::from(time.subsec_nanos() > 0)
 }

@@ -10,8 +10,8 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::Tag;
 use super::input::{Because, Input, act};
+use super::tag::Tag;
 use crate::answer::{Enforced, NoContent, Recorded};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::{JsonBody, Problem};

@@ -12,16 +12,16 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::Tag;
 use super::as_of::{self, PastPaging, Shown};
 use super::input::{Input, Limit, Wanted, read_id};
 use super::me::{ChangedProfile, ProfileChange};
+use super::tag::Tag;
 use crate::answer::{Recorded, Viewed, query_failed};
-use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::clock;
 use crate::http::problem::FieldError;
 use crate::http::{JsonBody, Problem};
+use crate::state::App;
 use crate::timestamp::Timestamp;
 use crate::vocabulary::{Orders, Word};
 

@@ -9,9 +9,9 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::Tag;
 use super::input::{Because, Input, Limit, Wanted, cursor_of, read_id};
 use super::roles::{names, parse_permissions};
+use super::tag::Tag;
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, app, context};
 use crate::http::{JsonBody, Problem};

@@ -11,10 +11,10 @@ use tokio::sync::SemaphorePermit;
 
 use super::input::{Input, Wanted, cursor_of};
 use crate::answer::query_failed;
-use crate::app::App;
 use crate::clock;
 use crate::http::Problem;
 use crate::http::problem::FieldError;
+use crate::state::App;
 use crate::timestamp::Timestamp;
 
 /// The moment that an answer is about.

@@ -15,9 +15,9 @@ use poem_openapi::types::Any;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::Tag;
 use super::as_of::{PastPaging, Shown};
 use super::input::{Input, Limit, Wanted, read_position};
+use super::tag::Tag;
 use crate::answer::{Viewed, query_failed};
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;

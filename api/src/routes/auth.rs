@@ -16,8 +16,8 @@ use poem_openapi::{Object, OpenApi};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Tag;
 use super::input::Input;
+use super::tag::Tag;
 use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
 use crate::answer::{NoContent, Recorded};
 use crate::caller::{

@@ -9,10 +9,10 @@ use poem_openapi::param::{Header, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::Tag;
 use super::as_of::{PastPaging, Shown};
 use super::input::{Input, Limit, Wanted};
 use super::roles::names;
+use super::tag::Tag;
 use crate::answer::{Viewed, query_failed};
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;

@@ -9,8 +9,8 @@ use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
-use super::Tag;
 use super::metrics::{Figures, exposition};
+use super::tag::Tag;
 use crate::caller::app;
 use crate::http::Problem;
 use crate::http::problem::Code;

@@ -11,8 +11,8 @@ use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::Tag;
 use super::input::{Because, Input, act};
+use super::tag::Tag;
 use crate::answer::{Enforced, Recorded, query_failed};
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::{JsonBody, Problem};

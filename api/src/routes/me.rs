@@ -13,10 +13,10 @@ use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
 use uuid::Uuid;
 
-use super::Tag;
 use super::audit::{AuditEvent, AuditPage};
 use super::input::{Input, Limit, Wanted, cursor_of, read_id, read_position};
 use super::sessions::with_origins;
+use super::tag::Tag;
 use crate::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
 use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use crate::http::{JsonBody, Problem};

@@ -19,47 +19,19 @@ mod recovery;
 mod roles;
 mod security;
 mod sessions;
+mod tag;
 mod tokens;
 mod well_known;
 
 use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt, Response};
-use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject, Tags};
+use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject};
 
-use crate::app::App;
-use crate::http::docs::MissingSwaggerUi;
-use crate::http::{EdgeOptions, Operations, docs, files, front_page, pages, problems_page, stack};
-
-/// How the documentation groups operations.
-#[derive(Tags)]
-pub enum Tag {
-    /// Log in, stay logged in, log out.
-    Authentication,
-    /// A new password and a verified address, by mail.
-    Recovery,
-    /// The caller's own account.
-    Me,
-    /// Accounts and their roles, for administrators.
-    Accounts,
-    /// Sessions, for administrators.
-    Sessions,
-    /// Roles and permissions.
-    Roles,
-    /// API keys, by which services act.
-    #[oai(rename = "API keys")]
-    ApiKeys,
-    /// The security policy, and what another one would have done.
-    Policy,
-    /// What is done about incidents.
-    Incidents,
-    /// The audit trail: the event log itself.
-    Audit,
-    /// What happened, counted.
-    Metrics,
-    /// Whether the service works, and the keys that its tokens are verified with.
-    Service,
-}
+use crate::http::{EdgeOptions, Operations, files, stack};
+use crate::pages::docs::MissingSwaggerUi;
+use crate::pages::{account, docs, front, problems};
+use crate::state::App;
 
 type Apis = Operations<(
     auth::Auth,
@@ -133,7 +105,7 @@ pub fn endpoint(
     edge: EdgeOptions,
     has_front_page: bool,
 ) -> Result<impl Endpoint<Output = Response> + 'static, MissingSwaggerUi> {
-    let files = docs::files(spec())?.into_iter().chain(pages::files()).chain(problems_page::files());
+    let files = docs::files(spec())?.into_iter().chain(account::files()).chain(problems::files());
     let app = files::beside(service(), files).data(app);
-    Ok(stack(front_page::before(app, has_front_page), edge))
+    Ok(stack(front::before(app, has_front_page), edge))
 }

@@ -13,13 +13,13 @@ use poem::Request;
 use poem_openapi::param::Header;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
-use super::Tag;
 use super::input::Input;
+use super::tag::Tag;
 use crate::answer::{NoContent, about_the_new_password};
-use crate::app::App;
 use crate::caller::{Bearer, app, context, unless_locked_down};
 use crate::http::problem::Code;
 use crate::http::{JsonBody, Problem};
+use crate::state::App;
 
 pub struct Recovery;
 

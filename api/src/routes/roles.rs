@@ -13,13 +13,13 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::Tag;
 use super::as_of::{self, Shown};
 use super::input::{Because, Input};
+use super::tag::Tag;
 use crate::answer::{Enforced, Recorded, query_failed};
-use crate::app::App;
 use crate::caller::{Bearer, BearerOrKey, app, context};
 use crate::http::{JsonBody, Problem};
+use crate::state::App;
 
 pub struct Roles;
 

@@ -13,9 +13,9 @@ use poem_openapi::param::{Header, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::Tag;
 use super::as_of::{self, Shown};
 use super::input::Input;
+use super::tag::Tag;
 use crate::answer::query_failed;
 use crate::caller::{BearerOrKey, app};
 use crate::http::Problem;

@@ -13,14 +13,14 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::Tag;
 use super::as_of::{PastPaging, Shown};
 use super::input::{Because, Input, Limit, Wanted, read_id};
+use super::tag::Tag;
 use crate::answer::{Enforced, Recorded, Viewed, query_failed};
-use crate::app::App;
 use crate::caller::{BearerOrKey, app, context};
 use crate::clock;
 use crate::http::{JsonBody, Problem};
+use crate::state::App;
 use crate::timestamp::Timestamp;
 use crate::vocabulary::{Orders, Word};
 

@@ -6,9 +6,9 @@ use poem::http::HeaderValue;
 use poem_openapi::{Enum, Object, Union};
 use uuid::Uuid;
 
-use crate::app::App;
 use crate::http::Problem;
 use crate::http::cookies::{Cookie, Foreign};
+use crate::state::App;
 
 /// How long a browser keeps what its device is known by, in seconds: as long as browsers keep anything, 400 days.
 const DEVICE_LIFETIME: i64 = 400 * 24 * 60 * 60;

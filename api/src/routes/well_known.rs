@@ -8,7 +8,7 @@ use poem::Request;
 use poem_openapi::{Object, OpenApi};
 use url::Url;
 
-use super::Tag;
+use super::tag::Tag;
 use crate::caller::app;
 use crate::http::Problem;
 use crate::http::cached::Cached;

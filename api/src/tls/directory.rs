@@ -19,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
-use super::provider;
+use super::provider::provider;
 
 /// The most bytes of one answer; a chain is some thousands.
 const MOST_BYTES: usize = 1 << 20;

@@ -13,17 +13,19 @@ pub mod certificate;
 pub mod current;
 mod directory;
 pub mod files;
+mod provider;
+pub mod redirect;
 
 use std::sync::Arc;
 
+use fulexo_commands::vault::Vault;
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio::task::JoinHandle;
 
 use self::acme::{Acme, AcmeOptions, Answers};
 use self::current::Current;
 use self::files::Files;
-use crate::app::App;
+use self::provider::provider;
 
 /// Where the certificate comes from.
 #[derive(Clone)]
@@ -50,7 +52,7 @@ impl Tls {
     ///
     /// # Errors
     /// In words for the operator.
-    pub async fn open(source: Source, app: &App) -> Result<Self, String> {
+    pub async fn open(source: Source, vault: &Vault) -> Result<Self, String> {
         let current = Arc::new(Current::default());
         match source {
             Source::Files(files) => {
@@ -60,7 +62,7 @@ impl Tls {
             }
             Source::Acme(options) => {
                 let names = options.names.clone();
-                let store = app.commands.vault().acme(&options.directory, &options.names);
+                let store = vault.acme(&options.directory, &options.names);
                 let answers = Some(Arc::new(Answers::new(store.clone())));
                 let acme = Acme::open(options, store, Arc::clone(&current)).await?;
                 Ok(Self { current, names, answers, follower: tokio::spawn(acme.run()) })
@@ -94,9 +96,4 @@ pub fn server_config(current: Arc<Current>) -> Result<Arc<ServerConfig>, rustls:
         .with_cert_resolver(current);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// The one crypto provider.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }

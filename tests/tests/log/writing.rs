@@ -38,7 +38,7 @@ impl Running {
     }
 
     pub async fn with_clock(url: &str, clock: fn() -> DateTime<Utc>) -> Self {
-        let pool = fulexo_api::app::connect(url, 4).await.unwrap();
+        let pool = fulexo_api::database::connect(url, 4).await.unwrap();
         let (log, sequencer) = EventLog::new(pool.clone(), Hooks { clock, ..hooks() });
         let (stop, stopped) = oneshot::channel();
         Self { log, pool, stop, sequencer: tokio::spawn(sequencer.run(stopped)) }
@@ -53,7 +53,7 @@ impl Running {
 
 /// Appends these in one batch: they all wait before the sequencer starts.
 pub async fn in_one_batch(url: &str, requests: Vec<AppendRequest>) -> Vec<Answer> {
-    let pool = fulexo_api::app::connect(url, 4).await.unwrap();
+    let pool = fulexo_api::database::connect(url, 4).await.unwrap();
     let (log, sequencer) = EventLog::new(pool.clone(), hooks());
     let mut answers: Vec<_> = requests.into_iter().map(|request| Box::pin(log.append(request))).collect();
     for answer in &mut answers {

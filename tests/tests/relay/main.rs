@@ -55,7 +55,7 @@ async fn join(node: &Node, nats: &NatsCluster) -> Node {
 
 /// Appends so many failed logins of people who do not exist.
 async fn append(database: &Database, count: usize) {
-    let pool = fulexo_api::app::connect(&database.url(), 4).await.unwrap();
+    let pool = fulexo_api::database::connect(&database.url(), 4).await.unwrap();
     append_by(&pool, count).await;
     pool.close().await;
 }

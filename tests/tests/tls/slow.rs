@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_api::clock;
-use fulexo_api::http::listener::{self, ListenerOptions};
+use fulexo_api::http::listener;
+use fulexo_api::http::listener_options::ListenerOptions;
 use fulexo_api::tls::acceptor::Secured;
 use fulexo_api::tls::certificate::Certificate;
 use fulexo_api::tls::current::Current;

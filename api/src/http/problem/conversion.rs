@@ -1,11 +1,10 @@
 //! What others refuse (poem, poem-openapi, a middleware) made into problems.
 
-use std::error::Error as StdError;
-
 use poem::Response;
 use poem::error::{CorsError, MethodNotAllowedError, NotFoundError, ReadBodyError};
 use poem::http::{StatusCode, header};
 
+use super::cause::chain;
 use super::code::Code;
 use super::kind::Kind;
 use super::{Base, CONTENT_TYPE, Problem};
@@ -14,7 +13,7 @@ use crate::http::request_id::RequestId;
 
 /// The response to whatever came out of the handlers: errors, and refusals that are no problems yet, become
 /// problems; the rest passes.
-pub(in crate::http) fn answer(result: poem::Result<Response>, id: RequestId, base: &Base) -> Response {
+pub fn answer(result: poem::Result<Response>, id: RequestId, base: &Base) -> Response {
     let response = match result {
         Ok(response) => response,
         Err(error) if error.is_from_response() => error.into_response(),
@@ -64,21 +63,6 @@ impl From<poem::Error> for Problem {
     }
 }
 
-/// The text of an error and of every cause under it. A wrapper that only repeats its cause is said once.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -102,12 +86,5 @@ mod tests {
             assert_eq!(response.header("ratelimit"), Some("r=0"));
             assert!(!response.into_body().into_string().await.unwrap().contains("secret"));
         }
-    }
-
-    #[test]
-    fn the_logged_chain_says_each_cause_once() {
-        let inner = std::io::Error::other("disk full");
-        let outer = std::io::Error::other(inner);
-        assert_eq!(chain(&outer), "disk full");
     }
 }

@@ -27,10 +27,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time;
 
-use super::listener::{self, ListenerOptions};
-use super::{
-    ClientAddress, EdgeOptions, FormBody, JsonBody, Operations, Problem, RequestId, docs, files, pages, stack,
-};
+use super::listener;
+use super::listener_options::ListenerOptions;
+use super::{ClientAddress, EdgeOptions, FormBody, JsonBody, Operations, Problem, RequestId, files, stack};
+use crate::pages::{account, docs};
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
@@ -145,7 +145,7 @@ struct Server {
 async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
     let service = OpenApiService::new(Operations((Api, Slow)), "Test", "1");
     let spec = service.spec();
-    let files = docs::files(spec).unwrap().into_iter().chain(pages::files());
+    let files = docs::files(spec).unwrap().into_iter().chain(account::files());
     let app = files::beside(service, files).with(Cors::new().allow_origin("https://app.example"));
     let acceptor = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], listener::port(&acceptor).unwrap()));

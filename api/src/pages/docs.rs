@@ -10,7 +10,7 @@ use poem::http::HeaderValue;
 use poem_openapi::OpenApiService;
 use sha2::{Digest, Sha256};
 
-use super::files::{Cache, File, PAGE, SCRIPT, STYLE};
+use crate::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 
 /// The page's own policy: our files only, calls to our API only. Swagger UI draws its icons from `data:`.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -142,8 +142,8 @@ mod tests {
     use poem::endpoint::make_sync;
     use poem::{Endpoint, Request, Response};
 
-    use super::super::files::beside;
     use super::*;
+    use crate::http::files::beside;
 
     async fn get(path: &str) -> Response {
         let app = make_sync(|_| "the app");

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
 
-use super::files::{Cache, File, PAGE, STYLE};
-use super::problem::{self, Code};
+use crate::http::files::{Cache, File, PAGE, STYLE};
+use crate::http::problem::{self, Code};
 
 /// Our style and an icon: the page has no script.
 const POLICY: HeaderValue = HeaderValue::from_static(

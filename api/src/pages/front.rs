@@ -4,7 +4,7 @@
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
 
-use super::trace;
+use crate::http::trace;
 
 /// Puts it before `app`, if it is `shown`.
 pub fn before<A>(app: A, shown: bool) -> impl Endpoint<Output = Response>

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
 
-use super::authority;
-use crate::tls::Tls;
+use super::Tls;
+use crate::http::authority;
 
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 

@@ -6,7 +6,7 @@
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
 
-use super::files::{Cache, File, PAGE, SCRIPT, STYLE};
+use crate::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 
 /// Our script and style, calls to our API, an icon; no form leaves the page, and no text becomes markup.
 const POLICY: HeaderValue = HeaderValue::from_static(

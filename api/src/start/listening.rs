@@ -9,13 +9,15 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{App, StartError, failed};
 use crate::config::{Config, Environment};
 use crate::http::EdgeOptions;
 use crate::http::cors::Origins;
-use crate::http::listener::{self, ListenerOptions, Reserved};
-use crate::http::redirect::Redirect;
+use crate::http::listener::{self, Reserved};
+use crate::http::listener_options::{self, ListenerOptions};
+use crate::start_error::{StartError, failed};
+use crate::state::App;
 use crate::tls::acceptor::Secured;
+use crate::tls::redirect::Redirect;
 use crate::tls::{Source, Tls};
 
 /// Where to listen, and whom to believe there.
@@ -79,7 +81,7 @@ impl Listening {
         let exempt = trusted_proxies.clone();
         let bounds = |max_connections| ListenerOptions {
             max_connections,
-            max_per_address: app.limits.as_ref().map(|_| listener::share(max_connections)),
+            max_per_address: app.limits.as_ref().map(|_| listener_options::share(max_connections)),
             exempt: exempt.clone(),
             ..ListenerOptions::default()
         };
@@ -105,7 +107,7 @@ impl Listening {
             None => None,
         };
         let http_port = redirect.as_ref().and_then(listener::port);
-        let tls = Tls::open(source, app).await.map(Arc::new).map_err(StartError)?;
+        let tls = Tls::open(source, app.commands.vault()).await.map(Arc::new).map_err(StartError)?;
         let config = tls.server_config().map_err(|error| failed("TLS", &error))?;
         if let Some(acceptor) = redirect {
             let endpoint = Redirect::new(Arc::clone(&tls), port);

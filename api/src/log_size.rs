@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fulexo_projections::feed;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
-
-use super::log_size;
 
 /// The longest that an answer is used.
 const FRESH: Duration = Duration::from_secs(1);
@@ -25,7 +24,7 @@ pub struct LogSize {
 type Answer = (Instant, Option<u64>);
 
 impl LogSize {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(crate) fn new(pool: PgPool) -> Self {
         Self { pool, last: Arc::default() }
     }
 
@@ -46,4 +45,12 @@ impl LogSize {
         });
         asked.await.ok().flatten()
     }
+}
+
+/// The number of events, from the log itself.
+///
+/// # Errors
+/// The database.
+pub async fn log_size(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    feed::size(&mut *pool.acquire().await?).await
 }

@@ -1,0 +1,107 @@
+//! The process of a verb: its runtime, its log, its signals, and in whose name it acts.
+
+use fulexo_commands::context::{Context, Origin};
+use fulexo_domain::event::Actor;
+use fulexo_domain::values::InvalidValue;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::output::LogWriter;
+use crate::clock;
+use crate::config::Environment;
+
+/// A runtime for one verb; its main task runs on this very thread.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    outcome
+}
+
+/// Structured log on standard error: JSON in production, text in development. `FULEXO_LOG` filters
+/// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
+///
+/// Below `info` only the service's own crates are heard, whatever `FULEXO_LOG` says: others write out requests, addresses
+/// and credentials there. The client of NATS is not heard at all.
+pub fn start_logging(environment: Environment, default_filter: &str) {
+    let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::new);
+    let builder = builder.with_ansi(LogWriter::has_colours());
+    let json = match std::env::var("FULEXO_LOG_FORMAT").as_deref() {
+        Ok("json") => true,
+        Ok("text") => false,
+        Ok(_) | Err(_) => environment == Environment::Production,
+    };
+    // The client of NATS says at each try what `crate::nats` says once.
+    let ours = filter_fn(|metadata| {
+        is_ours(metadata.target()) || (*metadata.level() <= Level::INFO && crate_of(metadata.target()) != "async_nats")
+    });
+    crate::http::panic::log_panics();
+    // A second start in one process keeps the first logger.
+    let _ = if json {
+        builder.json().flatten_event(true).finish().with(ours).try_init()
+    } else {
+        builder.with_target(false).finish().with(ours).try_init()
+    };
+}
+
+/// `true` if a target of the log is one of the service's own crates.
+fn is_ours(target: &str) -> bool {
+    let name = crate_of(target);
+    name == "fulexo" || name.starts_with("fulexo_")
+}
+
+fn crate_of(target: &str) -> &str {
+    target.split("::").next().unwrap_or_default()
+}
+
+/// Whoever runs the binary, as commands see them.
+#[must_use]
+pub fn operator() -> Context {
+    let context = Context {
+        actor: Actor::Operator,
+        correlation: Uuid::nil(),
+        now: clock::now(),
+        origin: Origin::default(),
+        idempotency_key: None,
+    };
+    Context { correlation: context.new_id(), ..context }
+}
+
+/// Ctrl-C and SIGTERM, from the moment on that this is made: before, they end the process at once.
+pub struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    pub fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("cannot listen to signals: {error}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Resolves when the process is asked to stop.
+    pub async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A value of our own that an argument is parsed into.
+pub fn parsed<T: 'static>(
+    parse: fn(&str) -> Result<T, InvalidValue>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| parse(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,6 @@
+//! The pages of the service: documentation, account pages, the page of problems, and `/`. Pages hold nothing of anybody.
+
+pub mod account;
+pub mod docs;
+pub mod front;
+pub mod problems;

@@ -1,0 +1,78 @@
+//! The state of a node that request handlers and verbs work with. `start.rs` makes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fulexo_commands::Commands;
+use fulexo_commands::log::relay::RelayState;
+use fulexo_domain::policy::Policy;
+use fulexo_projections::feed::JetStreamFeed;
+use fulexo_projections::gate::Gate;
+use fulexo_projections::nodes::Nodes;
+use fulexo_projections::runner::Progress;
+use sqlx::PgPool;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
+
+use crate::doorbell::Doorbell;
+use crate::http::problem::Problem;
+use crate::limits::Limits;
+use crate::log_size::LogSize;
+use crate::tasks::CommandTasks;
+use crate::token_cache::TokenCache;
+
+/// What request handlers work with.
+pub struct App {
+    /// What this node is called among others.
+    pub node_name: Arc<str>,
+    /// Who else is there, and how far.
+    pub nodes: Arc<Nodes>,
+    /// The write side.
+    pub commands: Arc<Commands>,
+    /// The read side's database: what is asked about read models, and may be slow.
+    pub pool: PgPool,
+    /// The tables that judge a caller, and nothing slower.
+    pub judging: PgPool,
+    /// The length of the log, for answers about health.
+    pub log_size: LogSize,
+    /// Questions about the past at once: some of them read a good part of a table.
+    pub(crate) past: Semaphore,
+    /// Judges requests.
+    pub gate: Arc<Gate>,
+    /// How far the read models are.
+    pub progress: Progress,
+    /// How long the log is, as far as this node knows.
+    pub head: watch::Receiver<u64>,
+    /// Tokens verified before.
+    pub tokens: TokenCache,
+    /// The connection between nodes.
+    pub doorbell: Doorbell,
+    /// How the copy of the log in JetStream is getting on, where one is made.
+    pub relay: Option<watch::Receiver<RelayState>>,
+    /// The feed from JetStream, where projections read it.
+    pub feed: Option<Arc<JetStreamFeed>>,
+    /// Whether anybody may register.
+    pub registration: bool,
+    /// The policy in force until an event says otherwise.
+    pub first_policy: Policy,
+    /// One preview of a policy at a time: it reads a good part of the log.
+    pub previews: Semaphore,
+    /// How many requests are let in, if that is limited.
+    pub limits: Option<Arc<Limits>>,
+    /// The tasks that commands run in.
+    pub tasks: CommandTasks,
+    /// Leave for commands that go on behind answers that were given already.
+    pub behind_answers: Arc<Semaphore>,
+}
+
+impl App {
+    /// Leave to ask about the past, or about all of the present: few do at once, so that there are connections left for
+    /// those who ask for less.
+    ///
+    /// # Errors
+    /// 503 when others are at it for too long.
+    pub async fn look_back(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let overloaded = || Problem::overloaded(Duration::from_secs(2));
+        timeout(Duration::from_secs(2), self.past.acquire()).await.map_err(|_| overloaded())?.map_err(|_| overloaded())
+    }
+}
