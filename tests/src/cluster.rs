@@ -8,8 +8,8 @@ use std::sync::{LazyLock, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fulexo_api::schema;
 use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
+use fulexo_node::schema;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 struct Cluster {
@@ -110,7 +110,7 @@ impl Database {
 
     /// A pool of the application's role.
     pub async fn pool(&self) -> PgPool {
-        let pool = fulexo_api::database::connect(&self.url(), 20).await.unwrap();
+        let pool = fulexo_node::database::connect(&self.url(), 20).await.unwrap();
         // On a busy machine a new connection takes its time.
         let options = pool.options().clone().acquire_timeout(Duration::from_secs(60));
         options.connect_lazy_with(pool.connect_options().as_ref().clone())

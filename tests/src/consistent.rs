@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use fulexo_api::clock;
 use fulexo_commands::access_token::Grant;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChange};
@@ -16,6 +15,7 @@ use fulexo_domain::policy::PolicyEvent;
 use fulexo_domain::role::{Role, RoleState};
 use fulexo_domain::session::{Session, SessionState};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_node::clock;
 use fulexo_projections::feed::Replay;
 use fulexo_projections::replay::{Scratch, Table, live_checksum};
 use sqlx::{Connection, PgConnection, PgPool};

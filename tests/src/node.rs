@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use chrono::TimeDelta;
 use fulexo_api::cli::operator;
-use fulexo_api::clock;
-use fulexo_api::config::Config;
-use fulexo_api::start::Running;
-use fulexo_api::state::App;
+use fulexo_api::faces;
 use fulexo_commands::NewAccount;
 use fulexo_commands::access_token::Grant;
 use fulexo_domain::authentication::Method;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, EmailAddress, RoleName, SessionId};
+use fulexo_node::clock;
+use fulexo_node::config::Config;
+use fulexo_node::start::Running;
+use fulexo_node::state::App;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -48,7 +49,8 @@ impl Node {
     pub async fn with(database: &Arc<Database>, mut env: BTreeMap<String, String>) -> Self {
         env.insert("FULEXO_PORT".into(), "0".into());
         let config = Config::from_vars(env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()));
-        let running = Running::start(config.unwrap_or_else(|errors| panic!("{errors}"))).await.unwrap();
+        let running =
+            Running::start(config.unwrap_or_else(|errors| panic!("{errors}")), faces::endpoint).await.unwrap();
         Self {
             url: format!("{}://127.0.0.1:{}", running.scheme, running.port),
             database: Arc::clone(database),

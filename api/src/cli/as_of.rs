@@ -4,6 +4,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use fulexo_domain::permission::{built_in, built_in_roles};
 use fulexo_domain::values::RoleName;
+use fulexo_node::database::connect;
 use fulexo_projections::as_of::{AsOf as When, Moment};
 use fulexo_projections::page::{LARGEST, Paging};
 use fulexo_projections::read_models::{accounts, counts, metrics, roles, sessions};
@@ -17,7 +18,6 @@ use super::process::block_on;
 use super::replay::{resolve, seen};
 use super::table::{Column, Table};
 use super::target::Target;
-use crate::database::connect;
 
 #[derive(Args)]
 pub struct AsOf {

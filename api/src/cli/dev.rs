@@ -14,6 +14,12 @@ use fulexo_commands::vault::crypto::random_bytes;
 use fulexo_commands::{CommandError, NewAccount};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
+use fulexo_node::config::{Config, Environment};
+use fulexo_node::http::listener::Reserved;
+use fulexo_node::schema;
+use fulexo_node::start::Running;
+use fulexo_node::start::listening::reserve_port;
+use fulexo_node::state::App;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -22,12 +28,7 @@ use super::failure::Failure;
 use super::output::{Output, note};
 use super::postgres_variables;
 use super::process::{StopSignals, block_on, operator, start_logging};
-use crate::config::{Config, Environment};
-use crate::http::listener::Reserved;
-use crate::schema;
-use crate::start::Running;
-use crate::start::listening::reserve_port;
-use crate::state::App;
+use crate::faces;
 use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
 
 #[derive(Args)]
@@ -86,7 +87,7 @@ const APPLICATION: &str = "fulexo";
 impl Dev {
     pub fn run(self) -> Result<(), Failure> {
         postgres_variables::leave()?;
-        start_logging(Environment::Development, "warn,fulexo_api=info");
+        start_logging(Environment::Development, "warn,fulexo_api=info,fulexo_node=info");
         let reserved = reserve_port((Ipv4Addr::LOCALHOST, self.port).into())?;
         let dir = DataDir::open(&self.data_dir)?;
         // What the last run left says where things were.
@@ -134,7 +135,7 @@ impl Dev {
         }
         let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
         config.port = port;
-        let running = Running::start_on(config, Some(reserved)).await?;
+        let running = Running::start_on(config, Some(reserved), faces::endpoint).await?;
         let accounts = demo_accounts(running.app(), secrets).await?;
         let file = DevFile {
             url: url.clone(),

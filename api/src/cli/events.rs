@@ -5,6 +5,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 use fulexo_domain::leaf::{self, RawLeaf};
+use fulexo_node::database::connect;
+use fulexo_node::log_size::log_size;
 use sqlx::PgPool;
 use tokio::time::sleep;
 
@@ -12,8 +14,6 @@ use super::failure::Failure;
 use super::output::{DIM, Output};
 use super::process::{StopSignals, block_on};
 use super::target::Target;
-use crate::database::connect;
-use crate::log_size::log_size;
 
 /// Columns in which a line has room for the whole time and some of what happened: in fewer, whom it is about comes first.
 const WHOLE: u16 = 100;

@@ -1,6 +1,6 @@
 //! The ways in which a verb fails, and the exit codes that they lead to.
 
-use crate::config::ConfigErrors;
+use fulexo_node::config::ConfigErrors;
 
 /// Why a verb did not do its job.
 pub enum Failure {
@@ -24,8 +24,8 @@ impl From<String> for Failure {
     }
 }
 
-impl From<crate::start_error::StartError> for Failure {
-    fn from(error: crate::start_error::StartError) -> Self {
+impl From<fulexo_node::start_error::StartError> for Failure {
+    fn from(error: fulexo_node::start_error::StartError) -> Self {
         Self::Failed(error.0)
     }
 }

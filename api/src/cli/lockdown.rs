@@ -4,15 +4,15 @@ use clap::{Args, ValueEnum};
 use fulexo_commands::CommandError;
 use fulexo_domain::lockdown::{LockdownError, Scope};
 use fulexo_domain::values::Reason;
+use fulexo_node::config::Config;
+use fulexo_node::start::Core;
+use fulexo_node::state::App;
 use fulexo_projections::nodes::Enforcement;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::output::Output;
 use super::process::{block_on, operator, parsed, start_logging};
-use crate::config::Config;
-use crate::start::Core;
-use crate::state::App;
 
 #[derive(Args)]
 pub struct Lockdown {

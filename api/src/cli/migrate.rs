@@ -1,14 +1,14 @@
 //! `fulexo migrate`: the schema, as the owner role.
 
 use clap::Args;
+use fulexo_node::config::{database_url, owner_database_url};
+use fulexo_node::schema;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
 use super::failure::Failure;
 use super::output::Output;
 use super::process::block_on;
-use crate::config::{database_url, owner_database_url};
-use crate::schema;
 
 #[derive(Args)]
 pub struct Migrate {

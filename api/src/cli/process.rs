@@ -3,6 +3,8 @@
 use fulexo_commands::context::{Context, Origin};
 use fulexo_domain::event::Actor;
 use fulexo_domain::values::InvalidValue;
+use fulexo_node::clock;
+use fulexo_node::config::Environment;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
@@ -13,8 +15,6 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use super::output::LogWriter;
-use crate::clock;
-use crate::config::Environment;
 
 /// A runtime for one verb; its main task runs on this very thread.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -42,11 +42,11 @@ pub fn start_logging(environment: Environment, default_filter: &str) {
         Ok("text") => false,
         Ok(_) | Err(_) => environment == Environment::Production,
     };
-    // The client of NATS says at each try what `crate::nats` says once.
+    // The client of NATS says at each try what `fulexo_node::nats` says once.
     let ours = filter_fn(|metadata| {
         is_ours(metadata.target()) || (*metadata.level() <= Level::INFO && crate_of(metadata.target()) != "async_nats")
     });
-    crate::http::panic::log_panics();
+    fulexo_node::http::panic::log_panics();
     // A second start in one process keeps the first logger.
     let _ = if json {
         builder.json().flatten_event(true).finish().with(ours).try_init()

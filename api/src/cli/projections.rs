@@ -1,6 +1,7 @@
 //! `fulexo projections`: where each read model stands.
 
 use clap::Args;
+use fulexo_node::database::connect;
 use fulexo_projections::status::{ViewStatus, statuses};
 use serde_json::json;
 
@@ -10,7 +11,6 @@ use super::process::block_on;
 use super::progress::grouped;
 use super::table::{Column, Table};
 use super::target::Target;
-use crate::database::connect;
 
 #[derive(Args)]
 pub struct Projections {

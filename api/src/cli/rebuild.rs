@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use fulexo_domain::copy::hex;
+use fulexo_node::database::connect;
+use fulexo_node::log_size::log_size;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild, roll_back};
 use serde_json::{Value, json};
@@ -17,8 +19,6 @@ use super::output::{Output, note};
 use super::process::{StopSignals, block_on};
 use super::progress::{Progress, grouped};
 use super::target::Target;
-use crate::database::connect;
-use crate::log_size::log_size;
 
 /// One for the reader, some for as many projections as there may be.
 const CONNECTIONS: u32 = 10;

@@ -9,17 +9,17 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::built_in_roles;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
+use fulexo_node::config::Config;
+use fulexo_node::log_size::log_size;
+use fulexo_node::spelling::did_you_mean;
+use fulexo_node::start::Core;
+use fulexo_node::state::App;
 use fulexo_projections::read_models::roles;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::output::Output;
 use super::process::{block_on, operator, parsed, start_logging};
-use crate::config::Config;
-use crate::log_size::log_size;
-use crate::spelling::did_you_mean;
-use crate::start::Core;
-use crate::state::App;
 
 #[derive(Args)]
 pub struct Register {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use fulexo_domain::copy::hex;
+use fulexo_node::clock;
+use fulexo_node::database::{connect, reason};
 use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
 use fulexo_projections::feed::Replay as Log;
 use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
@@ -20,8 +22,6 @@ use super::process::block_on;
 use super::progress::{Progress, grouped};
 use super::table::{Column, Table as TextTable};
 use super::target::Target;
-use crate::clock;
-use crate::database::{connect, reason};
 
 /// How long read models that are behind are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);

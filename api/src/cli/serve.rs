@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
+use fulexo_node::config::Config;
+use fulexo_node::start::Running;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::output::Output;
 use super::process::{StopSignals, block_on, start_logging};
-use crate::config::Config;
-use crate::start::Running;
+use crate::faces;
 
 #[derive(Args)]
 pub struct Serve {
@@ -34,7 +35,7 @@ impl Serve {
             let bind = config.bind;
             let mut stop = StopSignals::listen()?;
             let running = tokio::select! {
-                running = Running::start(config) => running?,
+                running = Running::start(config, faces::endpoint) => running?,
                 // Nobody was answered yet.
                 () = stop.received() => return Ok(()),
             };

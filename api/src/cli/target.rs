@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use fulexo_node::config;
 
 use super::failure::Failure;
 use super::postgres_variables;
-use crate::config;
 
 #[derive(Args)]
 pub struct Target {

@@ -3,10 +3,9 @@
 //! The token is in the link's fragment, so neither this server nor a proxy before it is told; the page's script sends it
 //! to the API when a person asks for that. The pages hold nothing of anybody, and are the same for everybody.
 
+use fulexo_node::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
-
-use crate::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 
 /// Our script and style, calls to our API, an icon; no form leaves the page, and no text becomes markup.
 const POLICY: HeaderValue = HeaderValue::from_static(

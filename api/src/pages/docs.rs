@@ -5,12 +5,11 @@
 //! nothing is fetched from elsewhere.
 
 use fulexo_domain::copy::hex;
+use fulexo_node::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
 use poem_openapi::OpenApiService;
 use sha2::{Digest, Sha256};
-
-use crate::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 
 /// The page's own policy: our files only, calls to our API only. Swagger UI draws its icons from `data:`.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -143,7 +142,7 @@ mod tests {
     use poem::{Endpoint, Request, Response};
 
     use super::*;
-    use crate::http::files::beside;
+    use fulexo_node::http::files::beside;
 
     async fn get(path: &str) -> Response {
         let app = make_sync(|_| "the app");

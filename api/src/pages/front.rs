@@ -1,10 +1,9 @@
 //! `/`, where nothing is. In development it leads to the documentation: whoever opens the address of a new service in a browser
 //! is to find something.
 
+use fulexo_node::http::trace;
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
-
-use crate::http::trace;
 
 /// Puts it before `app`, if it is `shown`.
 pub fn before<A>(app: A, shown: bool) -> impl Endpoint<Output = Response>

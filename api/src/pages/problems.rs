@@ -3,11 +3,10 @@
 
 use std::fmt::Write;
 
+use fulexo_node::http::files::{Cache, File, PAGE, STYLE};
+use fulexo_node::http::problem::{self, Code};
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
-
-use crate::http::files::{Cache, File, PAGE, STYLE};
-use crate::http::problem::{self, Code};
 
 /// Our style and an icon: the page has no script.
 const POLICY: HeaderValue = HeaderValue::from_static(

@@ -5,6 +5,9 @@ use fulexo_commands::{CommandError, Done};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
+use fulexo_node::answer::{Enforced, NoContent, Recorded};
+use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
+use fulexo_node::http::{JsonBody, Problem};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
@@ -12,9 +15,6 @@ use uuid::Uuid;
 
 use super::input::{Because, Input, act};
 use super::tag::Tag;
-use crate::answer::{Enforced, NoContent, Recorded};
-use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::http::{JsonBody, Problem};
 
 pub struct AccountActs;
 

@@ -2,6 +2,11 @@
 
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{ApiKeyId, KeyName, Reason};
+use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::caller::{Bearer, app, context};
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::timestamp::Timestamp;
+use fulexo_node::vocabulary::{Orders, Word};
 use fulexo_projections::access;
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
@@ -12,11 +17,6 @@ use uuid::Uuid;
 use super::input::{Because, Input, Limit, Wanted, cursor_of, read_id};
 use super::roles::{names, parse_permissions};
 use super::tag::Tag;
-use crate::answer::{Enforced, Recorded, query_failed};
-use crate::caller::{Bearer, app, context};
-use crate::http::{JsonBody, Problem};
-use crate::timestamp::Timestamp;
-use crate::vocabulary::{Orders, Word};
 
 pub struct ApiKeys;
 

@@ -3,6 +3,12 @@
 use std::fmt::Display;
 
 use chrono::{DateTime, Datelike, Utc};
+use fulexo_node::answer::query_failed;
+use fulexo_node::clock;
+use fulexo_node::http::Problem;
+use fulexo_node::http::problem::FieldError;
+use fulexo_node::state::App;
+use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
 use fulexo_projections::page::Paging;
 use fulexo_projections::read_models::Projection;
@@ -10,12 +16,6 @@ use poem_openapi::Object;
 use tokio::sync::SemaphorePermit;
 
 use super::input::{Input, Wanted, cursor_of};
-use crate::answer::query_failed;
-use crate::clock;
-use crate::http::Problem;
-use crate::http::problem::FieldError;
-use crate::state::App;
-use crate::timestamp::Timestamp;
 
 /// The moment that an answer is about.
 #[derive(Object, Clone, Copy)]

@@ -6,6 +6,11 @@ use chrono::DateTime;
 use fulexo_domain::leaf;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
+use fulexo_node::answer::{Viewed, query_failed};
+use fulexo_node::caller::{BearerOrKey, app};
+use fulexo_node::http::Problem;
+use fulexo_node::timestamp::Timestamp;
+use fulexo_node::vocabulary::{Categories, EventTypes, Orders, Word};
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::read_models::audit::{self, Entry};
 use poem::Request;
@@ -18,11 +23,6 @@ use uuid::Uuid;
 use super::as_of::{PastPaging, Shown};
 use super::input::{Input, Limit, Wanted, read_position};
 use super::tag::Tag;
-use crate::answer::{Viewed, query_failed};
-use crate::caller::{BearerOrKey, app};
-use crate::http::Problem;
-use crate::timestamp::Timestamp;
-use crate::vocabulary::{Categories, EventTypes, Orders, Word};
 
 pub struct Audit;
 

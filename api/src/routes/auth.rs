@@ -8,6 +8,15 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId, TypedCode};
+use fulexo_node::answer::{NoContent, Recorded};
+use fulexo_node::caller::{
+    HeldBearer, Introspector, SigningOut, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
+};
+use fulexo_node::clock;
+use fulexo_node::http::cookies::{ByCookie, Cookie};
+use fulexo_node::http::problem::{Code, FieldError};
+use fulexo_node::http::{FormBody, JsonBody, Problem};
+use fulexo_node::timestamp::Timestamp;
 use poem::Request;
 use poem::http::header;
 use poem_openapi::param::Header;
@@ -19,15 +28,6 @@ use uuid::Uuid;
 use super::input::Input;
 use super::tag::Tag;
 use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
-use crate::answer::{NoContent, Recorded};
-use crate::caller::{
-    HeldBearer, Introspector, SigningOut, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
-};
-use crate::clock;
-use crate::http::cookies::{ByCookie, Cookie};
-use crate::http::problem::{Code, FieldError};
-use crate::http::{FormBody, JsonBody, Problem};
-use crate::timestamp::Timestamp;
 
 pub struct Auth;
 

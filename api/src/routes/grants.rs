@@ -2,6 +2,11 @@
 
 use fulexo_domain::permission::{Permission, built_in};
 use fulexo_domain::values::{AccountId, RoleName};
+use fulexo_node::answer::{Viewed, query_failed};
+use fulexo_node::caller::{BearerOrKey, app};
+use fulexo_node::http::Problem;
+use fulexo_node::timestamp::Timestamp;
+use fulexo_node::vocabulary::{Orders, Word};
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::read_models::roles;
 use poem::Request;
@@ -13,11 +18,6 @@ use super::as_of::{PastPaging, Shown};
 use super::input::{Input, Limit, Wanted};
 use super::roles::names;
 use super::tag::Tag;
-use crate::answer::{Viewed, query_failed};
-use crate::caller::{BearerOrKey, app};
-use crate::http::Problem;
-use crate::timestamp::Timestamp;
-use crate::vocabulary::{Orders, Word};
 
 pub struct Grants;
 

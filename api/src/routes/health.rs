@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use fulexo_commands::log::relay::RelayState;
+use fulexo_node::caller::app;
+use fulexo_node::http::Problem;
+use fulexo_node::http::problem::Code;
 use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::read_models::Projection;
 use poem::Request;
@@ -11,9 +14,6 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
 use super::metrics::{Figures, exposition};
 use super::tag::Tag;
-use crate::caller::app;
-use crate::http::Problem;
-use crate::http::problem::Code;
 
 pub struct Health;
 

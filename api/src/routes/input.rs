@@ -6,17 +6,16 @@ use std::fmt::Display;
 use fulexo_commands::context::Context;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
+use fulexo_node::caller::{Caller, context};
+use fulexo_node::http::problem::FieldError;
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::vocabulary::{Orders, Word};
 use fulexo_projections::page::{LARGEST, Order, Paging};
 use poem::Request;
 use poem_openapi::Object;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::types::{ParseError, ParseFromParameter, ParseResult, Type};
 use uuid::Uuid;
-
-use crate::caller::{Caller, context};
-use crate::http::problem::FieldError;
-use crate::http::{JsonBody, Problem};
-use crate::vocabulary::{Orders, Word};
 
 /// Most roles in one list.
 const MOST_ROLES: usize = 50;

@@ -5,6 +5,10 @@ use fulexo_domain::event::Field;
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::Reason;
+use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::access;
 use poem::Request;
 use poem_openapi::param::Header;
@@ -13,10 +17,6 @@ use poem_openapi::{Object, OpenApi};
 
 use super::input::{Because, Input, act};
 use super::tag::Tag;
-use crate::answer::{Enforced, Recorded, query_failed};
-use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::http::{JsonBody, Problem};
-use crate::timestamp::Timestamp;
 
 pub struct Lockdowns;
 

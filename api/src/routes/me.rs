@@ -3,6 +3,11 @@
 use fulexo_commands::{KnownDevice, Owner, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
+use fulexo_node::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
+use fulexo_node::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::timestamp::Timestamp;
+use fulexo_node::vocabulary::{Orders, Word};
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::read_models::{accounts, audit, sessions};
 use poem::Request;
@@ -17,11 +22,6 @@ use super::audit::{AuditEvent, AuditPage};
 use super::input::{Input, Limit, Wanted, cursor_of, read_id, read_position};
 use super::sessions::with_origins;
 use super::tag::Tag;
-use crate::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
-use crate::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
-use crate::http::{JsonBody, Problem};
-use crate::timestamp::Timestamp;
-use crate::vocabulary::{Orders, Word};
 
 pub struct Me;
 

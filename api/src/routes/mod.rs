@@ -23,17 +23,10 @@ mod tag;
 mod tokens;
 mod well_known;
 
-use std::sync::Arc;
-
-use poem::{Endpoint, EndpointExt, Response};
+use fulexo_node::http::Operations;
 use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject};
 
-use crate::http::{EdgeOptions, Operations, files, stack};
-use crate::pages::docs::MissingSwaggerUi;
-use crate::pages::{account, docs, front, problems};
-use crate::state::App;
-
-type Apis = Operations<(
+pub(crate) type Apis = Operations<(
     auth::Auth,
     recovery::Recovery,
     me::Me,
@@ -51,7 +44,7 @@ type Apis = Operations<(
     well_known::WellKnown,
 )>;
 
-fn service() -> OpenApiService<Apis, ()> {
+pub(crate) fn service() -> OpenApiService<Apis, ()> {
     let apis = (
         auth::Auth,
         recovery::Recovery,
@@ -94,18 +87,4 @@ fn service() -> OpenApiService<Apis, ()> {
 pub fn spec() -> String {
     let document = service().spec();
     document::complete(&document).unwrap_or(document)
-}
-
-/// The whole HTTP service. With a front page, `/` leads to the documentation.
-///
-/// # Errors
-/// When the docs page cannot be made.
-pub fn endpoint(
-    app: Arc<App>,
-    edge: EdgeOptions,
-    has_front_page: bool,
-) -> Result<impl Endpoint<Output = Response> + 'static, MissingSwaggerUi> {
-    let files = docs::files(spec())?.into_iter().chain(account::files()).chain(problems::files());
-    let app = files::beside(service(), files).data(app);
-    Ok(stack(front::before(app, has_front_page), edge))
 }

@@ -9,6 +9,12 @@ use fulexo_domain::policy::{
 };
 use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
 use fulexo_domain::values::Reason;
+use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
+use fulexo_node::clock;
+use fulexo_node::http::problem::FieldError;
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::access;
 use fulexo_projections::feed::FeedError;
 use fulexo_projections::preview::replay;
@@ -20,12 +26,6 @@ use uuid::Uuid;
 
 use super::input::Input;
 use super::tag::Tag;
-use crate::answer::{Enforced, Recorded, query_failed};
-use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::clock;
-use crate::http::problem::FieldError;
-use crate::http::{JsonBody, Problem};
-use crate::timestamp::Timestamp;
 
 pub struct Policies;
 

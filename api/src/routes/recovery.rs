@@ -9,17 +9,17 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
+use fulexo_node::answer::{NoContent, about_the_new_password};
+use fulexo_node::caller::{Bearer, app, context, unless_locked_down};
+use fulexo_node::http::problem::Code;
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::state::App;
 use poem::Request;
 use poem_openapi::param::Header;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::input::Input;
 use super::tag::Tag;
-use crate::answer::{NoContent, about_the_new_password};
-use crate::caller::{Bearer, app, context, unless_locked_down};
-use crate::http::problem::Code;
-use crate::http::{JsonBody, Problem};
-use crate::state::App;
 
 pub struct Recovery;
 

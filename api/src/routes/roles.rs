@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
+use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::state::App;
 use fulexo_projections::access;
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::read_models::Projection;
@@ -16,10 +20,6 @@ use poem_openapi::{Object, OpenApi};
 use super::as_of::{self, Shown};
 use super::input::{Because, Input};
 use super::tag::Tag;
-use crate::answer::{Enforced, Recorded, query_failed};
-use crate::caller::{Bearer, BearerOrKey, app, context};
-use crate::http::{JsonBody, Problem};
-use crate::state::App;
 
 pub struct Roles;
 

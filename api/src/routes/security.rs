@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
+use fulexo_node::answer::query_failed;
+use fulexo_node::caller::{BearerOrKey, app};
+use fulexo_node::http::Problem;
+use fulexo_node::http::problem::FieldError;
+use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::read_models::{counts, metrics};
@@ -16,11 +21,6 @@ use poem_openapi::{Object, OpenApi};
 use super::as_of::{self, Shown};
 use super::input::Input;
 use super::tag::Tag;
-use crate::answer::query_failed;
-use crate::caller::{BearerOrKey, app};
-use crate::http::Problem;
-use crate::http::problem::FieldError;
-use crate::timestamp::Timestamp;
 
 pub struct Security;
 

@@ -4,6 +4,13 @@ use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
+use fulexo_node::answer::{Enforced, Recorded, Viewed, query_failed};
+use fulexo_node::caller::{BearerOrKey, app, context};
+use fulexo_node::clock;
+use fulexo_node::http::{JsonBody, Problem};
+use fulexo_node::state::App;
+use fulexo_node::timestamp::Timestamp;
+use fulexo_node::vocabulary::{Orders, Word};
 use fulexo_projections::as_of::Moment;
 use fulexo_projections::page::{Page, Paging};
 use fulexo_projections::read_models::Projection;
@@ -16,13 +23,6 @@ use uuid::Uuid;
 use super::as_of::{PastPaging, Shown};
 use super::input::{Because, Input, Limit, Wanted, read_id};
 use super::tag::Tag;
-use crate::answer::{Enforced, Recorded, Viewed, query_failed};
-use crate::caller::{BearerOrKey, app, context};
-use crate::clock;
-use crate::http::{JsonBody, Problem};
-use crate::state::App;
-use crate::timestamp::Timestamp;
-use crate::vocabulary::{Orders, Word};
 
 pub struct Sessions;
 

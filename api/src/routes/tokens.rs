@@ -1,14 +1,13 @@
 //! How tokens are handed over: in the answer, or to browsers in cookies that no script can read.
 
 use fulexo_commands::{Challenged, LoggedIn, Purpose, Tokens};
+use fulexo_node::http::Problem;
+use fulexo_node::http::cookies::{Cookie, Foreign};
+use fulexo_node::state::App;
 use poem::Request;
 use poem::http::HeaderValue;
 use poem_openapi::{Enum, Object, Union};
 use uuid::Uuid;
-
-use crate::http::Problem;
-use crate::http::cookies::{Cookie, Foreign};
-use crate::state::App;
 
 /// How long a browser keeps what its device is known by, in seconds: as long as browsers keep anything, 400 days.
 const DEVICE_LIFETIME: i64 = 400 * 24 * 60 * 60;

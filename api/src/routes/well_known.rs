@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use fulexo_domain::permission::Permission;
+use fulexo_node::caller::app;
+use fulexo_node::http::Problem;
+use fulexo_node::http::cached::Cached;
 use poem::Request;
 use poem_openapi::{Object, OpenApi};
 use url::Url;
 
 use super::tag::Tag;
-use crate::caller::app;
-use crate::http::Problem;
-use crate::http::cached::Cached;
 
 pub struct WellKnown;
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fulexo_api::clock;
 use fulexo_commands::log::{AppendRequest, Appended, EventLog, Expected, Hooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
 use fulexo_domain::event::{Actor, Category, Field, SealedDigest, Stream};
 use fulexo_domain::leaf::Draft;
+use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Database, operator};
 use tokio::runtime::Runtime;

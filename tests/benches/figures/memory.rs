@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
 use fulexo_commands::access_token::{Grant, KeyRing, SigningKey};
 use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
 use fulexo_domain::authentication::Method;
@@ -14,6 +13,7 @@ use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::leaf::Draft;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
+use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Database, Program, operator, superuser};
 use tokio::runtime::Runtime;

@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::session::SessionEvent;
+use fulexo_node::clock;
 use fulexo_tests::{Answer, Client, Node, PASSWORD, lengthen};
 use hyper::Method;
 use serde_json::json;

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_node::clock;
 use fulexo_tests::{Answer, Client, Node, PASSWORD, eventually, operator, superuser};
 use hyper::Method as Verb;
 use serde_json::{Value, json};

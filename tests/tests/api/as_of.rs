@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use fulexo_api::clock;
 use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
 use fulexo_domain::authentication::AuthenticationEvent;
 use fulexo_domain::leaf::Draft;
+use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Answer, Client, Node, Program, draft, leaves, log_size, operator, superuser};
 use hyper::Method;

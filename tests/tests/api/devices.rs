@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fulexo_api::clock;
 use fulexo_commands::Retention;
+use fulexo_node::clock;
 use fulexo_tests::{Answer, Authenticator, Client, Database, Dice, Node, PASSWORD, leaves, superuser};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fulexo_api::config::Config;
-use fulexo_api::mail::{Letter, SendError, Transport};
 use fulexo_domain::values::EmailAddress;
+use fulexo_node::config::Config;
+use fulexo_node::mail::{Letter, SendError, Transport};
 use fulexo_tests::{Behaviour, Sink};
 use uuid::Uuid;
 

@@ -30,7 +30,7 @@ async fn log_in(node: &Node, email: &str, password: &str) -> Answer {
 /// A service with a key, which may read accounts.
 async fn service(admin: &Client) -> Client {
     let key = json!({"name": "billing", "permissions": ["accounts.read"],
-                     "expires_at": fulexo_api::clock::now() + TimeDelta::days(1)});
+                     "expires_at": fulexo_node::clock::now() + TimeDelta::days(1)});
     let key = admin.post("/v1/api-keys", key).await;
     Client { access_token: key.json["secret"].as_str().map(str::to_owned), ..Client::new(&admin.url) }
 }

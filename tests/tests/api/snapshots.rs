@@ -2,9 +2,9 @@
 //! And a change that changes nothing does not lengthen it.
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::session::SessionEvent;
+use fulexo_node::clock;
 use fulexo_projections::snapshots::{Compared, compare};
 use fulexo_tests::{Answer, Client, Dice, Node, Program, leaves, lengthen, log_size, superuser};
 use futures_util::future::join_all;

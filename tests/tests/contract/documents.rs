@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_api::config::Config;
-use fulexo_api::http::problem::Code;
 use fulexo_domain::rate_limit::{Limit, RateLimits};
+use fulexo_node::config::Config;
+use fulexo_node::http::problem::Code;
 use fulexo_tests::spec::document;
 use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually};
 

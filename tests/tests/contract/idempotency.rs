@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
+use fulexo_node::clock;
 use fulexo_tests::{Answer, Authenticator, Client, Node, PASSWORD, superuser};
 use futures_util::future::join_all;
 use hyper::Method;

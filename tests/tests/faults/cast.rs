@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fulexo_api::clock;
+use fulexo_node::clock;
 use fulexo_tests::spec::{Operation, sample};
 use fulexo_tests::{Answer, Authenticator, Client, Dice, Leave, Mailbox, PASSWORD};
 use hyper::Method;

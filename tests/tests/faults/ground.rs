@@ -177,7 +177,7 @@ impl Ground {
     }
 
     pub async fn pool(&self) -> PgPool {
-        fulexo_api::database::connect(&application_url(self.postgres.as_ref().unwrap(), DATABASE), 6).await.unwrap()
+        fulexo_node::database::connect(&application_url(self.postgres.as_ref().unwrap(), DATABASE), 6).await.unwrap()
     }
 
     /// An administrator, made by the operator's own verb.

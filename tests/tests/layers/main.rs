@@ -1,5 +1,6 @@
-//! The dependency rule, as cargo sees it: domain knows nobody, commands and projections know domain and not each
-//! other, api knows all three.
+//! The dependency rule. Of crates, as cargo sees it: domain knows no other, commands and projections know domain and not
+//! each other, the node knows all three, and api puts faces to it. Of files, as the parser sees it: no circle of imports,
+//! and inside a crate no import against the order of its floors.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -42,14 +43,15 @@ fn each_crate_knows_only_those_below_it() {
     assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-dev-servers"]), [""; 0]);
+    assert_eq!(ours(&dependencies["fulexo-node"]), ["fulexo-commands", "fulexo-domain", "fulexo-projections"]);
     assert_eq!(
         ours(&dependencies["fulexo-api"]),
-        ["fulexo-commands", "fulexo-dev-servers", "fulexo-domain", "fulexo-projections"]
+        ["fulexo-commands", "fulexo-dev-servers", "fulexo-domain", "fulexo-node", "fulexo-projections"]
     );
 }
 
 #[test]
-fn domain_does_no_io_and_only_api_speaks_http() {
+fn domain_does_no_io_and_only_node_and_api_speak_http() {
     let dependencies = dependencies();
     for forbidden in ["tokio", "sqlx", "poem", "hyper", "async-nats", "aws-lc-rs", "tracing"] {
         assert!(!dependencies["fulexo-domain"].contains(forbidden), "domain depends on {forbidden}");
@@ -58,6 +60,9 @@ fn domain_does_no_io_and_only_api_speaks_http() {
         for forbidden in ["poem", "poem-openapi", "hyper", "clap"] {
             assert!(!dependencies[name].contains(forbidden), "{name} depends on {forbidden}");
         }
+    }
+    for forbidden in ["clap", "anstream", "mimalloc", "qrcode"] {
+        assert!(!dependencies["fulexo-node"].contains(forbidden), "node depends on {forbidden}");
     }
 }
 
@@ -72,3 +77,101 @@ fn no_files_import_each_other_in_a_circle() {
     }
     assert!(circles.is_empty(), "{} circles: {circles:#?}", circles.len());
 }
+
+#[test]
+fn no_file_imports_one_of_a_higher_floor() {
+    let imports = sources::imports();
+    let mut faults = Vec::new();
+    for (folder, floors) in FLOORS {
+        let floor_of = |file: &str| {
+            let path = file.strip_prefix(folder)?;
+            let begins = floors.iter().enumerate().flat_map(|(floor, begins)| begins.iter().map(move |it| (it, floor)));
+            // The most exact line of the table: one file of a folder may be on a floor of its own.
+            begins
+                .filter(|(begin, _)| path.starts_with(**begin))
+                .max_by_key(|(begin, _)| begin.len())
+                .map(|(_, floor)| floor)
+        };
+        for (file, imported) in imports.iter().filter(|(file, _)| file.starts_with(folder)) {
+            let Some(own) = floor_of(file) else {
+                faults.push(format!("{file} is on no floor"));
+                continue;
+            };
+            let higher = imported.iter().filter(|it| floor_of(it).is_some_and(|floor| floor > own));
+            faults.extend(higher.map(|it| format!("{file} imports {it}, which is on a higher floor")));
+        }
+        for begin in floors.iter().copied().flatten() {
+            let found =
+                imports.keys().any(|file| file.strip_prefix(folder).is_some_and(|path| path.starts_with(begin)));
+            if !found {
+                faults.push(format!("{folder}{begin} does not exist"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// Floors inside a crate, from the ground up, as beginnings of paths below a folder. A file imports only files of its own
+/// floor and of lower ones.
+const FLOORS: [(&str, &[&[&str]]); 4] = [
+    (
+        "commands/src/",
+        &[
+            &["vault/"],
+            &["log/", "budget.rs"],
+            &["context.rs", "error.rs", "idempotency.rs", "reason.rs", "retention.rs"],
+            // Of the stories, the parts that stand alone.
+            &[
+                "authentication/attempt_queues.rs",
+                "authentication/password_hash",
+                "mail/kind.rs",
+                "sessions/access_token.rs",
+            ],
+            &["log_store.rs", "unit.rs", "write_side.rs"],
+            &["accounts/profile.rs", "authentication/credentials.rs", "mail/"],
+            &["disclosure.rs", "execute.rs", "rate_limit.rs"],
+            &["accounts/", "authentication/", "authorization/", "sessions/"],
+            &["facade.rs", "lib.rs"],
+        ],
+    ),
+    (
+        "projections/src/",
+        &[
+            &["as_of.rs", "feed/", "line.rs", "page.rs", "snapshots.rs"],
+            &["access/", "gate/"],
+            &["follower.rs", "nodes/", "preview.rs", "read_models/"],
+            &["rebuild/", "replay.rs", "runner.rs", "status.rs"],
+            &["lib.rs"],
+        ],
+    ),
+    (
+        "api/node/src/",
+        &[
+            &[
+                "clock.rs",
+                "database.rs",
+                "doorbell.rs",
+                "log_size.rs",
+                "nats.rs",
+                "schema.rs",
+                "spelling.rs",
+                "start_error.rs",
+                "tasks.rs",
+                "timestamp.rs",
+                "token_cache.rs",
+                "vocabulary.rs",
+            ],
+            &["http/bad_input.rs", "http/headers.rs", "http/problem", "http/request_id.rs", "http/standing.rs"],
+            &["limits/"],
+            &["http/"],
+            &["tls/"],
+            &["config/"],
+            &["mail/"],
+            &["state.rs"],
+            &["answer.rs", "caller.rs"],
+            &["start.rs", "start/"],
+            &["lib.rs"],
+        ],
+    ),
+    ("api/src/", &[&["pages/", "routes/"], &["faces.rs"], &["cli/"], &["lib.rs", "main.rs"]]),
+];

@@ -16,12 +16,13 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 pub type Imports = BTreeMap<String, BTreeSet<String>>;
 
 /// The crates of the workspace: name in code, folder.
-pub const CRATES: [(&str, &str); 6] = [
+pub const CRATES: [(&str, &str); 7] = [
     ("fulexo_domain", "domain"),
     ("fulexo_bcrypt", "commands/bcrypt"),
     ("fulexo_commands", "commands"),
     ("fulexo_projections", "projections"),
     ("fulexo_dev_servers", "api/dev-servers"),
+    ("fulexo_node", "api/node"),
     ("fulexo_api", "api"),
 ];
 

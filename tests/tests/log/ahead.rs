@@ -2,9 +2,9 @@
 //! until it was set back.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_api::clock;
 use fulexo_commands::log::AppendError;
 use fulexo_domain::leaf;
+use fulexo_node::clock;
 use fulexo_tests::{Database, superuser};
 use futures_util::future::join_all;
 use uuid::Uuid;

@@ -112,7 +112,7 @@ async fn an_append_whose_connection_vanishes_is_given_up_and_the_next_one_is_mad
         if is_first { Fate::IsHeld } else { Fate::Passes }
     };
     let proxy = Proxy::start(&database.url(), judge).await;
-    let pool = fulexo_api::database::connect(&proxy.url(&database.url()), 4).await.unwrap();
+    let pool = fulexo_node::database::connect(&proxy.url(&database.url()), 4).await.unwrap();
     let (log, sequencer) = EventLog::new(pool.clone(), hooks());
     let (_stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));

@@ -1,8 +1,8 @@
 //! Append-only, whoever asks: by role, and by triggers that nobody's role gets around.
 
-use fulexo_api::clock;
 use fulexo_commands::log::AppendRequest;
 use fulexo_domain::leaf;
+use fulexo_node::clock;
 use fulexo_tests::Database;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_api::clock;
 use fulexo_commands::log::{AppendError, AppendRequest, Appended, EventLog, Expected};
+use fulexo_node::clock;
 use fulexo_tests::Database;
 use futures_util::future::join_all;
 use tokio::time::timeout;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use fulexo_api::clock;
 use fulexo_commands::log::{
     AppendError, AppendRequest, Appended, CommandRecord, EventLog, Expected, Hooks, KeyClaim, Sequencer,
 };
@@ -14,6 +13,7 @@ use fulexo_domain::event::{Category, Event, Stream};
 use fulexo_domain::leaf::Prepared;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
+use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{draft, operator};
 use futures_util::future::{join_all, poll_immediate};
@@ -38,7 +38,7 @@ impl Running {
     }
 
     pub async fn with_clock(url: &str, clock: fn() -> DateTime<Utc>) -> Self {
-        let pool = fulexo_api::database::connect(url, 4).await.unwrap();
+        let pool = fulexo_node::database::connect(url, 4).await.unwrap();
         let (log, sequencer) = EventLog::new(pool.clone(), Hooks { clock, ..hooks() });
         let (stop, stopped) = oneshot::channel();
         Self { log, pool, stop, sequencer: tokio::spawn(sequencer.run(stopped)) }
@@ -53,7 +53,7 @@ impl Running {
 
 /// Appends these in one batch: they all wait before the sequencer starts.
 pub async fn in_one_batch(url: &str, requests: Vec<AppendRequest>) -> Vec<Answer> {
-    let pool = fulexo_api::database::connect(url, 4).await.unwrap();
+    let pool = fulexo_node::database::connect(url, 4).await.unwrap();
     let (log, sequencer) = EventLog::new(pool.clone(), hooks());
     let mut answers: Vec<_> = requests.into_iter().map(|request| Box::pin(log.append(request))).collect();
     for answer in &mut answers {

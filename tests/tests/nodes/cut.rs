@@ -107,7 +107,7 @@ async fn a_read_finds_another_connection_where_those_that_it_was_given_have_vani
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_keeps_silent_connections_alive_and_notices_those_whose_machine_has_vanished() {
     let database = Database::create().await;
-    let pool = fulexo_api::database::connect(&database.url(), 1).await.unwrap();
+    let pool = fulexo_node::database::connect(&database.url(), 1).await.unwrap();
     for (setting, seconds) in [("idle", "60"), ("interval", "10"), ("count", "3")] {
         let statement = AssertSqlSafe(format!("show tcp_keepalives_{setting}"));
         let shown: String = sqlx::query_scalar(statement).fetch_one(&pool).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_server_keeps_silent_connections_alive_and_notices_those_whose_machi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_is_refused_at_the_start_and_by_every_connection_made_later() {
     let database = Database::create().await;
-    let before = fulexo_api::database::connect(&database.url(), 1).await.unwrap();
+    let before = fulexo_node::database::connect(&database.url(), 1).await.unwrap();
     let pool = superuser(&database).await;
     for statement in [
         "create schema standby",
@@ -129,7 +129,7 @@ async fn a_standby_is_refused_at_the_start_and_by_every_connection_made_later() 
     ] {
         sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
     }
-    let refused = fulexo_api::database::connect(&database.url(), 1).await.unwrap_err();
+    let refused = fulexo_node::database::connect(&database.url(), 1).await.unwrap_err();
     assert!(refused.to_string().contains("standby"), "{refused}");
     assert!(before.acquire().await.is_err());
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
 use fulexo_commands::log::{AppendRequest, Appended, EventLog, Expected, Hooks};
 use fulexo_domain::account::{AccountEvent, DisabledBy};
 use fulexo_domain::api_key::ApiKeyEvent;
@@ -14,6 +13,7 @@ use fulexo_domain::permission::{CustomRoles, Permission};
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, KeyName, RoleName, SessionId};
+use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_projections::gate::{Claim, Gate, KeyVerdict, Verdict, permissions_in};
 use fulexo_tests::{Database, Dice, draft, operator};

@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use fulexo_api::clock;
 use fulexo_commands::log::relay::RelayState;
 use fulexo_commands::log::{AppendRequest, EventLog, Hooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
 use fulexo_domain::leaf::{self, Draft};
+use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, superuser};
 use futures_util::StreamExt;
@@ -55,7 +55,7 @@ async fn join(node: &Node, nats: &NatsCluster) -> Node {
 
 /// Appends so many failed logins of people who do not exist.
 async fn append(database: &Database, count: usize) {
-    let pool = fulexo_api::database::connect(&database.url(), 4).await.unwrap();
+    let pool = fulexo_node::database::connect(&database.url(), 4).await.unwrap();
     append_by(&pool, count).await;
     pool.close().await;
 }

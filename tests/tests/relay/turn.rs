@@ -98,7 +98,7 @@ async fn a_relay_whose_turn_was_ended_takes_no_other_one() {
     append(&database, 50).await;
     // It copies nothing itself.
     let node = Node::with(&database, env(&database, &nats.url(), 0)).await;
-    let pool = fulexo_api::database::connect(&database.url(), 4).await.unwrap();
+    let pool = fulexo_node::database::connect(&database.url(), 4).await.unwrap();
     let (client, key) = (nats.jetstream().await.client(), CopyKey::of(node.app().commands.vault()));
     let (ended, other) = (operator().new_id(), operator().new_id());
     let run = |holder| {

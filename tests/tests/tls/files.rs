@@ -1,7 +1,7 @@
 //! What the configuration says of certificates that cannot be served, before anything starts.
 
 use chrono::TimeDelta;
-use fulexo_api::config::Config;
+use fulexo_node::config::Config;
 use fulexo_tests::Database;
 
 use crate::pki::{Authority, Files, put};

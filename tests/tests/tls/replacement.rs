@@ -116,7 +116,7 @@ async fn a_certificate_near_its_end_is_warned_of() {
     let served = Served::start().await;
     let ending = |days| Authority::new().until(&["localhost"], TimeDelta::days(days));
     let (near, imminent) = (ending(17), ending(3));
-    let day = |days| (fulexo_api::clock::now() + TimeDelta::days(days)).date_naive().to_string();
+    let day = |days| (fulexo_node::clock::now() + TimeDelta::days(days)).date_naive().to_string();
     served.files.put(&near);
     log::says(&["WARN", "the certificate expires soon", &day(17)]).await;
     served.files.put(&imminent);

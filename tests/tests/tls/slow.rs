@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_api::clock;
-use fulexo_api::http::listener;
-use fulexo_api::http::listener_options::ListenerOptions;
-use fulexo_api::tls::acceptor::Secured;
-use fulexo_api::tls::certificate::Certificate;
-use fulexo_api::tls::current::Current;
-use fulexo_api::tls::server_config;
+use fulexo_node::clock;
+use fulexo_node::http::listener;
+use fulexo_node::http::listener_options::ListenerOptions;
+use fulexo_node::tls::acceptor::Secured;
+use fulexo_node::tls::certificate::Certificate;
+use fulexo_node::tls::current::Current;
+use fulexo_node::tls::server_config;
 use fulexo_tests::{Client, eventually};
 use poem::EndpointExt;
 use poem::endpoint::make_sync;

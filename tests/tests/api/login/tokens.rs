@@ -4,10 +4,10 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
-use fulexo_api::clock;
 use fulexo_commands::access_token::{Grant, KeyRing, SigningKey};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
+use fulexo_node::clock;
 use fulexo_tests::{Client, Node, operator};
 use serde_json::{Value, json};
 

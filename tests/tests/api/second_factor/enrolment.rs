@@ -1,7 +1,7 @@
 //! Setting a second factor up: what is shown, what confirms it, and that nothing counts before.
 
 use chrono::TimeDelta;
-use fulexo_api::clock;
+use fulexo_node::clock;
 use fulexo_tests::{Answer, Authenticator, Node};
 use futures_util::future::join_all;
 use hyper::Method;

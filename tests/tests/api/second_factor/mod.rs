@@ -15,7 +15,7 @@ mod typed;
 
 use std::collections::BTreeMap;
 
-use fulexo_api::clock;
+use fulexo_node::clock;
 use fulexo_tests::{
     Answer, Authenticator, Client, Database, Node, PASSWORD, leaves as all_leaves, log_size, superuser,
 };

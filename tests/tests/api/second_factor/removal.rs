@@ -2,7 +2,7 @@
 //! lost.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_api::clock;
+use fulexo_node::clock;
 use fulexo_tests::{Client, Node, PASSWORD, operator, there};
 use hyper::Method;
 use serde_json::json;

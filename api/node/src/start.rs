@@ -32,6 +32,7 @@ use fulexo_domain::values::RoleName;
 use fulexo_projections::access;
 use fulexo_projections::gate::{Gate, LEASE};
 use futures_util::future::BoxFuture;
+use poem::{Endpoint, Response};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -241,24 +242,33 @@ impl Core {
 }
 
 impl Running {
-    /// Starts everything, and returns once requests are accepted.
+    /// Starts everything, and returns once requests are accepted. They are answered by `faces`, behind the edge; these are
+    /// made of the node's state, and of whether `/` leads to the documentation.
     ///
     /// # Errors
     /// [`StartError`], in words for the operator.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_on(config, None).await
+    pub async fn start<F, E>(config: Config, faces: F) -> Result<Self, StartError>
+    where
+        F: FnOnce(Arc<App>, bool) -> Result<E, StartError>,
+        E: Endpoint<Output = Response> + 'static,
+    {
+        Self::start_on(config, None, faces).await
     }
 
     /// The same where the port is reserved already.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start_on(mut config: Config, reserved: Option<Reserved>) -> Result<Self, StartError> {
+    pub async fn start_on<F, E>(mut config: Config, reserved: Option<Reserved>, faces: F) -> Result<Self, StartError>
+    where
+        F: FnOnce(Arc<App>, bool) -> Result<E, StartError>,
+        E: Endpoint<Output = Response> + 'static,
+    {
         // First of all: a port that is taken is the mistake made most often.
         let listen = Listen::take(&mut config, reserved)?;
         let mut core = Core::start(config).await?;
         let listening = match core.join().await {
-            Ok(()) => Listening::on(listen, &core.app).await,
+            Ok(()) => Listening::on(listen, &core.app, faces).await,
             Err(error) => Err(error),
         };
         match listening {

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use crate::database::reason;
 
-static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// What `migrate` did.
 #[derive(Debug, Clone, PartialEq, Eq)]

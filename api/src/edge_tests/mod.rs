@@ -13,6 +13,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use fulexo_node::http::listener;
+use fulexo_node::http::listener_options::ListenerOptions;
+use fulexo_node::http::{ClientAddress, EdgeOptions, FormBody, JsonBody, Operations, Problem, RequestId, files, stack};
 use futures_util::stream;
 use poem::middleware::Cors;
 use poem::web::Data;
@@ -27,9 +30,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time;
 
-use super::listener;
-use super::listener_options::ListenerOptions;
-use super::{ClientAddress, EdgeOptions, FormBody, JsonBody, Operations, Problem, RequestId, files, stack};
 use crate::pages::{account, docs};
 
 #[derive(Object)]

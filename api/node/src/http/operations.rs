@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn every_operation_that_may_change_something_has_its_quotas() {
         let document: serde_json::Value =
-            serde_json::from_str(include_str!("../../../openapi.json")).expect("the published document");
+            serde_json::from_str(include_str!("../../../../openapi.json")).expect("the published document");
         let paths = document["paths"].as_object().expect("paths");
         let operations = paths.values().flat_map(|path| path.as_object().expect("operations"));
         let unsafe_ones = operations.filter(|(method, _)| !["get", "head", "parameters"].contains(&method.as_str()));

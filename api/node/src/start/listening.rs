@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use poem::{Endpoint, Response};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Environment};
-use crate::http::EdgeOptions;
 use crate::http::cors::Origins;
 use crate::http::listener::{self, Reserved};
 use crate::http::listener_options::{self, ListenerOptions};
+use crate::http::{self, EdgeOptions};
 use crate::start_error::{StartError, failed};
 use crate::state::App;
 use crate::tls::acceptor::Secured;
@@ -73,7 +74,11 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    pub async fn on(listen: Listen, app: &Arc<App>) -> Result<Self, StartError> {
+    pub async fn on<F, E>(listen: Listen, app: &Arc<App>, faces: F) -> Result<Self, StartError>
+    where
+        F: FnOnce(Arc<App>, bool) -> Result<E, StartError>,
+        E: Endpoint<Output = Response> + 'static,
+    {
         let Listen { reserved, address, tls, redirect, trusted_proxies, origins, has_front_page, public_url } = listen;
         let acceptor = reserved.listen().map_err(|error| unavailable(address, PORT, &error))?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
@@ -89,8 +94,7 @@ impl Listening {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let edge =
             EdgeOptions { trusted_proxies, origins, limits, tasks, public_url, scheme, ..EdgeOptions::default() };
-        let endpoint = crate::routes::endpoint(Arc::clone(app), edge, has_front_page)
-            .map_err(|error| failed("the docs page", &error))?;
+        let endpoint = http::stack(faces(Arc::clone(app), has_front_page)?, edge);
         let options = bounds(ListenerOptions::default().max_connections);
         let (stop_http, stopped) = watch::channel(false);
         let mut http = JoinSet::new();

@@ -31,9 +31,6 @@ mod strict_json;
 mod timeout;
 pub mod trace;
 
-#[cfg(test)]
-mod tests;
-
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;

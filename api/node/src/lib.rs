@@ -1,0 +1,28 @@
+//! A node of the service without its faces: the edge, limits, TLS, configuration, who a caller is, start and stop, mail.
+//!
+//! It names no route, page or verb: whoever starts it hands those in. The only crate, with `fulexo_api`, that reads the clock
+//! and the environment.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod answer;
+pub mod caller;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod doorbell;
+pub mod http;
+pub mod limits;
+pub mod log_size;
+pub mod mail;
+pub mod nats;
+pub mod schema;
+pub mod spelling;
+pub mod start;
+pub mod start_error;
+pub mod state;
+pub mod tasks;
+pub mod timestamp;
+pub mod tls;
+pub mod token_cache;
+pub mod vocabulary;
