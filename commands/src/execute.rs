@@ -70,7 +70,7 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
             // A busy machine may keep whoever looks from it, and still commit.
             side.pulse.send_if_modified(|at| at.as_mut().map(|at| *at = Instant::now()).is_some());
             if signs_out {
-                side.ends_due.notify_one();
+                side.queues.ends_due.notify_one();
             }
             Ok(Committed::New(outcome, receipt))
         }

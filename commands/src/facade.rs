@@ -6,13 +6,11 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::Permissions;
-use fulexo_domain::policy::{InForce, Policy};
+use fulexo_domain::policy::Policy;
 use fulexo_domain::rate_limit::{Quota, Route};
 use fulexo_domain::values::{
-    AccountId, ApiKeyId, DisplayName, EmailAddress, Epoch, KeyName, Reason, RoleName, SessionId, TypedCode,
+    AccountId, ApiKeyId, DisplayName, EmailAddress, KeyName, Reason, RoleName, SessionId, TypedCode,
 };
-use sqlx::PgPool;
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::accounts::password::{self, Owner};
@@ -23,12 +21,11 @@ use crate::authentication::challenge::{self, HalfWay, Purpose};
 use crate::authentication::codes::RecoveryCodes;
 use crate::authentication::devices::{self, KnownDevice};
 use crate::authentication::login::{self, Credentials, LoggedIn};
-use crate::authentication::password_hash::{Party, PasswordHasher};
+use crate::authentication::password_hash::Party;
 use crate::authentication::second_factor::{self, Enrolment};
 use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::{lockdown, policy, roles};
-use crate::budget::Budget;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::Done;
@@ -39,7 +36,7 @@ use crate::sessions::access_token::KeyRing;
 use crate::sessions::tokens::{self, Tokens};
 use crate::sessions::{ends, refresh, sign_out};
 use crate::vault::Vault;
-use crate::write_side::{IsCurrent, Pulse, WriteSide};
+use crate::write_side::WriteSide;
 
 /// Every use case that changes something.
 pub struct Commands {
@@ -47,55 +44,10 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// Puts the write side together. `first_policy` is in force until an event says otherwise; `policy` is the one that is,
-    /// as long as this node `is_current`. Tokens are issued in the log's `epoch`.
+    /// The use cases of a node whose write side has these parts.
     #[must_use]
-    pub fn new(
-        pool: PgPool,
-        log: EventLog,
-        vault: Vault,
-        hasher: PasswordHasher,
-        keys: KeyRing,
-        first_policy: Policy,
-        policy: Arc<InForce>,
-        is_current: IsCurrent,
-        epoch: Epoch,
-    ) -> Self {
-        let side = WriteSide {
-            pool,
-            log,
-            vault,
-            hasher,
-            keys,
-            first_policy,
-            policy,
-            is_current,
-            epoch,
-            pulse: Pulse::default(),
-            mails: false,
-            ends_due: Notify::new(),
-            budget: None,
-            attempt_queues: Arc::default(),
-        };
+    pub const fn new(side: WriteSide) -> Self {
         Self { side }
-    }
-
-    /// Of a node that looks several times a second whether commits are acknowledged.
-    #[must_use]
-    pub fn with_pulse(self, pulse: Pulse) -> Self {
-        Self { side: WriteSide { pulse, ..self.side } }
-    }
-
-    /// With mail to the owners of accounts, which somebody has to send ([`Commands::next_mail`]).
-    #[must_use]
-    pub fn with_mail(self, mails: bool) -> Self {
-        Self { side: WriteSide { mails, ..self.side } }
-    }
-
-    /// With quotas of what commands spend.
-    #[must_use]
-    pub fn with_budget(self, budget: Option<Arc<dyn Budget>>) -> Self {
-        Self { side: WriteSide { budget, ..self.side } }
     }
 
     /// How many places of the hashing pool are taken for an address, or for an account.

@@ -46,4 +46,4 @@ pub use crate::rate_limit::{SharedCount, Violation};
 pub use crate::retention::{Retention, Swept};
 pub use crate::sessions::access_token;
 pub use crate::sessions::tokens::Tokens;
-pub use crate::write_side::{IsCurrent, Pulse};
+pub use crate::write_side::{IsCurrent, Pulse, Queues, WriteSide};

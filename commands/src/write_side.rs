@@ -20,23 +20,43 @@ use crate::sessions::access_token::KeyRing;
 use crate::unit::Unit;
 use crate::vault::Vault;
 
-/// The write side of this node: the log, the vault, keys, threads that hash, and what its composition root says of the node.
+/// The parts of a node's write side, as its composition root hands them to [`Commands`](crate::Commands).
 pub struct WriteSide {
-    pub(crate) pool: PgPool,
-    pub(crate) log: EventLog,
-    pub(crate) vault: Vault,
-    pub(crate) hasher: PasswordHasher,
-    pub(crate) keys: KeyRing,
-    pub(crate) first_policy: Policy,
-    pub(crate) policy: Arc<InForce>,
-    pub(crate) is_current: IsCurrent,
-    pub(crate) epoch: Epoch,
-    pub(crate) pulse: Pulse,
-    pub(crate) mails: bool,
+    /// The database of the log, the vault and the access tables, as commands use it.
+    pub pool: PgPool,
+    /// The log that commands append to.
+    pub log: EventLog,
+    /// The keys and secrets of accounts.
+    pub vault: Vault,
+    /// The threads that hash passwords.
+    pub hasher: PasswordHasher,
+    /// The keys that sign access tokens, and verify them.
+    pub keys: KeyRing,
+    /// The policy in force until the log contains a policy event.
+    pub first_policy: Policy,
+    /// The policy in force, as far as this node has followed the log.
+    pub policy: Arc<InForce>,
+    /// Tells whether this node has followed the log far enough to use `policy` and the rest of its memory.
+    pub is_current: IsCurrent,
+    /// The epoch of the log. Tokens are issued in it.
+    pub epoch: Epoch,
+    /// The time of the last commit that the database acknowledged. The registry of nodes reads it.
+    pub pulse: Pulse,
+    /// `true` if owners of accounts get mail. Something has to send it: [`Commands::next_mail`](crate::Commands::next_mail).
+    pub mails: bool,
+    /// The quotas of what commands spend, if there are any.
+    pub budget: Option<Arc<dyn Budget>>,
+    /// What waits inside this node.
+    pub queues: Queues,
+}
+
+/// What waits inside a node, and is lost with it. A node begins with `Queues::default()`.
+#[derive(Default)]
+pub struct Queues {
     /// Woken when sessions were taken away whose ends are not recorded yet.
     pub(crate) ends_due: Notify,
-    pub(crate) budget: Option<Arc<dyn Budget>>,
-    pub(crate) attempt_queues: Arc<AttemptQueues>,
+    /// Attempts that wait for earlier ones on the same counter.
+    pub(crate) attempts: Arc<AttemptQueues>,
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.

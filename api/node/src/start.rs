@@ -25,7 +25,7 @@ use fulexo_commands::log::QUEUE;
 use fulexo_commands::log::relay::{self, CopyKey};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::vault::Vault;
-use fulexo_commands::{Budget, Commands, IsCurrent, Retention};
+use fulexo_commands::{Budget, Commands, IsCurrent, Queues, Retention, WriteSide};
 use fulexo_domain::event::Actor;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
@@ -147,12 +147,22 @@ impl Core {
             let gate = Arc::clone(&gate);
             Arc::new(move || gate.holds_lease())
         };
-        let (work, first) = (pools.work.clone(), first_policy.clone());
-        let commands = Commands::new(work, log, vault, hasher, keys, first, policy, is_current, gate.epoch());
         let counts = config.rate_limits.map(|quotas| Arc::new(Counts::new(quotas)));
-        let budget = counts.clone().map(|counts| counts as Arc<dyn Budget>);
-        let commands = commands.with_pulse(nodes.pulse()).with_mail(config.mail.is_some()).with_budget(budget);
-        let commands = Arc::new(commands);
+        let commands = Arc::new(Commands::new(WriteSide {
+            pool: pools.work.clone(),
+            log,
+            vault,
+            hasher,
+            keys,
+            first_policy: first_policy.clone(),
+            policy,
+            is_current,
+            epoch: gate.epoch(),
+            pulse: nodes.pulse(),
+            mails: config.mail.is_some(),
+            budget: counts.clone().map(|counts| counts as Arc<dyn Budget>),
+            queues: Queues::default(),
+        }));
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));

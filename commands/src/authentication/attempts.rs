@@ -238,13 +238,13 @@ pub(crate) async fn reserve_attempt(
         ..Reserved::first(key_hash, account_key, factor, device, now)
     };
     if own.lockout != Lockout::Locked {
-        reserved.flights.push(side.attempt_queues.flight(key_hash, factor));
+        reserved.flights.push(side.queues.attempts.flight(key_hash, factor));
         let account = count_in_turn(side, &account_key, account, factor, now, &policy.of_account(), deadline).await;
         if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
             insist(|| take_back(&side.pool, &key_hash, factor, now)).await?;
             reserved.lockout = Lockout::Locked;
         } else {
-            reserved.flights.push(side.attempt_queues.flight(account_key, factor));
+            reserved.flights.push(side.queues.attempts.flight(account_key, factor));
         }
         reserved.account = account?;
         reserved.is_pending = reserved.account.is_pending;
@@ -263,7 +263,7 @@ async fn count_in_turn(
     policy: &LockoutPolicy,
     deadline: Instant,
 ) -> Result<Count, CommandError> {
-    let Some(queued) = side.attempt_queues.enter(*key_hash, factor) else {
+    let Some(queued) = side.queues.attempts.enter(*key_hash, factor) else {
         return count(&side.pool, key_hash, account, factor, now, policy).await;
     };
     let turn = timeout_at(deadline, queued.turn()).await;

@@ -51,7 +51,7 @@ pub(crate) async fn record_session_ends(side: &WriteSide, context: impl Fn() -> 
             }
         }
         tokio::select! {
-            () = side.ends_due.notified() => {}
+            () = side.queues.ends_due.notified() => {}
             () = sleep(LOOK) => {}
         }
     }
