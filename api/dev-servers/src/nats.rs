@@ -68,7 +68,7 @@ impl Nats {
         };
         home.take_over(&home.path.join("nats.pid"))?;
         let args = |port: u16| {
-            let config = Zeroizing::new(config(port, &password, options));
+            let config = config(port, &password, options);
             store(&home.path.join("nats.conf"), &config, home.user)?;
             let config_path = format!("{HOME}/nats.conf");
             Ok(vec!["-c".to_owned(), config_path, "--name".to_owned(), home.mark.clone()])
@@ -120,7 +120,8 @@ fn bring(binary: &Path, home: &Home) -> Result<PathBuf, ServerError> {
     Ok(PathBuf::from(HOME).join(PROGRAM))
 }
 
-fn config(port: u16, password: &str, options: &NatsOptions) -> String {
+/// The configuration file. It holds the password, so its text has its full capacity from the start, and is wiped.
+fn config(port: u16, password: &str, options: &NatsOptions) -> Zeroizing<String> {
     let max_file_store = options.max_file_store.as_deref().unwrap_or("1GB");
     let cluster = options.cluster.as_ref().map(|ClusterOptions { port, routes }| {
         let routes: Vec<_> = routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect();
@@ -130,14 +131,22 @@ fn config(port: u16, password: &str, options: &NatsOptions) -> String {
             routes.join(", ")
         )
     });
-    format!(
+    let before = format!(
         r#"listen: "127.0.0.1:{port}"
 pid_file: "{HOME}/nats.pid"
-authorization {{ user: "fulexo", password: "{password}" }}
+authorization {{ user: "fulexo", password: ""#
+    );
+    let after = format!(
+        r#"" }}
 jetstream {{ store_dir: "{HOME}", max_memory_store: 64MB, max_file_store: {max_file_store} }}
 {}"#,
         cluster.unwrap_or_default()
-    )
+    );
+    let mut text = Zeroizing::new(String::with_capacity(before.len() + password.len() + after.len()));
+    for part in [before.as_str(), password, after.as_str()] {
+        text.push_str(part);
+    }
+    text
 }
 
 /// Whether the server on this port has this name: it says so before it asks for a password.

@@ -237,7 +237,7 @@ impl Home {
             let source = Path::new("/dev/urandom");
             let filled = File::open(source).and_then(|mut source| source.read_exact(&mut *bytes));
             filled.map_err(io_error("read", source))?;
-            store(&path, &Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()), None)?;
+            store(&path, &hexadecimal(&*bytes), None)?;
         }
         fs::read_to_string(&path).map(Zeroizing::new).map_err(io_error("read", &path))
     }
@@ -357,4 +357,26 @@ fn account(name: &str) -> Option<User> {
     lines
         .find(|fields| fields.first() == Some(&name))
         .and_then(|fields| Some(User { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? }))
+}
+
+/// Bytes as hexadecimal digits. The text has its full capacity from the start: a string that grows leaves copies of what it
+/// held in freed memory, where nothing wipes them.
+fn hexadecimal(bytes: &[u8]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 0xf].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_password_never_grows() {
+        let text = hexadecimal(&[0xa9; 32]);
+        assert_eq!(*text, "a9".repeat(32));
+        assert_eq!(text.capacity(), text.len());
+    }
 }
