@@ -61,8 +61,6 @@ use crate::{clock, nats, schema};
 
 /// Between two sweeps of what has served its time.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Tries to end this node's turn to copy the log before it stops; each waits five seconds for a connection.
-const TRIES_TO_END_TURN: usize = 3;
 /// Commands at a time that go on behind answers that were given already.
 const BEHIND_ANSWERS: usize = 256;
 
@@ -230,15 +228,10 @@ impl Core {
         // Read models catch up from their checkpoints: nothing is lost by stopping them here.
         self.followers.shutdown().await;
         let end_turn = async {
-            let Some(holder) = self.relays_as else { return Ok(()) };
-            // Connections of tasks that were ended just now come back in a moment, on a busy machine in several.
-            for _ in 1..TRIES_TO_END_TURN {
-                match relay::give_up(&self.pools.behind, holder).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => tracing::debug!(%error, "the turn to copy the log is not ended yet; trying again"),
-                }
+            match self.relays_as {
+                Some(holder) => relay::give_up(&self.pools.behind, holder).await,
+                None => Ok(()),
             }
-            relay::give_up(&self.pools.behind, holder).await
         };
         let (left, ended) = tokio::join!(self.app.nodes.leave(), end_turn);
         if let Err(error) = left {

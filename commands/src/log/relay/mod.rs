@@ -15,6 +15,7 @@
 mod error;
 mod message;
 mod stream;
+mod turn;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use self::error::RelayError;
 pub use self::message::CopyKey;
 use self::message::Row;
 use self::stream::{JetStream, Log, Place};
+pub use self::turn::{GiveUpError, give_up};
 use super::batch::to_i64;
 
 /// Most events on their way at once, unacknowledged.
@@ -285,22 +287,4 @@ impl Relay {
         // Then it runs out.
         drop(given_up);
     }
-}
-
-/// Ends the turn of a relay that has ended, so that another node need not wait until it runs out. The relay takes no other
-/// turn: a statement that was on its way when its task ended may arrive after this one.
-///
-/// # Errors
-/// The database; then the turn runs out.
-pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
-    // The last 16 are enough: a statement arrives within moments, or never.
-    sqlx::query!(
-        "update log.relay
-         set ended = (array_prepend($1, ended))[1:16],
-             held_until = case when holder = $1 then clock_timestamp() else held_until end",
-        holder
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
 }
