@@ -13,7 +13,7 @@ use fulexo_domain::values::{
 };
 use uuid::Uuid;
 
-use crate::accounts::password::{self, Owner};
+use crate::accounts::password::{self, Owner, PasswordReplacement};
 use crate::accounts::profile::{self, Profile};
 use crate::accounts::registration::{self, Member, NewAccount, NewMember};
 use crate::accounts::{administration, recovery};
@@ -153,10 +153,9 @@ impl Commands {
         &self,
         context: &Context,
         owner: Owner,
-        current: Password,
-        new: Password,
+        passwords: PasswordReplacement,
     ) -> Result<Done<()>, CommandError> {
-        password::change_password(&self.side, context, owner, current, new).await
+        password::change_password(&self.side, context, owner, passwords).await
     }
 
     /// Mails a way to a new password to whoever holds this address, if anybody does, and a few times at most.

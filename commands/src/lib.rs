@@ -24,7 +24,7 @@ mod unit;
 pub mod vault;
 mod write_side;
 
-pub use crate::accounts::password::Owner;
+pub use crate::accounts::password::{Owner, PasswordReplacement};
 pub use crate::accounts::profile::Profile;
 pub use crate::accounts::registration::{Member, NewAccount, NewMember};
 pub use crate::authentication::challenge::{Challenged, HalfWay, Purpose};

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::access_token::KeyRing;
+use fulexo_commands::access_token::{KeyRing, TokenSettings};
 use fulexo_commands::context::{Context, Origin};
 use fulexo_commands::log::QUEUE;
 use fulexo_commands::log::relay::{self, CopyKey};
@@ -116,8 +116,9 @@ impl Core {
         let vault = Vault::open(pools.work.clone(), config.encryption_keys)
             .await
             .map_err(|error| failed("the vault", &error))?;
-        let keys = KeyRing::new(config.signing_keys, config.issuer, config.audience, config.access_lifetime)
-            .map_err(|error| failed("the signing keys", &error))?;
+        let settings =
+            TokenSettings { issuer: config.issuer, audience: config.audience, lifetime: config.access_lifetime };
+        let keys = KeyRing::new(config.signing_keys, settings).map_err(|error| failed("the signing keys", &error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
         let policy = Arc::new(InForce::new(first_policy.clone()));

@@ -1,6 +1,6 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
-use fulexo_commands::{KnownDevice, Owner, Profile, RecoveryCodes};
+use fulexo_commands::{KnownDevice, Owner, PasswordReplacement, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
 use fulexo_node::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
@@ -241,12 +241,13 @@ impl Me {
         caller.require_elevated()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let PasswordChange { current_password, new_password } = body.read()?;
-        let (current, new) = (Password::new(current_password), Password::new(new_password));
+        let passwords =
+            PasswordReplacement { current: Password::new(current_password), new: Password::new(new_password) };
         let owner = match caller {
             Step::LoggedIn(caller) => Owner::LoggedIn(caller.account, caller.session),
             Step::HalfWay(half_way) => Owner::HalfWay(half_way),
         };
-        let changed = app(request)?.commands.change_password(&context, owner, current, new).await;
+        let changed = app(request)?.commands.change_password(&context, owner, passwords).await;
         Ok(changed.map_err(about_the_new_password)?.into())
     }
 

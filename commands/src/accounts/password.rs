@@ -45,6 +45,14 @@ pub enum Owner {
     HalfWay(HalfWay),
 }
 
+/// A password and the one that takes its place. No `Debug`.
+pub struct PasswordReplacement {
+    /// The password in use, as its owner gives it.
+    pub current: Password,
+    /// The password that replaces it.
+    pub new: Password,
+}
+
 impl Owner {
     const fn session(self) -> Option<SessionId> {
         match self {
@@ -58,8 +66,7 @@ pub(crate) async fn change_password(
     side: &WriteSide,
     context: &Context,
     owner: Owner,
-    current: Password,
-    new: Password,
+    PasswordReplacement { current, new }: PasswordReplacement,
 ) -> Result<Done<()>, CommandError> {
     let content = [current.expose().as_bytes(), new.expose().as_bytes()];
     let idempotency = Idempotency::of(&side.vault, context, "change_password", &content);

@@ -66,11 +66,26 @@ pub(crate) enum Subject<'a> {
     Device(AccountId, Uuid),
 }
 
+/// The HMACs that the two counters of an attempt are kept under.
+#[derive(Clone, Copy)]
+struct Keys {
+    /// Of the counter of its device, or of what was typed in.
+    own: [u8; 32],
+    /// Of the counter over all devices.
+    account: [u8; 32],
+}
+
+/// A counter, and the account whose attempts it counts, if there is one.
+#[derive(Clone, Copy)]
+struct Counter {
+    key_hash: [u8; 32],
+    account: Option<AccountId>,
+    factor: Factor,
+}
+
 /// An attempt that was counted.
 pub(crate) struct Reserved {
-    key_hash: [u8; 32],
-    /// Of the counter over all devices.
-    account_key: [u8; 32],
+    keys: Keys,
     pub factor: Factor,
     /// How the log names the device, when it is the device's counter.
     device: Option<String>,
@@ -126,31 +141,25 @@ impl Reserved {
 
     /// An attempt that is refused before it would be counted.
     pub fn uncounted(factor: Factor) -> Self {
-        Self::first([0; 32], [0; 32], factor, None, DateTime::UNIX_EPOCH)
+        Self::first(Keys { own: [0; 32], account: [0; 32] }, factor, None, DateTime::UNIX_EPOCH)
     }
 
-    fn first(
-        key_hash: [u8; 32],
-        account_key: [u8; 32],
-        factor: Factor,
-        device: Option<String>,
-        at: DateTime<Utc>,
-    ) -> Self {
+    fn first(keys: Keys, factor: Factor, device: Option<String>, at: DateTime<Utc>) -> Self {
         let (own, account) = (Count::FIRST, Count::FIRST);
         let (lockout, is_pending, flights) = (own.lockout, false, Vec::new());
-        Self { key_hash, account_key, factor, device, at, own, account, lockout, is_pending, flights }
+        Self { keys, factor, device, at, own, account, lockout, is_pending, flights }
     }
 
     /// It was right: what its counter holds no longer counts, nor does this one over all devices. What others were counted
     /// there stays.
     pub const fn clear(&self) -> VaultWrite {
-        let Self { key_hash, account_key, factor, at, .. } = *self;
+        let Self { keys: Keys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
     }
 
     /// It was evaluated, and counts; nothing where it was not.
     const fn judged(&self) -> Option<VaultWrite> {
-        let Self { key_hash, account_key, factor, at, .. } = *self;
+        let Self { keys: Keys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
             Lockout::Open { .. } => {
                 Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
@@ -215,8 +224,7 @@ pub(crate) async fn reserve_attempt(
     factor: Factor,
     now: DateTime<Utc>,
 ) -> Result<Reserved, CommandError> {
-    let key_hash = attempt_key(&side.vault, subject);
-    let account_key = all_devices_key(&side.vault, subject);
+    let keys = Keys { own: attempt_key(&side.vault, subject), account: all_devices_key(&side.vault, subject) };
     let (owner, account, device) = match subject {
         Subject::Address(_, account) => (None, account, None),
         Subject::Account(account) => (Some(account), Some(account), None),
@@ -227,24 +235,26 @@ pub(crate) async fn reserve_attempt(
     unless_commits_wait(side).await?;
     let policy = &side.current_policy().await?.lockout;
     if !policy.enabled {
-        return Ok(Reserved::first(key_hash, account_key, factor, device, now));
+        return Ok(Reserved::first(keys, factor, device, now));
     }
     let deadline = Instant::now() + PATIENCE;
-    let own = count_in_turn(side, &key_hash, owner, factor, now, policy, deadline).await?;
+    let counter = Counter { key_hash: keys.own, account: owner, factor };
+    let own = count_in_turn(side, counter, now, policy, deadline).await?;
     let mut reserved = Reserved {
         own,
         lockout: own.lockout,
         is_pending: own.is_pending,
-        ..Reserved::first(key_hash, account_key, factor, device, now)
+        ..Reserved::first(keys, factor, device, now)
     };
     if own.lockout != Lockout::Locked {
-        reserved.flights.push(side.queues.attempts.flight(key_hash, factor));
-        let account = count_in_turn(side, &account_key, account, factor, now, &policy.of_account(), deadline).await;
+        reserved.flights.push(side.queues.attempts.flight(keys.own, factor));
+        let counter = Counter { key_hash: keys.account, account, factor };
+        let account = count_in_turn(side, counter, now, &policy.of_account(), deadline).await;
         if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
-            insist(|| take_back(&side.pool, &key_hash, factor, now)).await?;
+            insist(|| take_back(&side.pool, &keys.own, factor, now)).await?;
             reserved.lockout = Lockout::Locked;
         } else {
-            reserved.flights.push(side.queues.attempts.flight(account_key, factor));
+            reserved.flights.push(side.queues.attempts.flight(keys.account, factor));
         }
         reserved.account = account?;
         reserved.is_pending = reserved.account.is_pending;
@@ -252,24 +262,22 @@ pub(crate) async fn reserve_attempt(
     Ok(reserved)
 }
 
-/// Counts an attempt under this key, after those that came before; while others under way fill the counter, it waits
+/// Counts an attempt, after those that came before; while others under way fill the counter, it waits
 /// for them until the deadline. Where too many wait already, it does not.
 async fn count_in_turn(
     side: &WriteSide,
-    key_hash: &[u8; 32],
-    account: Option<AccountId>,
-    factor: Factor,
+    counter: Counter,
     now: DateTime<Utc>,
     policy: &LockoutPolicy,
     deadline: Instant,
 ) -> Result<Count, CommandError> {
-    let Some(queued) = side.queues.attempts.enter(*key_hash, factor) else {
-        return count(&side.pool, key_hash, account, factor, now, policy).await;
+    let Some(queued) = side.queues.attempts.enter(counter.key_hash, counter.factor) else {
+        return count(&side.pool, counter, now, policy).await;
     };
     let turn = timeout_at(deadline, queued.turn()).await;
     let mut pause = Duration::from_millis(10);
     loop {
-        let count = count(&side.pool, key_hash, account, factor, now, policy).await?;
+        let count = count(&side.pool, counter, now, policy).await?;
         if !count.is_pending || turn.is_err() || Instant::now() >= deadline {
             return Ok(count);
         }
@@ -279,12 +287,10 @@ async fn count_in_turn(
     }
 }
 
-/// Counts an attempt under this key, unless it may not be evaluated.
+/// Counts an attempt, unless it may not be evaluated.
 async fn count(
     pool: &PgPool,
-    key_hash: &[u8; 32],
-    account: Option<AccountId>,
-    factor: Factor,
+    Counter { key_hash, account, factor }: Counter,
     now: DateTime<Utc>,
     policy: &LockoutPolicy,
 ) -> Result<Count, CommandError> {
@@ -388,8 +394,8 @@ pub(crate) async fn settled<T>(
 }
 
 async fn give_back(pool: &PgPool, attempt: &Reserved) -> Result<(), CommandError> {
-    take_back(pool, &attempt.key_hash, attempt.factor, attempt.at).await?;
-    take_back(pool, &attempt.account_key, attempt.factor, attempt.at).await
+    take_back(pool, &attempt.keys.own, attempt.factor, attempt.at).await?;
+    take_back(pool, &attempt.keys.account, attempt.factor, attempt.at).await
 }
 
 /// What a factor that was right led to, of somebody who is or was half logged in. One that is no longer right when the
@@ -431,7 +437,7 @@ pub(crate) async fn refusal<'a>(
     let events = decide_attempt(side, attempt, verdict, context.now);
     for event in &events {
         if let AuthenticationEvent::LockedOut { until, nth, scope, .. } = event {
-            let key_hash = if scope.is_some() { attempt.account_key } else { attempt.key_hash };
+            let key_hash = if scope.is_some() { attempt.keys.account } else { attempt.keys.own };
             let factor = attempt.factor.as_str();
             unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
         }

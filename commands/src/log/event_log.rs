@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 
 use super::append::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Hooks, QUEUE, Queued};
-use super::sequencer::Sequencer;
+use super::sequencer::{Incoming, Sequencer};
 
 /// The log, as callers see it. Cheap to clone.
 #[derive(Clone)]
@@ -19,9 +19,10 @@ impl EventLog {
     /// `EventLog` is dropped, or it is told to stop, it commits what is waiting and ends.
     #[must_use]
     pub fn new(pool: PgPool, hooks: Hooks) -> (Self, Sequencer) {
-        let (changes, change_queue) = mpsc::channel(QUEUE);
-        let (observations, observation_queue) = mpsc::channel(QUEUE);
-        let sequencer = Sequencer::new(pool.clone(), change_queue, observation_queue, hooks);
+        let (changes, incoming_changes) = mpsc::channel(QUEUE);
+        let (observations, incoming_observations) = mpsc::channel(QUEUE);
+        let incoming = Incoming { changes: incoming_changes, observations: incoming_observations };
+        let sequencer = Sequencer::new(pool.clone(), incoming, hooks);
         (Self { pool, changes, observations }, sequencer)
     }
 

@@ -51,6 +51,14 @@ pub struct Sequencer {
     remembered: HashMap<Stream, u64>,
 }
 
+/// Appends that wait for the sequencer.
+pub(super) struct Incoming {
+    /// Those that change a state.
+    pub changes: mpsc::Receiver<Queued>,
+    /// Those that only note what was seen. The others go first.
+    pub observations: mpsc::Receiver<Queued>,
+}
+
 type Answers = Vec<Result<Appended, AppendError>>;
 
 enum Failure {
@@ -73,12 +81,7 @@ struct Committed {
 }
 
 impl Sequencer {
-    pub(super) fn new(
-        pool: PgPool,
-        changes: mpsc::Receiver<Queued>,
-        observations: mpsc::Receiver<Queued>,
-        hooks: Hooks,
-    ) -> Self {
+    pub(super) fn new(pool: PgPool, Incoming { changes, observations }: Incoming, hooks: Hooks) -> Self {
         Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new() }
     }
 

@@ -119,9 +119,18 @@ pub struct SigningKey {
 /// The keys of the service: the first signs, all verify.
 pub struct KeyRing {
     keys: Vec<SigningKey>,
-    issuer: String,
-    audience: String,
-    lifetime: TimeDelta,
+    settings: TokenSettings,
+}
+
+/// The claims that all tokens of a service share, and the lifetime of each.
+#[derive(Debug, Clone)]
+pub struct TokenSettings {
+    /// `iss`: the service that issues them.
+    pub issuer: String,
+    /// `aud`: the services that they are for.
+    pub audience: String,
+    /// The time from issue to expiry.
+    pub lifetime: TimeDelta,
 }
 
 /// A public key as clients read it (RFC 7517, section 4; RFC 7518, section 6.3).
@@ -199,20 +208,20 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError::Empty`].
-    pub fn new(keys: Vec<SigningKey>, issuer: String, audience: String, lifetime: TimeDelta) -> Result<Self, KeyError> {
-        if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self { keys, issuer, audience, lifetime }) }
+    pub fn new(keys: Vec<SigningKey>, settings: TokenSettings) -> Result<Self, KeyError> {
+        if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self { keys, settings }) }
     }
 
     /// `iss` of its tokens.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.settings.issuer
     }
 
     /// How long a token lives.
     #[must_use]
     pub const fn lifetime(&self) -> TimeDelta {
-        self.lifetime
+        self.settings.lifetime
     }
 
     /// A new access token.
@@ -227,8 +236,8 @@ impl KeyRing {
         header.typ = Some(TYP.to_owned());
         header.kid = Some(key.id.clone());
         let claims = Claims {
-            iss: self.issuer.clone(),
-            aud: self.audience.clone(),
+            iss: self.settings.issuer.clone(),
+            aud: self.settings.audience.clone(),
             sub: grant.account,
             sid: grant.session,
             client_id: CLIENT.to_owned(),
@@ -262,8 +271,8 @@ impl KeyRing {
         let id = header.kid.as_deref().ok_or(InvalidToken)?;
         let key = self.keys.iter().find(|key| key.id == id).ok_or(InvalidToken)?;
         let mut validation = Validation::new(key.algorithm);
-        validation.set_issuer(&[&self.issuer]);
-        validation.set_audience(&[&self.audience]);
+        validation.set_issuer(&[&self.settings.issuer]);
+        validation.set_audience(&[&self.settings.audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         // Time is an argument here, and jsonwebtoken reads the clock.
         validation.validate_exp = false;
@@ -336,7 +345,11 @@ mod tests {
     }
 
     fn ring(key: SigningKey) -> KeyRing {
-        KeyRing::new(vec![key], "https://issuer".into(), "fulexo".into(), TimeDelta::hours(1)).unwrap()
+        KeyRing::new(vec![key], settings()).unwrap()
+    }
+
+    fn settings() -> TokenSettings {
+        TokenSettings { issuer: "https://issuer".into(), audience: "fulexo".into(), lifetime: TimeDelta::hours(1) }
     }
 
     fn grant() -> Grant {
@@ -389,7 +402,7 @@ mod tests {
         let old = ring(SigningKey::rs256(&PEM).unwrap());
         let token = signed(&old);
         let keys = vec![SigningKey::hs256(SECRET).unwrap(), SigningKey::rs256(&PEM).unwrap()];
-        let ring = KeyRing::new(keys, "https://issuer".into(), "fulexo".into(), TimeDelta::hours(1)).unwrap();
+        let ring = KeyRing::new(keys, settings()).unwrap();
         assert!(ring.verify(&token, now()).is_ok());
         assert_eq!(parts(&signed(&ring)).0["alg"], "HS256");
         assert_eq!(ring.jwks().len(), 1);

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::as_of::Moment;
 use crate::page::{Page, Paging, WALK_SQL};
 use crate::read_models::bulk::{Table, Tuple};
-use crate::read_models::counts::{AccountCounts, Counted, NONE};
+use crate::read_models::counts::{AccountCounts, Change, Counted, NONE};
 use crate::read_models::versions::{Row, Superseded, Versions, column};
 use crate::to_i64;
 
@@ -409,14 +409,14 @@ fn fold_one(rows: &mut Versions<Account>, counts: &mut AccountCounts, recorded: 
             email_verified: false,
             roles: Arc::default(),
         };
-        counts.change(position, NONE, counted(&account));
+        counts.change(position, Change { before: NONE, after: counted(&account) });
         rows.begin(account);
     } else if concerns(recorded) {
         // The nil stream, of attempts on addresses that nobody registered, has no account.
         rows.change(&id, recorded.position, |account| {
             let before = counted(account);
             change(account, recorded);
-            counts.change(position, before, counted(account));
+            counts.change(position, Change { before, after: counted(account) });
         });
     }
 }

@@ -19,13 +19,19 @@ pub(crate) type Counted = [i64; 3];
 /// An account that is not there.
 pub(crate) const NONE: Counted = [0; 3];
 
+/// What an event changed, as it was and as it is. Two values side by side would be swapped in silence.
+pub(crate) struct Change<T> {
+    pub before: T,
+    pub after: T,
+}
+
 /// Changes of the counts of accounts, by position, that are not written yet.
 #[derive(Default)]
 pub(crate) struct AccountCounts(Vec<(i64, Counted)>);
 
 impl AccountCounts {
     /// The event at a position made an account another one.
-    pub fn change(&mut self, position: i64, before: Counted, after: Counted) {
+    pub fn change(&mut self, position: i64, Change { before, after }: Change<Counted>) {
         if before != after {
             let [accounts, suspended, second_factor] = after;
             let change = [accounts - before[0], suspended - before[1], second_factor - before[2]];
@@ -141,7 +147,7 @@ impl SessionCounts {
 
     /// An event at a time moved the end of a session. One that was over by then, and is not any more, was refreshed in time
     /// and recorded late: it begins again, and what was counted before stays.
-    pub fn change(&mut self, at: DateTime<Utc>, before: DateTime<Utc>, after: DateTime<Utc>) {
+    pub fn change(&mut self, at: DateTime<Utc>, Change { before, after }: Change<DateTime<Utc>>) {
         if before <= at {
             if after > at {
                 self.begin(at, after);

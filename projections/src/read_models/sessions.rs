@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
 use crate::page::{Page, Paging, WALK_SQL};
 use crate::read_models::bulk::{Table, Tuple};
-use crate::read_models::counts::SessionCounts;
+use crate::read_models::counts::{Change, SessionCounts};
 use crate::read_models::versions::{Row, Superseded, Versions, column};
 use crate::to_i64;
 
@@ -387,7 +387,7 @@ fn fold_one(
 fn counted(session: &mut Session, counts: &mut SessionCounts, recorded: &Recorded, change: impl FnOnce(&mut Session)) {
     let before = ends_at(session);
     change(session);
-    counts.change(recorded.recorded_at, before, ends_at(session));
+    counts.change(recorded.recorded_at, Change { before, after: ends_at(session) });
 }
 
 /// It ends once: what says it again, later, changes nothing.

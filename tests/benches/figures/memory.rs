@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use fulexo_commands::access_token::{Grant, KeyRing, SigningKey};
+use fulexo_commands::access_token::{Grant, KeyRing, SigningKey, TokenSettings};
 use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::{Actor, Category, Stream};
@@ -119,8 +119,8 @@ async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> V
     let epoch: Uuid =
         sqlx::query_scalar("select epoch from log.head").fetch_one(&superuser(database).await).await.unwrap();
     let key = SigningKey::hs256(&database.env()["JWT_SECRET"]).unwrap();
-    let issuer = "https://api.fulexo.com".to_owned();
-    let keys = KeyRing::new(vec![key], issuer, "fulexo".to_owned(), TimeDelta::hours(1)).unwrap();
+    let (issuer, audience) = ("https://api.fulexo.com".to_owned(), "fulexo".to_owned());
+    let keys = KeyRing::new(vec![key], TokenSettings { issuer, audience, lifetime: TimeDelta::hours(1) }).unwrap();
     let request = |(account, session): &(AccountId, SessionId)| {
         let grant = Grant {
             account: *account,

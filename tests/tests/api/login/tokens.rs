@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
-use fulexo_commands::access_token::{Grant, KeyRing, SigningKey};
+use fulexo_commands::access_token::{Grant, KeyRing, SigningKey, TokenSettings};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_node::clock;
@@ -183,7 +183,9 @@ async fn a_token_of_another_service_with_the_same_secret_is_refused() {
     let (issuer, audience) = (forger.claims["iss"].as_str().unwrap(), forger.claims["aud"].as_str().unwrap());
     let sign = |issuer: &str, audience: &str, ago: TimeDelta| {
         let keys = vec![SigningKey::hs256(&forger.secret).unwrap()];
-        let ring = KeyRing::new(keys, issuer.to_owned(), audience.to_owned(), TimeDelta::hours(1)).unwrap();
+        let lifetime = TimeDelta::hours(1);
+        let settings = TokenSettings { issuer: issuer.to_owned(), audience: audience.to_owned(), lifetime };
+        let ring = KeyRing::new(keys, settings).unwrap();
         let grant = Grant { expires_at: clock::now() - ago + TimeDelta::hours(1), ..grant() };
         ring.sign(grant, operator().new_id(), clock::now() - ago).unwrap()
     };
