@@ -1,8 +1,8 @@
-//! What gates a request, as tables: written in the transaction of the event it follows from, so never behind the
-//! log. The part of it that is young enough to matter is in every node's memory (`gate`).
+//! The tables that gate requests. They are written in the transaction of the event, so they are never behind the log.
+//! Every node keeps the recent part in memory (`gate`).
 
 mod api_keys;
-mod standing;
+mod lookup;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,12 +21,14 @@ use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::SessionId;
 use sqlx::{PgConnection, PgPool};
 
-pub use self::api_keys::{ApiKeyRow, KeyStanding, api_key, api_keys};
-pub(crate) use self::standing::permissions;
-pub use self::standing::{CustomRole, LockdownRow, Standing, custom_roles, holders, lockdown, policy, standing};
+pub use self::api_keys::{ApiKeyAccess, ApiKeyRow, api_key_access, api_keys};
+pub(crate) use self::lookup::permissions;
+pub use self::lookup::{
+    CustomRole, LockdownRow, SessionAccess, custom_roles, holders, lockdown, policy, session_access,
+};
 use crate::to_i64;
 
-/// Whether an event changes what gates requests.
+/// `true` if an event changes the tables that gate requests.
 #[must_use]
 pub const fn concerns(event: &Event) -> bool {
     match event {
@@ -60,7 +62,7 @@ pub const fn concerns(event: &Event) -> bool {
     }
 }
 
-/// Applies a batch. Handed to the log by the composition root, and called under its lock.
+/// Applies a batch of events. The composition root passes this function to the log, which calls it under its lock.
 pub fn apply<'a>(
     connection: &'a mut PgConnection,
     events: &'a [Arc<Recorded>],
@@ -81,12 +83,12 @@ pub fn apply<'a>(
     })
 }
 
-/// What an event changes about an account, beside its roles.
+/// The changes that an event makes to an account, other than to its roles.
 #[derive(Default)]
-struct Change {
+struct AccountAccessChange {
     suspended: Option<bool>,
     sessions: Option<(RevokedBy, Option<SessionId>)>,
-    /// State of the second factor: whether it is there, and the session in which it was presented.
+    /// The second factor: `true` if enabled, and the session in which it was presented.
     second_factor: Option<(bool, Option<SessionId>)>,
 }
 
@@ -97,7 +99,7 @@ async fn apply_account(
 ) -> Result<(), sqlx::Error> {
     let account = recorded.stream.id;
     let change = match event {
-        AccountEvent::Registered {} => Change::default(),
+        AccountEvent::Registered {} => AccountAccessChange::default(),
         AccountEvent::RoleGranted { role } => {
             sqlx::query!(
                 "insert into access.role_grant (account_id, role, position) values ($1, $2, $3)
@@ -108,21 +110,25 @@ async fn apply_account(
             )
             .execute(&mut *connection)
             .await?;
-            Change::default()
+            AccountAccessChange::default()
         }
         AccountEvent::RoleRevoked { role } => {
             sqlx::query!("delete from access.role_grant where account_id = $1 and role = $2", account, role.as_str())
                 .execute(&mut *connection)
                 .await?;
-            Change::default()
+            AccountAccessChange::default()
         }
-        AccountEvent::Suspended {} => Change { suspended: Some(true), ..Change::default() },
-        AccountEvent::Reinstated {} => Change { suspended: Some(false), ..Change::default() },
-        AccountEvent::SessionsRevoked { by, kept } => Change { sessions: Some((*by, *kept)), ..Change::default() },
+        AccountEvent::Suspended {} => AccountAccessChange { suspended: Some(true), ..AccountAccessChange::default() },
+        AccountEvent::Reinstated {} => AccountAccessChange { suspended: Some(false), ..AccountAccessChange::default() },
+        AccountEvent::SessionsRevoked { by, kept } => {
+            AccountAccessChange { sessions: Some((*by, *kept)), ..AccountAccessChange::default() }
+        }
         AccountEvent::SecondFactorEnabled { session } => {
-            Change { second_factor: Some((true, *session)), ..Change::default() }
+            AccountAccessChange { second_factor: Some((true, *session)), ..AccountAccessChange::default() }
         }
-        AccountEvent::SecondFactorDisabled { .. } => Change { second_factor: Some((false, None)), ..Change::default() },
+        AccountEvent::SecondFactorDisabled { .. } => {
+            AccountAccessChange { second_factor: Some((false, None)), ..AccountAccessChange::default() }
+        }
         AccountEvent::ProfileChanged {}
         | AccountEvent::PasswordChanged { .. }
         | AccountEvent::PasswordExpired {}
@@ -241,7 +247,7 @@ async fn apply_role(connection: &mut PgConnection, recorded: &Recorded, event: &
          set permissions = excluded.permissions, retired = excluded.retired, position = excluded.position,
              changed_at = excluded.changed_at",
         role.as_str(),
-        &names(permissions) as &[&str],
+        &permission_names(permissions) as &[&str],
         retired,
         to_i64(recorded.position),
         recorded.recorded_at
@@ -303,7 +309,7 @@ async fn apply_api_key(
                  values ($1, $2, $3, $4, $5, $6, $7)",
                 recorded.stream.id,
                 name.as_str(),
-                &names(permissions) as &[&str],
+                &permission_names(permissions) as &[&str],
                 recorded.actor.id(),
                 recorded.recorded_at,
                 expires_at,
@@ -325,20 +331,19 @@ async fn apply_api_key(
     Ok(())
 }
 
-fn names(permissions: &[Permission]) -> Vec<&'static str> {
+fn permission_names(permissions: &[Permission]) -> Vec<&'static str> {
     permissions.iter().map(|permission| permission.as_str()).collect()
 }
 
-/// Rows of sessions that nobody can use, and no node's memory can miss, go away after this.
-const KEPT: TimeDelta = TimeDelta::days(1);
-/// Most rows in one sweep.
-const ROWS: i64 = 5_000;
+/// Rows that neither the service nor any node's memory can still need are deleted after this time.
+const RETENTION: TimeDelta = TimeDelta::days(1);
+/// The maximum number of rows per sweep.
+const SWEEP_LIMIT: i64 = 5_000;
 
-/// Takes away rows of sessions and API keys that ended more than a day ago, also by the database's clock: a node whose own
-/// is ahead does no harm. Answers how many. The log keeps them.
+/// Deletes the rows of sessions and API keys that ended more than a day ago, and returns their number. The end must
+/// also be a day ago by the database's clock, so a node whose clock is ahead does no harm. The log keeps the events.
 ///
-/// # Errors
-/// The database; the next sweep does what this one did not.
+/// # Errors [`sqlx::Error`]. The next sweep deletes the rest.
 pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let now = sqlx::query_scalar!(r#"select least($1, now()) as "now!""#, now).fetch_one(pool).await?;
     let swept = sqlx::query!(
@@ -346,16 +351,16 @@ pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, sqlx::Error
              (select session_id from access.session where ended_at < $1 order by ended_at limit $2)
              union all
              (select session_id from access.session where expires_at < $1 order by expires_at limit $2))",
-        now - KEPT,
-        ROWS
+        now - RETENTION,
+        SWEEP_LIMIT
     )
     .execute(pool)
     .await?;
     let keys = sqlx::query!(
         "delete from access.api_key where key_id in (
              select key_id from access.api_key where expires_at < $1 or revoked_at < $1 limit $2)",
-        now - KEPT,
-        ROWS
+        now - RETENTION,
+        SWEEP_LIMIT
     )
     .execute(pool)
     .await?;

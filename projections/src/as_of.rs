@@ -1,5 +1,6 @@
-//! The past by the log's own measure: a position, or a time and the last event recorded until then. The read models keep
-//! every version of their rows with the positions between which it stood, so that nothing is replayed to ask them.
+//! A moment of the past in terms of the log: a position, or a time and the last event recorded until then. The read
+//! models keep every version of their rows with the range of positions in which it was current, so a query about the
+//! past replays nothing.
 //!
 //! ```text
 //! as of position P:  table       since <= P
@@ -16,102 +17,103 @@ use uuid::Uuid;
 use crate::feed::{self, FeedError};
 use crate::to_i64;
 
-/// When to look, as somebody asks for it.
+/// A moment as a client requests it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AsOf {
-    /// After the event at this position.
+    /// The state after the event at this position.
     Position(u64),
-    /// After the last event recorded at or before this time, if it has come.
+    /// The state after the last event recorded at or before this time, or the present if the time is in the future.
     Time(DateTime<Utc>),
 }
 
-/// Neither a position nor a time.
+/// The text is neither a position nor a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a position, or a time such as 2026-11-01T12:00:00Z (RFC 3339)")]
-pub struct NotAMoment;
+pub struct InvalidAsOf;
 
 impl FromStr for AsOf {
-    type Err = NotAMoment;
+    type Err = InvalidAsOf;
 
-    /// Digits are a position; everything else is a time (RFC 3339), whose seconds may be missing.
-    fn from_str(text: &str) -> Result<Self, NotAMoment> {
-        // The longest time has nine digits behind the second.
+    /// Parses digits as a position and everything else as a time (RFC 3339) whose seconds may be missing.
+    fn from_str(text: &str) -> Result<Self, InvalidAsOf> {
+        // The longest time has nine digits after the second.
         if text.len() > 40 {
-            return Err(NotAMoment);
+            return Err(InvalidAsOf);
         }
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return text.parse().map(Self::Position).map_err(|_| NotAMoment);
+            return text.parse().map(Self::Position).map_err(|_| InvalidAsOf);
         }
         let time = parse_timestamp(text).ok().or_else(|| {
             let (minute, zone) = text.split_at_checked(16)?;
             parse_timestamp(&format!("{minute}:00{zone}")).ok()
         });
-        time.map(Self::Time).ok_or(NotAMoment)
+        time.map(Self::Time).ok_or(InvalidAsOf)
     }
 }
 
-/// A state of the log, and the time at which it is looked at: what is locked or live depends on both.
+/// A state of the log, and the time from which it is judged: whether an account is locked or a session live depends on
+/// both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// The last event that counts; -1 before the first.
+    /// The position of the last event that counts; -1 before the first.
     pub position: i64,
-    /// The time asked for, or that of the event.
+    /// The requested time, or that of the event.
     pub time: DateTime<Utc>,
 }
 
-/// Why there is no such moment.
+/// The reason why a requested moment cannot be resolved.
 #[derive(Debug, thiserror::Error)]
-pub enum NoMoment {
+pub enum AsOfError {
     /// The log does not have the position yet.
     #[error("is beyond the end of the log, which has {0} events")]
-    Beyond(u64),
+    BeyondEnd(u64),
     /// The log cannot be read.
     #[error(transparent)]
     Feed(#[from] FeedError),
 }
 
-impl From<sqlx::Error> for NoMoment {
+impl From<sqlx::Error> for AsOfError {
     fn from(error: sqlx::Error) -> Self {
         Self::Feed(error.into())
     }
 }
 
 impl Moment {
-    /// The last event that counts, if there is one.
+    /// The position of the last event that counts, if there is one.
     #[must_use]
     pub const fn last(self) -> Option<u64> {
         if self.position < 0 { None } else { Some(self.position.unsigned_abs()) }
     }
 
-    /// An id that is after all that had been drawn: those of version 7 begin with their time (RFC 9562, section 5.7), which no
-    /// node's clock has a day wrong. It spares a list the rows that came later.
+    /// An id above all those drawn by then. Ids of version 7 begin with their time (RFC 9562, section 5.7), and no
+    /// node's clock is wrong by a day. It spares a list the rows that were added later.
     pub(crate) fn latest_id(self) -> Uuid {
         Uuid::from_u128(earliest_id(self.time + TimeDelta::days(1)).as_u128() | ((1 << 80) - 1))
     }
 }
 
-/// The longest life that a policy may give to a session, `fulexo_domain::policy`, and a day.
+/// The longest session that a policy allows (`fulexo_domain::policy`), plus a day.
 pub(crate) const LONGEST_SESSION: TimeDelta = TimeDelta::days(366);
 
-/// The least id of version 7 that is drawn at a time.
+/// The lowest id of version 7 that can be drawn at a time.
 pub(crate) fn earliest_id(time: DateTime<Utc>) -> Uuid {
     let millis = u128::from(time.timestamp_millis().max(0).unsigned_abs());
     Uuid::from_u128((millis & 0xffff_ffff_ffff) << 80)
 }
 
 impl AsOf {
-    /// The moment that is meant. A time that is still to come is the present: all that the log has, whatever the clock of
-    /// the node said that recorded it.
+    /// Resolves the moment. A time in the future means the present: all events in the log, regardless of the clock of the
+    /// node that recorded them.
     ///
     /// # Errors
-    /// [`NoMoment`].
-    pub async fn resolve(self, pool: &PgPool, now: DateTime<Utc>) -> Result<Moment, NoMoment> {
+    /// [`AsOfError`].
+    pub async fn resolve(self, pool: &PgPool, now: DateTime<Utc>) -> Result<Moment, AsOfError> {
         match self {
             Self::Position(position) => {
                 let mut connection = pool.acquire().await?;
                 let size = feed::size(&mut connection).await?;
                 if position >= size {
-                    return Err(NoMoment::Beyond(size));
+                    return Err(AsOfError::BeyondEnd(size));
                 }
                 let event = feed::read(&mut connection, position, 1).await?;
                 let event = event.first().ok_or(FeedError::Gap { position })?;
@@ -126,21 +128,22 @@ impl AsOf {
                 Ok(Moment { position: to_i64(position), time: event.recorded_at.clamp(now, time) })
             }
             Self::Time(time) => {
-                let behind = first(pool, |recorded_at| recorded_at > time).await?;
-                Ok(Moment { position: to_i64(behind) - 1, time })
+                let after = first_position(pool, |recorded_at| recorded_at > time).await?;
+                Ok(Moment { position: to_i64(after) - 1, time })
             }
         }
     }
 }
 
-/// The first position whose time is as wanted, given that all later ones are, too; the log's size where none is. Times never
-/// go back in the log, so a few looks at it do: each at a leaf, checked against its hash.
-pub(crate) async fn first(pool: &PgPool, is_wanted: impl Fn(DateTime<Utc>) -> bool) -> Result<u64, FeedError> {
-    first_in(&mut *pool.acquire().await?, is_wanted).await
+/// The first position whose time satisfies the predicate, which all later ones must satisfy too; the size of the log if
+/// there is none. Times in the log never decrease, so a binary search finds it; each leaf it reads is checked against
+/// its hash.
+pub(crate) async fn first_position(pool: &PgPool, is_wanted: impl Fn(DateTime<Utc>) -> bool) -> Result<u64, FeedError> {
+    first_position_in(&mut *pool.acquire().await?, is_wanted).await
 }
 
 /// The same, as this connection sees the log.
-pub(crate) async fn first_in(
+pub(crate) async fn first_position_in(
     connection: &mut PgConnection,
     is_wanted: impl Fn(DateTime<Utc>) -> bool,
 ) -> Result<u64, FeedError> {
@@ -189,7 +192,7 @@ mod tests {
             "2026-11-01T12:0ö:00Z",
             "2026-11-01T12:00:00.0000000000000000000000000001Z",
         ] {
-            assert_eq!(text.parse::<AsOf>(), Err(NotAMoment), "{text}");
+            assert_eq!(text.parse::<AsOf>(), Err(InvalidAsOf), "{text}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Keeps a node current: woken by its own commits, by other nodes' doorbells, and by a clock that trusts neither. What it
-//! has read it reports to the others, and a renewal becomes a lease here.
+//! Keeps this node current. It is woken by the node's own commits, by the doorbells of other nodes, and by a timer in
+//! case both fail. It reports its position to the other nodes, and turns a renewal into a lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,52 +12,61 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until};
 use uuid::Uuid;
 
+use crate::dedicated_connection::DedicatedConnection;
 use crate::feed::{self, FeedError};
 use crate::gate::Gate;
-use crate::line::Line;
-use crate::nodes::Nodes;
+use crate::nodes::NodeRegistry;
 use crate::to_i64;
 
-/// Without a doorbell the log is asked this often; well within a lease.
-const TICK: Duration = Duration::from_millis(200);
-/// Between two looks at the log, however often the doorbell rings.
-const LEAST: Duration = Duration::from_millis(1);
-/// Most events read at once: few enough for the time that a statement has.
+/// The interval between reads of the log without a doorbell; well within a lease.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The shortest interval between reads of the log, however often the doorbell rings.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// The maximum number of events per read: few enough for the statement timeout.
 const BATCH: u64 = 250;
-/// Between two reports, when there is always something new. After a pause the first one is made at once.
-const REPORT: Duration = Duration::from_millis(5);
+/// The interval between reports while events keep arriving. After a pause the first report is sent at once.
+const REPORT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Follows the log for the gate and wakes the projections.
 pub struct Follower {
-    line: Line,
+    connection: DedicatedConnection,
     gate: Arc<Gate>,
-    nodes: Arc<Nodes>,
+    nodes: Arc<NodeRegistry>,
     doorbell: Arc<Notify>,
     head: watch::Sender<u64>,
-    /// When the renewal began that no catch-up has confirmed yet.
+    /// The start of a renewal that no catch-up has confirmed yet.
     renewal: Option<Instant>,
     reported: u64,
     reported_at: Option<Instant>,
 }
 
 impl Follower {
-    /// `doorbell` is rung when there may be something new; `head` tells how long the log is.
+    /// `doorbell` is rung when there may be new events; `head` carries the size of the log.
     #[must_use]
     pub const fn new(
         pool: PgPool,
         gate: Arc<Gate>,
-        nodes: Arc<Nodes>,
+        nodes: Arc<NodeRegistry>,
         doorbell: Arc<Notify>,
         head: watch::Sender<u64>,
     ) -> Self {
-        Self { line: Line::new(pool), gate, nodes, doorbell, head, renewal: None, reported: 0, reported_at: None }
+        Self {
+            connection: DedicatedConnection::new(pool),
+            gate,
+            nodes,
+            doorbell,
+            head,
+            renewal: None,
+            reported: 0,
+            reported_at: None,
+        }
     }
 
-    /// Reads until everything is known that was there when it was called.
+    /// Reads until every event that was in the log at the call has been applied.
     ///
     /// # Errors
     /// The database, or a log that cannot be read.
-    pub async fn begin(&mut self) -> Result<(), FeedError> {
+    pub async fn catch_up_to_head(&mut self) -> Result<(), FeedError> {
         loop {
             let (is_current, size) = self.step().await?;
             if is_current {
@@ -73,7 +82,8 @@ impl Follower {
             let began = tokio::time::Instant::now();
             let pause = match self.step().await {
                 Ok((is_current, size)) => {
-                    // Somebody may wait to hear that it is enforced here; read models, which have work to do, come after.
+                    // A caller may be waiting for enforcement here; the read models, which have more work to do, come
+                    // after that.
                     let pause = self.report().await;
                     self.wake(size);
                     if !is_current {
@@ -81,26 +91,27 @@ impl Follower {
                     }
                     pause
                 }
-                // The lease runs out by itself, and requests are judged by the database, or refused.
+                // The lease runs out by itself. Then the database judges requests, or they are refused.
                 Err(error) => {
                     tracing::warn!(%error, "the log cannot be followed; trying again");
-                    TICK
+                    POLL_INTERVAL
                 }
             };
             tokio::select! {
                 () = self.doorbell.notified() => {}
                 () = sleep(pause) => {}
             }
-            // Whoever may publish can ring without pause; after a pause the first ring is answered at once.
-            sleep_until(began + LEAST).await;
+            // Anyone who may publish can ring without pause. After a pause, the first ring is answered at once.
+            sleep_until(began + MIN_POLL_INTERVAL).await;
         }
     }
 
-    /// Reads what is new; whether that was all, and how long the log is.
+    /// Reads new events; returns `true` if there were no more, and the size of the log.
     async fn step(&mut self) -> Result<(bool, u64), FeedError> {
-        // Taken before the log's head is read: a renewal counts once everything is known that was there after it.
+        // Taken before the log's head is read: a renewal counts once everything that was there after it has been
+        // applied.
         self.renewal = self.nodes.take_renewal().or(self.renewal);
-        let (is_current, size) = catch_up(&self.gate, &mut self.line).await?;
+        let (is_current, size) = catch_up(&self.gate, &mut self.connection).await?;
         if is_current && let Some(asked) = self.renewal.take() {
             self.gate.renew_lease(asked);
         }
@@ -115,36 +126,36 @@ impl Follower {
         });
     }
 
-    /// Tells the others how far this node is, if that is new; answers when to look again.
+    /// Reports this node's position to the others if it has changed; returns the time until the next read.
     async fn report(&mut self) -> Duration {
         let applied = self.gate.applied();
         if applied == self.reported {
-            return TICK;
+            return POLL_INTERVAL;
         }
-        if let Some(wait) = self.reported_at.and_then(|at| REPORT.checked_sub(at.elapsed())) {
+        if let Some(wait) = self.reported_at.and_then(|at| REPORT_INTERVAL.checked_sub(at.elapsed())) {
             return wait;
         }
         self.reported_at = Some(Instant::now());
-        match self.nodes.report(&mut self.line, applied).await {
+        match self.nodes.report(&mut self.connection, applied).await {
             Ok(true) => self.reported = applied,
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "what is enforced here cannot be reported; trying again"),
+            Err(error) => tracing::warn!(%error, "this node's position cannot be reported; trying again"),
         }
-        TICK
+        POLL_INTERVAL
     }
 }
 
-/// The log from a position on.
-struct Seen {
+/// The end of the log, from a position on.
+struct LogTail {
     size: u64,
     epoch: Epoch,
-    /// The event before the position.
+    /// The event before that position.
     before: Option<Uuid>,
     events: Vec<Arc<Recorded>>,
 }
 
-/// Reads the log from a position on, as far as one statement shall.
-async fn look(connection: &mut PgConnection, from: u64) -> Result<Option<Seen>, FeedError> {
+/// Reads the log from a position on, up to one batch.
+async fn read_tail(connection: &mut PgConnection, from: u64) -> Result<Option<LogTail>, FeedError> {
     let rows = sqlx::query!(
         r#"select h.position as size, h.epoch, e.position as "position?", e.stream_id as "stream_id?",
                   e.category as "category?", e.version as "version?", e.leaf as "leaf?", e.leaf_hash as "leaf_hash?"
@@ -171,24 +182,24 @@ async fn look(connection: &mut PgConnection, from: u64) -> Result<Option<Seen>, 
             if position.unsigned_abs() != next {
                 return Err(FeedError::Gap { position: next });
             }
-            let row = feed::Row { position, stream_id, category, version, leaf, leaf_hash };
+            let row = feed::LogEventRow { position, stream_id, category, version, leaf, leaf_hash };
             events.push(Arc::new(row.verify()?));
         }
     }
-    Ok(Some(Seen { size, epoch, before, events }))
+    Ok(Some(LogTail { size, epoch, before, events }))
 }
 
-/// Reads what other nodes appended, the first of it; `true` when the log had nothing, at some time since the call, that is
-/// not known here. It takes no lease.
-async fn catch_up(gate: &Gate, line: &mut Line) -> Result<(bool, u64), FeedError> {
-    let (known, last) = gate.end();
-    let seen = line.promptly(async |connection| look(connection, known).await).await?;
-    // The epoch is for people to change, after a restore. A log that grew again past what is known here, after a failover
-    // that lost the end of it, has another event there.
-    let Some(seen) = seen.filter(|seen| seen.epoch == gate.epoch() && seen.size >= known && seen.before == last) else {
-        gate.replaced();
+/// Reads the first batch of events that other nodes appended. Returns `true` if, at some time since the call, the log
+/// had no event that is not applied here. It does not renew a lease.
+async fn catch_up(gate: &Gate, connection: &mut DedicatedConnection) -> Result<(bool, u64), FeedError> {
+    let (known, last) = gate.applied_end();
+    let tail = connection.with_deadline(async |connection| read_tail(connection, known).await).await?;
+    // Operators change the epoch after a restore. If a failover lost the end of the log and the log has grown past it
+    // since, the event before the position is a different one.
+    let Some(tail) = tail.filter(|tail| tail.epoch == gate.epoch() && tail.size >= known && tail.before == last) else {
+        gate.mark_log_replaced();
         return Ok((true, known));
     };
-    gate.observe(&seen.events);
-    Ok((gate.applied() >= seen.size, seen.size))
+    gate.observe(&tail.events);
+    Ok((gate.applied() >= tail.size, tail.size))
 }

@@ -1,12 +1,13 @@
-//! The access gate in a node's memory: a request is judged without a database read.
+//! The access gate in a node's memory: it judges a request without a database read.
 //!
-//! A token says what was true at the log position in it. The gate remembers what has changed since: sessions ended, one
-//! or all of an account, accounts suspended, second factors taken away, roles granted or revoked, for as long as a token that does not know of it may live. That is bounded by the
-//! changes of about an hour, not by the number of sessions; beyond a cap it forgets the oldest. Whatever it has forgotten,
-//! or never learnt, tokens older than that are for the database.
+//! A token states what was true at the log position in it. The gate remembers the changes since then: ended sessions
+//! (one, or all of an account), suspended accounts, removed second factors, granted and revoked roles. It keeps each
+//! change for as long as a token issued before the change may live. Memory is therefore bounded by the changes of about
+//! an hour, not by the number of sessions. Beyond a cap the gate forgets the oldest changes. The database judges every
+//! token older than a change that the gate forgot or never learned.
 //!
-//! A node judges from memory only while it holds a lease (`nodes`). One that was paused or cut off finds its lease gone and
-//! asks the database.
+//! A node judges from memory only while it holds a lease (`nodes`). A node that was paused or cut off has lost its
+//! lease and asks the database.
 
 mod elevation;
 mod memory;
@@ -24,76 +25,77 @@ use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
 
-pub use self::elevation::{Elevation, SecondFactorMark, SessionElevation};
-use self::memory::Memory;
+pub use self::elevation::{Elevation, SecondFactorValidity, SessionElevation};
+use self::memory::GateMemory;
 
-/// How long a renewal is good for, from when it began.
+/// The lifetime of a lease, from the start of its renewal.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// What a token claims, as far as the gate cares.
+/// The claims of an access token that the gate judges.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim<'a> {
-    /// Whose it is.
+pub struct TokenClaims<'a> {
+    /// The token's account.
     pub account: AccountId,
-    /// The session it belongs to.
+    /// The token's session.
     pub session: SessionId,
-    /// The log's position when it was issued.
+    /// The log position at which the token was issued.
     pub position: u64,
-    /// In which history of the log.
+    /// The epoch of the log that the position refers to.
     pub epoch: Epoch,
-    /// The roles held then.
+    /// The account's roles when the token was issued.
     pub roles: &'a [RoleName],
-    /// Whether the session's owner presented a second factor.
+    /// `true` if the session's owner presented a second factor.
     pub second_factor: bool,
 }
 
-/// What the gate says.
+/// The gate's verdict on an access token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The session lives.
+pub enum SessionVerdict {
+    /// The session is live.
     Current {
-        /// Roles held now, where they are not those that the token names.
+        /// The account's current roles, if they differ from the token's.
         roles: Option<BTreeSet<RoleName>>,
-        /// What they allow together in this session.
+        /// The permissions that these roles grant in this session.
         permissions: Permissions,
-        /// Whether a second factor was presented in it that still counts.
+        /// `true` if a second factor that is still valid was presented in this session.
         second_factor: bool,
-        /// Grounds on which it may make sensitive calls.
+        /// The grounds on which the session may make sensitive calls.
         elevated: SessionElevation,
     },
     /// The session has ended.
     Ended,
-    /// The session lives, and a lockdown keeps its owner out.
+    /// The session is live, but a lockdown excludes its owner.
     LockedDown,
-    /// The gate cannot know: ask the database.
+    /// The gate cannot tell: ask the database.
     Unknown,
 }
 
-/// What the gate says of an API key.
+/// The gate's verdict on an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyVerdict {
-    /// In use: what it may do, and until when.
+pub enum ApiKeyVerdict {
+    /// The key is active: its permissions and its expiry.
     Current(Permissions, DateTime<Utc>),
-    /// Revoked or expired.
+    /// The key is revoked or expired.
     Ended,
-    /// In use, and a lockdown keeps it out.
+    /// The key is active, but a lockdown excludes it.
     LockedDown,
-    /// The gate cannot know: ask the database.
+    /// The gate cannot tell: ask the database.
     Unknown,
 }
 
-/// The gate cannot know: ask the database.
+/// The gate holds no lease: ask the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unknown;
+pub struct NoLease;
 
-/// Whether a lockdown keeps out whoever may do this.
+/// `true` if the lockdown excludes a caller with these permissions.
 #[must_use]
-pub fn keeps_out(lockdown: Option<Scope>, permissions: Permissions) -> bool {
+pub fn locked_out(lockdown: Option<Scope>, permissions: Permissions) -> bool {
     lockdown == Some(Scope::All) && !permissions.contains(Permission::LockdownManage)
 }
 
-/// What these roles allow in a session: those that require a second factor allow nothing in a session without one.
+/// The permissions that these roles grant in a session. In a session without a second factor, a role that requires one
+/// grants nothing.
 #[must_use]
-pub fn permissions_in<'a>(
+pub fn session_permissions<'a>(
     roles: impl IntoIterator<Item = &'a RoleName>,
     custom: &CustomRoles,
     policy: &Policy,
@@ -103,96 +105,95 @@ pub fn permissions_in<'a>(
     permissions_of_all(roles.into_iter().filter(|role| second_factor || !required.contains(*role)), custom)
 }
 
-/// Recent changes of who may do what; all custom roles, all API keys, the policy.
+/// The recent changes of authority, all custom roles, all API keys, and the policy.
 pub struct Gate {
-    memory: RwLock<Memory>,
+    memory: RwLock<GateMemory>,
     policy: Arc<InForce>,
-    /// How long a change matters: the life of an access token, and some.
+    /// The time for which the gate remembers a change: the life of an access token, and a margin.
     relevant_for: TimeDelta,
 }
 
 impl Gate {
-    /// What an API key may do, if it is in use; `Unknown` where the database must be asked.
+    /// Judges an API key whose secret was verified.
     #[must_use]
-    pub fn judge_key(&self, key: ApiKeyId, now: DateTime<Utc>) -> KeyVerdict {
+    pub fn judge_api_key(&self, key: ApiKeyId, now: DateTime<Utc>) -> ApiKeyVerdict {
         let memory = self.read();
         if memory.revoked_keys.contains(&key) && !memory.is_replaced {
-            return KeyVerdict::Ended;
+            return ApiKeyVerdict::Ended;
         }
         if !memory.holds_lease() {
-            return KeyVerdict::Unknown;
+            return ApiKeyVerdict::Unknown;
         }
         match memory.keys.get(&key) {
             Some(key) if now < key.expires_at => {
-                if key.maker_suspended.1 && memory.policy.api_keys.end_with_suspension {
-                    return KeyVerdict::Ended;
+                if key.creator_suspended.1 && memory.policy.api_keys.end_with_suspension {
+                    return ApiKeyVerdict::Ended;
                 }
-                if keeps_out(memory.lockdown.0, key.permissions) {
-                    return KeyVerdict::LockedDown;
+                if locked_out(memory.lockdown.0, key.permissions) {
+                    return ApiKeyVerdict::LockedDown;
                 }
-                KeyVerdict::Current(key.permissions, key.expires_at)
+                ApiKeyVerdict::Current(key.permissions, key.expires_at)
             }
-            Some(_) => KeyVerdict::Ended,
-            // Its secret is authentic, so it was made somewhere, maybe a moment ago.
-            None => KeyVerdict::Unknown,
+            Some(_) => ApiKeyVerdict::Ended,
+            // The key's secret is authentic, so the key was created, perhaps a moment ago on another node.
+            None => ApiKeyVerdict::Unknown,
         }
     }
 
     /// Judges a token that is otherwise valid.
     #[must_use]
-    pub fn judge(&self, claim: Claim<'_>) -> Verdict {
+    pub fn judge(&self, claims: TokenClaims<'_>) -> SessionVerdict {
         let memory = self.read();
-        if memory.is_replaced || claim.epoch != memory.epoch {
-            return Verdict::Unknown;
+        if memory.is_replaced || claims.epoch != memory.epoch {
+            return SessionVerdict::Unknown;
         }
-        let account = memory.accounts.get(&claim.account);
-        let revoked = account.is_some_and(|account| account.revoked(claim.session, claim.position));
-        if revoked || memory.ended.contains_key(&claim.session) {
-            // True however old the memory is: what has ended stays ended.
-            return Verdict::Ended;
+        let account = memory.accounts.get(&claims.account);
+        let revoked = account.is_some_and(|account| account.revoked(claims.session, claims.position));
+        if revoked || memory.ended.contains_key(&claims.session) {
+            // This holds at any age of the memory: an ended session stays ended.
+            return SessionVerdict::Ended;
         }
-        // A position that was not reached yet is of another node, which is ahead.
-        if !memory.holds_lease() || claim.position < memory.horizon || claim.position >= memory.applied {
-            return Verdict::Unknown;
+        // A token with a position that this node has not reached comes from a node that is ahead.
+        if !memory.holds_lease() || claims.position < memory.horizon || claims.position >= memory.applied {
+            return SessionVerdict::Unknown;
         }
-        let step_up = memory.elevated.get(&claim.session).copied();
-        if step_up.is_none() && memory.elevations_lost_until.is_some() {
-            return Verdict::Unknown;
+        let step_up = memory.elevations.get(&claims.session).copied();
+        if step_up.is_none() && memory.elevations_incomplete_until.is_some() {
+            return SessionVerdict::Unknown;
         }
         if account.is_some_and(|account| account.suspended.1) {
-            return Verdict::Ended;
+            return SessionVerdict::Ended;
         }
-        let mark = account.map_or_else(SecondFactorMark::default, |account| account.second_factor);
-        let second_factor = claim.second_factor && mark.counts(claim.session, claim.position);
-        let roles = account.map(|known| known.over(claim.roles, claim.position));
+        let validity = account.map_or_else(SecondFactorValidity::default, |account| account.second_factor);
+        let second_factor = claims.second_factor && validity.is_valid_for(claims.session, claims.position);
+        let roles = account.map(|known| known.roles_since(claims.roles, claims.position));
         let held: &mut dyn Iterator<Item = &RoleName> = match &roles {
             Some(roles) => &mut roles.iter(),
-            None => &mut claim.roles.iter(),
+            None => &mut claims.roles.iter(),
         };
-        let permissions = permissions_in(held, &memory.custom, &memory.policy, second_factor);
-        if keeps_out(memory.lockdown.0, permissions) {
-            return Verdict::LockedDown;
+        let permissions = session_permissions(held, &memory.custom, &memory.policy, second_factor);
+        if locked_out(memory.lockdown.0, permissions) {
+            return SessionVerdict::LockedDown;
         }
-        let elevated = mark.elevated(claim.session, second_factor, step_up, &memory.policy.sessions);
-        Verdict::Current { roles, permissions, second_factor, elevated }
+        let elevated = validity.session_elevation(claims.session, second_factor, step_up, &memory.policy.sessions);
+        SessionVerdict::Current { roles, permissions, second_factor, elevated }
     }
 
-    /// What a lockdown closes; `Err` where the database must be asked.
+    /// The scope of the lockdown in force, if there is one.
     ///
-    /// # Errors
-    /// The gate cannot know.
-    pub fn lockdown(&self) -> Result<Option<Scope>, Unknown> {
+    /// # Errors [`NoLease`]: the gate cannot tell.
+    pub fn lockdown(&self) -> Result<Option<Scope>, NoLease> {
         let memory = self.read();
-        if memory.holds_lease() { Ok(memory.lockdown.0) } else { Err(Unknown) }
+        if memory.holds_lease() { Ok(memory.lockdown.0) } else { Err(NoLease) }
     }
 
-    /// Learns of events that were committed here, at once: before whoever asked for them is answered.
+    /// Applies events that were committed on this node, before their caller is answered.
     pub fn observe(&self, events: &[impl AsRef<Recorded>]) {
         let mut memory = self.write();
         let mut last = None;
         for event in events {
             let recorded = event.as_ref();
-            // Other nodes may have appended in between: then the follower fills the gap before the mark moves.
+            // Another node may have appended in between. Then the follower fills the gap before `applied` advances.
             if recorded.position == memory.applied {
                 memory.applied += 1;
                 memory.last = Some(recorded.id);
@@ -209,20 +210,20 @@ impl Gate {
         }
     }
 
-    /// Every event below it is known here.
+    /// The position that follows the last event of the gapless prefix that the gate has applied.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.read().applied
     }
 
-    /// The same, and the event before that.
-    pub(crate) fn end(&self) -> (u64, Option<Uuid>) {
+    /// `applied`, and the id of the event before it.
+    pub(crate) fn applied_end(&self) -> (u64, Option<Uuid>) {
         let memory = self.read();
         (memory.applied, memory.last)
     }
 
-    /// A renewal that began at `asked` was committed, the log was asked after that, and everything that it had is known
-    /// here (`nodes`).
+    /// Renews the lease. The renewal that began at `asked` was committed, the log's head was read after that, and the
+    /// gate has applied everything up to it (`nodes`).
     pub fn renew_lease(&self, asked: Instant) {
         let mut memory = self.write();
         if !memory.is_replaced {
@@ -230,20 +231,21 @@ impl Gate {
         }
     }
 
-    /// The history of the log that this gate knows.
+    /// The epoch of the log that this gate follows.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.read().epoch
     }
 
-    /// Whether the database was restored under this node: the gate has no lease any more, and gets none.
+    /// `true` if the database was restored while this node ran. The gate then holds no lease and never gets another
+    /// one.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         self.read().is_replaced
     }
 
-    /// The log has another history than this gate.
-    pub(crate) fn replaced(&self) {
+    /// Marks the log as replaced: its history differs from the one that this gate follows.
+    pub(crate) fn mark_log_replaced(&self) {
         let mut memory = self.write();
         if !memory.is_replaced {
             tracing::error!("the log was replaced by another history: this node must be restarted");
@@ -252,28 +254,28 @@ impl Gate {
         memory.lease_ends = None;
     }
 
-    /// Gives the lease up.
+    /// Gives up the lease.
     pub fn drop_lease(&self) {
         self.write().lease_ends = None;
     }
 
-    /// When the lease ends, or ended.
+    /// The end of the current or of the last lease.
     #[must_use]
     pub fn lease_ends(&self) -> Option<Instant> {
         self.read().lease_ends
     }
 
-    /// Whether the gate judges from memory.
+    /// `true` if the gate judges from memory.
     #[must_use]
     pub fn holds_lease(&self) -> bool {
         self.read().holds_lease()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+    fn read(&self) -> RwLockReadGuard<'_, GateMemory> {
         self.memory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Memory> {
+    fn write(&self) -> RwLockWriteGuard<'_, GateMemory> {
         self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

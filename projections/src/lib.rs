@@ -1,22 +1,23 @@
-//! What readers see: everything here is derived from the log and could be derived again.
+//! The read side: everything here is derived from the log and can be derived again.
 //!
-//! Two kinds. `access` gates requests: its tables are written in the transaction of the event, and each node keeps
-//! the recent part in memory. The read models (`accounts`, `sessions`, `roles`, `metrics`, `audit`) follow the log on
-//! their own, each with a checkpoint; a reader may wait until one has seen a position. Those with a history (`versions`)
-//! are asked of the past (`as_of`), and held against the log (`replay`), as are the snapshots that commands go on from.
+//! There are two kinds. `access` gates requests: its tables are written in the transaction of the event, and each node
+//! keeps the recent part in memory. The read models (`accounts`, `sessions`, `roles`, `metrics`, `audit`) follow the
+//! log independently, each with a checkpoint, and a reader may wait until one has applied a position. Read models with
+//! a history (`versions`) answer for a past position (`as_of`). `replay` compares them with the log, and `snapshots`
+//! compares the snapshots that commands start from.
 //!
-//! `nodes` is who else derives the same: which nodes are there, and how far each has got.
+//! `nodes` is the registry of the nodes that derive the same state, and of how far each has applied the log.
 //!
-//! `preview` derives something for one question: what another lockout policy would have done.
+//! `preview` derives the answer to one question: the effect that another lockout policy would have had.
 //!
-//! Nothing here decides or appends, and nothing here can open what is sealed.
+//! Nothing here decides or appends, and nothing here can open sealed data.
 
 pub mod access;
 pub mod as_of;
+mod dedicated_connection;
 pub mod feed;
 pub mod follower;
 pub mod gate;
-mod line;
 pub mod nodes;
 pub mod page;
 pub mod preview;

@@ -1,17 +1,18 @@
-//! The nodes on one database: what this one says of itself, what it sees of the others, and who enforces what.
+//! The nodes on one database: this node's registration, the state of the others, and the nodes that enforce an event.
 //!
 //! ```text
 //! renew:   note the time | commit "renewed" | read the log's head, catch up | lease until the time noted + LEASE
 //! revoke:  commit the event | read the registry | each node: past the event, or its lease has run out
 //! ```
-//! Whoever reads the registry after their commit and does not see a renewal knows that its head is read after that
-//! commit: the lease it leads to knows of the event. What they do see was noted before they saw it: by `LEASE` later
-//! that lease is over. Only monotonic clocks are compared, each with itself.
+//! Suppose that a process commits an event, reads the registry, and does not see a renewal. Then the renewing node
+//! reads the log's head after that commit, and the lease from that renewal covers the event. If the process does see
+//! the renewal, its time was noted before: at the latest `LEASE` after it was seen, that lease has run out. Only
+//! monotonic clocks are compared, each with itself.
 //!
-//! It does not judge requests (`gate`) and does not read the log (`follower`).
+//! This file does not judge requests (`gate`) and does not read the log (`follower`).
 
-mod seen;
-mod wait;
+mod enforcement_wait;
+mod registry_snapshot;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,81 +23,81 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-use self::seen::{SeenNode, swept};
-use self::wait::Wait;
+use self::enforcement_wait::EnforcementWait;
+use self::registry_snapshot::{RegistryEntry, rows_to_sweep};
+use crate::dedicated_connection::DedicatedConnection;
 use crate::gate::{Gate, LEASE};
-use crate::line::Line;
 use crate::to_i64;
 
-/// Between two renewals; a lease outlives three that fail.
-const RENEW: Duration = Duration::from_millis(500);
-/// Between two looks at the registry while nobody waits.
-const IDLE: Duration = Duration::from_millis(500);
-/// The same while somebody has just begun to wait, and the longest that it becomes.
-const QUICK: Duration = Duration::from_millis(2);
-const SLOW: Duration = Duration::from_millis(50);
-/// How long a wait has for its first look at the registry.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Most rows taken away after one look.
-const SWEPT: usize = 10;
+/// The interval between renewals; a lease outlives three that fail.
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval between reads of the registry while nobody waits.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// The shortest interval while somebody waits, and the longest to which it grows.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(2);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The time within which a wait must read the registry for the first time.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(3);
+/// The maximum number of rows deleted per read of the registry.
+const SWEEP_LIMIT: usize = 10;
 
-/// The registry, as this node takes part in it.
-pub struct Nodes {
+/// The registry of nodes, and this node's part in it.
+pub struct NodeRegistry {
     pool: PgPool,
     name: Arc<str>,
     gate: Arc<Gate>,
-    own: Mutex<Option<Own>>,
-    /// When the last renewal that was committed began, until the follower takes it.
+    own: Mutex<Option<NodeRegistration>>,
+    /// The start of the last committed renewal, until the follower takes it.
     renewed: Mutex<Option<Instant>>,
-    /// The same, for whoever wants to know whether commits are acknowledged.
-    pulse: watch::Sender<Option<Instant>>,
-    seen: watch::Sender<Seen>,
-    wanted: Notify,
-    waiting: AtomicUsize,
+    /// The time of the last acknowledged commit.
+    commit_heartbeat: watch::Sender<Option<Instant>>,
+    snapshot: watch::Sender<RegistrySnapshot>,
+    poll_requested: Notify,
+    waiters: AtomicUsize,
 }
 
-/// This node's row, as far as it has to be remembered.
+/// The part of this node's row that it must remember.
 #[derive(Clone, Copy)]
-struct Own {
+struct NodeRegistration {
     id: Uuid,
     renewals: u64,
 }
 
-/// What a look at the registry showed.
+/// The registry as last read.
 #[derive(Clone, Default)]
-struct Seen {
-    /// When the look began.
+struct RegistrySnapshot {
+    /// The start of that read.
     asked: Option<Instant>,
-    nodes: Arc<[SeenNode]>,
+    nodes: Arc<[RegistryEntry]>,
 }
 
-/// A node, for those who ask who is there.
+/// A node's status in the health report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// Its name.
+    /// The node's name.
     pub name: Arc<str>,
-    /// Whether it may be judging requests from memory; one that is not asks the database, or is gone.
+    /// `true` if the node may judge requests from memory. Otherwise it asks the database, or has stopped.
     pub is_up: bool,
 }
 
-/// Who enforces what was recorded, once each node either does or has lost its lease.
+/// The enforcement of an event, once each node has applied it or has lost its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enforcement {
-    /// How many nodes have applied it.
+    /// The number of nodes that have applied it.
     pub enforced_on: usize,
-    /// The names of the others, which judge nothing from memory before they have caught up.
+    /// The names of the other nodes. They judge nothing from memory until they have caught up.
     pub down: Vec<Arc<str>>,
-    /// How long that took to know.
+    /// The time spent waiting for this result.
     pub waited: Duration,
 }
 
-/// The registry could not be read: nobody knows who enforces what.
+/// The registry could not be read, so it is unknown which nodes enforce the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the registry of nodes cannot be read")]
-pub struct Unreadable;
+pub struct RegistryUnavailable;
 
-impl Nodes {
-    /// The registry of this database. The node is not in it before it joins.
+impl NodeRegistry {
+    /// Creates the registry of this database. This node is not in it until it joins.
     #[must_use]
     pub fn new(pool: PgPool, name: Arc<str>, gate: Arc<Gate>) -> Self {
         Self {
@@ -105,41 +106,41 @@ impl Nodes {
             gate,
             own: Mutex::new(None),
             renewed: Mutex::new(None),
-            pulse: watch::Sender::default(),
-            seen: watch::Sender::default(),
-            wanted: Notify::new(),
-            waiting: AtomicUsize::new(0),
+            commit_heartbeat: watch::Sender::default(),
+            snapshot: watch::Sender::default(),
+            poll_requested: Notify::new(),
+            waiters: AtomicUsize::new(0),
         }
     }
 
-    /// Takes part: from here on [`Nodes::run`] renews, which is what a lease takes.
+    /// Registers this node. From now on [`NodeRegistry::run`] renews the registration, on which the lease depends.
     ///
     /// # Errors
-    /// The database.
+    /// [`sqlx::Error`].
     pub async fn join(&self) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
-        self.register(&mut Line::new(self.pool.clone())).await?;
-        self.is_renewed(asked);
+        self.register(&mut DedicatedConnection::new(self.pool.clone())).await?;
+        self.note_renewal(asked);
         Ok(())
     }
 
-    /// When the database last acknowledged a commit, a renewal or what others note here; nothing as long as this process is
-    /// no node. What is old says that the database is gone, or acknowledges no commit.
+    /// The time at which the database last acknowledged a commit: a renewal, or one that another component notes here.
+    /// It is `None` while this process is not registered. If it is old, the database is unreachable or acknowledges no
+    /// commits.
     #[must_use]
-    pub fn pulse(&self) -> watch::Sender<Option<Instant>> {
-        self.pulse.clone()
+    pub fn commit_heartbeat(&self) -> watch::Sender<Option<Instant>> {
+        self.commit_heartbeat.clone()
     }
 
-    fn is_renewed(&self, asked: Instant) {
+    fn note_renewal(&self, asked: Instant) {
         *lock(&self.renewed) = Some(asked);
-        self.pulse.send_replace(Some(Instant::now()));
+        self.commit_heartbeat.send_replace(Some(Instant::now()));
     }
 
-    /// Takes no part any more: gives up the lease, then the row, so that nobody waits for this node. It must serve
-    /// nobody when this is called, and [`Nodes::run`] must have ended.
+    /// Deregisters this node: gives up the lease, then deletes the row, so that nobody waits for this node. Before the
+    /// call, the node must have stopped serving and [`NodeRegistry::run`] must have ended.
     ///
-    /// # Errors
-    /// The database; then the row stays, and the others find the lease run out.
+    /// # Errors [`sqlx::Error`]. Then the row stays, and the other nodes wait until its lease has run out.
     pub async fn leave(&self) -> Result<(), sqlx::Error> {
         let Some(own) = lock(&self.own).take() else { return Ok(()) };
         self.gate.drop_lease();
@@ -147,118 +148,123 @@ impl Nodes {
         Ok(())
     }
 
-    /// Renews and watches until cancelled. `renewed` is told of each renewal: a lease begins once the log's head was
-    /// read after it, and everything up to there is known.
+    /// Renews the registration and polls the registry until cancelled. It notifies `renewed` of each renewal. A lease
+    /// begins once the log's head was read after a renewal and everything up to that head has been applied.
     pub async fn run(self: Arc<Self>, renewed: Arc<Notify>) {
         let renew = async {
-            let mut line = Line::new(self.pool.clone());
+            let mut connection = DedicatedConnection::new(self.pool.clone());
             loop {
                 let asked = Instant::now();
-                match self.renew(&mut line).await {
+                match self.renew(&mut connection).await {
                     Ok(true) => {
-                        self.is_renewed(asked);
+                        self.note_renewal(asked);
                         renewed.notify_one();
                     }
                     Ok(false) => {}
                     // The lease runs out by itself.
                     Err(error) => tracing::warn!(%error, "the lease cannot be renewed; trying again"),
                 }
-                sleep(RENEW).await;
+                sleep(RENEWAL_INTERVAL).await;
             }
         };
         tokio::join!(renew, self.watch());
     }
 
-    /// When the last renewal began, once: to be asked before the log's head is read.
+    /// Takes the start of the last renewal. Call it before reading the log's head.
     pub(crate) fn take_renewal(&self) -> Option<Instant> {
         lock(&self.renewed).take()
     }
 
-    /// Tells the others how far this node is; answers whether there was anything to tell it by.
+    /// Reports this node's position to the others; returns `false` if no row was updated.
     ///
     /// # Errors
-    /// The database.
-    pub(crate) async fn report(&self, line: &mut Line, applied: u64) -> Result<bool, sqlx::Error> {
+    /// [`sqlx::Error`].
+    pub(crate) async fn report(&self, connection: &mut DedicatedConnection, applied: u64) -> Result<bool, sqlx::Error> {
         let Some(own) = *lock(&self.own) else { return Ok(false) };
-        // If the database loses it, somebody waits for the next one: nobody has to wait for the disk.
-        line.promptly(async |connection| {
-            let told = sqlx::query!(
-                "with quickly as (select set_config('synchronous_commit', 'off', true),
+        // If the database loses this update, a waiter waits for the next one: nobody has to wait for the disk.
+        connection
+            .with_deadline(async |connection| {
+                let told = sqlx::query!(
+                    "with quickly as (select set_config('synchronous_commit', 'off', true),
                                          set_config('lock_timeout', '500ms', true))
                  update projection.node set applied = greatest(applied, $3)
                  from quickly where node_id = $1 and renewals <= $2",
-                own.id,
-                to_i64(own.renewals),
-                to_i64(applied)
-            )
-            .execute(connection)
-            .await?;
-            Ok(told.rows_affected() > 0)
-        })
-        .await
+                    own.id,
+                    to_i64(own.renewals),
+                    to_i64(applied)
+                )
+                .execute(connection)
+                .await?;
+                Ok(told.rows_affected() > 0)
+            })
+            .await
     }
 
-    /// Every node that was seen lately, in the order of their start.
+    /// Every node that was recently seen, in order of start.
     #[must_use]
     pub fn list(&self) -> Vec<NodeStatus> {
         let own = *lock(&self.own);
-        let status = |node: &SeenNode| NodeStatus {
+        let status = |node: &RegistryEntry| NodeStatus {
             name: Arc::clone(&node.name),
             is_up: match own {
                 Some(own) if own.id == node.id => self.gate.holds_lease(),
-                Some(_) | None => !node.is_over(Instant::now()),
+                Some(_) | None => !node.lease_is_over(Instant::now()),
             },
         };
-        self.seen.borrow().nodes.iter().map(status).collect()
+        self.snapshot.borrow().nodes.iter().map(status).collect()
     }
 
-    /// Waits until each node has applied the event at `position`, which is committed, or cannot judge without it: for
-    /// `LEASE` and a little more at most, once the registry was read.
+    /// Waits until each node has applied the committed event at `position` or cannot judge without it. Once the
+    /// registry was read, that takes at most `LEASE` and a small margin.
     ///
     /// # Errors
-    /// [`Unreadable`].
-    pub async fn enforced(&self, position: u64) -> Result<Enforcement, Unreadable> {
+    /// [`RegistryUnavailable`].
+    pub async fn wait_until_enforced(&self, position: u64) -> Result<Enforcement, RegistryUnavailable> {
         let began = Instant::now();
-        let _waiting = self.begin_to_wait();
-        let mut seen = self.seen.subscribe();
-        // What was read before the commit may lack the renewal that led to a lease without it.
-        let first = timeout(PATIENCE, seen.wait_for(|seen| seen.asked.is_some_and(|asked| asked >= began))).await;
-        let first = first.map_err(|_| Unreadable)?.map_err(|_| Unreadable)?.clone();
-        let wait = Wait::of(position, &first.nodes, lock(&self.own).map(|own| own.id));
+        let _waiting = self.register_waiter();
+        let mut snapshot = self.snapshot.subscribe();
+        // A read from before the commit may lack the renewal of a lease that does not cover the event.
+        let first =
+            timeout(REGISTRY_TIMEOUT, snapshot.wait_for(|snapshot| snapshot.asked.is_some_and(|asked| asked >= began)))
+                .await;
+        let first = first.map_err(|_| RegistryUnavailable)?.map_err(|_| RegistryUnavailable)?.clone();
+        let wait = EnforcementWait::of(position, &first.nodes, lock(&self.own).map(|own| own.id));
         loop {
-            let nodes = Arc::clone(&seen.borrow_and_update().nodes);
-            // A lease of this node's own may still come of a head that was read before the event, and then began before.
-            let here = Wait::enforces(self.gate.applied() > position, began + LEASE, Instant::now());
+            let nodes = Arc::clone(&snapshot.borrow_and_update().nodes);
+            // A lease of this node may still come from a head that was read before the event. Then its renewal also
+            // began before.
+            let here = EnforcementWait::state_of(self.gate.applied() > position, began + LEASE, Instant::now());
             let here = lock(&self.own).map(|_| (&self.name, here));
-            match wait.settled(&nodes, Instant::now(), here) {
+            match wait.outcome(&nodes, Instant::now(), here) {
                 Ok((enforced_on, down)) => return Ok(Enforcement { enforced_on, down, waited: began.elapsed() }),
                 Err(next) => {
-                    // The registry may become unreadable; leases run out all the same.
-                    let _ = tokio::time::timeout_at(next.into(), seen.changed()).await;
+                    // If the registry becomes unreadable, leases run out all the same.
+                    let _ = tokio::time::timeout_at(next.into(), snapshot.changed()).await;
                 }
             }
         }
     }
 
-    fn begin_to_wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.wanted.notify_one();
-        Waiting(self)
+    fn register_waiter(&self) -> WaiterGuard<'_> {
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        self.poll_requested.notify_one();
+        WaiterGuard(self)
     }
 
-    /// Says that this node goes on; `false` when it has not joined.
-    async fn renew(&self, line: &mut Line) -> Result<bool, sqlx::Error> {
+    /// Renews the registration; returns `false` if this node has not joined.
+    async fn renew(&self, connection: &mut DedicatedConnection) -> Result<bool, sqlx::Error> {
         let own = {
             let mut own = lock(&self.own);
             let Some(own) = own.as_mut() else { return Ok(false) };
-            // Counted here, so that a number never comes back, whatever becomes of the row.
+            // The counter is kept here, so no number is used twice even if the row is deleted.
             own.renewals += 1;
             *own
         };
-        // Whatever the server's default: an acknowledgement may rest on what is seen of it. A row that is gone was
-        // swept; one that is further was renewed by a copy of this process, which is another node. One that is locked is
-        // being renewed still, on a connection given up: while no standby acknowledges, one session waits, not one a try.
-        let renewed = line.promptly(async |connection| {
+        // This does not rely on the server's default: an acknowledgement may rest on the renewal that another node
+        // sees. A missing row was swept. A row with a higher number was renewed by a copy of this process, which is
+        // another node. A locked row is still being renewed on a connection that was given up: while no standby
+        // acknowledges, one session waits rather than one per attempt.
+        let renewed = connection.with_deadline(async |connection| {
             let renewed = sqlx::query!(
                 "with durably as (select set_config('synchronous_commit', 'on', true),
                                          set_config('lock_timeout', '500ms', true))
@@ -273,13 +279,13 @@ impl Nodes {
             Ok::<_, sqlx::Error>(renewed.rows_affected())
         });
         if renewed.await? == 0 {
-            self.register(line).await?;
+            self.register(connection).await?;
         }
         Ok(true)
     }
 
-    async fn register(&self, line: &mut Line) -> Result<(), sqlx::Error> {
-        let registered = line.promptly(async |connection| {
+    async fn register(&self, connection: &mut DedicatedConnection) -> Result<(), sqlx::Error> {
+        let registered = connection.with_deadline(async |connection| {
             sqlx::query_scalar!(
                 "with durably as (select set_config('synchronous_commit', 'on', true))
                  insert into projection.node (node_id, name, started_at, renewals, renewed_at, applied)
@@ -292,58 +298,64 @@ impl Nodes {
             .await
         });
         let id = registered.await?;
-        *lock(&self.own) = Some(Own { id, renewals: 1 });
+        *lock(&self.own) = Some(NodeRegistration { id, renewals: 1 });
         Ok(())
     }
 
-    /// Looks at the registry: seldom, so that the long dead are known as such; often, while somebody waits.
+    /// Polls the registry: rarely, to notice dead nodes, and often while somebody waits.
     async fn watch(&self) {
-        let (mut line, mut pace) = (Line::new(self.pool.clone()), QUICK);
+        let (mut connection, mut pace) = (DedicatedConnection::new(self.pool.clone()), MIN_POLL_INTERVAL);
         loop {
             let began = tokio::time::Instant::now();
-            if let Err(error) = self.look(&mut line).await {
+            if let Err(error) = self.poll(&mut connection).await {
                 tracing::warn!(%error, "the registry of nodes cannot be read; trying again");
             }
-            let pause = if self.waiting.load(Ordering::Relaxed) > 0 { pace } else { IDLE };
+            let pause = if self.waiters.load(Ordering::Relaxed) > 0 { pace } else { IDLE_POLL_INTERVAL };
             tokio::select! {
-                () = self.wanted.notified() => pace = QUICK,
-                () = sleep(pause) => pace = (pace * 5 / 4).min(SLOW),
+                () = self.poll_requested.notified() => pace = MIN_POLL_INTERVAL,
+                () = sleep(pause) => pace = (pace * 5 / 4).min(MAX_POLL_INTERVAL),
             }
-            // However many begin to wait.
-            sleep_until(began + QUICK).await;
+            // This bounds the rate, however many waiters arrive.
+            sleep_until(began + MIN_POLL_INTERVAL).await;
         }
     }
 
-    async fn look(&self, line: &mut Line) -> Result<(), sqlx::Error> {
+    async fn poll(&self, connection: &mut DedicatedConnection) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
-        let rows = line.promptly(async |connection| {
+        let rows = connection.with_deadline(async |connection| {
             sqlx::query!("select node_id, name, renewals, applied from projection.node order by started_at, node_id")
                 .fetch_all(connection)
                 .await
         });
         let rows = rows.await?;
         let now = Instant::now();
-        let known = Arc::clone(&self.seen.borrow().nodes);
-        let nodes: Arc<[SeenNode]> = rows
+        let known = Arc::clone(&self.snapshot.borrow().nodes);
+        let nodes: Arc<[RegistryEntry]> = rows
             .into_iter()
             .map(|row| {
                 let renewals = row.renewals.unsigned_abs();
                 let before = known.iter().find(|known| known.id == row.node_id);
                 let name = before.map_or_else(|| row.name.into(), |known| Arc::clone(&known.name));
-                let since = before.filter(|known| known.renewals == renewals).map_or(now, |known| known.since);
-                SeenNode { id: row.node_id, name, renewals, since, applied: row.applied.unsigned_abs() }
+                let renewal_seen_at =
+                    before.filter(|known| known.renewals == renewals).map_or(now, |known| known.renewal_seen_at);
+                RegistryEntry { id: row.node_id, name, renewals, renewal_seen_at, applied: row.applied.unsigned_abs() }
             })
             .collect();
-        self.seen.send_replace(Seen { asked: Some(asked), nodes: Arc::clone(&nodes) });
-        self.sweep(line, &nodes, now).await
+        self.snapshot.send_replace(RegistrySnapshot { asked: Some(asked), nodes: Arc::clone(&nodes) });
+        self.sweep(connection, &nodes, now).await
     }
 
-    /// Takes rows of the dead away. One that lives after all joins anew with its next renewal, before its next lease.
-    async fn sweep(&self, line: &mut Line, nodes: &[SeenNode], now: Instant) -> Result<(), sqlx::Error> {
+    /// Deletes the rows of dead nodes. A node that is alive after all registers again before its next lease.
+    async fn sweep(
+        &self,
+        connection: &mut DedicatedConnection,
+        nodes: &[RegistryEntry],
+        now: Instant,
+    ) -> Result<(), sqlx::Error> {
         let own = lock(&self.own).map(|own| own.id);
-        for node in swept(nodes, now).filter(|node| Some(node.id) != own).take(SWEPT) {
-            // Nobody need wait for the disk, or a standby: what is lost is swept again.
-            let swept = line.promptly(async |connection| {
+        for node in rows_to_sweep(nodes, now).filter(|node| Some(node.id) != own).take(SWEEP_LIMIT) {
+            // Nobody has to wait for the disk or a standby: a deletion that is lost is repeated.
+            let swept = connection.with_deadline(async |connection| {
                 sqlx::query!(
                     "with quickly as (select set_config('synchronous_commit', 'off', true),
                                              set_config('lock_timeout', '500ms', true))
@@ -360,12 +372,12 @@ impl Nodes {
     }
 }
 
-/// Somebody who waits: while there is one, the registry is looked at often.
-struct Waiting<'a>(&'a Nodes);
+/// A waiter: while there is one, the registry is polled often.
+struct WaiterGuard<'a>(&'a NodeRegistry);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

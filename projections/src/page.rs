@@ -1,19 +1,20 @@
-//! Pages by key: each page says where the next begins, so nothing is skipped or shown twice while rows come and go. A page
-//! reads a bounded number of rows: where a filter passes over many, it ends early, and says so by its next key.
+//! Pagination by key. Each page names the key after which the next one begins, so no row is skipped or shown twice
+//! while rows come and go. A page reads a bounded number of rows: if a filter rejects many, the page ends early and
+//! still names the next key.
 
 use sqlx::FromRow;
 
-/// Most items on a page.
-pub const LARGEST: u16 = 200;
+/// The maximum number of items on a page.
+pub const MAX_PAGE_SIZE: u16 = 200;
 
-/// Most rows that a page reads to find its items, where no index knows them.
-pub(crate) const WALK: i64 = 1_000;
-/// The same in a statement.
-pub(crate) const WALK_SQL: &str = "1000";
+/// The maximum number of rows that a page scans for its items if no index selects them.
+pub(crate) const SCAN_LIMIT: i64 = 1_000;
+/// The same number, for use in a statement.
+pub(crate) const SCAN_LIMIT_SQL: &str = "1000";
 
-/// The direction of a list.
+/// The order of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
+pub enum SortOrder {
     /// Oldest first.
     #[default]
     Ascending,
@@ -21,7 +22,7 @@ pub enum Order {
     Descending,
 }
 
-impl Order {
+impl SortOrder {
     pub(crate) const fn sql(self) -> &'static str {
         match self {
             Self::Ascending => "asc",
@@ -29,8 +30,8 @@ impl Order {
         }
     }
 
-    /// The comparison of a key with the last one of the page before.
-    pub(crate) const fn beyond(self) -> &'static str {
+    /// The operator that compares a key with the last one of the previous page.
+    pub(crate) const fn after_operator(self) -> &'static str {
         match self {
             Self::Ascending => " > ",
             Self::Descending => " < ",
@@ -38,14 +39,14 @@ impl Order {
     }
 }
 
-/// The part of a list that is asked for.
+/// The part of a list that is requested.
 #[derive(Debug, Clone)]
 pub struct Paging<K> {
-    /// The key that it begins after; the first one in its order when there is none.
+    /// The key after which the page begins; `None` for the first page.
     pub after: Option<K>,
-    /// Its direction.
-    pub order: Order,
-    /// Most items.
+    /// The order of the list.
+    pub order: SortOrder,
+    /// The maximum number of items.
     pub limit: u16,
 }
 
@@ -53,12 +54,13 @@ impl<K> Paging<K> {
     /// The first page, oldest first.
     #[must_use]
     pub const fn first(limit: u16) -> Self {
-        Self { after: None, order: Order::Ascending, limit }
+        Self { after: None, order: SortOrder::Ascending, limit }
     }
 
-    /// How many rows to fetch: at least one more, which tells whether there are more. Few different numbers, so that they can be
-    /// a part of the statement: of a limit that it does not know the planner takes it that it is a tenth of the table.
-    pub(crate) const fn fetch(&self) -> &'static str {
+    /// The number of rows to fetch: at least one more than the limit, to learn whether there is another page. There are
+    /// only a few values, so that each can be a literal in the statement: of a limit that the planner does not know, it
+    /// assumes a tenth of the table.
+    pub(crate) const fn fetch_limit(&self) -> &'static str {
         match self.limit {
             0..=1 => "2",
             2..=50 => "51",
@@ -67,30 +69,30 @@ impl<K> Paging<K> {
     }
 }
 
-/// Some items, and where the next ones begin.
+/// A page of items, and the key of the next page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T, K> {
-    /// In the order of their keys.
+    /// The items, in the order of their keys.
     pub items: Vec<T>,
-    /// The key that the next page begins after, when there may be more.
+    /// The key after which the next page begins; `None` if there are no more items.
     pub next: Option<K>,
 }
 
-/// A row that a page passes over or shows.
+/// A row that a page scanned.
 #[derive(FromRow)]
-pub(crate) struct Walked<T> {
+pub(crate) struct ScannedRow<T> {
     #[sqlx(flatten)]
     pub row: T,
-    /// `true` if it is an item.
+    /// `true` if the row is an item.
     pub matches: bool,
-    /// Its number among the rows that the page reads, from 1.
+    /// The row's number among those that the page scanned, from 1.
     pub nth: i64,
 }
 
 impl<T, K> Page<T, K> {
-    /// Makes a page of at most `limit` from rows of which at least one more was fetched.
+    /// Creates a page of at most `limit` items from rows that include at least one more, if there is one.
     #[must_use]
-    pub fn of(mut items: Vec<T>, limit: u16, key: impl Fn(&T) -> K) -> Self {
+    pub fn from_rows(mut items: Vec<T>, limit: u16, key: impl Fn(&T) -> K) -> Self {
         let limit = usize::from(limit);
         let more = items.len() > limit;
         items.truncate(limit);
@@ -98,11 +100,11 @@ impl<T, K> Page<T, K> {
         Self { items, next }
     }
 
-    /// The same from a walk that shows what matches and, in any case, the last row that it may read.
-    pub(crate) fn of_walk(rows: Vec<Walked<T>>, limit: u16, key: impl Fn(&T) -> K) -> Self {
-        let end = rows.last().filter(|walked| walked.nth == WALK).map(|walked| key(&walked.row));
-        let items = rows.into_iter().filter(|walked| walked.matches).map(|walked| walked.row).collect();
-        let Self { items, next } = Self::of(items, limit, key);
+    /// Creates a page from a scan that returns the matching rows and, in any case, the last row that it may read.
+    pub(crate) fn from_scan(rows: Vec<ScannedRow<T>>, limit: u16, key: impl Fn(&T) -> K) -> Self {
+        let end = rows.last().filter(|scanned| scanned.nth == SCAN_LIMIT).map(|scanned| key(&scanned.row));
+        let items = rows.into_iter().filter(|scanned| scanned.matches).map(|scanned| scanned.row).collect();
+        let Self { items, next } = Self::from_rows(items, limit, key);
         Self { items, next: next.or(end) }
     }
 }
@@ -112,23 +114,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_page_with_more_after_it_says_where_the_next_begins() {
-        let page = |rows| Page::of(rows, 2, |row: &i32| *row);
+    fn only_a_page_with_more_after_it_has_a_next_key() {
+        let page = |rows| Page::from_rows(rows, 2, |row: &i32| *row);
         assert_eq!(page(vec![1, 2, 3]), Page { items: vec![1, 2], next: Some(2) });
         assert_eq!(page(vec![1, 2]), Page { items: vec![1, 2], next: None });
         assert_eq!(page(vec![]), Page { items: vec![], next: None });
     }
 
     #[test]
-    fn a_walk_goes_on_from_the_last_row_that_it_read() {
-        let walk = |rows: &[(i64, bool)]| {
-            let rows = rows.iter().map(|(nth, matches)| Walked { row: *nth, matches: *matches, nth: *nth });
-            Page::of_walk(rows.collect(), 2, |row: &i64| *row)
+    fn a_scan_continues_after_the_last_row_that_it_read() {
+        let scan = |rows: &[(i64, bool)]| {
+            let rows = rows.iter().map(|(nth, matches)| ScannedRow { row: *nth, matches: *matches, nth: *nth });
+            Page::from_scan(rows.collect(), 2, |row: &i64| *row)
         };
-        assert_eq!(walk(&[(3, true), (7, true), (9, true)]), Page { items: vec![3, 7], next: Some(7) });
-        assert_eq!(walk(&[(3, true), (WALK, false)]), Page { items: vec![3], next: Some(WALK) });
-        assert_eq!(walk(&[(3, true), (WALK, true)]), Page { items: vec![3, WALK], next: Some(WALK) });
-        assert_eq!(walk(&[(WALK, false)]), Page { items: vec![], next: Some(WALK) });
-        assert_eq!(walk(&[(3, true)]), Page { items: vec![3], next: None });
+        assert_eq!(scan(&[(3, true), (7, true), (9, true)]), Page { items: vec![3, 7], next: Some(7) });
+        assert_eq!(scan(&[(3, true), (SCAN_LIMIT, false)]), Page { items: vec![3], next: Some(SCAN_LIMIT) });
+        assert_eq!(scan(&[(3, true), (SCAN_LIMIT, true)]), Page { items: vec![3, SCAN_LIMIT], next: Some(SCAN_LIMIT) });
+        assert_eq!(scan(&[(SCAN_LIMIT, false)]), Page { items: vec![], next: Some(SCAN_LIMIT) });
+        assert_eq!(scan(&[(3, true)]), Page { items: vec![3], next: None });
     }
 }

@@ -1,5 +1,5 @@
-//! The recorded attempts, replayed under another lockout policy. It reads the leaves themselves, each checked against
-//! its hash, and so is never behind the log.
+//! The recorded login attempts, replayed under another lockout policy. The preview reads the leaves themselves and
+//! checks each against its hash, so it is never behind the log.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::Recorded;
@@ -8,19 +8,20 @@ use fulexo_domain::preview::{Found, Preview};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
 
-use crate::as_of::first;
-use crate::feed::{self, FeedError, Row};
+use crate::as_of::first_position;
+use crate::feed::{self, FeedError, LogEventRow};
 use crate::to_i64;
 
-/// Positions looked at in one read. A stretch of positions, not a number of attempts: so it is one walk of the primary
-/// key, whatever the planner believes of the table.
-const STRETCH: u64 = 4_000;
+/// The number of positions per read. It limits positions rather than attempts, so each read is one scan of the primary
+/// key regardless of the planner's estimates.
+const POSITIONS_PER_READ: u64 = 4_000;
 
-/// What the policy would have done to the attempts recorded at or after `from`. At most `most` events are replayed, from the oldest on; `None` when there are more.
+/// The effect that the policy would have had on the attempts recorded at or after `from`. It replays at most `most`
+/// events, oldest first, and returns `None` if there are more.
 ///
 /// # Errors
 /// [`FeedError`].
-pub async fn replay(
+pub async fn replay_attempts(
     pool: &PgPool,
     policy: LockoutPolicy,
     from: DateTime<Utc>,
@@ -29,13 +30,15 @@ pub async fn replay(
 ) -> Result<Option<Found>, FeedError> {
     let mut preview = Preview::new(policy, listed);
     let mut replayed = 0;
-    // While one batch is counted, the next is on its way.
-    let (mut next, end) =
-        (first(pool, |recorded_at| recorded_at >= from).await?, feed::size(&mut *pool.acquire().await?).await?);
+    // The next batch is read while this one is counted.
+    let (mut next, end) = (
+        first_position(pool, |recorded_at| recorded_at >= from).await?,
+        feed::size(&mut *pool.acquire().await?).await?,
+    );
     let mut ahead = fetch(pool, next);
     while next < end {
         let events = ahead.await.map_err(|_| FeedError::Gap { position: next })??;
-        next += STRETCH;
+        next += POSITIONS_PER_READ;
         ahead = fetch(pool, next);
         replayed += events.len() as u64;
         if replayed > most {
@@ -57,14 +60,14 @@ fn fetch(pool: &PgPool, from: u64) -> JoinHandle<Result<Vec<Recorded>, FeedError
     let pool = pool.clone();
     tokio::spawn(async move {
         let rows = sqlx::query_as!(
-            Row,
+            LogEventRow,
             "select position, stream_id, category, version, leaf, leaf_hash from log.event
              where position >= $1 and position < $2 and category = 'authentication' order by position",
             to_i64(from),
-            to_i64(from + STRETCH)
+            to_i64(from + POSITIONS_PER_READ)
         )
         .fetch_all(&pool)
         .await?;
-        rows.iter().map(Row::verify).collect()
+        rows.iter().map(LogEventRow::verify).collect()
     })
 }

@@ -1,14 +1,15 @@
-//! A read model made again from the log, beside the live one, which is followed and read meanwhile.
+//! Rebuilds a read model from the log alongside the live version, which remains readable and up to date.
 //!
 //! ```text
-//! begun, or resumed --> as far as the live version: compared --> indexed --> at the head: switched
-//!                                                                              live becomes previous <--> roll_back
+//! started, or resumed --> at the live version's position: compared --> indexed --> at the head: switched
+//!                                                                                 live becomes previous <--> roll_back
 //! ```
 //!
-//! What is written commits with the build's own checkpoint: whatever interrupts a rebuild, the next one goes on from there.
-//! `begin_build` and the other functions of the database that move tables are in `migrations/0007_rebuild.sql`.
+//! Rows commit together with the build's own checkpoint: after an interruption, the next rebuild resumes there.
+//! `begin_build` and the other database functions that move tables are in `migrations/0007_rebuild.sql`.
 //!
-//! It does not judge: where the new version differs from the live one the log's word stands, and the difference is told.
+//! A rebuild does not judge: if the new version differs from the live one, the log is right, and the difference is
+//! reported.
 
 mod beside;
 mod build;
@@ -21,33 +22,32 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::feed::{self, FeedError, Replay};
+use crate::feed::{self, FeedError, LogReader};
 use crate::read_models::Projection;
 use build::Build;
-use report::{BATCH, Batch};
-pub use report::{Comparison, News, Options, RebuildError, Rebuilt};
-pub use roll_back::{RolledBack, roll_back};
+use report::{BATCH, EventBatch};
+pub use report::{BuildComparison, RebuildError, RebuildOptions, RebuildProgress, RebuildReport};
+pub use roll_back::{RollbackReport, roll_back};
 
-/// One outcome a projection.
-pub type Outcomes = Vec<(Projection, Result<Rebuilt, RebuildError>)>;
+/// The outcome of each rebuild.
+pub type RebuildOutcomes = Vec<(Projection, Result<RebuildReport, RebuildError>)>;
 
-/// Rebuilds, reading and decoding the log once for all of these, and switches to each as it is done. What one comes to
-/// does not hold up the others.
+/// Rebuilds these read models, reading and decoding the log once for all of them, and switches to each as soon as it is
+/// built. A failure of one does not delay the others.
 ///
-/// # Errors
-/// [`RebuildError`] when nothing could begin, or the log cannot be read; then nothing was switched.
+/// # Errors [`RebuildError`] if nothing could start or the log cannot be read. Then nothing was switched.
 pub async fn rebuild(
     pool: &PgPool,
     projections: &[Projection],
-    options: &Options,
-    mut tell: impl FnMut(Projection, News),
-) -> Result<Outcomes, RebuildError> {
-    let (news, mut heard) = mpsc::channel(64);
+    options: &RebuildOptions,
+    mut report: impl FnMut(Projection, RebuildProgress),
+) -> Result<RebuildOutcomes, RebuildError> {
+    let (sender, mut receiver) = mpsc::channel(64);
     let mut builds = Vec::new();
     for projection in projections {
-        builds.push(Build::open(pool, *projection, options, news.clone()).await?);
+        builds.push(Build::open(pool, *projection, options, sender.clone()).await?);
     }
-    drop(news);
+    drop(sender);
     let from = builds.iter().map(Build::position).min().unwrap_or_default();
     let mut feeds = Vec::new();
     let mut work = JoinSet::new();
@@ -64,16 +64,16 @@ pub async fn rebuild(
         tokio::select! {
             read = &mut reading, if !is_read => {
                 is_read = true;
-                // Builds are given no end of the log but the true one.
+                // The feeds close only at the true end of the log.
                 read?;
             }
-            Some((projection, news)) = heard.recv() => tell(projection, news),
+            Some((projection, progress)) = receiver.recv() => report(projection, progress),
             ended = work.join_next() => match ended {
                 Some(Ok(outcome)) => outcomes.push(outcome),
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 None => {
-                    while let Ok((projection, news)) = heard.try_recv() {
-                        tell(projection, news);
+                    while let Ok((projection, progress)) = receiver.try_recv() {
+                        report(projection, progress);
                     }
                     return Ok(outcomes);
                 }
@@ -82,20 +82,20 @@ pub async fn rebuild(
     }
 }
 
-/// Gives each build the log, to within a batch of its head; the rest they read by themselves.
-async fn feed_all(pool: &PgPool, from: u64, mut feeds: Vec<mpsc::Sender<Batch>>) -> Result<(), FeedError> {
+/// Sends the log to each build, up to the last batch; the builds read the rest themselves.
+async fn feed_all(pool: &PgPool, from: u64, mut feeds: Vec<mpsc::Sender<EventBatch>>) -> Result<(), FeedError> {
     let mut next = from;
     loop {
         let size = feed::size(&mut *pool.acquire().await?).await?;
         if size.saturating_sub(next) < u64::from(BATCH) {
             return Ok(());
         }
-        let mut replay = Replay::in_batches(pool, next..size, BATCH);
+        let mut replay = LogReader::in_batches(pool, next..size, BATCH);
         while let Some(events) = replay.next().await? {
             next += events.len() as u64;
             let events = Arc::new(events);
             for feed in &feeds {
-                // One that has ended says so itself.
+                // A build that has failed reports that itself.
                 let _ = feed.send(Arc::clone(&events)).await;
             }
             feeds.retain(|feed| !feed.is_closed());

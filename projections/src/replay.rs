@@ -1,8 +1,8 @@
-//! The claim of the histories, tested: the read models made again from the log up to a position, and compared with what the
-//! live tables say of that position by the ranges of their rows.
+//! Verifies the histories: it rebuilds the read models from the log up to a position and compares them with the live
+//! tables, read as of that position.
 //!
-//! The replay has tables of its own, temporary ones: seen by its connection alone, gone with it, made by whoever may read.
-//! It writes nothing that others see.
+//! The replay writes to temporary tables. Only its connection sees them, they vanish with it, and any role that may
+//! read can create them. It writes nothing that others see.
 
 use fulexo_domain::event::Recorded;
 use futures_util::TryStreamExt;
@@ -10,12 +10,12 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::read_models::{Kept, Projection};
+use crate::read_models::{Projection, RowCache};
 
-/// A table of a read model. Of a past, what counts as of a position are the versions superseded until then.
+/// A table of a read model. As of a position, a table of the past holds the versions superseded until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they are called as they are")]
-pub enum Table {
+pub enum ReadModelTable {
     Account,
     AccountPast,
     AccountCount,
@@ -31,8 +31,8 @@ pub enum Table {
     Audit,
 }
 
-impl Table {
-    /// All of them.
+impl ReadModelTable {
+    /// All tables.
     pub const ALL: [Self; 13] = [
         Self::Account,
         Self::AccountPast,
@@ -49,7 +49,7 @@ impl Table {
         Self::Audit,
     ];
 
-    /// Its name, without the schema.
+    /// The table's name, without the schema.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,28 +70,27 @@ impl Table {
     }
 }
 
-/// What a table held as of a position.
+/// The content of a table as of a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checksum {
-    /// How many rows.
+    /// The number of rows.
     pub rows: u64,
-    /// SHA-256 over all of them, in the order of their keys.
+    /// The SHA-256 over all rows, in the order of their keys.
     pub digest: [u8; 32],
 }
 
-/// Read models of one's own, empty at first.
-pub struct Scratch(PgConnection);
+/// Read models in temporary tables, initially empty.
+pub struct ScratchTables(PgConnection);
 
-/// Where a connection's temporary tables are.
+/// The schema of a connection's temporary tables.
 const TEMPORARY: &str = "pg_temp";
 
-impl Scratch {
-    /// On a connection that nobody else uses.
+impl ScratchTables {
+    /// Creates the tables on a connection that nobody else uses.
     ///
-    /// # Errors
-    /// The database, among them that its role may make no temporary tables.
+    /// # Errors [`sqlx::Error`], also if the role may not create temporary tables.
     pub async fn create(mut connection: PgConnection) -> Result<Self, sqlx::Error> {
-        // Only before the first of them is used.
+        // This is allowed only before the first temporary table is used.
         sqlx::query("set temp_buffers = '64MB'").execute(&mut connection).await?;
         for table in Projection::ALL.into_iter().flat_map(Projection::tables) {
             let statement = format!("create temporary table {table} (like read.{table} including indexes)");
@@ -100,35 +99,35 @@ impl Scratch {
         Ok(Self(connection))
     }
 
-    /// Applies a stretch of the log to all of them; stretches come one after another, from the beginning.
+    /// Applies consecutive events to all read models, starting from the beginning of the log.
     ///
     /// # Errors
-    /// The database.
+    /// [`sqlx::Error`].
     pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), sqlx::Error> {
         let mut transaction = self.0.begin().await?;
         use_schema(&mut transaction, TEMPORARY).await?;
         for projection in Projection::ALL {
-            projection.apply(&mut transaction, &mut Kept::default(), events).await?;
+            projection.apply(&mut transaction, &mut RowCache::default(), events).await?;
         }
         transaction.commit().await
     }
 
-    /// What they held as of a position.
+    /// The content of one of these tables as of a position.
     ///
     /// # Errors
-    /// The database.
-    pub async fn checksum(&mut self, table: Table, position: i64) -> Result<Checksum, sqlx::Error> {
+    /// [`sqlx::Error`].
+    pub async fn checksum(&mut self, table: ReadModelTable, position: i64) -> Result<Checksum, sqlx::Error> {
         checksum(&mut self.0, TEMPORARY, table, position).await
     }
 }
 
-/// What readers' tables held as of a position, which they must have seen.
+/// The content of a live table as of a position, which its projection must have reached.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn live_checksum(
     connection: &mut PgConnection,
-    table: Table,
+    table: ReadModelTable,
     position: i64,
 ) -> Result<Checksum, sqlx::Error> {
     checksum(connection, "read", table, position).await
@@ -137,7 +136,7 @@ pub async fn live_checksum(
 async fn checksum(
     connection: &mut PgConnection,
     schema: &str,
-    table: Table,
+    table: ReadModelTable,
     position: i64,
 ) -> Result<Checksum, sqlx::Error> {
     let mut transaction = connection.begin().await?;
@@ -146,7 +145,7 @@ async fn checksum(
     let mut stream = rows_as_of(&mut transaction, table, position);
     while let Some(row) = stream.try_next().await? {
         rows += 1;
-        // Rows hold no line feeds that are not escaped: a name or a text of ours has none.
+        // A line feed cannot appear in a row unescaped: none of our names or texts has one.
         digest.update(row.as_bytes());
         digest.update(b"\n");
     }
@@ -155,7 +154,8 @@ async fn checksum(
     Ok(Checksum { rows, digest: digest.finalize().into() })
 }
 
-/// For as long as the transaction lasts, tables are those in this schema. Temporary ones come last, or they would come first.
+/// Resolves tables in this schema for the rest of the transaction. The temporary schema is listed last, or it would be
+/// searched first.
 async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     sqlx::query_scalar!("select set_config('search_path', $1 || ', pg_temp', true)", schema)
         .fetch_one(transaction)
@@ -163,15 +163,15 @@ async fn use_schema(transaction: &mut PgConnection, schema: &str) -> Result<(), 
         .map(drop)
 }
 
-/// The rows of a table as of a position, each as text, in the order of their keys. One question for both: a table that was
-/// made by a replay and one that was followed.
+/// The rows of a table as of a position, each as text, in the order of their keys. Replayed tables and live tables are
+/// asked the same question.
 fn rows_as_of(
     connection: &mut PgConnection,
-    table: Table,
+    table: ReadModelTable,
     position: i64,
 ) -> BoxStream<'_, Result<String, sqlx::Error>> {
     match table {
-        Table::Account => sqlx::query_scalar!(
+        ReadModelTable::Account => sqlx::query_scalar!(
             r#"select t::text as "row!" from (
                    select * from account where since <= $1
                    union all
@@ -183,17 +183,17 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        Table::AccountPast => sqlx::query_scalar!(
+        ReadModelTable::AccountPast => sqlx::query_scalar!(
             r#"select t::text as "row!" from account_past t where until <= $1 order by account_id, since"#,
             position
         )
         .fetch(connection),
-        Table::AccountCount => sqlx::query_scalar!(
+        ReadModelTable::AccountCount => sqlx::query_scalar!(
             r#"select t::text as "row!" from account_count t where position <= $1 order by position"#,
             position
         )
         .fetch(connection),
-        Table::Session => sqlx::query_scalar!(
+        ReadModelTable::Session => sqlx::query_scalar!(
             r#"select t::text as "row!" from (
                    select * from session where since <= $1
                    union all
@@ -204,13 +204,13 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        Table::SessionPast => sqlx::query_scalar!(
+        ReadModelTable::SessionPast => sqlx::query_scalar!(
             r#"select t::text as "row!" from session_past t where until <= $1 order by session_id, since"#,
             position
         )
         .fetch(connection),
-        // What is not settled by then follows from the sessions.
-        Table::SessionCount => sqlx::query_scalar!(
+        // The periods that are not settled by then follow from the sessions.
+        ReadModelTable::SessionCount => sqlx::query_scalar!(
             r#"select t::text as "row!" from session_count t
                where at < date_trunc(unit, (
                    select recorded_at from audit where position <= $1 order by position desc limit 1), 'UTC')
@@ -218,7 +218,7 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        Table::Role => sqlx::query_scalar!(
+        ReadModelTable::Role => sqlx::query_scalar!(
             r#"select t::text as "row!" from (
                    select * from role where since <= $1
                    union all
@@ -228,12 +228,12 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        Table::RolePast => sqlx::query_scalar!(
+        ReadModelTable::RolePast => sqlx::query_scalar!(
             r#"select t::text as "row!" from role_past t where until <= $1 order by role, since"#,
             position
         )
         .fetch(connection),
-        Table::RoleGrant => sqlx::query_scalar!(
+        ReadModelTable::RoleGrant => sqlx::query_scalar!(
             r#"select t::text as "row!" from (
                    select * from role_grant where since <= $1
                    union all
@@ -243,18 +243,18 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        Table::RoleGrantPast => sqlx::query_scalar!(
+        ReadModelTable::RoleGrantPast => sqlx::query_scalar!(
             r#"select t::text as "row!" from role_grant_past t where until <= $1 order by account_id, role, since"#,
             position
         )
         .fetch(connection),
-        Table::HolderCount => sqlx::query_scalar!(
+        ReadModelTable::HolderCount => sqlx::query_scalar!(
             r#"select t::text as "row!" from holder_count t where position <= $1 order by role, position"#,
             position
         )
         .fetch(connection),
-        // The minute in which the position is has to be counted anew.
-        Table::Metric => sqlx::query_scalar!(
+        // The minute that contains the position has to be recounted.
+        ReadModelTable::Metric => sqlx::query_scalar!(
             r#"select t::text as "row!" from (
                    select * from metric where last_position <= $1
                    union all
@@ -267,7 +267,7 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        Table::Audit => sqlx::query_scalar!(
+        ReadModelTable::Audit => sqlx::query_scalar!(
             r#"select t::text as "row!" from audit t where position <= $1 order by position"#,
             position
         )
@@ -282,6 +282,6 @@ mod tests {
     #[test]
     fn every_table_of_a_read_model_is_compared() {
         let tables: Vec<&str> = Projection::ALL.into_iter().flat_map(Projection::tables).copied().collect();
-        assert_eq!(tables, Table::ALL.map(Table::as_str));
+        assert_eq!(tables, ReadModelTable::ALL.map(ReadModelTable::as_str));
     }
 }

@@ -1,7 +1,7 @@
-//! A worker a projection: read, apply, move the checkpoint, in one transaction. Whichever node holds the checkpoint's
-//! row does the work; the others watch.
+//! One worker per projection: it reads, applies, and moves the checkpoint in one transaction. The node that locks the
+//! checkpoint's row does the work; the others watch.
 //!
-//! An event that cannot be applied is never skipped: the worker stops there, says so in health, and tries again.
+//! A worker never skips an event that it cannot apply. It stops there, reports that in health, and tries again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,103 +11,113 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::dedicated_connection::DedicatedConnection;
 use crate::feed::{self, Feed, FeedError};
-use crate::line::Line;
-use crate::read_models::{Kept, Projection};
+use crate::read_models::{Projection, RowCache};
 use crate::to_i64;
 
-/// Most events in one transaction.
+/// The maximum number of events per transaction.
 const BATCH: u32 = 1_000;
-/// How often a node looks where the others are.
-const TICK: Duration = Duration::from_millis(100);
-/// How soon a node looks for the first time what another one made of something new.
-const GLANCE: Duration = Duration::from_millis(2);
+/// The interval between reads of the checkpoints.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The delay before the first read of the checkpoints after something new.
+const FIRST_POLL: Duration = Duration::from_millis(2);
 
-/// How far each projection is, as this node knows it.
+/// The state of each projection, as far as this node knows.
 #[derive(Clone)]
-pub struct Progress(Arc<HashMap<Projection, watch::Sender<State>>>);
+pub struct ProjectionProgress(Arc<HashMap<Projection, watch::Sender<ProjectionState>>>);
 
-/// Where a projection stands.
+/// The state of a projection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct State {
-    /// Every position below it is visible.
+pub struct ProjectionState {
+    /// Every event below this position is visible.
     pub position: u64,
-    /// Which version of the read model is live; 0 as long as this node has not looked.
+    /// The version of the read model that is live; 0 until this node has read it.
     pub version: u32,
-    /// The node that applied the last batch.
+    /// The name of the node that applied the last batch.
     pub owner: Option<String>,
-    /// Why it does not move, when it does not.
+    /// The reason for which the projection has stopped, if it has.
     pub stopped_because: Option<String>,
 }
 
-/// A projection that did not get far enough in time.
+/// The projection did not reach the position in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the projection is behind")]
-pub struct Behind;
+#[error("the projection has not reached the position in time")]
+pub struct ProjectionBehind;
 
-impl Default for Progress {
+impl Default for ProjectionProgress {
     fn default() -> Self {
-        let senders = Projection::ALL.into_iter().map(|projection| (projection, watch::Sender::new(State::default())));
+        let senders =
+            Projection::ALL.into_iter().map(|projection| (projection, watch::Sender::new(ProjectionState::default())));
         Self(Arc::new(senders.collect()))
     }
 }
 
-impl Progress {
+impl ProjectionProgress {
     /// Waits until the event at `position` is visible in the projection.
     ///
     /// # Errors
-    /// [`Behind`] after `patience`.
-    pub async fn wait(&self, projection: Projection, position: u64, patience: Duration) -> Result<(), Behind> {
-        self.reaches(projection, position.saturating_add(1), patience).await
-    }
-
-    /// The same, unless the projection has stopped: then there is nothing to wait for.
-    ///
-    /// # Errors
-    /// [`Behind`] after `patience`, or once it has stopped.
-    pub async fn wait_while_it_moves(
+    /// [`ProjectionBehind`] after `patience`.
+    pub async fn wait(
         &self,
         projection: Projection,
         position: u64,
         patience: Duration,
-    ) -> Result<(), Behind> {
-        let mut state = self.0.get(&projection).ok_or(Behind)?.subscribe();
-        let ended = state.wait_for(|state| state.position > position || state.stopped_because.is_some());
-        let state = timeout(patience, ended).await.map_err(|_| Behind)?.map_err(|_| Behind)?;
-        if state.position > position { Ok(()) } else { Err(Behind) }
+    ) -> Result<(), ProjectionBehind> {
+        self.wait_for_size(projection, position.saturating_add(1), patience).await
     }
 
-    async fn reaches(&self, projection: Projection, size: u64, patience: Duration) -> Result<(), Behind> {
-        let mut state = self.0.get(&projection).ok_or(Behind)?.subscribe();
+    /// Waits like [`ProjectionProgress::wait`], but fails at once if the projection has stopped.
+    ///
+    /// # Errors [`ProjectionBehind`] after `patience`, or once the projection has stopped.
+    pub async fn wait_unless_stopped(
+        &self,
+        projection: Projection,
+        position: u64,
+        patience: Duration,
+    ) -> Result<(), ProjectionBehind> {
+        let mut state = self.0.get(&projection).ok_or(ProjectionBehind)?.subscribe();
+        let ended = state.wait_for(|state| state.position > position || state.stopped_because.is_some());
+        let state = timeout(patience, ended).await.map_err(|_| ProjectionBehind)?.map_err(|_| ProjectionBehind)?;
+        if state.position > position { Ok(()) } else { Err(ProjectionBehind) }
+    }
+
+    async fn wait_for_size(
+        &self,
+        projection: Projection,
+        size: u64,
+        patience: Duration,
+    ) -> Result<(), ProjectionBehind> {
+        let mut state = self.0.get(&projection).ok_or(ProjectionBehind)?.subscribe();
         timeout(patience, state.wait_for(|state| state.position >= size))
             .await
-            .map_err(|_| Behind)?
-            .map_err(|_| Behind)?;
+            .map_err(|_| ProjectionBehind)?
+            .map_err(|_| ProjectionBehind)?;
         Ok(())
     }
 
-    /// Whether every projection has got so far.
+    /// `true` if every projection has applied all events below `size`.
     fn all_reach(&self, size: u64) -> bool {
         self.0.values().all(|state| state.borrow().position >= size)
     }
 
-    /// Where a projection stands.
+    /// The state of a projection.
     #[must_use]
-    pub fn of(&self, projection: Projection) -> State {
+    pub fn of(&self, projection: Projection) -> ProjectionState {
         self.0.get(&projection).map(|state| state.borrow().clone()).unwrap_or_default()
     }
 
-    /// What the checkpoint said a moment ago. A runner here may have told more since, or why it does not move.
-    fn hear(&self, projection: Projection, state: State) {
+    /// Takes a state from the checkpoint. A runner here may have published a newer one, or the reason why it stopped.
+    fn observe_checkpoint(&self, projection: Projection, state: ProjectionState) {
         let known = self.of(projection);
         let is_news =
             state.position == known.position && (state.version != known.version || state.stopped_because.is_some());
         if state.position > known.position || is_news {
-            self.tell(projection, state);
+            self.publish(projection, state);
         }
     }
 
-    fn tell(&self, projection: Projection, state: State) {
+    fn publish(&self, projection: Projection, state: ProjectionState) {
         if let Some(sender) = self.0.get(&projection) {
             sender.send_if_modified(|known| {
                 let differs = *known != state;
@@ -118,118 +128,118 @@ impl Progress {
     }
 }
 
-/// Looks what the other nodes have made of something new: soon, since somebody may wait here to see it, and one statement
-/// for all projections.
-pub struct Lookout {
+/// Reads from the checkpoints how far other nodes have brought the projections. It reads soon after something new,
+/// since callers may wait for it here, and with one statement for all projections.
+pub struct ProgressPoller {
     pool: PgPool,
     head: watch::Receiver<u64>,
-    progress: Progress,
+    progress: ProjectionProgress,
 }
 
-impl Lookout {
-    /// `head` tells how long the log is.
+impl ProgressPoller {
+    /// `head` carries the size of the log.
     #[must_use]
-    pub const fn new(pool: PgPool, head: watch::Receiver<u64>, progress: Progress) -> Self {
+    pub const fn new(pool: PgPool, head: watch::Receiver<u64>, progress: ProjectionProgress) -> Self {
         Self { pool, head, progress }
     }
 
-    /// Runs until cancelled; looks at the beginning, too, when another node may be at work on what there is.
+    /// Runs until cancelled. It also polls at the start, when another node may still be applying existing events.
     pub async fn run(mut self) {
         loop {
-            sleep(GLANCE).await;
-            let (mut line, mut pause) = (Line::new(self.pool.clone()), GLANCE);
-            // Most of the time it is this node that did the work.
+            sleep(FIRST_POLL).await;
+            let (mut connection, mut pause) = (DedicatedConnection::new(self.pool.clone()), FIRST_POLL);
+            // Usually this node itself did the work.
             while !self.progress.all_reach(*self.head.borrow_and_update()) {
-                if let Err(error) = self.look(&mut line).await {
-                    tracing::warn!(%error, "how far the projections are cannot be read; trying again");
+                if let Err(error) = self.poll(&mut connection).await {
+                    tracing::warn!(%error, "the checkpoints cannot be read; trying again");
                 }
                 if timeout(pause, self.head.changed()).await.is_ok() {
-                    pause = GLANCE;
-                    sleep(GLANCE).await;
+                    pause = FIRST_POLL;
+                    sleep(FIRST_POLL).await;
                 } else {
-                    pause = (pause * 2).min(TICK);
+                    pause = (pause * 2).min(POLL_INTERVAL);
                 }
             }
-            // Ends only with its sender, and then this node ends.
+            // The channel closes only when this node stops.
             if self.head.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    async fn look(&self, line: &mut Line) -> Result<(), sqlx::Error> {
-        let rows = line.promptly(async |connection| {
+    async fn poll(&self, connection: &mut DedicatedConnection) -> Result<(), sqlx::Error> {
+        let rows = connection.with_deadline(async |connection| {
             sqlx::query!("select name, position, version, owner, stopped_because from projection.checkpoint")
                 .fetch_all(connection)
                 .await
         });
         for row in rows.await? {
             let Ok(projection) = row.name.parse() else { continue };
-            let state = State {
+            let state = ProjectionState {
                 position: row.position.unsigned_abs(),
                 version: row.version.unsigned_abs(),
                 owner: row.owner,
                 stopped_because: row.stopped_because,
             };
-            self.progress.hear(projection, state);
+            self.progress.observe_checkpoint(projection, state);
         }
         Ok(())
     }
 }
 
-/// Keeps one projection up with the log.
+/// Keeps one projection up to date with the log.
 pub struct Runner {
     projection: Projection,
     pool: PgPool,
     head: watch::Receiver<u64>,
-    progress: Progress,
+    progress: ProjectionProgress,
     feed: Arc<dyn Feed>,
     node_name: Arc<str>,
-    /// Where this node left it, when it last applied a batch, or began.
-    left: Option<u64>,
+    /// The position after the last batch that this node applied, or the one at which it started.
+    last_position: Option<u64>,
 }
 
-enum Step {
-    /// Applied something; there may be more.
-    Moved,
-    /// Nothing new.
+enum RunnerStep {
+    /// A batch was applied; there may be more.
+    Applied,
+    /// There is nothing new.
     Idle,
     /// Another node does the work.
-    Elsewhere,
+    OwnedElsewhere,
 }
 
 impl Runner {
-    /// `head` tells how long the log is, `feed` what is in it; `node_name` is what other nodes call this one.
+    /// `head` carries the size of the log and `feed` its events; `node_name` is the name that other nodes see.
     #[must_use]
     pub const fn new(
         projection: Projection,
         pool: PgPool,
         head: watch::Receiver<u64>,
-        progress: Progress,
+        progress: ProjectionProgress,
         feed: Arc<dyn Feed>,
         node_name: Arc<str>,
     ) -> Self {
-        Self { projection, pool, head, progress, feed, node_name, left: None }
+        Self { projection, pool, head, progress, feed, node_name, last_position: None }
     }
 
-    /// Runs until cancelled; a batch is applied whole or not at all.
+    /// Runs until cancelled. A batch is applied as a whole or not at all.
     pub async fn run(mut self) {
-        let mut pause = TICK;
+        let mut pause = POLL_INTERVAL;
         loop {
-            let step = if self.give_way().await { Ok(Step::Idle) } else { self.step().await };
+            let step = if self.yields_to_owner().await { Ok(RunnerStep::Idle) } else { self.step().await };
             match step {
-                Ok(Step::Moved) => pause = TICK,
-                Ok(Step::Idle) => {
-                    pause = TICK;
-                    // Woken by the head; the tick is for a head that moved while nobody told us.
-                    let _ = timeout(TICK * 10, self.head.changed()).await;
+                Ok(RunnerStep::Applied) => pause = POLL_INTERVAL,
+                Ok(RunnerStep::Idle) => {
+                    pause = POLL_INTERVAL;
+                    // The head wakes this; the timeout covers a head that moved without a wake-up.
+                    let _ = timeout(POLL_INTERVAL * 10, self.head.changed()).await;
                 }
-                Ok(Step::Elsewhere) => {
-                    pause = TICK;
-                    let _ = timeout(TICK, self.head.changed()).await;
+                Ok(RunnerStep::OwnedElsewhere) => {
+                    pause = POLL_INTERVAL;
+                    let _ = timeout(POLL_INTERVAL, self.head.changed()).await;
                 }
                 Err(error) => {
-                    self.stopped(&error).await;
+                    self.report_failure(&error).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
                     sleep(pause).await;
                 }
@@ -237,22 +247,23 @@ impl Runner {
         }
     }
 
-    /// Whoever applied the last batch goes first: with every node at every batch, most of the work would be to find out
-    /// that another one does it. The others hear what became of it (`Lookout`), and try themselves where it has not got
-    /// there within a tick. Whether it has.
-    async fn give_way(&self) -> bool {
+    /// Waits for the node that applied the last batch, and returns `true` if that node has reached the head. If every
+    /// node tried every batch, most attempts would only find that another node does the work. The others learn the
+    /// result from `ProgressPoller`, and try themselves if the owner has not reached the head within one poll interval.
+    async fn yields_to_owner(&self) -> bool {
         let head = *self.head.borrow();
         let known = self.progress.of(self.projection).position;
         known < head
-            && self.left.is_some_and(|left| left != known)
-            && self.progress.reaches(self.projection, head, TICK).await.is_ok()
+            && self.last_position.is_some_and(|last_position| last_position != known)
+            && self.progress.wait_for_size(self.projection, head, POLL_INTERVAL).await.is_ok()
     }
 
-    async fn step(&mut self) -> Result<Step, FeedError> {
+    async fn step(&mut self) -> Result<RunnerStep, FeedError> {
         let name = self.projection.as_str();
         let mut transaction = self.pool.begin().await?;
         // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies. Read models name their
-        // tables without a schema: a rebuild has others. Temporary tables come last, or they would come first.
+        // tables without a schema because a rebuild has its own. The temporary schema is listed last, or it would be
+        // searched first.
         let held = sqlx::query!(
             "select position, version, owner, stopped_because, set_config('search_path', 'read, pg_temp', true)
              from projection.checkpoint where name = $1 for update skip locked",
@@ -260,15 +271,17 @@ impl Runner {
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        let Some(checkpoint) = held else { return Ok(Step::Elsewhere) };
+        let Some(checkpoint) = held else { return Ok(RunnerStep::OwnedElsewhere) };
         let from = checkpoint.position.unsigned_abs();
         let version = checkpoint.version.unsigned_abs();
-        // Another node may have got so far, or a rebuild.
+        // Another node or a rebuild may have advanced the checkpoint.
         let known = self.progress.of(self.projection);
-        self.progress
-            .tell(self.projection, State { position: from, version, owner: checkpoint.owner.clone(), ..known });
+        self.progress.publish(
+            self.projection,
+            ProjectionState { position: from, version, owner: checkpoint.owner.clone(), ..known },
+        );
         let events = match self.feed.read(&mut transaction, from, BATCH).await {
-            // What comes before an event that cannot be read is applied; the next step stops at the event itself.
+            // The events before an unreadable one are applied; the next step stops at the unreadable event itself.
             Err(error) => match error.position().and_then(|position| position.checked_sub(from)) {
                 Some(sound @ 1..) => feed::read(&mut transaction, from, u32::try_from(sound).unwrap_or(BATCH)).await?,
                 Some(0) | None => return Err(error),
@@ -277,12 +290,12 @@ impl Runner {
         };
         let until = from + events.len() as u64;
         if events.is_empty() && checkpoint.stopped_because.is_none() {
-            let state = State { position: from, version, owner: checkpoint.owner, stopped_because: None };
-            self.progress.tell(self.projection, state);
-            self.left.get_or_insert(from);
-            return Ok(Step::Idle);
+            let state = ProjectionState { position: from, version, owner: checkpoint.owner, stopped_because: None };
+            self.progress.publish(self.projection, state);
+            self.last_position.get_or_insert(from);
+            return Ok(RunnerStep::Idle);
         }
-        self.projection.apply(&mut transaction, &mut Kept::default(), &events).await?;
+        self.projection.apply(&mut transaction, &mut RowCache::default(), &events).await?;
         sqlx::query!(
             "update projection.checkpoint set position = $2, owner = $3, stopped_because = null, updated_at = now()
              where name = $1",
@@ -293,26 +306,27 @@ impl Runner {
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        self.left = Some(until);
+        self.last_position = Some(until);
         let owner = Some(self.node_name.to_string());
-        self.progress.tell(self.projection, State { position: until, version, owner, stopped_because: None });
-        Ok(Step::Moved)
+        self.progress
+            .publish(self.projection, ProjectionState { position: until, version, owner, stopped_because: None });
+        Ok(RunnerStep::Applied)
     }
 
-    async fn stopped(&self, error: &FeedError) {
+    async fn report_failure(&self, error: &FeedError) {
         let name = self.projection.as_str();
         tracing::error!(projection = name, %error, "a projection has stopped; trying again");
         let known = self.progress.of(self.projection);
         let because = Some(error.to_string());
-        self.progress.tell(self.projection, State { stopped_because: because.clone(), ..known });
-        // What does not heal by itself is for other nodes to see, too.
+        self.progress.publish(self.projection, ProjectionState { stopped_because: because.clone(), ..known });
+        // Other nodes must see an error that does not heal by itself.
         if !error.is_transient() {
             let written =
                 sqlx::query!("update projection.checkpoint set stopped_because = $2 where name = $1", name, because)
                     .execute(&self.pool)
                     .await;
             if let Err(error) = written {
-                tracing::warn!(projection = name, %error, "that could not be noted in the checkpoint");
+                tracing::warn!(projection = name, %error, "the error could not be recorded in the checkpoint");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Snapshots held against the log: what each says its stream had come to, and what the events until then come to.
+//! Compares snapshots with the log: the state that each stores, and the state that its events produce.
 
 use fulexo_domain::event::{Category, Stream};
 use fulexo_domain::leaf;
@@ -9,26 +9,27 @@ use uuid::Uuid;
 
 use crate::feed::FeedError;
 
-/// Snapshots looked at before the next ones are read.
-const PAGE: i64 = 1_000;
+/// The number of snapshots per read.
+const PAGE_SIZE: i64 = 1_000;
 
-/// What came of a comparison.
+/// The result of comparing all snapshots with the log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Compared {
-    /// How many say what the log says.
-    pub agree: u64,
-    /// How many are of no use: in another build's format, or of an event that this log does not have in that place.
+pub struct SnapshotComparison {
+    /// The number of snapshots that match the log.
+    pub matching: u64,
+    /// The number of unusable snapshots: in the format of another build, or of an event that this log does not have
+    /// there.
     pub unused: u64,
-    /// How many say something else.
-    pub differ: u64,
-    /// The first of those.
-    pub different: Vec<Stream>,
+    /// The number of snapshots that differ from the log.
+    pub differing: u64,
+    /// The streams of the first of these.
+    pub examples: Vec<Stream>,
 }
 
-/// Streams that differ and are named.
-const NAMED: usize = 100;
+/// The maximum number of differing streams to name.
+const MAX_EXAMPLES: usize = 100;
 
-struct Row {
+struct SnapshotRow {
     stream_id: Uuid,
     category: String,
     format: i16,
@@ -37,16 +38,16 @@ struct Row {
     is_used: bool,
 }
 
-/// Compares every snapshot there is.
+/// Compares every snapshot with the log.
 ///
 /// # Errors
 /// The database, or a leaf that this build cannot read.
-pub async fn compare(connection: &mut PgConnection) -> Result<Compared, FeedError> {
-    let mut compared = Compared::default();
+pub async fn compare(connection: &mut PgConnection) -> Result<SnapshotComparison, FeedError> {
+    let mut compared = SnapshotComparison::default();
     let mut last = (Uuid::nil(), String::new(), i16::MIN);
     loop {
         let rows = sqlx::query_as!(
-            Row,
+            SnapshotRow,
             r#"select s.stream_id, s.category, s.format, s.version, s.state,
                       exists (select from log.event e
                               where e.stream_id = s.stream_id and e.category = s.category and e.version = s.version
@@ -57,20 +58,20 @@ pub async fn compare(connection: &mut PgConnection) -> Result<Compared, FeedErro
             last.0,
             last.1,
             last.2,
-            PAGE
+            PAGE_SIZE
         )
         .fetch_all(&mut *connection)
         .await?;
         let Some(end) = rows.last() else { return Ok(compared) };
         last = (end.stream_id, end.category.clone(), end.format);
         for row in rows {
-            match says(connection, &row).await? {
+            match expected_state(connection, &row).await? {
                 None => compared.unused += 1,
-                Some((_, says)) if says == row.state => compared.agree += 1,
+                Some((_, expected)) if expected == row.state => compared.matching += 1,
                 Some((stream, _)) => {
-                    compared.differ += 1;
-                    if compared.different.len() < NAMED {
-                        compared.different.push(stream);
+                    compared.differing += 1;
+                    if compared.examples.len() < MAX_EXAMPLES {
+                        compared.examples.push(stream);
                     }
                 }
             }
@@ -78,8 +79,11 @@ pub async fn compare(connection: &mut PgConnection) -> Result<Compared, FeedErro
     }
 }
 
-/// What the log says in the place of a snapshot; `None` where nobody goes by it.
-async fn says(connection: &mut PgConnection, row: &Row) -> Result<Option<(Stream, String)>, FeedError> {
+/// The state that the log gives for a snapshot; `None` if the snapshot is unusable.
+async fn expected_state(
+    connection: &mut PgConnection,
+    row: &SnapshotRow,
+) -> Result<Option<(Stream, String)>, FeedError> {
     let Some(category) = Category::ALL.into_iter().find(|category| category.as_str() == row.category) else {
         return Ok(None);
     };
@@ -97,7 +101,7 @@ async fn says(connection: &mut PgConnection, row: &Row) -> Result<Option<(Stream
     Ok(folded.map(|folded| (stream, folded)))
 }
 
-async fn fold<R: Record>(connection: &mut PgConnection, row: &Row) -> Result<Option<String>, FeedError> {
+async fn fold<R: Record>(connection: &mut PgConnection, row: &SnapshotRow) -> Result<Option<String>, FeedError> {
     if row.format != R::FORMAT {
         return Ok(None);
     }
@@ -113,6 +117,6 @@ async fn fold<R: Record>(connection: &mut PgConnection, row: &Row) -> Result<Opt
     while let Some(event) = events.try_next().await? {
         record = record.after(leaf::decode(event.position.unsigned_abs(), &event.leaf)?);
     }
-    // One that cannot be written says nothing, which differs from whatever is there.
+    // A state that cannot be serialised becomes an empty text, which differs from every snapshot.
     Ok(Some(record.to_text().unwrap_or_default()))
 }

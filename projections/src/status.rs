@@ -1,4 +1,4 @@
-//! Where each read model stands, for whoever runs the service: from the database alone, whichever nodes run.
+//! The status of each read model, for operators. It comes from the database alone, whichever nodes run.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -6,43 +6,43 @@ use sqlx::PgPool;
 use crate::feed;
 use crate::read_models::Projection;
 
-/// Where one stands.
+/// The status of a read model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ViewStatus {
-    /// Which.
+pub struct ReadModelStatus {
+    /// The read model.
     pub projection: Projection,
-    /// The version that readers see.
+    /// The live version.
     pub version: u32,
-    /// Every event below it is visible.
+    /// Every event below this position is visible.
     pub position: u64,
     /// The number of events in the log.
     pub log_size: u64,
-    /// The node that applied the last batch.
+    /// The name of the node that applied the last batch.
     pub owner: Option<String>,
-    /// Why it does not move, when it does not.
+    /// The reason for which the projection has stopped, if it has.
     pub stopped_because: Option<String>,
-    /// A new version that is being built, or was when something interrupted it.
-    pub build: Option<Building>,
-    /// The version that a roll back brings back, and when it was replaced.
+    /// The build of a new version, running or interrupted.
+    pub build: Option<BuildStatus>,
+    /// The version that a rollback restores, and the time at which it was replaced.
     pub previous: Option<(u32, DateTime<Utc>)>,
 }
 
-/// A version that is not live yet.
+/// The status of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Building {
-    /// Its number.
+pub struct BuildStatus {
+    /// The version being built.
     pub version: u32,
-    /// Every event below it is applied.
+    /// Every event below this position is applied.
     pub position: u64,
-    /// Whether somebody is at it.
+    /// `true` if a process is working on it.
     pub is_under_way: bool,
 }
 
-/// Where all of them stand, as of one moment.
+/// The status of every read model, from one snapshot.
 ///
 /// # Errors
-/// The database.
-pub async fn statuses(pool: &PgPool) -> Result<Vec<ViewStatus>, sqlx::Error> {
+/// [`sqlx::Error`].
+pub async fn statuses(pool: &PgPool) -> Result<Vec<ReadModelStatus>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let log_size = feed::size(&mut transaction).await?;
@@ -68,14 +68,14 @@ pub async fn statuses(pool: &PgPool) -> Result<Vec<ViewStatus>, sqlx::Error> {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        statuses.push(ViewStatus {
+        statuses.push(ReadModelStatus {
             projection,
             version: row.version.unsigned_abs(),
             position: row.position.unsigned_abs(),
             log_size,
             owner: row.owner,
             stopped_because: row.stopped_because,
-            build: row.build_version.zip(row.build_position).map(|(version, position)| Building {
+            build: row.build_version.zip(row.build_position).map(|(version, position)| BuildStatus {
                 version: version.unsigned_abs(),
                 position: position.unsigned_abs(),
                 is_under_way: row.is_under_way,

@@ -16,8 +16,8 @@ use fulexo_domain::role::{Role, RoleState};
 use fulexo_domain::session::{Session, SessionState};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_node::clock;
-use fulexo_projections::feed::Replay;
-use fulexo_projections::replay::{Scratch, Table, live_checksum};
+use fulexo_projections::feed::LogReader;
+use fulexo_projections::replay::{ReadModelTable, ScratchTables, live_checksum};
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -84,7 +84,7 @@ impl Log {
     async fn read(database: &Database) -> Self {
         let pool = database.pool().await;
         let size: i64 = sqlx::query_scalar("select position from log.head").fetch_one(&pool).await.unwrap();
-        let mut replay = Replay::over(&pool, 0..size.unsigned_abs());
+        let mut replay = LogReader::over(&pool, 0..size.unsigned_abs());
         let mut events = Vec::new();
         while let Some(batch) = replay.next().await.unwrap() {
             events.extend(batch);
@@ -416,11 +416,11 @@ impl Log {
 
     /// What `fulexo replay` looks at.
     async fn read_models_agree(&self, database: &Database) {
-        let mut replayed = Scratch::create(PgConnection::connect(&database.url()).await.unwrap()).await.unwrap();
+        let mut replayed = ScratchTables::create(PgConnection::connect(&database.url()).await.unwrap()).await.unwrap();
         replayed.apply(&self.events).await.unwrap();
         let mut live = PgConnection::connect(&database.url()).await.unwrap();
         let last = i64::try_from(self.events.len()).unwrap() - 1;
-        for table in Table::ALL {
+        for table in ReadModelTable::ALL {
             let (by_replay, by_ranges) =
                 (replayed.checksum(table, last).await.unwrap(), live_checksum(&mut live, table, last).await.unwrap());
             assert_eq!(by_replay, by_ranges, "read.{}", table.as_str());

@@ -208,7 +208,7 @@ impl App {
             Some(position) => position,
             None => self.commands.log().size().await.map_err(|_| unknown())?.saturating_sub(1),
         };
-        let enforcement = self.nodes.enforced(position).await.map_err(|error| {
+        let enforcement = self.nodes.wait_until_enforced(position).await.map_err(|error| {
             tracing::warn!(position, %error, "where a change is in force is not known");
             unknown()
         })?;
@@ -242,7 +242,7 @@ impl App {
             }
             None => {
                 if let Some(last) = size.checked_sub(1) {
-                    let _ = self.progress.wait_while_it_moves(projection, last, UNASKED_PATIENCE).await;
+                    let _ = self.progress.wait_unless_stopped(projection, last, UNASKED_PATIENCE).await;
                 }
             }
         }

@@ -24,7 +24,7 @@ use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
-use fulexo_projections::gate::{Claim, KeyVerdict, Verdict, keeps_out, permissions_in};
+use fulexo_projections::gate::{ApiKeyVerdict, SessionVerdict, TokenClaims, locked_out, session_permissions};
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::Registry;
@@ -359,7 +359,7 @@ fn sound<T>(request: &Request, who: T) -> poem::Result<T> {
 /// # Errors
 /// 503 when neither memory nor the database can tell.
 pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Problem> {
-    let mut verdict = app.gate.judge(Claim {
+    let mut verdict = app.gate.judge(TokenClaims {
         account: claims.sub,
         session: claims.sid,
         position: claims.pos,
@@ -367,18 +367,18 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         roles: &claims.roles,
         second_factor: claims.amr.contains(&Method::OneTime),
     });
-    if verdict == Verdict::Unknown {
+    if verdict == SessionVerdict::Unknown {
         // Seldom; boxed, so that the others need not carry its state along.
         verdict = Box::pin(ask_the_tables(app, &claims)).await?;
     }
     let (roles, permissions, second_factor, elevated) = match verdict {
-        Verdict::Current { roles, permissions, second_factor, elevated } => {
+        SessionVerdict::Current { roles, permissions, second_factor, elevated } => {
             (roles, permissions, second_factor, elevated)
         }
-        Verdict::Ended => return Ok(None),
-        Verdict::LockedDown => return Err(Problem::locked_down()),
+        SessionVerdict::Ended => return Ok(None),
+        SessionVerdict::LockedDown => return Err(Problem::locked_down()),
         // The tables always know.
-        Verdict::Unknown => return Err(Problem::unavailable(Duration::from_secs(1))),
+        SessionVerdict::Unknown => return Err(Problem::unavailable(Duration::from_secs(1))),
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
     let since_login = elevated.after_login.map_or(DateTime::UNIX_EPOCH, |span| at(claims.auth_time) + span);
@@ -397,19 +397,21 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
 }
 
 /// This node cannot prove that its memory is current: the database knows, or nobody is let in.
-async fn ask_the_tables(app: &App, claims: &Claims) -> Result<Verdict, Problem> {
-    let standing = access::standing(&app.judging, claims.sub, claims.sid).await.map_err(unjudged)?;
+async fn ask_the_tables(app: &App, claims: &Claims) -> Result<SessionVerdict, Problem> {
+    let standing = access::session_access(&app.judging, claims.sub, claims.sid).await.map_err(unjudged)?;
     if !standing.is_live {
-        return Ok(Verdict::Ended);
+        return Ok(SessionVerdict::Ended);
     }
     let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
-    let second_factor = claims.amr.contains(&Method::OneTime) && standing.second_factor.counts(claims.sid, claims.pos);
-    let permissions = permissions_in(&standing.roles, &standing.custom, policy, second_factor);
-    if keeps_out(standing.lockdown, permissions) {
-        return Ok(Verdict::LockedDown);
+    let second_factor =
+        claims.amr.contains(&Method::OneTime) && standing.second_factor.is_valid_for(claims.sid, claims.pos);
+    let permissions = session_permissions(&standing.roles, &standing.custom, policy, second_factor);
+    if locked_out(standing.lockdown, permissions) {
+        return Ok(SessionVerdict::LockedDown);
     }
-    let elevated = standing.second_factor.elevated(claims.sid, second_factor, standing.step_up, &policy.sessions);
-    Ok(Verdict::Current { roles: Some(standing.roles), permissions, second_factor, elevated })
+    let elevated =
+        standing.second_factor.session_elevation(claims.sid, second_factor, standing.step_up, &policy.sessions);
+    Ok(SessionVerdict::Current { roles: Some(standing.roles), permissions, second_factor, elevated })
 }
 
 /// What an API key may do, and until when, if it is in use.
@@ -418,20 +420,22 @@ async fn ask_the_tables(app: &App, claims: &Claims) -> Result<Verdict, Problem> 
 /// 503 when neither memory nor the database can tell.
 pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions, DateTime<Utc>)>, Problem> {
     let now = clock::now();
-    match app.gate.judge_key(key, now) {
-        KeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
-        KeyVerdict::Ended => Ok(None),
-        KeyVerdict::LockedDown => Err(Problem::locked_down()),
-        KeyVerdict::Unknown => match Box::pin(access::api_key(&app.judging, key, now)).await.map_err(unjudged)? {
-            Some(key)
-                if key.maker_suspended
-                    && key.ends_with_suspension.unwrap_or(app.first_policy.api_keys.end_with_suspension) =>
-            {
-                Ok(None)
+    match app.gate.judge_api_key(key, now) {
+        ApiKeyVerdict::Current(permissions, expires_at) => Ok(Some((permissions, expires_at))),
+        ApiKeyVerdict::Ended => Ok(None),
+        ApiKeyVerdict::LockedDown => Err(Problem::locked_down()),
+        ApiKeyVerdict::Unknown => {
+            match Box::pin(access::api_key_access(&app.judging, key, now)).await.map_err(unjudged)? {
+                Some(key)
+                    if key.maker_suspended
+                        && key.ends_with_suspension.unwrap_or(app.first_policy.api_keys.end_with_suspension) =>
+                {
+                    Ok(None)
+                }
+                Some(key) if locked_out(key.lockdown, key.permissions) => Err(Problem::locked_down()),
+                found => Ok(found.map(|key| (key.permissions, key.expires_at))),
             }
-            Some(key) if keeps_out(key.lockdown, key.permissions) => Err(Problem::locked_down()),
-            found => Ok(found.map(|key| (key.permissions, key.expires_at))),
-        },
+        }
     }
 }
 

@@ -157,7 +157,7 @@ impl Core {
             policy,
             is_current,
             epoch: gate.epoch(),
-            pulse: nodes.pulse(),
+            pulse: nodes.commit_heartbeat(),
             mails: config.mail.is_some(),
             budget: counts.clone().map(|counts| counts as Arc<dyn Budget>),
             queues: Queues::default(),

@@ -8,8 +8,8 @@ use fulexo_commands::log::relay::RelayState;
 use fulexo_domain::policy::Policy;
 use fulexo_projections::feed::JetStreamFeed;
 use fulexo_projections::gate::Gate;
-use fulexo_projections::nodes::Nodes;
-use fulexo_projections::runner::Progress;
+use fulexo_projections::nodes::NodeRegistry;
+use fulexo_projections::runner::ProjectionProgress;
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ pub struct App {
     /// What this node is called among others.
     pub node_name: Arc<str>,
     /// Who else is there, and how far.
-    pub nodes: Arc<Nodes>,
+    pub nodes: Arc<NodeRegistry>,
     /// The write side.
     pub commands: Arc<Commands>,
     /// The read side's database: what is asked about read models, and may be slow.
@@ -40,7 +40,7 @@ pub struct App {
     /// Judges requests.
     pub gate: Arc<Gate>,
     /// How far the read models are.
-    pub progress: Progress,
+    pub progress: ProjectionProgress,
     /// How long the log is, as far as this node knows.
     pub head: watch::Receiver<u64>,
     /// Tokens verified before.

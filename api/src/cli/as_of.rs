@@ -6,7 +6,7 @@ use fulexo_domain::permission::{built_in, built_in_roles};
 use fulexo_domain::values::RoleName;
 use fulexo_node::database::connect;
 use fulexo_projections::as_of::{AsOf as When, Moment};
-use fulexo_projections::page::{LARGEST, Paging};
+use fulexo_projections::page::{MAX_PAGE_SIZE, Paging};
 use fulexo_projections::read_models::{accounts, counts, metrics, roles, sessions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -103,9 +103,9 @@ impl What {
 }
 
 async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
-    let mut paging = Paging::first(LARGEST);
+    let mut paging = Paging::first(MAX_PAGE_SIZE);
     loop {
-        let page = accounts::list_as_of(pool, &accounts::Filter::default(), &paging, moment).await?;
+        let page = accounts::list_as_of(pool, &accounts::AccountFilter::default(), &paging, moment).await?;
         for row in &page.items {
             let locked = row.locked_until.max(row.second_factor_locked_until).is_some_and(|until| until > moment.time);
             let state = [
@@ -130,8 +130,8 @@ async fn show_accounts(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result
 }
 
 async fn show_sessions(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
-    let filter = sessions::Filter { account: None, live: Some(true) };
-    let mut paging = Paging::first(LARGEST);
+    let filter = sessions::SessionFilter { account: None, live: Some(true) };
+    let mut paging = Paging::first(MAX_PAGE_SIZE);
     loop {
         let page = sessions::list_as_of(pool, &filter, &paging, moment).await?;
         for row in &page.items {
@@ -166,10 +166,10 @@ async fn show_roles(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<()
 }
 
 async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
-    let mut paging = Paging::first(LARGEST);
+    let mut paging = Paging::first(MAX_PAGE_SIZE);
     loop {
         let position = Some(moment.position);
-        let page = roles::grants(pool, &roles::Filter::default(), &paging, position).await?;
+        let page = roles::grants(pool, &roles::GrantFilter::default(), &paging, position).await?;
         for held in &page.items {
             let by = held.granted_by.map_or_else(|| json!(held.granted_by_kind), |id| json!(id));
             out.row(&[
@@ -250,7 +250,7 @@ impl Lines {
         }
         let is_cut = self.out.is_cut();
         self.table.row(values.iter().map(|(name, value)| text(name, value, is_cut)));
-        if self.table.len() >= usize::from(LARGEST) { self.flush() } else { Ok(()) }
+        if self.table.len() >= usize::from(MAX_PAGE_SIZE) { self.flush() } else { Ok(()) }
     }
 
     /// Writes what is held back.

@@ -71,7 +71,7 @@ impl Lockdown {
                     Wanted::Logins => out.line(format_args!("locked down (logins), at position {position}"))?,
                     Wanted::All => out.line(format_args!("locked down (all), at position {position}"))?,
                 }
-                let enforcement = app.nodes.enforced(position).await;
+                let enforcement = app.nodes.wait_until_enforced(position).await;
                 let Enforcement { enforced_on, down, .. } = enforcement
                     .map_err(|error| format!("it is recorded; where it is in force is not known: {error}"))?;
                 if is_json {

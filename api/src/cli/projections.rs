@@ -2,7 +2,7 @@
 
 use clap::Args;
 use fulexo_node::database::connect;
-use fulexo_projections::status::{ViewStatus, statuses};
+use fulexo_projections::status::{ReadModelStatus, statuses};
 use serde_json::json;
 
 use super::failure::Failure;
@@ -36,7 +36,7 @@ impl Projections {
     }
 }
 
-fn as_json(status: &ViewStatus) -> serde_json::Value {
+fn as_json(status: &ReadModelStatus) -> serde_json::Value {
     json!({
         "name": status.projection.as_str(),
         "version": status.version,
@@ -53,7 +53,7 @@ fn as_json(status: &ViewStatus) -> serde_json::Value {
     })
 }
 
-fn state(status: &ViewStatus) -> String {
+fn state(status: &ReadModelStatus) -> String {
     let mut states = Vec::new();
     if let Some(why) = &status.stopped_because {
         states.push(format!("stopped at {}: {why}", grouped(status.position)));
@@ -76,7 +76,7 @@ const COLUMNS: [Column; 7] = [
     Column::Elastic("state"),
 ];
 
-fn table(statuses: &[ViewStatus]) -> Table {
+fn table(statuses: &[ReadModelStatus]) -> Table {
     let mut table = Table::new(&COLUMNS);
     for status in statuses {
         table.row([

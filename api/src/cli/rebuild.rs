@@ -9,7 +9,7 @@ use fulexo_domain::copy::hex;
 use fulexo_node::database::connect;
 use fulexo_node::log_size::log_size;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, rebuild, roll_back};
+use fulexo_projections::rebuild::{RebuildError, RebuildOptions, RebuildProgress, RebuildReport, rebuild, roll_back};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -60,7 +60,7 @@ impl Rebuild {
             let mut projections = if self.all { Projection::ALL.to_vec() } else { self.projections.clone() };
             projections.sort_unstable_by_key(|projection| projection.as_str());
             projections.dedup();
-            let options = Options { program: program()?, restart: self.restart };
+            let options = RebuildOptions { program: program()?, restart: self.restart };
             let mut stop = StopSignals::listen()?;
             tokio::select! {
                 () = stop.received() => {
@@ -77,7 +77,12 @@ fn read_model() -> impl TypedValueParser<Value = Projection> {
     PossibleValuesParser::new(Projection::ALL.map(Projection::as_str)).try_map(|name| name.parse::<Projection>())
 }
 
-async fn build(pool: &PgPool, projections: &[Projection], options: &Options, is_json: bool) -> Result<(), Failure> {
+async fn build(
+    pool: &PgPool,
+    projections: &[Projection],
+    options: &RebuildOptions,
+    is_json: bool,
+) -> Result<(), Failure> {
     let size = log_size(pool).await?;
     let mut progress: Option<Progress> = None;
     let mut positions: BTreeMap<&str, u64> = BTreeMap::new();
@@ -85,19 +90,19 @@ async fn build(pool: &PgPool, projections: &[Projection], options: &Options, is_
         let name = projection.as_str();
         let slowest = |positions: &BTreeMap<&str, u64>| positions.values().copied().min().unwrap_or_default();
         match news {
-            News::Begun { version, position, discarded } => {
+            RebuildProgress::Started { version, position, discarded } => {
                 note(format_args!("{name}: {}", begun(version, position, discarded, options.restart)));
                 positions.insert(name, position);
             }
-            News::At { position } => {
+            RebuildProgress::Advanced { position } => {
                 let progress = progress.get_or_insert_with(|| Progress::new(what(projections), slowest(&positions)));
                 positions.insert(name, position);
                 let done = slowest(&positions);
                 progress.show(done, size.max(done));
             }
-            News::Comparing => say(&mut progress, &format!("{name}: comparing it with the live version")),
-            News::Indexing => say(&mut progress, &format!("{name}: making its indexes")),
-            News::Waiting => say(&mut progress, &format!("{name}: {WAITING}")),
+            RebuildProgress::Comparing => say(&mut progress, &format!("{name}: comparing it with the live version")),
+            RebuildProgress::Indexing => say(&mut progress, &format!("{name}: making its indexes")),
+            RebuildProgress::WaitingForReaders => say(&mut progress, &format!("{name}: {WAITING}")),
         }
     })
     .await;
@@ -149,8 +154,8 @@ fn begun(version: u32, position: u64, discarded: bool, restart: bool) -> String 
     }
 }
 
-fn as_json(rebuilt: &Rebuilt) -> Value {
-    let Rebuilt { projection, version, events, comparison } = rebuilt;
+fn as_json(rebuilt: &RebuildReport) -> Value {
+    let RebuildReport { projection, version, events, comparison } = rebuilt;
     json!({
         "name": projection.as_str(),
         "version": version,
@@ -162,8 +167,8 @@ fn as_json(rebuilt: &Rebuilt) -> Value {
 }
 
 /// What a rebuild came to; an error where the log said something else than the view did.
-fn report(rebuilt: &Rebuilt) -> Result<String, String> {
-    let Rebuilt { projection, version, events, comparison } = rebuilt;
+fn report(rebuilt: &RebuildReport) -> Result<String, String> {
+    let RebuildReport { projection, version, events, comparison } = rebuilt;
     let name = projection.as_str();
     let live = format!("{name}: version {version} is live, made of {} events", grouped(*events));
     if comparison.is_same() {
@@ -186,15 +191,17 @@ fn report(rebuilt: &Rebuilt) -> Result<String, String> {
 
 fn failed(error: &RebuildError) -> Failure {
     let kept = match error {
-        RebuildError::Feed(_) | RebuildError::Busy(_) => "; nothing was switched, and the next run goes on from here",
-        RebuildError::UnderWay(_) | RebuildError::NothingKept(_) | RebuildError::Overtaken(_) => "",
+        RebuildError::Feed(_) | RebuildError::TablesBusy(_) => {
+            "; nothing was switched, and the next run goes on from here"
+        }
+        RebuildError::AlreadyRunning(_) | RebuildError::NoPreviousVersion(_) | RebuildError::CheckpointMoved(_) => "",
     };
     Failure::Failed(format!("{error}{kept}"))
 }
 
 async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Result<(), Failure> {
     let tell = |projection: Projection, news| {
-        if news == News::Waiting {
+        if news == RebuildProgress::WaitingForReaders {
             note(format_args!("{}: {WAITING}", projection.as_str()));
         }
     };

@@ -7,9 +7,9 @@ use clap::Args;
 use fulexo_domain::copy::hex;
 use fulexo_node::clock;
 use fulexo_node::database::{connect, reason};
-use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
-use fulexo_projections::feed::Replay as Log;
-use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
+use fulexo_projections::as_of::{AsOf, AsOfError, Moment};
+use fulexo_projections::feed::LogReader;
+use fulexo_projections::replay::{Checksum, ReadModelTable, ScratchTables, live_checksum};
 use fulexo_projections::snapshots;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::output::Output;
 use super::process::block_on;
 use super::progress::{Progress, grouped};
-use super::table::{Column, Table as TextTable};
+use super::table::{Column, Table};
 use super::target::Target;
 
 /// How long read models that are behind are waited for.
@@ -50,12 +50,12 @@ impl Replay {
             let as_of = self.until.unwrap_or(AsOf::Time(clock::now()));
             let moment = resolve("--until", as_of, &pool).await?;
             seen(&pool, moment.position).await?;
-            let mut scratch = Scratch::create(own_connection(&pool).await?)
+            let mut scratch = ScratchTables::create(own_connection(&pool).await?)
                 .await
                 .map_err(|error| format!("there can be no tables of its own: {}", reason(&error)))?;
             let events = moment.last().map_or(0, |last| last + 1);
             let mut bar = Progress::new("replay".to_owned(), 0);
-            let mut log = Log::over(&pool, 0..events);
+            let mut log = LogReader::over(&pool, 0..events);
             let mut done = 0;
             loop {
                 let batch = log.next().await.map_err(|error| format!("the log cannot be replayed: {error}"))?;
@@ -89,14 +89,14 @@ const COLUMNS: [Column; 6] = [
 
 async fn compare(
     pool: &PgPool,
-    mut scratch: Scratch,
+    mut scratch: ScratchTables,
     position: i64,
     out: &mut Output,
     is_json: bool,
 ) -> Result<(), Failure> {
     let mut live = own_connection(pool).await?;
-    let (mut different, mut table, mut tables) = (Vec::new(), TextTable::new(&COLUMNS), Vec::new());
-    for name in Table::ALL {
+    let (mut different, mut table, mut tables) = (Vec::new(), Table::new(&COLUMNS), Vec::new());
+    for name in ReadModelTable::ALL {
         let replayed = scratch.checksum(name, position).await?;
         let by_ranges = live_checksum(&mut live, name, position).await?;
         let agrees = replayed == by_ranges;
@@ -121,14 +121,14 @@ async fn compare(
     let snapshots = snapshots::compare(&mut live)
         .await
         .map_err(|error| format!("the snapshots cannot be compared with the log: {error}"))?;
-    let snapshots::Compared { agree, differ, unused, different: streams } = &snapshots;
-    let streams = streams.iter().map(|stream| (stream.category.as_str(), stream.id));
+    let snapshots::SnapshotComparison { matching, differing, unused, examples } = &snapshots;
+    let streams = examples.iter().map(|stream| (stream.category.as_str(), stream.id));
     if is_json {
         let streams: Vec<_> = streams.map(|(category, id)| json!({"category": category, "id": id})).collect();
-        let snapshots = json!({"agree": agree, "differ": differ, "unused": unused, "different": streams});
+        let snapshots = json!({"agree": matching, "differ": differing, "unused": unused, "different": streams});
         out.line(json!({"position": position, "tables": tables, "snapshots": snapshots}))?;
     } else {
-        out.line(format_args!("snapshots: {agree} agree, {differ} differ, {unused} unused"))?;
+        out.line(format_args!("snapshots: {matching} agree, {differing} differ, {unused} unused"))?;
         for (category, id) in streams {
             out.line(format_args!("the snapshot of {category} {id} differs"))?;
         }
@@ -140,7 +140,7 @@ async fn compare(
             "{tables}: what the log says differs from what readers see; `fulexo rebuild` goes by the log"
         ));
     }
-    if snapshots.differ > 0 {
+    if snapshots.differing > 0 {
         failures.push(
             "snapshots differ from the log: commands decide on what never happened; delete these rows of log.snapshot, \
              and they are made again"
@@ -161,8 +161,8 @@ pub(super) async fn resolve(argument: &str, as_of: AsOf, pool: &PgPool) -> Resul
     as_of.resolve(pool, clock::now()).await.map_err(|error| {
         let text = format!("{argument} {error}");
         match error {
-            NoMoment::Beyond(_) => Failure::Misused(text),
-            NoMoment::Feed(_) => Failure::Failed(text),
+            AsOfError::BeyondEnd(_) => Failure::Misused(text),
+            AsOfError::Feed(_) => Failure::Failed(text),
         }
     })
 }

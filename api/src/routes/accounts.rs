@@ -151,7 +151,7 @@ impl Accounts {
             },
             None => None,
         };
-        let filter = accounts::Filter {
+        let filter = accounts::AccountFilter {
             account,
             role: role.map(String::from),
             locked: locked.0,
@@ -274,7 +274,7 @@ impl Accounts {
 }
 
 /// The rows with what is sealed beside the log.
-async fn named(app: &App, rows: Vec<accounts::Account>, now: DateTime<Utc>) -> Result<Vec<Account>, Problem> {
+async fn named(app: &App, rows: Vec<accounts::AccountRow>, now: DateTime<Utc>) -> Result<Vec<Account>, Problem> {
     let positions: Vec<i64> = rows.iter().map(|row| row.profile_position).collect();
     let profiles = app.commands.vault().open_personal(&positions).await.map_err(CommandError::from)?;
     Ok(rows

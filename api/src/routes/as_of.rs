@@ -9,7 +9,7 @@ use fulexo_node::http::Problem;
 use fulexo_node::http::problem::FieldError;
 use fulexo_node::state::App;
 use fulexo_node::timestamp::Timestamp;
-use fulexo_projections::as_of::{AsOf, Moment, NoMoment};
+use fulexo_projections::as_of::{AsOf, AsOfError, Moment};
 use fulexo_projections::page::Paging;
 use fulexo_projections::read_models::Projection;
 use poem_openapi::Object;
@@ -160,9 +160,9 @@ fn parse(text: &str) -> Result<AsOf, Problem> {
 
 async fn resolve(app: &App, as_of: AsOf) -> Result<Moment, Problem> {
     as_of.resolve(&app.pool, clock::now()).await.map_err(|error| match error {
-        NoMoment::Beyond(_) => refused("/as_of", "is beyond the end of the log"),
-        NoMoment::Feed(fulexo_projections::feed::FeedError::Database(error)) => query_failed(error),
-        NoMoment::Feed(error) => Problem::internal(error),
+        AsOfError::BeyondEnd(_) => refused("/as_of", "is beyond the end of the log"),
+        AsOfError::Feed(fulexo_projections::feed::FeedError::Database(error)) => query_failed(error),
+        AsOfError::Feed(error) => Problem::internal(error),
     })
 }
 

@@ -12,7 +12,7 @@ use fulexo_node::http::Problem;
 use fulexo_node::timestamp::Timestamp;
 use fulexo_node::vocabulary::{Categories, EventTypes, Orders, Word};
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::read_models::audit::{self, Entry};
+use fulexo_projections::read_models::audit::{self, AuditEntry};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
@@ -138,7 +138,7 @@ impl Audit {
         let app = app(request)?;
         let mut input = Input::default();
         let after = after.0.map(|after| i64::try_from(after).map_err(|_| InvalidValue("must be at most 2^63 - 1")));
-        let mut filter = audit::Filter {
+        let mut filter = audit::AuditFilter {
             event_type: event_type.0.map(|word| word.0),
             category: category.0.map(|word| word.0),
             subject: subject.0,
@@ -187,7 +187,7 @@ impl AuditEvent {
     ///
     /// # Errors
     /// 500 for a leaf that cannot be read.
-    pub fn read(entry: &Entry) -> Result<Self, Problem> {
+    pub fn read(entry: &AuditEntry) -> Result<Self, Problem> {
         let position = entry.position.unsigned_abs();
         let raw = leaf::read(position, &entry.leaf).map_err(Problem::internal)?;
         let sealed = raw.sealed.into_iter().map(|sealed| AuditSealed {

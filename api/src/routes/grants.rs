@@ -82,7 +82,7 @@ impl Grants {
         let view = app.caught_up(Projection::Roles, min_position.0).await?;
         let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
         let past = PastPaging::of(app, &[Projection::Roles], as_of.0, wanted, key).await?;
-        let filter = roles::Filter { account: account_id.0.map(AccountId), role: role.map(String::from) };
+        let filter = roles::GrantFilter { account: account_id.0.map(AccountId), role: role.map(String::from) };
         let position = past.moment.map(|moment| moment.position);
         let page = roles::grants(&app.pool, &filter, &past.paging, position).await.map_err(query_failed)?;
         Ok(view.of(RoleGrantPage {
@@ -94,7 +94,7 @@ impl Grants {
 }
 
 impl RoleGrant {
-    fn of(held: roles::Held) -> Self {
+    fn of(held: roles::GrantWithPermissions) -> Self {
         let built_in = || RoleName::parse(&held.role).ok().and_then(|role| built_in(&role)).unwrap_or_default();
         Self {
             permissions: held.permissions.unwrap_or_else(|| names(built_in())),

@@ -10,7 +10,7 @@ use fulexo_node::caller::{Caller, context};
 use fulexo_node::http::problem::FieldError;
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::vocabulary::{Orders, Word};
-use fulexo_projections::page::{LARGEST, Order, Paging};
+use fulexo_projections::page::{MAX_PAGE_SIZE, Paging, SortOrder};
 use poem::Request;
 use poem_openapi::Object;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
@@ -106,7 +106,7 @@ impl Type for Limit {
     fn schema_ref() -> MetaSchemaRef {
         let mut schema = MetaSchema::new_with_format("integer", "uint16");
         schema.minimum = Some(1.0);
-        schema.maximum = Some(f64::from(LARGEST));
+        schema.maximum = Some(f64::from(MAX_PAGE_SIZE));
         schema.default = Some(DEFAULT.into());
         MetaSchemaRef::Inline(Box::new(schema))
     }
@@ -122,7 +122,7 @@ impl Type for Limit {
 
 impl ParseFromParameter for Limit {
     fn parse_from_parameter(text: &str) -> ParseResult<Self> {
-        let limit = text.parse().ok().filter(|limit| (1..=LARGEST).contains(limit));
+        let limit = text.parse().ok().filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit));
         limit.map(Self).ok_or_else(|| ParseError::custom("must be a number from 1 to 200"))
     }
 }
@@ -144,13 +144,14 @@ impl Wanted {
     /// 400 for a cursor that no page of this list gave.
     pub fn paging<K>(self, read: impl Fn(&str) -> Option<K>) -> Result<Paging<K>, Problem> {
         let limit = self.limit.map_or(DEFAULT, |limit| limit.0);
-        let order = self.order.map(|order| if order.0 == "desc" { Order::Descending } else { Order::Ascending });
+        let order =
+            self.order.map(|order| if order.0 == "desc" { SortOrder::Descending } else { SortOrder::Ascending });
         let Some(text) = self.cursor else {
             return Ok(Paging { after: None, order: order.unwrap_or_default(), limit });
         };
         let (its_order, key) = match text.strip_prefix(BACK) {
-            Some(key) => (Order::Descending, key),
-            None => (Order::Ascending, &*text),
+            Some(key) => (SortOrder::Descending, key),
+            None => (SortOrder::Ascending, &*text),
         };
         let after = read(key).filter(|_| order.is_none_or(|order| order == its_order));
         let after = after.ok_or_else(|| {
@@ -164,10 +165,10 @@ impl Wanted {
 const BACK: char = '~';
 
 /// A key as a cursor.
-pub fn cursor_of(order: Order, key: impl Display) -> String {
+pub fn cursor_of(order: SortOrder, key: impl Display) -> String {
     match order {
-        Order::Ascending => key.to_string(),
-        Order::Descending => format!("{BACK}{key}"),
+        SortOrder::Ascending => key.to_string(),
+        SortOrder::Descending => format!("{BACK}{key}"),
     }
 }
 

@@ -347,7 +347,7 @@ impl Me {
         let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
         let paging = wanted.paging(read_id)?;
         let view = app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
-        let filter = sessions::Filter { account: Some(caller.account), live: Some(true) };
+        let filter = sessions::SessionFilter { account: Some(caller.account), live: Some(true) };
         let page = with_origins(app, &filter, &paging, None).await?;
         let items = page.items.into_iter().map(|(session, [began, last_seen])| MySession {
             current: session.session_id == caller.session.0,
@@ -447,7 +447,7 @@ impl Me {
         let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
         let paging = wanted.paging(read_position)?;
         let view = app.caught_up_for(&caller.0, Projection::Audit, min_position.0).await?;
-        let filter = audit::Filter { subject: Some(caller.0.account.0), ..audit::Filter::default() };
+        let filter = audit::AuditFilter { subject: Some(caller.0.account.0), ..audit::AuditFilter::default() };
         let page = audit::list(&app.pool, &filter, &paging).await.map_err(query_failed)?;
         let items = page.items.iter().map(AuditEvent::read).collect::<Result<_, _>>()?;
         let next_cursor = page.next.map(|key| cursor_of(paging.order, key));

@@ -4,9 +4,9 @@
 use std::fmt::Write;
 
 use fulexo_commands::log::relay::RelayState;
-use fulexo_projections::feed::Counts;
+use fulexo_projections::feed::FeedCounts;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::runner::State;
+use fulexo_projections::runner::ProjectionState;
 
 /// As of one moment, as one node knows it.
 pub struct Figures {
@@ -16,13 +16,13 @@ pub struct Figures {
     pub head: u64,
     /// `None` when NATS is not configured.
     pub nats: Option<bool>,
-    pub projections: Vec<(Projection, State)>,
+    pub projections: Vec<(Projection, ProjectionState)>,
     pub gate_applied: u64,
     pub gate_holds_lease: bool,
     /// The copy of the log in NATS, where this node takes part in it.
     pub relay: Option<RelayState>,
     /// What came of the feed from JetStream, where projections read it.
-    pub feed: Option<Counts>,
+    pub feed: Option<FeedCounts>,
 }
 
 /// The text that is scraped.
@@ -37,7 +37,7 @@ pub fn exposition(figures: &Figures) -> String {
         family(&mut text, "fulexo_nats_up", "Whether this node is connected to NATS.", &one(is_connected.into()));
     }
     family(&mut text, "fulexo_log_size", "Events in the log.", &one(size));
-    let each = |value: &dyn Fn(&State) -> u64| -> Vec<(String, u64)> {
+    let each = |value: &dyn Fn(&ProjectionState) -> u64| -> Vec<(String, u64)> {
         let label = |projection: Projection| format!("{{projection=\"{}\"}}", projection.as_str());
         figures.projections.iter().map(|(projection, state)| (label(*projection), value(state))).collect()
     };
@@ -91,13 +91,13 @@ pub fn exposition(figures: &Figures) -> String {
             &mut text,
             "fulexo_feed_reads_total",
             "Reads of read models that JetStream answered; all others read Postgres.",
-            &one(feed.taken),
+            &one(feed.window_reads),
         );
         family(
             &mut text,
             "fulexo_feed_rejected_messages_total",
             "Messages in the copy of the log that were not believed: no node sent them, or not for their place.",
-            &one(feed.dropped),
+            &one(feed.rejected),
         );
     }
     text

@@ -17,7 +17,7 @@ use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::access;
 use fulexo_projections::feed::FeedError;
-use fulexo_projections::preview::replay;
+use fulexo_projections::preview::replay_attempts;
 use poem::Request;
 use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
@@ -335,10 +335,11 @@ impl Policies {
         let Ok(_permit) = app.previews.try_acquire() else { return Err(Problem::overloaded(Duration::from_secs(5))) };
         let to = clock::now();
         let from = to - TimeDelta::days(i64::from(days));
-        let found = replay(&app.pool, lockout, from, MOST_ATTEMPTS, LISTED).await.map_err(|error| match error {
-            FeedError::Database(error) => query_failed(error),
-            error => Problem::internal(error),
-        })?;
+        let found =
+            replay_attempts(&app.pool, lockout, from, MOST_ATTEMPTS, LISTED).await.map_err(|error| match error {
+                FeedError::Database(error) => query_failed(error),
+                error => Problem::internal(error),
+            })?;
         let found = found.ok_or_else(|| {
             let detail =
                 format!("there are more than {MOST_ATTEMPTS} attempts, or too many accounts at once, in so many days");

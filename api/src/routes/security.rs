@@ -174,13 +174,13 @@ fn start_of_step(time: DateTime<Utc>, step: TimeDelta) -> DateTime<Utc> {
 }
 
 fn in_steps(
-    events: Vec<metrics::Events>,
+    events: Vec<metrics::EventCountRow>,
     from: DateTime<Utc>,
     window: TimeDelta,
     step: TimeDelta,
     moment: Moment,
 ) -> Vec<MetricStep> {
-    let mut by_step: BTreeMap<i64, Vec<metrics::Events>> = BTreeMap::new();
+    let mut by_step: BTreeMap<i64, Vec<metrics::EventCountRow>> = BTreeMap::new();
     for events in events {
         by_step.entry(events.step).or_default().push(events);
     }
@@ -189,7 +189,7 @@ fn in_steps(
         .map(|nth| {
             let (from, to) = (begins, begins + step);
             begins = to;
-            let count = |events: metrics::Events| EventCount {
+            let count = |events: metrics::EventCountRow| EventCount {
                 list: list(&events.event_type, from, to, moment),
                 event_type: events.event_type,
                 count: events.events.unsigned_abs(),
@@ -206,7 +206,7 @@ fn list(event_type: &str, from: DateTime<Utc>, to: DateTime<Utc>, moment: Moment
     format!("/v1/audit/events?type={event_type}&from={}&to={}&as_of={}", text(from), text(to), moment.position)
 }
 
-fn login_success_rate(events: &[metrics::Events]) -> Option<f64> {
+fn login_success_rate(events: &[metrics::EventCountRow]) -> Option<f64> {
     let count = |event_type: &str| -> u64 {
         events.iter().filter(|it| it.event_type == event_type).map(|it| it.events.unsigned_abs()).sum()
     };

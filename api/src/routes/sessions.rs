@@ -91,7 +91,7 @@ impl Sessions {
         let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
         let past = PastPaging::of(app, &[Projection::Sessions], as_of.0, wanted, read_id).await?;
         let past = past.searching(app, account_id.0.is_some() || live.0.is_some()).await?;
-        let filter = sessions::Filter { account: account_id.0.map(AccountId), live: live.0 };
+        let filter = sessions::SessionFilter { account: account_id.0.map(AccountId), live: live.0 };
         let page = with_origins(app, &filter, &past.paging, past.moment).await?;
         let items = page.items.into_iter().map(|(session, [began, last_seen])| Session {
             ip: began.ip,
@@ -143,16 +143,16 @@ pub struct Origin {
 /// A page of sessions, each with what is sealed beside its start and its last refresh; as they were at a moment, or are.
 pub async fn with_origins(
     app: &App,
-    filter: &sessions::Filter,
+    filter: &sessions::SessionFilter,
     paging: &Paging<Uuid>,
     moment: Option<Moment>,
-) -> Result<Page<(sessions::Session, [Origin; 2]), Uuid>, Problem> {
+) -> Result<Page<(sessions::SessionRow, [Origin; 2]), Uuid>, Problem> {
     let page = match moment {
         Some(moment) => sessions::list_as_of(&app.pool, filter, paging, moment).await,
         None => sessions::list(&app.pool, filter, paging, clock::now()).await,
     };
     let page = page.map_err(query_failed)?;
-    let positions = |session: &sessions::Session| [session.started_position, session.last_seen_position];
+    let positions = |session: &sessions::SessionRow| [session.started_position, session.last_seen_position];
     let mut sealed: Vec<i64> = page.items.iter().flat_map(positions).collect();
     sealed.sort_unstable();
     sealed.dedup();

@@ -1,4 +1,4 @@
-//! API keys in the tables: what one may do, for a node whose memory does not do; all of them, for whoever lists them.
+//! API keys in the tables: the authority of one, for a node that cannot answer from memory, and the list of all.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::lockdown::Scope;
@@ -8,64 +8,68 @@ use fulexo_domain::values::ApiKeyId;
 use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::standing::permissions;
+use super::lookup::permissions;
 use crate::page::{Page, Paging};
 
-/// An API key.
+/// A row of an API key.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ApiKeyRow {
-    /// Its id.
+    /// The key's id.
     pub key_id: Uuid,
-    /// Which service it is for.
+    /// The name of the service that uses it.
     pub name: String,
-    /// What it may do.
+    /// The names of its permissions.
     pub permissions: Vec<String>,
-    /// The account that made it.
+    /// The account that created it.
     pub created_by: Option<Uuid>,
-    /// When.
+    /// The time of its creation.
     pub created_at: DateTime<Utc>,
-    /// It ends then.
+    /// The time of its expiry.
     pub expires_at: DateTime<Utc>,
-    /// When it was revoked, if it was.
+    /// The time of its revocation, if it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
-    /// Where it was made.
+    /// The position of the event that created it.
     pub position: i64,
 }
 
-/// API keys in the order of their making. Those that ended more than a day ago are in the log alone.
+/// The API keys in order of creation. Keys that ended more than a day ago remain only in the log.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn api_keys(pool: &PgPool, paging: &Paging<Uuid>) -> Result<Page<ApiKeyRow, Uuid>, sqlx::Error> {
     let mut sql = QueryBuilder::<Postgres>::new("select * from access.api_key where true");
     if let Some(after) = paging.after {
-        sql.push(" and key_id").push(paging.order.beyond()).push_bind(after);
+        sql.push(" and key_id").push(paging.order.after_operator()).push_bind(after);
     }
-    sql.push(" order by key_id ").push(paging.order.sql()).push(" limit ").push(paging.fetch());
+    sql.push(" order by key_id ").push(paging.order.sql()).push(" limit ").push(paging.fetch_limit());
     let rows = sql.build_query_as().fetch_all(pool).await?;
-    Ok(Page::of(rows, paging.limit, |key: &ApiKeyRow| key.key_id))
+    Ok(Page::from_rows(rows, paging.limit, |key: &ApiKeyRow| key.key_id))
 }
 
-/// What the tables say of an API key that is in use.
+/// The authority of an active API key, according to the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyStanding {
-    /// What it may do.
+pub struct ApiKeyAccess {
+    /// The key's permissions.
     pub permissions: Permissions,
-    /// Until when.
+    /// The time of its expiry.
     pub expires_at: DateTime<Utc>,
-    /// What a lockdown closes.
+    /// The scope of the lockdown in force.
     pub lockdown: Option<Scope>,
-    /// Whether the account that made it is suspended.
+    /// `true` if the account that created it is suspended.
     pub maker_suspended: bool,
-    /// Whether that ends it meanwhile, by the policy, once that was changed.
+    /// `true` if the policy disables keys of suspended accounts; `None` if the policy was never changed.
     pub ends_with_suspension: Option<bool>,
 }
 
-/// What an API key may do, if it is in use: for a node that cannot prove that its memory is current.
+/// Reads the authority of an active API key, for a node that cannot prove that its memory is current.
 ///
 /// # Errors
 /// The database, or a scope or policy that this build does not know.
-pub async fn api_key(pool: &PgPool, key: ApiKeyId, now: DateTime<Utc>) -> Result<Option<KeyStanding>, sqlx::Error> {
+pub async fn api_key_access(
+    pool: &PgPool,
+    key: ApiKeyId,
+    now: DateTime<Utc>,
+) -> Result<Option<ApiKeyAccess>, sqlx::Error> {
     let row = sqlx::query!(
         r#"select permissions, expires_at, (select scope from access.lockdown) as lockdown,
                   (select policy from access.policy) as policy,
@@ -81,7 +85,7 @@ pub async fn api_key(pool: &PgPool, key: ApiKeyId, now: DateTime<Utc>) -> Result
         let lockdown = lockdown.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         let policy: Option<Policy> =
             row.policy.as_deref().map(serde_json::from_str).transpose().map_err(undecodable)?;
-        Ok(KeyStanding {
+        Ok(ApiKeyAccess {
             permissions: permissions(&row.permissions),
             expires_at: row.expires_at,
             lockdown,

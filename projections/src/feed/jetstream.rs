@@ -1,15 +1,15 @@
-//! The log as NATS brings it: one consumer a node, its events decoded once for all projections of the node, the last few
-//! thousand kept. NATS is not trusted: an event counts only with the MAC of a node, for its very position, and whatever
-//! does not follow the one before is read from Postgres.
+//! The log as JetStream delivers it. Each node has one consumer, decodes each event once for all its projections, and
+//! keeps the last few thousand. NATS is not trusted: an event counts only with the MAC of a node for its exact
+//! position, and everything that does not follow its predecessor is read from PostgreSQL.
 //!
 //! ```text
-//! JetStream --> Listener: MAC, epoch, next position? --> window [first .. end) --> read: [from ..) in it? --> runner
-//!                             | no: dropped, counted                                  | no, even a moment later
-//!                             v                                                       v
-//!                            gap                                                   Postgres
+//! JetStream --> FeedListener: MAC, epoch, next position? --> window [first .. end) --> read: [from ..) in it? --> runner
+//!                                 | no: rejected, counted                                 | no, even a moment later
+//!                                 v                                                       v
+//!                                gap                                                  PostgreSQL
 //! ```
-//! What was heard may be undone since, by a restore: before any of it is applied, the transaction that it is applied in
-//! asks whether the log still has it.
+//! A restore may undo events after they were delivered. The transaction that applies them therefore checks first that
+//! the log still has them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,72 +29,72 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::postgres;
-use super::reading::{Feed, Reading};
+use super::read::{Feed, ReadFuture};
 use crate::to_i64;
 
-/// Most events kept: a few megabytes.
-const WINDOW: usize = 4_096;
-/// How long a reader waits for an event that is probably on its way.
-const PATIENCE: Duration = Duration::from_millis(25);
-/// How often a silent stream is looked at: it may have been replaced.
-const LOOK: Duration = Duration::from_secs(2);
+/// The maximum number of events kept: a few megabytes.
+const WINDOW_SIZE: usize = 4_096;
+/// The time that a reader waits for an event that is probably about to arrive.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(25);
+/// The interval at which a silent stream is checked: it may have been replaced.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether a node of this service made this message: epoch, position, leaf, MAC. Given by the composition root, which
-/// has the key.
-pub type IsGenuine = Arc<dyn Fn(Uuid, u64, &[u8], &[u8]) -> bool + Send + Sync>;
+/// `true` if a node of this service signed the message: epoch, position, leaf, MAC. The composition root, which has the
+/// key, provides this function.
+pub type MessageVerifier = Arc<dyn Fn(Uuid, u64, &[u8], &[u8]) -> bool + Send + Sync>;
 
-/// The feed that hands over what JetStream brought.
+/// The feed that returns the events that JetStream delivered.
 #[derive(Default)]
 pub struct JetStreamFeed {
-    window: Mutex<Window>,
-    /// The position that is to come next, for those who wait for it.
+    window: Mutex<EventWindow>,
+    /// The position expected next, for readers that wait for it.
     end: watch::Sender<u64>,
     is_live: AtomicBool,
-    taken: AtomicU64,
-    dropped: AtomicU64,
+    window_reads: AtomicU64,
+    rejected: AtomicU64,
 }
 
-/// What became of events and reads, since the node started.
+/// The counters of the feed since the node started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct FeedCounts {
     /// Reads that the window answered.
-    pub taken: u64,
-    /// Messages that were not believed.
-    pub dropped: u64,
+    pub window_reads: u64,
+    /// Messages that were rejected.
+    pub rejected: u64,
 }
 
 #[derive(Default)]
-struct Window {
-    /// The history that all of it is of.
+struct EventWindow {
+    /// The epoch of all these events.
     epoch: Uuid,
     first: u64,
-    events: VecDeque<Heard>,
+    events: VecDeque<WindowEvent>,
 }
 
 #[derive(Clone)]
-struct Heard {
+struct WindowEvent {
     event: Arc<Recorded>,
-    /// Of its leaf.
+    /// The hash of its leaf.
     hash: [u8; 32],
 }
 
-impl Window {
+impl EventWindow {
     fn end(&self) -> u64 {
         self.first + self.events.len() as u64
     }
 
-    fn add(&mut self, heard: Heard) {
-        let position = heard.event.position;
+    fn add(&mut self, received: WindowEvent) {
+        let position = received.event.position;
         if !self.events.is_empty() && position < self.end() {
-            // A stream that was made again brings what it brought before; so may whoever repeats a message.
+            // A recreated stream delivers its events again, and so can anyone who repeats a message.
             return;
         }
         if position != self.end() {
             self.clear();
             self.first = position;
         }
-        self.events.push_back(heard);
-        if self.events.len() > WINDOW {
+        self.events.push_back(received);
+        if self.events.len() > WINDOW_SIZE {
             self.events.pop_front();
             self.first += 1;
         }
@@ -104,8 +104,8 @@ impl Window {
         self.events.clear();
     }
 
-    /// Whose events these are, and the events.
-    fn take(&self, from: u64, most: u32) -> (Uuid, Vec<Heard>) {
+    /// The epoch of the window, and its events from a position on.
+    fn take(&self, from: u64, most: u32) -> (Uuid, Vec<WindowEvent>) {
         let skip = from.checked_sub(self.first).and_then(|skip| usize::try_from(skip).ok());
         let events = skip.into_iter().flat_map(|skip| self.events.iter().skip(skip));
         (self.epoch, events.take(most as usize).cloned().collect())
@@ -113,32 +113,32 @@ impl Window {
 }
 
 impl Feed for JetStreamFeed {
-    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> Reading<'a> {
+    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> ReadFuture<'a> {
         Box::pin(async move {
             let (mut epoch, mut events) = self.take(from, most);
             if events.is_empty() && self.is_live.load(Ordering::Relaxed) && *self.end.borrow() == from {
-                // In time or not: what is not there then is read.
-                let _ = timeout(PATIENCE, self.end.subscribe().wait_for(|end| *end > from)).await;
+                // The result of the wait does not matter: events that are missing then are read from the log.
+                let _ = timeout(ARRIVAL_TIMEOUT, self.end.subscribe().wait_for(|end| *end > from)).await;
                 (epoch, events) = self.take(from, most);
             }
             if let Some(last) = events.last()
-                && !still_has(connection, epoch, last).await?
+                && !log_contains(connection, epoch, last).await?
             {
-                self.change(Window::clear);
+                self.change(EventWindow::clear);
                 events.clear();
             }
             if events.is_empty() {
                 return postgres::read(connection, from, most).await;
             }
-            self.taken.fetch_add(1, Ordering::Relaxed);
-            Ok(events.into_iter().map(|heard| Arc::unwrap_or_clone(heard.event)).collect())
+            self.window_reads.fetch_add(1, Ordering::Relaxed);
+            Ok(events.into_iter().map(|received| Arc::unwrap_or_clone(received.event)).collect())
         })
     }
 }
 
-/// Whether the log has this event at its place, in the history that it is of: and so all that came before it.
-async fn still_has(connection: &mut PgConnection, epoch: Uuid, heard: &Heard) -> Result<bool, sqlx::Error> {
-    let position = to_i64(heard.event.position);
+/// `true` if the log of this epoch has this event at its position, and therefore all events before it.
+async fn log_contains(connection: &mut PgConnection, epoch: Uuid, received: &WindowEvent) -> Result<bool, sqlx::Error> {
+    let position = to_i64(received.event.position);
     let log = sqlx::query!(
         "select h.epoch, h.position, (select e.leaf_hash from log.event e where e.position = $1) as leaf_hash
          from log.head h",
@@ -146,28 +146,28 @@ async fn still_has(connection: &mut PgConnection, epoch: Uuid, heard: &Heard) ->
     )
     .fetch_one(connection)
     .await?;
-    Ok(log.epoch == epoch && position < log.position && log.leaf_hash.is_some_and(|hash| hash == heard.hash))
+    Ok(log.epoch == epoch && position < log.position && log.leaf_hash.is_some_and(|hash| hash == received.hash))
 }
 
 impl JetStreamFeed {
-    /// What became of events and reads.
+    /// The counters of the feed.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        let [taken, dropped] = [&self.taken, &self.dropped].map(|count| count.load(Ordering::Relaxed));
-        Counts { taken, dropped }
+    pub fn counts(&self) -> FeedCounts {
+        let [window_reads, rejected] = [&self.window_reads, &self.rejected].map(|count| count.load(Ordering::Relaxed));
+        FeedCounts { window_reads, rejected }
     }
 
-    /// The position after the last event that was brought.
+    /// The position after the last event that was delivered.
     #[must_use]
     pub fn end(&self) -> u64 {
         *self.end.borrow()
     }
 
-    fn take(&self, from: u64, most: u32) -> (Uuid, Vec<Heard>) {
+    fn take(&self, from: u64, most: u32) -> (Uuid, Vec<WindowEvent>) {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).take(from, most)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Window)) {
+    fn change(&self, change: impl FnOnce(&mut EventWindow)) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut window);
         self.end.send_replace(window.end());
@@ -175,38 +175,38 @@ impl JetStreamFeed {
 }
 
 /// Fills the window of a node.
-pub struct Listener {
+pub struct FeedListener {
     feed: Arc<JetStreamFeed>,
     pool: PgPool,
     client: Client,
     jetstream: Context,
-    is_genuine: IsGenuine,
+    verify_message: MessageVerifier,
 }
 
 type NatsError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Listener {
-    /// `is_genuine` tells messages of this service's nodes from all others.
+impl FeedListener {
+    /// `verify_message` tells messages of this service's nodes from all others.
     #[must_use]
-    pub fn new(feed: Arc<JetStreamFeed>, pool: PgPool, client: Client, is_genuine: IsGenuine) -> Self {
+    pub fn new(feed: Arc<JetStreamFeed>, pool: PgPool, client: Client, verify_message: MessageVerifier) -> Self {
         let jetstream = jetstream::new(client.clone());
-        Self { feed, pool, client, jetstream, is_genuine }
+        Self { feed, pool, client, jetstream, verify_message }
     }
 
     /// Runs until cancelled.
     pub async fn run(self) {
         loop {
-            // A stream that breaks is told from one that is not there yet by nobody: readers read Postgres.
+            // Nobody depends on why a stream is missing: readers read PostgreSQL meanwhile.
             if let Err(error) = self.listen().await {
-                tracing::debug!(%error, "the feed listens anew");
+                tracing::debug!(%error, "the feed restarts its consumer");
             }
             self.feed.is_live.store(false, Ordering::Relaxed);
-            self.feed.change(Window::clear);
+            self.feed.change(EventWindow::clear);
             sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// Listens to the stream of now, from its end on, until something is wrong with it.
+    /// Consumes the current stream from its end on, until something is wrong with it.
     async fn listen(&self) -> Result<(), NatsError> {
         let epoch = self.epoch().await?;
         let name = self.jetstream.stream_by_subject(SUBJECTS).await?;
@@ -220,13 +220,14 @@ impl Listener {
             ..pull::Config::default()
         };
         let consumer = self.jetstream.create_consumer_on_stream(consumer, name.as_str()).await?;
-        let mut messages = consumer.stream().max_messages_per_batch(WINDOW / 4).heartbeat(LOOK).messages().await?;
-        // What came before is read from Postgres.
-        self.feed.change(|window| *window = Window { epoch, ..Window::default() });
+        let mut messages =
+            consumer.stream().max_messages_per_batch(WINDOW_SIZE / 4).heartbeat(SILENCE_TIMEOUT).messages().await?;
+        // Earlier events are read from PostgreSQL.
+        self.feed.change(|window| *window = EventWindow { epoch, ..EventWindow::default() });
         self.feed.is_live.store(true, Ordering::Relaxed);
         loop {
-            match timeout(LOOK, messages.next()).await {
-                Ok(Some(message)) => self.hear(epoch, &message?),
+            match timeout(SILENCE_TIMEOUT, messages.next()).await {
+                Ok(Some(message)) => self.receive(epoch, &message?),
                 Ok(None) => return Ok(()),
                 Err(_) => {
                     let is_same = self.jetstream.stream_by_subject(SUBJECTS).await? == name;
@@ -239,27 +240,29 @@ impl Listener {
         }
     }
 
-    fn hear(&self, epoch: Uuid, message: &Message) {
-        if let Some(heard) = self.believed(epoch, message) {
-            self.feed.change(|window| window.add(heard));
+    fn receive(&self, epoch: Uuid, message: &Message) {
+        if let Some(received) = self.verified_event(epoch, message) {
+            self.feed.change(|window| window.add(received));
         } else {
-            self.feed.dropped.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("a message in the copy of the log is not of a node of this service, or not for its place");
+            self.feed.rejected.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                "rejected a message of the copy of the log: no node of this service signed it for its position"
+            );
         }
     }
 
-    /// The event, when a node sent it for this place in this history.
-    fn believed(&self, epoch: Uuid, message: &Message) -> Option<Heard> {
+    /// The event, if a node signed it for this position in this epoch.
+    fn verified_event(&self, epoch: Uuid, message: &Message) -> Option<WindowEvent> {
         let headers = message.headers.as_ref()?;
         let header = |name| Some(headers.get(name)?.as_str());
         let position: u64 = header(POSITION)?.parse().ok()?;
-        let says = Uuid::parse_str(header(EPOCH)?).ok()?;
+        let message_epoch = Uuid::parse_str(header(EPOCH)?).ok()?;
         let mac = unhex(header(MAC)?)?;
-        if says != epoch || !(self.is_genuine)(epoch, position, &message.payload, &mac) {
+        if message_epoch != epoch || !(self.verify_message)(epoch, position, &message.payload, &mac) {
             return None;
         }
         let event = leaf::decode(position, &message.payload).ok().map(Arc::new)?;
-        Some(Heard { event, hash: leaf::hash(&message.payload) })
+        Some(WindowEvent { event, hash: leaf::hash(&message.payload) })
     }
 
     async fn epoch(&self) -> Result<Uuid, sqlx::Error> {
@@ -276,7 +279,7 @@ mod tests {
 
     use super::*;
 
-    fn event(position: u64) -> Heard {
+    fn event(position: u64) -> WindowEvent {
         let id = Uuid::from_u128(u128::from(position));
         let draft = Draft {
             id,
@@ -290,21 +293,21 @@ mod tests {
             sealed: Vec::new(),
         };
         let event = Arc::new(draft.prepare().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1));
-        Heard { event, hash: [0; 32] }
+        WindowEvent { event, hash: [0; 32] }
     }
 
-    fn window(positions: impl IntoIterator<Item = u64>) -> Window {
-        let mut window = Window::default();
+    fn window(positions: impl IntoIterator<Item = u64>) -> EventWindow {
+        let mut window = EventWindow::default();
         positions.into_iter().for_each(|position| window.add(event(position)));
         window
     }
 
-    fn taken(window: &Window, from: u64, most: u32) -> Vec<u64> {
-        window.take(from, most).1.iter().map(|heard| heard.event.position).collect()
+    fn taken(window: &EventWindow, from: u64, most: u32) -> Vec<u64> {
+        window.take(from, most).1.iter().map(|received| received.event.position).collect()
     }
 
     #[test]
-    fn a_window_gives_what_follows_on_itself_and_nothing_across_a_gap() {
+    fn a_window_returns_consecutive_events_and_nothing_across_a_gap() {
         let window = window([3, 4, 7, 8, 9]);
         assert_eq!(taken(&window, 7, 10), [7, 8, 9]);
         assert_eq!(taken(&window, 8, 1), [8]);
@@ -314,15 +317,15 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_again_changes_nothing() {
+    fn a_repeated_event_changes_nothing() {
         let window = window([3, 4, 5, 3, 0, 1, 4, 6]);
         assert_eq!(taken(&window, 3, 10), [3, 4, 5, 6]);
     }
 
     #[test]
-    fn a_window_holds_so_many_and_no_more() {
-        let window = window(0..WINDOW as u64 + 10);
-        assert_eq!(window.events.len(), WINDOW);
+    fn a_window_is_bounded() {
+        let window = window(0..WINDOW_SIZE as u64 + 10);
+        assert_eq!(window.events.len(), WINDOW_SIZE);
         assert_eq!(taken(&window, 9, 1), [0; 0]);
         assert_eq!(taken(&window, 10, 1), [10]);
     }

@@ -1,13 +1,13 @@
-//! The log in order, contiguous or not at all: whoever applies what it gives has missed nothing.
+//! The log in order and without gaps, or an error: a reader that applies what a feed returns misses nothing.
 //!
-//! Two feeds. [`PostgresFeed`] reads the log itself. [`JetStreamFeed`] hands over what the copy in JetStream has brought
-//! to this node, and reads the log itself wherever that is not contiguous, or not believed.
+//! There are two feeds. [`PostgresFeed`] reads the log itself. [`JetStreamFeed`] returns what the copy in JetStream has
+//! delivered to this node, and reads the log itself where that has gaps or is not authentic.
 
 mod jetstream;
 mod postgres;
-mod reading;
+mod read;
 
-pub use self::jetstream::{Counts, IsGenuine, JetStreamFeed, Listener};
-pub(crate) use self::postgres::Row;
-pub use self::postgres::{PostgresFeed, Replay, read, size};
-pub use self::reading::{Feed, FeedError, Reading};
+pub use self::jetstream::{FeedCounts, FeedListener, JetStreamFeed, MessageVerifier};
+pub(crate) use self::postgres::LogEventRow;
+pub use self::postgres::{LogReader, PostgresFeed, read, size};
+pub use self::read::{Feed, FeedError, ReadFuture};

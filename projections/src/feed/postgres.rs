@@ -1,4 +1,5 @@
-//! The log as Postgres has it, which is the log: each row verified against its leaf, a batch or a whole stretch at a time.
+//! The log in PostgreSQL, which is the authority. Each row is verified against its leaf, in one batch or over a whole
+//! range of positions.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,13 +11,13 @@ use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::reading::{Feed, FeedError, Reading};
+use super::read::{Feed, FeedError, ReadFuture};
 use crate::to_i64;
 
-/// The number of events in the log; every position below it is committed and visible.
+/// The number of events in the log. Every position below it is committed and visible.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn size(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query_scalar!("select position from log.head").fetch_one(connection).await?.unsigned_abs())
 }
@@ -27,7 +28,7 @@ pub async fn size(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
 /// [`FeedError`].
 pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result<Vec<Recorded>, FeedError> {
     let mut rows = sqlx::query_as!(
-        Row,
+        LogEventRow,
         "select position, stream_id, category, version, leaf, leaf_hash from log.event
          where position >= $1 and position < $2",
         to_i64(from),
@@ -36,12 +37,12 @@ pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result
     .fetch(connection);
     let mut read = Vec::new();
     while let Some(row) = rows.try_next().await? {
-        // At once, while the processor has it at hand.
+        // Verified at once, while the row is in the processor's cache.
         let position = row.position.unsigned_abs();
         read.push((position, row.verify()));
     }
-    // They come in order, nearly. Where a partition is so new that the database has no statistics of it, it would sort them
-    // by way of the disk, which takes ten times as long as to read them.
+    // The rows arrive almost in order. On a partition too new to have statistics, the database would sort them on disk,
+    // which takes ten times as long as reading them.
     read.sort_unstable_by_key(|(position, _)| *position);
     let in_order = read
         .into_iter()
@@ -50,18 +51,17 @@ pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result
     in_order.collect()
 }
 
-/// The feed that reads Postgres.
+/// The feed that reads PostgreSQL.
 pub struct PostgresFeed;
 
 impl Feed for PostgresFeed {
-    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> Reading<'a> {
+    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> ReadFuture<'a> {
         Box::pin(read(connection, from, most))
     }
 }
 
-/// Reads a stretch of the log from one end to the other. While one batch is applied, the next ones are on their way, each
-/// read and decoded by a task of its own.
-pub struct Replay {
+/// Reads a range of the log from one end to the other. While one batch is applied, tasks read and decode the next ones.
+pub struct LogReader {
     pool: PgPool,
     next: u64,
     end: u64,
@@ -69,19 +69,19 @@ pub struct Replay {
     ahead: VecDeque<JoinHandle<Result<Vec<Recorded>, FeedError>>>,
 }
 
-/// Events in one batch of a replay.
+/// The number of events per batch.
 const BATCH: u32 = 4_000;
-/// Most batches on their way; each takes a connection.
+/// The maximum number of batches read ahead; each takes a connection.
 const AHEAD: usize = 2;
 
-impl Replay {
-    /// Over these positions, all of which must be there.
+impl LogReader {
+    /// Starts reading these positions, all of which must exist.
     #[must_use]
     pub fn over(pool: &PgPool, positions: Range<u64>) -> Self {
         Self::in_batches(pool, positions, BATCH)
     }
 
-    /// The same, with as many events in a batch.
+    /// Starts reading in batches of this size.
     pub(crate) fn in_batches(pool: &PgPool, positions: Range<u64>, batch: u32) -> Self {
         let ahead = VecDeque::with_capacity(AHEAD);
         let mut replay = Self { pool: pool.clone(), next: positions.start, end: positions.end, batch, ahead };
@@ -91,8 +91,7 @@ impl Replay {
 
     /// The next batch; `None` at the end.
     ///
-    /// # Errors
-    /// [`FeedError`]; the replay cannot go on after it.
+    /// # Errors [`FeedError`]; the reader cannot continue after it.
     pub async fn next(&mut self) -> Result<Option<Vec<Recorded>>, FeedError> {
         let Some(batch) = self.ahead.pop_front() else { return Ok(None) };
         let events = batch.await.map_err(|_| FeedError::Gap { position: self.next })??;
@@ -100,7 +99,7 @@ impl Replay {
         Ok(Some(events))
     }
 
-    /// Whether there is another batch; then it is on its way.
+    /// Starts reading another batch; returns `false` if there is none.
     fn fetch(&mut self) -> bool {
         let from = self.next;
         let most = u32::try_from(self.end.saturating_sub(from)).map_or(self.batch, |left| left.min(self.batch));
@@ -111,7 +110,7 @@ impl Replay {
         let pool = self.pool.clone();
         self.ahead.push_back(tokio::spawn(async move {
             let events = read(&mut *pool.acquire().await?, from, most).await?;
-            // What the head promised is there, or the log has lost it.
+            // The log's head counted these events, so a missing one was lost.
             if events.len() as u64 == u64::from(most) {
                 Ok(events)
             } else {
@@ -122,7 +121,7 @@ impl Replay {
     }
 }
 
-pub(crate) struct Row {
+pub(crate) struct LogEventRow {
     pub position: i64,
     pub stream_id: Uuid,
     pub category: String,
@@ -131,8 +130,8 @@ pub(crate) struct Row {
     pub leaf_hash: Vec<u8>,
 }
 
-impl Row {
-    /// The leaf is the truth, and everything beside it must say the same.
+impl LogEventRow {
+    /// Checks the row against its leaf, which is the authority.
     pub fn verify(&self) -> Result<Recorded, FeedError> {
         let position = self.position.unsigned_abs();
         if leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {

@@ -1,63 +1,64 @@
-//! Grounds on which a session makes sensitive calls, and how a second factor bears on them.
+//! The grounds on which a session may make sensitive calls, and the effect of a second factor on them.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::policy::SessionPolicy;
 use fulexo_domain::values::SessionId;
 
-/// A step-up.
+/// A step-up of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elevation {
-    /// Where in the log.
+    /// The position of its event.
     pub position: u64,
-    /// Until when sensitive calls are allowed.
+    /// The end of the time in which sensitive calls are allowed.
     pub until: DateTime<Utc>,
-    /// Where its owner last proved themselves while it was held: tokens that are held, and older, no longer are.
+    /// The position of the last step-up that released the session from the required step-up. Tokens issued before it
+    /// are no longer held.
     pub released: Option<u64>,
 }
 
-/// From where on a second factor counts that was presented.
+/// The position from which a presented second factor is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SecondFactorMark {
-    /// The event that ended, or replaced, the one of before.
-    pub from: u64,
-    /// The session in which the new one was proved, and which therefore stays as it was.
-    pub kept: Option<SessionId>,
-    /// True where there is a new one.
+pub struct SecondFactorValidity {
+    /// The position of the event that ended or replaced the previous second factor.
+    pub valid_from: u64,
+    /// The session in which the new second factor was proved. Its claim stays valid.
+    pub kept_session: Option<SessionId>,
+    /// `true` if the account has a second factor.
     pub enabled: bool,
 }
 
-/// Grounds for sensitive calls in a session.
+/// The grounds on which a session may make sensitive calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionElevation {
-    /// Time after its login; `None` if the login does not count, whatever a clock says of when it was.
+    /// The time after login in which sensitive calls are allowed; `None` if the login does not count.
     pub after_login: Option<TimeDelta>,
-    /// End of what its last step-up allows; `None` if there was none lately that counts.
+    /// The end of the time that the last valid step-up allows; `None` if there is no recent one.
     pub until: Option<DateTime<Utc>>,
-    /// Position at which its owner last proved themselves while it was held.
+    /// The position of the last step-up that released the session from the required step-up.
     pub released: Option<u64>,
 }
 
-impl SecondFactorMark {
-    /// Whether it counts what a token says of a second factor that was issued at this position.
+impl SecondFactorValidity {
+    /// `true` if a second factor claimed by a token of this session, issued at this position, is still valid.
     #[must_use]
-    pub fn counts(&self, session: SessionId, position: u64) -> bool {
-        position >= self.from || self.kept == Some(session)
+    pub fn is_valid_for(&self, session: SessionId, position: u64) -> bool {
+        position >= self.valid_from || self.kept_session == Some(session)
     }
 
-    /// What a session is elevated by. Where there is a second factor, what was done without it counts no longer: its login,
-    /// if no second factor was presented in it that counts, and a step-up from before.
+    /// The grounds on which a session is elevated. On an account with a second factor, neither a login without a valid
+    /// second factor nor a step-up from before the current second factor counts.
     #[must_use]
-    pub fn elevated(
+    pub fn session_elevation(
         &self,
         session: SessionId,
         second_factor: bool,
         step_up: Option<Elevation>,
         policy: &SessionPolicy,
     ) -> SessionElevation {
-        let counts = |step_up: &Elevation| !self.enabled || self.counts(session, step_up.position);
+        let is_valid = |step_up: &Elevation| !self.enabled || self.is_valid_for(session, step_up.position);
         SessionElevation {
             after_login: (!self.enabled || second_factor).then_some(policy.elevation),
-            until: step_up.filter(counts).map(|step_up| step_up.until),
+            until: step_up.filter(is_valid).map(|step_up| step_up.until),
             released: step_up.and_then(|step_up| step_up.released),
         }
     }

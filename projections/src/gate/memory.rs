@@ -1,5 +1,5 @@
-//! What a gate remembers, and how events change it. Events may be told twice, and out of order when two nodes append at
-//! once. Whether any of it may be relied on is the gate's to know.
+//! The gate's memory, and how events change it. An event may arrive twice, or out of order when two nodes append at
+//! once. This file does not decide whether the memory may be relied on: the gate does.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,71 +18,71 @@ use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
 
-use super::elevation::{Elevation, SecondFactorMark};
+use super::elevation::{Elevation, SecondFactorValidity};
 
-/// Most changes kept; about 20 MB.
-pub(super) const MOST: usize = 100_000;
+/// The maximum number of remembered changes; about 20 MB.
+pub(super) const MAX_CHANGES: usize = 100_000;
 
-/// What a gate knows.
-pub(super) struct Memory {
-    /// The history that all of this is from.
+/// The state from which a gate judges.
+pub(super) struct GateMemory {
+    /// The epoch of the log that this state derives from.
     pub epoch: Epoch,
-    /// Whether the database has another one by now: then nothing here is true of it.
+    /// `true` if the database now has another epoch: then nothing here holds.
     pub is_replaced: bool,
-    /// Every event below it is known here.
+    /// Every event below this position has been applied.
     pub applied: u64,
-    /// The event before that.
+    /// The id of the last event before `applied`.
     pub last: Option<Uuid>,
     pub lease_ends: Option<Instant>,
-    /// Tokens issued below it may miss changes that were forgotten.
+    /// Tokens issued below this position may predate changes that the gate has forgotten.
     pub horizon: u64,
-    /// Where sessions ended.
+    /// The position at which each session ended.
     pub ended: HashMap<SessionId, u64>,
-    pub elevated: HashMap<SessionId, Elevation>,
-    /// Until then there may be elevations that were forgotten in favour of younger changes, or what made them worthless.
-    pub elevations_lost_until: Option<DateTime<Utc>>,
+    pub elevations: HashMap<SessionId, Elevation>,
+    /// Until this time the gate may have forgotten elevations that still hold, or changes that invalidated them.
+    pub elevations_incomplete_until: Option<DateTime<Utc>>,
     pub accounts: HashMap<AccountId, AccountChanges>,
     pub custom: CustomRoles,
     /// The last change of each custom role.
     pub custom_changed: HashMap<RoleName, u64>,
-    pub keys: HashMap<ApiKeyId, Key>,
+    pub keys: HashMap<ApiKeyId, ActiveApiKey>,
     pub revoked_keys: HashSet<ApiKeyId>,
     pub policy: Arc<Policy>,
-    /// What a lockdown closes, and which event says so.
+    /// The scope of the lockdown, and the position of the event that set it.
     pub lockdown: (Option<Scope>, u64),
-    /// What was remembered when, oldest first.
-    pub ages: BTreeMap<u64, (DateTime<Utc>, Subject)>,
+    /// The remembered changes by position, oldest first, each with its time.
+    pub ages: BTreeMap<u64, (DateTime<Utc>, ChangeSubject)>,
 }
 
-/// An API key in use.
+/// An API key that is neither revoked nor expired.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Key {
+pub(super) struct ActiveApiKey {
     pub permissions: Permissions,
     pub expires_at: DateTime<Utc>,
-    /// The account that made it.
-    pub maker: Option<AccountId>,
-    /// Whether that is suspended, and which event says so. It stays here however long ago that was.
-    pub maker_suspended: (u64, bool),
+    /// The account that created it.
+    pub creator: Option<AccountId>,
+    /// The position of the creator's last suspension or reinstatement, and `true` if suspended. It does not age.
+    pub creator_suspended: (u64, bool),
 }
 
-/// What changed about an account.
+/// The remembered changes of an account.
 #[derive(Default)]
 pub(super) struct AccountChanges {
-    /// All roles held at a position: what a starting node learnt from the tables.
-    pub base: Option<(u64, BTreeSet<RoleName>)>,
-    /// The last event that ended its sessions, all that began before it but one.
-    pub sessions: Option<(u64, Option<SessionId>)>,
-    /// Whether all use of it is stopped, and which event says so.
+    /// All roles held at a position, as a starting node read them from the tables.
+    pub base_roles: Option<(u64, BTreeSet<RoleName>)>,
+    /// The last event that ended all sessions begun before it, and the one session that it kept.
+    pub sessions_revoked: Option<(u64, Option<SessionId>)>,
+    /// The position of the last suspension or reinstatement, and `true` if suspended.
     pub suspended: (u64, bool),
-    pub second_factor: SecondFactorMark,
-    /// The last change of each role: granted or not.
-    changes: BTreeMap<RoleName, (u64, bool)>,
+    pub second_factor: SecondFactorValidity,
+    /// The last change of each role, and `true` if it was granted.
+    role_changes: BTreeMap<RoleName, (u64, bool)>,
     latest: u64,
 }
 
-/// What a change is about.
+/// The subject of a change.
 #[derive(Clone, Copy)]
-pub(super) enum Subject {
+pub(super) enum ChangeSubject {
     Session(SessionId),
     Elevation(SessionId),
     Account(AccountId),
@@ -90,17 +90,17 @@ pub(super) enum Subject {
 }
 
 impl AccountChanges {
-    /// Whether a token of this session that was issued at this position is of one that was ended with all others. No token
-    /// is issued after that but to a session that began after it, or was kept.
+    /// `true` if the session was ended together with all others of its account. After that event, tokens are issued
+    /// only to sessions that began later and to the session that was kept.
     pub fn revoked(&self, session: SessionId, position: u64) -> bool {
-        self.sessions.is_some_and(|(from, kept)| position < from && kept != Some(session))
+        self.sessions_revoked.is_some_and(|(from, kept)| position < from && kept != Some(session))
     }
 
-    // Events may be told twice, and out of order when two nodes append at once: in each of these, the latest stands.
+    // An event may arrive twice, or out of order when two nodes append at once: each of these keeps the latest.
 
     fn revoke(&mut self, position: u64, kept: Option<SessionId>) {
-        if self.sessions.is_none_or(|(from, _)| position >= from) {
-            self.sessions = Some((position, kept));
+        if self.sessions_revoked.is_none_or(|(from, _)| position >= from) {
+            self.sessions_revoked = Some((position, kept));
         }
     }
 
@@ -110,19 +110,19 @@ impl AccountChanges {
         }
     }
 
-    fn change_second_factor(&mut self, mark: SecondFactorMark) {
-        if mark.from >= self.second_factor.from {
-            self.second_factor = mark;
+    fn change_second_factor(&mut self, validity: SecondFactorValidity) {
+        if validity.valid_from >= self.second_factor.valid_from {
+            self.second_factor = validity;
         }
     }
 
-    /// The roles of a token that was issued at this position, and what has changed since.
-    pub fn over(&self, roles: &[RoleName], position: u64) -> BTreeSet<RoleName> {
-        let (since, mut held) = match &self.base {
+    /// The current roles of the owner of a token that was issued with these roles at this position.
+    pub fn roles_since(&self, roles: &[RoleName], position: u64) -> BTreeSet<RoleName> {
+        let (since, mut held) = match &self.base_roles {
             Some((base, held)) if *base > position => (*base, held.clone()),
             Some(_) | None => (position, roles.iter().cloned().collect()),
         };
-        for (role, (changed, granted)) in &self.changes {
+        for (role, (changed, granted)) in &self.role_changes {
             match (*changed > since, granted) {
                 (true, true) => {
                     held.insert(role.clone());
@@ -137,7 +137,7 @@ impl AccountChanges {
     }
 }
 
-impl Memory {
+impl GateMemory {
     pub fn holds_lease(&self) -> bool {
         self.lease_ends.is_some_and(|ends| Instant::now() < ends)
     }
@@ -146,7 +146,7 @@ impl Memory {
         let (position, at) = (recorded.position, recorded.recorded_at);
         match &recorded.event {
             Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) => {
-                self.remember(position, at, Subject::Session(SessionId(recorded.stream.id)));
+                self.remember(position, at, ChangeSubject::Session(SessionId(recorded.stream.id)));
             }
             Event::Account(AccountEvent::RoleGranted { role }) => {
                 self.remember_role(position, at, AccountId(recorded.stream.id), role, true);
@@ -158,32 +158,32 @@ impl Memory {
                 self.remember_account(position, at, recorded.stream.id).revoke(position, *kept);
             }
             Event::Account(event @ (AccountEvent::Suspended {} | AccountEvent::Reinstated {})) => {
-                let (maker, suspended) = (AccountId(recorded.stream.id), *event == AccountEvent::Suspended {});
+                let (creator, suspended) = (AccountId(recorded.stream.id), *event == AccountEvent::Suspended {});
                 self.remember_account(position, at, recorded.stream.id).suspend(position, suspended);
-                for key in self.keys.values_mut().filter(|key| key.maker == Some(maker)) {
-                    if position >= key.maker_suspended.0 {
-                        key.maker_suspended = (position, suspended);
+                for key in self.keys.values_mut().filter(|key| key.creator == Some(creator)) {
+                    if position >= key.creator_suspended.0 {
+                        key.creator_suspended = (position, suspended);
                     }
                 }
             }
             Event::Account(AccountEvent::SecondFactorEnabled { session }) => {
-                let mark = SecondFactorMark { from: position, kept: *session, enabled: true };
-                self.remember_account(position, at, recorded.stream.id).change_second_factor(mark);
+                let validity = SecondFactorValidity { valid_from: position, kept_session: *session, enabled: true };
+                self.remember_account(position, at, recorded.stream.id).change_second_factor(validity);
             }
             Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
-                let mark = SecondFactorMark { from: position, kept: None, enabled: false };
-                self.remember_account(position, at, recorded.stream.id).change_second_factor(mark);
+                let validity = SecondFactorValidity { valid_from: position, kept_session: None, enabled: false };
+                self.remember_account(position, at, recorded.stream.id).change_second_factor(validity);
             }
             Event::Session(SessionEvent::Elevated { until, released, .. }) => {
                 let session = SessionId(recorded.stream.id);
-                self.remember(position, at, Subject::Elevation(session));
+                self.remember(position, at, ChangeSubject::Elevation(session));
                 let fresh = Elevation { position, until: *until, released: released.then_some(position) };
-                let known = self.elevated.entry(session).or_insert(fresh);
+                let known = self.elevations.entry(session).or_insert(fresh);
                 let released = known.released.max(fresh.released);
                 *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
             }
             Event::Role(event) => self.change_role(position, event),
-            // Events may be told twice, and out of order when two nodes append at once.
+            // An event may arrive twice, or out of order when two nodes append at once.
             Event::Lockdown(event) if position >= self.lockdown.1 => {
                 self.lockdown = match event {
                     LockdownEvent::Started { scope } => (Some(*scope), position),
@@ -195,20 +195,25 @@ impl Memory {
                 match event {
                     ApiKeyEvent::Created { permissions, expires_at, .. } if !self.revoked_keys.contains(&key) => {
                         self.keys.retain(|_, key| key.expires_at > at);
-                        let maker = match recorded.actor {
+                        let creator = match recorded.actor {
                             Actor::Account { id } => Some(AccountId(id)),
                             Actor::ApiKey { .. } | Actor::Anonymous | Actor::Operator | Actor::System => None,
                         };
-                        // Told late, it may have been made by somebody who is suspended by now.
-                        let known = maker.and_then(|maker| self.accounts.get(&maker));
-                        let maker_suspended = known.map_or((0, false), |account| account.suspended);
+                        // If the event arrives late, its creator may already be suspended.
+                        let known = creator.and_then(|creator| self.accounts.get(&creator));
+                        let creator_suspended = known.map_or((0, false), |account| account.suspended);
                         let (permissions, expires_at) = (Permissions::of(permissions), *expires_at);
-                        self.keys.entry(key).or_insert(Key { permissions, expires_at, maker, maker_suspended });
+                        self.keys.entry(key).or_insert(ActiveApiKey {
+                            permissions,
+                            expires_at,
+                            creator,
+                            creator_suspended,
+                        });
                     }
                     ApiKeyEvent::Created { .. } => {}
                     ApiKeyEvent::Revoked {} => {
                         self.keys.remove(&key);
-                        self.remember(position, at, Subject::Key(key));
+                        self.remember(position, at, ChangeSubject::Key(key));
                     }
                 }
             }
@@ -240,7 +245,7 @@ impl Memory {
         | RoleEvent::PermissionsChanged { role, .. }
         | RoleEvent::Retired { role }) = event;
         let last = self.custom_changed.entry(role.clone()).or_insert(position);
-        // Events may be told twice, and out of order when two nodes append at once.
+        // An event may arrive twice, or out of order when two nodes append at once.
         if position < *last {
             return;
         }
@@ -257,29 +262,29 @@ impl Memory {
     }
 
     fn remember_account(&mut self, position: u64, at: DateTime<Utc>, account: Uuid) -> &mut AccountChanges {
-        self.remember(position, at, Subject::Account(AccountId(account)));
+        self.remember(position, at, ChangeSubject::Account(AccountId(account)));
         self.accounts.entry(AccountId(account)).or_default()
     }
 
     fn remember_role(&mut self, position: u64, at: DateTime<Utc>, account: AccountId, role: &RoleName, granted: bool) {
-        let changes = &mut self.remember_account(position, at, account.0).changes;
+        let changes = &mut self.remember_account(position, at, account.0).role_changes;
         let last = changes.entry(role.clone()).or_insert((position, granted));
-        // Events may be told twice, and out of order when two nodes append at once.
+        // An event may arrive twice, or out of order when two nodes append at once.
         if position >= last.0 {
             *last = (position, granted);
         }
     }
 
-    pub fn remember(&mut self, position: u64, at: DateTime<Utc>, subject: Subject) {
+    pub fn remember(&mut self, position: u64, at: DateTime<Utc>, subject: ChangeSubject) {
         match subject {
-            Subject::Session(session) => {
+            ChangeSubject::Session(session) => {
                 self.ended.entry(session).or_insert(position);
             }
-            Subject::Elevation(_) => {}
-            Subject::Key(key) => {
+            ChangeSubject::Elevation(_) => {}
+            ChangeSubject::Key(key) => {
                 self.revoked_keys.insert(key);
             }
-            Subject::Account(account) => {
+            ChangeSubject::Account(account) => {
                 let changes = self.accounts.entry(account).or_default();
                 changes.latest = changes.latest.max(position);
             }
@@ -287,44 +292,44 @@ impl Memory {
         self.ages.insert(position, (at, subject));
     }
 
-    /// Forgets what is older than `relevant_for`, and what is too much.
+    /// Forgets changes older than `relevant_for`, and the oldest beyond the cap.
     pub fn trim(&mut self, now: DateTime<Utc>, relevant_for: TimeDelta) {
         let before = now - relevant_for;
-        self.elevations_lost_until = self.elevations_lost_until.filter(|until| *until > now);
+        self.elevations_incomplete_until = self.elevations_incomplete_until.filter(|until| *until > now);
         while let Some(oldest) = self.ages.first_entry() {
             let (position, (at, subject)) = (*oldest.key(), *oldest.get());
-            let is_over = self.ages.len() > MOST;
+            let is_over = self.ages.len() > MAX_CHANGES;
             if at >= before && !is_over {
                 return;
             }
-            // Whatever it is forgotten for: an age is the word of a clock, and tokens may live longer by another node's
-            // settings.
+            // The horizon advances even if the change was old enough: its age is the statement of a clock, and the
+            // settings of another node may let tokens live longer.
             self.horizon = self.horizon.max(position + 1);
             self.ages.remove(&position);
             match subject {
-                Subject::Session(session) => {
+                ChangeSubject::Session(session) => {
                     if self.ended.get(&session).is_some_and(|ended| *ended <= position) {
                         self.ended.remove(&session);
                     }
                 }
-                Subject::Elevation(session) => {
-                    if let Entry::Occupied(elevation) = self.elevated.entry(session)
+                ChangeSubject::Elevation(session) => {
+                    if let Entry::Occupied(elevation) = self.elevations.entry(session)
                         && elevation.get().position <= position
                     {
-                        // Where it still holds, a token issued after it does not know of it either.
+                        // A token issued after a step-up that still holds does not carry it either.
                         let until = Some(elevation.remove().until).filter(|until| *until > now);
-                        self.elevations_lost_until = self.elevations_lost_until.max(until);
+                        self.elevations_incomplete_until = self.elevations_incomplete_until.max(until);
                     }
                 }
-                // It is in no list of keys: the database is asked.
-                Subject::Key(key) => {
+                // No list of active keys has it: the database is asked.
+                ChangeSubject::Key(key) => {
                     self.revoked_keys.remove(&key);
                 }
-                Subject::Account(account) => {
+                ChangeSubject::Account(account) => {
                     if self.accounts.get(&account).is_some_and(|changes| changes.latest <= position) {
                         self.accounts.remove(&account);
                         let until = Some(at + relevant_for).filter(|until| *until > now);
-                        self.elevations_lost_until = self.elevations_lost_until.max(until);
+                        self.elevations_incomplete_until = self.elevations_incomplete_until.max(until);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! How a gate begins: with what the tables say of the time that matters, read in one snapshot.
+//! The initial state of a gate, read from the tables in one snapshot.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -9,18 +9,18 @@ use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
 
 use super::Gate;
-use super::elevation::{Elevation, SecondFactorMark};
-use super::memory::{Key, MOST, Memory, Subject};
-use crate::as_of::first_in;
+use super::elevation::{Elevation, SecondFactorValidity};
+use super::memory::{ActiveApiKey, ChangeSubject, GateMemory, MAX_CHANGES};
+use crate::as_of::first_position_in;
 use crate::feed::FeedError;
 use crate::{access, feed};
 
-/// The longest that the policy lets an elevation last.
+/// The longest elevation that the policy allows.
 const LONGEST_ELEVATION: TimeDelta = TimeDelta::minutes(60);
 
 impl Gate {
-    /// Learns from the tables what has changed within the life of an access token. Tokens that are older than that are for
-    /// the tables, whatever this node's clock and settings say of how long they live.
+    /// Reads the changes within the life of an access token from the tables. The tables judge older tokens, however
+    /// long this node's clock and settings let them live.
     ///
     /// # Errors
     /// The database, or a log whose end cannot be read.
@@ -30,11 +30,11 @@ impl Gate {
         policy: Arc<InForce>,
         now: DateTime<Utc>,
     ) -> Result<Self, FeedError> {
-        // Tokens are accepted a minute past their end; recorded times may lag behind the clock by as much again.
+        // Tokens are accepted up to a minute past their end, and recorded times may lag the clock by another minute.
         let relevant_for = token_lifetime.max(LONGEST_ELEVATION) + TimeDelta::minutes(2);
-        let most = i64::try_from(MOST).unwrap_or(i64::MAX);
+        let most = i64::try_from(MAX_CHANGES).unwrap_or(i64::MAX);
         let mut transaction = pool.begin().await?;
-        // One snapshot: what is read below is the state at this very position.
+        // One snapshot: everything read below is the state at this position.
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
         let head = sqlx::query!("select position, epoch from log.head").fetch_one(&mut *transaction).await?;
         let (applied, epoch) = (head.position.unsigned_abs(), head.epoch.into());
@@ -42,7 +42,7 @@ impl Gate {
             Some(last) => feed::read(&mut transaction, last, 1).await?.first().map(|event| event.id),
             None => None,
         };
-        let learnt_from = first_in(&mut transaction, |recorded_at| recorded_at > now - relevant_for).await?;
+        let learnt_from = first_position_in(&mut transaction, |recorded_at| recorded_at > now - relevant_for).await?;
         let ended = sqlx::query!(
             r#"select session_id, ended_position as "position!", ended_at as "at!" from access.session
                where ended_at > $1 order by ended_at desc limit $2"#,
@@ -87,7 +87,7 @@ impl Gate {
         if let Some((_, changed)) = changed_policy {
             policy.learn(&changed);
         }
-        let mut memory = Memory {
+        let mut memory = GateMemory {
             policy: policy.get(),
             lockdown: lockdown.map_or((None, 0), |lockdown| (lockdown.scope, lockdown.position)),
             epoch,
@@ -97,20 +97,20 @@ impl Gate {
             lease_ends: None,
             horizon: learnt_from,
             ended: HashMap::new(),
-            elevated: HashMap::new(),
-            elevations_lost_until: None,
+            elevations: HashMap::new(),
+            elevations_incomplete_until: None,
             accounts: HashMap::new(),
             custom_changed: custom.iter().map(|role| (role.role.clone(), role.position)).collect(),
             custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
             keys: keys
                 .into_iter()
                 .map(|key| {
-                    let known = Key {
+                    let known = ActiveApiKey {
                         permissions: access::permissions(&key.permissions),
                         expires_at: key.expires_at,
-                        maker: key.created_by.map(AccountId),
-                        // What this snapshot does not have comes after all that it has.
-                        maker_suspended: (applied.saturating_sub(1), key.maker_suspended),
+                        creator: key.created_by.map(AccountId),
+                        // Every event that this snapshot lacks comes after all events that it has.
+                        creator_suspended: (applied.saturating_sub(1), key.maker_suspended),
                     };
                     (ApiKeyId(key.key_id), known)
                 })
@@ -118,41 +118,42 @@ impl Gate {
             revoked_keys: HashSet::new(),
             ages: BTreeMap::new(),
         };
-        // A full answer means that there may be more: what is older than the oldest row is not known here.
+        // A full result may be incomplete: changes older than its oldest row are unknown here.
         let bound =
-            |oldest: Option<i64>, rows: usize| if rows < MOST { 0 } else { oldest.map_or(0, i64::unsigned_abs) };
+            |oldest: Option<i64>, rows: usize| if rows < MAX_CHANGES { 0 } else { oldest.map_or(0, i64::unsigned_abs) };
         memory.horizon = memory
             .horizon
             .max(bound(ended.last().map(|row| row.position), ended.len()))
             .max(bound(changed.last().map(|row| row.changed_position), changed.len()));
         for row in ended {
-            memory.remember(row.position.unsigned_abs(), row.at, Subject::Session(SessionId(row.session_id)));
+            memory.remember(row.position.unsigned_abs(), row.at, ChangeSubject::Session(SessionId(row.session_id)));
         }
-        if changed.len() >= MOST {
-            memory.elevations_lost_until = changed.last().map(|row| row.changed_at + relevant_for);
+        if changed.len() >= MAX_CHANGES {
+            memory.elevations_incomplete_until = changed.last().map(|row| row.changed_at + relevant_for);
         }
         for row in changed {
             let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
             let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
-            memory.remember(position, row.changed_at, Subject::Account(account));
+            memory.remember(position, row.changed_at, ChangeSubject::Account(account));
             let known = memory.accounts.entry(account).or_default();
-            known.base = Some((position, roles));
-            known.sessions = Some((row.sessions_from.unsigned_abs(), row.kept_session.map(SessionId)));
+            known.base_roles = Some((position, roles));
+            known.sessions_revoked = Some((row.sessions_from.unsigned_abs(), row.kept_session.map(SessionId)));
             known.suspended = (position, row.suspended);
-            known.second_factor = SecondFactorMark {
-                from: row.second_factor_from.unsigned_abs(),
-                kept: row.second_factor_session.map(SessionId),
+            known.second_factor = SecondFactorValidity {
+                valid_from: row.second_factor_from.unsigned_abs(),
+                kept_session: row.second_factor_session.map(SessionId),
                 enabled: row.second_factor_enabled,
             };
         }
-        if elevated.len() >= MOST {
-            memory.elevations_lost_until = memory.elevations_lost_until.max(elevated.last().map(|row| row.until));
+        if elevated.len() >= MAX_CHANGES {
+            memory.elevations_incomplete_until =
+                memory.elevations_incomplete_until.max(elevated.last().map(|row| row.until));
         }
         for row in elevated {
             let released = row.released_position.map(i64::unsigned_abs);
             let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, released };
-            memory.elevated.insert(SessionId(row.session_id), elevation);
-            memory.ages.entry(elevation.position).or_insert((now, Subject::Elevation(SessionId(row.session_id))));
+            memory.elevations.insert(SessionId(row.session_id), elevation);
+            memory.ages.entry(elevation.position).or_insert((now, ChangeSubject::Elevation(SessionId(row.session_id))));
         }
         memory.trim(now, relevant_for);
         Ok(Self { memory: RwLock::new(memory), policy, relevant_for })

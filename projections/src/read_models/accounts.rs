@@ -1,5 +1,5 @@
-//! The accounts read model: what administrators list and filter. Who somebody is stays sealed beside the log; the
-//! row knows where.
+//! The accounts read model, which administrators list and filter. Personal data stays sealed alongside the log; a row
+//! holds its position.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,111 +13,113 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::as_of::Moment;
-use crate::page::{Page, Paging, WALK_SQL};
-use crate::read_models::bulk::{Table, Tuple};
-use crate::read_models::counts::{AccountCounts, Change, Counted, NONE};
-use crate::read_models::versions::{Row, Superseded, Versions, column};
+use crate::page::{Page, Paging, SCAN_LIMIT_SQL};
+use crate::read_models::bulk::{CopyTuple, HistoryTable};
+use crate::read_models::counts::{AccountContribution, AccountCountChanges, NO_CONTRIBUTION, Transition};
+use crate::read_models::versions::{RowVersions, SupersededVersion, VersionedRow, column};
 use crate::to_i64;
 
-/// One account.
+/// A row of an account.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct Account {
-    /// Its id.
+pub struct AccountRow {
+    /// The account's id.
     pub account_id: Uuid,
-    /// The event that made it what it is here.
+    /// The position of the event that produced this version of the row.
     pub since: i64,
-    /// When it was registered.
+    /// The time of registration.
     pub registered_at: DateTime<Utc>,
-    /// Where e-mail and display name are sealed.
+    /// The position at which e-mail address and display name are sealed.
     pub profile_position: i64,
-    /// When the password was set or last changed.
+    /// The time at which the password was set or last changed.
     pub password_changed_at: DateTime<Utc>,
-    /// When somebody last logged in.
+    /// The time of the last login.
     pub last_login_at: Option<DateTime<Utc>>,
-    /// When the last lock lifts, or lifted.
+    /// The end of the last lock.
     pub locked_until: Option<DateTime<Utc>>,
-    /// When the last lock of its second factor lifts, or lifted.
+    /// The end of the last lock of the second factor.
     pub second_factor_locked_until: Option<DateTime<Utc>>,
-    /// Recovery codes left.
+    /// The number of unused recovery codes.
     pub recovery_codes: i32,
-    /// Whether an administrator has stopped all use of it.
+    /// `true` if an administrator suspended the account.
     pub suspended: bool,
-    /// Whether the password must be changed before anything else.
+    /// `true` if the password must be changed at the next login.
     pub password_expired: bool,
-    /// Whether a login asks for a second factor.
+    /// `true` if login requires a second factor.
     pub second_factor: bool,
-    /// Whether mail to its address reached its owner.
+    /// `true` if the e-mail address is verified.
     pub email_verified: bool,
-    /// Names, in order.
+    /// The names of the account's roles, in order.
     #[sqlx(try_from = "Vec<String>")]
     pub roles: Arc<[String]>,
 }
 
-/// What to list.
+/// The filter of a list of accounts.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct AccountFilter {
     /// Only this account.
     pub account: Option<AccountId>,
     /// Only accounts that hold this role.
     pub role: Option<String>,
-    /// Only accounts that are locked now, or that are not.
+    /// Only accounts that are currently locked, or only those that are not.
     pub locked: Option<bool>,
-    /// Only accounts that are suspended, or that are not.
+    /// Only suspended accounts, or only those that are not.
     pub suspended: Option<bool>,
-    /// Only accounts with a second factor, or without.
+    /// Only accounts with a second factor, or only those without.
     pub second_factor: Option<bool>,
 }
 
-/// One account, if it is known.
+/// The account with this id, if it is in the read model.
 ///
 /// # Errors
-/// The database.
-pub async fn get(pool: &PgPool, account: AccountId) -> Result<Option<Account>, sqlx::Error> {
-    sqlx::query_as!(Account, "select * from read.account where account_id = $1", account.0).fetch_optional(pool).await
+/// [`sqlx::Error`].
+pub async fn get(pool: &PgPool, account: AccountId) -> Result<Option<AccountRow>, sqlx::Error> {
+    sqlx::query_as!(AccountRow, "select * from read.account where account_id = $1", account.0)
+        .fetch_optional(pool)
+        .await
 }
 
-/// Accounts in the order of their registration.
+/// A page of accounts, in order of registration.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn list(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &AccountFilter,
     paging: &Paging<Uuid>,
     now: DateTime<Utc>,
-) -> Result<Page<Account, Uuid>, sqlx::Error> {
+) -> Result<Page<AccountRow, Uuid>, sqlx::Error> {
     let rows = statement(filter, paging, None, now).build_query_as().fetch_all(pool).await?;
-    Ok(Page::of_walk(rows, paging.limit, |account: &Account| account.account_id))
+    Ok(Page::from_scan(rows, paging.limit, |account: &AccountRow| account.account_id))
 }
 
-/// One account as it was.
+/// The account with this id as of a past moment.
 ///
 /// # Errors
-/// The database.
-pub async fn get_as_of(pool: &PgPool, account: AccountId, moment: Moment) -> Result<Option<Account>, sqlx::Error> {
-    let filter = Filter { account: Some(account), ..Filter::default() };
+/// [`sqlx::Error`].
+pub async fn get_as_of(pool: &PgPool, account: AccountId, moment: Moment) -> Result<Option<AccountRow>, sqlx::Error> {
+    let filter = AccountFilter { account: Some(account), ..AccountFilter::default() };
     Ok(list_as_of(pool, &filter, &Paging::first(1), moment).await?.items.pop())
 }
 
-/// Accounts as they were, in the order of their registration.
+/// A page of accounts as of a past moment, in order of registration.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn list_as_of(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &AccountFilter,
     paging: &Paging<Uuid>,
     moment: Moment,
-) -> Result<Page<Account, Uuid>, sqlx::Error> {
+) -> Result<Page<AccountRow, Uuid>, sqlx::Error> {
     let rows = statement(filter, paging, Some(moment), moment.time).build_query_as().fetch_all(pool).await?;
-    Ok(Page::of_walk(rows, paging.limit, |account: &Account| account.account_id))
+    Ok(Page::from_scan(rows, paging.limit, |account: &AccountRow| account.account_id))
 }
 
-/// The statement of a list, made from the filters that are given: one of them finds candidates in its index, the others are
-/// held against their versions, 1,000 of them at most.
+/// Builds the statement of a list from its filters. The index of one filter selects candidates, and the other filters
+/// are checked against the row versions of at most 1,000 candidates.
 #[must_use]
 pub fn statement(
-    filter: &Filter,
+    filter: &AccountFilter,
     paging: &Paging<Uuid>,
     moment: Option<Moment>,
     now: DateTime<Utc>,
@@ -130,16 +132,16 @@ pub fn statement(
     sql.push(order).push(") as nth from ");
     push_candidates(&mut sql, filter, moment, now);
     if let Some(after) = paging.after {
-        sql.push(" and g.account_id").push(paging.order.beyond()).push_bind(after);
+        sql.push(" and g.account_id").push(paging.order.after_operator()).push_bind(after);
     }
     if let Some(moment) = moment {
         sql.push(" and g.account_id <= ").push_bind(moment.latest_id());
     }
     sql.push(" order by g.account_id ").push(order).push(" limit ");
-    sql.push(if is_filtered { WALK_SQL } else { paging.fetch() });
+    sql.push(if is_filtered { SCAN_LIMIT_SQL } else { paging.fetch_limit() });
     sql.push(") c cross join lateral (select * from read.account r where r.account_id = c.account_id offset 0) a");
     sql.push(" cross join lateral (select ").push(&current);
-    // A row never goes away: one that has changed since has the version before in its past.
+    // A row is never deleted: if it has changed since, its past has the earlier version.
     if let Some(moment) = moment {
         sql.push(" where a.since <= ").push_bind(moment.position);
         sql.push(" union all (select ").push(COLUMNS);
@@ -147,20 +149,20 @@ pub fn statement(
         sql.push(" and p.account_id = a.account_id and p.since <= ").push_bind(moment.position);
         sql.push(" order by p.since desc limit 1)");
     }
-    sql.push(") v) w where matches or nth = ").push(WALK_SQL);
-    sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch());
+    sql.push(") v) w where matches or nth = ").push(SCAN_LIMIT_SQL);
+    sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch_limit());
     sql
 }
 
-/// The columns of a version, in the order of the table's.
+/// The columns of a version, in the order of the table.
 const COLUMNS: &str = "account_id, since, registered_at, profile_position, password_changed_at, last_login_at, locked_until, \
                        second_factor_locked_until, recovery_codes, suspended, password_expired, second_factor, \
                        email_verified, roles";
 
-/// What a version has to be; `false` if it may be anything.
-fn push_conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter, now: DateTime<Utc>) -> bool {
-    // An account is looked up by itself.
-    let Filter { account: _, role, locked, suspended, second_factor } = filter;
+/// Pushes the conditions on a version; returns `false` if there are none.
+fn push_conditions(sql: &mut QueryBuilder<Postgres>, filter: &AccountFilter, now: DateTime<Utc>) -> bool {
+    // The account itself is selected as a candidate.
+    let AccountFilter { account: _, role, locked, suspended, second_factor } = filter;
     if let Some(role) = role {
         sql.push(" and v.roles @> array[").push_bind(role.clone()).push("]");
     }
@@ -177,9 +179,14 @@ fn push_conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter, now: DateT
     role.is_some() || locked.is_some() || suspended.is_some() || second_factor.is_some()
 }
 
-/// Accounts as `g`, by the index of one filter.
-fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Option<Moment>, now: DateTime<Utc>) {
-    let Filter { account, role, locked, suspended, second_factor } = filter;
+/// Pushes the candidates as `g`, selected by the index of one filter.
+fn push_candidates(
+    sql: &mut QueryBuilder<Postgres>,
+    filter: &AccountFilter,
+    moment: Option<Moment>,
+    now: DateTime<Utc>,
+) {
+    let AccountFilter { account, role, locked, suspended, second_factor } = filter;
     match (account, role, moment) {
         (Some(account), _, _) => {
             sql.push("read.account g where g.account_id = ").push_bind(account.0);
@@ -194,7 +201,7 @@ fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Op
             sql.push(" and since <= ").push_bind(moment.position);
             sql.push(" and until > ").push_bind(moment.position).push(") g where true");
         }
-        // Fenced: the planner cannot tell how few of those that were ever locked still are.
+        // Fenced: the planner cannot estimate how few of the accounts that were ever locked still are.
         (None, None, None) if *locked == Some(true) => {
             sql.push(
                 "(select account_id from read.account where greatest(locked_until, second_factor_locked_until) > ",
@@ -209,7 +216,7 @@ fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Op
                 _ => "read.account g where true",
             });
         }
-        // Those that were there: the walk ends at a row that has a version.
+        // Only accounts that existed then: the scan must end at a row that has a version.
         (None, None, Some(moment)) => {
             sql.push("read.account g where g.registered_at <= ").push_bind(moment.time);
             sql.push(" and (g.since <= ").push_bind(moment.position);
@@ -219,34 +226,34 @@ fn push_candidates(sql: &mut QueryBuilder<Postgres>, filter: &Filter, moment: Op
     }
 }
 
-/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most one statement, on the
-/// connection that is asked for then.
+/// Reads the rows that the batch touches, unless they are cached, and folds the batch over them. It runs at most one
+/// statement, on the connection that it then asks for.
 pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
-    rows: &mut Versions<Account>,
-    counts: &mut AccountCounts,
+    rows: &mut RowVersions<AccountRow>,
+    counts: &mut AccountCountChanges,
     events: &[Recorded],
 ) -> Result<(), E> {
     let touched = events.iter().filter(|recorded| concerns(recorded));
-    let known = rows.missing(touched.map(|recorded| (recorded.stream.id, is_first(recorded))));
+    let known = rows.keys_to_read(touched.map(|recorded| (recorded.stream.id, is_first(recorded))));
     if !known.is_empty() {
-        let known = sqlx::query_as!(Account, "select * from account where account_id = any($1)", &known)
+        let known = sqlx::query_as!(AccountRow, "select * from account where account_id = any($1)", &known)
             .fetch_all(connection().await?)
             .await?;
         rows.extend(known);
     }
     for recorded in events {
-        fold_one(rows, counts, recorded);
+        fold_event(rows, counts, recorded);
     }
     Ok(())
 }
 
-impl Table for Account {
+impl HistoryTable for AccountRow {
     const COPY: &str = "copy account from stdin (format binary)";
     const COPY_PAST: &str = "copy account_past from stdin (format binary)";
     const COLUMNS: i16 = 14;
 
-    fn columns(&self, tuple: &mut Tuple) -> Result<(), sqlx::Error> {
+    fn columns(&self, tuple: &mut CopyTuple) -> Result<(), sqlx::Error> {
         tuple.push(&self.account_id)?;
         tuple.push(&self.since)?;
         tuple.push(&self.registered_at)?;
@@ -300,7 +307,7 @@ impl Table for Account {
             &column(rows, |row| row.password_expired),
             &column(rows, |row| row.second_factor),
             &column(rows, |row| row.email_verified),
-            // Role names hold no spaces.
+            // Role names contain no spaces.
             &column(rows, |row| row.roles.join(" "))
         )
         .execute(connection)
@@ -308,7 +315,7 @@ impl Table for Account {
         Ok(())
     }
 
-    async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Self>]) -> Result<(), sqlx::Error> {
+    async fn write_past(connection: &mut PgConnection, rows: &[SupersededVersion<Self>]) -> Result<(), sqlx::Error> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -348,7 +355,7 @@ impl Table for Account {
     }
 }
 
-impl Row for Account {
+impl VersionedRow for AccountRow {
     type Key = Uuid;
 
     fn key(&self) -> Uuid {
@@ -360,7 +367,7 @@ impl Row for Account {
     }
 }
 
-/// Whether it is the first of an account.
+/// `true` if the event is the first of an account.
 pub(crate) const fn is_first(recorded: &Recorded) -> bool {
     matches!(recorded.event, Event::Account(AccountEvent::Registered {}))
 }
@@ -390,10 +397,10 @@ const fn concerns(recorded: &Recorded) -> bool {
     }
 }
 
-fn fold_one(rows: &mut Versions<Account>, counts: &mut AccountCounts, recorded: &Recorded) {
+fn fold_event(rows: &mut RowVersions<AccountRow>, counts: &mut AccountCountChanges, recorded: &Recorded) {
     let (id, position) = (recorded.stream.id, to_i64(recorded.position));
     if is_first(recorded) {
-        let account = Account {
+        let account = AccountRow {
             account_id: id,
             since: position,
             registered_at: recorded.recorded_at,
@@ -409,19 +416,19 @@ fn fold_one(rows: &mut Versions<Account>, counts: &mut AccountCounts, recorded: 
             email_verified: false,
             roles: Arc::default(),
         };
-        counts.change(position, Change { before: NONE, after: counted(&account) });
-        rows.begin(account);
+        counts.change(position, Transition { before: NO_CONTRIBUTION, after: contribution(&account) });
+        rows.insert(account);
     } else if concerns(recorded) {
-        // The nil stream, of attempts on addresses that nobody registered, has no account.
+        // The nil stream, of attempts on unregistered addresses, has no account.
         rows.change(&id, recorded.position, |account| {
-            let before = counted(account);
+            let before = contribution(account);
             change(account, recorded);
-            counts.change(position, Change { before, after: counted(account) });
+            counts.change(position, Transition { before, after: contribution(account) });
         });
     }
 }
 
-fn change(account: &mut Account, recorded: &Recorded) {
+fn change(account: &mut AccountRow, recorded: &Recorded) {
     match &recorded.event {
         Event::Account(AccountEvent::RoleGranted { role }) => {
             let roles: BTreeSet<&str> = account.roles.iter().map(String::as_str).chain([role.as_str()]).collect();
@@ -449,16 +456,16 @@ fn change(account: &mut Account, recorded: &Recorded) {
         Event::Account(
             AccountEvent::RecoveryCodesIssued { count: left } | AccountEvent::RecoveryCodeUsed { remaining: left },
         ) => account.recovery_codes = i32::try_from(*left).unwrap_or(i32::MAX),
-        // The lock of one device is not the account's. That of all devices may be there beside that of unknown ones: what
-        // lasts longer counts, and is not over with the other.
+        // The lock of one device does not lock the account. A lock of all devices may exist alongside one of unknown
+        // devices: the longer one counts, and it does not end with the other.
         Event::Authentication(AuthenticationEvent::LockedOut { factor, until, device: None, .. }) => {
-            let locked = locked(account, *factor);
-            *locked = Some(*until).max(*locked);
+            let lock_end = lock_end_mut(account, *factor);
+            *lock_end = Some(*until).max(*lock_end);
         }
         Event::Authentication(AuthenticationEvent::LockLifted { factor, by, device: None, .. }) => {
             let lasts = |until: &DateTime<Utc>| *by == LiftedBy::Expired && *until > recorded.recorded_at;
-            let locked = locked(account, *factor);
-            *locked = locked.filter(lasts);
+            let lock_end = lock_end_mut(account, *factor);
+            *lock_end = lock_end.filter(lasts);
         }
         Event::Authentication(AuthenticationEvent::Succeeded { .. }) => {
             account.last_login_at = Some(recorded.recorded_at);
@@ -478,14 +485,14 @@ fn change(account: &mut Account, recorded: &Recorded) {
     }
 }
 
-const fn locked(account: &mut Account, factor: Factor) -> &mut Option<DateTime<Utc>> {
+const fn lock_end_mut(account: &mut AccountRow, factor: Factor) -> &mut Option<DateTime<Utc>> {
     match factor {
         Factor::Password => &mut account.locked_until,
         Factor::SecondFactor => &mut account.second_factor_locked_until,
     }
 }
 
-/// The part of the counts that an account makes up.
-fn counted(account: &Account) -> Counted {
+/// The contribution of an account to the counts.
+fn contribution(account: &AccountRow) -> AccountContribution {
     [1, i64::from(account.suspended), i64::from(account.second_factor)]
 }

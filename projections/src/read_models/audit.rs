@@ -1,4 +1,4 @@
-//! The audit read model: the index that auditors search by. What it finds is shown from the leaves themselves.
+//! The audit read model: the index that auditors search. The events found are shown from their leaves.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::Recorded;
@@ -8,33 +8,33 @@ use uuid::Uuid;
 use crate::page::{Page, Paging};
 use crate::to_i64;
 
-/// An event as it stands in the log.
+/// An event as recorded in the log.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct Entry {
-    /// Its position.
+pub struct AuditEntry {
+    /// The event's position.
     pub position: i64,
-    /// Its exact bytes; `domain::leaf::read` reads them.
+    /// The exact bytes of the leaf, for `domain::leaf::read`.
     pub leaf: Vec<u8>,
-    /// The hash that was recorded with it.
+    /// The hash recorded with the leaf.
     pub leaf_hash: Vec<u8>,
 }
 
-/// What to search for. Everything that is given must match.
+/// The filter of a search. All given conditions must match.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Exact type, for example `account.role_granted`.
+pub struct AuditFilter {
+    /// The exact type, for example `account.role_granted`.
     pub event_type: Option<&'static str>,
-    /// Category, for example `session`.
+    /// The category, for example `session`.
     pub category: Option<&'static str>,
-    /// Whom it is about.
+    /// The person that the event concerns.
     pub subject: Option<Uuid>,
-    /// Who made it happen.
+    /// The actor that caused the event.
     pub actor: Option<Uuid>,
-    /// The request that led to it.
+    /// The request that caused the event.
     pub correlation: Option<Uuid>,
-    /// Recorded at or after.
+    /// Recorded at or after this time.
     pub from: Option<DateTime<Utc>>,
-    /// Recorded before.
+    /// Recorded before this time.
     pub to: Option<DateTime<Utc>>,
     /// After this position.
     pub after: Option<i64>,
@@ -42,14 +42,14 @@ pub struct Filter {
     pub until: Option<i64>,
 }
 
-impl Filter {
-    /// How many of the filters have an index.
+impl AuditFilter {
+    /// The number of conditions that have an index.
     fn indexed(&self) -> usize {
         let ids = [self.subject, self.actor, self.correlation].into_iter().flatten().count();
         ids + usize::from(self.event_type.is_some()) + usize::from(self.category.is_some())
     }
 
-    /// `true` if anything is searched for.
+    /// `true` if any condition is given.
     #[must_use]
     pub const fn is_given(&self) -> bool {
         let Self { event_type, category, subject, actor, correlation, from, to, after: _, until: _ } = self;
@@ -63,23 +63,27 @@ impl Filter {
     }
 }
 
-/// Events in the order of the log, or against it.
+/// A page of events, in the order of the log or in reverse.
 ///
 /// # Errors
-/// The database.
-pub async fn list(pool: &PgPool, filter: &Filter, paging: &Paging<i64>) -> Result<Page<Entry, i64>, sqlx::Error> {
-    // With several filters it depends on their values which of their indexes has fewer events: each such search is planned
-    // for itself.
-    let entries: Vec<Entry> =
+/// [`sqlx::Error`].
+pub async fn list(
+    pool: &PgPool,
+    filter: &AuditFilter,
+    paging: &Paging<i64>,
+) -> Result<Page<AuditEntry, i64>, sqlx::Error> {
+    // With several conditions, their values decide which index has the fewest events, so each such search is planned
+    // separately.
+    let entries: Vec<AuditEntry> =
         statement(filter, paging).build_query_as().persistent(filter.indexed() < 2).fetch_all(pool).await?;
-    Ok(Page::of(entries, paging.limit, |entry| entry.position))
+    Ok(Page::from_rows(entries, paging.limit, |entry| entry.position))
 }
 
-/// The statement of a search, made from the filters that are given. Times become positions first, since the log's times never
-/// go back, and each index has the positions of its values in order.
+/// Builds the statement of a search from its filter. Times are translated into positions first: times in the log never
+/// decrease, and each index orders the positions of a value.
 #[must_use]
-pub fn statement(filter: &Filter, paging: &Paging<i64>) -> QueryBuilder<Postgres> {
-    let Filter { event_type, category, subject, actor, correlation, from, to, after, until } = filter;
+pub fn statement(filter: &AuditFilter, paging: &Paging<i64>) -> QueryBuilder<Postgres> {
+    let AuditFilter { event_type, category, subject, actor, correlation, from, to, after, until } = filter;
     let mut sql = QueryBuilder::new(
         "select e.position, e.leaf, e.leaf_hash from (select a.position from read.audit a where true",
     );
@@ -109,25 +113,25 @@ pub fn statement(filter: &Filter, paging: &Paging<i64>) -> QueryBuilder<Postgres
         sql.push(" and a.position <= ").push_bind(*until);
     }
     if let Some(after) = paging.after {
-        sql.push(" and a.position").push(paging.order.beyond()).push_bind(after);
+        sql.push(" and a.position").push(paging.order.after_operator()).push_bind(after);
     }
     let order = paging.order.sql();
-    sql.push(" order by a.position ").push(order).push(" limit ").push(paging.fetch());
+    sql.push(" order by a.position ").push(order).push(" limit ").push(paging.fetch_limit());
     sql.push(") a join log.event e on e.position = a.position order by a.position ").push(order);
     sql
 }
 
-/// One event, straight from the log.
+/// The event at a position, read from the log itself.
 ///
 /// # Errors
-/// The database.
-pub async fn get(pool: &PgPool, position: i64) -> Result<Option<Entry>, sqlx::Error> {
-    sqlx::query_as!(Entry, "select position, leaf, leaf_hash from log.event where position = $1", position)
+/// [`sqlx::Error`].
+pub async fn get(pool: &PgPool, position: i64) -> Result<Option<AuditEntry>, sqlx::Error> {
+    sqlx::query_as!(AuditEntry, "select position, leaf, leaf_hash from log.event where position = $1", position)
         .fetch_optional(pool)
         .await
 }
 
-/// One statement a batch.
+/// Applies a batch with one statement.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into audit

@@ -1,46 +1,46 @@
-//! Many rows at once, by COPY in its binary form (PostgreSQL's documentation of COPY, "Binary Format"): it costs the database a
-//! third of what it takes to take arrays apart. Few rows go by arrays all the same: the driver sends the end of a COPY in a
-//! packet of its own, which the kernel holds back for 40 ms where the connection is TCP.
+//! Bulk writes by COPY in its binary form (PostgreSQL's documentation of COPY, "Binary Format"), which costs the
+//! database a third of unnesting arrays. Small batches use arrays all the same: the driver sends the end of a COPY in a
+//! separate packet, which the kernel delays by 40 ms on a TCP connection.
 
 use sqlx::encode::IsNull;
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Encode, PgConnection, Postgres};
 
-use crate::read_models::versions::{Made, Row, Superseded};
+use crate::read_models::versions::{RowChanges, SupersededVersion, VersionedRow};
 
-/// From so many rows on what COPY saves is more than what it waits.
-const MANY: usize = 10_000;
-/// Bytes in one message, and a little more.
-const MESSAGE: usize = 1 << 20;
-/// Signature, flags, length of what else there is.
+/// The number of rows from which COPY saves more than that delay.
+const COPY_THRESHOLD: usize = 10_000;
+/// The approximate size of one message, in bytes.
+const MESSAGE_SIZE: usize = 1 << 20;
+/// The signature, the flags, and the length of the header extension.
 const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// In the place of a number of columns.
-const END: [u8; 2] = (-1_i16).to_be_bytes();
+/// The trailer, in place of a number of columns.
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
-/// Rows of a table with a history, as the database takes them.
-pub(crate) trait Table: Row {
-    /// Into the table, its columns in order.
+/// A row of a table with a history, as the database takes it.
+pub(crate) trait HistoryTable: VersionedRow {
+    /// The COPY statement of the table, with its columns in order.
     const COPY: &str;
-    /// Into its twin.
+    /// The COPY statement of its past.
     const COPY_PAST: &str;
-    /// How many columns the table has.
+    /// The number of columns of the table.
     const COLUMNS: i16;
 
-    /// Each column, in order.
-    fn columns(&self, tuple: &mut Tuple) -> Result<(), sqlx::Error>;
+    /// Appends each column, in order.
+    fn columns(&self, tuple: &mut CopyTuple) -> Result<(), sqlx::Error>;
 
-    /// Writes rows, whether they are there already or not, by arrays.
+    /// Inserts or updates rows, by arrays.
     async fn write_current(connection: &mut PgConnection, rows: &[Self]) -> Result<(), sqlx::Error>;
 
-    /// Writes what rows were, by arrays.
-    async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Self>]) -> Result<(), sqlx::Error>;
+    /// Inserts superseded versions, by arrays.
+    async fn write_past(connection: &mut PgConnection, rows: &[SupersededVersion<Self>]) -> Result<(), sqlx::Error>;
 }
 
-/// A row on its way.
-pub(crate) struct Tuple(PgArgumentBuffer);
+/// A row encoded for COPY.
+pub(crate) struct CopyTuple(PgArgumentBuffer);
 
-impl Tuple {
-    /// The next column.
+impl CopyTuple {
+    /// Appends a column.
     pub fn push<'v, V: Encode<'v, Postgres>>(&mut self, value: &V) -> Result<(), sqlx::Error> {
         let at = self.0.len();
         self.0.extend_from_slice(&[0; 4]);
@@ -55,23 +55,26 @@ impl Tuple {
     }
 }
 
-/// Writes rows as they are now, and every version in between: at most three statements.
-pub(crate) async fn write<T: Table>(connection: &mut PgConnection, made: &Made<T>) -> Result<(), sqlx::Error> {
-    let (begun, changed) = made.current.split_at_checked(made.begun).unwrap_or((&[], &made.current));
-    if begun.len() >= MANY {
-        copy(connection, T::COPY, T::COLUMNS, begun, T::columns).await?;
+/// Writes the current rows and all superseded versions with at most three statements.
+pub(crate) async fn write<T: HistoryTable>(
+    connection: &mut PgConnection,
+    changes: &RowChanges<T>,
+) -> Result<(), sqlx::Error> {
+    let (new, changed) = changes.current.split_at_checked(changes.new_rows).unwrap_or((&[], &changes.current));
+    if new.len() >= COPY_THRESHOLD {
+        copy(connection, T::COPY, T::COLUMNS, new, T::columns).await?;
         T::write_current(connection, changed).await?;
     } else {
-        T::write_current(connection, &made.current).await?;
+        T::write_current(connection, &changes.current).await?;
     }
-    if made.past.len() >= MANY {
-        copy(connection, T::COPY_PAST, T::COLUMNS + 1, &made.past, |past, tuple| {
+    if changes.past.len() >= COPY_THRESHOLD {
+        copy(connection, T::COPY_PAST, T::COLUMNS + 1, &changes.past, |past, tuple| {
             past.row.columns(tuple)?;
             tuple.push(&past.until)
         })
         .await
     } else {
-        T::write_past(connection, &made.past).await
+        T::write_past(connection, &changes.past).await
     }
 }
 
@@ -80,21 +83,21 @@ async fn copy<R>(
     statement: &str,
     columns: i16,
     rows: &[R],
-    encode: impl Fn(&R, &mut Tuple) -> Result<(), sqlx::Error>,
+    encode: impl Fn(&R, &mut CopyTuple) -> Result<(), sqlx::Error>,
 ) -> Result<(), sqlx::Error> {
-    // Dropped on an error, it tells the database to forget what came.
+    // Dropped on an error, this makes the database discard the rows that it received.
     let mut copy = connection.copy_in_raw(statement).await?;
-    let mut tuple = Tuple(PgArgumentBuffer::default());
+    let mut tuple = CopyTuple(PgArgumentBuffer::default());
     tuple.0.extend_from_slice(HEADER);
     for row in rows {
         tuple.0.extend_from_slice(&columns.to_be_bytes());
         encode(row, &mut tuple)?;
-        if tuple.0.len() >= MESSAGE {
+        if tuple.0.len() >= MESSAGE_SIZE {
             copy.send(tuple.0.as_slice()).await?;
             tuple.0.clear();
         }
     }
-    tuple.0.extend_from_slice(&END);
+    tuple.0.extend_from_slice(&TRAILER);
     copy.send(tuple.0.as_slice()).await?;
     copy.finish().await?;
     Ok(())

@@ -1,9 +1,11 @@
-//! Counts, kept as events come, so that a gauge costs the same whatever there is. Those of accounts and of a role's holders are
-//! running totals: a row for each event that changes them, and the last one until a position is what there was.
+//! Counts that are maintained as events arrive, so that a gauge costs the same at any size. The counts of accounts and
+//! of a role's holders are running totals: each event that changes them adds a row, and the last row up to a position
+//! has the totals at that position.
 //!
-//! Sessions end by time, too, and when they will is known before. Theirs are kept by minute and by day: how many began in it,
-//! and how many end in it, by all that is known. An event moves nothing in the minutes before its own, so those are
-//! settled: what was in use is the sum over them, and for the rest of the time the rows themselves are asked.
+//! Sessions also end by time, and that time is known in advance. Their counts are kept by minute and by day: the number
+//! of sessions that begin in it, and the number that end in it as far as known. An event changes nothing in minutes
+//! before its own, so those are settled. The number of live sessions is the sum over the settled minutes; for the rest
+//! of the time the rows themselves are counted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,25 +15,25 @@ use sqlx::{PgConnection, PgPool};
 use crate::as_of::Moment;
 use crate::read_models::versions::column;
 
-/// The facts of accounts that are counted: that there is one, that it is suspended, that it has a second factor.
-pub(crate) type Counted = [i64; 3];
+/// An account's contribution to the counts: one account, suspended or not, with a second factor or not.
+pub(crate) type AccountContribution = [i64; 3];
 
-/// An account that is not there.
-pub(crate) const NONE: Counted = [0; 3];
+/// The contribution of an account that does not exist.
+pub(crate) const NO_CONTRIBUTION: AccountContribution = [0; 3];
 
-/// What an event changed, as it was and as it is. Two values side by side would be swapped in silence.
-pub(crate) struct Change<T> {
+/// A value before an event and after it. Named, since two arguments of one type are swapped in silence.
+pub(crate) struct Transition<T> {
     pub before: T,
     pub after: T,
 }
 
-/// Changes of the counts of accounts, by position, that are not written yet.
+/// Unwritten changes to the counts of accounts, by position.
 #[derive(Default)]
-pub(crate) struct AccountCounts(Vec<(i64, Counted)>);
+pub(crate) struct AccountCountChanges(Vec<(i64, AccountContribution)>);
 
-impl AccountCounts {
-    /// The event at a position made an account another one.
-    pub fn change(&mut self, position: i64, Change { before, after }: Change<Counted>) {
+impl AccountCountChanges {
+    /// Records that the event at a position changed an account's contribution.
+    pub fn change(&mut self, position: i64, Transition { before, after }: Transition<AccountContribution>) {
         if before != after {
             let [accounts, suspended, second_factor] = after;
             let change = [accounts - before[0], suspended - before[1], second_factor - before[2]];
@@ -39,7 +41,7 @@ impl AccountCounts {
         }
     }
 
-    /// Writes the totals behind each change: one statement, or none.
+    /// Writes the totals after each change: one statement, or none.
     pub async fn write(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Self(changes) = self;
         if changes.is_empty() {
@@ -65,17 +67,17 @@ impl AccountCounts {
     }
 }
 
-/// Changes of the holders of roles, by position, that are not written yet.
+/// Unwritten changes to the number of a role's holders, by position.
 #[derive(Default)]
-pub(crate) struct HolderCounts(Vec<(i64, String, i64)>);
+pub(crate) struct HolderCountChanges(Vec<(i64, String, i64)>);
 
-impl HolderCounts {
-    /// The event at a position gave a role to somebody, or took it away.
+impl HolderCountChanges {
+    /// Records that the event at a position granted or revoked a role.
     pub fn change(&mut self, position: i64, role: &str, change: i64) {
         self.0.push((position, role.to_owned(), change));
     }
 
-    /// Writes the totals behind each change: one statement, or none.
+    /// Writes the totals after each change: one statement, or none.
     pub async fn write(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Self(changes) = self;
         if changes.is_empty() {
@@ -99,14 +101,14 @@ impl HolderCounts {
     }
 }
 
-/// A stretch of time that sessions are counted in, in UTC.
+/// A period in which sessions are counted, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Unit {
+enum CountPeriod {
     Minute,
     Day,
 }
 
-impl Unit {
+impl CountPeriod {
     const ALL: [Self; 2] = [Self::Minute, Self::Day];
 
     const fn as_str(self) -> &'static str {
@@ -116,60 +118,60 @@ impl Unit {
         }
     }
 
-    /// The beginning of the one that a time is in.
-    fn of(self, time: DateTime<Utc>) -> DateTime<Utc> {
+    /// The start of the period that contains a time.
+    fn start_of(self, time: DateTime<Utc>) -> DateTime<Utc> {
         let length = match self {
             Self::Minute => TimeDelta::minutes(1),
             Self::Day => TimeDelta::days(1),
         };
-        // Fails only centuries from now.
+        // This fails only centuries from now.
         time.duration_trunc(length).unwrap_or(time)
     }
 }
 
-/// Sessions that begin in a minute or a day, and those that end in it.
+/// The number of sessions that begin in a period, and of those that end in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Turnover {
+struct SessionTurnover {
     begun: i64,
     ended: i64,
 }
 
-/// Changes of the counts of sessions that are not written yet.
+/// Unwritten changes to the counts of sessions.
 #[derive(Default)]
-pub(crate) struct SessionCounts(HashMap<(Unit, DateTime<Utc>), Turnover>);
+pub(crate) struct SessionCountChanges(HashMap<(CountPeriod, DateTime<Utc>), SessionTurnover>);
 
-impl SessionCounts {
-    /// A session began, and will end.
+impl SessionCountChanges {
+    /// Records the start of a session and its expected end.
     pub fn begin(&mut self, at: DateTime<Utc>, ends_at: DateTime<Utc>) {
-        self.add(at, Turnover { begun: 1, ended: 0 });
-        self.add(ends_at.max(at), Turnover { begun: 0, ended: 1 });
+        self.add(at, SessionTurnover { begun: 1, ended: 0 });
+        self.add(ends_at.max(at), SessionTurnover { begun: 0, ended: 1 });
     }
 
-    /// An event at a time moved the end of a session. One that was over by then, and is not any more, was refreshed in time
-    /// and recorded late: it begins again, and what was counted before stays.
-    pub fn change(&mut self, at: DateTime<Utc>, Change { before, after }: Change<DateTime<Utc>>) {
+    /// Records that an event moved the end of a session. If the session had ended by then and has not any more, it was
+    /// refreshed in time and recorded late: it is counted as starting again, and the earlier counts stay.
+    pub fn change(&mut self, at: DateTime<Utc>, Transition { before, after }: Transition<DateTime<Utc>>) {
         if before <= at {
             if after > at {
                 self.begin(at, after);
             }
         } else if before != after {
-            self.add(before, Turnover { begun: 0, ended: -1 });
-            self.add(after.max(at), Turnover { begun: 0, ended: 1 });
+            self.add(before, SessionTurnover { begun: 0, ended: -1 });
+            self.add(after.max(at), SessionTurnover { begun: 0, ended: 1 });
         }
     }
 
-    fn add(&mut self, at: DateTime<Utc>, change: Turnover) {
-        for unit in Unit::ALL {
-            let turnover = self.0.entry((unit, unit.of(at))).or_default();
+    fn add(&mut self, at: DateTime<Utc>, change: SessionTurnover) {
+        for unit in CountPeriod::ALL {
+            let turnover = self.0.entry((unit, unit.start_of(at))).or_default();
             turnover.begun += change.begun;
             turnover.ended += change.ended;
         }
     }
 
-    /// Adds the changes up in the table: two statements at most. A row in which nothing happens any more is none, so that the
-    /// table does not tell how the log was cut into batches.
+    /// Adds the changes to the table with at most two statements. Rows that reach zero are deleted, so the table does
+    /// not depend on the division of the log into batches.
     pub async fn write(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let changes = self.0.into_iter().filter(|(_, change)| *change != Turnover::default());
+        let changes = self.0.into_iter().filter(|(_, change)| *change != SessionTurnover::default());
         let changes: Vec<_> = changes.collect::<BTreeMap<_, _>>().into_iter().collect();
         if changes.is_empty() {
             return Ok(());
@@ -201,10 +203,10 @@ impl SessionCounts {
     }
 }
 
-/// Accounts, those that were suspended, and those with a second factor.
+/// The number of accounts, of suspended ones, and of those with a second factor.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub(crate) async fn accounts(pool: &PgPool, moment: Moment) -> Result<[u64; 3], sqlx::Error> {
     let row = sqlx::query!(
         "select accounts, suspended, second_factor from read.account_count
@@ -214,15 +216,15 @@ pub(crate) async fn accounts(pool: &PgPool, moment: Moment) -> Result<[u64; 3], 
     .fetch_optional(pool)
     .await?;
     let Some(row) = row else { return Ok([0; 3]) };
-    Ok([figure(row.accounts)?, figure(row.suspended)?, figure(row.second_factor)?])
+    Ok([non_negative(row.accounts)?, non_negative(row.suspended)?, non_negative(row.second_factor)?])
 }
 
-/// Accounts that were locked.
+/// The number of locked accounts.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub(crate) async fn locked(pool: &PgPool, moment: Moment) -> Result<u64, sqlx::Error> {
-    // A lock that was there at the time ends within the longest one from then on.
+    // A lock in force at the moment ends within the longest lock from then on.
     let locked = sqlx::query_scalar!(
         r#"select (select count(*) from read.account
                    where greatest(locked_until, second_factor_locked_until) > $2
@@ -237,16 +239,17 @@ pub(crate) async fn locked(pool: &PgPool, moment: Moment) -> Result<u64, sqlx::E
     )
     .fetch_one(pool)
     .await?;
-    figure(locked)
+    non_negative(locked)
 }
 
-/// Sessions in use.
+/// The number of live sessions.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub(crate) async fn live_sessions(pool: &PgPool, moment: Moment) -> Result<u64, sqlx::Error> {
-    // Settled is what comes before the minute of the moment. Where the next event is of before its time, the clock of a node
-    // was behind, or the event was on its way: then it is what comes before the minute of that one.
+    // The settled minutes are those before the minute of the moment. If the next event has an earlier time than the
+    // moment, because a node's clock was behind or the event was in transit, they are those before the minute of that
+    // event.
     let live = sqlx::query_scalar!(
         r#"with settled as materialized (
                select date_trunc('minute', s.time, 'UTC') as minute, date_trunc('day', s.time, 'UTC') as day
@@ -278,15 +281,15 @@ pub(crate) async fn live_sessions(pool: &PgPool, moment: Moment) -> Result<u64, 
     )
     .fetch_one(pool)
     .await?;
-    figure(live)
+    non_negative(live)
 }
 
-/// The number of accounts that held each role; roles that nobody held are missing.
+/// The number of accounts that held each role. Roles without holders are missing.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn holders(pool: &PgPool, position: i64) -> Result<BTreeMap<String, u64>, sqlx::Error> {
-    // One role after another by the index, and of each its last count.
+    // The index yields one role after another, and the last count of each.
     let rows = sqlx::query!(
         r#"with recursive known (role) as (
                select min(role) from read.holder_count
@@ -302,13 +305,13 @@ pub async fn holders(pool: &PgPool, position: i64) -> Result<BTreeMap<String, u6
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(|row| Ok((row.role, figure(row.holders)?))).collect()
+    rows.into_iter().map(|row| Ok((row.role, non_negative(row.holders)?))).collect()
 }
 
-/// A count from the database. A negative one, which no history gives, is an error rather than a figure.
-fn figure(count: i64) -> Result<u64, sqlx::Error> {
+/// A count from the database. A negative one, which no history produces, is an error.
+fn non_negative(count: i64) -> Result<u64, sqlx::Error> {
     u64::try_from(count).map_err(|negative| sqlx::Error::Decode(negative.into()))
 }
 
-/// The longest lock that a policy may give, `fulexo_domain::policy`, and a day.
+/// The longest lock that a policy allows (`fulexo_domain::policy`), plus a day.
 const LONGEST_LOCK: TimeDelta = TimeDelta::days(8);

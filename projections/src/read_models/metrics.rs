@@ -1,4 +1,4 @@
-//! The metrics read model: how many events of each type there were, minute by minute.
+//! The metrics read model: the number of events of each type per minute.
 
 use std::collections::BTreeMap;
 
@@ -11,45 +11,45 @@ use crate::read_models::counts;
 use crate::read_models::versions::column;
 use crate::to_i64;
 
-/// Events of one type in one step of a window.
+/// The number of events of one type in one step of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Events {
-    /// Which step, from 0.
+pub struct EventCountRow {
+    /// The step, from 0.
     pub step: i64,
-    /// Their type.
+    /// The type of the events.
     pub event_type: String,
-    /// How many.
+    /// The number of events.
     pub events: i64,
 }
 
-/// What there was at a moment.
+/// The gauges at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gauges {
     /// Accounts.
     pub accounts: u64,
-    /// Those that an administrator had stopped all use of.
+    /// Suspended accounts.
     pub suspended: u64,
-    /// Those that were locked.
+    /// Locked accounts.
     pub locked: u64,
-    /// Those with a second factor.
+    /// Accounts with a second factor.
     pub second_factor: u64,
-    /// Sessions in use.
+    /// Live sessions.
     pub live_sessions: u64,
 }
 
-/// How many events of each type there were in each step from `from` on, which begins a minute, up to the moment. Exact also
-/// where the moment is in the middle of a minute: that one is counted anew from the audit trail, as far as it counts.
+/// The number of events of each type in each step, from `from`, which must be the start of a minute, up to the moment.
+/// It is exact within a minute, too: the minute of the moment is recounted from the audit trail up to the moment.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn events(
     pool: &PgPool,
     from: DateTime<Utc>,
     step: TimeDelta,
     moment: Moment,
-) -> Result<Vec<Events>, sqlx::Error> {
+) -> Result<Vec<EventCountRow>, sqlx::Error> {
     sqlx::query_as!(
-        Events,
+        EventCountRow,
         r#"select step as "step!", event_type as "event_type!", sum(events)::bigint as "events!" from (
                select extract(epoch from minute - $1)::bigint / $2 as step, event_type, events from read.metric
                where minute >= $1 and minute <= $3 and last_position <= $4
@@ -69,10 +69,10 @@ pub async fn events(
     .await
 }
 
-/// What there was.
+/// The gauges at a moment.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn gauges(pool: &PgPool, moment: Moment) -> Result<Gauges, sqlx::Error> {
     let [accounts, suspended, second_factor] = counts::accounts(pool, moment).await?;
     Ok(Gauges {
@@ -84,8 +84,8 @@ pub async fn gauges(pool: &PgPool, moment: Moment) -> Result<Gauges, sqlx::Error
     })
 }
 
-/// Events of one type in one minute.
-struct Count<'a> {
+/// The number of events of one type in one minute.
+struct MinuteCount<'a> {
     minute: DateTime<Utc>,
     event_type: &'a str,
     events: i64,
@@ -93,13 +93,13 @@ struct Count<'a> {
     last: i64,
 }
 
-/// One statement a batch.
+/// Applies a batch with one statement.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    let mut counts: BTreeMap<(DateTime<Utc>, &str), Count<'_>> = BTreeMap::new();
+    let mut counts: BTreeMap<(DateTime<Utc>, &str), MinuteCount<'_>> = BTreeMap::new();
     for recorded in events {
         let (minute, event_type) = (minute_of(recorded.recorded_at), &*recorded.event_type);
         let position = to_i64(recorded.position);
-        let count = counts.entry((minute, event_type)).or_insert(Count {
+        let count = counts.entry((minute, event_type)).or_insert(MinuteCount {
             minute,
             event_type,
             events: 0,
@@ -109,7 +109,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
         count.events += 1;
         count.last = position;
     }
-    let counts: Vec<Count<'_>> = counts.into_values().collect();
+    let counts: Vec<MinuteCount<'_>> = counts.into_values().collect();
     sqlx::query!(
         "insert into metric
          select * from unnest($1::timestamptz[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
@@ -126,7 +126,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) ->
     Ok(())
 }
 
-/// The minute of UTC that a time is in.
+/// The start of the minute, in UTC, that contains a time.
 fn minute_of(time: DateTime<Utc>) -> DateTime<Utc> {
     // Fails only centuries from now, where there are no minutes to count.
     time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(time)

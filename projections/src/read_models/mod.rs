@@ -12,8 +12,8 @@ mod versions;
 use fulexo_domain::event::Recorded;
 use sqlx::PgConnection;
 
-use self::counts::{AccountCounts, SessionCounts};
-use self::versions::{Made, Versions};
+use self::counts::{AccountCountChanges, SessionCountChanges};
+use self::versions::{RowChanges, RowVersions};
 
 /// A read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,29 +22,29 @@ pub enum Projection {
     Accounts,
     /// Sessions, live and ended.
     Sessions,
-    /// Roles that were defined, and who holds what.
+    /// Defined roles, and the accounts that hold each role.
     Roles,
-    /// How many events of each type there were.
+    /// The number of events of each type.
     Metrics,
-    /// What auditors search by.
+    /// The index that auditors search.
     Audit,
 }
 
-/// Rows that need not be read again. Bounded.
+/// Rows cached from batch to batch, within a bound, so that they need not be read again.
 #[derive(Default)]
-pub(crate) struct Kept {
-    accounts: Versions<accounts::Account>,
-    sessions: Versions<sessions::Session>,
-    begun: sessions::Begun,
-    account_counts: AccountCounts,
-    session_counts: SessionCounts,
+pub(crate) struct RowCache {
+    accounts: RowVersions<accounts::AccountRow>,
+    sessions: RowVersions<sessions::SessionRow>,
+    pending_sessions: sessions::PendingSessions,
+    account_counts: AccountCountChanges,
+    session_counts: SessionCountChanges,
 }
 
 impl Projection {
-    /// All of them.
+    /// All read models.
     pub const ALL: [Self; 5] = [Self::Accounts, Self::Sessions, Self::Roles, Self::Metrics, Self::Audit];
 
-    /// The name in the checkpoint table, on the command line and in health.
+    /// The name in the checkpoint table, on the command line, and in health.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Projection {
         }
     }
 
-    /// Its tables, by their names in each schema; `projection.relation` says the same to the database.
+    /// The names of its tables, the same in each schema; `projection.relation` lists the same for the database.
     #[must_use]
     pub const fn tables(self) -> &'static [&'static str] {
         match self {
@@ -68,20 +68,20 @@ impl Projection {
         }
     }
 
-    /// Applies a contiguous stretch of the log, to the tables that the connection's `search_path` leads to: those that
-    /// readers see, or those of a build. `kept` is empty, or what the stretch before has left there, committed, and nobody
-    /// else having written since.
+    /// Applies consecutive events to the tables that the connection's `search_path` resolves: the live ones or those of
+    /// a build. `cache` is empty, or was left by the previous batch, which was committed, and nobody else has written
+    /// since.
     pub(crate) async fn apply(
         self,
         connection: &mut PgConnection,
-        kept: &mut Kept,
+        cache: &mut RowCache,
         events: &[Recorded],
     ) -> Result<(), sqlx::Error> {
         match self {
             Self::Accounts | Self::Sessions => {
                 let on = &mut *connection;
-                self.fold(async move || Ok::<_, sqlx::Error>(on), kept, events).await?;
-                kept.finish().write(connection).await
+                self.fold(async move || Ok::<_, sqlx::Error>(on), cache, events).await?;
+                cache.finish().write(connection).await
             }
             Self::Roles => roles::apply(connection, events).await,
             Self::Metrics => metrics::apply(connection, events).await,
@@ -89,44 +89,44 @@ impl Projection {
         }
     }
 
-    /// Whether [`Projection::fold`] is something: rows of the others are few, added up in the database, or never changed, and
-    /// nothing is won by waiting.
-    pub(crate) const fn holds_back(self) -> bool {
+    /// `true` if [`Projection::fold`] does anything. Rows of the other read models are few, or added up in the
+    /// database, or never changed, so deferring their writes saves nothing.
+    pub(crate) const fn defers_writes(self) -> bool {
         match self {
             Self::Accounts | Self::Sessions => true,
             Self::Roles | Self::Metrics | Self::Audit => false,
         }
     }
 
-    /// The first half of it: what comes of the stretch is held in `kept`. The connection is asked for where a row has to be
-    /// read.
+    /// Applies events to `cache` only; [`RowCache::finish`] then returns the writes. It asks for the connection only if
+    /// it must read a row.
     pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
         self,
         connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
-        kept: &mut Kept,
+        cache: &mut RowCache,
         events: &[Recorded],
     ) -> Result<(), E> {
         match self {
-            Self::Accounts => accounts::fold(connection, &mut kept.accounts, &mut kept.account_counts, events).await,
+            Self::Accounts => accounts::fold(connection, &mut cache.accounts, &mut cache.account_counts, events).await,
             Self::Sessions => {
-                let counts = &mut kept.session_counts;
-                sessions::fold(connection, &mut kept.sessions, &mut kept.begun, counts, events).await
+                let counts = &mut cache.session_counts;
+                sessions::fold(connection, &mut cache.sessions, &mut cache.pending_sessions, counts, events).await
             }
             Self::Roles | Self::Metrics | Self::Audit => Ok(()),
         }
     }
 }
 
-/// What was folded and is not written yet.
-pub(crate) struct Unwritten {
-    accounts: Made<accounts::Account>,
-    sessions: Made<sessions::Session>,
-    account_counts: AccountCounts,
-    session_counts: SessionCounts,
+/// Changes that were folded but not written yet.
+pub(crate) struct PendingWrites {
+    accounts: RowChanges<accounts::AccountRow>,
+    sessions: RowChanges<sessions::SessionRow>,
+    account_counts: AccountCountChanges,
+    session_counts: SessionCountChanges,
 }
 
-impl Unwritten {
-    /// Writes it, to the tables that the connection's `search_path` leads to.
+impl PendingWrites {
+    /// Writes the changes to the tables that the connection's `search_path` resolves.
     pub async fn write(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         bulk::write(connection, &self.accounts).await?;
         bulk::write(connection, &self.sessions).await?;
@@ -135,20 +135,20 @@ impl Unwritten {
     }
 }
 
-impl Kept {
-    /// Rows that are held back.
+impl RowCache {
+    /// The number of rows with unwritten changes, or read for them.
     pub(crate) fn touched(&self) -> usize {
         self.accounts.touched() + self.sessions.touched()
     }
 
-    /// Versions of them that were superseded, and are held back.
+    /// The number of superseded versions that are not written yet.
     pub(crate) fn superseded(&self) -> usize {
         self.accounts.superseded() + self.sessions.superseded()
     }
 
-    /// What was superseded, to be written ahead of the rest.
-    pub(crate) fn take_past(&mut self) -> Unwritten {
-        Unwritten {
+    /// Takes the superseded versions, to be written before the rest.
+    pub(crate) fn take_past(&mut self) -> PendingWrites {
+        PendingWrites {
             accounts: self.accounts.take_past(),
             sessions: self.sessions.take_past(),
             account_counts: std::mem::take(&mut self.account_counts),
@@ -156,10 +156,10 @@ impl Kept {
         }
     }
 
-    /// What is held, to be written: the other half of [`Projection::fold`].
-    pub(crate) fn finish(&mut self) -> Unwritten {
-        self.begun.clear();
-        Unwritten {
+    /// Takes all unwritten changes.
+    pub(crate) fn finish(&mut self) -> PendingWrites {
+        self.pending_sessions.clear();
+        PendingWrites {
             accounts: self.accounts.finish(),
             sessions: self.sessions.finish(),
             account_counts: std::mem::take(&mut self.account_counts),
@@ -174,7 +174,7 @@ impl std::str::FromStr for Projection {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|projection| projection.as_str() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str).join(", ");
-            format!("there is no projection {name:?}; there are {names}")
+            format!("the projection {name:?} does not exist; the projections are {names}")
         })
     }
 }

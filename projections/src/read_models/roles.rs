@@ -1,5 +1,5 @@
-//! The roles read model: roles that administrators defined, and who holds what, since when and by whom. What gates a
-//! request is `access`'s; this one has a history.
+//! The roles read model: the roles that administrators defined, and the grants of each role. `access` gates requests;
+//! this read model has a history.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -14,85 +14,89 @@ use uuid::Uuid;
 
 use crate::page::{Page, Paging};
 use crate::read_models::accounts;
-use crate::read_models::counts::HolderCounts;
-use crate::read_models::versions::{Made, Row, Versions, column};
+use crate::read_models::counts::HolderCountChanges;
+use crate::read_models::versions::{RowChanges, RowVersions, VersionedRow, column};
 use crate::to_i64;
 
-/// A role that administrators defined.
+/// A row of a role that administrators defined.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
-    /// Its name.
+pub struct RoleRow {
+    /// The role's name.
     pub role: String,
-    /// The event that made it what it is here.
+    /// The position of the event that produced this version of the row.
     pub since: i64,
-    /// Whether it allows nothing any more.
+    /// `true` if the role is retired and grants nothing.
     pub retired: bool,
-    /// What its holders may do, by name.
+    /// The names of the permissions that it grants.
     pub permissions: Vec<String>,
 }
 
-/// A role in somebody's hands.
+/// A row of a granted role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// Who holds it.
+pub struct GrantRow {
+    /// The account that holds it.
     pub account_id: Uuid,
-    /// Which one.
+    /// The role's name.
     pub role: String,
-    /// The event that granted it.
+    /// The position of the event that granted it.
     pub since: i64,
-    /// When.
+    /// The time of that event.
     pub granted_at: DateTime<Utc>,
-    /// By whom: the account or the API key, if it was one.
+    /// The account or API key that granted it, if it was one.
     pub granted_by: Option<Uuid>,
-    /// By what kind of actor.
+    /// The kind of actor that granted it.
     pub granted_by_kind: String,
 }
 
-/// A grant, and what its role allowed then.
+/// A grant, and the permissions of its role at that time.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct Held {
-    /// Who holds it.
+pub struct GrantWithPermissions {
+    /// The account that holds it.
     pub account_id: Uuid,
-    /// Which one.
+    /// The role's name.
     pub role: String,
-    /// The event that granted it.
+    /// The position of the event that granted it.
     pub since: i64,
-    /// When.
+    /// The time of that event.
     pub granted_at: DateTime<Utc>,
-    /// By whom: the account or the API key, if it was one.
+    /// The account or API key that granted it, if it was one.
     pub granted_by: Option<Uuid>,
-    /// By what kind of actor.
+    /// The kind of actor that granted it.
     pub granted_by_kind: String,
-    /// What an administrator let the role allow; none for one that is built in.
+    /// The permissions that administrators gave the role; `None` for a built-in role.
     pub permissions: Option<Vec<String>>,
 }
 
-/// What to list.
+/// The filter of a list of grants.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only what this account holds.
+pub struct GrantFilter {
+    /// Only grants to this account.
     pub account: Option<AccountId>,
-    /// Only this role.
+    /// Only grants of this role.
     pub role: Option<String>,
 }
 
-/// Grants, or those as of a position; by account, then by role.
+/// A page of grants, current or as of a position, by account and then by role.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn grants(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &GrantFilter,
     paging: &Paging<(Uuid, String)>,
     position: Option<i64>,
-) -> Result<Page<Held, (Uuid, String)>, sqlx::Error> {
-    let rows: Vec<Held> = statement(filter, paging, position).build_query_as().fetch_all(pool).await?;
-    Ok(Page::of(rows, paging.limit, |held| (held.account_id, held.role.clone())))
+) -> Result<Page<GrantWithPermissions, (Uuid, String)>, sqlx::Error> {
+    let rows: Vec<GrantWithPermissions> = statement(filter, paging, position).build_query_as().fetch_all(pool).await?;
+    Ok(Page::from_rows(rows, paging.limit, |held| (held.account_id, held.role.clone())))
 }
 
-/// The statement of a list of grants, made from the filters that are given: each has an index in the list's order.
+/// Builds the statement of a list from its filters. Each has an index in the order of the list.
 #[must_use]
-pub fn statement(filter: &Filter, paging: &Paging<(Uuid, String)>, position: Option<i64>) -> QueryBuilder<Postgres> {
+pub fn statement(
+    filter: &GrantFilter,
+    paging: &Paging<(Uuid, String)>,
+    position: Option<i64>,
+) -> QueryBuilder<Postgres> {
     let order = paging.order.sql();
     let mut sql = QueryBuilder::new(
         "select g.account_id, g.role, g.since, g.granted_at, g.granted_by, g.granted_by_kind, d.permissions from (",
@@ -120,14 +124,14 @@ pub fn statement(filter: &Filter, paging: &Paging<(Uuid, String)>, position: Opt
         }
     }
     sql.push(") d on true order by g.account_id ").push(order).push(", g.role ").push(order);
-    sql.push(" limit ").push(paging.fetch());
+    sql.push(" limit ").push(paging.fetch_limit());
     sql
 }
 
 fn push_grants(
     sql: &mut QueryBuilder<Postgres>,
     table: &'static str,
-    filter: &Filter,
+    filter: &GrantFilter,
     paging: &Paging<(Uuid, String)>,
 ) {
     sql.push("(select account_id, role, since, granted_at, granted_by, granted_by_kind from ").push(table);
@@ -139,29 +143,29 @@ fn push_grants(
         sql.push(" and role = ").push_bind(role.clone());
     }
     if let Some((account, role)) = &paging.after {
-        let beyond = paging.order.beyond();
+        let beyond = paging.order.after_operator();
         sql.push(" and (account_id, role)").push(beyond).push("(").push_bind(*account).push(", ");
         sql.push_bind(role.clone()).push(")");
     }
 }
 
-/// By account, then by role; of one role by its index, which has nothing else to order.
-fn push_order(sql: &mut QueryBuilder<Postgres>, filter: &Filter, paging: &Paging<(Uuid, String)>) {
+/// Pushes the order: by account, then by role. With a role given, its index needs only the account.
+fn push_order(sql: &mut QueryBuilder<Postgres>, filter: &GrantFilter, paging: &Paging<(Uuid, String)>) {
     let order = paging.order.sql();
     sql.push(" order by account_id ").push(order);
     if filter.role.is_none() {
         sql.push(", role ").push(order);
     }
-    sql.push(" limit ").push(paging.fetch()).push(")");
+    sql.push(" limit ").push(paging.fetch_limit()).push(")");
 }
 
 /// The roles that administrators had defined as of a position, by name.
 ///
 /// # Errors
-/// The database.
-pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<Role>, sqlx::Error> {
+/// [`sqlx::Error`].
+pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<RoleRow>, sqlx::Error> {
     sqlx::query_as!(
-        Role,
+        RoleRow,
         r#"select role as "role!", since as "since!", retired as "retired!", permissions as "permissions!" from (
                select role, since, retired, permissions from read.role where since <= $1
                union all
@@ -173,29 +177,29 @@ pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<Role>, sqlx::Er
     .await
 }
 
-/// Reads what the batch touches, folds the batch over it, writes it back with every version in between: at most eight
-/// statements a batch.
+/// Reads the rows that the batch touches, folds the batch over them, and writes them back with every superseded
+/// version. It runs at most eight statements.
 pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
     apply_roles(connection, events).await?;
     apply_grants(connection, events).await
 }
 
 async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
-    let events = || events.iter().filter_map(|recorded| about_role(recorded).map(|event| (recorded, event)));
+    let events = || events.iter().filter_map(|recorded| role_event(recorded).map(|event| (recorded, event)));
     let touched: BTreeSet<&str> = events().map(|(_, event)| role_of(event)).collect();
     if touched.is_empty() {
         return Ok(());
     }
     let touched: Vec<&str> = touched.into_iter().collect();
-    let known = sqlx::query_as!(Role, "select * from role where role = any($1)", &touched as &[&str])
+    let known = sqlx::query_as!(RoleRow, "select * from role where role = any($1)", &touched as &[&str])
         .fetch_all(&mut *connection)
         .await?;
-    let mut rows = Versions::default();
+    let mut rows = RowVersions::default();
     rows.extend(known);
     for (recorded, event) in events() {
         fold_role(&mut rows, recorded, event);
     }
-    let Made { current, past, .. } = rows.finish();
+    let RowChanges { current, past, .. } = rows.finish();
     sqlx::query!(
         "insert into role
          select u.role, u.since, u.retired, string_to_array(u.permissions, ' ')
@@ -226,18 +230,18 @@ async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Resu
 }
 
 async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result<(), sqlx::Error> {
-    let events = || all.iter().filter_map(|recorded| about_grant(recorded).map(|act| (recorded, act)));
+    let events = || all.iter().filter_map(|recorded| grant_change(recorded).map(|act| (recorded, act)));
     let touched: BTreeSet<(Uuid, &str)> = events().map(|(recorded, act)| (recorded.stream.id, act.role())).collect();
     if touched.is_empty() {
         return Ok(());
     }
-    // An account that begins in this batch held nothing before.
+    // An account that is registered in this batch held no role before it.
     let new: HashSet<Uuid> = all.iter().filter(|recorded| accounts::is_first(recorded)).map(|r| r.stream.id).collect();
     let known: Vec<_> = touched.into_iter().filter(|(account, _)| !new.contains(account)).collect();
-    let mut rows: Versions<Grant> = Versions::default();
+    let mut rows: RowVersions<GrantRow> = RowVersions::default();
     if !known.is_empty() {
         let known = sqlx::query_as!(
-            Grant,
+            GrantRow,
             "select g.* from role_grant g join unnest($1::uuid[], $2::text[]) u (account_id, role)
              on g.account_id = u.account_id and g.role = u.role",
             &column(&known, |(account, _)| *account),
@@ -247,12 +251,12 @@ async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result
         .await?;
         rows.extend(known);
     }
-    let mut counts = HolderCounts::default();
+    let mut counts = HolderCountChanges::default();
     for (recorded, act) in events() {
         fold_grant(&mut rows, &mut counts, recorded, &act);
     }
     counts.write(connection).await?;
-    let Made { current, ended, past, .. } = rows.finish();
+    let RowChanges { current, ended, past, .. } = rows.finish();
     if !ended.is_empty() {
         sqlx::query!(
             "delete from role_grant g using unnest($1::uuid[], $2::text[]) u (account_id, role)
@@ -295,7 +299,7 @@ async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result
     Ok(())
 }
 
-impl Row for Role {
+impl VersionedRow for RoleRow {
     type Key = String;
 
     fn key(&self) -> String {
@@ -307,7 +311,7 @@ impl Row for Role {
     }
 }
 
-impl Row for Grant {
+impl VersionedRow for GrantRow {
     type Key = (Uuid, String);
 
     fn key(&self) -> (Uuid, String) {
@@ -319,7 +323,7 @@ impl Row for Grant {
     }
 }
 
-const fn about_role(recorded: &Recorded) -> Option<&RoleEvent> {
+const fn role_event(recorded: &Recorded) -> Option<&RoleEvent> {
     match &recorded.event {
         Event::Role(event) => Some(event),
         Event::Account(_)
@@ -340,10 +344,10 @@ fn role_of(event: &RoleEvent) -> &str {
     }
 }
 
-fn fold_role(rows: &mut Versions<Role>, recorded: &Recorded, event: &RoleEvent) {
+fn fold_role(rows: &mut RowVersions<RoleRow>, recorded: &Recorded, event: &RoleEvent) {
     let names = |permissions: &[Permission]| permissions.iter().map(|it| it.as_str().to_owned()).collect::<Vec<_>>();
     match event {
-        RoleEvent::Defined { role, permissions } => rows.begin(Role {
+        RoleEvent::Defined { role, permissions } => rows.insert(RoleRow {
             role: role.as_str().to_owned(),
             since: to_i64(recorded.position),
             retired: false,
@@ -359,13 +363,13 @@ fn fold_role(rows: &mut Versions<Role>, recorded: &Recorded, event: &RoleEvent) 
     }
 }
 
-/// What happens to a grant.
-enum Act<'a> {
+/// A change to a grant.
+enum GrantChange<'a> {
     Granted(&'a str),
     Revoked(&'a str),
 }
 
-impl<'a> Act<'a> {
+impl<'a> GrantChange<'a> {
     const fn role(&self) -> &'a str {
         match self {
             Self::Granted(role) | Self::Revoked(role) => role,
@@ -373,10 +377,10 @@ impl<'a> Act<'a> {
     }
 }
 
-fn about_grant(recorded: &Recorded) -> Option<Act<'_>> {
+fn grant_change(recorded: &Recorded) -> Option<GrantChange<'_>> {
     match &recorded.event {
-        Event::Account(AccountEvent::RoleGranted { role }) => Some(Act::Granted(role.as_str())),
-        Event::Account(AccountEvent::RoleRevoked { role }) => Some(Act::Revoked(role.as_str())),
+        Event::Account(AccountEvent::RoleGranted { role }) => Some(GrantChange::Granted(role.as_str())),
+        Event::Account(AccountEvent::RoleRevoked { role }) => Some(GrantChange::Revoked(role.as_str())),
         Event::Account(
             AccountEvent::Registered {}
             | AccountEvent::ProfileChanged {}
@@ -402,13 +406,18 @@ fn about_grant(recorded: &Recorded) -> Option<Act<'_>> {
     }
 }
 
-fn fold_grant(rows: &mut Versions<Grant>, counts: &mut HolderCounts, recorded: &Recorded, act: &Act<'_>) {
+fn fold_grant(
+    rows: &mut RowVersions<GrantRow>,
+    counts: &mut HolderCountChanges,
+    recorded: &Recorded,
+    act: &GrantChange<'_>,
+) {
     let (key, position) = ((recorded.stream.id, act.role().to_owned()), to_i64(recorded.position));
-    match (act, rows.holds(&key)) {
-        // Who was given a role twice holds it since the first time.
-        (Act::Granted(_), true) | (Act::Revoked(_), false) => {}
-        (Act::Granted(role), false) => {
-            rows.begin(Grant {
+    match (act, rows.contains(&key)) {
+        // A role that is granted twice is held since the first grant.
+        (GrantChange::Granted(_), true) | (GrantChange::Revoked(_), false) => {}
+        (GrantChange::Granted(role), false) => {
+            rows.insert(GrantRow {
                 account_id: key.0,
                 role: key.1,
                 since: position,
@@ -418,8 +427,8 @@ fn fold_grant(rows: &mut Versions<Grant>, counts: &mut HolderCounts, recorded: &
             });
             counts.change(position, role, 1);
         }
-        (Act::Revoked(role), true) => {
-            rows.end(&key, recorded.position);
+        (GrantChange::Revoked(role), true) => {
+            rows.remove(&key, recorded.position);
             counts.change(position, role, -1);
         }
     }

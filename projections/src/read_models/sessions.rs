@@ -1,5 +1,5 @@
-//! The sessions read model: devices, for their owners and for administrators. From where somebody came stays sealed
-//! beside the log; the row knows where.
+//! The sessions read model, for the owners of sessions and for administrators. Address, user agent and device stay
+//! sealed alongside the log; a row holds their positions.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,92 +13,94 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
-use crate::page::{Page, Paging, WALK_SQL};
-use crate::read_models::bulk::{Table, Tuple};
-use crate::read_models::counts::{Change, SessionCounts};
-use crate::read_models::versions::{Row, Superseded, Versions, column};
+use crate::page::{Page, Paging, SCAN_LIMIT_SQL};
+use crate::read_models::bulk::{CopyTuple, HistoryTable};
+use crate::read_models::counts::{SessionCountChanges, Transition};
+use crate::read_models::versions::{RowVersions, SupersededVersion, VersionedRow, column};
 use crate::to_i64;
 
-/// One session.
+/// A row of a session.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct Session {
-    /// Its id.
+pub struct SessionRow {
+    /// The session's id.
     pub session_id: Uuid,
-    /// Whose it is.
+    /// The id of its account.
     pub account_id: Uuid,
-    /// The event that made it what it is here.
+    /// The position of the event that produced this version of the row.
     pub since: i64,
-    /// When its owner logged in.
+    /// The time of the login.
     pub started_at: DateTime<Utc>,
-    /// Where address, user agent and device are sealed.
+    /// The position at which address, user agent and device of the login are sealed.
     pub started_position: i64,
-    /// When its tokens were last refreshed.
+    /// The time of the last refresh of its tokens.
     pub last_seen_at: DateTime<Utc>,
-    /// Where address and user agent of then are sealed.
+    /// The position at which address and user agent of that refresh are sealed.
     pub last_seen_position: i64,
-    /// Unused until then, it ends.
+    /// The session ends at this time unless it is used before.
     pub idle_expires_at: DateTime<Utc>,
-    /// It ends then in any case.
+    /// The session ends at this time in any case.
     pub expires_at: DateTime<Utc>,
-    /// When it was ended, or found past its end.
+    /// The time at which the session was ended or found expired.
     pub ended_at: Option<DateTime<Utc>>,
-    /// By whom or what; `fulexo_domain::session::RevokedBy`, or `expiry`.
+    /// The cause of its end: `fulexo_domain::session::RevokedBy`, or `expiry`.
     pub ended_by: Option<String>,
-    /// What was presented (RFC 8176), and in step-ups since.
+    /// The authentication methods of the login and of later step-ups (RFC 8176).
     #[sqlx(try_from = "Vec<String>")]
     pub methods: Arc<[String]>,
 }
 
-/// What to list.
+/// The filter of a list of sessions.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct SessionFilter {
     /// Only sessions of this account.
     pub account: Option<AccountId>,
-    /// Only sessions that are in use, or that are not.
+    /// Only live sessions, or only those that have ended.
     pub live: Option<bool>,
 }
 
-/// One session, if it is known.
+/// The session with this id, if it is in the read model.
 ///
 /// # Errors
-/// The database.
-pub async fn get(pool: &PgPool, session: SessionId) -> Result<Option<Session>, sqlx::Error> {
-    sqlx::query_as!(Session, "select * from read.session where session_id = $1", session.0).fetch_optional(pool).await
+/// [`sqlx::Error`].
+pub async fn get(pool: &PgPool, session: SessionId) -> Result<Option<SessionRow>, sqlx::Error> {
+    sqlx::query_as!(SessionRow, "select * from read.session where session_id = $1", session.0)
+        .fetch_optional(pool)
+        .await
 }
 
-/// Sessions in the order of their start.
+/// A page of sessions, in order of their start.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn list(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &SessionFilter,
     paging: &Paging<Uuid>,
     now: DateTime<Utc>,
-) -> Result<Page<Session, Uuid>, sqlx::Error> {
+) -> Result<Page<SessionRow, Uuid>, sqlx::Error> {
     let rows = statement(filter, paging, None, now).build_query_as().fetch_all(pool).await?;
-    Ok(Page::of_walk(rows, paging.limit, |session: &Session| session.session_id))
+    Ok(Page::from_scan(rows, paging.limit, |session: &SessionRow| session.session_id))
 }
 
-/// Sessions as they were, in the order of their start.
+/// A page of sessions as of a past moment, in order of their start.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn list_as_of(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &SessionFilter,
     paging: &Paging<Uuid>,
     moment: Moment,
-) -> Result<Page<Session, Uuid>, sqlx::Error> {
+) -> Result<Page<SessionRow, Uuid>, sqlx::Error> {
     let rows = statement(filter, paging, Some(moment), moment.time).build_query_as().fetch_all(pool).await?;
-    Ok(Page::of_walk(rows, paging.limit, |session: &Session| session.session_id))
+    Ok(Page::from_scan(rows, paging.limit, |session: &SessionRow| session.session_id))
 }
 
-/// The statement of a list, made from the filters that are given: candidates by an index, those of an account or those that
-/// nothing has ended, and of them the ones that are as wanted, 1,000 candidates at most.
+/// Builds the statement of a list from its filters. An index selects candidates, those of an account or those that have
+/// not been ended, and at most 1,000 of them are checked.
 #[must_use]
 pub fn statement(
-    filter: &Filter,
+    filter: &SessionFilter,
     paging: &Paging<Uuid>,
     moment: Option<Moment>,
     now: DateTime<Utc>,
@@ -117,10 +119,10 @@ pub fn statement(
         sql.push(" and s.account_id = ").push_bind(account.0);
     }
     if let Some(after) = paging.after {
-        sql.push(" and s.session_id").push(paging.order.beyond()).push_bind(after);
+        sql.push(" and s.session_id").push(paging.order.after_operator()).push_bind(after);
     }
     if filter.live == Some(true) {
-        // What is live began within the longest life of a session.
+        // A live session began within the longest life of a session.
         sql.push(" and s.session_id >= ").push_bind(earliest_id(now - LONGEST_SESSION));
         if moment.is_none() {
             sql.push(" and s.ended_at is null");
@@ -131,10 +133,10 @@ pub fn statement(
         sql.push(" and s.started_position <= ").push_bind(moment.position);
     }
     sql.push(" order by s.session_id ").push(order).push(" limit ");
-    sql.push(if filter.live.is_some() { WALK_SQL } else { paging.fetch() });
+    sql.push(if filter.live.is_some() { SCAN_LIMIT_SQL } else { paging.fetch_limit() });
     sql.push(") c cross join lateral (select * from read.session r where r.session_id = c.session_id offset 0) s");
     sql.push(" cross join lateral (select ").push(&current);
-    // A row never goes away: one that has changed since has the version before in its past.
+    // A row is never deleted: if it has changed since, its past has the earlier version.
     if let Some(moment) = moment {
         sql.push(" where s.since <= ").push_bind(moment.position);
         sql.push(" union all (select ").push(COLUMNS);
@@ -142,57 +144,57 @@ pub fn statement(
         sql.push(" and p.session_id = s.session_id and p.since <= ").push_bind(moment.position);
         sql.push(" order by p.since desc limit 1)");
     }
-    sql.push(") v) w where matches or nth = ").push(WALK_SQL);
-    sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch());
+    sql.push(") v) w where matches or nth = ").push(SCAN_LIMIT_SQL);
+    sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch_limit());
     sql
 }
 
-/// The columns of a version, in the order of the table's.
+/// The columns of a version, in the order of the table.
 const COLUMNS: &str = "session_id, account_id, since, started_at, started_position, last_seen_at, last_seen_position, \
                        idle_expires_at, expires_at, ended_at, ended_by, methods";
 
-/// Sessions that were begun and are in no table yet, by their accounts.
+/// Sessions that have started but are not written to a table yet, by account.
 #[derive(Default)]
-pub(crate) struct Begun(HashMap<Uuid, Vec<Uuid>>);
+pub(crate) struct PendingSessions(HashMap<Uuid, Vec<Uuid>>);
 
-impl Begun {
-    /// They are being written: whoever reads the table from here on finds them there.
+impl PendingSessions {
+    /// Forgets them: they are being written, and later reads of the table find them.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 }
 
-/// What an event says of sessions.
-enum About<'a> {
-    /// Of one.
+/// The change that an event makes to sessions.
+enum SessionChange<'a> {
+    /// A change to one session.
     One(&'a SessionEvent),
-    /// That all of an account that began before it are over, but one.
+    /// The end of all sessions that an account began before the event, except one.
     All(RevokedBy, Option<SessionId>),
 }
 
-/// Reads the rows that the batch touches, unless they are kept, and folds the batch over them: at most two statements, on the
-/// connection that is asked for then.
+/// Reads the rows that the batch touches, unless they are cached, and folds the batch over them. It runs at most two
+/// statements, on the connection that it then asks for.
 pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
-    rows: &mut Versions<Session>,
-    begun: &mut Begun,
-    counts: &mut SessionCounts,
+    rows: &mut RowVersions<SessionRow>,
+    pending: &mut PendingSessions,
+    counts: &mut SessionCountChanges,
     events: &[Recorded],
 ) -> Result<(), E> {
-    let events = || events.iter().filter_map(|recorded| about(recorded).map(|event| (recorded, event)));
+    let events = || events.iter().filter_map(|recorded| session_change(recorded).map(|event| (recorded, event)));
     let touched = events().filter_map(|(recorded, event)| match event {
-        About::One(event) => Some((recorded.stream.id, matches!(event, SessionEvent::Started { .. }))),
-        About::All(..) => None,
+        SessionChange::One(event) => Some((recorded.stream.id, matches!(event, SessionEvent::Started { .. }))),
+        SessionChange::All(..) => None,
     });
-    let unknown = rows.missing(touched);
+    let unknown = rows.keys_to_read(touched);
     let signed_out: BTreeSet<Uuid> = events()
-        .filter_map(|(recorded, event)| matches!(event, About::All(..)).then_some(recorded.stream.id))
+        .filter_map(|(recorded, event)| matches!(event, SessionChange::All(..)).then_some(recorded.stream.id))
         .collect();
-    let mut left: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+    let mut unended: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
     if !unknown.is_empty() || !signed_out.is_empty() {
         let connection = connection().await?;
         if !unknown.is_empty() {
-            let known = sqlx::query_as!(Session, "select * from session where session_id = any($1)", &unknown)
+            let known = sqlx::query_as!(SessionRow, "select * from session where session_id = any($1)", &unknown)
                 .fetch_all(&mut *connection)
                 .await?;
             rows.extend(known);
@@ -200,29 +202,29 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
         if !signed_out.is_empty() {
             let accounts: Vec<Uuid> = signed_out.into_iter().collect();
             let known = sqlx::query_as!(
-                Session,
+                SessionRow,
                 "select * from session where account_id = any($1) and ended_at is null",
                 &accounts
             )
             .fetch_all(&mut *connection)
             .await?;
             for session in known {
-                left.entry(session.account_id).or_default().push(session.session_id);
-                // What the table says may be behind what is held back from it.
-                rows.add_unless_known(session);
+                unended.entry(session.account_id).or_default().push(session.session_id);
+                // The table may be behind the unwritten changes in the cache.
+                rows.insert_unless_known(session);
             }
         }
     }
     for (recorded, event) in events() {
         match event {
-            About::One(event) => fold_one(rows, begun, counts, recorded, event),
-            About::All(by, kept) => {
+            SessionChange::One(event) => fold_event(rows, pending, counts, recorded, event),
+            SessionChange::All(by, kept) => {
                 let (account, position) = (recorded.stream.id, to_i64(recorded.position));
-                let sessions = [left.get(&account), begun.0.get(&account)].into_iter().flatten().flatten();
+                let sessions = [unended.get(&account), pending.0.get(&account)].into_iter().flatten().flatten();
                 for id in sessions.filter(|id| kept != Some(SessionId(**id))) {
                     rows.change(id, recorded.position, |session| {
                         if session.started_position < position {
-                            counted(session, counts, recorded, |session| {
+                            change_counted(session, counts, recorded, |session| {
                                 end(session, recorded.recorded_at, by.as_str())
                             });
                         }
@@ -234,12 +236,12 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     Ok(())
 }
 
-impl Table for Session {
+impl HistoryTable for SessionRow {
     const COPY: &str = "copy session from stdin (format binary)";
     const COPY_PAST: &str = "copy session_past from stdin (format binary)";
     const COLUMNS: i16 = 12;
 
-    fn columns(&self, tuple: &mut Tuple) -> Result<(), sqlx::Error> {
+    fn columns(&self, tuple: &mut CopyTuple) -> Result<(), sqlx::Error> {
         tuple.push(&self.session_id)?;
         tuple.push(&self.account_id)?;
         tuple.push(&self.since)?;
@@ -290,7 +292,7 @@ impl Table for Session {
         Ok(())
     }
 
-    async fn write_past(connection: &mut PgConnection, rows: &[Superseded<Self>]) -> Result<(), sqlx::Error> {
+    async fn write_past(connection: &mut PgConnection, rows: &[SupersededVersion<Self>]) -> Result<(), sqlx::Error> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -324,7 +326,7 @@ impl Table for Session {
     }
 }
 
-impl Row for Session {
+impl VersionedRow for SessionRow {
     type Key = Uuid;
 
     fn key(&self) -> Uuid {
@@ -336,10 +338,10 @@ impl Row for Session {
     }
 }
 
-const fn about(recorded: &Recorded) -> Option<About<'_>> {
+const fn session_change(recorded: &Recorded) -> Option<SessionChange<'_>> {
     match &recorded.event {
-        Event::Session(event) => Some(About::One(event)),
-        Event::Account(AccountEvent::SessionsRevoked { by, kept }) => Some(About::All(*by, *kept)),
+        Event::Session(event) => Some(SessionChange::One(event)),
+        Event::Account(AccountEvent::SessionsRevoked { by, kept }) => Some(SessionChange::All(*by, *kept)),
         Event::Account(_)
         | Event::Authentication(_)
         | Event::Role(_)
@@ -350,17 +352,17 @@ const fn about(recorded: &Recorded) -> Option<About<'_>> {
     }
 }
 
-fn fold_one(
-    rows: &mut Versions<Session>,
-    begun: &mut Begun,
-    counts: &mut SessionCounts,
+fn fold_event(
+    rows: &mut RowVersions<SessionRow>,
+    pending: &mut PendingSessions,
+    counts: &mut SessionCountChanges,
     recorded: &Recorded,
     event: &SessionEvent,
 ) {
     let id = recorded.stream.id;
     if let SessionEvent::Started { account, methods, fingerprint: _, idle_expires_at, expires_at } = event {
-        begun.0.entry(account.0).or_default().push(id);
-        let session = Session {
+        pending.0.entry(account.0).or_default().push(id);
+        let session = SessionRow {
             session_id: id,
             account_id: account.0,
             since: to_i64(recorded.position),
@@ -375,30 +377,35 @@ fn fold_one(
             methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
         };
         counts.begin(session.started_at, ends_at(&session));
-        rows.begin(session);
+        rows.insert(session);
     } else {
         rows.change(&id, recorded.position, |session| {
-            counted(session, counts, recorded, |session| change(session, recorded, event));
+            change_counted(session, counts, recorded, |session| change(session, recorded, event));
         });
     }
 }
 
-/// Changes a session, and counts when it ends then.
-fn counted(session: &mut Session, counts: &mut SessionCounts, recorded: &Recorded, change: impl FnOnce(&mut Session)) {
+/// Changes a session, and counts the change of its end.
+fn change_counted(
+    session: &mut SessionRow,
+    counts: &mut SessionCountChanges,
+    recorded: &Recorded,
+    change: impl FnOnce(&mut SessionRow),
+) {
     let before = ends_at(session);
     change(session);
-    counts.change(recorded.recorded_at, Change { before, after: ends_at(session) });
+    counts.change(recorded.recorded_at, Transition { before, after: ends_at(session) });
 }
 
-/// It ends once: what says it again, later, changes nothing.
-fn end(session: &mut Session, at: DateTime<Utc>, by: &str) {
+/// Ends a session. A later event that ends it again changes nothing.
+fn end(session: &mut SessionRow, at: DateTime<Utc>, by: &str) {
     if session.ended_at.is_none() {
         session.ended_at = Some(at);
         session.ended_by = Some(by.to_owned());
     }
 }
 
-fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
+fn change(session: &mut SessionRow, recorded: &Recorded, event: &SessionEvent) {
     match event {
         SessionEvent::Revoked { by } => end(session, recorded.recorded_at, by.as_str()),
         SessionEvent::Expired {} => end(session, recorded.recorded_at, "expiry"),
@@ -420,8 +427,8 @@ fn change(session: &mut Session, recorded: &Recorded, event: &SessionEvent) {
     }
 }
 
-/// The end of a session, by what is known of it.
-fn ends_at(session: &Session) -> DateTime<Utc> {
+/// The expected end of a session.
+fn ends_at(session: &SessionRow) -> DateTime<Utc> {
     let end = session.idle_expires_at.min(session.expires_at);
     session.ended_at.map_or(end, |ended| ended.min(end))
 }

@@ -1,39 +1,39 @@
-//! One read model's new version, from its beginning to the switch.
+//! The build of one read model's new version, up to the switch.
 
 use fulexo_domain::event::Recorded;
 use sqlx::{Connection, PgPool};
 use tokio::sync::mpsc;
 
-use super::beside::{self, Beside, Kind, step, stretch};
-use super::report::{BATCH, Batch, Comparison, News, Options, RebuildError, Rebuilt};
+use super::beside::{self, ShadowKind, ShadowVersion, advance_checkpoint, read_events};
+use super::report::{BATCH, BuildComparison, EventBatch, RebuildError, RebuildOptions, RebuildProgress, RebuildReport};
 use crate::feed;
-use crate::read_models::{Kept, Projection};
+use crate::read_models::{Projection, RowCache};
 use crate::to_i64;
 
-/// A switch is tried once no more than so many events are left for it to apply.
-const REST: u64 = 1_000;
+/// The maximum number of events left to the switch itself.
+const MAX_SWITCH_EVENTS: u64 = 1_000;
 
 pub struct Build {
-    beside: Beside,
+    shadow: ShadowVersion,
     version: u32,
-    comparison: Option<Comparison>,
+    comparison: Option<BuildComparison>,
     indexed: bool,
-    /// Where the live version was when last looked; until compared, the build does not go past it.
+    /// The live version's position when last read. Until the comparison, the build does not pass it.
     live: u64,
-    news: mpsc::Sender<(Projection, News)>,
+    progress: mpsc::Sender<(Projection, RebuildProgress)>,
 }
 
 impl Build {
-    /// Begins a build, or goes on with the one that is there.
+    /// Starts a build, or resumes the existing one.
     pub async fn open(
         pool: &PgPool,
         projection: Projection,
-        options: &Options,
-        news: mpsc::Sender<(Projection, News)>,
+        options: &RebuildOptions,
+        progress: mpsc::Sender<(Projection, RebuildProgress)>,
     ) -> Result<Self, RebuildError> {
         let name = projection.as_str();
-        let mut beside = Beside::open(pool, projection, Kind::Next).await?;
-        let mut transaction = beside.connection().await?.begin().await?;
+        let mut shadow = ShadowVersion::open(pool, projection, ShadowKind::Next).await?;
+        let mut transaction = shadow.connection().await?.begin().await?;
         let found = sqlx::query_scalar!("select program from projection.build where name = $1", name)
             .fetch_optional(&mut *transaction)
             .await?;
@@ -51,29 +51,29 @@ impl Build {
         .fetch_one(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        beside.goes_on_at(row.position.unsigned_abs());
-        let comparison = row.compared_at.map(|position| Comparison {
+        shadow.resume_at(row.position.unsigned_abs());
+        let comparison = row.compared_at.map(|position| BuildComparison {
             position: position.unsigned_abs(),
             differing: row.differing.unsigned_abs(),
             examples: row.examples,
         });
         let version = row.version.unsigned_abs();
-        let build = Self { beside, version, comparison, indexed: row.indexed, live: 0, news };
+        let build = Self { shadow, version, comparison, indexed: row.indexed, live: 0, progress };
         let discarded = !resumes && found.is_some();
-        build.tell(News::Begun { version, position: build.position(), discarded }).await;
+        build.report(RebuildProgress::Started { version, position: build.position(), discarded }).await;
         Ok(build)
     }
 
     pub const fn projection(&self) -> Projection {
-        self.beside.projection
+        self.shadow.projection
     }
 
     pub const fn position(&self) -> u64 {
-        self.beside.position()
+        self.shadow.position()
     }
 
-    /// Takes what it is given, goes on to the head by itself, and switches.
-    pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) -> Result<Rebuilt, RebuildError> {
+    /// Applies the batches that it receives, catches up with the head, and switches.
+    pub async fn run(mut self, mut batches: mpsc::Receiver<EventBatch>) -> Result<RebuildReport, RebuildError> {
         while let Some(batch) = batches.recv().await {
             self.take(&batch).await?;
         }
@@ -81,32 +81,32 @@ impl Build {
             if let Some(comparison) = self.comparison.clone() {
                 break comparison;
             }
-            self.look().await?;
+            self.update_live_position().await?;
             if self.live - self.position() < u64::from(BATCH) {
                 self.compare().await?;
             } else {
-                self.beside.advance(self.live).await?;
+                self.shadow.advance(self.live).await?;
             }
         };
         self.catch_up().await?;
         if !self.indexed {
-            self.tell(News::Indexing).await;
-            self.beside.write().await?;
+            self.report(RebuildProgress::Indexing).await;
+            self.shadow.flush().await?;
             let name = self.projection().as_str();
-            sqlx::query!("select projection.finish_build($1)", name).execute(self.beside.connection().await?).await?;
+            sqlx::query!("select projection.finish_build($1)", name).execute(self.shadow.connection().await?).await?;
             self.catch_up().await?;
         }
         let projection = self.projection();
-        let events = self.beside.switch(&self.news).await?;
-        self.beside.close().await;
-        Ok(Rebuilt { projection, version: self.version, events, comparison })
+        let events = self.shadow.switch(&self.progress).await?;
+        self.shadow.close().await;
+        Ok(RebuildReport { projection, version: self.version, events, comparison })
     }
 
-    /// Applies what it does not have yet of a batch.
+    /// Applies the part of a batch that is not applied yet.
     async fn take(&mut self, batch: &[Recorded]) -> Result<(), RebuildError> {
         loop {
             let begins = batch.first().map_or(u64::MAX, |recorded| recorded.position);
-            // Before the batch it cannot be: the reader began where the one furthest behind was.
+            // It cannot be before the batch: the reader started at the build that is furthest behind.
             let known = self.position().checked_sub(begins).and_then(|known| usize::try_from(known).ok());
             let events = known.and_then(|known| batch.get(known..)).unwrap_or_default();
             if events.is_empty() {
@@ -115,7 +115,7 @@ impl Build {
             let mut most = events.len() as u64;
             if self.comparison.is_none() {
                 if self.live <= self.position() {
-                    self.look().await?;
+                    self.update_live_position().await?;
                     if self.live - self.position() < u64::from(BATCH) {
                         self.compare().await?;
                         continue;
@@ -124,32 +124,32 @@ impl Build {
                 most = most.min(self.live - self.position());
             }
             let events = events.get(..usize::try_from(most).unwrap_or(usize::MAX)).unwrap_or(events);
-            self.beside.apply(events).await?;
-            self.told().await;
+            self.shadow.apply(events).await?;
+            self.report_position().await;
         }
     }
 
-    /// Where the live version is.
-    async fn look(&mut self) -> Result<(), RebuildError> {
-        self.live = self.beside.live().await?;
-        // It never goes back.
-        if self.live < self.position() { Err(RebuildError::Overtaken(self.projection())) } else { Ok(()) }
+    /// Reads the position of the live version.
+    async fn update_live_position(&mut self) -> Result<(), RebuildError> {
+        self.live = self.shadow.live().await?;
+        // The live version never goes back.
+        if self.live < self.position() { Err(RebuildError::CheckpointMoved(self.projection())) } else { Ok(()) }
     }
 
-    /// Goes on to exactly where the live version is, and looks whether both are the same, in one snapshot: of the live
-    /// tables, which are followed meanwhile, it sees what was there when it began, of its own what it wrote.
+    /// Advances to exactly the position of the live version and compares both in one snapshot. Of the live tables,
+    /// which keep moving, it sees the state from when it began; of its own, the state that it wrote.
     async fn compare(&mut self) -> Result<(), RebuildError> {
-        self.tell(News::Comparing).await;
-        self.beside.write().await?;
-        let (projection, name, mut position) = (self.projection(), self.projection().as_str(), self.beside.position());
-        let mut transaction = self.beside.connection().await?.begin().await?;
+        self.report(RebuildProgress::Comparing).await;
+        self.shadow.flush().await?;
+        let (projection, name, mut position) = (self.projection(), self.projection().as_str(), self.shadow.position());
+        let mut transaction = self.shadow.connection().await?.begin().await?;
         sqlx::query!("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
         let live = beside::live(&mut transaction, projection).await?;
         while position < live {
-            let events = stretch(&mut transaction, position..live).await?;
+            let events = read_events(&mut transaction, position..live).await?;
             let until = position + events.len() as u64;
-            projection.apply(&mut transaction, &mut Kept::default(), &events).await?;
-            step(&mut transaction, projection, Kind::Next, position..until).await?;
+            projection.apply(&mut transaction, &mut RowCache::default(), &events).await?;
+            advance_checkpoint(&mut transaction, projection, ShadowKind::Next, position..until).await?;
             position = until;
         }
         let relations = sqlx::query!(
@@ -159,7 +159,7 @@ impl Build {
         )
         .fetch_all(&mut *transaction)
         .await?;
-        let comparison = Comparison {
+        let comparison = BuildComparison {
             position: live,
             differing: relations.iter().map(|row| row.differing.unsigned_abs()).sum(),
             examples: relations
@@ -177,30 +177,30 @@ impl Build {
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        self.beside.goes_on_at(position);
+        self.shadow.resume_at(position);
         self.comparison = Some(comparison);
-        self.told().await;
+        self.report_position().await;
         Ok(())
     }
 
-    /// Goes on to near the head.
+    /// Advances close to the head.
     async fn catch_up(&mut self) -> Result<(), RebuildError> {
         loop {
-            let size = feed::size(self.beside.connection().await?).await?;
-            if size.saturating_sub(self.position()) < REST {
+            let size = feed::size(self.shadow.connection().await?).await?;
+            if size.saturating_sub(self.position()) < MAX_SWITCH_EVENTS {
                 return Ok(());
             }
-            self.beside.advance(size).await?;
-            self.told().await;
+            self.shadow.advance(size).await?;
+            self.report_position().await;
         }
     }
 
-    async fn told(&self) {
-        self.tell(News::At { position: self.position() }).await;
+    async fn report_position(&self) {
+        self.report(RebuildProgress::Advanced { position: self.position() }).await;
     }
 
-    async fn tell(&self, news: News) {
-        // Nobody listens any more when the whole was cancelled.
-        let _ = self.news.send((self.projection(), news)).await;
+    async fn report(&self, progress: RebuildProgress) {
+        // Nobody listens after the rebuild was cancelled.
+        let _ = self.progress.send((self.projection(), progress)).await;
     }
 }

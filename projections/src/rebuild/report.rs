@@ -1,4 +1,4 @@
-//! A rebuild as its caller sees it: how to do it, what is told meanwhile, what it came to.
+//! The interface of a rebuild: its options, its progress reports, and its outcome.
 
 use std::sync::Arc;
 
@@ -7,93 +7,93 @@ use fulexo_domain::event::Recorded;
 use crate::feed::FeedError;
 use crate::read_models::Projection;
 
-/// Events applied at once.
+/// The number of events per batch.
 pub(super) const BATCH: u32 = 20_000;
 
-/// How to rebuild.
+/// The options of a rebuild.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// Which program this is: a build that another one began is not resumed.
+pub struct RebuildOptions {
+    /// The identity of this program. A build that another program started is not resumed.
     pub program: String,
-    /// Whether to begin anew rather than to resume.
+    /// `true` to start over rather than resume.
     pub restart: bool,
 }
 
-/// What a rebuild came to: the new version is live.
+/// A completed rebuild: the new version is live.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rebuilt {
-    /// Of which read model.
+pub struct RebuildReport {
+    /// The read model.
     pub projection: Projection,
-    /// The version that is live now.
+    /// The version that is now live.
     pub version: u32,
-    /// Events applied, from position 0.
+    /// The number of events applied, from position 0.
     pub events: u64,
-    /// What the comparison with the version before came to.
-    pub comparison: Comparison,
+    /// The comparison with the version before.
+    pub comparison: BuildComparison,
 }
 
-/// The new version beside the one before, both at the same position.
+/// The comparison of the new version with the live one at the same position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Comparison {
-    /// At which.
+pub struct BuildComparison {
+    /// The position of the comparison.
     pub position: u64,
-    /// Rows in only one of them, or not the same in both.
+    /// The number of rows that exist in only one version or differ.
     pub differing: u64,
-    /// The keys of a few of them, behind the name of their table.
+    /// A few of their keys, each after the name of its table.
     pub examples: Vec<String>,
 }
 
-impl Comparison {
-    /// Whether the log says the same as the view said.
+impl BuildComparison {
+    /// `true` if both versions are the same.
     #[must_use]
     pub const fn is_same(&self) -> bool {
         self.differing == 0
     }
 }
 
-/// What is told while it goes on.
+/// The progress of a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// A build has begun, at `position` 0, or goes on.
-    Begun {
-        /// The version that it will be.
+pub enum RebuildProgress {
+    /// A build was started at `position` 0, or resumed.
+    Started {
+        /// The version being built.
         version: u32,
-        /// What is applied already.
+        /// Every event below this position is already applied.
         position: u64,
-        /// Whether what another program had built was discarded.
+        /// `true` if the build of another program was discarded.
         discarded: bool,
     },
-    /// Every event below it is applied.
-    At {
-        /// So many of them.
+    /// Every event below `position` is applied.
+    Advanced {
+        /// The position after the last applied event.
         position: u64,
     },
-    /// It is as far as the live version, and compared with it.
+    /// The build has reached the live version and is being compared with it.
     Comparing,
-    /// Its indexes are made.
+    /// The indexes are being created.
     Indexing,
-    /// A transaction holds the live tables; it is waited for. Tried again for about half a minute.
-    Waiting,
+    /// A transaction holds the live tables. The switch is retried for about half a minute.
+    WaitingForReaders,
 }
 
-/// Why a read model was not rebuilt, or not rolled back. The live version is as it was.
+/// The reason why a read model was not rebuilt or rolled back. The live version is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    /// The log.
+    /// The log or the database failed.
     #[error(transparent)]
     Feed(#[from] FeedError),
-    /// Somebody else is at it.
-    #[error("a rebuild of {} is under way", .0.as_str())]
-    UnderWay(Projection),
-    /// Somebody reads for too long.
-    #[error("a transaction holds the tables of {}; try again when it has ended", .0.as_str())]
-    Busy(Projection),
-    /// A roll back of what was never rebuilt.
-    #[error("no version of {} before the live one is kept", .0.as_str())]
-    NothingKept(Projection),
-    /// Something else has moved the build's checkpoint, or the live one backwards.
-    #[error("the build of {} is no longer what it was; begin anew", .0.as_str())]
-    Overtaken(Projection),
+    /// Another process is working on it.
+    #[error("another process is rebuilding or rolling back {}", .0.as_str())]
+    AlreadyRunning(Projection),
+    /// A transaction holds the live tables for too long.
+    #[error("a transaction holds the tables of {}; try again after it has ended", .0.as_str())]
+    TablesBusy(Projection),
+    /// There is no previous version to restore.
+    #[error("{} has no previous version to roll back to", .0.as_str())]
+    NoPreviousVersion(Projection),
+    /// Another process moved the build's checkpoint, or moved the live one back.
+    #[error("another process moved the checkpoint of {}; start the rebuild over", .0.as_str())]
+    CheckpointMoved(Projection),
 }
 
 impl From<sqlx::Error> for RebuildError {
@@ -102,5 +102,5 @@ impl From<sqlx::Error> for RebuildError {
     }
 }
 
-/// Events of one batch, for each of the builds.
-pub(super) type Batch = Arc<Vec<Recorded>>;
+/// The events of one batch, shared by all builds.
+pub(super) type EventBatch = Arc<Vec<Recorded>>;

@@ -1,63 +1,62 @@
-//! The version that was live before, live again.
+//! Restores the version that was live before.
 
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use super::beside::{Beside, Kind};
-use super::report::{News, RebuildError};
+use super::beside::{ShadowKind, ShadowVersion};
+use super::report::{RebuildError, RebuildProgress};
 use crate::read_models::Projection;
 
-/// What a roll back came to.
+/// A completed rollback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RolledBack {
-    /// The version that is live now.
+pub struct RollbackReport {
+    /// The version that is now live.
     pub version: u32,
-    /// The version that was, and is kept.
+    /// The version that was live, and is kept.
     pub from: u32,
-    /// Every event below it is visible in the version that is live now.
+    /// Every event below this position is visible in the version that is now live.
     pub position: u64,
 }
 
-/// Brings back the version that was live before the last switch. It first catches up with the live one, so that no
-/// reader is taken back in the log, and the runner goes on from where it then is.
+/// Restores the version that was live before the last switch. It first catches up with the live version, so that no
+/// reader goes back in the log, and the runner continues from there.
 ///
-/// # Errors
-/// [`RebuildError`]; then nothing was switched.
+/// # Errors [`RebuildError`]; then nothing was switched.
 pub async fn roll_back(
     pool: &PgPool,
     projection: Projection,
-    mut tell: impl FnMut(Projection, News),
-) -> Result<RolledBack, RebuildError> {
-    let (news, mut heard) = mpsc::channel(1);
-    let work = bring_back(pool, projection, news);
+    mut report: impl FnMut(Projection, RebuildProgress),
+) -> Result<RollbackReport, RebuildError> {
+    let (progress, mut receiver) = mpsc::channel(1);
+    let work = switch_back(pool, projection, progress);
     tokio::pin!(work);
     loop {
         tokio::select! {
             done = &mut work => return done,
-            Some((projection, news)) = heard.recv() => tell(projection, news),
+            Some((projection, progress)) = receiver.recv() => report(projection, progress),
         }
     }
 }
 
-async fn bring_back(
+async fn switch_back(
     pool: &PgPool,
     projection: Projection,
-    news: mpsc::Sender<(Projection, News)>,
-) -> Result<RolledBack, RebuildError> {
+    progress: mpsc::Sender<(Projection, RebuildProgress)>,
+) -> Result<RollbackReport, RebuildError> {
     let name = projection.as_str();
-    let mut previous = Beside::open(pool, projection, Kind::Previous).await?;
-    let kept = sqlx::query!(
+    let mut previous = ShadowVersion::open(pool, projection, ShadowKind::Previous).await?;
+    let row = sqlx::query!(
         r#"select p.position, p.version, c.version as live from projection.previous p
            join projection.checkpoint c on c.name = p.name where p.name = $1"#,
         name
     )
     .fetch_optional(previous.connection().await?)
     .await?
-    .ok_or(RebuildError::NothingKept(projection))?;
-    previous.goes_on_at(kept.position.unsigned_abs());
+    .ok_or(RebuildError::NoPreviousVersion(projection))?;
+    previous.resume_at(row.position.unsigned_abs());
     let live = previous.live().await?;
     previous.advance(live).await?;
-    let position = previous.switch(&news).await?;
+    let position = previous.switch(&progress).await?;
     previous.close().await;
-    Ok(RolledBack { version: kept.version.unsigned_abs(), from: kept.live.unsigned_abs(), position })
+    Ok(RollbackReport { version: row.version.unsigned_abs(), from: row.live.unsigned_abs(), position })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{Options, rebuild};
+use fulexo_projections::rebuild::{RebuildOptions, rebuild};
 use fulexo_tests::{Client, Database, Node, PASSWORD, history, superuser};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -57,7 +57,7 @@ pub async fn grown(events: usize) -> Arc<Database> {
     let database = Arc::new(Database::create().await);
     history::fill(&database, events).await;
     let pool = database.pool().await;
-    let options = Options { program: "the bench".into(), restart: true };
+    let options = RebuildOptions { program: "the bench".into(), restart: true };
     for (_, rebuilt) in rebuild(&pool, &Projection::ALL, &options, |_, _| {}).await.unwrap() {
         rebuilt.unwrap();
     }

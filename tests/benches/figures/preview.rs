@@ -50,7 +50,7 @@ pub fn run(runtime: &Runtime) {
 
 async fn replay(pool: &PgPool, size: u64) -> f64 {
     let started = Instant::now();
-    let mut replay = feed::Replay::over(pool, 0..size);
+    let mut replay = feed::LogReader::over(pool, 0..size);
     while replay.next().await.unwrap().is_some() {}
     size as f64 / started.elapsed().as_secs_f64()
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fulexo_projections::feed;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{Options, rebuild};
+use fulexo_projections::rebuild::{RebuildOptions, rebuild};
 use fulexo_tests::{Database, history};
 use sqlx::PgPool;
 use tokio::runtime::Runtime;
@@ -50,7 +50,7 @@ pub fn run(runtime: &Runtime) {
 }
 
 async fn rebuilt(pool: &PgPool, projections: &[Projection]) -> f64 {
-    let options = Options { program: "the bench".into(), restart: true };
+    let options = RebuildOptions { program: "the bench".into(), restart: true };
     let started = Instant::now();
     let show = std::env::var_os("FULEXO_BENCH_STAGES").is_some();
     let tell = |projection: Projection, news| {
@@ -73,7 +73,7 @@ async fn rebuilt(pool: &PgPool, projections: &[Projection]) -> f64 {
 async fn replay(pool: &PgPool) -> f64 {
     let started = Instant::now();
     let size = feed::size(&mut pool.acquire().await.unwrap()).await.unwrap();
-    let mut replay = feed::Replay::over(pool, 0..size);
+    let mut replay = feed::LogReader::over(pool, 0..size);
     let mut events = 0;
     while let Some(batch) = replay.next().await.unwrap() {
         events += batch.len() as u64;

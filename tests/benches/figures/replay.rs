@@ -34,7 +34,7 @@ pub fn run(runtime: &Runtime) {
 async fn replay(pool: &PgPool) -> f64 {
     let started = Instant::now();
     let size = feed::size(&mut pool.acquire().await.unwrap()).await.unwrap();
-    let mut replay = feed::Replay::over(pool, 0..size);
+    let mut replay = feed::LogReader::over(pool, 0..size);
     let mut events = 0;
     while let Some(batch) = replay.next().await.unwrap() {
         events += batch.len() as u64;

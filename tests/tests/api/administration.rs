@@ -304,7 +304,7 @@ async fn rows_of_sessions_past_their_end_go_away_and_their_tokens_stay_refused()
     assert_eq!(swept, 0, "whatever a node's clock says, the database knows that they live");
     let standing = |client: &Client| {
         let (pool, account, session) = (pool.clone(), AccountId(client.account), SessionId(client.session));
-        async move { fulexo_projections::access::standing(&pool, account, session).await.unwrap().is_live }
+        async move { fulexo_projections::access::session_access(&pool, account, session).await.unwrap().is_live }
     };
     assert_eq!((standing(&ann).await, standing(&eve).await), (false, true));
 }

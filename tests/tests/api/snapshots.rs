@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::session::SessionEvent;
 use fulexo_node::clock;
-use fulexo_projections::snapshots::{Compared, compare};
+use fulexo_projections::snapshots::{SnapshotComparison, compare};
 use fulexo_tests::{Answer, Client, Dice, Node, Program, leaves, lengthen, log_size, superuser};
 use futures_util::future::join_all;
 use hyper::Method;
@@ -38,7 +38,7 @@ async fn versions(node: &Node, stream: Uuid, category: &str) -> (Option<i64>, i6
     asked.fetch_one(&superuser(&node.database).await).await.unwrap()
 }
 
-async fn compared(node: &Node) -> Compared {
+async fn compared(node: &Node) -> SnapshotComparison {
     compare(&mut node.database.pool().await.acquire().await.unwrap()).await.unwrap()
 }
 
@@ -91,7 +91,7 @@ async fn a_long_history_answers_as_a_short_one_does_and_is_read_from_its_snapsho
     let (snapshot, version) = versions(&node, long.session, "session").await;
     assert!(version - snapshot.unwrap() < 32, "{snapshot:?} of {version}");
     assert_eq!(versions(&node, short.account, "account").await.0, None, "a short one never has any");
-    assert_eq!(compared(&node).await, Compared { agree: 2, ..Compared::default() });
+    assert_eq!(compared(&node).await, SnapshotComparison { matching: 2, ..SnapshotComparison::default() });
 
     // A spent token is one, and a session's end its end, whatever was folded.
     let spent = long.refresh_token.clone();
@@ -128,7 +128,7 @@ async fn a_snapshot_that_the_log_does_not_bear_out_is_not_gone_by() {
         assert_eq!(sees(&ann).await, before, "{what}");
         let (snapshot, version) = versions_of_ours(&node, ann.account).await;
         assert!(snapshot.is_some_and(|snapshot| snapshot <= version), "{what}: it is made again");
-        assert_eq!(compared(&node).await.differ, 0, "{what}");
+        assert_eq!(compared(&node).await.differing, 0, "{what}");
         does(&node, "delete from log.snapshot where stream_id = $1 and format = 77", ann.account).await;
     }
     node.stop().await;
@@ -160,7 +160,11 @@ async fn replay_finds_a_snapshot_that_says_what_never_happened() {
 
     does(&node, "delete from log.snapshot where stream_id = $1", ann.account).await;
     assert_eq!(ann.get("/v1/me").await.status, 200);
-    assert_eq!(compared(&node).await, Compared { agree: 1, ..Compared::default() }, "it is made again");
+    assert_eq!(
+        compared(&node).await,
+        SnapshotComparison { matching: 1, ..SnapshotComparison::default() },
+        "it is made again"
+    );
     node.stop().await;
 }
 
@@ -218,7 +222,7 @@ async fn whoever_writes_at_two_nodes_at_once_no_snapshot_is_wrong() {
     join_all(writers).await;
     assert_eq!(ann.get("/v1/me").await.status, 200);
     let compared = compared(&first).await;
-    assert!(compared.agree >= 1 && compared.differ == 0 && compared.unused == 0, "{compared:?}");
+    assert!(compared.matching >= 1 && compared.differing == 0 && compared.unused == 0, "{compared:?}");
     second.stop().await;
     first.stop().await;
 }

@@ -10,7 +10,7 @@ use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::feed;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{Options, rebuild};
+use fulexo_projections::rebuild::{RebuildOptions, rebuild};
 use fulexo_tests::eventually;
 use futures_util::StreamExt;
 use sqlx::PgPool;
@@ -81,7 +81,7 @@ pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &R
     for position in rights.iter().filter_map(Right::acknowledged) {
         assert!((position as usize) < events.len(), "position {position} was acknowledged and is lost");
     }
-    let options = Options { program: "the tests".to_owned(), restart: false };
+    let options = RebuildOptions { program: "the tests".to_owned(), restart: false };
     let outcomes = rebuild(&pool, &Projection::ALL, &options, |_, _| {}).await.unwrap();
     assert_eq!(outcomes.len(), Projection::ALL.len());
     for (projection, rebuilt) in outcomes {
@@ -94,7 +94,7 @@ pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &R
 
 async fn log(pool: &PgPool) -> Vec<Recorded> {
     let size = feed::size(&mut pool.acquire().await.unwrap()).await.unwrap();
-    let mut replay = feed::Replay::over(pool, 0..size);
+    let mut replay = feed::LogReader::over(pool, 0..size);
     let mut events = Vec::new();
     while let Some(batch) = replay.next().await.unwrap() {
         events.extend(batch);

@@ -11,7 +11,7 @@ use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{Options, rebuild};
+use fulexo_projections::rebuild::{RebuildOptions, rebuild};
 use fulexo_tests::{Answer, Client, Database, Ended, PASSWORD, Program, own_dir};
 use poem::http::Method;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ async fn twenty_kills_under_load_lose_nothing_that_was_acknowledged_and_repeat_n
         (sessions, true)
     );
     for projection in Projection::ALL {
-        let options = Options { program: "the tests".to_owned(), restart: false };
+        let options = RebuildOptions { program: "the tests".to_owned(), restart: false };
         let outcomes = rebuild(&pool, &[projection], &options, |_, _| {}).await.unwrap();
         let rebuilt = outcomes.into_iter().next().unwrap().1.unwrap();
         assert!(rebuilt.comparison.is_same() && rebuilt.comparison.position > 0, "{projection:?}: {rebuilt:?}");

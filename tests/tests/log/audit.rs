@@ -111,7 +111,7 @@ async fn sealed_rows_agree(pool: &PgPool, events: &[Recorded]) {
 
 /// Whether it is suspended; from where on sessions are good, and which else; the same of a second factor.
 type Standing = (bool, i64, Option<Uuid>, i64, Option<Uuid>);
-type AccountRow = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
+type AccessRow = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
 
 async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
     let mut sessions: BTreeMap<Uuid, (Uuid, i64, Option<i64>)> = BTreeMap::new();
@@ -157,7 +157,7 @@ async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
             _ => {}
         }
     }
-    let rows: Vec<AccountRow> = sqlx::query_as(
+    let rows: Vec<AccessRow> = sqlx::query_as(
         "select account_id, suspended, sessions_from, kept_session, second_factor_from, second_factor_session
          from access.account",
     )

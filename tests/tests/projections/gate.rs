@@ -11,7 +11,7 @@ use fulexo_domain::permission::CustomRoles;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
-use fulexo_projections::gate::{Claim, Gate, LEASE, SessionElevation, Verdict, permissions_in};
+use fulexo_projections::gate::{Gate, LEASE, SessionElevation, SessionVerdict, TokenClaims, session_permissions};
 use fulexo_tests::{Database, draft, operator};
 use uuid::Uuid;
 
@@ -33,25 +33,32 @@ pub fn far_off() -> Instant {
 }
 
 /// What the gate says of a token that was issued at this position to somebody with these roles.
-fn judged(gate: &Gate, position: u64, roles: &[&str]) -> Verdict {
+fn judged(gate: &Gate, position: u64, roles: &[&str]) -> SessionVerdict {
     let roles: Vec<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let (account, session) = ann();
-    match gate.judge(Claim { account, session, position, epoch: gate.epoch(), roles: &roles, second_factor: false }) {
+    match gate.judge(TokenClaims {
+        account,
+        session,
+        position,
+        epoch: gate.epoch(),
+        roles: &roles,
+        second_factor: false,
+    }) {
         // No word of them: they are those of the token.
-        Verdict::Current { roles: None, permissions, second_factor, elevated } => {
+        SessionVerdict::Current { roles: None, permissions, second_factor, elevated } => {
             let roles = Some(roles.into_iter().collect());
-            Verdict::Current { roles, permissions, second_factor, elevated }
+            SessionVerdict::Current { roles, permissions, second_factor, elevated }
         }
         verdict => verdict,
     }
 }
 
-fn current(roles: &[&str]) -> Verdict {
+fn current(roles: &[&str]) -> SessionVerdict {
     let roles: std::collections::BTreeSet<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
-    let permissions = permissions_in(&roles, &CustomRoles::new(), &Policy::default(), false);
+    let permissions = session_permissions(&roles, &CustomRoles::new(), &Policy::default(), false);
     let elevated =
         SessionElevation { after_login: Some(Policy::default().sessions.elevation), until: None, released: None };
-    Verdict::Current { roles: Some(roles), permissions, second_factor: false, elevated }
+    SessionVerdict::Current { roles: Some(roles), permissions, second_factor: false, elevated }
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {
@@ -62,20 +69,20 @@ fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {
 async fn a_gate_without_a_lease_knows_nothing() {
     let gate = gate().await;
     gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0)]);
-    assert_eq!(judged(&gate, 0, &["admin"]), Verdict::Unknown);
+    assert_eq!(judged(&gate, 0, &["admin"]), SessionVerdict::Unknown);
     gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 0, &["admin"]), current(&["admin"]));
     gate.renew_lease(Instant::now().checked_sub(LEASE).unwrap());
-    assert_eq!(judged(&gate, 0, &["admin"]), Verdict::Unknown, "it has run out");
+    assert_eq!(judged(&gate, 0, &["admin"]), SessionVerdict::Unknown, "it has run out");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_has_ended_is_ended_with_or_without_a_lease() {
     let gate = gate().await;
     gate.observe(&[at(0, SessionEvent::Revoked { by: RevokedBy::Owner }, ann().1.0)]);
-    assert_eq!(judged(&gate, 0, &[]), Verdict::Ended);
+    assert_eq!(judged(&gate, 0, &[]), SessionVerdict::Ended);
     gate.renew_lease(far_off());
-    assert_eq!(judged(&gate, 9, &[]), Verdict::Ended);
+    assert_eq!(judged(&gate, 9, &[]), SessionVerdict::Ended);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,10 +113,10 @@ async fn a_gate_takes_a_role_change_for_what_it_came_after() {
 async fn a_token_from_a_position_that_the_gate_has_not_reached_is_unknown() {
     let gate = gate().await;
     gate.renew_lease(far_off());
-    assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown);
+    assert_eq!(judged(&gate, 0, &[]), SessionVerdict::Unknown);
     gate.observe(&[at(0, AccountEvent::Registered {}, ann().0.0)]);
     assert_eq!(judged(&gate, 0, &[]), current(&[]));
-    assert_eq!(judged(&gate, 1, &[]), Verdict::Unknown);
+    assert_eq!(judged(&gate, 1, &[]), SessionVerdict::Unknown);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,9 +140,9 @@ async fn a_token_of_another_history_is_unknown_even_of_a_session_that_ended() {
     let (account, session) = ann();
     let epoch = fulexo_domain::values::Epoch::from(Uuid::from_u128(7));
     assert_ne!(epoch, gate.epoch());
-    let claim = Claim { account, session, position: 0, epoch, roles: &[], second_factor: false };
-    assert_eq!(gate.judge(claim), Verdict::Unknown);
-    assert_eq!(judged(&gate, 0, &[]), Verdict::Ended);
+    let claim = TokenClaims { account, session, position: 0, epoch, roles: &[], second_factor: false };
+    assert_eq!(gate.judge(claim), SessionVerdict::Unknown);
+    assert_eq!(judged(&gate, 0, &[]), SessionVerdict::Ended);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +155,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     gate.renew_lease(far_off());
     assert!(matches!(
         judged(&gate, 0, &[]),
-        Verdict::Current { elevated: SessionElevation { until: Some(_), .. }, .. }
+        SessionVerdict::Current { elevated: SessionElevation { until: Some(_), .. }, .. }
     ));
 
     // As many as it keeps, which are younger.
@@ -156,7 +163,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     let events: Vec<_> = (1..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
     gate.observe(&events);
     gate.renew_lease(far_off());
-    assert_eq!(judged(&gate, 100_000, &[]), Verdict::Unknown, "issued later, in the same session");
+    assert_eq!(judged(&gate, 100_000, &[]), SessionVerdict::Unknown, "issued later, in the same session");
     gate.observe(&[Arc::new(ended.recorded(100_001, until + TimeDelta::seconds(1), 100_002))]);
     assert_eq!(judged(&gate, 100_000, &[]), current(&[]), "it has run out");
 }
@@ -170,7 +177,7 @@ async fn a_token_older_than_the_gates_memory_is_unknown() {
     let events: Vec<_> = (0..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
     gate.observe(&events);
     gate.renew_lease(far_off());
-    assert_eq!(judged(&gate, 0, &[]), Verdict::Unknown, "what position 0 changed is forgotten");
+    assert_eq!(judged(&gate, 0, &[]), SessionVerdict::Unknown, "what position 0 changed is forgotten");
     assert_eq!(judged(&gate, 1, &[]), current(&[]));
 }
 
@@ -191,7 +198,7 @@ async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_uncha
         ]);
         gate.renew_lease(far_off());
         let verdict = judged(&gate, 0, &["admin"]);
-        assert!(verdict == Verdict::Unknown || verdict == Verdict::Ended, "{verdict:?}");
+        assert!(verdict == SessionVerdict::Unknown || verdict == SessionVerdict::Ended, "{verdict:?}");
         assert_eq!(judged(&gate, 2, &["admin"]), current(&["admin"]), "nothing was forgotten that it does not know of");
     }
 }
@@ -209,7 +216,7 @@ async fn what_a_gate_does_not_learn_when_it_opens_it_does_not_take_for_unchanged
         let policy = Arc::new(InForce::new(Policy::default()));
         let gate = Gate::open(&pool, TimeDelta::hours(1), policy, now).await.unwrap();
         gate.renew_lease(far_off());
-        let claim = |position, session| Claim {
+        let claim = |position, session| TokenClaims {
             account: AccountId(ann.account),
             session: SessionId(session),
             position,
@@ -218,9 +225,9 @@ async fn what_a_gate_does_not_learn_when_it_opens_it_does_not_take_for_unchanged
             second_factor: false,
         };
         let verdict = gate.judge(claim(issued, ann.session));
-        let expected = if hours == 0 { Verdict::Ended } else { Verdict::Unknown };
+        let expected = if hours == 0 { SessionVerdict::Ended } else { SessionVerdict::Unknown };
         assert_eq!(verdict, expected, "{hours}");
         let lives = gate.judge(claim(revoked, admin.session));
-        assert_eq!(matches!(lives, Verdict::Current { .. }), hours == 0, "{hours}: {lives:?}");
+        assert_eq!(matches!(lives, SessionVerdict::Current { .. }), hours == 0, "{hours}: {lives:?}");
     }
 }

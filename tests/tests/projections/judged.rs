@@ -15,7 +15,7 @@ use fulexo_domain::session::{RevokedBy, SessionEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, KeyName, RoleName, SessionId};
 use fulexo_node::clock;
 use fulexo_projections::access;
-use fulexo_projections::gate::{Claim, Gate, KeyVerdict, Verdict, permissions_in};
+use fulexo_projections::gate::{ApiKeyVerdict, Gate, SessionVerdict, TokenClaims, session_permissions};
 use fulexo_tests::{Database, Dice, draft, operator};
 use sqlx::PgPool;
 use tokio::sync::oneshot;
@@ -62,7 +62,7 @@ impl World {
         let account = self.account();
         let session = self.session_of(account);
         let good = match session {
-            Some(session) => access::standing(&self.pool, AccountId(account), session).await.unwrap().is_live,
+            Some(session) => access::session_access(&self.pool, AccountId(account), session).await.unwrap().is_live,
             None => false,
         };
         let suspended: bool = sqlx::query_scalar("select suspended from access.account where account_id = $1")
@@ -176,8 +176,8 @@ impl World {
     async fn compare(&self, gate: &Gate, seed: u64) {
         let policy = Policy::default();
         for token in &self.tokens {
-            let standing = access::standing(&self.pool, token.account, token.session).await.unwrap();
-            let verdict = gate.judge(Claim {
+            let standing = access::session_access(&self.pool, token.account, token.session).await.unwrap();
+            let verdict = gate.judge(TokenClaims {
                 account: token.account,
                 session: token.session,
                 position: token.position,
@@ -186,28 +186,28 @@ impl World {
                 second_factor: token.second_factor,
             });
             let by_tables = standing.is_live.then(|| {
-                let counts = token.second_factor && standing.second_factor.counts(token.session, token.position);
-                let permissions = permissions_in(&standing.roles, &CustomRoles::new(), &policy, counts);
+                let counts = token.second_factor && standing.second_factor.is_valid_for(token.session, token.position);
+                let permissions = session_permissions(&standing.roles, &CustomRoles::new(), &policy, counts);
                 let elevated =
-                    standing.second_factor.elevated(token.session, counts, standing.step_up, &policy.sessions);
+                    standing.second_factor.session_elevation(token.session, counts, standing.step_up, &policy.sessions);
                 (standing.roles.clone(), permissions, counts, elevated)
             });
             let by_memory = match verdict {
-                Verdict::Current { roles, permissions, second_factor, elevated } => {
+                SessionVerdict::Current { roles, permissions, second_factor, elevated } => {
                     let roles = roles.unwrap_or_else(|| token.roles.iter().cloned().collect());
                     Some((roles, permissions, second_factor, elevated))
                 }
-                Verdict::Ended => None,
+                SessionVerdict::Ended => None,
                 verdict => panic!("seed {seed}: {verdict:?}"),
             };
             assert_eq!(by_memory, by_tables, "seed {seed}: {token:?}");
         }
         let now = clock::now();
         for key in self.keys.iter().map(|key| ApiKeyId(*key)) {
-            let standing = access::api_key(&self.pool, key, now).await.unwrap().unwrap();
-            let verdict = gate.judge_key(key, now);
+            let standing = access::api_key_access(&self.pool, key, now).await.unwrap().unwrap();
+            let verdict = gate.judge_api_key(key, now);
             assert_eq!(
-                matches!(verdict, KeyVerdict::Ended),
+                matches!(verdict, ApiKeyVerdict::Ended),
                 standing.maker_suspended,
                 "seed {seed}: {key:?} {verdict:?}"
             );

@@ -16,7 +16,7 @@ mod replayed;
 mod versions;
 
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{Options, RebuildError, Rebuilt, rebuild};
+use fulexo_projections::rebuild::{RebuildError, RebuildOptions, RebuildReport, rebuild};
 use fulexo_tests::{Client, Database, Node, caught_up, eventually, log_size};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -27,8 +27,8 @@ async fn superuser(database: &Database) -> PgConnection {
 }
 
 /// Rebuilds one view, as this program.
-async fn rebuilt(database: &Database, projection: Projection) -> Result<Rebuilt, RebuildError> {
-    let options = Options { program: "the tests".to_owned(), restart: false };
+async fn rebuilt(database: &Database, projection: Projection) -> Result<RebuildReport, RebuildError> {
+    let options = RebuildOptions { program: "the tests".to_owned(), restart: false };
     let mut outcomes = rebuild(&database.pool().await, &[projection], &options, |_, _| {}).await?;
     outcomes.pop().unwrap().1
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use fulexo_domain::values::AccountId;
 use fulexo_projections::as_of::Moment;
-use fulexo_projections::page::{Order, Paging};
+use fulexo_projections::page::{Paging, SortOrder};
 use fulexo_projections::read_models::{accounts, audit, counts, metrics, roles, sessions};
 use fulexo_tests::{Database, history};
 use serde_json::Value;
@@ -126,10 +126,10 @@ fn filter_of(plan: &Value, relation: &str) -> String {
 fn pagings<K: Clone>(after: K) -> Vec<Paging<K>> {
     let page = |after, order| Paging { after, order, limit: 50 };
     vec![
-        page(None, Order::Ascending),
-        page(None, Order::Descending),
-        page(Some(after.clone()), Order::Ascending),
-        page(Some(after), Order::Descending),
+        page(None, SortOrder::Ascending),
+        page(None, SortOrder::Descending),
+        page(Some(after.clone()), SortOrder::Ascending),
+        page(Some(after), SortOrder::Descending),
     ]
 }
 
@@ -145,18 +145,23 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
     let mut plans = 0;
 
     for paging in pagings(50_000) {
-        let none = audit::Filter::default;
+        let none = audit::AuditFilter::default;
         let one = [
             none(),
-            audit::Filter { event_type: Some("account.suspended"), ..none() },
-            audit::Filter { category: Some("account"), ..none() },
-            audit::Filter { subject: Some(id), ..none() },
-            audit::Filter { actor: Some(id), ..none() },
-            audit::Filter { correlation: Some(id), ..none() },
-            audit::Filter { from: Some(now()), ..none() },
-            audit::Filter { to: Some(now()), ..none() },
-            audit::Filter { from: Some(now()), to: Some(now()), subject: Some(id), ..none() },
-            audit::Filter { until: Some(50_000), after: Some(10), event_type: Some("account.suspended"), ..none() },
+            audit::AuditFilter { event_type: Some("account.suspended"), ..none() },
+            audit::AuditFilter { category: Some("account"), ..none() },
+            audit::AuditFilter { subject: Some(id), ..none() },
+            audit::AuditFilter { actor: Some(id), ..none() },
+            audit::AuditFilter { correlation: Some(id), ..none() },
+            audit::AuditFilter { from: Some(now()), ..none() },
+            audit::AuditFilter { to: Some(now()), ..none() },
+            audit::AuditFilter { from: Some(now()), to: Some(now()), subject: Some(id), ..none() },
+            audit::AuditFilter {
+                until: Some(50_000),
+                after: Some(10),
+                event_type: Some("account.suspended"),
+                ..none()
+            },
         ];
         for filter in one {
             let about = format!("the trail by {filter:?} {paging:?}");
@@ -167,16 +172,21 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
         }
     }
     for paging in pagings(id) {
-        let none = accounts::Filter::default;
+        let none = accounts::AccountFilter::default;
         let filters = [
             none(),
-            accounts::Filter { account: Some(AccountId(id)), ..none() },
-            accounts::Filter { role: Some("auditor".into()), ..none() },
-            accounts::Filter { locked: Some(true), ..none() },
-            accounts::Filter { suspended: Some(true), ..none() },
-            accounts::Filter { second_factor: Some(true), ..none() },
-            accounts::Filter { second_factor: Some(false), ..none() },
-            accounts::Filter { role: Some("auditor".into()), locked: Some(false), suspended: Some(false), ..none() },
+            accounts::AccountFilter { account: Some(AccountId(id)), ..none() },
+            accounts::AccountFilter { role: Some("auditor".into()), ..none() },
+            accounts::AccountFilter { locked: Some(true), ..none() },
+            accounts::AccountFilter { suspended: Some(true), ..none() },
+            accounts::AccountFilter { second_factor: Some(true), ..none() },
+            accounts::AccountFilter { second_factor: Some(false), ..none() },
+            accounts::AccountFilter {
+                role: Some("auditor".into()),
+                locked: Some(false),
+                suspended: Some(false),
+                ..none()
+            },
         ];
         for filter in filters {
             for moment in [None, Some(moment)] {
@@ -189,7 +199,7 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
         for (account, live) in
             [(None, None), (None, Some(true)), (None, Some(false)), (Some(id), None), (Some(id), Some(true))]
         {
-            let filter = sessions::Filter { account: account.map(AccountId), live };
+            let filter = sessions::SessionFilter { account: account.map(AccountId), live };
             for moment in [None, Some(moment)] {
                 let about = format!("sessions by {filter:?} {paging:?} {moment:?}");
                 let plan = plan(&mut connection, sessions::statement(&filter, &paging, moment, now())).await;
@@ -200,7 +210,7 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
     }
     for paging in pagings((id, "auditor".to_owned())) {
         for (account, role) in [(None, None), (Some(id), None), (None, Some("auditor")), (Some(id), Some("auditor"))] {
-            let filter = roles::Filter { account: account.map(AccountId), role: role.map(str::to_owned) };
+            let filter = roles::GrantFilter { account: account.map(AccountId), role: role.map(str::to_owned) };
             for position in [None, Some(50_000)] {
                 let about = format!("grants by {filter:?} {paging:?} {position:?}");
                 let plan = plan(&mut connection, roles::statement(&filter, &paging, position)).await;
@@ -245,10 +255,10 @@ async fn a_page_that_finds_little_ends_after_so_many_rows_and_the_next_goes_on()
     connection.close().await.unwrap();
     let pool = database.pool().await;
     let moment = Moment { position: 1_000_000, time: now() };
-    for order in [Order::Ascending, Order::Descending] {
+    for order in [SortOrder::Ascending, SortOrder::Descending] {
         let (mut paging, mut found, mut pages) = (Paging { order, ..Paging::first(50) }, Vec::new(), 0);
         loop {
-            let filter = accounts::Filter { suspended: Some(true), ..accounts::Filter::default() };
+            let filter = accounts::AccountFilter { suspended: Some(true), ..accounts::AccountFilter::default() };
             let page = accounts::list_as_of(&pool, &filter, &paging, moment).await.unwrap();
             assert!(page.items.iter().all(|account| account.suspended));
             found.extend(page.items.into_iter().map(|account| account.account_id));

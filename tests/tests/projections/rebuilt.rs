@@ -9,10 +9,10 @@ use chrono::TimeDelta;
 use fulexo_commands::Violation;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Layer, Route};
-use fulexo_projections::feed::Replay;
+use fulexo_projections::feed::LogReader;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{News, Options, Rebuilt, rebuild};
-use fulexo_projections::replay::{Table, live_checksum};
+use fulexo_projections::rebuild::{RebuildOptions, RebuildProgress, RebuildReport, rebuild};
+use fulexo_projections::replay::{ReadModelTable, live_checksum};
 use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, history, operator};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -63,7 +63,7 @@ async fn a_build_that_is_broken_off_goes_on_from_what_it_had_written_whatever_el
     let database = Database::create().await;
     history::fill(&database, 60_000).await;
     let pool = database.pool().await;
-    let options = Options { program: "the same".into(), restart: false };
+    let options = RebuildOptions { program: "the same".into(), restart: false };
     for (_, outcome) in rebuild(&pool, &Projection::ALL, &options, |_, _| {}).await.unwrap() {
         outcome.unwrap();
     }
@@ -71,7 +71,7 @@ async fn a_build_that_is_broken_off_goes_on_from_what_it_had_written_whatever_el
         let (only, applied) = ([projection], watch::Sender::new(0));
         let mut watched = applied.subscribe();
         let tell = |_, news| {
-            if let News::At { position } = news {
+            if let RebuildProgress::Advanced { position } = news {
                 applied.send_replace(position);
             }
         };
@@ -81,7 +81,7 @@ async fn a_build_that_is_broken_off_goes_on_from_what_it_had_written_whatever_el
         }
         let mut begun = None;
         let tell = |_, news| {
-            if let News::Begun { position, .. } = news {
+            if let RebuildProgress::Started { position, .. } = news {
                 begun = Some(position);
             }
         };
@@ -93,12 +93,14 @@ async fn a_build_that_is_broken_off_goes_on_from_what_it_had_written_whatever_el
     }
     // Both versions were built in this way; a replay holds nothing back.
     let mut replayed = scratch(&database).await;
-    let mut log = Replay::over(&pool, 0..60_000);
+    let mut log = LogReader::over(&pool, 0..60_000);
     while let Some(batch) = log.next().await.unwrap() {
         replayed.apply(&batch).await.unwrap();
     }
     let mut live = pool.acquire().await.unwrap();
-    for table in [Table::Account, Table::AccountPast, Table::Session, Table::SessionPast] {
+    for table in
+        [ReadModelTable::Account, ReadModelTable::AccountPast, ReadModelTable::Session, ReadModelTable::SessionPast]
+    {
         let built = live_checksum(&mut live, table, 60_000).await.unwrap();
         assert_eq!(built, replayed.checksum(table, 60_000).await.unwrap(), "{table:?}");
     }
@@ -317,7 +319,7 @@ fn every_kind() -> BTreeSet<String> {
         .collect()
 }
 
-async fn rebuilt(node: &Node, projection: Projection) -> Rebuilt {
+async fn rebuilt(node: &Node, projection: Projection) -> RebuildReport {
     crate::rebuilt(&node.database, projection).await.unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! What the tables say of a past position, by the ranges of their rows, is what a replay of the log up to it gives.
 
 use fulexo_domain::event::Recorded;
-use fulexo_projections::feed::Replay;
-use fulexo_projections::replay::{Checksum, Scratch, Table, live_checksum};
+use fulexo_projections::feed::LogReader;
+use fulexo_projections::replay::{Checksum, ReadModelTable, ScratchTables, live_checksum};
 use fulexo_tests::{Database, Dice, Node};
 use sqlx::{Connection, PgConnection};
 
@@ -21,7 +21,7 @@ async fn the_past_by_ranges_is_the_past_by_replay_at_every_position() {
     for event in &events {
         replayed.apply(std::slice::from_ref(event)).await.unwrap();
         let position = i64::try_from(event.position).unwrap();
-        for table in Table::ALL {
+        for table in ReadModelTable::ALL {
             let by_replay = replayed.checksum(table, i64::MAX).await.unwrap();
             let by_ranges = live_checksum(&mut live, table, position).await.unwrap();
             assert_eq!(by_ranges, by_replay, "{table:?} as of {position}, after {}", event.event_type);
@@ -46,7 +46,7 @@ async fn a_history_is_the_same_however_the_log_is_cut_into_batches() {
             replayed.apply(batch).await.unwrap();
         }
         for position in positions.iter().copied() {
-            for table in Table::ALL {
+            for table in ReadModelTable::ALL {
                 let by_replay = replayed.checksum(table, position).await.unwrap();
                 let by_ranges = live_checksum(&mut live, table, position).await.unwrap();
                 assert_eq!(by_ranges, by_replay, "{table:?} as of {position}, replayed by {size}");
@@ -64,22 +64,31 @@ async fn a_past_that_was_altered_is_found_out() {
     replayed.apply(&events).await.unwrap();
     let position = i64::try_from(events.len() - 1).unwrap();
     for (table, alteration) in [
-        (Table::Account, "update read.account set suspended = true where profile_position = 0"),
-        (Table::AccountPast, "update read.account_past set until = until + 1 where since = 0"),
-        (Table::AccountCount, "update read.account_count set suspended = suspended + 1 where position = 0"),
-        (Table::Session, "update read.session set methods = methods || array['otp'] where started_position < 5"),
-        (Table::SessionPast, "delete from read.session_past where since = (select min(since) from read.session_past)"),
+        (ReadModelTable::Account, "update read.account set suspended = true where profile_position = 0"),
+        (ReadModelTable::AccountPast, "update read.account_past set until = until + 1 where since = 0"),
+        (ReadModelTable::AccountCount, "update read.account_count set suspended = suspended + 1 where position = 0"),
         (
-            Table::SessionCount,
+            ReadModelTable::Session,
+            "update read.session set methods = methods || array['otp'] where started_position < 5",
+        ),
+        (
+            ReadModelTable::SessionPast,
+            "delete from read.session_past where since = (select min(since) from read.session_past)",
+        ),
+        (
+            ReadModelTable::SessionCount,
             "insert into read.session_count values ('minute', timestamptz '2020-01-01 00:00Z', 1, 0)",
         ),
-        (Table::Role, "update read.role set retired = false"),
-        (Table::RolePast, "update read.role_past set permissions = '{}' where permissions = '{accounts.read}'"),
-        (Table::RoleGrant, "update read.role_grant set role = 'auditor' where since = 1"),
-        (Table::RoleGrantPast, "delete from read.role_grant_past"),
-        (Table::HolderCount, "update read.holder_count set holders = holders + 1 where position = 1"),
-        (Table::Metric, "update read.metric set events = events + 1 where first_position = 0"),
-        (Table::Audit, "update read.audit set actor_id = subject_id where position = 0"),
+        (ReadModelTable::Role, "update read.role set retired = false"),
+        (
+            ReadModelTable::RolePast,
+            "update read.role_past set permissions = '{}' where permissions = '{accounts.read}'",
+        ),
+        (ReadModelTable::RoleGrant, "update read.role_grant set role = 'auditor' where since = 1"),
+        (ReadModelTable::RoleGrantPast, "delete from read.role_grant_past"),
+        (ReadModelTable::HolderCount, "update read.holder_count set holders = holders + 1 where position = 1"),
+        (ReadModelTable::Metric, "update read.metric set events = events + 1 where first_position = 0"),
+        (ReadModelTable::Audit, "update read.audit set actor_id = subject_id where position = 0"),
     ] {
         let mut live = application(&node.database).await;
         let before = live_checksum(&mut live, table, position).await.unwrap();
@@ -93,7 +102,7 @@ async fn a_past_that_was_altered_is_found_out() {
 
 /// Everything that was recorded.
 async fn log(node: &Node) -> Vec<Recorded> {
-    let mut replay = Replay::over(&node.database.pool().await, 0..log_size(node).await);
+    let mut replay = LogReader::over(&node.database.pool().await, 0..log_size(node).await);
     let mut events = Vec::new();
     while let Some(batch) = replay.next().await.unwrap() {
         events.extend(batch);
@@ -105,6 +114,6 @@ async fn application(database: &Database) -> PgConnection {
     PgConnection::connect(&database.url()).await.unwrap()
 }
 
-pub async fn scratch(database: &Database) -> Scratch {
-    Scratch::create(application(database).await).await.unwrap()
+pub async fn scratch(database: &Database) -> ScratchTables {
+    ScratchTables::create(application(database).await).await.unwrap()
 }

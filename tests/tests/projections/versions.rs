@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::rebuild::{News, Options, RebuildError, Rebuilt, RolledBack, rebuild, roll_back};
-use fulexo_projections::status::{Building, statuses};
+use fulexo_projections::rebuild::{
+    RebuildError, RebuildOptions, RebuildProgress, RebuildReport, RollbackReport, rebuild, roll_back,
+};
+use fulexo_projections::status::{BuildStatus, statuses};
 use fulexo_tests::{Client, Database, Node, history, poison};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::Notify;
 
 use crate::{caught_up, eventually, health, log_size, rebuilt, superuser};
 
-async fn rolled_back(database: &Database, projection: Projection) -> Result<RolledBack, RebuildError> {
+async fn rolled_back(database: &Database, projection: Projection) -> Result<RollbackReport, RebuildError> {
     roll_back(&database.pool().await, projection, |_, _| {}).await
 }
 
@@ -113,7 +115,7 @@ async fn a_version_that_is_brought_back_has_missed_nothing_and_is_followed() {
     let admin = node.admin().await;
     caught_up(&node, &admin).await;
     let nothing = rolled_back(&node.database, Projection::Sessions).await;
-    assert!(matches!(nothing, Err(RebuildError::NothingKept(Projection::Sessions))), "{nothing:?}");
+    assert!(matches!(nothing, Err(RebuildError::NoPreviousVersion(Projection::Sessions))), "{nothing:?}");
     assert_eq!(rebuilt(&node.database, Projection::Sessions).await.unwrap().version, 2);
     let meanwhile = node.customer().await;
     caught_up(&node, &admin).await;
@@ -139,9 +141,9 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
     let pool = node.database.pool().await;
     let waits = Notify::new();
     let first = async {
-        let options = Options { program: "the tests".into(), restart: false };
+        let options = RebuildOptions { program: "the tests".into(), restart: false };
         let tell = |_, news| {
-            if news == News::Waiting {
+            if news == RebuildProgress::WaitingForReaders {
                 waits.notify_one();
             }
         };
@@ -151,11 +153,11 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
     let meanwhile = async {
         waits.notified().await;
         let second = rebuilt(&node.database, Projection::Accounts).await;
-        assert!(matches!(second, Err(RebuildError::UnderWay(Projection::Accounts))), "{second:?}");
+        assert!(matches!(second, Err(RebuildError::AlreadyRunning(Projection::Accounts))), "{second:?}");
         let back = rolled_back(&node.database, Projection::Accounts).await;
-        assert!(matches!(back, Err(RebuildError::UnderWay(Projection::Accounts))), "{back:?}");
+        assert!(matches!(back, Err(RebuildError::AlreadyRunning(Projection::Accounts))), "{back:?}");
         let build = statuses(&pool).await.unwrap().remove(0).build;
-        assert!(matches!(build, Some(Building { version: 2, is_under_way: true, .. })), "{build:?}");
+        assert!(matches!(build, Some(BuildStatus { version: 2, is_under_way: true, .. })), "{build:?}");
         node.customer().await;
         let answer = admin.seeing(log_size(&node).await - 1).get("/v1/accounts").await;
         assert_eq!(answer.status, 200, "the view is read, and followed: {answer:?}");
@@ -166,7 +168,11 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
 }
 
 /// Rebuilds the audit index until this is told, and is dropped; answers with the first thing that was told.
-async fn interrupted(database: &Database, options: &Options, at: impl Fn(&News) -> bool) -> News {
+async fn interrupted(
+    database: &Database,
+    options: &RebuildOptions,
+    at: impl Fn(&RebuildProgress) -> bool,
+) -> RebuildProgress {
     let pool = database.pool().await;
     let reached = Notify::new();
     let mut begun = None;
@@ -187,20 +193,23 @@ async fn interrupted(database: &Database, options: &Options, at: impl Fn(&News) 
 async fn an_interrupted_rebuild_is_resumed_by_the_same_program_alone() {
     let database = Database::create().await;
     history::fill(&database, 60_000).await;
-    let options = |program: &str, restart| Options { program: program.to_owned(), restart };
-    let has_begun = |news: &News| matches!(news, News::Begun { .. });
-    let a_batch_is_in = |news: &News| matches!(news, News::At { position: 1.. });
+    let options = |program: &str, restart| RebuildOptions { program: program.to_owned(), restart };
+    let has_begun = |news: &RebuildProgress| matches!(news, RebuildProgress::Started { .. });
+    let a_batch_is_in = |news: &RebuildProgress| matches!(news, RebuildProgress::Advanced { position: 1.. });
     let begun = interrupted(&database, &options("one", false), a_batch_is_in).await;
-    assert_eq!(begun, News::Begun { version: 2, position: 0, discarded: false });
+    assert_eq!(begun, RebuildProgress::Started { version: 2, position: 0, discarded: false });
     let pool = database.pool().await;
     let status = statuses(&pool).await.unwrap().pop().unwrap();
     assert_eq!((status.version, status.position, status.previous), (1, 0, None), "nothing is switched");
     let begun = interrupted(&database, &options("one", false), has_begun).await;
-    assert!(matches!(begun, News::Begun { version: 2, position: 20_000.., discarded: false }), "{begun:?}");
+    assert!(
+        matches!(begun, RebuildProgress::Started { version: 2, position: 20_000.., discarded: false }),
+        "{begun:?}"
+    );
     let begun = interrupted(&database, &options("another", false), a_batch_is_in).await;
-    assert_eq!(begun, News::Begun { version: 2, position: 0, discarded: true });
+    assert_eq!(begun, RebuildProgress::Started { version: 2, position: 0, discarded: true });
     let begun = interrupted(&database, &options("another", true), a_batch_is_in).await;
-    assert_eq!(begun, News::Begun { version: 2, position: 0, discarded: true });
+    assert_eq!(begun, RebuildProgress::Started { version: 2, position: 0, discarded: true });
 
     let mut outcomes = rebuild(&pool, &[Projection::Audit], &options("another", false), |_, _| {}).await.unwrap();
     let rebuilt = outcomes.pop().unwrap().1.unwrap();
@@ -386,12 +395,12 @@ async fn several_views_are_rebuilt_in_one_reading_and_one_that_cannot_be_does_no
     // The copy of the table has it too.
     let obstacle = "alter table read.session add constraint obstacle check (false) not valid";
     sqlx::query(obstacle).execute(&mut superuser).await.unwrap();
-    let options = Options { program: "the tests".into(), restart: false };
+    let options = RebuildOptions { program: "the tests".into(), restart: false };
     let outcomes = rebuild(&node.database.pool().await, &Projection::ALL, &options, |_, _| {}).await.unwrap();
     assert_eq!(outcomes.len(), Projection::ALL.len());
     for (projection, outcome) in outcomes {
         match outcome {
-            Ok(Rebuilt { comparison, version: 2, .. }) => {
+            Ok(RebuildReport { comparison, version: 2, .. }) => {
                 assert!(projection != Projection::Sessions && comparison.is_same(), "{projection:?}");
             }
             other => assert!(projection == Projection::Sessions && other.is_err(), "{projection:?}: {other:?}"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
-use fulexo_projections::feed::Counts;
+use fulexo_projections::feed::FeedCounts;
 use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, caught_up, eventually, log_size, superuser};
 use sqlx::AssertSqlSafe;
 
@@ -16,7 +16,7 @@ async fn feeding(database: &Arc<Database>, nats: &NatsCluster) -> Node {
     Node::with(database, env).await
 }
 
-fn counts(node: &Node) -> Counts {
+fn counts(node: &Node) -> FeedCounts {
     node.app().feed.as_ref().unwrap().counts()
 }
 
@@ -24,7 +24,7 @@ fn counts(node: &Node) -> Counts {
 async fn takes(node: &Node, reads: u64) {
     eventually("the window is read", async || {
         node.customer().await;
-        counts(node).taken >= reads
+        counts(node).window_reads >= reads
     })
     .await;
 }
@@ -39,7 +39,7 @@ async fn projections_take_events_from_jetstream_and_come_to_the_same() {
     takes(&node, 3).await;
     append(&database, 300).await;
     caught_up(&node, &admin).await;
-    assert_eq!(counts(&node).dropped, 0);
+    assert_eq!(counts(&node).rejected, 0);
     let pool = fulexo_tests::superuser(&database).await;
     let audited: i64 = sqlx::query_scalar("select count(*) from read.audit").fetch_one(&pool).await.unwrap();
     assert_eq!(audited.unsigned_abs(), log_size(&node).await);
@@ -73,7 +73,7 @@ async fn a_forged_message_is_not_believed() {
     assert_ne!(text, altered);
     forge(next, altered.as_bytes()).await;
     forge(next, &genuine.leaf).await;
-    eventually("both are dropped", async || counts(&node).dropped >= 2).await;
+    eventually("both are dropped", async || counts(&node).rejected >= 2).await;
     let told = node.anonymous().get("/metrics").await.text;
     let told = told.lines().find_map(|line| line.strip_prefix("fulexo_feed_rejected_messages_total "));
     assert!(told.unwrap().parse::<u64>().unwrap() >= 2);
@@ -105,10 +105,10 @@ async fn what_does_not_come_by_jetstream_is_read_from_postgres() {
     append(&database, 50).await;
     copied(&[&node]).await;
     let before = counts(&node);
-    takes(&node, before.taken + 1).await;
+    takes(&node, before.window_reads + 1).await;
     caught_up(&node, &admin).await;
     assert_eq!(admin.get(&format!("/v1/accounts/{}", ann.account)).await.status, 200);
-    assert_eq!(counts(&node).dropped, 0);
+    assert_eq!(counts(&node).rejected, 0);
     assert_eq!(relay_state(&node).stopped_because, None);
 }
 
@@ -120,7 +120,7 @@ async fn a_feed_from_a_nats_that_is_not_there_loses_nothing() {
     let node = feeding(&database, &nats).await;
     let admin = node.admin().await;
     caught_up(&node, &admin).await;
-    assert_eq!(counts(&node).taken, 0);
+    assert_eq!(counts(&node).window_reads, 0);
 }
 
 /// A backup was restored under a node that had heard of what was lost, and not yet applied it.

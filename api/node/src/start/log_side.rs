@@ -6,7 +6,7 @@ use fulexo_commands::log::{EventLog, Hooks};
 use fulexo_projections::access;
 use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::Gate;
-use fulexo_projections::nodes::Nodes;
+use fulexo_projections::nodes::NodeRegistry;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -20,7 +20,7 @@ pub(super) struct LogSide {
     pub log: EventLog,
     pub gate: Arc<Gate>,
     pub doorbell: Doorbell,
-    pub nodes: Arc<Nodes>,
+    pub nodes: Arc<NodeRegistry>,
     /// The length of the log, as far as this node knows.
     pub head: watch::Receiver<u64>,
     pub stop_sequencer: oneshot::Sender<()>,
@@ -42,10 +42,10 @@ impl LogSide {
         let (head, known_head) = watch::channel(gate.applied());
         let (log, sequencer) = EventLog::new(pools.work.clone(), hooks(&gate, &doorbell, &head));
         let sequencer = sequencer.on(pools.vital.clone());
-        let nodes = Arc::new(Nodes::new(pools.vital.clone(), node_name, Arc::clone(&gate)));
+        let nodes = Arc::new(NodeRegistry::new(pools.vital.clone(), node_name, Arc::clone(&gate)));
         let mut follower =
             Follower::new(pools.vital.clone(), Arc::clone(&gate), Arc::clone(&nodes), doorbell.rung(), head);
-        follower.begin().await.map_err(|error| failed("the log", &error))?;
+        follower.catch_up_to_head().await.map_err(|error| failed("the log", &error))?;
         let (stop_sequencer, stopped) = oneshot::channel();
         let sequencer = tokio::spawn(sequencer.run(stopped));
         let mut followers = JoinSet::new();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use async_nats::Client;
 use fulexo_commands::log::relay::{CopyKey, Relay, RelayOptions, RelayState};
-use fulexo_projections::feed::{Feed, JetStreamFeed, Listener, PostgresFeed};
+use fulexo_projections::feed::{Feed, FeedListener, JetStreamFeed, PostgresFeed};
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::runner::{Lookout, Progress, Runner};
+use fulexo_projections::runner::{ProgressPoller, ProjectionProgress, Runner};
 use futures_util::future::BoxFuture;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ pub(super) struct Copy {
 
 /// Read models, and what they follow.
 pub(super) struct ReadSide {
-    pub progress: Progress,
+    pub progress: ProjectionProgress,
     /// The state of the copy, where this node makes one.
     pub relay: Option<watch::Receiver<RelayState>>,
     /// The holder under which this process copies the log, where it does.
@@ -54,7 +54,7 @@ impl ReadSide {
                 let feed = Arc::new(JetStreamFeed::default());
                 let is_genuine =
                     move |epoch, position, leaf: &[u8], mac: &[u8]| key.is_genuine(epoch, position, leaf, mac);
-                let listener = Listener::new(Arc::clone(&feed), pool.clone(), client, Arc::new(is_genuine));
+                let listener = FeedListener::new(Arc::clone(&feed), pool.clone(), client, Arc::new(is_genuine));
                 tasks.push(Box::pin(listener.run()));
                 from_copy = Some(feed);
             }
@@ -63,8 +63,8 @@ impl ReadSide {
             Some(feed) => Arc::clone(feed) as _,
             None => Arc::new(PostgresFeed),
         };
-        let progress = Progress::default();
-        tasks.push(Box::pin(Lookout::new(pool.clone(), head.clone(), progress.clone()).run()));
+        let progress = ProjectionProgress::default();
+        tasks.push(Box::pin(ProgressPoller::new(pool.clone(), head.clone(), progress.clone()).run()));
         for projection in Projection::ALL {
             let (head, progress, feed) = (head.clone(), progress.clone(), Arc::clone(&feed));
             let runner = Runner::new(projection, pool.clone(), head, progress, feed, Arc::clone(&node_name));

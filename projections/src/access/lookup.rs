@@ -1,5 +1,5 @@
-//! What the tables say of a caller, and of what is in force for all: asked by a node whose memory does not do, and by one
-//! that starts. Nothing here writes.
+//! Lookups in the tables that gate requests: the authority of a caller, and the settings in force for all callers. A
+//! node that starts reads them, and a node that cannot answer from memory. Nothing here writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,32 +10,36 @@ use fulexo_domain::policy::Policy;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use sqlx::{PgConnection, PgPool};
 
-use crate::gate::{Elevation, SecondFactorMark};
+use crate::gate::{Elevation, SecondFactorValidity};
 
-/// What the tables say of a caller.
+/// The authority of a caller, according to the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// Whether the session is live and the account's own.
+pub struct SessionAccess {
+    /// `true` if the session is live and belongs to the account.
     pub is_live: bool,
-    /// Its last step-up.
+    /// The session's last step-up.
     pub step_up: Option<Elevation>,
-    /// From where on a second factor counts that was presented.
-    pub second_factor: SecondFactorMark,
+    /// The position from which a presented second factor is valid.
+    pub second_factor: SecondFactorValidity,
     /// The roles that the account holds.
     pub roles: BTreeSet<RoleName>,
     /// The roles that administrators defined.
     pub custom: CustomRoles,
-    /// The policy, once it was changed.
+    /// The policy in force; `None` if it was never changed.
     pub policy: Option<Policy>,
-    /// What a lockdown closes.
+    /// The scope of the lockdown in force.
     pub lockdown: Option<Scope>,
 }
 
-/// Asks the tables: for a node whose memory does not reach back far enough, or is not current.
+/// Reads the authority of a caller, for a node whose memory is not current or does not reach back far enough.
 ///
 /// # Errors
-/// The database.
-pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> Result<Standing, sqlx::Error> {
+/// [`sqlx::Error`].
+pub async fn session_access(
+    pool: &PgPool,
+    account: AccountId,
+    session: SessionId,
+) -> Result<SessionAccess, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let row = sqlx::query!(
@@ -55,7 +59,7 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
     let policy = policy(&mut transaction).await?;
     let lockdown = lockdown(&mut transaction).await?.and_then(|lockdown| lockdown.scope);
     transaction.commit().await?;
-    Ok(Standing {
+    Ok(SessionAccess {
         lockdown,
         is_live: row.session_id.is_some(),
         step_up: row.elevated_until.zip(row.elevated_position).map(|(until, position)| Elevation {
@@ -63,9 +67,9 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
             until,
             released: row.released_position.map(i64::unsigned_abs),
         }),
-        second_factor: SecondFactorMark {
-            from: row.second_factor_from.unwrap_or_default().unsigned_abs(),
-            kept: row.second_factor_session.map(SessionId),
+        second_factor: SecondFactorValidity {
+            valid_from: row.second_factor_from.unwrap_or_default().unsigned_abs(),
+            kept_session: row.second_factor_session.map(SessionId),
             enabled: row.second_factor_enabled.unwrap_or_default(),
         },
         roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
@@ -77,20 +81,20 @@ pub async fn standing(pool: &PgPool, account: AccountId, session: SessionId) -> 
 /// A role that administrators defined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomRole {
-    /// Its name.
+    /// The role's name.
     pub role: RoleName,
-    /// What it allows.
+    /// The permissions that it grants.
     pub permissions: Permissions,
-    /// Whether its name is never used again.
+    /// `true` if the role is retired: it grants nothing, and its name is never reused.
     pub retired: bool,
-    /// The event that last changed it.
+    /// The position of the event that last changed it.
     pub position: u64,
 }
 
-/// The roles that administrators defined, in the order of their names. Their number is bounded by the write side.
+/// The roles that administrators defined, by name. The write side bounds their number.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn custom_roles(connection: &mut PgConnection) -> Result<Vec<CustomRole>, sqlx::Error> {
     let rows = sqlx::query!("select role, permissions, retired, position from access.role order by role")
         .fetch_all(connection)
@@ -108,10 +112,10 @@ pub async fn custom_roles(connection: &mut PgConnection) -> Result<Vec<CustomRol
         .collect())
 }
 
-/// How many accounts hold each role that somebody holds.
+/// The number of accounts that hold each role. Roles without holders are missing.
 ///
 /// # Errors
-/// The database.
+/// [`sqlx::Error`].
 pub async fn holders(connection: &mut PgConnection) -> Result<BTreeMap<String, u64>, sqlx::Error> {
     let rows = sqlx::query!(r#"select role, count(*) as "holders!" from access.role_grant group by role"#)
         .fetch_all(connection)
@@ -119,7 +123,7 @@ pub async fn holders(connection: &mut PgConnection) -> Result<BTreeMap<String, u
     Ok(rows.into_iter().map(|row| (row.role, row.holders.unsigned_abs())).collect())
 }
 
-/// The policy, once it was changed, and where.
+/// The policy in force and the position of its event; `None` if it was never changed.
 ///
 /// # Errors
 /// The database, or a policy that this build does not understand.
@@ -132,18 +136,18 @@ pub async fn policy(connection: &mut PgConnection) -> Result<Option<(u64, Policy
     .transpose()
 }
 
-/// A lockdown, or the end of the last one.
+/// The lockdown in force, or the end of the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockdownRow {
-    /// What it closes; `None`: nothing any more.
+    /// Its scope; `None` if it was lifted.
     pub scope: Option<Scope>,
-    /// Where it was started, changed or lifted.
+    /// The position of the event that started, changed, or lifted it.
     pub position: u64,
-    /// When.
+    /// The time of that event.
     pub changed_at: DateTime<Utc>,
 }
 
-/// The lockdown, if there ever was one.
+/// The last lockdown, in force or lifted; `None` if there never was one.
 ///
 /// # Errors
 /// The database, or a scope that this build does not know.
@@ -158,7 +162,7 @@ pub async fn lockdown(connection: &mut PgConnection) -> Result<Option<LockdownRo
     .transpose()
 }
 
-/// Permissions by their names; one that this build does not know allows nothing.
+/// The permissions with these names. A name that this build does not know grants nothing.
 pub(crate) fn permissions(names: &[String]) -> Permissions {
     let known: Vec<Permission> = names.iter().filter_map(|name| Permission::parse(name).ok()).collect();
     Permissions::of(&known)

@@ -1,4 +1,4 @@
-//! A read of the log, and why there is none.
+//! A read of the log, and its errors.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,55 +7,55 @@ use fulexo_domain::event::Recorded;
 use fulexo_domain::leaf::LeafError;
 use sqlx::PgConnection;
 
-/// What a read comes to: the events from a position on, each following the one before; fewer where there are no more.
-pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<Vec<Recorded>, FeedError>> + Send + 'a>>;
+/// A read in progress: the events from a position on, each directly after the last, and fewer at the end of the log.
+pub type ReadFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<Recorded>, FeedError>> + Send + 'a>>;
 
-/// Where events come from.
+/// A source of events.
 pub trait Feed: Send + Sync {
     /// The events from position `from` on, at most `most`.
     ///
     /// # Errors
     /// [`FeedError`].
-    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> Reading<'a>;
+    fn read<'a>(&'a self, connection: &'a mut PgConnection, from: u64, most: u32) -> ReadFuture<'a>;
 }
 
-/// Why a stretch of the log cannot be given.
+/// The reason why a range of the log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    /// A leaf that this build cannot read.
+    /// This build cannot read the leaf.
     #[error(transparent)]
     Leaf(#[from] LeafError),
-    /// A leaf that is not the one that was hashed: somebody altered it.
+    /// The leaf does not match its hash: it was altered.
     #[error("the leaf at position {position} does not have the hash that was recorded with it")]
     WrongHash {
-        /// Where it stands.
+        /// The position of the event.
         position: u64,
     },
-    /// A row that says something else than its leaf.
+    /// The row disagrees with its leaf.
     #[error("the row at position {position} names another stream or version than its leaf")]
     Disagrees {
-        /// Where it stands.
+        /// The position of the event.
         position: u64,
     },
-    /// A position that should be there is not.
+    /// An event is missing from the log.
     #[error("position {position} is missing from the log")]
     Gap {
-        /// The first one missing.
+        /// The first missing position.
         position: u64,
     },
 }
 
 impl FeedError {
-    /// Whether trying again can help: a broken connection heals, a broken leaf does not.
+    /// `true` if a retry can help: a broken connection heals, a broken leaf does not.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Database(_))
     }
 
-    /// Up to where the log is sound, when it is the log that is at fault.
+    /// The position up to which the log is sound, if the log is at fault.
     #[must_use]
     pub const fn position(&self) -> Option<u64> {
         match self {
