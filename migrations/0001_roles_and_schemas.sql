@@ -1,5 +1,5 @@
--- Who may do what. Two roles that nobody logs in as; `fulexo migrate` makes the role of DATABASE_URL a member
--- of fulexo_app. Roles belong to the cluster, so another database of it may have made them already.
+-- Database roles and schemas. Neither role can log in; `fulexo migrate` makes the role of DATABASE_URL a member of
+-- fulexo_app. Roles belong to the cluster, so another database of the cluster may already have created them.
 do $$
 declare
     wanted text;
@@ -16,7 +16,7 @@ $$;
 
 revoke all on schema public from public;
 
--- The log, what must never be in the log, what gates a request, what readers see.
+-- In this order: the log, secrets that never enter the log, tables that gate requests, read models, their checkpoints.
 create schema log;
 create schema vault;
 create schema access;

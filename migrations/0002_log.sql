@@ -1,6 +1,6 @@
 -- The event log: one gapless position, appended under one lock, never changed.
 
--- The sequencer. `position` is the next one to be given, so also the number of events. `epoch` changes when a
+-- The head of the log. `position` is the next one to assign, and therefore the number of events. `epoch` changes when a
 -- backup is restored, so that copies of the log can tell one history from another.
 create table log.head (
     id smallint not null constraint head_pkey primary key constraint head_is_one_row check (id = 1),
@@ -10,9 +10,8 @@ create table log.head (
 );
 insert into log.head values (1, 0, 'epoch', gen_random_uuid());
 
--- The leaf is the event; the three columns beside it are how a stream is found. They repeat what the leaf says, and
--- whoever reads the log in order compares them with it. What auditors search by is indexed by the audit projection, off
--- the path of the append.
+-- The leaf is the event. The columns stream_id, category and version repeat parts of it to find a stream, and readers of
+-- the log compare them with the leaf. The audit read model indexes what auditors search, off the path of the append.
 create table log.event (
     position bigint not null constraint event_pkey primary key,
     stream_id uuid not null,
@@ -20,7 +19,7 @@ create table log.event (
     version bigint not null,
     leaf bytea not null,
     leaf_hash bytea not null,
-    -- RFC 6962, section 2.1; 65,535 bytes is what a tlog-tiles bundle entry can hold.
+    -- RFC 6962, section 2.1. An entry of a tlog-tiles bundle holds at most 65,535 bytes.
     constraint event_leaf_hash check (leaf_hash = sha256('\x00'::bytea || leaf)),
     constraint event_leaf_length check (octet_length(leaf) <= 65535)
 ) partition by range (position);
@@ -28,8 +27,8 @@ create table log.event (
 alter table log.event alter column leaf set storage external;
 create index event_stream on log.event (stream_id, category, version);
 
--- Personal facts, sealed under a key of the person (subject_id) or, where nobody is known, of the calendar
--- month (period). The only rows of the log that erasure may delete.
+-- Personal data, sealed under a key of the person (subject_id) or, if the person is unknown, of the calendar month
+-- (period). These are the only rows of the log that erasure may delete.
 create table log.sealed (
     position bigint not null,
     ordinal smallint not null,
@@ -42,7 +41,7 @@ create table log.sealed (
 );
 create index sealed_subject on log.sealed (subject_id) where subject_id is not null;
 
--- The authority on stream versions.
+-- The authoritative versions of streams.
 create table log.stream (
     stream_id uuid not null,
     category text not null,
@@ -51,8 +50,9 @@ create table log.stream (
     constraint stream_pkey primary key (stream_id, category)
 ) with (fillfactor = 70);
 
--- What a stream came to at one of its events, so that nobody reads what is before it. Made of events alone, in the format of
--- one build: no authority on anything. It holds for as long as the log has that event, by its hash, in that place.
+-- The state of a stream at one of its events, so that earlier events need not be read. It is derived from events, in the
+-- format of one build, and authoritative on nothing. It is valid while the log has that event, by its hash, at that
+-- version.
 create table log.snapshot (
     stream_id uuid not null,
     category text not null,
@@ -63,7 +63,7 @@ create table log.snapshot (
     constraint snapshot_pkey primary key (stream_id, category, format)
 ) with (fillfactor = 70);
 
--- What became of commands that came with an idempotency key. Results name ids, never persons or secrets.
+-- The outcomes of commands with an idempotency key. Results contain ids, never personal data or secrets.
 create table log.command (
     command_id bytea not null constraint command_pkey primary key,
     request_hash bytea not null,
@@ -80,9 +80,9 @@ create table log.unique_key (
     constraint unique_key_pkey primary key (scope, key_hash)
 );
 
--- Append-only, the second time: whoever is not the append function is refused, the owner included. ALWAYS, so
--- that session_replication_role does not switch it off. Statement triggers are not cloned to partitions, and a
--- statement on a partition does not fire its parent's: each gets its own.
+-- Append-only, the second guard: everyone but the append function is refused, the owner included. ALWAYS, so that
+-- session_replication_role does not disable the trigger. Statement triggers are not cloned to partitions, and a statement
+-- on a partition does not fire those of its parent: each partition gets its own.
 create function log.refuse_change() returns trigger language plpgsql as $$
 begin
     if tg_op = 'INSERT' and current_user = 'fulexo_sequencer' then
@@ -104,8 +104,8 @@ end
 $$;
 select log.guard_table('log.event');
 
--- Makes sure that the partition in use and the one after it exist; called by the service long before it is
--- needed. Takes a share-update-exclusive lock on log.event when it attaches one.
+-- Ensures that the current partition and the next one exist. The service calls it long before the next one is needed.
+-- Attaching a partition takes a share-update-exclusive lock on log.event.
 create function log.extend() returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     span constant bigint := 10000000;
@@ -121,7 +121,7 @@ begin
             execute format(
                 'alter table log.event attach partition log.event_%s for values from (%s) to (%s)',
                 number, number * span, (number + 1) * span);
-            -- Insert-only tables are vacuumed by a share of their size, which grows without bound: fixed steps.
+            -- Insert-only tables are vacuumed after a share of their size, which grows without bound: use fixed steps.
             execute format(
                 'alter table log.event_%s set (autovacuum_vacuum_insert_scale_factor = 0,
                  autovacuum_vacuum_insert_threshold = 100000, autovacuum_analyze_scale_factor = 0,
@@ -135,9 +135,9 @@ end
 $$;
 select log.extend();
 
--- Takes the lock that orders all appends, then reads what the batch depends on. Each statement of a volatile
--- function sees what was committed before it began: nothing read here can change until the transaction ends.
--- Arrays come back in the order of the arrays given; null where there is nothing.
+-- Takes the lock that orders all appends, then reads the state on which the batch depends. Each statement of a volatile
+-- function sees everything committed before it began, so nothing read here can change until the transaction ends. Returns
+-- arrays in the order of the arrays given, with null for missing entries.
 create function log.lock(
     wanted_categories text[], wanted_streams uuid[], wanted_commands bytea[], wanted_scopes text[], wanted_keys bytea[],
     out head_recorded_at timestamptz,
@@ -167,9 +167,9 @@ begin
 end
 $$;
 
--- Lock, check, append a batch, in one round trip. The caller says what the streams are at, from memory or from log.lock
--- in the same transaction; where that is wrong nothing is written and the answer is null. Otherwise the answer is the
--- first position. Everything the batch says beside its events arrives here too; `sealed_events` are indexes into
+-- Locks, checks and appends a batch in one round trip. The caller passes the expected versions of the streams, from memory
+-- or from log.lock in the same transaction. If one is wrong, nothing is written and the result is null. Otherwise the
+-- result is the position of the first event. The other data of the batch arrives here too; `sealed_events` are indexes into
 -- `leaves`, from 0.
 create function log.try_append(
     foretold_categories text[], foretold_streams uuid[], foretold_versions bigint[],
@@ -186,7 +186,7 @@ declare
 begin
     select h.position, h.recorded_at into strict first_position, head_time from log.head h where h.id = 1 for update;
     if first_time < head_time
-        -- A subquery a stream, so that each is found by its key however large the table has become.
+        -- One subquery per stream, so that each is found by its key however large the table is.
         or exists (
             select from unnest(foretold_categories, foretold_streams, foretold_versions) w (category, stream_id, version)
             where w.version <> coalesce(
@@ -201,8 +201,9 @@ begin
     end if;
 
     if cardinality(leaves) > 0 then
-        -- No event bears a time before that of an earlier one: one far ahead would be the time of all later ones. Where the
-        -- log is that far ahead already, since the clock here was set back, it goes on by the least that tells events apart.
+        -- No event has a time before that of an earlier one, so one far ahead would set the time of all later ones. If the
+        -- log is already that far ahead, because the clock here was set back, time advances by the least that distinguishes
+        -- events.
         if last_time > greatest(
             clock_timestamp() + interval '1 hour', head_time + cardinality(leaves) * interval '1 microsecond')
         then
@@ -210,7 +211,7 @@ begin
                 constraint = 'head_is_not_ahead', message = 'the time of an event is more than an hour ahead',
                 hint = 'compare the clocks of the node and of the database';
         end if;
-        -- Versions count up by one, event by event, from what the stream is at: a batch that says otherwise is a bug.
+        -- Versions increase by one per event from the current version of the stream: any other batch is a bug.
         if exists (
             select from (
                 select stream_id, category, version, row_number() over (partition by stream_id, category order by n) as nth
@@ -256,7 +257,7 @@ begin
 end
 $$;
 
--- Writes a snapshot down, of an event that is in the log. Nobody waits for the disk: one that is lost is made again.
+-- Stores a snapshot of an event that is in the log. Nobody waits for the disk: a lost snapshot is created again.
 create function log.keep_snapshot(
     of_stream uuid, of_category text, in_format smallint, at_version bigint, at_leaf_hash bytea, as_state text
 ) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -270,8 +271,8 @@ begin
 end
 $$;
 
--- Append-only, the first time: by role. The application may read, call the functions, and delete what
--- erasure and retention delete; only the sequencer, whom neither application nor owner is, may insert.
+-- Append-only, the first guard: privileges. The application may read, call the functions, and delete what erasure and
+-- retention delete. Only the sequencer may insert, and it is neither the application nor the owner.
 grant select on log.head, log.event, log.sealed, log.stream, log.snapshot, log.command, log.unique_key to fulexo_app;
 grant delete on log.sealed, log.command to fulexo_app;
 grant select, update on log.head to fulexo_sequencer;
@@ -281,7 +282,7 @@ grant select, insert, update on log.stream, log.snapshot to fulexo_sequencer;
 revoke all on function log.lock, log.try_append, log.keep_snapshot, log.extend, log.guard_table, log.refuse_change from public;
 grant execute on function log.extend to fulexo_app;
 grant execute on function log.lock, log.try_append, log.keep_snapshot to fulexo_app;
--- The owner borrows the role for as long as it takes to hand the functions over.
+-- The owner is a member of the role only while it transfers the functions.
 grant fulexo_sequencer to current_user;
 grant create on schema log to fulexo_sequencer;
 alter function log.lock owner to fulexo_sequencer;

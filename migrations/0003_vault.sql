@@ -1,15 +1,15 @@
--- What must never be in the log. Every secret here is sealed with AES-256-GCM or is a keyed digest; the keys that
--- open it come from the environment.
+-- Secrets that must never enter the log. Each is sealed with AES-256-GCM or stored as a keyed digest; the keys come from
+-- the environment.
 
--- Keys that the service draws once and keeps wrapped, so that ENCRYPTION_KEY can be rotated without changing
--- what they were used for.
+-- Keys that the service generates once and stores wrapped, so that ENCRYPTION_KEY can be rotated without changing the data
+-- they protect.
 create table vault.service_key (
     purpose text not null constraint service_key_pkey primary key,
     wrapped bytea not null,
     kek_id text not null
 );
 
--- One data key a person. Destroying it (and the sealed rows) is how a person is forgotten.
+-- One data key per person. Destroying it, together with the sealed rows, erases the person.
 create table vault.subject_key (
     subject_id uuid not null constraint subject_key_pkey primary key,
     wrapped bytea,
@@ -18,16 +18,16 @@ create table vault.subject_key (
     constraint subject_key_is_there_or_shredded check ((wrapped is null) = (shredded_at is not null))
 );
 
--- One data key a calendar month, for network facts about nobody in particular.
+-- One data key per calendar month, for network data of unknown persons.
 create table vault.period_key (
     period date not null constraint period_key_pkey primary key,
     wrapped bytea not null,
     kek_id text not null
 );
 
--- What each factor is verified with, sealed under the person's key: the password's verifier, the seed of the second
--- factor, and that of one which is being set up. Of a seed also the last time step (RFC 6238) of which a code was accepted: a
--- code is good once, and none before it.
+-- The verifiers of each factor, sealed under the person's key: the password's verifier, the seed of the second factor, and
+-- the seed of one that is being set up. A seed also has the last time step (RFC 6238) whose code was accepted: a code is
+-- valid once, and no earlier code is valid.
 create table vault.credential (
     account_id uuid not null,
     kind text not null constraint credential_kind_is_known check (kind in ('password', 'totp', 'totp_pending')),
@@ -36,7 +36,7 @@ create table vault.credential (
     constraint credential_pkey primary key (account_id, kind)
 );
 
--- Verifiers of passwords that may not come back yet, newest first by ordinal.
+-- Verifiers of passwords that may not be reused yet, newest first by ordinal.
 create table vault.password_history (
     account_id uuid not null,
     ordinal bigint not null generated always as identity,
@@ -44,43 +44,43 @@ create table vault.password_history (
     constraint password_history_pkey primary key (account_id, ordinal)
 );
 
--- HMACs of the recovery codes that an account has left. Using one deletes its row.
+-- HMACs of an account's unused recovery codes. Using a code deletes its row.
 create table vault.recovery_code (
     account_id uuid not null,
     code_hash bytea not null constraint recovery_code_length check (octet_length(code_hash) = 32),
     constraint recovery_code_pkey primary key (account_id, code_hash)
 );
 
--- The root that a session's refresh tokens are derived from, with a key that is not in the database.
+-- The root from which a session's refresh tokens are derived, with a key that is not in the database.
 create table vault.refresh_root (
     session_id uuid not null constraint refresh_root_pkey primary key,
     account_id uuid not null,
-    -- Where its owner logged in.
+    -- The device of the login.
     device uuid not null,
     root bytea not null constraint refresh_root_length check (octet_length(root) = 32),
     expires_at timestamptz not null
 );
 create index refresh_root_expiry on vault.refresh_root (expires_at);
 
--- A list of times without one of them, once.
+-- The list without the first occurrence of one time.
 create function vault.without(list timestamptz[], one timestamptz) returns timestamptz[]
     immutable parallel safe
     language sql
     return case when array_position(list, one) is null then list
                 else list[:array_position(list, one) - 1] || list[array_position(list, one) + 1:] end;
 
--- Attempts, counted before they are evaluated (fulexo_domain::lockout::Counter). The key is an HMAC of what was typed
--- in, registered or not, so that both cost the same and neither can be told from the table.
+-- Attempts, counted before they are evaluated (fulexo_domain::lockout::Counter). The key is an HMAC of the address entered,
+-- registered or not, so that both cost the same and the table does not distinguish them.
 create table vault.attempt (
     key_hash bytea not null,
     factor text not null,
-    -- Whose it is, where that is known before the attempt: a known device, a second factor, all devices of an account.
+    -- The account, if known before the attempt: for a known device, a second factor, or all devices of an account.
     account_id uuid,
-    -- Attempts of this window that were evaluated, or are under way.
+    -- The attempts of this window that were evaluated or are in progress.
     recent timestamptz[] not null,
-    -- Of these, the ones that are under way: whether they were right is not known yet.
+    -- Of these, the attempts in progress, whose result is not known yet.
     pending timestamptz[] not null,
-    -- Of the last attempt: its number in the window, or null when it was refused; whether a lock had passed before it.
+    -- Of the last attempt: its number in the window, or null if it was refused, and true if a lock had ended before it.
     number integer,
     lock_passed boolean not null,
     window_ends_at timestamptz not null,
@@ -91,51 +91,51 @@ create table vault.attempt (
 create index attempt_age on vault.attempt (window_ends_at);
 create index attempt_account on vault.attempt (account_id) where account_id is not null;
 
--- The devices that an account knows (fulexo_domain::authentication says which): a device token is worth something as long
--- as its row is here, and for 400 days. A device is put here once, by the login that drew its id.
+-- The devices known to an account (see fulexo_domain::authentication). A device token is valid while its row exists, for at
+-- most 400 days. A row is inserted once, by the login that generated the device's id.
 create table vault.known_device (
     account_id uuid not null,
     device uuid not null,
     first_used_at timestamptz not null,
     last_used_at timestamptz not null,
     last_session uuid not null,
-    -- The order of use is that of the log.
+    -- The position of the last use, which orders devices.
     used bigint not null,
     constraint known_device_pkey primary key (account_id, device)
 );
 create index known_device_age on vault.known_device (first_used_at);
 
--- Requests counted by all nodes together (fulexo_domain::rate_limit): the bucket of one address on one kind of route. The
--- key is an HMAC. Not logged: after a crash every bucket is full, which nobody minds.
+-- Request quotas shared by all nodes (fulexo_domain::rate_limit): one bucket per address and kind of route. The key is an
+-- HMAC. The table is unlogged: after a crash every bucket is full, which does no harm.
 create unlogged table vault.rate_limit (
     key_hash bytea not null,
-    -- When it will be full again; a bucket whose time has passed says nothing.
+    -- The time at which the bucket is full; if it has passed, the row means nothing.
     full_at timestamptz not null,
-    -- Whether the last request was let in.
+    -- True if the last request was admitted.
     admitted boolean not null,
     constraint rate_limit_pkey primary key (key_hash)
 ) with (fillfactor = 70);
 
--- One-time tokens that were mailed, each an HMAC of the token and what it is for. Following a link deletes its row.
+-- One-time tokens sent by e-mail, each an HMAC of the token and its purpose. Following the link deletes the row.
 create table vault.mail_token (
     token_hash bytea not null constraint mail_token_pkey primary key,
     account_id uuid not null,
     purpose text not null constraint mail_token_purpose_is_known
         check (purpose in ('password_reset', 'email_verification', 'not_me')),
     expires_at timestamptz not null,
-    -- Passwords that were compared with the account's last ones by it.
+    -- The number of passwords that this link has compared with the account's previous ones.
     comparisons smallint not null default 0
 );
 create index mail_token_account on vault.mail_token (account_id, purpose, expires_at);
 create index mail_token_expiry on vault.mail_token (expires_at);
 
--- Mail that waits to be sent, written with the event that it is about. What it says is sealed under the person's key; the
--- address is not here. Once sent its row stays for an hour, emptied, so that mails of a kind can be counted.
+-- Outgoing mail, written with the event that caused it. The content is sealed under the person's key; the address is not
+-- stored here. A sent mail keeps its emptied row for an hour, so that mails of a kind can be counted.
 create table vault.mail (
     mail_id uuid not null constraint mail_pkey primary key,
     account_id uuid not null,
     kind text not null,
-    -- Of the token that its link holds: without it, it is not worth sending.
+    -- The token in its link: once the token is gone, the mail is not worth sending.
     token_hash bytea not null,
     sealed bytea,
     created_at timestamptz not null,
@@ -153,25 +153,25 @@ grant select, insert, update, delete
        vault.known_device, vault.rate_limit, vault.mail_token, vault.mail
     to fulexo_app;
 
--- What nodes share to have one certificate between them (RFC 8555): the account at a directory, and the certificate for a
--- list of names with who may order the next one, and when.
+-- The state that nodes share to use one certificate (RFC 8555): the account at a directory, and the certificate for a list
+-- of names, with the turn to order the next one.
 create table vault.acme_account (
     directory text not null constraint acme_account_pkey primary key,
     -- The account's address and private key, sealed.
     credentials bytea not null,
-    -- Of its public key (RFC 7638), with which any node answers an http-01 challenge.
+    -- The thumbprint of its public key (RFC 7638), with which any node answers an http-01 challenge.
     thumbprint text not null
 );
 create table vault.acme_certificate (
     directory text not null,
     names text not null,
-    -- Chain and private key in PEM, sealed; null before the first.
+    -- The chain and the private key in PEM, sealed; null before the first certificate.
     pem bytea,
-    -- How many there were.
+    -- The number of certificates so far.
     version bigint not null,
-    -- Nobody orders before: a node is at it, or the last order failed.
+    -- No node orders before this time: a node is ordering, or the last order failed.
     order_after timestamptz not null,
-    -- Orders that failed since the last one that did not.
+    -- The number of failed orders since the last successful one.
     failures integer not null,
     constraint acme_certificate_pkey primary key (directory, names)
 );

@@ -1,28 +1,28 @@
--- What gates a request: written in the transaction of the event it follows from, so never behind.
+-- The tables that gate requests. They are written in the transaction of the event, so they are never behind the log.
 
 create table access.account (
     account_id uuid not null constraint account_pkey primary key,
-    -- The last event that changed what its tokens are worth.
+    -- The last event that changed the authority of the account's tokens.
     changed_position bigint not null,
     changed_at timestamptz not null,
-    -- Whether all use of it is stopped.
+    -- True if the account is suspended.
     suspended boolean not null,
-    -- Sessions that started below are over, but this one; by whom or what.
+    -- Sessions that began before this position have ended, except the kept one, and the cause.
     sessions_from bigint not null,
     kept_session uuid,
     sessions_ended_by text,
-    -- Whether there may be sessions that are over and have no event of their own that says so.
+    -- True if there may be ended sessions that have no event of their own yet.
     ends_due boolean not null,
-    -- A second factor that was presented below counts no longer, but in this session.
+    -- A second factor presented before this position is no longer valid, except in this session.
     second_factor_from bigint not null,
     second_factor_session uuid,
-    -- Whether there is one: a session that was elevated without it is so no longer.
+    -- True if a second factor is enabled: a session that was elevated without it no longer is.
     second_factor_enabled boolean not null
 );
 create index account_changes on access.account (changed_at);
 create index account_ends_due on access.account (account_id) where ends_due;
 
--- "grant" is a word of SQL.
+-- "grant" is a reserved word of SQL.
 create table access.role_grant (
     account_id uuid not null,
     role text not null,
@@ -36,12 +36,12 @@ create table access.session (
     started_position bigint not null,
     idle_expires_at timestamptz not null,
     expires_at timestamptz not null,
-    -- Until then sensitive calls are allowed, beside the time after the login itself.
+    -- Sensitive calls are allowed until this time, in addition to the time after the login itself.
     elevated_until timestamptz,
     elevated_position bigint,
-    -- Where its owner last proved themselves while it was held.
+    -- The position of the last step-up that released the session from the required step-up.
     released_position bigint,
-    -- Where its owner last presented a second factor.
+    -- The position at which the owner last presented a second factor.
     second_factor_position bigint,
     ended_position bigint,
     ended_at timestamptz
@@ -51,7 +51,7 @@ create index session_elevated on access.session (elevated_until) where elevated_
 create index session_expiry on access.session (expires_at);
 create index session_ends on access.session (ended_at) where ended_at is not null;
 
--- The sessions that are good, whatever gave or takes it: this is the one definition.
+-- The live sessions. This is the only definition.
 create view access.live_session as
 select s.session_id, s.account_id, s.started_position, s.idle_expires_at, s.expires_at, s.elevated_until,
        s.elevated_position, s.released_position,
@@ -63,7 +63,7 @@ where s.ended_at is null
   and not coalesce(a.suspended, false)
   and (s.started_position >= coalesce(a.sessions_from, 0) or s.session_id is not distinct from a.kept_session);
 
--- Roles that administrators defined. A retired one stays, and allows nothing: its name is never used again.
+-- Roles that administrators defined. A retired role stays and grants nothing: its name is never reused.
 create table access.role (
     role text not null constraint role_pkey primary key,
     permissions text[] not null,
@@ -72,8 +72,8 @@ create table access.role (
     changed_at timestamptz not null
 );
 
--- A role is retired only when nobody holds it. A grant rests on the version of the role's stream; it changes nothing there
--- that a retirement could rest on, so that is looked at here, under the lock that orders all appends.
+-- A role can be retired only if no account holds it. A grant depends on the version of the role's stream but does not
+-- change it, so a retirement cannot depend on a version. This trigger checks it, under the lock that orders all appends.
 create index role_grant_of_few on access.role_grant (role) where role <> 'customer';
 create function access.refuse_to_retire_a_held_role() returns trigger language plpgsql as $$
 begin
@@ -87,7 +87,7 @@ $$;
 create trigger retired_role_is_not_held before insert or update on access.role
 for each row when (new.retired) execute function access.refuse_to_retire_a_held_role();
 
--- The policy in force, once it was changed.
+-- The policy in force, if it was ever changed.
 create table access.policy (
     only_one boolean not null default true constraint policy_pkey primary key constraint policy_is_one check (only_one),
     policy text not null,
@@ -95,11 +95,11 @@ create table access.policy (
     changed_at timestamptz not null
 );
 
--- What a lockdown closes; null: nothing any more.
+-- The scope of the lockdown; null if it was lifted.
 create table access.lockdown (
     only_one boolean not null default true constraint lockdown_pkey primary key constraint lockdown_is_one check (only_one),
     scope text,
-    -- Of its stream: a session begins on the condition that no lockdown was started meanwhile.
+    -- The version of its stream: a session begins only if no lockdown was started meanwhile.
     version bigint not null,
     position bigint not null,
     changed_at timestamptz not null

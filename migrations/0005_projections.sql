@@ -1,23 +1,24 @@
--- Read models that follow the log on their own: each with a checkpoint that moves in the transaction of the rows
--- it describes. `position` is the next one to apply, so everything below it is visible.
+-- The read models that follow the log, each with a checkpoint that moves in the transaction of its rows. `position` is the
+-- next one to apply, so every event below it is visible.
 create table projection.checkpoint (
     name text not null constraint checkpoint_pkey primary key,
     position bigint not null,
-    -- Why it stopped, when it stopped: an event that it could not apply is never skipped.
+    -- The reason why the projection stopped: it never skips an event that it cannot apply.
     stopped_because text,
     updated_at timestamptz not null default now()
 );
 insert into projection.checkpoint (name, position)
 values ('accounts', 0), ('sessions', 0), ('roles', 0), ('metrics', 0), ('audit', 0);
 
--- Tables with a history come in twos (docs/adr/0012). `since` is the position of the event that made this version of the
--- row; the twin `…_past` keeps every version that was superseded, and `until`, the position of the event that did it. It is
--- only ever added to. As of position P a row is the one with since <= P and, in the past, P < until: never more than one.
+-- Tables with a history come in pairs (docs/adr/0012). `since` is the position of the event that produced this version of
+-- the row. The twin `…_past` holds every superseded version, and `until` is the position of the event that superseded it.
+-- Rows are only added to it. The version as of position P has since <= P and, in the past, P < until: there is never more
+-- than one.
 create table read.account (
     account_id uuid not null,
     since bigint not null,
     registered_at timestamptz not null,
-    -- Where e-mail and display name are sealed.
+    -- The position at which e-mail address and display name are sealed.
     profile_position bigint not null,
     password_changed_at timestamptz not null,
     last_login_at timestamptz,
@@ -31,10 +32,10 @@ create table read.account (
     roles text[] not null,
     constraint account_pkey primary key (account_id)
 ) with (fillfactor = 80);
--- Lists are by id; what they are filtered by is found in the order of the ids. Who holds a role: read.role_grant.
+-- Lists are in the order of ids, and so is each index of a filter. The holders of a role are in read.role_grant.
 create index account_suspended on read.account (suspended, account_id);
 create index account_second_factor on read.account (second_factor, account_id);
--- Locks end by themselves: those that have not.
+-- Locks end by themselves; this index finds those that have not.
 create index account_locks on read.account (greatest(locked_until, second_factor_locked_until))
 where greatest(locked_until, second_factor_locked_until) is not null;
 create table read.account_past (
@@ -43,11 +44,11 @@ create table read.account_past (
     constraint account_past_pkey primary key (account_id, since)
 );
 
--- Locks of the past, by their ends.
+-- Locks of the past, by their end.
 create index account_past_locks on read.account_past (greatest(locked_until, second_factor_locked_until), since, until)
 where greatest(locked_until, second_factor_locked_until) is not null;
 
--- Counts as of the event at each position that changed them.
+-- The counts as of each event that changed them.
 create table read.account_count (
     position bigint not null,
     accounts bigint not null,
@@ -61,10 +62,10 @@ create table read.session (
     account_id uuid not null,
     since bigint not null,
     started_at timestamptz not null,
-    -- Where address, user agent and device are sealed.
+    -- The position at which address, user agent and device are sealed.
     started_position bigint not null,
     last_seen_at timestamptz not null,
-    -- Where address and user agent of then are sealed.
+    -- The position at which address and user agent of the last refresh are sealed.
     last_seen_position bigint not null,
     idle_expires_at timestamptz not null,
     expires_at timestamptz not null,
@@ -74,11 +75,11 @@ create table read.session (
     constraint session_pkey primary key (session_id)
 ) with (fillfactor = 80);
 create index session_account on read.session (account_id, session_id);
--- What ends all sessions of an account asks for those that are left.
+-- An event that ends all sessions of an account reads those that have not ended.
 create index session_unended on read.session (account_id, session_id) where ended_at is null;
 -- Lists of live sessions.
 create index session_open on read.session (session_id) where ended_at is null;
--- Sessions in use are counted by the minute; within it by when they began and when they end.
+-- Live sessions are counted by the minute, and within a minute by start and end.
 create index session_start on read.session (started_at);
 create index session_end on read.session (greatest(started_at, least(idle_expires_at, expires_at, ended_at)));
 create table read.session_past (
@@ -87,7 +88,7 @@ create table read.session_past (
     constraint session_past_pkey primary key (session_id, since)
 );
 
--- How many sessions began in a minute or a day of UTC, and how many end in it, by events or by time, as far as known.
+-- The number of sessions that began in a minute or a day (UTC), and that end in it by an event or by time, as far as known.
 create table read.session_count (
     unit text not null,
     at timestamptz not null,
@@ -96,7 +97,7 @@ create table read.session_count (
     constraint session_count_pkey primary key (unit, at)
 ) with (fillfactor = 50);
 
--- Roles that administrators defined. A retired one stays, and allows nothing.
+-- Roles that administrators defined. A retired role stays and grants nothing.
 create table read.role (
     role text not null,
     since bigint not null,
@@ -110,7 +111,7 @@ create table read.role_past (
     constraint role_past_pkey primary key (role, since)
 );
 
--- Who holds what: granted at position `since`, revoked at `until`.
+-- The holders of each role: granted at position `since`, revoked at `until`.
 create table read.role_grant (
     account_id uuid not null,
     role text not null,
@@ -128,7 +129,7 @@ create table read.role_grant_past (
 );
 create index role_grant_past_role on read.role_grant_past (role, account_id);
 
--- How many held a role as of the event at each position that changed it.
+-- The number of a role's holders as of each event that changed it.
 create table read.holder_count (
     role text not null,
     position bigint not null,
@@ -136,7 +137,7 @@ create table read.holder_count (
     constraint holder_count_pkey primary key (role, position)
 );
 
--- Events by type and minute. What happened up to the middle of a minute is counted from read.audit.
+-- Events by type and minute. A part of a minute is counted from read.audit.
 create table read.metric (
     minute timestamptz not null,
     event_type text not null,
@@ -146,7 +147,7 @@ create table read.metric (
     constraint metric_pkey primary key (minute, event_type)
 );
 
--- The index that auditors search by; the events themselves stay in log.event.
+-- The index that auditors search; the events themselves stay in log.event.
 create table read.audit (
     position bigint not null constraint audit_pkey primary key,
     event_type text not null,

@@ -1,11 +1,11 @@
--- Who copies the log to JetStream, and how far that node has got. For health and for taking turns: what the stream holds,
--- the stream itself says, and it refuses whoever is out of step.
+-- The relay that copies the log to JetStream: the node whose turn it is, and its position. It serves health and
+-- turn-taking. The stream itself is authoritative on its content, and refuses a message that is out of sequence.
 create table log.relay (
     id smallint not null constraint relay_pkey primary key constraint relay_is_one_row check (id = 1),
-    -- The node's process whose turn it is, and until when.
+    -- The process whose turn it is, and the end of the turn.
     holder uuid,
     held_until timestamptz not null,
-    -- Processes that have ended, the latest first: a statement that one of them left on its way takes no turn.
+    -- Processes that have ended, the latest first: a statement that one of them had sent takes no turn.
     ended uuid[] not null default '{}',
     -- The stream, and the next position to publish.
     stream text,

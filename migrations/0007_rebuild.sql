@@ -1,24 +1,24 @@
--- Read models have versions: a new build of one is made beside the live one, compared with it, and takes its place in one
--- transaction (docs/adr/0011). The application owns no table; whatever moves tables is done by the functions here, to
--- the tables of known projections alone.
+-- Read models have versions. A new build is made alongside the live version, compared with it, and replaces it in one
+-- transaction (docs/adr/0011). The application owns no table: the functions here move tables, and only those of known
+-- projections.
 --
---   read           what readers see
---   read_next      builds under way
---   read_previous  what readers saw before the last switch, kept for a rollback
---   read_aside     empty, but within a rollback: tables cannot change places without a third one
+--   read           the live versions
+--   read_next      builds in progress
+--   read_previous  the versions live before the last switch, kept for a rollback
+--   read_aside     empty except within a rollback: exchanging tables takes a third schema
 create schema read_next;
 create schema read_previous;
 create schema read_aside;
 grant usage on schema read_next, read_previous to fulexo_app;
 
--- Access exclusive on projection.checkpoint, for a moment. `owner` is the node that applied the last batch.
+-- Locks projection.checkpoint briefly (access exclusive). `owner` is the node that applied the last batch.
 alter table projection.checkpoint
     add column version integer not null default 1,
     add column owner text,
     add constraint checkpoint_version_counts check (version >= 1);
 
--- Which tables a projection has; fulexo_projections::projection::Projection::tables says the same. To one that is only ever
--- added to, a build writes without any index: keys in no order cost more one by one than all of them sorted at its end.
+-- The tables of each projection, as in Projection::tables of fulexo_projections. A build writes a table that is only added
+-- to without any index: inserting keys in random order costs more than sorting all of them at the end.
 create table projection.relation (
     name text not null constraint relation_pkey primary key,
     projection text not null,
@@ -39,22 +39,22 @@ insert into projection.relation (projection, name, only_added_to) values
     ('metrics', 'metric', false),
     ('audit', 'audit', true);
 
--- Builds under way or interrupted. `position` moves in the transaction of the rows it describes.
+-- Builds, running or interrupted. `position` moves in the transaction of the rows.
 create table projection.build (
     name text not null constraint build_pkey primary key,
     version integer not null,
     position bigint not null default 0,
-    -- A build is resumed by the very program that began it, so that no view is half of one and half of another.
+    -- Only the program that began a build resumes it, so that no version is the work of two programs.
     program text not null,
     started_at timestamptz not null default now(),
-    -- The position at which it was compared with the live one, how many rows differed, and which, for example.
+    -- The position at which it was compared with the live version, the number of differing rows, and a few of their keys.
     compared_at bigint,
     differing bigint not null default 0,
     examples text[] not null default '{}',
     indexed boolean not null default false
 );
 
--- What a rollback brings back.
+-- The versions that a rollback restores.
 create table projection.previous (
     name text not null constraint previous_pkey primary key,
     version integer not null,
@@ -65,7 +65,7 @@ grant select on projection.relation to fulexo_app;
 grant select, update (position, compared_at, differing, examples) on projection.build to fulexo_app;
 grant select, update (position) on projection.previous to fulexo_app;
 
--- The tables of a projection, or an error.
+-- Returns the tables of a projection, or raises an error.
 create function projection.relations(wanted text) returns setof text language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
 begin
@@ -89,8 +89,8 @@ begin
 end
 $$;
 
--- Begins a build: empty tables like the live ones, with the constraints that writing needs and no index beside them.
--- `like … including indexes` would give constraints and indexes names of its own; queries name them.
+-- Begins a build: empty tables like the live ones, with the constraints that writing needs and without other indexes.
+-- Queries name constraints, and `like … including indexes` would give them new names.
 create function projection.begin_build(wanted text, begun_by text) returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -119,14 +119,14 @@ begin
 end
 $$;
 
--- An index of a live table as it is defined, for its namesake in another schema.
+-- The definition of a live table's index, for the same index in another schema.
 create function projection.index_in(place text, wanted oid, relation text) returns text language sql stable
 set search_path = pg_catalog, pg_temp as $$
     select replace(pg_get_indexdef(wanted), format(' ON read.%I USING ', relation), format(' ON %I.%I USING ', place, relation))
 $$;
 
--- What makes the indexes that a live table has and its build has not: constraints first, which make some of them. Where
--- only those are wanted that writing needs, unique ones, and the one by which sessions of an account are ended.
+-- The statements that create the indexes which a build lacks: first the constraints, which create some of them. On request
+-- only those that writing needs: the unique ones, and the one for ending the sessions of an account.
 create function projection.missing_indexes(relation text, only_needed boolean) returns table (definition text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
     select case when k.oid is null
@@ -142,7 +142,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     order by k.oid is null, c.relname
 $$;
 
--- Gives a build the indexes that the live tables have, and statistics. Repeated, it does what is missing.
+-- Gives a build the indexes of the live tables, and statistics. If repeated, it does what is missing.
 create function projection.finish_build(wanted text) returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -159,9 +159,9 @@ begin
 end
 $$;
 
--- How the tables of a build differ from the live ones, as the transaction sees both: meaningful when it sees both at
--- one position. The sum over hashes of all rows, of 64 bits each and under a seed that nobody knows before, says that both
--- are the same at a fraction of what it costs to find out where they are not.
+-- The differences between the tables of a build and the live ones, as this transaction sees both; it must see both at one
+-- position. Equal sums over 64-bit hashes of all rows, under a fresh random seed, show that two tables are the same, at a
+-- fraction of the cost of finding the rows that differ.
 create function projection.compare_build(wanted text)
 returns table (relation text, live bigint, built bigint, differing bigint, examples text[]) language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
@@ -185,7 +185,7 @@ begin
             join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
             where i.indrelid = format('read.%I', relation)::regclass and i.indisprimary;
             pairs := format('from read.%1$I l full join read_next.%1$I b using (%2$s)', relation, keys);
-            -- A row that is there twice has its pair twice.
+            -- A row that exists twice has its pair twice.
             execute format('select greatest(count(*) filter (where %s), %s) %s', differ, abs(built - live), pairs)
             into differing;
             execute format(
@@ -199,9 +199,9 @@ begin
 end
 $$;
 
--- Puts a build in the place of the live version, which is kept for a rollback; the one kept before is gone. Never
--- takes readers back: a build that has not got as far as the live version is refused. Access exclusive on the
--- projection's tables: the caller bounds the wait by lock_timeout.
+-- Replaces the live version with a build. The live version is kept for a rollback, and the one kept before is dropped.
+-- Readers never go back: a build that has not reached the live version's position is refused. Takes access exclusive locks
+-- on the projection's tables: the caller bounds the wait with lock_timeout.
 create function projection.switch_build(wanted text) returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -228,7 +228,7 @@ begin
 end
 $$;
 
--- Lets the live version and the one kept before it change places, under the same conditions.
+-- Exchanges the live version and the previous one, under the same conditions.
 create function projection.switch_back(wanted text) returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
