@@ -137,7 +137,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
     (
         "projections/src/",
         &[
-            &["as_of.rs", "feed", "lib.rs", "line.rs", "page.rs", "snapshots.rs"],
+            &["as_of.rs", "dedicated_connection.rs", "feed", "lib.rs", "page.rs", "snapshots.rs"],
             &["access", "gate"],
             &["follower.rs", "nodes", "preview.rs", "read_models/"],
             &["rebuild", "replay.rs", "runner.rs", "status.rs"],
