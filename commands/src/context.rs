@@ -8,11 +8,11 @@ use fulexo_domain::event::{Actor, Field};
 use fulexo_domain::values::AccountId;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::vault::Personal;
+use crate::vault::PersonalData;
 
-pub(crate) fn network_facts(context: &Context) -> Personal {
+pub(crate) fn network_facts(context: &Context) -> PersonalData {
     let ip = context.origin.ip.map(|ip| ip.to_string());
-    Personal::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
+    PersonalData::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
 }
 
 /// One request.
@@ -25,14 +25,14 @@ pub struct Context {
     /// When it arrived, cut to microseconds.
     pub now: DateTime<Utc>,
     /// From where, as far as is known. Personal data.
-    pub origin: Origin,
+    pub origin: RequestOrigin,
     /// The client's `Idempotency-Key`, if it sent one.
     pub idempotency_key: Option<String>,
 }
 
 /// Where a request came from. Personal data: no `Debug`.
 #[derive(Clone, Default)]
-pub struct Origin {
+pub struct RequestOrigin {
     /// The client's address, behind trusted proxies only.
     pub ip: Option<IpAddr>,
     /// `User-Agent`.

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use crate::authentication::credentials;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done};
-use crate::idempotency::{self, Idempotency};
+use crate::execute::{self, CommandOutcome, CommitOutcome};
+use crate::idempotency::{self, IdempotencyKey};
 use crate::write_side::WriteSide;
 
 /// An outcome whose answer hands out tokens or secrets, as the log remembers it. The same idempotency key gets them again
 /// for minutes, and only while the factors of whoever earned it are the same.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Disclosing<O> {
+pub(crate) struct DisclosedOutcome<O> {
     pub outcome: O,
     /// A digest of the factors; none where no account asked.
     factors: Option<[u8; 32]>,
@@ -24,8 +24,8 @@ pub(crate) async fn disclosing<O>(
     side: &WriteSide,
     context: &Context,
     outcome: O,
-) -> Result<Disclosing<O>, CommandError> {
-    Ok(Disclosing { outcome, factors: acting_factors(side, context).await? })
+) -> Result<DisclosedOutcome<O>, CommandError> {
+    Ok(DisclosedOutcome { outcome, factors: acting_factors(side, context).await? })
 }
 
 /// The same, where the account's second factor is another one from this very append on.
@@ -34,12 +34,12 @@ pub(crate) async fn disclosing_with_seed<O>(
     context: &Context,
     outcome: O,
     sealed: &[u8],
-) -> Result<Disclosing<O>, CommandError> {
+) -> Result<DisclosedOutcome<O>, CommandError> {
     let found = match context.account() {
         Some(account) => credentials::find(side, account).await?,
         None => None,
     };
-    Ok(Disclosing {
+    Ok(DisclosedOutcome {
         outcome,
         factors: found.map(|found| credentials::factors(&side.vault, &found.verifier, Some(sealed))),
     })
@@ -52,9 +52,9 @@ pub(crate) async fn disclosing_with_seed<O>(
 pub(crate) async fn disclosed_before<O: DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
-    idempotency: Option<&Idempotency>,
+    idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<O>, CommandError> {
-    let before = idempotency::before_with_age::<Disclosing<O>>(&side.log, idempotency).await?;
+    let before = idempotency::before_with_age::<DisclosedOutcome<O>>(&side.log, idempotency).await?;
     let Some((disclosing, is_recent)) = before else { return Ok(None) };
     if !is_recent {
         return Err(CommandError::OutcomeExpired);
@@ -62,7 +62,7 @@ pub(crate) async fn disclosed_before<O: DeserializeOwned>(
     Ok(Some(disclose(side, context, disclosing).await?))
 }
 
-async fn disclose<O>(side: &WriteSide, context: &Context, disclosing: Disclosing<O>) -> Result<O, CommandError> {
+async fn disclose<O>(side: &WriteSide, context: &Context, disclosing: DisclosedOutcome<O>) -> Result<O, CommandError> {
     if disclosing.factors != acting_factors(side, context).await? {
         return Err(CommandError::OutcomeExpired);
     }
@@ -79,11 +79,13 @@ async fn acting_factors(side: &WriteSide, context: &Context) -> Result<Option<[u
 pub(crate) async fn done_disclosing<O>(
     side: &WriteSide,
     context: &Context,
-    committed: Committed<Disclosing<O>>,
-) -> Result<Done<O>, CommandError> {
+    committed: CommitOutcome<DisclosedOutcome<O>>,
+) -> Result<CommandOutcome<O>, CommandError> {
     match committed {
-        Committed::New(Disclosing { outcome, .. }, receipt) => Ok(Done { value: outcome, position: receipt.position }),
-        Committed::Before(disclosing) => {
+        CommitOutcome::New(DisclosedOutcome { outcome, .. }, receipt) => {
+            Ok(CommandOutcome { value: outcome, position: receipt.position })
+        }
+        CommitOutcome::Replayed(disclosing) => {
             execute::done_before(&side.log, disclose(side, context, disclosing).await?).await
         }
     }

@@ -160,14 +160,14 @@ impl From<VaultError> for CommandError {
     }
 }
 
-impl From<crate::vault::NoRandomness> for CommandError {
-    fn from(error: crate::vault::NoRandomness) -> Self {
+impl From<crate::vault::RandomnessError> for CommandError {
+    fn from(error: crate::vault::RandomnessError) -> Self {
         Self::Internal(error.to_string())
     }
 }
 
-impl From<crate::vault::Unopenable> for CommandError {
-    fn from(error: crate::vault::Unopenable) -> Self {
+impl From<crate::vault::UnsealError> for CommandError {
+    fn from(error: crate::vault::UnsealError) -> Self {
         Self::Internal(error.to_string())
     }
 }

@@ -11,70 +11,70 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::error::CommandError;
-use crate::idempotency::{self, Idempotency};
-use crate::log::{Appended, EventLog, Receipt};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::{AppendOutcome, EventLog, Receipt};
 use crate::log_store::LogStore;
 use crate::mail::outbox;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
 /// How often a command decides anew when somebody else was faster.
 pub(crate) const TRIES: usize = 8;
 
 /// What a command gave, and where in the log it stands: a reader that asks for this position sees it.
-pub struct Done<T> {
+pub struct CommandOutcome<T> {
     /// What it gave.
     pub value: T,
     /// The position of its last event, when it recorded any.
     pub position: Option<u64>,
 }
 
-impl<T> Done<T> {
+impl<T> CommandOutcome<T> {
     /// The same, of what it gave.
-    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Done<U> {
-        Done { value: change(self.value), position: self.position }
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> CommandOutcome<U> {
+        CommandOutcome { value: change(self.value), position: self.position }
     }
 }
 
 /// What a command came to: its outcome, and where in the log it stands.
-pub(crate) enum Committed<O> {
+pub(crate) enum CommitOutcome<O> {
     /// Now.
     New(O, Receipt),
     /// Before, under the same idempotency key.
-    Before(O),
+    Replayed(O),
 }
 
 /// The answer to a command that was done before. Where its events stand is not remembered, but it is before the end
 /// of the log.
-pub(crate) async fn done_before<T>(log: &EventLog, value: T) -> Result<Done<T>, CommandError> {
-    Ok(Done { value, position: log.size().await?.checked_sub(1) })
+pub(crate) async fn done_before<T>(log: &EventLog, value: T) -> Result<CommandOutcome<T>, CommandError> {
+    Ok(CommandOutcome { value, position: log.size().await?.checked_sub(1) })
 }
 
 /// Appends, remembering the outcome under the client's idempotency key.
 pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
     side: &WriteSide,
-    mut unit: Unit<'_>,
-    idempotency: Option<&Idempotency>,
+    mut unit: UnitOfWork<'_>,
+    idempotency: Option<&IdempotencyKey>,
     outcome: O,
-) -> Result<Committed<O>, CommandError> {
+) -> Result<CommitOutcome<O>, CommandError> {
     outbox::enclose_mails(side, &mut unit).await?;
     let signs_out = unit.signs_out();
     let mut request = unit.into_request();
     request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
     // What writes nothing rests on nothing, and does not take the log's lock.
     if request.is_empty() {
-        return Ok(Committed::New(outcome, Receipt { events: Vec::new(), position: None }));
+        return Ok(CommitOutcome::New(outcome, Receipt { events: Vec::new(), position: None }));
     }
     match side.log.append(request).await? {
-        Appended::New(receipt) => {
+        AppendOutcome::New(receipt) => {
             // A busy machine may keep whoever looks from it, and still commit.
-            side.pulse.send_if_modified(|at| at.as_mut().map(|at| *at = Instant::now()).is_some());
+            side.commit_heartbeat.send_if_modified(|at| at.as_mut().map(|at| *at = Instant::now()).is_some());
             if signs_out {
                 side.queues.ends_due.notify_one();
             }
-            Ok(Committed::New(outcome, receipt))
+            Ok(CommitOutcome::New(outcome, receipt))
         }
-        Appended::Duplicate { result } => Ok(Committed::Before(serde_json::from_str(&result)?)),
+        AppendOutcome::Duplicate { result } => Ok(CommitOutcome::Replayed(serde_json::from_str(&result)?)),
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
 /// faster, and what refuses it now is what it has done itself.
 pub(crate) async fn unless_done<O: DeserializeOwned>(
     log: &EventLog,
-    idempotency: Option<&Idempotency>,
+    idempotency: Option<&IdempotencyKey>,
     error: CommandError,
 ) -> Result<O, CommandError> {
     idempotency::before(log, idempotency).await?.ok_or(error)
@@ -92,17 +92,17 @@ pub(crate) async fn unless_done<O: DeserializeOwned>(
 /// read inside `decide`.
 pub(crate) async fn decide<'c, O, F>(
     side: &WriteSide,
-    idempotency: Option<&Idempotency>,
+    idempotency: Option<&IdempotencyKey>,
     decide: impl Fn() -> F,
-) -> Result<Committed<O>, CommandError>
+) -> Result<CommitOutcome<O>, CommandError>
 where
     O: Serialize + DeserializeOwned,
-    F: Future<Output = Result<(Unit<'c>, O), CommandError>>,
+    F: Future<Output = Result<(UnitOfWork<'c>, O), CommandError>>,
 {
     for _ in 0..TRIES {
         let (unit, outcome) = match decide().await {
             Ok(decided) => decided,
-            Err(error) => return unless_done(&side.log, idempotency, error).await.map(Committed::Before),
+            Err(error) => return unless_done(&side.log, idempotency, error).await.map(CommitOutcome::Replayed),
         };
         match commit(side, unit, idempotency, outcome).await {
             Err(CommandError::Contended) => {}
@@ -115,21 +115,21 @@ where
 /// Does a command unless it was done before under the same idempotency key, and answers either way.
 pub(crate) async fn once<O: DeserializeOwned>(
     log: &EventLog,
-    idempotency: Option<&Idempotency>,
-    act: impl Future<Output = Result<Committed<O>, CommandError>>,
-) -> Result<Done<O>, CommandError> {
+    idempotency: Option<&IdempotencyKey>,
+    act: impl Future<Output = Result<CommitOutcome<O>, CommandError>>,
+) -> Result<CommandOutcome<O>, CommandError> {
     let committed = match idempotency::before(log, idempotency).await? {
-        Some(outcome) => Committed::Before(outcome),
+        Some(outcome) => CommitOutcome::Replayed(outcome),
         None => act.await?,
     };
     done(log, committed).await
 }
 
 /// The answer to what was committed now, or before.
-pub(crate) async fn done<O>(log: &EventLog, committed: Committed<O>) -> Result<Done<O>, CommandError> {
+pub(crate) async fn done<O>(log: &EventLog, committed: CommitOutcome<O>) -> Result<CommandOutcome<O>, CommandError> {
     match committed {
-        Committed::New(value, receipt) => Ok(Done { value, position: receipt.position }),
-        Committed::Before(value) => done_before(log, value).await,
+        CommitOutcome::New(value, receipt) => Ok(CommandOutcome { value, position: receipt.position }),
+        CommitOutcome::Replayed(value) => done_before(log, value).await,
     }
 }
 

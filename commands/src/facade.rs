@@ -13,25 +13,25 @@ use fulexo_domain::values::{
 };
 use uuid::Uuid;
 
-use crate::accounts::password::{self, Owner, PasswordReplacement};
+use crate::accounts::password::{self, PasswordOwner, PasswordReplacement};
 use crate::accounts::profile::{self, Profile};
-use crate::accounts::registration::{self, Member, NewAccount, NewMember};
+use crate::accounts::registration::{self, NewAccount, ProvisionedAccount, ProvisioningRequest};
 use crate::accounts::{administration, recovery};
-use crate::authentication::challenge::{self, HalfWay, Purpose};
+use crate::authentication::challenge::{self, ChallengePurpose, PendingLogin};
 use crate::authentication::codes::RecoveryCodes;
 use crate::authentication::devices::{self, KnownDevice};
-use crate::authentication::login::{self, Credentials, LoggedIn};
-use crate::authentication::password_hash::Party;
+use crate::authentication::login::{self, Credentials, LoginResult};
+use crate::authentication::password_hash::PermitHolder;
 use crate::authentication::second_factor::{self, Enrolment};
 use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::{lockdown, policy, roles};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::Done;
+use crate::execute::CommandOutcome;
 use crate::log::EventLog;
-use crate::mail::outbox::{self, Outgoing};
-use crate::rate_limit::{self, SharedCount, Violation};
+use crate::mail::outbox::{self, OutgoingMail};
+use crate::rate_limit::{self, RateLimitViolation, SharedQuotaDecision};
 use crate::sessions::access_token::KeyRing;
 use crate::sessions::tokens::{self, Tokens};
 use crate::sessions::{ends, refresh, sign_out};
@@ -52,7 +52,7 @@ impl Commands {
 
     /// How many places of the hashing pool are taken for an address, or for an account.
     #[must_use]
-    pub fn places_held(&self, party: Party) -> usize {
+    pub fn permits_held(&self, party: PermitHolder) -> usize {
         self.side.hasher.held(party)
     }
 
@@ -83,7 +83,7 @@ impl Commands {
     /// Whether owners of accounts get mail.
     #[must_use]
     pub const fn sends_mail(&self) -> bool {
-        self.side.mails
+        self.side.sends_mail
     }
 }
 
@@ -94,7 +94,11 @@ impl Commands {
     /// # Errors
     /// [`CommandError::EmailTaken`], [`CommandError::Password`] with every broken rule, [`CommandError::Overloaded`];
     /// [`CommandError::Account`] when there is no such role.
-    pub async fn register(&self, context: &Context, new: NewAccount) -> Result<Done<AccountId>, CommandError> {
+    pub async fn register(
+        &self,
+        context: &Context,
+        new: NewAccount,
+    ) -> Result<CommandOutcome<AccountId>, CommandError> {
         registration::register(&self.side, context, new).await
     }
 
@@ -108,8 +112,8 @@ impl Commands {
         &self,
         context: &Context,
         own: Permissions,
-        new: NewMember,
-    ) -> Result<Done<Member>, CommandError> {
+        new: ProvisioningRequest,
+    ) -> Result<CommandOutcome<ProvisionedAccount>, CommandError> {
         registration::create_account(&self.side, context, own, new).await
     }
 
@@ -123,7 +127,7 @@ impl Commands {
         own: Permissions,
         account: AccountId,
         display_name: Option<DisplayName>,
-    ) -> Result<Done<Profile>, CommandError> {
+    ) -> Result<CommandOutcome<Profile>, CommandError> {
         registration::change_profile(&self.side, context, own, account, display_name).await
     }
 
@@ -152,9 +156,9 @@ impl Commands {
     pub async fn change_password(
         &self,
         context: &Context,
-        owner: Owner,
+        owner: PasswordOwner,
         passwords: PasswordReplacement,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         password::change_password(&self.side, context, owner, passwords).await
     }
 
@@ -177,7 +181,7 @@ impl Commands {
         context: &Context,
         token: &str,
         new: Password,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         recovery::reset_password(&self.side, context, token, new).await
     }
 
@@ -193,7 +197,7 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
-    pub async fn verify_email(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+    pub async fn verify_email(&self, context: &Context, token: &str) -> Result<CommandOutcome<()>, CommandError> {
         recovery::verify_email(&self.side, context, token).await
     }
 
@@ -202,7 +206,7 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
-    pub async fn report_intrusion(&self, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
+    pub async fn report_intrusion(&self, context: &Context, token: &str) -> Result<CommandOutcome<()>, CommandError> {
         recovery::report_intrusion(&self.side, context, token).await
     }
 
@@ -218,7 +222,7 @@ impl Commands {
         own: Permissions,
         account: AccountId,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         administration::suspend(&self.side, context, own, account, reason).await
     }
 
@@ -232,7 +236,7 @@ impl Commands {
         own: Permissions,
         account: AccountId,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         administration::reinstate(&self.side, context, own, account, reason).await
     }
 
@@ -245,7 +249,7 @@ impl Commands {
         context: &Context,
         account: AccountId,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         administration::unlock(&self.side, context, account, reason).await
     }
 
@@ -261,7 +265,7 @@ impl Commands {
         own: Permissions,
         account: AccountId,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         administration::expire_password(&self.side, context, own, account, reason).await
     }
 
@@ -274,7 +278,7 @@ impl Commands {
         context: &Context,
         session: SessionId,
         reason: Option<Reason>,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         administration::end_session(&self.side, context, session, reason).await
     }
 
@@ -282,7 +286,11 @@ impl Commands {
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn end_all_sessions(&self, context: &Context, account: AccountId) -> Result<Done<usize>, CommandError> {
+    pub async fn end_all_sessions(
+        &self,
+        context: &Context,
+        account: AccountId,
+    ) -> Result<CommandOutcome<usize>, CommandError> {
         administration::end_all_sessions(&self.side, context, account).await
     }
 }
@@ -295,7 +303,11 @@ impl Commands {
     /// [`CommandError::InvalidCredentials`] for every refusal, which is recorded with its reason;
     /// [`CommandError::LockedDown`] in its place during a lockdown; [`CommandError::Overloaded`] before anything is
     /// counted, when too many wait for a hash.
-    pub async fn login(&self, context: &Context, credentials: Credentials) -> Result<Done<LoggedIn>, CommandError> {
+    pub async fn login(
+        &self,
+        context: &Context,
+        credentials: Credentials,
+    ) -> Result<CommandOutcome<LoginResult>, CommandError> {
         login::login(&self.side, context, credentials).await
     }
 
@@ -303,8 +315,13 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::InvalidCredentials`] when it is not authentic or no longer good.
-    pub async fn half_way(&self, token: &str, purpose: Purpose, now: DateTime<Utc>) -> Result<HalfWay, CommandError> {
-        challenge::half_way(&self.side, token, purpose, now).await
+    pub async fn pending_login(
+        &self,
+        token: &str,
+        purpose: ChallengePurpose,
+        now: DateTime<Utc>,
+    ) -> Result<PendingLogin, CommandError> {
+        challenge::pending_login(&self.side, token, purpose, now).await
     }
 
     /// Begins to set up a second factor, the first or another one. The one in use stays until a code of the new one was
@@ -316,7 +333,7 @@ impl Commands {
         &self,
         context: &Context,
         account: AccountId,
-    ) -> Result<Done<Enrolment>, CommandError> {
+    ) -> Result<CommandOutcome<Enrolment>, CommandError> {
         second_factor::start_enrolment(&self.side, context, account).await
     }
 
@@ -331,7 +348,7 @@ impl Commands {
         account: AccountId,
         session: Option<SessionId>,
         code: &TypedCode,
-    ) -> Result<Done<RecoveryCodes>, CommandError> {
+    ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
         second_factor::confirm_enrolment(&self.side, context, account, session, code).await
     }
 
@@ -343,7 +360,7 @@ impl Commands {
         &self,
         context: &Context,
         account: AccountId,
-    ) -> Result<Done<RecoveryCodes>, CommandError> {
+    ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
         second_factor::issue_recovery_codes(&self.side, context, account).await
     }
 
@@ -351,7 +368,11 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::SecondFactorRequired`] when a role of the account requires one.
-    pub async fn disable_second_factor(&self, context: &Context, account: AccountId) -> Result<Done<()>, CommandError> {
+    pub async fn disable_second_factor(
+        &self,
+        context: &Context,
+        account: AccountId,
+    ) -> Result<CommandOutcome<()>, CommandError> {
         second_factor::disable_second_factor(&self.side, context, account).await
     }
 
@@ -367,7 +388,7 @@ impl Commands {
         own: Permissions,
         account: AccountId,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         second_factor::reset_second_factor(&self.side, context, own, account, reason).await
     }
 
@@ -381,7 +402,7 @@ impl Commands {
         context: &Context,
         challenge_token: &str,
         code: &TypedCode,
-    ) -> Result<Done<LoggedIn>, CommandError> {
+    ) -> Result<CommandOutcome<LoginResult>, CommandError> {
         second_factor::second_factor(&self.side, context, challenge_token, code).await
     }
 
@@ -398,7 +419,7 @@ impl Commands {
         session: SessionId,
         held: bool,
         evidence: Evidence,
-    ) -> Result<Done<DateTime<Utc>>, CommandError> {
+    ) -> Result<CommandOutcome<DateTime<Utc>>, CommandError> {
         step_up::step_up(&self.side, context, account, session, held, evidence).await
     }
 
@@ -424,7 +445,7 @@ impl Commands {
         context: &Context,
         account: AccountId,
         device: Uuid,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         devices::forget_device(&self.side, context, account, device).await
     }
 }
@@ -470,7 +491,7 @@ impl Commands {
         context: &Context,
         token: &str,
         device: Option<&str>,
-    ) -> Result<Done<Tokens>, CommandError> {
+    ) -> Result<CommandOutcome<Tokens>, CommandError> {
         refresh::refresh(&self.side, context, token, device).await
     }
 
@@ -483,7 +504,7 @@ impl Commands {
         context: &Context,
         account: AccountId,
         session: SessionId,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         sign_out::end_own_session(&self.side, context, account, session).await
     }
 
@@ -496,7 +517,7 @@ impl Commands {
         context: &Context,
         account: AccountId,
         but: SessionId,
-    ) -> Result<Done<usize>, CommandError> {
+    ) -> Result<CommandOutcome<usize>, CommandError> {
         sign_out::end_other_sessions(&self.side, context, account, but).await
     }
 
@@ -520,7 +541,7 @@ impl Commands {
         account: AccountId,
         role: RoleName,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         roles::grant_role(&self.side, context, own, account, role, reason).await
     }
 
@@ -536,7 +557,7 @@ impl Commands {
         account: AccountId,
         role: RoleName,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         roles::revoke_role(&self.side, context, own, account, role, reason).await
     }
 
@@ -552,7 +573,7 @@ impl Commands {
         role: RoleName,
         permissions: Permissions,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         roles::define_role(&self.side, context, own, role, permissions, reason).await
     }
 
@@ -566,7 +587,7 @@ impl Commands {
         own: Permissions,
         role: RoleName,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         roles::retire_role(&self.side, context, own, role, reason).await
     }
 
@@ -582,7 +603,7 @@ impl Commands {
         name: KeyName,
         permissions: Permissions,
         expires_at: DateTime<Utc>,
-    ) -> Result<Done<NewApiKey>, CommandError> {
+    ) -> Result<CommandOutcome<NewApiKey>, CommandError> {
         api_keys::create_api_key(&self.side, context, own, name, permissions, expires_at).await
     }
 
@@ -595,7 +616,7 @@ impl Commands {
         context: &Context,
         key: ApiKeyId,
         reason: Option<Reason>,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         api_keys::revoke_api_key(&self.side, context, key, reason).await
     }
 
@@ -615,7 +636,7 @@ impl Commands {
         replaces: Option<u32>,
         proposed: Policy,
         reason: Reason,
-    ) -> Result<Done<Policy>, CommandError> {
+    ) -> Result<CommandOutcome<Policy>, CommandError> {
         policy::change_policy(&self.side, context, replaces, proposed, reason).await
     }
 
@@ -628,7 +649,7 @@ impl Commands {
         context: &Context,
         scope: Scope,
         reason: Reason,
-    ) -> Result<Done<()>, CommandError> {
+    ) -> Result<CommandOutcome<()>, CommandError> {
         lockdown::start_lockdown(&self.side, context, scope, reason).await
     }
 
@@ -636,7 +657,7 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::Lockdown`] when there is none; [`CommandError::GrantExceedsOwn`].
-    pub async fn lift_lockdown(&self, context: &Context, reason: Reason) -> Result<Done<()>, CommandError> {
+    pub async fn lift_lockdown(&self, context: &Context, reason: Reason) -> Result<CommandOutcome<()>, CommandError> {
         lockdown::lift_lockdown(&self.side, context, reason).await
     }
 }
@@ -647,7 +668,7 @@ impl Commands {
     ///
     /// # Errors
     /// The database.
-    pub async fn next_mail(&self, now: DateTime<Utc>) -> Result<Option<Outgoing>, CommandError> {
+    pub async fn next_mail(&self, now: DateTime<Utc>) -> Result<Option<OutgoingMail>, CommandError> {
         outbox::next_mail(&self.side, now).await
     }
 
@@ -656,7 +677,12 @@ impl Commands {
     ///
     /// # Errors
     /// The database.
-    pub async fn count_request(&self, route: Route, origin: &[u8], quota: Quota) -> Result<SharedCount, sqlx::Error> {
+    pub async fn count_request(
+        &self,
+        route: Route,
+        origin: &[u8],
+        quota: Quota,
+    ) -> Result<SharedQuotaDecision, sqlx::Error> {
         rate_limit::count_request(&self.side, route, origin, quota).await
     }
 
@@ -664,7 +690,11 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError`]; what was recorded before it stays.
-    pub async fn record_violations(&self, context: &Context, violations: &[Violation]) -> Result<(), CommandError> {
+    pub async fn record_violations(
+        &self,
+        context: &Context,
+        violations: &[RateLimitViolation],
+    ) -> Result<(), CommandError> {
         rate_limit::record_violations(&self.side, context, violations).await
     }
 }

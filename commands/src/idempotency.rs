@@ -10,7 +10,7 @@ use crate::vault::Vault;
 
 /// A client's idempotency key, bound to caller, operation and content.
 #[derive(Clone)]
-pub(crate) struct Idempotency {
+pub(crate) struct IdempotencyKey {
     id: [u8; 32],
     request_hash: [u8; 32],
 }
@@ -18,7 +18,7 @@ pub(crate) struct Idempotency {
 /// How long tokens and secrets are handed out again under the same idempotency key, in seconds.
 const DISCLOSED_FOR: i64 = 600;
 
-impl Idempotency {
+impl IdempotencyKey {
     /// `None` without a key. Everything is keyed: a plain digest of a request that holds a password would be
     /// something to guess against.
     pub fn of(vault: &Vault, context: &Context, operation: &str, content: &[&[u8]]) -> Option<Self> {
@@ -37,7 +37,7 @@ impl Idempotency {
 /// What this very command came to before; nothing when it is new.
 pub(crate) async fn before<O: DeserializeOwned>(
     log: &EventLog,
-    idempotency: Option<&Idempotency>,
+    idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<O>, CommandError> {
     Ok(before_with_age(log, idempotency).await?.map(|(outcome, _)| outcome))
 }
@@ -45,7 +45,7 @@ pub(crate) async fn before<O: DeserializeOwned>(
 /// The same, and whether it is recent enough for what it discloses.
 pub(crate) async fn before_with_age<O: DeserializeOwned>(
     log: &EventLog,
-    idempotency: Option<&Idempotency>,
+    idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<(O, bool)>, CommandError> {
     let Some(idempotency) = idempotency else { return Ok(None) };
     let Some(stored) = log.outcome(&idempotency.id).await? else { return Ok(None) };

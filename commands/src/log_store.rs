@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::log::{AppendError, Appended, CommandRecord, EventLog, Expected, ReadError};
-use crate::unit::Unit;
-use crate::vault::{Personal, SubjectKey};
+use crate::log::{AppendError, AppendOutcome, CommandRecord, EventLog, ExpectedVersion, ReadError};
+use crate::unit_of_work::UnitOfWork;
+use crate::vault::{DataKey, PersonalData};
 
 /// The store of one aggregate type, for one request.
 pub struct LogStore<A> {
@@ -24,9 +24,9 @@ pub struct LogStore<A> {
     context: Context,
     policy_version: u32,
     subject: Option<AccountId>,
-    sealing: Option<(SubjectKey, Personal)>,
+    sealing: Option<(DataKey, PersonalData)>,
     command: Option<CommandRecord>,
-    expected: Vec<(Stream, Expected)>,
+    expected: Vec<(Stream, ExpectedVersion)>,
     position: Mutex<Option<u64>>,
     aggregate: PhantomData<fn() -> A>,
 }
@@ -68,7 +68,7 @@ impl<A> LogStore<A> {
     }
 
     /// Whom the events are about, and what is sealed beside them.
-    pub(crate) fn about(mut self, subject: AccountId, sealing: Option<(SubjectKey, Personal)>) -> Self {
+    pub(crate) fn about(mut self, subject: AccountId, sealing: Option<(DataKey, PersonalData)>) -> Self {
         self.subject = Some(subject);
         self.sealing = sealing;
         self
@@ -81,7 +81,7 @@ impl<A> LogStore<A> {
     }
 
     /// Conditions on other streams, which the decision rests on too.
-    pub(crate) fn expecting(mut self, expected: Vec<(Stream, Expected)>) -> Self {
+    pub(crate) fn expecting(mut self, expected: Vec<(Stream, ExpectedVersion)>) -> Self {
         self.expected = expected;
         self
     }
@@ -97,8 +97,8 @@ impl<A> LogStore<A> {
     }
 }
 
-struct NothingToUnlock;
-impl UnlockOnDrop for NothingToUnlock {}
+struct NoLock;
+impl UnlockOnDrop for NoLock {}
 
 #[async_trait]
 impl<A> EventStore for LogStore<A>
@@ -110,7 +110,7 @@ where
 
     /// Nothing to do: two writers of one stream are told apart by the version they expect.
     async fn lock(&self, _: Uuid) -> Result<EventStoreLockGuard, StoreError> {
-        Ok(EventStoreLockGuard::new(NothingToUnlock))
+        Ok(EventStoreLockGuard::new(NoLock))
     }
 
     /// The whole stream, which no command asks for: they begin where `EventLog::record` left off.
@@ -140,14 +140,18 @@ where
             return Ok(Vec::new());
         }
         let id = *state.id();
-        let mut unit = Unit::new(&self.context, self.policy_version).sealing(self.sealing.clone());
+        let mut unit = UnitOfWork::new(&self.context, self.policy_version).sealing(self.sealing.clone());
         let version = u64::try_from(*state.sequence_number()).unwrap_or(0);
-        unit.expect(self.category, id, if version == 0 { Expected::New } else { Expected::Exact(version) });
+        unit.expect(
+            self.category,
+            id,
+            if version == 0 { ExpectedVersion::New } else { ExpectedVersion::Exact(version) },
+        );
         unit.record(id, self.subject, events.iter().cloned()).map_err(|error| StoreError::Command(Box::new(error)))?;
         let mut request = unit.into_request();
         request.command = self.command.clone();
         request.expected.extend(&self.expected);
-        let Appended::New(receipt) = self.log.append(request).await? else { return Ok(Vec::new()) };
+        let AppendOutcome::New(receipt) = self.log.append(request).await? else { return Ok(Vec::new()) };
         if let Ok(mut position) = self.position.lock() {
             *position = receipt.position;
         }
@@ -194,13 +198,13 @@ mod tests {
     use sqlx::PgPool;
 
     use super::*;
-    use crate::context::Origin;
-    use crate::log::Hooks;
+    use crate::context::RequestOrigin;
+    use crate::log::LogHooks;
 
     #[tokio::test]
     async fn an_aggregate_is_never_deleted() {
         let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
-        let hooks = Hooks {
+        let hooks = LogHooks {
             gate: |_, _| Box::pin(async { Ok(()) }),
             gates: |_| false,
             on_commit: Arc::new(|_| {}),
@@ -211,7 +215,7 @@ mod tests {
             actor: Actor::System,
             correlation: Uuid::nil(),
             now: DateTime::UNIX_EPOCH,
-            origin: Origin::default(),
+            origin: RequestOrigin::default(),
             idempotency_key: None,
         };
         let store = LogStore::<Account>::new(log, Category::Account, context, 1);

@@ -12,17 +12,17 @@ use fulexo_domain::values::AccountId;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-use crate::authentication::password_hash::{Party, PasswordHasher, Place};
-use crate::budget::Payer;
+use crate::authentication::password_hash::{HashingPermit, PasswordHasher, PermitHolder};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute;
-use crate::vault::Personal;
+use crate::quotas::QuotaHolder;
+use crate::vault::PersonalData;
 use crate::write_side::WriteSide;
 
 /// What the shared count says to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SharedCount {
+pub enum SharedQuotaDecision {
     /// It is let in, and there is room for so many more.
     Admitted {
         /// Requests.
@@ -36,7 +36,7 @@ pub enum SharedCount {
 }
 
 /// Requests that were refused, of one origin, within one window.
-pub struct Violation {
+pub struct RateLimitViolation {
     /// Whose requests were counted together.
     pub layer: Layer,
     /// On which routes; none: on all.
@@ -56,7 +56,7 @@ pub struct Violation {
 /// Most violations in one append.
 const BATCH: usize = 256;
 
-impl Violation {
+impl RateLimitViolation {
     const fn event(&self) -> RateLimitEvent {
         RateLimitEvent::Violated {
             layer: self.layer,
@@ -84,7 +84,7 @@ pub(crate) async fn count_request(
     route: Route,
     origin: &[u8],
     quota: Quota,
-) -> Result<SharedCount, sqlx::Error> {
+) -> Result<SharedQuotaDecision, sqlx::Error> {
     let key_hash = side.vault.digest("rate-limit", &[route.as_str().as_bytes(), origin]);
     let (interval, tolerance) = (quota.interval(), quota.tolerance());
     // Quota::admit, in one statement.
@@ -105,15 +105,15 @@ pub(crate) async fn count_request(
     .fetch_one(&side.pool)
     .await?;
     Ok(if row.admitted {
-        SharedCount::Admitted { remaining: quota.remaining(row.ahead, 0) }
+        SharedQuotaDecision::Admitted { remaining: quota.remaining(row.ahead, 0) }
     } else {
         let wait = row.ahead.saturating_add(interval).saturating_sub(tolerance).max(0);
-        SharedCount::Refused { retry_after: TimeDelta::microseconds(wait) }
+        SharedQuotaDecision::Refused { retry_after: TimeDelta::microseconds(wait) }
     })
 }
 
 /// A place in the hashing pool, and one hash of the budgets of the address and the account that ask.
-pub(crate) fn place(side: &WriteSide, context: &Context) -> Result<Place, CommandError> {
+pub(crate) fn place(side: &WriteSide, context: &Context) -> Result<HashingPermit, CommandError> {
     let place = take_place(&side.hasher, context)?;
     spend_hashes(side, context, 1)?;
     Ok(place)
@@ -121,46 +121,46 @@ pub(crate) fn place(side: &WriteSide, context: &Context) -> Result<Place, Comman
 
 /// So many hashes of the budgets, and as many places as are hashed side by side: what is hashed one after another
 /// needs no further ones.
-pub(crate) fn places(side: &WriteSide, context: &Context, hashes: usize) -> Result<Vec<Place>, CommandError> {
+pub(crate) fn places(side: &WriteSide, context: &Context, hashes: usize) -> Result<Vec<HashingPermit>, CommandError> {
     let places = (0..hashes.min(MOST_LANES)).map(|_| take_place(&side.hasher, context)).collect::<Result<_, _>>()?;
     spend_hashes(side, context, u32::try_from(hashes).unwrap_or(u32::MAX))?;
     Ok(places)
 }
 
-fn take_place(hasher: &PasswordHasher, context: &Context) -> Result<Place, CommandError> {
-    let party = Party::at(context.origin.ip, context.account());
+fn take_place(hasher: &PasswordHasher, context: &Context) -> Result<HashingPermit, CommandError> {
+    let party = PermitHolder::at(context.origin.ip, context.account());
     hasher.place(party).map_err(|_| CommandError::Overloaded)
 }
 
 fn spend_hashes(side: &WriteSide, context: &Context, hashes: u32) -> Result<(), CommandError> {
     if let Some(address) = context.origin.ip {
-        spend(side, Route::Hashes, Payer::Address(address), hashes)?;
+        spend(side, Route::Hashes, QuotaHolder::Address(address), hashes)?;
     }
     match context.account() {
-        Some(account) => spend(side, Route::AccountHashes, Payer::Account(account), hashes),
+        Some(account) => spend(side, Route::AccountHashes, QuotaHolder::Account(account), hashes),
         None => Ok(()),
     }
 }
 
-pub(crate) fn spend(side: &WriteSide, route: Route, payer: Payer, count: u32) -> Result<(), CommandError> {
-    let Some(budget) = &side.budget else { return Ok(()) };
-    budget.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
+pub(crate) fn spend(side: &WriteSide, route: Route, payer: QuotaHolder, count: u32) -> Result<(), CommandError> {
+    let Some(quotas) = &side.quotas else { return Ok(()) };
+    quotas.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
 }
 
 pub(crate) async fn record_violations(
     side: &WriteSide,
     context: &Context,
-    violations: &[Violation],
+    violations: &[RateLimitViolation],
 ) -> Result<(), CommandError> {
     let key = side.vault.period_key(context.now).await?;
     // An append has one actor.
     for group in violations.chunk_by(|one, next| one.actor == next.actor) {
         for batch in group.chunks(BATCH) {
-            let Some(Violation { actor, .. }) = batch.first() else { continue };
+            let Some(RateLimitViolation { actor, .. }) = batch.first() else { continue };
             let context = Context { actor: *actor, ..context.clone() };
-            let mut unit = side.unit(&context);
+            let mut unit = side.unit_of_work(&context);
             for violation in batch {
-                let personal = Personal::default().with(Field::Ip, violation.origin.as_deref());
+                let personal = PersonalData::default().with(Field::Ip, violation.origin.as_deref());
                 unit = unit.sealing(Some((key.clone(), personal)));
                 unit.record(Uuid::nil(), subject(*actor), [violation.event()])?;
             }

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::idempotency::Idempotency;
-use crate::vault::{Personal, SubjectKey, Vault};
+use crate::idempotency::IdempotencyKey;
+use crate::vault::{DataKey, PersonalData, Vault};
 
 pub(crate) fn bound(
     vault: &Vault,
@@ -15,8 +15,8 @@ pub(crate) fn bound(
     operation: &str,
     id: Uuid,
     reason: &Reason,
-) -> Option<Idempotency> {
-    Idempotency::of(vault, context, operation, &[id.as_bytes(), reason.as_str().as_bytes()])
+) -> Option<IdempotencyKey> {
+    IdempotencyKey::of(vault, context, operation, &[id.as_bytes(), reason.as_str().as_bytes()])
 }
 
 /// The key of the person whom the reason is about; nobody's reason is kept where nobody can be found.
@@ -24,8 +24,8 @@ pub(crate) async fn sealing(
     vault: &Vault,
     account: AccountId,
     reason: &Reason,
-) -> Result<Option<(SubjectKey, Personal)>, CommandError> {
-    let personal = Personal::default().with(Field::Reason, Some(reason.as_str()));
+) -> Result<Option<(DataKey, PersonalData)>, CommandError> {
+    let personal = PersonalData::default().with(Field::Reason, Some(reason.as_str()));
     Ok(vault.subject_key(account).await?.map(|key| (key, personal)))
 }
 
@@ -34,10 +34,10 @@ pub(crate) async fn own_sealing(
     vault: &Vault,
     context: &Context,
     reason: &Reason,
-) -> Result<Option<(SubjectKey, Personal)>, CommandError> {
+) -> Result<Option<(DataKey, PersonalData)>, CommandError> {
     let key = match context.account() {
         Some(account) => vault.subject_key(account).await?,
         None => Some(vault.period_key(context.now).await?),
     };
-    Ok(key.map(|key| (key, Personal::default().with(Field::Reason, Some(reason.as_str())))))
+    Ok(key.map(|key| (key, PersonalData::default().with(Field::Reason, Some(reason.as_str())))))
 }

@@ -21,7 +21,7 @@ pub struct Retention {
 
 /// What one sweep took away, and whether there is more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepResult {
     /// Rows.
     pub rows: u64,
     /// Whether a limit was reached.
@@ -40,7 +40,7 @@ impl Retention {
     ///
     /// # Errors
     /// The database; the next sweep does what this one did not.
-    pub async fn sweep(&self, now: DateTime<Utc>) -> Result<Swept, sqlx::Error> {
+    pub async fn sweep(&self, now: DateTime<Utc>) -> Result<SweepResult, sqlx::Error> {
         let made = sqlx::query_scalar!(r#"select log.extend() as "made!""#).fetch_one(&self.pool).await?;
         if made > 0 {
             tracing::info!(made, "partitions of the log were made");
@@ -105,6 +105,6 @@ impl Retention {
         .execute(&self.pool)
         .await?;
         let swept = [commands, attempts, roots, devices, buckets, tokens, mails].map(|result| result.rows_affected());
-        Ok(Swept { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
+        Ok(SweepResult { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
     }
 }

@@ -12,12 +12,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::authentication::attempt_queues::AttemptQueues;
 use crate::authentication::password_hash::PasswordHasher;
-use crate::budget::Budget;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::log::EventLog;
+use crate::quotas::CommandQuotas;
 use crate::sessions::access_token::KeyRing;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::Vault;
 
 /// The parts of a node's write side, as its composition root hands them to [`Commands`](crate::Commands).
@@ -37,22 +37,22 @@ pub struct WriteSide {
     /// The policy in force, as far as this node has followed the log.
     pub policy: Arc<InForce>,
     /// Tells whether this node has followed the log far enough to use `policy` and the rest of its memory.
-    pub is_current: IsCurrent,
+    pub is_current: FreshnessCheck,
     /// The epoch of the log. Tokens are issued in it.
     pub epoch: Epoch,
     /// The time of the last commit that the database acknowledged. The registry of nodes reads it.
-    pub pulse: Pulse,
+    pub commit_heartbeat: CommitHeartbeat,
     /// `true` if owners of accounts get mail. Something has to send it: [`Commands::next_mail`](crate::Commands::next_mail).
-    pub mails: bool,
+    pub sends_mail: bool,
     /// The quotas of what commands spend, if there are any.
-    pub budget: Option<Arc<dyn Budget>>,
+    pub quotas: Option<Arc<dyn CommandQuotas>>,
     /// What waits inside this node.
-    pub queues: Queues,
+    pub queues: NodeQueues,
 }
 
-/// What waits inside a node, and is lost with it. A node begins with `Queues::default()`.
+/// What waits inside a node, and is lost with it. A node begins with `NodeQueues::default()`.
 #[derive(Default)]
-pub struct Queues {
+pub struct NodeQueues {
     /// Woken when sessions were taken away whose ends are not recorded yet.
     pub(crate) ends_due: Notify,
     /// Attempts that wait for earlier ones on the same counter.
@@ -60,10 +60,10 @@ pub struct Queues {
 }
 
 /// Whether this node follows the log closely enough to believe its memory; given by the composition root.
-pub type IsCurrent = Arc<dyn Fn() -> bool + Send + Sync>;
+pub type FreshnessCheck = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// When the database last acknowledged a commit; nothing where nobody looks.
-pub type Pulse = watch::Sender<Option<Instant>>;
+pub type CommitHeartbeat = watch::Sender<Option<Instant>>;
 
 impl WriteSide {
     /// The policy in force.
@@ -72,8 +72,8 @@ impl WriteSide {
     }
 
     /// An append of this request, under the policy in force.
-    pub(crate) fn unit<'a>(&self, context: &'a Context) -> Unit<'a> {
-        Unit::new(context, self.policy().version)
+    pub(crate) fn unit_of_work<'a>(&self, context: &'a Context) -> UnitOfWork<'a> {
+        UnitOfWork::new(context, self.policy().version)
     }
 
     /// The policy in force, also on a node that cannot follow the log: that one asks the database.

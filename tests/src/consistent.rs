@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::access_token::Grant;
+use fulexo_commands::access_token::TokenGrant;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChange};
 use fulexo_domain::api_key::ApiKeyEvent;
@@ -441,7 +441,7 @@ impl Log {
             let account = self.owner(*session);
             let is_live = live.contains(&(*session, account));
             let roles = self.accounts.get(&account).map(|state| &state.roles);
-            let grant = Grant {
+            let grant = TokenGrant {
                 account: AccountId(account),
                 session: SessionId(*session),
                 authenticated_at: clock::now(),

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use fulexo_api::cli::operator;
 use fulexo_api::faces;
 use fulexo_commands::NewAccount;
-use fulexo_commands::access_token::Grant;
+use fulexo_commands::access_token::TokenGrant;
 use fulexo_domain::authentication::Method;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, EmailAddress, RoleName, SessionId};
@@ -136,7 +136,7 @@ impl Node {
     /// The same caller in the same session, with a token that says they logged in so long ago.
     #[must_use]
     pub fn as_if_logged_in(&self, ago: TimeDelta, client: &Client, roles: &[&str]) -> Client {
-        let grant = Grant {
+        let grant = TokenGrant {
             account: AccountId(client.account),
             session: SessionId(client.session),
             authenticated_at: clock::now() - ago,

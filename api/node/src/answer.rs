@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fulexo_commands::{CommandError, Done, is_unavailable};
+use fulexo_commands::{CommandError, CommandOutcome, is_unavailable};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::lockdown::LockdownError;
@@ -70,7 +70,7 @@ pub struct Enforced {
 
 impl<T, const STATUS: u16> Recorded<T, STATUS> {
     /// The body for what a command gave.
-    pub fn of<V>(done: Done<V>, body: impl FnOnce(V) -> T) -> Self {
+    pub fn of<V>(done: CommandOutcome<V>, body: impl FnOnce(V) -> T) -> Self {
         Self { body: body(done.value), position: done.position, cookies: Vec::new() }
     }
 
@@ -94,8 +94,8 @@ impl View {
     }
 }
 
-impl<V> From<Done<V>> for NoContent {
-    fn from(done: Done<V>) -> Self {
+impl<V> From<CommandOutcome<V>> for NoContent {
+    fn from(done: CommandOutcome<V>) -> Self {
         Self { position: done.position, cookies: Vec::new() }
     }
 }
@@ -183,7 +183,7 @@ impl App {
     ///
     /// # Errors
     /// 503 `enforcement_unknown` when the nodes cannot be asked; what the command did is recorded.
-    pub async fn enforced<V>(&self, done: Done<V>) -> Result<Recorded<Enforced>, Problem> {
+    pub async fn enforced<V>(&self, done: CommandOutcome<V>) -> Result<Recorded<Enforced>, Problem> {
         self.enforced_with(done, |_, enforced| enforced).await
     }
 
@@ -193,7 +193,7 @@ impl App {
     /// See [`App::enforced`].
     pub async fn enforced_with<V, T>(
         &self,
-        done: Done<V>,
+        done: CommandOutcome<V>,
         body: impl FnOnce(V, Enforced) -> T,
     ) -> Result<Recorded<T>, Problem> {
         let unknown = || {

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::access_token::Claims;
-use fulexo_commands::context::{Context, Origin};
-use fulexo_commands::{Commands, HalfWay, Purpose};
+use fulexo_commands::context::{Context, RequestOrigin};
+use fulexo_commands::{ChallengePurpose, Commands, PendingLogin};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::Actor;
 use fulexo_domain::lockdown::Scope;
@@ -115,7 +115,7 @@ pub enum Step {
     /// Logged in.
     LoggedIn(Caller),
     /// Whose login leads to it.
-    HalfWay(HalfWay),
+    PendingLogin(PendingLogin),
 }
 
 impl Caller {
@@ -166,7 +166,7 @@ impl Step {
     pub const fn account(&self) -> AccountId {
         match self {
             Self::LoggedIn(caller) => caller.account,
-            Self::HalfWay(half_way) => half_way.account(),
+            Self::PendingLogin(pending_login) => pending_login.account(),
         }
     }
 
@@ -174,7 +174,7 @@ impl Step {
     pub const fn session(&self) -> Option<SessionId> {
         match self {
             Self::LoggedIn(caller) => Some(caller.session),
-            Self::HalfWay(_) => None,
+            Self::PendingLogin(_) => None,
         }
     }
 
@@ -188,7 +188,7 @@ impl Step {
     pub fn require_elevated(&self) -> Result<(), Problem> {
         match self {
             Self::LoggedIn(caller) => caller.require_elevated(),
-            Self::HalfWay(_) => Ok(()),
+            Self::PendingLogin(_) => Ok(()),
         }
     }
 }
@@ -292,22 +292,22 @@ async fn authority_of(app: &App, request: &Request, key: ApiKeyId) -> Result<Opt
 }
 
 async fn enrolling(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    sound(request, step(app(request)?, request, &bearer.token, Purpose::Enrolment).await?)
+    sound(request, step(app(request)?, request, &bearer.token, ChallengePurpose::Enrolment).await?)
 }
 
 async fn changing_password(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    sound(request, step(app(request)?, request, &bearer.token, Purpose::PasswordChange).await?)
+    sound(request, step(app(request)?, request, &bearer.token, ChallengePurpose::PasswordChange).await?)
 }
 
-async fn step(app: &App, request: &Request, token: &str, purpose: Purpose) -> poem::Result<Step> {
+async fn step(app: &App, request: &Request, token: &str, purpose: ChallengePurpose) -> poem::Result<Step> {
     // A JWT has dots, and what a login leads to has none.
     if token.contains('.') {
         return Ok(Step::LoggedIn(unheld(authenticate(app, request, token).await?)?));
     }
-    match app.commands.half_way(token, purpose, clock::now()).await {
-        Ok(half_way) => {
+    match app.commands.pending_login(token, purpose, clock::now()).await {
+        Ok(pending_login) => {
             unless_locked_down(app).await?;
-            let step = Step::HalfWay(half_way);
+            let step = Step::PendingLogin(pending_login);
             admit(app, request, step.actor())?;
             Ok(step)
         }
@@ -486,7 +486,7 @@ pub fn context(request: &Request, actor: Actor, idempotency_key: Option<String>)
         actor,
         correlation: request.data::<RequestId>().map_or_else(Uuid::nil, |id| id.0),
         now: clock::now(),
-        origin: Origin {
+        origin: RequestOrigin {
             ip: request.data::<ClientAddress>().map(|address| address.0),
             user_agent: header(header::USER_AGENT),
         },

@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::access_token::{KeyRing, TokenSettings};
-use fulexo_commands::context::{Context, Origin};
+use fulexo_commands::context::{Context, RequestOrigin};
 use fulexo_commands::log::QUEUE;
 use fulexo_commands::log::relay::{self, CopyKey};
 use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::vault::Vault;
-use fulexo_commands::{Budget, Commands, IsCurrent, Queues, Retention, WriteSide};
+use fulexo_commands::{CommandQuotas, Commands, FreshnessCheck, NodeQueues, Retention, WriteSide};
 use fulexo_domain::event::Actor;
 use fulexo_domain::policy::{InForce, Policy};
 use fulexo_domain::values::RoleName;
@@ -142,7 +142,7 @@ impl Core {
         // What changes it: commands, and what they count, mail and owe.
         let LogSide { log, gate, doorbell, nodes, head, stop_sequencer, sequencer, followers } = log_side;
         let ReadSide { progress, relay, relays_as, feed, tasks: mut upkeep } = read_side;
-        let is_current: IsCurrent = {
+        let is_current: FreshnessCheck = {
             let gate = Arc::clone(&gate);
             Arc::new(move || gate.holds_lease())
         };
@@ -157,10 +157,10 @@ impl Core {
             policy,
             is_current,
             epoch: gate.epoch(),
-            pulse: nodes.commit_heartbeat(),
-            mails: config.mail.is_some(),
-            budget: counts.clone().map(|counts| counts as Arc<dyn Budget>),
-            queues: Queues::default(),
+            commit_heartbeat: nodes.commit_heartbeat(),
+            sends_mail: config.mail.is_some(),
+            quotas: counts.clone().map(|counts| counts as Arc<dyn CommandQuotas>),
+            queues: NodeQueues::default(),
         }));
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
@@ -326,7 +326,7 @@ fn by_the_service() -> Context {
         actor: Actor::System,
         correlation: RequestId::draw().0,
         now: clock::now(),
-        origin: Origin::default(),
+        origin: RequestOrigin::default(),
         idempotency_key: None,
     }
 }

@@ -1,6 +1,6 @@
 //! The process of a verb: its runtime, its log, its signals, and in whose name it acts.
 
-use fulexo_commands::context::{Context, Origin};
+use fulexo_commands::context::{Context, RequestOrigin};
 use fulexo_domain::event::Actor;
 use fulexo_domain::values::InvalidValue;
 use fulexo_node::clock;
@@ -72,7 +72,7 @@ pub fn operator() -> Context {
         actor: Actor::Operator,
         correlation: Uuid::nil(),
         now: clock::now(),
-        origin: Origin::default(),
+        origin: RequestOrigin::default(),
         idempotency_key: None,
     };
     Context { correlation: context.new_id(), ..context }

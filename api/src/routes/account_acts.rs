@@ -1,7 +1,7 @@
 //! What administrators do to accounts: roles, suspension, locks, factors, sessions. What takes access away answers once it is
 //! in force.
 
-use fulexo_commands::{CommandError, Done};
+use fulexo_commands::{CommandError, CommandOutcome};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
@@ -111,7 +111,7 @@ impl AccountActs {
         match app.commands.suspend(&context, caller.0.permissions, account, reason).await {
             // Whoever did it before may have got no answer: it is in force by the time that this one is told.
             Err(error @ CommandError::Account(AccountError::AlreadySuspended)) => {
-                app.enforced(Done { value: (), position: None }).await?;
+                app.enforced(CommandOutcome { value: (), position: None }).await?;
                 Err(error.into())
             }
             suspended => app.enforced(suspended?).await,

@@ -1,7 +1,7 @@
 //! Accounts, for administrators: which there are, and new ones. What is done to them is in `account_acts`.
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::{CommandError, NewMember, Profile};
+use fulexo_commands::{CommandError, Profile, ProvisioningRequest};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName};
@@ -234,7 +234,7 @@ impl Accounts {
             roles: roles.iter().map(ToString::to_string).collect(),
             initial_password: String::new(),
         };
-        let new = NewMember { email, display_name: name, roles };
+        let new = ProvisioningRequest { email, display_name: name, roles };
         match app(request)?.commands.create_account(&context, caller.permissions, new).await {
             Ok(done) => Ok(Recorded::of(done, |member| CreatedAccount {
                 account_id: member.account.0,

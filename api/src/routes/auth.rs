@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fulexo_commands::access_token::acr;
-use fulexo_commands::{Commands, Credentials, Done, Evidence, NewAccount};
+use fulexo_commands::{CommandOutcome, Commands, Credentials, Evidence, NewAccount};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
@@ -290,7 +290,7 @@ impl Auth {
                 let context = context(request, Actor::Account { id: account.0 }, idempotency_key.0)?;
                 app(request)?.commands.end_own_session(&context, account, session).await?
             }
-            SigningOut::Ended => Done { value: (), position: None },
+            SigningOut::Ended => CommandOutcome { value: (), position: None },
         };
         // A client that presents its token itself keeps no cookies here.
         let presented = request.headers().contains_key(header::AUTHORIZATION);

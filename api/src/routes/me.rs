@@ -1,6 +1,6 @@
 //! The caller's own account: who they are, their password, their devices, what happened to them.
 
-use fulexo_commands::{KnownDevice, Owner, PasswordReplacement, Profile, RecoveryCodes};
+use fulexo_commands::{KnownDevice, PasswordOwner, PasswordReplacement, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
 use fulexo_node::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
@@ -244,8 +244,8 @@ impl Me {
         let passwords =
             PasswordReplacement { current: Password::new(current_password), new: Password::new(new_password) };
         let owner = match caller {
-            Step::LoggedIn(caller) => Owner::LoggedIn(caller.account, caller.session),
-            Step::HalfWay(half_way) => Owner::HalfWay(half_way),
+            Step::LoggedIn(caller) => PasswordOwner::Session(caller.account, caller.session),
+            Step::PendingLogin(pending_login) => PasswordOwner::PendingLogin(pending_login),
         };
         let changed = app(request)?.commands.change_password(&context, owner, passwords).await;
         Ok(changed.map_err(about_the_new_password)?.into())

@@ -1,6 +1,6 @@
 //! How tokens are handed over: in the answer, or to browsers in cookies that no script can read.
 
-use fulexo_commands::{Challenged, LoggedIn, Purpose, Tokens};
+use fulexo_commands::{ChallengePurpose, IssuedChallenge, LoginResult, Tokens};
 use fulexo_node::http::Problem;
 use fulexo_node::http::cookies::{Cookie, Foreign};
 use fulexo_node::state::App;
@@ -134,26 +134,28 @@ impl TokenAnswer {
 }
 
 impl LoginAnswer {
-    pub fn of(logged_in: LoggedIn, handover: &mut Handover<'_>) -> Self {
-        let Challenged { purpose, token, expires_in } = match logged_in {
-            LoggedIn::Session(tokens) => {
+    pub fn of(logged_in: LoginResult, handover: &mut Handover<'_>) -> Self {
+        let IssuedChallenge { purpose, token, expires_in } = match logged_in {
+            LoginResult::Session(tokens) => {
                 return match handover.kept(&tokens) {
                     Some(answer) => Self::ByCookie(answer),
                     None => Self::Authenticated(TokenAnswer::of(tokens)),
                 };
             }
-            LoggedIn::Challenge(challenged) => challenged,
+            LoginResult::Challenge(challenged) => challenged,
         };
         let challenge_token = token.to_string();
         let step =
             |next: &str| NextStep { challenge_token: challenge_token.clone(), next: next.to_owned(), expires_in };
         match purpose {
-            Purpose::SecondFactor => {
+            ChallengePurpose::SecondFactor => {
                 let methods = ["totp", "recovery_code"].map(str::to_owned).into();
                 Self::SecondFactor(SecondFactorChallenge { challenge_token, methods, expires_in })
             }
-            Purpose::PasswordChange => Self::PasswordChange(PasswordChangeDue { step: step("/v1/me/password") }),
-            Purpose::Enrolment => Self::Enrolment(EnrolmentDue { step: step("/v1/me/second-factor/totp") }),
+            ChallengePurpose::PasswordChange => {
+                Self::PasswordChange(PasswordChangeDue { step: step("/v1/me/password") })
+            }
+            ChallengePurpose::Enrolment => Self::Enrolment(EnrolmentDue { step: step("/v1/me/second-factor/totp") }),
         }
     }
 }

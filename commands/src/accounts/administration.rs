@@ -13,8 +13,8 @@ use crate::authentication::attempts;
 use crate::authorization::roles::{self, gives_roles};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done, TRIES};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
+use crate::log::ExpectedVersion;
 use crate::reason;
 use crate::sessions::{sign_out, tokens};
 use crate::write_side::WriteSide;
@@ -25,7 +25,7 @@ pub(crate) async fn suspend(
     own: Permissions,
     account: AccountId,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     // A login that was under way has begun its session before, and it is over, or finds the account changed.
     change_use(side, context, own, account, AccountCommand::Suspend, "suspend", &reason).await
 }
@@ -36,7 +36,7 @@ pub(crate) async fn reinstate(
     own: Permissions,
     account: AccountId,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     change_use(side, context, own, account, AccountCommand::Reinstate, "reinstate", &reason).await
 }
 
@@ -48,7 +48,7 @@ async fn change_use(
     command: AccountCommand,
     operation: &str,
     reason: &Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, operation, account.0, reason);
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing(&side.vault, account, reason).await?;
@@ -56,9 +56,9 @@ async fn change_use(
             let (state, version) = side.account_state(account).await?;
             let events = Account::handle_command(&state, command.clone())?;
             let suspends = events.contains(&AccountEvent::Suspended {});
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
-            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             if suspends {
                 sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::Suspension).await?;
             }
@@ -79,7 +79,7 @@ pub(crate) async fn unlock(
     context: &Context,
     account: AccountId,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, "unlock", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
         let unknown = fulexo_domain::account::AccountError::Unknown;
@@ -87,7 +87,7 @@ pub(crate) async fn unlock(
         let sealing = reason::sealing(&side.vault, account, &reason).await?;
         let address = profile.email.normalised();
         execute::decide(side, idempotency.as_ref(), || async {
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
             let mut factors = attempts::counted(side, account, &address).await?;
             if factors.is_empty() {
@@ -111,16 +111,16 @@ pub(crate) async fn expire_password(
     own: Permissions,
     account: AccountId,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, "expire_password", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing(&side.vault, account, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = side.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
-            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             // One that has expired already has no session left.
             if !events.is_empty() {
                 unit.record(account.0, Some(account), events)?;
@@ -139,24 +139,24 @@ pub(crate) async fn end_session(
     context: &Context,
     session: SessionId,
     reason: Option<Reason>,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     for _ in 0..TRIES {
         let loaded = tokens::load_session(side, session).await?;
         let live = match &loaded.state {
             SessionState::Live(live) => live,
-            SessionState::Ended => return Ok(Done { value: (), position: Some(loaded.last_position) }),
+            SessionState::Ended => return Ok(CommandOutcome { value: (), position: Some(loaded.last_position) }),
             SessionState::None => return Err(SessionError::Ended.into()),
         };
         let sealing = match &reason {
             Some(reason) => reason::sealing(&side.vault, live.account, reason).await?,
             None => None,
         };
-        let mut unit = side.unit(context).sealing(sealing.clone());
-        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        let mut unit = side.unit_of_work(context).sealing(sealing.clone());
+        unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
         unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
         match execute::commit(side, unit, None, ()).await {
-            Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-            Ok(Committed::Before(())) => return execute::done_before(&side.log, ()).await,
+            Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
+            Ok(CommitOutcome::Replayed(())) => return execute::done_before(&side.log, ()).await,
             Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }
@@ -168,6 +168,6 @@ pub(crate) async fn end_all_sessions(
     side: &WriteSide,
     context: &Context,
     account: AccountId,
-) -> Result<Done<usize>, CommandError> {
+) -> Result<CommandOutcome<usize>, CommandError> {
     sign_out::revoke_all(side, context, "end_all_sessions", account, None, RevokedBy::Admin).await
 }

@@ -10,15 +10,15 @@ use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId};
 use futures_util::future::try_join_all;
 
 use crate::accounts::profile;
-use crate::authentication::attempts::{self, Reserved};
-use crate::authentication::challenge::HalfWay;
-use crate::authentication::credentials::{self, Found, read_verifier};
-use crate::authentication::password_hash::{PasswordHasher, Place};
+use crate::authentication::attempts::{self, CountedAttempt};
+use crate::authentication::challenge::PendingLogin;
+use crate::authentication::credentials::{self, StoredCredentials, read_verifier};
+use crate::authentication::password_hash::{HashingPermit, PasswordHasher};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome, CommitOutcome};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
 use crate::mail::kind::RESET;
 use crate::rate_limit;
 use crate::sessions::{sign_out, tokens};
@@ -26,23 +26,23 @@ use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
 /// A new password, judged as far as its rules go, and what it takes to hash it.
-struct Change {
+struct PasswordCandidate {
     /// The session that stays.
     session: Option<SessionId>,
     new: Password,
     broken: Vec<Violation>,
-    place: Place,
+    place: HashingPermit,
     /// For those before it.
-    places: Vec<Place>,
+    places: Vec<HashingPermit>,
 }
 
 /// Who changes a password, and where.
 #[derive(Clone, Copy)]
-pub enum Owner {
+pub enum PasswordOwner {
     /// Somebody logged in: this session stays.
-    LoggedIn(AccountId, SessionId),
+    Session(AccountId, SessionId),
     /// Somebody whose login leads to this step alone.
-    HalfWay(HalfWay),
+    PendingLogin(PendingLogin),
 }
 
 /// A password and the one that takes its place. No `Debug`.
@@ -53,11 +53,11 @@ pub struct PasswordReplacement {
     pub new: Password,
 }
 
-impl Owner {
+impl PasswordOwner {
     const fn session(self) -> Option<SessionId> {
         match self {
-            Self::LoggedIn(_, session) => Some(session),
-            Self::HalfWay(_) => None,
+            Self::Session(_, session) => Some(session),
+            Self::PendingLogin(_) => None,
         }
     }
 }
@@ -65,17 +65,17 @@ impl Owner {
 pub(crate) async fn change_password(
     side: &WriteSide,
     context: &Context,
-    owner: Owner,
+    owner: PasswordOwner,
     PasswordReplacement { current, new }: PasswordReplacement,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let content = [current.expose().as_bytes(), new.expose().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "change_password", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "change_password", &content);
     if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return execute::done_before(&side.log, ()).await;
     }
     let (account, device) = match owner {
-        Owner::LoggedIn(account, session) => (account, tokens::device_of(&side.pool, session).await?),
-        Owner::HalfWay(HalfWay(challenge)) => (challenge.account, challenge.device),
+        PasswordOwner::Session(account, session) => (account, tokens::device_of(&side.pool, session).await?),
+        PasswordOwner::PendingLogin(PendingLogin(challenge)) => (challenge.account, challenge.device),
     };
     let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
     // All that it may take is taken before anything is counted: a place does for one hash after another.
@@ -85,7 +85,7 @@ pub(crate) async fn change_password(
         if broken.is_empty() { rate_limit::places(side, context, compared_passwords(side) + 1)? } else { Vec::new() };
     // Of the new one nobody hears who does not know the current one.
     let (found, attempt) = attempts::prove(side, context, account, device, current, place.clone()).await?;
-    let change = Change { session: owner.session(), new, broken, place, places };
+    let change = PasswordCandidate { session: owner.session(), new, broken, place, places };
     let changed = change_proven_password(side, context, &found, change, &attempt, idempotency.as_ref()).await;
     let recorded = attempts::concluded(side, context, &found, &attempt, changed).await?;
     execute::done(&side.log, recorded).await
@@ -95,19 +95,19 @@ pub(crate) async fn change_password(
 async fn change_proven_password(
     side: &WriteSide,
     context: &Context,
-    found: &Found,
-    change: Change,
-    attempt: &Reserved,
-    idempotency: Option<&Idempotency>,
-) -> Result<Committed<()>, CommandError> {
-    let Change { session, new, mut broken, place, places } = change;
+    found: &StoredCredentials,
+    change: PasswordCandidate,
+    attempt: &CountedAttempt,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommitOutcome<()>, CommandError> {
+    let PasswordCandidate { session, new, mut broken, place, places } = change;
     let account = found.account;
     if broken.is_empty() && was_used_before(side, found, &new, &places).await? {
         broken.push(Violation::Reused);
     }
     if !broken.is_empty() {
         // The current password was right, so this was no guess.
-        let mut unit = side.unit(context);
+        let mut unit = side.unit_of_work(context);
         unit.vault(attempt.clear());
         let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
         unit.record(account.0, Some(account), confirmed)?;
@@ -121,20 +121,20 @@ async fn change_proven_password(
 async fn record_new_password(
     side: &WriteSide,
     context: &Context,
-    found: &Found,
+    found: &StoredCredentials,
     session: Option<SessionId>,
     hashed: &str,
-    attempt: &Reserved,
-    idempotency: Option<&Idempotency>,
-) -> Result<Committed<()>, CommandError> {
+    attempt: &CountedAttempt,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommitOutcome<()>, CommandError> {
     let account = found.account;
     let decided = execute::decide(side, idempotency, async || {
         let (state, version) = credentials::with_same_password(side, found).await?;
         let due = state.password_expired || session.is_none();
         let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
         let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;
-        let mut unit = side.unit(context);
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        let mut unit = side.unit_of_work(context);
+        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(attempt.clear());
         unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
         unit.vault(VaultWrite::Password {
@@ -157,7 +157,7 @@ pub(crate) async fn broken_rules(
     password: &Password,
     email: &EmailAddress,
     name: Option<&DisplayName>,
-    place: Place,
+    place: HashingPermit,
 ) -> Result<Vec<Violation>, CommandError> {
     let (password, email, name) = (password.clone(), email.clone(), name.cloned());
     let judge = move || violations(&password, &email, name.as_ref());
@@ -168,9 +168,9 @@ pub(crate) async fn broken_rules(
 /// at once as there are places.
 pub(crate) async fn was_used_before(
     side: &WriteSide,
-    found: &Found,
+    found: &StoredCredentials,
     password: &Password,
-    places: &[Place],
+    places: &[HashingPermit],
 ) -> Result<bool, CommandError> {
     let previous = sqlx::query_scalar!(
         "select verifier from vault.password_history where account_id = $1 order by ordinal desc limit $2",

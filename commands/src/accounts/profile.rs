@@ -6,7 +6,7 @@ use fulexo_domain::values::{AccountId, DisplayName, EmailAddress};
 
 use crate::authentication::credentials;
 use crate::error::CommandError;
-use crate::vault::{Personal, Vault};
+use crate::vault::{PersonalData, Vault};
 use crate::write_side::WriteSide;
 
 /// Who somebody is, for themselves and those who may know.
@@ -21,7 +21,7 @@ pub struct Profile {
 impl Profile {
     /// Reads what was sealed at registration.
     #[must_use]
-    pub fn read(personal: &Personal) -> Option<Self> {
+    pub fn read(personal: &PersonalData) -> Option<Self> {
         let email = EmailAddress::recorded(personal.get(Field::Email)?);
         let display_name = personal.get(Field::DisplayName).map(DisplayName::recorded);
         Some(Self { email, display_name })

@@ -16,18 +16,18 @@ use zeroize::Zeroizing;
 
 use crate::accounts::{password, profile};
 use crate::authentication::attempts;
-use crate::authentication::credentials::{self, Found};
+use crate::authentication::credentials::{self, StoredCredentials};
 use crate::authentication::password_hash::Verifier;
 use crate::context::{Context, network_facts};
 use crate::error::CommandError;
-use crate::execute::{self, Done};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
 use crate::mail::kind::{LinkPurpose, MailKind};
 use crate::mail::outbox;
 use crate::rate_limit;
 use crate::sessions::sign_out;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::{self, VaultWrite};
 use crate::write_side::WriteSide;
@@ -44,7 +44,7 @@ pub(crate) async fn request_password_reset(
     email: &EmailAddress,
 ) -> Result<(), CommandError> {
     let Some(account) = profile::account_of(side, email).await? else { return Ok(()) };
-    let idempotency = Idempotency::of(&side.vault, context, "request_password_reset", &[account.0.as_bytes()]);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "request_password_reset", &[account.0.as_bytes()]);
     if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return Ok(());
     }
@@ -52,7 +52,7 @@ pub(crate) async fn request_password_reset(
         return Ok(());
     }
     let Some(key) = side.vault.subject_key(account).await? else { return Ok(()) };
-    let mut unit = side.unit(context).sealing(Some((key, network_facts(context))));
+    let mut unit = side.unit_of_work(context).sealing(Some((key, network_facts(context))));
     unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRequested {}])?;
     execute::commit(side, unit, idempotency.as_ref(), ()).await?;
     Ok(())
@@ -63,9 +63,9 @@ pub(crate) async fn reset_password(
     context: &Context,
     token: &str,
     new: Password,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency =
-        Idempotency::of(&side.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
+        IdempotencyKey::of(&side.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
     execute::once(&side.log, idempotency.as_ref(), async {
         let purpose = LinkPurpose::PasswordReset;
         let account = outbox::link_owner(side, purpose, token, context.now).await?;
@@ -82,7 +82,7 @@ pub(crate) async fn reset_password(
         let places = rate_limit::places(side, context, password::compared_passwords(side))?;
         let number = outbox::count_comparison(side, token).await?;
         if password::was_used_before(side, &found, &new, &places).await? {
-            let mut unit = side.unit(context).sealing(Some((found.key.clone(), network_facts(context))));
+            let mut unit = side.unit_of_work(context).sealing(Some((found.key.clone(), network_facts(context))));
             unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
             execute::commit(side, unit, None, ()).await?;
             return Err(CommandError::Password(vec![Violation::Reused]));
@@ -127,8 +127,12 @@ pub(crate) async fn request_verification(
     Ok(transaction.commit().await?)
 }
 
-pub(crate) async fn verify_email(side: &WriteSide, context: &Context, token: &str) -> Result<Done<()>, CommandError> {
-    let idempotency = Idempotency::of(&side.vault, context, "verify_email", &[token.as_bytes()]);
+pub(crate) async fn verify_email(
+    side: &WriteSide,
+    context: &Context,
+    token: &str,
+) -> Result<CommandOutcome<()>, CommandError> {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "verify_email", &[token.as_bytes()]);
     execute::once(&side.log, idempotency.as_ref(), async {
         let purpose = LinkPurpose::EmailVerification;
         let account = outbox::link_owner(side, purpose, token, context.now).await?;
@@ -136,8 +140,8 @@ pub(crate) async fn verify_email(side: &WriteSide, context: &Context, token: &st
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = still_owned(side, account, purpose, token, context).await?;
             let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
-            let mut unit = side.unit(context);
-            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            let mut unit = side.unit_of_work(context);
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: VERIFICATION });
             unit.record(account.0, Some(account), events)?;
             Ok((unit, ()))
@@ -151,8 +155,8 @@ pub(crate) async fn report_intrusion(
     side: &WriteSide,
     context: &Context,
     token: &str,
-) -> Result<Done<()>, CommandError> {
-    let idempotency = Idempotency::of(&side.vault, context, "report_intrusion", &[token.as_bytes()]);
+) -> Result<CommandOutcome<()>, CommandError> {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "report_intrusion", &[token.as_bytes()]);
     execute::once(&side.log, idempotency.as_ref(), async {
         let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
         let context = &context.acting_as(account);
@@ -191,15 +195,15 @@ async fn still_owned(
 async fn with_new_password<'a>(
     side: &WriteSide,
     context: &'a Context,
-    found: &Found,
+    found: &StoredCredentials,
     verifier: &Verifier,
     how: PasswordChange,
     state: &AccountState,
     version: u64,
-) -> Result<Unit<'a>, CommandError> {
+) -> Result<UnitOfWork<'a>, CommandError> {
     let account = found.account;
-    let mut unit = side.unit(context);
-    unit.expect(Category::Account, account.0, Expected::Exact(version));
+    let mut unit = side.unit_of_work(context);
+    unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
     unit.vault(VaultWrite::Password {
         account,
         verifier: found.key.seal_verifier("password", verifier.expose())?,

@@ -19,12 +19,12 @@ use crate::authentication::{attempts, credentials};
 use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Done};
-use crate::idempotency::{self, Idempotency};
-use crate::log::{Expected, Loaded};
-use crate::unit::Unit;
+use crate::execute::{self, CommandOutcome};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::{ExpectedVersion, LoadedStream};
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::write::VaultWrite;
-use crate::vault::{Personal, Vault};
+use crate::vault::{PersonalData, Vault};
 use crate::write_side::WriteSide;
 use crate::{disclosure, rate_limit};
 
@@ -41,7 +41,7 @@ pub struct NewAccount {
 }
 
 /// Somebody for whom an administrator makes an account.
-pub struct NewMember {
+pub struct ProvisioningRequest {
     /// Where they can be reached; unique.
     pub email: EmailAddress,
     /// How they are called.
@@ -51,7 +51,7 @@ pub struct NewMember {
 }
 
 /// An account that an administrator made. No `Debug`; wiped when dropped.
-pub struct Member {
+pub struct ProvisionedAccount {
     /// The account.
     pub account: AccountId,
     /// Good for one login, which demands another password.
@@ -59,27 +59,27 @@ pub struct Member {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Registered {
+struct RegistrationOutcome {
     account: AccountId,
 }
 
 /// What is sealed of who somebody is.
-fn personal(email: &EmailAddress, display_name: Option<&DisplayName>) -> Personal {
+fn personal(email: &EmailAddress, display_name: Option<&DisplayName>) -> PersonalData {
     let name = display_name.map(DisplayName::as_str);
-    Personal::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
+    PersonalData::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
 }
 
 pub(crate) async fn register(
     side: &WriteSide,
     context: &Context,
     new: NewAccount,
-) -> Result<Done<AccountId>, CommandError> {
+) -> Result<CommandOutcome<AccountId>, CommandError> {
     let NewAccount { email, password, display_name, roles } = new;
     let name = display_name.as_ref().map(DisplayName::as_str);
     let content = [email.normalised().into_bytes(), password.expose().into(), name.unwrap_or_default().into()];
     let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
-    let idempotency = Idempotency::of(&side.vault, context, "register", &content);
-    if let Some(Registered { account }) = idempotency::before(&side.log, idempotency.as_ref()).await? {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "register", &content);
+    if let Some(RegistrationOutcome { account }) = idempotency::before(&side.log, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, account).await;
     }
     let place = rate_limit::place(side, context)?;
@@ -99,24 +99,26 @@ pub(crate) async fn register(
         for (stream, expected) in rests_on {
             unit.expect(stream.category, stream.id, expected);
         }
-        Ok((unit, Registered { account }))
+        Ok((unit, RegistrationOutcome { account }))
     });
-    Ok(execute::done(&side.log, decided.await?).await?.map(|Registered { account }| account))
+    Ok(execute::done(&side.log, decided.await?).await?.map(|RegistrationOutcome { account }| account))
 }
 
 pub(crate) async fn create_account(
     side: &WriteSide,
     context: &Context,
     own: Permissions,
-    new: NewMember,
-) -> Result<Done<Member>, CommandError> {
-    let NewMember { email, display_name, roles } = new;
+    new: ProvisioningRequest,
+) -> Result<CommandOutcome<ProvisionedAccount>, CommandError> {
+    let ProvisioningRequest { email, display_name, roles } = new;
     let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
     let listed = roles.iter().map(RoleName::as_str).collect::<Vec<_>>().join(" ");
     let content = [email.normalised().into_bytes(), name.into(), listed.into_bytes()];
     let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
-    let idempotency = Idempotency::of(&side.vault, context, "create_account", &content);
-    if let Some(Registered { account }) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "create_account", &content);
+    if let Some(RegistrationOutcome { account }) =
+        disclosure::disclosed_before(side, context, idempotency.as_ref()).await?
+    {
         return execute::done_before(&side.log, member(&side.vault, account)).await;
     }
     let account = AccountId(context.new_id());
@@ -142,10 +144,10 @@ pub(crate) async fn create_account(
         }
         roles::rest_on_granter(side, &mut unit, context, needed).await?;
         unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
-        Ok((unit, disclosure::disclosing(side, context, Registered { account }).await?))
+        Ok((unit, disclosure::disclosing(side, context, RegistrationOutcome { account }).await?))
     });
     let done = disclosure::done_disclosing(side, context, decided.await?).await?;
-    Ok(done.map(|Registered { account }| member(&side.vault, account)))
+    Ok(done.map(|RegistrationOutcome { account }| member(&side.vault, account)))
 }
 
 /// The append that opens an account.
@@ -157,12 +159,12 @@ fn opening<'a>(
     verifier: &Verifier,
     email: &EmailAddress,
     display_name: Option<&DisplayName>,
-) -> Result<Unit<'a>, CommandError> {
+) -> Result<UnitOfWork<'a>, CommandError> {
     let events = Account::handle_command(&AccountState::default(), command)?;
     let (key, wrapped) = side.vault.new_subject_key(account)?;
     let verifier = key.seal_verifier("password", verifier.expose())?;
-    let mut unit = side.unit(context).sealing(Some((key, personal(email, display_name))));
-    unit.expect(Category::Account, account.0, Expected::New);
+    let mut unit = side.unit_of_work(context).sealing(Some((key, personal(email, display_name))));
+    unit.expect(Category::Account, account.0, ExpectedVersion::New);
     unit.claim("email", credentials::email_hash(&side.vault, email), account.0);
     unit.vault(attempts::forget_address(&side.vault, &email.normalised()));
     unit.vault(VaultWrite::SubjectKey(wrapped));
@@ -173,11 +175,11 @@ fn opening<'a>(
 
 /// The first password is derived from the account's id, so that a repeated call answers with the same; it is worth
 /// nothing once it was changed, which the first login demands.
-fn member(vault: &Vault, account: AccountId) -> Member {
+fn member(vault: &Vault, account: AccountId) -> ProvisionedAccount {
     let digest = vault.digest("initial-password", &[account.0.as_bytes()]);
     let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(digest.split_at(15).0));
     // With a suffix that has what the policy asks for.
-    Member { account, initial_password: Zeroizing::new(format!("{}-aA1", *secret)) }
+    ProvisionedAccount { account, initial_password: Zeroizing::new(format!("{}-aA1", *secret)) }
 }
 
 pub(crate) async fn change_profile(
@@ -186,10 +188,10 @@ pub(crate) async fn change_profile(
     own: Permissions,
     account: AccountId,
     display_name: Option<DisplayName>,
-) -> Result<Done<Profile>, CommandError> {
+) -> Result<CommandOutcome<Profile>, CommandError> {
     let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
     let content = [account.0.as_bytes().as_slice(), name.as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "change_profile", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "change_profile", &content);
     let before = side.log.record::<AccountRecord>(account.0).await?.record;
     let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::Unknown)?;
     let profile = Profile { display_name, ..known.clone() };
@@ -199,8 +201,8 @@ pub(crate) async fn change_profile(
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
     let sealing = Some((key, personal(&profile.email, profile.display_name.as_ref())));
     let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let Loaded { record, version, last_position } = side.log.record::<AccountRecord>(account.0).await?;
-        let mut unit = side.unit(context).sealing(sealing.clone());
+        let LoadedStream { record, version, last_position } = side.log.record::<AccountRecord>(account.0).await?;
+        let mut unit = side.unit_of_work(context).sealing(sealing.clone());
         if context.account() == Some(account) {
             if record.state.suspended {
                 return Err(AccountError::Suspended.into());
@@ -208,7 +210,7 @@ pub(crate) async fn change_profile(
         } else {
             roles::rest_on_rank(side, &mut unit, context, own, account, &record.state).await?;
         }
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         let now = if record.profile_position == before.profile_position {
             known.clone()
         } else {
@@ -221,6 +223,6 @@ pub(crate) async fn change_profile(
         unit.record(account.0, Some(account), Account::handle_command(&record.state, AccountCommand::ChangeProfile)?)?;
         Ok((unit, None))
     });
-    let Done { value: unchanged, position } = execute::done(&side.log, decided.await?).await?;
-    Ok(Done { value: profile, position: position.or(unchanged) })
+    let CommandOutcome { value: unchanged, position } = execute::done(&side.log, decided.await?).await?;
+    Ok(CommandOutcome { value: profile, position: position.or(unchanged) })
 }

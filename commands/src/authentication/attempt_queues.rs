@@ -13,34 +13,34 @@ const MOST_OF_ONE: usize = 32;
 const MOST: usize = 128;
 
 /// A counter: the HMAC that it is kept under, and its factor.
-type Key = ([u8; 32], Factor);
+type CounterKey = ([u8; 32], Factor);
 
 /// The queues of a node.
 #[derive(Default)]
-pub(crate) struct AttemptQueues(Mutex<HashMap<Key, (usize, Arc<Queue>)>>);
+pub(crate) struct AttemptQueues(Mutex<HashMap<CounterKey, (usize, Arc<AttemptQueue>)>>);
 
 #[derive(Default)]
-struct Queue {
+struct AttemptQueue {
     turn: tokio::sync::Mutex<()>,
     settled: Notify,
 }
 
 /// A place in a queue; left when dropped.
-pub(crate) struct Queued {
+pub(crate) struct QueueTicket {
     queues: Arc<AttemptQueues>,
-    key: Key,
-    queue: Arc<Queue>,
+    key: CounterKey,
+    queue: Arc<AttemptQueue>,
 }
 
 /// An attempt under way; whoever waits for it looks again when this is dropped.
-pub(crate) struct Flight {
+pub(crate) struct InFlightAttempt {
     queues: Arc<AttemptQueues>,
-    key: Key,
+    key: CounterKey,
 }
 
 impl AttemptQueues {
     /// Joins the queue of a counter, if there is room.
-    pub fn enter(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> Option<Queued> {
+    pub fn enter(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> Option<QueueTicket> {
         let key = (key_hash, factor);
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = queues.values().map(|(waiting, _)| waiting).sum();
@@ -52,16 +52,16 @@ impl AttemptQueues {
             return None;
         }
         *waiting += 1;
-        Some(Queued { queues: Arc::clone(self), key, queue: Arc::clone(queue) })
+        Some(QueueTicket { queues: Arc::clone(self), key, queue: Arc::clone(queue) })
     }
 
     /// Says of an attempt that it is under way until what this gives is dropped.
-    pub fn flight(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> Flight {
-        Flight { queues: Arc::clone(self), key: (key_hash, factor) }
+    pub fn flight(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> InFlightAttempt {
+        InFlightAttempt { queues: Arc::clone(self), key: (key_hash, factor) }
     }
 }
 
-impl Queued {
+impl QueueTicket {
     /// Waits until all that came before have been judged.
     pub async fn turn(&self) -> MutexGuard<'_, ()> {
         self.queue.turn.lock().await
@@ -73,7 +73,7 @@ impl Queued {
     }
 }
 
-impl Drop for Queued {
+impl Drop for QueueTicket {
     fn drop(&mut self) {
         let mut queues = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut entry) = queues.entry(self.key) {
@@ -86,7 +86,7 @@ impl Drop for Queued {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlightAttempt {
     fn drop(&mut self) {
         let queues = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, queue)) = queues.get(&self.key) {
@@ -100,18 +100,18 @@ impl Drop for Flight {
 mod tests {
     use super::*;
 
-    fn enter(queues: &Arc<AttemptQueues>, number: u8) -> Option<Queued> {
+    fn enter(queues: &Arc<AttemptQueues>, number: u8) -> Option<QueueTicket> {
         queues.enter([number; 32], Factor::Password)
     }
 
-    fn fill(queues: &Arc<AttemptQueues>, number: u8) -> Vec<Queued> {
+    fn fill(queues: &Arc<AttemptQueues>, number: u8) -> Vec<QueueTicket> {
         std::iter::from_fn(|| enter(queues, number)).collect()
     }
 
     #[test]
     fn a_queue_is_bounded_and_so_are_all_together() {
         let queues = Arc::new(AttemptQueues::default());
-        let held: Vec<Vec<Queued>> = (0..4).map(|number| fill(&queues, number)).collect();
+        let held: Vec<Vec<QueueTicket>> = (0..4).map(|number| fill(&queues, number)).collect();
         assert!(held.iter().all(|held| held.len() == MOST_OF_ONE));
         assert!(enter(&queues, 9).is_none(), "all are taken");
         assert_eq!(queues.0.lock().unwrap().len(), 4, "nothing is kept of whoever did not get in");

@@ -27,15 +27,15 @@ use sqlx::PgPool;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
-use crate::authentication::attempt_queues::Flight;
-use crate::authentication::credentials::{self, Found};
-use crate::authentication::password_hash::Place;
+use crate::authentication::attempt_queues::InFlightAttempt;
+use crate::authentication::credentials::{self, StoredCredentials};
+use crate::authentication::password_hash::HashingPermit;
 use crate::context::{Context, network_facts};
 use crate::error::CommandError;
 use crate::execute;
-use crate::idempotency::Idempotency;
+use crate::idempotency::IdempotencyKey;
 use crate::mail::outbox;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::Vault;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
@@ -57,7 +57,7 @@ const PERSISTENCE: Duration = Duration::from_secs(30);
 
 /// What an attempt is counted under.
 #[derive(Clone, Copy)]
-pub(crate) enum Subject<'a> {
+pub(crate) enum AttemptScope<'a> {
     /// An address, normalised, and whose it is, if anybody's.
     Address(&'a str, Option<AccountId>),
     /// An account, where it is known before the attempt.
@@ -68,7 +68,7 @@ pub(crate) enum Subject<'a> {
 
 /// The HMACs that the two counters of an attempt are kept under.
 #[derive(Clone, Copy)]
-struct Keys {
+struct AttemptKeys {
     /// Of the counter of its device, or of what was typed in.
     own: [u8; 32],
     /// Of the counter over all devices.
@@ -77,40 +77,40 @@ struct Keys {
 
 /// A counter, and the account whose attempts it counts, if there is one.
 #[derive(Clone, Copy)]
-struct Counter {
+struct CounterId {
     key_hash: [u8; 32],
     account: Option<AccountId>,
     factor: Factor,
 }
 
 /// An attempt that was counted.
-pub(crate) struct Reserved {
-    keys: Keys,
+pub(crate) struct CountedAttempt {
+    keys: AttemptKeys,
     pub factor: Factor,
     /// How the log names the device, when it is the device's counter.
     device: Option<String>,
     /// The time at which it was counted.
     at: DateTime<Utc>,
-    own: Count,
-    account: Count,
+    own: CounterReading,
+    account: CounterReading,
     /// Open where both counters are.
     pub lockout: Lockout,
     /// Whether attempts under way are all that keep it from being evaluated.
     is_pending: bool,
     /// What others wait for, while this is under way.
-    flights: Vec<Flight>,
+    flights: Vec<InFlightAttempt>,
 }
 
 /// What a counter says of an attempt, and how many locks in a row it had.
 #[derive(Clone, Copy)]
-struct Count {
+struct CounterReading {
     lockout: Lockout,
     locks: u32,
     /// Whether attempts under way are among those that fill it.
     is_pending: bool,
 }
 
-impl Count {
+impl CounterReading {
     const FIRST: Self = Self { lockout: Lockout::Open { number: 1, lock_passed: false }, locks: 0, is_pending: false };
 
     const fn lock_passed(self) -> bool {
@@ -126,9 +126,9 @@ impl Count {
     }
 }
 
-impl Reserved {
+impl CountedAttempt {
     /// What to say of an attempt that was not right.
-    pub fn verdict(&self, found: Option<&Found>) -> Verdict {
+    pub fn verdict(&self, found: Option<&StoredCredentials>) -> Verdict {
         match (found, self.lockout) {
             (_, Lockout::Locked) if self.is_pending => Verdict::Pending,
             (_, Lockout::Locked) => Verdict::Locked,
@@ -141,11 +141,11 @@ impl Reserved {
 
     /// An attempt that is refused before it would be counted.
     pub fn uncounted(factor: Factor) -> Self {
-        Self::first(Keys { own: [0; 32], account: [0; 32] }, factor, None, DateTime::UNIX_EPOCH)
+        Self::first(AttemptKeys { own: [0; 32], account: [0; 32] }, factor, None, DateTime::UNIX_EPOCH)
     }
 
-    fn first(keys: Keys, factor: Factor, device: Option<String>, at: DateTime<Utc>) -> Self {
-        let (own, account) = (Count::FIRST, Count::FIRST);
+    fn first(keys: AttemptKeys, factor: Factor, device: Option<String>, at: DateTime<Utc>) -> Self {
+        let (own, account) = (CounterReading::FIRST, CounterReading::FIRST);
         let (lockout, is_pending, flights) = (own.lockout, false, Vec::new());
         Self { keys, factor, device, at, own, account, lockout, is_pending, flights }
     }
@@ -153,13 +153,13 @@ impl Reserved {
     /// It was right: what its counter holds no longer counts, nor does this one over all devices. What others were counted
     /// there stays.
     pub const fn clear(&self) -> VaultWrite {
-        let Self { keys: Keys { own: key_hash, account: account_key }, factor, at, .. } = *self;
+        let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
     }
 
     /// It was evaluated, and counts; nothing where it was not.
     const fn judged(&self) -> Option<VaultWrite> {
-        let Self { keys: Keys { own: key_hash, account: account_key }, factor, at, .. } = *self;
+        let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
             Lockout::Open { .. } => {
                 Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
@@ -192,19 +192,21 @@ pub(crate) fn interval(span: chrono::TimeDelta) -> sqlx::postgres::types::PgInte
     sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
 }
 
-fn attempt_key(vault: &Vault, subject: Subject<'_>) -> [u8; 32] {
+fn attempt_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     match subject {
-        Subject::Address(address, _) => vault.digest("attempt", &[address.as_bytes()]),
-        Subject::Account(account) => vault.digest("attempt/account", &[account.0.as_bytes()]),
-        Subject::Device(account, device) => vault.digest("attempt/device", &[account.0.as_bytes(), device.as_bytes()]),
+        AttemptScope::Address(address, _) => vault.digest("attempt", &[address.as_bytes()]),
+        AttemptScope::Account(account) => vault.digest("attempt/account", &[account.0.as_bytes()]),
+        AttemptScope::Device(account, device) => {
+            vault.digest("attempt/device", &[account.0.as_bytes(), device.as_bytes()])
+        }
     }
 }
 
 /// The counter over all devices; nobody's address has one of its own, which takes the same time.
-fn all_devices_key(vault: &Vault, subject: Subject<'_>) -> [u8; 32] {
+fn all_devices_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     match subject {
-        Subject::Address(address, None) => vault.digest("attempt/nobody", &[address.as_bytes()]),
-        Subject::Address(_, Some(account)) | Subject::Account(account) | Subject::Device(account, _) => {
+        AttemptScope::Address(address, None) => vault.digest("attempt/nobody", &[address.as_bytes()]),
+        AttemptScope::Address(_, Some(account)) | AttemptScope::Account(account) | AttemptScope::Device(account, _) => {
             vault.digest("attempt/all-devices", &[account.0.as_bytes()])
         }
     }
@@ -220,35 +222,35 @@ pub(crate) fn device_name(vault: &Vault, account: AccountId, device: Uuid) -> St
 /// Waits up to [`PATIENCE`] for others that are under way.
 pub(crate) async fn reserve_attempt(
     side: &WriteSide,
-    subject: Subject<'_>,
+    subject: AttemptScope<'_>,
     factor: Factor,
     now: DateTime<Utc>,
-) -> Result<Reserved, CommandError> {
-    let keys = Keys { own: attempt_key(&side.vault, subject), account: all_devices_key(&side.vault, subject) };
+) -> Result<CountedAttempt, CommandError> {
+    let keys = AttemptKeys { own: attempt_key(&side.vault, subject), account: all_devices_key(&side.vault, subject) };
     let (owner, account, device) = match subject {
-        Subject::Address(_, account) => (None, account, None),
-        Subject::Account(account) => (Some(account), Some(account), None),
-        Subject::Device(account, device) => {
+        AttemptScope::Address(_, account) => (None, account, None),
+        AttemptScope::Account(account) => (Some(account), Some(account), None),
+        AttemptScope::Device(account, device) => {
             (Some(account), Some(account), Some(device_name(&side.vault, account, device)))
         }
     };
     unless_commits_wait(side).await?;
     let policy = &side.current_policy().await?.lockout;
     if !policy.enabled {
-        return Ok(Reserved::first(keys, factor, device, now));
+        return Ok(CountedAttempt::first(keys, factor, device, now));
     }
     let deadline = Instant::now() + PATIENCE;
-    let counter = Counter { key_hash: keys.own, account: owner, factor };
+    let counter = CounterId { key_hash: keys.own, account: owner, factor };
     let own = count_in_turn(side, counter, now, policy, deadline).await?;
-    let mut reserved = Reserved {
+    let mut reserved = CountedAttempt {
         own,
         lockout: own.lockout,
         is_pending: own.is_pending,
-        ..Reserved::first(keys, factor, device, now)
+        ..CountedAttempt::first(keys, factor, device, now)
     };
     if own.lockout != Lockout::Locked {
         reserved.flights.push(side.queues.attempts.flight(keys.own, factor));
-        let counter = Counter { key_hash: keys.account, account, factor };
+        let counter = CounterId { key_hash: keys.account, account, factor };
         let account = count_in_turn(side, counter, now, &policy.of_account(), deadline).await;
         if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
             insist(|| take_back(&side.pool, &keys.own, factor, now)).await?;
@@ -266,11 +268,11 @@ pub(crate) async fn reserve_attempt(
 /// for them until the deadline. Where too many wait already, it does not.
 async fn count_in_turn(
     side: &WriteSide,
-    counter: Counter,
+    counter: CounterId,
     now: DateTime<Utc>,
     policy: &LockoutPolicy,
     deadline: Instant,
-) -> Result<Count, CommandError> {
+) -> Result<CounterReading, CommandError> {
     let Some(queued) = side.queues.attempts.enter(counter.key_hash, counter.factor) else {
         return count(&side.pool, counter, now, policy).await;
     };
@@ -290,10 +292,10 @@ async fn count_in_turn(
 /// Counts an attempt, unless it may not be evaluated.
 async fn count(
     pool: &PgPool,
-    Counter { key_hash, account, factor }: Counter,
+    CounterId { key_hash, account, factor }: CounterId,
     now: DateTime<Utc>,
     policy: &LockoutPolicy,
-) -> Result<Count, CommandError> {
+) -> Result<CounterReading, CommandError> {
     // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
     let row = sqlx::query!(
         "insert into vault.attempt as a
@@ -332,7 +334,7 @@ async fn count(
         Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
         None => Lockout::Locked,
     };
-    Ok(Count { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
+    Ok(CounterReading { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
 }
 
 /// fulexo_domain::lockout::Counter::take_back.
@@ -353,8 +355,8 @@ async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateT
 /// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
 /// and each would count: whoever tries again and again would be locked out when it is back.
 async fn unless_commits_wait(side: &WriteSide) -> Result<(), CommandError> {
-    let mut pulse = side.pulse.subscribe();
-    let beats = pulse.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
+    let mut commit_heartbeat = side.commit_heartbeat.subscribe();
+    let beats = commit_heartbeat.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
     timeout(PULSE, beats).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
 }
 
@@ -362,9 +364,9 @@ async fn unless_commits_wait(side: &WriteSide) -> Result<(), CommandError> {
 pub(crate) async fn evaluate(
     side: &WriteSide,
     password: Password,
-    found: Option<&Found>,
-    attempt: &Reserved,
-    place: Place,
+    found: Option<&StoredCredentials>,
+    attempt: &CountedAttempt,
+    place: HashingPermit,
 ) -> Result<bool, CommandError> {
     let verifier = match attempt.lockout {
         Lockout::Open { .. } => found.map(|found| found.verifier.clone()),
@@ -378,7 +380,7 @@ pub(crate) async fn evaluate(
 /// or was right. A wrong one is not, whatever becomes of its record: it would be a guess for nothing.
 pub(crate) async fn settled<T>(
     pool: &PgPool,
-    attempt: &Reserved,
+    attempt: &CountedAttempt,
     done: Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     // These two are recorded.
@@ -393,7 +395,7 @@ pub(crate) async fn settled<T>(
     done
 }
 
-async fn give_back(pool: &PgPool, attempt: &Reserved) -> Result<(), CommandError> {
+async fn give_back(pool: &PgPool, attempt: &CountedAttempt) -> Result<(), CommandError> {
     take_back(pool, &attempt.keys.own, attempt.factor, attempt.at).await?;
     take_back(pool, &attempt.keys.account, attempt.factor, attempt.at).await
 }
@@ -403,8 +405,8 @@ async fn give_back(pool: &PgPool, attempt: &Reserved) -> Result<(), CommandError
 pub(crate) async fn concluded<T>(
     side: &WriteSide,
     context: &Context,
-    found: &Found,
-    attempt: &Reserved,
+    found: &StoredCredentials,
+    attempt: &CountedAttempt,
     done: Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let verdict = if matches!(done, Err(CommandError::InvalidCredentials)) {
@@ -421,16 +423,16 @@ pub(crate) async fn concluded<T>(
 pub(crate) async fn refusal<'a>(
     side: &WriteSide,
     context: &'a Context,
-    found: Option<&Found>,
+    found: Option<&StoredCredentials>,
     verdict: Verdict,
-    attempt: &Reserved,
-) -> Result<Unit<'a>, CommandError> {
+    attempt: &CountedAttempt,
+) -> Result<UnitOfWork<'a>, CommandError> {
     // Facts about nobody in particular are sealed under the key of the month.
     let key = match found {
         Some(found) => found.key.clone(),
         None => side.vault.period_key(context.now).await?,
     };
-    let mut unit = side.unit(context).sealing(Some((key, network_facts(context))));
+    let mut unit = side.unit_of_work(context).sealing(Some((key, network_facts(context))));
     if let Some(judged) = attempt.judged() {
         unit.vault(judged);
     }
@@ -451,9 +453,9 @@ pub(crate) async fn refusal<'a>(
 pub(crate) async fn refused(
     side: &WriteSide,
     context: &Context,
-    found: &Found,
+    found: &StoredCredentials,
     verdict: Verdict,
-    attempt: &Reserved,
+    attempt: &CountedAttempt,
 ) -> Result<CommandError, CommandError> {
     record_refusal(side, context, Some(found), verdict, attempt, None, &()).await?;
     Ok(CommandError::InvalidCredentials)
@@ -464,10 +466,10 @@ pub(crate) async fn refused(
 pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
-    found: Option<&Found>,
+    found: Option<&StoredCredentials>,
     verdict: Verdict,
-    attempt: &Reserved,
-    idempotency: Option<&Idempotency>,
+    attempt: &CountedAttempt,
+    idempotency: Option<&IdempotencyKey>,
     outcome: &O,
 ) -> Result<(), CommandError> {
     let recorded = insist(|| async {
@@ -485,7 +487,7 @@ pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
 
 pub(crate) fn decide_attempt(
     side: &WriteSide,
-    attempt: &Reserved,
+    attempt: &CountedAttempt,
     verdict: Verdict,
     at: DateTime<Utc>,
 ) -> Vec<AuthenticationEvent> {
@@ -514,10 +516,10 @@ pub(crate) async fn prove(
     account: AccountId,
     device: Uuid,
     password: Password,
-    place: Place,
-) -> Result<(Found, Reserved), CommandError> {
+    place: HashingPermit,
+) -> Result<(StoredCredentials, CountedAttempt), CommandError> {
     let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-    let attempt = reserve_attempt(side, Subject::Device(account, device), Factor::Password, context.now).await?;
+    let attempt = reserve_attempt(side, AttemptScope::Device(account, device), Factor::Password, context.now).await?;
     if evaluate(side, password, Some(&found), &attempt, place).await? {
         Ok((found, attempt))
     } else {
@@ -527,7 +529,7 @@ pub(crate) async fn prove(
 
 /// The factors that attempts of an account are counted of now: on its address, on the account itself, on its devices.
 pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str) -> Result<Vec<Factor>, CommandError> {
-    let key_hash = attempt_key(&side.vault, Subject::Address(address, Some(account)));
+    let key_hash = attempt_key(&side.vault, AttemptScope::Address(address, Some(account)));
     let counted = sqlx::query_scalar!(
         "select distinct factor from vault.attempt
          where (key_hash = $1 or account_id = $2) and (recent <> '{}' or locked_until is not null)",
@@ -543,7 +545,7 @@ pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str)
 /// What was counted of an address before somebody registers it does not count against them.
 pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
     VaultWrite::ClearAttempts {
-        key_hash: attempt_key(vault, Subject::Address(address, None)),
+        key_hash: attempt_key(vault, AttemptScope::Address(address, None)),
         factor: Factor::Password.as_str(),
     }
 }
@@ -551,12 +553,12 @@ pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
 /// Forgets the attempts on an account's password.
 pub(crate) fn forget_passwords(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
     let factor = Some(Factor::Password.as_str());
-    let key_hash = attempt_key(vault, Subject::Address(address, Some(account)));
+    let key_hash = attempt_key(vault, AttemptScope::Address(address, Some(account)));
     VaultWrite::ForgetAttempts { account, key_hash, factor }
 }
 
 /// Forgets all attempts on an account.
 pub(crate) fn forget_all(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
-    let key_hash = attempt_key(vault, Subject::Address(address, Some(account)));
+    let key_hash = attempt_key(vault, AttemptScope::Address(address, Some(account)));
     VaultWrite::ForgetAttempts { account, key_hash, factor: None }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::authentication::credentials::{self, Found};
+use crate::authentication::credentials::{self, StoredCredentials};
 use crate::error::CommandError;
 use crate::vault::Vault;
 use crate::vault::crypto::equal;
@@ -18,7 +18,7 @@ use crate::write_side::WriteSide;
 
 /// What a challenge token is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Purpose {
+pub enum ChallengePurpose {
     /// Presenting a code, and then a session begins.
     SecondFactor,
     /// Setting up a second factor.
@@ -30,7 +30,7 @@ pub enum Purpose {
 /// A login half way: what its token says.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Challenge {
-    pub purpose: Purpose,
+    pub purpose: ChallengePurpose,
     pub account: AccountId,
     pub device: Uuid,
     /// Whether the device has logged in before.
@@ -40,9 +40,9 @@ pub(crate) struct Challenge {
 }
 
 /// A challenge for whoever logs in. No `Debug`; wiped when dropped.
-pub struct Challenged {
+pub struct IssuedChallenge {
     /// What it is good for.
-    pub purpose: Purpose,
+    pub purpose: ChallengePurpose,
     /// To be presented with the next step.
     pub token: Zeroizing<String>,
     /// Seconds.
@@ -51,9 +51,9 @@ pub struct Challenged {
 
 /// Somebody whose login leads to this one step.
 #[derive(Clone, Copy)]
-pub struct HalfWay(pub(crate) Challenge);
+pub struct PendingLogin(pub(crate) Challenge);
 
-impl HalfWay {
+impl PendingLogin {
     /// Whose login it is.
     #[must_use]
     pub const fn account(&self) -> AccountId {
@@ -61,7 +61,7 @@ impl HalfWay {
     }
 }
 
-impl Purpose {
+impl ChallengePurpose {
     const fn lifetime(self) -> TimeDelta {
         match self {
             Self::SecondFactor => TimeDelta::minutes(5),
@@ -79,13 +79,19 @@ impl Purpose {
 }
 
 /// A token as presented: what it says, and the MAC that says whether to believe it.
-pub(crate) struct Presented {
+pub(crate) struct ChallengeToken {
     pub challenge: Challenge,
     mac: [u8; 32],
 }
 
 impl Challenge {
-    pub fn new(purpose: Purpose, account: AccountId, device: Uuid, known_device: bool, now: DateTime<Utc>) -> Self {
+    pub fn new(
+        purpose: ChallengePurpose,
+        account: AccountId,
+        device: Uuid,
+        known_device: bool,
+        now: DateTime<Utc>,
+    ) -> Self {
         Self { purpose, account, device, known_device, expires_at: (now + purpose.lifetime()).timestamp() }
     }
 
@@ -111,7 +117,7 @@ impl Challenge {
     }
 }
 
-impl Presented {
+impl ChallengeToken {
     pub fn parse(token: &str) -> Option<Self> {
         // 42 + 32 bytes are 99 characters of base64url.
         let bytes = if token.len() == 99 { URL_SAFE_NO_PAD.decode(token).ok()? } else { return None };
@@ -120,7 +126,7 @@ impl Presented {
         let (device, rest) = rest.split_first_chunk::<16>()?;
         let (expires_at, mac) = rest.split_first_chunk::<8>()?;
         let challenge = Challenge {
-            purpose: [Purpose::SecondFactor, Purpose::Enrolment, Purpose::PasswordChange]
+            purpose: [ChallengePurpose::SecondFactor, ChallengePurpose::Enrolment, ChallengePurpose::PasswordChange]
                 .into_iter()
                 .find(|known| known.byte() == purpose)?,
             known_device: match known_device {
@@ -136,9 +142,14 @@ impl Presented {
     }
 }
 
-pub(crate) fn challenge(vault: &Vault, challenge: Challenge, factors: &[u8; 32], now: DateTime<Utc>) -> Challenged {
+pub(crate) fn challenge(
+    vault: &Vault,
+    challenge: Challenge,
+    factors: &[u8; 32],
+    now: DateTime<Utc>,
+) -> IssuedChallenge {
     let token = [challenge.bytes().as_slice(), &challenge.mac(vault, factors)].concat();
-    Challenged {
+    IssuedChallenge {
         purpose: challenge.purpose,
         token: Zeroizing::new(URL_SAFE_NO_PAD.encode(token)),
         expires_in: challenge.expires_at - now.timestamp(),
@@ -149,9 +160,9 @@ pub(crate) fn challenge(vault: &Vault, challenge: Challenge, factors: &[u8; 32],
 pub(crate) async fn challenged(
     side: &WriteSide,
     token: &str,
-    purpose: Purpose,
-) -> Result<(Challenge, Found), CommandError> {
-    let presented = Presented::parse(token).ok_or(CommandError::InvalidCredentials)?;
+    purpose: ChallengePurpose,
+) -> Result<(Challenge, StoredCredentials), CommandError> {
+    let presented = ChallengeToken::parse(token).ok_or(CommandError::InvalidCredentials)?;
     let challenge = presented.challenge;
     let found = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
     if challenge.purpose == purpose
@@ -163,16 +174,16 @@ pub(crate) async fn challenged(
     }
 }
 
-pub(crate) async fn half_way(
+pub(crate) async fn pending_login(
     side: &WriteSide,
     token: &str,
-    purpose: Purpose,
+    purpose: ChallengePurpose,
     now: DateTime<Utc>,
-) -> Result<HalfWay, CommandError> {
+) -> Result<PendingLogin, CommandError> {
     let (challenge, _) = challenged(side, token, purpose).await?;
     let (state, _) = side.account_state(challenge.account).await?;
     if challenge.has_expired(now) || state.suspended {
         return Err(CommandError::InvalidCredentials);
     }
-    Ok(HalfWay(challenge))
+    Ok(PendingLogin(challenge))
 }

@@ -8,8 +8,8 @@ use sqlx::PgPool;
 use totp_rs::{Builder, Totp};
 use zeroize::Zeroizing;
 
-use crate::authentication::attempts::Reserved;
-use crate::authentication::credentials::{self, Found};
+use crate::authentication::attempts::CountedAttempt;
+use crate::authentication::credentials::{self, StoredCredentials};
 use crate::error::CommandError;
 use crate::vault::Vault;
 use crate::vault::write::VaultWrite;
@@ -24,7 +24,7 @@ const ISSUER: &str = "Fulexo";
 pub struct RecoveryCodes(pub Vec<Zeroizing<String>>);
 
 /// A code that was right; one of the authenticator is spent.
-pub(crate) struct Spent {
+pub(crate) struct VerifiedCode {
     /// A recovery code, as it is stored, which is spent with what it leads to.
     pub recovery: Option<[u8; 32]>,
     /// The seed as it is stored: whoever goes on must find the same.
@@ -33,7 +33,7 @@ pub(crate) struct Spent {
 
 /// What recovery codes are made of: with it and the service key they are made again for the same idempotency key.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Batch(pub [u8; 16]);
+pub(crate) struct RecoveryCodeSeed(pub [u8; 16]);
 
 /// SHA-1, six digits, 30 seconds, one step of skew: what every authenticator app speaks.
 pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError> {
@@ -74,11 +74,11 @@ pub(crate) fn is_recovery_code(code: &TypedCode) -> bool {
 /// Spends a code, or finds a recovery code, if it is right; of a locked account nothing is evaluated.
 pub(crate) async fn spend_code(
     side: &WriteSide,
-    found: &Found,
+    found: &StoredCredentials,
     code: &TypedCode,
-    attempt: &Reserved,
+    attempt: &CountedAttempt,
     now: DateTime<Utc>,
-) -> Result<Option<Spent>, CommandError> {
+) -> Result<Option<VerifiedCode>, CommandError> {
     if attempt.lockout == Lockout::Locked {
         return Ok(None);
     }
@@ -91,7 +91,7 @@ pub(crate) async fn spend_code(
             None => false,
         },
     };
-    Ok(right.then_some(Spent { recovery, seed }))
+    Ok(right.then_some(VerifiedCode { recovery, seed }))
 }
 
 async fn has_recovery_code(pool: &PgPool, account: AccountId, hash: [u8; 32]) -> Result<bool, CommandError> {
@@ -140,7 +140,7 @@ pub(crate) async fn spend_step(
     Ok(spent.rows_affected() == 1)
 }
 
-pub(crate) fn recovery_codes(vault: &Vault, account: AccountId, batch: &Batch) -> RecoveryCodes {
+pub(crate) fn recovery_codes(vault: &Vault, account: AccountId, batch: &RecoveryCodeSeed) -> RecoveryCodes {
     let code = |number: u32| {
         let parts: [&[u8]; 3] = [account.0.as_bytes(), &batch.0, &number.to_be_bytes()];
         Zeroizing::new(written(&vault.digest("recovery-code", &parts)))

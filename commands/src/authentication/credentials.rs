@@ -8,24 +8,24 @@ use fulexo_domain::values::{AccountId, EmailAddress};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::authentication::password_hash::{PasswordHasher, Place, Verifier};
+use crate::authentication::password_hash::{HashingPermit, PasswordHasher, Verifier};
 use crate::error::CommandError;
 use crate::log::EventLog;
-use crate::vault::{SubjectKey, Vault};
+use crate::vault::{DataKey, Vault};
 use crate::write_side::WriteSide;
 
 /// An account that was found, with all that a login needs of it.
-pub(crate) struct Found {
+pub(crate) struct StoredCredentials {
     pub account: AccountId,
     /// The account's version that the verifier belongs to.
     pub version: u64,
-    pub key: SubjectKey,
+    pub key: DataKey,
     pub verifier: Verifier,
     /// The sealed seed of its second factor, when it has one.
     pub seed: Option<Vec<u8>>,
 }
 
-struct FoundRow {
+struct CredentialsRow {
     account: Uuid,
     version: i64,
     verifier: Vec<u8>,
@@ -34,7 +34,7 @@ struct FoundRow {
     seed: Option<Vec<u8>>,
 }
 
-pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier, CommandError> {
+pub(crate) fn read_verifier(key: &DataKey, sealed: &[u8]) -> Result<Verifier, CommandError> {
     let bytes = key.open_verifier("password", sealed)?;
     let text =
         String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::Internal("a verifier is not text".into()))?;
@@ -45,7 +45,7 @@ pub(crate) fn read_verifier(key: &SubjectKey, sealed: &[u8]) -> Result<Verifier,
 pub(crate) async fn hash_password(
     hasher: &PasswordHasher,
     password: Password,
-    place: Place,
+    place: HashingPermit,
 ) -> Result<Verifier, CommandError> {
     hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
 }
@@ -61,15 +61,18 @@ pub(crate) fn factors(vault: &Vault, verifier: &Verifier, seed: Option<&[u8]>) -
     vault.digest("factors", &[verifier.expose().as_bytes(), seed.unwrap_or_default()])
 }
 
-pub(crate) fn factors_of(vault: &Vault, found: &Found) -> [u8; 32] {
+pub(crate) fn factors_of(vault: &Vault, found: &StoredCredentials) -> [u8; 32] {
     factors(vault, &found.verifier, found.seed.as_deref())
 }
 
 /// The account that holds this address, with its key and verifier.
-pub(crate) async fn find_by_email(side: &WriteSide, email: &EmailAddress) -> Result<Option<Found>, CommandError> {
+pub(crate) async fn find_by_email(
+    side: &WriteSide,
+    email: &EmailAddress,
+) -> Result<Option<StoredCredentials>, CommandError> {
     let hash = email_hash(&side.vault, email);
     let row = sqlx::query_as!(
-        FoundRow,
+        CredentialsRow,
         r#"select k.stream_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id,
                   t.verifier as "seed?"
            from log.unique_key k
@@ -86,9 +89,9 @@ pub(crate) async fn find_by_email(side: &WriteSide, email: &EmailAddress) -> Res
 }
 
 /// The same, of an account that is known.
-pub(crate) async fn find(side: &WriteSide, account: AccountId) -> Result<Option<Found>, CommandError> {
+pub(crate) async fn find(side: &WriteSide, account: AccountId) -> Result<Option<StoredCredentials>, CommandError> {
     let row = sqlx::query_as!(
-        FoundRow,
+        CredentialsRow,
         r#"select c.account_id as account, s.version, c.verifier, sk.wrapped as "wrapped!", sk.kek_id,
                   t.verifier as "seed?"
            from vault.credential c
@@ -103,18 +106,18 @@ pub(crate) async fn find(side: &WriteSide, account: AccountId) -> Result<Option<
     row.map(|row| read_found(&side.vault, row)).transpose()
 }
 
-fn read_found(vault: &Vault, row: FoundRow) -> Result<Found, CommandError> {
+fn read_found(vault: &Vault, row: CredentialsRow) -> Result<StoredCredentials, CommandError> {
     let key = vault.open_subject_key(row.account, &row.kek_id, &row.wrapped)?;
     let verifier = read_verifier(&key, &row.verifier)?;
     let (account, version) = (AccountId(row.account), row.version.unsigned_abs());
-    Ok(Found { account, version, key, verifier, seed: row.seed })
+    Ok(StoredCredentials { account, version, key, verifier, seed: row.seed })
 }
 
 /// The account as it is now, as long as its password is still the one that was verified: hashing takes time, and
 /// the password may have been changed meanwhile.
 pub(crate) async fn with_same_password(
     side: &WriteSide,
-    verified: &Found,
+    verified: &StoredCredentials,
 ) -> Result<(AccountState, u64), CommandError> {
     let (state, version) = side.account_state(verified.account).await?;
     if version != verified.version {

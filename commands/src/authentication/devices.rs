@@ -2,7 +2,7 @@
 //! one whose token is authentic, whose row is there, and whose first login was not too long ago.
 //!
 //! Rows are written with the event that they follow from (`vault/write.rs`): a login, the owner's word, and whatever changes
-//! what an account is guarded by (`Unit::record`).
+//! what an account is guarded by (`UnitOfWork::record`).
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_KNOWN_FOR};
@@ -14,8 +14,8 @@ use uuid::Uuid;
 use crate::authentication::attempts::{self, interval};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done};
-use crate::idempotency::{self, Idempotency};
+use crate::execute::{self, CommandOutcome, CommitOutcome};
+use crate::idempotency::{self, IdempotencyKey};
 use crate::sessions::refresh_token::device_of_token;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
@@ -112,17 +112,17 @@ pub(crate) async fn forget_device(
     context: &Context,
     account: AccountId,
     device: Uuid,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), device.as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "forget_device", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "forget_device", &content);
     if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return execute::done_before(&side.log, ()).await;
     }
     if !knows_device(&side.pool, context, account, device).await? {
         let refused = execute::unless_done(&side.log, idempotency.as_ref(), CommandError::NoSuchDevice).await;
-        return execute::done(&side.log, Committed::Before(refused?)).await;
+        return execute::done(&side.log, CommitOutcome::Replayed(refused?)).await;
     }
-    let mut unit = side.unit(context);
+    let mut unit = side.unit_of_work(context);
     unit.vault(VaultWrite::ForgetDevice { account, device });
     let forgotten =
         AuthenticationEvent::DeviceForgotten { device: attempts::device_name(&side.vault, account, device) };

@@ -20,22 +20,22 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::authentication::attempts::{self, Reserved, Subject};
-use crate::authentication::challenge::{self, Challenge, Challenged, Purpose};
-use crate::authentication::credentials::{self, Found, read_verifier};
-use crate::authentication::password_hash::{PasswordHasher, Place};
+use crate::authentication::attempts::{self, AttemptScope, CountedAttempt};
+use crate::authentication::challenge::{self, Challenge, ChallengePurpose, IssuedChallenge};
+use crate::authentication::credentials::{self, StoredCredentials, read_verifier};
+use crate::authentication::password_hash::{HashingPermit, PasswordHasher};
 use crate::authentication::{codes, devices};
 use crate::authorization::lockdown;
 use crate::context::{Context, network_facts};
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done, TRIES};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
 use crate::rate_limit;
 use crate::sessions::refresh_token::device_token;
-use crate::sessions::tokens::{self, Issue, Tokens};
+use crate::sessions::tokens::{self, TokenParameters, Tokens};
 use crate::sessions::{ends, refresh};
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::Vault;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
@@ -52,19 +52,19 @@ pub struct Credentials {
 }
 
 /// What a login gives.
-pub enum LoggedIn {
+pub enum LoginResult {
     /// A session began.
     Session(Tokens),
     /// One step is left, or another comes first.
-    Challenge(Challenged),
+    Challenge(IssuedChallenge),
 }
 
 /// Factors that were right, on their way to a session.
-pub(crate) struct Presented<'a> {
+pub(crate) struct VerifiedFactors<'a> {
     pub methods: Vec<Method>,
     pub device: Uuid,
     pub known_device: bool,
-    pub attempt: &'a Reserved,
+    pub attempt: &'a CountedAttempt,
     /// The password's verifier at the configured cost, where that changed.
     pub rehashed: Option<Vec<u8>>,
     /// The seed that a code was right for; it must still be the account's.
@@ -75,7 +75,7 @@ pub(crate) struct Presented<'a> {
 
 /// What a login came to, as the log remembers it for the same idempotency key.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub(crate) enum Outcome {
+pub(crate) enum LoginOutcome {
     Refused,
     /// With a digest of the factors that it was given under.
     Challenged(Challenge, [u8; 32]),
@@ -89,24 +89,28 @@ pub(crate) enum Outcome {
 }
 
 /// The step that a login leads to.
-enum Next {
-    Begin,
-    Challenge(Purpose),
+enum LoginStep {
+    StartSession,
+    Challenge(ChallengePurpose),
 }
 
 pub(crate) async fn login(
     side: &WriteSide,
     context: &Context,
     credentials: Credentials,
-) -> Result<Done<LoggedIn>, CommandError> {
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     lockdown::as_during_lockdown(&side.pool, log_in(side, context, credentials).await).await
 }
 
-async fn log_in(side: &WriteSide, context: &Context, credentials: Credentials) -> Result<Done<LoggedIn>, CommandError> {
+async fn log_in(
+    side: &WriteSide,
+    context: &Context,
+    credentials: Credentials,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let email = credentials.email.normalised();
     let token = credentials.device_token.as_deref().unwrap_or_default();
     let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "login", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "login", &content);
     if let Some((outcome, is_recent)) = idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
         return answer(side, context, outcome, is_recent).await;
     }
@@ -118,7 +122,8 @@ async fn log_in(side: &WriteSide, context: &Context, credentials: Credentials) -
         Some(account) => devices::known_device(side, context, account, token).await?.map(|device| (account, device)),
         None => None,
     };
-    let subject = known.map_or(Subject::Address(&email, account), |(account, device)| Subject::Device(account, device));
+    let subject =
+        known.map_or(AttemptScope::Address(&email, account), |(account, device)| AttemptScope::Device(account, device));
     let attempt = attempts::reserve_attempt(side, subject, Factor::Password, context.now).await?;
     let right = attempts::evaluate(side, credentials.password.clone(), found.as_ref(), &attempt, place.clone()).await?;
     let Some(found) = found.as_ref().filter(|_| right) else {
@@ -137,7 +142,7 @@ async fn log_in(side: &WriteSide, context: &Context, credentials: Credentials) -
     } else {
         None
     };
-    let presented = Presented {
+    let presented = VerifiedFactors {
         methods: vec![Method::Password],
         device: known.map_or_else(|| context.new_id(), |(_, device)| device),
         known_device: known.is_some(),
@@ -152,12 +157,12 @@ async fn log_in(side: &WriteSide, context: &Context, credentials: Credentials) -
 pub(crate) async fn refuse(
     side: &WriteSide,
     context: &Context,
-    found: Option<&Found>,
+    found: Option<&StoredCredentials>,
     verdict: Verdict,
-    attempt: &Reserved,
-    idempotency: Option<&Idempotency>,
-) -> Result<Done<LoggedIn>, CommandError> {
-    attempts::record_refusal(side, context, found, verdict, attempt, idempotency, &Outcome::Refused).await?;
+    attempt: &CountedAttempt,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
+    attempts::record_refusal(side, context, found, verdict, attempt, idempotency, &LoginOutcome::Refused).await?;
     Err(CommandError::InvalidCredentials)
 }
 
@@ -165,10 +170,10 @@ pub(crate) async fn refuse(
 pub(crate) async fn proceed(
     side: &WriteSide,
     context: &Context,
-    found: &Found,
-    presented: &Presented<'_>,
-    idempotency: Option<&Idempotency>,
-) -> Result<Done<LoggedIn>, CommandError> {
+    found: &StoredCredentials,
+    presented: &VerifiedFactors<'_>,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let done = decide_login(side, context, found, presented, idempotency).await;
     attempts::settled(&side.pool, presented.attempt, done).await
 }
@@ -176,10 +181,10 @@ pub(crate) async fn proceed(
 async fn decide_login(
     side: &WriteSide,
     context: &Context,
-    found: &Found,
-    presented: &Presented<'_>,
-    idempotency: Option<&Idempotency>,
-) -> Result<Done<LoggedIn>, CommandError> {
+    found: &StoredCredentials,
+    presented: &VerifiedFactors<'_>,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let context = &context.acting_as(found.account);
     let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
     for _ in 0..TRIES {
@@ -204,9 +209,9 @@ async fn decide_login(
             return Err(CommandError::InvalidCredentials);
         }
         let personal = network_facts(context).with(Field::Device, Some(&presented.device.to_string()));
-        let mut unit = side.unit(context).sealing(Some((found.key.clone(), personal)));
+        let mut unit = side.unit_of_work(context).sealing(Some((found.key.clone(), personal)));
         // All was right for the account as it is at this version, and maybe not at a later one.
-        unit.expect(Category::Account, found.account.0, Expected::Exact(version));
+        unit.expect(Category::Account, found.account.0, ExpectedVersion::Exact(version));
         admission.rest(&mut unit);
         unit.vault(presented.attempt.clear());
         if let Some(verifier) = &presented.rehashed {
@@ -219,8 +224,8 @@ async fn decide_login(
         }
         let next = next(side, &state, found.account, presented, context.now).await?;
         let done = match next {
-            Next::Begin => begin(side, context, unit, found, presented, state, idempotency).await,
-            Next::Challenge(purpose) => hold(side, context, unit, found, presented, purpose, idempotency).await,
+            LoginStep::StartSession => begin(side, context, unit, found, presented, state, idempotency).await,
+            LoginStep::Challenge(purpose) => hold(side, context, unit, found, presented, purpose, idempotency).await,
         };
         match done {
             Err(CommandError::Contended) => {}
@@ -233,8 +238,8 @@ async fn decide_login(
 /// The account as it is now, as long as all that was presented is still right for it.
 async fn still_right(
     side: &WriteSide,
-    found: &Found,
-    presented: &Presented<'_>,
+    found: &StoredCredentials,
+    presented: &VerifiedFactors<'_>,
 ) -> Result<(AccountState, u64), CommandError> {
     let state = credentials::with_same_password(side, found).await?;
     if let Some(seed) = &presented.seed {
@@ -247,11 +252,11 @@ async fn next(
     side: &WriteSide,
     state: &AccountState,
     account: AccountId,
-    presented: &Presented<'_>,
+    presented: &VerifiedFactors<'_>,
     now: DateTime<Utc>,
-) -> Result<Next, CommandError> {
+) -> Result<LoginStep, CommandError> {
     if state.second_factor && presented.seed.is_none() {
-        return Ok(Next::Challenge(Purpose::SecondFactor));
+        return Ok(LoginStep::Challenge(ChallengePurpose::SecondFactor));
     }
     let policy = side.policy();
     let age = policy.passwords.max_age_days.map(|days| TimeDelta::days(i64::from(days)));
@@ -260,44 +265,48 @@ async fn next(
         None => false,
     };
     if state.password_expired || outdated {
-        return Ok(Next::Challenge(Purpose::PasswordChange));
+        return Ok(LoginStep::Challenge(ChallengePurpose::PasswordChange));
     }
     let required = &policy.second_factor.required_for;
     if !state.second_factor && state.roles.iter().any(|role| required.contains(role)) {
-        return Ok(Next::Challenge(Purpose::Enrolment));
+        return Ok(LoginStep::Challenge(ChallengePurpose::Enrolment));
     }
-    Ok(Next::Begin)
+    Ok(LoginStep::StartSession)
 }
 
 async fn hold(
     side: &WriteSide,
     context: &Context,
-    mut unit: Unit<'_>,
-    found: &Found,
-    presented: &Presented<'_>,
-    purpose: Purpose,
-    idempotency: Option<&Idempotency>,
-) -> Result<Done<LoggedIn>, CommandError> {
+    mut unit: UnitOfWork<'_>,
+    found: &StoredCredentials,
+    presented: &VerifiedFactors<'_>,
+    purpose: ChallengePurpose,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let account = found.account;
     let verdict = match purpose {
-        Purpose::SecondFactor => Verdict::SecondFactorRequired { enrolled: true },
-        Purpose::Enrolment => Verdict::SecondFactorRequired { enrolled: false },
-        Purpose::PasswordChange => Verdict::PasswordChangeRequired,
+        ChallengePurpose::SecondFactor => Verdict::SecondFactorRequired { enrolled: true },
+        ChallengePurpose::Enrolment => Verdict::SecondFactorRequired { enrolled: false },
+        ChallengePurpose::PasswordChange => Verdict::PasswordChangeRequired,
     };
     unit.record(account.0, Some(account), attempts::decide_attempt(side, presented.attempt, verdict, context.now))?;
     let challenge = Challenge::new(purpose, account, presented.device, presented.known_device, context.now);
     let factors = factors_after(&side.vault, found, presented)?;
-    match execute::commit(side, unit, idempotency, Outcome::Challenged(challenge, factors)).await? {
-        Committed::New(_, receipt) => {
-            let value = LoggedIn::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now));
-            Ok(Done { value, position: receipt.position })
+    match execute::commit(side, unit, idempotency, LoginOutcome::Challenged(challenge, factors)).await? {
+        CommitOutcome::New(_, receipt) => {
+            let value = LoginResult::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now));
+            Ok(CommandOutcome { value, position: receipt.position })
         }
-        Committed::Before(outcome) => answer(side, context, outcome, true).await,
+        CommitOutcome::Replayed(outcome) => answer(side, context, outcome, true).await,
     }
 }
 
 /// A digest of the factors as the append of a login leaves them: its verifier may be another one.
-fn factors_after(vault: &Vault, found: &Found, presented: &Presented<'_>) -> Result<[u8; 32], CommandError> {
+fn factors_after(
+    vault: &Vault,
+    found: &StoredCredentials,
+    presented: &VerifiedFactors<'_>,
+) -> Result<[u8; 32], CommandError> {
     let sealed = presented.rehashed.as_deref();
     let rehashed = sealed.map(|sealed| read_verifier(&found.key, sealed)).transpose()?;
     Ok(credentials::factors(vault, rehashed.as_ref().unwrap_or(&found.verifier), found.seed.as_deref()))
@@ -306,12 +315,12 @@ fn factors_after(vault: &Vault, found: &Found, presented: &Presented<'_>) -> Res
 async fn begin(
     side: &WriteSide,
     context: &Context,
-    mut unit: Unit<'_>,
-    found: &Found,
-    presented: &Presented<'_>,
+    mut unit: UnitOfWork<'_>,
+    found: &StoredCredentials,
+    presented: &VerifiedFactors<'_>,
     state: AccountState,
-    idempotency: Option<&Idempotency>,
-) -> Result<Done<LoggedIn>, CommandError> {
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let (account, session) = (found.account, SessionId(context.new_id()));
     let root = random_bytes()?;
     let (device, methods) = (presented.device, presented.methods.clone());
@@ -324,7 +333,7 @@ async fn begin(
         policy: policy.sessions.clone(),
     };
     let started = Session::handle_command(&SessionState::None, command)?;
-    unit.expect(Category::Session, session.0, Expected::New);
+    unit.expect(Category::Session, session.0, ExpectedVersion::New);
     let mut session_ends_at = context.now;
     for event in &started {
         if let SessionEvent::Started { expires_at, .. } = event {
@@ -343,11 +352,11 @@ async fn begin(
     }
 
     let factors = factors_after(&side.vault, found, presented)?;
-    match execute::commit(side, unit, idempotency, Outcome::Started { account, session, device, factors }).await? {
-        Committed::New(_, receipt) => {
+    match execute::commit(side, unit, idempotency, LoginOutcome::Started { account, session, device, factors }).await? {
+        CommitOutcome::New(_, receipt) => {
             ends::end_beyond_limit(side, context, account).await?;
             let position = receipt.position.unwrap_or_default();
-            let issue = Issue {
+            let issue = TokenParameters {
                 account,
                 session,
                 generation: 1,
@@ -359,10 +368,10 @@ async fn begin(
                 session_ends_at,
             };
             let device_token = device_token(&side.vault, account, device);
-            let value = LoggedIn::Session(tokens::issue(side, context, issue, &root, Some(device_token))?);
-            Ok(Done { value, position: Some(position) })
+            let value = LoginResult::Session(tokens::issue(side, context, issue, &root, Some(device_token))?);
+            Ok(CommandOutcome { value, position: Some(position) })
         }
-        Committed::Before(outcome) => answer(side, context, outcome, true).await,
+        CommitOutcome::Replayed(outcome) => answer(side, context, outcome, true).await,
     }
 }
 
@@ -371,23 +380,23 @@ async fn begin(
 pub(crate) async fn answer(
     side: &WriteSide,
     context: &Context,
-    outcome: Outcome,
+    outcome: LoginOutcome,
     is_recent: bool,
-) -> Result<Done<LoggedIn>, CommandError> {
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     match outcome {
-        Outcome::Refused => Err(CommandError::InvalidCredentials),
-        Outcome::Challenged(challenge, factors) => {
+        LoginOutcome::Refused => Err(CommandError::InvalidCredentials),
+        LoginOutcome::Challenged(challenge, factors) => {
             let found = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
             if challenge.has_expired(context.now) || factors != credentials::factors_of(&side.vault, &found) {
                 return Err(CommandError::InvalidCredentials);
             }
             execute::done_before(
                 &side.log,
-                LoggedIn::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now)),
+                LoginResult::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now)),
             )
             .await
         }
-        Outcome::Started { account, session, device, factors } => {
+        LoginOutcome::Started { account, session, device, factors } => {
             let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
             if factors != credentials::factors_of(&side.vault, &found) {
                 return Err(CommandError::InvalidCredentials);
@@ -399,8 +408,8 @@ pub(crate) async fn answer(
             ends::end_beyond_limit(side, &context.acting_as(account), account).await?;
             let device_token = device_token(&side.vault, account, device);
             let again = tokens::issue_again(side, context, session, 1, Some(device_token)).await?;
-            let Done { value, position } = again.ok_or(CommandError::InvalidCredentials)?;
-            Ok(Done { value: LoggedIn::Session(value), position })
+            let CommandOutcome { value, position } = again.ok_or(CommandError::InvalidCredentials)?;
+            Ok(CommandOutcome { value: LoginResult::Session(value), position })
         }
     }
 }
@@ -423,9 +432,9 @@ async fn was_logged_in_to(pool: &PgPool, account: AccountId) -> Result<bool, Com
 /// The password was right, but its verifier was made at another cost.
 async fn rehash(
     hasher: &PasswordHasher,
-    found: &Found,
+    found: &StoredCredentials,
     password: Password,
-    place: Place,
+    place: HashingPermit,
 ) -> Result<Vec<u8>, CommandError> {
     let verifier = credentials::hash_password(hasher, password, place).await?;
     Ok(found.key.seal_verifier("password", verifier.expose())?)

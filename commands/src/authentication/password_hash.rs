@@ -9,11 +9,11 @@
 //! One thread a side. When several passwords wait, a thread takes its share of them at once and hashes them side by side
 //! (`fulexo_bcrypt`): six take little more than twice the time of one. A single one is hashed alone.
 
-mod places;
-mod turns;
-use self::places::Places;
-pub use self::places::{Party, Place, SHARE, WAITING};
-use self::turns::{Turns, Waiting};
+mod fair_queue;
+mod permits;
+use self::fair_queue::{FairQueue, QueueItem};
+use self::permits::HashingPermits;
+pub use self::permits::{HashingPermit, PERMITS, PERMITS_PER_HOLDER, PermitHolder};
 use crate::vault::crypto::equal;
 use crate::vault::crypto::random_bytes;
 use base64::Engine as _;
@@ -37,8 +37,8 @@ const HEAD: usize = 29;
 
 /// A bounded pool of hashing threads.
 pub struct PasswordHasher {
-    queue: Arc<Queue>,
-    places: Arc<Places>,
+    queue: Arc<JobQueue>,
+    places: Arc<HashingPermits>,
     cost: u32,
     /// What unknown and locked accounts are verified against: nobody's, at the same cost.
     dummy: Verifier,
@@ -51,23 +51,23 @@ pub struct Verifier(Zeroizing<String>);
 /// The pool is full, or as far as this address or account may fill it; or its threads are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords are waiting to be hashed")]
-pub struct Full;
+pub struct PoolFull;
 
 /// What hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Engine {
+enum BcryptEngine {
     /// Several side by side.
     Lanes,
     /// The `bcrypt` crate, one after another.
     Crate,
 }
 
-struct Job {
-    task: Task,
-    place: Place,
+struct PoolJob {
+    task: PoolTask,
+    place: HashingPermit,
 }
 
-enum Task {
+enum PoolTask {
     Hash {
         /// At most 72 bytes.
         key: Zeroizing<Vec<u8>>,
@@ -80,53 +80,53 @@ enum Task {
 }
 
 /// What waits, and who could take it.
-struct Queue {
-    state: Mutex<State>,
+struct JobQueue {
+    state: Mutex<JobQueueState>,
     arrived: Condvar,
     /// The threads that one origin may have to itself while others come, too.
     most_alone: usize,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: Turns<Party, Job>,
+struct JobQueueState {
+    waiting: FairQueue<PermitHolder, PoolJob>,
     /// Threads that have nothing to do.
     idle: usize,
     /// Origins that have threads to themselves, and how many.
-    alone: HashMap<Party, usize>,
+    alone: HashMap<PermitHolder, usize>,
     /// The two origins that came last, and when.
-    came: [Option<(Party, Instant)>; 2],
+    came: [Option<(PermitHolder, Instant)>; 2],
     closed: bool,
 }
 
 /// Jobs that a thread works on at once, and their origin, if it is one.
-struct HashBatch {
-    jobs: Vec<Job>,
-    alone: Option<Party>,
+struct JobBatch {
+    jobs: Vec<PoolJob>,
+    alone: Option<PermitHolder>,
 }
 
-impl Waiting for Job {
+impl QueueItem for PoolJob {
     /// What is hashed at the same cost is hashed side by side.
-    type Kind = Option<u32>;
+    type BatchKind = Option<u32>;
 
     fn kind(&self) -> Option<u32> {
         match &self.task {
-            Task::Hash { cost, .. } => Some(*cost),
-            Task::Judge { .. } => None,
+            PoolTask::Hash { cost, .. } => Some(*cost),
+            PoolTask::Judge { .. } => None,
         }
     }
 
     fn most_at_once(&self) -> usize {
         match &self.task {
-            Task::Hash { .. } => MOST_LANES,
-            Task::Judge { .. } => 1,
+            PoolTask::Hash { .. } => MOST_LANES,
+            PoolTask::Judge { .. } => 1,
         }
     }
 
     fn is_wanted(&self) -> bool {
         match &self.task {
-            Task::Hash { reply, .. } => !reply.is_closed(),
-            Task::Judge { reply, .. } => !reply.is_closed(),
+            PoolTask::Hash { reply, .. } => !reply.is_closed(),
+            PoolTask::Judge { reply, .. } => !reply.is_closed(),
         }
     }
 }
@@ -175,12 +175,12 @@ impl PasswordHasher {
         if !(4..=31).contains(&cost) {
             return Err(format!("bcrypt cannot hash at cost {cost}"));
         }
-        let engine = Engine::tested(fulexo_bcrypt::bcrypt);
+        let engine = BcryptEngine::tested(fulexo_bcrypt::bcrypt);
         let salt = random_bytes().map_err(|error| error.to_string())?;
         let hash = bcrypt::bcrypt(cost, salt, &[0]);
         let dummy = Verifier::of(cost, salt, &hash);
         let threads = threads.max(1);
-        let queue = Arc::new(Queue::of(threads));
+        let queue = Arc::new(JobQueue::of(threads));
         for number in 0..threads {
             let queue = Arc::clone(&queue);
             thread::Builder::new()
@@ -194,28 +194,28 @@ impl PasswordHasher {
     /// Takes a place for somebody, before anything else is done for the request. It is good for one thing after another.
     ///
     /// # Errors
-    /// [`Full`], at once: nobody waits for a place to wait.
-    pub(crate) fn place(&self, party: Party) -> Result<Place, Full> {
-        self.places.take(party).ok_or(Full)
+    /// [`PoolFull`], at once: nobody waits for a place to wait.
+    pub(crate) fn place(&self, party: PermitHolder) -> Result<HashingPermit, PoolFull> {
+        self.places.take(party).ok_or(PoolFull)
     }
 
     /// How many places are taken for an address or an account.
     #[must_use]
-    pub(crate) fn held(&self, party: Party) -> usize {
+    pub(crate) fn held(&self, party: PermitHolder) -> usize {
         self.places.held(party)
     }
 
     /// Holds a password against the rules, on the hashing threads.
     ///
     /// # Errors
-    /// [`Full`] when the threads are gone, or the judge panicked.
-    pub async fn judge<F>(&self, judge: F, place: Place) -> Result<Vec<Violation>, Full>
+    /// [`PoolFull`] when the threads are gone, or the judge panicked.
+    pub async fn judge<F>(&self, judge: F, place: HashingPermit) -> Result<Vec<Violation>, PoolFull>
     where
         F: FnOnce() -> Vec<Violation> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Job { task: Task::Judge { judge: Box::new(judge), reply }, place });
-        answer.await.map_err(|_| Full)
+        self.queue.push(PoolJob { task: PoolTask::Judge { judge: Box::new(judge), reply }, place });
+        answer.await.map_err(|_| PoolFull)
     }
 
     /// Whether a verifier was made with another cost than the one configured.
@@ -227,12 +227,12 @@ impl PasswordHasher {
     /// Hashes a new password, at most 72 bytes long.
     ///
     /// # Errors
-    /// [`Full`] when the threads are gone or refuse: a password that is too long is never truncated.
-    pub async fn hash(&self, password: Password, place: Place) -> Result<Verifier, Full> {
+    /// [`PoolFull`] when the threads are gone or refuse: a password that is too long is never truncated.
+    pub async fn hash(&self, password: Password, place: HashingPermit) -> Result<Verifier, PoolFull> {
         if password.expose().len() > LONGEST_BYTES {
-            return Err(Full);
+            return Err(PoolFull);
         }
-        let salt = random_bytes().map_err(|_| Full)?;
+        let salt = random_bytes().map_err(|_| PoolFull)?;
         let hash = self.compute(&password, salt, self.cost, place).await?;
         Ok(Verifier::of(self.cost, salt, &hash))
     }
@@ -240,8 +240,13 @@ impl PasswordHasher {
     /// Whether the password is the one. With no verifier, a dummy is verified and the answer is no.
     ///
     /// # Errors
-    /// [`Full`] when the threads are gone.
-    pub async fn verify(&self, password: Password, verifier: Option<Verifier>, place: Place) -> Result<bool, Full> {
+    /// [`PoolFull`] when the threads are gone.
+    pub async fn verify(
+        &self,
+        password: Password,
+        verifier: Option<Verifier>,
+        place: HashingPermit,
+    ) -> Result<bool, PoolFull> {
         let known = verifier.is_some();
         let verifier = verifier.unwrap_or_else(|| self.dummy.clone());
         let Some((cost, salt)) = verifier.parts() else { return Ok(false) };
@@ -257,13 +262,13 @@ impl PasswordHasher {
         password: &Password,
         salt: [u8; 16],
         cost: u32,
-        place: Place,
-    ) -> Result<Zeroizing<[u8; 24]>, Full> {
+        place: HashingPermit,
+    ) -> Result<Zeroizing<[u8; 24]>, PoolFull> {
         let bytes = password.expose().as_bytes();
         let key = Zeroizing::new(bytes.get(..bytes.len().min(LONGEST_BYTES)).unwrap_or_default().to_vec());
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Job { task: Task::Hash { key, salt, cost, reply }, place });
-        answer.await.map_err(|_| Full)
+        self.queue.push(PoolJob { task: PoolTask::Hash { key, salt, cost, reply }, place });
+        answer.await.map_err(|_| PoolFull)
     }
 }
 
@@ -274,8 +279,8 @@ impl Drop for PasswordHasher {
     }
 }
 
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl JobQueue {
+    fn lock(&self) -> MutexGuard<'_, JobQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -283,7 +288,7 @@ impl Queue {
         Self { state: Mutex::default(), arrived: Condvar::new(), most_alone: threads.div_ceil(2) }
     }
 
-    fn push(&self, job: Job) {
+    fn push(&self, job: PoolJob) {
         let origin = job.place.origin();
         let mut state = self.lock();
         state.came(origin, Instant::now());
@@ -294,7 +299,7 @@ impl Queue {
 
     /// This thread's share of what waits, all of one kind, now that what it had to itself is done; `None` when there will be
     /// nothing more.
-    fn take(&self, done: Option<Party>) -> Option<HashBatch> {
+    fn take(&self, done: Option<PermitHolder>) -> Option<JobBatch> {
         let mut state = self.lock();
         if let Some(origin) = done {
             state.leave(origin);
@@ -321,8 +326,8 @@ impl Queue {
     }
 }
 
-impl State {
-    fn came(&mut self, origin: Party, now: Instant) {
+impl JobQueueState {
+    fn came(&mut self, origin: PermitHolder, now: Instant) {
         let [last, one_before] = &mut self.came;
         if last.is_some_and(|(last, _)| last != origin) {
             *one_before = *last;
@@ -342,7 +347,7 @@ impl State {
         Some(left).filter(|left| !left.is_zero())
     }
 
-    fn take(&mut self) -> Option<HashBatch> {
+    fn take(&mut self) -> Option<JobBatch> {
         let share = self.waiting.len().div_ceil(self.idle.max(1));
         let jobs = self.waiting.take(share, MOST_OF_ONE);
         let first = jobs.first()?.place.origin();
@@ -350,10 +355,10 @@ impl State {
         if let Some(origin) = alone {
             *self.alone.entry(origin).or_default() += 1;
         }
-        Some(HashBatch { jobs, alone })
+        Some(JobBatch { jobs, alone })
     }
 
-    fn leave(&mut self, origin: Party) {
+    fn leave(&mut self, origin: PermitHolder) {
         if let Entry::Occupied(mut threads) = self.alone.entry(origin) {
             *threads.get_mut() -= 1;
             if *threads.get() == 0 {
@@ -363,19 +368,19 @@ impl State {
     }
 }
 
-fn work(queue: &Queue, engine: Engine) {
+fn work(queue: &JobQueue, engine: BcryptEngine) {
     let mut done = None;
-    while let Some(HashBatch { jobs, alone }) = queue.take(done.take()) {
+    while let Some(JobBatch { jobs, alone }) = queue.take(done.take()) {
         done = alone;
         let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
-        for Job { task, place } in jobs {
+        for PoolJob { task, place } in jobs {
             match task {
-                Task::Hash { key, salt, cost, reply } => {
+                PoolTask::Hash { key, salt, cost, reply } => {
                     of_all = cost;
                     keys.push((key, salt));
                     replies.push((reply, place));
                 }
-                Task::Judge { judge, reply } => {
+                PoolTask::Judge { judge, reply } => {
                     // Foreign code that reads what anybody sends. Without an answer the sender is told to come back.
                     let judged = catch_unwind(AssertUnwindSafe(judge));
                     drop(place);
@@ -397,7 +402,7 @@ fn work(queue: &Queue, engine: Engine) {
     }
 }
 
-impl Engine {
+impl BcryptEngine {
     /// Lanes, if they give what the crate gives; a machine that computes wrongly must not decide about logins by them.
     fn tested(lanes: fn(&[Input<'_>], u32) -> Vec<[u8; 24]>) -> Self {
         const COST: u32 = 4;
@@ -445,17 +450,22 @@ mod tests {
     #[tokio::test]
     async fn a_password_verifies_against_its_own_hash_alone() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let verifier = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        let verifier = hasher.hash(password("right"), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert_eq!(verifier.cost(), Some(4));
         assert!(
             hasher
-                .verify(password("right"), Some(verifier.clone()), hasher.place(Party::INSIDE).unwrap())
+                .verify(password("right"), Some(verifier.clone()), hasher.place(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
-        assert!(!hasher.verify(password("wrong"), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
         assert!(
-            !hasher.verify(password(""), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap(),
+            !hasher
+                .verify(password("wrong"), Some(verifier), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !hasher.verify(password(""), None, hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap(),
             "the dummy is nobody's"
         );
     }
@@ -463,17 +473,25 @@ mod tests {
     #[tokio::test]
     async fn the_crate_reads_our_verifiers_and_we_read_the_crates() {
         let hasher = PasswordHasher::start(1, 5).unwrap();
-        let ours = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        let ours = hasher.hash(password("right"), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert!(bcrypt::verify("right", ours.expose()).unwrap());
         for version in ["2a", "2b", "2y"] {
             let theirs = bcrypt::hash_with_salt("right", 5, [7; 16]).unwrap().to_string().replacen("2b", version, 1);
             let theirs = Verifier::new(theirs);
             assert!(
-                hasher.verify(password("right"), Some(theirs), hasher.place(Party::INSIDE).unwrap()).await.unwrap()
+                hasher
+                    .verify(password("right"), Some(theirs), hasher.place(PermitHolder::INTERNAL).unwrap())
+                    .await
+                    .unwrap()
             );
         }
         let broken = Verifier::new(ours.expose().replace('$', "#"));
-        assert!(!hasher.verify(password("right"), Some(broken), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert!(
+            !hasher
+                .verify(password("right"), Some(broken), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .await
+                .unwrap()
+        );
     }
 
     #[tokio::test]
@@ -485,7 +503,7 @@ mod tests {
             .map(|parts| Verifier::new(parts.to_string()))
             .collect();
         let verify = |number: usize, guess: usize| {
-            let place = hasher.place(Party::INSIDE).unwrap();
+            let place = hasher.place(PermitHolder::INTERNAL).unwrap();
             hasher.verify(password(&format!("p{guess}")), verifiers.get(number).cloned(), place)
         };
         let right = join_all((0..100).map(|number| verify(number, number))).await;
@@ -496,63 +514,76 @@ mod tests {
 
     #[test]
     fn a_machine_that_computes_wrongly_falls_back_to_the_crate() {
-        assert_eq!(Engine::tested(fulexo_bcrypt::bcrypt), Engine::Lanes);
+        assert_eq!(BcryptEngine::tested(fulexo_bcrypt::bcrypt), BcryptEngine::Lanes);
         let flips_a_bit = |inputs: &[Input<'_>], cost: u32| {
             let mut hashes = fulexo_bcrypt::bcrypt(inputs, cost);
             hashes.iter_mut().skip(5).for_each(|hash| hash[22] ^= 1);
             hashes
         };
-        assert_eq!(Engine::tested(flips_a_bit), Engine::Crate);
+        assert_eq!(BcryptEngine::tested(flips_a_bit), BcryptEngine::Crate);
     }
 
     #[tokio::test]
     async fn what_bcrypt_would_cut_is_wrong() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
         let longest = "x".repeat(72);
-        let verifier = hasher.hash(password(&longest), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
+        let verifier = hasher.hash(password(&longest), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert!(
             hasher
-                .verify(password(&longest), Some(verifier.clone()), hasher.place(Party::INSIDE).unwrap())
+                .verify(password(&longest), Some(verifier.clone()), hasher.place(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
         let longer = format!("{longest}x");
-        assert!(!hasher.verify(password(&longer), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
-        assert!(hasher.hash(password(&longer), hasher.place(Party::INSIDE).unwrap()).await.is_err());
+        assert!(
+            !hasher
+                .verify(password(&longer), Some(verifier), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .await
+                .unwrap()
+        );
+        assert!(hasher.hash(password(&longer), hasher.place(PermitHolder::INTERNAL).unwrap()).await.is_err());
     }
 
     #[tokio::test]
     async fn what_is_judged_takes_its_turn_and_a_panic_ends_no_thread() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let judged = hasher.judge(|| vec![Violation::Common], hasher.place(Party::INSIDE).unwrap()).await;
+        let judged = hasher.judge(|| vec![Violation::Common], hasher.place(PermitHolder::INTERNAL).unwrap()).await;
         assert_eq!(judged, Ok(vec![Violation::Common]));
-        let panicked = hasher.judge(|| panic!("foreign code"), hasher.place(Party::INSIDE).unwrap()).await;
-        assert_eq!(panicked, Err(Full));
-        let verifier = hasher.hash(password("right"), hasher.place(Party::INSIDE).unwrap()).await.unwrap();
-        assert!(hasher.verify(password("right"), Some(verifier), hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        let panicked = hasher.judge(|| panic!("foreign code"), hasher.place(PermitHolder::INTERNAL).unwrap()).await;
+        assert_eq!(panicked, Err(PoolFull));
+        let verifier = hasher.hash(password("right"), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
+        assert!(
+            hasher
+                .verify(password("right"), Some(verifier), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .await
+                .unwrap()
+        );
     }
 
     #[tokio::test]
     async fn whoever_goes_away_leaves_their_place() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let party = Party { network: Some([192, 0, 2, 1].into()), account: None };
-        for _ in 0..SHARE {
+        let party = PermitHolder { network: Some([192, 0, 2, 1].into()), account: None };
+        for _ in 0..PERMITS_PER_HOLDER {
             let place = hasher.place(party).unwrap();
             assert!(hasher.verify(password("right"), None, place).now_or_never().is_none());
         }
-        assert!(!hasher.verify(password("right"), None, hasher.place(Party::INSIDE).unwrap()).await.unwrap());
+        assert!(!hasher.verify(password("right"), None, hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap());
         assert_eq!(hasher.held(party), 0);
     }
 
     #[test]
     fn while_others_come_an_origin_has_half_of_the_threads_to_itself() {
-        let (places, queue) = (Arc::<Places>::default(), Queue::of(2));
-        let party = |last: u8| Party { network: Some([192, 0, 2, last].into()), account: None };
+        let (places, queue) = (Arc::<HashingPermits>::default(), JobQueue::of(2));
+        let party = |last: u8| PermitHolder { network: Some([192, 0, 2, last].into()), account: None };
         let mut answers = Vec::new();
         let mut push = |last: u8| {
             let (reply, answer) = oneshot::channel();
             let place = places.take(party(last)).unwrap();
-            queue.push(Job { task: Task::Hash { key: Zeroizing::default(), salt: [0; 16], cost: 4, reply }, place });
+            queue.push(PoolJob {
+                task: PoolTask::Hash { key: Zeroizing::default(), salt: [0; 16], cost: 4, reply },
+                place,
+            });
             answers.push(answer);
         };
         let kept = |later| queue.lock().kept_for_others(queue.most_alone, Instant::now() + later);

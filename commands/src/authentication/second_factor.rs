@@ -15,19 +15,21 @@ use fulexo_domain::values::{AccountId, Reason, SessionId, TypedCode};
 use zeroize::Zeroizing;
 
 use crate::accounts::profile;
-use crate::authentication::attempts::{self, Reserved, Subject};
-use crate::authentication::challenge::{self, Purpose};
-use crate::authentication::codes::{self, Batch, RECOVERY_CODES, RecoveryCodes, Spent, step_of, totp};
-use crate::authentication::login::{self, LoggedIn, Outcome, Presented};
+use crate::authentication::attempts::{self, AttemptScope, CountedAttempt};
+use crate::authentication::challenge::{self, ChallengePurpose};
+use crate::authentication::codes::{
+    self, RECOVERY_CODES, RecoveryCodeSeed, RecoveryCodes, VerifiedCode, step_of, totp,
+};
+use crate::authentication::login::{self, LoginOutcome, LoginResult, VerifiedFactors};
 use crate::authentication::{credentials, devices};
 use crate::authorization::{lockdown, roles};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Done};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
 use crate::sessions::{sign_out, tokens};
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::Vault;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
@@ -46,8 +48,8 @@ pub(crate) async fn start_enrolment(
     side: &WriteSide,
     context: &Context,
     account: AccountId,
-) -> Result<Done<Enrolment>, CommandError> {
-    let idempotency = Idempotency::of(&side.vault, context, "start_enrolment", &[account.0.as_bytes()]);
+) -> Result<CommandOutcome<Enrolment>, CommandError> {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "start_enrolment", &[account.0.as_bytes()]);
     if let Some(shown) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         let enrolment = pending(side, account, &shown).await?;
         return execute::done_before(&side.log, enrolment).await;
@@ -58,14 +60,14 @@ pub(crate) async fn start_enrolment(
         let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
         let seed = key.seal("totp", Zeroizing::new(random_bytes::<20>()?).as_slice())?;
         let shown = seed_digest(&side.vault, &seed);
-        let mut unit = side.unit(context);
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        let mut unit = side.unit_of_work(context);
+        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(VaultWrite::PendingSeed { account, seed });
         unit.record(account.0, Some(account), events)?;
         Ok((unit, disclosure::disclosing(side, context, shown).await?))
     });
-    let Done { value: shown, position } = disclosure::done_disclosing(side, context, decided.await?).await?;
-    Ok(Done { value: pending(side, account, &shown).await?, position })
+    let CommandOutcome { value: shown, position } = disclosure::done_disclosing(side, context, decided.await?).await?;
+    Ok(CommandOutcome { value: pending(side, account, &shown).await?, position })
 }
 
 fn seed_digest(vault: &Vault, sealed: &[u8]) -> [u8; 32] {
@@ -95,9 +97,9 @@ pub(crate) async fn confirm_enrolment(
     account: AccountId,
     session: Option<SessionId>,
     code: &TypedCode,
-) -> Result<Done<RecoveryCodes>, CommandError> {
+) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), code.as_str().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "confirm_enrolment", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "confirm_enrolment", &content);
     if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
     }
@@ -114,10 +116,10 @@ pub(crate) async fn confirm_enrolment(
         }
         let command = AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES, session };
         let events = Account::handle_command(&state, command)?;
-        let batch = Batch(random_bytes()?);
+        let batch = RecoveryCodeSeed(random_bytes()?);
         let codes = codes::recovery_codes(&side.vault, account, &batch);
-        let mut unit = side.unit(context);
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        let mut unit = side.unit_of_work(context);
+        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(VaultWrite::ConfirmSeed { account });
         unit.vault(codes::store(&side.vault, account, &codes));
         unit.record(account.0, Some(account), events)?;
@@ -125,7 +127,7 @@ pub(crate) async fn confirm_enrolment(
             let loaded = tokens::load_session(side, session).await?;
             let (methods, policy) = (vec![Method::OneTime], side.policy().sessions.clone());
             let command = SessionCommand::Elevate { methods, held: false, at: context.now, policy };
-            unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+            unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
             unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
         }
         // Under the factor as this very append leaves it.
@@ -139,8 +141,8 @@ pub(crate) async fn issue_recovery_codes(
     side: &WriteSide,
     context: &Context,
     account: AccountId,
-) -> Result<Done<RecoveryCodes>, CommandError> {
-    let idempotency = Idempotency::of(&side.vault, context, "issue_recovery_codes", &[account.0.as_bytes()]);
+) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "issue_recovery_codes", &[account.0.as_bytes()]);
     if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
     }
@@ -148,10 +150,10 @@ pub(crate) async fn issue_recovery_codes(
         let (state, version) = side.account_state(account).await?;
         let command = AccountCommand::IssueRecoveryCodes { count: RECOVERY_CODES };
         let events = Account::handle_command(&state, command)?;
-        let batch = Batch(random_bytes()?);
+        let batch = RecoveryCodeSeed(random_bytes()?);
         let codes = codes::recovery_codes(&side.vault, account, &batch);
-        let mut unit = side.unit(context);
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
+        let mut unit = side.unit_of_work(context);
+        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(codes::store(&side.vault, account, &codes));
         unit.record(account.0, Some(account), events)?;
         Ok((unit, disclosure::disclosing(side, context, batch).await?))
@@ -164,15 +166,15 @@ pub(crate) async fn disable_second_factor(
     side: &WriteSide,
     context: &Context,
     account: AccountId,
-) -> Result<Done<()>, CommandError> {
-    let idempotency = Idempotency::of(&side.vault, context, "disable_second_factor", &[account.0.as_bytes()]);
+) -> Result<CommandOutcome<()>, CommandError> {
+    let idempotency = IdempotencyKey::of(&side.vault, context, "disable_second_factor", &[account.0.as_bytes()]);
     execute::once(&side.log, idempotency.as_ref(), async {
         execute::decide(side, idempotency.as_ref(), || async {
             let (state, version) = side.account_state(account).await?;
             if requires_second_factor(side, &state).await? {
                 return Err(CommandError::SecondFactorRequired);
             }
-            let mut unit = side.unit(context);
+            let mut unit = side.unit_of_work(context);
             take_away(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
             Ok((unit, ()))
         })
@@ -187,7 +189,7 @@ pub(crate) async fn reset_second_factor(
     own: Permissions,
     account: AccountId,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::bound(&side.vault, context, "reset_second_factor", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing(&side.vault, account, &reason).await?;
@@ -196,7 +198,7 @@ pub(crate) async fn reset_second_factor(
             if context.account() == Some(account) && requires_second_factor(side, &state).await? {
                 return Err(CommandError::SecondFactorRequired);
             }
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
             take_away(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
             sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::SecondFactorReset)
@@ -210,14 +212,14 @@ pub(crate) async fn reset_second_factor(
 
 async fn take_away(
     side: &WriteSide,
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     account: AccountId,
     state: &AccountState,
     version: u64,
     by: DisabledBy,
 ) -> Result<(), CommandError> {
     let events = Account::handle_command(state, AccountCommand::DisableSecondFactor { by })?;
-    unit.expect(Category::Account, account.0, Expected::Exact(version));
+    unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
     unit.vault(VaultWrite::ForgetSecondFactor { account });
     unit.record(account.0, Some(account), events)?;
     // What was counted against its codes goes with it. Of the address nothing is asked.
@@ -234,7 +236,7 @@ pub(crate) async fn second_factor(
     context: &Context,
     challenge_token: &str,
     code: &TypedCode,
-) -> Result<Done<LoggedIn>, CommandError> {
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     lockdown::as_during_lockdown(&side.pool, second_step(side, context, challenge_token, code).await).await
 }
 
@@ -243,23 +245,24 @@ async fn second_step(
     context: &Context,
     challenge_token: &str,
     code: &TypedCode,
-) -> Result<Done<LoggedIn>, CommandError> {
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let content = [challenge_token.as_bytes(), code.as_str().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "second_factor", &content);
-    if let Some((outcome, is_recent)) = idempotency::before_with_age::<Outcome>(&side.log, idempotency.as_ref()).await?
+    let idempotency = IdempotencyKey::of(&side.vault, context, "second_factor", &content);
+    if let Some((outcome, is_recent)) =
+        idempotency::before_with_age::<LoginOutcome>(&side.log, idempotency.as_ref()).await?
     {
         return login::answer(side, context, outcome, is_recent).await;
     }
-    let (challenge, found) = challenge::challenged(side, challenge_token, Purpose::SecondFactor).await?;
+    let (challenge, found) = challenge::challenged(side, challenge_token, ChallengePurpose::SecondFactor).await?;
     let account = challenge.account;
     // It may have been forgotten since, and then never comes back.
     let known = challenge.known_device && devices::knows_device(&side.pool, context, account, challenge.device).await?;
     let (device, subject) = match known {
-        true => (challenge.device, Subject::Device(account, challenge.device)),
-        false => (context.new_id(), Subject::Account(account)),
+        true => (challenge.device, AttemptScope::Device(account, challenge.device)),
+        false => (context.new_id(), AttemptScope::Account(account)),
     };
     if challenge.has_expired(context.now) {
-        let attempt = Reserved::uncounted(Factor::SecondFactor);
+        let attempt = CountedAttempt::uncounted(Factor::SecondFactor);
         return login::refuse(side, context, Some(&found), Verdict::ExpiredChallenge, &attempt, idempotency.as_ref())
             .await;
     }
@@ -267,11 +270,11 @@ async fn second_step(
     let spent =
         attempts::settled(&side.pool, &attempt, codes::spend_code(side, &found, code, &attempt, context.now).await)
             .await?;
-    let Some(Spent { recovery, seed }) = spent else {
+    let Some(VerifiedCode { recovery, seed }) = spent else {
         let verdict = attempt.verdict(Some(&found));
         return login::refuse(side, context, Some(&found), verdict, &attempt, idempotency.as_ref()).await;
     };
-    let presented = Presented {
+    let presented = VerifiedFactors {
         methods: vec![Method::Password, Method::OneTime],
         device,
         known_device: known,

@@ -10,14 +10,14 @@ use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId, TypedCode};
 
-use crate::authentication::attempts::{self, Reserved, Subject};
-use crate::authentication::codes::{self, Spent};
-use crate::authentication::credentials::{self, Found};
+use crate::authentication::attempts::{self, AttemptScope, CountedAttempt};
+use crate::authentication::codes::{self, VerifiedCode};
+use crate::authentication::credentials::{self, StoredCredentials};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Done};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
 use crate::rate_limit;
 use crate::sessions::tokens;
 use crate::vault::write::VaultWrite;
@@ -38,13 +38,13 @@ pub(crate) async fn step_up(
     session: SessionId,
     held: bool,
     evidence: Evidence,
-) -> Result<Done<DateTime<Utc>>, CommandError> {
+) -> Result<CommandOutcome<DateTime<Utc>>, CommandError> {
     let (kind, secret): (&[u8], &[u8]) = match &evidence {
         Evidence::Password(password) => (b"password", password.expose().as_bytes()),
         Evidence::Code(code) => (b"code", code.as_str().as_bytes()),
     };
     let content = [session.0.as_bytes().as_slice(), kind, secret];
-    let idempotency = Idempotency::of(&side.vault, context, "step_up", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "step_up", &content);
     if let Some(until) = idempotency::before(&side.log, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, until).await;
     }
@@ -72,9 +72,9 @@ pub(crate) async fn step_up(
             return Err(CommandError::Internal("a step-up that elevates nothing".into()));
         };
         let until = *until;
-        let mut unit = side.unit(context);
-        unit.expect(Category::Account, account.0, Expected::Exact(version));
-        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        let mut unit = side.unit_of_work(context);
+        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
+        unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
         unit.vault(attempt.clear());
         if let Some(hash) = spent.as_ref().and_then(|spent| spent.recovery) {
             unit.vault(VaultWrite::SpendRecoveryCode { account, hash });
@@ -95,7 +95,7 @@ async fn confirm(
     account: AccountId,
     session: SessionId,
     evidence: Evidence,
-) -> Result<(Found, Reserved, Option<Spent>), CommandError> {
+) -> Result<(StoredCredentials, CountedAttempt, Option<VerifiedCode>), CommandError> {
     let device = tokens::device_of(&side.pool, session).await?;
     match evidence {
         Evidence::Password(_) if side.account_state(account).await?.0.second_factor => Err(CommandError::CodeRequired),
@@ -106,7 +106,7 @@ async fn confirm(
         }
         Evidence::Code(code) => {
             let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-            let subject = Subject::Device(account, device);
+            let subject = AttemptScope::Device(account, device);
             let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
             let spent = codes::spend_code(side, &found, &code, &attempt, context.now).await;
             match attempts::settled(&side.pool, &attempt, spent).await? {

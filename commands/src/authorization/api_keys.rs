@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done, TRIES};
-use crate::idempotency::Idempotency;
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
+use crate::idempotency::IdempotencyKey;
+use crate::log::ExpectedVersion;
 use crate::vault::Vault;
 use crate::vault::crypto::equal;
 use crate::write_side::WriteSide;
@@ -49,11 +49,11 @@ pub(crate) async fn create_api_key(
     name: KeyName,
     permissions: Permissions,
     expires_at: DateTime<Utc>,
-) -> Result<Done<NewApiKey>, CommandError> {
+) -> Result<CommandOutcome<NewApiKey>, CommandError> {
     let names: Vec<&str> = permissions.iter().map(Permission::as_str).collect();
     let (listed, ends) = (names.join(" "), expires_at.timestamp_micros().to_be_bytes());
     let content = [name.as_str().as_bytes(), listed.as_bytes(), &ends];
-    let idempotency = Idempotency::of(&side.vault, context, "create_api_key", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "create_api_key", &content);
     if let Some(id) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, new_api_key(&side.vault, id)).await;
     }
@@ -76,10 +76,10 @@ pub(crate) async fn create_api_key(
         let id = ApiKeyId(context.new_id());
         let command = ApiKeyCommand::Create { name: name.clone(), permissions, expires_at };
         let events = ApiKey::handle_command(&ApiKeyState::None, command)?;
-        let mut unit = side.unit(context);
+        let mut unit = side.unit_of_work(context);
         let needed = permissions.union(Permissions::of(&[Permission::ApiKeysManage]));
         roles::rest_on_granter(side, &mut unit, context, needed).await?;
-        unit.expect(Category::ApiKey, id.0, Expected::New);
+        unit.expect(Category::ApiKey, id.0, ExpectedVersion::New);
         unit.record(id.0, context.account(), events)?;
         Ok((unit, disclosure::disclosing(side, context, id).await?))
     });
@@ -91,7 +91,7 @@ pub(crate) async fn revoke_api_key(
     context: &Context,
     key: ApiKeyId,
     reason: Option<Reason>,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let sealing = match &reason {
         Some(reason) => reason::own_sealing(&side.vault, context, reason).await?,
         None => None,
@@ -104,15 +104,15 @@ pub(crate) async fn revoke_api_key(
         let state = events.fold(ApiKeyState::None, ApiKey::apply_event);
         let events = ApiKey::handle_command(&state, ApiKeyCommand::Revoke)?;
         if events.is_empty() {
-            return Ok(Done { value: (), position: last });
+            return Ok(CommandOutcome { value: (), position: last });
         }
-        let mut unit = side.unit(context).sealing(sealing.clone());
+        let mut unit = side.unit_of_work(context).sealing(sealing.clone());
         roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::ApiKeysManage])).await?;
-        unit.expect(Category::ApiKey, key.0, Expected::Exact(version));
+        unit.expect(Category::ApiKey, key.0, ExpectedVersion::Exact(version));
         unit.record(key.0, maker, events)?;
         match execute::commit(side, unit, None, ()).await {
-            Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-            Ok(Committed::Before(())) => return execute::done_before(&side.log, ()).await,
+            Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
+            Ok(CommitOutcome::Replayed(())) => return execute::done_before(&side.log, ()).await,
             Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }

@@ -11,11 +11,11 @@ use uuid::Uuid;
 use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Done};
-use crate::idempotency::Idempotency;
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome};
+use crate::idempotency::IdempotencyKey;
+use crate::log::ExpectedVersion;
 use crate::reason;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
 /// There is one stream.
@@ -23,16 +23,16 @@ const STREAM: Stream = Stream { category: Category::Lockdown, id: Uuid::nil() };
 
 /// Whether somebody gets in, as of this version of the lockdown's stream.
 #[derive(Clone, Copy)]
-pub(crate) struct Admission {
+pub(crate) struct LockdownAdmission {
     /// Whether they do.
     pub admitted: bool,
     version: u64,
 }
 
-impl Admission {
+impl LockdownAdmission {
     /// What is appended holds only if no lockdown was started meanwhile.
-    pub fn rest(self, unit: &mut Unit<'_>) {
-        unit.expect(STREAM.category, STREAM.id, Expected::Exact(self.version));
+    pub fn rest(self, unit: &mut UnitOfWork<'_>) {
+        unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(self.version));
     }
 }
 
@@ -41,7 +41,7 @@ pub(crate) async fn start_lockdown(
     context: &Context,
     scope: Scope,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     change_lockdown(side, context, LockdownCommand::Start(scope), scope.as_str(), reason).await
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn lift_lockdown(
     side: &WriteSide,
     context: &Context,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     change_lockdown(side, context, LockdownCommand::Lift, "", reason).await
 }
 
@@ -59,17 +59,17 @@ async fn change_lockdown(
     command: LockdownCommand,
     scope: &str,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let content = [scope.as_bytes(), reason.as_str().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "change_lockdown", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "change_lockdown", &content);
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = lockdown(&side.pool).await?;
             let events: Vec<LockdownEvent> = Lockdown::handle_command(&state, command)?;
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::LockdownManage])).await?;
-            unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
+            unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(version));
             unit.record(STREAM.id, None, events)?;
             Ok((unit, ()))
         })
@@ -83,7 +83,7 @@ async fn change_lockdown(
 pub(crate) async fn admission(
     side: &WriteSide,
     roles: impl IntoIterator<Item = &RoleName>,
-) -> Result<Admission, CommandError> {
+) -> Result<LockdownAdmission, CommandError> {
     let (scope, version) = lockdown(&side.pool).await?;
     let mut admitted = scope.is_none();
     for role in roles {
@@ -93,14 +93,14 @@ pub(crate) async fn admission(
         let permissions = roles::find_role(&side.log, role).await?.map(|(permissions, _)| permissions);
         admitted = permissions.is_some_and(|permissions| permissions.contains(Permission::LockdownManage));
     }
-    Ok(Admission { admitted, version })
+    Ok(LockdownAdmission { admitted, version })
 }
 
 /// The same, of an account.
-pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result<Admission, CommandError> {
+pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result<LockdownAdmission, CommandError> {
     let (scope, version) = lockdown(&side.pool).await?;
     if scope.is_none() {
-        return Ok(Admission { admitted: true, version });
+        return Ok(LockdownAdmission { admitted: true, version });
     }
     admission(side, &side.account_state(account).await?.0.roles).await
 }

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Done};
-use crate::idempotency::Idempotency;
-use crate::log::{Expected, Loaded};
+use crate::execute::{self, CommandOutcome};
+use crate::idempotency::IdempotencyKey;
+use crate::log::{ExpectedVersion, LoadedStream};
 use crate::reason;
 use crate::write_side::WriteSide;
 
@@ -26,14 +26,14 @@ pub(crate) async fn change_policy(
     replaces: Option<u32>,
     proposed: Policy,
     reason: Reason,
-) -> Result<Done<Policy>, CommandError> {
+) -> Result<CommandOutcome<Policy>, CommandError> {
     let text = serde_json::to_vec(&(replaces, &proposed))?;
     let content = [text.as_slice(), reason.as_str().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, "change_policy", &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, "change_policy", &content);
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
-            let Loaded { record, version, .. } = side.log.record::<PolicyRecord>(STREAM.id).await?;
+            let LoadedStream { record, version, .. } = side.log.record::<PolicyRecord>(STREAM.id).await?;
             let state = record.state;
             let known = state.as_ref().unwrap_or(&side.first_policy).second_factor.required_for.clone();
             let mut rests_on = Vec::new();
@@ -47,12 +47,12 @@ pub(crate) async fn change_policy(
             let events = SecurityPolicy::handle_command(&state, command)?;
             let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
             let after = after.unwrap_or_else(|| side.first_policy.clone());
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
             for (stream, expected) in rests_on {
                 unit.expect(stream.category, stream.id, expected);
             }
-            unit.expect(STREAM.category, STREAM.id, Expected::Exact(version));
+            unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(version));
             unit.record(STREAM.id, None, events)?;
             Ok((unit, after))
         })

@@ -17,19 +17,19 @@ use sqlx::PgPool;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Done, TRIES};
-use crate::idempotency::{self, Idempotency};
-use crate::log::{EventLog, Expected};
+use crate::execute::{self, CommandOutcome, TRIES};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::{EventLog, ExpectedVersion};
 use crate::log_store::LogStore;
 use crate::reason;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
 /// Most roles that were ever defined.
 const MOST_ROLES: i64 = 500;
 
 /// Streams at versions that a decision rests on.
-pub(crate) type RestsOn = Vec<(Stream, Expected)>;
+pub(crate) type Preconditions = Vec<(Stream, ExpectedVersion)>;
 
 /// Whether a role is built in and lets its holder grant roles. Of those who hold one, somebody must be left.
 pub(crate) fn gives_roles(role: &RoleName) -> bool {
@@ -47,7 +47,7 @@ pub(crate) async fn grant_role(
     account: AccountId,
     role: RoleName,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let command = AccountCommand::GrantRole { role: role.clone() };
     change_roles(side, context, own, account, ("grant_role", command), &role, reason).await
 }
@@ -59,7 +59,7 @@ pub(crate) async fn revoke_role(
     account: AccountId,
     role: RoleName,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let command = AccountCommand::RevokeRole { role: role.clone() };
     change_roles(side, context, own, account, ("revoke_role", command), &role, reason).await
 }
@@ -72,9 +72,9 @@ async fn change_roles(
     (operation, command): (&str, AccountCommand),
     role: &RoleName,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), role.as_str().as_bytes(), reason.as_str().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, operation, &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
     if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return execute::done_before(&side.log, ()).await;
     }
@@ -89,7 +89,7 @@ async fn change_roles(
             .expecting(expected);
         let state = side.account_state(account).await?;
         match execute::execute(&store, account.0, state, command.clone()).await {
-            Ok(position) => return Ok(Done { value: (), position }),
+            Ok(position) => return Ok(CommandOutcome { value: (), position }),
             // Somebody else was faster: decide again on what they left.
             Err(CommandError::Contended) => {}
             Err(error) => {
@@ -110,7 +110,7 @@ async fn what_it_rests_on(
     account: AccountId,
     command: &AccountCommand,
     role: &RoleName,
-) -> Result<RestsOn, CommandError> {
+) -> Result<Preconditions, CommandError> {
     let grants = matches!(command, AccountCommand::GrantRole { .. });
     let (permissions, mut expected) = match find_role(&side.log, role).await? {
         Some((permissions, rests_on)) => (permissions, rests_on),
@@ -136,7 +136,7 @@ pub(crate) async fn define_role(
     role: RoleName,
     permissions: Permissions,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let names: Vec<&str> = permissions.iter().map(Permission::as_str).collect();
     let listed = names.join(" ");
     let command = RoleCommand::Define { role: role.clone(), permissions };
@@ -149,7 +149,7 @@ pub(crate) async fn retire_role(
     own: Permissions,
     role: RoleName,
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let command = RoleCommand::Retire { role: role.clone() };
     change_role(side, context, own, &role, command, ("retire_role", ""), reason).await
 }
@@ -162,9 +162,9 @@ async fn change_role(
     command: RoleCommand,
     (operation, listed): (&str, &str),
     reason: Reason,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     let content = [role.as_str().as_bytes(), listed.as_bytes(), reason.as_str().as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, operation, &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
@@ -184,10 +184,10 @@ async fn change_role(
                 RoleCommand::Retire { .. } if is_held(&side.pool, role).await? => return Err(CommandError::RoleInUse),
                 RoleCommand::Define { .. } | RoleCommand::Retire { .. } => {}
             }
-            let mut unit = side.unit(context).sealing(sealing.clone());
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             let needed = touched.union(Permissions::of(&[Permission::RolesManage]));
             rest_on_granter(side, &mut unit, context, needed).await?;
-            unit.expect(Category::Role, role.stream_id(), Expected::Exact(version));
+            unit.expect(Category::Role, role.stream_id(), ExpectedVersion::Exact(version));
             unit.record(role.stream_id(), None, events)?;
             Ok((unit, ()))
         })
@@ -217,20 +217,23 @@ async fn role_state(log: &EventLog, role: &RoleName) -> Result<(RoleState, u64),
 }
 
 /// What a role allows, and the stream that says so; `None` when there is no such role.
-pub(crate) async fn find_role(log: &EventLog, role: &RoleName) -> Result<Option<(Permissions, RestsOn)>, CommandError> {
+pub(crate) async fn find_role(
+    log: &EventLog,
+    role: &RoleName,
+) -> Result<Option<(Permissions, Preconditions)>, CommandError> {
     if let Some(permissions) = built_in(role) {
         return Ok(Some((permissions, Vec::new())));
     }
     let (state, version) = role_state(log, role).await?;
     let stream = Stream { category: Category::Role, id: role.stream_id() };
     match state {
-        RoleState::Defined(permissions) => Ok(Some((permissions, vec![(stream, Expected::Exact(version))]))),
+        RoleState::Defined(permissions) => Ok(Some((permissions, vec![(stream, ExpectedVersion::Exact(version))]))),
         RoleState::None | RoleState::Retired => Ok(None),
     }
 }
 
 /// What these roles allow together, and the streams that say so.
-async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissions, RestsOn), CommandError> {
+async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissions, Preconditions), CommandError> {
     let (mut allowed, mut rests_on) = (Permissions::NONE, Vec::new());
     for role in roles {
         if let Some((permissions, on)) = find_role(log, role).await? {
@@ -242,7 +245,7 @@ async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissi
 }
 
 /// Whoever asks may still do all this: their account, and its roles, as they are now.
-async fn granter(side: &WriteSide, context: &Context, needed: Permissions) -> Result<RestsOn, CommandError> {
+async fn granter(side: &WriteSide, context: &Context, needed: Permissions) -> Result<Preconditions, CommandError> {
     let granter = match context.actor {
         Actor::Account { id } => AccountId(id),
         Actor::Operator | Actor::System => return Ok(Vec::new()),
@@ -253,13 +256,13 @@ async fn granter(side: &WriteSide, context: &Context, needed: Permissions) -> Re
     if state.suspended || !held.covers(needed) {
         return Err(CommandError::GrantExceedsOwn);
     }
-    rests_on.push((stream(granter), Expected::Exact(version)));
+    rests_on.push((stream(granter), ExpectedVersion::Exact(version)));
     Ok(rests_on)
 }
 
 pub(crate) async fn rest_on_granter(
     side: &WriteSide,
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     context: &Context,
     needed: Permissions,
 ) -> Result<(), CommandError> {
@@ -272,7 +275,7 @@ pub(crate) async fn rest_on_granter(
 /// Nobody takes the use, or a factor, of an account that may do more than they.
 pub(crate) async fn rest_on_rank(
     side: &WriteSide,
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     context: &Context,
     own: Permissions,
     account: AccountId,
@@ -294,7 +297,10 @@ pub(crate) async fn rest_on_rank(
 
 /// Somebody else who holds a built-in role that grants roles, and whose account is in use, as they are now. Whatever
 /// takes that away from an account rests on them: of two that are taken away at once, one finds the other changed.
-pub(crate) async fn other_administrator(side: &WriteSide, but: AccountId) -> Result<(Stream, Expected), CommandError> {
+pub(crate) async fn other_administrator(
+    side: &WriteSide,
+    but: AccountId,
+) -> Result<(Stream, ExpectedVersion), CommandError> {
     let granting: Vec<String> = built_in_roles().filter(gives_roles).map(String::from).collect();
     let holders = sqlx::query_scalar!(
         "select distinct account_id from access.role_grant where role = any($1) and account_id <> $2 limit 100",
@@ -306,7 +312,7 @@ pub(crate) async fn other_administrator(side: &WriteSide, but: AccountId) -> Res
     for holder in holders.into_iter().map(AccountId) {
         let (state, version) = side.account_state(holder).await?;
         if !state.suspended && state.roles.iter().any(gives_roles) {
-            return Ok((stream(holder), Expected::Exact(version)));
+            return Ok((stream(holder), ExpectedVersion::Exact(version)));
         }
     }
     Err(CommandError::LastAdministrator)

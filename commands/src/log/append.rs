@@ -21,7 +21,7 @@ pub const QUEUE: usize = 4_096;
 
 /// The state a stream must be in for an append to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
+pub enum ExpectedVersion {
     /// It has no events.
     New,
     /// It has exactly this many.
@@ -57,7 +57,7 @@ pub struct AppendRequest {
     /// The events, in order. May be empty when only a command's result is to be remembered.
     pub events: Vec<Prepared>,
     /// Conditions on streams as they were before this append, also on streams that it does not write to.
-    pub expected: Vec<(Stream, Expected)>,
+    pub expected: Vec<(Stream, ExpectedVersion)>,
     /// Personal facts beside the events, by index into `events`.
     pub sealed: Vec<(usize, SealedRow)>,
     /// Values to hold.
@@ -88,7 +88,7 @@ pub struct Receipt {
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Appended {
+pub enum AppendOutcome {
     /// It was committed.
     New(Receipt),
     /// The same command was committed before, with this result.
@@ -141,28 +141,28 @@ pub enum AppendError {
 
 /// Derives what gates a request, in the transaction of the events. Given by the composition root, so that the
 /// write side does not know the read side.
-pub type Gate = for<'a> fn(
+pub type GateHook = for<'a> fn(
     &'a mut PgConnection,
     &'a [Arc<Recorded>],
 ) -> Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'a>>;
 
 /// Told of every batch after its commit and before its callers, in order.
-pub type OnCommit = Arc<dyn Fn(&[Arc<Recorded>]) + Send + Sync>;
+pub type CommitHook = Arc<dyn Fn(&[Arc<Recorded>]) + Send + Sync>;
 
 /// What the composition root gives the log.
 #[derive(Clone)]
-pub struct Hooks {
+pub struct LogHooks {
     /// Derives what gates a request.
-    pub gate: Gate,
+    pub gate: GateHook,
     /// Whether an event concerns the gate at all.
     pub gates: fn(&Event) -> bool,
     /// Hears of every batch.
-    pub on_commit: OnCommit,
+    pub on_commit: CommitHook,
     /// The time under the lock: `recorded_at` follows it, but never goes back.
     pub clock: fn() -> DateTime<Utc>,
 }
 
-pub(super) struct Queued {
+pub(super) struct QueuedAppend {
     pub request: AppendRequest,
-    pub reply: oneshot::Sender<Result<Appended, AppendError>>,
+    pub reply: oneshot::Sender<Result<AppendOutcome, AppendError>>,
 }

@@ -8,12 +8,12 @@ use fulexo_domain::event::{Recorded, Stream};
 use fulexo_domain::leaf;
 use uuid::Uuid;
 
-use super::append::{AppendError, AppendRequest, Appended, Expected, Receipt};
+use super::append::{AppendError, AppendOutcome, AppendRequest, ExpectedVersion, Receipt};
 use crate::vault::write::VaultWrite;
 
 /// What the batch depends on, in the form that `log.lock` takes.
 #[derive(Default)]
-pub struct Wanted {
+pub struct LockRequest {
     pub categories: Vec<&'static str>,
     pub streams: Vec<Uuid>,
     pub commands: Vec<Vec<u8>>,
@@ -23,7 +23,7 @@ pub struct Wanted {
 
 /// What the lock showed.
 #[derive(Default)]
-pub struct Seen {
+pub struct LockedState {
     pub recorded_at: DateTime<Utc>,
     pub versions: HashMap<Stream, u64>,
     /// Request hash and result of commands known before.
@@ -34,7 +34,7 @@ pub struct Seen {
 
 /// The batch in the form that `log.append` takes, and what each request will be answered.
 #[derive(Default)]
-pub struct Plan {
+pub struct BatchPlan {
     pub categories: Vec<&'static str>,
     pub streams: Vec<Uuid>,
     pub stream_versions: Vec<i64>,
@@ -53,22 +53,22 @@ pub struct Plan {
     pub last_time: DateTime<Utc>,
     /// Streams as they will be.
     pub versions: HashMap<Stream, u64>,
-    placed: Vec<Placed>,
-    outcomes: Vec<Outcome>,
+    placed: Vec<PlannedEvent>,
+    outcomes: Vec<RequestOutcome>,
 }
 
 /// An event and its place, but for the position.
-struct Placed {
+struct PlannedEvent {
     request: usize,
     event: usize,
     version: u64,
     time: DateTime<Utc>,
 }
 
-enum Outcome {
+enum RequestOutcome {
     /// This many of the placed events are its own.
     Accepted(usize),
-    Refused(Result<Appended, AppendError>),
+    Refused(Result<AppendOutcome, AppendError>),
 }
 
 /// The columns of `log.sealed`.
@@ -83,7 +83,7 @@ pub struct SealedColumns {
     pub ciphertexts: Vec<Vec<u8>>,
 }
 
-impl Wanted {
+impl LockRequest {
     pub fn of<'a>(requests: impl Iterator<Item = &'a AppendRequest>) -> Self {
         let mut wanted = Self::default();
         let mut streams: HashMap<Stream, ()> = HashMap::new();
@@ -103,16 +103,20 @@ impl Wanted {
     }
 }
 
-impl Plan {
+impl BatchPlan {
     /// Goes through the requests in order, each seeing what those before it did.
-    pub fn of<'a>(requests: impl Iterator<Item = &'a AppendRequest>, mut seen: Seen, now: DateTime<Utc>) -> Self {
+    pub fn of<'a>(
+        requests: impl Iterator<Item = &'a AppendRequest>,
+        mut seen: LockedState,
+        now: DateTime<Utc>,
+    ) -> Self {
         // Never earlier than the event before it, whatever the clocks of the nodes say.
         let mut time = leaf::to_micros(now).max(seen.recorded_at);
         let mut plan = Self { first_time: time, last_time: time, ..Self::default() };
         for (index, request) in requests.enumerate() {
             let outcome = match refusal(request, &seen) {
-                Some(answer) => Outcome::Refused(answer),
-                None => Outcome::Accepted(plan.accept(index, request, &mut seen, &mut time)),
+                Some(answer) => RequestOutcome::Refused(answer),
+                None => RequestOutcome::Accepted(plan.accept(index, request, &mut seen, &mut time)),
             };
             plan.outcomes.push(outcome);
         }
@@ -127,12 +131,13 @@ impl Plan {
 
     /// Whether every request is accepted.
     pub fn accepts_all(&self) -> bool {
-        self.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Accepted(_)))
+        self.outcomes.iter().all(|outcome| matches!(outcome, RequestOutcome::Accepted(_)))
     }
 
     /// Secrets that change with the requests that were accepted.
     pub fn vault<'a>(&self, requests: impl Iterator<Item = &'a AppendRequest>) -> Vec<&'a VaultWrite> {
-        let accepted = requests.zip(&self.outcomes).filter(|(_, outcome)| matches!(outcome, Outcome::Accepted(_)));
+        let accepted =
+            requests.zip(&self.outcomes).filter(|(_, outcome)| matches!(outcome, RequestOutcome::Accepted(_)));
         accepted.flat_map(|(request, _)| &request.vault).collect()
     }
 
@@ -143,7 +148,7 @@ impl Plan {
         first_position: u64,
     ) -> Vec<Arc<Recorded>> {
         let requests: Vec<&AppendRequest> = requests.collect();
-        let recorded = |(placed, position): (&Placed, u64)| {
+        let recorded = |(placed, position): (&PlannedEvent, u64)| {
             let prepared = requests.get(placed.request)?.events.get(placed.event)?;
             Some(Arc::new(prepared.recorded(position, placed.time, placed.version)))
         };
@@ -151,24 +156,30 @@ impl Plan {
     }
 
     /// The answer to each request, once the batch is committed.
-    pub fn answers(self, events: &[Arc<Recorded>]) -> Vec<Result<Appended, AppendError>> {
+    pub fn answers(self, events: &[Arc<Recorded>]) -> Vec<Result<AppendOutcome, AppendError>> {
         let mut rest = events;
         let mut answers = Vec::with_capacity(self.outcomes.len());
         for outcome in self.outcomes {
             answers.push(match outcome {
-                Outcome::Refused(answer) => answer,
-                Outcome::Accepted(count) => {
+                RequestOutcome::Refused(answer) => answer,
+                RequestOutcome::Accepted(count) => {
                     let (own, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
                     rest = others;
                     let position = own.last().map(|event| event.position);
-                    Ok(Appended::New(Receipt { events: own.to_vec(), position }))
+                    Ok(AppendOutcome::New(Receipt { events: own.to_vec(), position }))
                 }
             });
         }
         answers
     }
 
-    fn accept(&mut self, index: usize, request: &AppendRequest, seen: &mut Seen, time: &mut DateTime<Utc>) -> usize {
+    fn accept(
+        &mut self,
+        index: usize,
+        request: &AppendRequest,
+        seen: &mut LockedState,
+        time: &mut DateTime<Utc>,
+    ) -> usize {
         let first = self.leaves.len();
         for (event, prepared) in request.events.iter().enumerate() {
             let stream = prepared.draft().stream;
@@ -180,7 +191,7 @@ impl Plan {
             self.stream_versions.push(to_i64(*version));
             self.hashes.push(leaf::hash(&bytes).to_vec());
             self.leaves.push(bytes);
-            self.placed.push(Placed { request: index, event, version: *version, time: *time });
+            self.placed.push(PlannedEvent { request: index, event, version: *version, time: *time });
             self.last_time = *time;
             *time += TimeDelta::microseconds(1);
         }
@@ -211,12 +222,12 @@ impl Plan {
 
 /// The answer to a request that appends nothing; `None` when it may append. The command comes first: a request
 /// that succeeded before would now conflict with itself.
-fn refusal(request: &AppendRequest, seen: &Seen) -> Option<Result<Appended, AppendError>> {
+fn refusal(request: &AppendRequest, seen: &LockedState) -> Option<Result<AppendOutcome, AppendError>> {
     if let Some(command) = &request.command
         && let Some((hash, result)) = seen.commands.get(command.id.as_slice())
     {
         return Some(if *hash == command.request_hash {
-            Ok(Appended::Duplicate { result: result.clone() })
+            Ok(AppendOutcome::Duplicate { result: result.clone() })
         } else {
             Err(AppendError::CommandReused)
         });
@@ -224,9 +235,9 @@ fn refusal(request: &AppendRequest, seen: &Seen) -> Option<Result<Appended, Appe
     for (stream, expected) in &request.expected {
         let actual = seen.versions.get(stream).copied().unwrap_or(0);
         let wanted = match expected {
-            Expected::New => 0,
-            Expected::Exact(version) => *version,
-            Expected::Any => actual,
+            ExpectedVersion::New => 0,
+            ExpectedVersion::Exact(version) => *version,
+            ExpectedVersion::Any => actual,
         };
         if actual != wanted {
             return Some(Err(AppendError::Conflict { stream: *stream, actual }));

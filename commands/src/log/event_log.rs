@@ -3,25 +3,25 @@
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 
-use super::append::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Hooks, QUEUE, Queued};
-use super::sequencer::{Incoming, Sequencer};
+use super::append::{AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, LogHooks, QUEUE, QueuedAppend};
+use super::sequencer::{AppendQueues, Sequencer};
 
 /// The log, as callers see it. Cheap to clone.
 #[derive(Clone)]
 pub struct EventLog {
     pub(super) pool: PgPool,
-    changes: mpsc::Sender<Queued>,
-    observations: mpsc::Sender<Queued>,
+    changes: mpsc::Sender<QueuedAppend>,
+    observations: mpsc::Sender<QueuedAppend>,
 }
 
 impl EventLog {
     /// The log and the task that orders its appends. Whoever starts the service runs the sequencer; when every
     /// `EventLog` is dropped, or it is told to stop, it commits what is waiting and ends.
     #[must_use]
-    pub fn new(pool: PgPool, hooks: Hooks) -> (Self, Sequencer) {
+    pub fn new(pool: PgPool, hooks: LogHooks) -> (Self, Sequencer) {
         let (changes, incoming_changes) = mpsc::channel(QUEUE);
         let (observations, incoming_observations) = mpsc::channel(QUEUE);
-        let incoming = Incoming { changes: incoming_changes, observations: incoming_observations };
+        let incoming = AppendQueues { changes: incoming_changes, observations: incoming_observations };
         let sequencer = Sequencer::new(pool.clone(), incoming, hooks);
         (Self { pool, changes, observations }, sequencer)
     }
@@ -30,7 +30,7 @@ impl EventLog {
     ///
     /// # Errors
     /// See [`AppendError`]. After all but `Unavailable` nothing was written.
-    pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+    pub async fn append(&self, request: AppendRequest) -> Result<AppendOutcome, AppendError> {
         if request.events.len() > BATCH_EVENTS {
             return Err(AppendError::TooLarge);
         }
@@ -40,7 +40,7 @@ impl EventLog {
         // A flood of failed logins fills its own queue and delays neither a lockout nor an administrator.
         let queue = if observes { &self.observations } else { &self.changes };
         let (reply, answer) = oneshot::channel();
-        queue.try_send(Queued { request, reply }).map_err(|error| match error {
+        queue.try_send(QueuedAppend { request, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
         })?;

@@ -14,9 +14,9 @@ mod sequencer;
 mod statements;
 
 pub use self::append::{
-    AppendError, AppendRequest, Appended, BATCH_EVENTS, CommandRecord, Expected, Gate, Hooks, KeyClaim, OnCommit,
-    QUEUE, Receipt,
+    AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, CommandRecord, CommitHook, ExpectedVersion, GateHook,
+    KeyClaim, LogHooks, QUEUE, Receipt,
 };
 pub use self::event_log::EventLog;
-pub use self::read::{Loaded, ReadError};
+pub use self::read::{LoadedStream, ReadError};
 pub use self::sequencer::Sequencer;

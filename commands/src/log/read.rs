@@ -16,7 +16,7 @@ use super::event_log::EventLog;
 const TAIL: usize = 32;
 
 /// A stream as the log has it.
-pub struct Loaded<R> {
+pub struct LoadedStream<R> {
     /// What its events come to.
     pub record: R,
     /// How many they are.
@@ -25,7 +25,7 @@ pub struct Loaded<R> {
     pub last_position: Option<u64>,
 }
 
-struct Row {
+struct StreamRow {
     version: i64,
     position: i64,
     leaf: Vec<u8>,
@@ -82,7 +82,7 @@ impl EventLog {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn record<R: Record>(&self, id: Uuid) -> Result<Loaded<R>, ReadError> {
+    pub async fn record<R: Record>(&self, id: Uuid) -> Result<LoadedStream<R>, ReadError> {
         let stream = Stream { category: R::CATEGORY, id };
         let rows = self.since_snapshot(stream, R::FORMAT).await?;
         let snapshot = rows.first().and_then(|first| first.snapshot.as_deref());
@@ -95,7 +95,7 @@ impl EventLog {
 
         let first = rows.first().map_or(1, |first| first.version.unsigned_abs());
         let skipped = usize::from(started.is_some());
-        let mut loaded = Loaded { record: started.unwrap_or_default(), version: 0, last_position: None };
+        let mut loaded = LoadedStream { record: started.unwrap_or_default(), version: 0, last_position: None };
         for (index, (row, version)) in rows.iter().zip(first..).enumerate() {
             let recorded = sound(stream, version, row.position, &row.leaf, &row.leaf_hash)?;
             (loaded.version, loaded.last_position) = (version, Some(recorded.position));
@@ -113,9 +113,9 @@ impl EventLog {
     }
 
     /// The event that the stream's snapshot was made at, and all after it; all there are where it has none.
-    async fn since_snapshot(&self, stream: Stream, format: i16) -> Result<Vec<Row>, sqlx::Error> {
+    async fn since_snapshot(&self, stream: Stream, format: i16) -> Result<Vec<StreamRow>, sqlx::Error> {
         sqlx::query_as!(
-            Row,
+            StreamRow,
             r#"with snapshot as materialized (
                    select version, leaf_hash, state from log.snapshot
                    where stream_id = $1 and category = $2 and format = $3
@@ -134,9 +134,9 @@ impl EventLog {
         .await
     }
 
-    async fn since_beginning(&self, stream: Stream) -> Result<Vec<Row>, sqlx::Error> {
+    async fn since_beginning(&self, stream: Stream) -> Result<Vec<StreamRow>, sqlx::Error> {
         sqlx::query_as!(
-            Row,
+            StreamRow,
             r#"select version, position, leaf, leaf_hash, null::text as "snapshot?"
                from log.event where stream_id = $1 and category = $2 order by version"#,
             stream.id,
@@ -148,7 +148,7 @@ impl EventLog {
 
     /// Writes down what a stream came to at its last event, for the next who loads it. Events do not change, so it is as
     /// true later, whoever writes it and whatever was appended since; and where it cannot be written, nothing is lost.
-    async fn keep_snapshot<R: Record>(&self, stream: Stream, last: &Row, record: &R) {
+    async fn keep_snapshot<R: Record>(&self, stream: Stream, last: &StreamRow, record: &R) {
         let Ok(state) = record.to_text() else { return };
         let kept = sqlx::query!(
             "select log.keep_snapshot($1, $2, $3, $4, $5, $6)",

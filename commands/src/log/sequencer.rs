@@ -21,9 +21,9 @@ use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::append::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Expected, Hooks, Queued};
-use super::batch::{Plan, Seen, Wanted};
-use super::statements::{Foretold, is_rejection, lock, try_append, where_committed};
+use super::append::{AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, ExpectedVersion, LogHooks, QueuedAppend};
+use super::batch::{BatchPlan, LockRequest, LockedState};
+use super::statements::{ExpectedVersions, is_rejection, lock, try_append, where_committed};
 use crate::vault::write;
 
 /// How long a batch is kept waiting for a database that went away.
@@ -43,25 +43,25 @@ const REMEMBERED: usize = 50_000;
 /// Orders the appends of one process.
 pub struct Sequencer {
     pool: PgPool,
-    changes: mpsc::Receiver<Queued>,
-    observations: mpsc::Receiver<Queued>,
-    hooks: Hooks,
+    changes: mpsc::Receiver<QueuedAppend>,
+    observations: mpsc::Receiver<QueuedAppend>,
+    hooks: LogHooks,
     connection: Option<PoolConnection<Postgres>>,
     /// Streams as this process left them. Whoever else appends makes it wrong, which the log notices.
     remembered: HashMap<Stream, u64>,
 }
 
 /// Appends that wait for the sequencer.
-pub(super) struct Incoming {
+pub(super) struct AppendQueues {
     /// Those that change a state.
-    pub changes: mpsc::Receiver<Queued>,
+    pub changes: mpsc::Receiver<QueuedAppend>,
     /// Those that only note what was seen. The others go first.
-    pub observations: mpsc::Receiver<Queued>,
+    pub observations: mpsc::Receiver<QueuedAppend>,
 }
 
-type Answers = Vec<Result<Appended, AppendError>>;
+type AppendResults = Vec<Result<AppendOutcome, AppendError>>;
 
-enum Failure {
+enum CommitFailure {
     /// The database said no: one of the requests is at fault.
     Rejected(String),
     /// The same, of what one of them rests on: to be decided anew.
@@ -71,17 +71,17 @@ enum Failure {
     /// The connection broke before anything could be committed.
     Lost(sqlx::Error),
     /// It broke when the batch may have been committed: only the log knows.
-    Uncertain(Box<Plan>),
+    Uncertain(Box<BatchPlan>),
 }
 
 /// A plan that was committed, and where it begins.
-struct Committed {
-    plan: Box<Plan>,
+struct CommittedBatch {
+    plan: Box<BatchPlan>,
     events: Vec<Arc<Recorded>>,
 }
 
 impl Sequencer {
-    pub(super) fn new(pool: PgPool, Incoming { changes, observations }: Incoming, hooks: Hooks) -> Self {
+    pub(super) fn new(pool: PgPool, AppendQueues { changes, observations }: AppendQueues, hooks: LogHooks) -> Self {
         Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new() }
     }
 
@@ -113,7 +113,7 @@ impl Sequencer {
     }
 
     /// State changes first; `None` when nothing waits and nothing can come any more.
-    async fn next(&mut self) -> Option<Queued> {
+    async fn next(&mut self) -> Option<QueuedAppend> {
         tokio::select! {
             biased;
             Some(queued) = self.changes.recv() => Some(queued),
@@ -123,7 +123,7 @@ impl Sequencer {
     }
 
     /// Takes what is waiting, state changes first, up to the size of a batch.
-    fn fill(&mut self, batch: &mut Vec<Queued>, first: Queued) {
+    fn fill(&mut self, batch: &mut Vec<QueuedAppend>, first: QueuedAppend) {
         let mut events = first.request.events.len();
         batch.push(first);
         while events < BATCH_EVENTS {
@@ -133,7 +133,7 @@ impl Sequencer {
         }
     }
 
-    async fn commit(&mut self, batch: &mut Vec<Queued>) {
+    async fn commit(&mut self, batch: &mut Vec<QueuedAppend>) {
         let answers = self.settle(batch).await;
         for (queued, answer) in batch.drain(..).zip(answers) {
             // A caller that went away has no use for its answer.
@@ -142,7 +142,7 @@ impl Sequencer {
     }
 
     /// Commits the batch in as few transactions as it takes, and answers each request.
-    async fn settle(&mut self, batch: &[Queued]) -> Answers {
+    async fn settle(&mut self, batch: &[QueuedAppend]) -> AppendResults {
         let deadline = Instant::now() + PATIENCE;
         let mut answers = Vec::with_capacity(batch.len());
         let mut parts = vec![batch];
@@ -150,20 +150,20 @@ impl Sequencer {
             let outcome = self.settle_part(part, deadline).await;
             match outcome {
                 Ok(part_answers) => answers.extend(part_answers),
-                Err(Failure::Rejected(reason)) if part.len() == 1 => {
+                Err(CommitFailure::Rejected(reason)) if part.len() == 1 => {
                     tracing::error!(reason, "the database refused an append");
                     answers.push(Err(AppendError::Rejected(reason)));
                 }
-                Err(Failure::Overtaken) if part.len() == 1 => answers.push(Err(AppendError::Overtaken)),
-                Err(Failure::ClockAhead) => {
+                Err(CommitFailure::Overtaken) if part.len() == 1 => answers.push(Err(AppendError::Overtaken)),
+                Err(CommitFailure::ClockAhead) => {
                     tracing::error!("this node's clock is over an hour ahead of the database's: nothing is recorded");
                     answers.extend(part.iter().map(|_| Err(AppendError::ClockAhead)));
                 }
-                Err(Failure::Rejected(_) | Failure::Overtaken) => {
+                Err(CommitFailure::Rejected(_) | CommitFailure::Overtaken) => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.extend([right, left]);
                 }
-                Err(Failure::Lost(_) | Failure::Uncertain(_)) => {
+                Err(CommitFailure::Lost(_) | CommitFailure::Uncertain(_)) => {
                     answers.extend(part.iter().map(|_| Err(AppendError::Unavailable)));
                 }
             }
@@ -172,14 +172,14 @@ impl Sequencer {
     }
 
     /// One part, tried again for as long as the connection is the problem.
-    async fn settle_part(&mut self, part: &[Queued], deadline: Instant) -> Result<Answers, Failure> {
+    async fn settle_part(&mut self, part: &[QueuedAppend], deadline: Instant) -> Result<AppendResults, CommitFailure> {
         // Each try that may have been committed: one whose connection broke can still arrive when a later one failed.
-        let mut uncertain: Vec<Plan> = Vec::new();
+        let mut uncertain: Vec<BatchPlan> = Vec::new();
         let mut pause = Duration::from_millis(10);
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
                 Ok(committed) => return Ok(self.conclude(committed)),
-                Err(failure @ (Failure::Rejected(_) | Failure::Overtaken | Failure::ClockAhead)) => {
+                Err(failure @ (CommitFailure::Rejected(_) | CommitFailure::Overtaken | CommitFailure::ClockAhead)) => {
                     self.roll_back().await;
                     return Err(failure);
                 }
@@ -191,16 +191,16 @@ impl Sequencer {
                 return Err(failure);
             }
             match failure {
-                Failure::Uncertain(plan) => uncertain.push(*plan),
-                Failure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
-                Failure::Rejected(_) | Failure::Overtaken | Failure::ClockAhead => {}
+                CommitFailure::Uncertain(plan) => uncertain.push(*plan),
+                CommitFailure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
+                CommitFailure::Rejected(_) | CommitFailure::Overtaken | CommitFailure::ClockAhead => {}
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 
-    fn conclude(&mut self, Committed { plan, events }: Committed) -> Answers {
+    fn conclude(&mut self, CommittedBatch { plan, events }: CommittedBatch) -> AppendResults {
         if self.remembered.len() > REMEMBERED {
             self.remembered.clear();
         }
@@ -211,56 +211,63 @@ impl Sequencer {
         plan.answers(&events)
     }
 
-    async fn attempt(&mut self, part: &[Queued], uncertain: &mut Vec<Plan>) -> Result<Committed, Failure> {
+    async fn attempt(
+        &mut self,
+        part: &[QueuedAppend],
+        uncertain: &mut Vec<BatchPlan>,
+    ) -> Result<CommittedBatch, CommitFailure> {
         let requests = || part.iter().map(|queued| &queued.request);
         if uncertain.is_empty()
-            && let Some((foretold, plan)) = self.foretell(requests())
-            && let Some(committed) = self.short_way(part, foretold, plan).await?
+            && let Some((foretold, plan)) = self.predict(requests())
+            && let Some(committed) = self.optimistic_append(part, foretold, plan).await?
         {
             return Ok(committed);
         }
         let hooks = self.hooks.clone();
         let connection = self.connection().await?;
-        let mut transaction = answer(connection.begin()).await.map_err(Failure::Lost)?;
-        let seen = answer(lock(&mut transaction, &Wanted::of(requests()))).await.map_err(sort)?;
+        let mut transaction = answer(connection.begin()).await.map_err(CommitFailure::Lost)?;
+        let seen = answer(lock(&mut transaction, &LockRequest::of(requests()))).await.map_err(sort)?;
 
         // The lock waited for the transaction whose end was not seen, so its outcome can be read now.
         for (index, plan) in uncertain.iter().enumerate() {
-            if let Some(first) = answer(where_committed(&mut transaction, plan)).await.map_err(Failure::Lost)? {
+            if let Some(first) = answer(where_committed(&mut transaction, plan)).await.map_err(CommitFailure::Lost)? {
                 tracing::info!(first, "the batch was committed before the connection broke");
-                answer(transaction.rollback()).await.map_err(Failure::Lost)?;
+                answer(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
                 let events = plan.events(requests(), first);
-                return Ok(Committed { plan: Box::new(uncertain.swap_remove(index)), events });
+                return Ok(CommittedBatch { plan: Box::new(uncertain.swap_remove(index)), events });
             }
         }
         if !uncertain.is_empty() {
             tracing::info!("the batch was not committed before the connection broke; appending it again");
         }
 
-        let seen_versions = Foretold::of(&seen.versions);
-        let plan = Box::new(Plan::of(requests(), seen, (hooks.clock)()));
+        let seen_versions = ExpectedVersions::of(&seen.versions);
+        let plan = Box::new(BatchPlan::of(requests(), seen, (hooks.clock)()));
         if plan.is_empty() {
-            answer(transaction.rollback()).await.map_err(Failure::Lost)?;
-            return Ok(Committed { plan, events: Vec::new() });
+            answer(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
+            return Ok(CommittedBatch { plan, events: Vec::new() });
         }
         let first = answer(try_append(&mut transaction, &seen_versions, &plan)).await.map_err(sort)?;
         let Some(first) = first else {
-            return Err(Failure::Rejected("what the lock showed did not hold under it".to_owned()));
+            return Err(CommitFailure::Rejected("what the lock showed did not hold under it".to_owned()));
         };
         let events = plan.events(requests(), first);
         finish(transaction, &hooks, part, plan, events).await
     }
 
     /// What the lock would show if nobody else appended; `None` where that cannot be known.
-    fn foretell<'a>(&self, requests: impl Iterator<Item = &'a AppendRequest> + Clone) -> Option<(Foretold, Box<Plan>)> {
+    fn predict<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a AppendRequest> + Clone,
+    ) -> Option<(ExpectedVersions, Box<BatchPlan>)> {
         let mut versions: HashMap<Stream, u64> = HashMap::new();
         for request in requests.clone() {
             for (stream, expected) in &request.expected {
                 if let Entry::Vacant(unknown) = versions.entry(*stream) {
                     unknown.insert(match expected {
-                        Expected::New => 0,
-                        Expected::Exact(version) => *version,
-                        Expected::Any => *self.remembered.get(stream)?,
+                        ExpectedVersion::New => 0,
+                        ExpectedVersion::Exact(version) => *version,
+                        ExpectedVersion::Any => *self.remembered.get(stream)?,
                     });
                 }
             }
@@ -271,19 +278,19 @@ impl Sequencer {
                 }
             }
         }
-        let foretold = Foretold::of(&versions);
-        let plan = Plan::of(requests, Seen { versions, ..Seen::default() }, (self.hooks.clock)());
+        let foretold = ExpectedVersions::of(&versions);
+        let plan = BatchPlan::of(requests, LockedState { versions, ..LockedState::default() }, (self.hooks.clock)());
         // A refusal needs the log's own word.
         (plan.accepts_all() && !plan.is_empty()).then(|| (foretold, Box::new(plan)))
     }
 
     /// One round trip, if what was foretold holds; without a transaction of its own if nothing else is written.
-    async fn short_way(
+    async fn optimistic_append(
         &mut self,
-        part: &[Queued],
-        foretold: Foretold,
-        plan: Box<Plan>,
-    ) -> Result<Option<Committed>, Failure> {
+        part: &[QueuedAppend],
+        foretold: ExpectedVersions,
+        plan: Box<BatchPlan>,
+    ) -> Result<Option<CommittedBatch>, CommitFailure> {
         let requests = || part.iter().map(|queued| &queued.request);
         let hooks = self.hooks.clone();
         let is_alone = requests().all(|request| {
@@ -296,14 +303,14 @@ impl Sequencer {
                 Err(error) if is_rejection(&error) => return Err(sort(error)),
                 Err(error) => {
                     tracing::warn!(%error, "the connection broke during an append");
-                    return Err(Failure::Uncertain(plan));
+                    return Err(CommitFailure::Uncertain(plan));
                 }
             };
-            return Ok(first.map(|first| Committed { events: plan.events(requests(), first), plan }));
+            return Ok(first.map(|first| CommittedBatch { events: plan.events(requests(), first), plan }));
         }
-        let mut transaction = answer(connection.begin()).await.map_err(Failure::Lost)?;
+        let mut transaction = answer(connection.begin()).await.map_err(CommitFailure::Lost)?;
         let Some(first) = answer(try_append(&mut transaction, &foretold, &plan)).await.map_err(sort)? else {
-            answer(transaction.rollback()).await.map_err(Failure::Lost)?;
+            answer(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
             return Ok(None);
         };
         let events = plan.events(requests(), first);
@@ -326,12 +333,12 @@ impl Sequencer {
         }
     }
 
-    async fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
+    async fn connection(&mut self) -> Result<&mut PgConnection, CommitFailure> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             vacant => {
-                let mut connection = self.pool.acquire().await.map_err(Failure::Lost)?;
-                answer(connection.execute(SILENCE)).await.map_err(Failure::Lost)?;
+                let mut connection = self.pool.acquire().await.map_err(CommitFailure::Lost)?;
+                answer(connection.execute(SILENCE)).await.map_err(CommitFailure::Lost)?;
                 vacant.insert(connection)
             }
         };
@@ -342,22 +349,22 @@ impl Sequencer {
 /// What belongs into the transaction of the events, and its end.
 async fn finish(
     mut transaction: Transaction<'_, Postgres>,
-    hooks: &Hooks,
-    part: &[Queued],
-    plan: Box<Plan>,
+    hooks: &LogHooks,
+    part: &[QueuedAppend],
+    plan: Box<BatchPlan>,
     events: Vec<Arc<Recorded>>,
-) -> Result<Committed, Failure> {
+) -> Result<CommittedBatch, CommitFailure> {
     if events.iter().any(|recorded| (hooks.gates)(&recorded.event)) {
         answer((hooks.gate)(&mut transaction, &events)).await.map_err(sort)?;
     }
     let secrets = plan.vault(part.iter().map(|queued| &queued.request));
     answer(write::write(&mut transaction, &secrets)).await.map_err(sort)?;
     match answer(transaction.commit()).await {
-        Ok(()) => Ok(Committed { plan, events }),
+        Ok(()) => Ok(CommittedBatch { plan, events }),
         Err(error) if is_rejection(&error) => Err(sort(error)),
         Err(error) => {
             tracing::warn!(%error, "the connection broke at commit");
-            Err(Failure::Uncertain(plan))
+            Err(CommitFailure::Uncertain(plan))
         }
     }
 }
@@ -367,11 +374,11 @@ async fn answer<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Resu
     timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }
 
-fn sort(error: sqlx::Error) -> Failure {
+fn sort(error: sqlx::Error) -> CommitFailure {
     match error.as_database_error().and_then(|error| error.constraint()) {
-        Some("head_is_not_ahead") => Failure::ClockAhead,
-        Some("retired_role_is_not_held") => Failure::Overtaken,
-        _ if is_rejection(&error) => Failure::Rejected(error.to_string()),
-        _ => Failure::Lost(error),
+        Some("head_is_not_ahead") => CommitFailure::ClockAhead,
+        Some("retired_role_is_not_held") => CommitFailure::Overtaken,
+        _ if is_rejection(&error) => CommitFailure::Rejected(error.to_string()),
+        _ => CommitFailure::Lost(error),
     }
 }

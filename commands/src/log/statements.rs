@@ -6,17 +6,17 @@ use fulexo_domain::event::Stream;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::batch::{Plan, Seen, Wanted, to_i64};
+use super::batch::{BatchPlan, LockRequest, LockedState, to_i64};
 
 /// Versions that streams are expected to have, in the form that `log.try_append` takes.
 #[derive(Default)]
-pub struct Foretold {
+pub struct ExpectedVersions {
     pub categories: Vec<&'static str>,
     pub streams: Vec<Uuid>,
     pub versions: Vec<i64>,
 }
 
-impl Foretold {
+impl ExpectedVersions {
     /// What these streams are said to be at.
     pub fn of(versions: &HashMap<Stream, u64>) -> Self {
         let mut foretold = Self::default();
@@ -29,7 +29,7 @@ impl Foretold {
     }
 }
 
-pub async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen, sqlx::Error> {
+pub async fn lock(connection: &mut PgConnection, wanted: &LockRequest) -> Result<LockedState, sqlx::Error> {
     let row = sqlx::query!(
         r#"select head_recorded_at as "recorded_at!", versions as "versions!",
                   command_hashes as "command_hashes: Vec<Option<Vec<u8>>>",
@@ -55,7 +55,7 @@ pub async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen
     let commands = wanted.commands.iter().zip(hashes.into_iter().zip(results));
     let holders = row.key_holders.unwrap_or_default();
     let keys = wanted.scopes.iter().zip(&wanted.keys).zip(holders);
-    Ok(Seen {
+    Ok(LockedState {
         recorded_at: row.recorded_at,
         versions: streams.zip(row.versions.into_iter().map(i64::unsigned_abs)).collect(),
         commands: commands.filter_map(|(id, (hash, result))| Some((id.clone(), (hash?, result?)))).collect(),
@@ -65,8 +65,8 @@ pub async fn lock(connection: &mut PgConnection, wanted: &Wanted) -> Result<Seen
 
 pub async fn try_append(
     connection: &mut PgConnection,
-    foretold: &Foretold,
-    plan: &Plan,
+    foretold: &ExpectedVersions,
+    plan: &BatchPlan,
 ) -> Result<Option<u64>, sqlx::Error> {
     let first = sqlx::query_scalar!(
         "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
@@ -101,7 +101,7 @@ pub async fn try_append(
 
 /// Where the batch begins, if it was committed: the leaf of its first event stands there. A batch without events only
 /// remembers commands, and the lock has just shown what it knows of them.
-pub async fn where_committed(connection: &mut PgConnection, plan: &Plan) -> Result<Option<u64>, sqlx::Error> {
+pub async fn where_committed(connection: &mut PgConnection, plan: &BatchPlan) -> Result<Option<u64>, sqlx::Error> {
     let first = (plan.categories.first(), plan.streams.first(), plan.stream_versions.first(), plan.leaves.first());
     let (Some(category), Some(stream), Some(version), Some(leaf)) = first else { return Ok(None) };
     let found = sqlx::query_scalar!(

@@ -16,10 +16,10 @@ use crate::accounts::profile;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::mail::kind::{LinkPurpose, MailKind};
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::vault::crypto::random_bytes;
 use crate::vault::write::{COUNTED_FOR, VaultWrite};
-use crate::vault::{SubjectKey, Vault};
+use crate::vault::{DataKey, Vault};
 use crate::write_side::WriteSide;
 
 /// Passwords that are compared with the account's last ones by one link.
@@ -30,7 +30,7 @@ const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(1);
 const LONGEST_TEXT: usize = 512;
 
 /// A mail that one node is sending: no other does, until it is said what became of it. No `Debug`.
-pub struct Outgoing {
+pub struct OutgoingMail {
     transaction: Transaction<'static, Postgres>,
     created_at: DateTime<Utc>,
     attempts: i32,
@@ -52,14 +52,14 @@ pub struct Outgoing {
 
 /// What is sealed of a mail.
 #[derive(Serialize, Deserialize)]
-struct Content {
+struct MailContent {
     token: String,
     at: DateTime<Utc>,
     ip: Option<String>,
     user_agent: Option<String>,
 }
 
-struct Waiting {
+struct MailRow {
     account_id: Uuid,
     kind: String,
     mail_id: Uuid,
@@ -69,7 +69,7 @@ struct Waiting {
     worth_sending: bool,
 }
 
-impl Outgoing {
+impl OutgoingMail {
     /// It is on its way.
     ///
     /// # Errors
@@ -126,9 +126,9 @@ fn sealed_as(mail: Uuid) -> String {
 }
 
 /// Adds the mails that an append leads to.
-pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut Unit<'_>) -> Result<(), CommandError> {
+pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -> Result<(), CommandError> {
     for (account, kind) in unit.take_mails() {
-        if !side.mails {
+        if !side.sends_mail {
             continue;
         }
         let key = match unit.key_of(account) {
@@ -147,7 +147,7 @@ pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut Unit<'_>) -> Resu
 pub(crate) fn mail(
     vault: &Vault,
     context: &Context,
-    key: &SubjectKey,
+    key: &DataKey,
     account: AccountId,
     kind: MailKind,
 ) -> Result<VaultWrite, CommandError> {
@@ -158,7 +158,7 @@ pub(crate) fn mail(
         let end = text.floor_char_boundary(LONGEST_TEXT);
         text.get(..end).unwrap_or_default().to_owned()
     };
-    let mut content = Content {
+    let mut content = MailContent {
         token: token.to_string(),
         at: context.now,
         ip: context.origin.ip.map(|ip| ip.to_string()),
@@ -242,11 +242,11 @@ pub(crate) async fn has_enough_mail(
     Ok(known >= kind.most())
 }
 
-pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Option<Outgoing>, CommandError> {
+pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Option<OutgoingMail>, CommandError> {
     loop {
         let mut transaction = side.pool.begin().await?;
         let waiting = sqlx::query_as!(
-            Waiting,
+            MailRow,
             r#"select m.account_id, m.kind, m.mail_id, m.sealed as "sealed!", m.created_at, m.attempts,
                       exists (select from vault.mail_token t
                               where t.token_hash = m.token_hash and t.expires_at > $1) as "worth_sending!"
@@ -257,7 +257,7 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(waiting) = waiting else { return Ok(None) };
-        let Waiting { mail_id: id, created_at, attempts, worth_sending, .. } = waiting;
+        let MailRow { mail_id: id, created_at, attempts, worth_sending, .. } = waiting;
         if !worth_sending {
             // Its link was followed, replaced, or waited for too long.
             empty(&mut transaction, id).await?;
@@ -265,9 +265,9 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
             continue;
         }
         match read_mail(side, &waiting).await {
-            Ok(Some((kind, to, Content { token, at, ip, user_agent }))) => {
+            Ok(Some((kind, to, MailContent { token, at, ip, user_agent }))) => {
                 let token = Zeroizing::new(token);
-                let mail = Outgoing { transaction, created_at, attempts, id, kind, to, token, at, ip, user_agent };
+                let mail = OutgoingMail { transaction, created_at, attempts, id, kind, to, token, at, ip, user_agent };
                 return Ok(Some(mail));
             }
             Ok(None) => {
@@ -287,8 +287,8 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
 
 async fn read_mail(
     side: &WriteSide,
-    waiting: &Waiting,
-) -> Result<Option<(MailKind, EmailAddress, Content)>, CommandError> {
+    waiting: &MailRow,
+) -> Result<Option<(MailKind, EmailAddress, MailContent)>, CommandError> {
     let account = AccountId(waiting.account_id);
     let Some(key) = side.vault.subject_key(account).await? else { return Ok(None) };
     let Some(profile) = profile::profile(side, account).await? else { return Ok(None) };

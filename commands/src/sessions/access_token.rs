@@ -63,7 +63,7 @@ pub struct Claims {
 }
 
 /// What a new token is to say.
-pub struct Grant {
+pub struct TokenGrant {
     /// The account.
     pub account: AccountId,
     /// The session.
@@ -228,7 +228,12 @@ impl KeyRing {
     ///
     /// # Errors
     /// Only when the provider cannot sign.
-    pub fn sign(&self, grant: Grant, jti: Uuid, now: DateTime<Utc>) -> Result<String, jsonwebtoken::errors::Error> {
+    pub fn sign(
+        &self,
+        grant: TokenGrant,
+        jti: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
         let Some(key) = self.keys.first() else {
             return Err(jsonwebtoken::errors::ErrorKind::InvalidKeyFormat.into());
         };
@@ -276,7 +281,8 @@ impl KeyRing {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         // Time is an argument here, and jsonwebtoken reads the clock.
         validation.validate_exp = false;
-        let claims = jsonwebtoken::decode::<Timed>(token, &key.decoding, &validation).map_err(|_| InvalidToken)?.claims;
+        let claims =
+            jsonwebtoken::decode::<TimedClaims>(token, &key.decoding, &validation).map_err(|_| InvalidToken)?.claims;
         let has_begun = claims.nbf.is_none_or(|nbf| nbf <= (now + LEEWAY).timestamp());
         if has_begun && self.is_timely(&claims.claims, now) { Ok(claims.claims) } else { Err(InvalidToken) }
     }
@@ -299,7 +305,7 @@ impl KeyRing {
 }
 
 #[derive(Deserialize)]
-struct Timed {
+struct TimedClaims {
     #[serde(flatten)]
     claims: Claims,
     nbf: Option<i64>,
@@ -352,8 +358,8 @@ mod tests {
         TokenSettings { issuer: "https://issuer".into(), audience: "fulexo".into(), lifetime: TimeDelta::hours(1) }
     }
 
-    fn grant() -> Grant {
-        Grant {
+    fn grant() -> TokenGrant {
+        TokenGrant {
             account: AccountId(Uuid::from_u128(1)),
             session: SessionId(Uuid::from_u128(2)),
             authenticated_at: now(),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute;
-use crate::log::Expected;
+use crate::log::ExpectedVersion;
 use crate::write_side::WriteSide;
 
 /// Sessions that end in one append.
@@ -31,7 +31,7 @@ const COUNT: Duration = Duration::from_secs(600);
 const TRIES: usize = 64;
 
 /// A session to be ended, at the version that it was found at.
-struct Due {
+struct DueSessionEnd {
     session: Uuid,
     account: AccountId,
     version: u64,
@@ -103,7 +103,7 @@ async fn end_those_of(side: &WriteSide, context: &Context, account: AccountId) -
         if rows.is_empty() {
             return Ok(());
         }
-        let due = rows.into_iter().map(|row| Due {
+        let due = rows.into_iter().map(|row| DueSessionEnd {
             session: row.session_id,
             account,
             version: row.version.unsigned_abs(),
@@ -159,7 +159,7 @@ pub(crate) async fn end_beyond_limit(
         if rows.is_empty() {
             return Ok(());
         }
-        let due = rows.into_iter().map(|row| Due {
+        let due = rows.into_iter().map(|row| DueSessionEnd {
             session: row.session_id,
             account,
             version: row.version.unsigned_abs(),
@@ -174,11 +174,11 @@ pub(crate) async fn end_beyond_limit(
 }
 
 /// Ends each of them, or none: no end is recorded twice.
-async fn end_due(side: &WriteSide, context: &Context, due: Vec<Due>) -> Result<(), CommandError> {
+async fn end_due(side: &WriteSide, context: &Context, due: Vec<DueSessionEnd>) -> Result<(), CommandError> {
     let context = &Context { idempotency_key: None, ..context.clone() };
-    let mut unit = side.unit(context);
-    for Due { session, account, version, by } in due {
-        unit.expect(Category::Session, session, Expected::Exact(version));
+    let mut unit = side.unit_of_work(context);
+    for DueSessionEnd { session, account, version, by } in due {
+        unit.expect(Category::Session, session, ExpectedVersion::Exact(version));
         unit.record(session, Some(account), [SessionEvent::Revoked { by }])?;
     }
     execute::commit(side, unit, None, ()).await?;

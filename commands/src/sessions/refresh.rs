@@ -14,28 +14,28 @@ use uuid::Uuid;
 
 use crate::authentication::devices;
 use crate::authorization::lockdown;
-use crate::budget::Payer;
 use crate::context::{Context, network_facts};
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done, TRIES};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
+use crate::quotas::QuotaHolder;
 use crate::rate_limit;
-use crate::sessions::refresh_token::{Presented, device_of_token};
+use crate::sessions::refresh_token::{RefreshToken, device_of_token};
 use crate::sessions::tokens::{self, Tokens};
 use crate::vault::Vault;
 use crate::write_side::WriteSide;
 
 /// What a refresh came to, as the log remembers it for the same idempotency key.
 #[derive(Serialize, Deserialize)]
-enum Outcome {
+enum RefreshOutcome {
     Refused,
     /// To this generation.
     Refreshed(u32),
 }
 
 /// Who refreshes, as far as that is seen.
-struct Seen {
+struct ClientFingerprint {
     fingerprint: String,
     /// The device of the session, where its token came along.
     device: Option<Uuid>,
@@ -52,14 +52,14 @@ fn user_agent_family(user_agent: &str) -> &str {
 
 #[must_use]
 pub(crate) fn named_session(refresh_token: &str) -> Option<SessionId> {
-    Presented::parse(refresh_token).map(|presented| presented.session)
+    RefreshToken::parse(refresh_token).map(|presented| presented.session)
 }
 
 pub(crate) async fn session_of(
     side: &WriteSide,
     refresh_token: &str,
 ) -> Result<Option<(AccountId, SessionId)>, CommandError> {
-    let Some(presented) = Presented::parse(refresh_token) else { return Ok(None) };
+    let Some(presented) = RefreshToken::parse(refresh_token) else { return Ok(None) };
     let Some(root) = tokens::refresh_root(&side.pool, presented.session).await? else { return Ok(None) };
     let is_authentic = presented.is_authentic(&side.vault, &root.secret);
     Ok(is_authentic.then_some((root.account, presented.session)))
@@ -70,23 +70,23 @@ pub(crate) async fn refresh(
     context: &Context,
     token: &str,
     device: Option<&str>,
-) -> Result<Done<Tokens>, CommandError> {
-    let presented = Presented::parse(token).ok_or(CommandError::InvalidCredentials)?;
+) -> Result<CommandOutcome<Tokens>, CommandError> {
+    let presented = RefreshToken::parse(token).ok_or(CommandError::InvalidCredentials)?;
     let session = presented.session;
     let root = tokens::refresh_root(&side.pool, session).await?.ok_or(CommandError::InvalidCredentials)?;
     if !presented.is_authentic(&side.vault, &root.secret) {
         return Err(CommandError::InvalidCredentials);
     }
-    rate_limit::spend(side, Route::AccountRefresh, Payer::Account(root.account), 1)?;
+    rate_limit::spend(side, Route::AccountRefresh, QuotaHolder::Account(root.account), 1)?;
     // A client that says which device it is must be the one that logged in, be it known to the account still or not.
     let device = device.map(|token| device_of_token(&side.vault, root.account, token).unwrap_or_default());
     let fingerprint = fingerprint(&side.vault, context, device.unwrap_or(root.device));
-    let seen = Seen { fingerprint, device: device.filter(|device| *device == root.device) };
-    let idempotency = Idempotency::of(&side.vault, context, "refresh", &[token.as_bytes()]);
+    let seen = ClientFingerprint { fingerprint, device: device.filter(|device| *device == root.device) };
+    let idempotency = IdempotencyKey::of(&side.vault, context, "refresh", &[token.as_bytes()]);
     match idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
         // Too long ago: a spent token like any other.
-        Some((Outcome::Refreshed(_), false)) | None => {}
-        Some((Outcome::Refreshed(generation), true)) => {
+        Some((RefreshOutcome::Refreshed(_), false)) | None => {}
+        Some((RefreshOutcome::Refreshed(generation), true)) => {
             // Once the session has moved on, this is a spent token like any other, whatever key comes with it; and
             // so it is for whoever looks different.
             if !lockdown::admission_of(side, root.account).await?.admitted {
@@ -98,7 +98,7 @@ pub(crate) async fn refresh(
                 return Ok(done);
             }
         }
-        Some((Outcome::Refused, _)) => return Err(CommandError::InvalidCredentials),
+        Some((RefreshOutcome::Refused, _)) => return Err(CommandError::InvalidCredentials),
     }
 
     let policy = side.current_policy().await?;
@@ -130,37 +130,38 @@ pub(crate) async fn refresh(
         if events.is_empty() {
             let position = loaded.last_position;
             let value = tokens::issue_live(side, context, session, live, &loaded, position, &root.secret).await?;
-            return Ok(Done { value, position: Some(position) });
+            return Ok(CommandOutcome { value, position: Some(position) });
         }
 
         let acting = context.acting_as(live.account);
         let sealing = side.vault.subject_key(live.account).await?.map(|key| (key, network_facts(context)));
-        let mut unit = side.unit(&acting).sealing(sealing);
-        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        let mut unit = side.unit_of_work(&acting).sealing(sealing);
+        unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
         if refreshed.is_some() {
             admission.rest(&mut unit);
             // The session is good as long as the account is as it was: whatever takes its sessions away changes it.
-            unit.expect(Category::Account, live.account.0, Expected::Exact(loaded.account_version));
+            unit.expect(Category::Account, live.account.0, ExpectedVersion::Exact(loaded.account_version));
         }
         unit.record(session.0, Some(live.account), events)?;
-        let outcome = refreshed.map_or(Outcome::Refused, |live| Outcome::Refreshed(live.generation));
+        let outcome = refreshed.map_or(RefreshOutcome::Refused, |live| RefreshOutcome::Refreshed(live.generation));
         // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.
         let is_rotated = refreshed.is_some_and(|refreshed| refreshed.generation != live.generation);
         let remembered = idempotency.as_ref().filter(|_| is_rotated);
         match execute::commit(side, unit, remembered, outcome).await {
-            Ok(Committed::New(Outcome::Refreshed(_), receipt)) => {
+            Ok(CommitOutcome::New(RefreshOutcome::Refreshed(_), receipt)) => {
                 let position = receipt.position.unwrap_or_default();
                 let live = refreshed.ok_or(CommandError::InvalidCredentials)?;
                 let value = tokens::issue_live(side, context, session, live, &loaded, position, &root.secret).await?;
-                return Ok(Done { value, position: Some(position) });
+                return Ok(CommandOutcome { value, position: Some(position) });
             }
             // Somebody presented the same, with the same key, a moment ago.
-            Ok(Committed::Before(Outcome::Refreshed(_))) if !is_seen_again(side, context, session, &seen).await? => {}
-            Ok(Committed::Before(Outcome::Refreshed(generation))) => {
+            Ok(CommitOutcome::Replayed(RefreshOutcome::Refreshed(_)))
+                if !is_seen_again(side, context, session, &seen).await? => {}
+            Ok(CommitOutcome::Replayed(RefreshOutcome::Refreshed(generation))) => {
                 let again = tokens::issue_again(side, context, session, generation, None).await?;
                 return again.ok_or(CommandError::InvalidCredentials);
             }
-            Ok(Committed::New(Outcome::Refused, _) | Committed::Before(Outcome::Refused)) => {
+            Ok(CommitOutcome::New(RefreshOutcome::Refused, _) | CommitOutcome::Replayed(RefreshOutcome::Refused)) => {
                 return Err(CommandError::InvalidCredentials);
             }
             // Another tab was faster; what it did decides what this one gets.
@@ -176,7 +177,7 @@ async fn is_seen_again(
     side: &WriteSide,
     context: &Context,
     session: SessionId,
-    seen: &Seen,
+    seen: &ClientFingerprint,
 ) -> Result<bool, CommandError> {
     if side.current_policy().await?.sessions.fingerprint == FingerprintPolicy::Record {
         return Ok(true);
@@ -189,7 +190,12 @@ async fn is_seen_again(
 
 /// Whether it is the same browser family on the same device. The token of a device that the account knows says more than
 /// what a browser says of itself.
-async fn looks_alike(pool: &PgPool, context: &Context, live: &Live, seen: &Seen) -> Result<bool, CommandError> {
+async fn looks_alike(
+    pool: &PgPool,
+    context: &Context,
+    live: &Live,
+    seen: &ClientFingerprint,
+) -> Result<bool, CommandError> {
     if live.fingerprint == seen.fingerprint {
         return Ok(true);
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 /// A refresh token as presented; whether it is authentic is not known yet.
-pub struct Presented {
+pub struct RefreshToken {
     /// The session it names.
     pub session: SessionId,
     /// The generation it names.
@@ -21,7 +21,7 @@ pub struct Presented {
     secret: Zeroizing<[u8; 32]>,
 }
 
-impl Presented {
+impl RefreshToken {
     /// Reads the form that [`refresh_token`] writes.
     #[must_use]
     pub fn parse(token: &str) -> Option<Self> {

@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, Committed, Done, TRIES};
-use crate::idempotency::{self, Idempotency};
-use crate::log::Expected;
+use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
+use crate::idempotency::{self, IdempotencyKey};
+use crate::log::ExpectedVersion;
 use crate::sessions::tokens;
-use crate::unit::Unit;
+use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
 pub(crate) async fn end_own_session(
@@ -22,14 +22,14 @@ pub(crate) async fn end_own_session(
     context: &Context,
     account: AccountId,
     session: SessionId,
-) -> Result<Done<()>, CommandError> {
+) -> Result<CommandOutcome<()>, CommandError> {
     for _ in 0..TRIES {
         let loaded = tokens::load_session(side, session).await?;
         match &loaded.state {
             SessionState::Live(live) if live.account == account => {}
             // Ended by somebody else in the meantime, or never the caller's: the latter must look like nothing.
             SessionState::Ended if session_belongs_to(&side.pool, session, account).await? => {
-                return Ok(Done { value: (), position: Some(loaded.last_position) });
+                return Ok(CommandOutcome { value: (), position: Some(loaded.last_position) });
             }
             SessionState::Live(_) | SessionState::Ended | SessionState::None => {
                 return Err(SessionError::Ended.into());
@@ -37,12 +37,12 @@ pub(crate) async fn end_own_session(
         }
         let command = SessionCommand::Revoke { by: RevokedBy::Owner };
         let events = Session::handle_command(&loaded.state, command)?;
-        let mut unit = side.unit(context);
-        unit.expect(Category::Session, session.0, Expected::Exact(loaded.version));
+        let mut unit = side.unit_of_work(context);
+        unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
         unit.record(session.0, Some(account), events)?;
         match execute::commit(side, unit, None, ()).await {
-            Ok(Committed::New((), receipt)) => return Ok(Done { value: (), position: receipt.position }),
-            Ok(Committed::Before(())) => return Ok(Done { value: (), position: None }),
+            Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
+            Ok(CommitOutcome::Replayed(())) => return Ok(CommandOutcome { value: (), position: None }),
             Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }
@@ -55,7 +55,7 @@ pub(crate) async fn end_other_sessions(
     context: &Context,
     account: AccountId,
     but: SessionId,
-) -> Result<Done<usize>, CommandError> {
+) -> Result<CommandOutcome<usize>, CommandError> {
     revoke_all(side, context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
 }
 
@@ -68,19 +68,19 @@ pub(crate) async fn revoke_all(
     account: AccountId,
     kept: Option<SessionId>,
     by: RevokedBy,
-) -> Result<Done<usize>, CommandError> {
+) -> Result<CommandOutcome<usize>, CommandError> {
     let but = kept.map_or(Uuid::nil(), |kept| kept.0);
     let content = [account.0.as_bytes().as_slice(), but.as_bytes()];
-    let idempotency = Idempotency::of(&side.vault, context, operation, &content);
+    let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
     if let Some(live) = idempotency::before(&side.log, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, live).await;
     }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
         let live = live_sessions(&side.pool, context, account, kept).await?;
-        let mut unit = side.unit(context);
+        let mut unit = side.unit_of_work(context);
         if live > 0 {
-            unit.expect(Category::Account, account.0, Expected::Exact(version));
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             revoke_sessions(&side.pool, &mut unit, account, &state, kept, by).await?;
         }
         Ok((unit, live))
@@ -97,7 +97,7 @@ pub(crate) async fn revoke_all(
 /// [`CommandError::InvalidCredentials`] when the one to keep is not good any more: it would come back.
 pub(crate) async fn revoke_sessions(
     pool: &PgPool,
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     account: AccountId,
     state: &AccountState,
     kept: Option<SessionId>,

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::Done;
-use crate::sessions::access_token::Grant;
+use crate::execute::CommandOutcome;
+use crate::sessions::access_token::TokenGrant;
 use crate::sessions::refresh_token;
 use crate::vault::Vault;
 use crate::vault::crypto::equal;
@@ -34,7 +34,7 @@ pub struct Tokens {
 }
 
 /// All that tokens are made of.
-pub(crate) struct Issue {
+pub(crate) struct TokenParameters {
     pub account: AccountId,
     pub session: SessionId,
     pub generation: u32,
@@ -48,7 +48,7 @@ pub(crate) struct Issue {
 }
 
 /// What the vault keeps of a live session.
-pub(crate) struct Root {
+pub(crate) struct RefreshRoot {
     pub account: AccountId,
     pub device: Uuid,
     /// What its refresh tokens are derived from.
@@ -56,7 +56,7 @@ pub(crate) struct Root {
 }
 
 /// A session as the log has it.
-pub(crate) struct Loaded {
+pub(crate) struct LoadedSession {
     /// Ended, too, where all sessions of the account were taken away.
     pub state: SessionState,
     pub version: u64,
@@ -87,7 +87,7 @@ pub(crate) async fn issue_again(
     session: SessionId,
     generation: u32,
     device_token: Option<String>,
-) -> Result<Option<Done<Tokens>>, CommandError> {
+) -> Result<Option<CommandOutcome<Tokens>>, CommandError> {
     let Some(root) = refresh_root(&side.pool, session).await? else { return Ok(None) };
     let loaded = load_session(side, session).await?;
     let SessionState::Live(live) = &loaded.state else { return Ok(None) };
@@ -97,7 +97,7 @@ pub(crate) async fn issue_again(
     let position = loaded.last_position;
     let mut value = issue_live(side, context, session, live, &loaded, position, &root.secret).await?;
     value.device_token = device_token.map(Zeroizing::new);
-    Ok(Some(Done { value, position: Some(position) }))
+    Ok(Some(CommandOutcome { value, position: Some(position) }))
 }
 
 pub(crate) async fn issue_live(
@@ -105,12 +105,12 @@ pub(crate) async fn issue_live(
     context: &Context,
     session: SessionId,
     live: &Live,
-    loaded: &Loaded,
+    loaded: &LoadedSession,
     position: u64,
     root: &[u8],
 ) -> Result<Tokens, CommandError> {
     let (account, _) = side.account_state(live.account).await?;
-    let live = Issue {
+    let live = TokenParameters {
         account: live.account,
         session,
         generation: live.generation,
@@ -127,16 +127,25 @@ pub(crate) async fn issue_live(
 pub(crate) fn issue(
     side: &WriteSide,
     context: &Context,
-    issue: Issue,
+    issue: TokenParameters,
     root: &[u8],
     device_token: Option<String>,
 ) -> Result<Tokens, CommandError> {
-    let Issue { account, session, generation, authenticated_at, methods, held, roles, position, session_ends_at } =
-        issue;
+    let TokenParameters {
+        account,
+        session,
+        generation,
+        authenticated_at,
+        methods,
+        held,
+        roles,
+        position,
+        session_ends_at,
+    } = issue;
     // No token outlives its session.
     let expires_at = (context.now + side.keys.lifetime()).min(session_ends_at);
     let epoch = side.epoch;
-    let grant = Grant { account, session, authenticated_at, methods, held, roles, position, epoch, expires_at };
+    let grant = TokenGrant { account, session, authenticated_at, methods, held, roles, position, epoch, expires_at };
     let access_token = side
         .keys
         .sign(grant, context.new_id(), context.now)
@@ -150,7 +159,7 @@ pub(crate) fn issue(
     })
 }
 
-pub(crate) async fn refresh_root(pool: &PgPool, session: SessionId) -> Result<Option<Root>, CommandError> {
+pub(crate) async fn refresh_root(pool: &PgPool, session: SessionId) -> Result<Option<RefreshRoot>, CommandError> {
     let row = sqlx::query!(
         "select r.account_id, r.device, r.root
          from vault.refresh_root r join access.live_session s on s.session_id = r.session_id
@@ -159,7 +168,11 @@ pub(crate) async fn refresh_root(pool: &PgPool, session: SessionId) -> Result<Op
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|row| Root { account: AccountId(row.account_id), device: row.device, secret: Zeroizing::new(row.root) }))
+    Ok(row.map(|row| RefreshRoot {
+        account: AccountId(row.account_id),
+        device: row.device,
+        secret: Zeroizing::new(row.root),
+    }))
 }
 
 /// The device that a live session was started on.
@@ -167,7 +180,7 @@ pub(crate) async fn device_of(pool: &PgPool, session: SessionId) -> Result<Uuid,
     Ok(refresh_root(pool, session).await?.ok_or(SessionError::Ended)?.device)
 }
 
-pub(crate) async fn load_session(side: &WriteSide, session: SessionId) -> Result<Loaded, CommandError> {
+pub(crate) async fn load_session(side: &WriteSide, session: SessionId) -> Result<LoadedSession, CommandError> {
     let standing = sqlx::query!(
         r#"select l.session_id is not null as "is_good!", coalesce(l.second_factor, false) as "second_factor!",
                   coalesce(a.sessions_from, 0) as "sessions_from!", coalesce(v.version, 0) as "account_version!"
@@ -181,7 +194,7 @@ pub(crate) async fn load_session(side: &WriteSide, session: SessionId) -> Result
     .fetch_optional(&side.pool)
     .await?;
     let folded = side.log.record::<SessionRecord>(session.0).await?;
-    let mut loaded = Loaded {
+    let mut loaded = LoadedSession {
         state: folded.record.state,
         version: folded.version,
         started_at: folded.record.started_at.unwrap_or(DateTime::UNIX_EPOCH),

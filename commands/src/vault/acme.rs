@@ -5,20 +5,20 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use zeroize::Zeroizing;
 
-use super::crypto::{Key, Sealed, Unopenable};
+use super::crypto::{SealedValue, SymmetricKey, UnsealError};
 use super::key_hierarchy::{Vault, VaultError};
 
 /// One list of names at one directory.
 #[derive(Clone)]
 pub struct AcmeStore {
     pool: PgPool,
-    key: Key,
+    key: SymmetricKey,
     directory: String,
     names: String,
 }
 
 /// An account at the directory.
-pub struct KeptAccount {
+pub struct AcmeAccount {
     /// As the ACME client wrote them.
     pub credentials: Zeroizing<Vec<u8>>,
     /// Of the account's public key (RFC 7638).
@@ -26,7 +26,7 @@ pub struct KeptAccount {
 }
 
 /// A certificate.
-pub struct KeptCertificate {
+pub struct AcmeCertificate {
     /// Chain and private key, in PEM.
     pub pem: Zeroizing<Vec<u8>>,
     /// Counts the certificates for these names.
@@ -51,14 +51,14 @@ impl AcmeStore {
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn account(&self) -> Result<Option<KeptAccount>, VaultError> {
+    pub async fn account(&self) -> Result<Option<AcmeAccount>, VaultError> {
         let row =
             sqlx::query!("select credentials, thumbprint from vault.acme_account where directory = $1", self.directory)
                 .fetch_optional(&self.pool)
                 .await?;
         let Some(row) = row else { return Ok(None) };
         let credentials = self.open(&self.account_context(), &row.credentials)?;
-        Ok(Some(KeptAccount { credentials, thumbprint: row.thumbprint }))
+        Ok(Some(AcmeAccount { credentials, thumbprint: row.thumbprint }))
     }
 
     /// The thumbprint of the account, for a node that has not read the rest of it.
@@ -109,7 +109,7 @@ impl AcmeStore {
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn certificate_after(&self, version: i64) -> Result<Option<KeptCertificate>, VaultError> {
+    pub async fn certificate_after(&self, version: i64) -> Result<Option<AcmeCertificate>, VaultError> {
         let row = sqlx::query!(
             r#"select pem as "pem!", version from vault.acme_certificate
                where directory = $1 and names = $2 and version > $3 and pem is not null"#,
@@ -121,7 +121,7 @@ impl AcmeStore {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let pem = self.open(&self.certificate_context(), &row.pem)?;
-        Ok(Some(KeptCertificate { pem, version: row.version }))
+        Ok(Some(AcmeCertificate { pem, version: row.version }))
     }
 
     /// Takes the turn to order the certificate after `version`, until `until`. Answers with the number of orders that
@@ -203,7 +203,7 @@ impl AcmeStore {
     }
 
     fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        Ok(self.key.open(context, &Sealed::from_bytes(sealed).ok_or(Unopenable)?)?)
+        Ok(self.key.open(context, &SealedValue::from_bytes(sealed).ok_or(UnsealError)?)?)
     }
 
     /// Neither list nor URL holds a space.

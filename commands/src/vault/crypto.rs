@@ -8,28 +8,28 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// A 256-bit key. No `Debug`, no `Display`.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Key([u8; 32]);
+pub struct SymmetricKey([u8; 32]);
 
 /// A seal that does not open: altered, moved, or sealed under another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open under its key")]
-pub struct Unopenable;
+pub struct UnsealError;
 
 /// The operating system gave no randomness.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the operating system gave no random bytes")]
-pub struct NoRandomness;
+pub struct RandomnessError;
 
 /// A nonce and a ciphertext with its tag.
 #[derive(Clone)]
-pub struct Sealed {
+pub struct SealedValue {
     /// 96 bits, random: a person's key seals far fewer than 2^32 values (NIST SP 800-38D, section 8.3).
     pub nonce: [u8; 12],
     /// Ciphertext and 128-bit tag.
     pub ciphertext: Vec<u8>,
 }
 
-impl Key {
+impl SymmetricKey {
     /// A key from outside.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -39,8 +39,8 @@ impl Key {
     /// A new random key.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn random() -> Result<Self, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn random() -> Result<Self, RandomnessError> {
         random_bytes().map(Self)
     }
 
@@ -68,38 +68,38 @@ impl Key {
     /// opens the seal must name the same place.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn seal(&self, context: &[u8], plaintext: &[u8]) -> Result<Sealed, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn seal(&self, context: &[u8], plaintext: &[u8]) -> Result<SealedValue, RandomnessError> {
         let nonce = random_bytes()?;
         let payload = Payload { msg: plaintext, aad: context };
         // Fails only beyond 64 GiB.
-        let ciphertext = self.cipher().encrypt(&Nonce::from(nonce), payload).map_err(|_| NoRandomness)?;
-        Ok(Sealed { nonce, ciphertext })
+        let ciphertext = self.cipher().encrypt(&Nonce::from(nonce), payload).map_err(|_| RandomnessError)?;
+        Ok(SealedValue { nonce, ciphertext })
     }
 
     /// # Errors
-    /// [`Unopenable`].
-    pub fn open(&self, context: &[u8], sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, Unopenable> {
+    /// [`UnsealError`].
+    pub fn open(&self, context: &[u8], sealed: &SealedValue) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
         let payload = Payload { msg: &sealed.ciphertext, aad: context };
-        let plaintext = self.cipher().decrypt(&Nonce::from(sealed.nonce), payload).map_err(|_| Unopenable)?;
+        let plaintext = self.cipher().decrypt(&Nonce::from(sealed.nonce), payload).map_err(|_| UnsealError)?;
         Ok(Zeroizing::new(plaintext))
     }
 
-    /// [`Key::seal`] of another key.
+    /// [`SymmetricKey::seal`] of another key.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn wrap(&self, context: &[u8], key: &Self) -> Result<Vec<u8>, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn wrap(&self, context: &[u8], key: &Self) -> Result<Vec<u8>, RandomnessError> {
         Ok(self.seal(context, &key.0)?.to_bytes())
     }
 
-    /// Reverses [`Key::wrap`].
+    /// Reverses [`SymmetricKey::wrap`].
     ///
     /// # Errors
-    /// [`Unopenable`].
-    pub fn unwrap_key(&self, context: &[u8], wrapped: &[u8]) -> Result<Self, Unopenable> {
-        let bytes = self.open(context, &Sealed::from_bytes(wrapped).ok_or(Unopenable)?)?;
-        bytes.as_slice().try_into().map(Self).map_err(|_| Unopenable)
+    /// [`UnsealError`].
+    pub fn unwrap_key(&self, context: &[u8], wrapped: &[u8]) -> Result<Self, UnsealError> {
+        let bytes = self.open(context, &SealedValue::from_bytes(wrapped).ok_or(UnsealError)?)?;
+        bytes.as_slice().try_into().map(Self).map_err(|_| UnsealError)
     }
 
     fn cipher(&self) -> Aes256Gcm {
@@ -107,14 +107,14 @@ impl Key {
     }
 }
 
-impl Sealed {
+impl SealedValue {
     /// Nonce first, then ciphertext: the form for a single column.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         [self.nonce.as_slice(), &self.ciphertext].concat()
     }
 
-    /// Reverses [`Sealed::to_bytes`].
+    /// Reverses [`SealedValue::to_bytes`].
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (nonce, ciphertext) = bytes.split_first_chunk()?;
@@ -125,10 +125,10 @@ impl Sealed {
 /// Bytes from the operating system's generator.
 ///
 /// # Errors
-/// [`NoRandomness`].
-pub fn random_bytes<const N: usize>() -> Result<[u8; N], NoRandomness> {
+/// [`RandomnessError`].
+pub fn random_bytes<const N: usize>() -> Result<[u8; N], RandomnessError> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    rand::fill(&mut bytes).map_err(|_| RandomnessError)?;
     Ok(bytes)
 }
 
@@ -142,8 +142,8 @@ pub fn equal(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn key(byte: u8) -> Key {
-        Key::from_bytes([byte; 32])
+    fn key(byte: u8) -> SymmetricKey {
+        SymmetricKey::from_bytes([byte; 32])
     }
 
     #[test]
@@ -160,10 +160,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut altered = bytes.clone();
             altered[bit / 8] ^= 1 << (bit % 8);
-            assert!(key(1).open(b"", &Sealed::from_bytes(&altered).unwrap()).is_err(), "bit {bit}");
+            assert!(key(1).open(b"", &SealedValue::from_bytes(&altered).unwrap()).is_err(), "bit {bit}");
         }
         for length in 0..bytes.len() {
-            let opened = Sealed::from_bytes(&bytes[..length]).map(|sealed| key(1).open(b"", &sealed).is_ok());
+            let opened = SealedValue::from_bytes(&bytes[..length]).map(|sealed| key(1).open(b"", &sealed).is_ok());
             assert_ne!(opened, Some(true), "length {length}");
         }
     }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn aes_256_gcm_gives_the_published_vector() {
         // McGrew and Viega, "The Galois/Counter Mode of Operation", appendix B, test case 14.
-        let sealed = Sealed {
+        let sealed = SealedValue {
             nonce: [0; 12],
             ciphertext: [
                 0xce, 0xa7, 0x40, 0x3d, 0x4d, 0x60, 0x6b, 0x6e, 0x07, 0x4e, 0xc5, 0xd3, 0xba, 0xf3, 0x9d, 0x18, //

@@ -2,14 +2,14 @@
 
 use sqlx::PgPool;
 
-use super::crypto::{Key, NoRandomness, Unopenable};
+use super::crypto::{RandomnessError, SymmetricKey, UnsealError};
 
 /// A key-encrypting key and the name that wrapped rows know it by.
 pub struct Kek {
     /// Its id in `ENCRYPTION_KEYS`, or `default`.
     pub id: String,
     /// The key.
-    pub key: Key,
+    pub key: SymmetricKey,
 }
 
 /// Opens and seals. Cheap to share.
@@ -17,7 +17,7 @@ pub struct Vault {
     pub(super) pool: PgPool,
     /// The first one wraps; the others only open.
     keks: Vec<Kek>,
-    pub(super) service: Key,
+    pub(super) service: SymmetricKey,
 }
 
 /// Why the vault could not do what was asked.
@@ -31,10 +31,10 @@ pub enum VaultError {
     NoKey,
     /// A seal does not open.
     #[error(transparent)]
-    Unopenable(#[from] Unopenable),
+    Unopenable(#[from] UnsealError),
     /// No randomness.
     #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
+    NoRandomness(#[from] RandomnessError),
     /// The database.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -48,7 +48,7 @@ impl Vault {
     pub async fn open(pool: PgPool, keks: Vec<Kek>) -> Result<Self, VaultError> {
         const CONTEXT: &[u8] = b"fulexo/service-key/1";
         let kek = keks.first().ok_or(VaultError::NoKey)?;
-        let fresh = kek.key.wrap(CONTEXT, &Key::random()?)?;
+        let fresh = kek.key.wrap(CONTEXT, &SymmetricKey::random()?)?;
         // Two nodes may open a new vault at once: whoever inserts first draws the key, both read it.
         sqlx::query!(
             "insert into vault.service_key (purpose, wrapped, kek_id) values ('service', $1, $2)
@@ -72,7 +72,7 @@ impl Vault {
     }
 
     /// A key for one purpose, the same at every node.
-    pub(crate) fn derive(&self, purpose: &str) -> Key {
+    pub(crate) fn derive(&self, purpose: &str) -> SymmetricKey {
         self.service.derive(purpose)
     }
 
@@ -86,12 +86,18 @@ impl Vault {
         context: &[u8],
         wrapped: &[u8],
         what: &'static str,
-    ) -> Result<Key, VaultError> {
+    ) -> Result<SymmetricKey, VaultError> {
         unwrap_with(&self.keks, kek_id, context, wrapped, what)
     }
 }
 
-fn unwrap_with(keks: &[Kek], id: &str, context: &[u8], wrapped: &[u8], what: &'static str) -> Result<Key, VaultError> {
+fn unwrap_with(
+    keks: &[Kek],
+    id: &str,
+    context: &[u8],
+    wrapped: &[u8],
+    what: &'static str,
+) -> Result<SymmetricKey, VaultError> {
     let kek = keks.iter().find(|kek| kek.id == id).ok_or(VaultError::WrongKey(what))?;
-    kek.key.unwrap_key(context, wrapped).map_err(|Unopenable| VaultError::WrongKey(what))
+    kek.key.unwrap_key(context, wrapped).map_err(|UnsealError| VaultError::WrongKey(what))
 }

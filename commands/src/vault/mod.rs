@@ -16,7 +16,7 @@ pub mod personal;
 mod subject;
 pub mod write;
 
-pub use self::crypto::{Key, NoRandomness, Unopenable};
+pub use self::crypto::{RandomnessError, SymmetricKey, UnsealError};
 pub use self::key_hierarchy::{Kek, Vault, VaultError};
-pub use self::personal::Personal;
-pub use self::subject::SubjectKey;
+pub use self::personal::PersonalData;
+pub use self::subject::DataKey;

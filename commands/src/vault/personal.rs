@@ -9,14 +9,14 @@ use fulexo_domain::event::{Event, Field, SealedDigest};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::crypto::{Sealed, Unopenable, equal};
+use super::crypto::{SealedValue, UnsealError, equal};
 use super::key_hierarchy::{Vault, VaultError};
-use super::subject::Owner;
-use super::subject::SubjectKey;
+use super::subject::DataKey;
+use super::subject::DataKeyOwner;
 
 /// Personal facts by name. No `Debug`; wiped when dropped.
 #[derive(Clone, Default)]
-pub struct Personal(BTreeMap<Field, Zeroizing<String>>);
+pub struct PersonalData(BTreeMap<Field, Zeroizing<String>>);
 
 /// Longest value that is kept of what a client says about itself, in bytes.
 const LONGEST_VALUE: usize = 512;
@@ -26,10 +26,10 @@ const LONGEST_VALUE: usize = 512;
 pub struct SealedRow {
     pub(crate) subject_id: Option<Uuid>,
     pub(crate) period: Option<NaiveDate>,
-    pub(crate) sealed: Sealed,
+    pub(crate) sealed: SealedValue,
 }
 
-impl Personal {
+impl PersonalData {
     /// With one more fact; nothing when there is no value. Values are cut at 512 bytes.
     #[must_use]
     pub fn with(mut self, field: Field, value: Option<&str>) -> Self {
@@ -51,7 +51,7 @@ impl Personal {
         &self,
         event: &Event,
         event_id: Uuid,
-        key: &SubjectKey,
+        key: &DataKey,
     ) -> Result<Option<(SealedRow, SealedDigest)>, VaultError> {
         let chosen: BTreeMap<&str, &str> = event
             .sealed_fields()
@@ -70,8 +70,8 @@ impl Personal {
             fields,
         };
         let (subject_id, period) = match key.owner {
-            Owner::Subject(id) => (Some(id), None),
-            Owner::Period(month) => (None, Some(month)),
+            DataKeyOwner::Subject(id) => (Some(id), None),
+            DataKeyOwner::Period(month) => (None, Some(month)),
         };
         Ok(Some((SealedRow { subject_id, period, sealed }, digest)))
     }
@@ -82,7 +82,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Unopenable`] when a row is not the one its leaf speaks of: somebody altered it.
-    pub async fn open_personal(&self, positions: &[i64]) -> Result<HashMap<i64, Personal>, VaultError> {
+    pub async fn open_personal(&self, positions: &[i64]) -> Result<HashMap<i64, PersonalData>, VaultError> {
         let rows = sqlx::query!(
             r#"select s.position, s.subject_id, s.period, s.nonce, s.ciphertext, e.leaf,
                       sk.wrapped as "subject_wrapped?", sk.kek_id as "subject_kek_id?",
@@ -97,7 +97,7 @@ impl Vault {
         .fetch_all(&self.pool)
         .await?;
 
-        let mut opened: HashMap<i64, Personal> = HashMap::new();
+        let mut opened: HashMap<i64, PersonalData> = HashMap::new();
         for row in rows {
             let key = match (row.subject_id, row.subject_wrapped, row.period, row.period_wrapped) {
                 (Some(subject), Some(wrapped), _, _) => {
@@ -108,9 +108,9 @@ impl Vault {
                 }
                 _ => continue,
             };
-            let nonce = row.nonce.as_slice().try_into().map_err(|_| Unopenable)?;
-            let sealed = Sealed { nonce, ciphertext: row.ciphertext };
-            let leaf = fulexo_domain::leaf::read(row.position.unsigned_abs(), &row.leaf).map_err(|_| Unopenable)?;
+            let nonce = row.nonce.as_slice().try_into().map_err(|_| UnsealError)?;
+            let sealed = SealedValue { nonce, ciphertext: row.ciphertext };
+            let leaf = fulexo_domain::leaf::read(row.position.unsigned_abs(), &row.leaf).map_err(|_| UnsealError)?;
             let facts = open_row(&key, leaf.id, &sealed, &leaf.sealed)?;
             opened.entry(row.position).or_default().0.extend(facts.0);
         }
@@ -118,36 +118,41 @@ impl Vault {
     }
 }
 
-fn open_row(key: &SubjectKey, event_id: Uuid, sealed: &Sealed, said: &[SealedDigest]) -> Result<Personal, Unopenable> {
+fn open_row(
+    key: &DataKey,
+    event_id: Uuid,
+    sealed: &SealedValue,
+    said: &[SealedDigest],
+) -> Result<PersonalData, UnsealError> {
     let digest = URL_SAFE_NO_PAD.encode(ciphertext_digest(sealed));
-    let said = said.iter().find(|said| said.digest == digest).ok_or(Unopenable)?;
-    let committed = URL_SAFE_NO_PAD.decode(&said.commitment).map_err(|_| Unopenable)?;
+    let said = said.iter().find(|said| said.digest == digest).ok_or(UnsealError)?;
+    let committed = URL_SAFE_NO_PAD.decode(&said.commitment).map_err(|_| UnsealError)?;
     if !equal(&committed, &commitment(key, event_id)) {
-        return Err(Unopenable);
+        return Err(UnsealError);
     }
     let plaintext = key.key.open(&context(event_id, key.owner, &said.fields), sealed)?;
     serde_json::from_slice(&plaintext)
         .map(|facts: BTreeMap<Field, String>| {
-            Personal(facts.into_iter().map(|(f, v)| (f, Zeroizing::new(v))).collect())
+            PersonalData(facts.into_iter().map(|(f, v)| (f, Zeroizing::new(v))).collect())
         })
-        .map_err(|_| Unopenable)
+        .map_err(|_| UnsealError)
 }
 
 /// The place that a seal is bound to.
-fn context(event_id: Uuid, owner: Owner, fields: &[Field]) -> Vec<u8> {
+fn context(event_id: Uuid, owner: DataKeyOwner, fields: &[Field]) -> Vec<u8> {
     let fields: Vec<&str> = fields.iter().map(|field| field.as_str()).collect();
     let owner = match owner {
-        Owner::Subject(id) => format!("subject/{id}"),
-        Owner::Period(month) => format!("period/{month}"),
+        DataKeyOwner::Subject(id) => format!("subject/{id}"),
+        DataKeyOwner::Period(month) => format!("period/{month}"),
     };
     format!("fulexo/personal/1/{event_id}/{owner}/{}", fields.join(",")).into_bytes()
 }
 
-fn commitment(key: &SubjectKey, event_id: Uuid) -> [u8; 32] {
+fn commitment(key: &DataKey, event_id: Uuid) -> [u8; 32] {
     key.key.digest("fulexo/key-commitment/1", &[event_id.as_bytes()])
 }
 
-fn ciphertext_digest(sealed: &Sealed) -> [u8; 32] {
+fn ciphertext_digest(sealed: &SealedValue) -> [u8; 32] {
     let mut digest = [0; 32];
     digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &sealed.to_bytes()).as_ref());
     digest
@@ -157,16 +162,16 @@ fn ciphertext_digest(sealed: &Sealed) -> [u8; 32] {
 mod tests {
     use fulexo_domain::account::AccountEvent;
 
-    use super::super::crypto::Key;
+    use super::super::crypto::SymmetricKey;
     use super::*;
 
-    fn key(byte: u8) -> SubjectKey {
-        SubjectKey { owner: Owner::Subject(Uuid::from_u128(1)), key: Key::from_bytes([byte; 32]) }
+    fn key(byte: u8) -> DataKey {
+        DataKey { owner: DataKeyOwner::Subject(Uuid::from_u128(1)), key: SymmetricKey::from_bytes([byte; 32]) }
     }
 
     fn sealed() -> (SealedRow, SealedDigest) {
         let personal =
-            Personal::default().with(Field::Email, Some("ann@example.com")).with(Field::Ip, Some("192.0.2.1"));
+            PersonalData::default().with(Field::Email, Some("ann@example.com")).with(Field::Ip, Some("192.0.2.1"));
         personal.seal_for(&AccountEvent::Registered {}.into(), Uuid::from_u128(9), &key(1)).unwrap().unwrap()
     }
 

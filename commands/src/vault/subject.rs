@@ -4,19 +4,19 @@ use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use fulexo_domain::values::AccountId;
 use uuid::Uuid;
 
-use super::crypto::{Key, Sealed, Unopenable};
+use super::crypto::{SealedValue, SymmetricKey, UnsealError};
 use super::key_hierarchy::{Vault, VaultError};
 
 /// A person's data key, with its owner: whatever it seals is bound to both.
 #[derive(Clone)]
-pub struct SubjectKey {
-    pub(super) owner: Owner,
-    pub(super) key: Key,
+pub struct DataKey {
+    pub(super) owner: DataKeyOwner,
+    pub(super) key: SymmetricKey,
 }
 
 /// Whose key it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
+pub enum DataKeyOwner {
     /// A person.
     Subject(Uuid),
     /// A month, by its first day.
@@ -30,7 +30,7 @@ pub struct WrappedKey {
     pub(crate) kek_id: String,
 }
 
-impl Owner {
+impl DataKeyOwner {
     fn context(self, purpose: &str) -> Vec<u8> {
         match self {
             Self::Subject(id) => format!("fulexo/{purpose}/1/subject/{id}"),
@@ -40,10 +40,10 @@ impl Owner {
     }
 }
 
-impl SubjectKey {
+impl DataKey {
     /// Whether it is this person's.
     pub(crate) fn is_of(&self, account: AccountId) -> bool {
-        self.owner == Owner::Subject(account.0)
+        self.owner == DataKeyOwner::Subject(account.0)
     }
 
     /// Seals a verifier of this person.
@@ -56,14 +56,14 @@ impl SubjectKey {
         Ok(self.key.seal(&self.verifier_context(kind), secret)?.to_bytes())
     }
 
-    /// Reverses [`SubjectKey::seal`].
-    pub(crate) fn open(&self, kind: &str, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, Unopenable> {
+    /// Reverses [`DataKey::seal`].
+    pub(crate) fn open(&self, kind: &str, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, UnsealError> {
         self.open_verifier(kind, sealed)
     }
 
-    /// Reverses [`SubjectKey::seal_verifier`].
-    pub(crate) fn open_verifier(&self, kind: &str, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, Unopenable> {
-        self.key.open(&self.verifier_context(kind), &Sealed::from_bytes(sealed).ok_or(Unopenable)?)
+    /// Reverses [`DataKey::seal_verifier`].
+    pub(crate) fn open_verifier(&self, kind: &str, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, UnsealError> {
+        self.key.open(&self.verifier_context(kind), &SealedValue::from_bytes(sealed).ok_or(UnsealError)?)
     }
 
     fn verifier_context(&self, kind: &str) -> Vec<u8> {
@@ -73,15 +73,15 @@ impl SubjectKey {
 
 impl Vault {
     /// Draws a key for a person who has none yet. Nothing is written: the wrapped key goes with the append.
-    pub(crate) fn new_subject_key(&self, account: AccountId) -> Result<(SubjectKey, WrappedKey), VaultError> {
+    pub(crate) fn new_subject_key(&self, account: AccountId) -> Result<(DataKey, WrappedKey), VaultError> {
         let kek = self.primary()?;
-        let subject_key = SubjectKey { owner: Owner::Subject(account.0), key: Key::random()? };
+        let subject_key = DataKey { owner: DataKeyOwner::Subject(account.0), key: SymmetricKey::random()? };
         let wrapped = kek.key.wrap(&subject_key.owner.context("data-key"), &subject_key.key)?;
         Ok((subject_key, WrappedKey { subject_id: account.0, wrapped, kek_id: kek.id.clone() }))
     }
 
     /// The key of a person; `None` when the person was forgotten or never known.
-    pub(crate) async fn subject_key(&self, account: AccountId) -> Result<Option<SubjectKey>, VaultError> {
+    pub(crate) async fn subject_key(&self, account: AccountId) -> Result<Option<DataKey>, VaultError> {
         let row = sqlx::query!("select wrapped, kek_id from vault.subject_key where subject_id = $1", account.0)
             .fetch_optional(&self.pool)
             .await?;
@@ -90,22 +90,17 @@ impl Vault {
             .transpose()
     }
 
-    pub(crate) fn open_subject_key(
-        &self,
-        subject: Uuid,
-        kek_id: &str,
-        wrapped: &[u8],
-    ) -> Result<SubjectKey, VaultError> {
-        let owner = Owner::Subject(subject);
+    pub(crate) fn open_subject_key(&self, subject: Uuid, kek_id: &str, wrapped: &[u8]) -> Result<DataKey, VaultError> {
+        let owner = DataKeyOwner::Subject(subject);
         let key = self.unwrap_data_key(kek_id, &owner.context("data-key"), wrapped, "subject keys")?;
-        Ok(SubjectKey { owner, key })
+        Ok(DataKey { owner, key })
     }
 
     /// The key of the month of `now`, drawn the first time it is asked for.
-    pub(crate) async fn period_key(&self, now: DateTime<Utc>) -> Result<SubjectKey, VaultError> {
+    pub(crate) async fn period_key(&self, now: DateTime<Utc>) -> Result<DataKey, VaultError> {
         let date = now.date_naive();
         let month = date.with_day(1).unwrap_or(date);
-        let owner = Owner::Period(month);
+        let owner = DataKeyOwner::Period(month);
         let find = || {
             sqlx::query!("select wrapped, kek_id from vault.period_key where period = $1", month)
                 .fetch_optional(&self.pool)
@@ -114,7 +109,7 @@ impl Vault {
             row
         } else {
             let kek = self.primary()?;
-            let wrapped = kek.key.wrap(&owner.context("data-key"), &Key::random()?)?;
+            let wrapped = kek.key.wrap(&owner.context("data-key"), &SymmetricKey::random()?)?;
             // Whoever inserts first draws the key of the month; all read it.
             sqlx::query!(
                 "insert into vault.period_key (period, wrapped, kek_id) values ($1, $2, $3)
@@ -128,7 +123,7 @@ impl Vault {
             find().await?.ok_or(sqlx::Error::RowNotFound)?
         };
         let key = self.unwrap_data_key(&row.kek_id, &owner.context("data-key"), &row.wrapped, "period keys")?;
-        Ok(SubjectKey { owner, key })
+        Ok(DataKey { owner, key })
     }
 
     pub(crate) fn open_period_key(
@@ -136,9 +131,9 @@ impl Vault {
         month: NaiveDate,
         kek_id: &str,
         wrapped: &[u8],
-    ) -> Result<SubjectKey, VaultError> {
-        let owner = Owner::Period(month);
+    ) -> Result<DataKey, VaultError> {
+        let owner = DataKeyOwner::Period(month);
         let key = self.unwrap_data_key(kek_id, &owner.context("data-key"), wrapped, "period keys")?;
-        Ok(SubjectKey { owner, key })
+        Ok(DataKey { owner, key })
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fulexo_commands::log::{AppendRequest, Appended, EventLog, Expected, Hooks};
+use fulexo_commands::log::{AppendOutcome, AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
 use fulexo_domain::event::{Actor, Category, Field, SealedDigest, Stream};
 use fulexo_domain::leaf::Draft;
@@ -73,7 +73,8 @@ async fn while_appending<T, F: Future<Output = T>>(
     meanwhile: impl FnOnce(Arc<AtomicU64>) -> F,
 ) -> T {
     let pool = database.pool().await;
-    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
+    let hooks =
+        LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
@@ -86,7 +87,7 @@ async fn while_appending<T, F: Future<Output = T>>(
                     let stream = Stream { category: Category::Authentication, id: operator().new_id() };
                     for version in 0..10 {
                         let appended = log.append(request(stream, version)).await.unwrap();
-                        assert!(matches!(appended, Appended::New(_)));
+                        assert!(matches!(appended, AppendOutcome::New(_)));
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -126,7 +127,7 @@ fn request(stream: Stream, version: u64) -> AppendRequest {
             fields: vec![Field::Ip, Field::UserAgent],
         }],
     };
-    let expected = if version == 0 { Expected::New } else { Expected::Exact(version) };
+    let expected = if version == 0 { ExpectedVersion::New } else { ExpectedVersion::Exact(version) };
     AppendRequest {
         events: vec![draft.prepare().expect("it fits")],
         expected: vec![(stream, expected)],

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use fulexo_commands::access_token::{Grant, KeyRing, SigningKey, TokenSettings};
-use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
+use fulexo_commands::access_token::{KeyRing, SigningKey, TokenGrant, TokenSettings};
+use fulexo_commands::log::{AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::leaf::Draft;
@@ -68,7 +68,8 @@ fn build() {
 /// Begins sessions of as many accounts.
 async fn begin(database: &Database, wanted: usize) -> Vec<(AccountId, SessionId)> {
     let pool = database.pool().await;
-    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
+    let hooks =
+        LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
@@ -109,7 +110,7 @@ fn starts(sessions: &[(AccountId, SessionId)]) -> AppendRequest {
             sealed: Vec::new(),
         };
         request.events.push(draft.prepare().expect("it fits"));
-        request.expected.push((stream, Expected::New));
+        request.expected.push((stream, ExpectedVersion::New));
     }
     request
 }
@@ -122,7 +123,7 @@ async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> V
     let (issuer, audience) = ("https://api.fulexo.com".to_owned(), "fulexo".to_owned());
     let keys = KeyRing::new(vec![key], TokenSettings { issuer, audience, lifetime: TimeDelta::hours(1) }).unwrap();
     let request = |(account, session): &(AccountId, SessionId)| {
-        let grant = Grant {
+        let grant = TokenGrant {
             account: *account,
             session: *session,
             authenticated_at: clock::now(),

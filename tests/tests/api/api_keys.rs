@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use fulexo_commands::access_token::Grant;
+use fulexo_commands::access_token::TokenGrant;
 use fulexo_domain::authentication::Method as Proof;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_node::clock;
@@ -512,7 +512,7 @@ async fn introspection_says_no_more_of_a_worthless_token_than_that_it_is() {
     env.insert("JWT_SECRET".into(), "another secret of sixty-four characters, and signed with by nobody".into());
     let foreign = Node::with(&node.database, env).await;
     let foreign = foreign.log_in(&ann.email, ann.account).await;
-    let expired = Grant {
+    let expired = TokenGrant {
         account: AccountId(ann.account),
         session: SessionId(ann.session),
         authenticated_at: clock::now() - TimeDelta::hours(1),

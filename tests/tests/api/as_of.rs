@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use fulexo_commands::log::{AppendRequest, EventLog, Expected, Hooks};
+use fulexo_commands::log::{AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::authentication::AuthenticationEvent;
 use fulexo_domain::leaf::Draft;
 use fulexo_node::clock;
@@ -417,14 +417,14 @@ async fn burst(node: &Node) {
 
 /// The same of another clock.
 async fn by_the_clock(node: &Node, clock: fn() -> DateTime<Utc>) {
-    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock };
+    let hooks = LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock };
     let (log, sequencer) = EventLog::new(node.database.pool().await, hooks);
     let (stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
     for _ in 0..3 {
         let id = operator().new_id();
         let draft = Draft { subject: None, ..draft(AuthenticationEvent::PasswordResetRequested {}, id) };
-        let expected = vec![(draft.stream, Expected::New)];
+        let expected = vec![(draft.stream, ExpectedVersion::New)];
         let events = vec![draft.prepare().unwrap()];
         let request = AppendRequest { events, expected, ..AppendRequest::default() };
         log.append(request).await.unwrap();

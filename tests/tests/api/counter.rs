@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::Context;
-use fulexo_commands::{CommandError, Credentials, LoggedIn, Retention};
+use fulexo_commands::{CommandError, Credentials, LoginResult, Retention};
 use fulexo_domain::event::Actor;
 use fulexo_domain::lockout::{Counter, FORGOTTEN_AFTER, Lock, Lockout};
 use fulexo_domain::password::Password;
@@ -172,7 +172,9 @@ impl Trial {
         let login = self.node.app().commands.login(&at(self.now), credentials(&self.ann.email, password, token)).await;
         let let_in = expected.contains(&Said::Succeeded);
         match login {
-            Ok(done) => assert!(let_in && matches!(done.value, LoggedIn::Session(_)), "at {}: {expected:?}", self.now),
+            Ok(done) => {
+                assert!(let_in && matches!(done.value, LoginResult::Session(_)), "at {}: {expected:?}", self.now)
+            }
             Err(CommandError::InvalidCredentials) => assert!(!let_in, "at {}: {expected:?}", self.now),
             Err(error) => panic!("{error}"),
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_commands::password_hash::{Party, SHARE};
+use fulexo_commands::password_hash::{PERMITS_PER_HOLDER, PermitHolder};
 use fulexo_domain::values::AccountId;
 use fulexo_tests::{Answer, Client, Database, Dice, Mailbox, Node, PASSWORD, leaves};
 use futures_util::future::join_all;
@@ -39,8 +39,8 @@ fn at(client: &Client, address: &str) -> Client {
     client.with_header("x-forwarded-for", address)
 }
 
-fn network(address: &str) -> Party {
-    Party::at(Some(address.parse().unwrap()), None)
+fn network(address: &str) -> PermitHolder {
+    PermitHolder::at(Some(address.parse().unwrap()), None)
 }
 
 fn credentials(email: &str) -> Value {
@@ -140,7 +140,7 @@ async fn however_one_address_spends_hashes_nobody_elses_login_is_refused() {
                 for answer in join_all(logins).await {
                     assert_eq!(answer.status, 200, "seed {seed}, kind {kind}, round {round}: {answer:?}");
                 }
-                assert!(node.app().commands.places_held(network(ATTACKER)) <= SHARE);
+                assert!(node.app().commands.permits_held(network(ATTACKER)) <= PERMITS_PER_HOLDER);
             }
         };
         let (statuses, ()) = tokio::join!(strikes, others);
@@ -152,7 +152,7 @@ async fn however_one_address_spends_hashes_nobody_elses_login_is_refused() {
         );
         assert!(statuses.iter().any(|status| *status != 503), "seed {seed}: kind {kind} gets its share");
     }
-    assert_eq!(node.app().commands.places_held(network(ATTACKER)), 0, "all is given back");
+    assert_eq!(node.app().commands.permits_held(network(ATTACKER)), 0, "all is given back");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,11 +163,11 @@ async fn an_account_fills_no_more_than_its_share_from_however_many_addresses() {
         let client = at(&ann, &format!("203.0.113.{number}"));
         async move { client.post(STEP_UP, json!({"password": PASSWORD})).await.status }
     }));
-    let account = Party { network: None, account: Some(AccountId(ann.account)) };
+    let account = PermitHolder { network: None, account: Some(AccountId(ann.account)) };
     let others = async {
         for _ in 0..6 {
             assert_eq!(at(&bob, "198.51.100.1").post(STEP_UP, json!({"password": PASSWORD})).await.status, 200);
-            assert!(node.app().commands.places_held(account) <= SHARE);
+            assert!(node.app().commands.permits_held(account) <= PERMITS_PER_HOLDER);
         }
     };
     let (statuses, ()) = tokio::join!(everywhere, others);

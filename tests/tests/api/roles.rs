@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use fulexo_commands::context::Context;
-use fulexo_commands::{CommandError, Credentials, LoggedIn, Purpose};
+use fulexo_commands::{ChallengePurpose, CommandError, Credentials, LoginResult};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
@@ -734,18 +734,18 @@ async fn a_password_older_than_the_policy_allows_is_changed_at_the_next_login() 
         let credentials = Credentials { email, password, device_token: None };
         node.app().commands.login(&context, credentials).await.ok().unwrap().value
     };
-    assert!(matches!(after(100, PASSWORD).await, LoggedIn::Session(_)), "it may grow old");
+    assert!(matches!(after(100, PASSWORD).await, LoginResult::Session(_)), "it may grow old");
     let mut policy = admin.get("/v1/policy").await.json;
     policy["passwords"]["max_age_days"] = json!(90);
     policy["reason"] = json!(BECAUSE);
     let changed = admin.put("/v1/policy", policy).await;
     assert_eq!((changed.status, &changed.json["passwords"]["max_age_days"]), (200, &json!(90)), "{changed:?}");
-    assert!(matches!(after(89, PASSWORD).await, LoggedIn::Session(_)));
-    let LoggedIn::Challenge(due) = after(100, PASSWORD).await else { panic!("a password of 100 days is good") };
-    assert_eq!(due.purpose, Purpose::PasswordChange);
+    assert!(matches!(after(89, PASSWORD).await, LoginResult::Session(_)));
+    let LoginResult::Challenge(due) = after(100, PASSWORD).await else { panic!("a password of 100 days is good") };
+    assert_eq!(due.purpose, ChallengePurpose::PasswordChange);
     let client = Client { access_token: Some(due.token.to_string()), ..node.anonymous() };
     assert_eq!(change(&client, PASSWORD, NEW).await.status, 204);
-    assert!(matches!(after(89, NEW).await, LoggedIn::Session(_)));
+    assert!(matches!(after(89, NEW).await, LoginResult::Session(_)));
     let last = leaves(&node.database).await;
     let changed = last.iter().rev().find(|leaf| leaf["type"] == "account.password_changed").unwrap();
     assert_eq!(changed["data"]["how"], "expired");

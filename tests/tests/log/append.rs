@@ -1,6 +1,6 @@
 //! One batch, and what becomes of each request in it.
 
-use fulexo_commands::log::{AppendError, AppendRequest, Appended, BATCH_EVENTS, Expected};
+use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, ExpectedVersion};
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 use fulexo_tests::{Database, Node, operator};
@@ -21,12 +21,12 @@ async fn an_append_to_a_stream_in_another_state_conflicts_and_writes_nothing() {
     let answers = in_one_batch(
         &database.url(),
         vec![
-            one_on(id, change(), Expected::Exact(1)),
-            one_on(id, change(), Expected::New),
-            one_on(id, change(), Expected::New),
-            one_on(id, change(), Expected::Exact(2)),
-            one_on(id, change(), Expected::Exact(1)),
-            one_on(id, change(), Expected::Any),
+            one_on(id, change(), ExpectedVersion::Exact(1)),
+            one_on(id, change(), ExpectedVersion::New),
+            one_on(id, change(), ExpectedVersion::New),
+            one_on(id, change(), ExpectedVersion::Exact(2)),
+            one_on(id, change(), ExpectedVersion::Exact(1)),
+            one_on(id, change(), ExpectedVersion::Any),
         ],
     )
     .await;
@@ -43,7 +43,7 @@ async fn a_repeated_command_is_answered_with_the_stored_result_and_done_once() {
     // The second one is decided in the batch of the first, the third one by the table.
     let mut answers = in_one_batch(&database.url(), vec![request("first"), request("second")]).await;
     answers.extend(in_one_batch(&database.url(), vec![request("third")]).await);
-    let duplicate = Ok(Appended::Duplicate { result: "first".into() });
+    let duplicate = Ok(AppendOutcome::Duplicate { result: "first".into() });
     assert!(is_new(&answers[0]) && answers[1] == duplicate && answers[2] == duplicate, "{answers:?}");
     assert_eq!(audit(&database).await.len(), 1);
 }
@@ -85,7 +85,8 @@ async fn a_refused_request_leaves_no_secret_no_key_and_no_result() {
             ..one_on(id, change(), expected)
         }
     };
-    let requests = vec![request(1, Expected::New), request(2, Expected::Exact(1)), request(3, Expected::New)];
+    let requests =
+        vec![request(1, ExpectedVersion::New), request(2, ExpectedVersion::Exact(1)), request(3, ExpectedVersion::New)];
     let answers = in_one_batch(&database.url(), requests).await;
     assert!(is_new(&answers[0]) && !is_new(&answers[1]) && is_new(&answers[2]), "{answers:?}");
     let left: (i64, i64, i64) = sqlx::query_as(

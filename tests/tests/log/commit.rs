@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fulexo_commands::log::{AppendError, AppendRequest, EventLog, Expected};
+use fulexo_commands::log::{AppendError, AppendRequest, EventLog, ExpectedVersion};
 use fulexo_tests::Database;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -26,16 +26,16 @@ fn one_statement() -> Vec<AppendRequest> {
     let (stream, holder) = (new_id(), new_id());
     let unique = holder.as_u128();
     vec![
-        one_on(stream, observation(), Expected::New),
-        one_on(stream, observation(), Expected::Any),
-        AppendRequest { claims: vec![claim(unique, holder)], ..one_on(holder, change(), Expected::New) },
-        AppendRequest { command: Some(command(unique, 1, "done")), ..one_on(holder, change(), Expected::Any) },
+        one_on(stream, observation(), ExpectedVersion::New),
+        one_on(stream, observation(), ExpectedVersion::Any),
+        AppendRequest { claims: vec![claim(unique, holder)], ..one_on(holder, change(), ExpectedVersion::New) },
+        AppendRequest { command: Some(command(unique, 1, "done")), ..one_on(holder, change(), ExpectedVersion::Any) },
     ]
 }
 
 fn with_secrets() -> Vec<AppendRequest> {
     let (session, holder) = (new_id(), new_id());
-    let login = one_on(session, started(holder), Expected::New);
+    let login = one_on(session, started(holder), ExpectedVersion::New);
     let mut requests = vec![AppendRequest { vault: vec![refresh_root(session, holder)], ..login }];
     requests.extend(one_statement());
     requests
@@ -117,11 +117,11 @@ async fn an_append_whose_connection_vanishes_is_given_up_and_the_next_one_is_mad
     let (_stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));
     let began = Instant::now();
-    let lost = log.append(one_on(new_id(), observation(), Expected::New)).await;
+    let lost = log.append(one_on(new_id(), observation(), ExpectedVersion::New)).await;
     assert_eq!(lost, Err(AppendError::Unavailable));
     // A commit may wait for a standby: a caller's own time has to be over.
     assert!(began.elapsed() >= Duration::from_secs(30), "{:?}", began.elapsed());
-    let made = one_on(new_id(), observation(), Expected::New);
+    let made = one_on(new_id(), observation(), ExpectedVersion::New);
     let wanted = ids(&made);
     assert!(is_new(&log.append(made).await));
     holds(&database, wanted).await;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_commands::log::{AppendError, AppendRequest, Appended, EventLog, Expected};
+use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, EventLog, ExpectedVersion};
 use fulexo_node::clock;
 use fulexo_tests::Database;
 use futures_util::future::join_all;
@@ -63,18 +63,23 @@ async fn a_node_lets_the_lock_go_with_the_end_of_its_batch() {
     let other = Running::start(&database.url()).await;
     let taken = new_id();
     let command = || AppendRequest { command: Some(command(1, 1, "done")), ..one(new_id(), change()) };
-    let login =
-        || AppendRequest { vault: vec![refresh_root(taken, taken)], ..one_on(new_id(), change(), Expected::New) };
+    let login = || AppendRequest {
+        vault: vec![refresh_root(taken, taken)],
+        ..one_on(new_id(), change(), ExpectedVersion::New)
+    };
     for request in [login(), command()] {
         assert!(is_new(&other.log.append(request).await));
     }
     let refused = [
-        ("a conflict", one_on(taken, change(), Expected::Exact(9))),
+        ("a conflict", one_on(taken, change(), ExpectedVersion::Exact(9))),
         ("a duplicate", command()),
         ("refused by the vault", login()),
         (
             "refused at once",
-            AppendRequest { claims: vec![claim(1, taken), claim(1, taken)], ..one_on(taken, change(), Expected::New) },
+            AppendRequest {
+                claims: vec![claim(1, taken), claim(1, taken)],
+                ..one_on(taken, change(), ExpectedVersion::New)
+            },
         ),
         (
             "refused in a transaction",
@@ -103,7 +108,7 @@ async fn a_node_that_is_held_up_before_its_commit_does_not_hold_up_the_others_an
     let held = Running::start(&proxy.url(&database.url())).await;
     let other = Running::start(&database.url()).await;
     let stream = new_id();
-    let login = one_on(stream, change(), Expected::New);
+    let login = one_on(stream, change(), ExpectedVersion::New);
     let login = AppendRequest { vault: vec![refresh_root(stream, stream)], ..login };
     let id = ids(&login);
     let log = held.log.clone();
@@ -188,15 +193,15 @@ async fn write(log: EventLog, number: usize, is_over: Arc<AtomicBool>) -> Ledger
         let request = match turn % 3 {
             0 => AppendRequest {
                 events: vec![prepared(own, observation()), prepared(shared, change())],
-                expected: vec![(attempts_of(own), Expected::Exact(version))],
+                expected: vec![(attempts_of(own), ExpectedVersion::Exact(version))],
                 ..AppendRequest::default()
             },
-            1 => one_on(shared, change(), Expected::Exact(known)),
-            _ => one_on(shared, change(), Expected::Any),
+            1 => one_on(shared, change(), ExpectedVersion::Exact(known)),
+            _ => one_on(shared, change(), ExpectedVersion::Any),
         };
         let ids = ids(&request);
         match log.append(request).await {
-            Ok(Appended::New(receipt)) => {
+            Ok(AppendOutcome::New(receipt)) => {
                 version += u64::from(turn % 3 == 0);
                 known = receipt.events.last().map_or(known, |event| event.version);
                 ledger.appended.extend(ids);

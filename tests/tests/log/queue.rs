@@ -1,6 +1,6 @@
 //! Between a caller and the sequencer: what waits, what goes first, what is turned away.
 
-use fulexo_commands::log::{AppendError, AppendRequest, Appended, EventLog};
+use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, EventLog};
 use fulexo_domain::event::Event;
 use fulexo_tests::Database;
 use futures_util::FutureExt;
@@ -13,7 +13,7 @@ use crate::writing::{change, drain, hooks, ids, new_id, observation, one, refres
 const QUEUE: usize = 4_096;
 
 /// Hands an append over and goes away; the answer, where there was one at once.
-fn abandon(log: &EventLog, request: AppendRequest) -> Option<Result<Appended, AppendError>> {
+fn abandon(log: &EventLog, request: AppendRequest) -> Option<Result<AppendOutcome, AppendError>> {
     log.append(request).now_or_never()
 }
 

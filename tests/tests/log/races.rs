@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use fulexo_commands::context::Context;
-use fulexo_commands::{CommandError, NewAccount, NewMember};
+use fulexo_commands::{CommandError, NewAccount, ProvisioningRequest};
 use fulexo_domain::account::{AccountError, AccountEvent};
 use fulexo_domain::event::{Event, Recorded};
 use fulexo_domain::password::Password;
@@ -80,7 +80,7 @@ async fn come_to_hold(node: &Node, way: Way, account: AccountId, role: RoleName)
             commands.register(&operator(), new).await.map(|_| ())
         }
         Way::Create => {
-            let new = NewMember { email, display_name: None, roles: vec![role] };
+            let new = ProvisioningRequest { email, display_name: None, roles: vec![role] };
             commands.create_account(&operator(), all, new).await.map(|_| ())
         }
     }

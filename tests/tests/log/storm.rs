@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use fulexo_commands::log::{AppendError, AppendRequest, Appended, EventLog, Expected};
+use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, EventLog, ExpectedVersion};
 use fulexo_domain::event::Recorded;
 use fulexo_projections::feed;
 use fulexo_tests::Database;
@@ -135,21 +135,21 @@ impl Writer {
     }
 
     async fn own(&mut self) {
-        let expected = if self.version == 0 { Expected::New } else { Expected::Exact(self.version) };
+        let expected = if self.version == 0 { ExpectedVersion::New } else { ExpectedVersion::Exact(self.version) };
         let request = one_on(self.own, observation(), expected);
         self.is_new(request).await;
         self.version += 1;
     }
 
     async fn shared(&mut self) {
-        let request = one_on(shared(self.number), change(), Expected::Any);
+        let request = one_on(shared(self.number), change(), ExpectedVersion::Any);
         self.is_new(request).await;
     }
 
     async fn shared_at_a_version(&mut self) {
-        let request = one_on(shared(self.number), change(), Expected::Exact(self.shared_version));
+        let request = one_on(shared(self.number), change(), ExpectedVersion::Exact(self.shared_version));
         match self.append(request).await {
-            Ok(Appended::New(_)) => self.shared_version += 1,
+            Ok(AppendOutcome::New(_)) => self.shared_version += 1,
             Err(AppendError::Conflict { stream, actual }) if stream == account(shared(self.number)) => {
                 assert_ne!(actual, self.shared_version);
                 self.shared_version = actual;
@@ -159,7 +159,7 @@ impl Writer {
     }
 
     async fn at_a_wrong_version(&mut self) {
-        let request = one_on(self.own, observation(), Expected::Exact(self.version + 1));
+        let request = one_on(self.own, observation(), ExpectedVersion::Exact(self.version + 1));
         let answer = self.append(request).await;
         assert_eq!(answer, Err(AppendError::Conflict { stream: attempts_of(self.own), actual: self.version }));
     }
@@ -174,11 +174,11 @@ impl Writer {
         let [first_ids, second_ids] = [ids(&first), ids(&second)];
         let (first, second) = tokio::join!(self.log.append(first), self.log.append(second));
         let (new, new_ids, other_ids, duplicate, result) = match (first, second) {
-            (Ok(new @ Appended::New(_)), other) => (new, first_ids, second_ids, other, "one"),
-            (other, Ok(new @ Appended::New(_))) => (new, second_ids, first_ids, other, "two"),
+            (Ok(new @ AppendOutcome::New(_)), other) => (new, first_ids, second_ids, other, "one"),
+            (other, Ok(new @ AppendOutcome::New(_))) => (new, second_ids, first_ids, other, "two"),
             other => panic!("{other:?}"),
         };
-        assert_eq!(duplicate, Ok(Appended::Duplicate { result: result.into() }));
+        assert_eq!(duplicate, Ok(AppendOutcome::Duplicate { result: result.into() }));
         self.known.take_down(&Ok(new), new_ids);
         self.known.take_down(&duplicate, other_ids);
         self.known.commands.insert(key(id).to_vec(), result.into());
@@ -191,7 +191,7 @@ impl Writer {
             request_hash: [1; 32],
             result: "three".into(),
         };
-        let wanted = Ok(Appended::Duplicate { result: result.clone() });
+        let wanted = Ok(AppendOutcome::Duplicate { result: result.clone() });
         let answer = self.append(AppendRequest { command: Some(record), ..one(self.own, change()) }).await;
         assert_eq!(answer, wanted);
     }
@@ -211,7 +211,7 @@ impl Writer {
         let value = u128::from(self.below(400));
         let holder = new_id();
         match self.append(AppendRequest { claims: vec![claim(value, holder)], ..one(holder, change()) }).await {
-            Ok(Appended::New(_)) => {
+            Ok(AppendOutcome::New(_)) => {
                 self.known.claims.insert(key(value).to_vec(), holder);
             }
             Err(AppendError::KeyTaken { scope: "email" }) => {}
@@ -224,8 +224,8 @@ impl Writer {
         let request = AppendRequest {
             events: vec![prepared(self.own, observation()), prepared(session, started(self.own))],
             expected: vec![
-                (attempts_of(self.own), Expected::Exact(self.version)),
-                (session_stream(session), Expected::New),
+                (attempts_of(self.own), ExpectedVersion::Exact(self.version)),
+                (session_stream(session), ExpectedVersion::New),
             ],
             vault: vec![refresh_root(session, self.own)],
             ..AppendRequest::default()
@@ -250,7 +250,7 @@ impl Writer {
                 AppendRequest { vault: vec![refresh_root(taken, taken)], ..one(self.own, change()) },
                 "refresh_root_pkey",
             ),
-            1 => (one_on(taken, started(self.own), Expected::Exact(1)), "session_pkey"),
+            1 => (one_on(taken, started(self.own), ExpectedVersion::Exact(1)), "session_pkey"),
             _ => {
                 let claims = vec![claim(u128::MAX, taken), claim(u128::MAX, taken)];
                 (AppendRequest { claims, ..one(self.own, change()) }, "unique_key_pkey")
@@ -265,7 +265,7 @@ impl Writer {
 
     async fn is_new(&mut self, request: AppendRequest) {
         let answer = self.append(request).await;
-        assert!(matches!(answer, Ok(Appended::New(_))), "{answer:?}");
+        assert!(matches!(answer, Ok(AppendOutcome::New(_))), "{answer:?}");
     }
 
     async fn append(&mut self, request: AppendRequest) -> Answer {
@@ -292,13 +292,13 @@ fn shared(number: u64) -> Uuid {
 impl Ledger {
     fn take_down(&mut self, answer: &Answer, ids: Vec<Uuid>) {
         match answer {
-            Ok(Appended::New(receipt)) => {
+            Ok(AppendOutcome::New(receipt)) => {
                 let acknowledged: Vec<Uuid> = receipt.events.iter().map(|event| event.id).collect();
                 assert_eq!(acknowledged, ids, "the receipt names the events of the request");
                 assert_eq!(receipt.position, receipt.events.last().map(|event| event.position));
                 self.recorded.extend(receipt.events.iter().cloned());
             }
-            Ok(Appended::Duplicate { .. }) | Err(_) => self.refused.extend(ids),
+            Ok(AppendOutcome::Duplicate { .. }) | Err(_) => self.refused.extend(ids),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::log::{
-    AppendError, AppendRequest, Appended, CommandRecord, EventLog, Expected, Hooks, KeyClaim, Sequencer,
+    AppendError, AppendOutcome, AppendRequest, CommandRecord, EventLog, ExpectedVersion, KeyClaim, LogHooks, Sequencer,
 };
 use fulexo_commands::vault::write::VaultWrite;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-pub type Answer = Result<Appended, AppendError>;
+pub type Answer = Result<AppendOutcome, AppendError>;
 
 /// A log and its sequencer.
 pub struct Running {
@@ -39,7 +39,7 @@ impl Running {
 
     pub async fn with_clock(url: &str, clock: fn() -> DateTime<Utc>) -> Self {
         let pool = fulexo_node::database::connect(url, 4).await.unwrap();
-        let (log, sequencer) = EventLog::new(pool.clone(), Hooks { clock, ..hooks() });
+        let (log, sequencer) = EventLog::new(pool.clone(), LogHooks { clock, ..hooks() });
         let (stop, stopped) = oneshot::channel();
         Self { log, pool, stop, sequencer: tokio::spawn(sequencer.run(stopped)) }
     }
@@ -75,8 +75,8 @@ pub async fn drain(sequencer: Sequencer) {
     sequencer.run(stopped).await;
 }
 
-pub fn hooks() -> Hooks {
-    Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now }
+pub fn hooks() -> LogHooks {
+    LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now }
 }
 
 pub fn new_id() -> Uuid {
@@ -131,7 +131,7 @@ pub fn one(stream: Uuid, event: Event) -> AppendRequest {
 }
 
 /// One event, on a stream in this state.
-pub fn one_on(stream: Uuid, event: Event, expected: Expected) -> AppendRequest {
+pub fn one_on(stream: Uuid, event: Event, expected: ExpectedVersion) -> AppendRequest {
     let request = one(stream, event);
     AppendRequest { expected: vec![(request.events[0].draft().stream, expected)], ..request }
 }
@@ -157,11 +157,11 @@ pub fn ids(request: &AppendRequest) -> Vec<Uuid> {
 /// The ids that an append put into the log; none when it was refused or had been made before.
 pub fn appended(answer: &Answer) -> Vec<Uuid> {
     match answer {
-        Ok(Appended::New(receipt)) => receipt.events.iter().map(|event| event.id).collect(),
-        Ok(Appended::Duplicate { .. }) | Err(_) => vec![],
+        Ok(AppendOutcome::New(receipt)) => receipt.events.iter().map(|event| event.id).collect(),
+        Ok(AppendOutcome::Duplicate { .. }) | Err(_) => vec![],
     }
 }
 
 pub fn is_new(answer: &Answer) -> bool {
-    matches!(answer, Ok(Appended::New(_)))
+    matches!(answer, Ok(AppendOutcome::New(_)))
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_commands::log::{AppendRequest, Appended, EventLog, Expected, Hooks};
+use fulexo_commands::log::{AppendOutcome, AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::account::{AccountEvent, DisabledBy};
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::authentication::Method;
@@ -124,8 +124,8 @@ impl World {
         let (mut request, stream) = (AppendRequest::default(), draft.stream);
         let prepared = draft.prepare().unwrap();
         request.events.push(prepared.clone());
-        request.expected.push((stream, Expected::Any));
-        let Appended::New(receipt) = self.log.append(request).await.unwrap() else { panic!("not new") };
+        request.expected.push((stream, ExpectedVersion::Any));
+        let AppendOutcome::New(receipt) = self.log.append(request).await.unwrap() else { panic!("not new") };
         let recorded = prepared.recorded(receipt.position.unwrap(), clock::now(), 1);
         self.events.push(Arc::new(recorded));
     }
@@ -223,7 +223,8 @@ async fn gate(pool: &PgPool) -> Gate {
 async fn memory_and_tables_judge_every_token_of_a_random_history_alike() {
     let database = Database::create().await;
     let pool = database.pool().await;
-    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
+    let hooks =
+        LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (_stop, stopped) = oneshot::channel();
     tokio::spawn(sequencer.run(stopped));

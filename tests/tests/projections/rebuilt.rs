@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::TimeDelta;
-use fulexo_commands::Violation;
+use fulexo_commands::RateLimitViolation;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Layer, Route};
 use fulexo_projections::feed::LogReader;
@@ -249,7 +249,7 @@ async fn rare_load(node: &Node, admin: &Client) {
     policy["lockout"]["threshold"] = json!(6);
     assert_eq!(admin.put("/v1/policy", policy).await.status, 200);
     let now = operator().now;
-    let refused = Violation {
+    let refused = RateLimitViolation {
         layer: Layer::Address,
         route: Some(Route::Login),
         actor: Actor::Anonymous,

@@ -19,7 +19,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use fulexo_commands::log::relay::RelayState;
-use fulexo_commands::log::{AppendRequest, EventLog, Hooks};
+use fulexo_commands::log::{AppendRequest, EventLog, LogHooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
 use fulexo_domain::leaf::{self, Draft};
 use fulexo_node::clock;
@@ -62,7 +62,8 @@ async fn append(database: &Database, count: usize) {
 
 /// The same by a pool that goes on.
 async fn append_by(pool: &PgPool, count: usize) {
-    let hooks = Hooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
+    let hooks =
+        LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
     let (log, sequencer) = EventLog::new(pool.clone(), hooks);
     let (_stop, stopped) = oneshot::channel();
     let sequencer = tokio::spawn(sequencer.run(stopped));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
-use fulexo_commands::log::relay::{CopyKey, Relay, RelayOptions, give_up};
+use fulexo_commands::log::relay::{CopyKey, LogRelay, RelayOptions, give_up};
 use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, operator, superuser};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -104,7 +104,7 @@ async fn a_relay_whose_turn_was_ended_takes_no_other_one() {
     let run = |holder| {
         let options = RelayOptions { client: client.clone(), key: key.clone(), replicas: 1, holder };
         let (head, known_head) = watch::channel(50);
-        let (relay, state) = Relay::new(pool.clone(), options, known_head);
+        let (relay, state) = LogRelay::new(pool.clone(), options, known_head);
         (head, tokio::spawn(relay.run()), state)
     };
     // As a statement that arrives after its task has ended: the whole relay goes on.

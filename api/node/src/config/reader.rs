@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
 use fulexo_commands::access_token::{KeyError, SigningKey};
-use fulexo_commands::vault::{Kek, Key};
+use fulexo_commands::vault::{Kek, SymmetricKey};
 use fulexo_domain::rate_limit::{Limit, Quota, RateLimits};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
@@ -405,7 +405,7 @@ impl Reader {
 const WEAK: &str = "repeats itself or runs in sequence, and can be guessed";
 
 /// 32 bytes in base64; in development 32 characters will do.
-pub(super) fn parse_key(text: &str, environment: Environment) -> Result<Key, String> {
+pub(super) fn parse_key(text: &str, environment: Environment) -> Result<SymmetricKey, String> {
     const GENERATE: &str = "take one from `openssl rand -base64 32`";
     let decoded =
         [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)]
@@ -423,7 +423,7 @@ pub(super) fn parse_key(text: &str, environment: Environment) -> Result<Key, Str
     if secrets::is_guessable(&bytes, secrets::OF_A_KEY) {
         return Err(format!("{WEAK}: {GENERATE}"));
     }
-    Ok(Key::from_bytes(bytes))
+    Ok(SymmetricKey::from_bytes(bytes))
 }
 
 /// `90s`, `30m`, `1h`, `7d`.

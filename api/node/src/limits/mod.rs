@@ -1,6 +1,6 @@
 //! How many requests are let in: by address, by account, and by either for kinds of operations that cost more. The edge,
 //! operations and `caller.rs` ask here, each for its layer, before the request costs anything that the layer guards;
-//! commands, for what they spend ([`Budget`]).
+//! commands, for what they spend ([`CommandQuotas`]).
 //!
 //! Each node counts for itself. On routes where somebody may be guessing all nodes also count together, in Postgres; when
 //! that does not answer at once, a node's own count stands. What was refused is recorded, folded (`tally.rs`).
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::{self, Context};
-use fulexo_commands::{Budget, Commands, Payer, SharedCount};
+use fulexo_commands::{CommandQuotas, Commands, QuotaHolder, SharedQuotaDecision};
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{self, Admission, Layer, Limit, RateLimits, Route, Spent};
 use fulexo_domain::values::AccountId;
@@ -79,10 +79,10 @@ impl Limits {
             return Ok(Standing(standing));
         }
         match timeout(PATIENCE, self.commands.count_request(route, origin.as_bytes(), standing.quota)).await {
-            Ok(Ok(SharedCount::Admitted { remaining })) => {
+            Ok(Ok(SharedQuotaDecision::Admitted { remaining })) => {
                 Ok(Standing(rate_limit::Standing { remaining: remaining.min(standing.remaining), ..standing }))
             }
-            Ok(Ok(SharedCount::Refused { retry_after })) => {
+            Ok(Ok(SharedQuotaDecision::Refused { retry_after })) => {
                 let standing = rate_limit::Standing { remaining: 0, ..standing };
                 Err(self.counts.refuse(standing, origin, retry_after).into())
             }
@@ -133,7 +133,7 @@ impl Limits {
             actor: Actor::System,
             correlation: RequestId::draw().0,
             now: clock::now(),
-            origin: context::Origin::default(),
+            origin: context::RequestOrigin::default(),
             idempotency_key: None,
         };
         if let Err(error) = self.commands.record_violations(&context, &violations).await {
@@ -172,11 +172,11 @@ impl Counts {
     }
 }
 
-impl Budget for Counts {
-    fn spend(&self, route: Route, payer: Payer, count: u32) -> Result<(), Spent> {
+impl CommandQuotas for Counts {
+    fn spend(&self, route: Route, payer: QuotaHolder, count: u32) -> Result<(), Spent> {
         let origin = match payer {
-            Payer::Address(address) => Origin::of(address),
-            Payer::Account(AccountId(id)) => Origin::Account(id),
+            QuotaHolder::Address(address) => Origin::of(address),
+            QuotaHolder::Account(AccountId(id)) => Origin::Account(id),
         };
         self.admit(Limit::Route(route), origin, count).map(|_| ())
     }

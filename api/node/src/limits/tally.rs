@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use fulexo_commands::Violation;
+use fulexo_commands::RateLimitViolation;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Limit, Quota};
 
@@ -36,7 +36,7 @@ impl Tally {
     }
 
     /// Takes what is over by `until`; sorted by who did it.
-    pub fn take(&self, until: DateTime<Utc>) -> Vec<Violation> {
+    pub fn take(&self, until: DateTime<Utc>) -> Vec<RateLimitViolation> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut over: Vec<_> = entries.extract_if(|_, entry| entry.ended_at <= until).collect();
         drop(entries);
@@ -45,7 +45,7 @@ impl Tally {
     }
 }
 
-fn violation(limit: Limit, origin: Origin, entry: &Entry) -> Violation {
+fn violation(limit: Limit, origin: Origin, entry: &Entry) -> RateLimitViolation {
     let (layer, route) = limit.counts();
     let (actor, origin) = match origin {
         Origin::V4(octets) => (Actor::Anonymous, Some(Ipv4Addr::from(octets).to_string())),
@@ -58,7 +58,7 @@ fn violation(limit: Limit, origin: Origin, entry: &Entry) -> Violation {
         Origin::Crowd => (Actor::Anonymous, None),
     };
     let Entry { began_at, ended_at, count } = *entry;
-    Violation { layer, route, actor, origin, began_at, ended_at, count }
+    RateLimitViolation { layer, route, actor, origin, began_at, ended_at, count }
 }
 
 #[cfg(test)]

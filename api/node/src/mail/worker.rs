@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_commands::{Commands, Outgoing};
+use fulexo_commands::{Commands, OutgoingMail};
 use tokio::time::sleep;
 
 use super::texts::{self, Facts};
@@ -40,7 +40,7 @@ impl Worker {
         }
     }
 
-    async fn send(&self, mail: Outgoing) {
+    async fn send(&self, mail: OutgoingMail) {
         let (id, kind) = (mail.id, mail.kind.as_str());
         let facts = Facts {
             kind: mail.kind,

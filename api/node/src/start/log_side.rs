@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fulexo_commands::log::{EventLog, Hooks};
+use fulexo_commands::log::{EventLog, LogHooks};
 use fulexo_projections::access;
 use fulexo_projections::follower::Follower;
 use fulexo_projections::gate::Gate;
@@ -57,9 +57,9 @@ impl LogSide {
 }
 
 /// What the log does beside appending: derive what gates requests, tell this node, tell the others.
-fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> Hooks {
+fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> LogHooks {
     let (gate, doorbell, head) = (Arc::clone(gate), doorbell.clone(), head.clone());
-    Hooks {
+    LogHooks {
         gate: access::apply,
         gates: access::concerns,
         on_commit: Arc::new(move |events| {

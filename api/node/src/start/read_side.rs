@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_nats::Client;
-use fulexo_commands::log::relay::{CopyKey, Relay, RelayOptions, RelayState};
+use fulexo_commands::log::relay::{CopyKey, LogRelay, RelayOptions, RelayState};
 use fulexo_projections::feed::{Feed, FeedListener, JetStreamFeed, PostgresFeed};
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::runner::{ProgressPoller, ProjectionProgress, Runner};
@@ -46,7 +46,7 @@ impl ReadSide {
             if replicas > 0 {
                 let holder = RequestId::draw().0;
                 let options = RelayOptions { client: client.clone(), key: key.clone(), replicas, holder };
-                let (task, state) = Relay::new(pool.clone(), options, head.clone());
+                let (task, state) = LogRelay::new(pool.clone(), options, head.clone());
                 tasks.push(Box::pin(task.run()));
                 (relay, relays_as) = (Some(state), Some(holder));
             }

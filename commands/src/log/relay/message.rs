@@ -10,12 +10,12 @@ use fulexo_domain::leaf;
 use uuid::Uuid;
 
 use crate::vault::crypto::equal;
-use crate::vault::{Key, Vault};
+use crate::vault::{SymmetricKey, Vault};
 
 /// Under it each message of the copy carries a MAC over its epoch, its position and its leaf. The service key gives it,
 /// so only nodes with the same vault have it.
 #[derive(Clone)]
-pub struct CopyKey(Key);
+pub struct CopyKey(SymmetricKey);
 
 impl CopyKey {
     /// The key of a vault.
@@ -38,7 +38,7 @@ impl CopyKey {
 }
 
 /// A row of the log, as it is read.
-pub(super) struct Row {
+pub(super) struct LogRow {
     pub position: i64,
     pub stream_id: Uuid,
     pub category: String,
@@ -47,7 +47,7 @@ pub(super) struct Row {
     pub leaf_hash: Vec<u8>,
 }
 
-impl Row {
+impl LogRow {
     /// What is published of it; nothing when row, leaf and hash do not agree.
     pub fn message(self, key: &CopyKey, epoch: Uuid, position: u64, to: &str) -> Option<(String, PublishMessage)> {
         if self.position.unsigned_abs() != position || leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {

@@ -29,9 +29,9 @@ use uuid::Uuid;
 
 use self::error::RelayError;
 pub use self::message::CopyKey;
-use self::message::Row;
-use self::stream::{JetStream, Log, Place};
-pub use self::turn::{GiveUpError, give_up};
+use self::message::LogRow;
+use self::stream::{CopyCursor, CopySource, JetStream};
+pub use self::turn::{LeaseReleaseError, give_up};
 use super::batch::to_i64;
 
 /// Most events on their way at once, unacknowledged.
@@ -69,7 +69,7 @@ pub struct RelayOptions {
 }
 
 /// Copies the log to JetStream for as long as it runs.
-pub struct Relay {
+pub struct LogRelay {
     pool: PgPool,
     jetstream: JetStream,
     holder: Uuid,
@@ -77,7 +77,7 @@ pub struct Relay {
     state: watch::Sender<RelayState>,
 }
 
-enum Step {
+enum RelayStep {
     /// Published something; there may be more.
     Moved,
     /// Nothing new.
@@ -86,7 +86,7 @@ enum Step {
     Elsewhere,
 }
 
-impl Relay {
+impl LogRelay {
     /// `head` tells how long the log is. The receiver tells how far the copy is.
     #[must_use]
     pub fn new(pool: PgPool, options: RelayOptions, head: watch::Receiver<u64>) -> (Self, watch::Receiver<RelayState>) {
@@ -104,8 +104,8 @@ impl Relay {
         let mut place = None;
         loop {
             match self.step(&mut place).await {
-                Ok(Step::Moved) => pause = FIRST_PAUSE,
-                Ok(Step::Idle) => {
+                Ok(RelayStep::Moved) => pause = FIRST_PAUSE,
+                Ok(RelayStep::Idle) => {
                     pause = FIRST_PAUSE;
                     match timeout(LOOK, self.head.changed()).await {
                         Ok(Ok(())) => {}
@@ -114,7 +114,7 @@ impl Relay {
                         Ok(Err(_)) => return,
                     }
                 }
-                Ok(Step::Elsewhere) => {
+                Ok(RelayStep::Elsewhere) => {
                     pause = FIRST_PAUSE;
                     place = None;
                     sleep(TICK).await;
@@ -129,19 +129,19 @@ impl Relay {
         }
     }
 
-    async fn step(&mut self, place: &mut Option<Place>) -> Result<Step, RelayError> {
+    async fn step(&mut self, place: &mut Option<CopyCursor>) -> Result<RelayStep, RelayError> {
         if self.jetstream.context.client().connection_state() != connection::State::Connected {
             return Err(RelayError::Disconnected);
         }
         let Some(log) = self.take_turn(place.as_ref()).await? else {
             self.look().await?;
-            return Ok(Step::Elsewhere);
+            return Ok(RelayStep::Elsewhere);
         };
         if place.as_ref().is_none_or(|place| place.epoch != log.epoch) {
             *place = Some(self.find(&log).await?);
             // Noted before anything is published: what comes after it is what has to be looked at, should this fail.
             if self.take_turn(place.as_ref()).await?.is_none() {
-                return Ok(Step::Elsewhere);
+                return Ok(RelayStep::Elsewhere);
             }
         }
         let Some(place) = place else { return Err(RelayError::OutOfStep) };
@@ -149,11 +149,11 @@ impl Relay {
         place.next += published;
         let (position, stream) = (place.next, Some(place.name.clone()));
         self.tell(RelayState { position, stream, is_here: true, stopped_because: None });
-        Ok(if published > 0 { Step::Moved } else { Step::Idle })
+        Ok(if published > 0 { RelayStep::Moved } else { RelayStep::Idle })
     }
 
     /// Takes or keeps the turn, and notes how far the copy is. `None` while it is another node's.
-    async fn take_turn(&self, place: Option<&Place>) -> Result<Option<Log>, RelayError> {
+    async fn take_turn(&self, place: Option<&CopyCursor>) -> Result<Option<CopySource>, RelayError> {
         let row = sqlx::query!(
             "update log.relay r
              set holder = $1, held_until = clock_timestamp() + interval '6 seconds',
@@ -168,7 +168,7 @@ impl Relay {
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| Log {
+        Ok(row.map(|row| CopySource {
             epoch: row.epoch,
             size: row.size.unsigned_abs(),
             confirmed: row.stream.map(|stream| (stream, row.position.unsigned_abs())),
@@ -177,7 +177,7 @@ impl Relay {
     }
 
     /// The stream to go on with; its end is the log's own.
-    async fn find(&self, log: &Log) -> Result<Place, RelayError> {
+    async fn find(&self, log: &CopySource) -> Result<CopyCursor, RelayError> {
         let place = self.jetstream.find(log).await?;
         if let (Some(last), Some(position)) = (&place.last, place.next.checked_sub(1)) {
             let hash = sqlx::query_scalar!("select leaf_hash from log.event where position = $1", to_i64(position))
@@ -192,10 +192,10 @@ impl Relay {
 
     /// Publishes what comes next, as long as the log still has what came last, and waits until the stream has acknowledged
     /// all of it, in order. Answers with how many.
-    async fn publish(&self, place: &mut Place) -> Result<u64, RelayError> {
+    async fn publish(&self, place: &mut CopyCursor) -> Result<u64, RelayError> {
         let before = place.next.checked_sub(1);
         let rows = sqlx::query_as!(
-            Row,
+            LogRow,
             "select position, stream_id, category, version, leaf, leaf_hash from log.event
              where position >= $1 and position < $2 order by position",
             to_i64(before.unwrap_or(0)),

@@ -41,7 +41,7 @@ const LIFE_OF_A_REPAIR: TimeDelta = TimeDelta::minutes(10);
 const LOOKED_AT: u64 = 4_096;
 
 /// What the copy is held against.
-pub(super) struct Log {
+pub(super) struct CopySource {
     pub epoch: Uuid,
     /// The number of events.
     pub size: u64,
@@ -53,7 +53,7 @@ pub(super) struct Log {
 
 /// A stream that may be continued.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct CopyCursor {
     pub epoch: Uuid,
     pub name: String,
     /// The next position to publish: how many it holds, or held.
@@ -62,8 +62,8 @@ pub(super) struct Place {
     pub last: Option<Vec<u8>>,
 }
 
-enum Verdict {
-    Continue(Place),
+enum StreamVerdict {
+    Continue(CopyCursor),
     /// Another history.
     Outlived,
     Damaged(&'static str),
@@ -79,22 +79,22 @@ pub(super) struct JetStream {
 }
 
 #[derive(Deserialize)]
-struct Names {
+struct StreamNamesPage {
     total: usize,
     // null where there are none.
     streams: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
-struct Info {
+struct StreamInfo {
     created: DateTime<Utc>,
     config: Map<String, Value>,
-    state: State,
+    state: StreamState,
     cluster: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct State {
+struct StreamState {
     messages: u64,
     first_seq: u64,
     last_seq: u64,
@@ -107,17 +107,17 @@ impl JetStream {
     }
 
     /// The stream to go on with, made when there is none.
-    pub async fn find(&self, log: &Log) -> Result<Place, RelayError> {
+    pub async fn find(&self, log: &CopySource) -> Result<CopyCursor, RelayError> {
         // Found, given up, made, found: beyond it somebody else changes streams as fast as we do.
         for _ in 0..4 {
             let names = self.names(Some(SUBJECTS)).await?;
             match names.as_slice() {
                 [] => self.create(log).await?,
                 [name] => match self.judge(name, log).await? {
-                    Verdict::Continue(place) => return Ok(place),
-                    Verdict::Outlived => self.retire(name, "the log has a new epoch").await?,
-                    Verdict::Damaged(why) => self.retire(name, why).await?,
-                    Verdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
+                    StreamVerdict::Continue(place) => return Ok(place),
+                    StreamVerdict::Outlived => self.retire(name, "the log has a new epoch").await?,
+                    StreamVerdict::Damaged(why) => self.retire(name, why).await?,
+                    StreamVerdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
                 },
                 several => return Err(RelayError::NotOurs(several.join(", "))),
             }
@@ -125,20 +125,20 @@ impl JetStream {
         Err(RelayError::OutOfStep)
     }
 
-    async fn judge(&self, name: &str, log: &Log) -> Result<Verdict, RelayError> {
-        let info: Info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+    async fn judge(&self, name: &str, log: &CopySource) -> Result<StreamVerdict, RelayError> {
+        let info: StreamInfo = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let Some(own) = StreamName::parse(name).filter(|_| info.config.get("subjects") == Some(&json!([SUBJECTS])))
         else {
-            return Ok(Verdict::NotOurs);
+            return Ok(StreamVerdict::NotOurs);
         };
-        let State { messages, first_seq, last_seq } = info.state;
+        let StreamState { messages, first_seq, last_seq } = info.state;
         let last = if messages > 0 { self.message(name, last_seq).await? } else { None };
         let found = last.as_ref().and_then(|message| epoch_of(message, &self.key));
         if !own.is_of_same_history(&StreamName::first(log.epoch)) {
             // Another service's log has another key, or is as empty as ours was before its first event.
             return Ok(match found {
-                Some(_) => Verdict::Outlived,
-                None => Verdict::NotOurs,
+                Some(_) => StreamVerdict::Outlived,
+                None => StreamVerdict::NotOurs,
             });
         }
         // Limits that an operator set may take messages from the beginning; nothing may take them from within.
@@ -154,17 +154,17 @@ impl JetStream {
             Some(_) if own.generation > 1 && log.now - info.created < LIFE_OF_A_REPAIR => {
                 return Err(RelayError::DamagedAgain(name.to_owned()));
             }
-            Some(why) => return Ok(Verdict::Damaged(why)),
+            Some(why) => return Ok(StreamVerdict::Damaged(why)),
             None => {}
         }
         self.replicate(name, &info).await?;
         let last = last.map(|message| message.payload.to_vec());
-        Ok(Verdict::Continue(Place { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
+        Ok(StreamVerdict::Continue(CopyCursor { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
     }
 
     /// Whether these messages are of this log, as far as that is not known. The last one alone does not tell: where
     /// another message came between, one is refused, and those that were sent behind it are not.
-    async fn is_genuine(&self, name: &str, log: &Log, held: RangeInclusive<u64>) -> Result<bool, RelayError> {
+    async fn is_genuine(&self, name: &str, log: &CopySource, held: RangeInclusive<u64>) -> Result<bool, RelayError> {
         let (start, last) = held.into_inner();
         let confirmed =
             log.confirmed.as_ref().filter(|(stream, _)| stream == name).map_or(0, |(_, sequence)| *sequence);
@@ -188,7 +188,7 @@ impl JetStream {
     }
 
     /// Sees to it that as many servers keep it as are configured.
-    async fn replicate(&self, name: &str, info: &Info) -> Result<(), RelayError> {
+    async fn replicate(&self, name: &str, info: &StreamInfo) -> Result<(), RelayError> {
         // A lone server has a leader, itself, and no cluster.
         let is_alone = info.cluster.as_ref().is_none_or(|cluster| cluster.get("name").is_none());
         if is_alone && self.replicas > 1 {
@@ -204,7 +204,7 @@ impl JetStream {
         self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config.into()).await.map(drop)
     }
 
-    async fn create(&self, log: &Log) -> Result<(), RelayError> {
+    async fn create(&self, log: &CopySource) -> Result<(), RelayError> {
         let mut name = StreamName::first(log.epoch);
         let earlier = self.names(None).await?;
         let earlier = earlier.iter().filter_map(|earlier| StreamName::parse(earlier));
@@ -235,7 +235,7 @@ impl JetStream {
     /// an operator deletes it.
     async fn retire(&self, name: &str, why: &str) -> Result<(), RelayError> {
         tracing::warn!(stream = name, why, "a copy of the log is given up, and another one begun");
-        let info: Info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        let info: StreamInfo = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let mut config = info.config;
         config.insert("subjects".to_owned(), json!([format!("fulexo.retired.{name}")]));
         self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config.into()).await.map(drop)
@@ -246,7 +246,7 @@ impl JetStream {
         let mut names = Vec::new();
         loop {
             let query = json!({ "offset": names.len(), "subject": subjects.unwrap_or_default() });
-            let page: Names = self.ask("STREAM.NAMES", &query).await?;
+            let page: StreamNamesPage = self.ask("STREAM.NAMES", &query).await?;
             let streams = page.streams.unwrap_or_default();
             let is_last = streams.is_empty();
             names.extend(streams);

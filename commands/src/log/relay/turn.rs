@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// Why a turn was not ended. It then runs out.
 #[derive(Debug, thiserror::Error)]
-pub enum GiveUpError {
+pub enum LeaseReleaseError {
     /// The database refused.
     #[error("the database refused to end the turn")]
     Database(#[from] sqlx::Error),
@@ -24,14 +24,14 @@ pub enum GiveUpError {
 /// turn: a statement that was on its way when its task ended may arrive after this one. Returns within 15 seconds.
 ///
 /// # Errors
-/// [`GiveUpError`].
-pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), GiveUpError> {
+/// [`LeaseReleaseError`].
+pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), LeaseReleaseError> {
     end_within(LIMIT, || end_turn(pool, holder)).await
 }
 
 /// Tries again where a connection was missing, and in no other case: a statement that was refused would be refused again,
 /// and one without an answer may be under way.
-async fn end_within<F>(limit: Duration, attempt: impl Fn() -> F) -> Result<(), GiveUpError>
+async fn end_within<F>(limit: Duration, attempt: impl Fn() -> F) -> Result<(), LeaseReleaseError>
 where
     F: Future<Output = Result<(), sqlx::Error>>,
 {
@@ -46,7 +46,7 @@ where
             }
         }
     };
-    Ok(timeout(limit, attempts).await.map_err(|_| GiveUpError::Timeout)??)
+    Ok(timeout(limit, attempts).await.map_err(|_| LeaseReleaseError::Timeout)??)
 }
 
 async fn end_turn(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
@@ -80,7 +80,7 @@ mod tests {
             pending().await
         };
         let ended = end_within(Duration::from_millis(20), hang).await;
-        assert!(matches!(ended, Err(GiveUpError::Timeout)));
+        assert!(matches!(ended, Err(LeaseReleaseError::Timeout)));
         assert_eq!(attempts.get(), 1);
     }
 
@@ -104,7 +104,7 @@ mod tests {
             Err(sqlx::Error::PoolClosed)
         };
         let ended = end_within(LIMIT, refused).await;
-        assert!(matches!(ended, Err(GiveUpError::Database(sqlx::Error::PoolClosed))));
+        assert!(matches!(ended, Err(LeaseReleaseError::Database(sqlx::Error::PoolClosed))));
         assert_eq!(attempts.get(), 1);
     }
 
@@ -114,6 +114,6 @@ mod tests {
             tokio::task::yield_now().await;
             Err(sqlx::Error::PoolTimedOut)
         };
-        assert!(matches!(end_within(Duration::from_millis(20), never).await, Err(GiveUpError::Timeout)));
+        assert!(matches!(end_within(Duration::from_millis(20), never).await, Err(LeaseReleaseError::Timeout)));
     }
 }

@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
-use fulexo_commands::access_token::{Grant, KeyRing, SigningKey, TokenSettings};
+use fulexo_commands::access_token::{KeyRing, SigningKey, TokenGrant, TokenSettings};
 use fulexo_domain::authentication::Method;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_node::clock;
@@ -169,7 +169,7 @@ async fn a_token_for_somebody_else_or_by_somebody_else_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_service_with_the_same_secret_is_refused() {
     let (node, forger) = start().await;
-    let grant = || Grant {
+    let grant = || TokenGrant {
         account: AccountId(serde_json::from_value(forger.claims["sub"].clone()).unwrap()),
         session: SessionId(serde_json::from_value(forger.claims["sid"].clone()).unwrap()),
         authenticated_at: clock::now(),
@@ -186,7 +186,7 @@ async fn a_token_of_another_service_with_the_same_secret_is_refused() {
         let lifetime = TimeDelta::hours(1);
         let settings = TokenSettings { issuer: issuer.to_owned(), audience: audience.to_owned(), lifetime };
         let ring = KeyRing::new(keys, settings).unwrap();
-        let grant = Grant { expires_at: clock::now() - ago + TimeDelta::hours(1), ..grant() };
+        let grant = TokenGrant { expires_at: clock::now() - ago + TimeDelta::hours(1), ..grant() };
         ring.sign(grant, operator().new_id(), clock::now() - ago).unwrap()
     };
     assert_eq!(status(&node, &sign(issuer, audience, TimeDelta::zero())).await, 200);

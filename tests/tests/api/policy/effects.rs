@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::Context;
-use fulexo_commands::{Credentials, LoggedIn};
+use fulexo_commands::{Credentials, LoginResult};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
@@ -65,7 +65,7 @@ async fn a_lock_lasts_as_long_as_the_policy_says() {
     }
 }
 
-async fn log_in_at(node: &Node, now: DateTime<Utc>, email: &str, password: &str) -> Option<LoggedIn> {
+async fn log_in_at(node: &Node, now: DateTime<Utc>, email: &str, password: &str) -> Option<LoginResult> {
     let context = Context { actor: Actor::Anonymous, now, ..operator() };
     let (email, password) = (EmailAddress::parse(email).unwrap(), Password::new(password.to_owned()));
     let login = node.app().commands.login(&context, Credentials { email, password, device_token: None }).await;
@@ -191,7 +191,7 @@ async fn a_password_older_than_the_policy_allows_is_changed_at_the_next_login() 
     let (admin, ann) = (node.admin().await, node.customer().await);
     let later = async |hours: i64| {
         let now = operator().now + TimeDelta::hours(hours);
-        matches!(log_in_at(&node, now, &ann.email, PASSWORD).await, Some(LoggedIn::Session(_)))
+        matches!(log_in_at(&node, now, &ann.email, PASSWORD).await, Some(LoginResult::Session(_)))
     };
     assert!(later(24 * 300).await, "it may grow old");
     enforce(&admin, |policy| policy["passwords"]["max_age_days"] = json!(1)).await;

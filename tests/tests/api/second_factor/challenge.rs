@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
-use fulexo_commands::{Credentials, LoggedIn};
+use fulexo_commands::{Credentials, LoginResult};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{EmailAddress, TypedCode};
 use fulexo_tests::{Client, Node, PASSWORD, operator};
@@ -25,8 +25,8 @@ async fn challenge_from(node: &Node, email: &str, ago: TimeDelta) -> String {
     let email = EmailAddress::parse(email).unwrap();
     let credentials = Credentials { email, password: Password::new(PASSWORD.to_owned()), device_token: None };
     match node.app().commands.login(&context, credentials).await.unwrap().value {
-        LoggedIn::Challenge(challenged) => challenged.token.to_string(),
-        LoggedIn::Session(_) => unreachable!("no second factor was asked for"),
+        LoginResult::Challenge(challenged) => challenged.token.to_string(),
+        LoginResult::Session(_) => unreachable!("no second factor was asked for"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use fulexo_api::routes;
-use fulexo_commands::{Credentials, LoggedIn};
+use fulexo_commands::{Credentials, LoginResult};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
 use fulexo_tests::{Client, Database, Node, PASSWORD, operator, rsa_key};
@@ -182,10 +182,10 @@ async fn a_token_for_an_enrolment_ends_in_time_with_the_password_and_with_the_ac
         let email = EmailAddress::parse(email).unwrap();
         let credentials = Credentials { email, password: Password::new(PASSWORD.to_owned()), device_token: None };
         match node.app().commands.login(&context, credentials).await.unwrap().value {
-            LoggedIn::Challenge(challenged) => {
+            LoginResult::Challenge(challenged) => {
                 Client { access_token: Some(challenged.token.to_string()), ..node.anonymous() }
             }
-            LoggedIn::Session(_) => unreachable!("nothing was asked for"),
+            LoginResult::Session(_) => unreachable!("nothing was asked for"),
         }
     };
     let (email, account) = node.register(&["auditor"]).await;

@@ -4,12 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 /// Something that waits.
-pub(super) trait Waiting {
+pub(super) trait QueueItem {
     /// Neighbours of one kind may be taken together.
-    type Kind: PartialEq;
+    type BatchKind: PartialEq;
 
     /// Its kind.
-    fn kind(&self) -> Self::Kind;
+    fn kind(&self) -> Self::BatchKind;
 
     /// How many of its kind are taken together, at most.
     fn most_at_once(&self) -> usize;
@@ -19,19 +19,19 @@ pub(super) trait Waiting {
 }
 
 /// What waits, by origin.
-pub(super) struct Turns<O, T> {
+pub(super) struct FairQueue<O, T> {
     waiting: HashMap<O, VecDeque<T>>,
     /// Each origin of which something waits, once; the first is next.
     order: VecDeque<O>,
 }
 
-impl<O, T> Default for Turns<O, T> {
+impl<O, T> Default for FairQueue<O, T> {
     fn default() -> Self {
         Self { waiting: HashMap::new(), order: VecDeque::new() }
     }
 }
 
-impl<O: Copy + Eq + Hash, T: Waiting> Turns<O, T> {
+impl<O: Copy + Eq + Hash, T: QueueItem> FairQueue<O, T> {
     /// Behind what waits of the same origin.
     pub fn push(&mut self, origin: O, item: T) {
         let waiting = self.waiting.entry(origin).or_default();
@@ -99,15 +99,15 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    struct Item {
+    struct TestItem {
         origin: u8,
         number: usize,
         kind: u8,
         unwanted: bool,
     }
 
-    impl Waiting for Item {
-        type Kind = u8;
+    impl QueueItem for TestItem {
+        type BatchKind = u8;
 
         fn kind(&self) -> u8 {
             self.kind
@@ -122,13 +122,13 @@ mod tests {
         }
     }
 
-    fn item(origin: u8, number: usize) -> Item {
-        Item { origin, number, kind: 0, unwanted: false }
+    fn item(origin: u8, number: usize) -> TestItem {
+        TestItem { origin, number, kind: 0, unwanted: false }
     }
 
     #[test]
     fn a_newcomer_is_served_at_the_next_turn_whatever_waits_before() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         (0..200).for_each(|number| turns.push(1, item(1, number)));
         turns.push(2, item(2, 0));
         let origins: Vec<u8> = turns.take(6, 3).iter().map(|item| item.origin).collect();
@@ -138,27 +138,24 @@ mod tests {
 
     #[test]
     fn alone_an_origin_is_given_as_much_as_one_may_have() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         (0..9).for_each(|number| turns.push(1, item(1, number)));
         assert_eq!([turns.take(6, 3).len(), turns.take(2, 3).len(), turns.take(1, 3).len()], [3, 2, 1]);
     }
 
     #[derive(Debug, Clone)]
-    enum Act {
+    enum QueueOperation {
         Push { origin: u8, kind: u8, unwanted: bool },
         Take { share: usize },
     }
 
-    fn acts() -> impl Strategy<Value = Vec<Act>> {
+    fn acts() -> impl Strategy<Value = Vec<QueueOperation>> {
         // One origin sends more than all others together.
         let origin = prop_oneof![3 => Just(0_u8), 2 => 1_u8..6];
         let kind = prop_oneof![9 => Just(0_u8), 1 => 1_u8..3];
-        let push = (origin, kind, proptest::bool::weighted(0.1)).prop_map(|(origin, kind, unwanted)| Act::Push {
-            origin,
-            kind,
-            unwanted,
-        });
-        let act = prop_oneof![4 => push, 1 => (1_usize..8).prop_map(|share| Act::Take { share })];
+        let push = (origin, kind, proptest::bool::weighted(0.1))
+            .prop_map(|(origin, kind, unwanted)| QueueOperation::Push { origin, kind, unwanted });
+        let act = prop_oneof![4 => push, 1 => (1_usize..8).prop_map(|share| QueueOperation::Take { share })];
         proptest::collection::vec(act, 1..400)
     }
 
@@ -167,21 +164,21 @@ mod tests {
         /// is served first; nothing is lost, nothing unwanted served, and no batch mixes kinds or exceeds a bound.
         #[test]
         fn no_origin_waits_behind_more_than_its_turn(acts in acts()) {
-            let mut turns = Turns::default();
+            let mut turns = FairQueue::default();
             let mut waiting: HashMap<u8, VecDeque<usize>> = HashMap::new();
             // By origin that waits: how often each other was served since it was served last, or began to wait.
             let mut passed: HashMap<u8, HashMap<u8, usize>> = HashMap::new();
             let takes = acts.len();
-            let acts = acts.into_iter().chain((0..takes).map(|_| Act::Take { share: 6 }));
+            let acts = acts.into_iter().chain((0..takes).map(|_| QueueOperation::Take { share: 6 }));
             for (number, act) in acts.enumerate() {
                 match act {
-                    Act::Push { origin, kind, unwanted } => {
-                        turns.push(origin, Item { origin, number, kind, unwanted });
+                    QueueOperation::Push { origin, kind, unwanted } => {
+                        turns.push(origin, TestItem { origin, number, kind, unwanted });
                         if !unwanted {
                             waiting.entry(origin).or_default().push_back(number);
                         }
                     }
-                    Act::Take { share } => {
+                    QueueOperation::Take { share } => {
                         turns.forget_unwanted();
                         let taken = turns.take(share, 3);
                         prop_assert_eq!(taken.is_empty(), waiting.is_empty());

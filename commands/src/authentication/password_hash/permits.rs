@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fulexo_domain::values::AccountId;
 
 /// Places in all, beyond which callers get 503: two or three seconds of work for each thread at cost 10.
-pub const WAITING: usize = 256;
+pub const PERMITS: usize = 256;
 /// Most places of an address, and most of an account.
-pub const SHARE: usize = WAITING / 8;
+pub const PERMITS_PER_HOLDER: usize = PERMITS / 8;
 
 /// Whoever something is hashed for. Personal data: no `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Party {
+pub struct PermitHolder {
     /// Their address, or network of IPv6; none within this process.
     pub network: Option<IpAddr>,
     /// Their account, once they have shown that it is theirs: a stranger takes nothing from its share.
@@ -22,27 +22,27 @@ pub struct Party {
 
 /// Who holds places, and how many.
 #[derive(Default)]
-pub(super) struct Places(Mutex<Held>);
+pub(super) struct HashingPermits(Mutex<PermitCounts>);
 
 #[derive(Default)]
-struct Held {
+struct PermitCounts {
     all: usize,
     /// Of whoever holds any, so that there are never more entries than twice the places.
-    of: HashMap<Party, usize>,
+    of: HashMap<PermitHolder, usize>,
 }
 
 /// A place in the pool: whoever holds one will be served, one thing after another. Free when its last copy is dropped.
 #[derive(Clone)]
-pub struct Place(Arc<Taken>);
+pub struct HashingPermit(Arc<PermitSlot>);
 
-struct Taken {
-    places: Arc<Places>,
-    party: Party,
+struct PermitSlot {
+    places: Arc<HashingPermits>,
+    party: PermitHolder,
 }
 
-impl Party {
+impl PermitHolder {
     /// This process itself, for nobody in particular: bounded by the pool alone.
-    pub const INSIDE: Self = Self { network: None, account: None };
+    pub const INTERNAL: Self = Self { network: None, account: None };
 
     /// Somebody at an address: whoever has one address of a /64 has them all.
     #[must_use]
@@ -65,35 +65,37 @@ impl Party {
     }
 }
 
-impl Places {
+impl HashingPermits {
     /// Takes a place, if there is one, and the party has not its share of them already.
-    pub fn take(self: &Arc<Self>, party: Party) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, party: PermitHolder) -> Option<HashingPermit> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.all >= WAITING || party.shares().any(|share| held.of.get(&share).is_some_and(|held| *held >= SHARE)) {
+        if held.all >= PERMITS
+            || party.shares().any(|share| held.of.get(&share).is_some_and(|held| *held >= PERMITS_PER_HOLDER))
+        {
             return None;
         }
         held.all += 1;
         for share in party.shares() {
             *held.of.entry(share).or_default() += 1;
         }
-        Some(Place(Arc::new(Taken { places: Arc::clone(self), party })))
+        Some(HashingPermit(Arc::new(PermitSlot { places: Arc::clone(self), party })))
     }
 
     /// How many are taken for an address, or for an account.
-    pub fn held(&self, party: Party) -> usize {
+    pub fn held(&self, party: PermitHolder) -> usize {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         party.shares().map(|share| held.of.get(&share).copied().unwrap_or_default()).max().unwrap_or(held.all)
     }
 }
 
-impl Place {
+impl HashingPermit {
     /// Whose turn it is to be served.
-    pub(super) fn origin(&self) -> Party {
-        Party { account: None, ..self.0.party }
+    pub(super) fn origin(&self) -> PermitHolder {
+        PermitHolder { account: None, ..self.0.party }
     }
 }
 
-impl Drop for Taken {
+impl Drop for PermitSlot {
     fn drop(&mut self) {
         let mut held = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.all -= 1;
@@ -115,15 +117,15 @@ mod tests {
 
     use super::*;
 
-    fn at(address: &str) -> Party {
-        Party::at(Some(address.parse().unwrap()), None)
+    fn at(address: &str) -> PermitHolder {
+        PermitHolder::at(Some(address.parse().unwrap()), None)
     }
 
-    fn of(account: u128, address: &str) -> Party {
-        Party { account: Some(AccountId(Uuid::from_u128(account))), ..at(address) }
+    fn of(account: u128, address: &str) -> PermitHolder {
+        PermitHolder { account: Some(AccountId(Uuid::from_u128(account))), ..at(address) }
     }
 
-    fn fill(places: &Arc<Places>, party: Party) -> Vec<Place> {
+    fn fill(places: &Arc<HashingPermits>, party: PermitHolder) -> Vec<HashingPermit> {
         std::iter::from_fn(|| places.take(party)).collect()
     }
 
@@ -136,21 +138,29 @@ mod tests {
 
     #[test]
     fn an_address_gets_an_eighth_and_leaves_the_rest_to_others() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(HashingPermits::default());
         let first = fill(&places, at("2001:db8::1"));
-        assert_eq!(first.len(), SHARE);
+        assert_eq!(first.len(), PERMITS_PER_HOLDER);
         assert!(places.take(at("2001:db8::2")).is_none(), "its neighbour is the same party");
-        let others: Vec<Vec<Place>> = (1..8).map(|n| fill(&places, at(&format!("192.0.2.{n}")))).collect();
-        assert!(others.iter().all(|held| held.len() == SHARE));
-        assert!(places.take(at("192.0.2.77")).is_none() && places.take(Party::INSIDE).is_none(), "the pool is full");
+        let others: Vec<Vec<HashingPermit>> = (1..8).map(|n| fill(&places, at(&format!("192.0.2.{n}")))).collect();
+        assert!(others.iter().all(|held| held.len() == PERMITS_PER_HOLDER));
+        assert!(
+            places.take(at("192.0.2.77")).is_none() && places.take(PermitHolder::INTERNAL).is_none(),
+            "the pool is full"
+        );
         drop(first);
-        assert_eq!(fill(&places, Party::INSIDE).len(), SHARE, "what is within is bounded by the pool alone");
+        assert_eq!(
+            fill(&places, PermitHolder::INTERNAL).len(),
+            PERMITS_PER_HOLDER,
+            "what is within is bounded by the pool alone"
+        );
     }
 
     #[test]
     fn an_account_gets_an_eighth_from_wherever_it_asks() {
-        let places = Arc::new(Places::default());
-        let held: Vec<Place> = (0..SHARE).map(|n| places.take(of(1, &format!("192.0.2.{n}"))).unwrap()).collect();
+        let places = Arc::new(HashingPermits::default());
+        let held: Vec<HashingPermit> =
+            (0..PERMITS_PER_HOLDER).map(|n| places.take(of(1, &format!("192.0.2.{n}"))).unwrap()).collect();
         assert!(places.take(of(1, "192.0.2.99")).is_none());
         assert!(places.take(of(2, "192.0.2.99")).is_some());
         assert!(places.take(at("192.0.2.99")).is_some(), "strangers take nothing from an account");
@@ -164,23 +174,23 @@ mod tests {
         fn what_is_held_is_what_was_taken(
             acts in proptest::collection::vec((0_u8..12, 0_u128..6, any::<bool>()), 1..600),
         ) {
-            let places = Arc::new(Places::default());
-            let mut taken: Vec<(Party, Place)> = Vec::new();
+            let places = Arc::new(HashingPermits::default());
+            let mut taken: Vec<(PermitHolder, HashingPermit)> = Vec::new();
             for (network, account, takes) in acts {
                 let party = of(account, &format!("192.0.2.{network}"));
                 if takes {
-                    let held = |share: Party| taken.iter().filter(|(by, _)| by.shares().any(|of| of == share)).count();
-                    let has_room = taken.len() < WAITING && party.shares().all(|share| held(share) < SHARE);
+                    let held = |share: PermitHolder| taken.iter().filter(|(by, _)| by.shares().any(|of| of == share)).count();
+                    let has_room = taken.len() < PERMITS && party.shares().all(|share| held(share) < PERMITS_PER_HOLDER);
                     let place = places.take(party);
                     prop_assert_eq!(place.is_some(), has_room);
                     taken.extend(place.map(|place| (party, place)));
                 } else {
                     taken.pop();
                 }
-                prop_assert!(places.held(party) <= SHARE);
+                prop_assert!(places.held(party) <= PERMITS_PER_HOLDER);
             }
             drop(taken);
-            prop_assert!(places.0.lock().unwrap().of.is_empty() && places.held(Party::INSIDE) == 0);
+            prop_assert!(places.0.lock().unwrap().of.is_empty() && places.held(PermitHolder::INTERNAL) == 0);
         }
     }
 }

@@ -9,16 +9,16 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::log::{AppendRequest, Expected};
+use crate::log::{AppendRequest, ExpectedVersion};
 use crate::mail::kind::MailKind;
 use crate::vault::write::VaultWrite;
-use crate::vault::{Personal, SubjectKey};
+use crate::vault::{DataKey, PersonalData};
 
 /// An append in the making: what one command writes, in one transaction.
-pub(crate) struct Unit<'a> {
+pub(crate) struct UnitOfWork<'a> {
     context: &'a Context,
     policy_version: u32,
-    sealing: Option<(SubjectKey, Personal)>,
+    sealing: Option<(DataKey, PersonalData)>,
     request: AppendRequest,
     /// What owners are to be told of it.
     mails: Vec<(AccountId, MailKind)>,
@@ -26,7 +26,7 @@ pub(crate) struct Unit<'a> {
     signs_out: bool,
 }
 
-impl<'a> Unit<'a> {
+impl<'a> UnitOfWork<'a> {
     pub fn new(context: &'a Context, policy_version: u32) -> Self {
         Self {
             context,
@@ -40,7 +40,7 @@ impl<'a> Unit<'a> {
 
     /// From here on, personal facts that belong to an event are sealed under this key.
     /// Nothing is sealed where nobody's key is left.
-    pub fn sealing(mut self, sealing: Option<(SubjectKey, Personal)>) -> Self {
+    pub fn sealing(mut self, sealing: Option<(DataKey, PersonalData)>) -> Self {
         self.sealing = sealing;
         self
     }
@@ -88,7 +88,7 @@ impl<'a> Unit<'a> {
         Ok(())
     }
 
-    pub fn expect(&mut self, category: Category, id: Uuid, expected: Expected) {
+    pub fn expect(&mut self, category: Category, id: Uuid, expected: ExpectedVersion) {
         self.request.expected.push((Stream { category, id }, expected));
     }
 
@@ -121,7 +121,7 @@ impl<'a> Unit<'a> {
     }
 
     /// The key of this person, where it is the one that this append seals with: it may not be stored yet.
-    pub fn key_of(&self, account: AccountId) -> Option<SubjectKey> {
+    pub fn key_of(&self, account: AccountId) -> Option<DataKey> {
         let (key, _) = self.sealing.as_ref()?;
         key.is_of(account).then(|| key.clone())
     }
