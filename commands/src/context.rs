@@ -1,5 +1,5 @@
-//! What a command needs to know of the request behind it: who, when, from where. Made by the caller, so that
-//! nothing below reads a clock or decides who somebody is.
+//! The facts that a command needs about its request: actor, time, origin. The caller supplies them, so that no command
+//! reads a clock or decides on an identity.
 
 use std::net::IpAddr;
 
@@ -15,39 +15,39 @@ pub(crate) fn network_facts(context: &Context) -> PersonalData {
     PersonalData::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
 }
 
-/// One request.
+/// One request, as commands see it.
 #[derive(Clone)]
 pub struct Context {
-    /// On whose authority.
+    /// The actor on whose authority the command runs.
     pub actor: Actor,
-    /// The request's id; every event that it leads to carries it.
+    /// The request's id. Every event that the request causes carries it.
     pub correlation: Uuid,
-    /// When it arrived, cut to microseconds.
+    /// The arrival time, truncated to microseconds.
     pub now: DateTime<Utc>,
-    /// From where, as far as is known. Personal data.
+    /// The origin, as far as it is known. Personal data.
     pub origin: RequestOrigin,
     /// The client's `Idempotency-Key`, if it sent one.
     pub idempotency_key: Option<String>,
 }
 
-/// Where a request came from. Personal data: no `Debug`.
+/// The origin of a request. Personal data: no `Debug`.
 #[derive(Clone, Default)]
 pub struct RequestOrigin {
-    /// The client's address, behind trusted proxies only.
+    /// The client's address. A forwarded address counts only if a trusted proxy sent it.
     pub ip: Option<IpAddr>,
-    /// `User-Agent`.
+    /// The `User-Agent` header.
     pub user_agent: Option<String>,
 }
 
 impl Context {
-    /// A new id in the order of time (UUIDv7, RFC 9562, section 5.7).
+    /// Returns a new id that sorts by time (UUIDv7, RFC 9562, section 5.7).
     #[must_use]
     pub fn new_id(&self) -> Uuid {
         let seconds = u64::try_from(self.now.timestamp()).unwrap_or(0);
         Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, self.now.timestamp_subsec_nanos()))
     }
 
-    /// The account that asks, when one does.
+    /// Returns the account that acts, or `None` for any other actor.
     #[must_use]
     pub fn account(&self) -> Option<AccountId> {
         match self.actor {
@@ -56,7 +56,7 @@ impl Context {
         }
     }
 
-    /// The same request, now that it is known who makes it.
+    /// Returns the same request with this account as its actor.
     #[must_use]
     pub fn acting_as(&self, account: AccountId) -> Self {
         Self { actor: Actor::Account { id: account.0 }, ..self.clone() }

@@ -1,4 +1,4 @@
-//! Outcomes that hand out tokens or secrets, and until when they are handed out again.
+//! Outcomes that disclose tokens or secrets, and the limits on disclosing them again.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,16 +10,16 @@ use crate::execute::{self, CommandOutcome, CommitOutcome};
 use crate::idempotency::{self, IdempotencyKey};
 use crate::write_side::WriteSide;
 
-/// An outcome whose answer hands out tokens or secrets, as the log remembers it. The same idempotency key gets them again
-/// for minutes, and only while the factors of whoever earned it are the same.
+/// An outcome whose answer discloses tokens or secrets, as the log stores it. A replay discloses them again for a few
+/// minutes, and only while the factors of the account that earned them are unchanged.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct DisclosedOutcome<O> {
     pub outcome: O,
-    /// A digest of the factors; none where no account asked.
+    /// A digest of the account's factors; `None` if no account acted.
     factors: Option<[u8; 32]>,
 }
 
-/// An outcome that hands out secrets, earned by the account that acts.
+/// Binds an outcome to the current factors of the account that acts.
 pub(crate) async fn disclosing<O>(
     side: &WriteSide,
     context: &Context,
@@ -28,7 +28,7 @@ pub(crate) async fn disclosing<O>(
     Ok(DisclosedOutcome { outcome, factors: acting_factors(side, context).await? })
 }
 
-/// The same, where the account's second factor is another one from this very append on.
+/// Binds an outcome to the account's factors with the seed that this append puts in use.
 pub(crate) async fn disclosing_with_seed<O>(
     side: &WriteSide,
     context: &Context,
@@ -45,7 +45,7 @@ pub(crate) async fn disclosing_with_seed<O>(
     })
 }
 
-/// The outcome of this very command before, as long as what it handed out is handed out again.
+/// Returns the stored outcome of this command, if its secrets may be disclosed again.
 ///
 /// # Errors
 /// [`CommandError::OutcomeExpired`].
@@ -69,13 +69,13 @@ async fn disclose<O>(side: &WriteSide, context: &Context, disclosing: DisclosedO
     Ok(disclosing.outcome)
 }
 
-/// A digest of the factors of the account that acts, where one does.
+/// Returns a digest of the factors of the account that acts, if an account acts.
 async fn acting_factors(side: &WriteSide, context: &Context) -> Result<Option<[u8; 32]>, CommandError> {
     let Some(account) = context.account() else { return Ok(None) };
     Ok(credentials::find(side, account).await?.map(|found| credentials::factors_of(&side.vault, &found)))
 }
 
-/// The answer to what was committed now, or a moment ago under the same idempotency key.
+/// Returns the answer to a commit, new or replayed.
 pub(crate) async fn done_disclosing<O>(
     side: &WriteSide,
     context: &Context,

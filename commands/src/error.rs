@@ -1,4 +1,5 @@
-//! Why a command left no trace. A refusal that is recorded, such as a wrong password, is an outcome and not here.
+//! The reasons for which a command recorded nothing. A refusal that is recorded, such as a wrong password, is an
+//! outcome and not listed here.
 
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
@@ -13,40 +14,40 @@ use fulexo_domain::session::SessionError;
 use crate::log::{AppendError, ReadError};
 use crate::vault::VaultError;
 
-/// Why a command did nothing.
+/// The reason for which a command did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// Unknown, wrong, locked: the caller is told no more than this.
+    /// The credentials are unknown, wrong or locked; the caller is not told which.
     #[error("the credentials are not valid")]
     InvalidCredentials,
     /// Another account has this e-mail address.
     #[error("the e-mail address is taken")]
     EmailTaken,
-    /// The password breaks these rules.
+    /// The password violates these rules.
     #[error("the password breaks the policy")]
     Password(Vec<Violation>),
-    /// The account says no.
+    /// The account refuses.
     #[error(transparent)]
     Account(#[from] AccountError),
-    /// The session says no.
+    /// The session refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The role says no.
+    /// The role refuses.
     #[error(transparent)]
     Role(#[from] RoleError),
-    /// The policy says no.
+    /// The policy refuses.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The API key says no.
+    /// The API key refuses.
     #[error(transparent)]
     ApiKey(#[from] ApiKeyError),
-    /// The lockdown says no.
+    /// The lockdown refuses.
     #[error(transparent)]
     Lockdown(#[from] LockdownError),
-    /// A lockdown keeps out everybody who does not respond.
+    /// A lockdown excludes everybody who does not respond to it.
     #[error("there is a lockdown")]
     LockedDown,
-    /// Nobody grants, takes away or overrules what they do not hold.
+    /// A caller may grant, revoke or overrule only permissions that they hold themselves.
     #[error("this takes somebody who holds all the permissions concerned")]
     GrantExceedsOwn,
     /// Accounts hold the role.
@@ -55,43 +56,44 @@ pub enum CommandError {
     /// An API key ends in the future, and within a year.
     #[error("an API key must end in the future, and within a year")]
     ApiKeyLife,
-    /// There is no room for more of these.
+    /// The limit for this kind of object is reached.
     #[error("there are too many of these already")]
     TooMany,
     /// The account knows no such device.
     #[error("the account knows no such device")]
     NoSuchDevice,
-    /// The code is not, or no longer, the one that is asked for.
+    /// The code is wrong or has expired.
     #[error("the code is not valid")]
     WrongCode,
     /// A role of the account requires a second factor.
     #[error("a role of the account requires a second factor")]
     SecondFactorRequired,
-    /// Nobody would be left who may grant roles.
+    /// The change would leave no account in use that may grant roles.
     #[error("this is the last account in use that may grant roles")]
     LastAdministrator,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,
-    /// What the command handed out is not handed out again: it is too long ago, or the factors that earned it have changed.
+    /// The command's tokens or secrets are not disclosed again: too much time has passed, or the account's factors have
+    /// changed since.
     #[error("the outcome is no longer disclosed")]
     OutcomeExpired,
-    /// The account has a second factor, and a password alone does not do.
+    /// The account has a second factor, so a password alone is not enough.
     #[error("a code of the second factor is required")]
     CodeRequired,
-    /// Others kept changing the same thing.
+    /// Concurrent changes of the same streams defeated every retry.
     #[error("too many concurrent changes of the same thing")]
     Contended,
-    /// A quota is spent: come back when there is room.
+    /// A quota is exhausted: retry later.
     #[error("a quota is spent")]
     QuotaSpent(Box<Spent>),
-    /// Too much to do: come back later.
+    /// Too many requests are waiting: retry later.
     #[error("too many requests are waiting")]
     Overloaded,
-    /// The log cannot be reached: come back later.
+    /// The log is unreachable: retry later.
     #[error("the log cannot be reached")]
     Unavailable,
-    /// Something is broken; the text is for the log.
+    /// An internal error. The text is for the log.
     #[error("{0}")]
     Internal(String),
 }
@@ -103,7 +105,7 @@ impl From<AppendError> for CommandError {
             AppendError::KeyTaken { scope: "email" } => Self::EmailTaken,
             AppendError::CommandReused => Self::IdempotencyKeyReused,
             AppendError::Overloaded => Self::Overloaded,
-            // The sequencer says so in the log.
+            // The sequencer has already logged it.
             AppendError::Unavailable | AppendError::ClockAhead => Self::Unavailable,
             AppendError::KeyTaken { .. } | AppendError::Rejected(_) | AppendError::TooLarge => {
                 Self::Internal(error.to_string())
@@ -112,7 +114,8 @@ impl From<AppendError> for CommandError {
     }
 }
 
-/// Whether the database is not there, or is about to go or come: trying again may help. Everything else is a bug.
+/// Returns `true` if the database is unreachable, starting or stopping, so that a retry may help. Every other error is
+/// a bug.
 #[must_use]
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
@@ -121,11 +124,11 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::WorkerCrashed
-        // A proxy whose server is gone closes what it has just accepted, which the driver takes for an answer to its
-        // question about TLS.
+        // A proxy whose server is down closes connections that it has just accepted. The driver reads that as the
+        // answer to its TLS request.
         | sqlx::Error::Protocol(_) => true,
-        // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary; a
-        // transaction that was silent for too long.
+        // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary;
+        // a transaction that was idle for too long.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             ["25006", "25P03"].contains(&&*code) || ["08", "53", "57"].iter().any(|class| code.starts_with(class))
         }),

@@ -1,4 +1,4 @@
-//! From a decision to the log: load, decide, append, try again on conflict. The only caller of append.
+//! The way from a decision to the log: load, decide, append, retry on conflict. Every append goes through here.
 
 use std::time::Instant;
 
@@ -18,39 +18,40 @@ use crate::mail::outbox;
 use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
-/// How often a command decides anew when somebody else was faster.
+/// The number of times that a command decides before it gives up on conflicts.
 pub(crate) const TRIES: usize = 8;
 
-/// What a command gave, and where in the log it stands: a reader that asks for this position sees it.
+/// The value that a command returns, and its position in the log. A reader that waits for this position sees the
+/// command's events.
 pub struct CommandOutcome<T> {
-    /// What it gave.
+    /// The value.
     pub value: T,
-    /// The position of its last event, when it recorded any.
+    /// The position of its last event; `None` if it recorded none.
     pub position: Option<u64>,
 }
 
 impl<T> CommandOutcome<T> {
-    /// The same, of what it gave.
+    /// Applies a function to the value.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> CommandOutcome<U> {
         CommandOutcome { value: change(self.value), position: self.position }
     }
 }
 
-/// What a command came to: its outcome, and where in the log it stands.
+/// The result of a commit.
 pub(crate) enum CommitOutcome<O> {
-    /// Now.
+    /// The events were committed now.
     New(O, Receipt),
-    /// Before, under the same idempotency key.
+    /// An earlier request with the same idempotency key committed this outcome.
     Replayed(O),
 }
 
-/// The answer to a command that was done before. Where its events stand is not remembered, but it is before the end
-/// of the log.
+/// Returns the answer to a replayed command. The position of its events is not stored. The end of the log serves as an
+/// upper bound.
 pub(crate) async fn done_before<T>(log: &EventLog, value: T) -> Result<CommandOutcome<T>, CommandError> {
     Ok(CommandOutcome { value, position: log.size().await?.checked_sub(1) })
 }
 
-/// Appends, remembering the outcome under the client's idempotency key.
+/// Appends a unit of work, and stores the outcome under the client's idempotency key.
 pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
     side: &WriteSide,
     mut unit: UnitOfWork<'_>,
@@ -61,13 +62,13 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
     let signs_out = unit.signs_out();
     let mut request = unit.into_request();
     request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
-    // What writes nothing rests on nothing, and does not take the log's lock.
+    // An empty request has no preconditions to check and does not take the log's lock.
     if request.is_empty() {
         return Ok(CommitOutcome::New(outcome, Receipt { events: Vec::new(), position: None }));
     }
     match side.log.append(request).await? {
         AppendOutcome::New(receipt) => {
-            // A busy machine may keep whoever looks from it, and still commit.
+            // On a busy machine, the heartbeat task may fall behind while commits succeed.
             side.commit_heartbeat.send_if_modified(|at| at.as_mut().map(|at| *at = Instant::now()).is_some());
             if signs_out {
                 side.queues.ends_due.notify_one();
@@ -78,8 +79,8 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
     }
 }
 
-/// What a refused command comes to after all: the same one, sent before and still under way then, may have been
-/// faster, and what refuses it now is what it has done itself.
+/// Returns the stored outcome of a command that was refused, or else the error. An identical request that was in flight
+/// may have committed first, and its own effect is then what refuses this one.
 pub(crate) async fn unless_done<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
@@ -88,8 +89,8 @@ pub(crate) async fn unless_done<O: DeserializeOwned>(
     idempotency::before(log, idempotency).await?.ok_or(error)
 }
 
-/// Decides and appends; decides anew where somebody else was faster, a few times. Whatever the decision rests on is
-/// read inside `decide`.
+/// Decides and appends. Repeats both a few times on conflict, so `decide` must read everything that the decision
+/// depends on.
 pub(crate) async fn decide<'c, O, F>(
     side: &WriteSide,
     idempotency: Option<&IdempotencyKey>,
@@ -112,7 +113,7 @@ where
     Err(CommandError::Contended)
 }
 
-/// Does a command unless it was done before under the same idempotency key, and answers either way.
+/// Runs a command unless its idempotency key has a stored outcome, and answers in either case.
 pub(crate) async fn once<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
@@ -125,7 +126,7 @@ pub(crate) async fn once<O: DeserializeOwned>(
     done(log, committed).await
 }
 
-/// The answer to what was committed now, or before.
+/// Returns the answer to a commit, new or replayed.
 pub(crate) async fn done<O>(log: &EventLog, committed: CommitOutcome<O>) -> Result<CommandOutcome<O>, CommandError> {
     match committed {
         CommitOutcome::New(value, receipt) => Ok(CommandOutcome { value, position: receipt.position }),
@@ -133,8 +134,8 @@ pub(crate) async fn done<O>(log: &EventLog, committed: CommitOutcome<O>) -> Resu
     }
 }
 
-/// One command on one aggregate, in this state at this version: the plain case, tried once. Answers with the position of
-/// its last event; `None` when it changed nothing, or did so before under the same idempotency key.
+/// Runs one command on one aggregate, from this state at this version, without retries. Returns the position of its
+/// last event, or `None` if it changed nothing or was a replay.
 pub(crate) async fn execute<A>(
     store: &LogStore<A>,
     id: Uuid,
@@ -147,7 +148,7 @@ where
     A::Error: Into<CommandError> + Send,
 {
     let manager = AggregateManager::new(store);
-    // esrs loads whole streams. It takes a state from elsewhere as what one event came to.
+    // esrs loads whole streams. Given one placeholder event, it takes the state that we loaded ourselves.
     let loaded = StoreEvent {
         id,
         aggregate_id: id,

@@ -1,4 +1,4 @@
-//! Every use case by name. What each one does is in the file that it calls.
+//! Every use case by name, as a method of [`Commands`]. The modules that the methods call do the work.
 
 use std::sync::Arc;
 
@@ -38,49 +38,49 @@ use crate::sessions::{ends, refresh, sign_out};
 use crate::vault::Vault;
 use crate::write_side::WriteSide;
 
-/// Every use case that changes something.
+/// The commands of the service: every use case that changes something.
 pub struct Commands {
     side: WriteSide,
 }
 
 impl Commands {
-    /// The use cases of a node whose write side has these parts.
+    /// Creates the commands of a node from the parts of its write side.
     #[must_use]
     pub const fn new(side: WriteSide) -> Self {
         Self { side }
     }
 
-    /// How many places of the hashing pool are taken for an address, or for an account.
+    /// Returns the number of hashing permits that an address or an account holds.
     #[must_use]
     pub fn permits_held(&self, party: PermitHolder) -> usize {
         self.side.hasher.held(party)
     }
 
-    /// The log itself, for those who read it.
+    /// Returns the event log.
     #[must_use]
     pub const fn log(&self) -> &EventLog {
         &self.side.log
     }
 
-    /// The vault, for those who may open what is sealed.
+    /// Returns the vault.
     #[must_use]
     pub const fn vault(&self) -> &Vault {
         &self.side.vault
     }
 
-    /// The keys that access tokens are verified with.
+    /// Returns the keys that verify access tokens.
     #[must_use]
     pub const fn keys(&self) -> &KeyRing {
         &self.side.keys
     }
 
-    /// The policy in force.
+    /// Returns the policy in force.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
         self.side.policy()
     }
 
-    /// Whether owners of accounts get mail.
+    /// Returns `true` if the owners of accounts receive mail.
     #[must_use]
     pub const fn sends_mail(&self) -> bool {
         self.side.sends_mail
@@ -102,8 +102,8 @@ impl Commands {
         registration::register(&self.side, context, new).await
     }
 
-    /// Makes an account for somebody else, with a password that must be changed at the first login. `own` is what its
-    /// maker may do: nobody gives what they do not hold.
+    /// Creates an account for another person, with a password that must be changed at the first login. `own` holds the
+    /// caller's permissions: callers may grant only permissions that they hold themselves.
     ///
     /// # Errors
     /// [`CommandError::EmailTaken`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::Account`] when there is no such
@@ -117,7 +117,7 @@ impl Commands {
         registration::create_account(&self.side, context, own, new).await
     }
 
-    /// Calls somebody otherwise: themselves, or, by an administrator, somebody who may do no more than they.
+    /// Changes a display name: the caller's own, or that of an account that holds no permission which the caller lacks.
     ///
     /// # Errors
     /// [`CommandError::Account`] when the account is unknown; [`CommandError::GrantExceedsOwn`].
@@ -131,7 +131,7 @@ impl Commands {
         registration::change_profile(&self.side, context, own, account, display_name).await
     }
 
-    /// Who an account is; `None` when it was forgotten or never known.
+    /// Returns an account's profile, or `None` if the account is unknown or was forgotten.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -139,7 +139,7 @@ impl Commands {
         profile::profile(&self.side, account).await
     }
 
-    /// The account that holds this address.
+    /// Returns the account that holds this address.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -147,12 +147,12 @@ impl Commands {
         profile::account_of(&self.side, email).await
     }
 
-    /// Changes the caller's own password and ends their other sessions.
+    /// Changes the caller's own password, and ends their other sessions.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] when the current password is wrong, which counts as a failed attempt;
-    /// [`CommandError::Password`] with every rule that the new one breaks; those before it are looked at where it breaks no
-    /// other.
+    /// [`CommandError::InvalidCredentials`] if the current password is wrong, which counts as a failed attempt;
+    /// [`CommandError::Password`] with every rule that the new password breaks. The new password is compared with
+    /// earlier ones only if it breaks no other rule.
     pub async fn change_password(
         &self,
         context: &Context,
@@ -162,20 +162,21 @@ impl Commands {
         password::change_password(&self.side, context, owner, passwords).await
     }
 
-    /// Mails a way to a new password to whoever holds this address, if anybody does, and a few times at most.
+    /// Mails a reset link to the account that holds this address, if there is one. The number of mails per account is
+    /// limited.
     ///
     /// # Errors
-    /// The database. Whether there is such an account it does not say.
+    /// The database's. The result does not reveal whether the account exists.
     pub async fn request_password_reset(&self, context: &Context, email: &EmailAddress) -> Result<(), CommandError> {
         recovery::request_password_reset(&self.side, context, email).await
     }
 
-    /// Sets a new password with a token that was mailed; every session ends, and a lock of the password lifts.
+    /// Sets a new password with a mailed token. Every session ends, and a lockout of the password is lifted.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old; [`CommandError::Password`] with
-    /// every rule that the new password breaks, which spends nothing. Only a password that breaks no other rule is compared
-    /// with the last ones: each comparison is counted and recorded, and a token is good for five.
+    /// [`CommandError::InvalidCredentials`] for a token that is unknown, used or expired; [`CommandError::Password`]
+    /// with every rule that the new password breaks, which does not use up the token. The new password is compared with
+    /// earlier ones only if it breaks no other rule. Each comparison is counted and recorded; a token allows five.
     pub async fn reset_password(
         &self,
         context: &Context,
@@ -185,36 +186,36 @@ impl Commands {
         recovery::reset_password(&self.side, context, token, new).await
     }
 
-    /// Mails a link by which its owner shows that mail to an account's address arrives.
+    /// Mails a link that verifies the account's e-mail address.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when the account is unknown.
+    /// [`CommandError::Account`] if the account is unknown.
     pub async fn request_verification(&self, context: &Context, account: AccountId) -> Result<(), CommandError> {
         recovery::request_verification(&self.side, context, account).await
     }
 
-    /// Notes that mail to an account's address arrived.
+    /// Records that the account's e-mail address is verified.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
+    /// [`CommandError::InvalidCredentials`] for a token that is unknown, used or expired.
     pub async fn verify_email(&self, context: &Context, token: &str) -> Result<CommandOutcome<()>, CommandError> {
         recovery::verify_email(&self.side, context, token).await
     }
 
-    /// The owner says that it was somebody else: every session ends, the password opens nothing any more, and a way to a
-    /// new one is mailed.
+    /// Reports an intrusion on behalf of the owner: every session ends, the password is invalidated, and a reset link
+    /// is mailed.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] for a token that is unknown, spent or too old.
+    /// [`CommandError::InvalidCredentials`] for a token that is unknown, used or expired.
     pub async fn report_intrusion(&self, context: &Context, token: &str) -> Result<CommandOutcome<()>, CommandError> {
         recovery::report_intrusion(&self.side, context, token).await
     }
 
-    /// Stops all use of an account: nobody logs in, and every session ends. `own` is what whoever asks may do: nobody
-    /// stops the use of an account that may do more.
+    /// Suspends an account: logins are refused, and every session ends. `own` holds the caller's permissions, which
+    /// must cover those of the account.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when it is unknown or suspended already; [`CommandError::GrantExceedsOwn`];
+    /// [`CommandError::Account`] if the account is unknown or already suspended; [`CommandError::GrantExceedsOwn`];
     /// [`CommandError::LastAdministrator`].
     pub async fn suspend(
         &self,
@@ -226,10 +227,10 @@ impl Commands {
         administration::suspend(&self.side, context, own, account, reason).await
     }
 
-    /// Allows the use of a suspended account again.
+    /// Reinstates a suspended account.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when it is unknown or not suspended; [`CommandError::GrantExceedsOwn`].
+    /// [`CommandError::Account`] if the account is unknown or not suspended; [`CommandError::GrantExceedsOwn`].
     pub async fn reinstate(
         &self,
         context: &Context,
@@ -240,10 +241,10 @@ impl Commands {
         administration::reinstate(&self.side, context, own, account, reason).await
     }
 
-    /// Lifts the lock of an account before its time. Lifting what is not locked only clears what was counted.
+    /// Lifts the lockout of an account early. On an account that is not locked, it only resets the counters.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when the account is unknown.
+    /// [`CommandError::Account`] if the account is unknown.
     pub async fn unlock(
         &self,
         context: &Context,
@@ -253,12 +254,11 @@ impl Commands {
         administration::unlock(&self.side, context, account, reason).await
     }
 
-    /// Has an account's password changed before anything else; every session ends, and the next login leads to the change
-    /// alone.
+    /// Requires a password change at the next login. Every session ends, and the next login allows only the change.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when the account is unknown; [`CommandError::GrantExceedsOwn`] when it may do more than
-    /// whoever asks.
+    /// [`CommandError::Account`] if the account is unknown; [`CommandError::GrantExceedsOwn`] if it holds permissions
+    /// that the caller lacks.
     pub async fn expire_password(
         &self,
         context: &Context,
@@ -269,10 +269,11 @@ impl Commands {
         administration::expire_password(&self.side, context, own, account, reason).await
     }
 
-    /// Ends anybody's session.
+    /// Ends a session of any account.
     ///
     /// # Errors
-    /// [`SessionError::Ended`](fulexo_domain::session::SessionError::Ended) when there is no such session; ending an ended one is no error.
+    /// [`SessionError::Ended`](fulexo_domain::session::SessionError::Ended) if the session does not exist. Ending an
+    /// ended session is not an error.
     pub async fn end_session(
         &self,
         context: &Context,
@@ -282,7 +283,7 @@ impl Commands {
         administration::end_session(&self.side, context, session, reason).await
     }
 
-    /// Ends every session of an account; answers with how many were live.
+    /// Ends every session of an account. Returns the number of sessions that were live.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -297,12 +298,12 @@ impl Commands {
 
 /// Authentication.
 impl Commands {
-    /// Logs in: starts a session, or says which step is left.
+    /// Logs in: starts a session, or returns a challenge for the next step.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] for every refusal, which is recorded with its reason;
-    /// [`CommandError::LockedDown`] in its place during a lockdown; [`CommandError::Overloaded`] before anything is
-    /// counted, when too many wait for a hash.
+    /// [`CommandError::InvalidCredentials`] for every refusal; the log records the reason. [`CommandError::LockedDown`]
+    /// takes its place during a lockdown. [`CommandError::Overloaded`] if too many requests are waiting for a hash;
+    /// nothing is counted then.
     pub async fn login(
         &self,
         context: &Context,
@@ -311,10 +312,10 @@ impl Commands {
         login::login(&self.side, context, credentials).await
     }
 
-    /// Whoever presents a token that a login gave for this purpose.
+    /// Verifies a challenge token for this purpose. Returns the pending login that it belongs to.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] when it is not authentic or no longer good.
+    /// [`CommandError::InvalidCredentials`] if the token is not authentic or no longer valid.
     pub async fn pending_login(
         &self,
         token: &str,
@@ -324,11 +325,11 @@ impl Commands {
         challenge::pending_login(&self.side, token, purpose, now).await
     }
 
-    /// Begins to set up a second factor, the first or another one. The one in use stays until a code of the new one was
-    /// right.
+    /// Starts the enrolment of a second factor, whether it is the first or a replacement. A factor in use stays in use
+    /// until a code of the new one is confirmed.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when the account is unknown.
+    /// [`CommandError::Account`] if the account is unknown.
     pub async fn start_enrolment(
         &self,
         context: &Context,
@@ -337,11 +338,11 @@ impl Commands {
         second_factor::start_enrolment(&self.side, context, account).await
     }
 
-    /// A code of the second factor that is being set up: from now on it counts, and the session in which it was presented
-    /// is one with a second factor; one that it replaces counts no longer in any other. Answers with recovery codes.
+    /// Confirms an enrolment with a code. The new factor replaces an earlier one at once: the session that presented
+    /// the code has a second factor, and other sessions lose theirs. Returns recovery codes.
     ///
     /// # Errors
-    /// [`CommandError::WrongCode`]; [`CommandError::Account`] when none is being set up.
+    /// [`CommandError::WrongCode`]; [`CommandError::Account`] if no enrolment is pending.
     pub async fn confirm_enrolment(
         &self,
         context: &Context,
@@ -355,7 +356,7 @@ impl Commands {
     /// Replaces the recovery codes.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when there is no second factor that they could stand in for.
+    /// [`CommandError::Account`] if the account has no second factor.
     pub async fn issue_recovery_codes(
         &self,
         context: &Context,
@@ -364,10 +365,10 @@ impl Commands {
         second_factor::issue_recovery_codes(&self.side, context, account).await
     }
 
-    /// Its owner takes the second factor away.
+    /// Disables the caller's second factor.
     ///
     /// # Errors
-    /// [`CommandError::SecondFactorRequired`] when a role of the account requires one.
+    /// [`CommandError::SecondFactorRequired`] if a role of the account requires one.
     pub async fn disable_second_factor(
         &self,
         context: &Context,
@@ -376,12 +377,12 @@ impl Commands {
         second_factor::disable_second_factor(&self.side, context, account).await
     }
 
-    /// An administrator takes away a second factor that its owner has lost. Every session of the account ends, and a
-    /// lock on its codes with them.
+    /// Resets the lost second factor of an account, on behalf of an administrator. Every session of the account ends,
+    /// and a lockout of its codes is lifted.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when there is none; [`CommandError::GrantExceedsOwn`] when the account may do more than
-    /// whoever asks.
+    /// [`CommandError::Account`] if there is none; [`CommandError::GrantExceedsOwn`] if the account holds permissions
+    /// that the caller lacks.
     pub async fn reset_second_factor(
         &self,
         context: &Context,
@@ -392,10 +393,10 @@ impl Commands {
         second_factor::reset_second_factor(&self.side, context, own, account, reason).await
     }
 
-    /// The second step of a login: a code of the second factor, or a recovery code.
+    /// Completes a login with a code of the second factor, or with a recovery code.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`], whatever is wrong; [`CommandError::LockedDown`] in its place during a
+    /// [`CommandError::InvalidCredentials`] for every refusal; [`CommandError::LockedDown`] takes its place during a
     /// lockdown.
     pub async fn second_factor(
         &self,
@@ -406,12 +407,12 @@ impl Commands {
         second_factor::second_factor(&self.side, context, challenge_token, code).await
     }
 
-    /// Elevates the session; answers until when. `held` is whether the token that asks is held: then its session no
-    /// longer is.
+    /// Elevates the session. Returns the end of the elevation. `held` is `true` if the caller's token requires a
+    /// step-up; the session then no longer requires one.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] when the evidence is wrong, which counts as a failed attempt;
-    /// [`CommandError::CodeRequired`] for the password of an account that has a second factor, which is not evaluated.
+    /// [`CommandError::InvalidCredentials`] if the evidence is wrong, which counts as a failed attempt;
+    /// [`CommandError::CodeRequired`] for the password of an account with a second factor, which is not evaluated.
     pub async fn step_up(
         &self,
         context: &Context,
@@ -423,7 +424,7 @@ impl Commands {
         step_up::step_up(&self.side, context, account, session, held, evidence).await
     }
 
-    /// The devices that an account knows, those used last first.
+    /// Returns the devices that an account knows, the most recently used first.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -436,10 +437,10 @@ impl Commands {
         devices::known_devices(&self.side, context, account, session).await
     }
 
-    /// Forgets a device of the caller's: its next login is one from an unknown device. Its sessions go on.
+    /// Forgets a device of the caller. Its next login counts as one from an unknown device; its sessions stay live.
     ///
     /// # Errors
-    /// [`CommandError::NoSuchDevice`] when the account knows no such device.
+    /// [`CommandError::NoSuchDevice`] if the account does not know the device.
     pub async fn forget_device(
         &self,
         context: &Context,
@@ -452,40 +453,41 @@ impl Commands {
 
 /// Sessions.
 impl Commands {
-    /// What the page of a session in cookie mode is told, to say it with whatever changes something.
+    /// Returns the CSRF token of a session in cookie mode. Its page sends the token with every unsafe request.
     #[must_use]
     pub fn csrf_token(&self, session: SessionId) -> String {
         tokens::csrf_token(&self.side.vault, session)
     }
 
-    /// Whether this is what the page of the session was told.
+    /// Returns `true` if this is the CSRF token of the session.
     #[must_use]
     pub fn is_csrf_token(&self, session: SessionId, presented: &[u8]) -> bool {
         tokens::is_csrf_token(&self.side.vault, session, presented)
     }
 
-    /// The session that a refresh token names, be it authentic or not.
+    /// Returns the session that a refresh token names. The token may be forged.
     #[must_use]
     pub fn named_session(refresh_token: &str) -> Option<SessionId> {
         refresh::named_session(refresh_token)
     }
 
-    /// The session that a refresh token was issued for, and whose it is, as long as it has not ended. Whether the token was
-    /// spent is not asked.
+    /// Returns the live session that a refresh token was issued for, and its account. The token may have been used
+    /// already.
     ///
     /// # Errors
-    /// The database.
+    /// The database's.
     pub async fn session_of(&self, refresh_token: &str) -> Result<Option<(AccountId, SessionId)>, CommandError> {
         refresh::session_of(&self.side, refresh_token).await
     }
 
-    /// Exchanges a refresh token for new tokens. A token that was spent before ends the session: somebody else
-    /// holds a copy. The one just spent is answered with its successor for a few seconds (two tabs, a lost answer). From
-    /// somewhere that looks different, the policy decides; within these seconds it holds the session at most.
+    /// Exchanges a refresh token for new tokens. Reuse of a token ends the session, because somebody else holds a copy.
+    /// The token used last is an exception for a few seconds and yields its successor again (two tabs, a lost answer).
+    /// If the client looks different, the policy decides; within these seconds, the strictest outcome is a required
+    /// step-up.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`], whatever is wrong with the token; [`CommandError::LockedDown`] for one that is
-    /// good, during a lockdown.
+    /// [`CommandError::InvalidCredentials`] for every token that is refused; [`CommandError::LockedDown`] for a valid
+    /// one during a lockdown.
     pub async fn refresh(
         &self,
         context: &Context,
@@ -498,7 +500,8 @@ impl Commands {
     /// Ends one of the caller's own sessions.
     ///
     /// # Errors
-    /// [`SessionError::Ended`](fulexo_domain::session::SessionError::Ended) when there is no such session, or it is somebody else's.
+    /// [`SessionError::Ended`](fulexo_domain::session::SessionError::Ended) if the session does not exist, or belongs
+    /// to another account.
     pub async fn end_own_session(
         &self,
         context: &Context,
@@ -508,10 +511,10 @@ impl Commands {
         sign_out::end_own_session(&self.side, context, account, session).await
     }
 
-    /// Ends every other session of the caller; answers with how many were live.
+    /// Ends every other session of the caller. Returns the number of sessions that were live.
     ///
     /// # Errors
-    /// [`CommandError::InvalidCredentials`] when the caller's own has ended meanwhile.
+    /// [`CommandError::InvalidCredentials`] if the caller's own session has ended in the meantime.
     pub async fn end_other_sessions(
         &self,
         context: &Context,
@@ -521,7 +524,7 @@ impl Commands {
         sign_out::end_other_sessions(&self.side, context, account, but).await
     }
 
-    /// Records ends of sessions until it is dropped. `context` is of the service itself.
+    /// Records the ends of sessions, until the future is dropped. `context` is that of the service itself.
     pub async fn record_session_ends(self: Arc<Self>, context: impl Fn() -> Context + Send) {
         ends::record_session_ends(&self.side, context).await
     }
@@ -529,10 +532,11 @@ impl Commands {
 
 /// Authorization.
 impl Commands {
-    /// Grants a role. `own` is what the granter may do: nobody grants what they do not hold.
+    /// Grants a role. `own` holds the caller's permissions: callers may grant only permissions that they hold
+    /// themselves.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when the account, or the role, is unknown or the role is held already;
+    /// [`CommandError::Account`] if the account or the role is unknown, or if the account already holds the role;
     /// [`CommandError::GrantExceedsOwn`].
     pub async fn grant_role(
         &self,
@@ -545,11 +549,11 @@ impl Commands {
         roles::grant_role(&self.side, context, own, account, role, reason).await
     }
 
-    /// Takes a role away. Nobody takes away what they do not hold, either.
+    /// Revokes a role. Callers may revoke only permissions that they hold themselves.
     ///
     /// # Errors
-    /// [`CommandError::Account`] when the account is unknown or does not hold the role;
-    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::LastAdministrator`] when nobody would be left.
+    /// [`CommandError::Account`] if the account is unknown or does not hold the role;
+    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::LastAdministrator`].
     pub async fn revoke_role(
         &self,
         context: &Context,
@@ -561,8 +565,8 @@ impl Commands {
         roles::revoke_role(&self.side, context, own, account, role, reason).await
     }
 
-    /// Defines a role, or lets it allow something else from now on. Nobody lets a role allow, or forbids it, what they
-    /// do not hold.
+    /// Defines a role, or replaces its permissions. Callers may add and remove only permissions that they hold
+    /// themselves.
     ///
     /// # Errors
     /// [`CommandError::Role`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::TooMany`].
@@ -577,7 +581,7 @@ impl Commands {
         roles::define_role(&self.side, context, own, role, permissions, reason).await
     }
 
-    /// Retires a role that nobody holds: it allows nothing any more, and its name is never used again.
+    /// Retires a role that no account holds. It then grants nothing, and its name is never used again.
     ///
     /// # Errors
     /// [`CommandError::Role`]; [`CommandError::RoleInUse`]; [`CommandError::GrantExceedsOwn`].
@@ -591,11 +595,12 @@ impl Commands {
         roles::retire_role(&self.side, context, own, role, reason).await
     }
 
-    /// Makes an API key. `own` is what its maker may do: nobody gives what they do not hold.
+    /// Creates an API key. `own` holds the caller's permissions: callers may grant only permissions that they hold
+    /// themselves.
     ///
     /// # Errors
-    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::ApiKeyLife`] for an end in the past or too far away;
-    /// [`CommandError::TooMany`].
+    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::ApiKeyLife`] for an expiry in the past or too far in the
+    /// future; [`CommandError::TooMany`].
     pub async fn create_api_key(
         &self,
         context: &Context,
@@ -607,10 +612,10 @@ impl Commands {
         api_keys::create_api_key(&self.side, context, own, name, permissions, expires_at).await
     }
 
-    /// Revokes an API key; revoking it again is no error.
+    /// Revokes an API key. Revoking a revoked key is not an error.
     ///
     /// # Errors
-    /// [`CommandError::ApiKey`] when there is no such key.
+    /// [`CommandError::ApiKey`] if the key does not exist.
     pub async fn revoke_api_key(
         &self,
         context: &Context,
@@ -620,16 +625,17 @@ impl Commands {
         api_keys::revoke_api_key(&self.side, context, key, reason).await
     }
 
-    /// The key that an authentic secret belongs to; whether it is in use is the access gate's to say.
+    /// Returns the id of the key that an authentic secret belongs to. The access gate decides whether the key is in
+    /// use.
     #[must_use]
     pub fn api_key(&self, secret: &str) -> Option<ApiKeyId> {
         api_keys::api_key(&self.side.vault, secret)
     }
 
-    /// Puts another policy in force; answers with it as it is then.
+    /// Puts another policy in force. Returns the policy that is then in force.
     ///
     /// # Errors
-    /// [`CommandError::Policy`] when figures are out of bounds, or the policy has changed since the proposal was made.
+    /// [`CommandError::Policy`] if a value is out of bounds, or if the policy has changed since the proposal was made.
     pub async fn change_policy(
         &self,
         context: &Context,
@@ -640,10 +646,11 @@ impl Commands {
         policy::change_policy(&self.side, context, replaces, proposed, reason).await
     }
 
-    /// Closes the service, as far as `scope` says, to everybody who may not manage lockdowns.
+    /// Starts a lockdown: closes the service, as far as `scope` says, to everybody without the permission to manage
+    /// lockdowns.
     ///
     /// # Errors
-    /// [`CommandError::Lockdown`] when there is one of this scope; [`CommandError::GrantExceedsOwn`].
+    /// [`CommandError::Lockdown`] if one of this scope is already in force; [`CommandError::GrantExceedsOwn`].
     pub async fn start_lockdown(
         &self,
         context: &Context,
@@ -653,10 +660,10 @@ impl Commands {
         lockdown::start_lockdown(&self.side, context, scope, reason).await
     }
 
-    /// Opens it again.
+    /// Lifts the lockdown.
     ///
     /// # Errors
-    /// [`CommandError::Lockdown`] when there is none; [`CommandError::GrantExceedsOwn`].
+    /// [`CommandError::Lockdown`] if none is in force; [`CommandError::GrantExceedsOwn`].
     pub async fn lift_lockdown(&self, context: &Context, reason: Reason) -> Result<CommandOutcome<()>, CommandError> {
         lockdown::lift_lockdown(&self.side, context, reason).await
     }
@@ -664,19 +671,19 @@ impl Commands {
 
 /// Mail and limits.
 impl Commands {
-    /// The next mail that is due, if there is one. While it is held, no other node gets it.
+    /// Returns the next mail that is due, if there is one. While the caller holds it, no other node gets it.
     ///
     /// # Errors
-    /// The database.
+    /// The database's.
     pub async fn next_mail(&self, now: DateTime<Utc>) -> Result<Option<OutgoingMail>, CommandError> {
         outbox::next_mail(&self.side, now).await
     }
 
-    /// Counts a request of this origin on these routes, together with all other nodes. Time is the database's: the clocks
-    /// of nodes differ.
+    /// Counts a request of this origin on these routes, across all nodes. The database's clock counts, because the
+    /// clocks of nodes differ.
     ///
     /// # Errors
-    /// The database.
+    /// The database's.
     pub async fn count_request(
         &self,
         route: Route,
@@ -686,10 +693,10 @@ impl Commands {
         rate_limit::count_request(&self.side, route, origin, quota).await
     }
 
-    /// Records what was refused, one event each.
+    /// Records refused requests, one event per violation.
     ///
     /// # Errors
-    /// [`CommandError`]; what was recorded before it stays.
+    /// [`CommandError`]. Violations recorded before the error stay recorded.
     pub async fn record_violations(
         &self,
         context: &Context,

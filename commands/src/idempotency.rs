@@ -1,4 +1,4 @@
-//! Idempotency keys, and outcomes that were stored under them.
+//! Idempotency keys, and the outcomes stored under them.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,19 +8,19 @@ use crate::error::CommandError;
 use crate::log::{CommandRecord, EventLog};
 use crate::vault::Vault;
 
-/// A client's idempotency key, bound to caller, operation and content.
+/// A client's idempotency key, bound to the caller, the operation and the content.
 #[derive(Clone)]
 pub(crate) struct IdempotencyKey {
     id: [u8; 32],
     request_hash: [u8; 32],
 }
 
-/// How long tokens and secrets are handed out again under the same idempotency key, in seconds.
+/// The time during which a replay discloses tokens and secrets again, in seconds.
 const DISCLOSED_FOR: i64 = 600;
 
 impl IdempotencyKey {
-    /// `None` without a key. Everything is keyed: a plain digest of a request that holds a password would be
-    /// something to guess against.
+    /// Binds the key of a request, or returns `None` if there is none. All digests are keyed: an attacker could guess
+    /// passwords against a plain digest of a request.
     pub fn of(vault: &Vault, context: &Context, operation: &str, content: &[&[u8]]) -> Option<Self> {
         let key = context.idempotency_key.as_deref()?;
         let caller = context.actor.id().map(|id| id.to_string()).unwrap_or_default();
@@ -28,13 +28,13 @@ impl IdempotencyKey {
         Some(Self { id, request_hash: vault.digest("idempotency/content", content) })
     }
 
-    /// What the log is to remember of the command.
+    /// Returns the record that the log stores for the command.
     pub fn record<O: Serialize>(&self, outcome: &O) -> Result<CommandRecord, CommandError> {
         Ok(CommandRecord { id: self.id, request_hash: self.request_hash, result: serde_json::to_string(outcome)? })
     }
 }
 
-/// What this very command came to before; nothing when it is new.
+/// Returns the stored outcome of this command, or `None` if it is new.
 pub(crate) async fn before<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
@@ -42,7 +42,7 @@ pub(crate) async fn before<O: DeserializeOwned>(
     Ok(before_with_age(log, idempotency).await?.map(|(outcome, _)| outcome))
 }
 
-/// The same, and whether it is recent enough for what it discloses.
+/// Returns the stored outcome, and `true` if it is recent enough to disclose its secrets again.
 pub(crate) async fn before_with_age<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,

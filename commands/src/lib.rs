@@ -1,7 +1,7 @@
-//! Makes things happen. [`Commands`] has one method per use case, named like the command: it gathers facts, asks the
-//! domain, appends to the log. Secrets live here, in the vault, and go nowhere else.
+//! The write side. [`Commands`] has one method per use case, named after the command: it gathers facts, asks the domain
+//! for a decision, and appends the events to the log. Secrets live here, in the vault, and never leave it.
 //!
-//! It knows nothing of HTTP, and nothing of what readers see.
+//! This crate does not know HTTP or the read models.
 
 mod accounts;
 mod authentication;

@@ -1,5 +1,5 @@
-//! `esrs::EventStore` over the log: one handle a request, for commands that touch one aggregate. It carries who
-//! asks and what is sealed, and keeps the receipt, since esrs knows of neither.
+//! `esrs::EventStore` over the log, for commands that touch one aggregate: one handle per request. It carries the
+//! request's context and the data to seal, and keeps the receipt, because esrs has no place for them.
 
 use std::marker::PhantomData;
 use std::sync::Mutex;
@@ -31,16 +31,16 @@ pub struct LogStore<A> {
     aggregate: PhantomData<fn() -> A>,
 }
 
-/// Why the store could not do what esrs asked.
+/// The reason for which a call of esrs failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The append.
+    /// The append failed.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The read.
+    /// The read failed.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The draft.
+    /// The events could not be drafted.
     #[error(transparent)]
     Command(Box<CommandError>),
     /// Events are never deleted.
@@ -67,31 +67,31 @@ impl<A> LogStore<A> {
         }
     }
 
-    /// Whom the events are about, and what is sealed beside them.
+    /// Sets the account that the events concern, and the data to seal with them.
     pub(crate) fn about(mut self, subject: AccountId, sealing: Option<(DataKey, PersonalData)>) -> Self {
         self.subject = Some(subject);
         self.sealing = sealing;
         self
     }
 
-    /// What to remember under the client's idempotency key.
+    /// Sets the result to store under the client's idempotency key.
     pub(crate) fn remembering(mut self, command: Option<CommandRecord>) -> Self {
         self.command = command;
         self
     }
 
-    /// Conditions on other streams, which the decision rests on too.
+    /// Adds preconditions on other streams that the decision depends on.
     pub(crate) fn expecting(mut self, expected: Vec<(Stream, ExpectedVersion)>) -> Self {
         self.expected = expected;
         self
     }
 
-    /// Who asks.
+    /// Returns the request's context.
     pub(crate) const fn context(&self) -> &Context {
         &self.context
     }
 
-    /// The position of the last event persisted.
+    /// Returns the position of the last event persisted.
     pub(crate) fn position(&self) -> Option<u64> {
         self.position.lock().map_or(None, |position| *position)
     }
@@ -108,12 +108,12 @@ where
     type Aggregate = A;
     type Error = StoreError;
 
-    /// Nothing to do: two writers of one stream are told apart by the version they expect.
+    /// Does nothing: expected versions detect concurrent writers of one stream.
     async fn lock(&self, _: Uuid) -> Result<EventStoreLockGuard, StoreError> {
         Ok(EventStoreLockGuard::new(NoLock))
     }
 
-    /// The whole stream, which no command asks for: they begin where `EventLog::record` left off.
+    /// Loads the whole stream. Commands do not use it: they start from `EventLog::record`.
     async fn by_aggregate_id(&self, id: Uuid) -> Result<Vec<StoreEvent<A::Event>>, StoreError> {
         let events = self.log.load(Stream { category: self.category, id }).await?;
         events
@@ -169,7 +169,7 @@ where
             .collect())
     }
 
-    /// Nothing to do: the relay and the projections read the log.
+    /// Does nothing: the relay and the projections read the log.
     async fn publish(&self, _: &[StoreEvent<A::Event>]) {}
 
     async fn delete(&self, _: Uuid) -> Result<(), StoreError> {

@@ -1,24 +1,24 @@
-//! Quotas that commands spend, as whoever keeps them sees it.
+//! The quotas that a command itself spends, as a trait that the edge implements.
 
 use std::net::IpAddr;
 
 use fulexo_domain::rate_limit::{Route, Spent};
 use fulexo_domain::values::AccountId;
 
-/// Holds everybody to quotas of what is known within a command alone.
+/// Quotas on resources whose use only the command knows, such as password hashes.
 pub trait CommandQuotas: Send + Sync {
-    /// Takes so much from the quota of an address or an account, or nothing.
+    /// Spends `count` units of the quota of an address or an account. Spends nothing if fewer are left.
     ///
     /// # Errors
-    /// [`Spent`], which was counted.
+    /// [`Spent`]; the refusal has already been counted.
     fn spend(&self, route: Route, payer: QuotaHolder, count: u32) -> Result<(), Spent>;
 }
 
-/// Whose quota is spent. Personal data: no `Debug`.
+/// The holder of a quota. Personal data: no `Debug`.
 #[derive(Clone, Copy)]
 pub enum QuotaHolder {
-    /// That of an address.
+    /// A client address.
     Address(IpAddr),
-    /// That of an account.
+    /// An account.
     Account(AccountId),
 }

@@ -1,8 +1,8 @@
-//! Limits that hold across nodes, what commands spend themselves, and the record of what was refused by any.
+//! Limits that hold across nodes, the hashing permits and quotas that commands take, and the record of refusals.
 //!
-//! The shared count is one row a bucket in Postgres: the rows are what `fulexo_domain::rate_limit` keeps in a node's
-//! memory, judged by the same rule in one statement. Which requests are counted, and what is done when the database does
-//! not answer, is the edge's business.
+//! The shared count is one row per bucket in Postgres. `fulexo_domain::rate_limit` keeps the same values in a node's
+//! memory; the same rule, as one statement, judges the rows. The edge chooses the requests to count, and the answer
+//! when the database does not respond.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_bcrypt::MOST_LANES;
@@ -20,40 +20,40 @@ use crate::quotas::QuotaHolder;
 use crate::vault::PersonalData;
 use crate::write_side::WriteSide;
 
-/// What the shared count says to a request.
+/// The decision of the shared count on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharedQuotaDecision {
-    /// It is let in, and there is room for so many more.
+    /// The request is admitted.
     Admitted {
-        /// Requests.
+        /// The number of further requests that would be admitted now.
         remaining: u32,
     },
-    /// It is not.
+    /// The request is refused.
     Refused {
-        /// When there will be room.
+        /// The time until a request is admitted again.
         retry_after: TimeDelta,
     },
 }
 
-/// Requests that were refused, of one origin, within one window.
+/// The refused requests of one origin within one window.
 pub struct RateLimitViolation {
-    /// Whose requests were counted together.
+    /// The layer whose limit they exceeded.
     pub layer: Layer,
-    /// On which routes; none: on all.
+    /// The routes that the limit covers; `None` for all.
     pub route: Option<Route>,
-    /// Who sent them, where that is known.
+    /// The actor that sent them, as far as it is known.
     pub actor: Actor,
-    /// From which address or network. Personal data.
+    /// The address or network that they came from. Personal data.
     pub origin: Option<String>,
-    /// The first of them.
+    /// The time of the first one.
     pub began_at: DateTime<Utc>,
     /// The end of the window.
     pub ended_at: DateTime<Utc>,
-    /// How many.
+    /// The number of requests.
     pub count: u64,
 }
 
-/// Most violations in one append.
+/// The maximum number of violations per append.
 const BATCH: usize = 256;
 
 impl RateLimitViolation {
@@ -112,15 +112,15 @@ pub(crate) async fn count_request(
     })
 }
 
-/// A place in the hashing pool, and one hash of the budgets of the address and the account that ask.
+/// Takes one hashing permit, and spends one hash of the quotas of the caller's address and account.
 pub(crate) fn place(side: &WriteSide, context: &Context) -> Result<HashingPermit, CommandError> {
     let place = take_place(&side.hasher, context)?;
     spend_hashes(side, context, 1)?;
     Ok(place)
 }
 
-/// So many hashes of the budgets, and as many places as are hashed side by side: what is hashed one after another
-/// needs no further ones.
+/// Spends `hashes` of the quotas, and takes as many permits as are hashed in parallel. Hashes that run one after
+/// another share permits.
 pub(crate) fn places(side: &WriteSide, context: &Context, hashes: usize) -> Result<Vec<HashingPermit>, CommandError> {
     let places = (0..hashes.min(MOST_LANES)).map(|_| take_place(&side.hasher, context)).collect::<Result<_, _>>()?;
     spend_hashes(side, context, u32::try_from(hashes).unwrap_or(u32::MAX))?;

@@ -1,4 +1,4 @@
-//! Reasons of administrators, sealed for the person whom the act concerns.
+//! The reasons that administrators give, sealed for the person whom the act concerns.
 
 use fulexo_domain::event::Field;
 use fulexo_domain::values::{AccountId, Reason};
@@ -19,7 +19,8 @@ pub(crate) fn bound(
     IdempotencyKey::of(vault, context, operation, &[id.as_bytes(), reason.as_str().as_bytes()])
 }
 
-/// The key of the person whom the reason is about; nobody's reason is kept where nobody can be found.
+/// Returns the key of the account that the reason concerns, and the reason to seal under it. `None` if that key was
+/// destroyed: the reason is then not stored.
 pub(crate) async fn sealing(
     vault: &Vault,
     account: AccountId,
@@ -29,7 +30,8 @@ pub(crate) async fn sealing(
     Ok(vault.subject_key(account).await?.map(|key| (key, personal)))
 }
 
-/// A reason that is about nobody is sealed under the key of whoever gives it.
+/// Returns the key of the actor and the reason to seal under it, for acts that do not concern one person. Actors
+/// without an account use the key of the month.
 pub(crate) async fn own_sealing(
     vault: &Vault,
     context: &Context,

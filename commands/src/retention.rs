@@ -1,5 +1,5 @@
-//! What has served its time goes away, a bounded number of rows at a time: results of commands, counted attempts
-//! and requests, roots of sessions, known devices and mailed tokens past their end. The log itself stays.
+//! Deletes expired rows, a bounded number at a time: results of commands, counted attempts and requests, roots of
+//! sessions, known devices, mailed tokens. It never deletes from the log.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::DEVICE_KNOWN_FOR;
@@ -8,38 +8,38 @@ use sqlx::PgPool;
 
 use crate::vault::write::COUNTED_FOR;
 
-/// How long a command's result answers its idempotency key.
+/// The time during which a command's result answers its idempotency key.
 const COMMANDS: TimeDelta = TimeDelta::hours(24);
-/// Most rows of a kind in one sweep.
+/// The maximum number of rows of one kind per sweep.
 const ROWS: i64 = 5_000;
 
-/// Sweeps.
+/// The sweep of expired rows.
 #[derive(Clone)]
 pub struct Retention {
     pool: PgPool,
 }
 
-/// What one sweep took away, and whether there is more.
+/// The result of one sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepResult {
-    /// Rows.
+    /// The number of deleted rows.
     pub rows: u64,
-    /// Whether a limit was reached.
+    /// `true` if a limit was reached, so that more rows may be left.
     pub more: bool,
 }
 
 impl Retention {
-    /// Over the write side's tables.
+    /// Creates the sweep over the write side's tables.
     #[must_use]
     pub const fn new(pool: PgPool) -> Self {
         Self { pool }
     }
 
-    /// One sweep, of what is old by the database's clock, too: a node whose own is ahead does no harm. It also makes sure
-    /// that the log's next partition exists long before it is needed.
+    /// Deletes the rows that have expired by the database's clock as well as by `now`: a node whose clock is ahead does
+    /// no harm. It also creates the log's next partition long before it is needed.
     ///
     /// # Errors
-    /// The database; the next sweep does what this one did not.
+    /// The database's; the next sweep deletes the rest.
     pub async fn sweep(&self, now: DateTime<Utc>) -> Result<SweepResult, sqlx::Error> {
         let made = sqlx::query_scalar!(r#"select log.extend() as "made!""#).fetch_one(&self.pool).await?;
         if made > 0 {

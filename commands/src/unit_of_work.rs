@@ -1,4 +1,4 @@
-//! An append in the making.
+//! The unit of work of one command.
 
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Category, Event, Stream};
@@ -14,15 +14,15 @@ use crate::mail::kind::MailKind;
 use crate::vault::write::VaultWrite;
 use crate::vault::{DataKey, PersonalData};
 
-/// An append in the making: what one command writes, in one transaction.
+/// Everything that one command writes in one transaction.
 pub(crate) struct UnitOfWork<'a> {
     context: &'a Context,
     policy_version: u32,
     sealing: Option<(DataKey, PersonalData)>,
     request: AppendRequest,
-    /// What owners are to be told of it.
+    /// The mails that the owners of accounts receive.
     mails: Vec<(AccountId, MailKind)>,
-    /// Whether it takes sessions away whose ends are recorded later.
+    /// `true` if it revokes sessions whose ends are recorded later.
     signs_out: bool,
 }
 
@@ -38,14 +38,14 @@ impl<'a> UnitOfWork<'a> {
         }
     }
 
-    /// From here on, personal facts that belong to an event are sealed under this key.
-    /// Nothing is sealed where nobody's key is left.
+    /// Seals, from here on, the personal data that belongs to an event under this key. `None`, for a destroyed key,
+    /// seals nothing.
     pub fn sealing(mut self, sealing: Option<(DataKey, PersonalData)>) -> Self {
         self.sealing = sealing;
         self
     }
 
-    /// Adds events of one stream.
+    /// Adds events of one stream, with the mails and vault writes that follow from them.
     pub fn record<E: Into<Event>>(
         &mut self,
         id: Uuid,
@@ -100,18 +100,18 @@ impl<'a> UnitOfWork<'a> {
         self.request.claims.push(crate::log::KeyClaim { scope, hash, holder });
     }
 
-    /// What owners are to be told of it, each kind once.
+    /// Takes the mails that the owners of accounts receive, each kind once.
     pub fn take_mails(&mut self) -> Vec<(AccountId, MailKind)> {
         let mut mails = std::mem::take(&mut self.mails);
         mails.dedup();
-        // A factor comes with its recovery codes: one mail.
+        // A new factor comes with its recovery codes: one mail covers both.
         if mails.iter().any(|(_, kind)| *kind == MailKind::SecondFactorEnabled) {
             mails.retain(|(_, kind)| *kind != MailKind::RecoveryCodesIssued);
         }
         mails
     }
 
-    /// True if it takes sessions away whose ends are recorded later.
+    /// Returns `true` if it revokes sessions whose ends are recorded later.
     pub const fn signs_out(&self) -> bool {
         self.signs_out
     }
@@ -120,7 +120,7 @@ impl<'a> UnitOfWork<'a> {
         self.context
     }
 
-    /// The key of this person, where it is the one that this append seals with: it may not be stored yet.
+    /// Returns the account's key if this unit of work seals with it: the key may not be stored yet.
     pub fn key_of(&self, account: AccountId) -> Option<DataKey> {
         let (key, _) = self.sealing.as_ref()?;
         key.is_of(account).then(|| key.clone())

@@ -20,13 +20,13 @@ use crate::sessions::access_token::KeyRing;
 use crate::unit_of_work::UnitOfWork;
 use crate::vault::Vault;
 
-/// The parts of a node's write side, as its composition root hands them to [`Commands`](crate::Commands).
+/// The parts of a node's write side, as its composition root supplies them to [`Commands`](crate::Commands).
 pub struct WriteSide {
-    /// The database of the log, the vault and the access tables, as commands use it.
+    /// The database pool that commands use for the log, the vault and the access tables.
     pub pool: PgPool,
     /// The log that commands append to.
     pub log: EventLog,
-    /// The keys and secrets of accounts.
+    /// The vault.
     pub vault: Vault,
     /// The threads that hash passwords.
     pub hasher: PasswordHasher,
@@ -36,47 +36,48 @@ pub struct WriteSide {
     pub first_policy: Policy,
     /// The policy in force, as far as this node has followed the log.
     pub policy: Arc<InForce>,
-    /// Tells whether this node has followed the log far enough to use `policy` and the rest of its memory.
+    /// Returns `true` if this node has followed the log far enough to use `policy` and the rest of its memory.
     pub is_current: FreshnessCheck,
     /// The epoch of the log. Tokens are issued in it.
     pub epoch: Epoch,
     /// The time of the last commit that the database acknowledged. The registry of nodes reads it.
     pub commit_heartbeat: CommitHeartbeat,
-    /// `true` if owners of accounts get mail. Something has to send it: [`Commands::next_mail`](crate::Commands::next_mail).
+    /// `true` if the owners of accounts receive mail. A worker has to send it:
+    /// [`Commands::next_mail`](crate::Commands::next_mail).
     pub sends_mail: bool,
-    /// The quotas of what commands spend, if there are any.
+    /// The quotas that commands spend; `None` without limits.
     pub quotas: Option<Arc<dyn CommandQuotas>>,
-    /// What waits inside this node.
+    /// The in-memory queues of this node.
     pub queues: NodeQueues,
 }
 
-/// What waits inside a node, and is lost with it. A node begins with `NodeQueues::default()`.
+/// The in-memory queues of a node, which are lost with it. A node starts with `NodeQueues::default()`.
 #[derive(Default)]
 pub struct NodeQueues {
-    /// Woken when sessions were taken away whose ends are not recorded yet.
+    /// Notified when sessions were revoked whose ends are not recorded yet.
     pub(crate) ends_due: Notify,
-    /// Attempts that wait for earlier ones on the same counter.
+    /// The attempts that wait for earlier ones on the same counter.
     pub(crate) attempts: Arc<AttemptQueues>,
 }
 
-/// Whether this node follows the log closely enough to believe its memory; given by the composition root.
+/// Returns `true` if this node follows the log closely enough to trust its memory. The composition root supplies it.
 pub type FreshnessCheck = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// When the database last acknowledged a commit; nothing where nobody looks.
+/// The time of the last commit that the database acknowledged; `None` if nothing measures it.
 pub type CommitHeartbeat = watch::Sender<Option<Instant>>;
 
 impl WriteSide {
-    /// The policy in force.
+    /// Returns the policy in force, from memory.
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.policy.get()
     }
 
-    /// An append of this request, under the policy in force.
+    /// Starts a unit of work of this request, under the policy in force.
     pub(crate) fn unit_of_work<'a>(&self, context: &'a Context) -> UnitOfWork<'a> {
         UnitOfWork::new(context, self.policy().version)
     }
 
-    /// The policy in force, also on a node that cannot follow the log: that one asks the database.
+    /// Returns the policy in force. A node that does not follow the log closely asks the database.
     pub(crate) async fn current_policy(&self) -> Result<Arc<Policy>, CommandError> {
         if !(self.is_current)() {
             let text = sqlx::query_scalar!("select policy from access.policy").fetch_optional(&self.pool).await?;
@@ -87,7 +88,7 @@ impl WriteSide {
         Ok(self.policy())
     }
 
-    /// An account as the log has it, and its version.
+    /// Returns the state of an account in the log, and its version.
     pub(crate) async fn account_state(&self, account: AccountId) -> Result<(AccountState, u64), CommandError> {
         let loaded = self.log.record::<AccountRecord>(account.0).await?;
         Ok((loaded.record.state, loaded.version))

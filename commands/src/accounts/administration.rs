@@ -1,4 +1,5 @@
-//! What administrators do to accounts and sessions of others, each with its reason: suspend, reinstate, unlock, sign out.
+//! The acts of administrators on the accounts and sessions of others, each with its reason: suspend, reinstate, unlock,
+//! require a password change, end sessions.
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountEvent};
@@ -26,7 +27,8 @@ pub(crate) async fn suspend(
     account: AccountId,
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
-    // A login that was under way has begun its session before, and it is over, or finds the account changed.
+    // A concurrent login has either started its session before, which this ends, or conflicts with the account's new
+    // version.
     change_use(side, context, own, account, AccountCommand::Suspend, "suspend", &reason).await
 }
 
@@ -91,7 +93,7 @@ pub(crate) async fn unlock(
             roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
             let mut factors = attempts::counted(side, account, &address).await?;
             if factors.is_empty() {
-                // What was counted may have gone with time; that somebody lifted it, and why, is on record in any case.
+                // The counters may have expired. The log records the act and its reason in any case.
                 factors.push(Factor::Password);
             }
             unit.vault(attempts::forget_all(&side.vault, account, &address));
@@ -121,7 +123,7 @@ pub(crate) async fn expire_password(
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-            // One that has expired already has no session left.
+            // An account whose password has already expired has no session left.
             if !events.is_empty() {
                 unit.record(account.0, Some(account), events)?;
                 sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::PasswordExpired)

@@ -1,4 +1,4 @@
-//! Accounts: how they come to be, what is known of them, and what administrators do to them.
+//! Accounts: registration, profiles, passwords, recovery, and the acts of administrators.
 
 pub mod administration;
 pub mod password;

@@ -1,4 +1,4 @@
-//! A new password: which ones are refused, and what the change of one ends.
+//! Password changes: the rules that a new password has to meet, and the sessions that a change ends.
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, PasswordChange};
@@ -25,31 +25,31 @@ use crate::sessions::{sign_out, tokens};
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
-/// A new password, judged as far as its rules go, and what it takes to hash it.
+/// A new password with the rules that it breaks, and the permits to hash and compare it.
 struct PasswordCandidate {
-    /// The session that stays.
+    /// The session that stays live.
     session: Option<SessionId>,
     new: Password,
     broken: Vec<Violation>,
     place: HashingPermit,
-    /// For those before it.
+    /// The permits for comparisons with earlier passwords.
     places: Vec<HashingPermit>,
 }
 
-/// Who changes a password, and where.
+/// The owner who changes a password, with the proof of their identity.
 #[derive(Clone, Copy)]
 pub enum PasswordOwner {
-    /// Somebody logged in: this session stays.
+    /// A logged-in owner. This session stays live.
     Session(AccountId, SessionId),
-    /// Somebody whose login leads to this step alone.
+    /// An owner with a pending login that allows only the password change.
     PendingLogin(PendingLogin),
 }
 
-/// A password and the one that takes its place. No `Debug`.
+/// A current password, and the one that replaces it. No `Debug`.
 pub struct PasswordReplacement {
-    /// The password in use, as its owner gives it.
+    /// The current password, as its owner typed it.
     pub current: Password,
-    /// The password that replaces it.
+    /// The new password.
     pub new: Password,
 }
 
@@ -78,12 +78,12 @@ pub(crate) async fn change_password(
         PasswordOwner::PendingLogin(PendingLogin(challenge)) => (challenge.account, challenge.device),
     };
     let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-    // All that it may take is taken before anything is counted: a place does for one hash after another.
+    // Permits are taken before anything is counted. One permit covers several hashes in sequence.
     let place = rate_limit::place(side, context)?;
     let broken = broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
     let places =
         if broken.is_empty() { rate_limit::places(side, context, compared_passwords(side) + 1)? } else { Vec::new() };
-    // Of the new one nobody hears who does not know the current one.
+    // A caller who does not know the current password learns nothing about the new one.
     let (found, attempt) = attempts::prove(side, context, account, device, current, place.clone()).await?;
     let change = PasswordCandidate { session: owner.session(), new, broken, place, places };
     let changed = change_proven_password(side, context, &found, change, &attempt, idempotency.as_ref()).await;
@@ -91,7 +91,7 @@ pub(crate) async fn change_password(
     execute::done(&side.log, recorded).await
 }
 
-/// The change of a password, after the current one was right.
+/// Changes the password, after the current one was verified.
 async fn change_proven_password(
     side: &WriteSide,
     context: &Context,
@@ -106,7 +106,7 @@ async fn change_proven_password(
         broken.push(Violation::Reused);
     }
     if !broken.is_empty() {
-        // The current password was right, so this was no guess.
+        // The current password was right, so this attempt was not a guess.
         let mut unit = side.unit_of_work(context);
         unit.vault(attempt.clear());
         let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
@@ -151,7 +151,7 @@ async fn record_new_password(
     decided.await
 }
 
-/// The rules that a password breaks, but for those before it.
+/// Returns the rules that a password breaks, except the one on reuse.
 pub(crate) async fn broken_rules(
     hasher: &PasswordHasher,
     password: &Password,
@@ -164,8 +164,8 @@ pub(crate) async fn broken_rules(
     hasher.judge(judge, place).await.map_err(|_| CommandError::Overloaded)
 }
 
-/// Whether the password is the current one or one of those before it. Each comparison costs a hash; as many are made
-/// at once as there are places.
+/// Returns `true` if the password is the current one or an earlier one. Each comparison costs a hash; as many run in
+/// parallel as there are permits.
 pub(crate) async fn was_used_before(
     side: &WriteSide,
     found: &StoredCredentials,
@@ -196,7 +196,7 @@ pub(crate) async fn was_used_before(
     Ok(false)
 }
 
-/// How many verifiers a new password is compared with, at most.
+/// Returns the maximum number of verifiers that a new password is compared with.
 pub(crate) fn compared_passwords(side: &WriteSide) -> usize {
     usize::try_from(side.policy().passwords.history).unwrap_or(usize::MAX).max(1)
 }

@@ -1,4 +1,4 @@
-//! What is known of an account, opened.
+//! Profiles of accounts, opened from sealed data.
 
 use fulexo_domain::event::Field;
 use fulexo_domain::record::AccountRecord;
@@ -9,17 +9,17 @@ use crate::error::CommandError;
 use crate::vault::{PersonalData, Vault};
 use crate::write_side::WriteSide;
 
-/// Who somebody is, for themselves and those who may know.
+/// The profile of an account, for its owner and for callers who may read it.
 #[derive(Clone)]
 pub struct Profile {
-    /// Where they can be reached.
+    /// The e-mail address.
     pub email: EmailAddress,
-    /// How they want to be called.
+    /// The display name.
     pub display_name: Option<DisplayName>,
 }
 
 impl Profile {
-    /// Reads what was sealed at registration.
+    /// Reads a profile from opened personal data. Returns `None` without an e-mail address.
     #[must_use]
     pub fn read(personal: &PersonalData) -> Option<Self> {
         let email = EmailAddress::recorded(personal.get(Field::Email)?);

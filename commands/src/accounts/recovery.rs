@@ -1,7 +1,7 @@
-//! Back into an account by a link that was mailed to its owner; and out of it with whoever else got in.
+//! Recovery of an account by a mailed link, and the report of an intrusion.
 //!
-//! Mail proves whoever reads it, so a reset ends every session and asks for nothing else, and it takes no second factor
-//! away.
+//! A mailed link proves only that its user reads the owner's mail. A reset therefore ends every session, asks for
+//! nothing else, and leaves the second factor in place.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,10 +32,10 @@ use crate::vault::crypto::random_bytes;
 use crate::vault::write::{self, VaultWrite};
 use crate::write_side::WriteSide;
 
-/// Whoever followed a link to a new password has shown that mail arrives.
+/// A reset link also proves that mail arrives.
 const RESET_AND_VERIFICATION: &[&str] = &[LinkPurpose::PasswordReset.as_str(), LinkPurpose::EmailVerification.as_str()];
 const VERIFICATION: &[&str] = &[LinkPurpose::EmailVerification.as_str()];
-/// After a report earlier ways to a new password may be in the wrong hands too.
+/// After a report, earlier reset links may be in the wrong hands too.
 const REPORT: &[&str] = &[LinkPurpose::NotMe.as_str(), LinkPurpose::PasswordReset.as_str()];
 
 pub(crate) async fn request_password_reset(
@@ -119,7 +119,8 @@ pub(crate) async fn request_verification(
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
     let mail = outbox::mail(&side.vault, context, &key, account, MailKind::EmailVerification)?;
     let mut transaction = side.pool.begin().await?;
-    // Of several at once each counts those before it: elsewhere the log's lock sees to that, and this is no append.
+    // Concurrent requests must count each other's mails. The log's lock ensures that for appends; this is not an
+    // append.
     sqlx::query!("select from vault.subject_key where subject_id = $1 for update", account.0)
         .execute(&mut *transaction)
         .await?;
@@ -161,7 +162,7 @@ pub(crate) async fn report_intrusion(
         let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
         let context = &context.acting_as(account);
         let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-        // Known to nobody, and in the history of passwords from then on is the one that somebody else knows.
+        // Nobody knows the new password. The password that the intruder knows moves into the history.
         let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
         let verifier =
             credentials::hash_password(&side.hasher, Password::new(nobodys), rate_limit::place(side, context)?).await?;
@@ -177,8 +178,9 @@ pub(crate) async fn report_intrusion(
     .await
 }
 
-/// The account, as long as the token is good. Its version is read first: of two who follow one link, or links that end
-/// each other, one is first, and the other finds either the token gone or the account changed.
+/// Returns the state and version of the account, if the token is still valid. The version is read first: of two
+/// requests with one link, or with links that revoke each other, the second finds either the token deleted or the
+/// account changed.
 async fn still_owned(
     side: &WriteSide,
     account: AccountId,
@@ -191,7 +193,7 @@ async fn still_owned(
     Ok(state)
 }
 
-/// An append that sets another password and ends sessions.
+/// Returns a unit of work that sets another password and ends sessions.
 async fn with_new_password<'a>(
     side: &WriteSide,
     context: &'a Context,
@@ -211,7 +213,7 @@ async fn with_new_password<'a>(
     });
     unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::ChangePassword { how })?)?;
     if how == PasswordChange::Reset {
-        // Whoever followed the link reads the mail.
+        // The link proves that mail arrives.
         unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::VerifyEmail)?)?;
     }
     sign_out::revoke_sessions(&side.pool, &mut unit, account, state, None, RevokedBy::PasswordChange).await?;

@@ -1,4 +1,4 @@
-//! Accounts: registered by anybody who may, with a password that their owner can change.
+//! Registration of accounts by their owners, provisioning by administrators, and changes of profiles.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,33 +28,33 @@ use crate::vault::{PersonalData, Vault};
 use crate::write_side::WriteSide;
 use crate::{disclosure, rate_limit};
 
-/// Somebody who wants an account.
+/// A request to register an account.
 pub struct NewAccount {
-    /// Where they can be reached; unique.
+    /// The e-mail address; unique.
     pub email: EmailAddress,
-    /// What they will prove themselves with.
+    /// The password.
     pub password: Password,
-    /// How they want to be called.
+    /// The display name.
     pub display_name: Option<DisplayName>,
-    /// What they may be from the first moment.
+    /// The roles that the account holds from the beginning.
     pub roles: Vec<RoleName>,
 }
 
-/// Somebody for whom an administrator makes an account.
+/// An administrator's request to create an account for another person.
 pub struct ProvisioningRequest {
-    /// Where they can be reached; unique.
+    /// The e-mail address; unique.
     pub email: EmailAddress,
-    /// How they are called.
+    /// The display name.
     pub display_name: Option<DisplayName>,
-    /// What they may be from the first moment.
+    /// The roles that the account holds from the beginning.
     pub roles: Vec<RoleName>,
 }
 
-/// An account that an administrator made. No `Debug`; wiped when dropped.
+/// An account that an administrator created. No `Debug`; wiped when dropped.
 pub struct ProvisionedAccount {
     /// The account.
     pub account: AccountId,
-    /// Good for one login, which demands another password.
+    /// The password of the first login, which requires a new one.
     pub initial_password: Zeroizing<String>,
 }
 
@@ -63,7 +63,7 @@ struct RegistrationOutcome {
     account: AccountId,
 }
 
-/// What is sealed of who somebody is.
+/// Returns the personal data of a profile.
 fn personal(email: &EmailAddress, display_name: Option<&DisplayName>) -> PersonalData {
     let name = display_name.map(DisplayName::as_str);
     PersonalData::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
@@ -150,7 +150,7 @@ pub(crate) async fn create_account(
     Ok(done.map(|RegistrationOutcome { account }| member(&side.vault, account)))
 }
 
-/// The append that opens an account.
+/// Returns the unit of work that registers an account.
 fn opening<'a>(
     side: &WriteSide,
     context: &'a Context,
@@ -173,12 +173,12 @@ fn opening<'a>(
     Ok(unit)
 }
 
-/// The first password is derived from the account's id, so that a repeated call answers with the same; it is worth
-/// nothing once it was changed, which the first login demands.
+/// Derives the initial password from the account's id, so that a repeated call returns the same one. It is invalid
+/// after the first login has changed it.
 fn member(vault: &Vault, account: AccountId) -> ProvisionedAccount {
     let digest = vault.digest("initial-password", &[account.0.as_bytes()]);
     let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(digest.split_at(15).0));
-    // With a suffix that has what the policy asks for.
+    // The suffix satisfies the policy's character classes.
     ProvisionedAccount { account, initial_password: Zeroizing::new(format!("{}-aA1", *secret)) }
 }
 
@@ -216,7 +216,7 @@ pub(crate) async fn change_profile(
         } else {
             profile::profile_in(&side.vault, &record).await?.ok_or(AccountError::Unknown)?
         };
-        // To be called what one is called already is no event; only what is sealed says what that is.
+        // An unchanged name records no event. Only the sealed data says what the name is.
         if now.display_name == profile.display_name {
             return Ok((unit, last_position));
         }

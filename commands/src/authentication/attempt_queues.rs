@@ -1,5 +1,5 @@
-//! Where attempts wait for those under way ahead of them: a queue for each counter, of this node. One of a queue asks the
-//! database at a time, first come first served, so that waiting costs little. It counts nothing itself.
+//! The queues in which attempts wait for earlier ones that are in flight: one per counter, on this node. Only the head
+//! of a queue polls the database, in order of arrival, so that waiting is cheap. The queues count nothing themselves.
 
 use fulexo_domain::authentication::Factor;
 use std::collections::HashMap;
@@ -7,15 +7,15 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{MutexGuard, Notify};
 
-/// Most attempts in one queue. An address has no more places in the hashing pool.
+/// The maximum length of one queue. An address holds no more hashing permits than that.
 const MOST_OF_ONE: usize = 32;
-/// Most attempts in all queues: half of the hashing pool.
+/// The maximum number of attempts in all queues: half of the hashing permits.
 const MOST: usize = 128;
 
-/// A counter: the HMAC that it is kept under, and its factor.
+/// A counter, by the HMAC of its key and its factor.
 type CounterKey = ([u8; 32], Factor);
 
-/// The queues of a node.
+/// The queues of this node.
 #[derive(Default)]
 pub(crate) struct AttemptQueues(Mutex<HashMap<CounterKey, (usize, Arc<AttemptQueue>)>>);
 
@@ -25,21 +25,21 @@ struct AttemptQueue {
     settled: Notify,
 }
 
-/// A place in a queue; left when dropped.
+/// A place in a queue. Dropping it leaves the queue.
 pub(crate) struct QueueTicket {
     queues: Arc<AttemptQueues>,
     key: CounterKey,
     queue: Arc<AttemptQueue>,
 }
 
-/// An attempt under way; whoever waits for it looks again when this is dropped.
+/// An attempt in flight. Dropping it wakes the attempt that waits for it.
 pub(crate) struct InFlightAttempt {
     queues: Arc<AttemptQueues>,
     key: CounterKey,
 }
 
 impl AttemptQueues {
-    /// Joins the queue of a counter, if there is room.
+    /// Joins the queue of a counter. Returns `None` if there is no room.
     pub fn enter(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> Option<QueueTicket> {
         let key = (key_hash, factor);
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,19 +55,19 @@ impl AttemptQueues {
         Some(QueueTicket { queues: Arc::clone(self), key, queue: Arc::clone(queue) })
     }
 
-    /// Says of an attempt that it is under way until what this gives is dropped.
+    /// Marks an attempt as in flight until the returned value is dropped.
     pub fn flight(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> InFlightAttempt {
         InFlightAttempt { queues: Arc::clone(self), key: (key_hash, factor) }
     }
 }
 
 impl QueueTicket {
-    /// Waits until all that came before have been judged.
+    /// Waits until this attempt is at the head of the queue.
     pub async fn turn(&self) -> MutexGuard<'_, ()> {
         self.queue.turn.lock().await
     }
 
-    /// Waits until an attempt of this node has settled, for whoever has the turn.
+    /// Waits until an attempt of this node has settled. Only the head of the queue calls this.
     pub async fn settled(&self) {
         self.queue.settled.notified().await;
     }
@@ -90,7 +90,7 @@ impl Drop for InFlightAttempt {
     fn drop(&mut self) {
         let queues = self.queues.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, queue)) = queues.get(&self.key) {
-            // Kept for the next one to look, if nobody waits at the moment.
+            // If no attempt waits now, the next one receives the notification.
             queue.settled.notify_one();
         }
     }

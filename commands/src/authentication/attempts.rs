@@ -1,13 +1,14 @@
-//! An attempt, from its count to its refusal. It is counted before it is evaluated, so that neither parallel guesses nor
-//! several nodes get more of them evaluated than the policy allows: first by the counter of its device, or of what was
-//! typed in where the device is not known, then by that of the account over all devices; one statement each, so that no
-//! lock is held from one to the other. What the second refuses the first takes back. In this order whoever is locked has
-//! no place in the count of all, and so cannot hold it against others.
+//! Attempts, from counting to refusal. An attempt is counted before it is evaluated, so that neither parallel guesses
+//! nor several nodes get more guesses evaluated than the policy allows. It counts first on the counter of its device,
+//! or of the address if the device is unknown, and then on the account's counter over all devices. Each count is one
+//! statement, so that no lock is held between the two. If the second counter refuses, the count on the first is taken
+//! back. In this order, an attempt that is locked out does not fill the account's counter, and so cannot lock out other
+//! devices.
 //!
-//! Where a counter is full of attempts under way, it is not known yet whether they are guesses: one more waits for them, on
-//! whatever node they are, and is refused as `pending` if they take too long.
+//! A counter may be full of attempts that are still in flight and may not be failures. A further attempt then waits for
+//! them, on whichever node they run, and is refused as `pending` if they take too long.
 //!
-//! Whoever asks for a password or a code asks here: login, second factor, step-up, change of password.
+//! Every check of a password or code goes through this module: login, second factor, step-up, change of password.
 
 use std::time::Duration;
 
@@ -40,38 +41,39 @@ use crate::vault::Vault;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
-/// Commits are acknowledged, as far as is known, for so long after one was; and how long one is waited for.
+/// The age up to which the last acknowledged commit shows that the database acknowledges commits, and the time to wait
+/// for one.
 const PULSE: Duration = Duration::from_secs(2);
 
-/// How long an attempt waits for those under way.
+/// The time that an attempt waits for others in flight.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two looks at attempts that are under way at other nodes, at most.
+/// The maximum interval between checks for attempts in flight on other nodes.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// An attempt that has not settled for so long never will: its node is gone.
+/// The age at which an unsettled attempt is abandoned: its node is gone.
 const ABANDONED: TimeDelta = TimeDelta::seconds(30);
 
-/// Time for which the record of what was counted is insisted on.
+/// The time during which recording a counted attempt is retried.
 const PERSISTENCE: Duration = Duration::from_secs(30);
 
-/// What an attempt is counted under.
+/// The counter that an attempt belongs to.
 #[derive(Clone, Copy)]
 pub(crate) enum AttemptScope<'a> {
-    /// An address, normalised, and whose it is, if anybody's.
+    /// A normalised address, and the account that holds it, if there is one.
     Address(&'a str, Option<AccountId>),
-    /// An account, where it is known before the attempt.
+    /// An account that is known before the attempt.
     Account(AccountId),
-    /// A device that this account knows, or has a session on: strangers cannot lock its owner out.
+    /// A device that the account knows or has a session on. Strangers cannot lock out its owner.
     Device(AccountId, Uuid),
 }
 
-/// The HMACs that the two counters of an attempt are kept under.
+/// The HMACs of the keys of an attempt's two counters.
 #[derive(Clone, Copy)]
 struct AttemptKeys {
-    /// Of the counter of its device, or of what was typed in.
+    /// The HMAC of the key of the counter of its device, or of what was typed in.
     own: [u8; 32],
-    /// Of the counter over all devices.
+    /// The HMAC of the key of the counter over all devices.
     account: [u8; 32],
 }
 
@@ -83,30 +85,30 @@ struct CounterId {
     factor: Factor,
 }
 
-/// An attempt that was counted.
+/// A counted attempt.
 pub(crate) struct CountedAttempt {
     keys: AttemptKeys,
     pub factor: Factor,
-    /// How the log names the device, when it is the device's counter.
+    /// The device's name in the log, if the attempt counts on a device.
     device: Option<String>,
     /// The time at which it was counted.
     at: DateTime<Utc>,
     own: CounterReading,
     account: CounterReading,
-    /// Open where both counters are.
+    /// Open if both counters are.
     pub lockout: Lockout,
-    /// Whether attempts under way are all that keep it from being evaluated.
+    /// `true` if only attempts in flight prevent its evaluation.
     is_pending: bool,
-    /// What others wait for, while this is under way.
+    /// Wakes waiting attempts when this one ends.
     flights: Vec<InFlightAttempt>,
 }
 
-/// What a counter says of an attempt, and how many locks in a row it had.
+/// The state of a counter after it counted or refused an attempt.
 #[derive(Clone, Copy)]
 struct CounterReading {
     lockout: Lockout,
     locks: u32,
-    /// Whether attempts under way are among those that fill it.
+    /// `true` if attempts in flight are among those that fill it.
     is_pending: bool,
 }
 
@@ -127,7 +129,7 @@ impl CounterReading {
 }
 
 impl CountedAttempt {
-    /// What to say of an attempt that was not right.
+    /// Returns the verdict on an attempt that failed.
     pub fn verdict(&self, found: Option<&StoredCredentials>) -> Verdict {
         match (found, self.lockout) {
             (_, Lockout::Locked) if self.is_pending => Verdict::Pending,
@@ -139,7 +141,7 @@ impl CountedAttempt {
         }
     }
 
-    /// An attempt that is refused before it would be counted.
+    /// Returns an attempt that is refused without being counted.
     pub fn uncounted(factor: Factor) -> Self {
         Self::first(AttemptKeys { own: [0; 32], account: [0; 32] }, factor, None, DateTime::UNIX_EPOCH)
     }
@@ -150,14 +152,14 @@ impl CountedAttempt {
         Self { keys, factor, device, at, own, account, lockout, is_pending, flights }
     }
 
-    /// It was right: what its counter holds no longer counts, nor does this one over all devices. What others were counted
-    /// there stays.
+    /// Returns the write of a successful attempt: it resets its own counter, and takes this attempt, but no other, back
+    /// from the counter over all devices.
     pub const fn clear(&self) -> VaultWrite {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
     }
 
-    /// It was evaluated, and counts; nothing where it was not.
+    /// Returns the write of a failed attempt, or `None` if it was not evaluated.
     const fn judged(&self) -> Option<VaultWrite> {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
@@ -169,8 +171,7 @@ impl CountedAttempt {
     }
 }
 
-/// Does what is not to be left undone, again and again, while the service is too busy for it or the database is away; for
-/// half a minute.
+/// Retries an action while the service is overloaded or the database unavailable, for half a minute.
 async fn insist<T, F>(act: impl Fn() -> F) -> Result<T, CommandError>
 where
     F: Future<Output = Result<T, CommandError>>,
@@ -202,7 +203,8 @@ fn attempt_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     }
 }
 
-/// The counter over all devices; nobody's address has one of its own, which takes the same time.
+/// Returns the key of the counter over all devices. An address without an account has a counter of its own here, so
+/// that both cases take the same time.
 fn all_devices_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     match subject {
         AttemptScope::Address(address, None) => vault.digest("attempt/nobody", &[address.as_bytes()]),
@@ -212,14 +214,14 @@ fn all_devices_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     }
 }
 
-/// How the log names a device: a digest that says nothing by itself, and the same for every attempt.
+/// Returns the name of a device in the log: a digest that reveals nothing, and is the same for every attempt.
 pub(crate) fn device_name(vault: &Vault, account: AccountId, device: Uuid) -> String {
     let digest = vault.digest("device-name", &[account.0.as_bytes(), device.as_bytes()]);
     URL_SAFE_NO_PAD.encode(digest.split_at(16).0)
 }
 
-/// Counts an attempt on whatever `subject` names, and on the account over all devices, unless it may not be evaluated.
-/// Waits up to [`PATIENCE`] for others that are under way.
+/// Counts an attempt on its own counter and on the account's, unless it may not be evaluated. Waits up to [`PATIENCE`]
+/// for others in flight.
 pub(crate) async fn reserve_attempt(
     side: &WriteSide,
     subject: AttemptScope<'_>,
@@ -264,8 +266,8 @@ pub(crate) async fn reserve_attempt(
     Ok(reserved)
 }
 
-/// Counts an attempt, after those that came before; while others under way fill the counter, it waits
-/// for them until the deadline. Where too many wait already, it does not.
+/// Counts an attempt after those queued before it. While attempts in flight fill the counter, it waits for them until
+/// the deadline. If its queue is full, it does not wait.
 async fn count_in_turn(
     side: &WriteSide,
     counter: CounterId,
@@ -283,7 +285,7 @@ async fn count_in_turn(
         if !count.is_pending || turn.is_err() || Instant::now() >= deadline {
             return Ok(count);
         }
-        // Those of this node say when they have settled; those of others are looked for.
+        // Attempts of this node notify the queue; those of other nodes are polled.
         let _ = timeout_at(deadline.min(Instant::now() + pause), queued.settled()).await;
         pause = (pause * 2).min(LOOK);
     }
@@ -337,7 +339,7 @@ async fn count(
     Ok(CounterReading { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
 }
 
-/// fulexo_domain::lockout::Counter::take_back.
+/// `take_back` of the domain's counter, as one statement.
 async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateTime<Utc>) -> Result<(), CommandError> {
     sqlx::query!(
         "update vault.attempt
@@ -352,15 +354,16 @@ async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateT
     Ok(())
 }
 
-/// While the database acknowledges no commit, since a standby that it waits for is away, no attempt would be answered,
-/// and each would count: whoever tries again and again would be locked out when it is back.
+/// Refuses attempts while the database acknowledges no commit, for example because a standby is away. Such attempts
+/// would count without being answered, and lock out a user who retries.
 async fn unless_commits_wait(side: &WriteSide) -> Result<(), CommandError> {
     let mut commit_heartbeat = side.commit_heartbeat.subscribe();
     let beats = commit_heartbeat.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
     timeout(PULSE, beats).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
 }
 
-/// Whether the password is right; a hash is computed in any case, and of a locked account it says nothing.
+/// Returns `true` if the password is right. Computes one hash in any case, and never evaluates the password of a locked
+/// account.
 pub(crate) async fn evaluate(
     side: &WriteSide,
     password: Password,
@@ -376,14 +379,14 @@ pub(crate) async fn evaluate(
     settled(&side.pool, attempt, evaluated).await
 }
 
-/// What was counted of an attempt that came to nothing through no fault of its own is given back: it was not evaluated,
-/// or was right. A wrong one is not, whatever becomes of its record: it would be a guess for nothing.
+/// Takes an attempt back if it ended for a reason of ours: it was not evaluated, or was right. A wrong attempt stays
+/// counted even if its record fails, so that no guess is free.
 pub(crate) async fn settled<T>(
     pool: &PgPool,
     attempt: &CountedAttempt,
     done: Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    // These two are recorded.
+    // These two are recorded as attempts.
     let is_recorded =
         |error: &CommandError| matches!(error, CommandError::InvalidCredentials | CommandError::Password(_));
     if let Err(error) = &done
@@ -400,8 +403,8 @@ async fn give_back(pool: &PgPool, attempt: &CountedAttempt) -> Result<(), Comman
     take_back(pool, &attempt.keys.account, attempt.factor, attempt.at).await
 }
 
-/// What a factor that was right led to, of somebody who is or was half logged in. One that is no longer right when the
-/// decision is made, or whose account was suspended meanwhile, is refused, and that is recorded.
+/// Concludes an attempt whose factor was right. If the factor was no longer right at the decision, or the account was
+/// suspended in the meantime, the refusal is recorded.
 pub(crate) async fn concluded<T>(
     side: &WriteSide,
     context: &Context,
@@ -419,7 +422,7 @@ pub(crate) async fn concluded<T>(
     Err(refused(side, context, found, verdict, attempt).await?)
 }
 
-/// The append that records a refusal, and the lock that it may lead to.
+/// Returns the unit of work that records a refusal, and the lockout that may follow.
 pub(crate) async fn refusal<'a>(
     side: &WriteSide,
     context: &'a Context,
@@ -427,7 +430,7 @@ pub(crate) async fn refusal<'a>(
     verdict: Verdict,
     attempt: &CountedAttempt,
 ) -> Result<UnitOfWork<'a>, CommandError> {
-    // Facts about nobody in particular are sealed under the key of the month.
+    // Data that belongs to no account is sealed under the key of the month.
     let key = match found {
         Some(found) => found.key.clone(),
         None => side.vault.period_key(context.now).await?,
@@ -449,7 +452,7 @@ pub(crate) async fn refusal<'a>(
     Ok(unit)
 }
 
-/// Records a refusal of somebody who is, or was half, logged in.
+/// Records a refusal of a caller who is logged in, or has a pending login. Returns the error to answer with.
 pub(crate) async fn refused(
     side: &WriteSide,
     context: &Context,
@@ -461,8 +464,7 @@ pub(crate) async fn refused(
     Ok(CommandError::InvalidCredentials)
 }
 
-/// Records a refusal. What was counted is recorded, however busy the node is: it is tried again as long as nothing of
-/// it can have been.
+/// Records a refusal. Retries on a busy node, as long as nothing can have been recorded.
 pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
@@ -506,10 +508,10 @@ pub(crate) fn decide_attempt(
     events
 }
 
-/// Whoever is logged in on this device proves themselves by their password once more.
+/// Verifies the password of a caller who is logged in on this device.
 ///
 /// # Errors
-/// [`CommandError::InvalidCredentials`] when it is wrong or not evaluated, which is recorded.
+/// [`CommandError::InvalidCredentials`] if the password is wrong or not evaluated. The refusal is recorded.
 pub(crate) async fn prove(
     side: &WriteSide,
     context: &Context,
@@ -527,7 +529,7 @@ pub(crate) async fn prove(
     }
 }
 
-/// The factors that attempts of an account are counted of now: on its address, on the account itself, on its devices.
+/// Returns the factors with counted attempts: on the account's address, on the account, and on its devices.
 pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str) -> Result<Vec<Factor>, CommandError> {
     let key_hash = attempt_key(&side.vault, AttemptScope::Address(address, Some(account)));
     let counted = sqlx::query_scalar!(
@@ -542,7 +544,7 @@ pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str)
     Ok(factors.filter(|factor| counted.iter().any(|name| name == factor.as_str())).collect())
 }
 
-/// What was counted of an address before somebody registers it does not count against them.
+/// Returns the write that resets the counter of an address, so that attempts from before its registration do not count.
 pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
     VaultWrite::ClearAttempts {
         key_hash: attempt_key(vault, AttemptScope::Address(address, None)),
@@ -550,14 +552,14 @@ pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
     }
 }
 
-/// Forgets the attempts on an account's password.
+/// Returns the write that forgets the attempts on an account's password.
 pub(crate) fn forget_passwords(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
     let factor = Some(Factor::Password.as_str());
     let key_hash = attempt_key(vault, AttemptScope::Address(address, Some(account)));
     VaultWrite::ForgetAttempts { account, key_hash, factor }
 }
 
-/// Forgets all attempts on an account.
+/// Returns the write that forgets all attempts on an account.
 pub(crate) fn forget_all(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
     let key_hash = attempt_key(vault, AttemptScope::Address(address, Some(account)));
     VaultWrite::ForgetAttempts { account, key_hash, factor: None }

@@ -1,6 +1,6 @@
-//! What a login leads to when the password alone does not begin a session: a token for one next step, good for five
-//! minutes (for a second factor) or ten. Nothing is stored; it is authentic when its MAC is, and the MAC covers what the
-//! account's factors are verified with, so that a change of either makes all of them worthless.
+//! Challenges: the tokens for the next step of a login that a password alone does not complete. They are valid for five
+//! minutes (second factor) or ten. Nothing is stored: a token is authentic if its MAC is, and the MAC covers the
+//! account's verifiers, so that a change of a factor invalidates every challenge.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,45 +16,45 @@ use crate::vault::Vault;
 use crate::vault::crypto::equal;
 use crate::write_side::WriteSide;
 
-/// What a challenge token is good for.
+/// The step that a challenge token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChallengePurpose {
-    /// Presenting a code, and then a session begins.
+    /// Presenting a code, which starts a session.
     SecondFactor,
-    /// Setting up a second factor.
+    /// Enrolling a second factor.
     Enrolment,
     /// Changing the password.
     PasswordChange,
 }
 
-/// A login half way: what its token says.
+/// The content of a challenge token.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Challenge {
     pub purpose: ChallengePurpose,
     pub account: AccountId,
     pub device: Uuid,
-    /// Whether the device has logged in before.
+    /// `true` if the device was known at the login.
     pub known_device: bool,
     /// Seconds since 1970.
     pub expires_at: i64,
 }
 
-/// A challenge for whoever logs in. No `Debug`; wiped when dropped.
+/// A challenge for the client. No `Debug`; wiped when dropped.
 pub struct IssuedChallenge {
-    /// What it is good for.
+    /// The step that it allows.
     pub purpose: ChallengePurpose,
-    /// To be presented with the next step.
+    /// The token to present with the next step.
     pub token: Zeroizing<String>,
-    /// Seconds.
+    /// The remaining lifetime in seconds.
     pub expires_in: i64,
 }
 
-/// Somebody whose login leads to this one step.
+/// A pending login that allows only the step of its challenge.
 #[derive(Clone, Copy)]
 pub struct PendingLogin(pub(crate) Challenge);
 
 impl PendingLogin {
-    /// Whose login it is.
+    /// Returns the account of the login.
     #[must_use]
     pub const fn account(&self) -> AccountId {
         self.0.account
@@ -78,7 +78,7 @@ impl ChallengePurpose {
     }
 }
 
-/// A token as presented: what it says, and the MAC that says whether to believe it.
+/// A parsed challenge token: its content, and a MAC that is not verified yet.
 pub(crate) struct ChallengeToken {
     pub challenge: Challenge,
     mac: [u8; 32],
@@ -156,7 +156,8 @@ pub(crate) fn challenge(
     }
 }
 
-/// The account behind an authentic token of this purpose, expired or not.
+/// Returns the challenge and the stored credentials behind an authentic token for this step. The token may have
+/// expired.
 pub(crate) async fn challenged(
     side: &WriteSide,
     token: &str,

@@ -1,4 +1,4 @@
-//! One-time codes and recovery codes: made, checked, spent.
+//! One-time codes and recovery codes: generation, verification, use.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::lockout::Lockout;
@@ -15,27 +15,28 @@ use crate::vault::Vault;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
-/// Recovery codes in a set.
+/// The number of recovery codes in a set.
 pub(crate) const RECOVERY_CODES: u32 = 10;
-/// What authenticator apps show beside the account's name.
+/// The issuer that authenticator apps show next to the account's name.
 const ISSUER: &str = "Fulexo";
 
-/// Recovery codes, shown once. No `Debug`; wiped when dropped.
+/// A set of recovery codes, shown once. No `Debug`; wiped when dropped.
 pub struct RecoveryCodes(pub Vec<Zeroizing<String>>);
 
-/// A code that was right; one of the authenticator is spent.
+/// A verified code. A one-time code is used up at this point.
 pub(crate) struct VerifiedCode {
-    /// A recovery code, as it is stored, which is spent with what it leads to.
+    /// The digest of a recovery code, which the append uses up.
     pub recovery: Option<[u8; 32]>,
-    /// The seed as it is stored: whoever goes on must find the same.
+    /// The sealed seed. The append must find the same one.
     pub seed: Vec<u8>,
 }
 
-/// What recovery codes are made of: with it and the service key they are made again for the same idempotency key.
+/// The random value that a set of recovery codes is derived from, together with the service key. A replay derives the
+/// same codes again.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RecoveryCodeSeed(pub [u8; 16]);
 
-/// SHA-1, six digits, 30 seconds, one step of skew: what every authenticator app speaks.
+/// Returns the TOTP of a seed: SHA-1, six digits, 30 seconds, one step of skew, as every authenticator app supports.
 pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError> {
     let built = Builder::new()
         .with_secret(seed.to_vec())
@@ -46,7 +47,7 @@ pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError
     built.map_err(|error| CommandError::Internal(format!("a seed is no TOTP seed: {error}")))
 }
 
-/// The time step that a code is right for, now or one step off.
+/// Returns the time step that a code matches, at most one step from now.
 pub(crate) fn step_of(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
     let code = code.as_str();
     let sound = code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
@@ -54,10 +55,10 @@ pub(crate) fn step_of(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Resu
     Ok(if sound { totp(seed, "account")?.check(code, now) } else { None })
 }
 
-/// Crockford's alphabet: no letter that is taken for a digit.
+/// Crockford's alphabet, without letters that look like digits.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// Fifty bits, as `xxxxx-xxxxx`.
+/// Formats 50 bits of a digest as `xxxxx-xxxxx`.
 pub(crate) fn written(digest: &[u8; 32]) -> String {
     let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).copied().map_or('0', char::from);
     let (first, rest) = digest.split_at(5);
@@ -65,13 +66,14 @@ pub(crate) fn written(digest: &[u8; 32]) -> String {
     first.iter().map(letter).chain(['-']).chain(second).collect()
 }
 
-/// Whether what was typed has the form of a recovery code.
+/// Returns `true` if the input has the form of a recovery code.
 pub(crate) fn is_recovery_code(code: &TypedCode) -> bool {
     let code = code.as_str();
     code.len() == 10 && code.bytes().all(|byte| ALPHABET.contains(&byte))
 }
 
-/// Spends a code, or finds a recovery code, if it is right; of a locked account nothing is evaluated.
+/// Verifies a code. A one-time code is used up; a recovery code is only found. Returns `None` if the code is wrong. The
+/// code of a locked account is not evaluated.
 pub(crate) async fn spend_code(
     side: &WriteSide,
     found: &StoredCredentials,
@@ -104,8 +106,8 @@ async fn has_recovery_code(pool: &PgPool, account: AccountId, hash: [u8; 32]) ->
     Ok(has.fetch_one(pool).await?)
 }
 
-/// Whether a code that was right is still one of the account's factor: the seed is the same, and the recovery code not
-/// spent. To be asked once the account's version is known that the append rests on.
+/// Checks that a verified code still belongs to the account's factor: the seed is the same, and the recovery code is
+/// unused. Call it after reading the account's version that the append expects.
 pub(crate) async fn still_a_factor(
     pool: &PgPool,
     account: AccountId,
@@ -120,7 +122,7 @@ pub(crate) async fn still_a_factor(
     if is_same && is_left { Ok(()) } else { Err(CommandError::InvalidCredentials) }
 }
 
-/// Only one of those who present a code of this step, or of an earlier one, of the same seed wins.
+/// Uses up a time step. Returns `true` for the first caller with this step or a later one, and `false` for all others.
 pub(crate) async fn spend_step(
     pool: &PgPool,
     account: AccountId,

@@ -1,4 +1,4 @@
-//! The stored credentials of an account: found by address or id, and what is derived from them.
+//! The stored credentials of accounts, found by address or id, and the values derived from them.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountState;
@@ -14,14 +14,14 @@ use crate::log::EventLog;
 use crate::vault::{DataKey, Vault};
 use crate::write_side::WriteSide;
 
-/// An account that was found, with all that a login needs of it.
+/// The stored credentials of an account, as a login needs them.
 pub(crate) struct StoredCredentials {
     pub account: AccountId,
-    /// The account's version that the verifier belongs to.
+    /// The account's version at which the verifier was read.
     pub version: u64,
     pub key: DataKey,
     pub verifier: Verifier,
-    /// The sealed seed of its second factor, when it has one.
+    /// The sealed seed of its second factor, if it has one.
     pub seed: Option<Vec<u8>>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn read_verifier(key: &DataKey, sealed: &[u8]) -> Result<Verifier, Co
     Ok(Verifier::new(text))
 }
 
-/// A verifier of a new password.
+/// Hashes a new password.
 pub(crate) async fn hash_password(
     hasher: &PasswordHasher,
     password: Password,
@@ -50,13 +50,13 @@ pub(crate) async fn hash_password(
     hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
 }
 
-/// When the password was set or last changed.
+/// Returns the time at which the password was last set.
 pub(crate) async fn password_set_at(log: &EventLog, account: AccountId) -> Result<DateTime<Utc>, CommandError> {
     let loaded = log.record::<AccountRecord>(account.0).await?;
     Ok(loaded.record.password_set_at.unwrap_or(DateTime::UNIX_EPOCH))
 }
 
-/// A digest of what an account's factors are verified with.
+/// Returns a digest of the verifier and the sealed seed of an account.
 pub(crate) fn factors(vault: &Vault, verifier: &Verifier, seed: Option<&[u8]>) -> [u8; 32] {
     vault.digest("factors", &[verifier.expose().as_bytes(), seed.unwrap_or_default()])
 }
@@ -65,7 +65,7 @@ pub(crate) fn factors_of(vault: &Vault, found: &StoredCredentials) -> [u8; 32] {
     factors(vault, &found.verifier, found.seed.as_deref())
 }
 
-/// The account that holds this address, with its key and verifier.
+/// Finds the credentials of the account that holds this address.
 pub(crate) async fn find_by_email(
     side: &WriteSide,
     email: &EmailAddress,
@@ -88,7 +88,7 @@ pub(crate) async fn find_by_email(
     row.map(|row| read_found(&side.vault, row)).transpose()
 }
 
-/// The same, of an account that is known.
+/// Finds the credentials of an account.
 pub(crate) async fn find(side: &WriteSide, account: AccountId) -> Result<Option<StoredCredentials>, CommandError> {
     let row = sqlx::query_as!(
         CredentialsRow,
@@ -113,8 +113,8 @@ fn read_found(vault: &Vault, row: CredentialsRow) -> Result<StoredCredentials, C
     Ok(StoredCredentials { account, version, key, verifier, seed: row.seed })
 }
 
-/// The account as it is now, as long as its password is still the one that was verified: hashing takes time, and
-/// the password may have been changed meanwhile.
+/// Returns the current state and version of an account, if its password is still the verified one. Hashing takes time,
+/// and the password may have been changed meanwhile.
 pub(crate) async fn with_same_password(
     side: &WriteSide,
     verified: &StoredCredentials,
@@ -133,7 +133,7 @@ pub(crate) fn email_hash(vault: &Vault, email: &EmailAddress) -> [u8; 32] {
     vault.digest("unique/email", &[email.normalised().as_bytes()])
 }
 
-/// A sealed seed, in use or pending.
+/// Returns a sealed seed, in use or pending.
 pub(crate) async fn seed(pool: &PgPool, account: AccountId, kind: &str) -> Result<Option<Vec<u8>>, CommandError> {
     let seed = sqlx::query_scalar!(
         "select verifier from vault.credential where account_id = $1 and kind = $2",

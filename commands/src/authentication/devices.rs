@@ -1,8 +1,8 @@
-//! The devices that an account knows: counted by themselves when somebody guesses, and expected by their owner. Known is
-//! one whose token is authentic, whose row is there, and whose first login was not too long ago.
+//! Known devices: their attempts have their own counter, and their owner is not warned of their logins. A device is
+//! known if its token is authentic, its row exists, and its first login is recent enough.
 //!
-//! Rows are written with the event that they follow from (`vault/write.rs`): a login, the owner's word, and whatever changes
-//! what an account is guarded by (`UnitOfWork::record`).
+//! Rows change with the event that causes the change (`vault/write.rs`): a login, the owner's request, or a change of
+//! the account's credentials (`UnitOfWork::record`).
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_KNOWN_FOR};
@@ -20,25 +20,25 @@ use crate::sessions::refresh_token::device_of_token;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
-/// A device that an account knows, for its owner. Personal data: no `Debug`.
+/// A known device, as its owner sees it. Personal data: no `Debug`.
 pub struct KnownDevice {
-    /// Its id.
+    /// The device's id.
     pub device: Uuid,
-    /// Whether the session that asks began on it.
+    /// `true` if the caller's session started on it.
     pub current: bool,
-    /// Its first login.
+    /// The time of its first login.
     pub first_used_at: DateTime<Utc>,
-    /// Its latest login.
+    /// The time of its latest login.
     pub last_used_at: DateTime<Utc>,
-    /// Until when it is known in any case.
+    /// The time at which it ceases to be known.
     pub expires_at: DateTime<Utc>,
-    /// From where it last logged in.
+    /// The client's address at its latest login.
     pub ip: Option<String>,
-    /// With what.
+    /// The client's `User-Agent` at its latest login.
     pub user_agent: Option<String>,
 }
 
-/// The device that a token stands for, if this account knows it.
+/// Returns the device of a token, if this account knows it.
 pub(crate) async fn known_device(
     side: &WriteSide,
     context: &Context,
@@ -49,7 +49,7 @@ pub(crate) async fn known_device(
     Ok(knows_device(&side.pool, context, account, device).await?.then_some(device))
 }
 
-/// Whether an account knows a device, by this node's clock and by the database's.
+/// Returns `true` if an account knows a device, by this node's clock and by the database's.
 pub(crate) async fn knows_device(
     pool: &PgPool,
     context: &Context,

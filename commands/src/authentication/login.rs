@@ -1,5 +1,5 @@
-//! Logging in: one attempt is counted, one hash is computed, one decision is recorded. Whoever is refused learns
-//! nothing from the answer, its size or its time.
+//! Login: one attempt is counted, one hash is computed, one decision is recorded. A refused caller learns nothing from
+//! the answer, its size or its timing.
 //!
 //! ```text
 //! password --right--> second factor? --yes--> challenge --code right--+
@@ -41,54 +41,54 @@ use crate::vault::crypto::random_bytes;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
-/// What somebody presents to log in.
+/// The credentials that a client presents to log in.
 pub struct Credentials {
-    /// Who they say they are.
+    /// The e-mail address.
     pub email: EmailAddress,
-    /// What they say proves it.
+    /// The password.
     pub password: Password,
-    /// What this device was given at an earlier login.
+    /// The token that this device received at an earlier login.
     pub device_token: Option<String>,
 }
 
-/// What a login gives.
+/// The result of a login.
 pub enum LoginResult {
-    /// A session began.
+    /// A session has started.
     Session(Tokens),
-    /// One step is left, or another comes first.
+    /// The login needs another step.
     Challenge(IssuedChallenge),
 }
 
-/// Factors that were right, on their way to a session.
+/// The verified factors of a login.
 pub(crate) struct VerifiedFactors<'a> {
     pub methods: Vec<Method>,
     pub device: Uuid,
     pub known_device: bool,
     pub attempt: &'a CountedAttempt,
-    /// The password's verifier at the configured cost, where that changed.
+    /// A new verifier at the configured cost, if the cost has changed.
     pub rehashed: Option<Vec<u8>>,
-    /// The seed that a code was right for; it must still be the account's.
+    /// The sealed seed that a code was verified with. The account must still have it.
     pub seed: Option<Vec<u8>>,
-    /// The recovery code that stood in for one, as it is stored.
+    /// The digest of the recovery code that was used instead.
     pub recovery: Option<[u8; 32]>,
 }
 
-/// What a login came to, as the log remembers it for the same idempotency key.
+/// The outcome of a login, as the log stores it under the idempotency key.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum LoginOutcome {
     Refused,
-    /// With a digest of the factors that it was given under.
+    /// The challenge, with a digest of the factors at its issue.
     Challenged(Challenge, [u8; 32]),
     Started {
         account: AccountId,
         session: SessionId,
         device: Uuid,
-        /// A digest of the factors that it was earned by.
+        /// A digest of the factors that the session was earned with.
         factors: [u8; 32],
     },
 }
 
-/// The step that a login leads to.
+/// The next step of a login.
 enum LoginStep {
     StartSession,
     Challenge(ChallengePurpose),
@@ -166,7 +166,7 @@ pub(crate) async fn refuse(
     Err(CommandError::InvalidCredentials)
 }
 
-/// From factors that were right to a session, or to the step that is left.
+/// Proceeds from verified factors to a session, or to the next step.
 pub(crate) async fn proceed(
     side: &WriteSide,
     context: &Context,
@@ -189,7 +189,7 @@ async fn decide_login(
     let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
     for _ in 0..TRIES {
         let (state, version) = match still_right(side, found, presented).await {
-            // Right a moment ago, and wrong by now.
+            // The factors were right a moment ago, but no longer.
             Err(CommandError::InvalidCredentials) => {
                 let verdict = presented.attempt.verdict(Some(found));
                 return refuse(side, anonymous, Some(found), verdict, presented.attempt, idempotency).await;
@@ -203,14 +203,14 @@ async fn decide_login(
         if !admission.admitted {
             let mut unit =
                 attempts::refusal(side, anonymous, Some(found), Verdict::Lockdown, presented.attempt).await?;
-            // Nobody is to be locked out, when it is over, for having been right while it lasted.
+            // A right attempt must not count towards a lockout after the lockdown.
             unit.vault(presented.attempt.clear());
             execute::commit(side, unit, None, ()).await?;
             return Err(CommandError::InvalidCredentials);
         }
         let personal = network_facts(context).with(Field::Device, Some(&presented.device.to_string()));
         let mut unit = side.unit_of_work(context).sealing(Some((found.key.clone(), personal)));
-        // All was right for the account as it is at this version, and maybe not at a later one.
+        // The factors are verified for this version of the account only.
         unit.expect(Category::Account, found.account.0, ExpectedVersion::Exact(version));
         admission.rest(&mut unit);
         unit.vault(presented.attempt.clear());
@@ -235,7 +235,7 @@ async fn decide_login(
     Err(CommandError::Contended)
 }
 
-/// The account as it is now, as long as all that was presented is still right for it.
+/// Returns the current state and version of the account, if all verified factors are still right.
 async fn still_right(
     side: &WriteSide,
     found: &StoredCredentials,
@@ -301,7 +301,7 @@ async fn hold(
     }
 }
 
-/// A digest of the factors as the append of a login leaves them: its verifier may be another one.
+/// Returns a digest of the factors after the login's append, which may replace the verifier.
 fn factors_after(
     vault: &Vault,
     found: &StoredCredentials,
@@ -375,8 +375,7 @@ async fn begin(
     }
 }
 
-/// The answer to a login that was made before under the same idempotency key. Whoever presented factors that are no
-/// longer right is refused like anybody else.
+/// Returns the answer to a replayed login. A caller whose factors are no longer right is refused.
 pub(crate) async fn answer(
     side: &WriteSide,
     context: &Context,
@@ -404,7 +403,7 @@ pub(crate) async fn answer(
             if !is_recent {
                 return Err(CommandError::OutcomeExpired);
             }
-            // Whoever began it may not have come so far.
+            // The original request may have failed before this.
             ends::end_beyond_limit(side, &context.acting_as(account), account).await?;
             let device_token = device_token(&side.vault, account, device);
             let again = tokens::issue_again(side, context, session, 1, Some(device_token)).await?;
@@ -414,9 +413,9 @@ pub(crate) async fn answer(
     }
 }
 
-/// Whether a login ever led to a session, as far as the first thousand attempts tell.
+/// Returns `true` if a login has ever started a session. Reads at most the first thousand attempts.
 async fn was_logged_in_to(pool: &PgPool, account: AccountId) -> Result<bool, CommandError> {
-    // The first right one is among the first few as a rule, and nothing behind it is read.
+    // The first success is usually among the first events, and later ones are not read.
     let known = sqlx::query_scalar!(
         r#"select exists (
                select from (select version, leaf from log.event
@@ -429,7 +428,7 @@ async fn was_logged_in_to(pool: &PgPool, account: AccountId) -> Result<bool, Com
     Ok(known.fetch_one(pool).await?)
 }
 
-/// The password was right, but its verifier was made at another cost.
+/// Hashes a right password at the configured cost.
 async fn rehash(
     hasher: &PasswordHasher,
     found: &StoredCredentials,

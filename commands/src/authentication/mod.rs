@@ -1,4 +1,4 @@
-//! Who gets in: passwords, second factors, step-ups, and how attempts are counted.
+//! Authentication: passwords, second factors, step-ups, and the counting of attempts.
 
 pub mod attempt_queues;
 pub mod attempts;

@@ -1,13 +1,13 @@
-//! Password verifiers: bcrypt on a bounded pool of threads, so that a flood of logins waits here and nowhere else.
+//! Password hashing: bcrypt on a bounded pool of threads, so that a flood of logins waits here and nowhere else.
 //!
-//! A place in the pool is taken before anything is counted or hashed; when there is none, the caller is told to
-//! come back. No address and no account holds more than its share of them, and addresses take turns (`turns.rs`), so
-//! that whoever sends much waits behind their own. While others come, too, no address has more than half of the threads to
-//! itself: between two of their requests they would always find all threads taken. Verifying against nobody costs what
-//! verifying against somebody does.
+//! A caller takes a permit before anything is counted or hashed. Without a free permit, the caller is told to retry
+//! later. No address and no account holds more than its share of the permits. Addresses take turns (`fair_queue.rs`),
+//! so that a flood queues after its own requests. While other addresses send requests too, one address has at most half
+//! of the threads to itself. Otherwise, the others would find all threads busy between two of their requests.
+//! Verification of an unknown account costs the same as that of a known one.
 //!
-//! One thread a side. When several passwords wait, a thread takes its share of them at once and hashes them side by side
-//! (`fulexo_bcrypt`): six take little more than twice the time of one. A single one is hashed alone.
+//! Each thread computes on its own. When several passwords wait, a thread takes its share of them and hashes them side
+//! by side (`fulexo_bcrypt`): six take little more than twice the time of one. A single password is hashed alone.
 
 mod fair_queue;
 mod permits;
@@ -28,11 +28,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-/// Most hashes of one address side by side, so that whoever comes next does not wait for a thread full of them.
+/// The maximum number of one address's hashes in a batch, so that others do not wait for a batch full of them.
 const MOST_OF_ONE: usize = MOST_LANES / 2;
-/// Others come, too, for so long after one of them did.
+/// The time after a request of another address during which threads are kept free for others.
 const COMPANY: Duration = Duration::from_secs(1);
-/// Characters of a verifier before its hash: version, cost and salt.
+/// The length of a verifier's prefix before the hash: version, cost and salt.
 const HEAD: usize = 29;
 
 /// A bounded pool of hashing threads.
@@ -40,7 +40,7 @@ pub struct PasswordHasher {
     queue: Arc<JobQueue>,
     places: Arc<HashingPermits>,
     cost: u32,
-    /// What unknown and locked accounts are verified against: nobody's, at the same cost.
+    /// The verifier for unknown and locked accounts: of no password, at the same cost.
     dummy: Verifier,
 }
 
@@ -48,17 +48,17 @@ pub struct PasswordHasher {
 #[derive(Clone)]
 pub struct Verifier(Zeroizing<String>);
 
-/// The pool is full, or as far as this address or account may fill it; or its threads are gone.
+/// The pool or the caller's share of it is full, or its threads are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords are waiting to be hashed")]
 pub struct PoolFull;
 
-/// What hashes.
+/// The bcrypt implementation in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BcryptEngine {
-    /// Several side by side.
+    /// `fulexo_bcrypt`: several hashes side by side.
     Lanes,
-    /// The `bcrypt` crate, one after another.
+    /// The `bcrypt` crate: one hash after another.
     Crate,
 }
 
@@ -69,44 +69,44 @@ struct PoolJob {
 
 enum PoolTask {
     Hash {
-        /// At most 72 bytes.
+        /// The password; at most 72 bytes.
         key: Zeroizing<Vec<u8>>,
         salt: [u8; 16],
         cost: u32,
         reply: oneshot::Sender<Zeroizing<[u8; 24]>>,
     },
-    /// A password is held against the rules, which takes time too.
+    /// Checks a password against the rules, which takes time too.
     Judge { judge: Box<dyn FnOnce() -> Vec<Violation> + Send>, reply: oneshot::Sender<Vec<Violation>> },
 }
 
-/// What waits, and who could take it.
+/// The queue of waiting jobs, shared by the threads.
 struct JobQueue {
     state: Mutex<JobQueueState>,
     arrived: Condvar,
-    /// The threads that one origin may have to itself while others come, too.
+    /// The maximum number of threads for one origin alone while others send requests too.
     most_alone: usize,
 }
 
 #[derive(Default)]
 struct JobQueueState {
     waiting: FairQueue<PermitHolder, PoolJob>,
-    /// Threads that have nothing to do.
+    /// The number of idle threads.
     idle: usize,
-    /// Origins that have threads to themselves, and how many.
+    /// The number of threads that each origin has to itself.
     alone: HashMap<PermitHolder, usize>,
-    /// The two origins that came last, and when.
+    /// The last two different origins, and the times of their latest requests.
     came: [Option<(PermitHolder, Instant)>; 2],
     closed: bool,
 }
 
-/// Jobs that a thread works on at once, and their origin, if it is one.
+/// The jobs that a thread works on at once, and their origin if all share one.
 struct JobBatch {
     jobs: Vec<PoolJob>,
     alone: Option<PermitHolder>,
 }
 
 impl QueueItem for PoolJob {
-    /// What is hashed at the same cost is hashed side by side.
+    /// Hashes at the same cost are computed side by side.
     type BatchKind = Option<u32>;
 
     fn kind(&self) -> Option<u32> {
@@ -138,19 +138,19 @@ impl Verifier {
         Self(Zeroizing::new(text))
     }
 
-    /// The text form, for sealing.
+    /// Returns the text form, for sealing.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// The cost it was made with.
+    /// Returns its cost.
     #[must_use]
     pub fn cost(&self) -> Option<u32> {
         self.0.split('$').nth(2)?.parse().ok()
     }
 
-    /// Cost and salt, as far as it is a verifier at all.
+    /// Returns its cost and salt, if it is well-formed.
     fn parts(&self) -> Option<(u32, [u8; 16])> {
         let parts: bcrypt::HashParts = self.0.parse().ok()?;
         Some((parts.get_cost(), parts.get_salt_raw())).filter(|_| self.0.len() == 60)
@@ -161,7 +161,7 @@ impl Verifier {
     }
 }
 
-/// The text form keeps 23 of the 24 bytes.
+/// Returns the hash in text form, which keeps 23 of the 24 bytes.
 fn hash_text(hash: &[u8; 24]) -> Zeroizing<String> {
     Zeroizing::new(bcrypt::BASE_64.encode(hash.split_at(23).0))
 }
@@ -170,7 +170,7 @@ impl PasswordHasher {
     /// Starts the threads. `cost` is bcrypt's: 2^cost rounds, 4 to 31.
     ///
     /// # Errors
-    /// A cost out of range, or no randomness, or no thread.
+    /// A cost out of range, no random bytes, or no thread.
     pub fn start(threads: usize, cost: u32) -> Result<Self, String> {
         if !(4..=31).contains(&cost) {
             return Err(format!("bcrypt cannot hash at cost {cost}"));
@@ -191,24 +191,24 @@ impl PasswordHasher {
         Ok(Self { queue, places: Arc::default(), cost, dummy })
     }
 
-    /// Takes a place for somebody, before anything else is done for the request. It is good for one thing after another.
+    /// Takes a permit, before any other work for the request. It covers several jobs in sequence.
     ///
     /// # Errors
-    /// [`PoolFull`], at once: nobody waits for a place to wait.
+    /// [`PoolFull`], at once: callers do not wait for a permit.
     pub(crate) fn place(&self, party: PermitHolder) -> Result<HashingPermit, PoolFull> {
         self.places.take(party).ok_or(PoolFull)
     }
 
-    /// How many places are taken for an address or an account.
+    /// Returns the number of permits that an address or an account holds.
     #[must_use]
     pub(crate) fn held(&self, party: PermitHolder) -> usize {
         self.places.held(party)
     }
 
-    /// Holds a password against the rules, on the hashing threads.
+    /// Checks a password against the rules, on the hashing threads.
     ///
     /// # Errors
-    /// [`PoolFull`] when the threads are gone, or the judge panicked.
+    /// [`PoolFull`] if the threads are gone, or if the check panicked.
     pub async fn judge<F>(&self, judge: F, place: HashingPermit) -> Result<Vec<Violation>, PoolFull>
     where
         F: FnOnce() -> Vec<Violation> + Send + 'static,
@@ -218,16 +218,16 @@ impl PasswordHasher {
         answer.await.map_err(|_| PoolFull)
     }
 
-    /// Whether a verifier was made with another cost than the one configured.
+    /// Returns `true` if a verifier has another cost than the configured one.
     #[must_use]
     pub fn is_outdated(&self, verifier: &Verifier) -> bool {
         verifier.cost() != Some(self.cost)
     }
 
-    /// Hashes a new password, at most 72 bytes long.
+    /// Hashes a new password of at most 72 bytes.
     ///
     /// # Errors
-    /// [`PoolFull`] when the threads are gone or refuse: a password that is too long is never truncated.
+    /// [`PoolFull`] if the threads are gone, or if the password is too long: it is never truncated.
     pub async fn hash(&self, password: Password, place: HashingPermit) -> Result<Verifier, PoolFull> {
         if password.expose().len() > LONGEST_BYTES {
             return Err(PoolFull);
@@ -237,10 +237,11 @@ impl PasswordHasher {
         Ok(Verifier::of(self.cost, salt, &hash))
     }
 
-    /// Whether the password is the one. With no verifier, a dummy is verified and the answer is no.
+    /// Returns `true` if the password matches the verifier. Without a verifier, it verifies against a dummy and returns
+    /// `false`.
     ///
     /// # Errors
-    /// [`PoolFull`] when the threads are gone.
+    /// [`PoolFull`] if the threads are gone.
     pub async fn verify(
         &self,
         password: Password,
@@ -297,8 +298,8 @@ impl JobQueue {
         self.arrived.notify_one();
     }
 
-    /// This thread's share of what waits, all of one kind, now that what it had to itself is done; `None` when there will be
-    /// nothing more.
+    /// Returns this thread's share of the waiting jobs, all of one kind. `done` is the origin of its last batch, if
+    /// that had the thread to itself. Returns `None` when the pool is closed and no job waits.
     fn take(&self, done: Option<PermitHolder>) -> Option<JobBatch> {
         let mut state = self.lock();
         if let Some(origin) = done {
@@ -306,7 +307,7 @@ impl JobQueue {
         }
         state.idle += 1;
         loop {
-            // Whoever went away needs no answer, and the next in line gets the time.
+            // A caller that went away needs no answer, so the next one gets the time.
             state.waiting.forget_unwanted();
             let kept = state.kept_for_others(self.most_alone, Instant::now());
             if kept.is_none()
@@ -335,8 +336,8 @@ impl JobQueueState {
         *last = Some((origin, now));
     }
 
-    /// Time for which a thread is kept for others at most, where only one origin waits, which has its threads already. The
-    /// next of these to be done goes on with it.
+    /// Returns the time for which an idle thread is kept free for other origins: when only one origin waits, and it
+    /// already has its maximum of threads. The next of these threads to finish takes its jobs.
     fn kept_for_others(&self, most_alone: usize, now: Instant) -> Option<Duration> {
         let origin = self.waiting.only().filter(|_| !self.closed)?;
         if self.alone.get(&origin).is_none_or(|threads| *threads < most_alone) {
@@ -381,7 +382,7 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
                     replies.push((reply, place));
                 }
                 PoolTask::Judge { judge, reply } => {
-                    // Foreign code that reads what anybody sends. Without an answer the sender is told to come back.
+                    // A rule may panic on unexpected input. The sender then gets no answer and is told to retry later.
                     let judged = catch_unwind(AssertUnwindSafe(judge));
                     drop(place);
                     if let Ok(broken) = judged {
@@ -395,7 +396,7 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
             continue;
         }
         for ((reply, place), hash) in replies.into_iter().zip(engine.hashes(&inputs, of_all)) {
-            // Its place is free before its owner knows.
+            // The permit is free before its owner receives the answer.
             drop(place);
             let _ = reply.send(Zeroizing::new(hash));
         }
@@ -403,7 +404,8 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
 }
 
 impl BcryptEngine {
-    /// Lanes, if they give what the crate gives; a machine that computes wrongly must not decide about logins by them.
+    /// Returns `Lanes` if they compute the same hashes as the crate. A machine on which they do not must not use them
+    /// to decide about logins.
     fn tested(lanes: fn(&[Input<'_>], u32) -> Vec<[u8; 24]>) -> Self {
         const COST: u32 = 4;
         let password = |lane: usize| format!("self-test {lane} {}", "x".repeat(12 * lane));

@@ -1,9 +1,9 @@
-//! The second factor: TOTP (RFC 6238), with recovery codes in its place. Set up by its owner, asked for by every login
-//! from then on, taken away by its owner or, when it is lost, by an administrator.
+//! The second factor: TOTP (RFC 6238), with recovery codes as a substitute. Its owner enrols it, every later login
+//! requires it, and its owner, or an administrator if it is lost, removes it.
 //!
-//! A code is spent before anything else happens, by one statement that only one of several can win: it is accepted
-//! once, at however many nodes it is presented. A recovery code is spent with the event that says so: of two that present
-//! it at once, one finds the account changed, and then the code gone.
+//! A one-time code is used up before anything else happens, by a statement that only one caller can win: it is accepted
+//! once, across all nodes. A recovery code is used up with the event that records its use: of two concurrent uses, one
+//! finds the account changed, and then the code gone.
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, DisabledBy};
@@ -36,11 +36,11 @@ use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 use crate::{disclosure, reason};
 
-/// A second factor that is being set up; it counts once a code of it was right. No `Debug`; wiped when dropped.
+/// A pending second factor. It counts once a code of it is confirmed. No `Debug`; wiped when dropped.
 pub struct Enrolment {
-    /// The seed in base32 (RFC 4648), for typing in.
+    /// The seed in base32 (RFC 4648), for manual entry.
     pub secret: Zeroizing<String>,
-    /// The same as an `otpauth` URI, for scanning.
+    /// The seed as an `otpauth` URI, for scanning.
     pub otpauth_uri: Zeroizing<String>,
 }
 
@@ -74,7 +74,7 @@ fn seed_digest(vault: &Vault, sealed: &[u8]) -> [u8; 32] {
     vault.digest("pending-seed", &[sealed])
 }
 
-/// The enrolment under way, as long as it is the one that was shown.
+/// Returns the pending enrolment, if it is the one that was shown.
 async fn pending(side: &WriteSide, account: AccountId, shown: &[u8; 32]) -> Result<Enrolment, CommandError> {
     let sealed = credentials::seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
     if seed_digest(&side.vault, &sealed) != *shown {
@@ -130,7 +130,7 @@ pub(crate) async fn confirm_enrolment(
             unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
             unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
         }
-        // Under the factor as this very append leaves it.
+        // The factors as this append leaves them.
         Ok((unit, disclosure::disclosing_with_seed(side, context, batch, &sealed).await?))
     });
     let done = disclosure::done_disclosing(side, context, decided.await?).await?;
@@ -222,7 +222,7 @@ async fn take_away(
     unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
     unit.vault(VaultWrite::ForgetSecondFactor { account });
     unit.record(account.0, Some(account), events)?;
-    // What was counted against its codes goes with it. Of the address nothing is asked.
+    // The counters of its codes are deleted with it. The address does not matter here.
     if attempts::counted(side, account, "").await?.contains(&Factor::SecondFactor) {
         let (factor, by) = (Factor::SecondFactor, LiftedBy::Reset);
         let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
@@ -255,7 +255,7 @@ async fn second_step(
     }
     let (challenge, found) = challenge::challenged(side, challenge_token, ChallengePurpose::SecondFactor).await?;
     let account = challenge.account;
-    // It may have been forgotten since, and then never comes back.
+    // A device that was forgotten in the meantime never returns.
     let known = challenge.known_device && devices::knows_device(&side.pool, context, account, challenge.device).await?;
     let (device, subject) = match known {
         true => (challenge.device, AttemptScope::Device(account, challenge.device)),
@@ -286,7 +286,7 @@ async fn second_step(
     login::proceed(side, context, &found, &presented, idempotency.as_ref()).await
 }
 
-/// Whether one of its roles allows nothing without a second factor.
+/// Returns `true` if one of the account's roles requires a second factor.
 pub(crate) async fn requires_second_factor(side: &WriteSide, state: &AccountState) -> Result<bool, CommandError> {
     let policy = side.current_policy().await?;
     Ok(state.roles.iter().any(|role| policy.second_factor.required_for.contains(role)))

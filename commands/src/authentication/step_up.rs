@@ -1,5 +1,5 @@
-//! Step-up: whoever is logged in proves themselves once more, and may make sensitive calls for a while. Guesses are
-//! counted with those of logins from the same device, under the same lock.
+//! Step-up: a logged-in caller proves their identity again, and may then make sensitive calls for a while. Failures
+//! count with those of logins from the same device, under the same lockout.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
@@ -23,7 +23,7 @@ use crate::sessions::tokens;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
 
-/// What somebody proves themselves with.
+/// The evidence of a step-up.
 pub enum Evidence {
     /// The password.
     Password(Password),

@@ -1,5 +1,5 @@
-//! API keys: services act by themselves, within permissions and until a time. A key's secret is derived from its id with
-//! a key that the database does not hold, so nothing that could be presented is stored, not even hashed.
+//! API keys: services act on their own, within permissions and until an expiry. A key's secret is derived from its id
+//! with a key that the database does not hold. No form of it is stored, not even a hash.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,18 +23,18 @@ use crate::vault::crypto::equal;
 use crate::write_side::WriteSide;
 use crate::{disclosure, reason};
 
-/// Longest life of a key.
+/// The maximum lifetime of a key.
 pub const LONGEST_LIFE: TimeDelta = TimeDelta::days(366);
-/// Most keys in use at once.
+/// The maximum number of live keys.
 pub const MOST: i64 = 1_000;
-/// What every key begins with, so that scanners of source code find it.
+/// The prefix of every key. Secret scanners recognise it in source code.
 const PREFIX: &str = "fxk_";
 
 /// A new API key. No `Debug`; wiped when dropped.
 pub struct NewApiKey {
-    /// Its id.
+    /// The key's id.
     pub id: ApiKeyId,
-    /// What the service is to present; shown once.
+    /// The secret that the service presents; shown once.
     pub secret: Zeroizing<String>,
 }
 

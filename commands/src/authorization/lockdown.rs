@@ -1,4 +1,4 @@
-//! A lockdown, started and lifted with a reason: while it lasts, only those who respond get in.
+//! Lockdowns, started and lifted with a reason. During a lockdown, only its responders are admitted.
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Stream};
@@ -18,19 +18,19 @@ use crate::reason;
 use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
-/// There is one stream.
+/// The single stream of lockdowns.
 const STREAM: Stream = Stream { category: Category::Lockdown, id: Uuid::nil() };
 
-/// Whether somebody gets in, as of this version of the lockdown's stream.
+/// The admission of a caller, at a version of the lockdown's stream.
 #[derive(Clone, Copy)]
 pub(crate) struct LockdownAdmission {
-    /// Whether they do.
+    /// `true` if the caller is admitted.
     pub admitted: bool,
     version: u64,
 }
 
 impl LockdownAdmission {
-    /// What is appended holds only if no lockdown was started meanwhile.
+    /// Requires that no lockdown has started since.
     pub fn rest(self, unit: &mut UnitOfWork<'_>) {
         unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(self.version));
     }
@@ -78,8 +78,8 @@ async fn change_lockdown(
     .await
 }
 
-/// Whether somebody who holds these roles gets in now. Asks the database: it is asked seldom, and a node that is behind
-/// must not let in whom the others keep out.
+/// Decides whether a holder of these roles is admitted now. Asks the database: the call is rare, and a node that is
+/// behind must not admit a caller whom the others exclude.
 pub(crate) async fn admission(
     side: &WriteSide,
     roles: impl IntoIterator<Item = &RoleName>,
@@ -96,7 +96,7 @@ pub(crate) async fn admission(
     Ok(LockdownAdmission { admitted, version })
 }
 
-/// The same, of an account.
+/// Decides whether an account is admitted now.
 pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result<LockdownAdmission, CommandError> {
     let (scope, version) = lockdown(&side.pool).await?;
     if scope.is_none() {
@@ -105,8 +105,8 @@ pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result
     admission(side, &side.account_state(account).await?.0.roles).await
 }
 
-/// During a lockdown whoever is refused is told of it, and nothing else: neither that something was wrong nor that it
-/// was right.
+/// Replaces a refusal with [`CommandError::LockedDown`] during a lockdown, so that the caller does not learn whether
+/// the credentials were right.
 pub(crate) async fn as_during_lockdown<T>(pool: &PgPool, done: Result<T, CommandError>) -> Result<T, CommandError> {
     match done {
         Err(CommandError::InvalidCredentials) if lockdown(pool).await?.0.is_some() => Err(CommandError::LockedDown),

@@ -1,4 +1,4 @@
-//! Who may do what: roles, API keys, the policy, a lockdown.
+//! Authorization: roles, API keys, the policy, lockdowns.
 
 pub mod api_keys;
 pub mod lockdown;

@@ -1,4 +1,5 @@
-//! The security policy, changed with a reason and in force at once, on this node and, a moment later, on every other.
+//! The security policy, changed with a reason. A change is in force at once on this node, and a moment later on the
+//! others.
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Stream};
@@ -17,7 +18,7 @@ use crate::log::{ExpectedVersion, LoadedStream};
 use crate::reason;
 use crate::write_side::WriteSide;
 
-/// There is one stream.
+/// The single stream of the policy.
 const STREAM: Stream = Stream { category: Category::Policy, id: Uuid::nil() };
 
 pub(crate) async fn change_policy(
@@ -37,7 +38,7 @@ pub(crate) async fn change_policy(
             let state = record.state;
             let known = state.as_ref().unwrap_or(&side.first_policy).second_factor.required_for.clone();
             let mut rests_on = Vec::new();
-            // One that was retired since may stay: it allows nothing.
+            // A retired role may stay in the list: it grants nothing.
             for role in proposed.second_factor.required_for.difference(&known) {
                 let (_, on) =
                     roles::find_role(&side.log, role).await?.ok_or(fulexo_domain::role::RoleError::Unknown)?;

@@ -1,8 +1,8 @@
-//! Roles: defined by administrators beside those built in; granted and revoked with a reason, in force at once, also for
-//! tokens that were issued before.
+//! Roles: built in, or defined by administrators; granted and revoked with a reason. Changes are in force at once, also
+//! for tokens issued earlier.
 //!
-//! Whatever is decided here rests on the versions of the streams it was decided by (accounts, roles): of a grant and a
-//! demotion at once, one finds the other's stream changed and decides anew.
+//! Every decision has the versions of the streams that it read (accounts, roles) as preconditions: of a concurrent
+//! grant and demotion, one conflicts and is decided again.
 
 use std::collections::BTreeSet;
 
@@ -25,13 +25,13 @@ use crate::reason;
 use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
-/// Most roles that were ever defined.
+/// The maximum number of roles, including retired ones.
 const MOST_ROLES: i64 = 500;
 
-/// Streams at versions that a decision rests on.
+/// The expected versions of the streams that a decision depends on.
 pub(crate) type Preconditions = Vec<(Stream, ExpectedVersion)>;
 
-/// Whether a role is built in and lets its holder grant roles. Of those who hold one, somebody must be left.
+/// Returns `true` for a built-in role that may grant roles. At least one account in use must hold one.
 pub(crate) fn gives_roles(role: &RoleName) -> bool {
     built_in(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
 }
@@ -90,7 +90,7 @@ async fn change_roles(
         let state = side.account_state(account).await?;
         match execute::execute(&store, account.0, state, command.clone()).await {
             Ok(position) => return Ok(CommandOutcome { value: (), position }),
-            // Somebody else was faster: decide again on what they left.
+            // Conflict: decide again on the new state.
             Err(CommandError::Contended) => {}
             Err(error) => {
                 execute::unless_done::<()>(&side.log, idempotency.as_ref(), error).await?;
@@ -101,8 +101,8 @@ async fn change_roles(
     Err(CommandError::Contended)
 }
 
-/// What makes a change of roles right: the role is what it is, whoever makes the change still may, and somebody who
-/// may grant roles is left when it is done.
+/// Checks that a change of roles is permitted, and returns its preconditions: the role's definition, the caller's
+/// permissions, and an administrator who remains.
 async fn what_it_rests_on(
     side: &WriteSide,
     context: &Context,
@@ -115,7 +115,7 @@ async fn what_it_rests_on(
     let (permissions, mut expected) = match find_role(&side.log, role).await? {
         Some((permissions, rests_on)) => (permissions, rests_on),
         None if grants => return Err(AccountError::NoSuchRole.into()),
-        // Retired while somebody was being granted it: it allows nothing, and may go.
+        // The role was retired during a concurrent grant. It grants nothing and may be revoked.
         None => (Permissions::NONE, Vec::new()),
     };
     if !own.covers(permissions) {
@@ -216,7 +216,7 @@ async fn role_state(log: &EventLog, role: &RoleName) -> Result<(RoleState, u64),
     Ok((loaded.record.state, loaded.version))
 }
 
-/// What a role allows, and the stream that says so; `None` when there is no such role.
+/// Returns a role's permissions, and the preconditions under which it has them, or `None` if the role does not exist.
 pub(crate) async fn find_role(
     log: &EventLog,
     role: &RoleName,
@@ -232,7 +232,7 @@ pub(crate) async fn find_role(
     }
 }
 
-/// What these roles allow together, and the streams that say so.
+/// Returns the combined permissions of these roles, and the preconditions under which they have them.
 async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissions, Preconditions), CommandError> {
     let (mut allowed, mut rests_on) = (Permissions::NONE, Vec::new());
     for role in roles {
@@ -244,7 +244,8 @@ async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissi
     Ok((allowed, rests_on))
 }
 
-/// Whoever asks may still do all this: their account, and its roles, as they are now.
+/// Checks that the caller still holds these permissions, and returns the preconditions: the versions of their account
+/// and of its roles.
 async fn granter(side: &WriteSide, context: &Context, needed: Permissions) -> Result<Preconditions, CommandError> {
     let granter = match context.actor {
         Actor::Account { id } => AccountId(id),
@@ -272,7 +273,7 @@ pub(crate) async fn rest_on_granter(
     Ok(())
 }
 
-/// Nobody takes the use, or a factor, of an account that may do more than they.
+/// Checks that the caller holds every permission of the account that they suspend or reset, and adds the preconditions.
 pub(crate) async fn rest_on_rank(
     side: &WriteSide,
     unit: &mut UnitOfWork<'_>,
@@ -295,8 +296,8 @@ pub(crate) async fn rest_on_rank(
     rest_on_granter(side, unit, context, needed).await
 }
 
-/// Somebody else who holds a built-in role that grants roles, and whose account is in use, as they are now. Whatever
-/// takes that away from an account rests on them: of two that are taken away at once, one finds the other changed.
+/// Finds another account in use that holds a built-in role which may grant roles. Returns its expected version as a
+/// precondition of removing an administrator: of two concurrent removals, one conflicts.
 pub(crate) async fn other_administrator(
     side: &WriteSide,
     but: AccountId,

@@ -1,4 +1,4 @@
-//! An append: what it takes, what it answers, and what the composition root gives the log.
+//! The types of an append: its request, its outcome, and the hooks that the composition root supplies.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,105 +14,105 @@ use uuid::Uuid;
 use crate::vault::personal::SealedRow;
 use crate::vault::write::VaultWrite;
 
-/// Most events in one batch; also the most that one request may append.
+/// The maximum number of events per batch, and per request.
 pub const BATCH_EVENTS: usize = 512;
-/// Most requests waiting, in each of the two queues. Beyond it, callers are told to come back.
+/// The capacity of each of the two queues. Beyond it, callers are told to retry later.
 pub const QUEUE: usize = 4_096;
 
-/// The state a stream must be in for an append to happen.
+/// The version that a stream must have for an append to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// It has no events.
+    /// The stream has no events.
     New,
-    /// It has exactly this many.
+    /// The stream has exactly this many events.
     Exact(u64),
-    /// No matter: for facts that have happened already, such as a failed login.
+    /// Any version, for facts that have already happened, such as a failed login.
     Any,
 }
 
-/// A value that only one stream may hold.
+/// A claim to a value that only one stream may hold.
 pub struct KeyClaim {
-    /// What kind of value, for example `email`.
+    /// The kind of value, for example `email`.
     pub scope: &'static str,
-    /// Its HMAC.
+    /// The HMAC of the value.
     pub hash: [u8; 32],
-    /// Who is to hold it.
+    /// The stream that claims it.
     pub holder: Uuid,
 }
 
-/// What is remembered of a command that came with an idempotency key.
+/// The stored record of a command that came with an idempotency key.
 #[derive(Clone)]
 pub struct CommandRecord {
-    /// HMAC of caller, operation and key.
+    /// The HMAC of caller, operation and key.
     pub id: [u8; 32],
-    /// HMAC of what was asked.
+    /// The HMAC of the request's content.
     pub request_hash: [u8; 32],
-    /// What became of it.
+    /// The command's outcome, as JSON.
     pub result: String,
 }
 
-/// One atomic append: all of it or nothing.
+/// One atomic append.
 #[derive(Default)]
 pub struct AppendRequest {
-    /// The events, in order. May be empty when only a command's result is to be remembered.
+    /// The events, in order. May be empty if the request only stores a command's result or secrets.
     pub events: Vec<Prepared>,
-    /// Conditions on streams as they were before this append, also on streams that it does not write to.
+    /// The expected versions of streams before this append, including streams that it does not write to.
     pub expected: Vec<(Stream, ExpectedVersion)>,
-    /// Personal facts beside the events, by index into `events`.
+    /// The sealed personal data of the events, by index into `events`.
     pub sealed: Vec<(usize, SealedRow)>,
-    /// Values to hold.
+    /// The unique values to claim.
     pub claims: Vec<KeyClaim>,
-    /// Secrets that change in the same transaction.
+    /// The vault writes of the same transaction.
     pub vault: Vec<VaultWrite>,
-    /// What to remember under the client's idempotency key.
+    /// The record to store under the client's idempotency key.
     pub command: Option<CommandRecord>,
 }
 
 impl AppendRequest {
-    /// Whether it would write nothing.
+    /// Returns `true` if it would write nothing.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        // Sealed facts stand beside events.
+        // Sealed data always belongs to an event.
         self.events.is_empty() && self.claims.is_empty() && self.vault.is_empty() && self.command.is_none()
     }
 }
 
-/// Where an append ended up.
+/// The receipt of a committed append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// The events as recorded.
+    /// The events, as recorded.
     pub events: Vec<Arc<Recorded>>,
     /// The position of the last event; `None` when there was none.
     pub position: Option<u64>,
 }
 
-/// What became of an append.
+/// The outcome of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// It was committed.
+    /// The append was committed.
     New(Receipt),
-    /// The same command was committed before, with this result.
+    /// The same command was committed earlier, with this result.
     Duplicate {
         /// The stored result.
         result: String,
     },
 }
 
-/// Why an append did not happen.
+/// The reason for which an append failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// A stream was not in the expected state: load again, decide again.
+    /// A stream was not at the expected version: load and decide again.
     #[error("the stream is at version {actual}")]
     Conflict {
-        /// Which.
+        /// The stream.
         stream: Stream,
-        /// Its version now.
+        /// Its current version.
         actual: u64,
     },
-    /// Another stream holds the value.
+    /// Another stream holds the claimed value.
     #[error("another stream holds this {scope}")]
     KeyTaken {
-        /// What kind of value.
+        /// The kind of value.
         scope: &'static str,
     },
     /// The idempotency key was used for another request.
@@ -121,44 +121,44 @@ pub enum AppendError {
     /// Too many appends are waiting.
     #[error("the log's queue is full")]
     Overloaded,
-    /// The database could not be reached for a while, or the service is stopping. Whether the append happened is
-    /// known to the log alone; the same idempotency key will tell.
+    /// The database was unreachable for a while, or the service is stopping. The append may have been committed: repeat
+    /// the call with the same idempotency key to learn the outcome.
     #[error("the log cannot be reached")]
     Unavailable,
     /// The database refused this request; the text names the constraint.
     #[error("the database refused the append: {0}")]
     Rejected(String),
-    /// An append before this one changed what it rests on, as a table shows: load again, decide again.
+    /// An earlier append violated a precondition that only a table's constraint checks: load and decide again.
     #[error("an append before this one changed what it rests on")]
     Overtaken,
     /// This process's clock is more than an hour ahead of the database's.
     #[error("the clock of this node is more than an hour ahead of the database's")]
     ClockAhead,
-    /// More events than fit a batch.
+    /// The request has more events than fit into a batch.
     #[error("more than {BATCH_EVENTS} events in one append")]
     TooLarge,
 }
 
-/// Derives what gates a request, in the transaction of the events. Given by the composition root, so that the
-/// write side does not know the read side.
+/// Updates the tables that the access gate reads, in the transaction of the events. The composition root supplies it,
+/// so that the write side does not know the read side.
 pub type GateHook = for<'a> fn(
     &'a mut PgConnection,
     &'a [Arc<Recorded>],
 ) -> Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'a>>;
 
-/// Told of every batch after its commit and before its callers, in order.
+/// Receives every batch after its commit and before its callers, in order.
 pub type CommitHook = Arc<dyn Fn(&[Arc<Recorded>]) + Send + Sync>;
 
-/// What the composition root gives the log.
+/// The functions that the composition root supplies to the log.
 #[derive(Clone)]
 pub struct LogHooks {
-    /// Derives what gates a request.
+    /// Updates the tables that the access gate reads.
     pub gate: GateHook,
-    /// Whether an event concerns the gate at all.
+    /// Returns `true` if the event concerns the access gate.
     pub gates: fn(&Event) -> bool,
-    /// Hears of every batch.
+    /// Receives every committed batch.
     pub on_commit: CommitHook,
-    /// The time under the lock: `recorded_at` follows it, but never goes back.
+    /// The clock, read under the lock. `recorded_at` follows it, but never decreases.
     pub clock: fn() -> DateTime<Utc>,
 }
 

@@ -1,4 +1,5 @@
-//! What a batch comes to: pure, from what the log's lock showed or, on the short way, from what is foretold.
+//! The plan of a batch, computed without I/O from the state that the log's lock showed or, for an optimistic append,
+//! from the expected versions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use super::append::{AppendError, AppendOutcome, AppendRequest, ExpectedVersion, Receipt};
 use crate::vault::write::VaultWrite;
 
-/// What the batch depends on, in the form that `log.lock` takes.
+/// The streams, commands and unique values that a batch depends on, in the form that `log.lock` takes.
 #[derive(Default)]
 pub struct LockRequest {
     pub categories: Vec<&'static str>,
@@ -21,18 +22,18 @@ pub struct LockRequest {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// What the lock showed.
+/// The state that `log.lock` returned.
 #[derive(Default)]
 pub struct LockedState {
     pub recorded_at: DateTime<Utc>,
     pub versions: HashMap<Stream, u64>,
-    /// Request hash and result of commands known before.
+    /// The request hashes and results of commands committed earlier, by command id.
     pub commands: HashMap<Vec<u8>, (Vec<u8>, String)>,
-    /// Holders of keys taken before.
+    /// The holders of unique values claimed earlier.
     pub keys: HashMap<(&'static str, Vec<u8>), Uuid>,
 }
 
-/// The batch in the form that `log.append` takes, and what each request will be answered.
+/// The batch in the form that `log.try_append` takes, and the outcome of each request.
 #[derive(Default)]
 pub struct BatchPlan {
     pub categories: Vec<&'static str>,
@@ -47,17 +48,17 @@ pub struct BatchPlan {
     pub command_ids: Vec<Vec<u8>>,
     pub command_hashes: Vec<Vec<u8>>,
     pub command_results: Vec<String>,
-    /// The time of the first event, or of none.
+    /// The time of the first event; of the batch if it has no events.
     pub first_time: DateTime<Utc>,
     /// The time of the last event.
     pub last_time: DateTime<Utc>,
-    /// Streams as they will be.
+    /// The versions of the streams after the batch.
     pub versions: HashMap<Stream, u64>,
     placed: Vec<PlannedEvent>,
     outcomes: Vec<RequestOutcome>,
 }
 
-/// An event and its place, but for the position.
+/// An event with its stream version and time. Its position is not known yet.
 struct PlannedEvent {
     request: usize,
     event: usize,
@@ -66,7 +67,7 @@ struct PlannedEvent {
 }
 
 enum RequestOutcome {
-    /// This many of the placed events are its own.
+    /// The request is accepted; this many of the planned events are its own.
     Accepted(usize),
     Refused(Result<AppendOutcome, AppendError>),
 }
@@ -74,7 +75,7 @@ enum RequestOutcome {
 /// The columns of `log.sealed`.
 #[derive(Default)]
 pub struct SealedColumns {
-    /// Indexes into the leaves.
+    /// Indexes into `leaves`.
     pub events: Vec<i32>,
     pub ordinals: Vec<i16>,
     pub subjects: Vec<Option<Uuid>>,
@@ -104,13 +105,13 @@ impl LockRequest {
 }
 
 impl BatchPlan {
-    /// Goes through the requests in order, each seeing what those before it did.
+    /// Plans the requests in order. Each sees the effects of those before it.
     pub fn of<'a>(
         requests: impl Iterator<Item = &'a AppendRequest>,
         mut seen: LockedState,
         now: DateTime<Utc>,
     ) -> Self {
-        // Never earlier than the event before it, whatever the clocks of the nodes say.
+        // Never earlier than the previous event, even if the clocks of nodes differ.
         let mut time = leaf::to_micros(now).max(seen.recorded_at);
         let mut plan = Self { first_time: time, last_time: time, ..Self::default() };
         for (index, request) in requests.enumerate() {
@@ -124,24 +125,24 @@ impl BatchPlan {
         plan
     }
 
-    /// Whether there is nothing to write.
+    /// Returns `true` if there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.leaves.is_empty() && self.command_ids.is_empty()
     }
 
-    /// Whether every request is accepted.
+    /// Returns `true` if every request is accepted.
     pub fn accepts_all(&self) -> bool {
         self.outcomes.iter().all(|outcome| matches!(outcome, RequestOutcome::Accepted(_)))
     }
 
-    /// Secrets that change with the requests that were accepted.
+    /// Returns the vault writes of the accepted requests.
     pub fn vault<'a>(&self, requests: impl Iterator<Item = &'a AppendRequest>) -> Vec<&'a VaultWrite> {
         let accepted =
             requests.zip(&self.outcomes).filter(|(_, outcome)| matches!(outcome, RequestOutcome::Accepted(_)));
         accepted.flat_map(|(request, _)| &request.vault).collect()
     }
 
-    /// The events, now that the first one's position is known.
+    /// Returns the events as recorded, given the position of the first.
     pub fn events<'a>(
         &self,
         requests: impl Iterator<Item = &'a AppendRequest>,
@@ -155,7 +156,7 @@ impl BatchPlan {
         self.placed.iter().zip(first_position..).filter_map(recorded).collect()
     }
 
-    /// The answer to each request, once the batch is committed.
+    /// Returns the outcome of each request, once the batch is committed.
     pub fn answers(self, events: &[Arc<Recorded>]) -> Vec<Result<AppendOutcome, AppendError>> {
         let mut rest = events;
         let mut answers = Vec::with_capacity(self.outcomes.len());
@@ -220,8 +221,8 @@ impl BatchPlan {
     }
 }
 
-/// The answer to a request that appends nothing; `None` when it may append. The command comes first: a request
-/// that succeeded before would now conflict with itself.
+/// Returns the outcome of a request that appends nothing, or `None` if it may append. The command is checked first: a
+/// repeated request would otherwise conflict with its own events.
 fn refusal(request: &AppendRequest, seen: &LockedState) -> Option<Result<AppendOutcome, AppendError>> {
     if let Some(command) = &request.command
         && let Some((hash, result)) = seen.commands.get(command.id.as_slice())

@@ -1,4 +1,4 @@
-//! The log, as callers see it: two queues, and the task behind them.
+//! The log's handle for callers: two queues that feed the sequencer.
 
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::append::{AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, LogHooks, QUEUE, QueuedAppend};
 use super::sequencer::{AppendQueues, Sequencer};
 
-/// The log, as callers see it. Cheap to clone.
+/// The event log. Cheap to clone.
 #[derive(Clone)]
 pub struct EventLog {
     pub(super) pool: PgPool,
@@ -15,8 +15,8 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// The log and the task that orders its appends. Whoever starts the service runs the sequencer; when every
-    /// `EventLog` is dropped, or it is told to stop, it commits what is waiting and ends.
+    /// Creates the log and the sequencer that orders its appends. The caller runs the sequencer. It commits the queued
+    /// appends and ends when every `EventLog` is dropped or when it is told to stop.
     #[must_use]
     pub fn new(pool: PgPool, hooks: LogHooks) -> (Self, Sequencer) {
         let (changes, incoming_changes) = mpsc::channel(QUEUE);
@@ -26,10 +26,10 @@ impl EventLog {
         (Self { pool, changes, observations }, sequencer)
     }
 
-    /// Appends, and returns once it is durable. Dropping the future does not cancel the append.
+    /// Appends, and returns once the events are durable. Dropping the future does not cancel the append.
     ///
     /// # Errors
-    /// See [`AppendError`]. After all but `Unavailable` nothing was written.
+    /// See [`AppendError`]. After every error except `Unavailable`, nothing was written.
     pub async fn append(&self, request: AppendRequest) -> Result<AppendOutcome, AppendError> {
         if request.events.len() > BATCH_EVENTS {
             return Err(AppendError::TooLarge);

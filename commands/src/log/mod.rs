@@ -1,9 +1,10 @@
-//! The event log: append and read. One gapless position, one sequencer a process, group commit.
+//! The event log: append and read. Positions have no gaps. Each process has one sequencer, which commits appends in
+//! groups.
 //!
-//! An append is handed to the sequencer and waited for; a caller that goes away does not cancel it. What the log
-//! refuses, it refuses for one request: its neighbours in the batch are not touched.
+//! A caller hands its append to the sequencer and waits. A caller that goes away does not cancel it. A refusal affects
+//! one request, not the others of its batch.
 //!
-//! Projections and the tree are not here: they read. So does the relay, which copies the log to JetStream.
+//! Projections and the tree are not here: they read the log. So does the relay, which copies it to JetStream.
 
 mod append;
 mod batch;

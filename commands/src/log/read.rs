@@ -1,8 +1,9 @@
-//! What commands read of the log: one stream, its size, the outcome of a command. Reading everything in order is the
-//! feed's business (`projections`).
+//! The reads that commands need: one stream, the size of the log, the outcome of a command. The feed (`projections`)
+//! reads all events in order.
 //!
-//! A stream is read from its last snapshot on, so that nobody pays for its length. A snapshot is a record as it was at one
-//! event, and says at which: `log.event` must have that very event there, or the stream is read from its beginning.
+//! A stream is read from its latest snapshot on, so that its length does not matter. A snapshot stores a record as of
+//! one event and names that event. If `log.event` does not have exactly that event there, the stream is read from its
+//! beginning.
 
 use fulexo_domain::event::{Recorded, Stream};
 use fulexo_domain::leaf::{self, LeafError};
@@ -11,17 +12,16 @@ use uuid::Uuid;
 
 use super::event_log::EventLog;
 
-/// Events after its last snapshot that make the next load of a stream write another one. A stream that never has as many
-/// never has a snapshot.
+/// The number of events after the latest snapshot at which a load writes a new one. A shorter stream has no snapshot.
 const TAIL: usize = 32;
 
-/// A stream as the log has it.
+/// A stream, loaded from the log.
 pub struct LoadedStream<R> {
-    /// What its events come to.
+    /// The record that its events add up to.
     pub record: R,
-    /// How many they are.
+    /// The number of events.
     pub version: u64,
-    /// Where the last one stands; `None` when there are none.
+    /// The position of the last event; `None` if there are none.
     pub last_position: Option<u64>,
 }
 
@@ -30,37 +30,37 @@ struct StreamRow {
     position: i64,
     leaf: Vec<u8>,
     leaf_hash: Vec<u8>,
-    /// What the snapshot says that was made at this event.
+    /// The text of the snapshot that was taken at this event.
     snapshot: Option<String>,
 }
 
-/// Why the log could not be read.
+/// The reason for which the log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    /// A leaf that this build cannot read.
+    /// This build cannot decode a leaf.
     #[error(transparent)]
     Leaf(#[from] LeafError),
-    /// A leaf that is not the one that was hashed, or that belongs elsewhere: somebody altered the log.
+    /// A leaf does not match its hash or its place: somebody altered the log.
     #[error("the event at position {position} is not the one that was recorded there")]
     Altered {
-        /// Where it stands.
+        /// The position of the event.
         position: u64,
     },
 }
 
-/// The outcome of a command, as it was stored.
+/// The stored outcome of a command.
 pub(crate) struct StoredOutcome {
     pub request_hash: Vec<u8>,
     pub result: String,
-    /// In seconds, by the database's clock.
+    /// The age in seconds, by the database's clock.
     pub age: i64,
 }
 
 impl EventLog {
-    /// The events of one stream, in order.
+    /// Loads the events of one stream, in order.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -78,7 +78,7 @@ impl EventLog {
             .collect()
     }
 
-    /// What the events of one stream come to.
+    /// Loads the record of one stream, from its snapshot if there is one.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -89,7 +89,7 @@ impl EventLog {
         let (rows, started) = match snapshot.map(R::from_text) {
             Some(Ok(record)) => (rows, Some(record)),
             None if rows.first().is_some_and(|first| first.version == 1) => (rows, None),
-            // There is no such stream, or its snapshot is of no use: of an event that the log does not have there.
+            // There is no such stream, or its snapshot is unusable: the log does not have its event there.
             Some(Err(_)) | None => (self.since_beginning(stream).await?, None),
         };
 
@@ -99,7 +99,7 @@ impl EventLog {
         for (index, (row, version)) in rows.iter().zip(first..).enumerate() {
             let recorded = sound(stream, version, row.position, &row.leaf, &row.leaf_hash)?;
             (loaded.version, loaded.last_position) = (version, Some(recorded.position));
-            // What the first one did, the snapshot knows.
+            // The snapshot already includes the first event.
             if index >= skipped {
                 loaded.record = loaded.record.after(recorded);
             }
@@ -112,7 +112,7 @@ impl EventLog {
         Ok(loaded)
     }
 
-    /// The event that the stream's snapshot was made at, and all after it; all there are where it has none.
+    /// Loads the event of the stream's snapshot and all later ones, or all events if there is no snapshot.
     async fn since_snapshot(&self, stream: Stream, format: i16) -> Result<Vec<StreamRow>, sqlx::Error> {
         sqlx::query_as!(
             StreamRow,
@@ -146,8 +146,8 @@ impl EventLog {
         .await
     }
 
-    /// Writes down what a stream came to at its last event, for the next who loads it. Events do not change, so it is as
-    /// true later, whoever writes it and whatever was appended since; and where it cannot be written, nothing is lost.
+    /// Stores a snapshot of the record at the stream's last event. Events never change, so the snapshot stays correct,
+    /// even if others append or store another one. A failure loses nothing.
     async fn keep_snapshot<R: Record>(&self, stream: Stream, last: &StreamRow, record: &R) {
         let Ok(state) = record.to_text() else { return };
         let kept = sqlx::query!(
@@ -164,7 +164,7 @@ impl EventLog {
         }
     }
 
-    /// The number of events in the log, which is also the next position.
+    /// Returns the number of events in the log, which is the next position.
     ///
     /// # Errors
     /// [`ReadError::Database`].
@@ -172,7 +172,7 @@ impl EventLog {
         Ok(sqlx::query_scalar!("select position from log.head").fetch_one(&self.pool).await?.unsigned_abs())
     }
 
-    /// What became of a command that came with an idempotency key.
+    /// Returns the stored outcome of a command that came with an idempotency key.
     pub(crate) async fn outcome(&self, command_id: &[u8; 32]) -> Result<Option<StoredOutcome>, sqlx::Error> {
         sqlx::query_as!(
             StoredOutcome,
@@ -185,7 +185,7 @@ impl EventLog {
     }
 }
 
-/// An event as it was recorded: the leaf that was hashed, in its place.
+/// Decodes an event, and checks its leaf against the hash, the stream and the version.
 fn sound(stream: Stream, version: u64, position: i64, leaf: &[u8], leaf_hash: &[u8]) -> Result<Recorded, ReadError> {
     let position = position.unsigned_abs();
     let recorded = leaf::decode(position, leaf)?;

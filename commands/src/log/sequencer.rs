@@ -1,4 +1,4 @@
-//! The one task of a process that appends. No timer: while one batch commits, the next one forms.
+//! The only task of a process that appends. It needs no timer: while one batch commits, the next one forms.
 //!
 //! ```text
 //!            +------- rejected: halve the batch, try each half -------+
@@ -26,18 +26,19 @@ use super::batch::{BatchPlan, LockRequest, LockedState};
 use super::statements::{ExpectedVersions, is_rejection, lock, try_append, where_committed};
 use crate::vault::write;
 
-/// How long a batch is kept waiting for a database that went away.
+/// The time that a batch waits for an unreachable database.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long a transaction of this task may be silent. It holds the lock of every node, and is silent for a round trip at a
-/// time: longer, and its process is held up, or its machine gone. Postgres ends it then, and the others go on.
+/// The time that a transaction of this task may be idle. It holds a lock that every node needs, and is idle only for
+/// one round trip at a time. A longer pause means that the process hangs or its machine is gone: Postgres then ends the
+/// transaction, so that other nodes can append.
 const SILENCE: &str = "set idle_in_transaction_session_timeout = '3s'";
 
-/// How long a statement may go without an answer: as long as a caller waits for theirs. Longer, and the server has vanished
-/// without a word, or a commit waits for a standby; in either case nobody waits for this one any more.
+/// The time that a statement may take, equal to the time that callers wait. Beyond it, the server has vanished, or a
+/// commit waits for a standby; no caller is waiting any more in either case.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// Streams whose versions are remembered, to foretell what the lock will show.
+/// The maximum number of streams whose versions are remembered for optimistic appends.
 const REMEMBERED: usize = 50_000;
 
 /// Orders the appends of one process.
@@ -47,34 +48,35 @@ pub struct Sequencer {
     observations: mpsc::Receiver<QueuedAppend>,
     hooks: LogHooks,
     connection: Option<PoolConnection<Postgres>>,
-    /// Streams as this process left them. Whoever else appends makes it wrong, which the log notices.
+    /// The versions of streams after this process's last appends. An append by another node makes an entry stale, which
+    /// `log.try_append` detects.
     remembered: HashMap<Stream, u64>,
 }
 
-/// Appends that wait for the sequencer.
+/// The queues of the sequencer.
 pub(super) struct AppendQueues {
-    /// Those that change a state.
+    /// The appends that change state.
     pub changes: mpsc::Receiver<QueuedAppend>,
-    /// Those that only note what was seen. The others go first.
+    /// The appends that only record observations. State changes precede them.
     pub observations: mpsc::Receiver<QueuedAppend>,
 }
 
 type AppendResults = Vec<Result<AppendOutcome, AppendError>>;
 
 enum CommitFailure {
-    /// The database said no: one of the requests is at fault.
+    /// The database rejected the batch: one of its requests is at fault.
     Rejected(String),
-    /// The same, of what one of them rests on: to be decided anew.
+    /// The database rejected the batch because a precondition no longer holds: the request has to be decided again.
     Overtaken,
-    /// All of them would bear a time that is too far ahead.
+    /// The batch's time would be too far ahead of the database's clock.
     ClockAhead,
-    /// The connection broke before anything could be committed.
+    /// The connection broke before anything could have been committed.
     Lost(sqlx::Error),
-    /// It broke when the batch may have been committed: only the log knows.
+    /// The connection broke after the batch may have been committed. Only the log knows.
     Uncertain(Box<BatchPlan>),
 }
 
-/// A plan that was committed, and where it begins.
+/// A committed plan, and its events.
 struct CommittedBatch {
     plan: Box<BatchPlan>,
     events: Vec<Arc<Recorded>>,
@@ -85,13 +87,13 @@ impl Sequencer {
         Self { pool, changes, observations, hooks, connection: None, remembered: HashMap::new() }
     }
 
-    /// Appends by this pool, whose connections nobody else takes for long.
+    /// Uses this pool, in which long tasks do not hold connections.
     #[must_use]
     pub fn on(self, pool: PgPool) -> Self {
         Self { pool, ..self }
     }
 
-    /// Runs until `stop` resolves or every log handle is gone, then commits what is still waiting.
+    /// Runs until `stop` resolves or every log handle is dropped, then commits the queued appends.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut batch = Vec::new();
         loop {
@@ -112,7 +114,7 @@ impl Sequencer {
         }
     }
 
-    /// State changes first; `None` when nothing waits and nothing can come any more.
+    /// Returns the next queued append, state changes first, or `None` if both queues are empty and closed.
     async fn next(&mut self) -> Option<QueuedAppend> {
         tokio::select! {
             biased;
@@ -122,7 +124,7 @@ impl Sequencer {
         }
     }
 
-    /// Takes what is waiting, state changes first, up to the size of a batch.
+    /// Fills the batch from the queues, state changes first.
     fn fill(&mut self, batch: &mut Vec<QueuedAppend>, first: QueuedAppend) {
         let mut events = first.request.events.len();
         batch.push(first);
@@ -136,12 +138,12 @@ impl Sequencer {
     async fn commit(&mut self, batch: &mut Vec<QueuedAppend>) {
         let answers = self.settle(batch).await;
         for (queued, answer) in batch.drain(..).zip(answers) {
-            // A caller that went away has no use for its answer.
+            // The caller may have gone away.
             let _ = queued.reply.send(answer);
         }
     }
 
-    /// Commits the batch in as few transactions as it takes, and answers each request.
+    /// Commits the batch in as few transactions as possible. Returns the outcome of each request.
     async fn settle(&mut self, batch: &[QueuedAppend]) -> AppendResults {
         let deadline = Instant::now() + PATIENCE;
         let mut answers = Vec::with_capacity(batch.len());
@@ -171,9 +173,10 @@ impl Sequencer {
         answers
     }
 
-    /// One part, tried again for as long as the connection is the problem.
+    /// Commits one part of the batch. Retries until the deadline while the connection is the problem.
     async fn settle_part(&mut self, part: &[QueuedAppend], deadline: Instant) -> Result<AppendResults, CommitFailure> {
-        // Each try that may have been committed: one whose connection broke can still arrive when a later one failed.
+        // Every attempt that may have been committed: one whose connection broke may still take effect after a later
+        // one has failed.
         let mut uncertain: Vec<BatchPlan> = Vec::new();
         let mut pause = Duration::from_millis(10);
         loop {
@@ -185,7 +188,7 @@ impl Sequencer {
                 }
                 Err(failure) => failure,
             };
-            // What is left of the transaction ends with its connection.
+            // Closing the connection ends the transaction.
             self.disconnect();
             if Instant::now() >= deadline {
                 return Err(failure);
@@ -228,7 +231,7 @@ impl Sequencer {
         let mut transaction = answer(connection.begin()).await.map_err(CommitFailure::Lost)?;
         let seen = answer(lock(&mut transaction, &LockRequest::of(requests()))).await.map_err(sort)?;
 
-        // The lock waited for the transaction whose end was not seen, so its outcome can be read now.
+        // The lock waited for the transaction whose end was not observed, so its outcome is now visible.
         for (index, plan) in uncertain.iter().enumerate() {
             if let Some(first) = answer(where_committed(&mut transaction, plan)).await.map_err(CommitFailure::Lost)? {
                 tracing::info!(first, "the batch was committed before the connection broke");
@@ -255,7 +258,8 @@ impl Sequencer {
         finish(transaction, &hooks, part, plan, events).await
     }
 
-    /// What the lock would show if nobody else appended; `None` where that cannot be known.
+    /// Predicts the versions that the lock would show if no other node has appended. Returns `None` if a version is not
+    /// known.
     fn predict<'a>(
         &self,
         requests: impl Iterator<Item = &'a AppendRequest> + Clone,
@@ -280,11 +284,12 @@ impl Sequencer {
         }
         let foretold = ExpectedVersions::of(&versions);
         let plan = BatchPlan::of(requests, LockedState { versions, ..LockedState::default() }, (self.hooks.clock)());
-        // A refusal needs the log's own word.
+        // Only the locked state may refuse a request.
         (plan.accepts_all() && !plan.is_empty()).then(|| (foretold, Box::new(plan)))
     }
 
-    /// One round trip, if what was foretold holds; without a transaction of its own if nothing else is written.
+    /// Appends in one round trip if the expected versions hold, and without an explicit transaction if nothing else has
+    /// to be written. Returns `None` if a version differed.
     async fn optimistic_append(
         &mut self,
         part: &[QueuedAppend],
@@ -317,8 +322,9 @@ impl Sequencer {
         finish(transaction, &hooks, part, plan, events).await.map(Some)
     }
 
-    /// A transaction that was dropped is rolled back with the next message. That may be long in coming, and until then
-    /// it is open: with the lock of every node, unless it was the database that refused.
+    /// Rolls back a dropped transaction now. The driver does so only with the next message, which may be long in
+    /// coming. Until then the transaction is open and, unless the database itself refused it, holds a lock that every
+    /// node needs.
     async fn roll_back(&mut self) {
         if let Some(connection) = &mut self.connection
             && answer(connection.ping()).await.is_err()
@@ -346,7 +352,7 @@ impl Sequencer {
     }
 }
 
-/// What belongs into the transaction of the events, and its end.
+/// Writes the gate's tables and the vault in the transaction of the events, and commits.
 async fn finish(
     mut transaction: Transaction<'_, Postgres>,
     hooks: &LogHooks,
@@ -369,7 +375,7 @@ async fn finish(
     }
 }
 
-/// What is answered in time.
+/// Limits the time that a statement may take.
 async fn answer<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }

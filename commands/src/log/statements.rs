@@ -1,4 +1,5 @@
-//! What the sequencer says to Postgres, and how it reads the answers. When to say it is the sequencer's business.
+//! The statements that the sequencer sends to Postgres, and the decoding of their answers. The sequencer decides the
+//! order.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use uuid::Uuid;
 
 use super::batch::{BatchPlan, LockRequest, LockedState, to_i64};
 
-/// Versions that streams are expected to have, in the form that `log.try_append` takes.
+/// The expected versions of streams, in the form that `log.try_append` takes.
 #[derive(Default)]
 pub struct ExpectedVersions {
     pub categories: Vec<&'static str>,
@@ -17,7 +18,7 @@ pub struct ExpectedVersions {
 }
 
 impl ExpectedVersions {
-    /// What these streams are said to be at.
+    /// Collects the expected versions of these streams.
     pub fn of(versions: &HashMap<Stream, u64>) -> Self {
         let mut foretold = Self::default();
         for (stream, version) in versions {
@@ -99,8 +100,8 @@ pub async fn try_append(
     Ok(first.map(i64::unsigned_abs))
 }
 
-/// Where the batch begins, if it was committed: the leaf of its first event stands there. A batch without events only
-/// remembers commands, and the lock has just shown what it knows of them.
+/// Returns the position of the batch's first event if the batch was committed: its leaf is then in the log. A batch
+/// without events only stores commands, whose state the lock has just shown.
 pub async fn where_committed(connection: &mut PgConnection, plan: &BatchPlan) -> Result<Option<u64>, sqlx::Error> {
     let first = (plan.categories.first(), plan.streams.first(), plan.stream_versions.first(), plan.leaves.first());
     let (Some(category), Some(stream), Some(version), Some(leaf)) = first else { return Ok(None) };

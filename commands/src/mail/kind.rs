@@ -1,41 +1,40 @@
-//! Kinds of mail, which event is mailed as which, and the links in them.
+//! Kinds of mail, the events that cause them, and the links in them.
 
 use chrono::TimeDelta;
 use fulexo_domain::account::{AccountEvent, PasswordChange};
 use fulexo_domain::authentication::AuthenticationEvent;
 use fulexo_domain::event::Event;
 
-/// Mails that somebody may ask for, in an hour; whoever asks for more gets none.
+/// The maximum number of mails on request per hour. Requests beyond it send nothing.
 const MOST_ASKED_FOR: i64 = 3;
 
-/// What a mail is about.
+/// The kind of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MailKind {
-    /// A way to a new password, which somebody asked for.
+    /// A reset link, on request.
     PasswordReset,
-    /// That there is no way to a new password while the account is suspended. Takes the place of a way to one when it is
-    /// sent.
+    /// A notice that a suspended account cannot reset its password. Replaces the reset link when it is sent.
     ResetWhileSuspended,
-    /// A way to a new password, after the owner said that somebody else got in.
+    /// A reset link, after the owner reported an intrusion.
     IntrusionReported,
-    /// Whether the address is the owner's.
+    /// A link that verifies the e-mail address.
     EmailVerification,
-    /// A login from a device that was not known.
+    /// A login from an unknown device.
     NewDevice,
     /// Too many wrong passwords or codes.
     LockedOut,
-    /// Another password.
+    /// The password was changed.
     PasswordChanged,
-    /// A login asks for a second factor from now on.
+    /// A second factor was enabled.
     SecondFactorEnabled,
-    /// It does not any more.
+    /// The second factor was disabled.
     SecondFactorDisabled,
-    /// Recovery codes in place of the earlier ones.
+    /// The recovery codes were replaced.
     RecoveryCodesIssued,
 }
 
 impl MailKind {
-    /// Every one.
+    /// Every kind.
     pub const ALL: [Self; 10] = [
         Self::PasswordReset,
         Self::ResetWhileSuspended,
@@ -49,7 +48,7 @@ impl MailKind {
         Self::RecoveryCodesIssued,
     ];
 
-    /// What the owner of an account is told of an event.
+    /// Returns the kind of mail that an event causes, if any.
     pub(crate) const fn of(event: &Event) -> Option<Self> {
         match event {
             Event::Account(event) => match event {
@@ -97,14 +96,14 @@ impl MailKind {
         }
     }
 
-    /// Most of them that an account gets in an hour: nobody's mailbox is flooded by what others do. A login from a new
-    /// device is told even where there were some before, since one of them may be the thief's.
+    /// Returns the maximum number of mails of this kind per account and hour, so that others cannot flood a mailbox.
+    /// The limit for new devices is higher: one of several logins may be a thief's.
     pub(crate) const fn most(self) -> i64 {
         match self {
             Self::LockedOut => 1,
             Self::PasswordReset | Self::ResetWhileSuspended | Self::EmailVerification => MOST_ASKED_FOR,
             Self::NewDevice => 10,
-            // Only the owner, or who acts as they, makes these happen.
+            // Only the owner, or an intruder acting as the owner, causes these.
             Self::IntrusionReported
             | Self::PasswordChanged
             | Self::SecondFactorEnabled
@@ -113,7 +112,7 @@ impl MailKind {
         }
     }
 
-    /// What its token is for.
+    /// Returns the purpose of the mail's link.
     pub(crate) const fn purpose(self) -> LinkPurpose {
         match self {
             Self::PasswordReset | Self::ResetWhileSuspended | Self::IntrusionReported => LinkPurpose::PasswordReset,
@@ -127,7 +126,7 @@ impl MailKind {
         }
     }
 
-    /// The name in the outbox and in the log.
+    /// Returns the name in the outbox and in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -145,14 +144,14 @@ impl MailKind {
     }
 }
 
-/// What a mailed token is for.
+/// The purpose of a mailed token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkPurpose {
-    /// A new password.
+    /// To set a new password.
     PasswordReset,
-    /// To show that mail arrives.
+    /// To verify the e-mail address.
     EmailVerification,
-    /// To say that it was somebody else.
+    /// To report an intrusion.
     NotMe,
 }
 

@@ -1,4 +1,4 @@
-//! Mail to the owners of accounts: of which kind, and what waits to be sent.
+//! Mail to the owners of accounts: its kinds, and the outbox.
 
 pub mod kind;
 pub mod outbox;

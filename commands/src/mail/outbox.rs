@@ -1,7 +1,8 @@
-//! What is mailed to the owner of an account: it follows from the events, and waits in the vault, written with them, until
-//! one node has sent it. Every mail holds a one-time token: a way on, or a way to say that it was somebody else.
+//! The outbox of mail to the owners of accounts. A mail follows from an event, is written into the vault with it, and
+//! stays there until one node has sent it. Every mail holds a one-time token: for the next step, or to report an
+//! intrusion.
 //!
-//! How a mail looks and how it is sent is not here.
+//! This module does not format or send mail.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,35 +23,36 @@ use crate::vault::write::{COUNTED_FOR, VaultWrite};
 use crate::vault::{DataKey, Vault};
 use crate::write_side::WriteSide;
 
-/// Passwords that are compared with the account's last ones by one link.
+/// The number of comparisons with earlier passwords that one link allows.
 const COMPARISONS: i16 = 5;
-/// How long sending is tried.
+/// The time after which an unsent mail is dropped.
 const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(1);
-/// Longest text that is kept of what a client says about itself, in bytes.
+/// The maximum length of text that the client says about itself, in bytes.
 const LONGEST_TEXT: usize = 512;
 
-/// A mail that one node is sending: no other does, until it is said what became of it. No `Debug`.
+/// A mail that this node is sending. No other node sends it until [`sent`](Self::sent) or [`failed`](Self::failed) is
+/// called. No `Debug`.
 pub struct OutgoingMail {
     transaction: Transaction<'static, Postgres>,
     created_at: DateTime<Utc>,
     attempts: i32,
-    /// The same at every try.
+    /// The id, the same for every attempt.
     pub id: Uuid,
-    /// What it is about.
+    /// The kind.
     pub kind: MailKind,
-    /// To whom.
+    /// The recipient.
     pub to: EmailAddress,
-    /// What its link holds.
+    /// The token in its link.
     pub token: Zeroizing<String>,
-    /// When what it is about happened.
+    /// The time of the event.
     pub at: DateTime<Utc>,
-    /// From which address.
+    /// The client's address at the event.
     pub ip: Option<String>,
-    /// What the client says it is.
+    /// The client's `User-Agent` at the event.
     pub user_agent: Option<String>,
 }
 
-/// What is sealed of a mail.
+/// The sealed part of a mail.
 #[derive(Serialize, Deserialize)]
 struct MailContent {
     token: String,
@@ -70,20 +72,20 @@ struct MailRow {
 }
 
 impl OutgoingMail {
-    /// It is on its way.
+    /// Records that the mail was sent.
     ///
     /// # Errors
-    /// The database; it will be sent once more.
+    /// The database's; the mail will be sent again.
     pub async fn sent(mut self) -> Result<(), sqlx::Error> {
         empty(&mut self.transaction, self.id).await?;
         self.transaction.commit().await
     }
 
-    /// It is not; it is tried again later, each time after twice as long. Answers whether it was given up: for good
-    /// reason, or after a day.
+    /// Records that sending failed. The next attempt follows later, after a delay that doubles each time. Returns
+    /// `true` if the mail was dropped: because the failure is permanent, or after a day.
     ///
     /// # Errors
-    /// The database; it will be tried again at once.
+    /// The database's; the mail will be tried again at once.
     pub async fn failed(mut self, for_good: bool, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
         let given_up = if for_good {
             empty(&mut self.transaction, self.id).await?;
@@ -96,13 +98,13 @@ impl OutgoingMail {
     }
 }
 
-/// What is left of a mail that is not to be sent any more.
+/// Deletes the content of a mail that will not be sent again. Its row still counts towards the limit.
 async fn empty(transaction: &mut Transaction<'static, Postgres>, mail: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!("update vault.mail set sealed = null where mail_id = $1", mail).execute(&mut **transaction).await?;
     Ok(())
 }
 
-/// Answers whether it was given up instead.
+/// Schedules the next attempt. Returns `true` if the mail was dropped instead.
 async fn postpone(
     transaction: &mut Transaction<'static, Postgres>,
     mail: Uuid,
@@ -125,7 +127,7 @@ fn sealed_as(mail: Uuid) -> String {
     format!("mail/{mail}")
 }
 
-/// Adds the mails that an append leads to.
+/// Adds the mails that a unit of work causes.
 pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -> Result<(), CommandError> {
     for (account, kind) in unit.take_mails() {
         if !side.sends_mail {
@@ -135,7 +137,7 @@ pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -
             Some(key) => Some(key),
             None => side.vault.subject_key(account).await?,
         };
-        // Nobody is left to be told.
+        // The account was forgotten: nobody is left to notify.
         let Some(key) = key else { continue };
         let mail = mail(&side.vault, unit.context(), &key, account, kind)?;
         unit.vault(mail);
@@ -143,7 +145,7 @@ pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -
     Ok(())
 }
 
-/// A mail, and the token that it holds.
+/// Returns the vault write for a mail with a new token.
 pub(crate) fn mail(
     vault: &Vault,
     context: &Context,
@@ -186,7 +188,7 @@ fn link_hash(vault: &Vault, purpose: LinkPurpose, token: &str) -> [u8; 32] {
     vault.digest("mail-token", &[purpose.as_str().as_bytes(), token.as_bytes()])
 }
 
-/// Whose token this is, as long as it is good for this.
+/// Returns the account of a token that is valid for this purpose.
 pub(crate) async fn link_owner(
     side: &WriteSide,
     purpose: LinkPurpose,
@@ -205,11 +207,11 @@ pub(crate) async fn link_owner(
     owner.map(AccountId).ok_or(CommandError::InvalidCredentials)
 }
 
-/// Counts a comparison of a new password with the account's last ones, before it is made; answers which of the link it
-/// is, from 1.
+/// Counts a comparison of a new password with earlier ones, before it is made. Returns its number under this link, from
+/// 1.
 ///
 /// # Errors
-/// [`CommandError::InvalidCredentials`] when there were as many as a link is good for.
+/// [`CommandError::InvalidCredentials`] if the link's comparisons are used up.
 pub(crate) async fn count_comparison(side: &WriteSide, token: &str) -> Result<u32, CommandError> {
     let hash = link_hash(&side.vault, LinkPurpose::PasswordReset, token);
     let number = sqlx::query_scalar!(
@@ -223,7 +225,7 @@ pub(crate) async fn count_comparison(side: &WriteSide, token: &str) -> Result<u3
     number.map(|number| u32::from(number.unsigned_abs())).ok_or(CommandError::InvalidCredentials)
 }
 
-/// Whether an account got as many mails of a kind in this hour as it may.
+/// Returns `true` if an account has reached the hourly limit of this kind.
 pub(crate) async fn has_enough_mail(
     pool: &PgPool,
     account: AccountId,
@@ -259,7 +261,7 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
         let Some(waiting) = waiting else { return Ok(None) };
         let MailRow { mail_id: id, created_at, attempts, worth_sending, .. } = waiting;
         if !worth_sending {
-            // Its link was followed, replaced, or waited for too long.
+            // Its token was used, revoked, or has expired.
             empty(&mut transaction, id).await?;
             transaction.commit().await?;
             continue;
@@ -271,11 +273,11 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
                 return Ok(Some(mail));
             }
             Ok(None) => {
-                // Its owner was forgotten.
+                // The account was forgotten.
                 empty(&mut transaction, id).await?;
                 transaction.commit().await?;
             }
-            // A key that is not configured, or a kind that only a newer node knows: it holds no other mail up.
+            // The key is not configured, or only a newer node knows the kind. It must not delay other mails.
             Err(error) => {
                 tracing::error!(mail_id = %id, %error, "a mail that waits cannot be read");
                 postpone(&mut transaction, id, attempts, created_at, now).await?;
@@ -295,7 +297,7 @@ async fn read_mail(
     let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == waiting.kind);
     let kind = kind.ok_or_else(|| CommandError::Internal("a mail of an unknown kind".to_owned()))?;
     let kind = match kind.purpose() {
-        // Judged now: a link that would be refused is not sent.
+        // Checked when sending: a link that would be refused is not sent.
         LinkPurpose::PasswordReset if side.account_state(account).await?.0.suspended => MailKind::ResetWhileSuspended,
         LinkPurpose::PasswordReset | LinkPurpose::EmailVerification | LinkPurpose::NotMe => kind,
     };

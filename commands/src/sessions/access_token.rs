@@ -1,7 +1,7 @@
 //! Access tokens: JWTs in the profile of RFC 9068, signed with RS256 or, in development, HS256.
 //!
-//! The key id in a token's header picks a key of the ring, and the key alone says which algorithm it is good for:
-//! `none` and confusion have nothing to confuse. Refresh tokens are in `refresh_token`.
+//! The key id in a token's header selects a key of the ring, and the key alone determines the algorithm. `none` and
+//! algorithm confusion are therefore impossible. Refresh tokens are in `refresh_token`.
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, PublicKeyComponents};
@@ -16,89 +16,89 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// `typ` of an access token (RFC 9068, section 2.1).
+/// The `typ` of an access token (RFC 9068, section 2.1).
 const TYP: &str = "at+jwt";
 /// The `client_id` of every token.
 pub const CLIENT: &str = "first-party";
-/// Clocks of different machines differ by no more than this.
+/// The tolerated difference between the clocks of machines.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
-/// Longest token that is looked at, in bytes.
+/// The maximum length of a token, in bytes.
 const LONGEST: usize = 8_192;
 
-/// What an access token says (RFC 9068, section 2.2).
+/// The claims of an access token (RFC 9068, section 2.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who issued it.
+    /// The issuer.
     pub iss: String,
-    /// Whom it is for.
+    /// The audience.
     pub aud: String,
     /// The account.
     pub sub: AccountId,
     /// The session.
     pub sid: SessionId,
-    /// The client that asked for it (RFC 9068, section 2.2): clients are not registered, and all have one name.
+    /// The client (RFC 9068, section 2.2). Clients are not registered; all have the same name.
     #[serde(default)]
     pub client_id: String,
-    /// The token's own id.
+    /// The token's id.
     pub jti: Uuid,
-    /// Issued at, seconds since 1970.
+    /// The time of issue, in seconds since 1970.
     pub iat: i64,
-    /// Expires at, seconds since 1970.
+    /// The expiry, in seconds since 1970.
     pub exp: i64,
-    /// When the session's owner last logged in, seconds since 1970.
+    /// The time of the owner's last login, in seconds since 1970.
     pub auth_time: i64,
-    /// How (RFC 8176).
+    /// The authentication methods (RFC 8176).
     pub amr: Vec<Method>,
-    /// How strongly.
+    /// The authentication context class.
     pub acr: String,
-    /// Roles held when it was issued; a later change takes precedence.
+    /// The roles held at issue. Later changes take precedence.
     pub roles: Vec<RoleName>,
-    /// The log's position when it was issued.
+    /// The log's position at issue.
     pub pos: u64,
-    /// In which history of the log.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// Whether its session is of no use until its owner has proved themselves once more.
+    /// `true` if the session requires a step-up before anything else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
 }
 
-/// What a new token is to say.
+/// The content of a new token.
 pub struct TokenGrant {
     /// The account.
     pub account: AccountId,
     /// The session.
     pub session: SessionId,
-    /// When its owner last logged in.
+    /// The time of the owner's last login.
     pub authenticated_at: DateTime<Utc>,
-    /// How.
+    /// The authentication methods.
     pub methods: Vec<Method>,
-    /// Whether its session is of no use until its owner has proved themselves once more.
+    /// `true` if the session requires a step-up before anything else.
     pub held: bool,
-    /// Roles held now.
+    /// The roles held now.
     pub roles: Vec<RoleName>,
     /// The log's position.
     pub position: u64,
-    /// In which history of the log.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// When it ends.
+    /// The expiry.
     pub expires_at: DateTime<Utc>,
 }
 
-/// Why a token is refused. Callers are told no more than that it is.
+/// An invalid token. Callers are not told the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the access token is not valid")]
 pub struct InvalidToken;
 
-/// Why a key cannot be used.
+/// The reason for which a key is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Not a private RSA key in PEM.
+    /// The text is not a private RSA key in PEM.
     #[error("is not a private RSA key in PEM (PKCS#8 or PKCS#1)")]
     NotRsa,
-    /// Too weak for RS256 (RFC 7518, section 3.3).
+    /// The key is too short for RS256 (RFC 7518, section 3.3).
     #[error("has {0} bits; RS256 needs at least 2048")]
     TooShort(usize),
-    /// Too weak for HS256.
+    /// The secret is too short for HS256.
     #[error("has {0} characters; HS256 needs at least 64")]
     SecretTooShort(usize),
     /// The ring is empty.
@@ -106,34 +106,34 @@ pub enum KeyError {
     Empty,
 }
 
-/// A key that signs, or did sign and still verifies.
+/// A key that signs, or that signed earlier and still verifies.
 pub struct SigningKey {
     id: String,
     algorithm: Algorithm,
     encoding: EncodingKey,
     decoding: DecodingKey,
-    /// Modulus and exponent, base64url; for RS256 alone.
+    /// The modulus and exponent, base64url; `None` for HS256.
     public: Option<(String, String)>,
 }
 
-/// The keys of the service: the first signs, all verify.
+/// The keys of the service. The first signs; all verify.
 pub struct KeyRing {
     keys: Vec<SigningKey>,
     settings: TokenSettings,
 }
 
-/// The claims that all tokens of a service share, and the lifetime of each.
+/// The claims that all tokens of a service share, and their lifetime.
 #[derive(Debug, Clone)]
 pub struct TokenSettings {
-    /// `iss`: the service that issues them.
+    /// The `iss` claim: the service that issues them.
     pub issuer: String,
-    /// `aud`: the services that they are for.
+    /// The `aud` claim: the services that they are for.
     pub audience: String,
     /// The time from issue to expiry.
     pub lifetime: TimeDelta,
 }
 
-/// A public key as clients read it (RFC 7517, section 4; RFC 7518, section 6.3).
+/// A public key in the format for clients (RFC 7517, section 4; RFC 7518, section 6.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Jwk {
     /// `RSA`.
@@ -142,16 +142,16 @@ pub struct Jwk {
     pub r#use: &'static str,
     /// `RS256`.
     pub alg: &'static str,
-    /// The key's id: its RFC 7638 thumbprint.
+    /// The key's id: its thumbprint (RFC 7638).
     pub kid: String,
-    /// Modulus, base64url.
+    /// The modulus, base64url.
     pub n: String,
-    /// Exponent, base64url.
+    /// The exponent, base64url.
     pub e: String,
 }
 
 impl SigningKey {
-    /// An RS256 key; its id is its thumbprint (RFC 7638).
+    /// Reads an RS256 key. Its id is its thumbprint (RFC 7638).
     ///
     /// # Errors
     /// [`KeyError::NotRsa`], [`KeyError::TooShort`].
@@ -177,7 +177,7 @@ impl SigningKey {
         })
     }
 
-    /// An HS256 key, for development.
+    /// Returns an HS256 key, for development.
     ///
     /// # Errors
     /// [`KeyError::SecretTooShort`].
@@ -197,14 +197,14 @@ impl SigningKey {
     }
 }
 
-/// How strongly somebody is authenticated who presented these.
+/// Returns the authentication context class that these methods reach.
 #[must_use]
 pub const fn acr(methods: &[Method]) -> &'static str {
     if methods.len() > 1 { "aal2" } else { "aal1" }
 }
 
 impl KeyRing {
-    /// A ring whose first key signs.
+    /// Returns a ring whose first key signs.
     ///
     /// # Errors
     /// [`KeyError::Empty`].
@@ -212,22 +212,22 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self { keys, settings }) }
     }
 
-    /// `iss` of its tokens.
+    /// Returns the issuer of its tokens.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.settings.issuer
     }
 
-    /// How long a token lives.
+    /// Returns the lifetime of a token.
     #[must_use]
     pub const fn lifetime(&self) -> TimeDelta {
         self.settings.lifetime
     }
 
-    /// A new access token.
+    /// Signs an access token.
     ///
     /// # Errors
-    /// Only when the provider cannot sign.
+    /// Only if the provider cannot sign.
     pub fn sign(
         &self,
         grant: TokenGrant,
@@ -260,16 +260,16 @@ impl KeyRing {
         jsonwebtoken::encode(&header, &claims, &key.encoding)
     }
 
-    /// What a token says, once everything about it is right: key, algorithm, type, signature, issuer, audience, time.
+    /// Verifies a token: key, algorithm, type, signature, issuer, audience, time. Returns its claims.
     ///
     /// # Errors
-    /// [`InvalidToken`], whatever is wrong.
+    /// [`InvalidToken`].
     pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims, InvalidToken> {
         if token.len() > LONGEST {
             return Err(InvalidToken);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidToken)?;
-        // A critical extension that nobody here understands (RFC 7515, section 4.1.11).
+        // Critical extensions are not supported (RFC 7515, section 4.1.11).
         if header.crit.is_some() || !header.typ.as_deref().is_some_and(is_access_token) {
             return Err(InvalidToken);
         }
@@ -287,13 +287,13 @@ impl KeyRing {
         if has_begun && self.is_timely(&claims.claims, now) { Ok(claims.claims) } else { Err(InvalidToken) }
     }
 
-    /// Whether a token that was verified before is valid at this time, too.
+    /// Returns `true` if a verified token is also valid at this time.
     #[must_use]
     pub fn is_timely(&self, claims: &Claims, now: DateTime<Utc>) -> bool {
         claims.exp > (now - LEEWAY).timestamp() && claims.iat <= (now + LEEWAY).timestamp()
     }
 
-    /// The public keys, for `/.well-known/jwks.json`; empty with HS256, which has none.
+    /// Returns the public keys for `/.well-known/jwks.json`. HS256 has none.
     #[must_use]
     pub fn jwks(&self) -> Vec<Jwk> {
         let public = |key: &SigningKey| {
@@ -311,7 +311,7 @@ struct TimedClaims {
     nbf: Option<i64>,
 }
 
-/// `at+jwt`, also as the full media type (RFC 7515, section 4.1.9), without case.
+/// Returns `true` for `at+jwt`, also as the full media type (RFC 7515, section 4.1.9), ignoring case.
 fn is_access_token(typ: &str) -> bool {
     typ.eq_ignore_ascii_case(TYP) || typ.eq_ignore_ascii_case("application/at+jwt")
 }

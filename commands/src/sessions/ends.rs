@@ -1,8 +1,9 @@
-//! That sessions have ended, recorded of each: those that were taken away all at once, by an event of the account
-//! (`sign_out`), and those that an account has too many of.
+//! Records the end of each session that was revoked together with others by an event of the account (`sign_out`), and
+//! ends the sessions beyond an account's limit.
 //!
-//! The former are refused from that event on; this follows, at some node, and what one leaves half done another takes up, or
-//! the next that starts. The latter end before the login that was one too many is answered.
+//! Sessions of the first kind are refused from that event on. Their ends are recorded later, by any node; another node,
+//! or the next one to start, continues after a crash. Sessions of the second kind end before the login that exceeded
+//! the limit is answered.
 
 use std::time::Duration;
 
@@ -18,19 +19,19 @@ use crate::execute;
 use crate::log::ExpectedVersion;
 use crate::write_side::WriteSide;
 
-/// Sessions that end in one append.
+/// The maximum number of sessions per append.
 const AT_ONCE: i64 = 100;
-/// Accounts that are looked at in one round.
+/// The maximum number of accounts per round.
 const ACCOUNTS: i64 = 100;
-/// Between two looks: what another node was to do, it may have died over.
+/// The interval between checks for ends that a crashed node left unrecorded.
 const LOOK: Duration = Duration::from_secs(3);
-/// Between two looks for accounts with too many sessions: logins see to that, unless a node dies over one, or the policy
-/// allows fewer.
+/// The interval between checks for accounts beyond the limit. Logins enforce it, unless their node crashes or the
+/// policy lowers the limit.
 const COUNT: Duration = Duration::from_secs(600);
-/// How often an end is decided anew: several logins at once end the same sessions.
+/// The number of attempts to end sessions: several concurrent logins end the same ones.
 const TRIES: usize = 64;
 
-/// A session to be ended, at the version that it was found at.
+/// A session to end, at the version that was read.
 struct DueSessionEnd {
     session: Uuid,
     account: AccountId,
@@ -72,7 +73,7 @@ async fn end_those_taken_away(side: &WriteSide, context: &Context) -> Result<(),
         after = last.account_id;
         for account in accounts {
             end_those_of(side, context, AccountId(account.account_id)).await?;
-            // If it was changed since, it is looked at again.
+            // If the account has changed since, it stays due.
             sqlx::query!(
                 "update access.account set ends_due = false where account_id = $1 and changed_position = $2",
                 account.account_id,
@@ -86,7 +87,7 @@ async fn end_those_taken_away(side: &WriteSide, context: &Context) -> Result<(),
 
 async fn end_those_of(side: &WriteSide, context: &Context, account: AccountId) -> Result<(), CommandError> {
     loop {
-        // At one moment: over, without an event that says so, and at this version.
+        // One snapshot of the sessions that are over without an event, with their versions.
         let rows = sqlx::query!(
             r#"select s.session_id, v.version, a.sessions_ended_by
                from access.account a
@@ -131,9 +132,8 @@ async fn end_all_beyond_limit(side: &WriteSide, context: &Context) -> Result<(),
     Ok(())
 }
 
-/// Ends the sessions of an account that are too many: those past their end first, then the oldest. Whoever calls this
-/// after each of several logins, at however many nodes, leaves no more than the policy allows: the last to look sees
-/// all.
+/// Ends the sessions of an account beyond the limit: expired ones first, then the oldest. Each login calls this after
+/// its append. Whatever their order and nodes, the last call sees every session, so no more than the limit remain.
 pub(crate) async fn end_beyond_limit(
     side: &WriteSide,
     context: &Context,
@@ -173,7 +173,7 @@ pub(crate) async fn end_beyond_limit(
     Err(CommandError::Contended)
 }
 
-/// Ends each of them, or none: no end is recorded twice.
+/// Ends all of these sessions or none, so that no end is recorded twice.
 async fn end_due(side: &WriteSide, context: &Context, due: Vec<DueSessionEnd>) -> Result<(), CommandError> {
     let context = &Context { idempotency_key: None, ..context.clone() };
     let mut unit = side.unit_of_work(context);

@@ -1,4 +1,4 @@
-//! Sessions: their tokens, how they are refreshed, and how they end.
+//! Sessions: their tokens, refresh, and ends.
 
 pub mod access_token;
 pub mod ends;

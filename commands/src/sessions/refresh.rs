@@ -1,4 +1,4 @@
-//! Refresh: rotation, and the discovery of copies. Tokens are made in `sessions`.
+//! Refresh: rotation of refresh tokens, and detection of copies. The tokens are issued in `tokens`.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -26,22 +26,22 @@ use crate::sessions::tokens::{self, Tokens};
 use crate::vault::Vault;
 use crate::write_side::WriteSide;
 
-/// What a refresh came to, as the log remembers it for the same idempotency key.
+/// The outcome of a refresh, as the log stores it under the idempotency key.
 #[derive(Serialize, Deserialize)]
 enum RefreshOutcome {
     Refused,
-    /// To this generation.
+    /// The generation of the new token.
     Refreshed(u32),
 }
 
-/// Who refreshes, as far as that is seen.
+/// The visible characteristics of the client that refreshes.
 struct ClientFingerprint {
     fingerprint: String,
-    /// The device of the session, where its token came along.
+    /// The session's device, if the client presented its token.
     device: Option<Uuid>,
 }
 
-/// The product that a user agent names, without its version: an update of the browser is not another browser.
+/// Returns the product that a user agent names, without its version: an updated browser is still the same browser.
 fn user_agent_family(user_agent: &str) -> &str {
     const FAMILIES: [&str; 5] = ["Edg", "OPR", "Firefox", "Chrome", "Safari"];
     FAMILIES
@@ -78,17 +78,18 @@ pub(crate) async fn refresh(
         return Err(CommandError::InvalidCredentials);
     }
     rate_limit::spend(side, Route::AccountRefresh, QuotaHolder::Account(root.account), 1)?;
-    // A client that says which device it is must be the one that logged in, be it known to the account still or not.
+    // A client that presents a device token must be the one that logged in, even if the account no longer knows the
+    // device.
     let device = device.map(|token| device_of_token(&side.vault, root.account, token).unwrap_or_default());
     let fingerprint = fingerprint(&side.vault, context, device.unwrap_or(root.device));
     let seen = ClientFingerprint { fingerprint, device: device.filter(|device| *device == root.device) };
     let idempotency = IdempotencyKey::of(&side.vault, context, "refresh", &[token.as_bytes()]);
     match idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
-        // Too long ago: a spent token like any other.
+        // Too long ago: treated as any used token.
         Some((RefreshOutcome::Refreshed(_), false)) | None => {}
         Some((RefreshOutcome::Refreshed(generation), true)) => {
-            // Once the session has moved on, this is a spent token like any other, whatever key comes with it; and
-            // so it is for whoever looks different.
+            // After a later refresh, or from a client that looks different, this is treated as any used token, despite
+            // its idempotency key.
             if !lockdown::admission_of(side, root.account).await?.admitted {
                 return Err(CommandError::LockedDown);
             }
@@ -139,12 +140,12 @@ pub(crate) async fn refresh(
         unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
         if refreshed.is_some() {
             admission.rest(&mut unit);
-            // The session is good as long as the account is as it was: whatever takes its sessions away changes it.
+            // The session is live at this version of the account: revoking all sessions changes the account.
             unit.expect(Category::Account, live.account.0, ExpectedVersion::Exact(loaded.account_version));
         }
         unit.record(session.0, Some(live.account), events)?;
         let outcome = refreshed.map_or(RefreshOutcome::Refused, |live| RefreshOutcome::Refreshed(live.generation));
-        // A spent token that comes with a known key is decided anew, and what it comes to is not remembered.
+        // A used token with a known key is decided again, and that outcome is not stored.
         let is_rotated = refreshed.is_some_and(|refreshed| refreshed.generation != live.generation);
         let remembered = idempotency.as_ref().filter(|_| is_rotated);
         match execute::commit(side, unit, remembered, outcome).await {
@@ -154,7 +155,7 @@ pub(crate) async fn refresh(
                 let value = tokens::issue_live(side, context, session, live, &loaded, position, &root.secret).await?;
                 return Ok(CommandOutcome { value, position: Some(position) });
             }
-            // Somebody presented the same, with the same key, a moment ago.
+            // The same token was presented with the same key a moment ago.
             Ok(CommitOutcome::Replayed(RefreshOutcome::Refreshed(_)))
                 if !is_seen_again(side, context, session, &seen).await? => {}
             Ok(CommitOutcome::Replayed(RefreshOutcome::Refreshed(generation))) => {
@@ -164,7 +165,7 @@ pub(crate) async fn refresh(
             Ok(CommitOutcome::New(RefreshOutcome::Refused, _) | CommitOutcome::Replayed(RefreshOutcome::Refused)) => {
                 return Err(CommandError::InvalidCredentials);
             }
-            // Another tab was faster; what it did decides what this one gets.
+            // Another tab was faster. Its outcome decides this one.
             Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }
@@ -172,7 +173,7 @@ pub(crate) async fn refresh(
     Err(CommandError::Contended)
 }
 
-/// Whether an outcome from before may be answered once more.
+/// Returns `true` if a stored outcome may be replayed to this client.
 async fn is_seen_again(
     side: &WriteSide,
     context: &Context,
@@ -188,8 +189,8 @@ async fn is_seen_again(
     }
 }
 
-/// Whether it is the same browser family on the same device. The token of a device that the account knows says more than
-/// what a browser says of itself.
+/// Returns `true` for the same browser family on the same device. The token of a known device outweighs the browser's
+/// own claims.
 async fn looks_alike(
     pool: &PgPool,
     context: &Context,
@@ -205,8 +206,8 @@ async fn looks_alike(
     }
 }
 
-/// Who somebody seems to be, without saying who: a keyed digest of the browser family and the device. Languages are
-/// preferences, which a browser may vary or withhold (RFC 9110, section 12.5.4).
+/// Returns the client's fingerprint: a keyed digest of the browser family and the device, which identifies nobody. It
+/// excludes languages, because they are preferences that a browser may vary or withhold (RFC 9110, section 12.5.4).
 pub(crate) fn fingerprint(vault: &Vault, context: &Context, device: Uuid) -> String {
     let family = user_agent_family(context.origin.user_agent.as_deref().unwrap_or_default());
     let digest = vault.digest("fingerprint", &[family.as_bytes(), device.as_bytes()]);

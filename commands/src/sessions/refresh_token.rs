@@ -1,8 +1,8 @@
-//! Refresh tokens and device tokens: opaque to clients, derived with keys that the database does not hold.
+//! Refresh tokens and device tokens: opaque to clients, and derived with keys that the database does not hold.
 //!
-//! A refresh token names its session and its generation; its secret is a keyed digest of both and of the session's
-//! random root. Neither a copy of the database nor the service key alone makes one, and nothing that could be
-//! presented is stored, not even hashed. Which generation is current is the session's own business (`domain`).
+//! A refresh token names its session and its generation. Its secret is a keyed digest of both and of the session's
+//! random root. Neither a copy of the database nor the service key alone suffices to derive it, and no form of it is
+//! stored, not even a hash. The session itself determines the current generation (`domain`).
 
 use crate::vault::Vault;
 use crate::vault::crypto::equal;
@@ -12,17 +12,17 @@ use fulexo_domain::values::{AccountId, SessionId};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// A refresh token as presented; whether it is authentic is not known yet.
+/// A parsed refresh token. Its secret is not verified yet.
 pub struct RefreshToken {
-    /// The session it names.
+    /// The session that it names.
     pub session: SessionId,
-    /// The generation it names.
+    /// The generation that it names.
     pub generation: u32,
     secret: Zeroizing<[u8; 32]>,
 }
 
 impl RefreshToken {
-    /// Reads the form that [`refresh_token`] writes.
+    /// Parses the format of [`refresh_token`].
     #[must_use]
     pub fn parse(token: &str) -> Option<Self> {
         // 16 + 4 + 32 bytes are 70 characters of base64url.
@@ -36,14 +36,14 @@ impl RefreshToken {
         })
     }
 
-    /// Whether this service issued it.
+    /// Returns `true` if this service issued the token.
     #[must_use]
     pub fn is_authentic(&self, vault: &Vault, root: &[u8]) -> bool {
         equal(&*self.secret, &secret(vault, root, self.session, self.generation))
     }
 }
 
-/// The token of one generation of a session; the same whenever it is asked for.
+/// Returns the token of one generation of a session: the same for every call.
 #[must_use]
 pub fn refresh_token(vault: &Vault, root: &[u8], session: SessionId, generation: u32) -> String {
     let secret = Zeroizing::new(secret(vault, root, session, generation));
@@ -55,21 +55,21 @@ fn secret(vault: &Vault, root: &[u8], session: SessionId, generation: u32) -> [u
     vault.digest("refresh-token", &[root, session.0.as_bytes(), &generation.to_be_bytes()])
 }
 
-/// What the page of a session in cookie mode is told, and says with whatever changes something; the same for all of the
-/// session. It opens nothing by itself.
+/// Returns the CSRF token of a session in cookie mode, which its page sends with every unsafe request. It is the same
+/// for the whole session, and grants nothing by itself.
 #[must_use]
 pub fn csrf_token(vault: &Vault, session: SessionId) -> String {
     URL_SAFE_NO_PAD.encode(vault.digest("csrf-token", &[session.0.as_bytes()]))
 }
 
-/// The token by which a device that logged in before is known again, as long as its account knows it (`devices`). It opens
+/// Returns the token that identifies a device at later logins, as long as the account knows it (`devices`). It grants
 /// nothing by itself.
 #[must_use]
 pub fn device_token(vault: &Vault, account: AccountId, device: Uuid) -> String {
     URL_SAFE_NO_PAD.encode([device.as_bytes().as_slice(), &device_mark(vault, account, device)].concat())
 }
 
-/// The device that a token stands for, when it was issued to this account; whether it is still known is not asked.
+/// Returns the device of a token that was issued to this account. The account may have forgotten the device.
 #[must_use]
 pub fn device_of_token(vault: &Vault, account: AccountId, token: &str) -> Option<Uuid> {
     let bytes = if token.len() == 43 { URL_SAFE_NO_PAD.decode(token).ok()? } else { return None };

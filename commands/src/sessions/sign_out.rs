@@ -1,4 +1,4 @@
-//! How sessions end before their time: one of the caller's own, all others, all of an account.
+//! Revocation of sessions: one of the caller's own, all others, all of an account.
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountState};
@@ -27,7 +27,7 @@ pub(crate) async fn end_own_session(
         let loaded = tokens::load_session(side, session).await?;
         match &loaded.state {
             SessionState::Live(live) if live.account == account => {}
-            // Ended by somebody else in the meantime, or never the caller's: the latter must look like nothing.
+            // Ended concurrently, or never the caller's. The latter must look like a session that does not exist.
             SessionState::Ended if session_belongs_to(&side.pool, session, account).await? => {
                 return Ok(CommandOutcome { value: (), position: Some(loaded.last_position) });
             }
@@ -59,8 +59,8 @@ pub(crate) async fn end_other_sessions(
     revoke_all(side, context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
 }
 
-/// Once under an idempotency key: what began since is none of its business. Where none is live, there is nothing to
-/// record.
+/// Revokes the sessions of an account but one. A replay does not touch sessions that started since. Records nothing if
+/// no session is live.
 pub(crate) async fn revoke_all(
     side: &WriteSide,
     context: &Context,
@@ -89,12 +89,12 @@ pub(crate) async fn revoke_all(
     if done.position.is_some() { Ok(done) } else { execute::done_before(&side.log, done.value).await }
 }
 
-/// Adds to an append that every session of an account is over but one. It is one event, however many there are: from its
-/// position on nobody takes a token of theirs, and that each has ended is recorded later (`session_ends`). Whatever
-/// takes sessions away calls this, and has the append rest on the version of the account that `state` is of.
+/// Adds the event that ends every session of an account but one. It is a single event for any number of sessions:
+/// tokens are refused from its position on, and the end of each session is recorded later (`ends`). Every revocation of
+/// all sessions goes through here, and has the version of the account that `state` belongs to as a precondition.
 ///
 /// # Errors
-/// [`CommandError::InvalidCredentials`] when the one to keep is not good any more: it would come back.
+/// [`CommandError::InvalidCredentials`] if the session to keep is no longer live: it would be revived.
 pub(crate) async fn revoke_sessions(
     pool: &PgPool,
     unit: &mut UnitOfWork<'_>,
@@ -112,7 +112,7 @@ pub(crate) async fn revoke_sessions(
     unit.record(account.0, Some(account), events)
 }
 
-/// How many sessions of an account are in use, but this one.
+/// Returns the number of live sessions of an account, without this one.
 async fn live_sessions(
     pool: &PgPool,
     context: &Context,

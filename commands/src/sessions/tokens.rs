@@ -1,5 +1,5 @@
-//! A session as the log and the vault have it, and the tokens that its owner is given. How it is refreshed is in `refresh`,
-//! how it ends in `sign_out`.
+//! A session as the log and the vault hold it, and the tokens that its owner receives. `refresh` rotates them;
+//! `sign_out` and `ends` end sessions.
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::authentication::Method;
@@ -19,53 +19,53 @@ use crate::vault::Vault;
 use crate::vault::crypto::equal;
 use crate::write_side::WriteSide;
 
-/// What a client is given to prove who it is from now on. No `Debug`; wiped when dropped.
+/// The tokens of a session. No `Debug`; wiped when dropped.
 pub struct Tokens {
-    /// A JWT, good for [`Tokens::expires_in`] seconds.
+    /// The access token, a JWT; valid for [`Tokens::expires_in`] seconds.
     pub access_token: Zeroizing<String>,
-    /// Good for one use.
+    /// The refresh token; valid for one use.
     pub refresh_token: Zeroizing<String>,
-    /// Seconds.
+    /// The lifetime of the access token, in seconds.
     pub expires_in: i64,
     /// The session.
     pub session: SessionId,
-    /// By which this device is known at the next login; after a login alone.
+    /// The token that identifies this device at later logins; only after a login.
     pub device_token: Option<Zeroizing<String>>,
 }
 
-/// All that tokens are made of.
+/// The content of a session's tokens.
 pub(crate) struct TokenParameters {
     pub account: AccountId,
     pub session: SessionId,
     pub generation: u32,
     pub authenticated_at: DateTime<Utc>,
     pub methods: Vec<Method>,
-    /// Whether its owner must prove themselves first.
+    /// `true` if the session requires a step-up before anything else.
     pub held: bool,
     pub roles: Vec<RoleName>,
     pub position: u64,
     pub session_ends_at: DateTime<Utc>,
 }
 
-/// What the vault keeps of a live session.
+/// The root of a live session's refresh tokens, from the vault.
 pub(crate) struct RefreshRoot {
     pub account: AccountId,
     pub device: Uuid,
-    /// What its refresh tokens are derived from.
+    /// The secret that its refresh tokens are derived from.
     pub secret: Zeroizing<Vec<u8>>,
 }
 
-/// A session as the log has it.
+/// A session, loaded from the log.
 pub(crate) struct LoadedSession {
-    /// Ended, too, where all sessions of the account were taken away.
+    /// The state; also ended if all sessions of the account were revoked.
     pub state: SessionState,
     pub version: u64,
     pub started_at: DateTime<Utc>,
-    /// Of its last event, or of the one that took all sessions away.
+    /// The position of its last event, or of the event that revoked all sessions.
     pub last_position: u64,
-    /// Whether a second factor that was presented in it still counts.
+    /// `true` if the second factor presented in it still counts.
     pub second_factor: bool,
-    /// The version of its account that all of this is of, or an earlier one.
+    /// The account's version at which, or after which, the rest was read.
     pub account_version: u64,
 }
 
@@ -79,8 +79,7 @@ pub(crate) fn is_csrf_token(vault: &Vault, session: SessionId, presented: &[u8])
     equal(csrf_token(vault, session).as_bytes(), presented)
 }
 
-/// The answer to a command that was made before under the same idempotency key: tokens of the generation that it
-/// gave, as long as that is the current one.
+/// Issues the tokens of a replayed command again, if their generation is still the current one.
 pub(crate) async fn issue_again(
     side: &WriteSide,
     context: &Context,
@@ -175,7 +174,7 @@ pub(crate) async fn refresh_root(pool: &PgPool, session: SessionId) -> Result<Op
     }))
 }
 
-/// The device that a live session was started on.
+/// Returns the device that a live session started on.
 pub(crate) async fn device_of(pool: &PgPool, session: SessionId) -> Result<Uuid, CommandError> {
     Ok(refresh_root(pool, session).await?.ok_or(SessionError::Ended)?.device)
 }
@@ -202,7 +201,7 @@ pub(crate) async fn load_session(side: &WriteSide, session: SessionId) -> Result
         second_factor: standing.as_ref().is_some_and(|standing| standing.second_factor),
         account_version: standing.as_ref().map_or(0, |standing| standing.account_version.unsigned_abs()),
     };
-    // Without a row it has ended long ago.
+    // Without a row, it ended long ago.
     if let SessionState::Live(_) = loaded.state
         && !standing.as_ref().is_some_and(|standing| standing.is_good)
     {

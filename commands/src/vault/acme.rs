@@ -1,5 +1,6 @@
-//! What nodes share to have one certificate between them: the account at an ACME directory (RFC 8555) and the
-//! certificate, both sealed under a key of the service, and whose turn it is to order. Speaks to no directory.
+//! The shared state by which nodes use one certificate: the account at an ACME directory (RFC 8555) and the
+//! certificate, both sealed under a key of the service, and the claim to order the next one. It does not talk to the
+//! directory.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -8,7 +9,7 @@ use zeroize::Zeroizing;
 use super::crypto::{SealedValue, SymmetricKey, UnsealError};
 use super::key_hierarchy::{Vault, VaultError};
 
-/// One list of names at one directory.
+/// The ACME state of one list of names at one directory.
 #[derive(Clone)]
 pub struct AcmeStore {
     pool: PgPool,
@@ -17,24 +18,24 @@ pub struct AcmeStore {
     names: String,
 }
 
-/// An account at the directory.
+/// An account at an ACME directory.
 pub struct AcmeAccount {
-    /// As the ACME client wrote them.
+    /// The credentials, in the ACME client's format.
     pub credentials: Zeroizing<Vec<u8>>,
-    /// Of the account's public key (RFC 7638).
+    /// The thumbprint of the account's public key (RFC 7638).
     pub thumbprint: String,
 }
 
-/// A certificate.
+/// An issued certificate.
 pub struct AcmeCertificate {
-    /// Chain and private key, in PEM.
+    /// The chain and the private key, in PEM.
     pub pem: Zeroizing<Vec<u8>>,
-    /// Counts the certificates for these names.
+    /// The number of this certificate among those for these names.
     pub version: i64,
 }
 
 impl Vault {
-    /// What is kept about these names at this directory.
+    /// Returns the ACME store of these names at this directory.
     #[must_use]
     pub fn acme(&self, directory: &str, names: &[String]) -> AcmeStore {
         AcmeStore {
@@ -47,7 +48,7 @@ impl Vault {
 }
 
 impl AcmeStore {
-    /// The account, if there is one.
+    /// Returns the account, if there is one.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -61,7 +62,7 @@ impl AcmeStore {
         Ok(Some(AcmeAccount { credentials, thumbprint: row.thumbprint }))
     }
 
-    /// The thumbprint of the account, for a node that has not read the rest of it.
+    /// Returns the thumbprint of the account, for nodes that need nothing else of it.
     ///
     /// # Errors
     /// [`VaultError::Database`].
@@ -73,7 +74,7 @@ impl AcmeStore {
         Ok(thumbprint)
     }
 
-    /// Keeps an account, unless there is one: then that one stays.
+    /// Stores an account, unless one is already stored.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -90,7 +91,7 @@ impl AcmeStore {
         Ok(())
     }
 
-    /// Forgets the account with this thumbprint: the directory does not know it any more.
+    /// Deletes the account with this thumbprint, because the directory no longer knows it.
     ///
     /// # Errors
     /// [`VaultError::Database`].
@@ -105,7 +106,7 @@ impl AcmeStore {
         Ok(())
     }
 
-    /// The certificate, if there is one after that version.
+    /// Returns the certificate, if its version is later than `version`.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -124,8 +125,9 @@ impl AcmeStore {
         Ok(Some(AcmeCertificate { pem, version: row.version }))
     }
 
-    /// Takes the turn to order the certificate after `version`, until `until`. Answers with the number of orders that
-    /// failed so far, or with nothing: another node is at it, has done it, or it is too early after a failure.
+    /// Claims the order of the certificate after `version`, until `until`. Returns the number of failed orders so far,
+    /// or `None` if another node holds the claim, the certificate is already there, or the delay after a failure has
+    /// not passed.
     ///
     /// # Errors
     /// [`VaultError::Database`].
@@ -152,7 +154,7 @@ impl AcmeStore {
         Ok(failures)
     }
 
-    /// Before when nobody orders, if anybody ever has.
+    /// Returns the time before which no node orders, if an order was ever claimed.
     ///
     /// # Errors
     /// [`VaultError::Database`].
@@ -167,7 +169,7 @@ impl AcmeStore {
         Ok(order_after)
     }
 
-    /// Keeps a new certificate, and ends the turn.
+    /// Stores a new certificate, and releases the claim.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -185,7 +187,7 @@ impl AcmeStore {
         Ok(())
     }
 
-    /// Ends the turn without a certificate; nobody orders before `again`.
+    /// Records a failed order. No node orders before `again`.
     ///
     /// # Errors
     /// [`VaultError::Database`].
@@ -206,7 +208,7 @@ impl AcmeStore {
         Ok(self.key.open(context, &SealedValue::from_bytes(sealed).ok_or(UnsealError)?)?)
     }
 
-    /// Neither list nor URL holds a space.
+    /// Unambiguous: neither the list nor the URL contains a space.
     fn account_context(&self) -> Vec<u8> {
         format!("fulexo/acme/account/1 {}", self.directory).into_bytes()
     }

@@ -1,5 +1,5 @@
-//! The three operations that the vault is made of: random bytes, a keyed digest, a seal. Each is one call into a
-//! kept crate; the keys are types that cannot be printed and are wiped when dropped.
+//! The three primitives of the vault: random bytes, keyed digests, seals. Each is one call into an external crate. Keys
+//! are types that cannot be printed and are wiped when dropped.
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -10,33 +10,33 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SymmetricKey([u8; 32]);
 
-/// A seal that does not open: altered, moved, or sealed under another key.
+/// A sealed value that does not open: it was altered, moved, or sealed under another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open under its key")]
 pub struct UnsealError;
 
-/// The operating system gave no randomness.
+/// The operating system returned no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the operating system gave no random bytes")]
 pub struct RandomnessError;
 
-/// A nonce and a ciphertext with its tag.
+/// A sealed value: a nonce, and a ciphertext with its tag.
 #[derive(Clone)]
 pub struct SealedValue {
-    /// 96 bits, random: a person's key seals far fewer than 2^32 values (NIST SP 800-38D, section 8.3).
+    /// The nonce: 96 random bits. One key seals far fewer than 2^32 values (NIST SP 800-38D, section 8.3).
     pub nonce: [u8; 12],
-    /// Ciphertext and 128-bit tag.
+    /// The ciphertext and its 128-bit tag.
     pub ciphertext: Vec<u8>,
 }
 
 impl SymmetricKey {
-    /// A key from outside.
+    /// Takes an external key.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// A new random key.
+    /// Draws a random key.
     ///
     /// # Errors
     /// [`RandomnessError`].
@@ -44,7 +44,8 @@ impl SymmetricKey {
         random_bytes().map(Self)
     }
 
-    /// HMAC-SHA-256 (RFC 2104) over the parts, each preceded by its length so that none runs into the next.
+    /// Computes HMAC-SHA-256 (RFC 2104) over the parts. Each is preceded by its length, so that different lists of
+    /// parts never collide.
     #[must_use]
     pub fn digest(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
@@ -58,14 +59,14 @@ impl SymmetricKey {
         digest
     }
 
-    /// A key for one purpose, from which neither this key nor another purpose's can be told.
+    /// Derives a key for one purpose. It reveals neither this key nor the key of another purpose.
     #[must_use]
     pub fn derive(&self, purpose: &str) -> Self {
         Self(self.digest(purpose, &[]))
     }
 
-    /// AES-256-GCM (NIST SP 800-38D) under a fresh nonce. `context` is authenticated, not stored: whoever
-    /// opens the seal must name the same place.
+    /// Seals with AES-256-GCM (NIST SP 800-38D) under a fresh nonce. `context` is authenticated but not stored: opening
+    /// requires the same context.
     ///
     /// # Errors
     /// [`RandomnessError`].
@@ -77,6 +78,8 @@ impl SymmetricKey {
         Ok(SealedValue { nonce, ciphertext })
     }
 
+    /// Opens a sealed value under the context that it was sealed with.
+    ///
     /// # Errors
     /// [`UnsealError`].
     pub fn open(&self, context: &[u8], sealed: &SealedValue) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
@@ -85,7 +88,7 @@ impl SymmetricKey {
         Ok(Zeroizing::new(plaintext))
     }
 
-    /// [`SymmetricKey::seal`] of another key.
+    /// Seals another key.
     ///
     /// # Errors
     /// [`RandomnessError`].
@@ -108,7 +111,7 @@ impl SymmetricKey {
 }
 
 impl SealedValue {
-    /// Nonce first, then ciphertext: the form for a single column.
+    /// Returns the nonce followed by the ciphertext, for a single column.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         [self.nonce.as_slice(), &self.ciphertext].concat()
@@ -122,7 +125,7 @@ impl SealedValue {
     }
 }
 
-/// Bytes from the operating system's generator.
+/// Returns random bytes from the operating system.
 ///
 /// # Errors
 /// [`RandomnessError`].
@@ -132,7 +135,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], RandomnessError> {
     Ok(bytes)
 }
 
-/// Compares without telling by time where the difference is.
+/// Compares in constant time.
 #[must_use]
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()

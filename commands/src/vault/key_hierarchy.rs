@@ -1,10 +1,10 @@
-//! The keys: which one opens which, and where the first one comes from.
+//! The key hierarchy: the configured keys wrap the service key and the data keys.
 
 use sqlx::PgPool;
 
 use super::crypto::{RandomnessError, SymmetricKey, UnsealError};
 
-/// A key-encrypting key and the name that wrapped rows know it by.
+/// A key-encrypting key, and the id under which wrapped rows refer to it.
 pub struct Kek {
     /// Its id in `ENCRYPTION_KEYS`, or `default`.
     pub id: String,
@@ -12,44 +12,44 @@ pub struct Kek {
     pub key: SymmetricKey,
 }
 
-/// Opens and seals. Cheap to share.
+/// The vault: seals and opens secrets. Cheap to share.
 pub struct Vault {
     pub(super) pool: PgPool,
-    /// The first one wraps; the others only open.
+    /// The first wraps new keys. All of them unwrap.
     keks: Vec<Kek>,
     pub(super) service: SymmetricKey,
 }
 
-/// Why the vault could not do what was asked.
+/// The reason for which the vault failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
-    /// The configured keys do not open what the database holds.
+    /// The configured keys do not open the keys in the database.
     #[error("no configured encryption key opens the {0} in the database: is ENCRYPTION_KEY the one it was made with?")]
     WrongKey(&'static str),
     /// No key was configured.
     #[error("no encryption key is configured")]
     NoKey,
-    /// A seal does not open.
+    /// A sealed value does not open.
     #[error(transparent)]
     Unopenable(#[from] UnsealError),
-    /// No randomness.
+    /// The operating system returned no random bytes.
     #[error(transparent)]
     NoRandomness(#[from] RandomnessError),
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
 impl Vault {
-    /// Opens the vault, drawing its service key the first time.
+    /// Opens the vault. The first call draws its service key.
     ///
     /// # Errors
-    /// [`VaultError::WrongKey`] when the keys given are not those the vault was made with.
+    /// [`VaultError::WrongKey`] if the configured keys are not those that the vault was created with.
     pub async fn open(pool: PgPool, keks: Vec<Kek>) -> Result<Self, VaultError> {
         const CONTEXT: &[u8] = b"fulexo/service-key/1";
         let kek = keks.first().ok_or(VaultError::NoKey)?;
         let fresh = kek.key.wrap(CONTEXT, &SymmetricKey::random()?)?;
-        // Two nodes may open a new vault at once: whoever inserts first draws the key, both read it.
+        // Two nodes may open a new vault at once. The first insert wins, and both read its key.
         sqlx::query!(
             "insert into vault.service_key (purpose, wrapped, kek_id) values ('service', $1, $2)
              on conflict on constraint service_key_pkey do nothing",
@@ -65,13 +65,13 @@ impl Vault {
         Ok(Self { pool, keks, service })
     }
 
-    /// A keyed digest for one purpose.
+    /// Computes a keyed digest for one purpose.
     #[must_use]
     pub fn digest(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
         self.derive("fulexo/digest/1").digest(purpose, parts)
     }
 
-    /// A key for one purpose, the same at every node.
+    /// Derives a key for one purpose, the same on every node.
     pub(crate) fn derive(&self, purpose: &str) -> SymmetricKey {
         self.service.derive(purpose)
     }

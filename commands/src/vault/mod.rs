@@ -1,5 +1,5 @@
-//! What must never be in the log: keys, verifiers, personal facts. The database holds them sealed; the keys that
-//! open them (key-encrypting keys, "KEK") come from the environment.
+//! The vault holds everything that must never be in the log: keys, verifiers, personal data. The database stores it
+//! sealed. The keys that open it (key-encrypting keys, "KEK") come from the environment.
 //!
 //! ```text
 //! ENCRYPTION_KEY --wraps--> service key  --derives--> keyed digests (unique keys, refresh tokens, devices)

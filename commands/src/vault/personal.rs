@@ -1,4 +1,5 @@
-//! Personal facts beside the log: sealed when an event is drafted, opened for those who may see them.
+//! Personal data of events, stored outside the log: sealed when an event is drafted, opened for callers who may read
+//! it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,14 +15,14 @@ use super::key_hierarchy::{Vault, VaultError};
 use super::subject::DataKey;
 use super::subject::DataKeyOwner;
 
-/// Personal facts by name. No `Debug`; wiped when dropped.
+/// Personal data, by field. No `Debug`; wiped when dropped.
 #[derive(Clone, Default)]
 pub struct PersonalData(BTreeMap<Field, Zeroizing<String>>);
 
-/// Longest value that is kept of what a client says about itself, in bytes.
+/// The maximum length of a value, in bytes.
 const LONGEST_VALUE: usize = 512;
 
-/// A sealed row on its way into the log.
+/// A sealed row to append to the log.
 #[derive(Clone)]
 pub struct SealedRow {
     pub(crate) subject_id: Option<Uuid>,
@@ -30,7 +31,7 @@ pub struct SealedRow {
 }
 
 impl PersonalData {
-    /// With one more fact; nothing when there is no value. Values are cut at 512 bytes.
+    /// Adds a field. Does nothing without a value. Truncates the value to 512 bytes.
     #[must_use]
     pub fn with(mut self, field: Field, value: Option<&str>) -> Self {
         if let Some(value) = value {
@@ -40,13 +41,14 @@ impl PersonalData {
         self
     }
 
-    /// One fact.
+    /// Returns the value of a field.
     #[must_use]
     pub fn get(&self, field: Field) -> Option<&str> {
         self.0.get(&field).map(|value| value.as_str())
     }
 
-    /// Seals those facts that belong to this event: the row to store, and what the leaf says of it.
+    /// Seals the fields that belong to this event. Returns the row to store, and the digest for the leaf. `None` if
+    /// there are no such fields.
     pub(crate) fn seal_for(
         &self,
         event: &Event,
@@ -78,10 +80,11 @@ impl PersonalData {
 }
 
 impl Vault {
-    /// Opens the facts sealed beside these events. An event whose facts were forgotten is missing from the answer.
+    /// Opens the personal data of the events at these positions. An event whose data was forgotten is missing from the
+    /// result.
     ///
     /// # Errors
-    /// [`VaultError::Unopenable`] when a row is not the one its leaf speaks of: somebody altered it.
+    /// [`VaultError::Unopenable`] if a row does not match the digest in its leaf: somebody altered it.
     pub async fn open_personal(&self, positions: &[i64]) -> Result<HashMap<i64, PersonalData>, VaultError> {
         let rows = sqlx::query!(
             r#"select s.position, s.subject_id, s.period, s.nonce, s.ciphertext, e.leaf,
@@ -138,7 +141,7 @@ fn open_row(
         .map_err(|_| UnsealError)
 }
 
-/// The place that a seal is bound to.
+/// Returns the context that a seal is bound to.
 fn context(event_id: Uuid, owner: DataKeyOwner, fields: &[Field]) -> Vec<u8> {
     let fields: Vec<&str> = fields.iter().map(|field| field.as_str()).collect();
     let owner = match owner {

@@ -1,4 +1,5 @@
-//! Data keys: one a person, one a calendar month. A person's key is destroyed when the person is forgotten.
+//! Data keys: one per person, and one per calendar month for data that belongs to nobody. A person's key is destroyed
+//! when the person is forgotten.
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use fulexo_domain::values::AccountId;
@@ -7,14 +8,14 @@ use uuid::Uuid;
 use super::crypto::{SealedValue, SymmetricKey, UnsealError};
 use super::key_hierarchy::{Vault, VaultError};
 
-/// A person's data key, with its owner: whatever it seals is bound to both.
+/// A data key with its owner. Sealed values are bound to both.
 #[derive(Clone)]
 pub struct DataKey {
     pub(super) owner: DataKeyOwner,
     pub(super) key: SymmetricKey,
 }
 
-/// Whose key it is.
+/// The owner of a data key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum DataKeyOwner {
     /// A person.
@@ -23,7 +24,7 @@ pub enum DataKeyOwner {
     Period(NaiveDate),
 }
 
-/// A key on its way into the database, written in the transaction of the event that needs it.
+/// A wrapped key, to be written in the transaction of the event that needs it.
 pub struct WrappedKey {
     pub(crate) subject_id: Uuid,
     pub(crate) wrapped: Vec<u8>,
@@ -41,7 +42,7 @@ impl DataKeyOwner {
 }
 
 impl DataKey {
-    /// Whether it is this person's.
+    /// Returns `true` if the key belongs to this account.
     pub(crate) fn is_of(&self, account: AccountId) -> bool {
         self.owner == DataKeyOwner::Subject(account.0)
     }
@@ -72,7 +73,7 @@ impl DataKey {
 }
 
 impl Vault {
-    /// Draws a key for a person who has none yet. Nothing is written: the wrapped key goes with the append.
+    /// Draws a key for a person who has none yet. Writes nothing: the wrapped key is part of the append.
     pub(crate) fn new_subject_key(&self, account: AccountId) -> Result<(DataKey, WrappedKey), VaultError> {
         let kek = self.primary()?;
         let subject_key = DataKey { owner: DataKeyOwner::Subject(account.0), key: SymmetricKey::random()? };
@@ -80,7 +81,7 @@ impl Vault {
         Ok((subject_key, WrappedKey { subject_id: account.0, wrapped, kek_id: kek.id.clone() }))
     }
 
-    /// The key of a person; `None` when the person was forgotten or never known.
+    /// Returns the key of a person, or `None` if the person was forgotten or never known.
     pub(crate) async fn subject_key(&self, account: AccountId) -> Result<Option<DataKey>, VaultError> {
         let row = sqlx::query!("select wrapped, kek_id from vault.subject_key where subject_id = $1", account.0)
             .fetch_optional(&self.pool)
@@ -96,7 +97,7 @@ impl Vault {
         Ok(DataKey { owner, key })
     }
 
-    /// The key of the month of `now`, drawn the first time it is asked for.
+    /// Returns the key of the month of `now`. The first call of a month draws it.
     pub(crate) async fn period_key(&self, now: DateTime<Utc>) -> Result<DataKey, VaultError> {
         let date = now.date_naive();
         let month = date.with_day(1).unwrap_or(date);
@@ -110,7 +111,7 @@ impl Vault {
         } else {
             let kek = self.primary()?;
             let wrapped = kek.key.wrap(&owner.context("data-key"), &SymmetricKey::random()?)?;
-            // Whoever inserts first draws the key of the month; all read it.
+            // The first insert wins, and all nodes read its key.
             sqlx::query!(
                 "insert into vault.period_key (period, wrapped, kek_id) values ($1, $2, $3)
                  on conflict on constraint period_key_pkey do nothing",

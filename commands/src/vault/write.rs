@@ -1,5 +1,4 @@
-//! Secrets that change in the transaction of the event they belong to: written by the sequencer, in the order of
-//! the batch.
+//! Secrets that change in the transaction of their event. The sequencer writes them, in the order of the batch.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::KNOWN_DEVICES;
@@ -9,176 +8,177 @@ use uuid::Uuid;
 
 use super::subject::WrappedKey;
 
-/// One change of the vault.
+/// A change of the vault.
 pub enum VaultWrite {
-    /// A new person's data key.
+    /// The data key of a new person.
     SubjectKey(WrappedKey),
-    /// A new password verifier; the old one goes to the history, of which `keep` remain.
+    /// A new password verifier. The old one moves to the history, of which `keep` entries remain.
     Password {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// Sealed under the person's key.
+        /// Sealed under the account's key.
         verifier: Vec<u8>,
-        /// How many previous ones are kept.
+        /// The number of earlier verifiers to keep.
         keep: i64,
     },
-    /// The same password, hashed anew: the history does not move.
+    /// A new verifier of the same password. The history does not change.
     Rehash {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// Sealed under the person's key.
+        /// Sealed under the account's key.
         verifier: Vec<u8>,
     },
     /// The root of a new session's refresh tokens.
     RefreshRoot {
         /// The session.
         session: SessionId,
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// Where they logged in.
+        /// The device of the login.
         device: Uuid,
-        /// Random.
+        /// The random root.
         root: [u8; 32],
-        /// When the session ends in any case.
+        /// The absolute expiry of the session.
         expires_at: DateTime<Utc>,
     },
-    /// A session ended: its refresh tokens are worth nothing from here on.
+    /// The end of a session: its refresh tokens become invalid.
     ForgetRefreshRoot {
         /// The session.
         session: SessionId,
     },
-    /// A lock that an event announces.
+    /// A lockout that an event records.
     Lock {
-        /// HMAC of what was typed in.
+        /// The HMAC of the counter's key.
         key_hash: [u8; 32],
         /// The factor's name.
         factor: &'static str,
-        /// When it lifts.
+        /// The end of the lockout.
         until: DateTime<Utc>,
-        /// Which in a row.
+        /// The number of consecutive lockouts.
         nth: u32,
     },
-    /// A right attempt: what its counter holds no longer counts, nor does itself over all devices of the account.
+    /// A successful attempt: resets its own counter, and takes the attempt back from the account's counter over all
+    /// devices.
     RightAttempt {
-        /// HMAC of what was typed in, or of the device.
+        /// The HMAC of the key of the attempt's own counter: an address, an account or a device.
         key_hash: [u8; 32],
-        /// HMAC that the counter over all devices has.
+        /// The HMAC of the key of the counter over all devices.
         account_key: [u8; 32],
         /// The factor's name.
         factor: &'static str,
-        /// When it was counted.
+        /// The time at which it was counted.
         at: DateTime<Utc>,
     },
-    /// An attempt that was evaluated and counts: nobody waits for it any more.
+    /// A failed attempt: it counts, and is no longer pending.
     WrongAttempt {
-        /// HMAC of what was typed in, or of the device.
+        /// The HMAC of the key of the attempt's own counter: an address, an account or a device.
         key_hash: [u8; 32],
-        /// HMAC that the counter over all devices has.
+        /// The HMAC of the key of the counter over all devices.
         account_key: [u8; 32],
         /// The factor's name.
         factor: &'static str,
-        /// When it was counted.
+        /// The time at which it was counted.
         at: DateTime<Utc>,
     },
-    /// What was counted under this key no longer counts.
+    /// Resets one counter.
     ClearAttempts {
-        /// HMAC of what was typed in.
+        /// The HMAC of the counter's key.
         key_hash: [u8; 32],
         /// The factor's name.
         factor: &'static str,
     },
-    /// All that was counted against an account, on any device, no longer counts.
+    /// Resets every counter of an account, on all devices.
     ForgetAttempts {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// HMAC of the account's address.
+        /// The HMAC of the key of the address's counter.
         key_hash: [u8; 32],
-        /// The factor's name; none: both.
+        /// The factor's name; `None` for both.
         factor: Option<&'static str>,
     },
-    /// A login: its device is known from here on, in place of the least recently used one where there are enough; or, if
-    /// it was known before, and still is, it is used again.
+    /// A login on a device. A new device becomes known, in place of the least recently used one if the account knows
+    /// the maximum. A known device that is still known is marked as used.
     UseDevice {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// The device; new ones are drawn for the very login, so that one which was forgotten never comes back.
+        /// The device. The login itself draws the id of a new one, so that a forgotten device never returns.
         device: Uuid,
-        /// Whether it was known before.
+        /// `true` if the device was known before.
         known: bool,
-        /// The session that it began.
+        /// The session that it started.
         session: SessionId,
-        /// When.
+        /// The time.
         at: DateTime<Utc>,
     },
-    /// A device is not known any more.
+    /// Forgets a device.
     ForgetDevice {
-        /// Whose.
+        /// The account.
         account: AccountId,
         /// The device.
         device: Uuid,
     },
-    /// No device of an account is known any more.
+    /// Forgets every device of an account.
     ForgetDevices {
-        /// Whose.
+        /// The account.
         account: AccountId,
     },
-    /// Tokens of these purposes are worth nothing from here on.
+    /// Revokes the mailed tokens of these purposes.
     ForgetMailTokens {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// What they are for.
+        /// The purposes.
         purposes: &'static [&'static str],
     },
-    /// A mail to be sent, with the token that its link holds; neither, where there were enough of its kind.
+    /// A mail to send, with the token in its link. Not written if the hourly limit of its kind is reached.
     Mail {
-        /// Its id.
+        /// The mail's id.
         id: Uuid,
-        /// To whom.
+        /// The recipient's account.
         account: AccountId,
-        /// What it is about.
+        /// The name of its kind.
         kind: &'static str,
-        /// Most of this kind in an hour.
+        /// The hourly limit of this kind.
         most: i64,
-        /// HMAC of the token and its purpose.
+        /// The HMAC of the token and its purpose.
         token: [u8; 32],
-        /// What the token is for.
+        /// The purpose of the token.
         purpose: &'static str,
-        /// When the token ends.
+        /// The expiry of the token.
         expires_at: DateTime<Utc>,
-        /// What it says, sealed under the person's key.
+        /// Its content, sealed under the account's key.
         sealed: Vec<u8>,
-        /// When.
+        /// The time.
         at: DateTime<Utc>,
     },
-    /// The seed of a second factor that is being set up.
+    /// The seed of a pending second factor.
     PendingSeed {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// Sealed under the person's key.
+        /// Sealed under the account's key.
         seed: Vec<u8>,
     },
-    /// The pending seed is the one in use from now on.
+    /// Puts the pending seed in use.
     ConfirmSeed {
-        /// Whose.
+        /// The account.
         account: AccountId,
     },
-    /// A new set of recovery codes, in place of any other.
+    /// A new set of recovery codes, which replaces the old one.
     RecoveryCodes {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// HMACs.
+        /// The HMACs of the codes.
         hashes: Vec<Vec<u8>>,
     },
-    /// A recovery code that was used.
+    /// Deletes a used recovery code.
     SpendRecoveryCode {
-        /// Whose.
+        /// The account.
         account: AccountId,
-        /// HMAC.
+        /// The HMAC of the code.
         hash: [u8; 32],
     },
-    /// No second factor any more: seeds and recovery codes go, and what was counted against its codes.
+    /// Deletes the second factor: its seeds, its recovery codes, and the counters of its attempts.
     ForgetSecondFactor {
-        /// Whose.
+        /// The account.
         account: AccountId,
     },
 }
@@ -377,11 +377,11 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
     Ok(())
 }
 
-/// How long a mail counts.
+/// The period of the limits on mail.
 pub(crate) const COUNTED_FOR: TimeDelta = TimeDelta::hours(1);
-/// Most devices that are known beside a new one.
+/// The maximum number of devices that stay known when a new one is added.
 const MOST_DEVICES: i64 = KNOWN_DEVICES - 1;
-/// Most tokens of one purpose that an account has at a time; the oldest go.
+/// The maximum number of tokens per account and purpose. The oldest are deleted.
 const MOST_TOKENS: i64 = 500;
 
 async fn keep_mail_token(
@@ -413,7 +413,7 @@ async fn keep_mail_token(
     Ok(())
 }
 
-/// Under the log's lock, so that the order of use is the order of the log.
+/// Runs under the log's lock, so that the order of use is the order of the log.
 async fn use_device(
     connection: &mut PgConnection,
     account: AccountId,
@@ -436,7 +436,7 @@ async fn use_device(
         .execute(connection)
         .await?;
     } else {
-        // A node whose clock is ahead makes no device known for longer.
+        // The database's clock bounds the time, so that a node whose clock is ahead does not extend it.
         sqlx::query!(
             "with others as (select device, used from vault.known_device where account_id = $1),
              forgotten as (

@@ -1,27 +1,28 @@
-//! A queue in which origins take turns: however much waits of one, it stands before nobody else more than once a turn.
+//! A queue in which origins take turns: an origin with many waiting items delays each other origin by one item per
+//! turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Something that waits.
+/// An item of the queue.
 pub(super) trait QueueItem {
     /// Neighbours of one kind may be taken together.
     type BatchKind: PartialEq;
 
-    /// Its kind.
+    /// Returns its kind.
     fn kind(&self) -> Self::BatchKind;
 
-    /// How many of its kind are taken together, at most.
+    /// Returns the maximum number of its kind in one batch.
     fn most_at_once(&self) -> usize;
 
-    /// Whether somebody still waits for it.
+    /// Returns `true` if a caller still waits for it.
     fn is_wanted(&self) -> bool;
 }
 
-/// What waits, by origin.
+/// The waiting items, by origin.
 pub(super) struct FairQueue<O, T> {
     waiting: HashMap<O, VecDeque<T>>,
-    /// Each origin of which something waits, once; the first is next.
+    /// The origins with waiting items, each once; the first is next.
     order: VecDeque<O>,
 }
 
@@ -32,7 +33,7 @@ impl<O, T> Default for FairQueue<O, T> {
 }
 
 impl<O: Copy + Eq + Hash, T: QueueItem> FairQueue<O, T> {
-    /// Behind what waits of the same origin.
+    /// Adds an item after the others of its origin.
     pub fn push(&mut self, origin: O, item: T) {
         let waiting = self.waiting.entry(origin).or_default();
         if waiting.is_empty() {
@@ -41,17 +42,17 @@ impl<O: Copy + Eq + Hash, T: QueueItem> FairQueue<O, T> {
         waiting.push_back(item);
     }
 
-    /// The one origin of which something waits, if there is only one.
+    /// Returns the origin of all waiting items, if there is exactly one.
     pub fn only(&self) -> Option<O> {
         self.order.front().copied().filter(|_| self.order.len() == 1)
     }
 
-    /// How many wait.
+    /// Returns the number of waiting items.
     pub fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }
 
-    /// Drops what nobody waits for any more.
+    /// Drops the items that no caller waits for any more.
     pub fn forget_unwanted(&mut self) {
         self.waiting.retain(|_, waiting| {
             waiting.retain(T::is_wanted);
@@ -60,7 +61,7 @@ impl<O: Copy + Eq + Hash, T: QueueItem> FairQueue<O, T> {
         self.order.retain(|origin| self.waiting.contains_key(origin));
     }
 
-    /// Takes up to so many of one kind, the origins in turn, up to so many of one origin.
+    /// Takes up to `share` items of one kind, the origins in turn, and at most `of_one` items per origin.
     pub fn take(&mut self, share: usize, of_one: usize) -> Vec<T> {
         let mut taken: Vec<T> = Vec::new();
         let mut by: HashMap<O, usize> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Places in the pool, and how many of them are whose.
+//! The permits of the hashing pool, and the shares of their holders.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,32 +6,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fulexo_domain::values::AccountId;
 
-/// Places in all, beyond which callers get 503: two or three seconds of work for each thread at cost 10.
+/// The number of permits. Beyond it, callers get 503. All of them mean two or three seconds of work per thread at cost
+/// 10.
 pub const PERMITS: usize = 256;
-/// Most places of an address, and most of an account.
+/// The maximum number of permits per address, and per account.
 pub const PERMITS_PER_HOLDER: usize = PERMITS / 8;
 
-/// Whoever something is hashed for. Personal data: no `Debug`.
+/// The holder of permits. Personal data: no `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PermitHolder {
-    /// Their address, or network of IPv6; none within this process.
+    /// The client's address, or its IPv6 network; `None` within this process.
     pub network: Option<IpAddr>,
-    /// Their account, once they have shown that it is theirs: a stranger takes nothing from its share.
+    /// The account, once its owner is authenticated: a stranger takes nothing from its share.
     pub account: Option<AccountId>,
 }
 
-/// Who holds places, and how many.
+/// The permits of a pool, and their holders.
 #[derive(Default)]
 pub(super) struct HashingPermits(Mutex<PermitCounts>);
 
 #[derive(Default)]
 struct PermitCounts {
     all: usize,
-    /// Of whoever holds any, so that there are never more entries than twice the places.
+    /// The counts of holders with at least one permit, so that the map has at most twice as many entries as there are
+    /// permits.
     of: HashMap<PermitHolder, usize>,
 }
 
-/// A place in the pool: whoever holds one will be served, one thing after another. Free when its last copy is dropped.
+/// A permit to use the pool. Its holder will be served, one job after another. It is released when its last copy is
+/// dropped.
 #[derive(Clone)]
 pub struct HashingPermit(Arc<PermitSlot>);
 
@@ -41,10 +44,10 @@ struct PermitSlot {
 }
 
 impl PermitHolder {
-    /// This process itself, for nobody in particular: bounded by the pool alone.
+    /// This process itself. Only the size of the pool limits it.
     pub const INTERNAL: Self = Self { network: None, account: None };
 
-    /// Somebody at an address: whoever has one address of a /64 has them all.
+    /// Returns the holder at an address. A holder of one address of a /64 holds them all.
     #[must_use]
     pub fn at(address: Option<IpAddr>, account: Option<AccountId>) -> Self {
         let network = address.map(|address| match address.to_canonical() {
@@ -57,7 +60,7 @@ impl PermitHolder {
         Self { network, account }
     }
 
-    /// Each of which has a share of its own.
+    /// Returns the address and the account, each of which has its own share.
     fn shares(self) -> impl Iterator<Item = Self> {
         let network = self.network.map(|network| Self { network: Some(network), account: None });
         let account = self.account.map(|account| Self { network: None, account: Some(account) });
@@ -66,7 +69,7 @@ impl PermitHolder {
 }
 
 impl HashingPermits {
-    /// Takes a place, if there is one, and the party has not its share of them already.
+    /// Takes a permit. Returns `None` if none is free, or if a share is used up.
     pub fn take(self: &Arc<Self>, party: PermitHolder) -> Option<HashingPermit> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if held.all >= PERMITS
@@ -81,7 +84,7 @@ impl HashingPermits {
         Some(HashingPermit(Arc::new(PermitSlot { places: Arc::clone(self), party })))
     }
 
-    /// How many are taken for an address, or for an account.
+    /// Returns the number of permits that an address or an account holds.
     pub fn held(&self, party: PermitHolder) -> usize {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         party.shares().map(|share| held.of.get(&share).copied().unwrap_or_default()).max().unwrap_or(held.all)
@@ -89,7 +92,7 @@ impl HashingPermits {
 }
 
 impl HashingPermit {
-    /// Whose turn it is to be served.
+    /// Returns the origin under which the job queues.
     pub(super) fn origin(&self) -> PermitHolder {
         PermitHolder { account: None, ..self.0.party }
     }

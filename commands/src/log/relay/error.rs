@@ -1,6 +1,6 @@
-//! The reasons for which the relay does not go on.
+//! The errors of the relay.
 
-/// Why the relay does not go on. All of it is tried again.
+/// The reason for which the relay has paused. Every one is retried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RelayError {
     #[error("the database: {0}")]

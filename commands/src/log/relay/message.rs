@@ -1,5 +1,5 @@
-//! An event as a message: its subject, its headers, its leaf. And the key by which nodes know their own messages in a
-//! place where others may write, too.
+//! Events as messages: subject, headers, leaf. Also the key by which nodes recognise their own messages in a stream
+//! that others may write to.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::PublishMessage;
@@ -12,32 +12,32 @@ use uuid::Uuid;
 use crate::vault::crypto::equal;
 use crate::vault::{SymmetricKey, Vault};
 
-/// Under it each message of the copy carries a MAC over its epoch, its position and its leaf. The service key gives it,
-/// so only nodes with the same vault have it.
+/// The key of the MAC on each message, over its epoch, position and leaf. It is derived from the service key, so only
+/// nodes with the same vault have it.
 #[derive(Clone)]
 pub struct CopyKey(SymmetricKey);
 
 impl CopyKey {
-    /// The key of a vault.
+    /// Derives the key of a vault.
     #[must_use]
     pub fn of(vault: &Vault) -> Self {
         Self(vault.derive("fulexo/copy/1"))
     }
 
-    /// HMAC-SHA-256 (RFC 2104).
+    /// Computes the MAC of a message: HMAC-SHA-256 (RFC 2104).
     #[must_use]
     pub fn mac(&self, epoch: Uuid, position: u64, leaf: &[u8]) -> [u8; 32] {
         self.0.digest("copy", &[epoch.as_bytes(), &position.to_be_bytes(), leaf])
     }
 
-    /// Whether a node with this key made the message, for this place.
+    /// Returns `true` if a node with this key made the message, for this position.
     #[must_use]
     pub fn is_genuine(&self, epoch: Uuid, position: u64, leaf: &[u8], mac: &[u8]) -> bool {
         equal(&self.mac(epoch, position, leaf), mac)
     }
 }
 
-/// A row of the log, as it is read.
+/// A row of the log, as the relay reads it.
 pub(super) struct LogRow {
     pub position: i64,
     pub stream_id: Uuid,
@@ -48,7 +48,7 @@ pub(super) struct LogRow {
 }
 
 impl LogRow {
-    /// What is published of it; nothing when row, leaf and hash do not agree.
+    /// Returns the message to publish, with its subject, or `None` if row, leaf and hash disagree.
     pub fn message(self, key: &CopyKey, epoch: Uuid, position: u64, to: &str) -> Option<(String, PublishMessage)> {
         if self.position.unsigned_abs() != position || leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {
             return None;
@@ -68,13 +68,13 @@ impl LogRow {
         headers.insert(MAC, hex(&key.mac(epoch, position, &self.leaf)));
         let id = raw.id.to_string();
         let publish = PublishMessage::build().headers(headers).payload(self.leaf.into()).message_id(id);
-        // Position 0 is sequence 1. The stream's name fences what is still on its way to a stream that was given up.
+        // Position 0 is sequence 1. The stream's name rejects messages still in flight to a retired stream.
         Some((subject, publish.expected_stream(to).expected_last_sequence(position)))
     }
 }
 
-/// The history that a message in a stream is of. `None` when no node with this key made it, or it does not stand where
-/// it belongs.
+/// Returns the epoch of a message in a stream, or `None` if no node with this key made it, or if it is at the wrong
+/// sequence.
 pub(super) fn epoch_of(message: &StreamMessage, key: &CopyKey) -> Option<Uuid> {
     let header = |name| Some(message.headers.get(name)?.as_str());
     let epoch = Uuid::parse_str(header(EPOCH)?).ok()?;

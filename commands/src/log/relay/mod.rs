@@ -1,15 +1,15 @@
-//! Copies the log to NATS JetStream: every event once, in order, for consumers outside and for this service's own feed.
-//! PostgreSQL is the truth; nothing waits for the copy, and it can be made again.
+//! Copies the log to NATS JetStream: every event once, in order, for external consumers and for this service's own
+//! feed. PostgreSQL is the source of truth. Nothing waits for the copy, and it can be rebuilt.
 //!
-//! One node relays at a time, whose turn it is by `log.relay`. Turns only spare work: every message says which stream
-//! and which sequence it belongs to, and the stream refuses it anywhere else, whoever sends it and however late.
+//! One node relays at a time, under a lease in `log.relay`. The lease only saves work: every message names the stream
+//! and the sequence that it belongs to, and the stream refuses it anywhere else, from any sender and at any time.
 //!
 //! ```text
-//! turn --another's--> wait
+//! lease --another node's--> wait
 //!   |
 //!   v                    nothing new for a while
 //! find the stream  <---------------------------- publish what is missing <-- head moves
-//!   (stream.rs)    ----------------------------> refused, unanswered: pause, let others try, find again
+//!   (stream.rs)    ----------------------------> refused, unanswered: pause, release the lease, find again
 //! ```
 
 mod error;
@@ -34,41 +34,41 @@ use self::stream::{CopyCursor, CopySource, JetStream};
 pub use self::turn::{LeaseReleaseError, give_up};
 use super::batch::to_i64;
 
-/// Most events on their way at once, unacknowledged.
+/// The maximum number of unacknowledged events in flight.
 const BATCH: u32 = 512;
-/// How often a node asks whether it is its turn.
+/// The interval at which a node without the lease tries to acquire it.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the stream is looked at while nothing happens: it may have been wiped.
+/// The interval at which an idle relay checks the stream: it may have been deleted.
 const LOOK: Duration = Duration::from_secs(2);
-/// Pauses after failures double up to this.
+/// The maximum pause after failures; pauses double up to it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How the copy is getting on, as this node knows it.
+/// The progress of the copy, as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RelayState {
-    /// Every position below it was published.
+    /// Every position below it is published.
     pub position: u64,
-    /// The stream, once there is one.
+    /// The stream, once it exists.
     pub stream: Option<String>,
-    /// Whether this node is the one that publishes.
+    /// `true` if this node is the one that publishes.
     pub is_here: bool,
-    /// Why nothing is published, when nothing is.
+    /// The reason for which publishing has stopped, if it has.
     pub stopped_because: Option<String>,
 }
 
-/// Where and how the copy is made.
+/// The configuration of the relay.
 pub struct RelayOptions {
-    /// NATS.
+    /// The NATS client.
     pub client: async_nats::Client,
-    /// What messages are signed with.
+    /// The key that authenticates messages.
     pub key: CopyKey,
-    /// How many servers keep the stream.
+    /// The number of servers that store the stream.
     pub replicas: u32,
-    /// Tells this process from all others that relay.
+    /// The id of this process among all that relay.
     pub holder: Uuid,
 }
 
-/// Copies the log to JetStream for as long as it runs.
+/// Copies the log to JetStream while it runs.
 pub struct LogRelay {
     pool: PgPool,
     jetstream: JetStream,
@@ -78,26 +78,26 @@ pub struct LogRelay {
 }
 
 enum RelayStep {
-    /// Published something; there may be more.
+    /// Events were published; there may be more.
     Moved,
-    /// Nothing new.
+    /// There is nothing to publish.
     Idle,
-    /// Another node publishes.
+    /// Another node holds the lease.
     Elsewhere,
 }
 
 impl LogRelay {
-    /// `head` tells how long the log is. The receiver tells how far the copy is.
+    /// Creates the relay. `head` is the length of the log. The returned receiver shows the progress of the copy.
     #[must_use]
     pub fn new(pool: PgPool, options: RelayOptions, head: watch::Receiver<u64>) -> (Self, watch::Receiver<RelayState>) {
         let RelayOptions { client, key, replicas, holder } = options;
-        // Acknowledgements that nobody waits for any more count for a while.
+        // Acknowledgements of abandoned publications count for a while.
         let jetstream = JetStream::new(client, key, replicas, 8 * BATCH as usize);
         let (state, states) = watch::channel(RelayState::default());
         (Self { pool, jetstream, holder, head, state }, states)
     }
 
-    /// Runs until cancelled, at any point: what is on its way then arrives or does not, and the stream tells.
+    /// Runs until cancelled. It may be cancelled at any point: the stream shows which messages have arrived.
     pub async fn run(mut self) {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         let mut pause = FIRST_PAUSE;
@@ -109,7 +109,7 @@ impl LogRelay {
                     pause = FIRST_PAUSE;
                     match timeout(LOOK, self.head.changed()).await {
                         Ok(Ok(())) => {}
-                        // Looked at again, whole.
+                        // Find and check the whole stream again.
                         Err(_) => place = None,
                         Ok(Err(_)) => return,
                     }
@@ -139,7 +139,7 @@ impl LogRelay {
         };
         if place.as_ref().is_none_or(|place| place.epoch != log.epoch) {
             *place = Some(self.find(&log).await?);
-            // Noted before anything is published: what comes after it is what has to be looked at, should this fail.
+            // Stored before anything is published: after a failure, only later messages have to be checked.
             if self.take_turn(place.as_ref()).await?.is_none() {
                 return Ok(RelayStep::Elsewhere);
             }
@@ -152,7 +152,8 @@ impl LogRelay {
         Ok(if published > 0 { RelayStep::Moved } else { RelayStep::Idle })
     }
 
-    /// Takes or keeps the turn, and notes how far the copy is. `None` while it is another node's.
+    /// Acquires or renews the lease, and stores the progress of the copy. Returns `None` if another node holds the
+    /// lease.
     async fn take_turn(&self, place: Option<&CopyCursor>) -> Result<Option<CopySource>, RelayError> {
         let row = sqlx::query!(
             "update log.relay r
@@ -176,7 +177,7 @@ impl LogRelay {
         }))
     }
 
-    /// The stream to go on with; its end is the log's own.
+    /// Finds the stream to continue, and checks that its last message is the log's.
     async fn find(&self, log: &CopySource) -> Result<CopyCursor, RelayError> {
         let place = self.jetstream.find(log).await?;
         if let (Some(last), Some(position)) = (&place.last, place.next.checked_sub(1)) {
@@ -190,8 +191,8 @@ impl LogRelay {
         Ok(place)
     }
 
-    /// Publishes what comes next, as long as the log still has what came last, and waits until the stream has acknowledged
-    /// all of it, in order. Answers with how many.
+    /// Publishes the next events, if the log still has the last published one, and waits until the stream has
+    /// acknowledged all of them in order. Returns their number.
     async fn publish(&self, place: &mut CopyCursor) -> Result<u64, RelayError> {
         let before = place.next.checked_sub(1);
         let rows = sqlx::query_as!(
@@ -236,13 +237,13 @@ impl LogRelay {
         }
         place.last = last.or_else(|| place.last.take());
         match unsound {
-            // What comes before it is published.
+            // Earlier events are published.
             Some(position) if published == 0 => Err(RelayError::Unsound(position)),
             Some(_) | None => Ok(published),
         }
     }
 
-    /// How far the node has got that publishes.
+    /// Reads the progress of the node that publishes.
     async fn look(&self) -> Result<(), RelayError> {
         let row = sqlx::query!("select stream, position, stopped_because from log.relay").fetch_one(&self.pool).await?;
         let position = row.position.unsigned_abs();
@@ -258,7 +259,7 @@ impl LogRelay {
         });
     }
 
-    /// Says so, once a reason, and lets another node try.
+    /// Logs the error once per reason, and releases the lease, so that another node can try.
     async fn stopped(&self, error: &RelayError) {
         let because = error.to_string();
         let known = self.state.borrow().clone();
@@ -284,7 +285,7 @@ impl LogRelay {
         )
         .execute(&self.pool)
         .await;
-        // Then it runs out.
+        // On failure, the lease expires.
         drop(given_up);
     }
 }

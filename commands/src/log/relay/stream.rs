@@ -1,5 +1,5 @@
-//! The stream that holds the copy: found, judged, begun, given up. What it says of itself decides where to go on, never
-//! what this node remembers.
+//! The stream that holds the copy: found, judged, created, retired. The stream itself determines the point to continue
+//! from, never this node's memory.
 //!
 //! ```text
 //!            +-------------------------- none ------> create --+
@@ -29,49 +29,49 @@ use uuid::Uuid;
 use super::error::RelayError;
 use super::message::{CopyKey, epoch_of};
 
-/// How long a server may take to answer.
+/// The time that a server may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Within it a message that comes twice is told by its id; beyond it, by its sequence.
+/// The window within which JetStream detects a duplicate by its message id. Beyond it, the sequence does.
 const DUPLICATES: Duration = Duration::from_mins(2);
 
-/// A stream begun in place of a damaged one is not given up sooner.
+/// The minimum age of a replacement for a damaged stream before it may be retired itself.
 const LIFE_OF_A_REPAIR: TimeDelta = TimeDelta::minutes(10);
 
-/// Most messages looked at behind the last that was acknowledged; a batch is less.
+/// The maximum number of messages to check after the last acknowledged one; a batch is smaller.
 const LOOKED_AT: u64 = 4_096;
 
-/// What the copy is held against.
+/// The state of the log that the copy is compared with.
 pub(super) struct CopySource {
     pub epoch: Uuid,
     /// The number of events.
     pub size: u64,
-    /// The stream last published to, and up to which sequence all of it was acknowledged.
+    /// The stream last published to, and the sequence up to which all messages were acknowledged.
     pub confirmed: Option<(String, u64)>,
     /// The database's time.
     pub now: DateTime<Utc>,
 }
 
-/// A stream that may be continued.
+/// A stream that can be continued, and the point to continue from.
 #[derive(Debug, Clone)]
 pub(super) struct CopyCursor {
     pub epoch: Uuid,
     pub name: String,
-    /// The next position to publish: how many it holds, or held.
+    /// The next position to publish, which is the number of messages that the stream has held.
     pub next: u64,
-    /// Its last message, to be compared with the log.
+    /// Its last message, for comparison with the log.
     pub last: Option<Vec<u8>>,
 }
 
 enum StreamVerdict {
     Continue(CopyCursor),
-    /// Another history.
+    /// The stream belongs to another epoch.
     Outlived,
     Damaged(&'static str),
     NotOurs,
 }
 
-/// JetStream, as the relay speaks with it. In plain JSON where a stream's configuration goes back and forth: what this
-/// build does not know must not be lost from it.
+/// The JetStream client of the relay. It uses plain JSON for configurations, so that updates keep fields that this
+/// build does not know.
 pub(super) struct JetStream {
     pub context: Context,
     pub key: CopyKey,
@@ -81,7 +81,7 @@ pub(super) struct JetStream {
 #[derive(Deserialize)]
 struct StreamNamesPage {
     total: usize,
-    // null where there are none.
+    // `null` if there are none.
     streams: Option<Vec<String>>,
 }
 
@@ -106,9 +106,9 @@ impl JetStream {
         Self { context: context.build(client), key, replicas }
     }
 
-    /// The stream to go on with, made when there is none.
+    /// Finds the stream to continue, and creates it if there is none.
     pub async fn find(&self, log: &CopySource) -> Result<CopyCursor, RelayError> {
-        // Found, given up, made, found: beyond it somebody else changes streams as fast as we do.
+        // Find, retire, create, find: after that, somebody else changes streams as fast as we do.
         for _ in 0..4 {
             let names = self.names(Some(SUBJECTS)).await?;
             match names.as_slice() {
@@ -135,13 +135,13 @@ impl JetStream {
         let last = if messages > 0 { self.message(name, last_seq).await? } else { None };
         let found = last.as_ref().and_then(|message| epoch_of(message, &self.key));
         if !own.is_of_same_history(&StreamName::first(log.epoch)) {
-            // Another service's log has another key, or is as empty as ours was before its first event.
+            // The log of another service has another key, or is as empty as ours was before its first event.
             return Ok(match found {
                 Some(_) => StreamVerdict::Outlived,
                 None => StreamVerdict::NotOurs,
             });
         }
-        // Limits that an operator set may take messages from the beginning; nothing may take them from within.
+        // An operator's limits may remove messages from the beginning, but nothing may remove others.
         let damage = if messages > 0 && messages != (last_seq + 1).saturating_sub(first_seq) {
             Some("it has lost messages from within")
         } else if messages > 0 && !self.is_genuine(name, log, first_seq..=last_seq).await? {
@@ -150,7 +150,7 @@ impl JetStream {
             None
         };
         match damage {
-            // Every stream given up stays on NATS: whoever damages them over and over must not fill it.
+            // Retired streams stay on NATS. Repeated damage must not fill it.
             Some(_) if own.generation > 1 && log.now - info.created < LIFE_OF_A_REPAIR => {
                 return Err(RelayError::DamagedAgain(name.to_owned()));
             }
@@ -162,8 +162,8 @@ impl JetStream {
         Ok(StreamVerdict::Continue(CopyCursor { epoch: log.epoch, name: name.to_owned(), next: last_seq, last }))
     }
 
-    /// Whether these messages are of this log, as far as that is not known. The last one alone does not tell: where
-    /// another message came between, one is refused, and those that were sent behind it are not.
+    /// Returns `true` if the messages that are not yet confirmed belong to this log. The last one does not suffice: if
+    /// a foreign message came between, one message is refused, and those sent after it are not.
     async fn is_genuine(&self, name: &str, log: &CopySource, held: RangeInclusive<u64>) -> Result<bool, RelayError> {
         let (start, last) = held.into_inner();
         let confirmed =
@@ -187,12 +187,12 @@ impl JetStream {
         }
     }
 
-    /// Sees to it that as many servers keep it as are configured.
+    /// Sets the configured number of replicas.
     async fn replicate(&self, name: &str, info: &StreamInfo) -> Result<(), RelayError> {
-        // A lone server has a leader, itself, and no cluster.
+        // A single server has a leader, itself, but no cluster.
         let is_alone = info.cluster.as_ref().is_none_or(|cluster| cluster.get("name").is_none());
         if is_alone && self.replicas > 1 {
-            // It takes any number, and keeps one.
+            // It accepts any number, and stores one replica.
             return Err(RelayError::Nats("FULEXO_NATS_REPLICAS asks for several servers, and NATS is one".to_owned()));
         }
         if info.config.get("num_replicas") == Some(&json!(self.replicas)) {
@@ -223,7 +223,7 @@ impl JetStream {
             "max_bytes": -1,
             "max_age": 0,
             "duplicate_window": u64::try_from(DUPLICATES.as_nanos()).unwrap_or(u64::MAX),
-            // A hole could not be filled again.
+            // A gap could not be filled again.
             "deny_delete": true,
             "deny_purge": true,
         });
@@ -231,8 +231,8 @@ impl JetStream {
         self.ask::<Value>(&format!("STREAM.CREATE.{name}"), &config).await.map(drop)
     }
 
-    /// Takes its subjects from it, so that another stream can have them. Its messages stay, for whoever wants to look;
-    /// an operator deletes it.
+    /// Retires a stream: takes its subjects away, so that another stream can have them. Its messages stay for
+    /// inspection, until an operator deletes it.
     async fn retire(&self, name: &str, why: &str) -> Result<(), RelayError> {
         tracing::warn!(stream = name, why, "a copy of the log is given up, and another one begun");
         let info: StreamInfo = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
@@ -241,7 +241,7 @@ impl JetStream {
         self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config.into()).await.map(drop)
     }
 
-    /// Names of all streams, or of those that take a message on any of these subjects.
+    /// Returns the names of all streams, or of those that accept one of these subjects.
     async fn names(&self, subjects: Option<&str>) -> Result<Vec<String>, RelayError> {
         let mut names = Vec::new();
         loop {

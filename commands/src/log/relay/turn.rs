@@ -1,4 +1,4 @@
-//! The end of a relay's turn to copy the log.
+//! The release of the relay's lease.
 
 use std::time::Duration;
 
@@ -6,22 +6,23 @@ use sqlx::PgPool;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// The time that a node takes to end its turn, at most. It is stopping, and has to leave before it is killed.
+/// The time limit for a release. The node is stopping, and has to leave before it is killed.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Why a turn was not ended. It then runs out.
+/// The reason for which a lease was not released. It then expires.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseReleaseError {
     /// The database refused.
     #[error("the database refused to end the turn")]
     Database(#[from] sqlx::Error),
-    /// The database gave no connection, or no answer, in time.
+    /// The database gave no connection or no answer in time.
     #[error("the database did not end the turn in time")]
     Timeout,
 }
 
-/// Ends the turn of a relay that has ended, so that another node need not wait until it runs out. The relay takes no other
-/// turn: a statement that was on its way when its task ended may arrive after this one. Returns within 15 seconds.
+/// Releases the lease of a relay that has ended, so that other nodes need not wait for its expiry. The relay never
+/// acquires another one: a statement that was in flight when its task ended may arrive after this one. Returns within
+/// 15 seconds.
 ///
 /// # Errors
 /// [`LeaseReleaseError`].
@@ -29,8 +30,8 @@ pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), LeaseReleaseErro
     end_within(LIMIT, || end_turn(pool, holder)).await
 }
 
-/// Tries again where a connection was missing, and in no other case: a statement that was refused would be refused again,
-/// and one without an answer may be under way.
+/// Retries only if no connection was free. A refused statement would be refused again, and one without an answer may be
+/// in flight.
 async fn end_within<F>(limit: Duration, attempt: impl Fn() -> F) -> Result<(), LeaseReleaseError>
 where
     F: Future<Output = Result<(), sqlx::Error>>,
@@ -38,7 +39,7 @@ where
     let attempts = async {
         loop {
             match attempt().await {
-                // Those of tasks that were ended just now come back in a moment, on a busy machine in several.
+                // Connections of tasks that have just ended return in a moment; on a busy machine, it takes several.
                 Err(sqlx::Error::PoolTimedOut) => {
                     tracing::debug!("no connection is free to end the turn; waiting for one")
                 }
@@ -51,7 +52,7 @@ where
 
 async fn end_turn(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    // Given back unanswered, it would keep its pool from closing for as long as the statement takes.
+    // Returned to the pool without an answer, it would keep the pool from closing while the statement runs.
     connection.close_on_drop();
     // The last 16 are enough: a statement arrives within moments, or never.
     sqlx::query!(
