@@ -24,7 +24,7 @@ pub enum CommandError {
     #[error("the e-mail address is taken")]
     EmailTaken,
     /// The password violates these rules.
-    #[error("the password breaks the policy")]
+    #[error("the password violates the policy")]
     Password(Vec<Violation>),
     /// The account refuses.
     #[error(transparent)]
@@ -45,22 +45,22 @@ pub enum CommandError {
     #[error(transparent)]
     Lockdown(#[from] LockdownError),
     /// A lockdown excludes everybody who does not respond to it.
-    #[error("there is a lockdown")]
+    #[error("a lockdown is in force")]
     LockedDown,
     /// A caller may grant, revoke or overrule only permissions that they hold themselves.
-    #[error("this takes somebody who holds all the permissions concerned")]
+    #[error("the caller does not hold every permission involved")]
     GrantExceedsOwn,
-    /// Accounts hold the role.
-    #[error("accounts hold the role")]
+    /// Accounts still hold the role.
+    #[error("accounts still hold the role")]
     RoleInUse,
-    /// An API key ends in the future, and within a year.
-    #[error("an API key must end in the future, and within a year")]
+    /// The expiry of an API key must be in the future, and within a year.
+    #[error("the expiry of an API key must be in the future, and within a year")]
     ApiKeyLife,
     /// The limit for this kind of object is reached.
-    #[error("there are too many of these already")]
+    #[error("the limit for this kind of object is reached")]
     TooMany,
-    /// The account knows no such device.
-    #[error("the account knows no such device")]
+    /// The account does not know the device.
+    #[error("the account does not know the device")]
     NoSuchDevice,
     /// The code is wrong or has expired.
     #[error("the code is not valid")]
@@ -69,29 +69,29 @@ pub enum CommandError {
     #[error("a role of the account requires a second factor")]
     SecondFactorRequired,
     /// The change would leave no account in use that may grant roles.
-    #[error("this is the last account in use that may grant roles")]
+    #[error("no other account in use may grant roles")]
     LastAdministrator,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,
     /// The command's tokens or secrets are not disclosed again: too much time has passed, or the account's factors have
     /// changed since.
-    #[error("the outcome is no longer disclosed")]
+    #[error("the outcome is not disclosed again")]
     OutcomeExpired,
     /// The account has a second factor, so a password alone is not enough.
     #[error("a code of the second factor is required")]
     CodeRequired,
     /// Concurrent changes of the same streams defeated every retry.
-    #[error("too many concurrent changes of the same thing")]
+    #[error("too many concurrent changes")]
     Contended,
     /// A quota is exhausted: retry later.
-    #[error("a quota is spent")]
+    #[error("a quota is exhausted")]
     QuotaSpent(Box<Spent>),
     /// Too many requests are waiting: retry later.
     #[error("too many requests are waiting")]
     Overloaded,
     /// The log is unreachable: retry later.
-    #[error("the log cannot be reached")]
+    #[error("the log is unreachable")]
     Unavailable,
     /// An internal error. The text is for the log.
     #[error("{0}")]

@@ -93,7 +93,7 @@ impl Commands {
     ///
     /// # Errors
     /// [`CommandError::EmailTaken`], [`CommandError::Password`] with every broken rule, [`CommandError::Overloaded`];
-    /// [`CommandError::Account`] when there is no such role.
+    /// [`CommandError::Account`] if a role does not exist.
     pub async fn register(
         &self,
         context: &Context,
@@ -106,8 +106,8 @@ impl Commands {
     /// caller's permissions: callers may grant only permissions that they hold themselves.
     ///
     /// # Errors
-    /// [`CommandError::EmailTaken`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::Account`] when there is no such
-    /// role.
+    /// [`CommandError::EmailTaken`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::Account`] if a role does not
+    /// exist.
     pub async fn create_account(
         &self,
         context: &Context,

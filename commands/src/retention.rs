@@ -43,7 +43,7 @@ impl Retention {
     pub async fn sweep(&self, now: DateTime<Utc>) -> Result<SweepResult, sqlx::Error> {
         let made = sqlx::query_scalar!(r#"select log.extend() as "made!""#).fetch_one(&self.pool).await?;
         if made > 0 {
-            tracing::info!(made, "partitions of the log were made");
+            tracing::info!(made, "partitions of the log were created");
         }
         let now = sqlx::query_scalar!(r#"select least($1, now()) as "now!""#, now).fetch_one(&self.pool).await?;
         let commands = sqlx::query!(

@@ -393,7 +393,7 @@ pub(crate) async fn settled<T>(
         && !is_recorded(error)
         && let Err(error) = insist(|| give_back(pool, attempt)).await
     {
-        tracing::warn!(%error, "an attempt that came to nothing stays counted until its window has passed");
+        tracing::warn!(%error, "an attempt could not be taken back and stays counted until its window has passed");
     }
     done
 }
@@ -483,7 +483,7 @@ pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
         }
     });
     recorded.await.and_then(|recorded| recorded.map(drop)).inspect_err(|error| {
-        tracing::warn!(%error, "that an attempt was refused may not be recorded");
+        tracing::warn!(%error, "the refusal of an attempt may not have been recorded");
     })
 }
 

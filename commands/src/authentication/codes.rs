@@ -44,7 +44,7 @@ pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError
         .with_issuer(Some(ISSUER))
         .with_account_name(account_name)
         .build();
-    built.map_err(|error| CommandError::Internal(format!("a seed is no TOTP seed: {error}")))
+    built.map_err(|error| CommandError::Internal(format!("the seed is not a TOTP seed: {error}")))
 }
 
 /// Returns the time step that a code matches, at most one step from now.

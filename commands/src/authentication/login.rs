@@ -6,7 +6,7 @@
 //!                          | no                                       v
 //!                          +--------------> password to change? --> enrolment due? --> session
 //! ```
-//! Where one of the questions is answered by yes, the login leads to that step alone (`challenge`).
+//! After a "yes", the login allows only that step (`challenge`).
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::Aggregate;

@@ -69,7 +69,7 @@ pub(crate) async fn step_up(
         let command = SessionCommand::Elevate { methods: vec![method], held, at: context.now, policy };
         let events = Session::handle_command(&loaded.state, command)?;
         let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
-            return Err(CommandError::Internal("a step-up that elevates nothing".into()));
+            return Err(CommandError::Internal("the step-up did not elevate the session".into()));
         };
         let until = *until;
         let mut unit = side.unit_of_work(context);

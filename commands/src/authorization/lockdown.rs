@@ -117,7 +117,7 @@ pub(crate) async fn as_during_lockdown<T>(pool: &PgPool, done: Result<T, Command
 async fn lockdown(pool: &PgPool) -> Result<(Option<Scope>, u64), CommandError> {
     let row = sqlx::query!("select scope, version from access.lockdown").fetch_optional(pool).await?;
     let Some(row) = row else { return Ok((None, 0)) };
-    let unknown = |_| CommandError::Internal("a lockdown of a scope that this build does not know".to_owned());
+    let unknown = |_| CommandError::Internal("this build does not know the scope of the lockdown".to_owned());
     let scope = row.scope.as_deref().map(Scope::parse).transpose().map_err(unknown)?;
     Ok((scope, row.version.unsigned_abs()))
 }

@@ -123,13 +123,13 @@ pub enum AppendError {
     Overloaded,
     /// The database was unreachable for a while, or the service is stopping. The append may have been committed: repeat
     /// the call with the same idempotency key to learn the outcome.
-    #[error("the log cannot be reached")]
+    #[error("the log is unreachable")]
     Unavailable,
     /// The database refused this request; the text names the constraint.
     #[error("the database refused the append: {0}")]
     Rejected(String),
     /// An earlier append violated a precondition that only a table's constraint checks: load and decide again.
-    #[error("an append before this one changed what it rests on")]
+    #[error("an earlier append violated a precondition of this one")]
     Overtaken,
     /// This process's clock is more than an hour ahead of the database's.
     #[error("the clock of this node is more than an hour ahead of the database's")]

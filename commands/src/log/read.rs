@@ -44,7 +44,7 @@ pub enum ReadError {
     #[error(transparent)]
     Leaf(#[from] LeafError),
     /// A leaf does not match its hash or its place: somebody altered the log.
-    #[error("the event at position {position} is not the one that was recorded there")]
+    #[error("the event at position {position} was altered after it was recorded")]
     Altered {
         /// The position of the event.
         position: u64,
@@ -160,7 +160,7 @@ impl EventLog {
             state
         );
         if let Err(error) = kept.execute(&self.pool).await {
-            tracing::warn!(%error, "a snapshot cannot be written");
+            tracing::warn!(%error, "a snapshot could not be stored");
         }
     }
 

@@ -3,10 +3,10 @@
 //! ```text
 //!            +------- rejected: halve the batch, try each half -------+
 //!            v                                                        |
-//! queue -> [ foretell, try_append ] -> [ lock, plan, append ] -> gate, vault, commit -> answers
-//!            ^        what was foretold holds: one round trip         |
-//!            +-- connection lost: reconnect; where the batch may have |
-//!                been committed, the log itself says so --------------+
+//! queue -> [ predict, try_append ] --> [ lock, plan, append ] -> gate, vault, commit -> answers
+//!            ^        if the prediction holds: one round trip         |
+//!            +-- connection lost: reconnect; the log shows whether ---+
+//!                the batch was committed
 //! ```
 
 use std::collections::HashMap;
@@ -158,7 +158,9 @@ impl Sequencer {
                 }
                 Err(CommitFailure::Overtaken) if part.len() == 1 => answers.push(Err(AppendError::Overtaken)),
                 Err(CommitFailure::ClockAhead) => {
-                    tracing::error!("this node's clock is over an hour ahead of the database's: nothing is recorded");
+                    tracing::error!(
+                        "the clock of this node is more than an hour ahead of the database's: nothing is recorded"
+                    );
                     answers.extend(part.iter().map(|_| Err(AppendError::ClockAhead)));
                 }
                 Err(CommitFailure::Rejected(_) | CommitFailure::Overtaken) => {
@@ -195,7 +197,7 @@ impl Sequencer {
             }
             match failure {
                 CommitFailure::Uncertain(plan) => uncertain.push(*plan),
-                CommitFailure::Lost(error) => tracing::warn!(%error, "the log's connection is lost; trying again"),
+                CommitFailure::Lost(error) => tracing::warn!(%error, "the connection of the log is lost; reconnecting"),
                 CommitFailure::Rejected(_) | CommitFailure::Overtaken | CommitFailure::ClockAhead => {}
             }
             sleep(pause).await;

@@ -43,7 +43,7 @@ pub(crate) async fn record_session_ends(side: &WriteSide, context: impl Fn() -> 
     let mut counted: Option<Instant> = None;
     loop {
         if let Err(error) = end_those_taken_away(side, &context()).await {
-            tracing::warn!(%error, "that sessions have ended could not be recorded; trying again");
+            tracing::warn!(%error, "the ends of revoked sessions could not be recorded; trying again");
         }
         if counted.is_none_or(|at| at.elapsed() >= COUNT) {
             match end_all_beyond_limit(side, &context()).await {

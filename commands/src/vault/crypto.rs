@@ -17,7 +17,7 @@ pub struct UnsealError;
 
 /// The operating system returned no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the operating system gave no random bytes")]
+#[error("the operating system returned no random bytes")]
 pub struct RandomnessError;
 
 /// A sealed value: a nonce, and a ciphertext with its tag.

@@ -24,7 +24,9 @@ pub struct Vault {
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     /// The configured keys do not open the keys in the database.
-    #[error("no configured encryption key opens the {0} in the database: is ENCRYPTION_KEY the one it was made with?")]
+    #[error(
+        "no configured encryption key opens the {0} in the database: set ENCRYPTION_KEY to the key that the database was created with"
+    )]
     WrongKey(&'static str),
     /// No key was configured.
     #[error("no encryption key is configured")]

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! ENCRYPTION_KEY --wraps--> service key  --derives--> keyed digests (unique keys, refresh tokens, devices)
-//!                --wraps--> subject keys --seal-----> personal facts and verifiers of one person
-//!                --wraps--> period keys  --seal-----> network facts about nobody in particular, for one month
+//!                --wraps--> subject keys --seal-----> personal data and verifiers of one person
+//!                --wraps--> period keys  --seal-----> network data that belongs to no account, for one month
 //! ```
-//! A new ENCRYPTION_KEY wraps what is made from then on, and the old one still opens what it wrapped; nothing sealed
-//! changes. Forgetting a person destroys one key.
+//! A new ENCRYPTION_KEY wraps the keys created from then on. The old one still opens what it wrapped, and sealed data does
+//! not change. Forgetting a person destroys one key.
 
 pub mod acme;
 pub mod crypto;

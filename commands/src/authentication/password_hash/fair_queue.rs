@@ -161,13 +161,13 @@ mod tests {
     }
 
     proptest! {
-        /// While something of an origin waits, no other origin is served twice; of one origin, who came first
-        /// is served first; nothing is lost, nothing unwanted served, and no batch mixes kinds or exceeds a bound.
+        /// While an item of an origin waits, no other origin is served twice. Items of one origin are served in order.
+        /// No item is lost, no unwanted item is served, and no batch mixes kinds or exceeds a bound.
         #[test]
         fn no_origin_waits_behind_more_than_its_turn(acts in acts()) {
             let mut turns = FairQueue::default();
             let mut waiting: HashMap<u8, VecDeque<usize>> = HashMap::new();
-            // By origin that waits: how often each other was served since it was served last, or began to wait.
+            // For each waiting origin: the services of every other origin since its own last one, or since it began to wait.
             let mut passed: HashMap<u8, HashMap<u8, usize>> = HashMap::new();
             let takes = acts.len();
             let acts = acts.into_iter().chain((0..takes).map(|_| QueueOperation::Take { share: 6 }));

@@ -172,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        /// However places are taken and given back, the counts are right, and nothing is left at the end.
+        /// The counts are right after any sequence of takes and releases, and zero at the end.
         #[test]
         fn what_is_held_is_what_was_taken(
             acts in proptest::collection::vec((0_u8..12, 0_u128..6, any::<bool>()), 1..600),

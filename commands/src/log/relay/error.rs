@@ -5,26 +5,26 @@
 pub(super) enum RelayError {
     #[error("the database: {0}")]
     Database(String),
-    #[error("NATS is not reached")]
+    #[error("NATS is unreachable")]
     Disconnected,
     #[error("NATS: {0}")]
     Nats(String),
-    #[error("another relay or another history was there first")]
+    #[error("the stream has changed: another relay or another epoch wrote to it")]
     OutOfStep,
-    #[error("the event at position {0} does not agree with its leaf or hash; it is not published")]
+    #[error("the event at position {0} does not match its leaf or hash, and is not published")]
     Unsound(u64),
     #[error(
-        "the stream {0} takes subjects below log.> and is not a copy of this log: give this service a NATS account of \
-         its own, or remove that stream"
+        "the stream {0} accepts subjects below log.> but is not a copy of this log: give this service its own NATS \
+         account, or remove that stream"
     )]
     NotOurs(String),
     #[error(
-        "the stream {0} was begun a short while ago because the one before was damaged, and is damaged: somebody else \
-         publishes below log.>, which NATS should allow this service alone; it is begun again after ten minutes"
+        "the stream {0} is damaged, although it replaced a damaged one a short while ago: another client publishes below \
+         log.>; configure NATS to allow only this service to; the stream is replaced again after ten minutes"
     )]
     DamagedAgain(String),
     #[error(
-        "the stream {stream} holds another event at position {position} than the log, signed by this service: the log \
+        "the stream {stream} and the log hold different events at position {position}, both from this service: the log \
          was restored without a new epoch"
     )]
     Diverged { stream: String, position: u64 },

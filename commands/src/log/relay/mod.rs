@@ -265,7 +265,7 @@ impl LogRelay {
         let known = self.state.borrow().clone();
         if known.stopped_because.as_ref() != Some(&because) {
             match error {
-                RelayError::OutOfStep => tracing::debug!(%error, "the relay looks at its stream again"),
+                RelayError::OutOfStep => tracing::debug!(%error, "the relay checks its stream again"),
                 RelayError::Database(_)
                 | RelayError::Disconnected
                 | RelayError::Nats(_)
@@ -273,7 +273,7 @@ impl LogRelay {
                 | RelayError::NotOurs(_)
                 | RelayError::DamagedAgain(_)
                 | RelayError::Diverged { .. } => {
-                    tracing::warn!(%error, "the log is not copied to JetStream; trying again");
+                    tracing::warn!(%error, "copying the log to JetStream failed; trying again");
                 }
             }
         }

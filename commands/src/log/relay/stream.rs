@@ -2,14 +2,14 @@
 //! from, never this node's memory.
 //!
 //! ```text
-//!            +-------------------------- none ------> create --+
-//! who takes  |                                                 v
-//!  log.> ? --+-- one of ours, this history, whole -----> go on after its last message
-//!    ^       |
-//!    |       +-- one of ours, an earlier history or damaged --> retire: it keeps its messages, not its subjects
-//!    +---------------------------------------------------------------+
-//!            |
-//!            +-- anything else -----> stop, and say so
+//!             +-------------------------- none ------> create --+
+//! stream on   |                                                 v
+//!  log.> ? ---+-- ours, of this epoch, undamaged -----> continue after its last message
+//!    ^        |
+//!    |        +-- ours, of another epoch or damaged --> retire: it keeps its messages, not its subjects
+//!    +----------------------------------------------------------------+
+//!             |
+//!             +-- any other -----> stop, and report it
 //! ```
 
 use std::ops::RangeInclusive;
@@ -143,9 +143,9 @@ impl JetStream {
         }
         // An operator's limits may remove messages from the beginning, but nothing may remove others.
         let damage = if messages > 0 && messages != (last_seq + 1).saturating_sub(first_seq) {
-            Some("it has lost messages from within")
+            Some("it has lost messages other than the oldest")
         } else if messages > 0 && !self.is_genuine(name, log, first_seq..=last_seq).await? {
-            Some("it holds a message that no node of this log has sent")
+            Some("it holds a message that no node of this log sent")
         } else {
             None
         };
@@ -193,12 +193,14 @@ impl JetStream {
         let is_alone = info.cluster.as_ref().is_none_or(|cluster| cluster.get("name").is_none());
         if is_alone && self.replicas > 1 {
             // It accepts any number, and stores one replica.
-            return Err(RelayError::Nats("FULEXO_NATS_REPLICAS asks for several servers, and NATS is one".to_owned()));
+            return Err(RelayError::Nats(
+                "FULEXO_NATS_REPLICAS asks for several servers, but NATS is a single server".to_owned(),
+            ));
         }
         if info.config.get("num_replicas") == Some(&json!(self.replicas)) {
             return Ok(());
         }
-        tracing::info!(stream = name, replicas = self.replicas, "the copy of the log gets another number of replicas");
+        tracing::info!(stream = name, replicas = self.replicas, "changing the number of replicas of the log's copy");
         let mut config = info.config.clone();
         config.insert("num_replicas".to_owned(), json!(self.replicas));
         self.ask::<Value>(&format!("STREAM.UPDATE.{name}"), &config.into()).await.map(drop)
@@ -227,14 +229,14 @@ impl JetStream {
             "deny_delete": true,
             "deny_purge": true,
         });
-        tracing::info!(stream = %name, "the copy of the log is begun");
+        tracing::info!(stream = %name, "creating the copy of the log");
         self.ask::<Value>(&format!("STREAM.CREATE.{name}"), &config).await.map(drop)
     }
 
     /// Retires a stream: takes its subjects away, so that another stream can have them. Its messages stay for
     /// inspection, until an operator deletes it.
     async fn retire(&self, name: &str, why: &str) -> Result<(), RelayError> {
-        tracing::warn!(stream = name, why, "a copy of the log is given up, and another one begun");
+        tracing::warn!(stream = name, why, "retiring a copy of the log, and creating another one");
         let info: StreamInfo = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let mut config = info.config;
         config.insert("subjects".to_owned(), json!([format!("fulexo.retired.{name}")]));

@@ -13,10 +13,10 @@ const LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseReleaseError {
     /// The database refused.
-    #[error("the database refused to end the turn")]
+    #[error("the database refused to release the lease")]
     Database(#[from] sqlx::Error),
     /// The database gave no connection or no answer in time.
-    #[error("the database did not end the turn in time")]
+    #[error("the database did not release the lease in time")]
     Timeout,
 }
 
@@ -41,7 +41,7 @@ where
             match attempt().await {
                 // Connections of tasks that have just ended return in a moment; on a busy machine, it takes several.
                 Err(sqlx::Error::PoolTimedOut) => {
-                    tracing::debug!("no connection is free to end the turn; waiting for one")
+                    tracing::debug!("no connection is free to release the lease; waiting for one")
                 }
                 ended => return ended,
             }
