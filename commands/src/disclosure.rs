@@ -35,13 +35,13 @@ pub(crate) async fn disclosing_with_seed<O>(
     outcome: O,
     sealed: &[u8],
 ) -> Result<DisclosedOutcome<O>, CommandError> {
-    let found = match context.account() {
+    let stored = match context.account() {
         Some(account) => credentials::find(side, account).await?,
         None => None,
     };
     Ok(DisclosedOutcome {
         outcome,
-        factors: found.map(|found| credentials::factors(&side.vault, &found.verifier, Some(sealed))),
+        factors: stored.map(|stored| credentials::factors_digest(&side.vault, &stored.verifier, Some(sealed))),
     })
 }
 
@@ -72,7 +72,7 @@ async fn disclose<O>(side: &WriteSide, context: &Context, disclosing: DisclosedO
 /// Returns a digest of the factors of the account that acts, if an account acts.
 async fn acting_factors(side: &WriteSide, context: &Context) -> Result<Option<[u8; 32]>, CommandError> {
     let Some(account) = context.account() else { return Ok(None) };
-    Ok(credentials::find(side, account).await?.map(|found| credentials::factors_of(&side.vault, &found)))
+    Ok(credentials::find(side, account).await?.map(|stored| credentials::factors_digest_of(&side.vault, &stored)))
 }
 
 /// Returns the answer to a commit, new or replayed.

@@ -58,8 +58,8 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
     idempotency: Option<&IdempotencyKey>,
     outcome: O,
 ) -> Result<CommitOutcome<O>, CommandError> {
-    outbox::enclose_mails(side, &mut unit).await?;
-    let signs_out = unit.signs_out();
+    outbox::add_mails(side, &mut unit).await?;
+    let revokes_sessions = unit.revokes_sessions();
     let mut request = unit.into_request();
     request.command = idempotency.map(|idempotency| idempotency.record(&outcome)).transpose()?;
     // An empty request has no preconditions to check and does not take the log's lock.
@@ -70,7 +70,7 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
         AppendOutcome::New(receipt) => {
             // On a busy machine, the heartbeat task may fall behind while commits succeed.
             side.commit_heartbeat.send_if_modified(|at| at.as_mut().map(|at| *at = Instant::now()).is_some());
-            if signs_out {
+            if revokes_sessions {
                 side.queues.ends_due.notify_one();
             }
             Ok(CommitOutcome::New(outcome, receipt))

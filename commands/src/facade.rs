@@ -52,8 +52,8 @@ impl Commands {
 
     /// Returns the number of hashing permits that an address or an account holds.
     #[must_use]
-    pub fn permits_held(&self, party: PermitHolder) -> usize {
-        self.side.hasher.held(party)
+    pub fn permits_held(&self, holder: PermitHolder) -> usize {
+        self.side.hasher.held(holder)
     }
 
     /// Returns the event log.

@@ -68,20 +68,20 @@ impl<A> LogStore<A> {
     }
 
     /// Sets the account that the events concern, and the data to seal with them.
-    pub(crate) fn about(mut self, subject: AccountId, sealing: Option<(DataKey, PersonalData)>) -> Self {
+    pub(crate) fn with_subject(mut self, subject: AccountId, sealing: Option<(DataKey, PersonalData)>) -> Self {
         self.subject = Some(subject);
         self.sealing = sealing;
         self
     }
 
     /// Sets the result to store under the client's idempotency key.
-    pub(crate) fn remembering(mut self, command: Option<CommandRecord>) -> Self {
+    pub(crate) fn with_command_record(mut self, command: Option<CommandRecord>) -> Self {
         self.command = command;
         self
     }
 
     /// Adds preconditions on other streams that the decision depends on.
-    pub(crate) fn expecting(mut self, expected: Vec<(Stream, ExpectedVersion)>) -> Self {
+    pub(crate) fn with_preconditions(mut self, expected: Vec<(Stream, ExpectedVersion)>) -> Self {
         self.expected = expected;
         self
     }

@@ -113,23 +113,28 @@ pub(crate) async fn count_request(
 }
 
 /// Takes one hashing permit, and spends one hash of the quotas of the caller's address and account.
-pub(crate) fn place(side: &WriteSide, context: &Context) -> Result<HashingPermit, CommandError> {
-    let place = take_place(&side.hasher, context)?;
+pub(crate) fn hashing_permit(side: &WriteSide, context: &Context) -> Result<HashingPermit, CommandError> {
+    let permit = acquire_permit(&side.hasher, context)?;
     spend_hashes(side, context, 1)?;
-    Ok(place)
+    Ok(permit)
 }
 
 /// Spends `hashes` of the quotas, and takes as many permits as are hashed in parallel. Hashes that run one after
 /// another share permits.
-pub(crate) fn places(side: &WriteSide, context: &Context, hashes: usize) -> Result<Vec<HashingPermit>, CommandError> {
-    let places = (0..hashes.min(MOST_LANES)).map(|_| take_place(&side.hasher, context)).collect::<Result<_, _>>()?;
+pub(crate) fn hashing_permits(
+    side: &WriteSide,
+    context: &Context,
+    hashes: usize,
+) -> Result<Vec<HashingPermit>, CommandError> {
+    let permits =
+        (0..hashes.min(MOST_LANES)).map(|_| acquire_permit(&side.hasher, context)).collect::<Result<_, _>>()?;
     spend_hashes(side, context, u32::try_from(hashes).unwrap_or(u32::MAX))?;
-    Ok(places)
+    Ok(permits)
 }
 
-fn take_place(hasher: &PasswordHasher, context: &Context) -> Result<HashingPermit, CommandError> {
-    let party = PermitHolder::at(context.origin.ip, context.account());
-    hasher.place(party).map_err(|_| CommandError::Overloaded)
+fn acquire_permit(hasher: &PasswordHasher, context: &Context) -> Result<HashingPermit, CommandError> {
+    let holder = PermitHolder::at(context.origin.ip, context.account());
+    hasher.permit(holder).map_err(|_| CommandError::Overloaded)
 }
 
 fn spend_hashes(side: &WriteSide, context: &Context, hashes: u32) -> Result<(), CommandError> {

@@ -9,7 +9,7 @@ use crate::error::CommandError;
 use crate::idempotency::IdempotencyKey;
 use crate::vault::{DataKey, PersonalData, Vault};
 
-pub(crate) fn bound(
+pub(crate) fn idempotency_key(
     vault: &Vault,
     context: &Context,
     operation: &str,
@@ -21,7 +21,7 @@ pub(crate) fn bound(
 
 /// Returns the key of the account that the reason concerns, and the reason to seal under it. `None` if that key was
 /// destroyed: the reason is then not stored.
-pub(crate) async fn sealing(
+pub(crate) async fn sealing_for_account(
     vault: &Vault,
     account: AccountId,
     reason: &Reason,
@@ -32,7 +32,7 @@ pub(crate) async fn sealing(
 
 /// Returns the key of the actor and the reason to seal under it, for acts that do not concern one person. Actors
 /// without an account use the key of the month.
-pub(crate) async fn own_sealing(
+pub(crate) async fn sealing_for_actor(
     vault: &Vault,
     context: &Context,
     reason: &Reason,

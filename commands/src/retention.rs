@@ -6,12 +6,12 @@ use fulexo_domain::authentication::DEVICE_KNOWN_FOR;
 use fulexo_domain::lockout::FORGOTTEN_AFTER;
 use sqlx::PgPool;
 
-use crate::vault::write::COUNTED_FOR;
+use crate::vault::write::MAIL_LIMIT_PERIOD;
 
 /// The time during which a command's result answers its idempotency key.
-const COMMANDS: TimeDelta = TimeDelta::hours(24);
+const COMMAND_RETENTION: TimeDelta = TimeDelta::hours(24);
 /// The maximum number of rows of one kind per sweep.
-const ROWS: i64 = 5_000;
+const MAX_ROWS: i64 = 5_000;
 
 /// The sweep of expired rows.
 #[derive(Clone)]
@@ -49,8 +49,8 @@ impl Retention {
         let commands = sqlx::query!(
             "delete from log.command where command_id in (
                  select command_id from log.command where recorded_at < $1 order by recorded_at limit $2)",
-            now - COMMANDS,
-            ROWS
+            now - COMMAND_RETENTION,
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
@@ -60,7 +60,7 @@ impl Retention {
                  where window_ends_at < $1 and (locked_until is null or locked_until < $1)
                  order by window_ends_at limit $2)",
             now - FORGOTTEN_AFTER,
-            ROWS
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
@@ -68,7 +68,7 @@ impl Retention {
             "delete from vault.refresh_root where session_id in (
                  select session_id from vault.refresh_root where expires_at < $1 order by expires_at limit $2)",
             now,
-            ROWS
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
@@ -77,14 +77,14 @@ impl Retention {
                  select account_id, device from vault.known_device
                  where first_used_at < $1 order by first_used_at limit $2)",
             now - DEVICE_KNOWN_FOR,
-            ROWS
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
         let buckets = sqlx::query!(
             "delete from vault.rate_limit where key_hash in (
                  select key_hash from vault.rate_limit where full_at < clock_timestamp() limit $1)",
-            ROWS
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
@@ -92,19 +92,19 @@ impl Retention {
             "delete from vault.mail_token where token_hash in (
                  select token_hash from vault.mail_token where expires_at < $1 order by expires_at limit $2)",
             now,
-            ROWS
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
         let mails = sqlx::query!(
             "delete from vault.mail where mail_id in (
                  select mail_id from vault.mail where sealed is null and created_at < $1 limit $2)",
-            now - COUNTED_FOR,
-            ROWS
+            now - MAIL_LIMIT_PERIOD,
+            MAX_ROWS
         )
         .execute(&self.pool)
         .await?;
         let swept = [commands, attempts, roots, devices, buckets, tokens, mails].map(|result| result.rows_affected());
-        Ok(SweepResult { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= ROWS.unsigned_abs()) })
+        Ok(SweepResult { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= MAX_ROWS.unsigned_abs()) })
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct UnitOfWork<'a> {
     /// The mails that the owners of accounts receive.
     mails: Vec<(AccountId, MailKind)>,
     /// `true` if it revokes sessions whose ends are recorded later.
-    signs_out: bool,
+    revokes_sessions: bool,
 }
 
 impl<'a> UnitOfWork<'a> {
@@ -34,7 +34,7 @@ impl<'a> UnitOfWork<'a> {
             sealing: None,
             request: AppendRequest::default(),
             mails: Vec::new(),
-            signs_out: false,
+            revokes_sessions: false,
         }
     }
 
@@ -56,7 +56,7 @@ impl<'a> UnitOfWork<'a> {
             let event: Event = event.into();
             let event_id = self.context.new_id();
             self.mails.extend(subject.zip(MailKind::of(&event)));
-            self.signs_out |= matches!(event, Event::Account(AccountEvent::SessionsRevoked { .. }));
+            self.revokes_sessions |= matches!(event, Event::Account(AccountEvent::SessionsRevoked { .. }));
             let mut sealed = Vec::new();
             if let Some((key, personal)) = &self.sealing
                 && let Some((row, digest)) = personal.seal_for(&event, event_id, key)?
@@ -112,8 +112,8 @@ impl<'a> UnitOfWork<'a> {
     }
 
     /// Returns `true` if it revokes sessions whose ends are recorded later.
-    pub const fn signs_out(&self) -> bool {
-        self.signs_out
+    pub const fn revokes_sessions(&self) -> bool {
+        self.revokes_sessions
     }
 
     pub const fn context(&self) -> &'a Context {

@@ -230,7 +230,7 @@ impl Core {
         self.followers.shutdown().await;
         let end_turn = async {
             match self.relays_as {
-                Some(holder) => relay::give_up(&self.pools.behind, holder).await,
+                Some(holder) => relay::release_lease(&self.pools.behind, holder).await,
                 None => Ok(()),
             }
         };

@@ -11,7 +11,7 @@ use fulexo_domain::values::{AccountId, Reason, SessionId};
 
 use crate::accounts::profile;
 use crate::authentication::attempts;
-use crate::authorization::roles::{self, gives_roles};
+use crate::authorization::roles::{self, grants_roles};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
@@ -29,7 +29,7 @@ pub(crate) async fn suspend(
 ) -> Result<CommandOutcome<()>, CommandError> {
     // A concurrent login has either started its session before, which this ends, or conflicts with the account's new
     // version.
-    change_use(side, context, own, account, AccountCommand::Suspend, "suspend", &reason).await
+    change_suspension(side, context, own, account, AccountCommand::Suspend, "suspend", &reason).await
 }
 
 pub(crate) async fn reinstate(
@@ -39,10 +39,10 @@ pub(crate) async fn reinstate(
     account: AccountId,
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
-    change_use(side, context, own, account, AccountCommand::Reinstate, "reinstate", &reason).await
+    change_suspension(side, context, own, account, AccountCommand::Reinstate, "reinstate", &reason).await
 }
 
-async fn change_use(
+async fn change_suspension(
     side: &WriteSide,
     context: &Context,
     own: Permissions,
@@ -51,21 +51,21 @@ async fn change_use(
     operation: &str,
     reason: &Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
-    let idempotency = reason::bound(&side.vault, context, operation, account.0, reason);
+    let idempotency = reason::idempotency_key(&side.vault, context, operation, account.0, reason);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let sealing = reason::sealing(&side.vault, account, reason).await?;
+        let sealing = reason::sealing_for_account(&side.vault, account, reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
             let (state, version) = side.account_state(account).await?;
             let events = Account::handle_command(&state, command.clone())?;
             let suspends = events.contains(&AccountEvent::Suspended {});
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+            roles::require_rank(side, &mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             if suspends {
                 sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::Suspension).await?;
             }
             unit.record(account.0, Some(account), events)?;
-            if suspends && state.roles.iter().any(gives_roles) {
+            if suspends && state.roles.iter().any(grants_roles) {
                 let (other, expected) = roles::other_administrator(side, account).await?;
                 unit.expect(other.category, other.id, expected);
             }
@@ -82,16 +82,16 @@ pub(crate) async fn unlock(
     account: AccountId,
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
-    let idempotency = reason::bound(&side.vault, context, "unlock", account.0, &reason);
+    let idempotency = reason::idempotency_key(&side.vault, context, "unlock", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
         let unknown = fulexo_domain::account::AccountError::Unknown;
         let profile = profile::profile(side, account).await?.ok_or(unknown)?;
-        let sealing = reason::sealing(&side.vault, account, &reason).await?;
+        let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
         let address = profile.email.normalised();
         execute::decide(side, idempotency.as_ref(), || async {
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
-            let mut factors = attempts::counted(side, account, &address).await?;
+            roles::require_granter(side, &mut unit, context, Permissions::of(&[Permission::AccountsManage])).await?;
+            let mut factors = attempts::counted_factors(side, account, &address).await?;
             if factors.is_empty() {
                 // The counters may have expired. The log records the act and its reason in any case.
                 factors.push(Factor::Password);
@@ -114,14 +114,14 @@ pub(crate) async fn expire_password(
     account: AccountId,
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
-    let idempotency = reason::bound(&side.vault, context, "expire_password", account.0, &reason);
+    let idempotency = reason::idempotency_key(&side.vault, context, "expire_password", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let sealing = reason::sealing(&side.vault, account, &reason).await?;
+        let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = side.account_state(account).await?;
             let events = Account::handle_command(&state, AccountCommand::ExpirePassword)?;
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
+            roles::require_rank(side, &mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             // An account whose password has already expired has no session left.
             if !events.is_empty() {
@@ -150,7 +150,7 @@ pub(crate) async fn end_session(
             SessionState::None => return Err(SessionError::Ended.into()),
         };
         let sealing = match &reason {
-            Some(reason) => reason::sealing(&side.vault, live.account, reason).await?,
+            Some(reason) => reason::sealing_for_account(&side.vault, live.account, reason).await?,
             None => None,
         };
         let mut unit = side.unit_of_work(context).sealing(sealing.clone());

@@ -31,9 +31,9 @@ struct PasswordCandidate {
     session: Option<SessionId>,
     new: Password,
     broken: Vec<Violation>,
-    place: HashingPermit,
+    permit: HashingPermit,
     /// The permits for comparisons with earlier passwords.
-    places: Vec<HashingPermit>,
+    permits: Vec<HashingPermit>,
 }
 
 /// The owner who changes a password, with the proof of their identity.
@@ -79,15 +79,19 @@ pub(crate) async fn change_password(
     };
     let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
     // Permits are taken before anything is counted. One permit covers several hashes in sequence.
-    let place = rate_limit::place(side, context)?;
-    let broken = broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone()).await?;
-    let places =
-        if broken.is_empty() { rate_limit::places(side, context, compared_passwords(side) + 1)? } else { Vec::new() };
+    let permit = rate_limit::hashing_permit(side, context)?;
+    let broken =
+        broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), permit.clone()).await?;
+    let permits = if broken.is_empty() {
+        rate_limit::hashing_permits(side, context, max_comparisons(side) + 1)?
+    } else {
+        Vec::new()
+    };
     // A caller who does not know the current password learns nothing about the new one.
-    let (found, attempt) = attempts::prove(side, context, account, device, current, place.clone()).await?;
-    let change = PasswordCandidate { session: owner.session(), new, broken, place, places };
-    let changed = change_proven_password(side, context, &found, change, &attempt, idempotency.as_ref()).await;
-    let recorded = attempts::concluded(side, context, &found, &attempt, changed).await?;
+    let (stored, attempt) = attempts::verify_password(side, context, account, device, current, permit.clone()).await?;
+    let change = PasswordCandidate { session: owner.session(), new, broken, permit, permits };
+    let changed = change_proven_password(side, context, &stored, change, &attempt, idempotency.as_ref()).await;
+    let recorded = attempts::conclude(side, context, &stored, &attempt, changed).await?;
     execute::done(&side.log, recorded).await
 }
 
@@ -95,52 +99,52 @@ pub(crate) async fn change_password(
 async fn change_proven_password(
     side: &WriteSide,
     context: &Context,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     change: PasswordCandidate,
     attempt: &CountedAttempt,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommitOutcome<()>, CommandError> {
-    let PasswordCandidate { session, new, mut broken, place, places } = change;
-    let account = found.account;
-    if broken.is_empty() && was_used_before(side, found, &new, &places).await? {
+    let PasswordCandidate { session, new, mut broken, permit, permits } = change;
+    let account = stored.account;
+    if broken.is_empty() && is_reused(side, stored, &new, &permits).await? {
         broken.push(Violation::Reused);
     }
     if !broken.is_empty() {
         // The current password was right, so this attempt was not a guess.
         let mut unit = side.unit_of_work(context);
-        unit.vault(attempt.clear());
+        unit.vault(attempt.success_write());
         let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
         unit.record(account.0, Some(account), confirmed)?;
         execute::commit(side, unit, None, ()).await?;
         return Err(CommandError::Password(broken));
     }
-    let hashed = credentials::hash_password(&side.hasher, new, place).await?;
-    record_new_password(side, context, found, session, hashed.expose(), attempt, idempotency).await
+    let hashed = credentials::hash_password(&side.hasher, new, permit).await?;
+    record_new_password(side, context, stored, session, hashed.expose(), attempt, idempotency).await
 }
 
 async fn record_new_password(
     side: &WriteSide,
     context: &Context,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     session: Option<SessionId>,
     hashed: &str,
     attempt: &CountedAttempt,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommitOutcome<()>, CommandError> {
-    let account = found.account;
+    let account = stored.account;
     let decided = execute::decide(side, idempotency, async || {
-        let (state, version) = credentials::with_same_password(side, found).await?;
+        let (state, version) = credentials::state_with_same_password(side, stored).await?;
         let due = state.password_expired || session.is_none();
         let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
         let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;
         let mut unit = side.unit_of_work(context);
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-        unit.vault(attempt.clear());
+        unit.vault(attempt.success_write());
         unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET });
         unit.vault(VaultWrite::Password {
             account,
-            verifier: found.key.seal_verifier("password", hashed)?,
-            keep: previous_passwords(side),
+            verifier: stored.key.seal_verifier("password", hashed)?,
+            keep: history_length(side),
         });
         let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
         unit.record(account.0, Some(account), confirmed)?;
@@ -157,37 +161,37 @@ pub(crate) async fn broken_rules(
     password: &Password,
     email: &EmailAddress,
     name: Option<&DisplayName>,
-    place: HashingPermit,
+    permit: HashingPermit,
 ) -> Result<Vec<Violation>, CommandError> {
     let (password, email, name) = (password.clone(), email.clone(), name.cloned());
     let judge = move || violations(&password, &email, name.as_ref());
-    hasher.judge(judge, place).await.map_err(|_| CommandError::Overloaded)
+    hasher.judge(judge, permit).await.map_err(|_| CommandError::Overloaded)
 }
 
 /// Returns `true` if the password is the current one or an earlier one. Each comparison costs a hash; as many run in
 /// parallel as there are permits.
-pub(crate) async fn was_used_before(
+pub(crate) async fn is_reused(
     side: &WriteSide,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     password: &Password,
-    places: &[HashingPermit],
+    permits: &[HashingPermit],
 ) -> Result<bool, CommandError> {
     let previous = sqlx::query_scalar!(
         "select verifier from vault.password_history where account_id = $1 order by ordinal desc limit $2",
-        found.account.0,
-        previous_passwords(side)
+        stored.account.0,
+        history_length(side)
     )
     .fetch_all(&side.pool)
     .await?;
-    let mut verifiers = vec![found.verifier.clone()];
+    let mut verifiers = vec![stored.verifier.clone()];
     for sealed in previous {
-        verifiers.push(read_verifier(&found.key, &sealed)?);
+        verifiers.push(read_verifier(&stored.key, &sealed)?);
     }
-    for verifiers in verifiers.chunks(places.len().max(1)) {
+    for verifiers in verifiers.chunks(permits.len().max(1)) {
         let compared = verifiers
             .iter()
-            .zip(places)
-            .map(|(verifier, place)| side.hasher.verify(password.clone(), Some(verifier.clone()), place.clone()));
+            .zip(permits)
+            .map(|(verifier, permit)| side.hasher.verify(password.clone(), Some(verifier.clone()), permit.clone()));
         let same = try_join_all(compared).await.map_err(|_| CommandError::Overloaded)?;
         if same.contains(&true) {
             return Ok(true);
@@ -197,10 +201,10 @@ pub(crate) async fn was_used_before(
 }
 
 /// Returns the maximum number of verifiers that a new password is compared with.
-pub(crate) fn compared_passwords(side: &WriteSide) -> usize {
+pub(crate) fn max_comparisons(side: &WriteSide) -> usize {
     usize::try_from(side.policy().passwords.history).unwrap_or(usize::MAX).max(1)
 }
 
-pub(crate) fn previous_passwords(side: &WriteSide) -> i64 {
+pub(crate) fn history_length(side: &WriteSide) -> i64 {
     i64::from(side.policy().passwords.history.saturating_sub(1))
 }

@@ -48,7 +48,7 @@ pub(crate) async fn request_password_reset(
     if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return Ok(());
     }
-    if outbox::has_enough_mail(&side.pool, account, MailKind::PasswordReset, context.now).await? {
+    if outbox::has_reached_mail_limit(&side.pool, account, MailKind::PasswordReset, context.now).await? {
         return Ok(());
     }
     let Some(key) = side.vault.subject_key(account).await? else { return Ok(()) };
@@ -71,30 +71,30 @@ pub(crate) async fn reset_password(
         let account = outbox::link_owner(side, purpose, token, context.now).await?;
         let context = &context.acting_as(account);
         let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-        let place = rate_limit::place(side, context)?;
+        let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let permit = rate_limit::hashing_permit(side, context)?;
         let broken =
-            password::broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), place.clone())
+            password::broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), permit.clone())
                 .await?;
         if !broken.is_empty() {
             return Err(CommandError::Password(broken));
         }
-        let places = rate_limit::places(side, context, password::compared_passwords(side))?;
+        let permits = rate_limit::hashing_permits(side, context, password::max_comparisons(side))?;
         let number = outbox::count_comparison(side, token).await?;
-        if password::was_used_before(side, &found, &new, &places).await? {
-            let mut unit = side.unit_of_work(context).sealing(Some((found.key.clone(), network_facts(context))));
+        if password::is_reused(side, &stored, &new, &permits).await? {
+            let mut unit = side.unit_of_work(context).sealing(Some((stored.key.clone(), network_facts(context))));
             unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
             execute::commit(side, unit, None, ()).await?;
             return Err(CommandError::Password(vec![Violation::Reused]));
         }
-        let verifier = credentials::hash_password(&side.hasher, new, place).await?;
+        let verifier = credentials::hash_password(&side.hasher, new, permit).await?;
         let address = profile.email.normalised();
         execute::decide(side, idempotency.as_ref(), async || {
-            let (state, version) = still_owned(side, account, purpose, token, context).await?;
+            let (state, version) = owner_state(side, account, purpose, token, context).await?;
             let how = PasswordChange::Reset;
-            let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
+            let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
-            if attempts::counted(side, account, &address).await?.contains(&Factor::Password) {
+            if attempts::counted_factors(side, account, &address).await?.contains(&Factor::Password) {
                 unit.vault(attempts::forget_passwords(&side.vault, account, &address));
                 let (factor, by) = (Factor::Password, LiftedBy::Reset);
                 let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
@@ -117,7 +117,7 @@ pub(crate) async fn request_verification(
         return Ok(());
     }
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
-    let mail = outbox::mail(&side.vault, context, &key, account, MailKind::EmailVerification)?;
+    let mail = outbox::mail_write(&side.vault, context, &key, account, MailKind::EmailVerification)?;
     let mut transaction = side.pool.begin().await?;
     // Concurrent requests must count each other's mails. The log's lock ensures that for appends; this is not an
     // append.
@@ -139,7 +139,7 @@ pub(crate) async fn verify_email(
         let account = outbox::link_owner(side, purpose, token, context.now).await?;
         let context = &context.acting_as(account);
         execute::decide(side, idempotency.as_ref(), async || {
-            let (state, version) = still_owned(side, account, purpose, token, context).await?;
+            let (state, version) = owner_state(side, account, purpose, token, context).await?;
             let events = Account::handle_command(&state, AccountCommand::VerifyEmail)?;
             let mut unit = side.unit_of_work(context);
             unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
@@ -161,15 +161,19 @@ pub(crate) async fn report_intrusion(
     execute::once(&side.log, idempotency.as_ref(), async {
         let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
         let context = &context.acting_as(account);
-        let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+        let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
         // Nobody knows the new password. The password that the intruder knows moves into the history.
         let nobodys = URL_SAFE_NO_PAD.encode(Zeroizing::new(random_bytes::<32>()?).as_slice());
-        let verifier =
-            credentials::hash_password(&side.hasher, Password::new(nobodys), rate_limit::place(side, context)?).await?;
+        let verifier = credentials::hash_password(
+            &side.hasher,
+            Password::new(nobodys),
+            rate_limit::hashing_permit(side, context)?,
+        )
+        .await?;
         execute::decide(side, idempotency.as_ref(), async || {
-            let (state, version) = still_owned(side, account, LinkPurpose::NotMe, token, context).await?;
+            let (state, version) = owner_state(side, account, LinkPurpose::NotMe, token, context).await?;
             let how = PasswordChange::Disputed;
-            let mut unit = with_new_password(side, context, &found, &verifier, how, &state, version).await?;
+            let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
             Ok((unit, ()))
         })
@@ -181,7 +185,7 @@ pub(crate) async fn report_intrusion(
 /// Returns the state and version of the account, if the token is still valid. The version is read first: of two
 /// requests with one link, or with links that revoke each other, the second finds either the token deleted or the
 /// account changed.
-async fn still_owned(
+async fn owner_state(
     side: &WriteSide,
     account: AccountId,
     purpose: LinkPurpose,
@@ -197,19 +201,19 @@ async fn still_owned(
 async fn with_new_password<'a>(
     side: &WriteSide,
     context: &'a Context,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     verifier: &Verifier,
     how: PasswordChange,
     state: &AccountState,
     version: u64,
 ) -> Result<UnitOfWork<'a>, CommandError> {
-    let account = found.account;
+    let account = stored.account;
     let mut unit = side.unit_of_work(context);
     unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
     unit.vault(VaultWrite::Password {
         account,
-        verifier: found.key.seal_verifier("password", verifier.expose())?,
-        keep: password::previous_passwords(side),
+        verifier: stored.key.seal_verifier("password", verifier.expose())?,
+        keep: password::history_length(side),
     });
     unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::ChangePassword { how })?)?;
     if how == PasswordChange::Reset {

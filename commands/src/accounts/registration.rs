@@ -64,7 +64,7 @@ struct RegistrationOutcome {
 }
 
 /// Returns the personal data of a profile.
-fn personal(email: &EmailAddress, display_name: Option<&DisplayName>) -> PersonalData {
+fn profile_data(email: &EmailAddress, display_name: Option<&DisplayName>) -> PersonalData {
     let name = display_name.map(DisplayName::as_str);
     PersonalData::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
 }
@@ -82,21 +82,21 @@ pub(crate) async fn register(
     if let Some(RegistrationOutcome { account }) = idempotency::before(&side.log, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, account).await;
     }
-    let place = rate_limit::place(side, context)?;
-    let broken = password::broken_rules(&side.hasher, &password, &email, display_name.as_ref(), place.clone()).await?;
+    let permit = rate_limit::hashing_permit(side, context)?;
+    let broken = password::broken_rules(&side.hasher, &password, &email, display_name.as_ref(), permit.clone()).await?;
     if !broken.is_empty() {
         return Err(CommandError::Password(broken));
     }
-    let verifier = credentials::hash_password(&side.hasher, password, place).await?;
+    let verifier = credentials::hash_password(&side.hasher, password, permit).await?;
     let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let mut rests_on = Vec::new();
+        let mut preconditions = Vec::new();
         for role in &roles {
-            rests_on.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?.1);
+            preconditions.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?.1);
         }
         let account = AccountId(context.new_id());
         let command = AccountCommand::Register { roles: roles.clone() };
-        let mut unit = opening(side, context, account, command, &verifier, &email, display_name.as_ref())?;
-        for (stream, expected) in rests_on {
+        let mut unit = registration_unit(side, context, account, command, &verifier, &email, display_name.as_ref())?;
+        for (stream, expected) in preconditions {
             unit.expect(stream.category, stream.id, expected);
         }
         Ok((unit, RegistrationOutcome { account }))
@@ -119,17 +119,18 @@ pub(crate) async fn create_account(
     if let Some(RegistrationOutcome { account }) =
         disclosure::disclosed_before(side, context, idempotency.as_ref()).await?
     {
-        return execute::done_before(&side.log, member(&side.vault, account)).await;
+        return execute::done_before(&side.log, provisioned_account(&side.vault, account)).await;
     }
     let account = AccountId(context.new_id());
-    let password = Password::new(member(&side.vault, account).initial_password.to_string());
-    let verifier = credentials::hash_password(&side.hasher, password, rate_limit::place(side, context)?).await?;
+    let password = Password::new(provisioned_account(&side.vault, account).initial_password.to_string());
+    let verifier =
+        credentials::hash_password(&side.hasher, password, rate_limit::hashing_permit(side, context)?).await?;
     let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (mut needed, mut rests_on) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
+        let (mut needed, mut preconditions) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
         for role in &roles {
             let (permissions, on) = roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?;
             needed = needed.union(permissions);
-            rests_on.extend(on);
+            preconditions.extend(on);
             if !AccountId::first_roles().contains(role) {
                 needed = needed.union(Permissions::of(&[Permission::RolesGrant]));
             }
@@ -138,20 +139,20 @@ pub(crate) async fn create_account(
             return Err(CommandError::GrantExceedsOwn);
         }
         let command = AccountCommand::Register { roles: roles.clone() };
-        let mut unit = opening(side, context, account, command, &verifier, &email, display_name.as_ref())?;
-        for (stream, expected) in rests_on {
+        let mut unit = registration_unit(side, context, account, command, &verifier, &email, display_name.as_ref())?;
+        for (stream, expected) in preconditions {
             unit.expect(stream.category, stream.id, expected);
         }
-        roles::rest_on_granter(side, &mut unit, context, needed).await?;
+        roles::require_granter(side, &mut unit, context, needed).await?;
         unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
         Ok((unit, disclosure::disclosing(side, context, RegistrationOutcome { account }).await?))
     });
     let done = disclosure::done_disclosing(side, context, decided.await?).await?;
-    Ok(done.map(|RegistrationOutcome { account }| member(&side.vault, account)))
+    Ok(done.map(|RegistrationOutcome { account }| provisioned_account(&side.vault, account)))
 }
 
 /// Returns the unit of work that registers an account.
-fn opening<'a>(
+fn registration_unit<'a>(
     side: &WriteSide,
     context: &'a Context,
     account: AccountId,
@@ -163,19 +164,19 @@ fn opening<'a>(
     let events = Account::handle_command(&AccountState::default(), command)?;
     let (key, wrapped) = side.vault.new_subject_key(account)?;
     let verifier = key.seal_verifier("password", verifier.expose())?;
-    let mut unit = side.unit_of_work(context).sealing(Some((key, personal(email, display_name))));
+    let mut unit = side.unit_of_work(context).sealing(Some((key, profile_data(email, display_name))));
     unit.expect(Category::Account, account.0, ExpectedVersion::New);
     unit.claim("email", credentials::email_hash(&side.vault, email), account.0);
     unit.vault(attempts::forget_address(&side.vault, &email.normalised()));
     unit.vault(VaultWrite::SubjectKey(wrapped));
-    unit.vault(VaultWrite::Password { account, verifier, keep: password::previous_passwords(side) });
+    unit.vault(VaultWrite::Password { account, verifier, keep: password::history_length(side) });
     unit.record(account.0, Some(account), events)?;
     Ok(unit)
 }
 
 /// Derives the initial password from the account's id, so that a repeated call returns the same one. It is invalid
 /// after the first login has changed it.
-fn member(vault: &Vault, account: AccountId) -> ProvisionedAccount {
+fn provisioned_account(vault: &Vault, account: AccountId) -> ProvisionedAccount {
     let digest = vault.digest("initial-password", &[account.0.as_bytes()]);
     let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(digest.split_at(15).0));
     // The suffix satisfies the policy's character classes.
@@ -199,7 +200,7 @@ pub(crate) async fn change_profile(
         return execute::done_before(&side.log, profile).await;
     }
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
-    let sealing = Some((key, personal(&profile.email, profile.display_name.as_ref())));
+    let sealing = Some((key, profile_data(&profile.email, profile.display_name.as_ref())));
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let LoadedStream { record, version, last_position } = side.log.record::<AccountRecord>(account.0).await?;
         let mut unit = side.unit_of_work(context).sealing(sealing.clone());
@@ -208,7 +209,7 @@ pub(crate) async fn change_profile(
                 return Err(AccountError::Suspended.into());
             }
         } else {
-            roles::rest_on_rank(side, &mut unit, context, own, account, &record.state).await?;
+            roles::require_rank(side, &mut unit, context, own, account, &record.state).await?;
         }
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         let now = if record.profile_position == before.profile_position {

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{MutexGuard, Notify};
 
 /// The maximum length of one queue. An address holds no more hashing permits than that.
-const MOST_OF_ONE: usize = 32;
+const MAX_PER_QUEUE: usize = 32;
 /// The maximum number of attempts in all queues: half of the hashing permits.
-const MOST: usize = 128;
+const MAX_TOTAL: usize = 128;
 
 /// A counter, by the HMAC of its key and its factor.
 type CounterKey = ([u8; 32], Factor);
@@ -45,7 +45,7 @@ impl AttemptQueues {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = queues.values().map(|(waiting, _)| waiting).sum();
         let (waiting, queue) = queues.entry(key).or_default();
-        if all >= MOST || *waiting >= MOST_OF_ONE {
+        if all >= MAX_TOTAL || *waiting >= MAX_PER_QUEUE {
             if *waiting == 0 {
                 queues.remove(&key);
             }
@@ -56,7 +56,7 @@ impl AttemptQueues {
     }
 
     /// Marks an attempt as in flight until the returned value is dropped.
-    pub fn flight(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> InFlightAttempt {
+    pub fn mark_in_flight(self: &Arc<Self>, key_hash: [u8; 32], factor: Factor) -> InFlightAttempt {
         InFlightAttempt { queues: Arc::clone(self), key: (key_hash, factor) }
     }
 }
@@ -112,7 +112,7 @@ mod tests {
     fn a_queue_is_bounded_and_so_are_all_together() {
         let queues = Arc::new(AttemptQueues::default());
         let held: Vec<Vec<QueueTicket>> = (0..4).map(|number| fill(&queues, number)).collect();
-        assert!(held.iter().all(|held| held.len() == MOST_OF_ONE));
+        assert!(held.iter().all(|held| held.len() == MAX_PER_QUEUE));
         assert!(enter(&queues, 9).is_none(), "all are taken");
         assert_eq!(queues.0.lock().unwrap().len(), 4, "nothing is kept of whoever did not get in");
         drop(held);
@@ -126,7 +126,7 @@ mod tests {
         let (first, second) = (enter(&queues, 1).unwrap(), enter(&queues, 1).unwrap());
         let turn = first.turn().await;
         assert!(second.queue.turn.try_lock().is_err());
-        drop(queues.flight([1; 32], Factor::Password));
+        drop(queues.mark_in_flight([1; 32], Factor::Password));
         first.settled().await;
         drop(turn);
         assert!(second.queue.turn.try_lock().is_ok());

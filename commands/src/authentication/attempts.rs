@@ -43,19 +43,19 @@ use crate::write_side::WriteSide;
 
 /// The age up to which the last acknowledged commit shows that the database acknowledges commits, and the time to wait
 /// for one.
-const PULSE: Duration = Duration::from_secs(2);
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The time that an attempt waits for others in flight.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The maximum interval between checks for attempts in flight on other nodes.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The age at which an unsettled attempt is abandoned: its node is gone.
 const ABANDONED: TimeDelta = TimeDelta::seconds(30);
 
 /// The time during which recording a counted attempt is retried.
-const PERSISTENCE: Duration = Duration::from_secs(30);
+const RETRY_PERIOD: Duration = Duration::from_secs(30);
 
 /// The counter that an attempt belongs to.
 #[derive(Clone, Copy)]
@@ -130,8 +130,8 @@ impl CounterReading {
 
 impl CountedAttempt {
     /// Returns the verdict on an attempt that failed.
-    pub fn verdict(&self, found: Option<&StoredCredentials>) -> Verdict {
-        match (found, self.lockout) {
+    pub fn verdict(&self, stored: Option<&StoredCredentials>) -> Verdict {
+        match (stored, self.lockout) {
             (_, Lockout::Locked) if self.is_pending => Verdict::Pending,
             (_, Lockout::Locked) => Verdict::Locked,
             (None, Lockout::Open { .. }) => Verdict::UnknownAccount,
@@ -154,13 +154,13 @@ impl CountedAttempt {
 
     /// Returns the write of a successful attempt: it resets its own counter, and takes this attempt, but no other, back
     /// from the counter over all devices.
-    pub const fn clear(&self) -> VaultWrite {
+    pub const fn success_write(&self) -> VaultWrite {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
     }
 
     /// Returns the write of a failed attempt, or `None` if it was not evaluated.
-    const fn judged(&self) -> Option<VaultWrite> {
+    const fn failure_write(&self) -> Option<VaultWrite> {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
             Lockout::Open { .. } => {
@@ -172,14 +172,14 @@ impl CountedAttempt {
 }
 
 /// Retries an action while the service is overloaded or the database unavailable, for half a minute.
-async fn insist<T, F>(act: impl Fn() -> F) -> Result<T, CommandError>
+async fn retry_while_unavailable<T, F>(act: impl Fn() -> F) -> Result<T, CommandError>
 where
     F: Future<Output = Result<T, CommandError>>,
 {
     let (began, mut pause) = (Instant::now(), Duration::from_millis(20));
     loop {
         match act().await {
-            Err(CommandError::Overloaded | CommandError::Unavailable) if began.elapsed() < PERSISTENCE => {
+            Err(CommandError::Overloaded | CommandError::Unavailable) if began.elapsed() < RETRY_PERIOD => {
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
@@ -193,7 +193,7 @@ pub(crate) fn interval(span: chrono::TimeDelta) -> sqlx::postgres::types::PgInte
     sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
 }
 
-fn attempt_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
+fn counter_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     match subject {
         AttemptScope::Address(address, _) => vault.digest("attempt", &[address.as_bytes()]),
         AttemptScope::Account(account) => vault.digest("attempt/account", &[account.0.as_bytes()]),
@@ -228,7 +228,7 @@ pub(crate) async fn reserve_attempt(
     factor: Factor,
     now: DateTime<Utc>,
 ) -> Result<CountedAttempt, CommandError> {
-    let keys = AttemptKeys { own: attempt_key(&side.vault, subject), account: all_devices_key(&side.vault, subject) };
+    let keys = AttemptKeys { own: counter_key(&side.vault, subject), account: all_devices_key(&side.vault, subject) };
     let (owner, account, device) = match subject {
         AttemptScope::Address(_, account) => (None, account, None),
         AttemptScope::Account(account) => (Some(account), Some(account), None),
@@ -236,7 +236,7 @@ pub(crate) async fn reserve_attempt(
             (Some(account), Some(account), Some(device_name(&side.vault, account, device)))
         }
     };
-    unless_commits_wait(side).await?;
+    require_commit_heartbeat(side).await?;
     let policy = &side.current_policy().await?.lockout;
     if !policy.enabled {
         return Ok(CountedAttempt::first(keys, factor, device, now));
@@ -251,14 +251,14 @@ pub(crate) async fn reserve_attempt(
         ..CountedAttempt::first(keys, factor, device, now)
     };
     if own.lockout != Lockout::Locked {
-        reserved.flights.push(side.queues.attempts.flight(keys.own, factor));
+        reserved.flights.push(side.queues.attempts.mark_in_flight(keys.own, factor));
         let counter = CounterId { key_hash: keys.account, account, factor };
         let account = count_in_turn(side, counter, now, &policy.of_account(), deadline).await;
         if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
-            insist(|| take_back(&side.pool, &keys.own, factor, now)).await?;
+            retry_while_unavailable(|| take_back(&side.pool, &keys.own, factor, now)).await?;
             reserved.lockout = Lockout::Locked;
         } else {
-            reserved.flights.push(side.queues.attempts.flight(keys.account, factor));
+            reserved.flights.push(side.queues.attempts.mark_in_flight(keys.account, factor));
         }
         reserved.account = account?;
         reserved.is_pending = reserved.account.is_pending;
@@ -287,7 +287,7 @@ async fn count_in_turn(
         }
         // Attempts of this node notify the queue; those of other nodes are polled.
         let _ = timeout_at(deadline.min(Instant::now() + pause), queued.settled()).await;
-        pause = (pause * 2).min(LOOK);
+        pause = (pause * 2).min(POLL_INTERVAL);
     }
 }
 
@@ -356,10 +356,10 @@ async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateT
 
 /// Refuses attempts while the database acknowledges no commit, for example because a standby is away. Such attempts
 /// would count without being answered, and lock out a user who retries.
-async fn unless_commits_wait(side: &WriteSide) -> Result<(), CommandError> {
-    let mut commit_heartbeat = side.commit_heartbeat.subscribe();
-    let beats = commit_heartbeat.wait_for(|at| at.is_none_or(|at| at.elapsed() < PULSE));
-    timeout(PULSE, beats).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
+async fn require_commit_heartbeat(side: &WriteSide) -> Result<(), CommandError> {
+    let mut commits = side.commit_heartbeat.subscribe();
+    let heartbeat = commits.wait_for(|at| at.is_none_or(|at| at.elapsed() < HEARTBEAT_LIMIT));
+    timeout(HEARTBEAT_LIMIT, heartbeat).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
 }
 
 /// Returns `true` if the password is right. Computes one hash in any case, and never evaluates the password of a locked
@@ -367,21 +367,21 @@ async fn unless_commits_wait(side: &WriteSide) -> Result<(), CommandError> {
 pub(crate) async fn evaluate(
     side: &WriteSide,
     password: Password,
-    found: Option<&StoredCredentials>,
+    stored: Option<&StoredCredentials>,
     attempt: &CountedAttempt,
-    place: HashingPermit,
+    permit: HashingPermit,
 ) -> Result<bool, CommandError> {
     let verifier = match attempt.lockout {
-        Lockout::Open { .. } => found.map(|found| found.verifier.clone()),
+        Lockout::Open { .. } => stored.map(|stored| stored.verifier.clone()),
         Lockout::Locked => None,
     };
-    let evaluated = side.hasher.verify(password, verifier, place).await.map_err(|_| CommandError::Overloaded);
-    settled(&side.pool, attempt, evaluated).await
+    let evaluated = side.hasher.verify(password, verifier, permit).await.map_err(|_| CommandError::Overloaded);
+    take_back_on_error(&side.pool, attempt, evaluated).await
 }
 
 /// Takes an attempt back if it ended for a reason of ours: it was not evaluated, or was right. A wrong attempt stays
 /// counted even if its record fails, so that no guess is free.
-pub(crate) async fn settled<T>(
+pub(crate) async fn take_back_on_error<T>(
     pool: &PgPool,
     attempt: &CountedAttempt,
     done: Result<T, CommandError>,
@@ -391,7 +391,7 @@ pub(crate) async fn settled<T>(
         |error: &CommandError| matches!(error, CommandError::InvalidCredentials | CommandError::Password(_));
     if let Err(error) = &done
         && !is_recorded(error)
-        && let Err(error) = insist(|| give_back(pool, attempt)).await
+        && let Err(error) = retry_while_unavailable(|| give_back(pool, attempt)).await
     {
         tracing::warn!(%error, "an attempt could not be taken back and stays counted until its window has passed");
     }
@@ -405,38 +405,38 @@ async fn give_back(pool: &PgPool, attempt: &CountedAttempt) -> Result<(), Comman
 
 /// Concludes an attempt whose factor was right. If the factor was no longer right at the decision, or the account was
 /// suspended in the meantime, the refusal is recorded.
-pub(crate) async fn concluded<T>(
+pub(crate) async fn conclude<T>(
     side: &WriteSide,
     context: &Context,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     attempt: &CountedAttempt,
     done: Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let verdict = if matches!(done, Err(CommandError::InvalidCredentials)) {
-        attempt.verdict(Some(found))
+        attempt.verdict(Some(stored))
     } else if matches!(done, Err(CommandError::Account(AccountError::Suspended))) {
         Verdict::Suspended
     } else {
-        return settled(&side.pool, attempt, done).await;
+        return take_back_on_error(&side.pool, attempt, done).await;
     };
-    Err(refused(side, context, found, verdict, attempt).await?)
+    Err(record_and_refuse(side, context, stored, verdict, attempt).await?)
 }
 
 /// Returns the unit of work that records a refusal, and the lockout that may follow.
 pub(crate) async fn refusal<'a>(
     side: &WriteSide,
     context: &'a Context,
-    found: Option<&StoredCredentials>,
+    stored: Option<&StoredCredentials>,
     verdict: Verdict,
     attempt: &CountedAttempt,
 ) -> Result<UnitOfWork<'a>, CommandError> {
     // Data that belongs to no account is sealed under the key of the month.
-    let key = match found {
-        Some(found) => found.key.clone(),
+    let key = match stored {
+        Some(stored) => stored.key.clone(),
         None => side.vault.period_key(context.now).await?,
     };
     let mut unit = side.unit_of_work(context).sealing(Some((key, network_facts(context))));
-    if let Some(judged) = attempt.judged() {
+    if let Some(judged) = attempt.failure_write() {
         unit.vault(judged);
     }
     let events = decide_attempt(side, attempt, verdict, context.now);
@@ -447,20 +447,20 @@ pub(crate) async fn refusal<'a>(
             unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
         }
     }
-    let account = found.map(|found| found.account);
+    let account = stored.map(|stored| stored.account);
     unit.record(account.map_or(Uuid::nil(), |account| account.0), account, events)?;
     Ok(unit)
 }
 
 /// Records a refusal of a caller who is logged in, or has a pending login. Returns the error to answer with.
-pub(crate) async fn refused(
+pub(crate) async fn record_and_refuse(
     side: &WriteSide,
     context: &Context,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     verdict: Verdict,
     attempt: &CountedAttempt,
 ) -> Result<CommandError, CommandError> {
-    record_refusal(side, context, Some(found), verdict, attempt, None, &()).await?;
+    record_refusal(side, context, Some(stored), verdict, attempt, None, &()).await?;
     Ok(CommandError::InvalidCredentials)
 }
 
@@ -468,15 +468,15 @@ pub(crate) async fn refused(
 pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
-    found: Option<&StoredCredentials>,
+    stored: Option<&StoredCredentials>,
     verdict: Verdict,
     attempt: &CountedAttempt,
     idempotency: Option<&IdempotencyKey>,
     outcome: &O,
 ) -> Result<(), CommandError> {
-    let recorded = insist(|| async {
-        let mut unit = refusal(side, context, found, verdict.clone(), attempt).await?;
-        outbox::enclose_mails(side, &mut unit).await?;
+    let recorded = retry_while_unavailable(|| async {
+        let mut unit = refusal(side, context, stored, verdict.clone(), attempt).await?;
+        outbox::add_mails(side, &mut unit).await?;
         match execute::commit(side, unit, idempotency, outcome.clone()).await {
             Err(CommandError::Overloaded) => Err(CommandError::Overloaded),
             recorded => Ok(recorded),
@@ -512,26 +512,30 @@ pub(crate) fn decide_attempt(
 ///
 /// # Errors
 /// [`CommandError::InvalidCredentials`] if the password is wrong or not evaluated. The refusal is recorded.
-pub(crate) async fn prove(
+pub(crate) async fn verify_password(
     side: &WriteSide,
     context: &Context,
     account: AccountId,
     device: Uuid,
     password: Password,
-    place: HashingPermit,
+    permit: HashingPermit,
 ) -> Result<(StoredCredentials, CountedAttempt), CommandError> {
-    let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+    let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
     let attempt = reserve_attempt(side, AttemptScope::Device(account, device), Factor::Password, context.now).await?;
-    if evaluate(side, password, Some(&found), &attempt, place).await? {
-        Ok((found, attempt))
+    if evaluate(side, password, Some(&stored), &attempt, permit).await? {
+        Ok((stored, attempt))
     } else {
-        Err(refused(side, context, &found, attempt.verdict(Some(&found)), &attempt).await?)
+        Err(record_and_refuse(side, context, &stored, attempt.verdict(Some(&stored)), &attempt).await?)
     }
 }
 
 /// Returns the factors with counted attempts: on the account's address, on the account, and on its devices.
-pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str) -> Result<Vec<Factor>, CommandError> {
-    let key_hash = attempt_key(&side.vault, AttemptScope::Address(address, Some(account)));
+pub(crate) async fn counted_factors(
+    side: &WriteSide,
+    account: AccountId,
+    address: &str,
+) -> Result<Vec<Factor>, CommandError> {
+    let key_hash = counter_key(&side.vault, AttemptScope::Address(address, Some(account)));
     let counted = sqlx::query_scalar!(
         "select distinct factor from vault.attempt
          where (key_hash = $1 or account_id = $2) and (recent <> '{}' or locked_until is not null)",
@@ -547,7 +551,7 @@ pub(crate) async fn counted(side: &WriteSide, account: AccountId, address: &str)
 /// Returns the write that resets the counter of an address, so that attempts from before its registration do not count.
 pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
     VaultWrite::ClearAttempts {
-        key_hash: attempt_key(vault, AttemptScope::Address(address, None)),
+        key_hash: counter_key(vault, AttemptScope::Address(address, None)),
         factor: Factor::Password.as_str(),
     }
 }
@@ -555,12 +559,12 @@ pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
 /// Returns the write that forgets the attempts on an account's password.
 pub(crate) fn forget_passwords(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
     let factor = Some(Factor::Password.as_str());
-    let key_hash = attempt_key(vault, AttemptScope::Address(address, Some(account)));
+    let key_hash = counter_key(vault, AttemptScope::Address(address, Some(account)));
     VaultWrite::ForgetAttempts { account, key_hash, factor }
 }
 
 /// Returns the write that forgets all attempts on an account.
 pub(crate) fn forget_all(vault: &Vault, account: AccountId, address: &str) -> VaultWrite {
-    let key_hash = attempt_key(vault, AttemptScope::Address(address, Some(account)));
+    let key_hash = counter_key(vault, AttemptScope::Address(address, Some(account)));
     VaultWrite::ForgetAttempts { account, key_hash, factor: None }
 }

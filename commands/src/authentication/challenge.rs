@@ -142,12 +142,7 @@ impl ChallengeToken {
     }
 }
 
-pub(crate) fn challenge(
-    vault: &Vault,
-    challenge: Challenge,
-    factors: &[u8; 32],
-    now: DateTime<Utc>,
-) -> IssuedChallenge {
+pub(crate) fn issue(vault: &Vault, challenge: Challenge, factors: &[u8; 32], now: DateTime<Utc>) -> IssuedChallenge {
     let token = [challenge.bytes().as_slice(), &challenge.mac(vault, factors)].concat();
     IssuedChallenge {
         purpose: challenge.purpose,
@@ -158,18 +153,18 @@ pub(crate) fn challenge(
 
 /// Returns the challenge and the stored credentials behind an authentic token for this step. The token may have
 /// expired.
-pub(crate) async fn challenged(
+pub(crate) async fn verify(
     side: &WriteSide,
     token: &str,
     purpose: ChallengePurpose,
 ) -> Result<(Challenge, StoredCredentials), CommandError> {
     let presented = ChallengeToken::parse(token).ok_or(CommandError::InvalidCredentials)?;
     let challenge = presented.challenge;
-    let found = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
+    let stored = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
     if challenge.purpose == purpose
-        && equal(&presented.mac, &challenge.mac(&side.vault, &credentials::factors_of(&side.vault, &found)))
+        && equal(&presented.mac, &challenge.mac(&side.vault, &credentials::factors_digest_of(&side.vault, &stored)))
     {
-        Ok((challenge, found))
+        Ok((challenge, stored))
     } else {
         Err(CommandError::InvalidCredentials)
     }
@@ -181,7 +176,7 @@ pub(crate) async fn pending_login(
     purpose: ChallengePurpose,
     now: DateTime<Utc>,
 ) -> Result<PendingLogin, CommandError> {
-    let (challenge, _) = challenged(side, token, purpose).await?;
+    let (challenge, _) = verify(side, token, purpose).await?;
     let (state, _) = side.account_state(challenge.account).await?;
     if challenge.has_expired(now) || state.suspended {
         return Err(CommandError::InvalidCredentials);

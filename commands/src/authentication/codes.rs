@@ -48,7 +48,7 @@ pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError
 }
 
 /// Returns the time step that a code matches, at most one step from now.
-pub(crate) fn step_of(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
+pub(crate) fn matching_step(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
     let code = code.as_str();
     let sound = code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
     let now = u64::try_from(now.timestamp()).unwrap_or(0);
@@ -59,7 +59,7 @@ pub(crate) fn step_of(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Resu
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// Formats 50 bits of a digest as `xxxxx-xxxxx`.
-pub(crate) fn written(digest: &[u8; 32]) -> String {
+pub(crate) fn format_recovery_code(digest: &[u8; 32]) -> String {
     let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).copied().map_or('0', char::from);
     let (first, rest) = digest.split_at(5);
     let second = rest.iter().take(5).map(letter);
@@ -74,9 +74,9 @@ pub(crate) fn is_recovery_code(code: &TypedCode) -> bool {
 
 /// Verifies a code. A one-time code is used up; a recovery code is only found. Returns `None` if the code is wrong. The
 /// code of a locked account is not evaluated.
-pub(crate) async fn spend_code(
+pub(crate) async fn verify_code(
     side: &WriteSide,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     code: &TypedCode,
     attempt: &CountedAttempt,
     now: DateTime<Utc>,
@@ -84,12 +84,12 @@ pub(crate) async fn spend_code(
     if attempt.lockout == Lockout::Locked {
         return Ok(None);
     }
-    let Some(seed) = found.seed.clone() else { return Ok(None) };
-    let recovery = is_recovery_code(code).then(|| recovery_hash(&side.vault, found.account, code));
+    let Some(seed) = stored.seed.clone() else { return Ok(None) };
+    let recovery = is_recovery_code(code).then(|| recovery_hash(&side.vault, stored.account, code));
     let right = match recovery {
-        Some(hash) => has_recovery_code(&side.pool, found.account, hash).await?,
-        None => match step_of(&found.key.open("totp", &seed)?, code, now)? {
-            Some(step) => spend_step(&side.pool, found.account, &seed, step).await?,
+        Some(hash) => has_recovery_code(&side.pool, stored.account, hash).await?,
+        None => match matching_step(&stored.key.open("totp", &seed)?, code, now)? {
+            Some(step) => use_step(&side.pool, stored.account, &seed, step).await?,
             None => false,
         },
     };
@@ -108,13 +108,13 @@ async fn has_recovery_code(pool: &PgPool, account: AccountId, hash: [u8; 32]) ->
 
 /// Checks that a verified code still belongs to the account's factor: the seed is the same, and the recovery code is
 /// unused. Call it after reading the account's version that the append expects.
-pub(crate) async fn still_a_factor(
+pub(crate) async fn require_current_factor(
     pool: &PgPool,
     account: AccountId,
     seed: &[u8],
     recovery: Option<[u8; 32]>,
 ) -> Result<(), CommandError> {
-    let is_same = credentials::seed(pool, account, "totp").await?.as_deref() == Some(seed);
+    let is_same = credentials::sealed_seed(pool, account, "totp").await?.as_deref() == Some(seed);
     let is_left = match recovery {
         Some(hash) => has_recovery_code(pool, account, hash).await?,
         None => true,
@@ -123,12 +123,7 @@ pub(crate) async fn still_a_factor(
 }
 
 /// Uses up a time step. Returns `true` for the first caller with this step or a later one, and `false` for all others.
-pub(crate) async fn spend_step(
-    pool: &PgPool,
-    account: AccountId,
-    seed: &[u8],
-    step: u64,
-) -> Result<bool, CommandError> {
+pub(crate) async fn use_step(pool: &PgPool, account: AccountId, seed: &[u8], step: u64) -> Result<bool, CommandError> {
     let spent = sqlx::query!(
         "update vault.credential set last_step = $3
          where account_id = $1 and kind in ('totp', 'totp_pending') and verifier = $2
@@ -145,12 +140,12 @@ pub(crate) async fn spend_step(
 pub(crate) fn recovery_codes(vault: &Vault, account: AccountId, batch: &RecoveryCodeSeed) -> RecoveryCodes {
     let code = |number: u32| {
         let parts: [&[u8]; 3] = [account.0.as_bytes(), &batch.0, &number.to_be_bytes()];
-        Zeroizing::new(written(&vault.digest("recovery-code", &parts)))
+        Zeroizing::new(format_recovery_code(&vault.digest("recovery-code", &parts)))
     };
     RecoveryCodes((0..RECOVERY_CODES).map(code).collect())
 }
 
-pub(crate) fn store(vault: &Vault, account: AccountId, codes: &RecoveryCodes) -> VaultWrite {
+pub(crate) fn recovery_codes_write(vault: &Vault, account: AccountId, codes: &RecoveryCodes) -> VaultWrite {
     let hashes = codes.0.iter().map(|code| recovery_hash(vault, account, &TypedCode::new(code)).to_vec());
     VaultWrite::RecoveryCodes { account, hashes: hashes.collect() }
 }
@@ -181,7 +176,7 @@ mod tests {
         ];
         for (seconds, code) in vectors {
             assert_eq!(
-                step_of(seed, &TypedCode::new(code), at(seconds)).unwrap(),
+                matching_step(seed, &TypedCode::new(code), at(seconds)).unwrap(),
                 Some(seconds.unsigned_abs() / 30),
                 "{seconds}"
             );
@@ -191,7 +186,7 @@ mod tests {
     #[test]
     fn a_code_is_good_one_step_early_or_late_and_no_more() {
         let seed = b"12345678901234567890";
-        let step = |seconds| step_of(seed, &TypedCode::new("081804"), at(seconds)).unwrap();
+        let step = |seconds| matching_step(seed, &TypedCode::new("081804"), at(seconds)).unwrap();
         let own = Some(1_111_111_109 / 30);
         // Its step is 1,111,111,080 to 1,111,111,109.
         assert_eq!([1_111_111_050, 1_111_111_080, 1_111_111_139].map(step), [own; 3]);
@@ -202,13 +197,13 @@ mod tests {
     fn nothing_but_six_digits_is_a_code() {
         let seed = b"12345678901234567890";
         for code in ["", "28708", "2870820", "+87082", " 87082", "28708a"] {
-            assert_eq!(step_of(seed, &TypedCode::new(code), at(59)).unwrap(), None, "{code}");
+            assert_eq!(matching_step(seed, &TypedCode::new(code), at(59)).unwrap(), None, "{code}");
         }
     }
 
     #[test]
     fn a_recovery_code_is_read_as_people_write_it() {
-        let code = written(&[7; 32]);
+        let code = format_recovery_code(&[7; 32]);
         assert_eq!((code.len(), code.as_str()), (11, "77777-77777"));
         for text in ["abcde-fghjk", "ABCDEFGHJK", " abcde fghjk ", "ab-cd-ef-gh-jk", "abcde–fghjk"] {
             let typed = TypedCode::new(text);

@@ -45,9 +45,9 @@ pub(crate) fn read_verifier(key: &DataKey, sealed: &[u8]) -> Result<Verifier, Co
 pub(crate) async fn hash_password(
     hasher: &PasswordHasher,
     password: Password,
-    place: HashingPermit,
+    permit: HashingPermit,
 ) -> Result<Verifier, CommandError> {
-    hasher.hash(password, place).await.map_err(|_| CommandError::Overloaded)
+    hasher.hash(password, permit).await.map_err(|_| CommandError::Overloaded)
 }
 
 /// Returns the time at which the password was last set.
@@ -57,12 +57,12 @@ pub(crate) async fn password_set_at(log: &EventLog, account: AccountId) -> Resul
 }
 
 /// Returns a digest of the verifier and the sealed seed of an account.
-pub(crate) fn factors(vault: &Vault, verifier: &Verifier, seed: Option<&[u8]>) -> [u8; 32] {
+pub(crate) fn factors_digest(vault: &Vault, verifier: &Verifier, seed: Option<&[u8]>) -> [u8; 32] {
     vault.digest("factors", &[verifier.expose().as_bytes(), seed.unwrap_or_default()])
 }
 
-pub(crate) fn factors_of(vault: &Vault, found: &StoredCredentials) -> [u8; 32] {
-    factors(vault, &found.verifier, found.seed.as_deref())
+pub(crate) fn factors_digest_of(vault: &Vault, stored: &StoredCredentials) -> [u8; 32] {
+    factors_digest(vault, &stored.verifier, stored.seed.as_deref())
 }
 
 /// Finds the credentials of the account that holds this address.
@@ -85,7 +85,7 @@ pub(crate) async fn find_by_email(
     )
     .fetch_optional(&side.pool)
     .await?;
-    row.map(|row| read_found(&side.vault, row)).transpose()
+    row.map(|row| open_credentials(&side.vault, row)).transpose()
 }
 
 /// Finds the credentials of an account.
@@ -103,10 +103,10 @@ pub(crate) async fn find(side: &WriteSide, account: AccountId) -> Result<Option<
     )
     .fetch_optional(&side.pool)
     .await?;
-    row.map(|row| read_found(&side.vault, row)).transpose()
+    row.map(|row| open_credentials(&side.vault, row)).transpose()
 }
 
-fn read_found(vault: &Vault, row: CredentialsRow) -> Result<StoredCredentials, CommandError> {
+fn open_credentials(vault: &Vault, row: CredentialsRow) -> Result<StoredCredentials, CommandError> {
     let key = vault.open_subject_key(row.account, &row.kek_id, &row.wrapped)?;
     let verifier = read_verifier(&key, &row.verifier)?;
     let (account, version) = (AccountId(row.account), row.version.unsigned_abs());
@@ -115,7 +115,7 @@ fn read_found(vault: &Vault, row: CredentialsRow) -> Result<StoredCredentials, C
 
 /// Returns the current state and version of an account, if its password is still the verified one. Hashing takes time,
 /// and the password may have been changed meanwhile.
-pub(crate) async fn with_same_password(
+pub(crate) async fn state_with_same_password(
     side: &WriteSide,
     verified: &StoredCredentials,
 ) -> Result<(AccountState, u64), CommandError> {
@@ -134,7 +134,11 @@ pub(crate) fn email_hash(vault: &Vault, email: &EmailAddress) -> [u8; 32] {
 }
 
 /// Returns a sealed seed, in use or pending.
-pub(crate) async fn seed(pool: &PgPool, account: AccountId, kind: &str) -> Result<Option<Vec<u8>>, CommandError> {
+pub(crate) async fn sealed_seed(
+    pool: &PgPool,
+    account: AccountId,
+    kind: &str,
+) -> Result<Option<Vec<u8>>, CommandError> {
     let seed = sqlx::query_scalar!(
         "select verifier from vault.credential where account_id = $1 and kind = $2",
         account.0,

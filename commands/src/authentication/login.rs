@@ -99,7 +99,7 @@ pub(crate) async fn login(
     context: &Context,
     credentials: Credentials,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    lockdown::as_during_lockdown(&side.pool, log_in(side, context, credentials).await).await
+    lockdown::mask_refusal(&side.pool, log_in(side, context, credentials).await).await
 }
 
 async fn log_in(
@@ -112,12 +112,12 @@ async fn log_in(
     let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "login", &content);
     if let Some((outcome, is_recent)) = idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
-        return answer(side, context, outcome, is_recent).await;
+        return replay(side, context, outcome, is_recent).await;
     }
 
-    let place = rate_limit::place(side, context)?;
-    let found = credentials::find_by_email(side, &credentials.email).await?;
-    let account = found.as_ref().map(|found| found.account);
+    let permit = rate_limit::hashing_permit(side, context)?;
+    let stored = credentials::find_by_email(side, &credentials.email).await?;
+    let account = stored.as_ref().map(|stored| stored.account);
     let known = match account {
         Some(account) => devices::known_device(side, context, account, token).await?.map(|device| (account, device)),
         None => None,
@@ -125,14 +125,19 @@ async fn log_in(
     let subject =
         known.map_or(AttemptScope::Address(&email, account), |(account, device)| AttemptScope::Device(account, device));
     let attempt = attempts::reserve_attempt(side, subject, Factor::Password, context.now).await?;
-    let right = attempts::evaluate(side, credentials.password.clone(), found.as_ref(), &attempt, place.clone()).await?;
-    let Some(found) = found.as_ref().filter(|_| right) else {
-        let verdict = attempt.verdict(found.as_ref());
-        return refuse(side, context, found.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
+    let right =
+        attempts::evaluate(side, credentials.password.clone(), stored.as_ref(), &attempt, permit.clone()).await?;
+    let Some(stored) = stored.as_ref().filter(|_| right) else {
+        let verdict = attempt.verdict(stored.as_ref());
+        return refuse(side, context, stored.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
     };
-    let rehashed = if side.hasher.is_outdated(&found.verifier) {
-        match attempts::settled(&side.pool, &attempt, rehash(&side.hasher, found, credentials.password, place).await)
-            .await
+    let rehashed = if side.hasher.is_outdated(&stored.verifier) {
+        match attempts::take_back_on_error(
+            &side.pool,
+            &attempt,
+            rehash(&side.hasher, stored, credentials.password, permit).await,
+        )
+        .await
         {
             Ok(verifier) => Some(verifier),
             // The next login tries again.
@@ -142,7 +147,7 @@ async fn log_in(
     } else {
         None
     };
-    let presented = VerifiedFactors {
+    let verified = VerifiedFactors {
         methods: vec![Method::Password],
         device: known.map_or_else(|| context.new_id(), |(_, device)| device),
         known_device: known.is_some(),
@@ -151,18 +156,18 @@ async fn log_in(
         seed: None,
         recovery: None,
     };
-    proceed(side, context, found, &presented, idempotency.as_ref()).await
+    proceed(side, context, stored, &verified, idempotency.as_ref()).await
 }
 
 pub(crate) async fn refuse(
     side: &WriteSide,
     context: &Context,
-    found: Option<&StoredCredentials>,
+    stored: Option<&StoredCredentials>,
     verdict: Verdict,
     attempt: &CountedAttempt,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    attempts::record_refusal(side, context, found, verdict, attempt, idempotency, &LoginOutcome::Refused).await?;
+    attempts::record_refusal(side, context, stored, verdict, attempt, idempotency, &LoginOutcome::Refused).await?;
     Err(CommandError::InvalidCredentials)
 }
 
@@ -170,62 +175,64 @@ pub(crate) async fn refuse(
 pub(crate) async fn proceed(
     side: &WriteSide,
     context: &Context,
-    found: &StoredCredentials,
-    presented: &VerifiedFactors<'_>,
+    stored: &StoredCredentials,
+    verified: &VerifiedFactors<'_>,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    let done = decide_login(side, context, found, presented, idempotency).await;
-    attempts::settled(&side.pool, presented.attempt, done).await
+    let done = decide_login(side, context, stored, verified, idempotency).await;
+    attempts::take_back_on_error(&side.pool, verified.attempt, done).await
 }
 
 async fn decide_login(
     side: &WriteSide,
     context: &Context,
-    found: &StoredCredentials,
-    presented: &VerifiedFactors<'_>,
+    stored: &StoredCredentials,
+    verified: &VerifiedFactors<'_>,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    let context = &context.acting_as(found.account);
+    let context = &context.acting_as(stored.account);
     let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
     for _ in 0..TRIES {
-        let (state, version) = match still_right(side, found, presented).await {
+        let (state, version) = match state_if_still_right(side, stored, verified).await {
             // The factors were right a moment ago, but no longer.
             Err(CommandError::InvalidCredentials) => {
-                let verdict = presented.attempt.verdict(Some(found));
-                return refuse(side, anonymous, Some(found), verdict, presented.attempt, idempotency).await;
+                let verdict = verified.attempt.verdict(Some(stored));
+                return refuse(side, anonymous, Some(stored), verdict, verified.attempt, idempotency).await;
             }
             state => state?,
         };
         if state.suspended {
-            return refuse(side, anonymous, Some(found), Verdict::Suspended, presented.attempt, idempotency).await;
+            return refuse(side, anonymous, Some(stored), Verdict::Suspended, verified.attempt, idempotency).await;
         }
         let admission = lockdown::admission(side, &state.roles).await?;
         if !admission.admitted {
             let mut unit =
-                attempts::refusal(side, anonymous, Some(found), Verdict::Lockdown, presented.attempt).await?;
+                attempts::refusal(side, anonymous, Some(stored), Verdict::Lockdown, verified.attempt).await?;
             // A right attempt must not count towards a lockout after the lockdown.
-            unit.vault(presented.attempt.clear());
+            unit.vault(verified.attempt.success_write());
             execute::commit(side, unit, None, ()).await?;
             return Err(CommandError::InvalidCredentials);
         }
-        let personal = network_facts(context).with(Field::Device, Some(&presented.device.to_string()));
-        let mut unit = side.unit_of_work(context).sealing(Some((found.key.clone(), personal)));
+        let personal = network_facts(context).with(Field::Device, Some(&verified.device.to_string()));
+        let mut unit = side.unit_of_work(context).sealing(Some((stored.key.clone(), personal)));
         // The factors are verified for this version of the account only.
-        unit.expect(Category::Account, found.account.0, ExpectedVersion::Exact(version));
-        admission.rest(&mut unit);
-        unit.vault(presented.attempt.clear());
-        if let Some(verifier) = &presented.rehashed {
-            unit.vault(VaultWrite::Rehash { account: found.account, verifier: verifier.clone() });
+        unit.expect(Category::Account, stored.account.0, ExpectedVersion::Exact(version));
+        admission.expect_unchanged(&mut unit);
+        unit.vault(verified.attempt.success_write());
+        if let Some(verifier) = &verified.rehashed {
+            unit.vault(VaultWrite::Rehash { account: stored.account, verifier: verifier.clone() });
         }
-        if let Some(hash) = presented.recovery {
-            unit.vault(VaultWrite::SpendRecoveryCode { account: found.account, hash });
+        if let Some(hash) = verified.recovery {
+            unit.vault(VaultWrite::SpendRecoveryCode { account: stored.account, hash });
             let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
-            unit.record(found.account.0, Some(found.account), used)?;
+            unit.record(stored.account.0, Some(stored.account), used)?;
         }
-        let next = next(side, &state, found.account, presented, context.now).await?;
+        let next = next_step(side, &state, stored.account, verified, context.now).await?;
         let done = match next {
-            LoginStep::StartSession => begin(side, context, unit, found, presented, state, idempotency).await,
-            LoginStep::Challenge(purpose) => hold(side, context, unit, found, presented, purpose, idempotency).await,
+            LoginStep::StartSession => start_session(side, context, unit, stored, verified, state, idempotency).await,
+            LoginStep::Challenge(purpose) => {
+                issue_challenge(side, context, unit, stored, verified, purpose, idempotency).await
+            }
         };
         match done {
             Err(CommandError::Contended) => {}
@@ -236,26 +243,26 @@ async fn decide_login(
 }
 
 /// Returns the current state and version of the account, if all verified factors are still right.
-async fn still_right(
+async fn state_if_still_right(
     side: &WriteSide,
-    found: &StoredCredentials,
-    presented: &VerifiedFactors<'_>,
+    stored: &StoredCredentials,
+    verified: &VerifiedFactors<'_>,
 ) -> Result<(AccountState, u64), CommandError> {
-    let state = credentials::with_same_password(side, found).await?;
-    if let Some(seed) = &presented.seed {
-        codes::still_a_factor(&side.pool, found.account, seed, presented.recovery).await?;
+    let state = credentials::state_with_same_password(side, stored).await?;
+    if let Some(seed) = &verified.seed {
+        codes::require_current_factor(&side.pool, stored.account, seed, verified.recovery).await?;
     }
     Ok(state)
 }
 
-async fn next(
+async fn next_step(
     side: &WriteSide,
     state: &AccountState,
     account: AccountId,
-    presented: &VerifiedFactors<'_>,
+    verified: &VerifiedFactors<'_>,
     now: DateTime<Utc>,
 ) -> Result<LoginStep, CommandError> {
-    if state.second_factor && presented.seed.is_none() {
+    if state.second_factor && verified.seed.is_none() {
         return Ok(LoginStep::Challenge(ChallengePurpose::SecondFactor));
     }
     let policy = side.policy();
@@ -274,56 +281,56 @@ async fn next(
     Ok(LoginStep::StartSession)
 }
 
-async fn hold(
+async fn issue_challenge(
     side: &WriteSide,
     context: &Context,
     mut unit: UnitOfWork<'_>,
-    found: &StoredCredentials,
-    presented: &VerifiedFactors<'_>,
+    stored: &StoredCredentials,
+    verified: &VerifiedFactors<'_>,
     purpose: ChallengePurpose,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    let account = found.account;
+    let account = stored.account;
     let verdict = match purpose {
         ChallengePurpose::SecondFactor => Verdict::SecondFactorRequired { enrolled: true },
         ChallengePurpose::Enrolment => Verdict::SecondFactorRequired { enrolled: false },
         ChallengePurpose::PasswordChange => Verdict::PasswordChangeRequired,
     };
-    unit.record(account.0, Some(account), attempts::decide_attempt(side, presented.attempt, verdict, context.now))?;
-    let challenge = Challenge::new(purpose, account, presented.device, presented.known_device, context.now);
-    let factors = factors_after(&side.vault, found, presented)?;
+    unit.record(account.0, Some(account), attempts::decide_attempt(side, verified.attempt, verdict, context.now))?;
+    let challenge = Challenge::new(purpose, account, verified.device, verified.known_device, context.now);
+    let factors = factors_after(&side.vault, stored, verified)?;
     match execute::commit(side, unit, idempotency, LoginOutcome::Challenged(challenge, factors)).await? {
         CommitOutcome::New(_, receipt) => {
-            let value = LoginResult::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now));
+            let value = LoginResult::Challenge(challenge::issue(&side.vault, challenge, &factors, context.now));
             Ok(CommandOutcome { value, position: receipt.position })
         }
-        CommitOutcome::Replayed(outcome) => answer(side, context, outcome, true).await,
+        CommitOutcome::Replayed(outcome) => replay(side, context, outcome, true).await,
     }
 }
 
 /// Returns a digest of the factors after the login's append, which may replace the verifier.
 fn factors_after(
     vault: &Vault,
-    found: &StoredCredentials,
-    presented: &VerifiedFactors<'_>,
+    stored: &StoredCredentials,
+    verified: &VerifiedFactors<'_>,
 ) -> Result<[u8; 32], CommandError> {
-    let sealed = presented.rehashed.as_deref();
-    let rehashed = sealed.map(|sealed| read_verifier(&found.key, sealed)).transpose()?;
-    Ok(credentials::factors(vault, rehashed.as_ref().unwrap_or(&found.verifier), found.seed.as_deref()))
+    let sealed = verified.rehashed.as_deref();
+    let rehashed = sealed.map(|sealed| read_verifier(&stored.key, sealed)).transpose()?;
+    Ok(credentials::factors_digest(vault, rehashed.as_ref().unwrap_or(&stored.verifier), stored.seed.as_deref()))
 }
 
-async fn begin(
+async fn start_session(
     side: &WriteSide,
     context: &Context,
     mut unit: UnitOfWork<'_>,
-    found: &StoredCredentials,
-    presented: &VerifiedFactors<'_>,
+    stored: &StoredCredentials,
+    verified: &VerifiedFactors<'_>,
     state: AccountState,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    let (account, session) = (found.account, SessionId(context.new_id()));
+    let (account, session) = (stored.account, SessionId(context.new_id()));
     let root = random_bytes()?;
-    let (device, methods) = (presented.device, presented.methods.clone());
+    let (device, methods) = (verified.device, verified.methods.clone());
     let policy = side.policy();
     let command = SessionCommand::Start {
         account,
@@ -341,17 +348,17 @@ async fn begin(
             unit.vault(VaultWrite::RefreshRoot { session, account, device, root, expires_at: *expires_at });
         }
     }
-    let known = presented.known_device;
+    let known = verified.known_device;
     unit.vault(VaultWrite::UseDevice { account, device, known, session, at: context.now });
     let trusted = (!known).then(|| attempts::device_name(&side.vault, account, device));
     let right = Verdict::Right { methods: methods.clone(), session, trusted };
-    unit.record(account.0, Some(account), attempts::decide_attempt(side, presented.attempt, right, context.now))?;
+    unit.record(account.0, Some(account), attempts::decide_attempt(side, verified.attempt, right, context.now))?;
     unit.record(session.0, Some(account), started)?;
-    if !known && was_logged_in_to(&side.pool, account).await? {
+    if !known && has_logged_in_before(&side.pool, account).await? {
         unit.record(account.0, Some(account), [AuthenticationEvent::NewDeviceSeen { session }])?;
     }
 
-    let factors = factors_after(&side.vault, found, presented)?;
+    let factors = factors_after(&side.vault, stored, verified)?;
     match execute::commit(side, unit, idempotency, LoginOutcome::Started { account, session, device, factors }).await? {
         CommitOutcome::New(_, receipt) => {
             ends::end_beyond_limit(side, context, account).await?;
@@ -371,12 +378,12 @@ async fn begin(
             let value = LoginResult::Session(tokens::issue(side, context, issue, &root, Some(device_token))?);
             Ok(CommandOutcome { value, position: Some(position) })
         }
-        CommitOutcome::Replayed(outcome) => answer(side, context, outcome, true).await,
+        CommitOutcome::Replayed(outcome) => replay(side, context, outcome, true).await,
     }
 }
 
 /// Returns the answer to a replayed login. A caller whose factors are no longer right is refused.
-pub(crate) async fn answer(
+pub(crate) async fn replay(
     side: &WriteSide,
     context: &Context,
     outcome: LoginOutcome,
@@ -385,19 +392,19 @@ pub(crate) async fn answer(
     match outcome {
         LoginOutcome::Refused => Err(CommandError::InvalidCredentials),
         LoginOutcome::Challenged(challenge, factors) => {
-            let found = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
-            if challenge.has_expired(context.now) || factors != credentials::factors_of(&side.vault, &found) {
+            let stored = credentials::find(side, challenge.account).await?.ok_or(CommandError::InvalidCredentials)?;
+            if challenge.has_expired(context.now) || factors != credentials::factors_digest_of(&side.vault, &stored) {
                 return Err(CommandError::InvalidCredentials);
             }
             execute::done_before(
                 &side.log,
-                LoginResult::Challenge(challenge::challenge(&side.vault, challenge, &factors, context.now)),
+                LoginResult::Challenge(challenge::issue(&side.vault, challenge, &factors, context.now)),
             )
             .await
         }
         LoginOutcome::Started { account, session, device, factors } => {
-            let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-            if factors != credentials::factors_of(&side.vault, &found) {
+            let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+            if factors != credentials::factors_digest_of(&side.vault, &stored) {
                 return Err(CommandError::InvalidCredentials);
             }
             if !is_recent {
@@ -414,7 +421,7 @@ pub(crate) async fn answer(
 }
 
 /// Returns `true` if a login has ever started a session. Reads at most the first thousand attempts.
-async fn was_logged_in_to(pool: &PgPool, account: AccountId) -> Result<bool, CommandError> {
+async fn has_logged_in_before(pool: &PgPool, account: AccountId) -> Result<bool, CommandError> {
     // The first success is usually among the first events, and later ones are not read.
     let known = sqlx::query_scalar!(
         r#"select exists (
@@ -431,10 +438,10 @@ async fn was_logged_in_to(pool: &PgPool, account: AccountId) -> Result<bool, Com
 /// Hashes a right password at the configured cost.
 async fn rehash(
     hasher: &PasswordHasher,
-    found: &StoredCredentials,
+    stored: &StoredCredentials,
     password: Password,
-    place: HashingPermit,
+    permit: HashingPermit,
 ) -> Result<Vec<u8>, CommandError> {
-    let verifier = credentials::hash_password(hasher, password, place).await?;
-    Ok(found.key.seal_verifier("password", verifier.expose())?)
+    let verifier = credentials::hash_password(hasher, password, permit).await?;
+    Ok(stored.key.seal_verifier("password", verifier.expose())?)
 }

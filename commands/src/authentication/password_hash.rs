@@ -38,7 +38,7 @@ const HEAD: usize = 29;
 /// A bounded pool of hashing threads.
 pub struct PasswordHasher {
     queue: Arc<JobQueue>,
-    places: Arc<HashingPermits>,
+    permits: Arc<HashingPermits>,
     cost: u32,
     /// The verifier for unknown and locked accounts: of no password, at the same cost.
     dummy: Verifier,
@@ -64,7 +64,7 @@ enum BcryptEngine {
 
 struct PoolJob {
     task: PoolTask,
-    place: HashingPermit,
+    permit: HashingPermit,
 }
 
 enum PoolTask {
@@ -188,33 +188,33 @@ impl PasswordHasher {
                 .spawn(move || work(&queue, engine))
                 .map_err(|error| format!("cannot start a hashing thread: {error}"))?;
         }
-        Ok(Self { queue, places: Arc::default(), cost, dummy })
+        Ok(Self { queue, permits: Arc::default(), cost, dummy })
     }
 
     /// Takes a permit, before any other work for the request. It covers several jobs in sequence.
     ///
     /// # Errors
     /// [`PoolFull`], at once: callers do not wait for a permit.
-    pub(crate) fn place(&self, party: PermitHolder) -> Result<HashingPermit, PoolFull> {
-        self.places.take(party).ok_or(PoolFull)
+    pub(crate) fn permit(&self, holder: PermitHolder) -> Result<HashingPermit, PoolFull> {
+        self.permits.take(holder).ok_or(PoolFull)
     }
 
     /// Returns the number of permits that an address or an account holds.
     #[must_use]
-    pub(crate) fn held(&self, party: PermitHolder) -> usize {
-        self.places.held(party)
+    pub(crate) fn held(&self, holder: PermitHolder) -> usize {
+        self.permits.held(holder)
     }
 
     /// Checks a password against the rules, on the hashing threads.
     ///
     /// # Errors
     /// [`PoolFull`] if the threads are gone, or if the check panicked.
-    pub async fn judge<F>(&self, judge: F, place: HashingPermit) -> Result<Vec<Violation>, PoolFull>
+    pub async fn judge<F>(&self, judge: F, permit: HashingPermit) -> Result<Vec<Violation>, PoolFull>
     where
         F: FnOnce() -> Vec<Violation> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.queue.push(PoolJob { task: PoolTask::Judge { judge: Box::new(judge), reply }, place });
+        self.queue.push(PoolJob { task: PoolTask::Judge { judge: Box::new(judge), reply }, permit });
         answer.await.map_err(|_| PoolFull)
     }
 
@@ -228,12 +228,12 @@ impl PasswordHasher {
     ///
     /// # Errors
     /// [`PoolFull`] if the threads are gone, or if the password is too long: it is never truncated.
-    pub async fn hash(&self, password: Password, place: HashingPermit) -> Result<Verifier, PoolFull> {
+    pub async fn hash(&self, password: Password, permit: HashingPermit) -> Result<Verifier, PoolFull> {
         if password.expose().len() > LONGEST_BYTES {
             return Err(PoolFull);
         }
         let salt = random_bytes().map_err(|_| PoolFull)?;
-        let hash = self.compute(&password, salt, self.cost, place).await?;
+        let hash = self.compute(&password, salt, self.cost, permit).await?;
         Ok(Verifier::of(self.cost, salt, &hash))
     }
 
@@ -246,12 +246,12 @@ impl PasswordHasher {
         &self,
         password: Password,
         verifier: Option<Verifier>,
-        place: HashingPermit,
+        permit: HashingPermit,
     ) -> Result<bool, PoolFull> {
         let known = verifier.is_some();
         let verifier = verifier.unwrap_or_else(|| self.dummy.clone());
         let Some((cost, salt)) = verifier.parts() else { return Ok(false) };
-        let hash = self.compute(&password, salt, cost, place).await?;
+        let hash = self.compute(&password, salt, cost, permit).await?;
         let expected = verifier.expose().as_bytes().get(HEAD..).unwrap_or_default();
         let right = equal(hash_text(&hash).as_bytes(), expected);
         // A guess longer than bcrypt reads is wrong, and costs the same as any other.
@@ -263,12 +263,12 @@ impl PasswordHasher {
         password: &Password,
         salt: [u8; 16],
         cost: u32,
-        place: HashingPermit,
+        permit: HashingPermit,
     ) -> Result<Zeroizing<[u8; 24]>, PoolFull> {
         let bytes = password.expose().as_bytes();
         let key = Zeroizing::new(bytes.get(..bytes.len().min(LONGEST_BYTES)).unwrap_or_default().to_vec());
         let (reply, answer) = oneshot::channel();
-        self.queue.push(PoolJob { task: PoolTask::Hash { key, salt, cost, reply }, place });
+        self.queue.push(PoolJob { task: PoolTask::Hash { key, salt, cost, reply }, permit });
         answer.await.map_err(|_| PoolFull)
     }
 }
@@ -290,7 +290,7 @@ impl JobQueue {
     }
 
     fn push(&self, job: PoolJob) {
-        let origin = job.place.origin();
+        let origin = job.permit.origin();
         let mut state = self.lock();
         state.came(origin, Instant::now());
         state.waiting.push(origin, job);
@@ -351,8 +351,8 @@ impl JobQueueState {
     fn take(&mut self) -> Option<JobBatch> {
         let share = self.waiting.len().div_ceil(self.idle.max(1));
         let jobs = self.waiting.take(share, MOST_OF_ONE);
-        let first = jobs.first()?.place.origin();
-        let alone = Some(first).filter(|first| jobs.iter().all(|job| job.place.origin() == *first));
+        let first = jobs.first()?.permit.origin();
+        let alone = Some(first).filter(|first| jobs.iter().all(|job| job.permit.origin() == *first));
         if let Some(origin) = alone {
             *self.alone.entry(origin).or_default() += 1;
         }
@@ -374,17 +374,17 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
     while let Some(JobBatch { jobs, alone }) = queue.take(done.take()) {
         done = alone;
         let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
-        for PoolJob { task, place } in jobs {
+        for PoolJob { task, permit } in jobs {
             match task {
                 PoolTask::Hash { key, salt, cost, reply } => {
                     of_all = cost;
                     keys.push((key, salt));
-                    replies.push((reply, place));
+                    replies.push((reply, permit));
                 }
                 PoolTask::Judge { judge, reply } => {
                     // A rule may panic on unexpected input. The sender then gets no answer and is told to retry later.
                     let judged = catch_unwind(AssertUnwindSafe(judge));
-                    drop(place);
+                    drop(permit);
                     if let Ok(broken) = judged {
                         let _ = reply.send(broken);
                     }
@@ -395,9 +395,9 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
         if inputs.is_empty() {
             continue;
         }
-        for ((reply, place), hash) in replies.into_iter().zip(engine.hashes(&inputs, of_all)) {
+        for ((reply, permit), hash) in replies.into_iter().zip(engine.hashes(&inputs, of_all)) {
             // The permit is free before its owner receives the answer.
-            drop(place);
+            drop(permit);
             let _ = reply.send(Zeroizing::new(hash));
         }
     }
@@ -452,22 +452,22 @@ mod tests {
     #[tokio::test]
     async fn a_password_verifies_against_its_own_hash_alone() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let verifier = hasher.hash(password("right"), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
+        let verifier = hasher.hash(password("right"), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert_eq!(verifier.cost(), Some(4));
         assert!(
             hasher
-                .verify(password("right"), Some(verifier.clone()), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .verify(password("right"), Some(verifier.clone()), hasher.permit(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
         assert!(
             !hasher
-                .verify(password("wrong"), Some(verifier), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .verify(password("wrong"), Some(verifier), hasher.permit(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
         assert!(
-            !hasher.verify(password(""), None, hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap(),
+            !hasher.verify(password(""), None, hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap(),
             "the dummy is nobody's"
         );
     }
@@ -475,14 +475,14 @@ mod tests {
     #[tokio::test]
     async fn the_crate_reads_our_verifiers_and_we_read_the_crates() {
         let hasher = PasswordHasher::start(1, 5).unwrap();
-        let ours = hasher.hash(password("right"), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
+        let ours = hasher.hash(password("right"), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert!(bcrypt::verify("right", ours.expose()).unwrap());
         for version in ["2a", "2b", "2y"] {
             let theirs = bcrypt::hash_with_salt("right", 5, [7; 16]).unwrap().to_string().replacen("2b", version, 1);
             let theirs = Verifier::new(theirs);
             assert!(
                 hasher
-                    .verify(password("right"), Some(theirs), hasher.place(PermitHolder::INTERNAL).unwrap())
+                    .verify(password("right"), Some(theirs), hasher.permit(PermitHolder::INTERNAL).unwrap())
                     .await
                     .unwrap()
             );
@@ -490,7 +490,7 @@ mod tests {
         let broken = Verifier::new(ours.expose().replace('$', "#"));
         assert!(
             !hasher
-                .verify(password("right"), Some(broken), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .verify(password("right"), Some(broken), hasher.permit(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
@@ -505,8 +505,8 @@ mod tests {
             .map(|parts| Verifier::new(parts.to_string()))
             .collect();
         let verify = |number: usize, guess: usize| {
-            let place = hasher.place(PermitHolder::INTERNAL).unwrap();
-            hasher.verify(password(&format!("p{guess}")), verifiers.get(number).cloned(), place)
+            let permit = hasher.permit(PermitHolder::INTERNAL).unwrap();
+            hasher.verify(password(&format!("p{guess}")), verifiers.get(number).cloned(), permit)
         };
         let right = join_all((0..100).map(|number| verify(number, number))).await;
         assert!(right.into_iter().all(|right| right == Ok(true)));
@@ -529,34 +529,34 @@ mod tests {
     async fn what_bcrypt_would_cut_is_wrong() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
         let longest = "x".repeat(72);
-        let verifier = hasher.hash(password(&longest), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
+        let verifier = hasher.hash(password(&longest), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert!(
             hasher
-                .verify(password(&longest), Some(verifier.clone()), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .verify(password(&longest), Some(verifier.clone()), hasher.permit(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
         let longer = format!("{longest}x");
         assert!(
             !hasher
-                .verify(password(&longer), Some(verifier), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .verify(password(&longer), Some(verifier), hasher.permit(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
-        assert!(hasher.hash(password(&longer), hasher.place(PermitHolder::INTERNAL).unwrap()).await.is_err());
+        assert!(hasher.hash(password(&longer), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.is_err());
     }
 
     #[tokio::test]
     async fn what_is_judged_takes_its_turn_and_a_panic_ends_no_thread() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let judged = hasher.judge(|| vec![Violation::Common], hasher.place(PermitHolder::INTERNAL).unwrap()).await;
+        let judged = hasher.judge(|| vec![Violation::Common], hasher.permit(PermitHolder::INTERNAL).unwrap()).await;
         assert_eq!(judged, Ok(vec![Violation::Common]));
-        let panicked = hasher.judge(|| panic!("foreign code"), hasher.place(PermitHolder::INTERNAL).unwrap()).await;
+        let panicked = hasher.judge(|| panic!("foreign code"), hasher.permit(PermitHolder::INTERNAL).unwrap()).await;
         assert_eq!(panicked, Err(PoolFull));
-        let verifier = hasher.hash(password("right"), hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap();
+        let verifier = hasher.hash(password("right"), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap();
         assert!(
             hasher
-                .verify(password("right"), Some(verifier), hasher.place(PermitHolder::INTERNAL).unwrap())
+                .verify(password("right"), Some(verifier), hasher.permit(PermitHolder::INTERNAL).unwrap())
                 .await
                 .unwrap()
         );
@@ -565,33 +565,33 @@ mod tests {
     #[tokio::test]
     async fn whoever_goes_away_leaves_their_place() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let party = PermitHolder { network: Some([192, 0, 2, 1].into()), account: None };
+        let holder = PermitHolder { network: Some([192, 0, 2, 1].into()), account: None };
         for _ in 0..PERMITS_PER_HOLDER {
-            let place = hasher.place(party).unwrap();
-            assert!(hasher.verify(password("right"), None, place).now_or_never().is_none());
+            let permit = hasher.permit(holder).unwrap();
+            assert!(hasher.verify(password("right"), None, permit).now_or_never().is_none());
         }
-        assert!(!hasher.verify(password("right"), None, hasher.place(PermitHolder::INTERNAL).unwrap()).await.unwrap());
-        assert_eq!(hasher.held(party), 0);
+        assert!(!hasher.verify(password("right"), None, hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap());
+        assert_eq!(hasher.held(holder), 0);
     }
 
     #[test]
     fn while_others_come_an_origin_has_half_of_the_threads_to_itself() {
-        let (places, queue) = (Arc::<HashingPermits>::default(), JobQueue::of(2));
-        let party = |last: u8| PermitHolder { network: Some([192, 0, 2, last].into()), account: None };
+        let (permits, queue) = (Arc::<HashingPermits>::default(), JobQueue::of(2));
+        let holder = |last: u8| PermitHolder { network: Some([192, 0, 2, last].into()), account: None };
         let mut answers = Vec::new();
         let mut push = |last: u8| {
             let (reply, answer) = oneshot::channel();
-            let place = places.take(party(last)).unwrap();
+            let permit = permits.take(holder(last)).unwrap();
             queue.push(PoolJob {
                 task: PoolTask::Hash { key: Zeroizing::default(), salt: [0; 16], cost: 4, reply },
-                place,
+                permit,
             });
             answers.push(answer);
         };
         let kept = |later| queue.lock().kept_for_others(queue.most_alone, Instant::now() + later);
         (0..9).for_each(|_| push(1));
         let [first, second] = [queue.take(None).unwrap(), queue.take(None).unwrap()];
-        assert!([&first, &second].iter().all(|batch| batch.alone == Some(party(1))), "nobody else is there");
+        assert!([&first, &second].iter().all(|batch| batch.alone == Some(holder(1))), "nobody else is there");
         push(2);
         let mixed = queue.take(second.alone).unwrap();
         assert!(mixed.alone.is_none() && mixed.jobs.len() > 1);
@@ -599,9 +599,9 @@ mod tests {
         assert!(kept(Duration::ZERO).is_some(), "the other thread is its own already");
         assert!(kept(COMPANY).is_none(), "the others come no longer");
         let own = queue.take(first.alone).unwrap();
-        assert!(own.alone == Some(party(1)), "the thread that was its own still is");
+        assert!(own.alone == Some(holder(1)), "the thread that was its own still is");
         push(3);
         assert!(kept(Duration::ZERO).is_none());
-        assert!(queue.take(None).unwrap().jobs.iter().any(|job| job.place.origin() == party(3)));
+        assert!(queue.take(None).unwrap().jobs.iter().any(|job| job.permit.origin() == holder(3)));
     }
 }

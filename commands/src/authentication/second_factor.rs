@@ -18,7 +18,7 @@ use crate::accounts::profile;
 use crate::authentication::attempts::{self, AttemptScope, CountedAttempt};
 use crate::authentication::challenge::{self, ChallengePurpose};
 use crate::authentication::codes::{
-    self, RECOVERY_CODES, RecoveryCodeSeed, RecoveryCodes, VerifiedCode, step_of, totp,
+    self, RECOVERY_CODES, RecoveryCodeSeed, RecoveryCodes, VerifiedCode, matching_step, totp,
 };
 use crate::authentication::login::{self, LoginOutcome, LoginResult, VerifiedFactors};
 use crate::authentication::{credentials, devices};
@@ -51,7 +51,7 @@ pub(crate) async fn start_enrolment(
 ) -> Result<CommandOutcome<Enrolment>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "start_enrolment", &[account.0.as_bytes()]);
     if let Some(shown) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
-        let enrolment = pending(side, account, &shown).await?;
+        let enrolment = pending_enrolment(side, account, &shown).await?;
         return execute::done_before(&side.log, enrolment).await;
     }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
@@ -67,7 +67,7 @@ pub(crate) async fn start_enrolment(
         Ok((unit, disclosure::disclosing(side, context, shown).await?))
     });
     let CommandOutcome { value: shown, position } = disclosure::done_disclosing(side, context, decided.await?).await?;
-    Ok(CommandOutcome { value: pending(side, account, &shown).await?, position })
+    Ok(CommandOutcome { value: pending_enrolment(side, account, &shown).await?, position })
 }
 
 fn seed_digest(vault: &Vault, sealed: &[u8]) -> [u8; 32] {
@@ -75,8 +75,9 @@ fn seed_digest(vault: &Vault, sealed: &[u8]) -> [u8; 32] {
 }
 
 /// Returns the pending enrolment, if it is the one that was shown.
-async fn pending(side: &WriteSide, account: AccountId, shown: &[u8; 32]) -> Result<Enrolment, CommandError> {
-    let sealed = credentials::seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
+async fn pending_enrolment(side: &WriteSide, account: AccountId, shown: &[u8; 32]) -> Result<Enrolment, CommandError> {
+    let sealed =
+        credentials::sealed_seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
     if seed_digest(&side.vault, &sealed) != *shown {
         return Err(CommandError::OutcomeExpired);
     }
@@ -103,15 +104,16 @@ pub(crate) async fn confirm_enrolment(
     if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
     }
-    let sealed = credentials::seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
+    let sealed =
+        credentials::sealed_seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
-    let step = step_of(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
-    if !codes::spend_step(&side.pool, account, &sealed, step).await? {
+    let step = matching_step(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
+    if !codes::use_step(&side.pool, account, &sealed, step).await? {
         return Err(CommandError::WrongCode);
     }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
-        if credentials::seed(&side.pool, account, "totp_pending").await?.as_ref() != Some(&sealed) {
+        if credentials::sealed_seed(&side.pool, account, "totp_pending").await?.as_ref() != Some(&sealed) {
             return Err(CommandError::WrongCode);
         }
         let command = AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES, session };
@@ -121,7 +123,7 @@ pub(crate) async fn confirm_enrolment(
         let mut unit = side.unit_of_work(context);
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(VaultWrite::ConfirmSeed { account });
-        unit.vault(codes::store(&side.vault, account, &codes));
+        unit.vault(codes::recovery_codes_write(&side.vault, account, &codes));
         unit.record(account.0, Some(account), events)?;
         if let Some(session) = session {
             let loaded = tokens::load_session(side, session).await?;
@@ -154,7 +156,7 @@ pub(crate) async fn issue_recovery_codes(
         let codes = codes::recovery_codes(&side.vault, account, &batch);
         let mut unit = side.unit_of_work(context);
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-        unit.vault(codes::store(&side.vault, account, &codes));
+        unit.vault(codes::recovery_codes_write(&side.vault, account, &codes));
         unit.record(account.0, Some(account), events)?;
         Ok((unit, disclosure::disclosing(side, context, batch).await?))
     });
@@ -175,7 +177,7 @@ pub(crate) async fn disable_second_factor(
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = side.unit_of_work(context);
-            take_away(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
+            remove_second_factor(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
             Ok((unit, ()))
         })
         .await
@@ -190,17 +192,17 @@ pub(crate) async fn reset_second_factor(
     account: AccountId,
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
-    let idempotency = reason::bound(&side.vault, context, "reset_second_factor", account.0, &reason);
+    let idempotency = reason::idempotency_key(&side.vault, context, "reset_second_factor", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let sealing = reason::sealing(&side.vault, account, &reason).await?;
+        let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = side.account_state(account).await?;
             if context.account() == Some(account) && requires_second_factor(side, &state).await? {
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            roles::rest_on_rank(side, &mut unit, context, own, account, &state).await?;
-            take_away(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
+            roles::require_rank(side, &mut unit, context, own, account, &state).await?;
+            remove_second_factor(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
             sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::SecondFactorReset)
                 .await?;
             Ok((unit, ()))
@@ -210,7 +212,7 @@ pub(crate) async fn reset_second_factor(
     .await
 }
 
-async fn take_away(
+async fn remove_second_factor(
     side: &WriteSide,
     unit: &mut UnitOfWork<'_>,
     account: AccountId,
@@ -223,7 +225,7 @@ async fn take_away(
     unit.vault(VaultWrite::ForgetSecondFactor { account });
     unit.record(account.0, Some(account), events)?;
     // The counters of its codes are deleted with it. The address does not matter here.
-    if attempts::counted(side, account, "").await?.contains(&Factor::SecondFactor) {
+    if attempts::counted_factors(side, account, "").await?.contains(&Factor::SecondFactor) {
         let (factor, by) = (Factor::SecondFactor, LiftedBy::Reset);
         let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
         unit.record(account.0, Some(account), [lifted])?;
@@ -237,7 +239,7 @@ pub(crate) async fn second_factor(
     challenge_token: &str,
     code: &TypedCode,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
-    lockdown::as_during_lockdown(&side.pool, second_step(side, context, challenge_token, code).await).await
+    lockdown::mask_refusal(&side.pool, second_step(side, context, challenge_token, code).await).await
 }
 
 async fn second_step(
@@ -251,9 +253,9 @@ async fn second_step(
     if let Some((outcome, is_recent)) =
         idempotency::before_with_age::<LoginOutcome>(&side.log, idempotency.as_ref()).await?
     {
-        return login::answer(side, context, outcome, is_recent).await;
+        return login::replay(side, context, outcome, is_recent).await;
     }
-    let (challenge, found) = challenge::challenged(side, challenge_token, ChallengePurpose::SecondFactor).await?;
+    let (challenge, stored) = challenge::verify(side, challenge_token, ChallengePurpose::SecondFactor).await?;
     let account = challenge.account;
     // A device that was forgotten in the meantime never returns.
     let known = challenge.known_device && devices::knows_device(&side.pool, context, account, challenge.device).await?;
@@ -263,18 +265,21 @@ async fn second_step(
     };
     if challenge.has_expired(context.now) {
         let attempt = CountedAttempt::uncounted(Factor::SecondFactor);
-        return login::refuse(side, context, Some(&found), Verdict::ExpiredChallenge, &attempt, idempotency.as_ref())
+        return login::refuse(side, context, Some(&stored), Verdict::ExpiredChallenge, &attempt, idempotency.as_ref())
             .await;
     }
     let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
-    let spent =
-        attempts::settled(&side.pool, &attempt, codes::spend_code(side, &found, code, &attempt, context.now).await)
-            .await?;
+    let spent = attempts::take_back_on_error(
+        &side.pool,
+        &attempt,
+        codes::verify_code(side, &stored, code, &attempt, context.now).await,
+    )
+    .await?;
     let Some(VerifiedCode { recovery, seed }) = spent else {
-        let verdict = attempt.verdict(Some(&found));
-        return login::refuse(side, context, Some(&found), verdict, &attempt, idempotency.as_ref()).await;
+        let verdict = attempt.verdict(Some(&stored));
+        return login::refuse(side, context, Some(&stored), verdict, &attempt, idempotency.as_ref()).await;
     };
-    let presented = VerifiedFactors {
+    let verified = VerifiedFactors {
         methods: vec![Method::Password, Method::OneTime],
         device,
         known_device: known,
@@ -283,7 +288,7 @@ async fn second_step(
         seed: Some(seed),
         recovery,
     };
-    login::proceed(side, context, &found, &presented, idempotency.as_ref()).await
+    login::proceed(side, context, &stored, &verified, idempotency.as_ref()).await
 }
 
 /// Returns `true` if one of the account's roles requires a second factor.

@@ -48,13 +48,13 @@ pub(crate) async fn step_up(
     if let Some(until) = idempotency::before(&side.log, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, until).await;
     }
-    let (found, attempt, spent) = confirm(side, context, account, session, evidence).await?;
+    let (stored, attempt, spent) = verify_evidence(side, context, account, session, evidence).await?;
     let method = match attempt.factor {
         Factor::Password => Method::Password,
         Factor::SecondFactor => Method::OneTime,
     };
     let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let (state, version) = credentials::with_same_password(side, &found).await?;
+        let (state, version) = credentials::state_with_same_password(side, &stored).await?;
         if state.suspended {
             return Err(AccountError::Suspended.into());
         }
@@ -62,7 +62,7 @@ pub(crate) async fn step_up(
             return Err(CommandError::CodeRequired);
         }
         if let Some(spent) = &spent {
-            codes::still_a_factor(&side.pool, account, &spent.seed, spent.recovery).await?;
+            codes::require_current_factor(&side.pool, account, &spent.seed, spent.recovery).await?;
         }
         let loaded = tokens::load_session(side, session).await?;
         let policy = side.policy().sessions.clone();
@@ -75,7 +75,7 @@ pub(crate) async fn step_up(
         let mut unit = side.unit_of_work(context);
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
-        unit.vault(attempt.clear());
+        unit.vault(attempt.success_write());
         if let Some(hash) = spent.as_ref().and_then(|spent| spent.recovery) {
             unit.vault(VaultWrite::SpendRecoveryCode { account, hash });
             let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
@@ -86,10 +86,10 @@ pub(crate) async fn step_up(
         unit.record(session.0, Some(account), events)?;
         Ok((unit, until))
     });
-    execute::done(&side.log, attempts::concluded(side, context, &found, &attempt, decided.await).await?).await
+    execute::done(&side.log, attempts::conclude(side, context, &stored, &attempt, decided.await).await?).await
 }
 
-async fn confirm(
+async fn verify_evidence(
     side: &WriteSide,
     context: &Context,
     account: AccountId,
@@ -100,18 +100,21 @@ async fn confirm(
     match evidence {
         Evidence::Password(_) if side.account_state(account).await?.0.second_factor => Err(CommandError::CodeRequired),
         Evidence::Password(password) => {
-            let place = rate_limit::place(side, context)?;
-            let (found, attempt) = attempts::prove(side, context, account, device, password, place).await?;
-            Ok((found, attempt, None))
+            let permit = rate_limit::hashing_permit(side, context)?;
+            let (stored, attempt) = attempts::verify_password(side, context, account, device, password, permit).await?;
+            Ok((stored, attempt, None))
         }
         Evidence::Code(code) => {
-            let found = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+            let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
             let subject = AttemptScope::Device(account, device);
             let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
-            let spent = codes::spend_code(side, &found, &code, &attempt, context.now).await;
-            match attempts::settled(&side.pool, &attempt, spent).await? {
-                Some(spent) => Ok((found, attempt, Some(spent))),
-                None => Err(attempts::refused(side, context, &found, attempt.verdict(Some(&found)), &attempt).await?),
+            let spent = codes::verify_code(side, &stored, &code, &attempt, context.now).await;
+            match attempts::take_back_on_error(&side.pool, &attempt, spent).await? {
+                Some(spent) => Ok((stored, attempt, Some(spent))),
+                None => {
+                    Err(attempts::record_and_refuse(side, context, &stored, attempt.verdict(Some(&stored)), &attempt)
+                        .await?)
+                }
             }
         }
     }

@@ -24,9 +24,9 @@ use crate::write_side::WriteSide;
 use crate::{disclosure, reason};
 
 /// The maximum lifetime of a key.
-pub const LONGEST_LIFE: TimeDelta = TimeDelta::days(366);
+pub const MAX_LIFETIME: TimeDelta = TimeDelta::days(366);
 /// The maximum number of live keys.
-pub const MOST: i64 = 1_000;
+pub const MAX_LIVE_KEYS: i64 = 1_000;
 /// The prefix of every key. Secret scanners recognise it in source code.
 const PREFIX: &str = "fxk_";
 
@@ -38,7 +38,7 @@ pub struct NewApiKey {
     pub secret: Zeroizing<String>,
 }
 
-fn mark_of(vault: &Vault, id: ApiKeyId) -> [u8; 32] {
+fn mac_of(vault: &Vault, id: ApiKeyId) -> [u8; 32] {
     vault.digest("api-key", &[id.0.as_bytes()])
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn create_api_key(
     if let Some(id) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, new_api_key(&side.vault, id)).await;
     }
-    if expires_at <= context.now || expires_at > context.now + LONGEST_LIFE {
+    if expires_at <= context.now || expires_at > context.now + MAX_LIFETIME {
         return Err(CommandError::ApiKeyLife);
     }
     if !own.covers(permissions) {
@@ -70,7 +70,7 @@ pub(crate) async fn create_api_key(
         )
         .fetch_one(&side.pool)
         .await?;
-        if live >= MOST {
+        if live >= MAX_LIVE_KEYS {
             return Err(CommandError::TooMany);
         }
         let id = ApiKeyId(context.new_id());
@@ -78,7 +78,7 @@ pub(crate) async fn create_api_key(
         let events = ApiKey::handle_command(&ApiKeyState::None, command)?;
         let mut unit = side.unit_of_work(context);
         let needed = permissions.union(Permissions::of(&[Permission::ApiKeysManage]));
-        roles::rest_on_granter(side, &mut unit, context, needed).await?;
+        roles::require_granter(side, &mut unit, context, needed).await?;
         unit.expect(Category::ApiKey, id.0, ExpectedVersion::New);
         unit.record(id.0, context.account(), events)?;
         Ok((unit, disclosure::disclosing(side, context, id).await?))
@@ -93,7 +93,7 @@ pub(crate) async fn revoke_api_key(
     reason: Option<Reason>,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let sealing = match &reason {
-        Some(reason) => reason::own_sealing(&side.vault, context, reason).await?,
+        Some(reason) => reason::sealing_for_actor(&side.vault, context, reason).await?,
         None => None,
     };
     for _ in 0..TRIES {
@@ -107,7 +107,7 @@ pub(crate) async fn revoke_api_key(
             return Ok(CommandOutcome { value: (), position: last });
         }
         let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-        roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::ApiKeysManage])).await?;
+        roles::require_granter(side, &mut unit, context, Permissions::of(&[Permission::ApiKeysManage])).await?;
         unit.expect(Category::ApiKey, key.0, ExpectedVersion::Exact(version));
         unit.record(key.0, maker, events)?;
         match execute::commit(side, unit, None, ()).await {
@@ -125,13 +125,13 @@ pub(crate) fn api_key(vault: &Vault, secret: &str) -> Option<ApiKeyId> {
     // 16 + 32 bytes are 64 characters of base64url.
     let encoded = secret.strip_prefix(PREFIX).filter(|encoded| encoded.len() == 64)?;
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).ok()?);
-    let (id, mark) = bytes.split_first_chunk::<16>()?;
+    let (id, mac) = bytes.split_first_chunk::<16>()?;
     let id = ApiKeyId(Uuid::from_bytes(*id));
-    equal(mark, &mark_of(vault, id)).then_some(id)
+    equal(mac, &mac_of(vault, id)).then_some(id)
 }
 
 fn new_api_key(vault: &Vault, id: ApiKeyId) -> NewApiKey {
-    let bytes = Zeroizing::new([id.0.as_bytes().as_slice(), &mark_of(vault, id)].concat());
+    let bytes = Zeroizing::new([id.0.as_bytes().as_slice(), &mac_of(vault, id)].concat());
     let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes));
     NewApiKey { id, secret: Zeroizing::new(format!("{PREFIX}{}", *encoded)) }
 }

@@ -31,7 +31,7 @@ pub(crate) struct LockdownAdmission {
 
 impl LockdownAdmission {
     /// Requires that no lockdown has started since.
-    pub fn rest(self, unit: &mut UnitOfWork<'_>) {
+    pub fn expect_unchanged(self, unit: &mut UnitOfWork<'_>) {
         unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(self.version));
     }
 }
@@ -63,12 +63,12 @@ async fn change_lockdown(
     let content = [scope.as_bytes(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_lockdown", &content);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+        let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
-            let (state, version) = lockdown(&side.pool).await?;
+            let (state, version) = read_lockdown(&side.pool).await?;
             let events: Vec<LockdownEvent> = Lockdown::handle_command(&state, command)?;
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::LockdownManage])).await?;
+            roles::require_granter(side, &mut unit, context, Permissions::of(&[Permission::LockdownManage])).await?;
             unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(version));
             unit.record(STREAM.id, None, events)?;
             Ok((unit, ()))
@@ -84,7 +84,7 @@ pub(crate) async fn admission(
     side: &WriteSide,
     roles: impl IntoIterator<Item = &RoleName>,
 ) -> Result<LockdownAdmission, CommandError> {
-    let (scope, version) = lockdown(&side.pool).await?;
+    let (scope, version) = read_lockdown(&side.pool).await?;
     let mut admitted = scope.is_none();
     for role in roles {
         if admitted {
@@ -98,7 +98,7 @@ pub(crate) async fn admission(
 
 /// Decides whether an account is admitted now.
 pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result<LockdownAdmission, CommandError> {
-    let (scope, version) = lockdown(&side.pool).await?;
+    let (scope, version) = read_lockdown(&side.pool).await?;
     if scope.is_none() {
         return Ok(LockdownAdmission { admitted: true, version });
     }
@@ -107,14 +107,16 @@ pub(crate) async fn admission_of(side: &WriteSide, account: AccountId) -> Result
 
 /// Replaces a refusal with [`CommandError::LockedDown`] during a lockdown, so that the caller does not learn whether
 /// the credentials were right.
-pub(crate) async fn as_during_lockdown<T>(pool: &PgPool, done: Result<T, CommandError>) -> Result<T, CommandError> {
+pub(crate) async fn mask_refusal<T>(pool: &PgPool, done: Result<T, CommandError>) -> Result<T, CommandError> {
     match done {
-        Err(CommandError::InvalidCredentials) if lockdown(pool).await?.0.is_some() => Err(CommandError::LockedDown),
+        Err(CommandError::InvalidCredentials) if read_lockdown(pool).await?.0.is_some() => {
+            Err(CommandError::LockedDown)
+        }
         done => done,
     }
 }
 
-async fn lockdown(pool: &PgPool) -> Result<(Option<Scope>, u64), CommandError> {
+async fn read_lockdown(pool: &PgPool) -> Result<(Option<Scope>, u64), CommandError> {
     let row = sqlx::query!("select scope, version from access.lockdown").fetch_optional(pool).await?;
     let Some(row) = row else { return Ok((None, 0)) };
     let unknown = |_| CommandError::Internal("this build does not know the scope of the lockdown".to_owned());

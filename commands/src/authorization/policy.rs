@@ -32,25 +32,25 @@ pub(crate) async fn change_policy(
     let content = [text.as_slice(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_policy", &content);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+        let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
             let LoadedStream { record, version, .. } = side.log.record::<PolicyRecord>(STREAM.id).await?;
             let state = record.state;
             let known = state.as_ref().unwrap_or(&side.first_policy).second_factor.required_for.clone();
-            let mut rests_on = Vec::new();
+            let mut preconditions = Vec::new();
             // A retired role may stay in the list: it grants nothing.
             for role in proposed.second_factor.required_for.difference(&known) {
                 let (_, on) =
                     roles::find_role(&side.log, role).await?.ok_or(fulexo_domain::role::RoleError::Unknown)?;
-                rests_on.extend(on);
+                preconditions.extend(on);
             }
             let command = ChangePolicy { first: side.first_policy.clone(), replaces, proposed: proposed.clone() };
             let events = SecurityPolicy::handle_command(&state, command)?;
             let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
             let after = after.unwrap_or_else(|| side.first_policy.clone());
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            roles::rest_on_granter(side, &mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
-            for (stream, expected) in rests_on {
+            roles::require_granter(side, &mut unit, context, Permissions::of(&[Permission::PolicyChange])).await?;
+            for (stream, expected) in preconditions {
                 unit.expect(stream.category, stream.id, expected);
             }
             unit.expect(STREAM.category, STREAM.id, ExpectedVersion::Exact(version));

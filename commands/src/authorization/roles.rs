@@ -26,17 +26,17 @@ use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
 
 /// The maximum number of roles, including retired ones.
-const MOST_ROLES: i64 = 500;
+const MAX_ROLES: i64 = 500;
 
 /// The expected versions of the streams that a decision depends on.
 pub(crate) type Preconditions = Vec<(Stream, ExpectedVersion)>;
 
 /// Returns `true` for a built-in role that may grant roles. At least one account in use must hold one.
-pub(crate) fn gives_roles(role: &RoleName) -> bool {
+pub(crate) fn grants_roles(role: &RoleName) -> bool {
     built_in(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
 }
 
-const fn stream(account: AccountId) -> Stream {
+const fn account_stream(account: AccountId) -> Stream {
     Stream { category: Category::Account, id: account.0 }
 }
 
@@ -78,15 +78,15 @@ async fn change_roles(
     if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return execute::done_before(&side.log, ()).await;
     }
-    let sealing = reason::sealing(&side.vault, account, &reason).await?;
+    let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
     let remembered = idempotency.as_ref().map(|idempotency| idempotency.record(&())).transpose()?;
     for _ in 0..TRIES {
-        let expected = what_it_rests_on(side, context, own, account, &command, role).await?;
+        let expected = role_change_preconditions(side, context, own, account, &command, role).await?;
         let version = side.policy().version;
         let store = LogStore::<Account>::new(side.log.clone(), Category::Account, context.clone(), version)
-            .about(account, sealing.clone())
-            .remembering(remembered.clone())
-            .expecting(expected);
+            .with_subject(account, sealing.clone())
+            .with_command_record(remembered.clone())
+            .with_preconditions(expected);
         let state = side.account_state(account).await?;
         match execute::execute(&store, account.0, state, command.clone()).await {
             Ok(position) => return Ok(CommandOutcome { value: (), position }),
@@ -103,7 +103,7 @@ async fn change_roles(
 
 /// Checks that a change of roles is permitted, and returns its preconditions: the role's definition, the caller's
 /// permissions, and an administrator who remains.
-async fn what_it_rests_on(
+async fn role_change_preconditions(
     side: &WriteSide,
     context: &Context,
     own: Permissions,
@@ -113,7 +113,7 @@ async fn what_it_rests_on(
 ) -> Result<Preconditions, CommandError> {
     let grants = matches!(command, AccountCommand::GrantRole { .. });
     let (permissions, mut expected) = match find_role(&side.log, role).await? {
-        Some((permissions, rests_on)) => (permissions, rests_on),
+        Some((permissions, preconditions)) => (permissions, preconditions),
         None if grants => return Err(AccountError::NoSuchRole.into()),
         // The role was retired during a concurrent grant. It grants nothing and may be revoked.
         None => (Permissions::NONE, Vec::new()),
@@ -122,8 +122,8 @@ async fn what_it_rests_on(
         return Err(CommandError::GrantExceedsOwn);
     }
     let needed = permissions.union(Permissions::of(&[Permission::RolesGrant]));
-    expected.extend(granter(side, context, needed).await?);
-    if !grants && gives_roles(role) && side.account_state(account).await?.0.roles.contains(role) {
+    expected.extend(granter_preconditions(side, context, needed).await?);
+    if !grants && grants_roles(role) && side.account_state(account).await?.0.roles.contains(role) {
         expected.push(other_administrator(side, account).await?);
     }
     Ok(expected)
@@ -166,7 +166,7 @@ async fn change_role(
     let content = [role.as_str().as_bytes(), listed.as_bytes(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let sealing = reason::own_sealing(&side.vault, context, &reason).await?;
+        let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
             let (state, version) = role_state(&side.log, role).await?;
             let events = Role::handle_command(&state, command.clone())?;
@@ -180,13 +180,13 @@ async fn change_role(
                 return Err(CommandError::GrantExceedsOwn);
             }
             match &command {
-                RoleCommand::Define { .. } if state == RoleState::None => room_for_a_role(&side.pool).await?,
+                RoleCommand::Define { .. } if state == RoleState::None => require_room_for_role(&side.pool).await?,
                 RoleCommand::Retire { .. } if is_held(&side.pool, role).await? => return Err(CommandError::RoleInUse),
                 RoleCommand::Define { .. } | RoleCommand::Retire { .. } => {}
             }
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             let needed = touched.union(Permissions::of(&[Permission::RolesManage]));
-            rest_on_granter(side, &mut unit, context, needed).await?;
+            require_granter(side, &mut unit, context, needed).await?;
             unit.expect(Category::Role, role.stream_id(), ExpectedVersion::Exact(version));
             unit.record(role.stream_id(), None, events)?;
             Ok((unit, ()))
@@ -196,9 +196,9 @@ async fn change_role(
     .await
 }
 
-async fn room_for_a_role(pool: &PgPool) -> Result<(), CommandError> {
+async fn require_room_for_role(pool: &PgPool) -> Result<(), CommandError> {
     let count = sqlx::query_scalar!(r#"select count(*) as "count!" from access.role"#).fetch_one(pool).await?;
-    if count < MOST_ROLES { Ok(()) } else { Err(CommandError::TooMany) }
+    if count < MAX_ROLES { Ok(()) } else { Err(CommandError::TooMany) }
 }
 
 async fn is_held(pool: &PgPool, role: &RoleName) -> Result<bool, CommandError> {
@@ -233,48 +233,55 @@ pub(crate) async fn find_role(
 }
 
 /// Returns the combined permissions of these roles, and the preconditions under which they have them.
-async fn allowed(log: &EventLog, roles: &BTreeSet<RoleName>) -> Result<(Permissions, Preconditions), CommandError> {
-    let (mut allowed, mut rests_on) = (Permissions::NONE, Vec::new());
+async fn permissions_of(
+    log: &EventLog,
+    roles: &BTreeSet<RoleName>,
+) -> Result<(Permissions, Preconditions), CommandError> {
+    let (mut allowed, mut preconditions) = (Permissions::NONE, Vec::new());
     for role in roles {
         if let Some((permissions, on)) = find_role(log, role).await? {
             allowed = allowed.union(permissions);
-            rests_on.extend(on);
+            preconditions.extend(on);
         }
     }
-    Ok((allowed, rests_on))
+    Ok((allowed, preconditions))
 }
 
 /// Checks that the caller still holds these permissions, and returns the preconditions: the versions of their account
 /// and of its roles.
-async fn granter(side: &WriteSide, context: &Context, needed: Permissions) -> Result<Preconditions, CommandError> {
+async fn granter_preconditions(
+    side: &WriteSide,
+    context: &Context,
+    needed: Permissions,
+) -> Result<Preconditions, CommandError> {
     let granter = match context.actor {
         Actor::Account { id } => AccountId(id),
         Actor::Operator | Actor::System => return Ok(Vec::new()),
         Actor::ApiKey { .. } | Actor::Anonymous => return Err(CommandError::GrantExceedsOwn),
     };
     let (state, version) = side.account_state(granter).await?;
-    let (held, mut rests_on) = allowed(&side.log, &state.roles).await?;
+    let (held, mut preconditions) = permissions_of(&side.log, &state.roles).await?;
     if state.suspended || !held.covers(needed) {
         return Err(CommandError::GrantExceedsOwn);
     }
-    rests_on.push((stream(granter), ExpectedVersion::Exact(version)));
-    Ok(rests_on)
+    preconditions.push((account_stream(granter), ExpectedVersion::Exact(version)));
+    Ok(preconditions)
 }
 
-pub(crate) async fn rest_on_granter(
+pub(crate) async fn require_granter(
     side: &WriteSide,
     unit: &mut UnitOfWork<'_>,
     context: &Context,
     needed: Permissions,
 ) -> Result<(), CommandError> {
-    for (stream, expected) in granter(side, context, needed).await? {
+    for (stream, expected) in granter_preconditions(side, context, needed).await? {
         unit.expect(stream.category, stream.id, expected);
     }
     Ok(())
 }
 
 /// Checks that the caller holds every permission of the account that they suspend or reset, and adds the preconditions.
-pub(crate) async fn rest_on_rank(
+pub(crate) async fn require_rank(
     side: &WriteSide,
     unit: &mut UnitOfWork<'_>,
     context: &Context,
@@ -284,16 +291,16 @@ pub(crate) async fn rest_on_rank(
 ) -> Result<(), CommandError> {
     let mut needed = Permissions::of(&[Permission::AccountsManage]);
     if context.account() != Some(account) {
-        let (held, rests_on) = allowed(&side.log, &state.roles).await?;
+        let (held, preconditions) = permissions_of(&side.log, &state.roles).await?;
         if !own.covers(held) {
             return Err(CommandError::GrantExceedsOwn);
         }
-        for (stream, expected) in rests_on {
+        for (stream, expected) in preconditions {
             unit.expect(stream.category, stream.id, expected);
         }
         needed = needed.union(held);
     }
-    rest_on_granter(side, unit, context, needed).await
+    require_granter(side, unit, context, needed).await
 }
 
 /// Finds another account in use that holds a built-in role which may grant roles. Returns its expected version as a
@@ -302,7 +309,7 @@ pub(crate) async fn other_administrator(
     side: &WriteSide,
     but: AccountId,
 ) -> Result<(Stream, ExpectedVersion), CommandError> {
-    let granting: Vec<String> = built_in_roles().filter(gives_roles).map(String::from).collect();
+    let granting: Vec<String> = built_in_roles().filter(grants_roles).map(String::from).collect();
     let holders = sqlx::query_scalar!(
         "select distinct account_id from access.role_grant where role = any($1) and account_id <> $2 limit 100",
         &granting,
@@ -312,8 +319,8 @@ pub(crate) async fn other_administrator(
     .await?;
     for holder in holders.into_iter().map(AccountId) {
         let (state, version) = side.account_state(holder).await?;
-        if !state.suspended && state.roles.iter().any(gives_roles) {
-            return Ok((stream(holder), ExpectedVersion::Exact(version)));
+        if !state.suspended && state.roles.iter().any(grants_roles) {
+            return Ok((account_stream(holder), ExpectedVersion::Exact(version)));
         }
     }
     Err(CommandError::LastAdministrator)

@@ -86,21 +86,21 @@ pub struct SealedColumns {
 
 impl LockRequest {
     pub fn of<'a>(requests: impl Iterator<Item = &'a AppendRequest>) -> Self {
-        let mut wanted = Self::default();
+        let mut lock_request = Self::default();
         let mut streams: HashMap<Stream, ()> = HashMap::new();
         for request in requests {
             let written = request.events.iter().map(|event| event.draft().stream);
             for stream in request.expected.iter().map(|(stream, _)| *stream).chain(written) {
                 if streams.insert(stream, ()).is_none() {
-                    wanted.categories.push(stream.category.as_str());
-                    wanted.streams.push(stream.id);
+                    lock_request.categories.push(stream.category.as_str());
+                    lock_request.streams.push(stream.id);
                 }
             }
-            wanted.commands.extend(request.command.iter().map(|command| command.id.to_vec()));
-            wanted.scopes.extend(request.claims.iter().map(|claim| claim.scope));
-            wanted.keys.extend(request.claims.iter().map(|claim| claim.hash.to_vec()));
+            lock_request.commands.extend(request.command.iter().map(|command| command.id.to_vec()));
+            lock_request.scopes.extend(request.claims.iter().map(|claim| claim.scope));
+            lock_request.keys.extend(request.claims.iter().map(|claim| claim.hash.to_vec()));
         }
-        wanted
+        lock_request
     }
 }
 
@@ -108,20 +108,20 @@ impl BatchPlan {
     /// Plans the requests in order. Each sees the effects of those before it.
     pub fn of<'a>(
         requests: impl Iterator<Item = &'a AppendRequest>,
-        mut seen: LockedState,
+        mut locked: LockedState,
         now: DateTime<Utc>,
     ) -> Self {
         // Never earlier than the previous event, even if the clocks of nodes differ.
-        let mut time = leaf::to_micros(now).max(seen.recorded_at);
+        let mut time = leaf::to_micros(now).max(locked.recorded_at);
         let mut plan = Self { first_time: time, last_time: time, ..Self::default() };
         for (index, request) in requests.enumerate() {
-            let outcome = match refusal(request, &seen) {
+            let outcome = match refusal(request, &locked) {
                 Some(answer) => RequestOutcome::Refused(answer),
-                None => RequestOutcome::Accepted(plan.accept(index, request, &mut seen, &mut time)),
+                None => RequestOutcome::Accepted(plan.accept(index, request, &mut locked, &mut time)),
             };
             plan.outcomes.push(outcome);
         }
-        plan.versions = seen.versions;
+        plan.versions = locked.versions;
         plan
     }
 
@@ -178,13 +178,13 @@ impl BatchPlan {
         &mut self,
         index: usize,
         request: &AppendRequest,
-        seen: &mut LockedState,
+        locked: &mut LockedState,
         time: &mut DateTime<Utc>,
     ) -> usize {
         let first = self.leaves.len();
         for (event, prepared) in request.events.iter().enumerate() {
             let stream = prepared.draft().stream;
-            let version = seen.versions.entry(stream).or_default();
+            let version = locked.versions.entry(stream).or_default();
             *version += 1;
             let bytes = prepared.leaf(*time, *version);
             self.categories.push(stream.category.as_str());
@@ -205,14 +205,14 @@ impl BatchPlan {
             self.sealed.ciphertexts.push(row.sealed.ciphertext.clone());
         }
         for claim in &request.claims {
-            seen.keys.insert((claim.scope, claim.hash.to_vec()), claim.holder);
+            locked.keys.insert((claim.scope, claim.hash.to_vec()), claim.holder);
             self.claimed_scopes.push(claim.scope);
             self.claimed_keys.push(claim.hash.to_vec());
             self.claimed_by.push(claim.holder);
         }
         if let Some(command) = &request.command {
             let known = (command.request_hash.to_vec(), command.result.clone());
-            seen.commands.insert(command.id.to_vec(), known);
+            locked.commands.insert(command.id.to_vec(), known);
             self.command_ids.push(command.id.to_vec());
             self.command_hashes.push(command.request_hash.to_vec());
             self.command_results.push(command.result.clone());
@@ -223,9 +223,9 @@ impl BatchPlan {
 
 /// Returns the outcome of a request that appends nothing, or `None` if it may append. The command is checked first: a
 /// repeated request would otherwise conflict with its own events.
-fn refusal(request: &AppendRequest, seen: &LockedState) -> Option<Result<AppendOutcome, AppendError>> {
+fn refusal(request: &AppendRequest, locked: &LockedState) -> Option<Result<AppendOutcome, AppendError>> {
     if let Some(command) = &request.command
-        && let Some((hash, result)) = seen.commands.get(command.id.as_slice())
+        && let Some((hash, result)) = locked.commands.get(command.id.as_slice())
     {
         return Some(if *hash == command.request_hash {
             Ok(AppendOutcome::Duplicate { result: result.clone() })
@@ -234,17 +234,17 @@ fn refusal(request: &AppendRequest, seen: &LockedState) -> Option<Result<AppendO
         });
     }
     for (stream, expected) in &request.expected {
-        let actual = seen.versions.get(stream).copied().unwrap_or(0);
-        let wanted = match expected {
+        let actual = locked.versions.get(stream).copied().unwrap_or(0);
+        let required = match expected {
             ExpectedVersion::New => 0,
             ExpectedVersion::Exact(version) => *version,
             ExpectedVersion::Any => actual,
         };
-        if actual != wanted {
+        if actual != required {
             return Some(Err(AppendError::Conflict { stream: *stream, actual }));
         }
     }
-    let taken = request.claims.iter().find(|claim| seen.keys.contains_key(&(claim.scope, claim.hash.to_vec())));
+    let taken = request.claims.iter().find(|claim| locked.keys.contains_key(&(claim.scope, claim.hash.to_vec())));
     taken.map(|claim| Err(AppendError::KeyTaken { scope: claim.scope }))
 }
 

@@ -74,7 +74,7 @@ impl EventLog {
         .await?;
         rows.iter()
             .zip(1..)
-            .map(|(row, version)| sound(stream, version, row.position, &row.leaf, &row.leaf_hash))
+            .map(|(row, version)| verify_event(stream, version, row.position, &row.leaf, &row.leaf_hash))
             .collect()
     }
 
@@ -97,7 +97,7 @@ impl EventLog {
         let skipped = usize::from(started.is_some());
         let mut loaded = LoadedStream { record: started.unwrap_or_default(), version: 0, last_position: None };
         for (index, (row, version)) in rows.iter().zip(first..).enumerate() {
-            let recorded = sound(stream, version, row.position, &row.leaf, &row.leaf_hash)?;
+            let recorded = verify_event(stream, version, row.position, &row.leaf, &row.leaf_hash)?;
             (loaded.version, loaded.last_position) = (version, Some(recorded.position));
             // The snapshot already includes the first event.
             if index >= skipped {
@@ -107,7 +107,7 @@ impl EventLog {
         if let Some(last) = rows.last()
             && rows.len() - skipped >= TAIL
         {
-            self.keep_snapshot(stream, last, &loaded.record).await;
+            self.store_snapshot(stream, last, &loaded.record).await;
         }
         Ok(loaded)
     }
@@ -148,7 +148,7 @@ impl EventLog {
 
     /// Stores a snapshot of the record at the stream's last event. Events never change, so the snapshot stays correct,
     /// even if others append or store another one. A failure loses nothing.
-    async fn keep_snapshot<R: Record>(&self, stream: Stream, last: &StreamRow, record: &R) {
+    async fn store_snapshot<R: Record>(&self, stream: Stream, last: &StreamRow, record: &R) {
         let Ok(state) = record.to_text() else { return };
         let kept = sqlx::query!(
             "select log.keep_snapshot($1, $2, $3, $4, $5, $6)",
@@ -186,7 +186,13 @@ impl EventLog {
 }
 
 /// Decodes an event, and checks its leaf against the hash, the stream and the version.
-fn sound(stream: Stream, version: u64, position: i64, leaf: &[u8], leaf_hash: &[u8]) -> Result<Recorded, ReadError> {
+fn verify_event(
+    stream: Stream,
+    version: u64,
+    position: i64,
+    leaf: &[u8],
+    leaf_hash: &[u8],
+) -> Result<Recorded, ReadError> {
     let position = position.unsigned_abs();
     let recorded = leaf::decode(position, leaf)?;
     if leaf::hash(leaf) == leaf_hash && recorded.stream == stream && recorded.version == version {

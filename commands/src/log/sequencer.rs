@@ -136,7 +136,7 @@ impl Sequencer {
     }
 
     async fn commit(&mut self, batch: &mut Vec<QueuedAppend>) {
-        let answers = self.settle(batch).await;
+        let answers = self.append_batch(batch).await;
         for (queued, answer) in batch.drain(..).zip(answers) {
             // The caller may have gone away.
             let _ = queued.reply.send(answer);
@@ -144,12 +144,12 @@ impl Sequencer {
     }
 
     /// Commits the batch in as few transactions as possible. Returns the outcome of each request.
-    async fn settle(&mut self, batch: &[QueuedAppend]) -> AppendResults {
+    async fn append_batch(&mut self, batch: &[QueuedAppend]) -> AppendResults {
         let deadline = Instant::now() + PATIENCE;
         let mut answers = Vec::with_capacity(batch.len());
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
-            let outcome = self.settle_part(part, deadline).await;
+            let outcome = self.append_part(part, deadline).await;
             match outcome {
                 Ok(part_answers) => answers.extend(part_answers),
                 Err(CommitFailure::Rejected(reason)) if part.len() == 1 => {
@@ -176,7 +176,7 @@ impl Sequencer {
     }
 
     /// Commits one part of the batch. Retries until the deadline while the connection is the problem.
-    async fn settle_part(&mut self, part: &[QueuedAppend], deadline: Instant) -> Result<AppendResults, CommitFailure> {
+    async fn append_part(&mut self, part: &[QueuedAppend], deadline: Instant) -> Result<AppendResults, CommitFailure> {
         // Every attempt that may have been committed: one whose connection broke may still take effect after a later
         // one has failed.
         let mut uncertain: Vec<BatchPlan> = Vec::new();
@@ -223,21 +223,23 @@ impl Sequencer {
     ) -> Result<CommittedBatch, CommitFailure> {
         let requests = || part.iter().map(|queued| &queued.request);
         if uncertain.is_empty()
-            && let Some((foretold, plan)) = self.predict(requests())
-            && let Some(committed) = self.optimistic_append(part, foretold, plan).await?
+            && let Some((expected_versions, plan)) = self.predict(requests())
+            && let Some(committed) = self.optimistic_append(part, expected_versions, plan).await?
         {
             return Ok(committed);
         }
         let hooks = self.hooks.clone();
         let connection = self.connection().await?;
-        let mut transaction = answer(connection.begin()).await.map_err(CommitFailure::Lost)?;
-        let seen = answer(lock(&mut transaction, &LockRequest::of(requests()))).await.map_err(sort)?;
+        let mut transaction = with_timeout(connection.begin()).await.map_err(CommitFailure::Lost)?;
+        let locked = with_timeout(lock(&mut transaction, &LockRequest::of(requests()))).await.map_err(sort)?;
 
         // The lock waited for the transaction whose end was not observed, so its outcome is now visible.
         for (index, plan) in uncertain.iter().enumerate() {
-            if let Some(first) = answer(where_committed(&mut transaction, plan)).await.map_err(CommitFailure::Lost)? {
+            if let Some(first) =
+                with_timeout(where_committed(&mut transaction, plan)).await.map_err(CommitFailure::Lost)?
+            {
                 tracing::info!(first, "the batch was committed before the connection broke");
-                answer(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
+                with_timeout(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
                 let events = plan.events(requests(), first);
                 return Ok(CommittedBatch { plan: Box::new(uncertain.swap_remove(index)), events });
             }
@@ -246,13 +248,13 @@ impl Sequencer {
             tracing::info!("the batch was not committed before the connection broke; appending it again");
         }
 
-        let seen_versions = ExpectedVersions::of(&seen.versions);
-        let plan = Box::new(BatchPlan::of(requests(), seen, (hooks.clock)()));
+        let locked_versions = ExpectedVersions::of(&locked.versions);
+        let plan = Box::new(BatchPlan::of(requests(), locked, (hooks.clock)()));
         if plan.is_empty() {
-            answer(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
+            with_timeout(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
             return Ok(CommittedBatch { plan, events: Vec::new() });
         }
-        let first = answer(try_append(&mut transaction, &seen_versions, &plan)).await.map_err(sort)?;
+        let first = with_timeout(try_append(&mut transaction, &locked_versions, &plan)).await.map_err(sort)?;
         let Some(first) = first else {
             return Err(CommitFailure::Rejected("what the lock showed did not hold under it".to_owned()));
         };
@@ -284,10 +286,10 @@ impl Sequencer {
                 }
             }
         }
-        let foretold = ExpectedVersions::of(&versions);
+        let expected_versions = ExpectedVersions::of(&versions);
         let plan = BatchPlan::of(requests, LockedState { versions, ..LockedState::default() }, (self.hooks.clock)());
         // Only the locked state may refuse a request.
-        (plan.accepts_all() && !plan.is_empty()).then(|| (foretold, Box::new(plan)))
+        (plan.accepts_all() && !plan.is_empty()).then(|| (expected_versions, Box::new(plan)))
     }
 
     /// Appends in one round trip if the expected versions hold, and without an explicit transaction if nothing else has
@@ -295,7 +297,7 @@ impl Sequencer {
     async fn optimistic_append(
         &mut self,
         part: &[QueuedAppend],
-        foretold: ExpectedVersions,
+        expected_versions: ExpectedVersions,
         plan: Box<BatchPlan>,
     ) -> Result<Option<CommittedBatch>, CommitFailure> {
         let requests = || part.iter().map(|queued| &queued.request);
@@ -305,7 +307,7 @@ impl Sequencer {
         });
         let connection = self.connection().await?;
         if is_alone {
-            let first = match answer(try_append(connection, &foretold, &plan)).await {
+            let first = match with_timeout(try_append(connection, &expected_versions, &plan)).await {
                 Ok(first) => first,
                 Err(error) if is_rejection(&error) => return Err(sort(error)),
                 Err(error) => {
@@ -315,9 +317,10 @@ impl Sequencer {
             };
             return Ok(first.map(|first| CommittedBatch { events: plan.events(requests(), first), plan }));
         }
-        let mut transaction = answer(connection.begin()).await.map_err(CommitFailure::Lost)?;
-        let Some(first) = answer(try_append(&mut transaction, &foretold, &plan)).await.map_err(sort)? else {
-            answer(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
+        let mut transaction = with_timeout(connection.begin()).await.map_err(CommitFailure::Lost)?;
+        let Some(first) = with_timeout(try_append(&mut transaction, &expected_versions, &plan)).await.map_err(sort)?
+        else {
+            with_timeout(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
             return Ok(None);
         };
         let events = plan.events(requests(), first);
@@ -329,7 +332,7 @@ impl Sequencer {
     /// node needs.
     async fn roll_back(&mut self) {
         if let Some(connection) = &mut self.connection
-            && answer(connection.ping()).await.is_err()
+            && with_timeout(connection.ping()).await.is_err()
         {
             self.disconnect();
         }
@@ -346,7 +349,7 @@ impl Sequencer {
             Some(connection) => connection,
             vacant => {
                 let mut connection = self.pool.acquire().await.map_err(CommitFailure::Lost)?;
-                answer(connection.execute(SILENCE)).await.map_err(CommitFailure::Lost)?;
+                with_timeout(connection.execute(SILENCE)).await.map_err(CommitFailure::Lost)?;
                 vacant.insert(connection)
             }
         };
@@ -363,11 +366,11 @@ async fn finish(
     events: Vec<Arc<Recorded>>,
 ) -> Result<CommittedBatch, CommitFailure> {
     if events.iter().any(|recorded| (hooks.gates)(&recorded.event)) {
-        answer((hooks.gate)(&mut transaction, &events)).await.map_err(sort)?;
+        with_timeout((hooks.gate)(&mut transaction, &events)).await.map_err(sort)?;
     }
     let secrets = plan.vault(part.iter().map(|queued| &queued.request));
-    answer(write::write(&mut transaction, &secrets)).await.map_err(sort)?;
-    match answer(transaction.commit()).await {
+    with_timeout(write::write(&mut transaction, &secrets)).await.map_err(sort)?;
+    match with_timeout(transaction.commit()).await {
         Ok(()) => Ok(CommittedBatch { plan, events }),
         Err(error) if is_rejection(&error) => Err(sort(error)),
         Err(error) => {
@@ -378,7 +381,7 @@ async fn finish(
 }
 
 /// Limits the time that a statement may take.
-async fn answer<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+async fn with_timeout<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }
 

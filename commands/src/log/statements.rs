@@ -20,42 +20,42 @@ pub struct ExpectedVersions {
 impl ExpectedVersions {
     /// Collects the expected versions of these streams.
     pub fn of(versions: &HashMap<Stream, u64>) -> Self {
-        let mut foretold = Self::default();
+        let mut expected_versions = Self::default();
         for (stream, version) in versions {
-            foretold.categories.push(stream.category.as_str());
-            foretold.streams.push(stream.id);
-            foretold.versions.push(to_i64(*version));
+            expected_versions.categories.push(stream.category.as_str());
+            expected_versions.streams.push(stream.id);
+            expected_versions.versions.push(to_i64(*version));
         }
-        foretold
+        expected_versions
     }
 }
 
-pub async fn lock(connection: &mut PgConnection, wanted: &LockRequest) -> Result<LockedState, sqlx::Error> {
+pub async fn lock(connection: &mut PgConnection, lock_request: &LockRequest) -> Result<LockedState, sqlx::Error> {
     let row = sqlx::query!(
         r#"select head_recorded_at as "recorded_at!", versions as "versions!",
                   command_hashes as "command_hashes: Vec<Option<Vec<u8>>>",
                   command_results as "command_results: Vec<Option<String>>",
                   key_holders as "key_holders: Vec<Option<uuid::Uuid>>"
            from log.lock($1, $2, $3, $4, $5)"#,
-        &wanted.categories as &[&str],
-        &wanted.streams,
-        &wanted.commands,
-        &wanted.scopes as &[&str],
-        &wanted.keys
+        &lock_request.categories as &[&str],
+        &lock_request.streams,
+        &lock_request.commands,
+        &lock_request.scopes as &[&str],
+        &lock_request.keys
     )
     .fetch_one(connection)
     .await?;
 
     let categories = fulexo_domain::event::Category::ALL;
-    let streams = wanted.categories.iter().zip(&wanted.streams).filter_map(|(name, id)| {
+    let streams = lock_request.categories.iter().zip(&lock_request.streams).filter_map(|(name, id)| {
         let category = *categories.iter().find(|category| category.as_str() == *name)?;
         Some(Stream { category, id: *id })
     });
     let hashes = row.command_hashes.unwrap_or_default();
     let results = row.command_results.unwrap_or_default();
-    let commands = wanted.commands.iter().zip(hashes.into_iter().zip(results));
+    let commands = lock_request.commands.iter().zip(hashes.into_iter().zip(results));
     let holders = row.key_holders.unwrap_or_default();
-    let keys = wanted.scopes.iter().zip(&wanted.keys).zip(holders);
+    let keys = lock_request.scopes.iter().zip(&lock_request.keys).zip(holders);
     Ok(LockedState {
         recorded_at: row.recorded_at,
         versions: streams.zip(row.versions.into_iter().map(i64::unsigned_abs)).collect(),
@@ -66,15 +66,15 @@ pub async fn lock(connection: &mut PgConnection, wanted: &LockRequest) -> Result
 
 pub async fn try_append(
     connection: &mut PgConnection,
-    foretold: &ExpectedVersions,
+    expected_versions: &ExpectedVersions,
     plan: &BatchPlan,
 ) -> Result<Option<u64>, sqlx::Error> {
     let first = sqlx::query_scalar!(
         "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
                                $20, $21, $22)",
-        &foretold.categories as &[&str],
-        &foretold.streams,
-        &foretold.versions,
+        &expected_versions.categories as &[&str],
+        &expected_versions.streams,
+        &expected_versions.versions,
         plan.first_time,
         plan.last_time,
         &plan.categories as &[&str],

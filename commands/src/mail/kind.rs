@@ -6,7 +6,7 @@ use fulexo_domain::authentication::AuthenticationEvent;
 use fulexo_domain::event::Event;
 
 /// The maximum number of mails on request per hour. Requests beyond it send nothing.
-const MOST_ASKED_FOR: i64 = 3;
+const MAX_REQUESTED: i64 = 3;
 
 /// The kind of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,10 +98,10 @@ impl MailKind {
 
     /// Returns the maximum number of mails of this kind per account and hour, so that others cannot flood a mailbox.
     /// The limit for new devices is higher: one of several logins may be a thief's.
-    pub(crate) const fn most(self) -> i64 {
+    pub(crate) const fn hourly_limit(self) -> i64 {
         match self {
             Self::LockedOut => 1,
-            Self::PasswordReset | Self::ResetWhileSuspended | Self::EmailVerification => MOST_ASKED_FOR,
+            Self::PasswordReset | Self::ResetWhileSuspended | Self::EmailVerification => MAX_REQUESTED,
             Self::NewDevice => 10,
             // Only the owner, or an intruder acting as the owner, causes these.
             Self::IntrusionReported

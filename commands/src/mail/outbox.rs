@@ -19,16 +19,16 @@ use crate::error::CommandError;
 use crate::mail::kind::{LinkPurpose, MailKind};
 use crate::unit_of_work::UnitOfWork;
 use crate::vault::crypto::random_bytes;
-use crate::vault::write::{COUNTED_FOR, VaultWrite};
+use crate::vault::write::{MAIL_LIMIT_PERIOD, VaultWrite};
 use crate::vault::{DataKey, Vault};
 use crate::write_side::WriteSide;
 
 /// The number of comparisons with earlier passwords that one link allows.
-const COMPARISONS: i16 = 5;
+const MAX_COMPARISONS: i16 = 5;
 /// The time after which an unsent mail is dropped.
-const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(1);
+const DROPPED_AFTER: TimeDelta = TimeDelta::days(1);
 /// The maximum length of text that the client says about itself, in bytes.
-const LONGEST_TEXT: usize = 512;
+const MAX_TEXT_BYTES: usize = 512;
 
 /// A mail that this node is sending. No other node sends it until [`sent`](Self::sent) or [`failed`](Self::failed) is
 /// called. No `Debug`.
@@ -77,7 +77,7 @@ impl OutgoingMail {
     /// # Errors
     /// The database's; the mail will be sent again.
     pub async fn sent(mut self) -> Result<(), sqlx::Error> {
-        empty(&mut self.transaction, self.id).await?;
+        delete_content(&mut self.transaction, self.id).await?;
         self.transaction.commit().await
     }
 
@@ -87,19 +87,19 @@ impl OutgoingMail {
     /// # Errors
     /// The database's; the mail will be tried again at once.
     pub async fn failed(mut self, for_good: bool, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
-        let given_up = if for_good {
-            empty(&mut self.transaction, self.id).await?;
+        let dropped = if for_good {
+            delete_content(&mut self.transaction, self.id).await?;
             true
         } else {
             postpone(&mut self.transaction, self.id, self.attempts, self.created_at, now).await?
         };
         self.transaction.commit().await?;
-        Ok(given_up)
+        Ok(dropped)
     }
 }
 
 /// Deletes the content of a mail that will not be sent again. Its row still counts towards the limit.
-async fn empty(transaction: &mut Transaction<'static, Postgres>, mail: Uuid) -> Result<(), sqlx::Error> {
+async fn delete_content(transaction: &mut Transaction<'static, Postgres>, mail: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!("update vault.mail set sealed = null where mail_id = $1", mail).execute(&mut **transaction).await?;
     Ok(())
 }
@@ -112,8 +112,8 @@ async fn postpone(
     created_at: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<bool, sqlx::Error> {
-    if now - created_at > GIVEN_UP_AFTER {
-        empty(transaction, mail).await?;
+    if now - created_at > DROPPED_AFTER {
+        delete_content(transaction, mail).await?;
         return Ok(true);
     }
     let wait = TimeDelta::seconds(5_i64 << attempts.clamp(0, 9));
@@ -123,12 +123,12 @@ async fn postpone(
     Ok(false)
 }
 
-fn sealed_as(mail: Uuid) -> String {
+fn seal_context(mail: Uuid) -> String {
     format!("mail/{mail}")
 }
 
 /// Adds the mails that a unit of work causes.
-pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -> Result<(), CommandError> {
+pub(crate) async fn add_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -> Result<(), CommandError> {
     for (account, kind) in unit.take_mails() {
         if !side.sends_mail {
             continue;
@@ -139,14 +139,14 @@ pub(crate) async fn enclose_mails(side: &WriteSide, unit: &mut UnitOfWork<'_>) -
         };
         // The account was forgotten: nobody is left to notify.
         let Some(key) = key else { continue };
-        let mail = mail(&side.vault, unit.context(), &key, account, kind)?;
+        let mail = mail_write(&side.vault, unit.context(), &key, account, kind)?;
         unit.vault(mail);
     }
     Ok(())
 }
 
 /// Returns the vault write for a mail with a new token.
-pub(crate) fn mail(
+pub(crate) fn mail_write(
     vault: &Vault,
     context: &Context,
     key: &DataKey,
@@ -157,7 +157,7 @@ pub(crate) fn mail(
     let purpose = kind.purpose();
     let hash = link_hash(vault, purpose, &token);
     let short = |text: &String| {
-        let end = text.floor_char_boundary(LONGEST_TEXT);
+        let end = text.floor_char_boundary(MAX_TEXT_BYTES);
         text.get(..end).unwrap_or_default().to_owned()
     };
     let mut content = MailContent {
@@ -169,13 +169,13 @@ pub(crate) fn mail(
     let id = context.new_id();
     let text = Zeroizing::new(serde_json::to_vec(&content)?);
     content.token.zeroize();
-    let sealed = key.seal(&sealed_as(id), &text)?;
+    let sealed = key.seal(&seal_context(id), &text)?;
     let expires_at = context.now + purpose.lifetime();
     Ok(VaultWrite::Mail {
         id,
         account,
         kind: kind.as_str(),
-        most: kind.most(),
+        hourly_limit: kind.hourly_limit(),
         token: hash,
         purpose: purpose.as_str(),
         expires_at,
@@ -218,7 +218,7 @@ pub(crate) async fn count_comparison(side: &WriteSide, token: &str) -> Result<u3
         "update vault.mail_token set comparisons = comparisons + 1
          where token_hash = $1 and comparisons < $2 returning comparisons",
         hash.as_slice(),
-        COMPARISONS
+        MAX_COMPARISONS
     )
     .fetch_optional(&side.pool)
     .await?;
@@ -226,7 +226,7 @@ pub(crate) async fn count_comparison(side: &WriteSide, token: &str) -> Result<u3
 }
 
 /// Returns `true` if an account has reached the hourly limit of this kind.
-pub(crate) async fn has_enough_mail(
+pub(crate) async fn has_reached_mail_limit(
     pool: &PgPool,
     account: AccountId,
     kind: MailKind,
@@ -237,11 +237,11 @@ pub(crate) async fn has_enough_mail(
            where account_id = $1 and kind = $2 and created_at > $3"#,
         account.0,
         kind.as_str(),
-        now - COUNTED_FOR
+        now - MAIL_LIMIT_PERIOD
     )
     .fetch_one(pool)
     .await?;
-    Ok(known >= kind.most())
+    Ok(known >= kind.hourly_limit())
 }
 
 pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Option<OutgoingMail>, CommandError> {
@@ -262,7 +262,7 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
         let MailRow { mail_id: id, created_at, attempts, worth_sending, .. } = waiting;
         if !worth_sending {
             // Its token was used, revoked, or has expired.
-            empty(&mut transaction, id).await?;
+            delete_content(&mut transaction, id).await?;
             transaction.commit().await?;
             continue;
         }
@@ -274,7 +274,7 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
             }
             Ok(None) => {
                 // The account was forgotten.
-                empty(&mut transaction, id).await?;
+                delete_content(&mut transaction, id).await?;
                 transaction.commit().await?;
             }
             // The key is not configured, or only a newer node knows the kind. It must not delay other mails.
@@ -302,6 +302,6 @@ async fn read_mail(
         LinkPurpose::PasswordReset if side.account_state(account).await?.0.suspended => MailKind::ResetWhileSuspended,
         LinkPurpose::PasswordReset | LinkPurpose::EmailVerification | LinkPurpose::NotMe => kind,
     };
-    let text = key.open(&sealed_as(waiting.mail_id), &waiting.sealed)?;
+    let text = key.open(&seal_context(waiting.mail_id), &waiting.sealed)?;
     Ok(Some((kind, profile.email, serde_json::from_slice(&text)?)))
 }

@@ -20,14 +20,14 @@ use crate::log::ExpectedVersion;
 use crate::write_side::WriteSide;
 
 /// The maximum number of sessions per append.
-const AT_ONCE: i64 = 100;
+const BATCH: i64 = 100;
 /// The maximum number of accounts per round.
 const ACCOUNTS: i64 = 100;
 /// The interval between checks for ends that a crashed node left unrecorded.
-const LOOK: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// The interval between checks for accounts beyond the limit. Logins enforce it, unless their node crashes or the
 /// policy lowers the limit.
-const COUNT: Duration = Duration::from_secs(600);
+const LIMIT_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 /// The number of attempts to end sessions: several concurrent logins end the same ones.
 const TRIES: usize = 64;
 
@@ -42,10 +42,10 @@ struct DueSessionEnd {
 pub(crate) async fn record_session_ends(side: &WriteSide, context: impl Fn() -> Context + Send) {
     let mut counted: Option<Instant> = None;
     loop {
-        if let Err(error) = end_those_taken_away(side, &context()).await {
+        if let Err(error) = end_revoked_sessions(side, &context()).await {
             tracing::warn!(%error, "the ends of revoked sessions could not be recorded; trying again");
         }
-        if counted.is_none_or(|at| at.elapsed() >= COUNT) {
+        if counted.is_none_or(|at| at.elapsed() >= LIMIT_CHECK_INTERVAL) {
             match end_all_beyond_limit(side, &context()).await {
                 Ok(()) => counted = Some(Instant::now()),
                 Err(error) => tracing::warn!(%error, "sessions beyond the limit could not be ended; trying again"),
@@ -53,12 +53,12 @@ pub(crate) async fn record_session_ends(side: &WriteSide, context: impl Fn() -> 
         }
         tokio::select! {
             () = side.queues.ends_due.notified() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(POLL_INTERVAL) => {}
         }
     }
 }
 
-async fn end_those_taken_away(side: &WriteSide, context: &Context) -> Result<(), CommandError> {
+async fn end_revoked_sessions(side: &WriteSide, context: &Context) -> Result<(), CommandError> {
     let mut after = Uuid::nil();
     loop {
         let accounts = sqlx::query!(
@@ -72,7 +72,7 @@ async fn end_those_taken_away(side: &WriteSide, context: &Context) -> Result<(),
         let Some(last) = accounts.last() else { return Ok(()) };
         after = last.account_id;
         for account in accounts {
-            end_those_of(side, context, AccountId(account.account_id)).await?;
+            end_revoked_sessions_of(side, context, AccountId(account.account_id)).await?;
             // If the account has changed since, it stays due.
             sqlx::query!(
                 "update access.account set ends_due = false where account_id = $1 and changed_position = $2",
@@ -85,7 +85,7 @@ async fn end_those_taken_away(side: &WriteSide, context: &Context) -> Result<(),
     }
 }
 
-async fn end_those_of(side: &WriteSide, context: &Context, account: AccountId) -> Result<(), CommandError> {
+async fn end_revoked_sessions_of(side: &WriteSide, context: &Context, account: AccountId) -> Result<(), CommandError> {
     loop {
         // One snapshot of the sessions that are over without an event, with their versions.
         let rows = sqlx::query!(
@@ -97,7 +97,7 @@ async fn end_those_of(side: &WriteSide, context: &Context, account: AccountId) -
                  and not exists (select from access.live_session l where l.session_id = s.session_id)
                order by s.session_id limit $2"#,
             account.0,
-            AT_ONCE
+            BATCH
         )
         .fetch_all(&side.pool)
         .await?;
@@ -110,7 +110,7 @@ async fn end_those_of(side: &WriteSide, context: &Context, account: AccountId) -
             version: row.version.unsigned_abs(),
             by: row.sessions_ended_by.as_deref().and_then(RevokedBy::parse).unwrap_or(RevokedBy::Suspension),
         });
-        match end_due(side, context, due.collect()).await {
+        match end_sessions(side, context, due.collect()).await {
             // Another node was faster.
             Ok(()) | Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
@@ -152,7 +152,7 @@ pub(crate) async fn end_beyond_limit(
             account.0,
             most,
             context.now,
-            AT_ONCE
+            BATCH
         )
         .fetch_all(&side.pool)
         .await?;
@@ -165,7 +165,7 @@ pub(crate) async fn end_beyond_limit(
             version: row.version.unsigned_abs(),
             by: RevokedBy::Limit,
         });
-        match end_due(side, context, due.collect()).await {
+        match end_sessions(side, context, due.collect()).await {
             Ok(()) | Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }
@@ -174,7 +174,7 @@ pub(crate) async fn end_beyond_limit(
 }
 
 /// Ends all of these sessions or none, so that no end is recorded twice.
-async fn end_due(side: &WriteSide, context: &Context, due: Vec<DueSessionEnd>) -> Result<(), CommandError> {
+async fn end_sessions(side: &WriteSide, context: &Context, due: Vec<DueSessionEnd>) -> Result<(), CommandError> {
     let context = &Context { idempotency_key: None, ..context.clone() };
     let mut unit = side.unit_of_work(context);
     for DueSessionEnd { session, account, version, by } in due {

@@ -82,7 +82,7 @@ pub(crate) async fn refresh(
     // device.
     let device = device.map(|token| device_of_token(&side.vault, root.account, token).unwrap_or_default());
     let fingerprint = fingerprint(&side.vault, context, device.unwrap_or(root.device));
-    let seen = ClientFingerprint { fingerprint, device: device.filter(|device| *device == root.device) };
+    let client = ClientFingerprint { fingerprint, device: device.filter(|device| *device == root.device) };
     let idempotency = IdempotencyKey::of(&side.vault, context, "refresh", &[token.as_bytes()]);
     match idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
         // Too long ago: treated as any used token.
@@ -93,7 +93,7 @@ pub(crate) async fn refresh(
             if !lockdown::admission_of(side, root.account).await?.admitted {
                 return Err(CommandError::LockedDown);
             }
-            if is_seen_again(side, context, session, &seen).await?
+            if may_replay(side, context, session, &client).await?
                 && let Some(done) = tokens::issue_again(side, context, session, generation, None).await?
             {
                 return Ok(done);
@@ -106,10 +106,10 @@ pub(crate) async fn refresh(
     for _ in 0..TRIES {
         let loaded = tokens::load_session(side, session).await?;
         let SessionState::Live(live) = &loaded.state else { return Err(CommandError::InvalidCredentials) };
-        let looks_alike = looks_alike(&side.pool, context, live, &seen).await?;
+        let matches_client = matches_client(&side.pool, context, live, &client).await?;
         let command = SessionCommand::Refresh {
             generation: presented.generation,
-            fingerprint: if looks_alike { live.fingerprint.clone() } else { seen.fingerprint.clone() },
+            fingerprint: if matches_client { live.fingerprint.clone() } else { client.fingerprint.clone() },
             at: context.now,
             policy: policy.sessions.clone(),
         };
@@ -139,7 +139,7 @@ pub(crate) async fn refresh(
         let mut unit = side.unit_of_work(&acting).sealing(sealing);
         unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
         if refreshed.is_some() {
-            admission.rest(&mut unit);
+            admission.expect_unchanged(&mut unit);
             // The session is live at this version of the account: revoking all sessions changes the account.
             unit.expect(Category::Account, live.account.0, ExpectedVersion::Exact(loaded.account_version));
         }
@@ -157,7 +157,7 @@ pub(crate) async fn refresh(
             }
             // The same token was presented with the same key a moment ago.
             Ok(CommitOutcome::Replayed(RefreshOutcome::Refreshed(_)))
-                if !is_seen_again(side, context, session, &seen).await? => {}
+                if !may_replay(side, context, session, &client).await? => {}
             Ok(CommitOutcome::Replayed(RefreshOutcome::Refreshed(generation))) => {
                 let again = tokens::issue_again(side, context, session, generation, None).await?;
                 return again.ok_or(CommandError::InvalidCredentials);
@@ -174,33 +174,33 @@ pub(crate) async fn refresh(
 }
 
 /// Returns `true` if a stored outcome may be replayed to this client.
-async fn is_seen_again(
+async fn may_replay(
     side: &WriteSide,
     context: &Context,
     session: SessionId,
-    seen: &ClientFingerprint,
+    client: &ClientFingerprint,
 ) -> Result<bool, CommandError> {
     if side.current_policy().await?.sessions.fingerprint == FingerprintPolicy::Record {
         return Ok(true);
     }
     match &tokens::load_session(side, session).await?.state {
-        SessionState::Live(live) => looks_alike(&side.pool, context, live, seen).await,
+        SessionState::Live(live) => matches_client(&side.pool, context, live, client).await,
         SessionState::None | SessionState::Ended => Ok(false),
     }
 }
 
 /// Returns `true` for the same browser family on the same device. The token of a known device outweighs the browser's
 /// own claims.
-async fn looks_alike(
+async fn matches_client(
     pool: &PgPool,
     context: &Context,
     live: &Live,
-    seen: &ClientFingerprint,
+    client: &ClientFingerprint,
 ) -> Result<bool, CommandError> {
-    if live.fingerprint == seen.fingerprint {
+    if live.fingerprint == client.fingerprint {
         return Ok(true);
     }
-    match seen.device {
+    match client.device {
         Some(device) => devices::knows_device(pool, context, live.account, device).await,
         None => Ok(false),
     }

@@ -104,7 +104,7 @@ pub(crate) async fn revoke_sessions(
     by: RevokedBy,
 ) -> Result<(), CommandError> {
     if let Some(kept) = kept
-        && !is_good(pool, kept, account).await?
+        && !is_live(pool, kept, account).await?
     {
         return Err(CommandError::InvalidCredentials);
     }
@@ -131,8 +131,8 @@ async fn live_sessions(
     Ok(usize::try_from(live).unwrap_or_default())
 }
 
-async fn is_good(pool: &PgPool, session: SessionId, account: AccountId) -> Result<bool, CommandError> {
-    let is_good = sqlx::query_scalar!(
+async fn is_live(pool: &PgPool, session: SessionId, account: AccountId) -> Result<bool, CommandError> {
+    let is_live = sqlx::query_scalar!(
         r#"select exists (
                select from access.live_session where session_id = $1 and account_id = $2) as "is_good!""#,
         session.0,
@@ -140,7 +140,7 @@ async fn is_good(pool: &PgPool, session: SessionId, account: AccountId) -> Resul
     )
     .fetch_one(pool)
     .await?;
-    Ok(is_good)
+    Ok(is_live)
 }
 
 async fn session_belongs_to(pool: &PgPool, session: SessionId, account: AccountId) -> Result<bool, CommandError> {

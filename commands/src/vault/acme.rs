@@ -78,7 +78,7 @@ impl AcmeStore {
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn keep_account(&self, credentials: &[u8], thumbprint: &str) -> Result<(), VaultError> {
+    pub async fn store_account(&self, credentials: &[u8], thumbprint: &str) -> Result<(), VaultError> {
         sqlx::query!(
             "insert into vault.acme_account (directory, credentials, thumbprint) values ($1, $2, $3)
              on conflict on constraint acme_account_pkey do nothing",
@@ -173,7 +173,7 @@ impl AcmeStore {
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn keep_certificate(&self, pem: &[u8], now: DateTime<Utc>) -> Result<(), VaultError> {
+    pub async fn store_certificate(&self, pem: &[u8], now: DateTime<Utc>) -> Result<(), VaultError> {
         sqlx::query!(
             "update vault.acme_certificate set pem = $3, version = version + 1, order_after = $4, failures = 0
              where directory = $1 and names = $2",

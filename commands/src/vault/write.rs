@@ -138,7 +138,7 @@ pub enum VaultWrite {
         /// The name of its kind.
         kind: &'static str,
         /// The hourly limit of this kind.
-        most: i64,
+        hourly_limit: i64,
         /// The HMAC of the token and its purpose.
         token: [u8; 32],
         /// The purpose of the token.
@@ -260,7 +260,7 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
-            VaultWrite::Mail { id, account, kind, most, token, purpose, expires_at, sealed, at } => {
+            VaultWrite::Mail { id, account, kind, hourly_limit, token, purpose, expires_at, sealed, at } => {
                 let queued = sqlx::query!(
                     "insert into vault.mail (mail_id, account_id, kind, token_hash, sealed, created_at, due_at)
                      select $1, $2, $3, $4, $5, $6, $6
@@ -272,13 +272,13 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                     token,
                     sealed,
                     at,
-                    most,
-                    *at - COUNTED_FOR
+                    hourly_limit,
+                    *at - MAIL_LIMIT_PERIOD
                 )
                 .execute(&mut *connection)
                 .await?;
                 if queued.rows_affected() == 1 {
-                    keep_mail_token(connection, token, *account, purpose, *expires_at).await?;
+                    store_mail_token(connection, token, *account, purpose, *expires_at).await?;
                 }
             }
             VaultWrite::PendingSeed { account, seed } => {
@@ -378,13 +378,13 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
 }
 
 /// The period of the limits on mail.
-pub(crate) const COUNTED_FOR: TimeDelta = TimeDelta::hours(1);
+pub(crate) const MAIL_LIMIT_PERIOD: TimeDelta = TimeDelta::hours(1);
 /// The maximum number of devices that stay known when a new one is added.
-const MOST_DEVICES: i64 = KNOWN_DEVICES - 1;
+const MAX_OTHER_DEVICES: i64 = KNOWN_DEVICES - 1;
 /// The maximum number of tokens per account and purpose. The oldest are deleted.
-const MOST_TOKENS: i64 = 500;
+const MAX_TOKENS: i64 = 500;
 
-async fn keep_mail_token(
+async fn store_mail_token(
     connection: &mut PgConnection,
     token: &[u8; 32],
     account: AccountId,
@@ -397,7 +397,7 @@ async fn keep_mail_token(
              where account_id = $1 and purpose = $2 order by expires_at desc offset $3)",
         account.0,
         purpose,
-        MOST_TOKENS - 1
+        MAX_TOKENS - 1
     )
     .execute(&mut *connection)
     .await?;
@@ -448,7 +448,7 @@ async fn use_device(
             device,
             session.0,
             at,
-            MOST_DEVICES
+            MAX_OTHER_DEVICES
         )
         .execute(connection)
         .await?;

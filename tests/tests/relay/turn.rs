@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
-use fulexo_commands::log::relay::{CopyKey, LogRelay, RelayOptions, give_up};
+use fulexo_commands::log::relay::{CopyKey, LogRelay, RelayOptions, release_lease};
 use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, operator, superuser};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -110,7 +110,7 @@ async fn a_relay_whose_turn_was_ended_takes_no_other_one() {
     // As a statement that arrives after its task has ended: the whole relay goes on.
     let (head, relay, mut state) = run(ended);
     state.wait_for(|state| state.is_here && state.position == 50).await.unwrap();
-    give_up(&pool, ended).await.unwrap();
+    release_lease(&pool, ended).await.unwrap();
     head.send_replace(51);
     state.wait_for(|state| !state.is_here).await.unwrap();
     let (holder, is_over, _) = turn(&pool).await;

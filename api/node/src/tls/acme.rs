@@ -188,14 +188,14 @@ impl Acme {
         let now = clock::now();
         // Nothing is kept that no node could serve.
         Certificate::from_pem(&pem, &pem, now)?;
-        Ok(self.store.keep_certificate(&pem, now).await?)
+        Ok(self.store.store_certificate(&pem, now).await?)
     }
 
     /// The account in the vault, registered the first time. Its thumbprint is there for every node before any challenge is.
     async fn account(&self) -> Result<Account, Failure> {
         if self.store.account().await?.is_none() {
             let (account, credentials) = self.directory.register(self.options.contact.as_deref()).await?;
-            self.store.keep_account(&credentials, account.key_thumbprint()).await?;
+            self.store.store_account(&credentials, account.key_thumbprint()).await?;
         }
         // Another node may have been faster, with another list of names; then that one's account counts.
         let kept = self.store.account().await?.map(|kept| kept.credentials).unwrap_or_default();

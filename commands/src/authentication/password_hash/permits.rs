@@ -39,8 +39,8 @@ struct PermitCounts {
 pub struct HashingPermit(Arc<PermitSlot>);
 
 struct PermitSlot {
-    places: Arc<HashingPermits>,
-    party: PermitHolder,
+    permits: Arc<HashingPermits>,
+    holder: PermitHolder,
 }
 
 impl PermitHolder {
@@ -70,39 +70,39 @@ impl PermitHolder {
 
 impl HashingPermits {
     /// Takes a permit. Returns `None` if none is free, or if a share is used up.
-    pub fn take(self: &Arc<Self>, party: PermitHolder) -> Option<HashingPermit> {
+    pub fn take(self: &Arc<Self>, holder: PermitHolder) -> Option<HashingPermit> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if held.all >= PERMITS
-            || party.shares().any(|share| held.of.get(&share).is_some_and(|held| *held >= PERMITS_PER_HOLDER))
+            || holder.shares().any(|share| held.of.get(&share).is_some_and(|held| *held >= PERMITS_PER_HOLDER))
         {
             return None;
         }
         held.all += 1;
-        for share in party.shares() {
+        for share in holder.shares() {
             *held.of.entry(share).or_default() += 1;
         }
-        Some(HashingPermit(Arc::new(PermitSlot { places: Arc::clone(self), party })))
+        Some(HashingPermit(Arc::new(PermitSlot { permits: Arc::clone(self), holder })))
     }
 
     /// Returns the number of permits that an address or an account holds.
-    pub fn held(&self, party: PermitHolder) -> usize {
+    pub fn held(&self, holder: PermitHolder) -> usize {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        party.shares().map(|share| held.of.get(&share).copied().unwrap_or_default()).max().unwrap_or(held.all)
+        holder.shares().map(|share| held.of.get(&share).copied().unwrap_or_default()).max().unwrap_or(held.all)
     }
 }
 
 impl HashingPermit {
     /// Returns the origin under which the job queues.
     pub(super) fn origin(&self) -> PermitHolder {
-        PermitHolder { account: None, ..self.0.party }
+        PermitHolder { account: None, ..self.0.holder }
     }
 }
 
 impl Drop for PermitSlot {
     fn drop(&mut self) {
-        let mut held = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.permits.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.all -= 1;
-        for share in self.party.shares() {
+        for share in self.holder.shares() {
             if let Some(of) = held.of.get_mut(&share) {
                 *of -= 1;
                 if *of == 0 {
@@ -128,8 +128,8 @@ mod tests {
         PermitHolder { account: Some(AccountId(Uuid::from_u128(account))), ..at(address) }
     }
 
-    fn fill(places: &Arc<HashingPermits>, party: PermitHolder) -> Vec<HashingPermit> {
-        std::iter::from_fn(|| places.take(party)).collect()
+    fn fill(permits: &Arc<HashingPermits>, holder: PermitHolder) -> Vec<HashingPermit> {
+        std::iter::from_fn(|| permits.take(holder)).collect()
     }
 
     #[test]
@@ -141,19 +141,19 @@ mod tests {
 
     #[test]
     fn an_address_gets_an_eighth_and_leaves_the_rest_to_others() {
-        let places = Arc::new(HashingPermits::default());
-        let first = fill(&places, at("2001:db8::1"));
+        let permits = Arc::new(HashingPermits::default());
+        let first = fill(&permits, at("2001:db8::1"));
         assert_eq!(first.len(), PERMITS_PER_HOLDER);
-        assert!(places.take(at("2001:db8::2")).is_none(), "its neighbour is the same party");
-        let others: Vec<Vec<HashingPermit>> = (1..8).map(|n| fill(&places, at(&format!("192.0.2.{n}")))).collect();
+        assert!(permits.take(at("2001:db8::2")).is_none(), "its neighbour is the same party");
+        let others: Vec<Vec<HashingPermit>> = (1..8).map(|n| fill(&permits, at(&format!("192.0.2.{n}")))).collect();
         assert!(others.iter().all(|held| held.len() == PERMITS_PER_HOLDER));
         assert!(
-            places.take(at("192.0.2.77")).is_none() && places.take(PermitHolder::INTERNAL).is_none(),
+            permits.take(at("192.0.2.77")).is_none() && permits.take(PermitHolder::INTERNAL).is_none(),
             "the pool is full"
         );
         drop(first);
         assert_eq!(
-            fill(&places, PermitHolder::INTERNAL).len(),
+            fill(&permits, PermitHolder::INTERNAL).len(),
             PERMITS_PER_HOLDER,
             "what is within is bounded by the pool alone"
         );
@@ -161,14 +161,14 @@ mod tests {
 
     #[test]
     fn an_account_gets_an_eighth_from_wherever_it_asks() {
-        let places = Arc::new(HashingPermits::default());
+        let permits = Arc::new(HashingPermits::default());
         let held: Vec<HashingPermit> =
-            (0..PERMITS_PER_HOLDER).map(|n| places.take(of(1, &format!("192.0.2.{n}"))).unwrap()).collect();
-        assert!(places.take(of(1, "192.0.2.99")).is_none());
-        assert!(places.take(of(2, "192.0.2.99")).is_some());
-        assert!(places.take(at("192.0.2.99")).is_some(), "strangers take nothing from an account");
+            (0..PERMITS_PER_HOLDER).map(|n| permits.take(of(1, &format!("192.0.2.{n}"))).unwrap()).collect();
+        assert!(permits.take(of(1, "192.0.2.99")).is_none());
+        assert!(permits.take(of(2, "192.0.2.99")).is_some());
+        assert!(permits.take(at("192.0.2.99")).is_some(), "strangers take nothing from an account");
         drop(held);
-        assert!(places.take(of(1, "192.0.2.99")).is_some());
+        assert!(permits.take(of(1, "192.0.2.99")).is_some());
     }
 
     proptest! {
@@ -177,23 +177,23 @@ mod tests {
         fn what_is_held_is_what_was_taken(
             acts in proptest::collection::vec((0_u8..12, 0_u128..6, any::<bool>()), 1..600),
         ) {
-            let places = Arc::new(HashingPermits::default());
+            let permits = Arc::new(HashingPermits::default());
             let mut taken: Vec<(PermitHolder, HashingPermit)> = Vec::new();
             for (network, account, takes) in acts {
-                let party = of(account, &format!("192.0.2.{network}"));
+                let holder = of(account, &format!("192.0.2.{network}"));
                 if takes {
                     let held = |share: PermitHolder| taken.iter().filter(|(by, _)| by.shares().any(|of| of == share)).count();
-                    let has_room = taken.len() < PERMITS && party.shares().all(|share| held(share) < PERMITS_PER_HOLDER);
-                    let place = places.take(party);
-                    prop_assert_eq!(place.is_some(), has_room);
-                    taken.extend(place.map(|place| (party, place)));
+                    let has_room = taken.len() < PERMITS && holder.shares().all(|share| held(share) < PERMITS_PER_HOLDER);
+                    let permit = permits.take(holder);
+                    prop_assert_eq!(permit.is_some(), has_room);
+                    taken.extend(permit.map(|permit| (holder, permit)));
                 } else {
                     taken.pop();
                 }
-                prop_assert!(places.held(party) <= PERMITS_PER_HOLDER);
+                prop_assert!(permits.held(holder) <= PERMITS_PER_HOLDER);
             }
             drop(taken);
-            prop_assert!(places.0.lock().unwrap().of.is_empty() && places.held(PermitHolder::INTERNAL) == 0);
+            prop_assert!(permits.0.lock().unwrap().of.is_empty() && permits.held(PermitHolder::INTERNAL) == 0);
         }
     }
 }

@@ -13,9 +13,9 @@
 //! ```
 
 mod error;
+mod lease;
 mod message;
 mod stream;
-mod turn;
 
 use std::time::Duration;
 
@@ -28,20 +28,20 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use self::error::RelayError;
+pub use self::lease::{LeaseReleaseError, release_lease};
 pub use self::message::CopyKey;
 use self::message::LogRow;
 use self::stream::{CopyCursor, CopySource, JetStream};
-pub use self::turn::{LeaseReleaseError, give_up};
 use super::batch::to_i64;
 
 /// The maximum number of unacknowledged events in flight.
 const BATCH: u32 = 512;
 /// The interval at which a node without the lease tries to acquire it.
-const TICK: Duration = Duration::from_secs(1);
+const LEASE_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval at which an idle relay checks the stream: it may have been deleted.
-const LOOK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The maximum pause after failures; pauses double up to it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The progress of the copy, as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,60 +101,60 @@ impl LogRelay {
     pub async fn run(mut self) {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         let mut pause = FIRST_PAUSE;
-        let mut place = None;
+        let mut cursor = None;
         loop {
-            match self.step(&mut place).await {
+            match self.step(&mut cursor).await {
                 Ok(RelayStep::Moved) => pause = FIRST_PAUSE,
                 Ok(RelayStep::Idle) => {
                     pause = FIRST_PAUSE;
-                    match timeout(LOOK, self.head.changed()).await {
+                    match timeout(CHECK_INTERVAL, self.head.changed()).await {
                         Ok(Ok(())) => {}
                         // Find and check the whole stream again.
-                        Err(_) => place = None,
+                        Err(_) => cursor = None,
                         Ok(Err(_)) => return,
                     }
                 }
                 Ok(RelayStep::Elsewhere) => {
                     pause = FIRST_PAUSE;
-                    place = None;
-                    sleep(TICK).await;
+                    cursor = None;
+                    sleep(LEASE_INTERVAL).await;
                 }
                 Err(error) => {
-                    place = None;
-                    self.stopped(&error).await;
+                    cursor = None;
+                    self.report_failure(&error).await;
                     sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_PAUSE);
                 }
             }
         }
     }
 
-    async fn step(&mut self, place: &mut Option<CopyCursor>) -> Result<RelayStep, RelayError> {
+    async fn step(&mut self, cursor: &mut Option<CopyCursor>) -> Result<RelayStep, RelayError> {
         if self.jetstream.context.client().connection_state() != connection::State::Connected {
             return Err(RelayError::Disconnected);
         }
-        let Some(log) = self.take_turn(place.as_ref()).await? else {
-            self.look().await?;
+        let Some(log) = self.acquire_lease(cursor.as_ref()).await? else {
+            self.observe().await?;
             return Ok(RelayStep::Elsewhere);
         };
-        if place.as_ref().is_none_or(|place| place.epoch != log.epoch) {
-            *place = Some(self.find(&log).await?);
+        if cursor.as_ref().is_none_or(|cursor| cursor.epoch != log.epoch) {
+            *cursor = Some(self.find(&log).await?);
             // Stored before anything is published: after a failure, only later messages have to be checked.
-            if self.take_turn(place.as_ref()).await?.is_none() {
+            if self.acquire_lease(cursor.as_ref()).await?.is_none() {
                 return Ok(RelayStep::Elsewhere);
             }
         }
-        let Some(place) = place else { return Err(RelayError::OutOfStep) };
-        let published = if place.next < log.size { self.publish(place).await? } else { 0 };
-        place.next += published;
-        let (position, stream) = (place.next, Some(place.name.clone()));
-        self.tell(RelayState { position, stream, is_here: true, stopped_because: None });
+        let Some(cursor) = cursor else { return Err(RelayError::OutOfStep) };
+        let published = if cursor.next < log.size { self.publish(cursor).await? } else { 0 };
+        cursor.next += published;
+        let (position, stream) = (cursor.next, Some(cursor.name.clone()));
+        self.set_state(RelayState { position, stream, is_here: true, stopped_because: None });
         Ok(if published > 0 { RelayStep::Moved } else { RelayStep::Idle })
     }
 
     /// Acquires or renews the lease, and stores the progress of the copy. Returns `None` if another node holds the
     /// lease.
-    async fn take_turn(&self, place: Option<&CopyCursor>) -> Result<Option<CopySource>, RelayError> {
+    async fn acquire_lease(&self, cursor: Option<&CopyCursor>) -> Result<Option<CopySource>, RelayError> {
         let row = sqlx::query!(
             "update log.relay r
              set holder = $1, held_until = clock_timestamp() + interval '6 seconds',
@@ -164,8 +164,8 @@ impl LogRelay {
              where r.id = 1 and (r.holder = $1 or r.held_until < clock_timestamp()) and $1 <> all (r.ended)
              returning h.epoch, h.position as size, r.stream, r.position, clock_timestamp() as \"now!\"",
             self.holder,
-            place.map(|place| place.name.as_str()),
-            place.map(|place| to_i64(place.next))
+            cursor.map(|cursor| cursor.name.as_str()),
+            cursor.map(|cursor| to_i64(cursor.next))
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -179,28 +179,28 @@ impl LogRelay {
 
     /// Finds the stream to continue, and checks that its last message is the log's.
     async fn find(&self, log: &CopySource) -> Result<CopyCursor, RelayError> {
-        let place = self.jetstream.find(log).await?;
-        if let (Some(last), Some(position)) = (&place.last, place.next.checked_sub(1)) {
+        let cursor = self.jetstream.find(log).await?;
+        if let (Some(last), Some(position)) = (&cursor.last, cursor.next.checked_sub(1)) {
             let hash = sqlx::query_scalar!("select leaf_hash from log.event where position = $1", to_i64(position))
                 .fetch_optional(&self.pool)
                 .await?;
             if hash.as_deref() != Some(leaf::hash(last).as_slice()) {
-                return Err(RelayError::Diverged { stream: place.name, position });
+                return Err(RelayError::Diverged { stream: cursor.name, position });
             }
         }
-        Ok(place)
+        Ok(cursor)
     }
 
     /// Publishes the next events, if the log still has the last published one, and waits until the stream has
     /// acknowledged all of them in order. Returns their number.
-    async fn publish(&self, place: &mut CopyCursor) -> Result<u64, RelayError> {
-        let before = place.next.checked_sub(1);
+    async fn publish(&self, cursor: &mut CopyCursor) -> Result<u64, RelayError> {
+        let before = cursor.next.checked_sub(1);
         let rows = sqlx::query_as!(
             LogRow,
             "select position, stream_id, category, version, leaf, leaf_hash from log.event
              where position >= $1 and position < $2 order by position",
             to_i64(before.unwrap_or(0)),
-            to_i64(place.next.saturating_add(u64::from(BATCH)))
+            to_i64(cursor.next.saturating_add(u64::from(BATCH)))
         )
         .fetch_all(&self.pool)
         .await?;
@@ -208,16 +208,17 @@ impl LogRelay {
         if let Some(position) = before {
             let row = rows.next();
             let still = |last: &Vec<u8>| row.as_ref().is_some_and(|row| row.leaf == *last);
-            if !place.last.as_ref().is_none_or(still) {
-                return Err(RelayError::Diverged { stream: place.name.clone(), position });
+            if !cursor.last.as_ref().is_none_or(still) {
+                return Err(RelayError::Diverged { stream: cursor.name.clone(), position });
             }
         }
         let mut last = None;
         let mut acknowledgements = Vec::with_capacity(rows.len());
         let mut unsound = None;
-        for (row, position) in rows.zip(place.next..) {
+        for (row, position) in rows.zip(cursor.next..) {
             let leaf = row.leaf.clone();
-            let Some((subject, message)) = row.message(&self.jetstream.key, place.epoch, position, &place.name) else {
+            let Some((subject, message)) = row.message(&self.jetstream.key, cursor.epoch, position, &cursor.name)
+            else {
                 unsound = Some(position);
                 break;
             };
@@ -231,11 +232,11 @@ impl LogRelay {
                 PublishErrorKind::WrongLastSequence => RelayError::OutOfStep,
                 _ => RelayError::nats(&error),
             })?;
-            if acknowledged.sequence != position + 1 || acknowledged.stream != place.name {
+            if acknowledged.sequence != position + 1 || acknowledged.stream != cursor.name {
                 return Err(RelayError::OutOfStep);
             }
         }
-        place.last = last.or_else(|| place.last.take());
+        cursor.last = last.or_else(|| cursor.last.take());
         match unsound {
             // Earlier events are published.
             Some(position) if published == 0 => Err(RelayError::Unsound(position)),
@@ -244,14 +245,19 @@ impl LogRelay {
     }
 
     /// Reads the progress of the node that publishes.
-    async fn look(&self) -> Result<(), RelayError> {
+    async fn observe(&self) -> Result<(), RelayError> {
         let row = sqlx::query!("select stream, position, stopped_because from log.relay").fetch_one(&self.pool).await?;
         let position = row.position.unsigned_abs();
-        self.tell(RelayState { position, stream: row.stream, is_here: false, stopped_because: row.stopped_because });
+        self.set_state(RelayState {
+            position,
+            stream: row.stream,
+            is_here: false,
+            stopped_because: row.stopped_because,
+        });
         Ok(())
     }
 
-    fn tell(&self, state: RelayState) {
+    fn set_state(&self, state: RelayState) {
         self.state.send_if_modified(|known| {
             let differs = *known != state;
             *known = state;
@@ -260,7 +266,7 @@ impl LogRelay {
     }
 
     /// Logs the error once per reason, and releases the lease, so that another node can try.
-    async fn stopped(&self, error: &RelayError) {
+    async fn report_failure(&self, error: &RelayError) {
         let because = error.to_string();
         let known = self.state.borrow().clone();
         if known.stopped_because.as_ref() != Some(&because) {
@@ -277,7 +283,7 @@ impl LogRelay {
                 }
             }
         }
-        self.tell(RelayState { is_here: false, stopped_because: Some(because.clone()), ..known });
+        self.set_state(RelayState { is_here: false, stopped_because: Some(because.clone()), ..known });
         let given_up = sqlx::query!(
             "update log.relay set held_until = clock_timestamp(), stopped_because = $2 where holder = $1",
             self.holder,

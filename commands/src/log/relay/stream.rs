@@ -32,13 +32,13 @@ use super::message::{CopyKey, epoch_of};
 /// The time that a server may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The window within which JetStream detects a duplicate by its message id. Beyond it, the sequence does.
-const DUPLICATES: Duration = Duration::from_mins(2);
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// The minimum age of a replacement for a damaged stream before it may be retired itself.
-const LIFE_OF_A_REPAIR: TimeDelta = TimeDelta::minutes(10);
+const MIN_REPLACEMENT_AGE: TimeDelta = TimeDelta::minutes(10);
 
 /// The maximum number of messages to check after the last acknowledged one; a batch is smaller.
-const LOOKED_AT: u64 = 4_096;
+const MAX_CHECKED: u64 = 4_096;
 
 /// The state of the log that the copy is compared with.
 pub(super) struct CopySource {
@@ -114,7 +114,7 @@ impl JetStream {
             match names.as_slice() {
                 [] => self.create(log).await?,
                 [name] => match self.judge(name, log).await? {
-                    StreamVerdict::Continue(place) => return Ok(place),
+                    StreamVerdict::Continue(cursor) => return Ok(cursor),
                     StreamVerdict::Outlived => self.retire(name, "the log has a new epoch").await?,
                     StreamVerdict::Damaged(why) => self.retire(name, why).await?,
                     StreamVerdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
@@ -151,7 +151,7 @@ impl JetStream {
         };
         match damage {
             // Retired streams stay on NATS. Repeated damage must not fill it.
-            Some(_) if own.generation > 1 && log.now - info.created < LIFE_OF_A_REPAIR => {
+            Some(_) if own.generation > 1 && log.now - info.created < MIN_REPLACEMENT_AGE => {
                 return Err(RelayError::DamagedAgain(name.to_owned()));
             }
             Some(why) => return Ok(StreamVerdict::Damaged(why)),
@@ -168,7 +168,7 @@ impl JetStream {
         let (start, last) = held.into_inner();
         let confirmed =
             log.confirmed.as_ref().filter(|(stream, _)| stream == name).map_or(0, |(_, sequence)| *sequence);
-        let first = start.max(confirmed.saturating_add(1)).max(last.saturating_sub(LOOKED_AT)).min(last);
+        let first = start.max(confirmed.saturating_add(1)).max(last.saturating_sub(MAX_CHECKED)).min(last);
         for sequence in first..=last {
             let message = self.message(name, sequence).await?;
             if message.and_then(|message| epoch_of(&message, &self.key)) != Some(log.epoch) {
@@ -224,7 +224,7 @@ impl JetStream {
             "max_msgs": -1,
             "max_bytes": -1,
             "max_age": 0,
-            "duplicate_window": u64::try_from(DUPLICATES.as_nanos()).unwrap_or(u64::MAX),
+            "duplicate_window": u64::try_from(DUPLICATE_WINDOW.as_nanos()).unwrap_or(u64::MAX),
             // A gap could not be filled again.
             "deny_delete": true,
             "deny_purge": true,

@@ -26,13 +26,13 @@ pub enum LeaseReleaseError {
 ///
 /// # Errors
 /// [`LeaseReleaseError`].
-pub async fn give_up(pool: &PgPool, holder: Uuid) -> Result<(), LeaseReleaseError> {
-    end_within(LIMIT, || end_turn(pool, holder)).await
+pub async fn release_lease(pool: &PgPool, holder: Uuid) -> Result<(), LeaseReleaseError> {
+    release_within(LIMIT, || release(pool, holder)).await
 }
 
 /// Retries only if no connection was free. A refused statement would be refused again, and one without an answer may be
 /// in flight.
-async fn end_within<F>(limit: Duration, attempt: impl Fn() -> F) -> Result<(), LeaseReleaseError>
+async fn release_within<F>(limit: Duration, attempt: impl Fn() -> F) -> Result<(), LeaseReleaseError>
 where
     F: Future<Output = Result<(), sqlx::Error>>,
 {
@@ -50,7 +50,7 @@ where
     Ok(timeout(limit, attempts).await.map_err(|_| LeaseReleaseError::Timeout)??)
 }
 
-async fn end_turn(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
+async fn release(pool: &PgPool, holder: Uuid) -> Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
     // Returned to the pool without an answer, it would keep the pool from closing while the statement runs.
     connection.close_on_drop();
@@ -80,7 +80,7 @@ mod tests {
             attempts.set(attempts.get() + 1);
             pending().await
         };
-        let ended = end_within(Duration::from_millis(20), hang).await;
+        let ended = release_within(Duration::from_millis(20), hang).await;
         assert!(matches!(ended, Err(LeaseReleaseError::Timeout)));
         assert_eq!(attempts.get(), 1);
     }
@@ -93,7 +93,7 @@ mod tests {
             tokio::task::yield_now().await;
             if attempts.get() < 3 { Err(sqlx::Error::PoolTimedOut) } else { Ok(()) }
         };
-        end_within(LIMIT, third).await.unwrap();
+        release_within(LIMIT, third).await.unwrap();
         assert_eq!(attempts.get(), 3);
     }
 
@@ -104,7 +104,7 @@ mod tests {
             attempts.set(attempts.get() + 1);
             Err(sqlx::Error::PoolClosed)
         };
-        let ended = end_within(LIMIT, refused).await;
+        let ended = release_within(LIMIT, refused).await;
         assert!(matches!(ended, Err(LeaseReleaseError::Database(sqlx::Error::PoolClosed))));
         assert_eq!(attempts.get(), 1);
     }
@@ -115,6 +115,6 @@ mod tests {
             tokio::task::yield_now().await;
             Err(sqlx::Error::PoolTimedOut)
         };
-        assert!(matches!(end_within(Duration::from_millis(20), never).await, Err(LeaseReleaseError::Timeout)));
+        assert!(matches!(release_within(Duration::from_millis(20), never).await, Err(LeaseReleaseError::Timeout)));
     }
 }
