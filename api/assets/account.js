@@ -1,23 +1,23 @@
-// What the pages do that links in mail lead to: they hold the link's token, and send it when asked to. Nothing is sent
-// before a person presses the button: mail filters open links too.
+// The pages of links in e-mails. They hold the token of the link and send it when a person presses the button, not before:
+// mail filters open links, too.
 'use strict';
 
-// Beside this page's path, so that a proxy may serve all of it under a prefix.
+// Relative paths, so that a proxy can serve the pages under a prefix.
 const PAGES = {
   'reset-password': {
     call: '../v1/auth/password-reset/confirm',
-    done: 'Your password is changed, and every earlier login has ended. You can log in now.',
-    again: 'Ask for a new password once more where you log in; the new mail has a new link.',
+    done: 'Your password is changed, and every earlier session has ended. You can log in now.',
+    again: 'Request a new password again where you log in. The new e-mail has a new link.',
   },
   'verify-email': {
     call: '../v1/auth/email-verification',
     done: 'Your address is confirmed. You can close this page.',
-    again: 'If your address is not confirmed yet, ask for a new mail where you log in.',
+    again: 'If your address is not confirmed yet, log in and request a new e-mail.',
   },
   'not-me': {
     call: '../v1/auth/not-me',
-    done: 'Thank you. Everybody is logged out, and the old password opens nothing any more. A mail with a link to a new password is on its way.',
-    again: 'If you have not said so before, ask for a new password where you log in.',
+    done: 'Thank you. Every session has ended, and the old password is no longer valid. You will receive an e-mail with a link to set a new password.',
+    again: 'If you have not reported it before, request a new password where you log in.',
   },
 };
 
@@ -34,13 +34,13 @@ function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get('token');
   if (given) {
     token = given;
-    // Out of the address bar, the history and whatever is shared from them.
+    // Remove the token from the address bar and the history.
     history.replaceState(null, '', location.pathname);
     form.hidden = false;
     say('', []);
   } else if (!token) {
     form.hidden = true;
-    say('bad', ['This page needs the whole link. Please open it once more from the mail.']);
+    say('bad', ['The link is incomplete. Please open it again from the e-mail.']);
   }
 }
 
@@ -65,7 +65,7 @@ function say(mood, lines, list = []) {
 
 function wait(yes) {
   busy = yes;
-  // Not `disabled`, which would take the focus away.
+  // Not `disabled`, which would remove the focus.
   button.setAttribute('aria-disabled', String(yes));
 }
 
@@ -87,20 +87,20 @@ async function send() {
     if (!answer.ok) problem = await answer.json();
   } catch {
     if (!answer) {
-      say('bad', ['The service could not be reached. Please try again in a moment.']);
+      say('bad', ['The service is not reachable. Please try again in a moment.']);
       return;
     }
   }
   if (answer.ok) {
     finish('good', [page.done]);
   } else if (answer.status === 401 || problem.code === 'invalid_token') {
-    finish('bad', ['This link was used before, or it is too old.', page.again]);
+    finish('bad', ['This link was already used, or it has expired.', page.again]);
   } else {
     const errors = Array.isArray(problem.errors) ? problem.errors : [];
     const list = errors.map((error) => error.detail).filter((detail) => typeof detail === 'string');
-    const detail = typeof problem.detail === 'string' ? problem.detail : 'That did not work. Please try again later.';
-    // The list is of what the new password must be.
-    say('bad', [password && list.length > 0 ? 'The password is not changed yet. The new one:' : detail], list);
+    const detail = typeof problem.detail === 'string' ? problem.detail : 'The request failed. Please try again later.';
+    // The list has the rules that the new password breaks.
+    say('bad', [password && list.length > 0 ? 'The password was not changed. The new password:' : detail], list);
     if (password && list.length > 0) {
       password.setAttribute('aria-invalid', 'true');
       password.focus();
@@ -136,6 +136,6 @@ if (show) {
   });
 }
 
-// Another link opened in this tab changes nothing but the fragment.
+// Another link that is opened in this tab changes only the fragment.
 window.addEventListener('hashchange', takeToken);
 takeToken();

@@ -76,29 +76,29 @@ impl Permission {
     /// There is no such permission.
     pub fn parse(name: &str) -> Result<Self, InvalidValue> {
         let known = Self::ALL.into_iter().find(|permission| permission.as_str() == name);
-        known.ok_or(InvalidValue("is no permission; GET /v1/permissions lists them"))
+        known.ok_or(InvalidValue("must be a permission; list permissions with GET /v1/permissions"))
     }
 
     /// What it allows, for people.
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::AccountsRead => "See any account, its roles and its state.",
+            Self::AccountsRead => "Read all accounts, their roles and their states.",
             Self::AccountsManage => {
-                "Suspend, reinstate and unlock accounts; take a lost second factor away, let a password expire."
+                "Create, suspend, reinstate and unlock accounts, reset second factors and expire passwords."
             }
-            Self::SessionsRead => "See any session.",
-            Self::SessionsRevoke => "End any session.",
-            Self::RolesRead => "See roles and what they allow.",
+            Self::SessionsRead => "Read the sessions of all accounts.",
+            Self::SessionsRevoke => "Revoke the sessions of all accounts.",
+            Self::RolesRead => "Read roles, permissions and grants.",
             Self::RolesGrant => "Grant and revoke roles.",
             Self::RolesManage => "Define, change and retire roles.",
-            Self::PolicyRead => "See the security policy, and what another one would have done.",
+            Self::PolicyRead => "Read the security policy and preview changes to it.",
             Self::PolicyChange => "Change the security policy.",
-            Self::ApiKeysManage => "Make, list and revoke API keys.",
-            Self::TokensIntrospect => "Ask what a token is worth (RFC 7662).",
+            Self::ApiKeysManage => "Create, list and revoke API keys.",
+            Self::TokensIntrospect => "Introspect tokens (RFC 7662).",
             Self::AuditRead => "Read the audit trail.",
-            Self::MetricsRead => "See how many events there were, and how many accounts and sessions.",
-            Self::LockdownManage => "Start and lift a lockdown, and work during one.",
+            Self::MetricsRead => "Read counts of events, accounts and sessions.",
+            Self::LockdownManage => "Impose and lift a lockdown, and work during one.",
         }
     }
 

@@ -211,7 +211,7 @@ impl Policy {
             check("/passwords/max_age_days", i64::from(days), 1, 3_650);
         }
         if self.second_factor.required_for.len() > 50 {
-            let bounds = "must name 50 roles at most".to_owned();
+            let bounds = "must have at most 50 roles".to_owned();
             found.push(OutOfBounds { pointer: "/second_factor/required_for", bounds });
         }
         found

@@ -1,4 +1,4 @@
-//! What calls answer with, beside refusals: a body or none, and for whatever was recorded the log's position.
+//! The responses of commands and queries, with the position of the log, and the problems of refused commands.
 
 use std::time::Duration;
 
@@ -21,76 +21,78 @@ use crate::http::headers::LOG_POSITION;
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::state::App;
 
-/// How long a query waits for a read model.
+/// The time that a query waits for a read model to apply `Log-Min-Position`.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same, for a view of the caller's own.
+/// The time that a query of the caller's own account waits for the caller's login.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
-/// The same, where nobody asked for a position.
+/// The time that a query without `Log-Min-Position` waits.
 const UNASKED_PATIENCE: Duration = Duration::from_millis(250);
 
-/// The answer of a command: `STATUS`, a JSON body, `Log-Position`.
-pub struct Recorded<T, const STATUS: u16 = 200> {
+/// The response of a command: `STATUS`, a JSON body and `Log-Position`.
+pub struct CommandResponse<T, const STATUS: u16 = 200> {
     body: T,
     position: Option<u64>,
     cookies: Vec<HeaderValue>,
 }
 
-/// The answer of a query: a JSON body, and in `Log-Position` the last event that its read model had seen before it was asked.
-pub struct Viewed<T> {
+/// The response of a query: a JSON body, and in `Log-Position` the last event that its read model had applied before.
+pub struct QueryResponse<T> {
     body: T,
-    view: View,
+    view: ReadPosition,
 }
 
-/// The part of the log that a read model had seen.
+/// The part of the log that a read model had applied.
 #[derive(Clone, Copy)]
-pub struct View {
+pub struct ReadPosition {
     last: Option<u64>,
 }
 
-/// The answer of a command that has nothing more to say: 204 and `Log-Position`.
+/// The response of a command without a result: 204 and `Log-Position`.
 pub struct NoContent {
     position: Option<u64>,
     cookies: Vec<HeaderValue>,
 }
 
-/// Where a change is in force: it waits for each node to apply it, or to have lost the right to judge without it.
+/// The enforcement of a change. The response waits until every node has applied the change or has lost its lease.
 #[derive(Object)]
-pub struct Enforced {
-    /// The log's position that each node was waited for to have applied.
+#[oai(rename = "Enforcement")]
+pub struct EnforcementResource {
+    /// The position of the change in the log.
     position: u64,
-    /// How many nodes have.
+    /// The number of nodes that enforce the change.
     enforced_on: u64,
-    /// How many nodes there are.
+    /// The number of nodes.
     nodes: u64,
-    /// The names of the others. They judge nothing from memory before they have caught up.
+    /// The names of the other nodes. A node listed in `down` has stopped, hung, or fallen behind. It makes no decisions from
+    /// memory until it has caught up.
     down: Vec<String>,
-    /// How long that took to know, in milliseconds.
+    /// The time that the response waited, in milliseconds.
     waited_ms: u64,
 }
 
-impl<T, const STATUS: u16> Recorded<T, STATUS> {
-    /// The body for what a command gave.
+impl<T, const STATUS: u16> CommandResponse<T, STATUS> {
+    /// Creates the response from the result of a command.
     pub fn of<V>(done: CommandOutcome<V>, body: impl FnOnce(V) -> T) -> Self {
         Self { body: body(done.value), position: done.position, cookies: Vec::new() }
     }
 
-    /// With cookies to be set.
+    /// Adds cookies to the response.
     pub fn with_cookies(self, cookies: Vec<HeaderValue>) -> Self {
         Self { cookies, ..self }
     }
 }
 
 impl NoContent {
-    /// With cookies to be set.
+    /// Adds cookies to the response.
     pub fn with_cookies(self, cookies: Vec<HeaderValue>) -> Self {
         Self { cookies, ..self }
     }
 }
 
-impl View {
-    /// With what the read model showed then, or later.
-    pub const fn of<T>(self, body: T) -> Viewed<T> {
-        Viewed { body, view: self }
+impl ReadPosition {
+    /// Creates the response from a result that was read after this view.
+    pub const fn of<T>(self, body: T) -> QueryResponse<T> {
+        QueryResponse { body, view: self }
     }
 }
 
@@ -100,7 +102,7 @@ impl<V> From<CommandOutcome<V>> for NoContent {
     }
 }
 
-impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for Recorded<T, STATUS> {
+impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for CommandResponse<T, STATUS> {
     fn into_response(self) -> Response {
         let mut response = Json(self.body).into_response();
         response.set_status(StatusCode::from_u16(STATUS).unwrap_or_default());
@@ -108,7 +110,7 @@ impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for Recorded<T, STATUS> {
     }
 }
 
-impl<T: ToJSON + Send> IntoResponse for Viewed<T> {
+impl<T: ToJSON + Send> IntoResponse for QueryResponse<T> {
     fn into_response(self) -> Response {
         stamp(Json(self.body).into_response(), self.view.last, Vec::new())
     }
@@ -130,7 +132,7 @@ fn stamp(mut response: Response, position: Option<u64>, cookies: Vec<HeaderValue
     response
 }
 
-impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for Recorded<T, STATUS> {
+impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for CommandResponse<T, STATUS> {
     fn meta() -> MetaResponses {
         let content = MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: Json::<T>::schema_ref() };
         documented(STATUS, vec![content], RECORDED)
@@ -141,7 +143,7 @@ impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for Recorded<T, STATUS> {
     }
 }
 
-impl<T: ToJSON + Type> ApiResponse for Viewed<T> {
+impl<T: ToJSON + Type> ApiResponse for QueryResponse<T> {
     fn meta() -> MetaResponses {
         let content = MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: Json::<T>::schema_ref() };
         documented(200, vec![content], VIEWED)
@@ -160,10 +162,10 @@ impl ApiResponse for NoContent {
     fn register(_: &mut Registry) {}
 }
 
-/// `Log-Position` of a command.
-const RECORDED: &str = "Position of the last event recorded; send it as Log-Min-Position to read it back.";
-/// `Log-Position` of a query.
-const VIEWED: &str = "Position of an event that the answer has seen, and all before it.";
+/// The description of `Log-Position` in the response of a command.
+const RECORDED: &str = "The position of the last recorded event. Send it as `Log-Min-Position` to read your own write.";
+/// The description of `Log-Position` in the response of a query.
+const VIEWED: &str = "The position of the last event that the response is sure to include.";
 
 fn documented(status: u16, content: Vec<MetaMediaType>, position: &str) -> MetaResponses {
     let position = MetaHeader {
@@ -179,60 +181,61 @@ fn documented(status: u16, content: Vec<MetaMediaType>, position: &str) -> MetaR
 }
 
 impl App {
-    /// The answer of a command that takes something away: once no node grants it any more.
+    /// Creates the response of a command that takes access away, when every node enforces it.
     ///
     /// # Errors
-    /// 503 `enforcement_unknown` when the nodes cannot be asked; what the command did is recorded.
-    pub async fn enforced<V>(&self, done: CommandOutcome<V>) -> Result<Recorded<Enforced>, Problem> {
+    /// 503 `enforcement_unknown` if the nodes cannot be asked. The change is recorded all the same.
+    pub async fn enforced<V>(&self, done: CommandOutcome<V>) -> Result<CommandResponse<EnforcementResource>, Problem> {
         self.enforced_with(done, |_, enforced| enforced).await
     }
 
-    /// The same, with more to say.
+    /// Creates the response of [`App::enforced`] with a body of its own.
     ///
     /// # Errors
     /// See [`App::enforced`].
     pub async fn enforced_with<V, T>(
         &self,
         done: CommandOutcome<V>,
-        body: impl FnOnce(V, Enforced) -> T,
-    ) -> Result<Recorded<T>, Problem> {
+        body: impl FnOnce(V, EnforcementResource) -> T,
+    ) -> Result<CommandResponse<T>, Problem> {
         let unknown = || {
             let problem =
                 Problem::unavailable(Duration::from_secs(2)).with_code(Code::ENFORCEMENT_UNKNOWN).with_detail(
-                    "It is recorded; which nodes enforce it is not known. The same Idempotency-Key asks again.",
+                    "The change is recorded, but it is not known which nodes enforce it. Repeat the call with the same \
+                     Idempotency-Key to ask again.",
                 );
             done.position.map_or_else(|| problem.clone(), |position| problem.clone().with_position(position))
         };
-        // Where nothing was left to record, what did it before is somewhere in the log, and may not be everywhere yet.
+        // Without a new event, an earlier event of the log made the change. It may not be enforced everywhere yet.
         let position = match done.position {
             Some(position) => position,
             None => self.commands.log().size().await.map_err(|_| unknown())?.saturating_sub(1),
         };
         let enforcement = self.nodes.wait_until_enforced(position).await.map_err(|error| {
-            tracing::warn!(position, %error, "where a change is in force is not known");
+            tracing::warn!(position, %error, "the enforcement of a change is not known");
             unknown()
         })?;
         let down: Vec<String> = enforcement.down.iter().map(ToString::to_string).collect();
-        let enforced = Enforced {
+        let enforced = EnforcementResource {
             position,
             enforced_on: enforcement.enforced_on as u64,
             nodes: (enforcement.enforced_on + down.len()) as u64,
             down,
             waited_ms: u64::try_from(enforcement.waited.as_millis()).unwrap_or(u64::MAX),
         };
-        Ok(Recorded::of(done, |value| body(value, enforced)))
+        Ok(CommandResponse::of(done, |value| body(value, enforced)))
     }
 
-    /// Waits until a read model has seen what the client has, by the position that it gives; else what this node knows to be
-    /// committed, for 250 ms at most: what it has then is the answer.
+    /// Waits until a read model has applied `min_position`. Without one it waits at most 250 ms for the events that this node
+    /// knows to be committed.
     ///
     /// # Errors
-    /// 503 when it has not seen the position within 2 seconds; 400 for a position that the log does not have.
-    pub async fn caught_up(&self, projection: Projection, min_position: Option<u64>) -> Result<View, Problem> {
+    /// 503 if the read model has not applied the position within 2 seconds; 400 for a position beyond the end of the log.
+    pub async fn caught_up(&self, projection: Projection, min_position: Option<u64>) -> Result<ReadPosition, Problem> {
         let size = *self.head.borrow();
         match min_position {
             Some(position) => {
-                // This node may not have heard of it yet; the database has.
+                // This node may not know the position yet. The database does.
                 if position >= size && position >= self.commands.log().size().await.map_err(CommandError::from)? {
                     let fault = FieldError::new("/Log-Min-Position", "is beyond the end of the log");
                     return Err(Problem::invalid_input(vec![fault]));
@@ -249,8 +252,7 @@ impl App {
         Ok(self.view(projection))
     }
 
-    /// The same for a view of the caller's own, which is also waited for to have seen their login; not for long, and where
-    /// it has not, what it has will do.
+    /// Waits like [`App::caught_up`], then at most one second for the caller's last login or refresh.
     ///
     /// # Errors
     /// See [`App::caught_up`].
@@ -259,18 +261,18 @@ impl App {
         caller: &Caller,
         projection: Projection,
         min_position: Option<u64>,
-    ) -> Result<View, Problem> {
+    ) -> Result<ReadPosition, Problem> {
         self.caught_up(projection, min_position).await?;
         let _ = self.progress.wait(projection, caller.position(), SHORT_PATIENCE).await;
         Ok(self.view(projection))
     }
 
-    fn view(&self, projection: Projection) -> View {
-        View { last: self.progress.of(projection).position.checked_sub(1) }
+    fn view(&self, projection: Projection) -> ReadPosition {
+        ReadPosition { last: self.progress.of(projection).position.checked_sub(1) }
     }
 }
 
-/// A refusal of a new password, by the name that it has where there is a current one too, or a token.
+/// Maps a refused command to a problem. The faults of a password point to `/new_password`.
 pub fn about_the_new_password(error: CommandError) -> Problem {
     match error {
         CommandError::Password(violations) => {
@@ -281,20 +283,21 @@ pub fn about_the_new_password(error: CommandError) -> Problem {
     }
 }
 
-/// 503: a read model has not seen this position.
+/// 503: the read model has not applied this position.
 pub fn behind(projection: Projection, position: u64) -> Problem {
-    Problem::unavailable(Duration::from_secs(1))
-        .with_code(Code::BEHIND)
-        .with_detail(format!("The {} read model has not seen position {position} yet.", projection.as_str()))
+    Problem::unavailable(Duration::from_secs(1)).with_code(Code::BEHIND).with_detail(format!(
+        "The read model `{}` has not applied position {position} yet. Repeat the query after Retry-After.",
+        projection.as_str()
+    ))
 }
 
-/// Each refusal of a command, as the client sees it. No catch-all: a new one has to be thought about.
+/// The problem of each refused command. There is no catch-all: each new error needs a decision.
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::InvalidCredentials => Self::invalid_credentials(),
             CommandError::EmailTaken => {
-                Self::conflict("Another account has this e-mail address.").with_code(Code::EMAIL_TAKEN)
+                Self::conflict("Another account has this e-mail address. Log in to it, or use another address.").with_code(Code::EMAIL_TAKEN)
             }
             CommandError::Password(violations) => {
                 let broken = violations.into_iter().map(|violation| FieldError::new("/password", violation.as_str()));
@@ -306,88 +309,101 @@ impl From<CommandError> for Problem {
             | CommandError::Role(RoleError::Unknown)
             | CommandError::ApiKey(ApiKeyError::Unknown) => Self::not_found(),
             CommandError::Account(AccountError::NoSuchRole) => {
-                Self::invalid_input(vec![FieldError::new("/role", "there is no such role")])
+                Self::invalid_input(vec![FieldError::new(
+                    "/role",
+                    "must name an existing role; list roles with GET /v1/roles",
+                )])
             }
             CommandError::Account(AccountError::RoleHeld) => {
-                Self::conflict("The account holds this role already.").with_code(Code::ROLE_HELD)
+                Self::conflict("The account already has this role.").with_code(Code::ROLE_HELD)
             }
             CommandError::Account(AccountError::RoleNotHeld) => {
-                Self::conflict("The account does not hold this role.").with_code(Code::ROLE_NOT_HELD)
+                Self::conflict("The account does not have this role.").with_code(Code::ROLE_NOT_HELD)
             }
             CommandError::Account(AccountError::AlreadySuspended) => {
-                Self::conflict("The account is suspended already.").with_code(Code::ALREADY_SUSPENDED)
+                Self::conflict("The account is already suspended.").with_code(Code::ALREADY_SUSPENDED)
             }
-            // Whoever asks is its owner, in a session that has ended with the suspension.
+            // The caller is the owner, and the suspension has ended their session.
             CommandError::Account(AccountError::Suspended) => Self::invalid_token(),
             CommandError::Account(AccountError::NotSuspended) => {
                 Self::conflict("The account is not suspended.").with_code(Code::NOT_SUSPENDED)
             }
             CommandError::Account(AccountError::AlreadyRegistered) => {
-                Self::conflict("The account is registered already.").with_code(Code::ALREADY_REGISTERED)
+                Self::conflict("The account is already registered.").with_code(Code::ALREADY_REGISTERED)
             }
             CommandError::Account(AccountError::NoSecondFactor) => {
-                Self::conflict("The account has no second factor.").with_code(Code::NO_SECOND_FACTOR)
+                Self::conflict("The account has no second factor. Enrol one first.").with_code(Code::NO_SECOND_FACTOR)
             }
             CommandError::Account(AccountError::NotEnrolling) => {
-                Self::conflict("No enrolment of a second factor was started.").with_code(Code::NOT_ENROLLING)
+                Self::conflict(
+                    "The account has not started the enrolment of a second factor. Start with POST \
+                     /v1/me/second-factor/totp.",
+                ).with_code(Code::NOT_ENROLLING)
             }
             CommandError::Role(RoleError::BuiltIn) => {
-                Self::conflict("A built-in role is not changed.").with_code(Code::BUILT_IN_ROLE)
+                Self::conflict("A built-in role cannot be changed. Define a role with another name.").with_code(Code::BUILT_IN_ROLE)
             }
             CommandError::Role(RoleError::Retired) => {
-                Self::conflict("A role of this name was retired; take another name.").with_code(Code::ROLE_RETIRED)
+                Self::conflict("A role with this name was retired. Use another name.").with_code(Code::ROLE_RETIRED)
             }
             CommandError::RoleInUse => {
-                Self::conflict("Accounts hold this role; revoke it first.").with_code(Code::ROLE_IN_USE)
+                Self::conflict("Accounts have this role. Revoke it from them first: GET /v1/grants lists them.").with_code(Code::ROLE_IN_USE)
             }
             CommandError::Policy(PolicyError::Replaced(version)) => {
-                Self::conflict(format!("The policy in force is version {version}; read it again."))
+                Self::conflict(format!(
+                    "The policy was changed: version {version} is in force. Read it and repeat your change."
+                ))
                     .with_code(Code::POLICY_REPLACED)
             }
             CommandError::Policy(PolicyError::OutOfBounds(found)) => Self::invalid_input(
                 found.into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect(),
             ),
             CommandError::ApiKey(ApiKeyError::AlreadyCreated) => {
-                Self::conflict("The API key was made already.").with_code(Code::ALREADY_CREATED)
+                Self::conflict("The API key already exists.").with_code(Code::ALREADY_CREATED)
             }
             CommandError::ApiKeyLife => {
-                Self::invalid_input(vec![FieldError::new("/expires_at", "must be in the future, and within 366 days")])
+                Self::invalid_input(vec![FieldError::new("/expires_at", "must be in the future, at most 366 days from now")])
             }
             CommandError::TooMany => {
-                Self::conflict("There are too many of these; remove some first.").with_code(Code::TOO_MANY)
+                Self::conflict(
+                    "The maximum number of roles or API keys is reached. Retire or revoke some first.",
+                ).with_code(Code::TOO_MANY)
             }
             CommandError::WrongCode => {
-                Self::invalid_input(vec![FieldError::new("/code", "is not the current code, or was used before")])
+                Self::invalid_input(vec![FieldError::new("/code", "must be the current code, and not one that was used before")])
             }
             CommandError::SecondFactorRequired => {
-                Self::conflict("A role of this account requires a second factor; enrol another one in its place.")
+                Self::conflict("A role of this account requires a second factor. Enrol another one to replace it.")
                     .with_code(Code::SECOND_FACTOR_REQUIRED)
             }
             CommandError::GrantExceedsOwn => Self::permission_denied()
                 .with_code(Code::GRANT_EXCEEDS_OWN)
-                .with_detail("This takes somebody who holds all the permissions concerned."),
+                .with_detail("You must hold every permission involved."),
             CommandError::LastAdministrator => {
-                Self::conflict("This is the last account in use that may grant roles.").with_code(Code::LAST_ADMIN)
+                Self::conflict(
+                    "This is the last active account that can grant roles. Grant such a role to another account first.",
+                ).with_code(Code::LAST_ADMIN)
             }
             CommandError::IdempotencyKeyReused => {
-                Self::conflict("The Idempotency-Key was used for another request.").with_code(Code::IDEMPOTENCY_KEY_REUSED)
+                Self::conflict("The Idempotency-Key was used for another request. Use a new key.").with_code(Code::IDEMPOTENCY_KEY_REUSED)
             }
             CommandError::OutcomeExpired => Self::conflict(
-                "This request was carried out before. Its tokens or secrets are not shown again: more than 10 minutes have \
-                 passed, or the account's password or second factor has changed. Send a new Idempotency-Key.",
+                "This request was already carried out. Its tokens or secrets are not shown again, because more than 10 \
+                 minutes have passed, or the account's password or second factor has changed. Use a new Idempotency-Key to \
+                 repeat the call.",
             )
             .with_code(Code::OUTCOME_EXPIRED),
             CommandError::CodeRequired => Self::permission_denied()
                 .with_code(Code::CODE_REQUIRED)
-                .with_detail("The account has a second factor: send a code of it, or a recovery code, as `code`."),
+                .with_detail("The account has a second factor. Send its current code, or a recovery code, in `code`."),
             CommandError::Contended => {
-                Self::conflict("Others kept changing the same thing; try again.").with_code(Code::CONTENDED)
+                Self::conflict("Concurrent changes prevented this one. Repeat the call.").with_code(Code::CONTENDED)
             }
             CommandError::Lockdown(LockdownError::AlreadyStarted) => {
-                Self::conflict("There is a lockdown of this scope already.").with_code(Code::LOCKDOWN_ACTIVE)
+                Self::conflict("A lockdown with this scope is already in force.").with_code(Code::LOCKDOWN_ACTIVE)
             }
             CommandError::Lockdown(LockdownError::NotStarted) => {
-                Self::conflict("There is no lockdown.").with_code(Code::NO_LOCKDOWN)
+                Self::conflict("No lockdown is in force.").with_code(Code::NO_LOCKDOWN)
             }
             CommandError::LockedDown => Self::locked_down(),
             CommandError::QuotaSpent(spent) => Self::from(*spent),
@@ -398,7 +414,7 @@ impl From<CommandError> for Problem {
     }
 }
 
-/// A query that the database did not answer.
+/// Maps a failed query to a problem: 503 if the database is unavailable, otherwise 500.
 pub fn query_failed(error: sqlx::Error) -> Problem {
     if is_unavailable(&error) {
         tracing::warn!(%error, "a query cannot be answered");

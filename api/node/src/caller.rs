@@ -1,14 +1,14 @@
-//! Who calls: the only place that turns a token into an authority. Handlers take one of the types below and ask it for
-//! what the call needs; everything that is not asked for is not given.
+//! The authentication of callers: the only place that turns a token into an authority. A handler takes one of the types below
+//! and asks it for the permissions that the call needs.
 //!
-//! | type | who gets in |
+//! | type | accepted credentials |
 //! |---|---|
-//! | [`Bearer`] | somebody logged in |
-//! | [`BearerOrKey`] | the same, or a service by its API key; never for sensitive calls |
-//! | [`Introspector`] | the same, the key also by HTTP Basic |
-//! | [`HeldBearer`] | somebody logged in, also where their session is held until they prove themselves |
-//! | [`SigningOut`] | the same, also by the refresh cookie where the access token has run out |
-//! | [`Enrolling`], [`ChangingPassword`] | somebody logged in, or whose login leads to this one step |
+//! | [`Bearer`] | an access token |
+//! | [`BearerOrKey`] | an access token or the secret of an API key; never for sensitive calls |
+//! | [`Introspector`] | as `BearerOrKey`, and an API key in HTTP Basic |
+//! | [`HeldBearer`] | an access token, also of a session that requires a step-up |
+//! | [`SigningOut`] | as `HeldBearer`, and the refresh cookie after the access token has expired |
+//! | [`Enrolling`], [`ChangingPassword`] | an access token, or the challenge token of a login that needs this step |
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,25 +48,25 @@ pub struct Bearer(pub Caller);
 #[oai(ty = "bearer", key_name = "Authorization", checker = "bearer_or_key")]
 pub struct BearerOrKey(pub Authority);
 
-/// An access token, or an API key, which may come by HTTP Basic.
+/// An access token, or an API key, also in HTTP Basic.
 pub struct Introspector(pub Authority);
 
-/// An access token, also of a session that is held until its owner has proved themselves.
+/// An access token, also of a session that requires a step-up.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "held_bearer")]
 pub struct HeldBearer(pub Caller);
 
-/// An access token, also of a held session. In cookie mode the refresh cookie does where the access token has run out: whoever
-/// comes back to a page that was left open is to be able to leave.
+/// An access token, also of a session that requires a step-up. In cookie mode also the refresh cookie after the access token
+/// has expired, so that a page that was left open can log out.
 pub enum SigningOut {
-    /// Somebody in a session.
+    /// A caller with a session.
     From {
         /// The account of the session.
         account: AccountId,
         /// The session.
         session: SessionId,
     },
-    /// Somebody whose cookies name a session that has ended.
+    /// A caller whose cookies name a session that has ended.
     Ended,
 }
 
@@ -80,62 +80,62 @@ pub struct Enrolling(pub Step);
 #[oai(ty = "bearer", key_name = "Authorization", checker = "changing_password")]
 pub struct ChangingPassword(pub Step);
 
-/// Somebody logged in, judged now.
+/// An authenticated account with its current authority.
 #[derive(Clone)]
 pub struct Caller {
-    /// Who.
+    /// The account.
     pub account: AccountId,
-    /// In which session.
+    /// The session.
     pub session: SessionId,
-    /// What the roles held now allow together in this session.
+    /// The permissions of the current roles in this session.
     pub permissions: Permissions,
-    /// When the access token ends.
+    /// The expiry of the access token.
     pub expires_at: DateTime<Utc>,
-    /// Until then sensitive calls are allowed.
+    /// The end of the elevation.
     pub elevated_until: DateTime<Utc>,
-    /// Whether the session is of no use until its owner has proved themselves.
+    /// `true` if the session accepts no calls until a step-up.
     pub held: bool,
-    /// Whether a second factor was presented that still counts.
+    /// `true` if the session has a second factor that still counts.
     second_factor: bool,
-    /// What the access token says.
+    /// The claims of the access token.
     claims: Arc<Claims>,
-    /// Roles held now, where they are not those of the token.
+    /// The current roles, if they differ from those of the token.
     changed_roles: Option<BTreeSet<RoleName>>,
 }
 
-/// Whoever acts, and what they may do.
+/// An authenticated actor with its permissions.
 pub struct Authority {
-    /// Who.
+    /// The actor.
     pub actor: Actor,
     permissions: Permissions,
 }
 
-/// Somebody who may take one step.
+/// The caller of one step of a login.
 pub enum Step {
-    /// Logged in.
+    /// A caller with a session.
     LoggedIn(Caller),
-    /// Whose login leads to it.
+    /// A caller whose login needs this step.
     PendingLogin(PendingLogin),
 }
 
 impl Caller {
-    /// Roles held now.
+    /// Returns the current roles.
     pub fn roles(&self) -> Vec<&RoleName> {
         self.changed_roles.as_ref().map_or_else(|| self.claims.roles.iter().collect(), |roles| roles.iter().collect())
     }
 
-    /// Where in the log their login or last refresh stands; their own views are to have seen it.
+    /// Returns the position of the last login or refresh. Queries of the caller's own account include it.
     pub fn position(&self) -> u64 {
         self.claims.pos
     }
 
-    /// How the session's owner logged in, and proved themselves since, as far as it still counts.
+    /// Returns the authentication methods of the session that still count.
     pub fn methods(&self) -> Vec<Method> {
         let counts = |method: &Method| *method != Method::OneTime || self.second_factor;
         self.claims.amr.iter().copied().filter(counts).collect()
     }
 
-    /// Who acts.
+    /// Returns the actor.
     pub const fn actor(&self) -> Actor {
         Actor::Account { id: self.account.0 }
     }
@@ -147,7 +147,7 @@ impl Caller {
     }
 
     /// # Errors
-    /// 403 when the login is too long ago for a sensitive call.
+    /// 403 if the session is not elevated.
     pub fn require_elevated(&self) -> Result<(), Problem> {
         if clock::now() < self.elevated_until { Ok(()) } else { Err(Problem::step_up_required()) }
     }
@@ -162,7 +162,7 @@ impl Authority {
 }
 
 impl Step {
-    /// Whose account it is about.
+    /// Returns the account.
     pub const fn account(&self) -> AccountId {
         match self {
             Self::LoggedIn(caller) => caller.account,
@@ -170,7 +170,7 @@ impl Step {
         }
     }
 
-    /// The session of somebody logged in.
+    /// Returns the session, if there is one.
     pub const fn session(&self) -> Option<SessionId> {
         match self {
             Self::LoggedIn(caller) => Some(caller.session),
@@ -178,13 +178,13 @@ impl Step {
         }
     }
 
-    /// Who acts.
+    /// Returns the actor.
     pub const fn actor(&self) -> Actor {
         Actor::Account { id: self.account().0 }
     }
 
     /// # Errors
-    /// 403 when the login is too long ago for a sensitive call; one that is half way is not.
+    /// 403 if the session is not elevated. A login that needs another step counts as elevated.
     pub fn require_elevated(&self) -> Result<(), Problem> {
         match self {
             Self::LoggedIn(caller) => caller.require_elevated(),
@@ -220,7 +220,7 @@ impl<'a> ApiExtractor<'a> for Introspector {
         body: &mut RequestBody,
         options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        // By which scheme there is, and no other is tried.
+        // The scheme of the request decides. No other scheme is tried.
         match basic::credentials(request.headers()) {
             Some(presented) => {
                 let app = app(request)?;
@@ -253,7 +253,7 @@ impl<'a> ApiExtractor<'a> for SigningOut {
         body: &mut RequestBody,
         options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        // Whoever presents a token themselves is judged by that alone.
+        // A token in the Authorization header takes precedence over cookies.
         let by_cookie = request.data::<ByCookie>().is_some() || !request.headers().contains_key(header::AUTHORIZATION);
         let error = match HeldBearer::from_request(request, body, options).await {
             Ok(HeldBearer(Caller { account, session, .. })) => return Ok(Self::From { account, session }),
@@ -283,7 +283,7 @@ async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<
     sound(request, Authority { actor: caller.actor(), permissions: caller.permissions })
 }
 
-/// The authority of an API key, if it is in use; counts its request.
+/// Returns the authority of an active API key, and counts its request.
 async fn authority_of(app: &App, request: &Request, key: ApiKeyId) -> Result<Option<Authority>, Problem> {
     let Some((permissions, _)) = standing_of(app, key).await? else { return Ok(None) };
     let actor = Actor::ApiKey { id: key.0 };
@@ -300,7 +300,7 @@ async fn changing_password(request: &Request, bearer: auth::Bearer) -> poem::Res
 }
 
 async fn step(app: &App, request: &Request, token: &str, purpose: ChallengePurpose) -> poem::Result<Step> {
-    // A JWT has dots, and what a login leads to has none.
+    // A JWT has dots. A challenge token has none.
     if token.contains('.') {
         return Ok(Step::LoggedIn(unheld(authenticate(app, request, token).await?)?));
     }
@@ -330,23 +330,24 @@ async fn authenticate(app: &App, request: &Request, token: &str) -> Result<Calle
     Ok(caller)
 }
 
-/// A browser sends cookies along whoever has it send a request. Only the session's own page knows its token.
+/// Checks the CSRF token of a request by cookie. A browser sends cookies with requests of any page; only pages of the session
+/// know its token.
 ///
 /// # Errors
-/// 403 without the token, or where the browser says that a page of a foreign origin is behind the request.
+/// 403 without the token, or if a page of a foreign origin sent the request.
 pub fn require_csrf_token(app: &App, request: &Request, session: SessionId) -> Result<(), Problem> {
     let presented = request.headers().get(CSRF_TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_right = app.commands.is_csrf_token(session, presented);
     if is_right && request.data::<Foreign>().is_none() { Ok(()) } else { Err(Problem::csrf_rejected()) }
 }
 
-/// Counts a request of whoever was recognised.
+/// Counts the request of an authenticated actor.
 fn admit(app: &App, request: &Request, actor: Actor) -> Result<(), Problem> {
     let routes = request.data::<AccountQuotas>().map_or(&[][..], |quotas| quotas.0);
     app.limits.as_ref().map_or(Ok(()), |limits| limits.account(actor, routes))
 }
 
-/// Tells whoever was let in which parameters their request should not have.
+/// Reports the faults of the parameters, once the caller is authenticated.
 ///
 /// # Errors
 /// 400.
@@ -354,10 +355,10 @@ fn sound<T>(request: &Request, who: T) -> poem::Result<T> {
     request.data::<Arc<BadParameters>>().map_or(Ok(who), |bad| Err(bad.refusal().into()))
 }
 
-/// What an access token is worth now; nothing when its session has ended.
+/// Returns the caller of an access token as of now, or `None` if the session has ended.
 ///
 /// # Errors
-/// 503 when neither memory nor the database can tell.
+/// 503 if neither the gate nor the database can decide.
 pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Problem> {
     let mut verdict = app.gate.judge(TokenClaims {
         account: claims.sub,
@@ -368,7 +369,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         second_factor: claims.amr.contains(&Method::OneTime),
     });
     if verdict == SessionVerdict::Unknown {
-        // Seldom; boxed, so that the others need not carry its state along.
+        // Rare; boxed to keep the future of the common path small.
         verdict = Box::pin(ask_the_tables(app, &claims)).await?;
     }
     let (roles, permissions, second_factor, elevated) = match verdict {
@@ -377,7 +378,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         }
         SessionVerdict::Ended => return Ok(None),
         SessionVerdict::LockedDown => return Err(Problem::locked_down()),
-        // The tables always know.
+        // The tables always decide.
         SessionVerdict::Unknown => return Err(Problem::unavailable(Duration::from_secs(1))),
     };
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
@@ -390,13 +391,13 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         changed_roles: roles,
         expires_at: at(claims.exp),
         elevated_until: elevated.until.map_or(since_login, |until| until.max(since_login)),
-        // Whoever proved themselves since the token was issued, where it is held, is held no longer.
+        // A step-up after the token was issued lifts the requirement.
         held: claims.held && elevated.released.is_none_or(|released| released <= claims.pos),
         claims,
     }))
 }
 
-/// This node cannot prove that its memory is current: the database knows, or nobody is let in.
+/// Asks the database, when this node cannot prove that its memory is current.
 async fn ask_the_tables(app: &App, claims: &Claims) -> Result<SessionVerdict, Problem> {
     let standing = access::session_access(&app.judging, claims.sub, claims.sid).await.map_err(unjudged)?;
     if !standing.is_live {
@@ -414,10 +415,10 @@ async fn ask_the_tables(app: &App, claims: &Claims) -> Result<SessionVerdict, Pr
     Ok(SessionVerdict::Current { roles: Some(standing.roles), permissions, second_factor, elevated })
 }
 
-/// What an API key may do, and until when, if it is in use.
+/// Returns the permissions and the expiry of an active API key.
 ///
 /// # Errors
-/// 503 when neither memory nor the database can tell.
+/// 503 if neither the gate nor the database can decide.
 pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions, DateTime<Utc>)>, Problem> {
     let now = clock::now();
     match app.gate.judge_api_key(key, now) {
@@ -439,7 +440,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
     }
 }
 
-/// What a lockdown closes.
+/// Returns the scope of the lockdown in force.
 async fn lockdown(app: &App) -> Result<Option<Scope>, Problem> {
     if let Ok(scope) = app.gate.lockdown() {
         return Ok(scope);
@@ -448,7 +449,7 @@ async fn lockdown(app: &App) -> Result<Option<Scope>, Problem> {
     Ok(access::lockdown(&mut connection).await.map_err(unjudged)?.and_then(|lockdown| lockdown.scope))
 }
 
-/// For what strangers may do, and nobody during a lockdown.
+/// Checks that no lockdown is in force, for calls without authentication.
 ///
 /// # Errors
 /// 503 during a lockdown.
@@ -460,25 +461,25 @@ pub async fn unless_locked_down(app: &App) -> Result<(), Problem> {
 }
 
 fn unjudged(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a caller cannot be judged");
+    tracing::warn!(%error, "cannot authorise a caller");
     Problem::unavailable(Duration::from_secs(1))
 }
 
-/// The application behind a request.
+/// Returns the application of a request.
 ///
 /// # Errors
-/// 500 when the endpoint was put together without it.
+/// 500 if the endpoint has no application.
 pub fn app(request: &Request) -> Result<&Arc<App>, Problem> {
     request.data::<Arc<App>>().ok_or_else(|| Problem::internal("the application is not attached to the request"))
 }
 
-/// What commands need to know of a request.
+/// Returns the context of a command.
 ///
 /// # Errors
 /// 400 for an idempotency key that is empty or longer than 255 bytes.
 pub fn context(request: &Request, actor: Actor, idempotency_key: Option<String>) -> Result<Context, Problem> {
     if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
-        let error = crate::http::problem::FieldError::new("/Idempotency-Key", "must be 1 to 255 bytes long");
+        let error = crate::http::problem::FieldError::new("/Idempotency-Key", "must have 1 to 255 bytes");
         return Err(Problem::invalid_input(vec![error]));
     }
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -1,11 +1,11 @@
-//! The name that was meant by one that is misspelt.
+//! Suggestions for misspelt names.
 
-/// `; did you mean NAME?` where one of these names is near to what was written.
+/// Returns `; did you mean NAME?` for the name that is closest to the input, or an empty text if none is close.
 pub fn did_you_mean<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     nearest(written, names).map_or_else(String::new, |name| format!("; did you mean {name}?"))
 }
 
-/// The name that is nearest to what was written, if one is near.
+/// Returns the name that is closest to the input, if one is close.
 pub fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |name: &str| {
         let is_beginning = name.starts_with(written) && !written.is_empty();

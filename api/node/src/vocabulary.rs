@@ -1,4 +1,4 @@
-//! Closed lists of words as types of the API: a schema each, with every word in it, and a refusal that lists them.
+//! Closed lists of words as types of the API: each has a schema with every word, and a refusal that lists the words.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -8,14 +8,14 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
 use serde_json::Value;
 
-/// A list of words.
+/// A closed list of words.
 pub trait Vocabulary: Send + Sync {
     /// The name of its schema.
     const NAME: &'static str;
     /// The description of its schema.
     const DESCRIPTION: &'static str;
 
-    /// Every word.
+    /// Returns every word of the list.
     fn words() -> Vec<&'static str>;
 }
 
@@ -28,12 +28,13 @@ pub struct Categories;
 /// The types of events.
 pub struct EventTypes;
 
-/// Directions of a list.
+/// The directions of a list.
 pub struct Orders;
 
 impl Vocabulary for Categories {
-    const NAME: &'static str = "Category";
-    const DESCRIPTION: &'static str = "The kind of an event's stream, the first half of its type.";
+    const NAME: &'static str = "EventCategory";
+    const DESCRIPTION: &'static str =
+        "The category of an event: the kind of its stream, and the first part of its type.";
 
     fn words() -> Vec<&'static str> {
         Category::ALL.map(Category::as_str).to_vec()
@@ -50,8 +51,8 @@ impl Vocabulary for EventTypes {
 }
 
 impl Vocabulary for Orders {
-    const NAME: &'static str = "Order";
-    const DESCRIPTION: &'static str = "The direction of a list: oldest first, `asc`, or newest first, `desc`.";
+    const NAME: &'static str = "SortOrder";
+    const DESCRIPTION: &'static str = "The direction of a list: `asc`, oldest first, or `desc`, newest first.";
 
     fn words() -> Vec<&'static str> {
         vec!["asc", "desc"]
@@ -59,7 +60,7 @@ impl Vocabulary for Orders {
 }
 
 impl<V: Vocabulary> Word<V> {
-    /// The word as the list has it.
+    /// Finds a word in the list.
     pub fn find(text: &str) -> Option<Self> {
         V::words().into_iter().find(|word| *word == text).map(|word| Self(word, PhantomData))
     }

@@ -1,4 +1,5 @@
-//! `fulexo as-of`: who could do what, and what there was, at a position or a time. Ids, no personal data: those are sealed.
+//! `fulexo as-of`: accounts, sessions, roles, grants and metrics at a position or a time. Prints ids and no personal data,
+//! which is sealed.
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
@@ -21,16 +22,16 @@ use super::target::Target;
 
 #[derive(Args)]
 pub struct AsOf {
-    /// A position of the log, or a time (RFC 3339) such as 2026-11-01T12:00Z.
+    /// Show this moment: a position of the log, or a time (RFC 3339) such as 2026-11-01T12:00Z.
     #[arg(value_name = "WHEN")]
     when: When,
-    /// What to show.
+    /// Show this view.
     #[arg(value_enum)]
-    what: What,
-    /// Print one JSON document a line.
+    view: View,
+    /// Print one JSON document per line.
     #[arg(long)]
     json: bool,
-    /// Print whole lines, however wide the terminal is.
+    /// Print whole lines, regardless of the width of the terminal.
     #[arg(long, conflicts_with = "json")]
     wide: bool,
     #[command(flatten)]
@@ -38,16 +39,16 @@ pub struct AsOf {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum What {
-    /// Accounts, their roles and locks.
+enum View {
+    /// Accounts with their roles and states.
     Accounts,
-    /// Sessions in use.
+    /// Active sessions.
     Sessions,
-    /// Roles, and what they allowed.
+    /// Roles with their permissions.
     Roles,
-    /// Who held which role, since when and by whom, and what it allowed.
+    /// Role grants with their times, grantors and permissions.
     Grants,
-    /// What happened in the 24 hours before, and what there was.
+    /// Events of the 24 hours before, by type, and gauges.
     Metrics,
 }
 
@@ -58,22 +59,22 @@ impl AsOf {
             let pool = connect(&url, 2).await?;
             let moment = resolve("WHEN", self.when, &pool).await?;
             seen(&pool, moment.position).await?;
-            let table = Table::new(self.what.columns());
+            let table = Table::new(self.view.columns());
             let mut out = Lines { json: self.json, table, has_head: true, out: Output::wide(self.wide) };
             out.head(moment)?;
-            match self.what {
-                What::Accounts => show_accounts(&pool, moment, &mut out).await?,
-                What::Sessions => show_sessions(&pool, moment, &mut out).await?,
-                What::Roles => show_roles(&pool, moment, &mut out).await?,
-                What::Grants => show_grants(&pool, moment, &mut out).await?,
-                What::Metrics => show_metrics(&pool, moment, &mut out).await?,
+            match self.view {
+                View::Accounts => show_accounts(&pool, moment, &mut out).await?,
+                View::Sessions => show_sessions(&pool, moment, &mut out).await?,
+                View::Roles => show_roles(&pool, moment, &mut out).await?,
+                View::Grants => show_grants(&pool, moment, &mut out).await?,
+                View::Metrics => show_metrics(&pool, moment, &mut out).await?,
             }
             out.flush()
         })
     }
 }
 
-impl What {
+impl View {
     const fn columns(self) -> &'static [Column] {
         match self {
             Self::Accounts => &[
@@ -97,7 +98,7 @@ impl What {
                 Column::Text("granted by"),
                 Column::Elastic("permissions"),
             ],
-            Self::Metrics => &[Column::Text("what"), Column::Number("number")],
+            Self::Metrics => &[Column::Text("metric"), Column::Number("number")],
         }
     }
 }
@@ -191,7 +192,7 @@ async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(
 async fn show_metrics(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(), Failure> {
     let day = TimeDelta::days(1);
     let minute = moment.time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(moment.time);
-    let mut show = |what: &str, number: Value| out.row(&[("what", json!(what)), ("number", number)]);
+    let mut show = |metric: &str, number: Value| out.row(&[("metric", json!(metric)), ("number", number)]);
     for events in metrics::events(pool, minute + TimeDelta::minutes(1) - day, day, moment).await? {
         show(&events.event_type, json!(events.events))?;
     }
@@ -200,14 +201,14 @@ async fn show_metrics(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<
     show("accounts suspended", json!(gauges.suspended))?;
     show("accounts locked", json!(gauges.locked))?;
     show("accounts with a second factor", json!(gauges.second_factor))?;
-    show("sessions in use", json!(gauges.live_sessions))?;
+    show("active sessions", json!(gauges.live_sessions))?;
     for (role, holders) in counts::holders(pool, moment.position).await? {
         show(&format!("holders of {role}"), json!(holders))?;
     }
     Ok(())
 }
 
-/// What a role allowed. One that is built in allows what this release gives it.
+/// Returns the permissions of a role. A built-in role has the permissions of this release.
 fn permissions_of(role: &str, defined: Option<&[String]>) -> Value {
     if let Some(defined) = defined {
         return json!(defined);
@@ -220,10 +221,10 @@ fn time(time: DateTime<Utc>) -> Value {
     json!(fulexo_domain::leaf::format_time(time))
 }
 
-/// A table for people, or a JSON document a line.
+/// A table for people, or one JSON document per line.
 struct Lines {
     json: bool,
-    /// Rows that are not written yet: of one page of a list.
+    /// The rows of one page that are not written yet.
     table: Table,
     has_head: bool,
     out: Output,
@@ -253,7 +254,7 @@ impl Lines {
         if self.table.len() >= usize::from(MAX_PAGE_SIZE) { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what is held back.
+    /// Writes the rows of the table.
     fn flush(&mut self) -> Result<(), Failure> {
         if !self.json {
             self.out.table(&self.table, self.has_head)?;
@@ -264,7 +265,7 @@ impl Lines {
     }
 }
 
-/// A value for people: lists by words, times to the second, ids by their ends where lines are cut.
+/// Formats a value for people: a list as words, a time to the second, an id by its end if lines are cut.
 fn text(name: &str, value: &Value, is_cut: bool) -> String {
     match value {
         Value::Array(items) => items.iter().map(|item| text("", item, is_cut)).collect::<Vec<_>>().join(" "),

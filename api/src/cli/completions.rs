@@ -1,4 +1,4 @@
-//! `fulexo completions` and `fulexo man`: completions for shells and the manual, made of the command line itself.
+//! `fulexo completions` and `fulexo man`: shell completions and the manual, generated from the command line.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use super::output::Output;
 
 #[derive(Args)]
 pub struct Completions {
-    /// The shell to complete in.
+    /// Print completions for this shell.
     #[arg(value_enum)]
     shell: Shell,
 }
 
 #[derive(Args)]
 pub struct Man {
-    /// The directory to write the pages to, such as /usr/local/share/man/man1.
+    /// Write the pages to this directory, such as /usr/local/share/man/man1.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }

@@ -1,7 +1,8 @@
-//! `fulexo dev`: the whole service on one machine. A private Postgres and NATS, keys, migrations by the owner role, the
-//! server under the application role, demo accounts; everything under one directory, everything on loopback.
+//! `fulexo dev`: the whole service on one machine. A private PostgreSQL and NATS, keys, migrations by the owner role, the
+//! server under the application role, and demo accounts, all in one directory and on loopback.
 //!
-//! `DIR/dev.json` (mode 0600) says where all of it is, with the variables by which `fulexo serve` joins as another node.
+//! `DIR/dev.json` (mode 0600) has the URLs, the demo accounts and the variables with which `fulexo serve` joins as another
+//! node.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -33,21 +34,21 @@ use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
 
 #[derive(Args)]
 pub struct Dev {
-    /// Port to listen on; 0 lets the system choose.
+    /// Listen on this port; 0 lets the system choose.
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Where everything is kept; one directory a running instance.
+    /// Keep everything in this directory; each running instance needs its own.
     #[arg(long, value_name = "DIR", default_value = ".fulexo")]
     data_dir: PathBuf,
-    /// Take however many requests come, for load tests. Lockout stays.
+    /// Accept any number of requests, for load tests. Lockout stays on.
     #[arg(long)]
     no_rate_limits: bool,
-    /// Print on one line what stands in dev.json, for programs.
+    /// Print the contents of dev.json on one line, for programs.
     #[arg(long)]
     json: bool,
 }
 
-/// What a data directory keeps from one start to the next. Mode 0600.
+/// The secrets that a data directory keeps between starts, in a file of mode 0600.
 #[derive(Serialize, Deserialize)]
 struct Secrets {
     owner_password: String,
@@ -57,7 +58,7 @@ struct Secrets {
     account_passwords: BTreeMap<String, String>,
 }
 
-/// The contract of `dev.json`.
+/// The contents of `dev.json`.
 #[derive(Serialize)]
 struct DevFile<'a> {
     url: String,
@@ -74,7 +75,7 @@ struct DemoAccount {
     password: String,
 }
 
-/// Name, e-mail, roles.
+/// The demo accounts: key, e-mail address, display name, roles.
 const DEMO: [(&str, &str, &str, &[&str]); 3] = [
     ("admin", "admin@example.com", "Ada Admin", &["admin", "customer"]),
     ("auditor", "auditor@example.com", "Otto Auditor", &["auditor", "customer"]),
@@ -90,10 +91,10 @@ impl Dev {
         start_logging(Environment::Development, "warn,fulexo_api=info,fulexo_node=info");
         let reserved = reserve_port((Ipv4Addr::LOCALHOST, self.port).into())?;
         let dir = DataDir::open(&self.data_dir)?;
-        // What the last run left says where things were.
+        // The last run may have left a file with old URLs.
         dir.remove("dev.json")?;
         let secrets = Secrets::of(&dir)?;
-        step("starting a private Postgres and NATS");
+        step("starting a private PostgreSQL and NATS");
         let mut postgres = Postgres::start(&dir, &Options::default())?;
         let mut nats = Nats::start(&dir)?;
         let outcome = block_on(self.serve(reserved, &dir, &secrets, &postgres, &nats));
@@ -122,7 +123,7 @@ impl Dev {
         if self.no_rate_limits {
             env.insert("FULEXO_RATE_LIMITS".to_owned(), "off".to_owned());
         }
-        // Links in mail name the port.
+        // Links in e-mails contain the port.
         let port = reserved.port().unwrap_or(self.port);
         let url = format!("http://127.0.0.1:{port}");
         let mail_dir = dir.path().join("mail").display().to_string();
@@ -145,7 +146,7 @@ impl Dev {
             accounts,
             env: &env,
         };
-        // Before anybody is told that it runs.
+        // Before a client learns that the service runs.
         let mut stop = StopSignals::listen()?;
         let text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
         dir.store("dev.json", &text)?;
@@ -164,13 +165,13 @@ impl Dev {
 }
 
 impl Secrets {
-    /// Those of the directory; drawn the first time.
+    /// Reads the secrets of the directory. Generates them at the first start.
     fn of(dir: &DataDir) -> Result<Self, Failure> {
         let path = dir.path().join("secrets.json");
         if let Ok(text) = std::fs::read_to_string(&path) {
             return serde_json::from_str(&text).map_err(|error| {
                 Failure::Failed(format!(
-                    "{} cannot be read: {error}; remove the directory to start anew",
+                    "cannot read {}: {error}. Remove the directory to start from scratch",
                     path.display()
                 ))
             });
@@ -182,7 +183,7 @@ impl Secrets {
             encryption_key: STANDARD.encode(random::<32>()?),
             account_passwords: DEMO
                 .iter()
-                // The suffix has what the policy asks for; the rest is random.
+                // The suffix has the required kinds of characters; the rest is random.
                 .map(|(name, ..)| Ok(((*name).to_owned(), format!("{}-aA1", random_text::<15>()?))))
                 .collect::<Result<_, Failure>>()?,
         };
@@ -191,7 +192,7 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// What another node needs to join.
+    /// Returns the environment of another node.
     fn env(&self, database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
         [
             ("APP_ENV", "development"),
@@ -213,7 +214,7 @@ fn random_text<const N: usize>() -> Result<String, Failure> {
     Ok(URL_SAFE_NO_PAD.encode(random::<N>()?))
 }
 
-/// Roles and database, made the first time; passwords set each time, so that they are those of the directory.
+/// Creates the roles and the database at the first start. Sets the passwords at each start to those of the directory.
 async fn prepare_database(superuser_url: &str, secrets: &Secrets) -> Result<(), Failure> {
     let mut connection = PgConnection::connect(superuser_url).await?;
     for (role, password, rights) in
@@ -224,7 +225,7 @@ async fn prepare_database(superuser_url: &str, secrets: &Secrets) -> Result<(), 
             .fetch_one(&mut connection)
             .await?;
         let verb = if known { "alter" } else { "create" };
-        // Neither can be bound: the names are constants, and the password is base64url.
+        // DDL takes no parameters. The names are constants, and the password is base64url.
         let statement = format!("{verb} role {role} login nosuperuser {rights} password '{password}'");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
     }
@@ -239,7 +240,7 @@ async fn prepare_database(superuser_url: &str, secrets: &Secrets) -> Result<(), 
     Ok(())
 }
 
-/// Registers those that are missing.
+/// Registers the missing demo accounts.
 async fn demo_accounts(app: &App, secrets: &Secrets) -> Result<BTreeMap<&'static str, DemoAccount>, Failure> {
     let mut accounts = BTreeMap::new();
     for (name, email, display_name, roles) in DEMO {
@@ -267,14 +268,15 @@ fn step(text: &str) {
 
 fn banner(file: &DevFile<'_>, dir: &DataDir, url: &str) -> Result<(), Failure> {
     let mut out = Output::new();
-    out.line("\nFulexo runs. Demo accounts:\n")?;
+    out.line("\nFulexo is running. Demo accounts:\n")?;
     for account in file.accounts.values() {
         out.line(format_args!("  {:<22} {}", account.email, account.password))?;
     }
-    // As it was called: what `make dev` builds is on nobody's PATH.
+    // The name by which it was called: the program that `make dev` builds is not in PATH.
     let program = std::env::args().next().unwrap_or_else(|| "fulexo".to_owned());
-    out.line(format_args!("\n  follow the log   {program} events --data-dir {}", dir.path().display()))?;
-    out.line(format_args!("  mail is written to {}", dir.path().join("mail").display()))?;
-    out.line(format_args!("  everything else  {}/dev.json", dir.path().display()))?;
-    out.line(format_args!("\nCtrl-C stops it. The docs: {url}/docs"))
+    out.line(format_args!("\n  Follow the log    {program} events --data-dir {}", dir.path().display()))?;
+    out.line(format_args!("  Read e-mails      {}", dir.path().join("mail").display()))?;
+    out.line(format_args!("  URLs and secrets  {}/dev.json", dir.path().display()))?;
+    out.line(format_args!("  Documentation     {url}/docs"))?;
+    out.line("\nPress Ctrl-C to stop.")
 }

@@ -1,4 +1,4 @@
-//! `fulexo events`: the log, as it grows, for a person at a terminal.
+//! `fulexo events`: follows the log in the terminal.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use super::output::{DIM, Output};
 use super::process::{StopSignals, block_on};
 use super::target::Target;
 
-/// Columns in which a line has room for the whole time and some of what happened: in fewer, whom it is about comes first.
+/// The width from which a line shows the full time. In a narrower terminal the subject takes its place.
 const WHOLE: u16 = 100;
 
 #[derive(Args)]
 pub struct Events {
-    /// Begin at this position [default: the last ten].
+    /// Start at this position [default: the last ten events].
     #[arg(long, value_name = "POSITION")]
     from: Option<u64>,
-    /// End where the log ends now.
+    /// Stop at the current end of the log.
     #[arg(long)]
     no_follow: bool,
-    /// Print the leaves themselves, one JSON document a line.
+    /// Print the leaves, one JSON document per line.
     #[arg(long)]
     json: bool,
-    /// Print whole lines, however wide the terminal is.
+    /// Print whole lines, regardless of the width of the terminal.
     #[arg(long, conflicts_with = "json")]
     wide: bool,
     #[command(flatten)]
@@ -98,7 +98,7 @@ impl Events {
     }
 }
 
-/// The end of an id: its beginning is the time, which all of a minute share.
+/// Returns the end of an id. The beginning of an id is its time, which events of one minute share.
 pub(super) fn short(id: uuid::Uuid) -> String {
     let text = id.simple().to_string();
     format!("…{}", text.get(24..).unwrap_or_default())

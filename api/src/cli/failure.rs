@@ -1,14 +1,14 @@
-//! The ways in which a verb fails, and the exit codes that they lead to.
+//! The failures of verbs and their exit codes.
 
 use fulexo_node::config::ConfigErrors;
 
-/// Why a verb did not do its job.
+/// The failure of a verb.
 pub enum Failure {
-    /// Exit code 1.
+    /// A failed verb: exit code 1.
     Failed(String),
-    /// Exit code 2.
+    /// A wrong configuration: exit code 2.
     Misconfigured(ConfigErrors),
-    /// Exit code 2: an argument by its name, and what is wrong with it.
+    /// A wrong argument, by its name: exit code 2.
     Misused(String),
 }
 

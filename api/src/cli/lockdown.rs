@@ -1,4 +1,4 @@
-//! `fulexo lockdown`: started and lifted by the operator, also when no administrator gets in.
+//! `fulexo lockdown`: a lockdown by the operator, also when no administrator can log in.
 
 use clap::{Args, ValueEnum};
 use fulexo_commands::CommandError;
@@ -16,9 +16,9 @@ use super::process::{block_on, operator, parsed, start_logging};
 
 #[derive(Args)]
 pub struct Lockdown {
-    /// What it closes to everybody without `lockdown.manage`; `off` lifts it.
-    scope: Wanted,
-    /// Why; kept sealed beside the event.
+    /// Impose a lockdown of this scope, or lift it with `off`.
+    scope: LockdownScope,
+    /// Record this reason, 1 to 500 characters. It is sealed alongside the event.
     #[arg(long, value_name = "TEXT", value_parser = parsed(Reason::parse))]
     reason: Reason,
     /// Print the result as JSON, for programs.
@@ -27,12 +27,12 @@ pub struct Lockdown {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Wanted {
-    /// Nobody logs in, refreshes or registers; who is in stays in.
+enum LockdownScope {
+    /// Refuse logins, refreshes and registrations; active sessions continue.
     Logins,
-    /// In addition, requests of those who are in are refused.
+    /// Also refuse every request of active sessions and API keys.
     All,
-    /// Nothing any more.
+    /// Lift the lockdown.
     Off,
 }
 
@@ -51,9 +51,9 @@ impl Lockdown {
     async fn change(self, app: &App) -> Result<(), Failure> {
         let reason = self.reason;
         let done = match self.scope {
-            Wanted::Logins => app.commands.start_lockdown(&operator(), Scope::Logins, reason).await,
-            Wanted::All => app.commands.start_lockdown(&operator(), Scope::All, reason).await,
-            Wanted::Off => app.commands.lift_lockdown(&operator(), reason).await,
+            LockdownScope::Logins => app.commands.start_lockdown(&operator(), Scope::Logins, reason).await,
+            LockdownScope::All => app.commands.start_lockdown(&operator(), Scope::All, reason).await,
+            LockdownScope::Off => app.commands.lift_lockdown(&operator(), reason).await,
         };
         match done {
             Ok(done) => {
@@ -61,41 +61,45 @@ impl Lockdown {
                 let mut out = Output::new();
                 let is_json = self.json;
                 let scope = match self.scope {
-                    Wanted::Off => "off",
-                    Wanted::Logins => "logins",
-                    Wanted::All => "all",
+                    LockdownScope::Off => "off",
+                    LockdownScope::Logins => "logins",
+                    LockdownScope::All => "all",
                 };
                 match self.scope {
                     _ if is_json => {}
-                    Wanted::Off => out.line(format_args!("the lockdown is lifted, at position {position}"))?,
-                    Wanted::Logins => out.line(format_args!("locked down (logins), at position {position}"))?,
-                    Wanted::All => out.line(format_args!("locked down (all), at position {position}"))?,
+                    LockdownScope::Off => out.line(format_args!("lifted the lockdown at position {position}"))?,
+                    LockdownScope::Logins => {
+                        out.line(format_args!("imposed a lockdown of logins at position {position}"))?
+                    }
+                    LockdownScope::All => {
+                        out.line(format_args!("imposed a lockdown of all requests at position {position}"))?
+                    }
                 }
                 let enforcement = app.nodes.wait_until_enforced(position).await;
                 let Enforcement { enforced_on, down, .. } = enforcement
-                    .map_err(|error| format!("it is recorded; where it is in force is not known: {error}"))?;
+                    .map_err(|error| format!("the change is recorded, but not known to be enforced: {error}"))?;
                 if is_json {
                     let nodes = enforced_on + down.len();
                     return out.line(json!({
                         "lockdown": scope, "position": position, "enforced_on": enforced_on, "nodes": nodes, "down": down,
                     }));
                 }
-                out.line(format_args!("in force on {enforced_on} of {} nodes", enforced_on + down.len()))?;
+                out.line(format_args!("enforced on {enforced_on} of {} nodes", enforced_on + down.len()))?;
                 for name in down {
                     out.line(format_args!(
-                        "{name} does not answer; it asks the database about each request, or refuses it, until it has \
-                         caught up"
+                        "{name} does not respond. Until it has caught up, it asks the database about each request, or \
+                         refuses it"
                     ))?;
                 }
                 Ok(())
             }
             Err(CommandError::Lockdown(LockdownError::AlreadyStarted)) => {
-                Err(Failure::Failed("there is a lockdown of this scope already".to_owned()))
+                Err(Failure::Failed("a lockdown of this scope is already in force".to_owned()))
             }
             Err(CommandError::Lockdown(LockdownError::NotStarted)) => {
-                Err(Failure::Failed("there is no lockdown to lift".to_owned()))
+                Err(Failure::Failed("no lockdown is in force".to_owned()))
             }
-            Err(error) => Err(Failure::Failed(format!("nothing was changed: {error}"))),
+            Err(error) => Err(Failure::Failed(format!("the lockdown was not changed: {error}"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `fulexo migrate`: the schema, as the owner role.
+//! `fulexo migrate`: updates the schema, as the owner role.
 
 use clap::Args;
 use fulexo_node::config::{database_url, owner_database_url};
@@ -21,7 +21,7 @@ impl Migrate {
     pub fn run(self) -> Result<(), Failure> {
         let (owner, application) = (owner_database_url()?, database_url()?);
         let application: PgConnectOptions =
-            application.parse().map_err(|_| Failure::Failed("DATABASE_URL is not a URL of Postgres".into()))?;
+            application.parse().map_err(|_| Failure::Failed("DATABASE_URL is not a PostgreSQL URL".into()))?;
         let migrated = block_on(async { Ok(schema::migrate(&owner, application.get_username()).await?) })?;
         let mut out = Output::new();
         if self.json {

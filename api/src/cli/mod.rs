@@ -1,7 +1,7 @@
-//! The command line: one file a verb.
+//! The command line: one file per verb.
 //!
-//! Exit codes: 0 done; 1 it failed, the last line says why; 2 the configuration or the arguments are wrong, and every
-//! problem is listed.
+//! Exit codes: 0, the verb did its job; 1, it failed, and the last line says why; 2, the configuration or the arguments are
+//! wrong, and every problem is listed.
 
 mod as_of;
 mod completions;
@@ -26,83 +26,87 @@ mod target;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use colorchoice_clap::{Color, ColorChoice};
 
 use self::failure::Failure;
 use self::output::note;
 pub use self::process::operator;
 
-/// Event-sourced security backend: logins, sessions and roles as an immutable log.
+/// Event-sourced security backend: logins, sessions and roles in an immutable log.
 #[derive(Parser)]
 #[command(name = "fulexo", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
-    #[command(flatten)]
-    color: colorchoice_clap::Color,
+    /// Use colours always, never, or if the output is a terminal.
+    #[arg(long, value_name = "WHEN", value_enum, global = true, default_value_t)]
+    color: ColorChoice,
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run everything on this machine: a private Postgres and NATS, keys, demo accounts.
+    /// Run the service on this machine with a private PostgreSQL and NATS, keys and demo accounts.
     ///
-    /// Runs until Ctrl-C. What was recorded stays: the next start goes on with it, also after a crash.
+    /// Runs until Ctrl-C. The data directory keeps everything: the next start continues with it, also after a crash.
     Dev(dev::Dev),
-    /// Run the service, configured by the environment.
+    /// Run one node, configured by the environment.
     ///
-    /// The variables are listed in docs/configuration.md. Every problem with them is reported at once.
+    /// docs/configuration.md lists the variables. The verb reports every problem of the configuration at once.
     Serve(serve::Serve),
-    /// Bring the database's schema up to date, as the owner role.
+    /// Update the schema of the database, as the owner role.
     ///
-    /// Applies what is missing, each migration whole or not at all, and makes the role of DATABASE_URL a member of
-    /// fulexo_app. Safe under the previous release, and to run again. Needs DATABASE_OWNER_URL and DATABASE_URL.
+    /// Applies the missing migrations, each as a whole or not at all, and makes the role of DATABASE_URL a member of
+    /// fulexo_app. Safe to repeat, and safe while nodes of the previous release run. Needs DATABASE_OWNER_URL and
+    /// DATABASE_URL.
     Migrate(migrate::Migrate),
-    /// Register an account with roles of your choice, and print its password: how the first administrator comes to be.
+    /// Register an account with roles, and print its password.
     ///
-    /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
-    /// `serve` is.
+    /// Use it to create the first administrator. Works directly on the database, alongside running nodes. The log names the
+    /// operator as the actor. Takes the same configuration as `serve`.
     Register(register::Register),
-    /// Close the service to everybody but those who respond to an incident, or open it again.
+    /// Impose a lockdown, or lift it.
     ///
-    /// Works on the database directly, beside running nodes, and is recorded as done by the operator. Configured as
-    /// `serve` is. `fulexo lockdown off` lifts it.
+    /// A lockdown refuses everybody except incident responders. Works directly on the database, alongside running nodes. The
+    /// log names the operator as the actor. Takes the same configuration as `serve`.
     Lockdown(lockdown::Lockdown),
     /// Print the OpenAPI document.
     Openapi(openapi::Openapi),
-    /// Make read models again from the log, compare them with the live ones, and put them in their place.
+    /// Rebuild read models from the log, compare them with the live ones, and switch to them.
     ///
-    /// Beside running nodes, and beside the live tables: readers see those until the new ones are whole, then, in one
-    /// transaction, the new ones. Interrupted, the next run goes on where it was. Exits with 1 when the log says
-    /// something else than a view did; the log's word stands then, and --rollback brings the view back.
+    /// Works alongside running nodes. Readers see the live tables until the new ones are complete; the switch is one
+    /// transaction. An interrupted rebuild resumes at the next run. Exits with 1 if a live read model differed from the log:
+    /// the rebuilt one is then in use, and --rollback restores the previous one.
     Rebuild(rebuild::Rebuild),
-    /// Show who could do what, and what there was, at a position or a time.
+    /// Show accounts, sessions, roles, grants or metrics at a position or a time.
     ///
-    /// Asks the read models, which keep every version of their rows; nothing is replayed.
+    /// Queries the read models, which keep every version of their rows. Replays nothing.
     AsOf(as_of::AsOf),
-    /// Make the read models again from the log alone, up to a position, and compare them with what the live ones say of it.
+    /// Replay the log up to a position, and compare the result with the live read models.
     ///
-    /// Works in temporary tables of its own, beside running nodes, and changes nothing. Exits with 1 when a table differs.
+    /// Uses temporary tables, works alongside running nodes, and changes nothing. Exits with 1 if a table or a snapshot
+    /// differs.
     Replay(replay::Replay),
     /// List the read models: version, position, lag, owner, state.
     Projections(projections::Projections),
     /// Follow the log in the terminal.
     ///
-    /// One line an event: position, time, type, who, about whom, what.
+    /// Prints one line per event: position, time, type, actor, subject, data.
     Events(events::Events),
     /// Print the completions of a shell.
     ///
     /// For bash: `fulexo completions bash > ~/.local/share/bash-completion/completions/fulexo`.
     Completions(completions::Completions),
-    /// Write the manual: a page for fulexo, and one for each verb.
+    /// Write the manual: one page for fulexo and one per verb.
     ///
-    /// Then `man -l DIR/fulexo.1`, or `man fulexo` where DIR is one that `man` looks in.
+    /// Read a page with `man -l DIR/fulexo.1`, or with `man fulexo` if `man` searches DIR.
     Man(completions::Man),
 }
 
 impl Cli {
-    /// Does what was asked.
+    /// Runs the verb.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.color.write_global();
+        Color { color: self.color }.write_global();
         let outcome = match self.verb {
             Verb::Dev(verb) => verb.run(),
             Verb::Serve(verb) => verb.run(),

@@ -1,4 +1,4 @@
-//! `fulexo openapi`: the document that clients are generated from.
+//! `fulexo openapi`: prints the document from which clients are generated.
 
 use clap::Args;
 
@@ -11,9 +11,9 @@ pub struct Openapi {}
 
 impl Openapi {
     pub fn run(self) -> Result<(), Failure> {
-        // Sorted keys and a line a member: the committed copy is compared as text.
+        // Sorted keys and one member per line: the committed copy is compared as text.
         let spec: serde_json::Value = serde_json::from_str(&routes::spec())
-            .map_err(|error| Failure::Failed(format!("the document is no JSON: {error}")))?;
+            .map_err(|error| Failure::Failed(format!("the document is not JSON: {error}")))?;
         Output::new().line(format_args!("{spec:#}"))
     }
 }

@@ -1,8 +1,8 @@
 //! The output of verbs: results on standard output, everything else on standard error. No verb prints in another way.
 //!
-//! A reader that has had enough, such as `head`, is not an error: what it does not read is dropped, and the verb ends as
-//! it would have. What cannot be written for another reason, such as a full disk, is one. Colours are for terminals, unless
-//! `--color`, `NO_COLOR` or `CLICOLOR_FORCE` says otherwise; lines are cut to the width of a terminal, and whole elsewhere.
+//! A reader that closes the pipe, such as `head`, is not an error: the rest of the output is dropped, and the verb ends as
+//! usual. Any other failure to write, such as a full disk, is an error. Colours are for terminals, unless `--color`,
+//! `NO_COLOR` or `CLICOLOR_FORCE` says otherwise. Lines are cut to the width of a terminal, and whole elsewhere.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Stderr, Stdout, Write};
@@ -14,13 +14,13 @@ use console::truncate_str;
 use super::failure::Failure;
 use super::table::Table;
 
-/// The style of what matters less.
+/// The style of secondary text.
 pub const DIM: Style = Style::new().dimmed();
 
 /// Standard output.
 pub struct Output {
     stream: AutoStream<Stdout>,
-    /// Of the terminal, in columns.
+    /// The width of the terminal, in columns.
     width: Option<u16>,
     is_closed: bool,
 }
@@ -31,7 +31,7 @@ impl Output {
         Self { stream: AutoStream::auto(io::stdout()), width, is_closed: false }
     }
 
-    /// The same with whole lines, however wide the terminal is.
+    /// Creates an output that prints whole lines if `is_wide`.
     pub fn wide(is_wide: bool) -> Self {
         let output = Self::new();
         if is_wide { Self { width: None, ..output } } else { output }
@@ -42,7 +42,7 @@ impl Output {
         self.width.is_some()
     }
 
-    /// `true` if lines are cut to fewer columns than these.
+    /// `true` if lines are cut to fewer than `columns`.
     pub fn is_narrower_than(&self, columns: u16) -> bool {
         self.width.is_some_and(|width| width < columns)
     }
@@ -50,12 +50,12 @@ impl Output {
     /// Writes a line.
     ///
     /// # Errors
-    /// When it could not be written, unless nobody reads any more.
+    /// If the line cannot be written, unless the reader has closed the pipe.
     pub fn line(&mut self, text: impl Display) -> Result<(), Failure> {
         if self.is_closed {
             return Ok(());
         }
-        // Flushed: the reader sees each line at once, and an error belongs to the line that it befell.
+        // Flushed, so that the reader sees each line at once and an error belongs to its line.
         match writeln!(self.stream, "{text}").and_then(|()| self.stream.flush()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
@@ -66,7 +66,7 @@ impl Output {
         }
     }
 
-    /// Writes a line of a listing: on a terminal no longer than that is wide.
+    /// Writes a line of a listing, cut to the width of the terminal.
     ///
     /// # Errors
     /// As [`Output::line`].
@@ -90,14 +90,14 @@ impl Output {
         lines.try_for_each(|line| self.cut_line(&line))
     }
 
-    /// `true` if nobody reads any more: a verb that only shows something may end.
+    /// `true` if the reader has closed the pipe. A verb that only shows something may end.
     pub fn is_closed(&self) -> bool {
         self.is_closed
     }
 }
 
-/// Standard error for the service's log. What cannot be written there is dropped: a service whose log nobody reads any more
-/// serves all the same.
+/// Standard error for the service's log. A line that cannot be written is dropped: the service runs without a reader of its
+/// log.
 pub struct LogWriter(Stderr);
 
 impl LogWriter {
@@ -123,7 +123,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Writes a line on standard error: progress, and why a verb failed. Nobody can be told that this failed.
+/// Writes a line to standard error: progress, or the failure of a verb. A failure to write is ignored.
 pub fn note(text: impl Display) {
     let _ = writeln!(AutoStream::auto(io::stderr()), "{text}");
 }

@@ -1,5 +1,5 @@
-//! The variables of PostgreSQL's own clients, such as `PGOPTIONS` and `PGSSLMODE`: they are about databases of the shell's
-//! owner. A private database is configured by nobody's environment; a verb that works on one begins again without them.
+//! The variables of PostgreSQL's own clients, such as `PGOPTIONS` and `PGSSLMODE`. They are meant for other databases of the
+//! user. A verb that works on a private database restarts itself without them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,13 +8,14 @@ use std::process::Command;
 
 use super::failure::Failure;
 
-/// Returns if there are none; otherwise this process runs the same program again, with the same arguments, without them.
+/// Returns if there are no such variables. Otherwise replaces this process by the same program with the same arguments and
+/// without the variables.
 ///
-/// To be called before anything is begun: whatever this process has done is done again. (A variable cannot be removed
-/// soundly from a process that runs, and the client of the database reads them whenever it reads a URL.)
+/// Call it before anything else: the new process starts from the beginning. (A running process cannot remove a variable
+/// soundly, and the database client reads the variables whenever it parses a URL.)
 ///
 /// # Errors
-/// When the program cannot be run again.
+/// If the program cannot be started again.
 pub fn leave() -> Result<(), Failure> {
     let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).filter(|name| is_postgres(name)).collect();
     if names.is_empty() {
@@ -22,17 +23,17 @@ pub fn leave() -> Result<(), Failure> {
     }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| "fulexo".into());
-    // The file that runs, even where another has taken its name; under the name that it was called by.
+    // The running file, even if another file has replaced it, under the name by which it was called.
     let mut command = Command::new("/proc/self/exe");
     command.arg0(name).args(arguments);
     for name in names {
         command.env_remove(name);
     }
     let error = command.exec();
-    Err(Failure::Failed(format!("cannot start again without the variables of PostgreSQL's clients: {error}")))
+    Err(Failure::Failed(format!("cannot restart without the variables of PostgreSQL's clients: {error}")))
 }
 
-/// `true` if PostgreSQL's clients read a variable of this name: all of theirs begin so, and no others that matter here.
+/// `true` if PostgreSQL's clients read a variable of this name. All of their variables begin with `PG`.
 fn is_postgres(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"PG")
 }

@@ -1,4 +1,4 @@
-//! The process of a verb: its runtime, its log, its signals, and in whose name it acts.
+//! The process of a verb: its runtime, its log, its signals and its actor.
 
 use fulexo_commands::context::{Context, RequestOrigin};
 use fulexo_domain::event::Actor;
@@ -16,22 +16,22 @@ use uuid::Uuid;
 use super::failure::Failure;
 use super::output::LogWriter;
 
-/// A runtime for one verb; its main task runs on this very thread.
+/// Runs the work of a verb in a runtime of its own. The main task runs on this thread.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+        .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome
 }
 
-/// Structured log on standard error: JSON in production, text in development. `FULEXO_LOG` filters
+/// Starts the structured log on standard error: JSON in production, text in development. `FULEXO_LOG` is the filter
 /// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
 ///
-/// Below `info` only the service's own crates are heard, whatever `FULEXO_LOG` says: others write out requests, addresses
-/// and credentials there. The client of NATS is not heard at all.
+/// Below `info` only the service's own crates are logged, regardless of `FULEXO_LOG`: other crates log requests, addresses and
+/// credentials there. The NATS client is not logged at all.
 pub fn start_logging(environment: Environment, default_filter: &str) {
     let filter = std::env::var("FULEXO_LOG").unwrap_or_else(|_| default_filter.to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default_filter));
@@ -42,7 +42,7 @@ pub fn start_logging(environment: Environment, default_filter: &str) {
         Ok("text") => false,
         Ok(_) | Err(_) => environment == Environment::Production,
     };
-    // The client of NATS says at each try what `fulexo_node::nats` says once.
+    // The NATS client repeats at each attempt what `fulexo_node::nats` logs once.
     let ours = filter_fn(|metadata| {
         is_ours(metadata.target()) || (*metadata.level() <= Level::INFO && crate_of(metadata.target()) != "async_nats")
     });
@@ -65,7 +65,7 @@ fn crate_of(target: &str) -> &str {
     target.split("::").next().unwrap_or_default()
 }
 
-/// Whoever runs the binary, as commands see them.
+/// Returns the context of commands that the operator runs.
 #[must_use]
 pub fn operator() -> Context {
     let context = Context {
@@ -78,7 +78,7 @@ pub fn operator() -> Context {
     Context { correlation: context.new_id(), ..context }
 }
 
-/// Ctrl-C and SIGTERM, from the moment on that this is made: before, they end the process at once.
+/// The signals Ctrl-C and SIGTERM. Until this value exists they end the process at once.
 pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
@@ -90,7 +90,7 @@ impl StopSignals {
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
-    /// Resolves when the process is asked to stop.
+    /// Waits until the process receives a signal to stop.
     pub async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -99,7 +99,7 @@ impl StopSignals {
     }
 }
 
-/// A value of our own that an argument is parsed into.
+/// Returns a parser of an argument for clap.
 pub fn parsed<T: 'static>(
     parse: fn(&str) -> Result<T, InvalidValue>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {

@@ -1,4 +1,4 @@
-//! The progress of long work: a bar on a terminal, elsewhere a line every few seconds. On standard error.
+//! The progress of long work on standard error: a bar on a terminal, elsewhere a line every few seconds.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,16 +7,16 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::output::note;
 
-/// The time between two lines where there is no terminal.
+/// The time between two lines without a terminal.
 const LINE: Duration = Duration::from_secs(5);
-/// A bar fills what the other parts leave of the line.
+/// The template of the bar. The bar fills the rest of the line.
 const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} events, {rate}/s, {eta} left";
-/// The same for a narrow terminal.
+/// The template for a narrow terminal.
 const NARROW: &str = "{prefix} [{wide_bar}] {percent:>3} %  {eta} left";
 
 pub struct Progress {
     name: String,
-    /// The events that were done before this run.
+    /// The number of events that were done before this run.
     from: u64,
     began: Instant,
     /// The time of the last line.
@@ -25,7 +25,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `from` events are done before it begins.
+    /// Starts the progress. `from` events are already done.
     pub fn new(name: String, from: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0);
@@ -37,14 +37,14 @@ impl Progress {
             ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_position(from)
         });
         if let Some(bar) = &bar {
-            // The rate is that of this run.
+            // The rate counts only this run.
             bar.reset_eta();
         }
         let now = Instant::now();
         Self { name, from, began: now, said: now, bar }
     }
 
-    /// Shows that so many events of so many are done, if it is time.
+    /// Shows that `done` of `all` events are done. Without a terminal it writes at most one line per interval.
     pub fn show(&mut self, done: u64, all: u64) {
         if let Some(bar) = &self.bar {
             bar.set_length(all);
@@ -58,7 +58,7 @@ impl Progress {
         }
     }
 
-    /// Says something between two drawings, above the bar.
+    /// Writes a line above the bar.
     pub fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| note(text)),
@@ -66,7 +66,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away: results come next.
+    /// Removes the bar.
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -86,7 +86,7 @@ impl Progress {
     }
 }
 
-/// Digits in groups of three.
+/// Formats a number with its digits in groups of three.
 pub fn grouped(number: impl Into<u128>) -> String {
     let digits = number.into().to_string();
     let mut text = String::new();

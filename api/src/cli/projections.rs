@@ -1,4 +1,4 @@
-//! `fulexo projections`: where each read model stands.
+//! `fulexo projections`: lists the read models with their checkpoints.
 
 use clap::Args;
 use fulexo_node::database::connect;
@@ -14,10 +14,10 @@ use super::target::Target;
 
 #[derive(Args)]
 pub struct Projections {
-    /// Print one JSON document.
+    /// Print the list as JSON, for programs.
     #[arg(long)]
     json: bool,
-    /// Print whole lines, however wide the terminal is.
+    /// Print whole lines, regardless of the width of the terminal.
     #[arg(long, conflicts_with = "json")]
     wide: bool,
     #[command(flatten)]
@@ -56,12 +56,12 @@ fn as_json(status: &ReadModelStatus) -> serde_json::Value {
 fn state(status: &ReadModelStatus) -> String {
     let mut states = Vec::new();
     if let Some(why) = &status.stopped_because {
-        states.push(format!("stopped at {}: {why}", grouped(status.position)));
+        states.push(format!("stopped at position {}: {why}", grouped(status.position)));
     }
     if let Some(build) = status.build {
         let percent = (build.position * 100).checked_div(status.log_size).unwrap_or(100).min(100);
-        let what = if build.is_under_way { "rebuilding" } else { "rebuild interrupted at" };
-        states.push(format!("{what} {percent} %"));
+        let activity = if build.is_under_way { "rebuilding" } else { "rebuild interrupted at" };
+        states.push(format!("{activity} {percent} %"));
     }
     if states.is_empty() { "ok".to_owned() } else { states.join("; ") }
 }

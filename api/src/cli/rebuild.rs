@@ -1,4 +1,4 @@
-//! `fulexo rebuild`: read models made again from the log, and brought back from before that.
+//! `fulexo rebuild`: rebuilds read models from the log, and rolls back to their previous versions.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,25 +20,25 @@ use super::process::{StopSignals, block_on};
 use super::progress::{Progress, grouped};
 use super::target::Target;
 
-/// One for the reader, some for as many projections as there may be.
+/// One connection for the reader of the log, and some for every projection.
 const CONNECTIONS: u32 = 10;
-const WAITING: &str = "a transaction holds the live tables; waiting for its end";
+const WAITING: &str = "waiting for a transaction that locks the live tables";
 
 #[derive(Args)]
 pub struct Rebuild {
-    /// Their names.
+    /// Rebuild these read models.
     #[arg(value_name = "READ_MODEL", value_parser = read_model())]
     projections: Vec<Projection>,
-    /// All of them, reading the log once.
+    /// Rebuild all read models in one pass over the log.
     #[arg(long, conflicts_with = "projections")]
     all: bool,
-    /// Begin anew, even where an interrupted rebuild could be resumed.
+    /// Start from the beginning, even if an interrupted rebuild could be resumed.
     #[arg(long, conflicts_with = "rollback")]
     restart: bool,
-    /// Bring back the version that was live before the last rebuild of this one.
+    /// Restore the version of this read model that was live before its last rebuild.
     #[arg(long, value_name = "READ_MODEL", value_parser = read_model(), conflicts_with_all = ["projections", "all"])]
     rollback: Option<Projection>,
-    /// Print each result as JSON, on a line, for programs.
+    /// Print each result as JSON on a line, for programs.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -49,7 +49,7 @@ impl Rebuild {
     pub fn run(self) -> Result<(), Failure> {
         if self.projections.is_empty() && !self.all && self.rollback.is_none() {
             let names = Projection::ALL.map(Projection::as_str).join(", ");
-            return Err(Failure::Misused(format!("name read models, or give --all for all of them: {names}")));
+            return Err(Failure::Misused(format!("no read model is named. Name one or more of {names}, or use --all")));
         }
         let url = self.target.database_url()?;
         block_on(async {
@@ -64,7 +64,7 @@ impl Rebuild {
             let mut stop = StopSignals::listen()?;
             tokio::select! {
                 () = stop.received() => {
-                    Err(Failure::Failed("interrupted; nothing was lost: the next `fulexo rebuild` goes on from here".into()))
+                    Err(Failure::Failed("interrupted; the next `fulexo rebuild` resumes from here".into()))
                 }
                 done = build(&pool, &projections, &options, self.json) => done,
             }
@@ -72,7 +72,7 @@ impl Rebuild {
     }
 }
 
-/// By name; help and completions list the names.
+/// Returns a parser of read models by name. Help and completions list the names.
 fn read_model() -> impl TypedValueParser<Value = Projection> {
     PossibleValuesParser::new(Projection::ALL.map(Projection::as_str)).try_map(|name| name.parse::<Projection>())
 }
@@ -95,13 +95,13 @@ async fn build(
                 positions.insert(name, position);
             }
             RebuildProgress::Advanced { position } => {
-                let progress = progress.get_or_insert_with(|| Progress::new(what(projections), slowest(&positions)));
+                let progress = progress.get_or_insert_with(|| Progress::new(label(projections), slowest(&positions)));
                 positions.insert(name, position);
                 let done = slowest(&positions);
                 progress.show(done, size.max(done));
             }
-            RebuildProgress::Comparing => say(&mut progress, &format!("{name}: comparing it with the live version")),
-            RebuildProgress::Indexing => say(&mut progress, &format!("{name}: making its indexes")),
+            RebuildProgress::Comparing => say(&mut progress, &format!("{name}: comparing with the live version")),
+            RebuildProgress::Indexing => say(&mut progress, &format!("{name}: creating indexes")),
             RebuildProgress::WaitingForReaders => say(&mut progress, &format!("{name}: {WAITING}")),
         }
     })
@@ -129,8 +129,8 @@ async fn build(
     if failures.is_empty() { Ok(()) } else { Err(Failure::Failed(failures.join("\nfulexo: "))) }
 }
 
-/// What a bar is about, in few words.
-fn what(projections: &[Projection]) -> String {
+/// Returns the label of the progress bar.
+fn label(projections: &[Projection]) -> String {
     match projections {
         [one] => one.as_str().to_owned(),
         several => format!("{} read models", several.len()),
@@ -146,9 +146,9 @@ fn say(progress: &mut Option<Progress>, text: &str) {
 
 fn begun(version: u32, position: u64, discarded: bool, restart: bool) -> String {
     match (position, discarded, restart) {
-        (1.., ..) => format!("building version {version} goes on from position {}", grouped(position)),
+        (1.., ..) => format!("resuming version {version} from position {}", grouped(position)),
         (0, true, false) => {
-            format!("building version {version}; what another program had built of it was discarded")
+            format!("building version {version}; the unfinished build of another program was discarded")
         }
         (0, ..) => format!("building version {version}"),
     }
@@ -166,33 +166,33 @@ fn as_json(rebuilt: &RebuildReport) -> Value {
     })
 }
 
-/// What a rebuild came to; an error where the log said something else than the view did.
+/// Reports the result of a rebuild. A difference between the log and the previous version is an error.
 fn report(rebuilt: &RebuildReport) -> Result<String, String> {
     let RebuildReport { projection, version, events, comparison } = rebuilt;
     let name = projection.as_str();
-    let live = format!("{name}: version {version} is live, made of {} events", grouped(*events));
+    let live = format!("{name}: version {version} is live, built from {} events", grouped(*events));
     if comparison.is_same() {
-        return Ok(format!("{live}; the version before said the same at position {}", grouped(comparison.position)));
+        return Ok(format!("{live}; the previous version agrees at position {}", grouped(comparison.position)));
     }
     let differ = match comparison.differing {
         1 => "1 row differs".to_owned(),
         differing => format!("{} rows differ", grouped(differing)),
     };
     let mut text = format!(
-        "{live}, but the version before said something else: {differ} at position {}",
+        "{live}, but it differs from the previous version: {differ} at position {}",
         grouped(comparison.position)
     );
     if !comparison.examples.is_empty() {
-        let _ = write!(text, ", such as {}", comparison.examples.join(", "));
+        let _ = write!(text, ", for example {}", comparison.examples.join(", "));
     }
-    let _ = write!(text, ". The log's word stands; `fulexo rebuild --rollback {name}` brings the version before back");
+    let _ = write!(text, ". To restore the previous version, run `fulexo rebuild --rollback {name}`");
     Err(text)
 }
 
 fn failed(error: &RebuildError) -> Failure {
     let kept = match error {
         RebuildError::Feed(_) | RebuildError::TablesBusy(_) => {
-            "; nothing was switched, and the next run goes on from here"
+            "; the live tables are unchanged, and the next run resumes from here"
         }
         RebuildError::AlreadyRunning(_) | RebuildError::NoPreviousVersion(_) | RebuildError::CheckpointMoved(_) => "",
     };
@@ -220,9 +220,9 @@ async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Res
     ))
 }
 
-/// Which program this is, to the last bit: a build that is half of one and half of another would be neither's.
+/// Returns the version and the digest of this program: a rebuild is resumed only by the program that started it.
 fn program() -> Result<String, Failure> {
-    // The file that runs, even where another has taken its name.
+    // The running file, even if another file has replaced it.
     let mut file = std::fs::File::open("/proc/self/exe")
         .map_err(|error| Failure::Failed(format!("cannot read this program's own file: {error}")))?;
     let mut digest = Sha256::new();

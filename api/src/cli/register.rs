@@ -1,4 +1,4 @@
-//! `fulexo register`: an account made by the operator.
+//! `fulexo register`: the registration of an account by the operator.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,13 +23,13 @@ use super::process::{block_on, operator, parsed, start_logging};
 
 #[derive(Args)]
 pub struct Register {
-    /// The account's e-mail address.
+    /// Register this e-mail address.
     #[arg(long, value_parser = parsed(EmailAddress::parse))]
     email: EmailAddress,
-    /// A role, for example admin; may be given several times.
+    /// Grant this role, for example admin. Repeat the option for several roles.
     #[arg(long = "role", value_name = "ROLE", required = true, value_parser = parsed(RoleName::parse))]
     roles: Vec<RoleName>,
-    /// How its owner wants to be called.
+    /// Set this display name, 1 to 100 characters.
     #[arg(long, value_parser = parsed(DisplayName::parse))]
     display_name: Option<DisplayName>,
     /// Print the result as JSON, for programs.
@@ -51,7 +51,7 @@ impl Register {
 
     async fn register(self, app: &App) -> Result<(), Failure> {
         let secret = random_bytes::<15>().map_err(|error| error.to_string())?;
-        // Random, and with a suffix that has what the policy asks for.
+        // Random, with a suffix that has the required kinds of characters.
         let password = format!("{}-aA1", URL_SAFE_NO_PAD.encode(secret));
         let roles = self.roles.clone();
         let new = NewAccount {
@@ -68,18 +68,18 @@ impl Register {
                 }
                 out.line(format_args!("account   {}", done.value))?;
                 out.line(format_args!("password  {password}"))?;
-                out.line("It is shown once: change it after the first login.")
+                out.line("The password is not shown again. Change it after the first login.")
             }
             Err(CommandError::EmailTaken) => {
-                Err(Failure::Failed("--email: the address has an account already".to_owned()))
+                Err(Failure::Failed("--email: an account with this address already exists".to_owned()))
             }
             Err(CommandError::Account(AccountError::NoSuchRole)) => Err(no_such_role(app, &roles).await?),
-            Err(error) => Err(Failure::Failed(format!("nothing was registered: {error}"))),
+            Err(error) => Err(Failure::Failed(format!("the account was not registered: {error}"))),
         }
     }
 }
 
-/// Names those that do not exist, and those that do.
+/// Returns a failure that names the missing roles and the existing ones.
 async fn no_such_role(app: &App, wanted: &[RoleName]) -> Result<Failure, Failure> {
     let end = i64::try_from(log_size(&app.pool).await?).unwrap_or(i64::MAX) - 1;
     let defined = roles::defined(&app.pool, end).await?;
@@ -91,5 +91,5 @@ async fn no_such_role(app: &App, wanted: &[RoleName]) -> Result<Failure, Failure
         .filter(|role| !known.contains(&role.as_str()))
         .map(|role| format!("`{}`{}", role.as_str(), did_you_mean(role.as_str(), known.iter().copied())))
         .collect();
-    Ok(Failure::Misused(format!("--role: there is no role {}; there are {}", missing.join(", "), known.join(", "))))
+    Ok(Failure::Misused(format!("--role: there is no role {}. The roles are {}", missing.join(", "), known.join(", "))))
 }

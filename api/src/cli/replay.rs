@@ -1,5 +1,5 @@
-//! `fulexo replay`: the read models made again from the log alone, up to a position, and compared with what the live tables
-//! say of that position; and every snapshot, of whatever position, with what its stream had come to.
+//! `fulexo replay`: replays the log up to a position into temporary tables and compares them with the live tables at this
+//! position. Also compares every snapshot with its stream.
 
 use std::time::{Duration, Instant};
 
@@ -23,18 +23,18 @@ use super::progress::{Progress, grouped};
 use super::table::{Column, Table};
 use super::target::Target;
 
-/// How long read models that are behind are waited for.
+/// The time to wait for a read model that is behind.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub struct Replay {
-    /// The last event to replay: its position, or a time (RFC 3339) [default: the last one there is].
+    /// Replay up to this event: its position, or a time (RFC 3339) [default: the last event of the log].
     #[arg(long, value_name = "WHEN")]
     until: Option<AsOf>,
     /// Print the result as JSON, for programs.
     #[arg(long)]
     json: bool,
-    /// Print whole lines, however wide the terminal is.
+    /// Print whole lines, regardless of the width of the terminal.
     #[arg(long, conflicts_with = "json")]
     wide: bool,
     #[command(flatten)]
@@ -52,13 +52,13 @@ impl Replay {
             seen(&pool, moment.position).await?;
             let mut scratch = ScratchTables::create(own_connection(&pool).await?)
                 .await
-                .map_err(|error| format!("there can be no tables of its own: {}", reason(&error)))?;
+                .map_err(|error| format!("cannot create temporary tables: {}", reason(&error)))?;
             let events = moment.last().map_or(0, |last| last + 1);
             let mut bar = Progress::new("replay".to_owned(), 0);
             let mut log = LogReader::over(&pool, 0..events);
             let mut done = 0;
             loop {
-                let batch = log.next().await.map_err(|error| format!("the log cannot be replayed: {error}"))?;
+                let batch = log.next().await.map_err(|error| format!("cannot replay the log: {error}"))?;
                 let Some(batch) = batch else { break };
                 scratch.apply(&batch).await?;
                 done += batch.len() as u64;
@@ -69,15 +69,17 @@ impl Replay {
             let mut out = Output::wide(self.wide);
             match moment.last() {
                 _ if self.json => {}
-                Some(last) => out.line(format_args!("{events} events in {seconds:.1} s, up to position {last}"))?,
-                None => out.line("nothing had been recorded by then")?,
+                Some(last) => {
+                    out.line(format_args!("replayed {events} events up to position {last} in {seconds:.1} s"))?
+                }
+                None => out.line("no event was recorded by then")?,
             }
             compare(&pool, scratch, moment.position, &mut out, self.json).await
         })
     }
 }
 
-/// The verdict before the checksums: those are cut where a terminal is narrow.
+/// The columns. The verdict precedes the checksums, which are cut in a narrow terminal.
 const COLUMNS: [Column; 6] = [
     Column::Text("table"),
     Column::Number("replayed"),
@@ -120,7 +122,7 @@ async fn compare(
     }
     let snapshots = snapshots::compare(&mut live)
         .await
-        .map_err(|error| format!("the snapshots cannot be compared with the log: {error}"))?;
+        .map_err(|error| format!("cannot compare the snapshots with the log: {error}"))?;
     let snapshots::SnapshotComparison { matching, differing, unused, examples } = &snapshots;
     let streams = examples.iter().map(|stream| (stream.category.as_str(), stream.id));
     if is_json {
@@ -136,14 +138,12 @@ async fn compare(
     let mut failures = Vec::new();
     if !different.is_empty() {
         let tables = different.join(", ");
-        failures.push(format!(
-            "{tables}: what the log says differs from what readers see; `fulexo rebuild` goes by the log"
-        ));
+        failures.push(format!("the live tables differ from the log: {tables}. Run `fulexo rebuild` to rebuild them"));
     }
     if snapshots.differing > 0 {
         failures.push(
-            "snapshots differ from the log: commands decide on what never happened; delete these rows of log.snapshot, \
-             and they are made again"
+            "snapshots differ from the log, so commands decide on wrong state. Delete these rows of log.snapshot; the \
+             service creates them again"
                 .to_owned(),
         );
     }
@@ -151,12 +151,12 @@ async fn compare(
         if is_json {
             return Ok(());
         }
-        return out.line("the tables say of this position what the log says");
+        return out.line("the live tables agree with the log at this position");
     }
     Err(Failure::Failed(failures.join("; ")))
 }
 
-/// The moment that an argument means.
+/// Resolves the moment of an argument.
 pub(super) async fn resolve(argument: &str, as_of: AsOf, pool: &PgPool) -> Result<Moment, Failure> {
     as_of.resolve(pool, clock::now()).await.map_err(|error| {
         let text = format!("{argument} {error}");
@@ -167,7 +167,7 @@ pub(super) async fn resolve(argument: &str, as_of: AsOf, pool: &PgPool) -> Resul
     })
 }
 
-/// Until the read models have seen the position.
+/// Waits until every read model has applied the position.
 pub(super) async fn seen(pool: &PgPool, position: i64) -> Result<(), Failure> {
     let waiting = async {
         while let Some(name) = behind(pool, position).await? {
@@ -181,20 +181,21 @@ pub(super) async fn seen(pool: &PgPool, position: i64) -> Result<(), Failure> {
         Err(_) => {
             let name = behind(pool, position).await?.unwrap_or_default();
             Err(Failure::Failed(format!(
-                "{name} has not seen position {position} yet: `fulexo serve` keeps read models up with the log"
+                "the read model {name} has not applied position {position}. Start a node with `fulexo serve`, which \
+                 updates read models"
             )))
         }
     }
 }
 
-/// A read model that has not seen the position.
+/// Returns the name of a read model that has not applied the position.
 async fn behind(pool: &PgPool, position: i64) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar!("select name from projection.checkpoint where position <= $1 order by name limit 1", position)
         .fetch_optional(pool)
         .await
 }
 
-/// A connection that nobody else uses, without the bounds that requests work under.
+/// Opens a connection of its own, without the timeouts of requests.
 async fn own_connection(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
     let options: PgConnectOptions = pool.connect_options().as_ref().clone();
     let mut connection = PgConnection::connect_with(&options).await?;
@@ -203,7 +204,7 @@ async fn own_connection(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
     Ok(connection)
 }
 
-/// The beginning of a digest.
+/// Returns the beginning of a digest.
 fn short(checksum: &Checksum) -> String {
     hex(checksum.digest.get(..8).unwrap_or_default())
 }

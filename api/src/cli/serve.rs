@@ -14,13 +14,13 @@ use crate::faces;
 
 #[derive(Args)]
 pub struct Serve {
-    /// Port to listen on; 0 lets the system choose [default: FULEXO_PORT, or 8080].
+    /// Listen on this port; 0 lets the system choose [default: FULEXO_PORT, or 8080].
     #[arg(long)]
     port: Option<u16>,
-    /// Address to listen on [default: FULEXO_BIND, or 127.0.0.1].
+    /// Listen on this address [default: FULEXO_BIND, or 127.0.0.1].
     #[arg(long)]
     bind: Option<IpAddr>,
-    /// Print where it listens as JSON, for programs.
+    /// Print the URLs on which the node listens as JSON, for programs.
     #[arg(long)]
     json: bool,
 }
@@ -36,10 +36,10 @@ impl Serve {
             let mut stop = StopSignals::listen()?;
             let running = tokio::select! {
                 running = Running::start(config, faces::endpoint) => running?,
-                // Nobody was answered yet.
+                // No request was answered yet.
                 () = stop.received() => return Ok(()),
             };
-            // On standard output, for whoever let the system choose.
+            // On standard output: the port is not known before if the system chooses it.
             let mut out = Output::new();
             let url = format!("{}://{}", running.scheme, SocketAddr::new(bind, running.port));
             let redirect = running.http_port.map(|port| format!("http://{}", SocketAddr::new(bind, port)));

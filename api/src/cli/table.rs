@@ -3,18 +3,18 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row};
 
-/// A column by its head.
+/// A column with its head.
 #[derive(Clone, Copy)]
 pub enum Column {
-    /// Shown whole.
+    /// A column that is never cut.
     Text(&'static str),
-    /// Shown whole, to the right.
+    /// A column that is never cut, aligned to the right.
     Number(&'static str),
-    /// Cut where the terminal is too narrow.
+    /// A column that is cut if the terminal is too narrow.
     Elastic(&'static str),
 }
 
-/// Rows of cells, one for each column.
+/// A table: rows with one cell per column.
 pub struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
@@ -35,7 +35,7 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        // A line is a row: what has several would look like several.
+        // One line per row: a line break in a cell would look like another row.
         self.rows.push(cells.into_iter().map(|cell| cell.replace(['\n', '\r', '\t'], " ")).collect());
     }
 
@@ -47,7 +47,7 @@ impl Table {
         self.rows.clear();
     }
 
-    /// The head and the rows, a line each: in so many columns of a terminal, or as wide as they are.
+    /// Returns the head and the rows as lines, cut to the width of a terminal if there is one.
     pub fn lines(&self, width: Option<u16>) -> Vec<String> {
         let mut table = comfy_table::Table::new();
         table.load_style(NOTHING);

@@ -14,7 +14,7 @@ async fn every_fault_of_a_body_is_named_and_no_value_repeated() {
         answer.faults(),
         pairs(&[
             ("/password", "must have at least 12 characters"),
-            ("/admin", "is not known"),
+            ("/admin", "is unknown"),
             ("/email", "is required")
         ])
     );
@@ -67,7 +67,7 @@ async fn json_is_read_strictly_however_its_type_is_written() {
     let body = r#"{"email": "a@example.org", "email": "b@example.org", "password": "correct horse battery"}"#;
     for line in ["APPLICATION/JSON", "application/json;charset=utf-8", "Application/Json ; a=\"b\""] {
         let answer = server.send("POST", "/v1/login", &[&format!("content-type: {line}")], body).await;
-        assert_eq!(answer.faults(), pairs(&[("/email", "is given twice")]), "{line}");
+        assert_eq!(answer.faults(), pairs(&[("/email", "must be given only once")]), "{line}");
     }
 }
 

@@ -1,19 +1,19 @@
-//! The pages that links in mail lead to: a new password, a confirmed address, "this was not me".
+//! The pages of links in e-mails: password reset, address verification and the report of an intrusion.
 //!
-//! The token is in the link's fragment, so neither this server nor a proxy before it is told; the page's script sends it
-//! to the API when a person asks for that. The pages hold nothing of anybody, and are the same for everybody.
+//! The token is in the fragment of the link, which browsers send neither to this server nor to a proxy. The script of the page
+//! sends it to the API when a person presses the button. The pages have no personal data and are the same for everybody.
 
 use fulexo_node::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
 
-/// Our script and style, calls to our API, an icon; no form leaves the page, and no text becomes markup.
+/// The content policy: our script and style, calls to our API, an icon. No form leaves the page, and no text becomes markup.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
 );
 
-/// All of them.
+/// Returns the pages, their style and their script.
 #[must_use]
 pub fn files() -> [File; 5] {
     [

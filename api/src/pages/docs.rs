@@ -1,8 +1,8 @@
 //! `/openapi.json` and the interactive page at `/docs`.
 //!
-//! poem-openapi embeds Swagger UI, but serves it as one page of 1.6 MB of inline script, which no strict content
-//! policy lets run. Here the script and the style become files of their own; nothing on the page is inline, and
-//! nothing is fetched from elsewhere.
+//! poem-openapi embeds Swagger UI, but serves it as one page with 1.6 MB of inline script, which a strict content policy
+//! forbids. Here the script and the style are files of their own. Nothing on the page is inline, and nothing comes from
+//! another server.
 
 use fulexo_domain::copy::hex;
 use fulexo_node::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
@@ -11,7 +11,7 @@ use poem::http::HeaderValue;
 use poem_openapi::OpenApiService;
 use sha2::{Digest, Sha256};
 
-/// The page's own policy: our files only, calls to our API only. Swagger UI draws its icons from `data:`.
+/// The content policy of the page: our files and calls to our API. Swagger UI has its icons in `data:` URLs.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -31,10 +31,10 @@ window.addEventListener('DOMContentLoaded', () => {
 });
 ";
 
-/// The documentation. `spec` is the text of [`OpenApiService::spec`].
+/// Returns the files of the documentation. `spec` is the text of [`OpenApiService::spec`].
 ///
 /// # Errors
-/// If Swagger UI cannot be found in poem-openapi's page: a new version of it has to be looked at.
+/// If poem-openapi's page does not contain Swagger UI in the expected form.
 pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
     let page = OpenApiService::new((), "", "").swagger_ui_html();
     let style = between(&page, "<style charset=\"UTF-8\">", "</style>").ok_or(MissingSwaggerUi)?;
@@ -85,7 +85,7 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
     ])
 }
 
-/// poem-openapi's page does not look as expected.
+/// The error of an unexpected page of poem-openapi.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MissingSwaggerUi;
 
@@ -93,7 +93,7 @@ impl std::error::Error for MissingSwaggerUi {}
 
 impl std::fmt::Display for MissingSwaggerUi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("poem-openapi's page holds no Swagger UI where it is looked for")
+        f.write_str("poem-openapi's page does not contain Swagger UI in the expected form")
     }
 }
 
@@ -116,7 +116,7 @@ fn html(style: &str, script: &str) -> String {
 </head>
 <body>
 <div id=\"docs\"></div>
-<noscript>This page needs JavaScript. The description itself is at <a href=\"/openapi.json\">/openapi.json</a>.</noscript>
+<noscript>This page needs JavaScript. The OpenAPI document is at <a href=\"/openapi.json\">/openapi.json</a>.</noscript>
 </body>
 </html>
 ",
@@ -126,12 +126,12 @@ fn html(style: &str, script: &str) -> String {
     )
 }
 
-/// A white F on blue.
+/// The icon: a white F on blue.
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
 %3Crect width='16' height='16' rx='3' fill='%231d4ed8'/%3E\
 %3Cpath d='M5 13V3h7v2H7v2h4v2H7v4z' fill='%23fff'/%3E%3C/svg%3E";
 
-/// Enough of a hash that a changed file has another URL.
+/// Returns a short hash, so that a changed file has another URL.
 fn fingerprint(text: &str) -> String {
     hex(Sha256::digest(text).get(..8).unwrap_or_default())
 }

@@ -1,11 +1,10 @@
-//! `/`, where nothing is. In development it leads to the documentation: whoever opens the address of a new service in a browser
-//! is to find something.
+//! The path `/`. In development it redirects to the documentation, so that a browser shows something at the service's URL.
 
 use fulexo_node::http::trace;
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, IntoEndpoint, IntoResponse, Request, Response};
 
-/// Puts it before `app`, if it is `shown`.
+/// Adds the front page to `app`, if it is `shown`.
 pub fn before<A>(app: A, shown: bool) -> impl Endpoint<Output = Response>
 where
     A: IntoEndpoint,

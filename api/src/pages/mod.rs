@@ -1,4 +1,4 @@
-//! The pages of the service: documentation, account pages, the page of problems, and `/`. Pages hold nothing of anybody.
+//! The pages of the service: documentation, account pages, the page of problems, and `/`. Pages have no personal data.
 
 pub mod account;
 pub mod docs;

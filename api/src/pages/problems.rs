@@ -1,5 +1,4 @@
-//! The page that `type` of a problem leads to: every code, what it means and what to do, from the list that answers are made
-//! from. It holds nothing of anybody.
+//! The page that `type` of a problem leads to: every code with its meaning and its remedy. It has no personal data.
 
 use std::fmt::Write;
 
@@ -8,12 +7,12 @@ use fulexo_node::http::problem::{self, Code};
 use hyper::body::Bytes;
 use poem::http::HeaderValue;
 
-/// Our style and an icon: the page has no script.
+/// The content policy: our style and an icon. The page has no script.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// The page and its style.
+/// Returns the page and its style.
 #[must_use]
 pub fn files() -> [File; 2] {
     [
@@ -40,7 +39,7 @@ fn html() -> String {
     let mut page = String::from(include_str!("../../assets/problems.html"));
     let mut entries = String::new();
     for Code { name, status, meaning, remedy } in Code::ALL {
-        // Nothing that is written to a String fails.
+        // Writing to a String cannot fail.
         let _ = write!(
             entries,
             "<section id=\"{name}\">\n<h2><a href=\"#{name}\">{name}</a> <span>{status}</span></h2>\n<p>{meaning}</p>\n\

@@ -1,11 +1,11 @@
-//! What administrators do to accounts: roles, suspension, locks, factors, sessions. What takes access away answers once it is
-//! in force.
+//! Changes of accounts by administrators: roles, suspension, locks, second factors and sessions. A change that takes access
+//! away answers when every node enforces it.
 
 use fulexo_commands::{CommandError, CommandOutcome};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
-use fulexo_node::answer::{Enforced, NoContent, Recorded};
+use fulexo_node::answer::{CommandResponse, EnforcementResource, NoContent};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use poem::Request;
@@ -13,40 +13,42 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::input::{Because, Input, act};
+use super::input::{Input, ReasonRequest, act};
 use super::tag::Tag;
 
-pub struct AccountActs;
+pub struct AccountActions;
 
+/// A grant of a role.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct Grant {
+struct GrantRequest {
     role: String,
-    /// Why; sealed beside the log.
+    /// The reason, 1 to 500 characters. It is sealed alongside the event.
     reason: String,
 }
 
+/// The result of a revocation of all sessions of an account.
 #[derive(Object)]
-struct SignedOut {
-    /// How many sessions were ended.
+struct RevokedAccountSessions {
+    /// The number of revoked sessions.
     revoked: u64,
     #[oai(flatten)]
-    enforced: Enforced,
+    enforced: EnforcementResource,
 }
 
 #[OpenApi(prefix_path = "/v1/accounts", tag = "Tag::Accounts")]
-impl AccountActs {
+impl AccountActions {
     /// Grant a role
     ///
-    /// It is in force at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a
-    /// login within the last ten minutes.
+    /// Needs the permission `roles.grant`, every permission of the role, and an elevated session. Grants the role to the
+    /// account, effective immediately, also for access tokens issued before.
     #[oai(path = "/:account_id/roles", method = "post", operation_id = "grant_role")]
     async fn grant_role(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<Grant>,
+        body: JsonBody<GrantRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let caller = caller.0;
@@ -65,8 +67,10 @@ impl AccountActs {
 
     /// Revoke a role
     ///
-    /// It is gone at once, also for tokens issued before. Needs `roles.grant`, every permission of the role, and a login
-    /// within the last ten minutes.
+    /// Needs the permission `roles.grant`, every permission of the role, and an elevated session. Revokes the role from the
+    /// account, also for access tokens issued before. Returns when every node enforces the change.
+    ///
+    /// Answers 409 `last_admin` if no other account could grant roles.
     #[oai(path = "/:account_id/roles/:role", method = "delete", operation_id = "revoke_role")]
     async fn revoke_role(
         &self,
@@ -74,15 +78,15 @@ impl AccountActs {
         caller: Bearer,
         account_id: Path<Uuid>,
         role: Path<String>,
-        body: JsonBody<Option<Because>>,
-        /// Why, for clients that cannot send a body with DELETE. Whatever stands between keeps URLs in its logs.
+        body: JsonBody<Option<ReasonRequest>>,
+        /// The reason, for clients that cannot send a body with DELETE. Prefer the body: proxies log URLs.
         reason: Query<Option<String>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesGrant)?;
         caller.require_elevated()?;
-        let given = body.read()?.map(|because| because.reason).or(reason.0).unwrap_or_default();
+        let given = body.read()?.map(|given| given.reason).or(reason.0).unwrap_or_default();
         let mut input = Input::default();
         let role = input.parse("/role", RoleName::parse(&role.0));
         let reason = input.parse("/reason", Reason::parse(&given));
@@ -95,21 +99,23 @@ impl AccountActs {
 
     /// Suspend an account
     ///
-    /// Nobody logs in, and every session ends.
-    /// Needs `accounts.manage`.
+    /// Needs the permission `accounts.manage`, every permission of the account, and an elevated session. Refuses logins to the
+    /// account and revokes every session. Returns when every node enforces the change.
+    ///
+    /// Answers 409 `last_admin` if no other account could grant roles.
     #[oai(path = "/:account_id/suspend", method = "post", operation_id = "suspend_account")]
     async fn suspend(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         match app.commands.suspend(&context, caller.0.permissions, account, reason).await {
-            // Whoever did it before may have got no answer: it is in force by the time that this one is told.
+            // The first caller may have received no response. This refusal waits for the nodes, too.
             Err(error @ CommandError::Account(AccountError::AlreadySuspended)) => {
                 app.enforced(CommandOutcome { value: (), position: None }).await?;
                 Err(error.into())
@@ -120,16 +126,17 @@ impl AccountActs {
 
     /// Reinstate a suspended account
     ///
-    /// Needs `accounts.manage`.
+    /// Needs the permission `accounts.manage`, every permission of the account, and an elevated session. Lifts the suspension:
+    /// logins are accepted again. Revoked sessions stay revoked. Returns when every node enforces the change.
     #[oai(path = "/:account_id/reinstate", method = "post", operation_id = "reinstate_account")]
     async fn reinstate(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.reinstate(&context, caller.0.permissions, account, reason).await?).await
@@ -137,16 +144,17 @@ impl AccountActs {
 
     /// Unlock an account
     ///
-    /// Needs `accounts.manage`.
+    /// Needs the permission `accounts.manage` and an elevated session. Lifts the locks of the password and of the second factor
+    /// and resets their counters of failed attempts. Returns when every node enforces the change.
     #[oai(path = "/:account_id/unlock", method = "post", operation_id = "unlock_account")]
     async fn unlock(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let app = app(request)?;
         app.enforced(app.commands.unlock(&context, AccountId(account_id.0), reason).await?).await
@@ -154,17 +162,18 @@ impl AccountActs {
 
     /// Require a password change at next login
     ///
-    /// Every session ends, and the next login leads to the change alone. Needs `accounts.manage`, every permission of
-    /// the account, and a login within the last ten minutes.
+    /// Needs the permission `accounts.manage`, every permission of the account, and an elevated session. Expires the password
+    /// and revokes every session. The next login returns status `password_change_required`. Returns when every node enforces
+    /// the change.
     #[oai(path = "/:account_id/expire-password", method = "post", operation_id = "expire_account_password")]
     async fn expire_password(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.expire_password(&context, caller.0.permissions, account, reason).await?).await
@@ -172,17 +181,17 @@ impl AccountActs {
 
     /// Reset an account's second factor
     ///
-    /// Every session ends. Needs `accounts.manage`, every permission of the account, and a login within the last ten
-    /// minutes.
+    /// Needs the permission `accounts.manage`, every permission of the account, and an elevated session. Removes the second
+    /// factor and its recovery codes, and revokes every session. Returns when every node enforces the change.
     #[oai(path = "/:account_id/reset-second-factor", method = "post", operation_id = "reset_account_second_factor")]
     async fn reset_second_factor(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::AccountsManage, body, idempotency_key.0)?;
         let (app, account) = (app(request)?, AccountId(account_id.0));
         app.enforced(app.commands.reset_second_factor(&context, caller.0.permissions, account, reason).await?).await
@@ -190,7 +199,8 @@ impl AccountActs {
 
     /// Revoke all sessions of an account
     ///
-    /// Needs `sessions.revoke`.
+    /// Needs the permission `sessions.revoke`. Ends every session of the account. Returns their number when every node enforces
+    /// the change.
     #[oai(path = "/:account_id/sessions/revoke", method = "post", operation_id = "revoke_account_sessions")]
     async fn revoke_sessions(
         &self,
@@ -198,11 +208,11 @@ impl AccountActs {
         caller: BearerOrKey,
         account_id: Path<Uuid>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<SignedOut>, Problem> {
+    ) -> Result<CommandResponse<RevokedAccountSessions>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let context = context(request, caller.0.actor, idempotency_key.0)?;
         let app = app(request)?;
         let done = app.commands.end_all_sessions(&context, AccountId(account_id.0)).await?;
-        app.enforced_with(done, |revoked, enforced| SignedOut { revoked: revoked as u64, enforced }).await
+        app.enforced_with(done, |revoked, enforced| RevokedAccountSessions { revoked: revoked as u64, enforced }).await
     }
 }

@@ -1,11 +1,11 @@
-//! Accounts, for administrators: which there are, and new ones. What is done to them is in `account_acts`.
+//! Accounts, for administrators: queries, creation and profile changes. `account_acts` has the other changes.
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::{CommandError, Profile, ProvisioningRequest};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName};
-use fulexo_node::answer::{Recorded, Viewed, query_failed};
+use fulexo_node::answer::{CommandResponse, QueryResponse, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
 use fulexo_node::clock;
 use fulexo_node::http::problem::FieldError;
@@ -20,76 +20,82 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::as_of::{self, PastPaging, Shown};
-use super::input::{Input, Limit, Wanted, read_id};
-use super::me::{ChangedProfile, ProfileChange};
+use super::as_of::{self, AsOfPaging, AsOfResource};
+use super::input::{Input, Limit, PageQuery, read_id};
+use super::me::{ProfileRequest, ProfileResource};
 use super::tag::Tag;
 
 pub struct Accounts;
 
+/// An account.
 #[derive(Object)]
-struct Account {
+#[oai(rename = "Account")]
+struct AccountResource {
     account_id: Uuid,
-    /// Missing when the account's owner was forgotten.
+    /// The e-mail address. `null` if the account was erased.
     email: Option<String>,
     display_name: Option<String>,
     roles: Vec<String>,
     registered_at: Timestamp,
     password_changed_at: Timestamp,
     last_login_at: Option<Timestamp>,
-    /// Whether logins are refused for now, after too many failures.
+    /// `true` if logins are refused after too many failed attempts.
     locked: bool,
-    /// When that ends by itself.
+    /// The time at which the lock lifts by itself.
     locked_until: Option<Timestamp>,
-    /// Whether an administrator has stopped all use of it.
+    /// `true` if an administrator has suspended the account.
     suspended: bool,
-    /// Whether the password must be changed before anything else.
+    /// `true` if the next login requires a password change.
     password_expired: bool,
-    /// Whether a login asks for a second factor.
+    /// `true` if a login requires a second factor.
     second_factor: bool,
-    /// Recovery codes left.
+    /// The number of unused recovery codes.
     recovery_codes: u32,
-    /// Whether mail to its address reached its owner.
+    /// `true` if the owner has confirmed the e-mail address.
     email_verified: bool,
 }
 
+/// A page of accounts.
 #[derive(Object)]
 struct AccountPage {
-    items: Vec<Account>,
+    items: Vec<AccountResource>,
     next_cursor: Option<String>,
-    /// Of which moment this is, where one was asked for.
+    /// The moment of this state. Present if the query has `as_of`.
     #[oai(skip_serializing_if_is_none)]
-    as_of: Option<Shown>,
+    as_of: Option<AsOfResource>,
 }
 
+/// An account, now or at a moment.
 #[derive(Object)]
 struct AccountAsOf {
     #[oai(flatten)]
-    account: Account,
-    /// Of which moment this is, where one was asked for.
+    account: AccountResource,
+    /// The moment of this state. Present if the query has `as_of`.
     #[oai(skip_serializing_if_is_none)]
-    as_of: Option<Shown>,
+    as_of: Option<AsOfResource>,
 }
 
+/// An account to create.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct AccountCreation {
-    /// Where the account's owner can be reached; unique, without regard to case.
+struct AccountRequest {
+    /// The account's e-mail address: unique, compared without regard to case.
     email: String,
-    /// How the owner is called; 1 to 100 characters.
+    /// The display name, 1 to 100 characters.
     display_name: Option<String>,
-    /// Roles from the first moment; `customer` if not given.
+    /// The first roles, at most 50. The default is `customer`.
     #[oai(validator(max_items = 50))]
     roles: Option<Vec<String>>,
 }
 
+/// A created account.
 #[derive(Object)]
 struct CreatedAccount {
     account_id: Uuid,
     email: String,
     display_name: Option<String>,
     roles: Vec<String>,
-    /// Good for the first login, which demands another one; shown this once.
+    /// The initial password. The first login requires a change of it. It is shown only in this response.
     initial_password: String,
 }
 
@@ -97,33 +103,33 @@ struct CreatedAccount {
 impl Accounts {
     /// List accounts
     ///
-    /// In the order of their registration.
-    /// Needs `accounts.read`.
+    /// Needs the permission `accounts.read`. Returns accounts by time of registration. Filters are combined with AND.
     #[oai(path = "/", method = "get", operation_id = "list_accounts")]
     async fn list(
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// The account that has exactly this address now, without regard to case.
+        /// A filter for the account that has this e-mail address now, compared without regard to case.
         email: Query<Option<String>>,
-        /// Accounts that hold this role.
+        /// A filter for accounts that have this role.
         role: Query<Option<String>>,
-        /// Accounts that are locked now, or that are not.
+        /// A filter for accounts that are locked (`true`) or not locked (`false`).
         locked: Query<Option<bool>>,
-        /// Accounts that are suspended, or that are not.
+        /// A filter for accounts that are suspended (`true`) or not suspended (`false`).
         suspended: Query<Option<bool>>,
-        /// Accounts with a second factor, or without.
+        /// A filter for accounts with (`true`) or without (`false`) a second factor.
         second_factor: Query<Option<bool>>,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The state is the one after that event, or after the
+        /// last event recorded by that time.
         as_of: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<AccountPage>, Problem> {
+    ) -> Result<QueryResponse<AccountPage>, Problem> {
         caller.0.require(Permission::AccountsRead)?;
         let app = app(request)?;
         let mut input = Input::default();
@@ -131,7 +137,7 @@ impl Accounts {
         let role = input.parse_optional("/role", role.0.as_deref().map(RoleName::parse));
         input.check()?;
         let view = app.caught_up(Projection::Accounts, min_position.0).await?;
-        // Who holds a role is found in another read model.
+        // Another read model has the holders of a role.
         let projections: &[_] = match role {
             Some(_) => &[Projection::Accounts, Projection::Roles],
             None => &[Projection::Accounts],
@@ -139,8 +145,8 @@ impl Accounts {
         if role.is_some() {
             app.caught_up(Projection::Roles, min_position.0).await?;
         }
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
-        let past = PastPaging::of(app, projections, as_of.0, wanted, read_id).await?;
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = AsOfPaging::of(app, projections, as_of.0, wanted, read_id).await?;
         let is_search = role.is_some() || locked.0.is_some() || suspended.0.is_some() || second_factor.0.is_some();
         let past = past.searching(app, is_search).await?;
 
@@ -175,17 +181,18 @@ impl Accounts {
 
     /// Get an account
     ///
-    /// Needs `accounts.read`.
+    /// Needs the permission `accounts.read`. Returns the account.
     #[oai(path = "/:account_id", method = "get", operation_id = "get_account")]
     async fn get(
         &self,
         request: &Request,
         caller: BearerOrKey,
         account_id: Path<Uuid>,
-        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The state is the one after that event, or after the
+        /// last event recorded by that time.
         as_of: Query<Option<String>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<AccountAsOf>, Problem> {
+    ) -> Result<QueryResponse<AccountAsOf>, Problem> {
         caller.0.require(Permission::AccountsRead)?;
         let app = app(request)?;
         let view = app.caught_up(Projection::Accounts, min_position.0).await?;
@@ -198,25 +205,26 @@ impl Accounts {
         let row = row.map_err(query_failed)?.ok_or_else(Problem::not_found)?;
         let mut named = named(app, vec![row], moment.map_or_else(clock::now, |moment| moment.time)).await?;
         let account = named.pop().ok_or_else(Problem::not_found)?;
-        Ok(view.of(AccountAsOf { account, as_of: moment.map(Shown::from) }))
+        Ok(view.of(AccountAsOf { account, as_of: moment.map(AsOfResource::from) }))
     }
 
     /// Create an account
     ///
-    /// Its first password is shown this once, and must be changed at the first login. Needs `accounts.manage`, for roles
-    /// beside `customer` also `roles.grant` and every permission of them, and a login within the last ten minutes.
+    /// Needs the permission `accounts.manage` and an elevated session. Roles other than `customer` also need `roles.grant`
+    /// and every permission of these roles. Creates the account and returns its initial password, which is not shown again.
+    /// The first login requires a password change.
     #[oai(path = "/", method = "post", operation_id = "create_account")]
     async fn create(
         &self,
         request: &Request,
         caller: Bearer,
-        body: JsonBody<AccountCreation>,
+        body: JsonBody<AccountRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<CreatedAccount, 201>, Problem> {
+    ) -> Result<CommandResponse<CreatedAccount, 201>, Problem> {
         let caller = caller.0;
         caller.require(Permission::AccountsManage)?;
         caller.require_elevated()?;
-        let AccountCreation { email, display_name, roles } = body.read()?;
+        let AccountRequest { email, display_name, roles } = body.read()?;
         let mut input = Input::default();
         let email = input.parse("/email", EmailAddress::parse(&email));
         let name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
@@ -236,30 +244,32 @@ impl Accounts {
         };
         let new = ProvisioningRequest { email, display_name: name, roles };
         match app(request)?.commands.create_account(&context, caller.permissions, new).await {
-            Ok(done) => Ok(Recorded::of(done, |member| CreatedAccount {
+            Ok(done) => Ok(CommandResponse::of(done, |member| CreatedAccount {
                 account_id: member.account.0,
                 initial_password: member.initial_password.to_string(),
                 ..answer
             })),
-            Err(CommandError::Account(AccountError::NoSuchRole)) => {
-                Err(Problem::invalid_input(vec![FieldError::new("/roles", "must name roles that exist")]))
-            }
+            Err(CommandError::Account(AccountError::NoSuchRole)) => Err(Problem::invalid_input(vec![FieldError::new(
+                "/roles",
+                "must name existing roles; list roles with GET /v1/roles",
+            )])),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Change an account's display name
     ///
-    /// Needs `accounts.manage` and every permission of the account.
+    /// Needs the permission `accounts.manage` and every permission of the account. Replaces the display name; `null` removes
+    /// it. Returns the profile. A request that repeats the current name records no event.
     #[oai(path = "/:account_id", method = "patch", operation_id = "change_account")]
     async fn change(
         &self,
         request: &Request,
         caller: Bearer,
         account_id: Path<Uuid>,
-        body: JsonBody<ProfileChange>,
+        body: JsonBody<ProfileRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<ChangedProfile>, Problem> {
+    ) -> Result<CommandResponse<ProfileResource>, Problem> {
         let caller = caller.0;
         caller.require(Permission::AccountsManage)?;
         let body = body.read()?;
@@ -269,12 +279,16 @@ impl Accounts {
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let (commands, account) = (&app(request)?.commands, AccountId(account_id.0));
         let done = commands.change_profile(&context, caller.permissions, account, name).await?;
-        Ok(Recorded::of(done, |profile| ChangedProfile::of(account, &profile)))
+        Ok(CommandResponse::of(done, |profile| ProfileResource::of(account, &profile)))
     }
 }
 
-/// The rows with what is sealed beside the log.
-async fn named(app: &App, rows: Vec<accounts::AccountRow>, now: DateTime<Utc>) -> Result<Vec<Account>, Problem> {
+/// Adds the sealed profiles to the rows.
+async fn named(
+    app: &App,
+    rows: Vec<accounts::AccountRow>,
+    now: DateTime<Utc>,
+) -> Result<Vec<AccountResource>, Problem> {
     let positions: Vec<i64> = rows.iter().map(|row| row.profile_position).collect();
     let profiles = app.commands.vault().open_personal(&positions).await.map_err(CommandError::from)?;
     Ok(rows
@@ -283,7 +297,7 @@ async fn named(app: &App, rows: Vec<accounts::AccountRow>, now: DateTime<Utc>) -
             let profile = profiles.get(&row.profile_position).and_then(Profile::read);
             let locked_until = row.locked_until.max(row.second_factor_locked_until).filter(|until| *until > now);
             let name = |name: &DisplayName| name.as_str().to_owned();
-            Account {
+            AccountResource {
                 account_id: row.account_id,
                 display_name: profile.as_ref().and_then(|profile| profile.display_name.as_ref().map(name)),
                 email: profile.map(|profile| profile.email.as_str().to_owned()),

@@ -1,8 +1,8 @@
-//! API keys, by which services act.
+//! API keys, the credentials of services.
 
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{ApiKeyId, KeyName, Reason};
-use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
@@ -14,49 +14,54 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::input::{Because, Input, Limit, Wanted, cursor_of, read_id};
+use super::input::{Input, Limit, PageQuery, ReasonRequest, cursor_of, read_id};
 use super::roles::{names, parse_permissions};
 use super::tag::Tag;
 
 pub struct ApiKeys;
 
+/// An API key to create.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ApiKeyRequest {
-    /// Which service it is for, never whom: it stands in the log for ever.
+    /// The name of the service. Do not use the name of a person: the log keeps it permanently.
     name: String,
-    /// What the service may do.
+    /// The permissions of the key.
     #[oai(validator(max_items = 100))]
     permissions: Vec<String>,
-    /// When the key ends (RFC 3339), within 366 days.
+    /// The expiry (RFC 3339), at most 366 days from now.
     expires_at: Timestamp,
 }
 
+/// A created API key.
 #[derive(Object)]
 struct CreatedApiKey {
     api_key_id: Uuid,
-    /// The bearer token of the service; shown this once.
+    /// The secret: the bearer token of the service. It is shown only in this response.
     secret: String,
     name: String,
     permissions: Vec<String>,
     expires_at: Timestamp,
 }
 
+/// An API key.
 #[derive(Object)]
-struct ApiKey {
+#[oai(rename = "ApiKey")]
+struct ApiKeyResource {
     api_key_id: Uuid,
     name: String,
     permissions: Vec<String>,
-    /// The account that made it.
+    /// The id of the account that created the key.
     created_by: Option<Uuid>,
     created_at: Timestamp,
     expires_at: Timestamp,
     revoked_at: Option<Timestamp>,
 }
 
+/// A page of API keys.
 #[derive(Object)]
 struct ApiKeyPage {
-    items: Vec<ApiKey>,
+    items: Vec<ApiKeyResource>,
     next_cursor: Option<String>,
 }
 
@@ -64,8 +69,9 @@ struct ApiKeyPage {
 impl ApiKeys {
     /// Create an API key
     ///
-    /// It makes every call that its permissions allow and that needs no login within the last ten minutes. Needs
-    /// `api_keys.manage`, every permission of the key, and a login within the last ten minutes.
+    /// Needs the permission `api_keys.manage`, every permission of the key, and an elevated session. Creates the key and
+    /// returns its secret, which is not shown again. The key can make every call that its permissions allow, except calls that
+    /// need an elevated session.
     #[oai(path = "/", method = "post", operation_id = "create_api_key")]
     async fn create(
         &self,
@@ -73,7 +79,7 @@ impl ApiKeys {
         caller: Bearer,
         body: JsonBody<ApiKeyRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<CreatedApiKey, 201>, Problem> {
+    ) -> Result<CommandResponse<CreatedApiKey, 201>, Problem> {
         let caller = caller.0;
         caller.require(Permission::ApiKeysManage)?;
         caller.require_elevated()?;
@@ -86,7 +92,7 @@ impl ApiKeys {
         let commands = &app(request)?.commands;
         let done =
             commands.create_api_key(&context, caller.permissions, name.clone(), permissions, expires_at.0).await?;
-        Ok(Recorded::of(done, |key| CreatedApiKey {
+        Ok(CommandResponse::of(done, |key| CreatedApiKey {
             api_key_id: key.id.0,
             secret: key.secret.to_string(),
             name: name.into(),
@@ -97,25 +103,25 @@ impl ApiKeys {
 
     /// List API keys
     ///
-    /// In the order of their creation.
-    /// Those that ended more than a day ago are in the audit trail alone. Never behind the log. Needs `api_keys.manage`.
+    /// Needs the permission `api_keys.manage`. Returns API keys by time of creation. Reads the current state, never an older
+    /// one. Keys that ended more than a day ago are not listed; the audit trail has them.
     #[oai(path = "/", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,
         request: &Request,
         caller: Bearer,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
     ) -> Result<Json<ApiKeyPage>, Problem> {
         caller.0.require(Permission::ApiKeysManage)?;
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
         let paging = wanted.paging(read_id)?;
         let page = access::api_keys(&app(request)?.pool, &paging).await.map_err(query_failed)?;
-        let items = page.items.into_iter().map(|key| ApiKey {
+        let items = page.items.into_iter().map(|key| ApiKeyResource {
             api_key_id: key.key_id,
             name: key.name,
             permissions: key.permissions,
@@ -130,22 +136,22 @@ impl ApiKeys {
 
     /// Revoke an API key
     ///
-    /// It is refused from then on. A reason may be given. Needs `api_keys.manage` and a login within the last ten
-    /// minutes.
+    /// Needs the permission `api_keys.manage` and an elevated session. A reason is optional. Revokes the key, which is refused
+    /// from then on. Returns when every node enforces the change.
     #[oai(path = "/:api_key_id", method = "delete", operation_id = "revoke_api_key")]
     async fn revoke(
         &self,
         request: &Request,
         caller: Bearer,
         api_key_id: Path<Uuid>,
-        body: JsonBody<Option<Because>>,
+        body: JsonBody<Option<ReasonRequest>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let caller = caller.0;
         caller.require(Permission::ApiKeysManage)?;
         caller.require_elevated()?;
         let mut input = Input::default();
-        let reason = input.parse_optional("/reason", body.read()?.map(|because| Reason::parse(&because.reason)));
+        let reason = input.parse_optional("/reason", body.read()?.map(|given| Reason::parse(&given.reason)));
         input.check()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;

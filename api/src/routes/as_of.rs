@@ -1,4 +1,4 @@
-//! Queries of the past: which moment is meant, and pages that keep to it.
+//! Queries of the past: the moment that `as_of` names, and pages of one moment.
 
 use std::fmt::Display;
 
@@ -15,36 +15,37 @@ use fulexo_projections::read_models::Projection;
 use poem_openapi::Object;
 use tokio::sync::SemaphorePermit;
 
-use super::input::{Input, Wanted, cursor_of};
+use super::input::{Input, PageQuery, cursor_of};
 
-/// The moment that an answer is about.
+/// The moment of a response.
 #[derive(Object, Clone, Copy)]
 #[oai(rename = "AsOf")]
-pub struct Shown {
-    /// The last event that counts; missing before the first one.
+pub struct AsOfResource {
+    /// The position of the last event that counts. `null` before the first event.
     position: Option<u64>,
-    /// What was locked or live was so at this time.
+    /// The time at which locks and sessions are evaluated.
     time: Timestamp,
 }
 
-impl From<Moment> for Shown {
+impl From<Moment> for AsOfResource {
     fn from(moment: Moment) -> Self {
         Self { position: moment.last(), time: moment.time.into() }
     }
 }
 
-/// Where a page begins, and of which moment it is; the present when there is none.
-pub struct PastPaging<'a, K> {
+/// The paging of a query that may have `as_of`.
+pub struct AsOfPaging<'a, K> {
     pub paging: Paging<K>,
+    /// The moment of the page. `None` for the present.
     pub moment: Option<Moment>,
-    /// Held while the page is read.
+    /// The permit for an expensive query, held while the page is read.
     _leave: Option<SemaphorePermit<'a>>,
 }
 
-/// The moment that `as_of` names, once the read models have seen it.
+/// Resolves `as_of`, and waits until the read models have applied that moment.
 ///
 /// # Errors
-/// 400 for no moment, or one that the log has not reached; 503 when a read model is behind.
+/// 400 for a malformed moment or one beyond the end of the log; 503 if a read model is behind.
 pub async fn moment(app: &App, as_of: Option<&str>, projections: &[Projection]) -> Result<Option<Moment>, Problem> {
     let Some(as_of) = as_of.map(parse).transpose()? else { return Ok(None) };
     let moment = resolve(app, as_of).await?;
@@ -52,27 +53,27 @@ pub async fn moment(app: &App, as_of: Option<&str>, projections: &[Projection]) 
     Ok(Some(moment))
 }
 
-/// The present, as a moment like any other: everything that the log has.
+/// Returns the present as a moment: the end of the log.
 ///
 /// # Errors
-/// 503 when a read model is behind.
+/// 503 if a read model is behind.
 pub async fn present(app: &App, projections: &[Projection]) -> Result<Moment, Problem> {
     let moment = resolve(app, AsOf::Time(DateTime::<Utc>::MAX_UTC)).await?;
     seen(app, moment, projections).await?;
     Ok(moment)
 }
 
-impl<'a, K> PastPaging<'a, K> {
-    /// The first page is of the moment that `as_of` names. Its cursor names that moment, so that all pages are of the same
-    /// one, whatever is recorded meanwhile.
+impl<'a, K> AsOfPaging<'a, K> {
+    /// Resolves the moment of a page. The first page has the moment that `as_of` names. The cursor repeats the moment, so that
+    /// all pages show the same one.
     ///
     /// # Errors
-    /// 400 for what cannot be read, or does not belong together; 503 when the read model is behind.
+    /// 400 for a malformed parameter, or a cursor of another moment; 503 if a read model is behind.
     pub async fn of(
         app: &'a App,
         projections: &[Projection],
         as_of: Option<String>,
-        wanted: Wanted,
+        wanted: PageQuery,
         read: impl Fn(&str) -> Option<K>,
     ) -> Result<Self, Problem> {
         let as_of = as_of.as_deref().map(parse).transpose()?;
@@ -82,11 +83,11 @@ impl<'a, K> PastPaging<'a, K> {
             (Some(as_of), None) => Some(resolve(app, as_of).await?),
             (as_of, Some(Some(moment))) if as_of.is_none_or(|as_of| is_of(moment, as_of)) => Some(moment),
             (Some(_), Some(_)) | (None, Some(Some(_))) => {
-                return Err(refused("/cursor", "must be the next_cursor of a page with this as_of"));
+                return Err(refused("/cursor", "must be the next_cursor of a page with the same as_of"));
             }
         };
         if let Some(moment) = moment {
-            // A cursor may come from anybody.
+            // A client can forge a cursor.
             if moment.last().is_some_and(|last| last >= *app.head.borrow()) {
                 resolve(app, AsOf::Position(moment.position.unsigned_abs())).await?;
             }
@@ -96,10 +97,10 @@ impl<'a, K> PastPaging<'a, K> {
         Ok(Self { paging: Paging { after: after.map(|cursor| cursor.key), order, limit }, moment, _leave })
     }
 
-    /// For a page of the present that is searched for: of filters that little matches, a good part of the table is read.
+    /// Acquires the permit for a filtered page of the present: a filter that matches little reads much of the table.
     ///
     /// # Errors
-    /// 503 when others are at it for too long.
+    /// 503 if no permit becomes free in time.
     pub async fn searching(mut self, app: &'a App, is_search: bool) -> Result<Self, Problem> {
         if is_search && self._leave.is_none() {
             self._leave = Some(app.look_back().await?);
@@ -107,7 +108,7 @@ impl<'a, K> PastPaging<'a, K> {
         Ok(self)
     }
 
-    /// The cursor of the next page of the same moment.
+    /// Returns the cursor of the next page of the same moment.
     pub fn next(&self, next: Option<impl Display>) -> Option<String> {
         let key = next?;
         Some(match self.moment {
@@ -118,13 +119,13 @@ impl<'a, K> PastPaging<'a, K> {
         })
     }
 
-    /// What the page says of its moment.
-    pub fn shown(&self) -> Option<Shown> {
-        self.moment.map(Shown::from)
+    /// Returns the moment as the page shows it.
+    pub fn shown(&self) -> Option<AsOfResource> {
+        self.moment.map(AsOfResource::from)
     }
 }
 
-/// `<key>`, or `<position>.<microseconds>.<key>`; a key holds no dots.
+/// A cursor: `<key>`, or `<position>.<microseconds>.<key>`. A key has no dots.
 struct Cursor<K> {
     moment: Option<Moment>,
     key: K,
@@ -139,13 +140,13 @@ impl<K> Cursor<K> {
         };
         let position: i64 = first.parse().ok().filter(|position| *position >= -1)?;
         let time = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-        // What Postgres has times for.
+        // The range of PostgreSQL's timestamps.
         let is_sound = (1..=9999).contains(&time.year());
         is_sound.then(|| read(key)).flatten().map(|key| Self { moment: Some(Moment { position, time }), key })
     }
 }
 
-/// Whether the moment is one that this could have led to. A time to come was the present then.
+/// `true` if `as_of` could have resolved to this moment. A future time resolves to the present.
 fn is_of(moment: Moment, as_of: AsOf) -> bool {
     match as_of {
         AsOf::Position(position) => moment.last() == Some(position),

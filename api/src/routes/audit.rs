@@ -1,4 +1,4 @@
-//! The audit trail: the events of the log, as their leaves have them.
+//! The audit trail: the events of the log and their leaves.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,7 +6,7 @@ use chrono::DateTime;
 use fulexo_domain::leaf;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
-use fulexo_node::answer::{Viewed, query_failed};
+use fulexo_node::answer::{QueryResponse, query_failed};
 use fulexo_node::caller::{BearerOrKey, app};
 use fulexo_node::http::Problem;
 use fulexo_node::timestamp::Timestamp;
@@ -20,79 +20,85 @@ use poem_openapi::types::Any;
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::as_of::{PastPaging, Shown};
-use super::input::{Input, Limit, Wanted, read_position};
+use super::as_of::{AsOfPaging, AsOfResource};
+use super::input::{Input, Limit, PageQuery, read_position};
 use super::tag::Tag;
 
 pub struct Audit;
 
-/// An event, as its leaf has it.
+/// An event of the log.
 #[derive(Object)]
 pub struct AuditEvent {
-    /// 0, 1, 2… in commit order without gaps; also the index of its leaf.
+    /// The position in the log: 0, 1, 2… in commit order, without gaps. It is also the index of the leaf.
     position: u64,
+    /// The id of the event.
     id: Uuid,
-    /// `<category>.<fact>`.
+    /// The type of the event, `<category>.<fact>`.
     #[oai(rename = "type")]
     event_type: Word<EventTypes>,
     category: Word<Categories>,
-    /// The aggregate's id.
+    /// The id of the stream, which is the id of its aggregate.
     stream: Uuid,
-    /// Its number in the stream, from 1.
+    /// The number of the event in its stream, from 1.
     version: u64,
-    /// The account that it is about.
+    /// The id of the account that the event concerns.
     subject: Option<Uuid>,
-    actor: AuditActor,
-    /// When it was recorded.
+    actor: ActorResource,
+    /// The time at which the event was recorded.
     time: Timestamp,
-    /// The request that led to it.
+    /// The id of the request that caused the event.
     correlation: Uuid,
-    /// The event that led to it.
+    /// The id of the event that caused this event.
     causation: Option<Uuid>,
-    /// The policy that it was decided under.
+    /// The version of the policy under which the event was decided.
     policy_version: u32,
-    /// The version of `data`'s schema.
+    /// The version of the schema of `data`.
     schema_version: u32,
-    /// What happened, in the words of its type.
+    /// The data of the event. Its members depend on the type.
     data: Any<serde_json::Value>,
-    /// What was sealed beside it.
-    sealed: Vec<AuditSealed>,
+    /// The sealed fields of the event.
+    sealed: Vec<SealedFields>,
 }
 
+/// The actor that caused an event.
 #[derive(Object)]
-struct AuditActor {
-    /// `account`, `api_key`, `anonymous`, `operator` or `system`.
-    kind: String,
-    id: Option<Uuid>,
+#[oai(rename = "Actor")]
+pub struct ActorResource {
+    /// The kind of actor: `account`, `api_key`, `anonymous`, `operator` or `system`.
+    pub kind: String,
+    /// The id of the account or of the API key. `null` for other kinds.
+    pub id: Option<Uuid>,
 }
 
+/// The sealed fields of an event that share a data key.
 #[derive(Object)]
-struct AuditSealed {
-    /// Names of the facts.
+struct SealedFields {
+    /// The names of the sealed fields.
     fields: Vec<String>,
-    /// SHA-256 of nonce and ciphertext, base64url.
+    /// The SHA-256 digest of nonce and ciphertext, in base64url.
     digest: String,
-    /// Commitment to the data key, base64url.
+    /// The commitment to the data key, in base64url.
     commitment: String,
 }
 
-/// Events, and how to get the next ones.
+/// A page of events.
 #[derive(Object)]
 pub struct AuditPage {
     pub items: Vec<AuditEvent>,
     pub next_cursor: Option<String>,
-    /// Of which moment this is, where one was asked for.
+    /// The moment of this state. Present if the query has `as_of`.
     #[oai(skip_serializing_if_is_none)]
-    pub as_of: Option<Shown>,
+    pub as_of: Option<AsOfResource>,
 }
 
+/// An event with its leaf.
 #[derive(Object)]
 struct AuditEventWithLeaf {
     #[oai(flatten)]
     event: AuditEvent,
-    /// The exact bytes that were hashed, base64url.
+    /// The leaf: the exact bytes that were hashed, in base64url.
     leaf: String,
-    /// The hash recorded with it: SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1; base64url.
+    /// The leaf hash on record: SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1, in base64url.
     leaf_hash: String,
 }
 
@@ -100,40 +106,40 @@ struct AuditEventWithLeaf {
 impl Audit {
     /// List events
     ///
-    /// In the order of the log.
-    /// Everything that is given must match. Needs `audit.read`.
+    /// Needs the permission `audit.read`. Returns events in the order of the log. Filters are combined with AND.
     #[oai(path = "/events", method = "get", operation_id = "list_audit_events")]
     async fn list(
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// Events with a greater position.
+        /// A filter for events with a greater position.
         after: Query<Option<u64>>,
-        /// Events of this type.
+        /// A filter for events of this type.
         #[oai(name = "type")]
         event_type: Query<Option<Word<EventTypes>>>,
-        /// Events of this category.
+        /// A filter for events of this category.
         category: Query<Option<Word<Categories>>>,
-        /// The account that they are about.
+        /// A filter for events that concern this account.
         subject: Query<Option<Uuid>>,
-        /// The account that made them happen.
+        /// A filter for events that this account or API key caused.
         actor: Query<Option<Uuid>>,
-        /// The request that led to them.
+        /// A filter for events that this request caused.
         correlation: Query<Option<Uuid>>,
-        /// Recorded at or after this time (RFC 3339).
+        /// A filter for events recorded at or after this time (RFC 3339).
         from: Query<Option<Timestamp>>,
-        /// Recorded before this time (RFC 3339).
+        /// A filter for events recorded before this time (RFC 3339).
         to: Query<Option<Timestamp>>,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// A position of the log, or a time (RFC 3339): events up to that one, or up to the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The list ends with that event, or with the last
+        /// event recorded by that time.
         as_of: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<AuditPage>, Problem> {
+    ) -> Result<QueryResponse<AuditPage>, Problem> {
         caller.0.require(Permission::AuditRead)?;
         let app = app(request)?;
         let mut input = Input::default();
@@ -151,8 +157,8 @@ impl Audit {
         };
         input.check()?;
         let view = app.caught_up(Projection::Audit, min_position.0).await?;
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
-        let past = PastPaging::of(app, &[Projection::Audit], as_of.0, wanted, read_position).await?;
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = AsOfPaging::of(app, &[Projection::Audit], as_of.0, wanted, read_position).await?;
         let past = past.searching(app, filter.is_given()).await?;
         filter.until = past.moment.map(|moment| moment.position);
         let page = audit::list(&app.pool, &filter, &past.paging).await.map_err(query_failed)?;
@@ -160,9 +166,9 @@ impl Audit {
         Ok(view.of(AuditPage { items, next_cursor: past.next(page.next), as_of: past.shown() }))
     }
 
-    /// Get an event and the bytes of its leaf
+    /// Get an event with its leaf
     ///
-    /// Needs `audit.read`.
+    /// Needs the permission `audit.read`. Returns the event, its exact leaf and the leaf hash on record.
     #[oai(path = "/events/:position", method = "get", operation_id = "get_audit_event")]
     async fn get(
         &self,
@@ -183,14 +189,14 @@ impl Audit {
 }
 
 impl AuditEvent {
-    /// Reads what a leaf says.
+    /// Decodes the leaf of an entry.
     ///
     /// # Errors
-    /// 500 for a leaf that cannot be read.
+    /// 500 if the leaf cannot be decoded.
     pub fn read(entry: &AuditEntry) -> Result<Self, Problem> {
         let position = entry.position.unsigned_abs();
         let raw = leaf::read(position, &entry.leaf).map_err(Problem::internal)?;
-        let sealed = raw.sealed.into_iter().map(|sealed| AuditSealed {
+        let sealed = raw.sealed.into_iter().map(|sealed| SealedFields {
             fields: sealed.fields.iter().map(|field| field.as_str().to_owned()).collect(),
             digest: sealed.digest,
             commitment: sealed.commitment,
@@ -203,7 +209,7 @@ impl AuditEvent {
             stream: raw.stream,
             version: raw.version,
             subject: raw.subject,
-            actor: AuditActor { kind: raw.actor.kind().to_owned(), id: raw.actor.id() },
+            actor: ActorResource { kind: raw.actor.kind().to_owned(), id: raw.actor.id() },
             time: raw.time.into(),
             correlation: raw.correlation,
             causation: raw.causation,

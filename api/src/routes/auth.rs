@@ -1,4 +1,4 @@
-//! Registering, logging in, staying logged in, logging out.
+//! Registration, login, refresh, step-up, introspection and logout.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId, TypedCode};
-use fulexo_node::answer::{NoContent, Recorded};
+use fulexo_node::answer::{CommandResponse, NoContent};
 use fulexo_node::caller::{
     HeldBearer, Introspector, SigningOut, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
 };
@@ -27,22 +27,24 @@ use uuid::Uuid;
 
 use super::input::Input;
 use super::tag::Tag;
-use super::tokens::{Handover, LoginAnswer, RefreshAnswer};
+use super::tokens::{LoginResponse, RefreshResponse, TokenDelivery};
 
 pub struct Auth;
 
+/// A registration of an account.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct Registration {
-    /// Where the account's owner can be reached; unique, without regard to case.
+struct RegistrationRequest {
+    /// The account's e-mail address: unique, compared without regard to case.
     email: String,
-    /// 12 to 72 bytes with a lower-case letter, an upper-case letter, a digit and a symbol; not a common one, and not
-    /// like the e-mail address or the name.
+    /// The password: 12 characters to 72 bytes, with a lower-case letter, an upper-case letter, a digit and a symbol. Common
+    /// passwords, and passwords that resemble the e-mail address or the display name, are refused.
     password: String,
-    /// How the owner wants to be called; 1 to 100 characters.
+    /// The display name, 1 to 100 characters.
     display_name: Option<String>,
 }
 
+/// A registered account.
 #[derive(Object)]
 struct RegisteredAccount {
     account_id: Uuid,
@@ -51,110 +53,118 @@ struct RegisteredAccount {
     roles: Vec<String>,
 }
 
+/// A login with e-mail address and password.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct Login {
+struct LoginRequest {
     email: String,
     password: String,
-    /// What this device was given at an earlier login; by it the device is known again.
+    /// The `device_token` of this device's last login. It identifies the device as a known one.
     device_token: Option<String>,
-    /// For browsers: true has the tokens set as cookies that no script can read, and not in the answer.
+    /// `true` to receive the tokens in `HttpOnly` cookies instead of the response body. For browsers.
     cookies: Option<bool>,
 }
 
+/// The second step of a login.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct SecondFactor {
+struct SecondFactorRequest {
     challenge_token: String,
-    /// Six digits of the authenticator app, or a recovery code; spaces, dashes and the digits of any script are read.
+    /// The six-digit code of the authenticator app, or a recovery code. Spaces and dashes are ignored; digits of any script
+    /// are accepted.
     code: String,
-    /// For browsers: true has the tokens set as cookies that no script can read, and not in the answer.
+    /// `true` to receive the tokens in `HttpOnly` cookies instead of the response body. For browsers.
     cookies: Option<bool>,
 }
 
+/// A refresh of the tokens of a session.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct Refresh {
-    /// May be missing where it is in its cookie; the new tokens are then set as cookies too.
+struct RefreshRequest {
+    /// The refresh token. Omit it to use the refresh cookie; the new tokens are then set as cookies, too.
     refresh_token: Option<String>,
-    /// What this device was given at its login; if sent, it must be the one that logged in.
+    /// The `device_token` of this device. If you send it, it must be the device that logged in.
     device_token: Option<String>,
 }
 
+/// A step-up: exactly one of `password` and `code`.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct StepUp {
-    /// The password of an account that has no second factor.
+struct StepUpRequest {
+    /// The password, for an account without a second factor.
     password: Option<String>,
-    /// Six digits of the authenticator app, or a recovery code; spaces, dashes and the digits of any script are read.
+    /// The six-digit code of the authenticator app, or a recovery code. Spaces and dashes are ignored; digits of any script
+    /// are accepted.
     code: Option<String>,
 }
 
+/// The elevation of a session.
 #[derive(Object)]
-struct Elevated {
-    /// Until then sensitive calls are allowed.
+struct Elevation {
+    /// The end of the elevation. Sensitive calls are allowed until then.
     elevated_until: Timestamp,
 }
 
+/// The session of the access token, as of now.
 #[derive(Object)]
 struct CurrentSession {
     account_id: Uuid,
     session_id: Uuid,
-    /// Roles held now.
+    /// The account's current roles.
     roles: Vec<String>,
-    /// What they allow together.
+    /// The permissions of these roles in this session.
     permissions: Vec<String>,
-    /// How the session's owner logged in (RFC 8176).
+    /// The authentication methods of the session (RFC 8176).
     methods: Vec<String>,
-    /// When the access token ends.
+    /// The expiry of the access token.
     expires_at: Timestamp,
-    /// Until then sensitive calls are allowed.
+    /// The end of the elevation. Sensitive calls are allowed until then.
     elevated_until: Timestamp,
-    /// Whether every other call is refused until the session's owner has proved themselves by a step-up: its tokens were
-    /// refreshed from somewhere that looked different.
+    /// `true` if every other call is refused until a step-up, because the tokens were refreshed from another browser or
+    /// device.
     held: bool,
-    /// Where the access token came in a cookie: to be sent as `X-CSRF-Token` with every call that is not a GET.
+    /// The value of `X-CSRF-Token` for every call except GET. Present if the access token came in a cookie.
     #[oai(skip_serializing_if_is_none)]
     csrf_token: Option<String>,
 }
 
-/// RFC 7662, section 2.1.
+/// An introspection request (RFC 7662, section 2.1).
 #[derive(Object, Deserialize)]
-struct Introspection {
-    /// An access token, or an API key.
+struct IntrospectionRequest {
+    /// The access token or the API key's secret to introspect.
     token: String,
-    /// Not needed.
+    /// A hint about the token's type. It is ignored.
     token_type_hint: Option<String>,
 }
 
-/// RFC 7662, section 2.2. Of a token that is worth nothing, for whatever reason, `active` is all that is said.
+/// An introspection response (RFC 7662, section 2.2). For an inactive token it has no member except `active`.
 #[derive(Object, Default)]
 #[oai(skip_serializing_if_is_none)]
-struct Introspected {
+struct IntrospectionResponse {
     active: bool,
-    /// Permissions, separated by spaces.
+    /// The current permissions, separated by spaces.
     scope: Option<String>,
-    /// `Bearer`, or `api_key`.
+    /// The type of the token: `Bearer` or `api_key`.
     token_type: Option<String>,
-    /// The account, or the API key.
+    /// The id of the account or of the API key.
     sub: Option<Uuid>,
-    /// The session.
+    /// The id of the session.
     sid: Option<Uuid>,
     /// The client that the token was issued to.
     client_id: Option<String>,
     iss: Option<String>,
     aud: Option<String>,
     jti: Option<Uuid>,
-    /// Seconds since 1970.
+    /// The expiry, in seconds since 1970-01-01T00:00:00Z.
     exp: Option<i64>,
-    /// Seconds since 1970.
+    /// The time of issue, in seconds since 1970-01-01T00:00:00Z.
     iat: Option<i64>,
-    /// Seconds since 1970.
+    /// The time of the login, in seconds since 1970-01-01T00:00:00Z.
     auth_time: Option<i64>,
-    /// How the session's owner logged in (RFC 8176).
+    /// The authentication methods of the session (RFC 8176).
     amr: Option<Vec<String>>,
     acr: Option<String>,
-    /// Roles held now.
+    /// The account's current roles.
     roles: Option<Vec<String>>,
 }
 
@@ -162,23 +172,25 @@ struct Introspected {
 impl Auth {
     /// Register an account
     ///
-    /// Its owner can log in at once. A mail asks them to confirm the address, where the service sends mail. 403
-    /// `registration_closed` where accounts are made by administrators alone.
+    /// Creates an account with the role `customer`. Its owner can log in at once. If the service sends e-mail, it sends a
+    /// link that verifies the address. Returns the account.
+    ///
+    /// Answers 403 `registration_closed` if only administrators create accounts.
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(
         &self,
         request: &Request,
-        body: JsonBody<Registration>,
+        body: JsonBody<RegistrationRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<RegisteredAccount, 201>, Problem> {
+    ) -> Result<CommandResponse<RegisteredAccount, 201>, Problem> {
         let app = app(request)?;
         if !app.registration {
             return Err(Problem::permission_denied()
                 .with_code(Code::REGISTRATION_CLOSED)
-                .with_detail("Accounts are made by administrators here."));
+                .with_detail("Registration is closed. Ask an administrator for an account."));
         }
         unless_locked_down(app).await?;
-        let Registration { email, password, display_name } = body.read()?;
+        let RegistrationRequest { email, password, display_name } = body.read()?;
         let mut input = Input::default();
         let parsed_email = input.parse("/email", EmailAddress::parse(&email));
         let parsed_name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
@@ -195,89 +207,99 @@ impl Auth {
             NewAccount { email: parsed_email, password: Password::new(password), display_name: parsed_name, roles };
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let done = app.commands.register(&context, new).await?;
-        Ok(Recorded::of(done, |account| RegisteredAccount { account_id: account.0, ..answer }))
+        Ok(CommandResponse::of(done, |account| RegisteredAccount { account_id: account.0, ..answer }))
     }
 
     /// Log in
     ///
-    /// Every refusal is the same 401, whether the address is unknown, the password wrong, the account locked or
-    /// suspended; the reason is in the audit trail. Where the password alone does not begin a session, `status` says what
-    /// is left to do, and `challenge_token` is good for that alone.
+    /// Starts a session and returns its tokens. If the login needs another step, `status` names the step, and the response
+    /// has a `challenge_token` that is valid only for this step.
+    ///
+    /// Every refusal is the same 401 `invalid_credentials`, for an unknown address, a wrong password, a locked account and a
+    /// suspended one. Only the audit trail has the reason.
     #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,
         request: &Request,
-        body: JsonBody<Login>,
+        body: JsonBody<LoginRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<LoginAnswer>, Problem> {
-        let Login { email, password, device_token, cookies } = body.read()?;
+    ) -> Result<CommandResponse<LoginResponse>, Problem> {
+        let LoginRequest { email, password, device_token, cookies } = body.read()?;
         let app = app(request)?;
-        let mut handover = Handover::new(app, request, cookies == Some(true))?;
+        let mut delivery = TokenDelivery::new(app, request, cookies == Some(true))?;
         let device_token = device_token.or_else(|| Cookie::Device.of(request.headers()).map(str::to_owned));
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&email)) else { return Err(input.refused()) };
         let credentials = Credentials { email, password: Password::new(password), device_token };
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let done = app.commands.login(&context, credentials).await?;
-        Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
+        Ok(CommandResponse::of(done, |it| LoginResponse::of(it, &mut delivery)).with_cookies(delivery.cookies))
     }
 
     /// Log in with a second factor
     ///
-    /// A code is accepted once. A wrong one counts, and five within fifteen minutes lock the second factor for a while;
-    /// every refusal is the same 401.
+    /// Needs the `challenge_token` of a login with status `second_factor_required`, and a code. Each code is accepted once.
+    /// Starts a session and returns its tokens.
+    ///
+    /// Every refusal is the same 401 `invalid_credentials`. Wrong codes count as failed logins: the lockout policy locks the
+    /// second factor after too many, by default after five within 15 minutes.
     #[oai(path = "/second-factor", method = "post", operation_id = "login_with_second_factor")]
     async fn second_factor(
         &self,
         request: &Request,
-        body: JsonBody<SecondFactor>,
+        body: JsonBody<SecondFactorRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<LoginAnswer>, Problem> {
-        let SecondFactor { challenge_token, code, cookies } = body.read()?;
+    ) -> Result<CommandResponse<LoginResponse>, Problem> {
+        let SecondFactorRequest { challenge_token, code, cookies } = body.read()?;
         let app = app(request)?;
-        let mut handover = Handover::new(app, request, cookies == Some(true))?;
+        let mut delivery = TokenDelivery::new(app, request, cookies == Some(true))?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let done = app.commands.second_factor(&context, &challenge_token, &TypedCode::new(&code)).await?;
-        Ok(Recorded::of(done, |it| LoginAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
+        Ok(CommandResponse::of(done, |it| LoginResponse::of(it, &mut delivery)).with_cookies(delivery.cookies))
     }
 
     /// Exchange a refresh token for new tokens
     ///
-    /// A token that was spent before ends the session: somebody else holds a copy. Within ten seconds the one just
-    /// spent is answered with its successor, for two tabs or a lost answer. From another browser or device than
-    /// before, the policy decides: by default the new tokens are good for a step-up alone. A `device_token` that the account
-    /// knows says more than the browser does.
+    /// Needs a refresh token, which is valid for one use. Returns a new access token and a new refresh token.
+    ///
+    /// A spent refresh token revokes the session, because the token was copied. There is a grace period
+    /// (`refresh_grace_seconds` of the policy, 10 seconds by default) in which the last spent token returns the same
+    /// successor again, for concurrent tabs and lost responses.
+    ///
+    /// If the browser or device differs from the last one, `fingerprint` of the policy decides. By default the new tokens
+    /// are valid only for a step-up. A known `device_token` takes precedence over the browser's name.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh_tokens")]
     async fn refresh(
         &self,
         request: &Request,
-        body: JsonBody<Refresh>,
+        body: JsonBody<RefreshRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<RefreshAnswer>, Problem> {
-        let Refresh { refresh_token, device_token } = body.read()?;
+    ) -> Result<CommandResponse<RefreshResponse>, Problem> {
+        let RefreshRequest { refresh_token, device_token } = body.read()?;
         let app = app(request)?;
         let cookie = |cookie: Cookie| cookie.of(request.headers()).map(str::to_owned);
         let (refresh_token, device_token, by_cookie) = match (refresh_token, cookie(Cookie::Refresh)) {
             (Some(token), _) => (token, device_token, false),
             (None, Some(token)) => {
-                // Whose session it is the token says; whether it is one, the command.
+                // The token names the session. The command verifies the token.
                 let session = Commands::named_session(&token).unwrap_or(SessionId(Uuid::nil()));
                 require_csrf_token(app, request, session)?;
                 (token, device_token.or_else(|| cookie(Cookie::Device)), true)
             }
             (None, None) => {
-                return Err(Problem::invalid_input(vec![FieldError::new("/refresh_token", "is missing")]));
+                return Err(Problem::invalid_input(vec![FieldError::new("/refresh_token", "is required")]));
             }
         };
-        let mut handover = Handover::new(app, request, by_cookie)?;
+        let mut delivery = TokenDelivery::new(app, request, by_cookie)?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
         let done = app.commands.refresh(&context, &refresh_token, device_token.as_deref()).await?;
-        Ok(Recorded::of(done, |it| RefreshAnswer::of(it, &mut handover)).with_cookies(handover.cookies))
+        Ok(CommandResponse::of(done, |it| RefreshResponse::of(it, &mut delivery)).with_cookies(delivery.cookies))
     }
 
     /// Log out
     ///
-    /// Its tokens are refused from then on, this one included: a second call answers 401. Cookies are taken away.
+    /// Ends the session. All of its tokens are refused from then on, including the one of this call: a second call answers
+    /// 401. Clears the session's cookies.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(
         &self,
@@ -299,72 +321,75 @@ impl Auth {
         Ok(NoContent::from(done).with_cookies(cleared.collect()))
     }
 
-    /// Step up
+    /// Elevate the session (step-up)
     ///
-    /// Allows sensitive calls for ten minutes.
-    /// Send the password, or a code. An account that has a second factor needs a code: its password is refused with
-    /// `code_required`. What is wrong counts as a failed login from this device.
+    /// Needs the password, or a code if the account has a second factor; a password is then refused with 403
+    /// `code_required`. A wrong password or code counts as a failed login from this device.
+    ///
+    /// Sensitive calls are allowed until `elevated_until`: for the `elevation_seconds` of the policy, 10 minutes by default.
+    /// A login elevates the session in the same way.
     #[oai(path = "/step-up", method = "post", operation_id = "step_up")]
     async fn step_up(
         &self,
         request: &Request,
         caller: HeldBearer,
-        body: JsonBody<StepUp>,
+        body: JsonBody<StepUpRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Elevated>, Problem> {
+    ) -> Result<CommandResponse<Elevation>, Problem> {
         let caller = caller.0;
         let evidence = match body.read()? {
-            StepUp { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
-            StepUp { password: None, code: Some(code) } => Evidence::Code(TypedCode::new(&code)),
-            StepUp { .. } => {
-                return Err(Problem::invalid_input(vec![FieldError::new("", "must hold either password or code")]));
+            StepUpRequest { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
+            StepUpRequest { password: None, code: Some(code) } => Evidence::Code(TypedCode::new(&code)),
+            StepUpRequest { .. } => {
+                return Err(Problem::invalid_input(vec![FieldError::new("", "must have either `password` or `code`")]));
             }
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let done =
             app(request)?.commands.step_up(&context, caller.account, caller.session, caller.held, evidence).await?;
-        Ok(Recorded::of(done, |elevated_until| Elevated { elevated_until: elevated_until.into() }))
+        Ok(CommandResponse::of(done, |elevated_until| Elevation { elevated_until: elevated_until.into() }))
     }
 
     /// Introspect a token (RFC 7662)
     ///
-    /// For services that are handed access tokens or API keys by others. Needs `tokens.introspect`, which an API key may
-    /// have. A key may be presented by HTTP Basic, too (RFC 6749, section 2.3.1): its id as the user, its secret as the
-    /// password.
+    /// Needs the permission `tokens.introspect`. For services that receive access tokens or API keys from their own clients.
+    /// Returns the current state of the token: its session, roles and permissions as of now.
+    ///
+    /// You can send an API key by HTTP Basic (RFC 6749, section 2.3.1): its id as the user name, its secret as the password.
     #[oai(path = "/introspect", method = "post", operation_id = "introspect_token")]
     async fn introspect(
         &self,
         request: &Request,
         caller: Introspector,
-        body: FormBody<Introspection>,
-    ) -> Result<Json<Introspected>, Problem> {
+        body: FormBody<IntrospectionRequest>,
+    ) -> Result<Json<IntrospectionResponse>, Problem> {
         caller.0.require(Permission::TokensIntrospect)?;
-        let Introspection { token, .. } = body.read(request).await?;
+        let IntrospectionRequest { token, .. } = body.read(request).await?;
         let app = app(request)?;
         let token = token.as_str();
         if let Some(key) = app.commands.api_key(token) {
             let Some((permissions, expires_at)) = standing_of(app, key).await? else {
-                return Ok(Json(Introspected::default()));
+                return Ok(Json(IntrospectionResponse::default()));
             };
-            return Ok(Json(Introspected {
+            return Ok(Json(IntrospectionResponse {
                 active: true,
                 scope: Some(scope(permissions)),
                 token_type: Some("api_key".to_owned()),
                 sub: Some(key.0),
                 exp: Some(expires_at.timestamp()),
-                ..Introspected::default()
+                ..IntrospectionResponse::default()
             }));
         }
         let Ok(claims) = app.tokens.verify(app.commands.keys(), token, clock::now()) else {
-            return Ok(Json(Introspected::default()));
+            return Ok(Json(IntrospectionResponse::default()));
         };
         let Some(caller) =
             judge(app, Arc::clone(&claims)).await?.filter(|caller| !caller.held && clock::now() < caller.expires_at)
         else {
-            return Ok(Json(Introspected::default()));
+            return Ok(Json(IntrospectionResponse::default()));
         };
         let methods = caller.methods();
-        Ok(Json(Introspected {
+        Ok(Json(IntrospectionResponse {
             active: true,
             scope: Some(scope(caller.permissions)),
             token_type: Some("Bearer".to_owned()),
@@ -385,7 +410,8 @@ impl Auth {
 
     /// Get the current session
     ///
-    /// Judged from the token and this node's memory of what has changed since; no database is read.
+    /// Returns the account, roles and permissions of the access token as of now. Reads no database: the node applies the
+    /// changes of the log to the token's claims.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]
     async fn session(&self, request: &Request, caller: HeldBearer) -> Result<Json<CurrentSession>, Problem> {
         let caller = caller.0;

@@ -1,6 +1,6 @@
-//! The OpenAPI document (3.0.3), with what poem-openapi does not say of the types it is made from: that what is optional may
-//! be null, the bounds of values that are parsed past it, that bodies are strict, and every refusal once. Who generates a
-//! client, or hostile input, reads this: what generators trip over is written in a way that they all read.
+//! The completion of the OpenAPI document (3.0.3). poem-openapi leaves out that optional members may be null, the bounds of
+//! values that handlers parse, and that bodies are strict; it repeats every refusal. Generators of clients and of test input
+//! read the document, so it avoids forms that some of them misread.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use fulexo_domain::permission::Permission;
 use poem::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-/// Bounds of a string wherever a body or an answer has a member of this name.
+/// The bounds of string members of this name.
 fn member(name: &str) -> Option<Value> {
     Some(match name {
         "display_name" => json!({"minLength": 1, "maxLength": 100}),
@@ -19,113 +19,100 @@ fn member(name: &str) -> Option<Value> {
     })
 }
 
-/// The schema of a member's values, where they are closed.
+/// The schema of a member whose values are a closed list.
 fn vocabulary_of(schema: &str, name: &str) -> Option<&'static str> {
     Some(match (schema, name) {
         (_, "permission" | "permissions") => "Permission",
-        ("AuditActor" | "Granter", "kind") => "ActorKind",
+        ("Actor", "kind") => "ActorKind",
         ("SecondFactorChallenge", "methods") => "SecondFactorMethod",
-        ("CurrentSession", "methods") => "Method",
+        ("CurrentSession", "methods") => "AuthenticationMethod",
         _ => return None,
     })
 }
 
-/// Words that several members take their values from, each a schema of its own.
+/// Closed lists of values that several members share, each with its own schema.
 fn vocabularies() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     let permissions = Permission::ALL.map(Permission::as_str).to_vec();
     let actors = vec!["account", "api_key", "anonymous", "operator", "system"];
     vec![
-        ("Permission", "What a role or an API key may allow.", permissions),
-        ("ActorKind", "Who can make something happen.", actors),
-        ("SecondFactorMethod", "What may be presented as a second factor.", vec!["totp", "recovery_code"]),
-        ("Method", "What a session's owner has presented (RFC 8176).", vec!["pwd", "otp"]),
+        ("Permission", "A permission of a role or an API key. `GET /v1/permissions` describes each.", permissions),
+        ("ActorKind", "The kind of actor that caused an event.", actors),
+        ("SecondFactorMethod", "A method of the second factor.", vec!["totp", "recovery_code"]),
+        (
+            "AuthenticationMethod",
+            "An authentication method (RFC 8176): `pwd`, a password; `otp`, a code.",
+            vec!["pwd", "otp"],
+        ),
     ]
 }
 
-/// The description of a member of this name, wherever it has none of its own.
+/// The description of a member of this name that has no description of its own.
 fn member_meaning(name: &str) -> Option<&'static str> {
     Some(match name {
-        "access_token" => "The access token.",
-        "account_id" => "The account's id.",
-        "accounts" => "How many accounts there are.",
-        "acr" => "How well the caller is known (RFC 9470): `aal1` by a password, `aal2` by a second factor, too.",
-        "active" => "Whether it is in force.",
-        "actor" => "Who made it happen.",
-        "alg" => "The algorithm that the key is for.",
-        "api_key_id" => "The API key's id.",
-        "api_keys" => "What holds of API keys.",
-        "at" => "When it happened.",
-        "attempts" => "How many attempts there were.",
-        "aud" => "Whom the token is for.",
-        "category" => "The kind of stream that it is in.",
-        "challenge_token" => "What the login answered with.",
-        "count" => "How many there were.",
-        "created_at" => "When it was made.",
-        "current_password" => "The password that holds now.",
-        "dependencies" => "What the node needs: the database, and NATS where it is used.",
-        "device_id" => "The device's id.",
-        "display_name" => "What its owner is called.",
+        "account_id" => "The id of the account.",
+        "acr" => "The assurance level (RFC 9470): `aal1` with a password, `aal2` with a second factor as well.",
+        "active" => "`true` if the token is active.",
+        "actor" => "The actor that caused the event.",
+        "alg" => "The algorithm of the key.",
+        "api_key_id" => "The id of the API key.",
+        "api_keys" => "The API key policy.",
+        "aud" => "The audience of the token.",
+        "category" => "The category of the stream.",
+        "challenge_token" => "The challenge token of the login.",
+        "count" => "The number of events.",
+        "created_at" => "The time of creation.",
+        "current_password" => "The current password.",
+        "dependencies" => "The dependencies of the node: PostgreSQL, and NATS if it is configured.",
+        "device_id" => "The id of the device.",
+        "display_name" => "The display name.",
         "e" => "The exponent of the key, in base64url.",
         "email" => "The e-mail address.",
-        "ended_at" => "When it ended.",
-        "expires_at" => "When it ends by itself.",
-        "first_used_at" => "When it first logged in.",
-        "from" => "Where it begins.",
-        "gate" => "What judges requests from memory.",
-        "gauges" => "What there was at the end.",
-        "granted_at" => "Since when.",
-        "granted_by" => "By whom.",
-        "holders" => "How many accounts hold it.",
-        "id" => "Its id.",
-        "idle_expires_at" => "When it ends, unless it is refreshed before.",
-        "ip" => "The address that it came from.",
-        "iss" => "Who issued the token.",
-        "items" => "What was found, in order.",
-        "jti" => "The token's id.",
-        "keys" => "The keys.",
-        "kid" => "The key's id, as tokens name it.",
-        "kty" => "The key's type.",
-        "last_login_at" => "When somebody last logged in to it.",
-        "last_seen_at" => "When it was last refreshed.",
-        "last_used_at" => "When it last logged in.",
-        "live_sessions" => "How many sessions are in use.",
-        "locked" => "How many accounts are locked.",
-        "lockout" => "When guesses lock.",
+        "ended_at" => "The time at which the session ended.",
+        "expires_at" => "The expiry.",
+        "first_used_at" => "The time of the first login from the device.",
+        "gate" => "The gate, which authorises requests from memory.",
+        "gauges" => "The gauges at the moment.",
+        "granted_at" => "The time of the grant.",
+        "granted_by" => "The actor that granted the role.",
+        "idle_expires_at" => "The time at which the session expires if it is not refreshed.",
+        "iss" => "The issuer of the token.",
+        "items" => "The items, in order.",
+        "jti" => "The id of the token.",
+        "keys" => "The keys of the set.",
+        "kid" => "The id of the key, as tokens name it.",
+        "kty" => "The type of the key.",
+        "last_login_at" => "The time of the last login.",
+        "last_used_at" => "The time of the last login from the device.",
+        "lockout" => "The lockout policy.",
         "n" => "The modulus of the key, in base64url.",
-        "name" => "Its name.",
-        "new_password" => "The password that holds from then on.",
+        "name" => "The name.",
+        "new_password" => "The new password.",
         "next_cursor" => {
-            "The `cursor` of the next page; none on the last one. A page under filters may be short, or empty, and have one."
+            "The `cursor` of the next page. `null` on the last page. With filters, a page can have few items, or none, and \
+             still be followed by another."
         }
         "password" => "The password.",
-        "password_changed_at" => "When the password was last changed.",
-        "passwords" => "What holds of passwords.",
-        "permission" => "Its name.",
-        "permissions" => "What it allows.",
-        "projections" => "Each read model.",
-        "reason" => "Why, for those who look into it later.",
-        "registered_at" => "When it was registered.",
-        "revoked_at" => "When it was revoked.",
-        "role" => "The role's name.",
-        "roles" => "The roles that it holds.",
-        "second_factor" => "What holds of its second factor.",
-        "session_id" => "The session's id.",
-        "sessions" => "How long sessions live, and what they need.",
-        "started_at" => "When it began.",
-        "status" => "How it is.",
-        "step_seconds" => "The length of a step.",
-        "steps" => "Step by step, in order.",
-        "suspended" => "How many accounts are suspended.",
-        "to" => "Where it ends.",
-        "type" => "The event's type: `<category>.<fact>`.",
-        "until" => "Until when.",
-        "use" => "What the key is for.",
-        "user_agent" => "What the client called itself.",
+        "password_changed_at" => "The time of the last password change.",
+        "passwords" => "The password policy.",
+        "permission" => "The name of the permission.",
+        "permissions" => "The permissions.",
+        "projections" => "The state of each read model.",
+        "reason" => "The reason.",
+        "registered_at" => "The time of registration.",
+        "revoked_at" => "The time of revocation.",
+        "role" => "The name of the role.",
+        "roles" => "The roles of the account.",
+        "second_factor" => "The second factor.",
+        "session_id" => "The id of the session.",
+        "sessions" => "The session policy.",
+        "started_at" => "The time at which the session started.",
+        "status" => "The state of the component.",
+        "use" => "The use of the key.",
         _ => return None,
     })
 }
 
-/// Bounds of a parameter of this name.
+/// The bounds of parameters of this name.
 fn parameter(name: &str) -> Option<Value> {
     Some(match name {
         "Idempotency-Key" => json!({"minLength": 1, "maxLength": 255}),
@@ -136,36 +123,37 @@ fn parameter(name: &str) -> Option<Value> {
     })
 }
 
-/// The description of a parameter of this name, where its operation gives none.
+/// The description of a parameter of this name that has no description of its own.
 fn meaning(name: &str) -> Option<&'static str> {
     Some(match name {
         "Idempotency-Key" => {
-            "Any text of up to 255 bytes: a call repeated with the same one is done once, for 24 hours."
+            "A unique key of this request, 1 to 255 bytes. A request that is repeated with the same key within 24 hours is \
+             carried out once and returns the same result."
         }
         "Log-Min-Position" => {
-            "A `Log-Position` that was answered before: the query sees at least everything up to there."
+            "The `Log-Position` of an earlier response. The response includes every event up to this position."
         }
-        "account_id" => "The account's id.",
-        "api_key_id" => "The API key's id.",
-        "device_id" => "The device's id.",
-        "position" => "The event's position in the log.",
-        "role" => "The role's name.",
-        "session_id" => "The session's id.",
+        "account_id" => "The id of the account.",
+        "api_key_id" => "The id of the API key.",
+        "device_id" => "The id of the device.",
+        "position" => "The position of the event in the log.",
+        "role" => "The name of the role.",
+        "session_id" => "The id of the session.",
         _ => return None,
     })
 }
 
-/// A role's name.
+/// The pattern of a role's name.
 const ROLE: &str = "^[a-z][a-z0-9_-]{0,62}$";
 
-/// The one scheme: every token comes the same way.
+/// The security scheme of every token.
 const BEARER: &str = "bearerAuth";
-/// The scheme of introspection beside it.
+/// The second security scheme of introspection.
 const BASIC: &str = "basicAuth";
 /// The pointer to all schemas.
 const SCHEMAS: &str = "#/components/schemas/";
 
-/// The order of a journey: getting in, one's own things, those of others, what an auditor reads, the service itself.
+/// The order of tags: login, own account, other accounts, audit, service.
 const TAGS: [&str; 12] = [
     "Authentication",
     "Me",
@@ -181,10 +169,10 @@ const TAGS: [&str; 12] = [
     "Service",
 ];
 
-/// The document, completed.
+/// Completes the document.
 ///
 /// # Errors
-/// When it is no JSON.
+/// If the document is not JSON.
 pub fn complete(document: &str) -> serde_json::Result<String> {
     let mut document: Value = serde_json::from_str(document)?;
     add(&mut document, json!({"openapi": "3.0.3"}));
@@ -207,13 +195,14 @@ pub fn complete(document: &str) -> serde_json::Result<String> {
     let scheme = json!({
         "type": "http",
         "scheme": "bearer",
-        "description": "An access token, or what the operation says it takes in the place of one: the secret of an API key, \
-                        or the `challenge_token` of a login that is not over.",
+        "description": "An access token. Some operations also accept the secret of an API key, or the `challenge_token` of a \
+                        login that needs another step; their descriptions say so.",
     });
     let basic = json!({
         "type": "http",
         "scheme": "basic",
-        "description": "The id of an API key and its secret, each written as in a form (RFC 6749, section 2.3.1).",
+        "description": "The id of an API key as the user name and its secret as the password, each form-encoded (RFC 6749, \
+                        section 2.3.1).",
     });
     if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
         components.insert("responses".to_owned(), Value::Object(refusals));
@@ -226,18 +215,18 @@ pub fn complete(document: &str) -> serde_json::Result<String> {
     serde_json::to_string_pretty(&document)
 }
 
-/// The values of an object's members; of nothing, none.
+/// Returns the values of an object's members. Returns nothing if there is no object.
 fn members<'a>(value: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
     value.pointer_mut(pointer).and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut)
 }
 
-/// The schema that this is a reference to.
+/// Returns the name of the referenced schema.
 fn referred(schema: &Value) -> Option<&str> {
     schema.get("$ref")?.as_str()?.strip_prefix(SCHEMAS)
 }
 
-/// Writes the variants of each union flat, every one with its one `status`, and without a discriminator: there are generators
-/// that take that member out of what they then read.
+/// Flattens the variants of each union, each with its `status`, and removes the discriminator: some generators drop the
+/// discriminator's member from the variants.
 fn flatten_unions(document: &mut Value) {
     let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) else { return };
     let is_union = |schema: &Value| schema.get("discriminator").is_some();
@@ -258,12 +247,12 @@ fn flatten_unions(document: &mut Value) {
     }
 }
 
-/// Gives a variant the member by which it is told from the others.
+/// Adds the tag to a variant of a union.
 fn tag_with(variant: &mut Map<String, Value>, tag: &Value) {
     let Some(members) = tag.get("properties").and_then(Value::as_object) else { return };
     for (name, schema) in members {
         let mut schema = schema.clone();
-        add(&mut schema, json!({"description": "Which of the answers this is."}));
+        add(&mut schema, json!({"description": "The kind of response."}));
         add(variant.entry("properties").or_insert_with(|| json!({})), json!({name: schema}));
         let required = variant.entry("required").or_insert_with(|| json!([]));
         if let Some(required) = required.as_array_mut().filter(|required| !required.contains(&json!(name))) {
@@ -280,7 +269,7 @@ fn forget_unused(document: &mut Value) {
     }
 }
 
-/// Every schema that is referred to from here.
+/// Adds the names of all schemas that the value refers to.
 fn references(value: &Value, found: &mut BTreeSet<String>) {
     found.extend(referred(value).map(str::to_owned));
     match value {
@@ -313,14 +302,14 @@ fn complete_schema(schema_name: &str, schema: &mut Value) {
                 }
             }
         }
-        // Beside a reference nothing counts (OpenAPI 3.0, "Reference Object"): it stands in an `allOf`, and what is said of
-        // it beside that, not in it as a second schema. There `nullable` has no effect, and null is never sent.
+        // The siblings of a reference are ignored (OpenAPI 3.0, "Reference Object"). The reference goes into an `allOf`, and
+        // the description next to it. `nullable` has no effect there, and null is never sent.
         if let Some(Value::Array(parts)) = property.get_mut("allOf").map(Value::take) {
-            let (references, said): (Vec<Value>, Vec<Value>) =
+            let (references, siblings): (Vec<Value>, Vec<Value>) =
                 parts.into_iter().partition(|part| referred(part).is_some());
             add(property, json!({"allOf": references}));
-            said.into_iter().for_each(|said| add(property, said));
-            // Generators read defaults of plain types alone.
+            siblings.into_iter().for_each(|sibling| add(property, sibling));
+            // Generators accept defaults only of plain types.
             property.as_object_mut().map(|it| it.remove("default"));
         } else if !required.contains(name) && property.get("$ref").is_none() {
             add(property, json!({"nullable": true}));
@@ -344,7 +333,7 @@ fn complete_operation(operation: &mut Value) {
             add(it, json!({"description": meaning}));
         }
     }
-    // JSON is UTF-8, and has no such parameter (RFC 8259, section 11).
+    // The media type of JSON has no charset parameter (RFC 8259, section 11).
     let responses = operation.get_mut("responses").and_then(Value::as_object_mut).into_iter().flat_map(Map::iter_mut);
     for (status, response) in responses {
         if response.get("description").is_none_or(|said| said == "") {
@@ -354,19 +343,19 @@ fn complete_operation(operation: &mut Value) {
     }
     operation.get_mut("requestBody").map(name_json);
     let scheme = operation.pointer("/security/0").and_then(Value::as_object).and_then(|scheme| scheme.keys().next());
-    let (security, taken) = match scheme {
-        Some(scheme) if scheme == "Introspector" => (json!([{BEARER: []}, {BASIC: []}]), taken_as_well(scheme)),
-        Some(scheme) => (json!([{BEARER: []}]), taken_as_well(scheme)),
+    let (security, also) = match scheme {
+        Some(scheme) if scheme == "Introspector" => (json!([{BEARER: []}, {BASIC: []}]), other_credentials(scheme)),
+        Some(scheme) => (json!([{BEARER: []}]), other_credentials(scheme)),
         None => (json!([]), None),
     };
-    if let Some(taken) = taken {
-        let said = operation.get("description").and_then(Value::as_str).map(|said| format!("{said}\n\n"));
-        add(operation, json!({"description": said.unwrap_or_default() + taken}));
+    if let Some(also) = also {
+        let before = operation.get("description").and_then(Value::as_str).map(|text| format!("{text}\n\n"));
+        add(operation, json!({"description": before.unwrap_or_default() + also}));
     }
     add(operation, json!({"security": security}));
 }
 
-/// Adds what is sent and answered in the README's walk, as a development server answered it.
+/// Adds the examples of the README's walk: requests, and the responses of a development server.
 fn show_example(operation: &mut Value, examples: &Value) {
     let name = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
     let Some(example) = examples.get(name).cloned() else { return };
@@ -381,17 +370,21 @@ fn show_example(operation: &mut Value, examples: &Value) {
     }
 }
 
-/// The credentials that an operation takes beside the access token of a session, by its extractor (`caller.rs`).
-fn taken_as_well(scheme: &str) -> Option<&'static str> {
+/// The credentials that an operation accepts in addition to an access token, by its extractor (`caller.rs`).
+fn other_credentials(scheme: &str) -> Option<&'static str> {
     Some(match scheme {
-        "BearerOrKey" | "Introspector" => "Takes the secret of an API key, too.",
+        "BearerOrKey" | "Introspector" => "Also accepts the secret of an API key.",
         "SigningOut" => {
-            "Takes the access token of a session that waits for a step-up, too; and in cookie mode the refresh cookie, with \
-             `X-CSRF-Token`, where the access token has run out."
+            "Also accepts the access token of a session that requires a step-up. In cookie mode it also accepts the refresh \
+             cookie with `X-CSRF-Token` after the access token has expired."
         }
-        "HeldBearer" => "Takes the access token of a session that waits for a step-up, too.",
-        "Enrolling" => "Takes the `challenge_token` of a login with status `second_factor_enrolment_required`, too.",
-        "ChangingPassword" => "Takes the `challenge_token` of a login with status `password_change_required`, too.",
+        "HeldBearer" => "Also accepts the access token of a session that requires a step-up.",
+        "Enrolling" => {
+            "Also accepts the `challenge_token` of a login with status `second_factor_enrolment_required`, without elevation."
+        }
+        "ChangingPassword" => {
+            "Also accepts the `challenge_token` of a login with status `password_change_required`, without elevation."
+        }
         _ => return None,
     })
 }
@@ -404,17 +397,17 @@ fn name_json(content: &mut Value) {
     }
 }
 
-/// The description of a success, where its operation says no more than its summary.
+/// The description of a success that has no description of its own.
 fn outcome(status: &str) -> &'static str {
     match status {
-        "201" => "It was made.",
-        "202" => "It was taken note of; the answer is the same whatever comes of it.",
-        "204" => "It was done.",
-        _ => "What was asked for.",
+        "201" => "Created.",
+        "202" => "Accepted.",
+        "204" => "Done. The response has no content.",
+        _ => "Success.",
     }
 }
 
-/// Has refusals stand once, under the name of their status.
+/// Moves each refusal to the shared responses, under the name of its status.
 fn share_refusals(operation: &mut Value, refusals: &mut Map<String, Value>) {
     for (status, response) in
         operation.get_mut("responses").and_then(Value::as_object_mut).into_iter().flat_map(Map::iter_mut)
@@ -430,7 +423,7 @@ fn share_refusals(operation: &mut Value, refusals: &mut Map<String, Value>) {
     }
 }
 
-/// Bodies of JSON are refused for members that they should not have: so it is said of all that they are made of.
+/// Marks every schema of a request body as closed: an unknown member is refused.
 fn refuse_unknown_members(document: &mut Value) {
     let mut sent = BTreeSet::new();
     for operation in members(document, "/paths").flat_map(|path| members(path, "")) {

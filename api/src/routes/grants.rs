@@ -1,8 +1,8 @@
-//! Who may do what, and who could: roles in the hands of accounts.
+//! Role grants: which account has which role, now or at a moment of the past.
 
 use fulexo_domain::permission::{Permission, built_in};
 use fulexo_domain::values::{AccountId, RoleName};
-use fulexo_node::answer::{Viewed, query_failed};
+use fulexo_node::answer::{QueryResponse, query_failed};
 use fulexo_node::caller::{BearerOrKey, app};
 use fulexo_node::http::Problem;
 use fulexo_node::timestamp::Timestamp;
@@ -14,74 +14,71 @@ use poem_openapi::param::{Header, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::as_of::{PastPaging, Shown};
-use super::input::{Input, Limit, Wanted};
+use super::as_of::{AsOfPaging, AsOfResource};
+use super::audit::ActorResource;
+use super::input::{Input, Limit, PageQuery};
 use super::roles::names;
 use super::tag::Tag;
 
 pub struct Grants;
 
+/// A grant of a role to an account.
 #[derive(Object)]
 struct RoleGrant {
     account_id: Uuid,
     role: String,
     granted_at: Timestamp,
-    /// The event that granted it.
+    /// The position of the event that granted the role.
     granted_position: u64,
-    granted_by: Granter,
-    /// What the role allows, or allowed then. What is built in allows what this release gives it.
+    granted_by: ActorResource,
+    /// The permissions of the role at that moment. A built-in role has the permissions of this release.
     permissions: Vec<String>,
 }
 
-#[derive(Object)]
-struct Granter {
-    /// `account`, `api_key`, `anonymous`, `operator` or `system`.
-    kind: String,
-    id: Option<Uuid>,
-}
-
+/// A page of role grants.
 #[derive(Object)]
 struct RoleGrantPage {
     items: Vec<RoleGrant>,
     next_cursor: Option<String>,
-    /// Of which moment this is, where one was asked for.
+    /// The moment of this state. Present if the query has `as_of`.
     #[oai(skip_serializing_if_is_none)]
-    as_of: Option<Shown>,
+    as_of: Option<AsOfResource>,
 }
 
 #[OpenApi(prefix_path = "/v1/grants", tag = "Tag::Roles")]
 impl Grants {
-    /// List grants
+    /// List role grants
     ///
-    /// Each with its holder, when and by whom it was granted, and what it allows; by account, then by role.
-    /// Needs `roles.read`.
+    /// Needs the permission `roles.read`. Returns grants by account, then by role, each with its time, its grantor and the
+    /// permissions of the role.
     #[oai(path = "/", method = "get", operation_id = "list_grants")]
     async fn list(
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// What this account holds.
+        /// A filter for the grants of this account.
         account_id: Query<Option<Uuid>>,
-        /// Who holds this role.
+        /// A filter for the grants of this role.
         role: Query<Option<String>>,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The state is the one after that event, or after the
+        /// last event recorded by that time.
         as_of: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<RoleGrantPage>, Problem> {
+    ) -> Result<QueryResponse<RoleGrantPage>, Problem> {
         caller.0.require(Permission::RolesRead)?;
         let app = app(request)?;
         let mut input = Input::default();
         let role = input.parse_optional("/role", role.0.as_deref().map(RoleName::parse));
         input.check()?;
         let view = app.caught_up(Projection::Roles, min_position.0).await?;
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
-        let past = PastPaging::of(app, &[Projection::Roles], as_of.0, wanted, key).await?;
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = AsOfPaging::of(app, &[Projection::Roles], as_of.0, wanted, key).await?;
         let filter = roles::GrantFilter { account: account_id.0.map(AccountId), role: role.map(String::from) };
         let position = past.moment.map(|moment| moment.position);
         let page = roles::grants(&app.pool, &filter, &past.paging, position).await.map_err(query_failed)?;
@@ -102,7 +99,7 @@ impl RoleGrant {
             role: held.role,
             granted_at: held.granted_at.into(),
             granted_position: held.since.unsigned_abs(),
-            granted_by: Granter { kind: held.granted_by_kind, id: held.granted_by },
+            granted_by: ActorResource { kind: held.granted_by_kind, id: held.granted_by },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the service works, and its figures.
+//! Liveness, readiness and metrics of a node.
 
 use std::time::Duration;
 
@@ -12,55 +12,59 @@ use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
-use super::metrics::{Figures, exposition};
+use super::metrics::{NodeMetrics, exposition};
 use super::tag::Tag;
 
 pub struct Health;
 
+/// The liveness of a node.
 #[derive(Object)]
-struct Alive {
-    status: Status,
+struct Liveness {
+    status: HealthStatus,
 }
 
+/// The state of a component: `ok`, `degraded` (works, but more slowly or with a lag), `failed`, or `off` (not configured).
 #[derive(Enum, Clone, Copy, PartialEq, Eq)]
 #[oai(rename_all = "snake_case")]
-enum Status {
-    /// It works.
+enum HealthStatus {
+    /// The component works.
     Ok,
-    /// It works with less: slower, or behind.
+    /// The component works, but more slowly or with a lag.
     Degraded,
-    /// It does not work.
+    /// The component does not work.
     Failed,
-    /// It is not configured.
+    /// The component is not configured.
     Off,
 }
 
+/// The readiness of a node.
 #[derive(Object)]
 struct Readiness {
-    status: Status,
+    status: HealthStatus,
     dependencies: Vec<Dependency>,
     /// The number of events in the log.
     log_size: u64,
     projections: Vec<ProjectionHealth>,
     gate: GateHealth,
-    /// The copy of the log in NATS, where one is kept.
+    /// The relay, which copies the log to NATS. `null` if it is not configured.
     relay: Option<RelayHealth>,
-    /// The nodes on this database; one that is not `ok` judges nothing from memory, or is gone.
+    /// The nodes of this database. A node that is not `ok` has stopped, or makes no decisions from memory.
     nodes: Vec<NodeHealth>,
 }
 
+/// The state of the relay.
 #[derive(Object)]
 struct RelayHealth {
-    status: Status,
-    /// Whether it is this node that copies. One does at a time, and it alone says how far: what others know of it is late.
+    status: HealthStatus,
+    /// `true` if this node runs the relay. One node does at a time, and only this node reports `position` and `lag`.
     here: bool,
-    /// The stream in JetStream.
+    /// The name of the stream in JetStream.
     stream: Option<String>,
-    /// Every position below it is copied.
+    /// The number of copied events. Every event below this position is in JetStream.
     position: Option<u64>,
-    /// Events in the log that are not copied yet.
+    /// The number of events that are not copied yet.
     lag: Option<u64>,
-    /// Whether something keeps it from going on; the reason is in the service's log. It is tried again.
+    /// `true` if an error interrupts the relay, which keeps trying. The node's log has the cause.
     stopped: bool,
 }
 
@@ -69,7 +73,7 @@ impl RelayHealth {
         let stopped = state.stopped_because.is_some();
         let position = state.is_here.then_some(state.position);
         Self {
-            status: if stopped { Status::Degraded } else { Status::Ok },
+            status: if stopped { HealthStatus::Degraded } else { HealthStatus::Ok },
             here: state.is_here,
             stream: state.stream.clone(),
             position,
@@ -79,91 +83,97 @@ impl RelayHealth {
     }
 }
 
+/// The state of a node.
 #[derive(Object)]
 struct NodeHealth {
     name: String,
-    status: Status,
+    status: HealthStatus,
 }
 
+/// The state of a dependency.
 #[derive(Object)]
 struct Dependency {
     name: String,
-    status: Status,
+    status: HealthStatus,
 }
 
+/// The state of a read model.
 #[derive(Object)]
 struct ProjectionHealth {
     name: String,
-    status: Status,
-    /// Which version of the read model is live: each rebuild makes another one.
+    status: HealthStatus,
+    /// The live version of the read model. Each rebuild creates a new version.
     version: u32,
-    /// The node that applied the last batch; null before the first.
+    /// The node that applied the last batch. `null` before the first batch.
     owner: Option<String>,
-    /// Every position below it is visible.
+    /// The checkpoint. Every event below this position is visible.
     position: u64,
-    /// Events in the log that are not visible yet.
+    /// The number of events that are not visible yet.
     lag: u64,
-    /// Whether an event that it cannot apply has stopped it; the reason is in the service's log.
+    /// `true` if the projection has stopped at an event that it cannot apply. The node's log has the cause.
     stopped: bool,
 }
 
-/// What judges requests on this node.
+/// The gate, which authorises the requests of this node from memory.
 #[derive(Object)]
 struct GateHealth {
-    status: Status,
-    /// Every position below it is known to it.
+    status: HealthStatus,
+    /// The number of applied events. Every event below this position is applied.
     applied: u64,
-    /// Events in the log that are not known to it yet.
+    /// The number of events that are not applied yet.
     lag: u64,
-    /// Whether this node cannot follow the log: its lease has run out, and each request is judged by the database. The
-    /// reason is in the service's log.
+    /// `true` if this node cannot follow the log: its lease has expired, and each request asks the database. The node's log
+    /// has the cause.
     stopped: bool,
 }
 
 #[derive(ApiResponse)]
-enum Scraped {
-    /// Prometheus text format.
+enum MetricsResponse {
+    /// The metrics, in Prometheus' text format.
     #[oai(status = 200, content_type = "text/plain; version=0.0.4; charset=utf-8")]
     Ok(PlainText<String>),
 }
 
 impl NodeHealth {
     fn of(node: NodeStatus) -> Self {
-        let status = if node.is_up { Status::Ok } else { Status::Degraded };
+        let status = if node.is_up { HealthStatus::Ok } else { HealthStatus::Degraded };
         Self { name: node.name.to_string(), status }
     }
 }
 
 #[OpenApi(tag = "Tag::Service")]
 impl Health {
-    /// Check that the process runs
+    /// Check liveness
     ///
-    /// Asks nothing else: a node that is not ready is alive.
+    /// Returns 200 while the process runs. Checks no dependency: a node that is not ready is alive.
     #[oai(path = "/health/live", method = "get", operation_id = "get_liveness")]
-    async fn live(&self) -> Result<Json<Alive>, Problem> {
-        Ok(Json(Alive { status: Status::Ok }))
+    async fn live(&self) -> Result<Json<Liveness>, Problem> {
+        Ok(Json(Liveness { status: HealthStatus::Ok }))
     }
 
-    /// Check that requests can be served
+    /// Check readiness
     ///
-    /// Names each dependency, and each read model with its lag. 503 when they cannot.
+    /// Returns the state of each dependency, of each read model with its lag, of the gate, the relay and the nodes.
+    ///
+    /// Answers 503 if this node cannot serve requests.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
     async fn ready(&self, request: &Request) -> Result<Json<Readiness>, Problem> {
         let app = app(request)?;
         let Some(size) = app.log_size.get().await else {
-            return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("Postgres does not answer."));
+            return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("PostgreSQL does not respond."));
         };
-        // What this node has appended since it knows.
+        // This node may have appended events since the last look.
         let size = size.max(*app.head.borrow());
         if app.gate.is_replaced() {
-            let detail = "The log was replaced by another history under this node: restart it.";
+            let detail =
+                "The log was replaced while this node ran, for example by a restore from a backup. Restart the node.";
             return Err(Problem::unavailable(Duration::from_secs(5)).with_code(Code::LOG_REPLACED).with_detail(detail));
         }
-        // The service works without NATS; nodes then look for news instead of being told.
+        // The service works without NATS: nodes then poll for new events.
         let nats = match app.doorbell.is_connected() {
-            None => Status::Off,
-            Some(true) => Status::Ok,
-            Some(false) => Status::Degraded,
+            None => HealthStatus::Off,
+            Some(true) => HealthStatus::Ok,
+            Some(false) => HealthStatus::Degraded,
         };
         let projections: Vec<_> = Projection::ALL
             .into_iter()
@@ -172,7 +182,7 @@ impl Health {
                 let stopped = state.stopped_because.is_some();
                 ProjectionHealth {
                     name: projection.as_str().to_owned(),
-                    status: if stopped { Status::Failed } else { Status::Ok },
+                    status: if stopped { HealthStatus::Failed } else { HealthStatus::Ok },
                     version: state.version,
                     owner: state.owner,
                     position: state.position,
@@ -184,7 +194,7 @@ impl Health {
         let applied = app.gate.applied();
         let gate_stopped = !app.gate.holds_lease();
         let gate = GateHealth {
-            status: if gate_stopped { Status::Degraded } else { Status::Ok },
+            status: if gate_stopped { HealthStatus::Degraded } else { HealthStatus::Ok },
             applied,
             lag: size.saturating_sub(applied),
             stopped: gate_stopped,
@@ -192,11 +202,11 @@ impl Health {
         let views_stopped = projections.iter().any(|projection| projection.stopped);
         let relay = app.relay.as_ref().map(|state| RelayHealth::of(&state.borrow(), size));
         let relay_stopped = relay.as_ref().is_some_and(|relay| relay.stopped);
-        let is_degraded = nats == Status::Degraded || views_stopped || gate_stopped || relay_stopped;
+        let is_degraded = nats == HealthStatus::Degraded || views_stopped || gate_stopped || relay_stopped;
         let dependency = |name: &str, status| Dependency { name: name.to_owned(), status };
         Ok(Json(Readiness {
-            status: if is_degraded { Status::Degraded } else { Status::Ok },
-            dependencies: vec![dependency("postgres", Status::Ok), dependency("nats", nats)],
+            status: if is_degraded { HealthStatus::Degraded } else { HealthStatus::Ok },
+            dependencies: vec![dependency("postgres", HealthStatus::Ok), dependency("nats", nats)],
             log_size: size,
             projections,
             gate,
@@ -205,14 +215,15 @@ impl Health {
         }))
     }
 
-    /// Get this node's figures for Prometheus
+    /// Get node metrics for Prometheus
     ///
-    /// The log's size, each read model's position, lag and version, the gate, in Prometheus' text format.
+    /// Returns this node's metrics in Prometheus' text format: the size of the log, the position, lag and version of each read
+    /// model, the gate and the relay.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
-    async fn metrics(&self, request: &Request) -> Result<Scraped, Problem> {
+    async fn metrics(&self, request: &Request) -> Result<MetricsResponse, Problem> {
         let app = app(request)?;
         let (size, head) = (app.log_size.get().await, *app.head.borrow());
-        let figures = Figures {
+        let metrics = NodeMetrics {
             log_size: size.map(|size| size.max(head)),
             head,
             nats: app.doorbell.is_connected(),
@@ -222,6 +233,6 @@ impl Health {
             relay: app.relay.as_ref().map(|state| state.borrow().clone()),
             feed: app.feed.as_ref().map(|feed| feed.counts()),
         };
-        Ok(Scraped::Ok(PlainText(exposition(&figures))))
+        Ok(MetricsResponse::Ok(PlainText(exposition(&metrics))))
     }
 }

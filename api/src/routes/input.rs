@@ -1,4 +1,4 @@
-//! From what clients send to values that are sound: every member at fault is named, all at once.
+//! The validation of bodies and queries, which reports every fault at once.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -17,80 +17,80 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::types::{ParseError, ParseFromParameter, ParseResult, Type};
 use uuid::Uuid;
 
-/// Most roles in one list.
+/// The most roles in one list.
 const MOST_ROLES: usize = 50;
 
-/// Collects what is wrong with a body or a query.
+/// The faults of a body or a query.
 #[derive(Default)]
 pub struct Input(Vec<FieldError>);
 
 impl Input {
-    /// A member that has to be parsed.
+    /// Returns a parsed member, or records its fault.
     pub fn parse<T>(&mut self, pointer: &str, parsed: Result<T, impl Display>) -> Option<T> {
         parsed.map_err(|error| self.0.push(FieldError::new(pointer, error.to_string()))).ok()
     }
 
-    /// A member that may be missing.
+    /// Returns a parsed optional member, or records its fault.
     pub fn parse_optional<T>(&mut self, pointer: &str, parsed: Option<Result<T, InvalidValue>>) -> Option<T> {
         parsed.and_then(|parsed| self.parse(pointer, parsed))
     }
 
-    /// A list of role names, each at fault named by its place.
+    /// Parses a list of role names. Records each fault with the index of its name.
     pub fn parse_roles(&mut self, pointer: &str, roles: &[String]) -> Vec<RoleName> {
         if roles.len() > MOST_ROLES {
-            self.0.push(FieldError::new(pointer, format!("must name {MOST_ROLES} roles at most")));
+            self.0.push(FieldError::new(pointer, format!("must have at most {MOST_ROLES} roles")));
             return Vec::new();
         }
         let parsed = roles.iter().enumerate();
         parsed.filter_map(|(index, role)| self.parse(&format!("{pointer}/{index}"), RoleName::parse(role))).collect()
     }
 
-    /// All that is wrong, as one refusal.
+    /// Returns the problem with all faults.
     pub fn refused(self) -> Problem {
         Problem::invalid_input(self.0)
     }
 
-    /// Refuses when anything optional was wrong.
+    /// Checks that no fault was recorded.
     ///
     /// # Errors
-    /// 400.
+    /// 400 with all faults.
     pub fn check(self) -> Result<(), Problem> {
         if self.0.is_empty() { Ok(()) } else { Err(self.refused()) }
     }
 }
 
-/// The body of an administrator's act.
+/// The reason for a change by an administrator.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-pub struct Because {
-    /// Why; 1 to 500 characters, sealed beside the log.
+pub struct ReasonRequest {
+    /// The reason, 1 to 500 characters. It is sealed alongside the event.
     pub reason: String,
 }
 
-/// What every act that needs a permission, a fresh proof and a reason begins with.
+/// Checks the permission and the elevation of the caller, then reads the reason.
 ///
 /// # Errors
-/// 403 without the permission, or when the login is too long ago; 400 for no reason, once that is clear.
+/// 403 without the permission or the elevation; 400 without a reason.
 pub fn act(
     request: &Request,
     caller: &Caller,
     permission: Permission,
-    because: JsonBody<Because>,
+    reason: JsonBody<ReasonRequest>,
     idempotency_key: Option<String>,
 ) -> Result<(Context, Reason), Problem> {
     caller.require(permission)?;
     caller.require_elevated()?;
     let mut input = Input::default();
-    let Some(reason) = input.parse("/reason", Reason::parse(&because.read()?.reason)) else {
+    let Some(reason) = input.parse("/reason", Reason::parse(&reason.read()?.reason)) else {
         return Err(input.refused());
     };
     Ok((context(request, caller.actor(), idempotency_key)?, reason))
 }
 
-/// The most items of a page, as a query says it: a number from 1 to 200.
+/// The `limit` of a list: the maximum number of items on a page, 1 to 200.
 pub struct Limit(u16);
 
-/// Items on a page when the client does not say.
+/// The default limit.
 const DEFAULT: u16 = 50;
 
 impl Type for Limit {
@@ -127,21 +127,21 @@ impl ParseFromParameter for Limit {
     }
 }
 
-/// The part of a list that a query asks for.
-pub struct Wanted {
-    /// The most items.
+/// The paging parameters of a query.
+pub struct PageQuery {
+    /// The maximum number of items.
     pub limit: Option<Limit>,
     /// The direction.
     pub order: Option<Word<Orders>>,
-    /// Where the page before ended.
+    /// The cursor: the end of the previous page.
     pub cursor: Option<String>,
 }
 
-impl Wanted {
-    /// Reads the cursor, which says its direction, too: a list that goes back keeps to it.
+impl PageQuery {
+    /// Parses the cursor, which includes the direction of its list.
     ///
     /// # Errors
-    /// 400 for a cursor that no page of this list gave.
+    /// 400 for a cursor of another list or another direction.
     pub fn paging<K>(self, read: impl Fn(&str) -> Option<K>) -> Result<Paging<K>, Problem> {
         let limit = self.limit.map_or(DEFAULT, |limit| limit.0);
         let order =
@@ -155,16 +155,19 @@ impl Wanted {
         };
         let after = read(key).filter(|_| order.is_none_or(|order| order == its_order));
         let after = after.ok_or_else(|| {
-            Problem::invalid_input(vec![FieldError::new("/cursor", "must be the next_cursor of a page in this order")])
+            Problem::invalid_input(vec![FieldError::new(
+                "/cursor",
+                "must be the next_cursor of a page of this list in the same order",
+            )])
         })?;
         Ok(Paging { after: Some(after), order: its_order, limit })
     }
 }
 
-/// The first character of a cursor that goes back.
+/// The first character of a descending cursor.
 const BACK: char = '~';
 
-/// A key as a cursor.
+/// Formats a key as a cursor.
 pub fn cursor_of(order: SortOrder, key: impl Display) -> String {
     match order {
         SortOrder::Ascending => key.to_string(),
@@ -172,12 +175,12 @@ pub fn cursor_of(order: SortOrder, key: impl Display) -> String {
     }
 }
 
-/// A position as a cursor has it.
+/// Parses the position in a cursor.
 pub fn read_position(text: &str) -> Option<i64> {
     text.parse().ok().filter(|position| *position >= 0)
 }
 
-/// An id as a cursor has it.
+/// Parses the id in a cursor.
 pub fn read_id(text: &str) -> Option<Uuid> {
     text.parse().ok()
 }

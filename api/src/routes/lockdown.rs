@@ -1,11 +1,11 @@
-//! The lockdown: while an incident is contained, only those who respond get in.
+//! The lockdown, which refuses everybody except incident responders.
 
 use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::lockdown::Scope;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::Reason;
-use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
@@ -15,29 +15,33 @@ use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::input::{Because, Input, act};
+use super::input::{Input, ReasonRequest, act};
 use super::tag::Tag;
 
 pub struct Lockdowns;
 
+/// A lockdown to impose.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct LockdownRequest {
-    /// `logins`: nobody logs in, refreshes or registers; who is in stays in. `all`: in addition, requests of those who are
-    /// in are refused, and those of API keys.
+    /// The scope. `logins` refuses logins, refreshes and registrations; active sessions continue. `all` also refuses every
+    /// request of active sessions and API keys.
     scope: String,
-    /// Why; kept sealed.
+    /// The reason, 1 to 500 characters. It is sealed alongside the event.
     reason: String,
 }
 
+/// The lockdown.
 #[derive(Object)]
-struct Lockdown {
+#[oai(rename = "Lockdown")]
+struct LockdownResource {
+    /// `true` if a lockdown is in force.
     active: bool,
-    /// `logins` or `all`, while it is active.
+    /// The scope: `logins` or `all`. `null` if no lockdown is in force.
     scope: Option<String>,
-    /// When it was started, last changed or lifted.
+    /// The time at which the lockdown was imposed, changed or lifted.
     changed_at: Option<Timestamp>,
-    /// The event that says so, in the audit trail.
+    /// The position of that event in the log.
     position: Option<u64>,
     reason: Option<String>,
 }
@@ -46,20 +50,27 @@ struct Lockdown {
 impl Lockdowns {
     /// Get the lockdown
     ///
-    /// Needs `lockdown.manage`.
+    /// Needs the permission `lockdown.manage`. Returns the lockdown that is in force, or the last one. Reads the current state,
+    /// never an older one.
     #[oai(path = "/", method = "get", operation_id = "get_lockdown")]
-    async fn show(&self, request: &Request, caller: BearerOrKey) -> Result<Json<Lockdown>, Problem> {
+    async fn show(&self, request: &Request, caller: BearerOrKey) -> Result<Json<LockdownResource>, Problem> {
         caller.0.require(Permission::LockdownManage)?;
         let app = app(request)?;
         let mut connection = app.pool.acquire().await.map_err(query_failed)?;
         let row = access::lockdown(&mut connection).await.map_err(query_failed)?;
         let Some(row) = row else {
-            return Ok(Json(Lockdown { active: false, scope: None, changed_at: None, position: None, reason: None }));
+            return Ok(Json(LockdownResource {
+                active: false,
+                scope: None,
+                changed_at: None,
+                position: None,
+                reason: None,
+            }));
         };
         let position = i64::try_from(row.position).unwrap_or(i64::MAX);
         let facts = app.commands.vault().open_personal(&[position]).await.map_err(CommandError::from)?;
         let reason = facts.get(&position).and_then(|facts| facts.get(Field::Reason)).map(str::to_owned);
-        Ok(Json(Lockdown {
+        Ok(Json(LockdownResource {
             active: row.scope.is_some(),
             scope: row.scope.map(|scope| scope.as_str().to_owned()),
             changed_at: Some(row.changed_at.into()),
@@ -70,9 +81,11 @@ impl Lockdowns {
 
     /// Impose a lockdown or change its scope
     ///
-    /// In force at once: everybody without `lockdown.manage` is answered 503 `locked_down`, and a refused login says no
-    /// more than that, whatever was wrong with it. Ends nothing: when it is lifted, sessions and keys work as before. Needs
-    /// `lockdown.manage`, and a login within the last ten minutes. 409 `lockdown_active` when there is one of this scope.
+    /// Needs the permission `lockdown.manage` and an elevated session. Calls without this permission are answered 503
+    /// `locked_down`; refused logins are answered alike, regardless of their fault. A lockdown ends no session and no API key:
+    /// they work again when it is lifted. Returns when every node enforces the change.
+    ///
+    /// Answers 409 `lockdown_active` if a lockdown of this scope is in force.
     #[oai(path = "/", method = "post", operation_id = "impose_lockdown")]
     async fn start(
         &self,
@@ -80,7 +93,7 @@ impl Lockdowns {
         caller: Bearer,
         body: JsonBody<LockdownRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let caller = caller.0;
         caller.require(Permission::LockdownManage)?;
         caller.require_elevated()?;
@@ -96,15 +109,18 @@ impl Lockdowns {
 
     /// Lift the lockdown
     ///
-    /// Needs `lockdown.manage`, and a login within the last ten minutes. 409 `no_lockdown` when there is none.
+    /// Needs the permission `lockdown.manage` and an elevated session. Lifts the lockdown. Returns when every node enforces the
+    /// change.
+    ///
+    /// Answers 409 `no_lockdown` if no lockdown is in force.
     #[oai(path = "/", method = "delete", operation_id = "lift_lockdown")]
     async fn lift(
         &self,
         request: &Request,
         caller: Bearer,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let (context, reason) = act(request, &caller.0, Permission::LockdownManage, body, idempotency_key.0)?;
         let app = app(request)?;
         app.enforced(app.commands.lift_lockdown(&context, reason).await?).await

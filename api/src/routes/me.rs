@@ -1,9 +1,9 @@
-//! The caller's own account: who they are, their password, their devices, what happened to them.
+//! The caller's own account: profile, password, second factor, sessions, devices and events.
 
 use fulexo_commands::{KnownDevice, PasswordOwner, PasswordReplacement, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
-use fulexo_node::answer::{NoContent, Recorded, Viewed, about_the_new_password, behind, query_failed};
+use fulexo_node::answer::{CommandResponse, NoContent, QueryResponse, about_the_new_password, behind, query_failed};
 use fulexo_node::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
@@ -19,12 +19,13 @@ use qrcode::{EcLevel, QrCode};
 use uuid::Uuid;
 
 use super::audit::{AuditEvent, AuditPage};
-use super::input::{Input, Limit, Wanted, cursor_of, read_id, read_position};
+use super::input::{Input, Limit, PageQuery, cursor_of, read_id, read_position};
 use super::sessions::with_origins;
 use super::tag::Tag;
 
 pub struct Me;
 
+/// Your account.
 #[derive(Object)]
 struct MyAccount {
     account_id: Uuid,
@@ -36,28 +37,29 @@ struct MyAccount {
     registered_at: Timestamp,
     password_changed_at: Timestamp,
     last_login_at: Option<Timestamp>,
-    /// Whether mail to the address reached its owner.
+    /// `true` if the owner has confirmed the e-mail address.
     email_verified: bool,
     second_factor: MySecondFactor,
 }
 
-/// How somebody is called.
+/// A change of an account's profile.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-pub struct ProfileChange {
-    /// 1 to 100 characters; missing or null: no name.
+pub struct ProfileRequest {
+    /// The display name, 1 to 100 characters. `null` or no value removes it.
     pub display_name: Option<String>,
 }
 
-/// Who an account is now.
+/// The profile of an account.
 #[derive(Object)]
-pub struct ChangedProfile {
+#[oai(rename = "Profile")]
+pub struct ProfileResource {
     account_id: Uuid,
     email: String,
     display_name: Option<String>,
 }
 
-impl ChangedProfile {
+impl ProfileResource {
     pub fn of(account: AccountId, profile: &Profile) -> Self {
         Self {
             account_id: account.0,
@@ -67,120 +69,130 @@ impl ChangedProfile {
     }
 }
 
+/// The state of your second factor.
 #[derive(Object)]
 struct MySecondFactor {
-    /// Whether a login asks for one.
+    /// `true` if a login requires a code.
     enabled: bool,
-    /// Whether a role of the account requires one.
+    /// `true` if a role of the account requires a second factor.
     required: bool,
-    /// Recovery codes left.
+    /// The number of unused recovery codes.
     recovery_codes: u32,
 }
 
+/// A started enrolment of a second factor.
 #[derive(Object)]
 struct TotpEnrolment {
-    /// The seed in base32 (RFC 4648), for typing in.
+    /// The TOTP seed in base32 (RFC 4648), for manual entry.
     secret: String,
-    /// The same as an `otpauth` URI, for authenticator apps.
+    /// The seed as an `otpauth` URI, for authenticator apps.
     otpauth_uri: String,
-    /// The URI as a QR code, an SVG document.
+    /// The URI as a QR code: an SVG document.
     qr_svg: String,
 }
 
+/// The confirmation of an enrolment.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct TotpConfirmation {
-    /// Six digits of the authenticator app; spaces, dashes and the digits of any script are read.
+struct TotpConfirmationRequest {
+    /// The six-digit code of the authenticator app. Spaces and dashes are ignored; digits of any script are accepted.
     code: String,
 }
 
+/// A set of recovery codes.
 #[derive(Object)]
 struct RecoveryCodeSet {
-    /// Each good for one login in place of a code; shown this once.
+    /// The ten recovery codes. Each replaces a code of the authenticator app once. They are shown only in this response.
     recovery_codes: Vec<String>,
 }
 
+/// A change of your password.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct PasswordChange {
+struct PasswordChangeRequest {
     current_password: String,
     new_password: String,
 }
 
+/// One of your sessions.
 #[derive(Object)]
 struct MySession {
     session_id: Uuid,
-    /// Whether it is the one that asks.
+    /// `true` if this is the session of the access token.
     current: bool,
     started_at: Timestamp,
-    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted.
+    /// The time of the last refresh, or of the start if there was no refresh. Other calls do not change it.
     last_seen_at: Timestamp,
-    /// From where that was.
+    /// The IP address of the last refresh.
     last_seen_ip: Option<String>,
-    /// With what.
+    /// The `User-Agent` of the last refresh.
     last_seen_user_agent: Option<String>,
-    /// Unused until then, it ends.
+    /// The time at which the session expires if it is not refreshed.
     idle_expires_at: Timestamp,
-    /// It ends then in any case.
+    /// The time at which the session expires in any case.
     expires_at: Timestamp,
-    /// How its owner logged in (RFC 8176).
+    /// The authentication methods of the session (RFC 8176).
     methods: Vec<String>,
-    /// From where it was started.
+    /// The IP address of the login.
     ip: Option<String>,
-    /// With what.
+    /// The `User-Agent` of the login.
     user_agent: Option<String>,
 }
 
+/// A page of your sessions.
 #[derive(Object)]
 struct MySessionPage {
     items: Vec<MySession>,
     next_cursor: Option<String>,
 }
 
+/// One of your known devices.
 #[derive(Object)]
 struct MyDevice {
     device_id: Uuid,
-    /// Whether the session that asks began on it.
+    /// `true` if the session of the access token started on this device.
     current: bool,
     first_used_at: Timestamp,
     last_used_at: Timestamp,
-    /// It is forgotten then in any case.
+    /// The time at which the device is forgotten in any case.
     expires_at: Timestamp,
-    /// From where it last logged in.
+    /// The IP address of the last login.
     ip: Option<String>,
-    /// With what.
+    /// The `User-Agent` of the last login.
     user_agent: Option<String>,
 }
 
+/// Your known devices.
 #[derive(Object)]
-struct MyDevices {
-    /// Ten at most; those used last first.
+struct MyDeviceList {
+    /// The devices, at most ten, the most recently used first.
     items: Vec<MyDevice>,
 }
 
-/// What a sign-out of many came to.
+/// The result of a revocation of several sessions.
 #[derive(Object)]
 pub struct RevokedSessions {
-    /// How many sessions were ended.
+    /// The number of revoked sessions.
     revoked: u64,
 }
 
 #[OpenApi(prefix_path = "/v1/me", tag = "Tag::Me")]
 impl Me {
-    /// Get the caller's account
+    /// Get your account
     ///
-    /// With its roles, what they allow in this session, and its second factor. Sees the caller's login in any case.
+    /// Returns your profile, your roles and their permissions in this session, and the state of your second factor. The
+    /// response includes the effects of your last login.
     #[oai(path = "/", method = "get", operation_id = "get_me")]
     async fn me(
         &self,
         request: &Request,
         caller: Bearer,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<MyAccount>, Problem> {
+    ) -> Result<QueryResponse<MyAccount>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
         let view = app.caught_up_for(&caller, Projection::Accounts, min_position.0).await?;
         let account = accounts::get(&app.pool, caller.account).await.map_err(query_failed)?;
-        // Whoever holds a token has an account.
+        // A token is issued only to an account.
         let account = account.ok_or_else(|| behind(Projection::Accounts, caller.position()))?;
         let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
         let required_for = &app.commands.policy().second_factor.required_for;
@@ -203,17 +215,18 @@ impl Me {
         }))
     }
 
-    /// Change the caller's display name
+    /// Change your display name
     ///
-    /// `null` takes the name away. The name that is there already changes and records nothing.
+    /// Replaces the display name; `null` removes it. Returns the profile. A request that repeats the current name records no
+    /// event.
     #[oai(path = "/", method = "patch", operation_id = "change_me")]
     async fn change(
         &self,
         request: &Request,
         caller: Bearer,
-        body: JsonBody<ProfileChange>,
+        body: JsonBody<ProfileRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<ChangedProfile>, Problem> {
+    ) -> Result<CommandResponse<ProfileResource>, Problem> {
         let caller = caller.0;
         let body = body.read()?;
         let mut input = Input::default();
@@ -222,25 +235,26 @@ impl Me {
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let done = commands.change_profile(&context, caller.permissions, caller.account, name).await?;
-        Ok(Recorded::of(done, |profile| ChangedProfile::of(caller.account, &profile)))
+        Ok(CommandResponse::of(done, |profile| ProfileResource::of(caller.account, &profile)))
     }
 
-    /// Change the caller's password
+    /// Change your password
     ///
-    /// Every other session ends.
+    /// Needs the current password and an elevated session. Revokes every other session.
+    ///
     /// A wrong current password counts as a failed login from this device.
     #[oai(path = "/password", method = "post", operation_id = "change_my_password")]
     async fn change_password(
         &self,
         request: &Request,
         caller: ChangingPassword,
-        body: JsonBody<PasswordChange>,
+        body: JsonBody<PasswordChangeRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let caller = caller.0;
         caller.require_elevated()?;
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        let PasswordChange { current_password, new_password } = body.read()?;
+        let PasswordChangeRequest { current_password, new_password } = body.read()?;
         let passwords =
             PasswordReplacement { current: Password::new(current_password), new: Password::new(new_password) };
         let owner = match caller {
@@ -251,53 +265,54 @@ impl Me {
         Ok(changed.map_err(about_the_new_password)?.into())
     }
 
-    /// Start to enrol a second factor
+    /// Start the enrolment of a second factor
     ///
-    /// The first one, or another in its place.
-    /// It counts once a code of it was confirmed; until then one in use stays. Needs a login within the last ten minutes.
+    /// Needs an elevated session. Returns a new TOTP seed. The seed takes effect when you confirm it with a code; until then
+    /// a second factor that you already have stays in force.
     #[oai(path = "/second-factor/totp", method = "post", operation_id = "enrol_totp")]
     async fn start_totp(
         &self,
         request: &Request,
         caller: Enrolling,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<TotpEnrolment>, Problem> {
+    ) -> Result<CommandResponse<TotpEnrolment>, Problem> {
         caller.0.require_elevated()?;
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let done = app(request)?.commands.start_enrolment(&context, caller.0.account()).await?;
         let qr_svg = qr_svg(&done.value.otpauth_uri)?;
-        Ok(Recorded::of(done, |enrolment| TotpEnrolment {
+        Ok(CommandResponse::of(done, |enrolment| TotpEnrolment {
             secret: enrolment.secret.to_string(),
             otpauth_uri: enrolment.otpauth_uri.to_string(),
             qr_svg,
         }))
     }
 
-    /// Confirm a second factor
+    /// Confirm the enrolment of a second factor
     ///
-    /// By a code of it; every login asks for one from then on.
-    /// The recovery codes are shown this once. Needs a login within the last ten minutes.
+    /// Needs a code of the new seed and an elevated session. Every login requires a code from then on. Returns the recovery
+    /// codes, which are not shown again.
     #[oai(path = "/second-factor/totp/confirm", method = "post", operation_id = "confirm_totp")]
     async fn confirm_totp(
         &self,
         request: &Request,
         caller: Enrolling,
-        body: JsonBody<TotpConfirmation>,
+        body: JsonBody<TotpConfirmationRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<RecoveryCodeSet>, Problem> {
+    ) -> Result<CommandResponse<RecoveryCodeSet>, Problem> {
         caller.0.require_elevated()?;
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let (account, session) = (caller.0.account(), caller.0.session());
         let code = TypedCode::new(&body.read()?.code);
         let done = commands.confirm_enrolment(&context, account, session, &code).await?;
-        Ok(Recorded::of(done, RecoveryCodeSet::of))
+        Ok(CommandResponse::of(done, RecoveryCodeSet::of))
     }
 
-    /// Remove the caller's second factor
+    /// Remove your second factor
     ///
-    /// Refused when a role of the account requires one: enrol another one in its place. Needs a login within the last
-    /// ten minutes.
+    /// Needs an elevated session. Removes the TOTP seed and the recovery codes.
+    ///
+    /// Answers 409 `second_factor_required` if one of your roles requires a second factor. Enrol another one to replace it.
     #[oai(path = "/second-factor/totp", method = "delete", operation_id = "remove_totp")]
     async fn disable_totp(
         &self,
@@ -312,39 +327,39 @@ impl Me {
 
     /// Issue new recovery codes
     ///
-    /// The old ones are void from then on.
-    /// Shown this once. Needs a login within the last ten minutes.
+    /// Needs a second factor and an elevated session. Invalidates the previous codes. Returns the new codes, which are not
+    /// shown again.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "issue_recovery_codes")]
     async fn new_recovery_codes(
         &self,
         request: &Request,
         caller: Bearer,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<RecoveryCodeSet>, Problem> {
+    ) -> Result<CommandResponse<RecoveryCodeSet>, Problem> {
         caller.0.require_elevated()?;
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let done = app(request)?.commands.issue_recovery_codes(&context, caller.0.account).await?;
-        Ok(Recorded::of(done, RecoveryCodeSet::of))
+        Ok(CommandResponse::of(done, RecoveryCodeSet::of))
     }
 
-    /// List the caller's live sessions
+    /// List your active sessions
     ///
-    /// In the order of their start; where each began and was last refreshed, and which one asks.
+    /// Returns your sessions by time of start, each with the origin of its login and of its last refresh.
     #[oai(path = "/sessions", method = "get", operation_id = "list_my_sessions")]
     async fn sessions(
         &self,
         request: &Request,
         caller: Bearer,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<MySessionPage>, Problem> {
+    ) -> Result<QueryResponse<MySessionPage>, Problem> {
         let (app, caller) = (app(request)?, caller.0);
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
         let paging = wanted.paging(read_id)?;
         let view = app.caught_up_for(&caller, Projection::Sessions, min_position.0).await?;
         let filter = sessions::SessionFilter { account: Some(caller.account), live: Some(true) };
@@ -366,9 +381,10 @@ impl Me {
         Ok(view.of(MySessionPage { items: items.collect(), next_cursor }))
     }
 
-    /// Revoke a session of the caller
+    /// Revoke one of your sessions
     ///
-    /// Its tokens are refused from then on. 404 for one that has ended, or is somebody else's.
+    /// Ends the session. Its tokens are refused from then on. Answers 404 if the session has ended or belongs to another
+    /// account.
     #[oai(path = "/sessions/:session_id", method = "delete", operation_id = "revoke_my_session")]
     async fn end_session(
         &self,
@@ -382,39 +398,39 @@ impl Me {
         Ok(app(request)?.commands.end_own_session(&context, caller.0.account, session).await?.into())
     }
 
-    /// Revoke all other sessions of the caller
+    /// Revoke your other sessions
     ///
-    /// Answers with how many there were. The session that asks goes on.
+    /// Ends every session of your account except the one of the access token. Returns the number of revoked sessions.
     #[oai(path = "/sessions/revoke-others", method = "post", operation_id = "revoke_my_other_sessions")]
     async fn end_others(
         &self,
         request: &Request,
         caller: Bearer,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<RevokedSessions>, Problem> {
+    ) -> Result<CommandResponse<RevokedSessions>, Problem> {
         let caller = caller.0;
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let done = commands.end_other_sessions(&context, caller.account, caller.session).await?;
-        Ok(Recorded::of(done, RevokedSessions::of))
+        Ok(CommandResponse::of(done, RevokedSessions::of))
     }
 
-    /// List the caller's known devices
+    /// List your known devices
     ///
-    /// Those that have logged in.
-    /// Guesses on one are counted by themselves, and a login from it is no news. A change of password or second factor, a
-    /// reset or a suspension ends all of them. Never behind the log.
+    /// Returns the devices that have logged in and are still known. Failed logins from a known device are counted
+    /// separately, and a login from it sends no notice. A change of the password or the second factor, a reset or a
+    /// suspension makes the service forget all of them. Reads the current state, never an older one.
     #[oai(path = "/devices", method = "get", operation_id = "list_my_devices")]
-    async fn devices(&self, request: &Request, caller: Bearer) -> Result<Json<MyDevices>, Problem> {
+    async fn devices(&self, request: &Request, caller: Bearer) -> Result<Json<MyDeviceList>, Problem> {
         let caller = caller.0;
         let context = context(request, caller.actor(), None)?;
         let devices = app(request)?.commands.known_devices(&context, caller.account, caller.session).await?;
-        Ok(Json(MyDevices { items: devices.into_iter().map(MyDevice::of).collect() }))
+        Ok(Json(MyDeviceList { items: devices.into_iter().map(MyDevice::of).collect() }))
     }
 
-    /// Forget a device of the caller
+    /// Forget one of your devices
     ///
-    /// Its `device_token` is worth nothing from now on; its sessions go on.
+    /// Invalidates the `device_token` of the device. Its sessions continue.
     #[oai(path = "/devices/:device_id", method = "delete", operation_id = "forget_my_device")]
     async fn forget_device(
         &self,
@@ -427,24 +443,24 @@ impl Me {
         Ok(app(request)?.commands.forget_device(&context, caller.0.account, device_id.0).await?.into())
     }
 
-    /// List the events of the caller's account
+    /// List the events of your account
     ///
-    /// The events of the audit trail that are about it, oldest first.
+    /// Returns the events of the audit trail whose subject is your account, oldest first unless `order` is `desc`.
     #[oai(path = "/events", method = "get", operation_id = "list_my_events")]
     async fn events(
         &self,
         request: &Request,
         caller: Bearer,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<AuditPage>, Problem> {
+    ) -> Result<QueryResponse<AuditPage>, Problem> {
         let app = app(request)?;
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
         let paging = wanted.paging(read_position)?;
         let view = app.caught_up_for(&caller.0, Projection::Audit, min_position.0).await?;
         let filter = audit::AuditFilter { subject: Some(caller.0.account.0), ..audit::AuditFilter::default() };
@@ -471,7 +487,7 @@ impl MyDevice {
 }
 
 impl RevokedSessions {
-    /// So many.
+    /// Creates the result from the number of sessions.
     pub const fn of(revoked: usize) -> Self {
         Self { revoked: revoked as u64 }
     }

@@ -1,5 +1,5 @@
-//! The HTTP contract: one struct a resource, its request and response types beside it. Handlers parse, call one
-//! command or query, and map what it gave.
+//! The HTTP API: one struct per resource, with its request and response types. Handlers parse the request, call one command or
+//! query, and map the result.
 
 mod account_acts;
 mod accounts;
@@ -31,7 +31,7 @@ pub(crate) type Apis = Operations<(
     recovery::Recovery,
     me::Me,
     accounts::Accounts,
-    account_acts::AccountActs,
+    account_acts::AccountActions,
     sessions::Sessions,
     roles::Roles,
     grants::Grants,
@@ -50,7 +50,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         recovery::Recovery,
         me::Me,
         accounts::Accounts,
-        account_acts::AccountActs,
+        account_acts::AccountActions,
         sessions::Sessions,
         roles::Roles,
         grants::Grants,
@@ -65,24 +65,27 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
     OpenApiService::new(Operations(apis), "Fulexo", env!("CARGO_PKG_VERSION"))
         .contact(ContactObject::new().name("Fulexo"))
         .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
-        .server(ServerObject::new("/").description("The service that this document comes from."))
+        .server(ServerObject::new("/").description("The service that serves this document."))
         .description(
-            "Every login, lockout, session and role grant is an immutable event; the event log itself is the \
+            "Fulexo records every login, lockout, session and role grant as an immutable event. The event log is the \
          audit trail.\n\n\
-         Refusals are RFC 9457 problems with a stable `code`. Every response carries `Request-Id`. A call that records \
-         something answers with `Log-Position`; a query that is given it as `Log-Min-Position` sees what was recorded; \
-         what is below `/v1/me` sees the caller's login or refresh in any case. \
-         With `as_of`, a position or a time, a query answers as it would have done then. \
-         An unsafe call may be repeated with the same `Idempotency-Key`.\n\n\
-         Browsers may have their tokens in cookies (`cookies` of a login): the access token in \
-         `__Host-fulexo-access` is then taken for a bearer token, and a call that is not a GET needs the answer's \
-         `csrf_token` as `X-CSRF-Token`.\n\n\
-         Requests are limited by address and by account; answers say where the caller stands in `RateLimit-Policy` \
-         and `RateLimit`, and 429 says in `Retry-After` when to come back.",
+         **Errors.** An error is a problem (RFC 9457) with a stable `code`. `GET /problems` explains every code. Every \
+         response has a `Request-Id`.\n\n\
+         **Consistency.** A call that records an event returns its position in `Log-Position`. Send this position as \
+         `Log-Min-Position` to read your own write. Queries below `/v1/me` include your last login or refresh in any \
+         case. With `as_of`, a position or a time, a query returns the state of that moment.\n\n\
+         **Idempotency.** Send an `Idempotency-Key` with an unsafe call, and you can repeat the call with the same key.\n\n\
+         **Elevation.** Sensitive calls need an elevated session. A login or `POST /v1/auth/step-up` elevates a session \
+         for 10 minutes by default. Without elevation they are refused with 403 `step_up_required`.\n\n\
+         **Cookies.** A browser can receive its tokens in cookies: set `cookies` at the login. The cookie \
+         `__Host-fulexo-access` then replaces the bearer token, and every call except GET needs the `csrf_token` of the \
+         login in `X-CSRF-Token`.\n\n\
+         **Rate limits.** Requests are limited per address and per account. Every response has the quotas in \
+         `RateLimit-Policy` and `RateLimit`. A response 429 has the time to wait in `Retry-After`.",
         )
 }
 
-/// The OpenAPI document, as text.
+/// Returns the OpenAPI document as JSON text.
 #[must_use]
 pub fn spec() -> String {
     let document = service().spec();

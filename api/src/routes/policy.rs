@@ -1,4 +1,4 @@
-//! The security policy: what is in force, how it is changed, and what another one would have done.
+//! The security policy: the policy in force, its changes, and the preview of a proposed lockout policy.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use fulexo_domain::policy::{
 };
 use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
 use fulexo_domain::values::Reason;
-use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
 use fulexo_node::clock;
 use fulexo_node::http::problem::FieldError;
@@ -29,41 +29,41 @@ use super::tag::Tag;
 
 pub struct Policies;
 
-/// When an account is locked, and for how long.
+/// The lockout policy: the limits of failed attempts and the length of locks.
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct LockoutFigures {
-    /// Whether guesses are limited at all.
+#[oai(deny_unknown_fields, rename = "LockoutPolicy")]
+struct LockoutPolicyResource {
+    /// `true` if failed attempts lead to a lock.
     enabled: bool,
-    /// Failures within one window that lock; 1 to 100.
+    /// The number of failed attempts within one window that locks, 1 to 100. A known device has a counter of its own.
     threshold: u32,
-    /// Failures of an account within one window, on all devices together, that lock all of them for `duration_seconds`; 1 to
-    /// 1,000, and below `threshold` as that.
+    /// The number of failed attempts of an account within one window, over all devices, that locks all devices for
+    /// `duration_seconds`, 1 to 1,000. A value below `threshold` counts as `threshold`.
     #[oai(default = "account_threshold")]
     account_threshold: u32,
-    /// Failures further apart than this do not add up; 60 to 86,400.
+    /// The window in which failed attempts add up, in seconds, 60 to 86,400.
     window_seconds: u32,
-    /// The length of the first lock; 60 to 86,400.
+    /// The length of the first lock, in seconds, 60 to 86,400. Each further lock in a row lasts twice as long.
     duration_seconds: u32,
-    /// Each lock in a row doubles the last, up to this; at most 604,800.
+    /// The maximum length of a lock, in seconds, `duration_seconds` to 604,800.
     longest_seconds: u32,
 }
 
-/// How long sessions live, and what they need.
+/// The session policy: lifetimes, elevation and limits.
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct SessionFigures {
-    /// Unused for so long, a session ends; 300 to 7,776,000.
+#[oai(deny_unknown_fields, rename = "SessionPolicy")]
+struct SessionPolicyResource {
+    /// The time without a refresh after which a session expires, in seconds, 300 to 7,776,000.
     idle_seconds: u32,
-    /// A session ends then in any case; at most 31,536,000.
+    /// The maximum lifetime of a session, in seconds, `idle_seconds` to 31,536,000.
     absolute_seconds: u32,
-    /// How long the refresh token just spent still answers with its successor; 0 to 60.
+    /// The time in which the last spent refresh token still returns its successor, in seconds, 0 to 60.
     refresh_grace_seconds: u32,
-    /// How long sensitive calls are allowed after a login or a step-up; 60 to 3,600.
+    /// The time in which sensitive calls are allowed after a login or a step-up, in seconds, 60 to 3,600.
     elevation_seconds: u32,
-    /// Consequence of a refresh from another browser or device than before.
+    /// The consequence of a refresh from another browser or device.
     fingerprint: FingerprintAction,
-    /// Sessions of an account at once: where one more begins, the oldest ends; 1 to 1,000.
+    /// The maximum number of active sessions per account, 1 to 1,000. A further login revokes the oldest session.
     #[oai(default = "most_live")]
     most_live: u32,
 }
@@ -72,212 +72,231 @@ fn most_live() -> u32 {
     Policy::default().sessions.most_live
 }
 
-/// What a refresh from somewhere that looks different leads to.
+/// The consequence of a refresh from another browser or device: `record` only records an event, `require_step_up` refuses
+/// every other call until a step-up, `revoke` revokes the session.
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "snake_case")]
 enum FingerprintAction {
-    /// It is recorded, and nothing else.
+    /// Records an event.
     Record,
-    /// The session is of no use until its owner has proved themselves by a step-up.
+    /// Refuses every other call until a step-up.
     RequireStepUp,
-    /// The session ends.
+    /// Revokes the session.
     Revoke,
 }
 
-/// What holds of passwords beside their strength.
+/// The password policy: history and maximum age.
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct PasswordFigures {
-    /// How many previous passwords may not come back, the current one included; 1 to 24.
+#[oai(deny_unknown_fields, rename = "PasswordPolicy")]
+struct PasswordPolicyResource {
+    /// The number of last passwords that cannot be reused, including the current one, 1 to 24.
     history: u32,
-    /// An older password is changed at the next login; none: it may grow old. 1 to 3,650.
+    /// The age, in days, after which a login requires a password change, 1 to 3,650. `null` for no limit.
     max_age_days: Option<u32>,
 }
 
-/// Who needs a second factor.
+/// The second-factor policy.
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct SecondFactorFigures {
-    /// These roles allow nothing in a session without a second factor, and a login of their holders leads to its
-    /// enrolment.
+#[oai(deny_unknown_fields, rename = "SecondFactorPolicy")]
+struct SecondFactorPolicyResource {
+    /// The roles that require a second factor, at most 50. They have no permissions in a session without one, and a login of
+    /// their holders leads to the enrolment of one.
     #[oai(validator(max_items = 50))]
     required_for: Vec<String>,
 }
 
-/// How far API keys are on their own.
+/// The API key policy.
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct ApiKeyFigures {
-    /// Whether a key is refused while the account that made it is suspended.
+#[oai(deny_unknown_fields, rename = "ApiKeyPolicy")]
+struct ApiKeyPolicyResource {
+    /// `true` if a key is refused while the account that created it is suspended.
     end_with_suspension: bool,
 }
 
-impl Default for ApiKeyFigures {
+impl Default for ApiKeyPolicyResource {
     fn default() -> Self {
         Self { end_with_suspension: ApiKeyPolicy::default().end_with_suspension }
     }
 }
 
+/// The security policy.
 #[derive(Object)]
-struct PolicyInForce {
-    /// Counts changes; every event names the version that it was decided under.
+#[oai(rename = "Policy")]
+struct PolicyResource {
+    /// The version of the policy, from 1. Every event names the version under which it was decided.
     version: u32,
-    lockout: LockoutFigures,
-    sessions: SessionFigures,
-    passwords: PasswordFigures,
-    second_factor: SecondFactorFigures,
-    api_keys: ApiKeyFigures,
+    lockout: LockoutPolicyResource,
+    sessions: SessionPolicyResource,
+    passwords: PasswordPolicyResource,
+    /// The second-factor policy.
+    second_factor: SecondFactorPolicyResource,
+    api_keys: ApiKeyPolicyResource,
 }
 
-/// The policy that is in force now, and where.
+/// A changed policy and its enforcement.
 #[derive(Object)]
 struct ChangedPolicy {
     #[oai(flatten)]
-    policy: PolicyInForce,
+    policy: PolicyResource,
     #[oai(flatten)]
-    enforced: Enforced,
+    enforced: EnforcementResource,
 }
 
+/// A policy to put in force.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct PolicyProposal {
-    /// The version that this one was made from; if given, it must be the one in force.
+struct PolicyRequest {
+    /// The version of the policy that the proposal replaces. If you send it, it must be the version in force.
     version: Option<u32>,
-    lockout: LockoutFigures,
-    sessions: SessionFigures,
-    passwords: PasswordFigures,
-    second_factor: SecondFactorFigures,
+    lockout: LockoutPolicyResource,
+    sessions: SessionPolicyResource,
+    passwords: PasswordPolicyResource,
+    /// The second-factor policy.
+    second_factor: SecondFactorPolicyResource,
     #[oai(default)]
-    api_keys: ApiKeyFigures,
-    /// Why; sealed beside the log.
+    api_keys: ApiKeyPolicyResource,
+    /// The reason, 1 to 500 characters. It is sealed alongside the event.
     reason: String,
 }
 
+/// A lockout policy to preview.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct PreviewRequest {
-    /// The lockout policy to try.
-    lockout: LockoutFigures,
-    /// How many days back; 1 to 90, 30 if not given.
+    /// The lockout policy to preview.
+    lockout: LockoutPolicyResource,
+    /// The number of days to replay, 1 to 90. The default is 30.
     days: Option<u32>,
 }
 
-/// Sums over all attempts.
+/// Totals over all attempts.
 #[derive(Object)]
 struct PreviewTotals {
-    /// Locks.
+    /// The number of locks.
     locks: u64,
-    /// Attempts whose password or code was looked at.
+    /// The number of attempts whose password or code was verified.
     evaluated: u64,
-    /// Attempts that were refused unseen.
+    /// The number of attempts that were refused without verification.
     refused: u64,
 }
 
-/// What would have been locked.
+/// A counter of failed attempts.
 #[derive(Object)]
 struct PreviewTarget {
     account_id: Uuid,
-    /// `password` or `second_factor`.
+    /// The factor: `password` or `second_factor`.
     factor: String,
-    /// The device that has a counter of its own, as events name it; none: what is not a known device has one together.
+    /// The known device of the counter, as events name it. `null` for the counter that all unknown devices share.
     device: Option<String>,
-    /// Whether it is what counts over all devices of the account, known or not.
+    /// `true` if the counter covers all devices of the account, known or not.
     all_devices: bool,
 }
 
+/// A lock under the proposed policy.
 #[derive(Object)]
 struct PreviewLock {
+    /// The start of the lock.
     at: Timestamp,
+    /// The end of the lock.
     until: Timestamp,
-    /// Which in a row, from 1.
+    /// The number of the lock in its row, from 1.
     nth: u32,
 }
 
+/// The locks of one counter.
 #[derive(Object)]
-struct PreviewedAccount {
+struct PreviewAccount {
     #[oai(flatten)]
     target: PreviewTarget,
-    /// How often it was locked.
+    /// The number of locks on record.
     locks_recorded: u64,
-    /// How often it would have been.
+    /// The number of locks under the proposed policy.
     locks_proposed: u64,
-    /// The first twenty of those.
+    /// The first 20 locks under the proposed policy.
     locks: Vec<PreviewLock>,
-    /// Right attempts that a lock would have refused: most likely the owner's.
+    /// The number of correct attempts that the proposed policy would have refused, most likely made by the owner.
     right_refused: u64,
 }
 
-/// A run of at least ten refused attempts, none an hour from the last.
+/// An attack: at least ten refused attempts on one counter, each less than an hour after the last.
 #[derive(Object)]
-struct PreviewedAttack {
+struct PreviewAttack {
     #[oai(flatten)]
     target: PreviewTarget,
+    /// The time of the first attempt.
     started_at: Timestamp,
+    /// The time of the last attempt.
     ended_at: Timestamp,
+    /// The number of attempts.
     attempts: u64,
-    /// How many of them were evaluated.
+    /// The number of attempts that were verified.
     evaluated_recorded: u64,
-    /// How many would have been.
+    /// The number of attempts that the proposed policy would have verified.
     evaluated_proposed: u64,
-    /// When the proposed policy would have stopped it first; none: never.
+    /// The time of the first lock under the proposed policy. `null` if it would not have stopped the attack.
     stopped_at: Option<Timestamp>,
 }
 
+/// The effects of a proposed lockout policy on recorded attempts.
 #[derive(Object)]
 struct PolicyPreview {
+    /// The start of the replayed period.
     from: Timestamp,
+    /// The end of the replayed period.
     to: Timestamp,
-    /// Attempts replayed. One that was refused unseen counts as wrong, for nobody knows better.
+    /// The number of replayed attempts. An attempt that was refused without verification counts as wrong.
     attempts: u64,
-    /// As they were decided.
+    /// The totals on record.
     recorded: PreviewTotals,
-    /// As the proposed policy would have decided them.
+    /// The totals under the proposed policy.
     proposed: PreviewTotals,
-    /// What was or would have been locked, most often first; at most 200.
-    accounts: Vec<PreviewedAccount>,
-    /// Attacks, the longest first; at most 200.
-    attacks: Vec<PreviewedAttack>,
-    /// Whether there was more than is listed.
+    /// The counters with a lock, at most 200, those with the most locks first.
+    accounts: Vec<PreviewAccount>,
+    /// The attacks, at most 200, the longest first.
+    attacks: Vec<PreviewAttack>,
+    /// `true` if there were more accounts or attacks than are listed.
     truncated: bool,
 }
 
-/// Most days that a preview goes back.
+/// The most days that a preview replays.
 const MOST_DAYS: u32 = 90;
-/// Most attempts that a preview replays: some ten seconds of work.
+/// The most attempts that a preview replays: about ten seconds of work.
 const MOST_ATTEMPTS: u64 = 5_000_000;
-/// Most accounts, and attacks, that a preview lists.
+/// The most accounts, and the most attacks, that a preview lists.
 const LISTED: usize = 200;
 
 #[OpenApi(prefix_path = "/v1/policy", tag = "Tag::Policy")]
 impl Policies {
-    /// Get the policy in force
+    /// Get the policy
     ///
-    /// Never behind the log. Needs `policy.read`.
+    /// Needs the permission `policy.read`. Returns the policy in force. Reads the current state, never an older one.
     #[oai(path = "/", method = "get", operation_id = "get_policy")]
-    async fn get(&self, request: &Request, caller: BearerOrKey) -> Result<Json<PolicyInForce>, Problem> {
+    async fn get(&self, request: &Request, caller: BearerOrKey) -> Result<Json<PolicyResource>, Problem> {
         caller.0.require(Permission::PolicyRead)?;
         let app = app(request)?;
         let mut connection = app.pool.acquire().await.map_err(query_failed)?;
         let changed = access::policy(&mut connection).await.map_err(query_failed)?;
-        Ok(Json(PolicyInForce::of(changed.map_or_else(|| app.first_policy.clone(), |(_, policy)| policy))))
+        Ok(Json(PolicyResource::of(changed.map_or_else(|| app.first_policy.clone(), |(_, policy)| policy))))
     }
 
     /// Change the policy
     ///
-    /// The answer comes once every node decides under it: it may take rights from sessions that are live. What was decided
-    /// before stays. Needs `policy.change` and a login within the last ten minutes.
+    /// Needs the permission `policy.change` and an elevated session. Replaces the policy; earlier decisions stand. A stricter
+    /// policy also applies to active sessions. Returns the policy when every node enforces it.
+    ///
+    /// Answers 409 `policy_replaced` if `version` is not the version in force.
     #[oai(path = "/", method = "put", operation_id = "change_policy")]
     async fn change(
         &self,
         request: &Request,
         caller: Bearer,
-        body: JsonBody<PolicyProposal>,
+        body: JsonBody<PolicyRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<ChangedPolicy>, Problem> {
+    ) -> Result<CommandResponse<ChangedPolicy>, Problem> {
         let caller = caller.0;
         caller.require(Permission::PolicyChange)?;
         caller.require_elevated()?;
-        let PolicyProposal { version, lockout, sessions, passwords, second_factor, api_keys, reason } = body.read()?;
+        let PolicyRequest { version, lockout, sessions, passwords, second_factor, api_keys, reason } = body.read()?;
         let mut input = Input::default();
         let reason = input.parse("/reason", Reason::parse(&reason));
         let required_for = input.parse_roles("/second_factor/required_for", &second_factor.required_for);
@@ -295,12 +314,12 @@ impl Policies {
         let app = app(request)?;
         match app.commands.change_policy(&context, version, proposed, reason).await {
             Ok(done) => {
-                let body = |policy, enforced| ChangedPolicy { policy: PolicyInForce::of(policy), enforced };
+                let body = |policy, enforced| ChangedPolicy { policy: PolicyResource::of(policy), enforced };
                 app.enforced_with(done, body).await
             }
             Err(fulexo_commands::CommandError::Role(_)) => Err(Problem::invalid_input(vec![FieldError::new(
                 "/second_factor/required_for",
-                "must name roles that exist",
+                "must name existing roles; list roles with GET /v1/roles",
             )])),
             Err(error) => Err(error.into()),
         }
@@ -308,10 +327,11 @@ impl Policies {
 
     /// Preview a lockout policy
     ///
-    /// Tells what it would have done to the attempts of the last days.
-    /// The recorded attempts are replayed under it, out of the log itself: which accounts would have been locked when,
-    /// which attacks it would have stopped, and whom it would have refused wrongly. Nothing is recorded, and it is never
-    /// behind the log. One preview at a time on each node. Needs `policy.read`.
+    /// Needs the permission `policy.read`. Changes and records nothing. Replays the recorded attempts of the last days under
+    /// the proposed lockout policy. Returns the locks that it would have set, the attacks that it would have stopped, and the
+    /// correct attempts that it would have refused.
+    ///
+    /// Reads the log itself, never an older state. A node runs one preview at a time and answers 503 `overloaded` to others.
     #[oai(path = "/preview", method = "post", operation_id = "preview_policy")]
     async fn preview(
         &self,
@@ -341,8 +361,9 @@ impl Policies {
                 error => Problem::internal(error),
             })?;
         let found = found.ok_or_else(|| {
-            let detail =
-                format!("there are more than {MOST_ATTEMPTS} attempts, or too many accounts at once, in so many days");
+            let detail = format!(
+                "must cover fewer attempts: this period has more than {MOST_ATTEMPTS}, or too many accounts at once"
+            );
             Problem::invalid_input(vec![FieldError::new("/days", detail)])
         })?;
         Ok(Json(PolicyPreview::of(found, from, to)))
@@ -361,7 +382,7 @@ fn span(seconds: u32) -> TimeDelta {
     TimeDelta::seconds(i64::from(seconds))
 }
 
-impl LockoutFigures {
+impl LockoutPolicyResource {
     fn of(policy: &LockoutPolicy) -> Self {
         Self {
             enabled: policy.enabled,
@@ -385,7 +406,7 @@ impl LockoutFigures {
     }
 }
 
-impl SessionFigures {
+impl SessionPolicyResource {
     fn of(policy: &SessionPolicy) -> Self {
         Self {
             idle_seconds: seconds(policy.idle_lifetime),
@@ -417,20 +438,20 @@ impl SessionFigures {
     }
 }
 
-impl PolicyInForce {
+impl PolicyResource {
     fn of(policy: Policy) -> Self {
         Self {
             version: policy.version,
-            lockout: LockoutFigures::of(&policy.lockout),
-            sessions: SessionFigures::of(&policy.sessions),
-            passwords: PasswordFigures {
+            lockout: LockoutPolicyResource::of(&policy.lockout),
+            sessions: SessionPolicyResource::of(&policy.sessions),
+            passwords: PasswordPolicyResource {
                 history: policy.passwords.history,
                 max_age_days: policy.passwords.max_age_days,
             },
-            second_factor: SecondFactorFigures {
+            second_factor: SecondFactorPolicyResource {
                 required_for: policy.second_factor.required_for.into_iter().map(String::from).collect(),
             },
-            api_keys: ApiKeyFigures { end_with_suspension: policy.api_keys.end_with_suspension },
+            api_keys: ApiKeyPolicyResource { end_with_suspension: policy.api_keys.end_with_suspension },
         }
     }
 }
@@ -448,8 +469,8 @@ impl PolicyPreview {
             attempts: found.attempts,
             recorded: totals(found.recorded),
             proposed: totals(found.proposed),
-            accounts: found.locked.into_iter().map(PreviewedAccount::of).collect(),
-            attacks: found.attacks.into_iter().map(PreviewedAttack::of).collect(),
+            accounts: found.locked.into_iter().map(PreviewAccount::of).collect(),
+            attacks: found.attacks.into_iter().map(PreviewAttack::of).collect(),
             truncated: found.truncated,
         }
     }
@@ -462,7 +483,7 @@ impl PreviewTarget {
     }
 }
 
-impl PreviewedAccount {
+impl PreviewAccount {
     fn of((target, outcome): (Target, Outcome)) -> Self {
         let lock = |lock: fulexo_domain::preview::Locked| PreviewLock {
             at: lock.at.into(),
@@ -479,7 +500,7 @@ impl PreviewedAccount {
     }
 }
 
-impl PreviewedAttack {
+impl PreviewAttack {
     fn of(attack: Attack) -> Self {
         Self {
             target: PreviewTarget::of(attack.target),

@@ -1,4 +1,4 @@
-//! Back into an account by mail, and out of it with whoever else got in.
+//! Account recovery by e-mail: password reset, address verification, and the report of an intrusion.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,32 +23,36 @@ use super::tag::Tag;
 
 pub struct Recovery;
 
+/// A request for a password reset e-mail.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct PasswordReset {
+struct PasswordResetRequest {
     email: String,
 }
 
+/// A new password, with the token of a password reset e-mail.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct NewPassword {
-    /// What the mailed link holds: good once, for 30 minutes.
+struct NewPasswordRequest {
+    /// The token of the e-mailed link: valid once, for 30 minutes.
     token: String,
-    /// 12 to 72 bytes with a lower-case letter, an upper-case letter, a digit and a symbol; not a common one, none of the
-    /// last five, and not like the e-mail address or the name.
+    /// The new password: 12 characters to 72 bytes, with a lower-case letter, an upper-case letter, a digit and a symbol.
+    /// Common passwords, the account's last passwords, and passwords that resemble the e-mail address or the display name
+    /// are refused.
     new_password: String,
 }
 
+/// The token of an e-mail.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct MailedToken {
-    /// What the mailed link holds; good once.
+struct EmailTokenRequest {
+    /// The token of the e-mailed link: valid once.
     token: String,
 }
 
 #[derive(ApiResponse)]
 enum Accepted {
-    /// Taken note of, whatever comes of it.
+    /// The request was accepted.
     #[oai(status = 202)]
     Accepted,
 }
@@ -57,27 +61,27 @@ enum Accepted {
 impl Recovery {
     /// Request a password reset e-mail
     ///
-    /// The answer is the same, and as fast, whether there is such an account or not. An account gets three such mails at
-    /// most within half an hour.
+    /// Sends a link that is valid once, for 30 minutes, if the address has an account. The response has the same content and
+    /// timing if it does not. An account is sent at most three of these e-mails in 30 minutes.
     #[oai(path = "/auth/password-reset", method = "post", operation_id = "request_password_reset")]
     async fn request_reset(
         &self,
         request: &Request,
-        body: JsonBody<PasswordReset>,
+        body: JsonBody<PasswordResetRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<Accepted, Problem> {
         let body = body.read()?;
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         let mut input = Input::default();
         let Some(email) = input.parse("/email", EmailAddress::parse(&body.email)) else { return Err(input.refused()) };
-        // Apart from the answer, which would tell by its time.
+        // After the response, whose timing would reveal the account.
         let Ok(place) = Arc::clone(&app.behind_answers).try_acquire_owned() else {
             return Err(Problem::overloaded(Duration::from_secs(5)));
         };
         let commands = Arc::clone(&app.commands);
         app.tasks.start(async move {
             if let Err(error) = commands.request_password_reset(&context, &email).await {
-                tracing::warn!(%error, "a password reset that was asked for could not be begun");
+                tracing::warn!(%error, "a requested password reset could not be started");
             }
             drop(place);
         });
@@ -86,26 +90,30 @@ impl Recovery {
 
     /// Reset a password
     ///
-    /// Every session ends, and a lock of the password lifts. A second factor stays, and the next login asks for it. A
-    /// password that breaks the rules spends nothing.
+    /// Needs the token of a password reset e-mail. Sets the new password, revokes every session and lifts a lock of the
+    /// password. A second factor stays enrolled.
+    ///
+    /// Answers 401 `invalid_token` if the token is unknown, used or expired. A password that is refused does not use the
+    /// token up.
     #[oai(path = "/auth/password-reset/confirm", method = "post", operation_id = "reset_password")]
     async fn reset(
         &self,
         request: &Request,
-        body: JsonBody<NewPassword>,
+        body: JsonBody<NewPasswordRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let body = body.read()?;
         let (app, context) = mailing(request, Actor::Anonymous, idempotency_key.0)?;
         unless_locked_down(app).await?;
-        let NewPassword { token, new_password } = body;
+        let NewPasswordRequest { token, new_password } = body;
         let done = app.commands.reset_password(&context, &token, Password::new(new_password)).await;
         Ok(done.map_err(spent)?.into())
     }
 
     /// Request a verification e-mail
     ///
-    /// One was mailed after the registration. Of a verified address this does nothing.
+    /// Sends another link that verifies your address, in addition to the one that was sent after the registration. Does
+    /// nothing if the address is already verified.
     #[oai(path = "/me/email-verification", method = "post", operation_id = "request_email_verification")]
     async fn request_verification(
         &self,
@@ -120,12 +128,14 @@ impl Recovery {
 
     /// Verify an e-mail address
     ///
-    /// The token is good once, for 24 hours; after that it is 401 `invalid_token`.
+    /// Needs the token of a verification e-mail, which is valid once, for 24 hours. Marks the address as verified.
+    ///
+    /// Answers 401 `invalid_token` if the token is unknown, used or expired.
     #[oai(path = "/auth/email-verification", method = "post", operation_id = "verify_email")]
     async fn verify(
         &self,
         request: &Request,
-        body: JsonBody<MailedToken>,
+        body: JsonBody<EmailTokenRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let body = body.read()?;
@@ -135,12 +145,15 @@ impl Recovery {
 
     /// Report an intrusion from an e-mail link
     ///
-    /// Every session ends, the password opens nothing any more, and a way to a new one is mailed.
+    /// Needs the token of a security notice, which is valid once, for 7 days. Revokes every session, invalidates the
+    /// password and e-mails a reset link.
+    ///
+    /// Answers 401 `invalid_token` if the token is unknown, used or expired.
     #[oai(path = "/auth/not-me", method = "post", operation_id = "report_intrusion")]
     async fn report(
         &self,
         request: &Request,
-        body: JsonBody<MailedToken>,
+        body: JsonBody<EmailTokenRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let body = body.read()?;
@@ -149,7 +162,7 @@ impl Recovery {
     }
 }
 
-/// Where mail is sent: the application, and what a command needs to know of the request.
+/// Returns the application and the command context, if the service sends e-mail.
 fn mailing(request: &Request, actor: Actor, key: Option<String>) -> Result<(&Arc<App>, Context), Problem> {
     let app = app(request)?;
     if app.commands.sends_mail() {
@@ -157,14 +170,14 @@ fn mailing(request: &Request, actor: Actor, key: Option<String>) -> Result<(&Arc
     }
     Err(Problem::permission_denied()
         .with_code(Code::MAIL_NOT_CONFIGURED)
-        .with_detail("No mail is sent here; ask an administrator."))
+        .with_detail("This service does not send e-mail. Ask an administrator for help with your account."))
 }
 
-/// Unknown, spent, too old, for something else: one refusal.
+/// Maps a refused link to one problem, for a token that is unknown, used, expired or of another purpose.
 fn spent(error: CommandError) -> Problem {
     match error {
         CommandError::InvalidCredentials | CommandError::Account(AccountError::Suspended) => {
-            Problem::invalid_token().with_detail("The link was used already, or is too old. Ask for a new one.")
+            Problem::invalid_token().with_detail("The link was already used, or it has expired. Request a new one.")
         }
         error => about_the_new_password(error),
     }

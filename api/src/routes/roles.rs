@@ -1,10 +1,10 @@
-//! Roles and permissions: what may be granted, and what it allows.
+//! Roles and permissions.
 
 use std::collections::BTreeMap;
 
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
-use fulexo_node::answer::{Enforced, Recorded, query_failed};
+use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::state::App;
@@ -17,75 +17,84 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::as_of::{self, Shown};
-use super::input::{Because, Input};
+use super::as_of::{self, AsOfResource};
+use super::input::{Input, ReasonRequest};
 use super::tag::Tag;
 
 pub struct Roles;
 
+/// A role.
 #[derive(Object)]
-struct Role {
+#[oai(rename = "Role")]
+struct RoleResource {
     role: String,
-    /// What its holders may do.
+    /// The permissions of the role.
     permissions: Vec<String>,
-    /// Whether it is nobody's to change.
+    /// `true` if the role is built in and cannot be changed.
     built_in: bool,
-    /// Whether it was retired: it allows nothing, and its name is never used again.
+    /// `true` if the role was retired. It has no permissions, and its name cannot be used again.
     retired: bool,
-    /// How many accounts hold it.
+    /// The number of accounts that have the role.
     holders: u64,
 }
 
+/// All roles.
 #[derive(Object)]
 struct RoleList {
-    items: Vec<Role>,
-    /// Of which moment this is, where one was asked for.
+    items: Vec<RoleResource>,
+    /// The moment of this state. Present if the query has `as_of`.
     #[oai(skip_serializing_if_is_none)]
-    as_of: Option<Shown>,
+    as_of: Option<AsOfResource>,
 }
 
+/// A permission with its description.
 #[derive(Object)]
-struct PermissionEntry {
+struct PermissionDescription {
     permission: String,
-    /// What it allows.
+    /// The calls that the permission allows.
     description: String,
 }
 
+/// All permissions.
 #[derive(Object)]
 struct PermissionList {
-    items: Vec<PermissionEntry>,
+    items: Vec<PermissionDescription>,
 }
 
+/// The definition of a role.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct RoleDefinition {
-    /// What its holders may do; `GET /v1/permissions` lists what there is.
+struct RoleRequest {
+    /// The permissions of the role. List all permissions with `GET /v1/permissions`.
     #[oai(validator(max_items = 100))]
     permissions: Vec<String>,
-    /// Why; sealed beside the log.
+    /// The reason, 1 to 500 characters. It is sealed alongside the event.
     reason: String,
 }
 
+/// A defined role and its enforcement.
 #[derive(Object)]
 struct DefinedRole {
     role: String,
     permissions: Vec<String>,
     #[oai(flatten)]
-    enforced: Enforced,
+    enforced: EnforcementResource,
 }
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Roles")]
 impl Roles {
     /// List roles
     ///
-    /// Those built in, then those that administrators defined.
-    /// Never behind the log. What is built in allows what this release gives it, also in the past. Needs `roles.read`.
+    /// Needs the permission `roles.read`. Returns the built-in roles, then the roles that administrators defined. Reads the
+    /// current state, never an older one, unless the query has `as_of`. A built-in role has the permissions of this release,
+    /// also in the past.
     #[oai(path = "/roles", method = "get", operation_id = "list_roles")]
     async fn list(
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The state is the one after that event, or after the
+        /// last event recorded by that time.
         as_of: Query<Option<String>>,
     ) -> Result<Json<RoleList>, Problem> {
         caller.0.require(Permission::RolesRead)?;
@@ -96,40 +105,42 @@ impl Roles {
             None => as_it_is(app).await,
         }
         .map_err(query_failed)?;
-        let mut items: Vec<Role> = built_in_roles().map(Role::built_in).collect();
+        let mut items: Vec<RoleResource> = built_in_roles().map(RoleResource::built_in).collect();
         items.extend(defined);
         for role in &mut items {
             role.holders = holders.get(&role.role).copied().unwrap_or_default();
         }
-        Ok(Json(RoleList { items, as_of: moment.map(Shown::from) }))
+        Ok(Json(RoleList { items, as_of: moment.map(AsOfResource::from) }))
     }
 
     /// List permissions
     ///
-    /// Needs `roles.read`.
+    /// Needs the permission `roles.read`. Returns every permission with its description.
     #[oai(path = "/permissions", method = "get", operation_id = "list_permissions")]
     async fn permissions(&self, caller: BearerOrKey) -> Result<Json<PermissionList>, Problem> {
         caller.0.require(Permission::RolesRead)?;
-        let items = Permission::ALL.into_iter().map(|permission| PermissionEntry {
+        let items = Permission::ALL.into_iter().map(|permission| PermissionDescription {
             permission: permission.as_str().to_owned(),
             description: permission.describe().to_owned(),
         });
         Ok(Json(PermissionList { items: items.collect() }))
     }
 
-    /// Define a role or change what it allows
+    /// Define a role or change its permissions
     ///
-    /// It is in force at once, for all who hold it. Needs `roles.manage`, every permission that the role has or is to
-    /// have, and a login within the last ten minutes. A built-in role is not changed, a retired one not brought back.
+    /// Needs the permission `roles.manage`, every permission that the role has or will have, and an elevated session. Defines
+    /// the role, or replaces its permissions for every account that has it. Returns when every node enforces the change.
+    ///
+    /// Answers 409 `built_in_role` or `role_retired` if the name belongs to a built-in or a retired role.
     #[oai(path = "/roles/:role", method = "put", operation_id = "define_role")]
     async fn define(
         &self,
         request: &Request,
         caller: Bearer,
         role: Path<String>,
-        body: JsonBody<RoleDefinition>,
+        body: JsonBody<RoleRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<DefinedRole>, Problem> {
+    ) -> Result<CommandResponse<DefinedRole>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesManage)?;
         caller.require_elevated()?;
@@ -148,19 +159,21 @@ impl Roles {
         app.enforced_with(done, |(), enforced| DefinedRole { role: role.into(), permissions, enforced }).await
     }
 
-    /// Retire a role that nobody holds
+    /// Retire an unused role
     ///
-    /// Its name is never used again. Needs `roles.manage`, every permission of the role, and a login within the last ten
-    /// minutes.
+    /// Needs the permission `roles.manage`, every permission of the role, and an elevated session. Retires the role. Its name
+    /// cannot be used again. Returns when every node enforces the change.
+    ///
+    /// Answers 409 `role_in_use` if an account has the role.
     #[oai(path = "/roles/:role", method = "delete", operation_id = "retire_role")]
     async fn retire(
         &self,
         request: &Request,
         caller: Bearer,
         role: Path<String>,
-        body: JsonBody<Because>,
+        body: JsonBody<ReasonRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         let caller = caller.0;
         caller.require(Permission::RolesManage)?;
         caller.require_elevated()?;
@@ -175,35 +188,35 @@ impl Roles {
     }
 }
 
-impl Role {
+impl RoleResource {
     fn built_in(role: RoleName) -> Self {
         let permissions = names(built_in(&role).unwrap_or_default());
         Self { built_in: true, ..Self::defined(role.into(), permissions, false) }
     }
 
-    /// Its holders are still to be counted.
+    /// Creates a role without its number of holders.
     const fn defined(role: String, permissions: Vec<String>, retired: bool) -> Self {
         Self { role, permissions, built_in: false, retired, holders: 0 }
     }
 }
 
-/// The roles that administrators defined, and how many hold each role.
-type Defined = (Vec<Role>, BTreeMap<String, u64>);
+/// The roles that administrators defined, and the number of holders of each role.
+type RolesAndHolders = (Vec<RoleResource>, BTreeMap<String, u64>);
 
-async fn as_it_is(app: &App) -> Result<Defined, sqlx::Error> {
+async fn as_it_is(app: &App) -> Result<RolesAndHolders, sqlx::Error> {
     let mut connection = app.pool.acquire().await?;
     let defined = access::custom_roles(&mut connection).await?.into_iter();
-    let defined = defined.map(|role| Role::defined(role.role.into(), names(role.permissions), role.retired));
+    let defined = defined.map(|role| RoleResource::defined(role.role.into(), names(role.permissions), role.retired));
     Ok((defined.collect(), access::holders(&mut connection).await?))
 }
 
-async fn as_it_was(app: &App, moment: Moment) -> Result<Defined, sqlx::Error> {
+async fn as_it_was(app: &App, moment: Moment) -> Result<RolesAndHolders, sqlx::Error> {
     let defined = roles::defined(&app.pool, moment.position).await?.into_iter();
-    let defined = defined.map(|role| Role::defined(role.role, role.permissions, role.retired));
+    let defined = defined.map(|role| RoleResource::defined(role.role, role.permissions, role.retired));
     Ok((defined.collect(), counts::holders(&app.pool, moment.position).await?))
 }
 
-/// Permissions by name, each one that is none named.
+/// Parses permissions by name. Records a fault for each unknown name.
 pub fn parse_permissions(input: &mut Input, given: &[String]) -> Option<Permissions> {
     if given.len() > Permission::ALL.len() {
         let error = InvalidValue("must not name a permission twice");
@@ -217,7 +230,7 @@ pub fn parse_permissions(input: &mut Input, given: &[String]) -> Option<Permissi
     parsed.into_iter().collect::<Option<Vec<_>>>().map(|permissions| Permissions::of(&permissions))
 }
 
-/// The names that clients see.
+/// Returns the names of the permissions in the API.
 pub fn names(permissions: Permissions) -> Vec<String> {
     permissions.iter().map(|permission| permission.as_str().to_owned()).collect()
 }

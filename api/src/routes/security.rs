@@ -1,4 +1,4 @@
-//! What happened, counted, and what there was: for dashboards, and for auditors, who can list every event behind a number.
+//! Security metrics for dashboards and auditors: counts of events, each with the query that lists them, and gauges.
 
 use std::collections::BTreeMap;
 
@@ -18,65 +18,79 @@ use poem_openapi::param::{Header, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::as_of::{self, Shown};
+use super::as_of::{self, AsOfResource};
 use super::input::Input;
 use super::tag::Tag;
 
 pub struct Security;
 
-/// Most steps in a window.
+/// The most steps in a window.
 const MOST_STEPS: i64 = 200;
 
+/// Security metrics of a window.
 #[derive(Object)]
 struct SecurityMetrics {
-    /// Of which moment this is.
-    as_of: Shown,
-    /// Where the first step begins.
+    /// The moment of the metrics.
+    as_of: AsOfResource,
+    /// The start of the first step.
     from: Timestamp,
-    /// Where the last step ends; what is behind the moment does not count.
+    /// The end of the last step. Events after the moment are not counted.
     to: Timestamp,
+    /// The length of a step, in seconds.
     step_seconds: u64,
+    /// The steps of the window, in order.
     steps: Vec<MetricStep>,
-    /// Of the logins in these steps that succeeded or failed, the part that succeeded; missing where there were none.
+    /// The share of logins in this window that succeeded, 0 to 1, of those that succeeded or failed. `null` without any.
     login_success_rate: Option<f64>,
     gauges: SecurityGauges,
 }
 
+/// The counts of one step.
 #[derive(Object)]
 struct MetricStep {
+    /// The start of the step.
     from: Timestamp,
-    /// The first time behind it.
+    /// The end of the step, which the step does not include.
     to: Timestamp,
-    /// By type; what did not happen is missing.
+    /// The counts by event type. Types without an event are left out.
     events: Vec<EventCount>,
 }
 
+/// The number of events of one type.
 #[derive(Object)]
 struct EventCount {
+    /// The event type, `<category>.<fact>`.
     #[oai(rename = "type")]
     event_type: String,
     count: u64,
-    /// Where these very events are listed.
+    /// The path and query that list exactly these events.
     list: String,
 }
 
-/// What there was at the moment.
+/// The gauges at the moment.
 #[derive(Object)]
 struct SecurityGauges {
+    /// The number of accounts.
     accounts: u64,
+    /// The number of suspended accounts.
     suspended: u64,
+    /// The number of locked accounts.
     locked: u64,
+    /// The number of accounts with a second factor.
     second_factor: u64,
-    /// The part of all accounts that has a second factor; missing where there are none.
+    /// The share of accounts with a second factor, 0 to 1. `null` without any account.
     second_factor_rate: Option<f64>,
+    /// The number of active sessions.
     live_sessions: u64,
-    /// Roles that somebody held.
+    /// The number of holders of each role that has any.
     holders: Vec<RoleHolders>,
 }
 
+/// The number of holders of a role.
 #[derive(Object)]
 struct RoleHolders {
     role: String,
+    /// The number of accounts that have the role.
     holders: u64,
 }
 
@@ -84,19 +98,20 @@ struct RoleHolders {
 impl Security {
     /// Get security metrics
     ///
-    /// Events of each type, counted step by step, and the state at the end.
-    /// Steps begin at whole multiples of their length in UTC; the last one holds the moment, and counts up to it. Needs
-    /// `metrics.read`.
+    /// Needs the permission `metrics.read`. Returns the number of events by type and step, and gauges of accounts, sessions and
+    /// roles at the end. Steps start at whole multiples of their length in UTC. The last step contains the moment and counts
+    /// events up to it.
     #[oai(path = "/metrics", method = "get", operation_id = "get_security_metrics")]
     async fn get(
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// How far back, such as `90m`, `24h` or `7d`; 24 hours if not given.
+        /// The length of the window, such as `90m`, `24h` or `7d`, `1m` to `366d`. The default is `24h`.
         window: Query<Option<String>>,
-        /// How long a step is: whole minutes, a part of the window, 200 steps at most; an hour if not given.
+        /// The length of a step, such as `5m` or `1h`. It must divide the window into at most 200 steps. The default is `1h`.
         step: Query<Option<String>>,
-        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The state is the one after that event, or after the
+        /// last event recorded by that time.
         as_of: Query<Option<String>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<Json<SecurityMetrics>, Problem> {
@@ -136,7 +151,7 @@ impl Security {
     }
 }
 
-/// A window and the steps that it is cut into.
+/// Parses a window and its steps.
 fn steps(window: &str, step: &str) -> Result<(TimeDelta, TimeDelta), Problem> {
     let mut input = Input::default();
     let window = input.parse("/window", duration(window));
@@ -146,11 +161,11 @@ fn steps(window: &str, step: &str) -> Result<(TimeDelta, TimeDelta), Problem> {
     if seconds % of == 0 && seconds / of <= MOST_STEPS {
         return Ok((window, step));
     }
-    let detail = format!("must be a part of the window, of which there are {MOST_STEPS} at most");
+    let detail = format!("must divide the window into at most {MOST_STEPS} steps");
     Err(Problem::invalid_input(vec![FieldError::new("/step", detail)]))
 }
 
-/// `90m`, `24h`, `7d`: a minute at least, a year at most.
+/// Parses a duration such as `90m`, `24h` or `7d`, from one minute to 366 days.
 fn duration(text: &str) -> Result<TimeDelta, InvalidValue> {
     let minutes = || {
         let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -164,10 +179,10 @@ fn duration(text: &str) -> Result<TimeDelta, InvalidValue> {
         let minutes = number.parse::<i64>().ok().filter(|_| is_number)? * unit;
         (1..=366 * 24 * 60).contains(&minutes).then(|| TimeDelta::minutes(minutes))
     };
-    minutes().ok_or(InvalidValue("must be such as 90m, 24h or 7d, from 1m to 366d"))
+    minutes().ok_or(InvalidValue("must be a duration such as 90m, 24h or 7d, from 1m to 366d"))
 }
 
-/// Steps begin at whole multiples of their length, counted from 1970 in UTC.
+/// Returns the start of the step that contains the time: a whole multiple of the step's length since 1970 in UTC.
 fn start_of_step(time: DateTime<Utc>, step: TimeDelta) -> DateTime<Utc> {
     let into = time.timestamp_micros().rem_euclid(step.num_microseconds().unwrap_or(1).max(1));
     DateTime::from_timestamp_micros(time.timestamp_micros() - into).unwrap_or(time)
@@ -200,7 +215,7 @@ fn in_steps(
         .collect()
 }
 
-/// The query that lists what was counted.
+/// Returns the path and query that list the counted events.
 fn list(event_type: &str, from: DateTime<Utc>, to: DateTime<Utc>, moment: Moment) -> String {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
     format!("/v1/audit/events?type={event_type}&from={}&to={}&as_of={}", text(from), text(to), moment.position)
@@ -214,7 +229,7 @@ fn login_success_rate(events: &[metrics::EventCountRow]) -> Option<f64> {
     rate(succeeded, succeeded + count("authentication.failed"))
 }
 
-/// A part of a whole, to four digits.
+/// Returns the ratio of a part to the whole, rounded to four digits.
 #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
 fn rate(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| (part as f64 / whole as f64 * 10_000.0).round() / 10_000.0)

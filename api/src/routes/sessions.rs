@@ -4,7 +4,7 @@ use fulexo_commands::CommandError;
 use fulexo_domain::event::Field;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
-use fulexo_node::answer::{Enforced, Recorded, Viewed, query_failed};
+use fulexo_node::answer::{CommandResponse, EnforcementResource, QueryResponse, query_failed};
 use fulexo_node::caller::{BearerOrKey, app, context};
 use fulexo_node::clock;
 use fulexo_node::http::{JsonBody, Problem};
@@ -20,80 +20,84 @@ use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
-use super::as_of::{PastPaging, Shown};
-use super::input::{Because, Input, Limit, Wanted, read_id};
+use super::as_of::{AsOfPaging, AsOfResource};
+use super::input::{Input, Limit, PageQuery, ReasonRequest, read_id};
 use super::tag::Tag;
 
 pub struct Sessions;
 
+/// A session.
 #[derive(Object)]
-struct Session {
+#[oai(rename = "Session")]
+struct SessionResource {
     session_id: Uuid,
     account_id: Uuid,
     started_at: Timestamp,
-    /// When its tokens were last refreshed; at first, when it started. What is done with an access token is not noted.
+    /// The time of the last refresh, or of the start if there was no refresh. Other calls do not change it.
     last_seen_at: Timestamp,
-    /// From where that was.
+    /// The IP address of the last refresh.
     last_seen_ip: Option<String>,
-    /// With what.
+    /// The `User-Agent` of the last refresh.
     last_seen_user_agent: Option<String>,
     idle_expires_at: Timestamp,
+    /// The time at which the session expires in any case.
     expires_at: Timestamp,
-    /// How its owner logged in (RFC 8176).
+    /// The authentication methods of the session (RFC 8176).
     methods: Vec<String>,
-    /// From where it was started.
+    /// The IP address of the login.
     ip: Option<String>,
-    /// With what.
+    /// The `User-Agent` of the login.
     user_agent: Option<String>,
     ended_at: Option<Timestamp>,
-    /// `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`, `password_expired`,
-    /// `fingerprint`, `limit` or `expiry`.
+    /// The cause of the end: `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`,
+    /// `password_expired`, `fingerprint`, `limit` or `expiry`.
     ended_by: Option<String>,
 }
 
+/// A page of sessions.
 #[derive(Object)]
 struct SessionPage {
-    items: Vec<Session>,
+    items: Vec<SessionResource>,
     next_cursor: Option<String>,
-    /// Of which moment this is, where one was asked for.
+    /// The moment of this state. Present if the query has `as_of`.
     #[oai(skip_serializing_if_is_none)]
-    as_of: Option<Shown>,
+    as_of: Option<AsOfResource>,
 }
 
 #[OpenApi(prefix_path = "/v1/sessions", tag = "Tag::Sessions")]
 impl Sessions {
     /// List sessions
     ///
-    /// In the order of their start.
-    /// Needs `sessions.read`.
+    /// Needs the permission `sessions.read`. Returns sessions by time of start. Filters are combined with AND.
     #[oai(path = "/", method = "get", operation_id = "list_sessions")]
     async fn list(
         &self,
         request: &Request,
         caller: BearerOrKey,
-        /// Sessions of this account.
+        /// A filter for the sessions of this account.
         account_id: Query<Option<Uuid>>,
-        /// Sessions that are in use, or that are not.
+        /// A filter for sessions that are active (`true`) or have ended (`false`).
         live: Query<Option<bool>>,
-        /// `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// A position of the log, or a time (RFC 3339): the state after that event, or after the last one recorded by then.
+        /// The moment to read: a position of the log, or a time (RFC 3339). The state is the one after that event, or after the
+        /// last event recorded by that time.
         as_of: Query<Option<String>>,
-        /// Most items, 1 to 200; 50 if not given.
+        /// The maximum number of items, 1 to 200. The default is 50.
         limit: Query<Option<Limit>>,
-        /// `asc`, oldest first, if not given, or `desc`.
+        /// The direction: `asc`, oldest first, or `desc`. The default is `asc`.
         order: Query<Option<Word<Orders>>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
-    ) -> Result<Viewed<SessionPage>, Problem> {
+    ) -> Result<QueryResponse<SessionPage>, Problem> {
         caller.0.require(Permission::SessionsRead)?;
         let app = app(request)?;
         let view = app.caught_up(Projection::Sessions, min_position.0).await?;
-        let wanted = Wanted { limit: limit.0, order: order.0, cursor: cursor.0 };
-        let past = PastPaging::of(app, &[Projection::Sessions], as_of.0, wanted, read_id).await?;
+        let wanted = PageQuery { limit: limit.0, order: order.0, cursor: cursor.0 };
+        let past = AsOfPaging::of(app, &[Projection::Sessions], as_of.0, wanted, read_id).await?;
         let past = past.searching(app, account_id.0.is_some() || live.0.is_some()).await?;
         let filter = sessions::SessionFilter { account: account_id.0.map(AccountId), live: live.0 };
         let page = with_origins(app, &filter, &past.paging, past.moment).await?;
-        let items = page.items.into_iter().map(|(session, [began, last_seen])| Session {
+        let items = page.items.into_iter().map(|(session, [began, last_seen])| SessionResource {
             ip: began.ip,
             user_agent: began.user_agent,
             last_seen_ip: last_seen.ip,
@@ -113,19 +117,20 @@ impl Sessions {
 
     /// Revoke a session
     ///
-    /// Its tokens are refused from then on. A reason may be given. Needs `sessions.revoke`.
+    /// Needs the permission `sessions.revoke`. A reason is optional. Ends the session; its tokens are refused from then on.
+    /// Returns when every node enforces the change.
     #[oai(path = "/:session_id", method = "delete", operation_id = "revoke_session")]
     async fn end(
         &self,
         request: &Request,
         caller: BearerOrKey,
         session_id: Path<Uuid>,
-        body: JsonBody<Option<Because>>,
+        body: JsonBody<Option<ReasonRequest>>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<Recorded<Enforced>, Problem> {
+    ) -> Result<CommandResponse<EnforcementResource>, Problem> {
         caller.0.require(Permission::SessionsRevoke)?;
         let mut input = Input::default();
-        let reason = input.parse_optional("/reason", body.read()?.map(|because| Reason::parse(&because.reason)));
+        let reason = input.parse_optional("/reason", body.read()?.map(|given| Reason::parse(&given.reason)));
         input.check()?;
         let context = context(request, caller.0.actor, idempotency_key.0)?;
         let app = app(request)?;
@@ -133,14 +138,14 @@ impl Sessions {
     }
 }
 
-/// From where a session was started or refreshed, as far as it is known and not forgotten.
+/// The origin of a login or a refresh. A member is `None` if it is unknown or was erased.
 #[derive(Default)]
 pub struct Origin {
     pub ip: Option<String>,
     pub user_agent: Option<String>,
 }
 
-/// A page of sessions, each with what is sealed beside its start and its last refresh; as they were at a moment, or are.
+/// Returns a page of sessions, each with the sealed origins of its login and of its last refresh, now or at a moment.
 pub async fn with_origins(
     app: &App,
     filter: &sessions::SessionFilter,

@@ -5,29 +5,29 @@ use poem_openapi::Tags;
 /// A group of operations.
 #[derive(Tags)]
 pub enum Tag {
-    /// Log in, stay logged in, log out.
+    /// Registration, login, refresh, step-up, introspection and logout.
     Authentication,
-    /// A new password and a verified address, by mail.
+    /// Password reset, address verification and the report of an intrusion, by e-mail.
     Recovery,
-    /// The caller's own account.
+    /// Your own account, sessions, devices and events.
     Me,
     /// Accounts and their roles, for administrators.
     Accounts,
-    /// Sessions, for administrators.
+    /// Sessions of all accounts, for administrators.
     Sessions,
-    /// Roles and permissions.
+    /// Roles, permissions and grants.
     Roles,
-    /// API keys, by which services act.
+    /// API keys, the credentials of services.
     #[oai(rename = "API keys")]
     ApiKeys,
-    /// The security policy, and what another one would have done.
+    /// The security policy, its changes and previews.
     Policy,
-    /// What is done about incidents.
+    /// Incident response: the lockdown.
     Incidents,
-    /// The audit trail: the event log itself.
+    /// The audit trail: the events of the log.
     Audit,
-    /// What happened, counted.
+    /// Counts of events, and gauges of accounts, sessions and roles.
     Metrics,
-    /// Whether the service works, and the keys that its tokens are verified with.
+    /// Health, metrics and metadata of the service.
     Service,
 }

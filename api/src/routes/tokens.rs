@@ -1,4 +1,4 @@
-//! How tokens are handed over: in the answer, or to browsers in cookies that no script can read.
+//! The delivery of tokens: in the response body, or in `HttpOnly` cookies for browsers.
 
 use fulexo_commands::{ChallengePurpose, IssuedChallenge, LoginResult, Tokens};
 use fulexo_node::http::Problem;
@@ -9,117 +9,123 @@ use poem::http::HeaderValue;
 use poem_openapi::{Enum, Object, Union};
 use uuid::Uuid;
 
-/// How long a browser keeps what its device is known by, in seconds: as long as browsers keep anything, 400 days.
+/// The lifetime of the device cookie, in seconds: 400 days, the most that browsers allow.
 const DEVICE_LIFETIME: i64 = 400 * 24 * 60 * 60;
 
-/// Hands tokens over, as the client asked for it.
-pub struct Handover<'a> {
+/// The delivery of one response's tokens, as the client asked for it.
+pub struct TokenDelivery<'a> {
     app: &'a App,
     by_cookie: bool,
-    /// What is to be set with the answer.
+    /// The cookies to set with the response.
     pub cookies: Vec<HeaderValue>,
 }
 
+/// The status of a response with tokens.
 #[derive(Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum LoginStatus {
-    /// The tokens are in this answer.
+    /// The tokens are in this response.
     Authenticated,
 }
 
+/// A session with its tokens.
 #[derive(Object)]
-pub struct TokenAnswer {
+pub struct TokenResponse {
     status: LoginStatus,
-    /// A JWT in the profile of RFC 9068.
+    /// The access token: a JWT in the profile of RFC 9068.
     access_token: String,
-    /// Good for one use; a spent one that comes back ends the session.
+    /// The refresh token, valid for one use. A second use revokes the session.
     refresh_token: String,
-    /// `Bearer`.
+    /// The type of the access token: `Bearer`.
     token_type: String,
-    /// Life of the access token, in seconds.
+    /// The lifetime of the access token, in seconds.
     expires_in: i64,
     session_id: Uuid,
-    /// To be kept by the device and sent with its next login; after a login alone.
+    /// The token that identifies this device at its next login. Store it on the device. Present only after a login.
     #[oai(skip_serializing_if_is_none)]
     device_token: Option<String>,
 }
 
-/// The tokens are in cookies that no script can read.
+/// A session with its tokens in `HttpOnly` cookies.
 #[derive(Object)]
-pub struct CookieAnswer {
-    /// To be sent as `X-CSRF-Token` with every call that is not a GET; the same for all of the session.
+pub struct CookieResponse {
+    /// The value of `X-CSRF-Token` for every call except GET. It is the same for the whole session.
     csrf_token: String,
-    /// Life of the access token, in seconds.
+    /// The lifetime of the access token, in seconds.
     expires_in: i64,
     session_id: Uuid,
 }
 
-/// What a refresh leads to.
+/// The response to a refresh.
 #[derive(Union)]
 #[oai(discriminator_name = "status", one_of)]
-pub enum RefreshAnswer {
+pub enum RefreshResponse {
     /// New tokens.
     #[oai(mapping = "authenticated")]
-    Authenticated(TokenAnswer),
+    Authenticated(TokenResponse),
     /// New tokens, in cookies.
     #[oai(mapping = "authenticated_by_cookie")]
-    ByCookie(CookieAnswer),
+    ByCookie(CookieResponse),
 }
 
+/// A login that needs a code of the second factor.
 #[derive(Object)]
 pub struct SecondFactorChallenge {
-    /// To be presented with a code at `/v1/auth/second-factor`.
+    /// The challenge token. Send it with a code to `POST /v1/auth/second-factor`.
     challenge_token: String,
-    /// What may be presented: `totp`, `recovery_code`.
+    /// The accepted second factors: `totp`, `recovery_code`.
     methods: Vec<String>,
-    /// Life of the challenge, in seconds.
+    /// The lifetime of the challenge token, in seconds.
     expires_in: i64,
 }
 
+/// The next step of a login.
 #[derive(Object)]
 pub struct NextStep {
-    /// The bearer token of the next step, and good for that alone.
+    /// The bearer token of the next step. It is valid only for this step.
     challenge_token: String,
-    /// Where the next step is taken.
+    /// The path of the next step.
     next: String,
-    /// Life of the token, in seconds.
+    /// The lifetime of the challenge token, in seconds.
     expires_in: i64,
 }
 
-/// What a login leads to.
+/// The response to a login.
 #[derive(Union)]
 #[oai(discriminator_name = "status", one_of)]
-pub enum LoginAnswer {
+pub enum LoginResponse {
     /// A session.
     #[oai(mapping = "authenticated")]
-    Authenticated(TokenAnswer),
+    Authenticated(TokenResponse),
     /// A session, its tokens in cookies.
     #[oai(mapping = "authenticated_by_cookie")]
-    ByCookie(CookieAnswer),
-    /// A code of the second factor is asked for.
+    ByCookie(CookieResponse),
+    /// A challenge for the second factor.
     #[oai(mapping = "second_factor_required")]
     SecondFactor(SecondFactorChallenge),
-    /// The password must be changed, at `/v1/me/password`, and then the login made again.
+    /// A required password change at `/v1/me/password`. Log in again after it.
     #[oai(mapping = "password_change_required")]
-    PasswordChange(PasswordChangeDue),
-    /// A second factor must be set up, at `/v1/me/second-factor/totp`, and then the login made again.
+    PasswordChange(PasswordChangeRequired),
+    /// A required enrolment of a second factor at `/v1/me/second-factor/totp`. Log in again after it.
     #[oai(mapping = "second_factor_enrolment_required")]
-    Enrolment(EnrolmentDue),
+    Enrolment(EnrolmentRequired),
 }
 
+/// A login that needs a password change.
 #[derive(Object)]
-pub struct PasswordChangeDue {
+pub struct PasswordChangeRequired {
     #[oai(flatten)]
     step: NextStep,
 }
 
+/// A login that needs the enrolment of a second factor.
 #[derive(Object)]
-pub struct EnrolmentDue {
+pub struct EnrolmentRequired {
     #[oai(flatten)]
     step: NextStep,
 }
 
-impl TokenAnswer {
+impl TokenResponse {
     fn of(tokens: Tokens) -> Self {
         Self {
             status: LoginStatus::Authenticated,
@@ -133,13 +139,13 @@ impl TokenAnswer {
     }
 }
 
-impl LoginAnswer {
-    pub fn of(logged_in: LoginResult, handover: &mut Handover<'_>) -> Self {
+impl LoginResponse {
+    pub fn of(logged_in: LoginResult, delivery: &mut TokenDelivery<'_>) -> Self {
         let IssuedChallenge { purpose, token, expires_in } = match logged_in {
             LoginResult::Session(tokens) => {
-                return match handover.kept(&tokens) {
+                return match delivery.set_cookies(&tokens) {
                     Some(answer) => Self::ByCookie(answer),
-                    None => Self::Authenticated(TokenAnswer::of(tokens)),
+                    None => Self::Authenticated(TokenResponse::of(tokens)),
                 };
             }
             LoginResult::Challenge(challenged) => challenged,
@@ -153,25 +159,27 @@ impl LoginAnswer {
                 Self::SecondFactor(SecondFactorChallenge { challenge_token, methods, expires_in })
             }
             ChallengePurpose::PasswordChange => {
-                Self::PasswordChange(PasswordChangeDue { step: step("/v1/me/password") })
+                Self::PasswordChange(PasswordChangeRequired { step: step("/v1/me/password") })
             }
-            ChallengePurpose::Enrolment => Self::Enrolment(EnrolmentDue { step: step("/v1/me/second-factor/totp") }),
+            ChallengePurpose::Enrolment => {
+                Self::Enrolment(EnrolmentRequired { step: step("/v1/me/second-factor/totp") })
+            }
         }
     }
 }
 
-impl RefreshAnswer {
-    pub fn of(tokens: Tokens, handover: &mut Handover<'_>) -> Self {
-        match handover.kept(&tokens) {
+impl RefreshResponse {
+    pub fn of(tokens: Tokens, delivery: &mut TokenDelivery<'_>) -> Self {
+        match delivery.set_cookies(&tokens) {
             Some(answer) => Self::ByCookie(answer),
-            None => Self::Authenticated(TokenAnswer::of(tokens)),
+            None => Self::Authenticated(TokenResponse::of(tokens)),
         }
     }
 }
 
-impl<'a> Handover<'a> {
+impl<'a> TokenDelivery<'a> {
     /// # Errors
-    /// 403 where a page of a foreign origin asks for cookies: whoever is logged in by it would act as somebody else.
+    /// 403 if a page of a foreign origin asks for cookies: it could log its visitor in to another person's account.
     pub fn new(app: &'a App, request: &Request, by_cookie: bool) -> Result<Self, Problem> {
         if by_cookie && request.data::<Foreign>().is_some() {
             return Err(Problem::csrf_rejected());
@@ -179,7 +187,7 @@ impl<'a> Handover<'a> {
         Ok(Self { app, by_cookie, cookies: Vec::new() })
     }
 
-    fn kept(&mut self, tokens: &Tokens) -> Option<CookieAnswer> {
+    fn set_cookies(&mut self, tokens: &Tokens) -> Option<CookieResponse> {
         if !self.by_cookie {
             return None;
         }
@@ -189,6 +197,6 @@ impl<'a> Handover<'a> {
         self.cookies.extend(Cookie::Refresh.set(&tokens.refresh_token, idle));
         self.cookies.extend(device);
         let csrf_token = self.app.commands.csrf_token(tokens.session);
-        Some(CookieAnswer { csrf_token, expires_in: tokens.expires_in, session_id: tokens.session.0 })
+        Some(CookieResponse { csrf_token, expires_in: tokens.expires_in, session_id: tokens.session.0 })
     }
 }

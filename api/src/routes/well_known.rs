@@ -1,5 +1,5 @@
-//! The documents by which services find out how to judge tokens of this issuer, knowing its URL alone: its metadata (RFC 8414)
-//! and its public keys (RFC 7517).
+//! The well-known documents by which services verify tokens of this issuer: its metadata (RFC 8414) and its public keys
+//! (RFC 7517).
 
 use std::time::Duration;
 
@@ -15,17 +15,18 @@ use super::tag::Tag;
 
 pub struct WellKnown;
 
-/// The longest time for which caches keep a document. A key that is added is known everywhere after it.
+/// The maximum age of a document in caches. After this time every service knows a new key.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
+/// A JWK Set (RFC 7517, section 5).
 #[derive(Object)]
-struct KeySet {
-    keys: Vec<PublicKey>,
+struct JwkSet {
+    keys: Vec<Jwk>,
 }
 
-/// RFC 7517, section 4.
+/// A JSON Web Key (RFC 7517, section 4).
 #[derive(Object)]
-struct PublicKey {
+struct Jwk {
     kty: String,
     #[oai(rename = "use")]
     usage: String,
@@ -35,23 +36,24 @@ struct PublicKey {
     e: String,
 }
 
-/// RFC 8414, section 2. There is no authorization endpoint, and no token endpoint of RFC 6749: this service's own operations
-/// issue tokens.
+/// Authorization server metadata (RFC 8414, section 2). The service has no authorization endpoint and no token endpoint of RFC
+/// 6749: its own operations issue tokens.
 #[derive(Object)]
 struct ServerMetadata {
-    /// The `iss` of its access tokens.
+    /// The issuer: the `iss` of access tokens.
     issuer: String,
-    /// Where the keys are that verify them.
+    /// The URL of the public keys that verify access tokens.
     jwks_uri: String,
-    /// Where services ask about tokens (RFC 7662).
+    /// The URL of the introspection endpoint (RFC 7662).
     introspection_endpoint: String,
-    /// How they say who they are there: `client_secret_basic`, the id and the secret of an API key; `Bearer`, a token.
+    /// The authentication methods of the introspection endpoint: `client_secret_basic` with the id and secret of an API key,
+    /// `Bearer` with a token.
     introspection_endpoint_auth_methods_supported: Vec<String>,
-    /// `none`: nothing is issued by an authorization endpoint.
+    /// The supported response types: only `none`, because there is no authorization endpoint.
     response_types_supported: Vec<String>,
-    /// The permissions that introspection names.
+    /// The permissions that introspection returns as `scope`.
     scopes_supported: Vec<String>,
-    /// What people read.
+    /// The URL of the documentation.
     service_documentation: String,
 }
 
@@ -59,12 +61,12 @@ struct ServerMetadata {
 impl WellKnown {
     /// Get the public keys of access tokens
     ///
-    /// A JWK Set (RFC 7517); empty where tokens are signed with HS256. `If-None-Match` with the `ETag` of an earlier answer is
-    /// answered by 304 while the keys are the same.
+    /// Returns the JWK Set (RFC 7517) that verifies access tokens. It is empty if tokens are signed with HS256. A request with
+    /// the `ETag` of an earlier response in `If-None-Match` is answered 304 while the keys are the same.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "get_jwks")]
-    async fn jwks(&self, request: &Request) -> Result<Cached<KeySet>, Problem> {
+    async fn jwks(&self, request: &Request) -> Result<Cached<JwkSet>, Problem> {
         let ring = app(request)?.commands.keys();
-        let keys = ring.jwks().into_iter().map(|key| PublicKey {
+        let keys = ring.jwks().into_iter().map(|key| Jwk {
             kty: key.kty.to_owned(),
             usage: key.r#use.to_owned(),
             alg: key.alg.to_owned(),
@@ -72,15 +74,17 @@ impl WellKnown {
             n: key.n,
             e: key.e,
         });
-        // No longer than tokens live: for so long a key stays that no longer signs.
+        // At most the lifetime of tokens: a key stays published for this time after it stops signing.
         let max_age = ring.lifetime().to_std().unwrap_or_default().min(MAX_AGE);
-        Ok(Cached::answer(request, KeySet { keys: keys.collect() }, max_age))
+        Ok(Cached::answer(request, JwkSet { keys: keys.collect() }, max_age))
     }
 
     /// Get the issuer's metadata (RFC 8414)
     ///
-    /// Everything that a service needs to judge access tokens, if it knows the issuer's URL. 404 where the configured issuer is
-    /// not a URL.
+    /// Returns the authorization server metadata, from which a service that knows the issuer's URL learns how to verify access
+    /// tokens.
+    ///
+    /// Answers 404 if the configured issuer is not a URL.
     #[oai(path = "/.well-known/oauth-authorization-server", method = "get", operation_id = "get_server_metadata")]
     async fn metadata(&self, request: &Request) -> Result<Cached<ServerMetadata>, Problem> {
         let issuer = app(request)?.commands.keys().issuer();
@@ -96,7 +100,7 @@ impl WellKnown {
             jwks_uri: at("/.well-known/jwks.json"),
             introspection_endpoint: at("/v1/auth/introspect"),
             introspection_endpoint_auth_methods_supported: ["client_secret_basic", "Bearer"].map(str::to_owned).into(),
-            // Required, and an empty list may not be sent (section 3.2).
+            // A required member, and section 3.2 forbids an empty list.
             response_types_supported: vec!["none".to_owned()],
             scopes_supported: Permission::ALL.map(|permission| permission.as_str().to_owned()).into(),
             service_documentation: at("/docs"),

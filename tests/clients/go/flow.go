@@ -66,7 +66,7 @@ func main() {
 	var dev struct {
 		URL      string `json:"url"`
 		Accounts struct {
-			Admin fulexo.Login `json:"admin"`
+			Admin fulexo.LoginRequest `json:"admin"`
 		} `json:"accounts"`
 	}
 	text, err := os.ReadFile(os.Getenv("DEV_JSON"))
@@ -84,34 +84,34 @@ func main() {
 	_, err = rand.Read(chance)
 	check(err)
 	email := "go-" + hex.EncodeToString(chance) + "@example.com"
-	login := func(password string) (*fulexo.LoginAnswer, *http.Response, error) {
-		return authentication.Login(nobody).Login(*fulexo.NewLogin(email, password)).Execute()
+	login := func(password string) (*fulexo.LoginResponse, *http.Response, error) {
+		return authentication.Login(nobody).LoginRequest(*fulexo.NewLoginRequest(email, password)).Execute()
 	}
 
-	registration := fulexo.NewRegistration(email, password)
+	registration := fulexo.NewRegistrationRequest(email, password)
 	registration.SetDisplayName("Ann")
-	account := must(authentication.Register(nobody).Registration(*registration).Execute())
+	account := must(authentication.Register(nobody).RegistrationRequest(*registration).Execute())
 	hold(account.Email == email, account.Email)
 	_, answer, err := login("wrong")
 	status, code := refused(answer, err)
 	hold(status == 401 && code == fulexo.PROBLEMCODE_INVALID_CREDENTIALS, string(code))
 
-	first := must(login(password)).TokenAnswer
+	first := must(login(password)).TokenResponse
 	hold(first != nil, "not signed in")
 	ann := with(first.AccessToken)
 	secret := must(me.EnrolTotp(ann).Execute()).Secret
-	confirmation := fulexo.NewTotpConfirmation(totp(secret, 0))
-	codes := must(me.ConfirmTotp(ann).TotpConfirmation(*confirmation).Execute()).RecoveryCodes
+	confirmation := fulexo.NewTotpConfirmationRequest(totp(secret, 0))
+	codes := must(me.ConfirmTotp(ann).TotpConfirmationRequest(*confirmation).Execute()).RecoveryCodes
 	hold(len(codes) == 10, "ten recovery codes")
 
 	challenge := must(login(password)).SecondFactorChallenge
 	hold(challenge != nil, "no second factor was asked for")
-	factor := fulexo.NewSecondFactor(challenge.ChallengeToken, totp(secret, 1))
-	second := must(authentication.LoginWithSecondFactor(nobody).SecondFactor(*factor).Execute()).TokenAnswer
+	factor := fulexo.NewSecondFactorRequest(challenge.ChallengeToken, totp(secret, 1))
+	second := must(authentication.LoginWithSecondFactor(nobody).SecondFactorRequest(*factor).Execute()).TokenResponse
 	hold(second != nil, "not signed in")
-	refresh := fulexo.NewRefresh()
+	refresh := fulexo.NewRefreshRequest()
 	refresh.SetRefreshToken(second.RefreshToken)
-	refreshed := must(authentication.RefreshTokens(nobody).Refresh(*refresh).Execute()).TokenAnswer
+	refreshed := must(authentication.RefreshTokens(nobody).RefreshRequest(*refresh).Execute()).TokenResponse
 	hold(refreshed != nil, "no tokens were given")
 
 	there := false
@@ -125,15 +125,15 @@ func main() {
 	status, code = refused(answer, err)
 	hold(status == 401 && code == fulexo.PROBLEMCODE_INVALID_TOKEN, string(code))
 
-	signedIn := must(authentication.Login(nobody).Login(dev.Accounts.Admin).Execute()).TokenAnswer
+	signedIn := must(authentication.Login(nobody).LoginRequest(dev.Accounts.Admin).Execute()).TokenResponse
 	hold(signedIn != nil, "not signed in")
 	admin := with(signedIn.AccessToken)
 	policy := must(client.PolicyAPI.GetPolicy(admin).Execute())
 	policy.Lockout.Threshold = 7
-	proposal := fulexo.NewPolicyProposal(
+	proposal := fulexo.NewPolicyRequest(
 		policy.Lockout, policy.Passwords, "a client's journey", policy.SecondFactor, policy.Sessions)
 	proposal.SetApiKeys(policy.ApiKeys)
-	changed := must(client.PolicyAPI.ChangePolicy(admin).PolicyProposal(*proposal).Execute())
+	changed := must(client.PolicyAPI.ChangePolicy(admin).PolicyRequest(*proposal).Execute())
 	hold(changed.Lockout.Threshold == 7, "the policy is changed")
 	hold(len(must(client.AccountsAPI.ListAccounts(admin).Limit(1).Execute()).Items) == 1, "one account is listed")
 	fmt.Println("Go: register, log in, second factor, refresh, list, revoke, change the policy")

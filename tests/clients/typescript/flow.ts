@@ -26,7 +26,7 @@ function code(secret: string, steps = 0): string {
 }
 
 /** The tokens of a login that is over. */
-function signedIn(answer: components["schemas"]["LoginAnswer"] | undefined): components["schemas"]["TokenAnswer"] {
+function signedIn(answer: components["schemas"]["LoginResponse"] | undefined): components["schemas"]["TokenResponse"] {
   assert(answer);
   switch (answer.status) {
     case "authenticated":

@@ -231,12 +231,16 @@ async fn the_operator_locks_down_a_running_service_and_opens_it_again() {
     let run = |args: &[&str]| Program::run(args, &env);
     let ended = run(&["lockdown", "all", "--reason", BECAUSE]);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
-    assert!(ended.said.starts_with("locked down (all)") && ended.said.contains("of 1 nodes"), "{}", ended.said);
+    assert!(
+        ended.said.starts_with("imposed a lockdown of all requests at position ") && ended.said.contains("of 1 nodes"),
+        "{}",
+        ended.said
+    );
     eventually("it is in force", async || ann.get(SESSION).await.code() == "locked_down").await;
     let ended = run(&["lockdown", "all", "--reason", BECAUSE]);
     assert_eq!(
         (ended.status.code(), ended.errors.trim()),
-        (Some(1), "fulexo: there is a lockdown of this scope already")
+        (Some(1), "fulexo: a lockdown of this scope is already in force")
     );
     let ended = run(&["lockdown", "off", "--reason", "over"]);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);

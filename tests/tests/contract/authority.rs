@@ -142,7 +142,12 @@ async fn the_powerless_are_refused_everywhere_but_at_their_own_account() {
             assert_problem(&answer, 403, "permission_denied");
             // And it is told which permission it lacks: the one that the operation says it needs.
             let permission = answer.json["permission"].as_str().unwrap_or_default();
-            assert_eq!(answer.json["detail"], format!("This needs the permission `{permission}`."), "{}", operation.id);
+            assert_eq!(
+                answer.json["detail"],
+                format!("You need the permission `{permission}` for this call."),
+                "{}",
+                operation.id
+            );
             let said = operation.meta["description"].as_str().unwrap_or_default();
             assert!(said.contains(&format!("`{permission}`")), "{} lacks {permission}: {said}", operation.id);
         }

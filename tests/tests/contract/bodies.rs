@@ -157,7 +157,7 @@ async fn a_member_given_twice_is_refused_wherever_it_is() {
         ),
     ] {
         let answer = post_json(&node.url, REGISTER, body.as_bytes()).await;
-        let fault = json!({"pointer": pointer, "detail": "is given twice"});
+        let fault = json!({"pointer": pointer, "detail": "must be given only once"});
         assert_eq!((answer.status, &answer.json["errors"]), (400, &json!([fault])), "{answer:?}");
     }
     let admin = node.admin().await;

@@ -45,6 +45,43 @@ const VERBS: [&str; 31] = [
     "verify",
 ];
 
+/// The first word of a summary: an imperative verb.
+const IMPERATIVES: [&str; 30] = [
+    "Change",
+    "Check",
+    "Confirm",
+    "Create",
+    "Define",
+    "Elevate",
+    "Exchange",
+    "Forget",
+    "Get",
+    "Grant",
+    "Impose",
+    "Introspect",
+    "Issue",
+    "Lift",
+    "List",
+    "Log",
+    "Preview",
+    "Register",
+    "Reinstate",
+    "Remove",
+    "Report",
+    "Request",
+    "Require",
+    "Reset",
+    "Retire",
+    "Revoke",
+    "Start",
+    "Suspend",
+    "Unlock",
+    "Verify",
+];
+
+/// The words that begin no description: it is a noun phrase, a sentence, or "`true` if …".
+const QUESTIONS: [&str; 10] = ["What", "Whether", "Who", "Whom", "Whose", "Where", "How", "When", "Why", "Which"];
+
 /// The statuses that anything may be refused with.
 const REFUSALS: [&str; 12] = ["400", "401", "403", "404", "406", "408", "409", "413", "415", "429", "500", "503"];
 
@@ -128,6 +165,60 @@ fn every_operation_says_in_a_line_what_it_does() {
         assert!((4..=60).contains(&summary.len()), "{}: {summary:?}", operation.id);
         assert!(!summary.ends_with('.') && !summary.contains('\n'), "{}: {summary:?}", operation.id);
         assert!(operation.meta["tags"].as_array().is_some_and(|tags| tags.len() == 1), "{} has no tag", operation.id);
+    }
+}
+
+#[test]
+fn every_summary_begins_with_an_imperative_verb() {
+    for operation in operations() {
+        let summary = operation.meta["summary"].as_str().unwrap_or_default();
+        let verb = summary.split(' ').next().unwrap_or_default();
+        assert!(IMPERATIVES.contains(&verb), "{}: {summary:?}: use a verb, or add it to IMPERATIVES", operation.id);
+    }
+}
+
+/// Collects every description below a value, with its place.
+fn descriptions(value: &Value, place: &str, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let place = format!("{place}/{name}");
+                match member.as_str() {
+                    Some(text) if name == "description" => found.push((place, text.to_owned())),
+                    Some(_) => {}
+                    None => descriptions(member, &place, found),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                descriptions(item, &format!("{place}/{index}"), found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn no_description_begins_with_a_question_word() {
+    let mut found = Vec::new();
+    descriptions(&document(), "", &mut found);
+    assert!(found.len() > 300, "only {} descriptions were found", found.len());
+    for (place, text) in found {
+        let first = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        assert!(!QUESTIONS.contains(&first), "{place}: {text:?}");
+        assert!(text.ends_with('.'), "{place}: {text:?} is no sentence and no noun phrase with a full stop");
+    }
+}
+
+#[test]
+fn every_schema_has_a_description_and_so_has_every_member() {
+    let document = document();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        assert!(schema["description"].is_string(), "{name}");
+        for (member, schema) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(schema["description"].is_string(), "{name}: {member}");
+        }
     }
 }
 

@@ -158,7 +158,8 @@ async fn a_415_names_the_type_that_is_read() {
             let answer = admin.send(operation.method.clone(), &target, content_type, "{}").await;
             assert_problem(&answer, 415, "unsupported_media_type");
             let readable = operation.content_type();
-            assert_eq!(answer.json["detail"], format!("Send Content-Type: {readable}."), "{}", operation.id);
+            let detail = answer.json["detail"].as_str().unwrap();
+            assert!(detail.ends_with(&format!("Send Content-Type: {readable}.")), "{}: {detail}", operation.id);
             assert_eq!(answer.header("accept"), Some(readable), "{}", operation.id);
             assert_eq!(answer.header("accept-encoding"), None, "{}", operation.id);
         }

@@ -57,7 +57,8 @@ async fn a_parameter_that_is_given_twice_is_refused_wherever_there_is_one() {
                 assert_problem(&answer, 400, "invalid_input");
                 let about = format!("/{name}");
                 let errors = answer.json["errors"].as_array().unwrap();
-                let twice = errors.iter().find(|it| it["pointer"] == *about && it["detail"] == "is given twice");
+                let twice =
+                    errors.iter().find(|it| it["pointer"] == *about && it["detail"] == "must be given only once");
                 assert!(twice.is_some(), "{} ?{query}: {answer:?}", operation.id);
                 tried += 1;
             }

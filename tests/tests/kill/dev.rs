@@ -57,7 +57,7 @@ impl Dev {
         let arguments = [&["dev", "--port", "0", "--data-dir", data_dir.to_str().unwrap()], more].concat();
         block_in_place(|| {
             let mut program = Program::start(&arguments, env);
-            program.says("Ctrl-C stops it");
+            program.says("Press Ctrl-C to stop");
             let file = fs::read_to_string(data_dir.join("dev.json")).unwrap();
             Self { program, file: serde_json::from_str(&file).unwrap() }
         })

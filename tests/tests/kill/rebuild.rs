@@ -63,14 +63,14 @@ async fn a_rebuild_that_was_killed_is_resumed_and_one_that_was_interrupted_says_
     let killed = standing(&env, "audit");
     assert_eq!((&killed["version"], &killed["position"]), (&1.into(), &0.into()), "nothing is switched: {killed}");
 
-    let goes_on = "audit: building version 2 goes on from position ";
-    let interrupted = half_way(&env, &superuser, goes_on, |mut program| program.stop("INT")).await;
+    let resumes = "audit: resuming version 2 from position ";
+    let interrupted = half_way(&env, &superuser, resumes, |mut program| program.stop("INT")).await;
     assert_eq!(interrupted.status.code(), Some(1), "{}", interrupted.errors);
-    assert!(interrupted.errors.contains("the next `fulexo rebuild` goes on from here"), "{}", interrupted.errors);
+    assert!(interrupted.errors.contains("the next `fulexo rebuild` resumes from here"), "{}", interrupted.errors);
 
     let ended = Program::run(&["rebuild", "audit"], &env);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
-    assert!(ended.errors.contains(goes_on), "{}", ended.errors);
+    assert!(ended.errors.contains(resumes), "{}", ended.errors);
     let counts = "select count(*), count(distinct position), max(position) from read.audit";
     let rows: (i64, i64, i64) = sqlx::query_as(counts).fetch_one(&superuser).await.unwrap();
     let events = i64::try_from(EVENTS).unwrap();
@@ -90,7 +90,8 @@ async fn a_rebuild_tells_what_differs_and_a_rollback_brings_it_back() {
 
     let second = Program::run(&["rebuild", "accounts", "sessions"], &env);
     assert_eq!(second.status.code(), Some(1), "{}", second.errors);
-    let told = format!("1 row differs at position 60,000, such as account {altered}. The log's word stands");
+    let told =
+        format!("1 row differs at position 60,000, for example account {altered}. To restore the previous version");
     assert!(second.errors.contains(&told), "{}", second.errors);
     // So many events are written by COPY, and their pasts in several goes; a replay writes by arrays.
     let replayed = Program::run(&["replay"], &env);

@@ -55,6 +55,6 @@ async fn a_node_without_its_database_is_not_ready_and_lives() {
     eventually("it is not ready", async || stranger.get("/health/ready").await.status == 503).await;
     let ready = stranger.get("/health/ready").await;
     assert_eq!((ready.status, ready.code()), (503, "unavailable"), "{ready:?}");
-    assert!(ready.json["detail"].as_str().is_some_and(|detail| detail.contains("Postgres")), "{ready:?}");
+    assert!(ready.json["detail"].as_str().is_some_and(|detail| detail.contains("PostgreSQL")), "{ready:?}");
     assert_eq!(node.anonymous().get("/health/live").await.status, 200);
 }

@@ -115,8 +115,8 @@ pub(super) fn number_fault(schema: &MetaSchema, number: Option<f64>) -> Option<S
     let below = |least: f64| number < least || (schema.exclusive_minimum == Some(true) && number == least);
     let above = |most: f64| number > most || (schema.exclusive_maximum == Some(true) && number == most);
     match (schema.minimum, schema.maximum) {
-        (Some(least), _) if below(least) => Some(format!("is below the minimum, {least}")),
-        (_, Some(most)) if above(most) => Some(format!("is above the maximum, {most}")),
+        (Some(least), _) if below(least) => Some(format!("must be at least {least}")),
+        (_, Some(most)) if above(most) => Some(format!("must be at most {most}")),
         _ => None,
     }
 }
@@ -129,16 +129,16 @@ pub(super) fn by_text(reason: &str) -> FieldError {
     }
     if let Some((name, rest)) = named(reason, "field `") {
         let check = rest.strip_prefix(" verification failed. ").unwrap_or("the rules of this member");
-        return FieldError::new(below("", name), format!("does not satisfy {check}"));
+        return FieldError::new(below("", name), format!("must satisfy {check}"));
     }
     if let Some((name, _)) = named(reason, "unknown field `") {
-        return about(name, "is not known", "has a member that is not known");
+        return about(name, "is unknown", "has an unknown member");
     }
     if let Some((name, _)) = named(reason, "missing field `") {
         return FieldError::new(below("", name), "is required");
     }
     if let Some((name, _)) = named(reason, "duplicate field `") {
-        return about(name, "is given twice", "has a member that is given twice");
+        return about(name, "must be given only once", "has a repeated member");
     }
     FieldError::new("", plain(reason))
 }
@@ -159,7 +159,7 @@ pub(super) fn plain(reason: &str) -> String {
         return format!("must be of type {expected}");
     }
     if let Some(check) = reason.strip_prefix("verification failed. ") {
-        return format!("does not satisfy {check}");
+        return format!("must satisfy {check}");
     }
     // serde's sentences for a form quote the value too.
     if reason.starts_with("invalid type") || reason.starts_with("invalid value") {
@@ -204,9 +204,9 @@ mod tests {
         let expected = |pointer: &str, detail: &str| (pointer.to_owned(), detail.to_owned());
         assert_eq!(
             of("failed to parse \"Order\": field `name` verification failed. maxLength(4)"),
-            expected("/name", "does not satisfy maxLength(4)")
+            expected("/name", "must satisfy maxLength(4)")
         );
-        assert_eq!(of("failed to parse \"Order\": unknown field `x`."), expected("/x", "is not known"));
+        assert_eq!(of("failed to parse \"Order\": unknown field `x`."), expected("/x", "is unknown"));
         assert_eq!(of("missing field `token`"), expected("/token", "is required"));
         assert_eq!(
             of("failed to parse \"EmailAddress\": has no @ (occurred while parsing \"Order\")"),

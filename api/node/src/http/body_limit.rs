@@ -51,7 +51,9 @@ pub(super) async fn read(
             request.set_body(Body::from_bytes(Bytes::from(bytes)));
             Ok(())
         }
-        Ok(Err(_)) => Err(Problem::invalid_input(Vec::new()).with_detail("The body broke off or is not well formed.")),
+        Ok(Err(_)) => {
+            Err(Problem::invalid_input(Vec::new()).with_detail("The body is incomplete or malformed. Send it again."))
+        }
         Err(_) => Err(Problem::slow_request()),
     }
 }

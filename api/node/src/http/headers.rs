@@ -5,7 +5,7 @@
 
 use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// The position of the last event that a command recorded. A query that is given it as `Log-Min-Position` sees the event.
+/// The header with the position of the last event that a command recorded, or that a read model had applied.
 pub const LOG_POSITION: HeaderName = HeaderName::from_static("log-position");
 
 /// Always these.

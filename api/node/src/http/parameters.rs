@@ -65,9 +65,9 @@ impl Parameters {
         let mut names: Vec<&str> = query.iter().map(|parameter| &*parameter.name).collect();
         names.sort_unstable();
         let known = if names.is_empty() {
-            "is not known: this operation has no query parameters".into()
+            "is unknown: this operation has no query parameters".into()
         } else {
-            format!("is not known; known are {}", names.join(", ")).into()
+            format!("is unknown; use one of {}", names.join(", ")).into()
         };
         Self { query, headers, path, known }
     }
@@ -86,7 +86,7 @@ impl Parameters {
             let mut values = request.headers().get_all(name).iter();
             let Some(value) = values.next() else { continue };
             let fault = match value.to_str() {
-                _ if values.next().is_some() => Some("is given twice".to_owned()),
+                _ if values.next().is_some() => Some("must be given only once".to_owned()),
                 Ok(text) => value_fault(schema, text),
                 Err(_) => Some("must be of visible ASCII characters".to_owned()),
             };
@@ -108,7 +108,7 @@ impl Parameters {
                 continue;
             };
             let fault = if given.contains(&&**name) {
-                Some("is given twice".to_owned())
+                Some("must be given only once".to_owned())
             } else {
                 given.push(name);
                 value_fault(schema, &value)

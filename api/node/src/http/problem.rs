@@ -1,7 +1,7 @@
-//! The one shape of every refusal: RFC 9457 `application/problem+json`.
+//! The format of every refusal: RFC 9457 `application/problem+json`.
 //!
-//! It names refusals and writes them out. It does not decide them, and it does not know the request: the
-//! edge (`mod.rs`) adds `instance` and the security headers.
+//! It names refusals and serialises them. It does not decide on them, and it does not know the request: the edge (`mod.rs`)
+//! adds `instance` and the security headers.
 
 mod cause;
 mod code;
@@ -35,10 +35,10 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// A refusal, ready to be returned from a handler as the `Err` of its result.
 ///
-/// The client sees the status, a stable code, a title, a detail and, for bad input, one entry a member. The
-/// cause of an internal problem goes to the log and never to the client.
+/// The client receives the status, a stable code, a title, a detail and, for bad input, one entry per fault. The cause of an
+/// internal problem goes to the log and never to the client.
 #[derive(Clone, PartialEq)]
-pub struct Problem(Box<Parts>); // Boxed, so that `Result<_, Problem>` stays small on the way of success.
+pub struct Problem(Box<Parts>); // Boxed, so that `Result<_, Problem>` stays small.
 
 #[derive(Clone, PartialEq)]
 struct Parts {
@@ -48,30 +48,30 @@ struct Parts {
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
-    /// The one header that belongs to its status: `Allow`, `Accept` or `Accept-Encoding`.
+    /// The header of the status: `Allow`, `Accept` or `Accept-Encoding`.
     header: Option<(HeaderName, HeaderValue)>,
     standing: Option<Standing>,
     position: Option<u64>,
     /// The permission that the caller lacks.
     permission: Option<Permission>,
-    /// The quota that is spent.
+    /// The exhausted quota.
     quota: Option<&'static str>,
     cause: Option<String>,
 }
 
-/// Where this service is, for the URLs in its answers: the one that its operator gave it, or the host that the request names.
+/// The base of the URLs in responses: the public URL of the configuration, or the host of the request.
 #[derive(Clone, Default)]
 pub struct Base {
-    /// The public URL, without a slash at its end.
+    /// The public URL, without a trailing slash.
     pub public: Option<Arc<str>>,
-    /// `http` or `https`.
+    /// The scheme: `http` or `https`.
     pub scheme: &'static str,
-    /// The host, and port, of the request.
+    /// The host and port of the request.
     pub host: Option<Authority>,
 }
 
 impl Base {
-    /// The URL of the page that explains a refusal; relative where no host is known.
+    /// Returns the URL of the page that explains a code. It is relative if no host is known.
     fn problem(&self, code: Code) -> String {
         let name = code.name;
         match (&self.public, &self.host) {
@@ -82,92 +82,95 @@ impl Base {
     }
 }
 
-/// What is wrong with one member of the input.
+/// A fault of the input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Object)]
 #[oai(rename = "ProblemFieldError")]
 pub struct FieldError {
-    /// JSON Pointer (RFC 6901) to the member; `/name` for a parameter, empty for the whole body.
+    /// The JSON Pointer (RFC 6901) to the member. `/name` for a parameter, empty for the whole body.
     pub pointer: String,
-    /// What is wrong with it, without the value that was sent.
+    /// The requirement that the value does not meet. It never repeats the value.
     pub detail: String,
 }
 
 impl FieldError {
-    /// An error of the member at `pointer`, a JSON Pointer such as `/password`.
+    /// Creates a fault of the member at `pointer`, a JSON Pointer such as `/password`.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }
     }
 }
 
 impl Problem {
-    /// 400: the input is not valid; one entry for each member at fault.
+    /// 400: the input is not valid, with one entry per fault.
     pub fn invalid_input(errors: Vec<FieldError>) -> Self {
         let mut problem = Self::of(Kind::InvalidInput);
         problem.0.errors = errors;
         problem
     }
 
-    /// 400: a request that names no host, several, or none that can be (RFC 9112, section 3.2).
+    /// 400: the request does not name exactly one valid host (RFC 9112, section 3.2).
     pub fn invalid_host() -> Self {
-        Self::of(Kind::InvalidInput)
-            .with_code(Code::INVALID_HOST)
-            .with_detail("A request names one host, by Host or :authority.")
+        Self::of(Kind::InvalidInput).with_code(Code::INVALID_HOST).with_detail(
+            "The request does not name exactly one valid host. Send one Host header, or :authority in HTTP/2.",
+        )
     }
 
-    /// 401: the answer to every failed login, whatever the reason.
+    /// 401: the response to every refused login, regardless of the reason.
     pub fn invalid_credentials() -> Self {
         Self::of(Kind::InvalidCredentials).with_challenge("Bearer")
     }
 
-    /// 401: the call needs credentials and has none (RFC 6750 section 3: no error code then).
+    /// 401: the call needs credentials and has none. The challenge has no error code then (RFC 6750, section 3).
     pub fn unauthenticated() -> Self {
         Self::of(Kind::Unauthenticated).with_challenge("Bearer")
     }
 
-    /// 401: the bearer token is malformed, expired, revoked or not ours (RFC 6750 section 3.1).
+    /// 401: the bearer token is malformed, expired, revoked or from another issuer (RFC 6750, section 3.1).
     pub fn invalid_token() -> Self {
         Self::of(Kind::InvalidToken).with_challenge("Bearer error=\"invalid_token\"")
     }
 
-    /// 401: what came by HTTP Basic is not an API key that is in use (RFC 6749, section 5.2; RFC 7617, section 2).
+    /// 401: the credentials in HTTP Basic are not an active API key (RFC 6749, section 5.2; RFC 7617, section 2).
     pub fn invalid_client() -> Self {
         Self::of(Kind::InvalidToken)
             .with_code(Code::INVALID_CLIENT)
-            .with_detail("Send the id of an API key as the user, and its secret as the password.")
+            .with_detail(
+                "The API key in HTTP Basic is not valid. Send its id as the user name and its secret as the password.",
+            )
             .with_challenge("Basic realm=\"fulexo\", charset=\"UTF-8\"")
     }
 
-    /// 403: the call needs a session elevated by step-up.
+    /// 403: the call needs an elevated session.
     pub fn step_up_required() -> Self {
         Self::of(Kind::StepUpRequired)
     }
 
-    /// 403: the caller is known and may not do this.
+    /// 403: the caller is authenticated and not authorised.
     pub fn permission_denied() -> Self {
         Self::of(Kind::PermissionDenied)
     }
 
-    /// 403: the caller is known and lacks this permission.
+    /// 403: the caller is authenticated and lacks this permission.
     pub fn lacks(permission: Permission) -> Self {
         let mut problem = Self::of(Kind::PermissionDenied)
-            .with_detail(format!("This needs the permission `{}`.", permission.as_str()));
+            .with_detail(format!("You need the permission `{}` for this call.", permission.as_str()));
         problem.0.permission = Some(permission);
         problem
     }
 
-    /// 403: it came by cookie, without the token that only the session's own page knows, or from another origin's page.
+    /// 403: a call by cookie has no valid CSRF token, or comes from a page of another origin.
     pub fn csrf_rejected() -> Self {
-        Self::of(Kind::PermissionDenied)
-            .with_code(Code::CSRF_REJECTED)
-            .with_detail("A call by cookie needs X-CSRF-Token, and must not come from another origin's page.")
+        Self::of(Kind::PermissionDenied).with_code(Code::CSRF_REJECTED).with_detail(
+            "A call by cookie needs a valid X-CSRF-Token and must not come from a page of another origin. Send the \
+                 csrf_token of the login.",
+        )
     }
 
-    /// 404: there is no such thing, or the caller may not know of it.
+    /// 404: the resource does not exist, or the caller may not know of it.
     pub fn not_found() -> Self {
         Self::of(Kind::NotFound)
     }
 
-    /// 405: the path exists, the method does not; `allow` lists those that do (RFC 9110 section 15.5.6).
+    /// 405: the path does not support the method. `allow` lists the methods that it supports (RFC 9110, section 15.5.6).
     pub fn method_not_allowed(allow: Option<HeaderValue>) -> Self {
         let mut problem = Self::of(Kind::MethodNotAllowed);
         problem.0.header = allow.map(|allow| (header::ALLOW, allow));
@@ -184,45 +187,47 @@ impl Problem {
         Self::of(Kind::SlowRequest)
     }
 
-    /// 409: the state of the thing forbids it.
+    /// 409: the current state does not allow the change.
     pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::of(Kind::Conflict).with_detail(detail)
     }
 
-    /// 413: the body is larger than `limit` bytes.
+    /// 413: the body has more than `limit` bytes.
     pub fn body_too_large(limit: usize) -> Self {
-        Self::of(Kind::BodyTooLarge).with_detail(format!("A body has at most {limit} bytes."))
+        Self::of(Kind::BodyTooLarge)
+            .with_detail(format!("The body has more than {limit} bytes, the limit. Send a smaller body."))
     }
 
-    /// 415: the operation does not read this `Content-Type`, but `readable` (RFC 9110, section 15.5.16).
+    /// 415: the operation accepts only the `Content-Type` in `readable` (RFC 9110, section 15.5.16).
     pub fn unsupported_media_type(readable: &'static str) -> Self {
-        let mut problem = Self::of(Kind::UnsupportedMediaType).with_detail(format!("Send Content-Type: {readable}."));
+        let mut problem = Self::of(Kind::UnsupportedMediaType)
+            .with_detail(format!("The operation does not accept this Content-Type. Send Content-Type: {readable}."));
         problem.0.header = Some((header::ACCEPT, HeaderValue::from_static(readable)));
         problem
     }
 
-    /// 415: the body is in a coding that is not read; none is (RFC 9110, section 15.5.16).
+    /// 415: the body has a content coding. The service accepts none (RFC 9110, section 15.5.16).
     pub fn unsupported_encoding() -> Self {
         let mut problem = Self::of(Kind::UnsupportedMediaType)
             .with_code(Code::UNSUPPORTED_ENCODING)
-            .with_detail("Send the body as it is, without Content-Encoding.");
+            .with_detail("The service does not accept a Content-Encoding. Send the body without one.");
         problem.0.header = Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         problem
     }
 
-    /// 429: too many calls; `retry_after` is rounded up to whole seconds, at least one.
+    /// 429: too many requests. `retry_after` is rounded up to whole seconds, at least one.
     pub fn rate_limited(retry_after: Duration) -> Self {
         Self::of(Kind::RateLimited).with_retry_after(retry_after)
     }
 
-    /// With the quota that is spent, as configuration and headers name it.
+    /// Adds the exhausted quota, as configuration and headers name it.
     #[must_use]
     pub fn with_quota(mut self, quota: &'static str) -> Self {
         self.0.quota = Some(quota);
         self
     }
 
-    /// 500: our fault. `cause` and what lies under it are logged once, in the request's span.
+    /// 500: the service failed. `cause` and its sources are logged once, in the request's span.
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();
         let mut problem = Self::of(Kind::Internal);
@@ -230,42 +235,44 @@ impl Problem {
         problem
     }
 
-    /// 500: a handler panicked; `panic.rs` has logged the text.
+    /// 500: a handler panicked. `panic.rs` has logged the text.
     pub(super) fn panicked() -> Self {
         Self::of(Kind::Internal)
     }
 
-    /// 501: nothing here answers to this method (RFC 9110, section 9.1).
+    /// 501: the service does not support the method (RFC 9110, section 9.1).
     pub fn unknown_method() -> Self {
         Self::of(Kind::NotImplemented)
     }
 
-    /// 501: the body arrives in a transfer coding that is not read (RFC 9112, section 6.1).
+    /// 501: the service does not support the transfer coding of the body (RFC 9112, section 6.1).
     pub fn unknown_transfer_coding() -> Self {
-        Self::of(Kind::NotImplemented).with_detail("A body is read whole, or with Transfer-Encoding: chunked.")
+        Self::of(Kind::NotImplemented).with_detail(
+            "The service does not support this Transfer-Encoding. Send the body whole, or with Transfer-Encoding: chunked.",
+        )
     }
 
-    /// 503: a queue is full; nothing was done.
+    /// 503: a queue is full, and the service did nothing.
     pub fn overloaded(retry_after: Duration) -> Self {
         Self::of(Kind::Overloaded).with_retry_after(retry_after)
     }
 
-    /// 503: a lockdown, which lets nobody in but those who respond to it.
+    /// 503: a lockdown is in force, and the caller does not respond to it.
     pub fn locked_down() -> Self {
         Self::of(Kind::LockedDown).with_retry_after(Duration::from_secs(60))
     }
 
-    /// 503: something the call needs is down.
+    /// 503: a dependency is down.
     pub fn unavailable(retry_after: Duration) -> Self {
         Self::of(Kind::Unavailable).with_retry_after(retry_after)
     }
 
-    /// 503: the answer was not ready in time; whether the call took effect is not known.
+    /// 503: the response was not ready in time. The call may have taken effect.
     pub fn timeout() -> Self {
         Self::of(Kind::Timeout).with_retry_after(Duration::from_secs(1))
     }
 
-    /// The problem for a status that came without one. Statuses we have no name for fall to their class.
+    /// Returns the problem for a bare status. An unknown status gets the problem of its class.
     pub fn from_status(status: StatusCode) -> Self {
         match status {
             StatusCode::UNAUTHORIZED => Self::unauthenticated(),
@@ -285,7 +292,7 @@ impl Problem {
         }
     }
 
-    /// Replaces the code by a narrower one, such as `last_admin` for a conflict. Codes are part of the contract.
+    /// Replaces the code by a more specific one, such as `last_admin` for a conflict. Codes are part of the contract.
     #[must_use]
     pub fn with_code(mut self, code: Code) -> Self {
         debug_assert_eq!(code.status, self.0.kind.status().as_u16(), "{}", code.name);
@@ -293,7 +300,7 @@ impl Problem {
         self
     }
 
-    /// Replaces the sentence the client reads. It must hold nothing the caller may not know.
+    /// Replaces the detail. It says what is wrong, then what to do, and nothing that the caller may not know.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = detail.into();
@@ -305,7 +312,7 @@ impl Problem {
         self.0.code.name
     }
 
-    /// The entries for bad input, in the order of the input's members.
+    /// The faults of the input, in the order of its members.
     pub fn errors(&self) -> &[FieldError] {
         &self.0.errors
     }
@@ -327,14 +334,14 @@ impl Problem {
         }))
     }
 
-    /// With the limit that refused it, or that it was counted by; where there is one already, it refused.
+    /// Adds the state of the quota, unless a quota has already refused the request.
     #[must_use]
     pub fn with_standing(mut self, standing: Standing) -> Self {
         self.0.standing.get_or_insert(standing);
         self
     }
 
-    /// Of a change that was recorded all the same: where it stands in the log.
+    /// Adds the position of a change that is recorded although the call is refused.
     #[must_use]
     pub fn with_position(mut self, position: u64) -> Self {
         self.0.position = Some(position);
@@ -351,7 +358,7 @@ impl Problem {
         self
     }
 
-    /// The response, and the one line of log that an internal problem leaves.
+    /// Creates the response, and logs the cause of an internal problem.
     pub(super) fn respond(&self, id: Option<RequestId>, base: &Base) -> Response {
         let mut response = Response::default();
         self.write_into(&mut response, id, base);
@@ -375,7 +382,7 @@ impl Problem {
             errors: &parts.errors,
         };
         response.set_status(parts.kind.status());
-        // Strings and integers alone: serialisation has nothing to fail on.
+        // Strings and integers only: serialisation cannot fail.
         response.set_body(serde_json::to_vec(&document).unwrap_or_default());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
@@ -408,7 +415,7 @@ impl ResponseError for Problem {
         self.0.kind.status()
     }
 
-    /// Without the edge around it: a whole problem, only without `instance`.
+    /// Creates the response outside of the edge, without `instance`.
     fn as_response(&self) -> Response {
         self.respond(None, &Base::default())
     }
@@ -433,7 +440,7 @@ impl fmt::Debug for Problem {
     }
 }
 
-/// What is sent. `DocumentSchema` in `openapi.rs` is the same document for OpenAPI, which wants owned fields.
+/// The body of the response. `DocumentSchema` in `openapi.rs` is the same document for OpenAPI, which needs owned fields.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: String,
@@ -472,7 +479,7 @@ mod tests {
                 "type": "/problems#invalid_input",
                 "title": "Invalid input",
                 "status": 400,
-                "detail": "The input is not valid.",
+                "detail": "The input is not valid. See `errors` for each fault.",
                 "code": "invalid_input",
                 "instance": format!("urn:uuid:{}", id.0),
                 "errors": [{"pointer": "/password", "detail": "is too short"}],

@@ -51,7 +51,7 @@ pub(super) fn check(request: &Request) -> Result<(), Problem> {
         return Err(Problem::unknown_transfer_coding());
     }
     let twice = SINGLE.iter().filter(|(name, _)| headers.get_all(name).iter().nth(1).is_some());
-    let faults: Vec<_> = twice.map(|(_, name)| FieldError::new(format!("/{name}"), "must be sent once")).collect();
+    let faults: Vec<_> = twice.map(|(_, name)| FieldError::new(format!("/{name}"), "must be sent only once")).collect();
     if !faults.is_empty() {
         return Err(Problem::invalid_input(faults));
     }

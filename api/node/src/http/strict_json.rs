@@ -98,8 +98,8 @@ impl Reader<'_> {
     fn unknown<E: Error>(&mut self, name: Option<&str>) -> Result<(), E> {
         let pointer = self.pointer();
         self.record(match name {
-            Some(name) => FieldError::new(below(&pointer, name), "is not known"),
-            None => FieldError::new(pointer, "has a member that is not known"),
+            Some(name) => FieldError::new(below(&pointer, name), "is unknown"),
+            None => FieldError::new(pointer, "has an unknown member"),
         })
     }
 
@@ -265,7 +265,7 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
             self.reader.path.push(Segment::Name(name));
             let is_second = given.get_mut(index).is_none_or(|given| std::mem::replace(given, true));
             if is_second {
-                self.reader.fault("is given twice")?;
+                self.reader.fault("must be given only once")?;
                 members.next_value::<IgnoredAny>()?;
             } else {
                 let named = self.reader.named;

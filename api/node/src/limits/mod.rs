@@ -187,12 +187,15 @@ impl From<Spent> for Problem {
         let rate_limit::Standing { limit, quota, .. } = standing;
         let (name, seconds) = (limit.as_str(), whole_seconds(quota.window()));
         let of = match limit.counts().0 {
-            Layer::Address => "an address",
-            Layer::Account => "an account",
+            Layer::Address => "your address",
+            Layer::Account => "your account",
         };
         Self::rate_limited(retry_after.to_std().unwrap_or_default())
             .with_quota(name)
-            .with_detail(format!("The quota `{name}` of {of} is spent: {} in {seconds} seconds.", quota.requests()))
+            .with_detail(format!(
+                "The quota `{name}` of {of} is exhausted: {} requests in {seconds} seconds. Wait as long as Retry-After says.",
+                quota.requests()
+            ))
             .with_standing(Standing(standing))
     }
 }

@@ -1,4 +1,4 @@
-//! Mail: what it says, and how it is sent. What is mailed, to whom and when is decided in `commands`.
+//! E-mail: texts, transport and worker. `commands` decides which e-mail is sent to whom.
 
 pub mod texts;
 pub mod transport;

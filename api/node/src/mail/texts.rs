@@ -1,36 +1,36 @@
-//! What a mail says. Values that come from a request are hostile: they stand on lines of their own, cut, and without
-//! anything that a mail program would make a link of.
+//! The texts of e-mails. Values that come from a request are hostile: they are cut, on lines of their own, and without
+//! anything that a mail program turns into a link.
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::MailKind;
 
-/// What a mail tells.
+/// The facts of an e-mail.
 #[derive(Clone, Copy)]
-pub struct Facts<'a> {
-    /// What it is about.
+pub struct MailFacts<'a> {
+    /// The kind of e-mail.
     pub kind: MailKind,
-    /// The secret of its link, in base64url.
+    /// The token of the link, in base64url.
     pub token: &'a str,
-    /// When it happened.
+    /// The time of the event.
     pub at: DateTime<Utc>,
-    /// From which address.
+    /// The IP address of the request.
     pub ip: Option<&'a str>,
-    /// By which browser, as it says itself.
+    /// The `User-Agent` of the request.
     pub user_agent: Option<&'a str>,
 }
 
-/// Most characters of a value that a request has brought.
+/// The maximum length of a value from a request, in characters.
 const LONGEST: usize = 200;
-/// Most characters of a line (RFC 5322, section 2.1.1), but for the one with the link.
+/// The maximum length of a line, in characters (RFC 5322, section 2.1.1). The line with the link can be longer.
 const WIDTH: usize = 78;
 
-/// Subject and text. The subject has no personal data in it; lines end in `\n`. The token is in the fragment of the
-/// link, which browsers keep to themselves (RFC 9110, section 4.2.5).
+/// Returns the subject and the text. The subject has no personal data. Lines end in `\n`. The token is in the fragment of the
+/// link, which browsers do not send (RFC 9110, section 4.2.5).
 #[must_use]
-pub fn letter(public_url: &str, mail: &Facts<'_>) -> (String, String) {
+pub fn letter(public_url: &str, mail: &MailFacts<'_>) -> (String, String) {
     let words = words(mail.kind);
     let mut text = format!("Hello,\n\n{}\n\n", words.what);
-    text.push_str(&line("When", &mail.at.format("%-d %B %Y, %H:%M:%S UTC").to_string()));
+    text.push_str(&line("Time", &mail.at.format("%-d %B %Y, %H:%M:%S UTC").to_string()));
     for (name, value) in [("Address", mail.ip), ("Browser", mail.user_agent)] {
         if let Some(value) = value.map(harmless).filter(|value| !value.is_empty()) {
             text.push_str(&line(name, &value));
@@ -47,13 +47,13 @@ pub fn letter(public_url: &str, mail: &Facts<'_>) -> (String, String) {
 
 struct Words {
     subject: &'static str,
-    /// What happened.
+    /// The event.
     what: &'static str,
-    /// What the link is for; without one, what else to do.
+    /// The purpose of the link, or other advice.
     lead: &'static str,
-    /// Where the link leads, below `/account/`.
+    /// The page of the link, below `/account/`.
     page: Option<&'static str>,
-    /// For how long, and what if not.
+    /// The lifetime of the link, and the advice for others.
     end: &'static str,
 }
 
@@ -64,74 +64,74 @@ impl Words {
 }
 
 const WAS_THIS_YOU: &str =
-    "If this was you, you need not do anything.\n\nIf it was not you, open this link and say so:";
-const NOT_ME_END: &str = "Once you have confirmed it there, everybody is logged out, your password opens\nnothing any \
-                          more, and a link to a new one is mailed to you. The link above\nworks once, within 7 days.";
+    "If this was you, you do not need to do anything.\n\nIf this was not you, open this link and report it:";
+const NOT_ME_END: &str = "After you confirm the report, every session of your account ends, your password\nbecomes invalid, \
+                          and you receive a link to set a new one. The link above works\nonce, within 7 days.";
 
 fn words(kind: MailKind) -> Words {
     match kind {
         MailKind::PasswordReset => Words {
-            subject: "Choose a new password",
-            what: "Somebody asked for a new password for your account. Your password has not\nbeen changed.",
-            lead: "If it was you, choose the new password here:",
+            subject: "Set a new password",
+            what: "Somebody requested a new password for your account. Your password has not been\nchanged.",
+            lead: "If this was you, set the new password here:",
             page: Some("reset-password"),
-            end: "The link works once, within 30 minutes.\n\nIf it was not you, you need not do anything: your password \
-                  stays as\nit is. Do not pass the link on.",
+            end: "The link works once, within 30 minutes.\n\nIf this was not you, you do not need to do anything: your \
+                  password stays the\nsame. Do not forward this e-mail.",
         },
         MailKind::ResetWhileSuspended => Words {
             subject: "Your account is suspended",
-            what: "A new password was asked for, but your account is suspended: nobody can log in\nto it, and its password \
-                   cannot be changed.",
-            lead: "If you need the account, ask an administrator of this service to reinstate it,\nand then ask for a new \
+            what: "Somebody requested a new password for your account. Your account is suspended:\nlogins are refused, and \
+                   its password cannot be changed.",
+            lead: "If you need the account, ask an administrator of this service to reinstate it.\nThen request a new \
                    password again.",
             page: None,
-            end: "If it was not you who asked, you need not do anything.",
+            end: "If this was not you, you do not need to do anything.",
         },
         MailKind::IntrusionReported => Words {
-            subject: "Your account is closed to others",
-            what: "You told us that somebody else got into your account. Everybody is logged\nout, and the old password opens \
-                   nothing any more.",
-            lead: "Choose a new password here:",
+            subject: "Your account is secured",
+            what: "You reported that somebody else used your account. Every session has ended,\nand the old password is no \
+                   longer valid.",
+            lead: "Set a new password here:",
             page: Some("reset-password"),
-            end: "The link works once, within 30 minutes; after that, ask for another one.\n\nThen look at the second \
-                  factor of your account: if it is not yours, ask an\nadministrator to reset it.",
+            end: "The link works once, within 30 minutes. After that, request a new one.\n\nThen check the second factor \
+                  of your account. If it is not yours, ask an\nadministrator to reset it.",
         },
         MailKind::EmailVerification => Words {
             subject: "Confirm your e-mail address",
-            what: "This address was given for an account. Please confirm that it is yours.",
-            lead: "If you gave it, confirm it here:",
+            what: "An account was registered with this address. Please confirm that the address\nis yours.",
+            lead: "If you registered the account, confirm the address here:",
             page: Some("verify-email"),
-            end: "The link works once, within 24 hours.\n\nIf you did not, you need not do anything: the address then \
-                  stays\nunconfirmed.",
+            end: "The link works once, within 24 hours.\n\nIf you did not register it, you do not need to do anything: the \
+                  address stays\nunconfirmed.",
         },
         MailKind::NewDevice => Words::notice(
-            "A login from a new device",
-            "Somebody logged in to your account, with the right password, from a device\nthat has not been seen before.",
+            "Login from a new device",
+            "Somebody logged in to your account with the correct password from a new\ndevice.",
         ),
         MailKind::LockedOut => Words::notice(
             "Logins to your account are paused",
-            "There were too many wrong passwords or codes for your account, so logins are\npaused for a while. \
-             That ends by itself. None of them let anybody in.",
+            "There were too many attempts with a wrong password or code. Logins to your\naccount are paused for a while and \
+             then work again. None of these attempts\nsucceeded.",
         ),
         MailKind::PasswordChanged => {
             Words::notice("Your password was changed", "The password of your account was changed.")
         }
         MailKind::SecondFactorEnabled => Words::notice(
-            "A second factor was set up",
-            "A second factor was set up for your account. From now on a login asks for a\ncode as well.",
+            "A second factor was enrolled",
+            "A second factor was enrolled for your account. Every login now requires a\ncode.",
         ),
         MailKind::SecondFactorDisabled => Words::notice(
             "Your second factor was removed",
-            "The second factor of your account was removed. A login does not ask for a\ncode any more.",
+            "The second factor of your account was removed. Logins no longer require a\ncode.",
         ),
         MailKind::RecoveryCodesIssued => Words::notice(
             "New recovery codes were issued",
-            "New recovery codes were issued for your account. The earlier ones do not work\nany more.",
+            "New recovery codes were issued for your account. The previous codes are no\nlonger valid.",
         ),
     }
 }
 
-/// A value under its name, folded where it is long.
+/// Formats a value with its name, folded to the width of a line.
 fn line(name: &str, value: &str) -> String {
     let name = format!("{name}:");
     let mut folded = String::new();
@@ -160,9 +160,9 @@ fn line(name: &str, value: &str) -> String {
     folded
 }
 
-/// What is left of a hostile value: one line of visible characters of ASCII, at most 200, and nothing that looks like a
-/// link or an address to write to. A dot may stay between digits (versions, IPv4); elsewhere it is followed by a space,
-/// since mail programs make links of bare names such as `example.com` too.
+/// Sanitises a hostile value: one line of at most 200 visible ASCII characters, without anything that looks like a link or an
+/// e-mail address. A dot stays between digits (versions, IPv4). Elsewhere a space follows it, because mail programs turn bare
+/// names such as `example.com` into links, too.
 fn harmless(value: &str) -> String {
     let mut seen = String::new();
     let mut before = ' ';
@@ -170,12 +170,12 @@ fn harmless(value: &str) -> String {
     while let Some(c) = characters.next() {
         let digit_follows = characters.peek().is_some_and(char::is_ascii_digit);
         match c {
-            // Two of them begin the rest of a URL; one is in `Mozilla/5.0` and in an IPv6 address.
+            // `//` and `:/` begin a URL. A single slash occurs in `Mozilla/5.0`.
             '/' if before == '/' || before == ':' => seen.push(' '),
             '@' | '<' | '>' | '"' | '\\' => seen.push(' '),
             '.' if !(before.is_ascii_digit() && digit_follows) => seen.push_str(". "),
             ' '..='~' => seen.push(c),
-            // Controls, breaks of line, letters of other scripts, and what turns the direction of text.
+            // Control characters, line breaks, letters of other scripts, and characters that change the text direction.
             _ => seen.push(if c.is_control() || c.is_whitespace() { ' ' } else { '?' }),
         }
         before = c;
@@ -193,7 +193,7 @@ mod tests {
 
     fn written(kind: MailKind, ip: Option<&str>, user_agent: Option<&str>) -> (String, String) {
         let at = "2026-11-24T13:05:09Z".parse().unwrap();
-        letter("https://auth.example.com", &Facts { kind, token: "abc_-123", at, ip, user_agent })
+        letter("https://auth.example.com", &MailFacts { kind, token: "abc_-123", at, ip, user_agent })
     }
 
     #[test]
@@ -221,8 +221,8 @@ mod tests {
             assert_eq!(text.matches("://").count(), 1, "{text}");
             assert_eq!(text.matches("abc_-123").count(), 1, "{text}");
             assert!(text.contains("works once") && text.contains(life), "{text}");
-            // Whoever has asked for it has something to do.
-            assert_ne!(text.contains("need not do anything"), kind == MailKind::IntrusionReported, "{text}");
+            // The reader of this e-mail has asked for it and has to act.
+            assert_ne!(text.contains("do not need to do anything"), kind == MailKind::IntrusionReported, "{text}");
         }
     }
 
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn time_address_and_browser_are_told_where_they_are_known() {
         let (_, text) = written(MailKind::NewDevice, Some("192.0.2.7"), Some(CHROME));
-        assert!(text.contains("  When:    24 November 2026, 13:05:09 UTC\n"), "{text}");
+        assert!(text.contains("  Time:    24 November 2026, 13:05:09 UTC\n"), "{text}");
         assert!(text.contains("  Address: 192.0.2.7\n"), "{text}");
         assert!(text.contains("  Browser: Mozilla/5.0 (X11; Linux x86_64)"), "{text}");
         let (_, text) = written(MailKind::NewDevice, None, None);

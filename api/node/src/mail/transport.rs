@@ -1,5 +1,5 @@
-//! Sends a letter to a mail server, or writes it to a file. It tries once: whoever calls keeps the letter, and tries
-//! again where [`SendError::is_permanent`] says that this may help.
+//! Sends a letter to a mail server, or writes it to a file. It tries once: the caller keeps the letter, and tries again unless
+//! [`SendError::is_permanent`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -22,41 +22,41 @@ use uuid::Uuid;
 use crate::clock;
 use crate::config::mail::{MailConfig, MailTransport, Relay, Security};
 
-/// How long a connection may take.
+/// The timeout of a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a letter may take, from the look-up of the server's name to its word that it has the letter.
+/// The timeout of a letter, from the look-up of the server's name to its acceptance.
 const WHOLE: Duration = Duration::from_secs(20);
-/// How long the server may take to say goodbye.
+/// The timeout of QUIT.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A letter to one person. No `Debug`: address and text are personal, and the text may hold a token.
+/// A letter to one person. It has no `Debug`: the address and the text are personal, and the text may contain a token.
 pub struct Letter {
-    /// Whom it is for.
+    /// The recipient.
     pub to: EmailAddress,
-    /// One line.
+    /// The subject: one line.
     pub subject: String,
-    /// Plain text, lines ended by `\n`.
+    /// The plain text, with lines that end in `\n`.
     pub text: String,
-    /// The same at every try: it becomes the `Message-ID`, by which a repeated letter is recognised.
+    /// The id, the same at every attempt. It becomes the `Message-ID`, by which a repeated letter is recognised.
     pub id: Uuid,
 }
 
-/// A way to send letters.
+/// A transport of letters.
 pub enum Transport {
-    /// By SMTP (RFC 5321), one connection a letter.
+    /// SMTP (RFC 5321), with one connection per letter.
     Smtp(Smtp),
-    /// Into files.
+    /// Files.
     Files(Files),
 }
 
-/// A mail server and how to talk to it.
+/// A mail server.
 pub struct Smtp {
     from: Mailbox,
     host: String,
     port: u16,
     hello: ClientId,
     security: Security,
-    /// Where there is TLS of either kind.
+    /// The parameters of TLS or STARTTLS.
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
     limit: Duration,
@@ -68,32 +68,31 @@ pub struct Files {
     dir: PathBuf,
 }
 
-/// Why a letter was not sent. Says nothing of the letter, nor what the server said: that may repeat the address.
+/// The failure to send a letter. Its text has no part of the letter, and not the server's reply, which may repeat the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// A reply of 4yz (RFC 5321, section 4.2.1), or one that only who runs the service can mend.
-    #[error("the mail server refuses for now, with {0}")]
+    /// A reply of 4yz (RFC 5321, section 4.2.1), or one that only the operator can resolve.
+    #[error("the mail server refuses temporarily, with {0}")]
     RefusedForNow(u16),
     /// A reply of 5yz to the letter itself.
     #[error("the mail server refuses the letter, with {0}")]
     Refused(u16),
-    /// The server does not know the extension that the address needs (SMTPUTF8, RFC 6531), or the address has no form
-    /// in mail.
-    #[error("the address cannot be written to")]
+    /// An address that needs an extension which the server lacks (SMTPUTF8, RFC 6531), or that is not a mail address.
+    #[error("the mail server cannot deliver to this address")]
     Address,
-    /// No connection, no TLS, no login, or none that lasted.
+    /// A failed connection, TLS handshake or login.
     #[error("{0}")]
     Connection(&'static str),
-    /// The time was over. The server may have the letter.
-    #[error("the mail server took too long")]
+    /// A timeout. The server may have the letter.
+    #[error("the mail server did not respond in time")]
     Timeout,
-    /// A file could not be written.
-    #[error("the mail directory cannot be written to")]
+    /// A failed write of a file.
+    #[error("cannot write to the mail directory")]
     File,
 }
 
 impl SendError {
-    /// Whether the same letter would be refused again.
+    /// `true` if the same letter would be refused again.
     #[must_use]
     pub const fn is_permanent(self) -> bool {
         match self {
@@ -104,10 +103,10 @@ impl SendError {
 }
 
 impl Transport {
-    /// Prepares what does not change from letter to letter; connects to nothing.
+    /// Prepares the transport. It does not connect.
     ///
     /// # Errors
-    /// When the directory cannot be made, or the server's name is none that a certificate could be for.
+    /// If the directory cannot be created, or no certificate can have the server's name.
     pub fn new(config: &MailConfig) -> Result<Self, String> {
         let from = config.from.clone();
         match &config.transport {
@@ -116,7 +115,7 @@ impl Transport {
         }
     }
 
-    /// The same with another limit for a letter than 20 seconds.
+    /// Replaces the timeout of 20 seconds per letter.
     #[must_use]
     pub fn within(mut self, limit: Duration) -> Self {
         if let Self::Smtp(smtp) = &mut self {
@@ -128,7 +127,7 @@ impl Transport {
     /// Sends a letter, once, within 20 seconds.
     ///
     /// # Errors
-    /// When it was not sent, or nobody knows.
+    /// If the letter was not sent, or may not have been sent.
     pub async fn send(&self, letter: &Letter) -> Result<(), SendError> {
         match self {
             Self::Smtp(smtp) => smtp.send(letter).await,
@@ -140,10 +139,9 @@ impl Transport {
 impl Smtp {
     fn new(from: Mailbox, relay: &Relay) -> Result<Self, String> {
         let tls = match relay.security {
-            Security::Tls | Security::StartTls => Some(
-                TlsParameters::new(relay.host.clone())
-                    .map_err(|_| "no TLS to the host of SMTP_URL: no certificate could have that name".to_owned())?,
-            ),
+            Security::Tls | Security::StartTls => Some(TlsParameters::new(relay.host.clone()).map_err(|_| {
+                "TLS to the host of SMTP_URL is not possible: no certificate can have this name".to_owned()
+            })?),
             Security::Loopback => None,
         };
         let credentials =
@@ -170,12 +168,12 @@ impl Smtp {
         })
         .await
         .map_err(|_| SendError::Timeout)??;
-        // It has the letter: whatever comes of the goodbye changes nothing.
+        // The server has the letter: a failed QUIT changes nothing.
         let _ = time::timeout(GOODBYE, connection.quit()).await;
         Ok(())
     }
 
-    /// A connection that a letter may go over. What goes wrong up to here has nothing to do with the letter.
+    /// Opens a connection that is ready for a letter. Failures up to this point do not concern the letter.
     async fn connect(&self) -> Result<AsyncSmtpConnection, SendError> {
         let server = (self.host.as_str(), self.port);
         let tls = self.tls.clone();
@@ -186,14 +184,13 @@ impl Smtp {
         };
         let mut connection = AsyncSmtpConnection::connect_tokio1(server, Some(CONNECT), &self.hello, at_once, None)
             .await
-            .map_err(|error| unready(&error, "the mail server cannot be reached, or not by TLS"))?;
+            .map_err(|error| unready(&error, "the mail server is not reachable, or the TLS handshake failed"))?;
         if let Some(tls) = later {
-            connection
-                .starttls(tls, &self.hello)
-                .await
-                .map_err(|error| unready(&error, "the mail server offers no STARTTLS that can be trusted"))?;
+            connection.starttls(tls, &self.hello).await.map_err(|error| {
+                unready(&error, "the mail server does not offer STARTTLS with a trusted certificate")
+            })?;
         }
-        // Against a later edit: beyond this line there are passwords and letters.
+        // A safeguard against later edits: from here on passwords and letters are sent.
         if self.security != Security::Loopback && !connection.is_encrypted() {
             return Err(SendError::Connection("the connection to the mail server is not encrypted"));
         }
@@ -201,7 +198,7 @@ impl Smtp {
             connection
                 .auth(&[Mechanism::Plain, Mechanism::Login], credentials)
                 .await
-                .map_err(|error| unready(&error, "the mail server lets nobody log in"))?;
+                .map_err(|error| unready(&error, "the mail server refuses the login"))?;
         }
         Ok(connection)
     }
@@ -209,23 +206,23 @@ impl Smtp {
 
 type SmtpError = lettre::transport::smtp::Error;
 
-/// Before the letter: another try may find the server set right.
+/// Maps a failure before the letter: another attempt may succeed.
 fn unready(error: &SmtpError, what: &'static str) -> SendError {
     error.status().map_or(SendError::Connection(what), |code| SendError::RefusedForNow(code.into()))
 }
 
 fn refused(error: &SmtpError) -> SendError {
     match error.status() {
-        // RFC 4954, section 6: the server wants a login, or another one. Nothing is wrong with the letter.
+        // RFC 4954, section 6: the server requires a login, or another one. The letter is not at fault.
         Some(code) if error.is_permanent() && !wants_login(code) => SendError::Refused(code.into()),
         Some(code) => SendError::RefusedForNow(code.into()),
-        // The only thing that the client itself refuses: an address or text beyond what the server has announced.
+        // The client itself refuses only an address or text that the server's extensions do not cover.
         None if error.is_client() => SendError::Address,
-        None => SendError::Connection("the connection to the mail server broke"),
+        None => SendError::Connection("the connection to the mail server was lost"),
     }
 }
 
-/// 530 to 538.
+/// `true` for the codes 530 to 538.
 fn wants_login(code: lettre::transport::smtp::response::Code) -> bool {
     let number = u16::from(code);
     (530..=538).contains(&number)
@@ -238,7 +235,7 @@ impl Files {
             .mode(0o700)
             .recursive(true)
             .create(dir)
-            .map_err(|error| format!("FULEXO_MAIL_DIR cannot be made: {error}"))?;
+            .map_err(|error| format!("cannot create the directory in FULEXO_MAIL_DIR: {error}"))?;
         Ok(Self { from, dir: dir.to_owned() })
     }
 
@@ -251,7 +248,7 @@ impl Files {
     }
 }
 
-/// Writes a file, mode 0600, that nobody sees before it is whole.
+/// Writes a file of mode 0600, which appears when it is complete.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_added_extension("new");
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
@@ -260,7 +257,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// The letter as RFC 5322 has it. Breaks of line in the subject become spaces, so it stays one header.
+/// Formats the letter (RFC 5322). Line breaks in the subject become spaces, so that it stays one header.
 fn message(from: &Mailbox, letter: &Letter) -> Result<Message, SendError> {
     let to = Address::new(letter.to.local_part(), letter.to.domain()).map_err(|_| SendError::Address)?;
     let envelope = Envelope::new(Some(from.email.clone()), vec![to.clone()]).map_err(|_| SendError::Address)?;
@@ -272,7 +269,7 @@ fn message(from: &Mailbox, letter: &Letter) -> Result<Message, SendError> {
         .subject(subject)
         .date(SystemTime::from(clock::now()))
         .message_id(Some(format!("<{}@{}>", letter.id, from.email.domain())))
-        // RFC 3834, section 5: nobody's holiday answers this.
+        // RFC 3834, section 5: no automatic reply answers this.
         .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
         .header(MIME_VERSION_1_0)
         .header(ContentType::TEXT_PLAIN)

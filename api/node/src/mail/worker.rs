@@ -1,4 +1,4 @@
-//! Sends what waits, one mail after another; every node has one, and none sends what another is sending.
+//! The mail worker: sends queued e-mails one after another. Every node has one worker, and no two send the same e-mail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,34 +6,34 @@ use std::time::Duration;
 use fulexo_commands::{Commands, OutgoingMail};
 use tokio::time::sleep;
 
-use super::texts::{self, Facts};
+use super::texts::{self, MailFacts};
 use super::{Letter, Transport};
 use crate::clock;
 
-/// Between two looks, when nothing waits.
+/// The poll interval of an empty queue.
 const LOOK: Duration = Duration::from_millis(500);
-/// After the database failed.
+/// The pause after a failure of the database.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// A worker of one node.
+/// The mail worker of a node.
 pub struct Worker {
-    /// What knows what waits.
+    /// The queue of e-mails.
     pub commands: Arc<Commands>,
-    /// How it is sent.
+    /// The transport of e-mails.
     pub transport: Transport,
-    /// Where links lead.
+    /// The base URL of links.
     pub public_url: String,
 }
 
 impl Worker {
-    /// Sends until it is dropped. A mail that it is just sending then is sent by another node, or after the next start.
+    /// Sends e-mails until it is dropped. Another node, or the next start, sends an e-mail that was interrupted.
     pub async fn run(self) {
         loop {
             match self.commands.next_mail(clock::now()).await {
                 Ok(Some(mail)) => self.send(mail).await,
                 Ok(None) => sleep(LOOK).await,
                 Err(error) => {
-                    tracing::warn!(%error, "mail that waits cannot be read");
+                    tracing::warn!(%error, "cannot read the queue of e-mails");
                     sleep(PAUSE).await;
                 }
             }
@@ -42,7 +42,7 @@ impl Worker {
 
     async fn send(&self, mail: OutgoingMail) {
         let (id, kind) = (mail.id, mail.kind.as_str());
-        let facts = Facts {
+        let facts = MailFacts {
             kind: mail.kind,
             token: &mail.token,
             at: mail.at,
@@ -51,23 +51,23 @@ impl Worker {
         };
         let (subject, text) = texts::letter(&self.public_url, &facts);
         let letter = Letter { to: mail.to.clone(), subject, text, id };
-        // Neither address nor text is in an error.
+        // An error has neither the address nor the text.
         let noted = match self.transport.send(&letter).await {
             Ok(()) => mail.sent().await,
             Err(error) => match mail.failed(error.is_permanent(), clock::now()).await {
                 Ok(true) => {
-                    tracing::error!(mail_id = %id, kind, %error, "a mail was given up");
+                    tracing::error!(mail_id = %id, kind, %error, "an e-mail was given up");
                     Ok(())
                 }
                 Ok(false) => {
-                    tracing::warn!(mail_id = %id, kind, %error, "a mail could not be sent, and is tried again");
+                    tracing::warn!(mail_id = %id, kind, %error, "an e-mail was not sent, and will be tried again");
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
         };
         if let Err(error) = noted {
-            tracing::warn!(mail_id = %id, kind, %error, "what became of a mail could not be noted");
+            tracing::warn!(mail_id = %id, kind, %error, "cannot record the outcome of an e-mail");
             sleep(PAUSE).await;
         }
     }

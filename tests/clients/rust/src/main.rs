@@ -28,9 +28,9 @@ fn caller(url: &str, token: &str) -> Outcome<Client> {
 }
 
 /// The tokens of a login that is over.
-fn signed_in(answer: types::LoginAnswer) -> Outcome<types::TokenAnswer> {
+fn signed_in(answer: types::LoginResponse) -> Outcome<types::TokenResponse> {
     match answer {
-        types::LoginAnswer::TokenAnswer(tokens) => Ok(tokens),
+        types::LoginResponse::TokenResponse(tokens) => Ok(tokens),
         other => Err(format!("not signed in: {other:?}").into()),
     }
 }
@@ -50,10 +50,10 @@ async fn main() -> Outcome<()> {
     let nobody = Client::new(url);
     let email = format!("rs-{}@example.com", Uuid::new_v4());
     let login =
-        |password: &str| nobody.login().body(types::Login::builder().email(email.as_str()).password(password)).send();
+        |password: &str| nobody.login().body(types::LoginRequest::builder().email(email.as_str()).password(password)).send();
 
     let registration =
-        types::Registration::builder().email(email.as_str()).password(PASSWORD).display_name(Some("Ann".parse()?));
+        types::RegistrationRequest::builder().email(email.as_str()).password(PASSWORD).display_name(Some("Ann".parse()?));
     let account = nobody.register().body(registration).send().await?;
     assert_eq!(*account.email, email);
     assert_eq!(refused(login("wrong").await)?, (401, types::ProblemCode::InvalidCredentials));
@@ -64,18 +64,18 @@ async fn main() -> Outcome<()> {
     let secret = Secret::try_from_base32(secret).map_err(|error| format!("{error:?}"))?;
     let app = Builder::new().with_secret(secret.as_bytes().to_vec()).build().map_err(|error| format!("{error:?}"))?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map(|elapsed| elapsed.as_secs());
-    let confirmation = types::TotpConfirmation::builder().code(app.generate(now()?).to_string());
+    let confirmation = types::TotpConfirmationRequest::builder().code(app.generate(now()?).to_string());
     assert_eq!(ann.confirm_totp().body(confirmation).send().await?.recovery_codes.len(), 10);
 
-    let types::LoginAnswer::SecondFactorChallenge(challenge) = login(PASSWORD).await?.into_inner() else {
+    let types::LoginResponse::SecondFactorChallenge(challenge) = login(PASSWORD).await?.into_inner() else {
         return Err("no second factor was asked for".into());
     };
-    let factor = types::SecondFactor::builder()
+    let factor = types::SecondFactorRequest::builder()
         .challenge_token(challenge.challenge_token)
         .code(app.generate(now()? + 30).to_string());
     let second = signed_in(nobody.login_with_second_factor().body(factor).send().await?.into_inner())?;
-    let refresh = types::Refresh::builder().refresh_token(second.refresh_token.clone());
-    let types::RefreshAnswer::TokenAnswer(refreshed) = nobody.refresh_tokens().body(refresh).send().await?.into_inner()
+    let refresh = types::RefreshRequest::builder().refresh_token(second.refresh_token.clone());
+    let types::RefreshResponse::TokenResponse(refreshed) = nobody.refresh_tokens().body(refresh).send().await?.into_inner()
     else {
         return Err("no tokens were given".into());
     };
@@ -86,14 +86,14 @@ async fn main() -> Outcome<()> {
     ann.revoke_my_session().session_id(second.session_id).send().await?;
     assert_eq!(refused(other.get_current_session().send().await)?, (401, types::ProblemCode::InvalidToken));
 
-    let known: types::Login = serde_json::from_value(dev["accounts"]["admin"].clone())?;
+    let known: types::LoginRequest = serde_json::from_value(dev["accounts"]["admin"].clone())?;
     let admin = caller(url, &signed_in(nobody.login().body(known).send().await?.into_inner())?.access_token)?;
     let policy = admin.get_policy().send().await?.into_inner();
     let mut proposal = serde_json::to_value(policy)?;
     proposal.as_object_mut().ok_or("no policy")?.remove("version");
     proposal["lockout"]["threshold"] = 7.into();
     proposal["reason"] = "a client's journey".into();
-    let proposal: types::PolicyProposal = serde_json::from_value(proposal)?;
+    let proposal: types::PolicyRequest = serde_json::from_value(proposal)?;
     let changed = admin.change_policy().body(proposal).send().await?.into_inner();
     assert_eq!(changed.lockout.threshold, 7);
     assert_eq!(admin.list_accounts().limit(1).send().await?.items.len(), 1);

@@ -1,8 +1,8 @@
-//! The text of a cause, for the log.
+//! The text of an error with its causes, for the log.
 
 use std::error::Error as StdError;
 
-/// The text of an error and of every cause under it. A wrapper that only repeats its cause is said once.
+/// Returns the text of an error and of all its sources. A source whose text ends the text before it is not repeated.
 pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

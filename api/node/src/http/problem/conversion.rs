@@ -1,4 +1,4 @@
-//! What others refuse (poem, poem-openapi, a middleware) made into problems.
+//! The conversion of refusals of poem, poem-openapi and middleware into problems.
 
 use poem::Response;
 use poem::error::{CorsError, MethodNotAllowedError, NotFoundError, ReadBodyError};
@@ -11,8 +11,7 @@ use super::{Base, CONTENT_TYPE, Problem};
 use crate::http::bad_input;
 use crate::http::request_id::RequestId;
 
-/// The response to whatever came out of the handlers: errors, and refusals that are no problems yet, become
-/// problems; the rest passes.
+/// Converts the result of a handler into a response. Errors and bare refusals become problems; other responses stay.
 pub fn answer(result: poem::Result<Response>, id: RequestId, base: &Base) -> Response {
     let response = match result {
         Ok(response) => response,
@@ -28,7 +27,7 @@ fn is_bare_refusal(response: &Response) -> bool {
         && response.headers().get(header::CONTENT_TYPE).is_none_or(|is| is != CONTENT_TYPE)
 }
 
-/// Keeps the headers a middleware set (`Allow`, `Retry-After`, CORS), replaces the body and what describes it.
+/// Replaces the body of a bare refusal. Keeps the headers of middleware (`Allow`, `Retry-After`, CORS).
 fn refused(mut response: Response, id: RequestId, base: &Base) -> Response {
     for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ETAG] {
         response.headers_mut().remove(name);
@@ -38,8 +37,8 @@ fn refused(mut response: Response, id: RequestId, base: &Base) -> Response {
 }
 
 impl From<poem::Error> for Problem {
-    /// Names what poem and poem-openapi refuse on their own. The text of those errors may quote the input, a
-    /// password among it, so none of it is passed on as it is.
+    /// Converts an error of poem or poem-openapi. Its text may quote the input, for example a password, so it is not passed
+    /// on.
     fn from(error: poem::Error) -> Self {
         if let Some(problem) = error.downcast_ref::<Self>() {
             problem.clone()
@@ -48,11 +47,12 @@ impl From<poem::Error> for Problem {
         } else if error.is::<MethodNotAllowedError>() {
             Self::method_not_allowed(None)
         } else if error.is::<CorsError>() {
-            Self::permission_denied()
-                .with_code(Code::CROSS_ORIGIN_DENIED)
-                .with_detail("This origin, method or header is not allowed across origins.")
+            Self::permission_denied().with_code(Code::CROSS_ORIGIN_DENIED).with_detail(
+                "This origin, method or header is not allowed across origins. Ask the operator to allow the origin in \
+                     FULEXO_CORS_ORIGINS.",
+            )
         } else if let Some(ReadBodyError::Io(_)) = error.downcast_ref() {
-            Self::of(Kind::InvalidInput).with_detail("The body broke off or is not well formed.")
+            Self::of(Kind::InvalidInput).with_detail("The body is incomplete or malformed. Send it again.")
         } else if let Some(problem) = bad_input::problem(&error) {
             problem
         } else if error.status().is_server_error() && error.status() != StatusCode::SERVICE_UNAVAILABLE {

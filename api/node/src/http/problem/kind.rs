@@ -1,4 +1,4 @@
-//! The kinds of refusal: status, code, title and the usual sentence of each.
+//! The kinds of problems: the status, code, title and default detail of each.
 
 use poem::http::StatusCode;
 
@@ -60,46 +60,94 @@ impl Kind {
         self.words().2
     }
 
-    /// Code, title, and the detail where the constructor is given none.
+    /// Returns the code, the title and the default detail.
     fn words(self) -> (Code, &'static str, &'static str) {
         match self {
-            Self::InvalidInput => (Code::INVALID_INPUT, "Invalid input", "The input is not valid."),
-            Self::InvalidCredentials => {
-                (Code::INVALID_CREDENTIALS, "Invalid credentials", "These credentials do not sign in.")
+            Self::InvalidInput => {
+                (Code::INVALID_INPUT, "Invalid input", "The input is not valid. See `errors` for each fault.")
             }
-            Self::Unauthenticated => (Code::UNAUTHENTICATED, "Authentication required", "The call needs credentials."),
-            Self::InvalidToken => (Code::INVALID_TOKEN, "Invalid token", "The token is not valid, or not any more."),
-            Self::StepUpRequired => {
-                (Code::STEP_UP_REQUIRED, "Step-up required", "Confirm the password first: POST /v1/auth/step-up.")
+            // One text for every refused login: it must not tell an unknown account from a locked one or a wrong password.
+            Self::InvalidCredentials => (
+                Code::INVALID_CREDENTIALS,
+                "Invalid credentials",
+                "The credentials are refused. Check them. After several failed attempts, wait before you try again.",
+            ),
+            Self::Unauthenticated => (
+                Code::UNAUTHENTICATED,
+                "Authentication required",
+                "The request has no credentials. Send an access token in `Authorization: Bearer`.",
+            ),
+            Self::InvalidToken => (
+                Code::INVALID_TOKEN,
+                "Invalid token",
+                "The token is malformed, expired or revoked. Refresh it, or log in again.",
+            ),
+            Self::StepUpRequired => (
+                Code::STEP_UP_REQUIRED,
+                "Step-up required",
+                "This call needs an elevated session. Call POST /v1/auth/step-up, then repeat the call.",
+            ),
+            Self::PermissionDenied => {
+                (Code::PERMISSION_DENIED, "Permission denied", "You do not have permission for this call.")
             }
-            Self::PermissionDenied => (Code::PERMISSION_DENIED, "Permission denied", "The caller may not do this."),
-            Self::NotFound => (Code::NOT_FOUND, "Not found", "There is nothing here."),
-            Self::MethodNotAllowed => {
-                (Code::METHOD_NOT_ALLOWED, "Method not allowed", "This path does not answer to this method.")
+            Self::NotFound => {
+                (Code::NOT_FOUND, "Not found", "The path or the resource does not exist. Check the path and the id.")
             }
-            Self::NotAcceptable => {
-                (Code::NOT_ACCEPTABLE, "Not acceptable", "No representation fits the Accept header.")
+            Self::MethodNotAllowed => (
+                Code::METHOD_NOT_ALLOWED,
+                "Method not allowed",
+                "This path does not support this method. Use a method that the Allow header lists.",
+            ),
+            Self::NotAcceptable => (
+                Code::NOT_ACCEPTABLE,
+                "Not acceptable",
+                "The Accept header excludes every representation. Accept application/json.",
+            ),
+            Self::SlowRequest => {
+                (Code::SLOW_REQUEST, "Request too slow", "The body did not arrive in time. Send the request again.")
             }
-            Self::SlowRequest => (Code::SLOW_REQUEST, "Request too slow", "The body did not arrive in time."),
-            Self::Conflict => (Code::CONFLICT, "Conflict", "The present state forbids this."),
-            Self::BodyTooLarge => (Code::BODY_TOO_LARGE, "Body too large", "The body is too large."),
+            Self::Conflict => {
+                (Code::CONFLICT, "Conflict", "The current state does not allow this change. Read the state again.")
+            }
+            Self::BodyTooLarge => {
+                (Code::BODY_TOO_LARGE, "Body too large", "The body exceeds the size limit. Send a smaller body.")
+            }
             Self::UnsupportedMediaType => (
                 Code::UNSUPPORTED_MEDIA_TYPE,
                 "Unsupported media type",
-                "The operation does not read this Content-Type.",
+                "The operation does not accept this Content-Type.",
             ),
-            Self::RateLimited => (Code::RATE_LIMITED, "Too many requests", "Too many calls; wait and try again."),
-            Self::Internal => {
-                (Code::INTERNAL, "Internal error", "Something failed here. Quote the instance to the operator.")
+            Self::RateLimited => (
+                Code::RATE_LIMITED,
+                "Too many requests",
+                "You have sent too many requests. Wait as long as Retry-After says.",
+            ),
+            Self::Internal => (
+                Code::INTERNAL,
+                "Internal error",
+                "The service failed. If the error persists, give `instance` to the operator.",
+            ),
+            Self::NotImplemented => {
+                (Code::NOT_IMPLEMENTED, "Not implemented", "The service does not support this method.")
             }
-            Self::NotImplemented => (Code::NOT_IMPLEMENTED, "Not implemented", "Nothing here answers to this method."),
-            Self::LockedDown => (Code::LOCKED_DOWN, "Locked down", "An incident is being contained; come back later."),
-            Self::Overloaded => (Code::OVERLOADED, "Overloaded", "Too busy; nothing was done. Try again."),
-            Self::Unavailable => (Code::UNAVAILABLE, "Unavailable", "Something the call needs is down. Try again."),
+            Self::LockedDown => {
+                (Code::LOCKED_DOWN, "Lockdown in force", "A lockdown is in force. Try again after it is lifted.")
+            }
+            Self::Overloaded => (
+                Code::OVERLOADED,
+                "Overloaded",
+                "The service is too busy and did nothing. Repeat the call after Retry-After.",
+            ),
+            Self::Unavailable => (
+                Code::UNAVAILABLE,
+                "Unavailable",
+                "A dependency of the service is down. Repeat the call after Retry-After.",
+            ),
             Self::Timeout => (
                 Code::TIMEOUT,
                 "Timeout",
-                "No answer in time; the call may have taken effect. Retry with the same Idempotency-Key.",
+                "The response was not ready in time, and the call may have taken effect. Repeat it with the same \
+                 Idempotency-Key.",
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! How refusals look in the OpenAPI description: the same list on every operation.
+//! The problems of the OpenAPI document: the same list for every operation.
 
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
@@ -17,32 +17,48 @@ impl ApiResponse for Problem {
     }
 }
 
-/// What any operation may answer. 405 and 501 are not here: where there is an operation, the method is allowed.
+/// The problems that any operation can answer. 405 and 501 are not among them: an operation allows its method.
 const DOCUMENTED: [(u16, &str); 12] = [
-    (400, "`invalid_input`: `errors` names each member at fault. `invalid_host`: not one `Host`."),
-    (401, "`unauthenticated`, `invalid_token`, `invalid_credentials` from a login, or `invalid_client` by HTTP Basic."),
+    (
+        400,
+        "`invalid_input`: the request is malformed; `errors` has one entry per fault. `invalid_host`: the request does not \
+         name exactly one host.",
+    ),
+    (
+        401,
+        "`unauthenticated`: the request has no credentials. `invalid_token`: the token is not valid. `invalid_credentials`: \
+         the login is refused. `invalid_client`: the API key in HTTP Basic is not valid.",
+    ),
     (
         403,
-        "`permission_denied`: `permission` is the one that the caller lacks. `step_up_required` for a sensitive call, `csrf_rejected` by cookie.",
+        "`permission_denied`: you lack the permission in `permission`. `step_up_required`: the call needs an elevated \
+         session. `csrf_rejected`: a call by cookie has no valid `X-CSRF-Token`.",
     ),
-    (404, "`not_found`"),
-    (406, "`not_acceptable`"),
+    (404, "`not_found`: the path or the resource does not exist."),
+    (406, "`not_acceptable`: the `Accept` header excludes every representation."),
     (408, "`slow_request`: the body did not arrive in time."),
-    (409, "`conflict`, or a narrower code where the operation names one."),
-    (413, "`body_too_large`"),
+    (409, "`conflict`, or a more specific code: the current state does not allow the change."),
+    (413, "`body_too_large`: the body exceeds the size limit."),
     (
         415,
-        "`unsupported_media_type`: `detail` names the one that is read. `unsupported_encoding`: a `Content-Encoding`.",
+        "`unsupported_media_type`: the operation does not accept this `Content-Type`; `detail` has the accepted one. \
+         `unsupported_encoding`: the body has a `Content-Encoding`.",
     ),
-    (429, "`rate_limited`: `quota` is the one that is spent."),
-    (500, "`internal`: quote `instance` to the operator."),
-    (503, "`overloaded`, `unavailable`, `timeout`, or `locked_down` while an incident is contained."),
+    (429, "`rate_limited`: the quota in `quota` is exhausted."),
+    (500, "`internal`: the service failed. Give `instance` to the operator."),
+    (
+        503,
+        "`overloaded`: the service is too busy. `unavailable`: a dependency is down. `timeout`: the response was not ready in \
+         time. `locked_down`: a lockdown is in force.",
+    ),
 ];
 
 fn documented(status: u16, description: &'static str) -> MetaResponse {
     let headers = match status {
-        401 => vec![documented_header::<String>("WWW-Authenticate", "The scheme to use (RFC 6750).")],
-        429 | 503 => vec![documented_header::<u64>("Retry-After", "Seconds to wait before the next try.")],
+        401 => vec![documented_header::<String>("WWW-Authenticate", "The authentication scheme (RFC 6750).")],
+        429 | 503 => {
+            vec![documented_header::<u64>("Retry-After", "The time to wait before the next attempt, in seconds.")]
+        }
         _ => Vec::new(),
     };
     MetaResponse {
@@ -64,28 +80,28 @@ fn documented_header<T: Type>(name: &str, description: &str) -> MetaHeader {
     }
 }
 
-/// A refusal (RFC 9457).
+/// A problem (RFC 9457).
 #[derive(Object)]
 #[oai(rename = "Problem")]
 struct DocumentSchema {
     /// The URL of the page that explains the code.
     #[oai(rename = "type")]
     kind: String,
-    /// The same for every problem of one kind.
+    /// The title, the same for every problem of one kind.
     title: String,
     /// The HTTP status.
     status: u16,
-    /// What happened, for a person.
+    /// The explanation of this problem, for people.
     detail: String,
-    /// What happened, for a program; stable.
+    /// The stable code of the problem, for programs.
     code: Word<ProblemCodes>,
-    /// `urn:uuid:` and the request id.
+    /// The request id, as `urn:uuid:<id>`.
     instance: Option<String>,
-    /// For `permission_denied`: the permission that the caller lacks.
+    /// The permission that you lack. Present for `permission_denied`.
     permission: Option<String>,
-    /// For `rate_limited`: the quota that is spent, as `RateLimit-Policy` names it.
+    /// The exhausted quota, as `RateLimit-Policy` names it. Present for `rate_limited`.
     quota: Option<String>,
-    /// For bad input: one entry for each member at fault.
+    /// The faults of the input, one entry per fault. Present for `invalid_input`.
     errors: Option<Vec<FieldError>>,
 }
 

@@ -70,13 +70,13 @@ fn every_fault_is_named_at_once() {
         pairs(&[
             ("/id", "must be a UUID"),
             ("/name", "must have at least 2 characters"),
-            ("/count", "is above the maximum, 9"),
+            ("/count", "must be at most 9"),
             ("/note", "must be of type string"),
             ("/lines/1/due", "must be a time such as 2026-11-01T12:00:00Z (RFC 3339)"),
             ("/lines/1/price", "is required"),
             ("/lines/2", "must be of type object"),
             ("/colour", "must be one of red, blue"),
-            ("/extra~1~0", "is not known"),
+            ("/extra~1~0", "is unknown"),
         ])
     );
 }
@@ -110,11 +110,11 @@ fn a_required_member_that_is_null_or_absent_is_one_fault() {
 fn a_name_given_twice_is_found_wherever_it_is_known() {
     let body = sound().to_string();
     let twice = |more: &str| faults_of(&body.replacen('{', more, 1));
-    assert_eq!(twice(r#"{"note": "x", "#), pairs(&[("/note", "is given twice")]));
+    assert_eq!(twice(r#"{"note": "x", "#), pairs(&[("/note", "must be given only once")]));
     // Escapes do not hide it, nor does a null.
-    assert_eq!(twice(r#"{"n\u006fte": null, "#), pairs(&[("/note", "is given twice")]));
+    assert_eq!(twice(r#"{"n\u006fte": null, "#), pairs(&[("/note", "must be given only once")]));
     let line = body.replace(r#"{"due""#, r#"{"price": 1, "due""#);
-    assert_eq!(faults_of(&line), pairs(&[("/lines/0/price", "is given twice")]));
+    assert_eq!(faults_of(&line), pairs(&[("/lines/0/price", "must be given only once")]));
 }
 
 #[test]
