@@ -1,6 +1,6 @@
-//! The faces of the service, as one endpoint: the API, its document and page, the account pages, the page of problems, `/`.
+//! The endpoint of the service: the API, its document, and the pages.
 //!
-//! The edge is not part of it: the node puts that around whatever it is handed.
+//! The edge is not part of the endpoint. The node adds it.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use poem::{Endpoint, EndpointExt, Response};
 use crate::pages::{account, docs, front, problems};
 use crate::routes;
 
-/// Makes the faces over a node's state. With a front page, `/` leads to the documentation.
+/// Creates the endpoint from a node's state. With a front page, `/` redirects to the documentation.
 ///
 /// # Errors
-/// When the docs page cannot be made.
+/// If the docs page cannot be created.
 pub fn endpoint(app: Arc<App>, has_front_page: bool) -> Result<impl Endpoint<Output = Response> + use<>, StartError> {
     let docs =
-        docs::files(routes::spec()).map_err(|error| StartError(format!("the docs page cannot be opened: {error}")))?;
+        docs::files(routes::spec()).map_err(|error| StartError(format!("cannot create the docs page: {error}")))?;
     let files = docs.into_iter().chain(account::files()).chain(problems::files());
     let app = files::beside(routes::service(), files).data(app);
     Ok(front::before(app, has_front_page))
