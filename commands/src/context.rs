@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::{Actor, Field};
+use fulexo_domain::event::{Actor, SealedField};
 use fulexo_domain::values::AccountId;
 use uuid::{NoContext, Timestamp, Uuid};
 
@@ -12,7 +12,9 @@ use crate::vault::PersonalData;
 
 pub(crate) fn network_facts(context: &Context) -> PersonalData {
     let ip = context.origin.ip.map(|ip| ip.to_string());
-    PersonalData::default().with(Field::Ip, ip.as_deref()).with(Field::UserAgent, context.origin.user_agent.as_deref())
+    PersonalData::default()
+        .with(SealedField::Ip, ip.as_deref())
+        .with(SealedField::UserAgent, context.origin.user_agent.as_deref())
 }
 
 /// One request, as commands see it.

@@ -5,9 +5,9 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::leaf::LeafError;
 use fulexo_domain::lockdown::LockdownError;
-use fulexo_domain::password::Violation;
+use fulexo_domain::password::PasswordViolation;
 use fulexo_domain::policy::PolicyError;
-use fulexo_domain::rate_limit::Spent;
+use fulexo_domain::rate_limit::QuotaExceeded;
 use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
 
@@ -25,7 +25,7 @@ pub enum CommandError {
     EmailTaken,
     /// The password violates these rules.
     #[error("the password violates the policy")]
-    Password(Vec<Violation>),
+    Password(Vec<PasswordViolation>),
     /// The account refuses.
     #[error(transparent)]
     Account(#[from] AccountError),
@@ -86,7 +86,7 @@ pub enum CommandError {
     Contended,
     /// A quota is exhausted: retry later.
     #[error("a quota is exhausted")]
-    QuotaSpent(Box<Spent>),
+    QuotaSpent(Box<QuotaExceeded>),
     /// Too many requests are waiting: retry later.
     #[error("too many requests are waiting")]
     Overloaded,

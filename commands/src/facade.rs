@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::lockdown::Scope;
+use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::Permissions;
 use fulexo_domain::policy::Policy;
-use fulexo_domain::rate_limit::{Quota, Route};
+use fulexo_domain::rate_limit::{Quota, RouteGroup};
 use fulexo_domain::values::{
-    AccountId, ApiKeyId, DisplayName, EmailAddress, KeyName, Reason, RoleName, SessionId, TypedCode,
+    AccountId, ApiKeyId, ApiKeyName, CodeInput, DisplayName, EmailAddress, Reason, RoleName, SessionId,
 };
 use uuid::Uuid;
 
@@ -348,7 +348,7 @@ impl Commands {
         context: &Context,
         account: AccountId,
         session: Option<SessionId>,
-        code: &TypedCode,
+        code: &CodeInput,
     ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
         second_factor::confirm_enrolment(&self.side, context, account, session, code).await
     }
@@ -402,7 +402,7 @@ impl Commands {
         &self,
         context: &Context,
         challenge_token: &str,
-        code: &TypedCode,
+        code: &CodeInput,
     ) -> Result<CommandOutcome<LoginResult>, CommandError> {
         second_factor::second_factor(&self.side, context, challenge_token, code).await
     }
@@ -605,7 +605,7 @@ impl Commands {
         &self,
         context: &Context,
         own: Permissions,
-        name: KeyName,
+        name: ApiKeyName,
         permissions: Permissions,
         expires_at: DateTime<Utc>,
     ) -> Result<CommandOutcome<NewApiKey>, CommandError> {
@@ -654,7 +654,7 @@ impl Commands {
     pub async fn start_lockdown(
         &self,
         context: &Context,
-        scope: Scope,
+        scope: LockdownScope,
         reason: Reason,
     ) -> Result<CommandOutcome<()>, CommandError> {
         lockdown::start_lockdown(&self.side, context, scope, reason).await
@@ -686,7 +686,7 @@ impl Commands {
     /// The database's.
     pub async fn count_request(
         &self,
-        route: Route,
+        route: RouteGroup,
         origin: &[u8],
         quota: Quota,
     ) -> Result<SharedQuotaDecision, sqlx::Error> {

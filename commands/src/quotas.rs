@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fulexo_domain::rate_limit::{Route, Spent};
+use fulexo_domain::rate_limit::{QuotaExceeded, RouteGroup};
 use fulexo_domain::values::AccountId;
 
 /// Quotas on resources whose use only the command knows, such as password hashes.
@@ -10,8 +10,8 @@ pub trait CommandQuotas: Send + Sync {
     /// Spends `count` units of the quota of an address or an account. Spends nothing if fewer are left.
     ///
     /// # Errors
-    /// [`Spent`]; the refusal has already been counted.
-    fn spend(&self, route: Route, payer: QuotaHolder, count: u32) -> Result<(), Spent>;
+    /// [`QuotaExceeded`]; the refusal has already been counted.
+    fn spend(&self, route: RouteGroup, payer: QuotaHolder, count: u32) -> Result<(), QuotaExceeded>;
 }
 
 /// The holder of a quota. Personal data: no `Debug`.

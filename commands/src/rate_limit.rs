@@ -6,8 +6,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_bcrypt::MOST_LANES;
-use fulexo_domain::event::{Actor, Field};
-use fulexo_domain::rate_limit::{Layer, Quota, RateLimitEvent, Route};
+use fulexo_domain::event::{Actor, SealedField};
+use fulexo_domain::rate_limit::{Quota, RateLimitEvent, RateLimitLayer, RouteGroup};
 use fulexo_domain::values::AccountId;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
@@ -38,9 +38,9 @@ pub enum SharedQuotaDecision {
 /// The refused requests of one origin within one window.
 pub struct RateLimitViolation {
     /// The layer whose limit they exceeded.
-    pub layer: Layer,
+    pub layer: RateLimitLayer,
     /// The routes that the limit covers; `None` for all.
-    pub route: Option<Route>,
+    pub route: Option<RouteGroup>,
     /// The actor that sent them, as far as it is known.
     pub actor: Actor,
     /// The address or network that they came from. Personal data.
@@ -81,7 +81,7 @@ const fn microseconds(microseconds: i64) -> PgInterval {
 
 pub(crate) async fn count_request(
     side: &WriteSide,
-    route: Route,
+    route: RouteGroup,
     origin: &[u8],
     quota: Quota,
 ) -> Result<SharedQuotaDecision, sqlx::Error> {
@@ -139,15 +139,15 @@ fn acquire_permit(hasher: &PasswordHasher, context: &Context) -> Result<HashingP
 
 fn spend_hashes(side: &WriteSide, context: &Context, hashes: u32) -> Result<(), CommandError> {
     if let Some(address) = context.origin.ip {
-        spend(side, Route::Hashes, QuotaHolder::Address(address), hashes)?;
+        spend(side, RouteGroup::Hashes, QuotaHolder::Address(address), hashes)?;
     }
     match context.account() {
-        Some(account) => spend(side, Route::AccountHashes, QuotaHolder::Account(account), hashes),
+        Some(account) => spend(side, RouteGroup::AccountHashes, QuotaHolder::Account(account), hashes),
         None => Ok(()),
     }
 }
 
-pub(crate) fn spend(side: &WriteSide, route: Route, payer: QuotaHolder, count: u32) -> Result<(), CommandError> {
+pub(crate) fn spend(side: &WriteSide, route: RouteGroup, payer: QuotaHolder, count: u32) -> Result<(), CommandError> {
     let Some(quotas) = &side.quotas else { return Ok(()) };
     quotas.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
 }
@@ -165,7 +165,7 @@ pub(crate) async fn record_violations(
             let context = Context { actor: *actor, ..context.clone() };
             let mut unit = side.unit_of_work(&context);
             for violation in batch {
-                let personal = PersonalData::default().with(Field::Ip, violation.origin.as_deref());
+                let personal = PersonalData::default().with(SealedField::Ip, violation.origin.as_deref());
                 unit = unit.sealing(Some((key.clone(), personal)));
                 unit.record(Uuid::nil(), subject(*actor), [violation.event()])?;
             }

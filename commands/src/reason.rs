@@ -1,6 +1,6 @@
 //! The reasons that administrators give, sealed for the person whom the act concerns.
 
-use fulexo_domain::event::Field;
+use fulexo_domain::event::SealedField;
 use fulexo_domain::values::{AccountId, Reason};
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ pub(crate) async fn sealing_for_account(
     account: AccountId,
     reason: &Reason,
 ) -> Result<Option<(DataKey, PersonalData)>, CommandError> {
-    let personal = PersonalData::default().with(Field::Reason, Some(reason.as_str()));
+    let personal = PersonalData::default().with(SealedField::Reason, Some(reason.as_str()));
     Ok(vault.subject_key(account).await?.map(|key| (key, personal)))
 }
 
@@ -41,5 +41,5 @@ pub(crate) async fn sealing_for_actor(
         Some(account) => vault.subject_key(account).await?,
         None => Some(vault.period_key(context.now).await?),
     };
-    Ok(key.map(|key| (key, PersonalData::default().with(Field::Reason, Some(reason.as_str())))))
+    Ok(key.map(|key| (key, PersonalData::default().with(SealedField::Reason, Some(reason.as_str())))))
 }

@@ -2,7 +2,7 @@
 
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Category, Event, Stream};
-use fulexo_domain::leaf::Draft;
+use fulexo_domain::leaf::EventDraft;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use uuid::Uuid;
@@ -72,7 +72,7 @@ impl<'a> UnitOfWork<'a> {
             {
                 self.request.vault.push(VaultWrite::ForgetDevices { account });
             }
-            let draft = Draft {
+            let draft = EventDraft {
                 id: event_id,
                 stream: Stream { category: event.category(), id },
                 subject: subject.map(|account| account.0),
@@ -83,7 +83,7 @@ impl<'a> UnitOfWork<'a> {
                 event,
                 sealed,
             };
-            self.request.events.push(draft.prepare()?);
+            self.request.events.push(draft.encode()?);
         }
         Ok(())
     }

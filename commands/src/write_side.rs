@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fulexo_domain::account::AccountState;
-use fulexo_domain::policy::{InForce, Policy};
-use fulexo_domain::record::AccountRecord;
+use fulexo_domain::policy::{ActivePolicy, Policy};
+use fulexo_domain::snapshot::AccountSnapshot;
 use fulexo_domain::values::{AccountId, Epoch};
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
@@ -35,7 +35,7 @@ pub struct WriteSide {
     /// The policy in force until the log contains a policy event.
     pub first_policy: Policy,
     /// The policy in force, as far as this node has followed the log.
-    pub policy: Arc<InForce>,
+    pub policy: Arc<ActivePolicy>,
     /// Returns `true` if this node has followed the log far enough to use `policy` and the rest of its memory.
     pub is_current: FreshnessCheck,
     /// The epoch of the log. Tokens are issued in it.
@@ -90,7 +90,7 @@ impl WriteSide {
 
     /// Returns the state of an account in the log, and its version.
     pub(crate) async fn account_state(&self, account: AccountId) -> Result<(AccountState, u64), CommandError> {
-        let loaded = self.log.record::<AccountRecord>(account.0).await?;
-        Ok((loaded.record.state, loaded.version))
+        let loaded = self.log.snapshot::<AccountSnapshot>(account.0).await?;
+        Ok((loaded.snapshot.state, loaded.version))
     }
 }

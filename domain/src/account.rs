@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::session::RevokedBy;
+use crate::session::RevocationCause;
 use crate::values::{AccountId, RoleName, SessionId};
 
 /// What happened to an account.
@@ -30,7 +30,7 @@ pub enum AccountEvent {
     #[serde(rename = "account.password_changed")]
     PasswordChanged {
         /// What led to it.
-        how: PasswordChange,
+        how: PasswordChangeCause,
     },
     /// The password must be changed before anything else; sealed: reason.
     #[serde(rename = "account.password_expired")]
@@ -51,7 +51,7 @@ pub enum AccountEvent {
     #[serde(rename = "account.second_factor_disabled")]
     SecondFactorDisabled {
         /// Who took it away.
-        by: DisabledBy,
+        by: Initiator,
     },
     /// These recovery codes replace all earlier ones.
     #[serde(rename = "account.recovery_codes_issued")]
@@ -90,7 +90,7 @@ pub enum AccountEvent {
     #[serde(rename = "account.sessions_revoked")]
     SessionsRevoked {
         /// By whom or what.
-        by: RevokedBy,
+        by: RevocationCause,
         /// The one that stays.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<SessionId>,
@@ -102,7 +102,7 @@ impl AccountEvent {
     #[must_use]
     pub const fn forgets_devices(&self) -> bool {
         match self {
-            Self::PasswordChanged { how: PasswordChange::Rehash }
+            Self::PasswordChanged { how: PasswordChangeCause::Rehash }
             | Self::Registered {}
             | Self::ProfileChanged {}
             | Self::SecondFactorEnrolmentStarted {}
@@ -125,7 +125,7 @@ impl AccountEvent {
 /// What led to a new password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PasswordChange {
+pub enum PasswordChangeCause {
     /// Its owner chose a new one.
     Owner,
     /// Its owner had to choose a new one: the old one was too old, or an administrator said so.
@@ -141,7 +141,7 @@ pub enum PasswordChange {
 /// Who took a second factor away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DisabledBy {
+pub enum Initiator {
     /// Its owner.
     Owner,
     /// An administrator.
@@ -161,7 +161,7 @@ pub enum AccountCommand {
     /// Record that the password changed; the verifier itself never comes here.
     ChangePassword {
         /// What led to it.
-        how: PasswordChange,
+        how: PasswordChangeCause,
     },
     /// Have the password changed before anything else.
     ExpirePassword,
@@ -177,7 +177,7 @@ pub enum AccountCommand {
     /// Ask for no second factor any more.
     DisableSecondFactor {
         /// Who takes it away.
-        by: DisabledBy,
+        by: Initiator,
     },
     /// Replace the recovery codes.
     IssueRecoveryCodes {
@@ -205,7 +205,7 @@ pub enum AccountCommand {
     /// End every session but one. Whether there is one to end is the caller's to know.
     RevokeSessions {
         /// By whom or what.
-        by: RevokedBy,
+        by: RevocationCause,
         /// The one that stays.
         kept: Option<SessionId>,
     },
@@ -296,9 +296,9 @@ impl Aggregate for Account {
             }
             AccountCommand::ChangePassword { how } => {
                 match how {
-                    PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset => in_use()?,
+                    PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => in_use()?,
                     // It gives nobody a password.
-                    PasswordChange::Rehash | PasswordChange::Disputed => open()?,
+                    PasswordChangeCause::Rehash | PasswordChangeCause::Disputed => open()?,
                 }
                 Ok(vec![AccountEvent::PasswordChanged { how }])
             }
@@ -321,8 +321,8 @@ impl Aggregate for Account {
             }
             AccountCommand::DisableSecondFactor { by } => {
                 match by {
-                    DisabledBy::Owner => in_use()?,
-                    DisabledBy::Admin => open()?,
+                    Initiator::Owner => in_use()?,
+                    Initiator::Admin => open()?,
                 }
                 let disabled = AccountEvent::SecondFactorDisabled { by };
                 if state.second_factor { Ok(vec![disabled]) } else { Err(AccountError::NoSecondFactor) }
@@ -374,10 +374,14 @@ impl Aggregate for Account {
         match event {
             AccountEvent::Registered {} => state.registered = true,
             AccountEvent::ProfileChanged {}
-            | AccountEvent::PasswordChanged { how: PasswordChange::Rehash }
+            | AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash }
             | AccountEvent::SessionsRevoked { .. } => {}
             AccountEvent::PasswordChanged {
-                how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset | PasswordChange::Disputed,
+                how:
+                    PasswordChangeCause::Owner
+                    | PasswordChangeCause::Expired
+                    | PasswordChangeCause::Reset
+                    | PasswordChangeCause::Disputed,
             } => state.password_expired = false,
             AccountEvent::EmailVerified {} => state.email_verified = true,
             AccountEvent::PasswordExpired {} => state.password_expired = true,
@@ -443,7 +447,7 @@ mod tests {
         let enabled = || AccountEvent::SecondFactorEnabled { session: None };
         let issued = || AccountEvent::RecoveryCodesIssued { count: 10 };
         let confirm = || AccountCommand::ConfirmEnrolment { codes: 10, session: None };
-        let disable = || AccountCommand::DisableSecondFactor { by: DisabledBy::Owner };
+        let disable = || AccountCommand::DisableSecondFactor { by: Initiator::Owner };
         given::<Account>([registered()]).when(confirm()).refused(AccountError::NotEnrolling);
         given::<Account>([registered(), started()]).when(disable()).refused(AccountError::NoSecondFactor);
         given::<Account>([registered(), started()]).when(confirm()).then([enabled(), issued()]);
@@ -452,8 +456,8 @@ mod tests {
             .then([AccountEvent::RecoveryCodeUsed { remaining: 9 }]);
         given::<Account>([registered(), started(), enabled(), issued(), started()])
             .when(disable())
-            .then([AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }]);
-        let after = [started(), enabled(), started(), AccountEvent::SecondFactorDisabled { by: DisabledBy::Admin }];
+            .then([AccountEvent::SecondFactorDisabled { by: Initiator::Owner }]);
+        let after = [started(), enabled(), started(), AccountEvent::SecondFactorDisabled { by: Initiator::Admin }];
         given::<Account>([registered()].into_iter().chain(after)).when(confirm()).refused(AccountError::NotEnrolling);
     }
 
@@ -462,10 +466,10 @@ mod tests {
         let changed = |how| AccountEvent::PasswordChanged { how };
         let expired = || AccountEvent::PasswordExpired {};
         given::<Account>([registered()]).when(AccountCommand::ExpirePassword).then([expired()]);
-        given::<Account>([registered(), expired(), changed(PasswordChange::Rehash)])
+        given::<Account>([registered(), expired(), changed(PasswordChangeCause::Rehash)])
             .when(AccountCommand::ExpirePassword)
             .then([]);
-        given::<Account>([registered(), expired(), changed(PasswordChange::Expired)])
+        given::<Account>([registered(), expired(), changed(PasswordChangeCause::Expired)])
             .when(AccountCommand::ExpirePassword)
             .then([expired()]);
     }
@@ -501,20 +505,20 @@ mod tests {
         let suspended = || [registered(), AccountEvent::SecondFactorEnrolmentStarted {}, AccountEvent::Suspended {}];
         let change = |how| AccountCommand::ChangePassword { how };
         for command in [
-            change(PasswordChange::Owner),
-            change(PasswordChange::Expired),
-            change(PasswordChange::Reset),
+            change(PasswordChangeCause::Owner),
+            change(PasswordChangeCause::Expired),
+            change(PasswordChangeCause::Reset),
             AccountCommand::StartEnrolment,
             AccountCommand::ConfirmEnrolment { codes: 10, session: None },
-            AccountCommand::DisableSecondFactor { by: DisabledBy::Owner },
+            AccountCommand::DisableSecondFactor { by: Initiator::Owner },
             AccountCommand::IssueRecoveryCodes { count: 10 },
             AccountCommand::VerifyEmail,
         ] {
             given::<Account>(suspended()).when(command).refused(AccountError::Suspended);
         }
         given::<Account>(suspended())
-            .when(change(PasswordChange::Disputed))
-            .then([AccountEvent::PasswordChanged { how: PasswordChange::Disputed }]);
+            .when(change(PasswordChangeCause::Disputed))
+            .then([AccountEvent::PasswordChanged { how: PasswordChangeCause::Disputed }]);
         given::<Account>(suspended()).when(AccountCommand::ExpirePassword).then([AccountEvent::PasswordExpired {}]);
     }
 
@@ -533,8 +537,8 @@ mod tests {
     #[test]
     fn sessions_are_revoked_as_often_as_it_is_asked_for() {
         let kept = Some(SessionId(uuid::Uuid::from_u128(7)));
-        let revoke = || AccountCommand::RevokeSessions { by: RevokedBy::Owner, kept };
-        let revoked = || AccountEvent::SessionsRevoked { by: RevokedBy::Owner, kept };
+        let revoke = || AccountCommand::RevokeSessions { by: RevocationCause::Owner, kept };
+        let revoked = || AccountEvent::SessionsRevoked { by: RevocationCause::Owner, kept };
         given::<Account>([]).when(revoke()).refused(AccountError::Unknown);
         given::<Account>([registered()]).when(revoke()).then([revoked()]);
         given::<Account>([registered(), revoked()]).when(revoke()).then([revoked()]);
@@ -543,7 +547,7 @@ mod tests {
     #[test]
     fn nothing_happens_to_an_account_that_was_never_registered() {
         given::<Account>([])
-            .when(AccountCommand::ChangePassword { how: PasswordChange::Owner })
+            .when(AccountCommand::ChangePassword { how: PasswordChangeCause::Owner })
             .refused(AccountError::Unknown);
         given::<Account>([]).when(AccountCommand::GrantRole { role: role("admin") }).refused(AccountError::Unknown);
         given::<Account>([]).when(AccountCommand::RevokeRole { role: role("admin") }).refused(AccountError::Unknown);

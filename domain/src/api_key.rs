@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
 use crate::permission::{Permission, Permissions};
-use crate::values::KeyName;
+use crate::values::ApiKeyName;
 
 /// What happened to an API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub enum ApiKeyEvent {
     #[serde(rename = "api_key.created")]
     Created {
         /// Which service it is for.
-        name: KeyName,
+        name: ApiKeyName,
         /// What it may do.
         permissions: Vec<Permission>,
         /// It ends then.
@@ -32,7 +32,7 @@ pub enum ApiKeyCommand {
     /// Make it.
     Create {
         /// Which service it is for.
-        name: KeyName,
+        name: ApiKeyName,
         /// What it may do.
         permissions: Permissions,
         /// When it ends.
@@ -105,12 +105,12 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_revoked_for_ever() {
         let create = || ApiKeyCommand::Create {
-            name: KeyName::parse("billing").unwrap(),
+            name: ApiKeyName::parse("billing").unwrap(),
             permissions: Permissions::of(&[Permission::TokensIntrospect]),
             expires_at: DateTime::UNIX_EPOCH,
         };
         let created = || ApiKeyEvent::Created {
-            name: KeyName::parse("billing").unwrap(),
+            name: ApiKeyName::parse("billing").unwrap(),
             permissions: vec![Permission::TokensIntrospect],
             expires_at: DateTime::UNIX_EPOCH,
         };

@@ -20,7 +20,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::lockout::{Lock, lock_after};
+use crate::lockout::{Lockout, lock_after};
 use crate::policy::LockoutPolicy;
 use crate::values::SessionId;
 
@@ -36,7 +36,7 @@ pub enum AuthenticationEvent {
     #[serde(rename = "authentication.succeeded")]
     Succeeded {
         /// What was presented, as RFC 8176 names it (`pwd`, `otp`).
-        methods: Vec<Method>,
+        methods: Vec<AuthenticationMethod>,
         /// The session that it started.
         session: SessionId,
         /// The device whose counter it was; none: the account's.
@@ -126,7 +126,7 @@ pub enum AuthenticationEvent {
         /// Which factor was locked.
         factor: Factor,
         /// What ended it; sealed beside an administrator's act: reason.
-        by: LiftedBy,
+        by: UnlockCause,
         /// The device that was locked; none: every other one was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
@@ -145,7 +145,7 @@ pub enum AuthenticationEvent {
 
 /// What was presented (RFC 8176, section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Method {
+pub enum AuthenticationMethod {
     /// A password.
     #[serde(rename = "pwd")]
     Password,
@@ -154,7 +154,7 @@ pub enum Method {
     OneTime,
 }
 
-impl Method {
+impl AuthenticationMethod {
     /// The RFC 8176 name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -197,7 +197,7 @@ pub enum LockScope {
 /// What ended a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LiftedBy {
+pub enum UnlockCause {
     /// Its time had come.
     Expired,
     /// An administrator.
@@ -240,7 +240,7 @@ pub struct Attempt {
     /// The same of the lock of all devices.
     pub account_lock_passed: bool,
     /// What the evaluation said.
-    pub verdict: Verdict,
+    pub verdict: AttemptOutcome,
     /// When.
     pub at: DateTime<Utc>,
     /// The policy in force.
@@ -249,7 +249,7 @@ pub struct Attempt {
 
 /// What the evaluation of an attempt said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AttemptOutcome {
     /// Nobody registered this address.
     UnknownAccount,
     /// Locked before this attempt; it was not evaluated.
@@ -265,9 +265,9 @@ pub enum Verdict {
     /// Evaluated and wrong.
     Wrong {
         /// What its counter says.
-        own: Counted,
+        own: AttemptCount,
         /// What that of the account over all devices says.
-        account: Counted,
+        account: AttemptCount,
     },
     /// The password is right; a second factor is asked for.
     SecondFactorRequired {
@@ -279,7 +279,7 @@ pub enum Verdict {
     /// Evaluated and right.
     Right {
         /// What was presented.
-        methods: Vec<Method>,
+        methods: Vec<AuthenticationMethod>,
         /// The session it is to start.
         session: SessionId,
         /// The device that is known from here on, where it was not before.
@@ -291,7 +291,7 @@ pub enum Verdict {
 
 /// What a counter says of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
+pub struct AttemptCount {
     /// Its number in this window.
     pub number: u32,
     /// Locks in a row so far.
@@ -311,7 +311,7 @@ impl Aggregate for Authentication {
     fn handle_command((): &(), attempt: Attempt) -> Result<Vec<AuthenticationEvent>, Infallible> {
         let Attempt { factor, device, lock_passed, account_lock_passed, verdict, at, policy } = attempt;
         let mut events = Vec::new();
-        let by = LiftedBy::Expired;
+        let by = UnlockCause::Expired;
         if lock_passed {
             events.push(AuthenticationEvent::LockLifted { factor, by, device: device.clone(), scope: None });
         }
@@ -321,19 +321,19 @@ impl Aggregate for Authentication {
         }
         let failed = |reason| AuthenticationEvent::Failed { factor, reason, device: device.clone() };
         match verdict {
-            Verdict::UnknownAccount => events.push(failed(FailureReason::UnknownAccount)),
-            Verdict::Locked => events.push(failed(FailureReason::Locked)),
-            Verdict::Pending => events.push(failed(FailureReason::Pending)),
-            Verdict::Suspended => events.push(failed(FailureReason::Suspended)),
-            Verdict::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
-            Verdict::Lockdown => events.push(failed(FailureReason::Lockdown)),
-            Verdict::Wrong { own, account } => {
+            AttemptOutcome::UnknownAccount => events.push(failed(FailureReason::UnknownAccount)),
+            AttemptOutcome::Locked => events.push(failed(FailureReason::Locked)),
+            AttemptOutcome::Pending => events.push(failed(FailureReason::Pending)),
+            AttemptOutcome::Suspended => events.push(failed(FailureReason::Suspended)),
+            AttemptOutcome::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
+            AttemptOutcome::Lockdown => events.push(failed(FailureReason::Lockdown)),
+            AttemptOutcome::Wrong { own, account } => {
                 events.push(failed(match factor {
                     Factor::Password => FailureReason::WrongPassword,
                     Factor::SecondFactor => FailureReason::WrongCode,
                 }));
-                let mut locked = |counted: Counted, policy: &LockoutPolicy, device, scope| {
-                    let Some(Lock { until, nth }) = lock_after(counted.number, counted.locks, at, policy) else {
+                let mut locked = |counted: AttemptCount, policy: &LockoutPolicy, device, scope| {
+                    let Some(Lockout { until, nth }) = lock_after(counted.number, counted.locks, at, policy) else {
                         return;
                     };
                     let failures = counted.number;
@@ -342,16 +342,16 @@ impl Aggregate for Authentication {
                 locked(own, &policy, device, None);
                 locked(account, &policy.of_account(), None, Some(LockScope::Account));
             }
-            Verdict::SecondFactorRequired { enrolled } => {
+            AttemptOutcome::SecondFactorRequired { enrolled } => {
                 events.push(AuthenticationEvent::SecondFactorRequired { enrolled, device });
             }
-            Verdict::PasswordChangeRequired => {
+            AttemptOutcome::PasswordChangeRequired => {
                 events.push(AuthenticationEvent::PasswordChangeRequired { factor, device });
             }
-            Verdict::Right { methods, session, trusted } => {
+            AttemptOutcome::Right { methods, session, trusted } => {
                 events.push(AuthenticationEvent::Succeeded { methods, session, device, trusted });
             }
-            Verdict::Confirmed => events.push(AuthenticationEvent::Confirmed { factor, device }),
+            AttemptOutcome::Confirmed => events.push(AuthenticationEvent::Confirmed { factor, device }),
         }
         Ok(events)
     }
@@ -365,7 +365,7 @@ mod tests {
     use crate::policy::Policy;
     use crate::testing::given;
 
-    fn attempt(verdict: Verdict) -> Attempt {
+    fn attempt(verdict: AttemptOutcome) -> Attempt {
         Attempt {
             factor: Factor::Password,
             device: None,
@@ -378,8 +378,8 @@ mod tests {
     }
 
     /// A wrong attempt of this number on a device, and the first one on the account.
-    fn wrong(number: u32, locks: u32) -> Verdict {
-        Verdict::Wrong { own: Counted { number, locks }, account: Counted { number: 1, locks: 0 } }
+    fn wrong(number: u32, locks: u32) -> AttemptOutcome {
+        AttemptOutcome::Wrong { own: AttemptCount { number, locks }, account: AttemptCount { number: 1, locks: 0 } }
     }
 
     fn failed(reason: FailureReason) -> AuthenticationEvent {
@@ -389,10 +389,10 @@ mod tests {
     #[test]
     fn each_refusal_keeps_its_reason_in_the_log() {
         given::<Authentication>([])
-            .when(attempt(Verdict::UnknownAccount))
+            .when(attempt(AttemptOutcome::UnknownAccount))
             .then([failed(FailureReason::UnknownAccount)]);
-        given::<Authentication>([]).when(attempt(Verdict::Locked)).then([failed(FailureReason::Locked)]);
-        given::<Authentication>([]).when(attempt(Verdict::Pending)).then([failed(FailureReason::Pending)]);
+        given::<Authentication>([]).when(attempt(AttemptOutcome::Locked)).then([failed(FailureReason::Locked)]);
+        given::<Authentication>([]).when(attempt(AttemptOutcome::Pending)).then([failed(FailureReason::Pending)]);
         given::<Authentication>([]).when(attempt(wrong(4, 0))).then([failed(FailureReason::WrongPassword)]);
         let code = Attempt { factor: Factor::SecondFactor, ..attempt(wrong(1, 0)) };
         given::<Authentication>([]).when(code).then([AuthenticationEvent::Failed {
@@ -425,7 +425,7 @@ mod tests {
         given::<Authentication>([]).when(first).then([
             AuthenticationEvent::LockLifted {
                 factor: Factor::Password,
-                by: LiftedBy::Expired,
+                by: UnlockCause::Expired,
                 device: Some("d".into()),
                 scope: None,
             },
@@ -439,13 +439,15 @@ mod tests {
 
     #[test]
     fn the_twentieth_failure_on_any_device_locks_all_of_them() {
-        let verdict =
-            Verdict::Wrong { own: Counted { number: 2, locks: 0 }, account: Counted { number: 20, locks: 1 } };
+        let verdict = AttemptOutcome::Wrong {
+            own: AttemptCount { number: 2, locks: 0 },
+            account: AttemptCount { number: 20, locks: 1 },
+        };
         let twentieth = Attempt { device: Some("d".into()), account_lock_passed: true, ..attempt(verdict) };
         let scope = Some(LockScope::Account);
         let factor = Factor::Password;
         given::<Authentication>([]).when(twentieth).then([
-            AuthenticationEvent::LockLifted { factor, by: LiftedBy::Expired, device: None, scope },
+            AuthenticationEvent::LockLifted { factor, by: UnlockCause::Expired, device: None, scope },
             AuthenticationEvent::Failed { factor, reason: FailureReason::WrongPassword, device: Some("d".into()) },
             AuthenticationEvent::LockedOut {
                 factor,

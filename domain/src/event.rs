@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_aux::serde_introspection::serde_introspect;
 use uuid::Uuid;
 
-use crate::account::{AccountEvent, DisabledBy};
+use crate::account::{AccountEvent, Initiator};
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::lockdown::LockdownEvent;
@@ -88,54 +88,54 @@ impl From<LockdownEvent> for Event {
 /// The wrong kind of event for what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event belongs to another category")]
-pub struct WrongCategory;
+pub struct CategoryMismatch;
 
 impl TryFrom<Event> for AccountEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::Account(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Account(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
 impl TryFrom<Event> for AuthenticationEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::Authentication(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Authentication(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
 impl TryFrom<Event> for SessionEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::Session(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Session(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
 impl TryFrom<Event> for RoleEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::Role(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Role(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
 impl TryFrom<Event> for PolicyEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::Policy(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Policy(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
 impl TryFrom<Event> for ApiKeyEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::ApiKey(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::ApiKey(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
 impl TryFrom<Event> for LockdownEvent {
-    type Error = WrongCategory;
-    fn try_from(event: Event) -> Result<Self, WrongCategory> {
-        if let Event::Lockdown(event) = event { Ok(event) } else { Err(WrongCategory) }
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Lockdown(event) = event { Ok(event) } else { Err(CategoryMismatch) }
     }
 }
 
@@ -193,16 +193,16 @@ impl Event {
 
     /// The personal facts that belong to it and are sealed beside the log, in the order of their names.
     #[must_use]
-    pub const fn sealed_fields(&self) -> &'static [Field] {
+    pub const fn sealed_fields(&self) -> &'static [SealedField] {
         match self {
             Self::Account(AccountEvent::Registered {} | AccountEvent::ProfileChanged {}) => {
-                &[Field::DisplayName, Field::Email]
+                &[SealedField::DisplayName, SealedField::Email]
             }
             Self::Account(
                 AccountEvent::RoleGranted { .. }
                 | AccountEvent::RoleRevoked { .. }
                 | AccountEvent::PasswordExpired {}
-                | AccountEvent::SecondFactorDisabled { by: DisabledBy::Admin }
+                | AccountEvent::SecondFactorDisabled { by: Initiator::Admin }
                 | AccountEvent::Suspended {}
                 | AccountEvent::Reinstated {},
             )
@@ -211,12 +211,12 @@ impl Event {
             | Self::Role(_)
             | Self::Policy(PolicyEvent::Changed { .. })
             | Self::Lockdown(_)
-            | Self::ApiKey(ApiKeyEvent::Revoked {}) => &[Field::Reason],
+            | Self::ApiKey(ApiKeyEvent::Revoked {}) => &[SealedField::Reason],
             Self::Account(
                 AccountEvent::PasswordChanged { .. }
                 | AccountEvent::SecondFactorEnrolmentStarted {}
                 | AccountEvent::SecondFactorEnabled { .. }
-                | AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }
+                | AccountEvent::SecondFactorDisabled { by: Initiator::Owner }
                 | AccountEvent::RecoveryCodesIssued { .. }
                 | AccountEvent::RecoveryCodeUsed { .. }
                 | AccountEvent::EmailVerified {}
@@ -224,7 +224,9 @@ impl Event {
             )
             | Self::ApiKey(ApiKeyEvent::Created { .. }) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })
-            | Self::Session(SessionEvent::Started { .. }) => &[Field::Device, Field::Ip, Field::UserAgent],
+            | Self::Session(SessionEvent::Started { .. }) => {
+                &[SealedField::Device, SealedField::Ip, SealedField::UserAgent]
+            }
             Self::Authentication(
                 AuthenticationEvent::Failed { .. }
                 | AuthenticationEvent::SecondFactorRequired { .. }
@@ -233,7 +235,7 @@ impl Event {
                 | AuthenticationEvent::PasswordResetRefused { .. },
             )
             | Self::Session(SessionEvent::Refreshed { .. } | SessionEvent::FingerprintMismatched { .. }) => {
-                &[Field::Ip, Field::UserAgent]
+                &[SealedField::Ip, SealedField::UserAgent]
             }
             Self::Authentication(
                 AuthenticationEvent::LockedOut { .. }
@@ -243,7 +245,7 @@ impl Event {
             | Self::Session(
                 SessionEvent::RefreshReused { .. } | SessionEvent::Elevated { .. } | SessionEvent::Expired {},
             ) => &[],
-            Self::RateLimit(RateLimitEvent::Violated { .. }) => &[Field::Ip],
+            Self::RateLimit(RateLimitEvent::Violated { .. }) => &[SealedField::Ip],
         }
     }
 
@@ -394,7 +396,7 @@ impl Actor {
 /// A personal fact that is sealed beside the log, never in a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Field {
+pub enum SealedField {
     /// Which device, by its token's id.
     Device,
     /// The name to show.
@@ -409,7 +411,7 @@ pub enum Field {
     UserAgent,
 }
 
-impl Field {
+impl SealedField {
     /// The name in leaves.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -432,12 +434,12 @@ pub struct SealedDigest {
     /// SHA-256 of nonce and ciphertext, base64url.
     pub digest: String,
     /// Which facts.
-    pub fields: Vec<Field>,
+    pub fields: Vec<SealedField>,
 }
 
 /// An event in its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
+pub struct RecordedEvent {
     /// 0, 1, 2… in commit order without gaps; also the index of its leaf in the tree.
     pub position: u64,
     /// UUIDv7.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::account::AccountEvent;
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
-use crate::event::{Actor, Category, Event, Recorded, SealedDigest, Stream};
+use crate::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
@@ -30,7 +30,7 @@ pub const LONGEST: usize = 65_535;
 /// An event on its way into the log: everything but its time and its place in the stream, which only the
 /// holder of the log's lock knows.
 #[derive(Debug, Clone)]
-pub struct Draft {
+pub struct EventDraft {
     /// UUIDv7.
     pub id: Uuid,
     /// Where it belongs.
@@ -75,19 +75,19 @@ pub enum LeafError {
 
 /// A draft in bytes, but for its time and version. Made by the caller, finished under the log's lock.
 #[derive(Debug, Clone)]
-pub struct Prepared {
-    draft: Draft,
+pub struct LeafTemplate {
+    draft: EventDraft,
     event_type: Box<str>,
     before_time: String,
     after_time: String,
 }
 
-impl Draft {
+impl EventDraft {
     /// Encodes all that is known now, so that little is left to do under the lock.
     ///
     /// # Errors
     /// [`LeafError::Unfit`] when it is too long or holds a number outside the subset.
-    pub fn prepare(self) -> Result<Prepared, LeafError> {
+    pub fn encode(self) -> Result<LeafTemplate, LeafError> {
         let tagged = match &self.event {
             Event::Account(event) => serde_json::to_value(event),
             Event::Authentication(event) => serde_json::to_value(event),
@@ -126,14 +126,14 @@ impl Draft {
         if before_time.len() + after_time.len() + 27 + 17 > LONGEST {
             return Err(LeafError::Unfit("it is longer than 65,535 bytes"));
         }
-        Ok(Prepared { draft: self, event_type: event_type.into(), before_time, after_time })
+        Ok(LeafTemplate { draft: self, event_type: event_type.into(), before_time, after_time })
     }
 }
 
-impl Prepared {
+impl LeafTemplate {
     /// What was drafted.
     #[must_use]
-    pub const fn draft(&self) -> &Draft {
+    pub const fn draft(&self) -> &EventDraft {
         &self.draft
     }
 
@@ -146,10 +146,10 @@ impl Prepared {
 
     /// The event as a reader of the leaf will see it, without decoding it again.
     #[must_use]
-    pub fn recorded(&self, position: u64, recorded_at: DateTime<Utc>, version: u64) -> Recorded {
-        let Draft { id, stream, subject, actor, correlation, causation, policy_version, event, sealed } =
+    pub fn recorded(&self, position: u64, recorded_at: DateTime<Utc>, version: u64) -> RecordedEvent {
+        let EventDraft { id, stream, subject, actor, correlation, causation, policy_version, event, sealed } =
             self.draft.clone();
-        Recorded {
+        RecordedEvent {
             position,
             id,
             stream,
@@ -223,7 +223,7 @@ pub fn read(position: u64, leaf: &[u8]) -> Result<RawLeaf<'_>, LeafError> {
 ///
 /// # Errors
 /// [`LeafError::Unreadable`], [`LeafError::UnknownType`].
-pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
+pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
     let raw = read(position, leaf)?;
     if raw.schema_version != 1 {
         return Err(LeafError::UnknownType { position });
@@ -247,7 +247,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<Recorded, LeafError> {
             LeafError::Unreadable { position, source }
         }
     })?;
-    Ok(Recorded {
+    Ok(RecordedEvent {
         position,
         id: raw.id,
         stream: Stream { category: raw.category, id: raw.stream },
@@ -404,12 +404,12 @@ impl<'de> VariantAccess<'de> for TaggedData<'de> {
 mod tests {
     use super::*;
     use crate::authentication::{Factor, FailureReason};
-    use crate::event::Field;
-    use crate::session::RevokedBy;
+    use crate::event::SealedField;
+    use crate::session::RevocationCause;
 
-    fn draft(event: Event) -> Draft {
+    fn draft(event: Event) -> EventDraft {
         let id = Uuid::from_u128(0x0193_5c2e_7000_7000_8000_0000_0000_0001);
-        Draft {
+        EventDraft {
             id,
             stream: Stream { category: event.category(), id },
             subject: Some(id),
@@ -418,7 +418,7 @@ mod tests {
             causation: None,
             policy_version: 1,
             event,
-            sealed: vec![SealedDigest { commitment: "Yw".into(), digest: "ZA".into(), fields: vec![Field::Ip] }],
+            sealed: vec![SealedDigest { commitment: "Yw".into(), digest: "ZA".into(), fields: vec![SealedField::Ip] }],
         }
     }
 
@@ -462,7 +462,7 @@ mod tests {
     fn a_leaf_is_its_own_canonical_form() {
         let event =
             Event::Session(SessionEvent::Refreshed { generation: 2, grace_until: time(), idle_expires_at: time() });
-        let leaf = draft(event).prepare().unwrap().leaf(time(), 7);
+        let leaf = draft(event).encode().unwrap().leaf(time(), 7);
         let tree: Value = serde_json::from_slice(&leaf).unwrap();
         assert_eq!(String::from_utf8(leaf.clone()).unwrap(), tree.to_string());
         let text = String::from_utf8(leaf).unwrap();
@@ -477,7 +477,7 @@ mod tests {
     fn what_was_written_is_what_is_read() {
         for event in [
             Event::Account(AccountEvent::Registered {}),
-            Event::Session(SessionEvent::Revoked { by: RevokedBy::Reuse }),
+            Event::Session(SessionEvent::Revoked { by: RevocationCause::Reuse }),
             Event::Session(SessionEvent::Expired {}),
             Event::Authentication(AuthenticationEvent::Failed {
                 factor: Factor::Password,
@@ -485,7 +485,7 @@ mod tests {
                 device: Some("d".into()),
             }),
         ] {
-            let prepared = draft(event).prepare().unwrap();
+            let prepared = draft(event).encode().unwrap();
             let decoded = decode(9, &prepared.leaf(time(), 3)).unwrap();
             assert_eq!(decoded, prepared.recorded(9, time(), 3));
         }
@@ -500,7 +500,7 @@ mod tests {
 
     #[test]
     fn an_unknown_type_or_version_is_told_from_a_broken_leaf() {
-        let leaf = draft(Event::Account(AccountEvent::Registered {})).prepare().unwrap().leaf(time(), 1);
+        let leaf = draft(Event::Account(AccountEvent::Registered {})).encode().unwrap().leaf(time(), 1);
         let text = String::from_utf8(leaf).unwrap();
         let newer = text.replace("account.registered", "account.reinvented");
         assert!(matches!(decode(4, newer.as_bytes()), Err(LeafError::UnknownType { position: 4 })));

@@ -9,8 +9,8 @@
 pub mod account;
 pub mod api_key;
 pub mod authentication;
-pub mod copy;
 pub mod event;
+pub mod jetstream;
 pub mod leaf;
 pub mod lockdown;
 pub mod lockout;
@@ -19,9 +19,9 @@ pub mod permission;
 pub mod policy;
 pub mod preview;
 pub mod rate_limit;
-pub mod record;
 pub mod role;
 pub mod session;
+pub mod snapshot;
 pub mod values;
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use crate::values::InvalidValue;
 /// What is closed to everybody who does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum LockdownScope {
     /// Nobody gets in: no login, no refresh, no registration. Who is in stays in, as long as their access token lives.
     Logins,
     /// Nobody does anything: requests of those who are in are refused, too.
     All,
 }
 
-impl Scope {
+impl LockdownScope {
     /// Every scope.
     pub const ALL: [Self; 2] = [Self::Logins, Self::All];
 
@@ -45,7 +45,7 @@ pub enum LockdownEvent {
     #[serde(rename = "lockdown.started")]
     Started {
         /// What is.
-        scope: Scope,
+        scope: LockdownScope,
     },
     /// Nothing is closed any more.
     #[serde(rename = "lockdown.lifted")]
@@ -56,7 +56,7 @@ pub enum LockdownEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockdownCommand {
     /// Close this, and nothing else.
-    Start(Scope),
+    Start(LockdownScope),
     /// Open everything.
     Lift,
 }
@@ -77,12 +77,15 @@ pub struct Lockdown;
 
 impl Aggregate for Lockdown {
     const NAME: &'static str = "lockdown";
-    type State = Option<Scope>;
+    type State = Option<LockdownScope>;
     type Command = LockdownCommand;
     type Event = LockdownEvent;
     type Error = LockdownError;
 
-    fn handle_command(state: &Option<Scope>, command: LockdownCommand) -> Result<Vec<LockdownEvent>, LockdownError> {
+    fn handle_command(
+        state: &Option<LockdownScope>,
+        command: LockdownCommand,
+    ) -> Result<Vec<LockdownEvent>, LockdownError> {
         match (command, state) {
             (LockdownCommand::Start(scope), now) if *now == Some(scope) => Err(LockdownError::AlreadyStarted),
             (LockdownCommand::Start(scope), _) => Ok(vec![LockdownEvent::Started { scope }]),
@@ -91,7 +94,7 @@ impl Aggregate for Lockdown {
         }
     }
 
-    fn apply_event(_: Option<Scope>, event: LockdownEvent) -> Option<Scope> {
+    fn apply_event(_: Option<LockdownScope>, event: LockdownEvent) -> Option<LockdownScope> {
         match event {
             LockdownEvent::Started { scope } => Some(scope),
             LockdownEvent::Lifted {} => None,
@@ -104,15 +107,17 @@ mod tests {
     use super::*;
     use crate::testing::given;
 
-    const STARTED: LockdownEvent = LockdownEvent::Started { scope: Scope::Logins };
+    const STARTED: LockdownEvent = LockdownEvent::Started { scope: LockdownScope::Logins };
 
     #[test]
     fn a_lockdown_is_started_once_widened_and_lifted_once() {
-        given::<Lockdown>([]).when(LockdownCommand::Start(Scope::Logins)).then([STARTED]);
-        given::<Lockdown>([STARTED]).when(LockdownCommand::Start(Scope::Logins)).refused(LockdownError::AlreadyStarted);
+        given::<Lockdown>([]).when(LockdownCommand::Start(LockdownScope::Logins)).then([STARTED]);
         given::<Lockdown>([STARTED])
-            .when(LockdownCommand::Start(Scope::All))
-            .then([LockdownEvent::Started { scope: Scope::All }]);
+            .when(LockdownCommand::Start(LockdownScope::Logins))
+            .refused(LockdownError::AlreadyStarted);
+        given::<Lockdown>([STARTED])
+            .when(LockdownCommand::Start(LockdownScope::All))
+            .then([LockdownEvent::Started { scope: LockdownScope::All }]);
         given::<Lockdown>([STARTED]).when(LockdownCommand::Lift).then([LockdownEvent::Lifted {}]);
         given::<Lockdown>([]).when(LockdownCommand::Lift).refused(LockdownError::NotStarted);
         given::<Lockdown>([STARTED, LockdownEvent::Lifted {}])

@@ -13,7 +13,7 @@ use crate::policy::LockoutPolicy;
 
 /// What is counted of one device of an account, of all others, or of the account over all devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counter {
+pub struct AttemptCounter {
     /// When the attempts of this window were made; at most `threshold` of them.
     pub recent: Vec<DateTime<Utc>>,
     /// When the lock lifts, or lifted; until the next attempt.
@@ -29,7 +29,7 @@ pub const FORGOTTEN_AFTER: TimeDelta = TimeDelta::hours(24);
 
 /// What one more attempt meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lockout {
+pub enum AttemptReservation {
     /// The attempt may be evaluated.
     Open {
         /// Its number in the window, itself included.
@@ -41,7 +41,7 @@ pub enum Lockout {
     Locked,
 }
 
-impl Counter {
+impl AttemptCounter {
     /// Whether it is so long at rest that it says no more than a new one.
     #[must_use]
     pub fn is_forgotten(&self, now: DateTime<Utc>) -> bool {
@@ -49,9 +49,9 @@ impl Counter {
     }
 
     /// Counts one more attempt, unless it may not be evaluated: what is refused is no guess.
-    pub fn reserve(&mut self, now: DateTime<Utc>, policy: &LockoutPolicy) -> Lockout {
+    pub fn reserve(&mut self, now: DateTime<Utc>, policy: &LockoutPolicy) -> AttemptReservation {
         if !policy.enabled {
-            return Lockout::Open { number: 1, lock_passed: false };
+            return AttemptReservation::Open { number: 1, lock_passed: false };
         }
         if self.is_forgotten(now) {
             *self = Self::default();
@@ -59,7 +59,7 @@ impl Counter {
         self.window_ends_at = Some(now + policy.window);
         let mut lock_passed = false;
         match self.locked_until {
-            Some(until) if now < until => return Lockout::Locked,
+            Some(until) if now < until => return AttemptReservation::Locked,
             Some(_) => {
                 self.locked_until = None;
                 lock_passed = true;
@@ -69,10 +69,10 @@ impl Counter {
         }
         self.recent.retain(|at| *at > now - policy.window);
         if self.recent.len() >= policy.threshold as usize {
-            return Lockout::Locked;
+            return AttemptReservation::Locked;
         }
         self.recent.push(now);
-        Lockout::Open { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_passed }
+        AttemptReservation::Open { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_passed }
     }
 
     /// An attempt of this time is not counted any more: it was right, or not evaluated after all.
@@ -83,7 +83,7 @@ impl Counter {
     }
 
     /// The attempt of this number was wrong; answers with the lock that it leads to.
-    pub fn fail(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lock> {
+    pub fn fail(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
         let lock = lock_after(number, self.locks, now, policy)?;
         self.recent.clear();
         self.locked_until = Some(lock.until);
@@ -94,7 +94,7 @@ impl Counter {
 
 /// A lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lock {
+pub struct Lockout {
     /// When it lifts by itself.
     pub until: DateTime<Utc>,
     /// Which in a row, from 1.
@@ -103,9 +103,9 @@ pub struct Lock {
 
 /// The lock that a wrong attempt of this number leads to.
 #[must_use]
-pub fn lock_after(number: u32, locks: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lock> {
+pub fn lock_after(number: u32, locks: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
     let nth = locks.saturating_add(1);
-    (policy.enabled && number >= policy.threshold).then(|| Lock { until: now + lock_duration(nth, policy), nth })
+    (policy.enabled && number >= policy.threshold).then(|| Lockout { until: now + lock_duration(nth, policy), nth })
 }
 
 /// How long the `nth` lock in a row lasts (the first is 1): doubled each time, up to the longest.
@@ -130,22 +130,22 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
     }
 
-    fn open(number: u32) -> Lockout {
-        Lockout::Open { number, lock_passed: false }
+    fn open(number: u32) -> AttemptReservation {
+        AttemptReservation::Open { number, lock_passed: false }
     }
 
     #[test]
     fn the_attempt_after_the_last_allowed_one_is_refused_even_before_any_verdict() {
-        let mut counter = Counter::default();
+        let mut counter = AttemptCounter::default();
         for number in 1..=5 {
             assert_eq!(counter.reserve(at(0), &policy()), open(number));
         }
-        assert_eq!(counter.reserve(at(0), &policy()), Lockout::Locked);
+        assert_eq!(counter.reserve(at(0), &policy()), AttemptReservation::Locked);
     }
 
     #[test]
     fn failures_further_apart_than_the_window_do_not_add_up() {
-        let mut counter = Counter::default();
+        let mut counter = AttemptCounter::default();
         for seconds in [0, 1, 2, 3] {
             counter.reserve(at(seconds), &policy());
         }
@@ -154,23 +154,26 @@ mod tests {
 
     #[test]
     fn a_lock_lifts_by_itself_and_the_next_is_twice_as_long() {
-        let mut counter = Counter::default();
+        let mut counter = AttemptCounter::default();
         let lock = counter.fail(5, at(0), &policy()).unwrap();
-        assert_eq!(lock, Lock { until: at(900), nth: 1 });
-        assert_eq!(counter.reserve(at(899), &policy()), Lockout::Locked);
-        assert_eq!(counter.reserve(at(900), &policy()), Lockout::Open { number: 1, lock_passed: true });
-        assert_eq!(counter.fail(5, at(900), &policy()), Some(Lock { until: at(900 + 1_800), nth: 2 }));
+        assert_eq!(lock, Lockout { until: at(900), nth: 1 });
+        assert_eq!(counter.reserve(at(899), &policy()), AttemptReservation::Locked);
+        assert_eq!(counter.reserve(at(900), &policy()), AttemptReservation::Open { number: 1, lock_passed: true });
+        assert_eq!(counter.fail(5, at(900), &policy()), Some(Lockout { until: at(900 + 1_800), nth: 2 }));
     }
 
     #[test]
     fn a_day_of_rest_forgets_how_many_locks_there_were() {
         let day = 86_400;
         for (rest, nth) in [(day - 1, 2), (day, 1)] {
-            let mut counter = Counter::default();
+            let mut counter = AttemptCounter::default();
             counter.reserve(at(0), &policy());
             let until = counter.fail(5, at(0), &policy()).unwrap().until;
             let later = until + TimeDelta::seconds(rest);
-            assert_eq!(counter.reserve(later, &policy()), Lockout::Open { number: 1, lock_passed: nth == 2 });
+            assert_eq!(
+                counter.reserve(later, &policy()),
+                AttemptReservation::Open { number: 1, lock_passed: nth == 2 }
+            );
             assert_eq!(counter.fail(5, later, &policy()).unwrap().nth, nth);
         }
     }
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_is_that_attempt_and_no_other() {
-        let mut counter = Counter::default();
+        let mut counter = AttemptCounter::default();
         for seconds in [0, 1, 1, 2] {
             counter.reserve(at(seconds), &policy());
         }
@@ -197,7 +200,7 @@ mod tests {
     #[test]
     fn switched_off_nothing_is_counted() {
         let policy = LockoutPolicy { enabled: false, ..policy() };
-        let mut counter = Counter::default();
+        let mut counter = AttemptCounter::default();
         for _ in 0..100 {
             assert_eq!(counter.reserve(at(0), &policy), open(1));
             assert_eq!(counter.fail(1, at(0), &policy), None);
@@ -220,13 +223,13 @@ mod tests {
                 duration: TimeDelta::seconds(duration),
                 ..policy()
             };
-            let (mut counter, mut now) = (Counter::default(), at(0));
+            let (mut counter, mut now) = (AttemptCounter::default(), at(0));
             let (mut evaluated, mut under_way) = (Vec::new(), Vec::new());
             let mut locked_until = at(0);
             for (wait, which, begins) in steps {
                 now += TimeDelta::seconds(wait);
                 if begins || under_way.is_empty() {
-                    if let Lockout::Open { number, .. } = counter.reserve(now, &policy) {
+                    if let AttemptReservation::Open { number, .. } = counter.reserve(now, &policy) {
                         prop_assert!(now >= locked_until, "evaluated during a lock");
                         evaluated.push(now);
                         under_way.push(number);

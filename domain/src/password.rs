@@ -50,7 +50,7 @@ const LONGEST_TYPED: usize = 1_024;
 
 /// One broken rule of the password policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Violation {
+pub enum PasswordViolation {
     /// Fewer than 12 characters.
     TooShort,
     /// More than 72 bytes.
@@ -75,7 +75,7 @@ pub enum Violation {
     Reused,
 }
 
-impl Violation {
+impl PasswordViolation {
     /// The sentence shown to whoever chose the password.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -97,9 +97,9 @@ impl Violation {
 
 /// Every rule that this password breaks, all at once; empty when it is acceptable.
 ///
-/// [`Violation::Reused`] is not judged here: it needs the previous verifiers.
+/// [`PasswordViolation::Reused`] is not judged here: it needs the previous verifiers.
 #[must_use]
-pub fn violations(password: &Password, email: &EmailAddress, name: Option<&DisplayName>) -> Vec<Violation> {
+pub fn violations(password: &Password, email: &EmailAddress, name: Option<&DisplayName>) -> Vec<PasswordViolation> {
     let text = password.expose();
     let lower = text.to_lowercase();
     let resembles = |personal: &str| {
@@ -109,16 +109,16 @@ pub fn violations(password: &Password, email: &EmailAddress, name: Option<&Displ
     let name_parts = || name.into_iter().flat_map(|name| name.as_str().split_whitespace());
 
     let rules = [
-        (text.chars().count() < SHORTEST, Violation::TooShort),
-        (text.len() > LONGEST_BYTES, Violation::TooLong),
-        (!text.chars().any(char::is_lowercase), Violation::NoLowercase),
-        (!text.chars().any(char::is_uppercase), Violation::NoUppercase),
-        (!text.chars().any(|c| c.is_ascii_digit()), Violation::NoDigit),
-        (!text.chars().any(|c| !c.is_alphanumeric() && !c.is_whitespace()), Violation::NoSymbol),
-        (!password.is_typed_text, Violation::NotTypedText),
-        (is_guessable(text, email, name), Violation::Common),
-        (resembles(email.local_part()) || resembles(email.as_str()), Violation::SimilarToEmail),
-        (name_parts().any(resembles), Violation::SimilarToName),
+        (text.chars().count() < SHORTEST, PasswordViolation::TooShort),
+        (text.len() > LONGEST_BYTES, PasswordViolation::TooLong),
+        (!text.chars().any(char::is_lowercase), PasswordViolation::NoLowercase),
+        (!text.chars().any(char::is_uppercase), PasswordViolation::NoUppercase),
+        (!text.chars().any(|c| c.is_ascii_digit()), PasswordViolation::NoDigit),
+        (!text.chars().any(|c| !c.is_alphanumeric() && !c.is_whitespace()), PasswordViolation::NoSymbol),
+        (!password.is_typed_text, PasswordViolation::NotTypedText),
+        (is_guessable(text, email, name), PasswordViolation::Common),
+        (resembles(email.local_part()) || resembles(email.as_str()), PasswordViolation::SimilarToEmail),
+        (name_parts().any(resembles), PasswordViolation::SimilarToName),
     ];
     rules.into_iter().filter_map(|(broken, violation)| broken.then_some(violation)).collect()
 }
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    fn judged(password: &str) -> Vec<Violation> {
+    fn judged(password: &str) -> Vec<PasswordViolation> {
         let email = EmailAddress::parse("annabel@example.com").unwrap();
         let name = DisplayName::parse("Annabel Lee").unwrap();
         violations(&Password::new(password.to_owned()), &email, Some(&name))
@@ -204,27 +204,33 @@ mod tests {
     fn every_violation_is_named_at_once() {
         assert_eq!(
             judged("aaaa"),
-            [Violation::TooShort, Violation::NoUppercase, Violation::NoDigit, Violation::NoSymbol, Violation::Common]
+            [
+                PasswordViolation::TooShort,
+                PasswordViolation::NoUppercase,
+                PasswordViolation::NoDigit,
+                PasswordViolation::NoSymbol,
+                PasswordViolation::Common
+            ]
         );
     }
 
     #[test]
     fn common_passwords_are_refused_even_when_they_meet_the_classes() {
-        assert_eq!(judged("Password123!"), [Violation::Common]);
-        assert_eq!(judged("Qwertyuiop1!"), [Violation::Common]);
+        assert_eq!(judged("Password123!"), [PasswordViolation::Common]);
+        assert_eq!(judged("Qwertyuiop1!"), [PasswordViolation::Common]);
     }
 
     #[test]
     fn a_password_made_of_its_owner_is_refused() {
-        assert!(judged("xX9!annabel!9Zk").contains(&Violation::SimilarToEmail));
-        assert!(judged("xX9!ANNABEL!9Zk").contains(&Violation::SimilarToName));
+        assert!(judged("xX9!annabel!9Zk").contains(&PasswordViolation::SimilarToEmail));
+        assert!(judged("xX9!ANNABEL!9Zk").contains(&PasswordViolation::SimilarToName));
     }
 
     #[test]
     fn seventy_three_bytes_are_refused_not_cut() {
         assert_eq!(judged(&format!("{}aA1!", "kX4-".repeat(17))), []);
-        assert_eq!(judged(&format!("{}aA1!x", "kX4-".repeat(17))), [Violation::TooLong]);
-        assert!(judged(&"é".repeat(37)).contains(&Violation::TooLong));
+        assert_eq!(judged(&format!("{}aA1!x", "kX4-".repeat(17))), [PasswordViolation::TooLong]);
+        assert!(judged(&"é".repeat(37)).contains(&PasswordViolation::TooLong));
     }
 
     #[test]
@@ -239,24 +245,27 @@ mod tests {
         let composed = format!("{}aA1!", "é".repeat(34));
         let typed = format!("{}aA1!", "e\u{301}".repeat(34));
         assert_eq!((composed.len(), typed.len()), (72, 106));
-        assert!(!judged(&typed).contains(&Violation::TooLong));
-        assert!(judged(&format!("{typed}x")).contains(&Violation::TooLong));
+        assert!(!judged(&typed).contains(&PasswordViolation::TooLong));
+        assert!(judged(&format!("{typed}x")).contains(&PasswordViolation::TooLong));
     }
 
     #[test]
     fn what_no_keyboard_types_is_refused() {
         for c in ["\u{0}", "\t", "\u{200b}", "\u{e000}"] {
-            assert_eq!(judged(&format!("correct-Horse7{c}battery")), [Violation::NotTypedText], "{c:?}");
+            assert_eq!(judged(&format!("correct-Horse7{c}battery")), [PasswordViolation::NotTypedText], "{c:?}");
         }
         let long = "\u{200c}".repeat(400);
-        assert!(judged(&long).contains(&Violation::TooLong) && judged(&long).contains(&Violation::NotTypedText));
+        assert!(
+            judged(&long).contains(&PasswordViolation::TooLong)
+                && judged(&long).contains(&PasswordViolation::NotTypedText)
+        );
     }
 
     #[test]
     fn common_passwords_are_known_in_disguise() {
         let disguised = ["P4$$w0rd123!", "P@55w0rd1234", "L3tm31n!2345", "Football99!!!"];
         for password in disguised {
-            assert!(judged(password).contains(&Violation::Common), "{password}");
+            assert!(judged(password).contains(&PasswordViolation::Common), "{password}");
             assert_eq!(*readable(password), password, "is judged as it is");
         }
     }

@@ -160,9 +160,9 @@ impl Default for Policy {
 
 /// The policy that a node knows to be in force; shared by all that decide.
 #[derive(Debug)]
-pub struct InForce(RwLock<Arc<Policy>>);
+pub struct ActivePolicy(RwLock<Arc<Policy>>);
 
-impl InForce {
+impl ActivePolicy {
     /// Until another one is learnt of.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
@@ -186,7 +186,7 @@ impl InForce {
 
 /// A figure out of its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutOfBounds {
+pub struct BoundsViolation {
     /// JSON Pointer (RFC 6901) into the policy.
     pub pointer: &'static str,
     /// The bounds.
@@ -196,7 +196,7 @@ pub struct OutOfBounds {
 impl Policy {
     /// Every figure that is out of bounds. Within them no figure overflows, and no policy locks everybody out.
     #[must_use]
-    pub fn out_of_bounds(&self) -> Vec<OutOfBounds> {
+    pub fn out_of_bounds(&self) -> Vec<BoundsViolation> {
         let mut found = self.lockout.out_of_bounds();
         let mut check = |pointer, value: i64, least: i64, most: i64| check(&mut found, pointer, value, least, most);
         let sessions = &self.sessions;
@@ -212,7 +212,7 @@ impl Policy {
         }
         if self.second_factor.required_for.len() > 50 {
             let bounds = "must have at most 50 roles".to_owned();
-            found.push(OutOfBounds { pointer: "/second_factor/required_for", bounds });
+            found.push(BoundsViolation { pointer: "/second_factor/required_for", bounds });
         }
         found
     }
@@ -237,7 +237,7 @@ impl LockoutPolicy {
 
     /// See [`Policy::out_of_bounds`].
     #[must_use]
-    pub fn out_of_bounds(&self) -> Vec<OutOfBounds> {
+    pub fn out_of_bounds(&self) -> Vec<BoundsViolation> {
         let mut found = Vec::new();
         let duration = self.duration.num_seconds();
         check(&mut found, "/lockout/threshold", i64::from(self.threshold), 1, 100);
@@ -253,9 +253,9 @@ impl LockoutPolicy {
 const MINUTE: i64 = 60;
 const DAY: i64 = 86_400;
 
-fn check(found: &mut Vec<OutOfBounds>, pointer: &'static str, value: i64, least: i64, most: i64) {
+fn check(found: &mut Vec<BoundsViolation>, pointer: &'static str, value: i64, least: i64, most: i64) {
     if !(least..=most).contains(&value) {
-        found.push(OutOfBounds { pointer, bounds: format!("must be from {least} to {most}") });
+        found.push(BoundsViolation { pointer, bounds: format!("must be from {least} to {most}") });
     }
 }
 
@@ -291,7 +291,7 @@ pub enum PolicyError {
     Replaced(u32),
     /// Some figures are out of bounds.
     #[error("the policy is out of bounds")]
-    OutOfBounds(Vec<OutOfBounds>),
+    OutOfBounds(Vec<BoundsViolation>),
 }
 
 /// The aggregate.

@@ -1,21 +1,21 @@
 //! What another lockout policy would have done: the recorded attempts, counted again under it.
 //!
-//! It counts with the same [`Counter`] that decides today. What it cannot know, it says: an attempt that was refused
+//! It counts with the same [`AttemptCounter`] that decides today. What it cannot know, it says: an attempt that was refused
 //! unseen (`locked`, `pending`) was right or wrong, and counts as wrong here, for nobody evaluated it.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy};
-use crate::event::{Event, Recorded};
-use crate::lockout::{Counter, Lock, Lockout};
+use crate::authentication::{AuthenticationEvent, Factor, FailureReason, UnlockCause};
+use crate::event::{Event, RecordedEvent};
+use crate::lockout::{AttemptCounter, AttemptReservation, Lockout};
 use crate::policy::LockoutPolicy;
 use crate::values::AccountId;
 
 /// What one counter counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Target {
+pub struct LockoutTarget {
     /// Whose it is.
     pub account: AccountId,
     /// Which factor.
@@ -28,7 +28,7 @@ pub struct Target {
 
 /// A lock that would have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Locked {
+pub struct PredictedLockout {
     /// From when.
     pub at: DateTime<Utc>,
     /// Until when, by itself.
@@ -41,7 +41,7 @@ pub struct Locked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attack {
     /// What was attacked.
-    pub target: Target,
+    pub target: LockoutTarget,
     /// Its first attempt.
     pub started_at: DateTime<Utc>,
     /// Its last.
@@ -58,7 +58,7 @@ pub struct Attack {
 
 /// Sums over all attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct AttemptTotals {
     /// Locks.
     pub locks: u64,
     /// Attempts that were evaluated, right or wrong.
@@ -69,9 +69,9 @@ pub struct Totals {
 
 /// What the proposed policy would have done to one counter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct LockoutComparison {
     /// The first of its locks, in order.
-    pub locks: Vec<Locked>,
+    pub locks: Vec<PredictedLockout>,
     /// How many there would have been.
     pub total: u64,
     /// Right attempts that a lock would have refused: most likely the owner's.
@@ -80,13 +80,13 @@ pub struct Outcome {
     pub recorded: u64,
 }
 
-impl Outcome {
+impl LockoutComparison {
     /// Notes a lock, if there is one; answers how many there are.
-    fn note(&mut self, lock: Option<Lock>, at: DateTime<Utc>) -> u64 {
-        let Some(Lock { until, nth }) = lock else { return 0 };
+    fn note(&mut self, lock: Option<Lockout>, at: DateTime<Utc>) -> u64 {
+        let Some(Lockout { until, nth }) = lock else { return 0 };
         self.total += 1;
         if self.locks.len() < LOCKS {
-            self.locks.push(Locked { at, until, nth });
+            self.locks.push(PredictedLockout { at, until, nth });
         }
         1
     }
@@ -94,15 +94,15 @@ impl Outcome {
 
 /// All that a preview found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
+pub struct PreviewReport {
     /// Attempts replayed.
     pub attempts: u64,
     /// As they were decided.
-    pub recorded: Totals,
+    pub recorded: AttemptTotals,
     /// As the proposed policy would have decided them.
-    pub proposed: Totals,
+    pub proposed: AttemptTotals,
     /// Counters that were locked, or would have been, those with most locks first.
-    pub locked: Vec<(Target, Outcome)>,
+    pub locked: Vec<(LockoutTarget, LockoutComparison)>,
     /// Attacks, the longest first.
     pub attacks: Vec<Attack>,
     /// Whether there was more than is listed.
@@ -122,25 +122,25 @@ const MOST_COUNTERS: usize = 1_000_000;
 /// There is more going on at once than a preview keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many accounts were tried at once")]
-pub struct TooWide;
+pub struct PreviewTooLarge;
 
 /// A replay under a proposed policy.
 pub struct Preview {
     policy: LockoutPolicy,
-    counters: HashMap<Target, Counted>,
-    found: Found,
+    counters: HashMap<LockoutTarget, TargetState>,
+    found: PreviewReport,
     most: usize,
 }
 
 #[derive(Default)]
-struct Counted {
-    counter: Counter,
-    outcome: Outcome,
+struct TargetState {
+    counter: AttemptCounter,
+    outcome: LockoutComparison,
     run: Option<Attack>,
 }
 
 /// What an attempt was, as far as counting goes.
-enum Seen {
+enum RecordedOutcome {
     /// Evaluated, and right.
     Right,
     /// Evaluated, and wrong.
@@ -155,14 +155,14 @@ impl Preview {
     /// Lists at most so many counters and attacks.
     #[must_use]
     pub fn new(policy: LockoutPolicy, most: usize) -> Self {
-        Self { policy, counters: HashMap::new(), found: Found::default(), most }
+        Self { policy, counters: HashMap::new(), found: PreviewReport::default(), most }
     }
 
     /// Lets go of what is at rest, if there is much; done between batches.
     ///
     /// # Errors
-    /// [`TooWide`].
-    pub fn tidy(&mut self, now: DateTime<Utc>) -> Result<(), TooWide> {
+    /// [`PreviewTooLarge`].
+    pub fn tidy(&mut self, now: DateTime<Utc>) -> Result<(), PreviewTooLarge> {
         if self.counters.len() <= MOST_COUNTERS {
             return Ok(());
         }
@@ -171,17 +171,19 @@ impl Preview {
             if counted.run.as_ref().is_some_and(|run| now >= run.ended_at + QUIET) {
                 keep(found, counted.run.take(), *most);
             }
-            counted.run.is_some() || counted.outcome != Outcome::default() || !counted.counter.is_forgotten(now)
+            counted.run.is_some()
+                || counted.outcome != LockoutComparison::default()
+                || !counted.counter.is_forgotten(now)
         });
-        if counters.len() <= MOST_COUNTERS { Ok(()) } else { Err(TooWide) }
+        if counters.len() <= MOST_COUNTERS { Ok(()) } else { Err(PreviewTooLarge) }
     }
 
     /// One more event, in the order of the log. Only those of the category `authentication` matter.
-    pub fn observe(&mut self, recorded: &Recorded) {
+    pub fn observe(&mut self, recorded: &RecordedEvent) {
         let Some(subject) = recorded.subject else { return };
         let Event::Authentication(event) = &recorded.event else { return };
         let at = recorded.recorded_at;
-        let target = |factor, device: &Option<String>| Target {
+        let target = |factor, device: &Option<String>| LockoutTarget {
             account: AccountId(subject),
             factor,
             device: device.clone(),
@@ -189,64 +191,64 @@ impl Preview {
         };
         match event {
             AuthenticationEvent::SecondFactorRequired { device, .. } => {
-                self.attempt(target(Factor::Password, device), Seen::Right, at);
+                self.attempt(target(Factor::Password, device), RecordedOutcome::Right, at);
             }
             AuthenticationEvent::PasswordChangeRequired { factor, device }
             | AuthenticationEvent::Confirmed { factor, device } => {
-                self.attempt(target(*factor, device), Seen::Right, at);
+                self.attempt(target(*factor, device), RecordedOutcome::Right, at);
             }
             AuthenticationEvent::Succeeded { methods, device, session: _, trusted: _ } => {
                 // Where both factors were asked for, the password was noted by an event of its own.
                 let factor = if methods.len() > 1 { Factor::SecondFactor } else { Factor::Password };
-                self.attempt(target(factor, device), Seen::Right, at);
+                self.attempt(target(factor, device), RecordedOutcome::Right, at);
             }
             AuthenticationEvent::Failed { factor, reason, device } => {
                 let seen = match reason {
-                    FailureReason::WrongPassword | FailureReason::WrongCode => Seen::Wrong,
-                    FailureReason::Locked | FailureReason::Pending => Seen::Unseen,
-                    FailureReason::Suspended | FailureReason::Lockdown => Seen::Stopped,
+                    FailureReason::WrongPassword | FailureReason::WrongCode => RecordedOutcome::Wrong,
+                    FailureReason::Locked | FailureReason::Pending => RecordedOutcome::Unseen,
+                    FailureReason::Suspended | FailureReason::Lockdown => RecordedOutcome::Stopped,
                     FailureReason::UnknownAccount | FailureReason::ExpiredChallenge => return,
                 };
                 self.attempt(target(*factor, device), seen, at);
             }
             AuthenticationEvent::LockedOut { factor, device, scope, .. } => {
                 self.found.recorded.locks += 1;
-                let target = Target { all_devices: scope.is_some(), ..target(*factor, device) };
+                let target = LockoutTarget { all_devices: scope.is_some(), ..target(*factor, device) };
                 self.counters.entry(target).or_default().outcome.recorded += 1;
             }
-            AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
+            AuthenticationEvent::LockLifted { by: UnlockCause::Expired, .. }
             | AuthenticationEvent::PasswordResetRequested {}
             | AuthenticationEvent::PasswordResetRefused { .. }
             | AuthenticationEvent::NewDeviceSeen { .. }
             | AuthenticationEvent::DeviceForgotten { .. } => {}
             // It would have been lifted then, too; on every device of the account.
-            AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
+            AuthenticationEvent::LockLifted { factor, by: UnlockCause::Admin | UnlockCause::Reset, .. } => {
                 let forgotten = self
                     .counters
                     .iter_mut()
                     .filter(|(target, _)| target.account.0 == subject && target.factor == *factor);
-                forgotten.for_each(|(_, counted)| counted.counter = Counter::default());
+                forgotten.for_each(|(_, counted)| counted.counter = AttemptCounter::default());
             }
         }
     }
 
-    fn attempt(&mut self, target: Target, seen: Seen, at: DateTime<Utc>) {
+    fn attempt(&mut self, target: LockoutTarget, seen: RecordedOutcome, at: DateTime<Utc>) {
         let Self { policy, counters, found, most } = self;
         found.attempts += 1;
-        let all_devices = Target { device: None, all_devices: true, ..target.clone() };
+        let all_devices = LockoutTarget { device: None, all_devices: true, ..target.clone() };
         // Out of the map for a moment, since both change together.
         let mut over_all = counters.remove(&all_devices).unwrap_or_default();
         let counted = counters.entry(target.clone()).or_default();
-        let evaluated_then = !matches!(seen, Seen::Unseen);
+        let evaluated_then = !matches!(seen, RecordedOutcome::Unseen);
         let totals = &mut found.recorded;
         *(if evaluated_then { &mut totals.evaluated } else { &mut totals.refused }) += 1;
 
         let of_account = policy.of_account();
         let numbers = match counted.counter.reserve(at, policy) {
-            Lockout::Locked => None,
-            Lockout::Open { number, .. } => match over_all.counter.reserve(at, &of_account) {
-                Lockout::Open { number: of_all, .. } => Some((number, of_all)),
-                Lockout::Locked => {
+            AttemptReservation::Locked => None,
+            AttemptReservation::Open { number, .. } => match over_all.counter.reserve(at, &of_account) {
+                AttemptReservation::Open { number: of_all, .. } => Some((number, of_all)),
+                AttemptReservation::Locked => {
                     counted.counter.take_back(at);
                     None
                 }
@@ -254,16 +256,16 @@ impl Preview {
         };
         let (mut lock, mut lock_of_all) = (None, None);
         match (numbers, &seen) {
-            (Some(_), Seen::Right) => {
-                counted.counter = Counter::default();
+            (Some(_), RecordedOutcome::Right) => {
+                counted.counter = AttemptCounter::default();
                 over_all.counter.take_back(at);
             }
-            (Some((number, of_all)), Seen::Wrong | Seen::Unseen) => {
+            (Some((number, of_all)), RecordedOutcome::Wrong | RecordedOutcome::Unseen) => {
                 lock = counted.counter.fail(number, at, policy);
                 lock_of_all = over_all.counter.fail(of_all, at, &of_account);
             }
-            (Some(_), Seen::Stopped) | (None, Seen::Wrong | Seen::Unseen) => {}
-            (None, Seen::Right | Seen::Stopped) => counted.outcome.right_refused += 1,
+            (Some(_), RecordedOutcome::Stopped) | (None, RecordedOutcome::Wrong | RecordedOutcome::Unseen) => {}
+            (None, RecordedOutcome::Right | RecordedOutcome::Stopped) => counted.outcome.right_refused += 1,
         }
         let evaluated = numbers.is_some();
         let totals = &mut found.proposed;
@@ -273,7 +275,7 @@ impl Preview {
         counters.insert(all_devices, over_all);
         let Some(counted) = counters.get_mut(&target) else { return };
 
-        let right = matches!(seen, Seen::Right | Seen::Stopped);
+        let right = matches!(seen, RecordedOutcome::Right | RecordedOutcome::Stopped);
         if counted.run.as_ref().is_some_and(|run| right || at >= run.ended_at + QUIET) {
             keep(found, counted.run.take(), *most);
         }
@@ -299,7 +301,7 @@ impl Preview {
 
     /// What it came to.
     #[must_use]
-    pub fn finish(self) -> Found {
+    pub fn finish(self) -> PreviewReport {
         let Self { counters, mut found, most, .. } = self;
         for (target, counted) in counters {
             keep(&mut found, counted.run, most);
@@ -315,7 +317,7 @@ impl Preview {
     }
 }
 
-fn keep(found: &mut Found, run: Option<Attack>, most: usize) {
+fn keep(found: &mut PreviewReport, run: Option<Attack>, most: usize) {
     found.attacks.extend(run.filter(|run| run.attempts >= ATTACK));
     // Memory is bounded by what will be listed, not by what was tried.
     if found.attacks.len() >= most.saturating_mul(2).saturating_add(1_000) {
@@ -341,9 +343,9 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
     }
 
-    fn event(seconds: i64, event: AuthenticationEvent) -> Recorded {
+    fn event(seconds: i64, event: AuthenticationEvent) -> RecordedEvent {
         let id = Uuid::from_u128(1);
-        Recorded {
+        RecordedEvent {
             position: 0,
             id,
             stream: Stream { category: Category::Authentication, id },
@@ -360,29 +362,29 @@ mod tests {
         }
     }
 
-    fn failed(seconds: i64, reason: FailureReason) -> Recorded {
+    fn failed(seconds: i64, reason: FailureReason) -> RecordedEvent {
         event(seconds, AuthenticationEvent::Failed { factor: Factor::Password, reason, device: None })
     }
 
-    fn right(seconds: i64) -> Recorded {
+    fn right(seconds: i64) -> RecordedEvent {
         let confirmed = AuthenticationEvent::Confirmed { factor: Factor::Password, device: None };
         event(seconds, confirmed)
     }
 
-    fn replay(policy: LockoutPolicy, events: impl IntoIterator<Item = Recorded>) -> Found {
+    fn replay(policy: LockoutPolicy, events: impl IntoIterator<Item = RecordedEvent>) -> PreviewReport {
         let mut preview = Preview::new(policy, 100);
         events.into_iter().for_each(|event| preview.observe(&event));
         preview.finish()
     }
 
     /// A guess a minute for an hour: five are seen, then the lock holds.
-    fn an_hour_of_guesses() -> Vec<Recorded> {
+    fn an_hour_of_guesses() -> Vec<RecordedEvent> {
         let policy = Policy::default().lockout;
-        let (mut counter, mut events) = (Counter::default(), Vec::new());
+        let (mut counter, mut events) = (AttemptCounter::default(), Vec::new());
         for minute in 0..60 {
             let now = at(minute * 60);
             match counter.reserve(now, &policy) {
-                Lockout::Open { number, .. } => {
+                AttemptReservation::Open { number, .. } => {
                     events.push(failed(minute * 60, FailureReason::WrongPassword));
                     if let Some(lock) = counter.fail(number, now, &policy) {
                         let (nth, until) = (lock.nth, lock.until);
@@ -398,7 +400,7 @@ mod tests {
                         events.push(event(minute * 60, locked));
                     }
                 }
-                Lockout::Locked => events.push(failed(minute * 60, FailureReason::Locked)),
+                AttemptReservation::Locked => events.push(failed(minute * 60, FailureReason::Locked)),
             }
         }
         events
@@ -443,12 +445,12 @@ mod tests {
         let fill = |preview: &mut Preview, seconds: i64| {
             for account in 0..=MOST_COUNTERS as u128 {
                 let subject = Some(Uuid::from_u128(account));
-                preview.observe(&Recorded { subject, ..failed(seconds, FailureReason::WrongPassword) });
+                preview.observe(&RecordedEvent { subject, ..failed(seconds, FailureReason::WrongPassword) });
             }
         };
         let mut preview = Preview::new(policy, 10);
         fill(&mut preview, 0);
-        assert_eq!(preview.tidy(at(60)), Err(TooWide), "all of them are under way");
+        assert_eq!(preview.tidy(at(60)), Err(PreviewTooLarge), "all of them are under way");
         assert_eq!(preview.tidy(at(2 * 86_400)), Ok(()), "all of them are at rest");
         assert!(preview.counters.is_empty());
     }

@@ -110,7 +110,7 @@ impl Quota {
 /// What is counted apart from everything else: kinds of operations, and what they spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Route {
+pub enum RouteGroup {
     /// Logging in by a password.
     Login,
     /// Registering.
@@ -139,7 +139,7 @@ pub enum Route {
     AccountHashes,
 }
 
-impl Route {
+impl RouteGroup {
     /// Every one.
     pub const ALL: [Self; 13] = [
         Self::Login,
@@ -179,10 +179,10 @@ impl Route {
 
     /// Whose requests count together.
     #[must_use]
-    pub const fn layer(self) -> Layer {
+    pub const fn layer(self) -> RateLimitLayer {
         match self {
             Self::Login | Self::Register | Self::Refresh | Self::SecondFactor | Self::Recovery | Self::Hashes => {
-                Layer::Address
+                RateLimitLayer::Address
             }
             Self::Profile
             | Self::Password
@@ -190,7 +190,7 @@ impl Route {
             | Self::Sessions
             | Self::AccountRefresh
             | Self::Administration
-            | Self::AccountHashes => Layer::Account,
+            | Self::AccountHashes => RateLimitLayer::Account,
         }
     }
 
@@ -229,19 +229,19 @@ impl Route {
 
 /// Whose requests a limit counts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
+pub enum RateLimit {
     /// All of an address.
     Address,
     /// Those of an address, or of an account, of such a kind.
-    Route(Route),
+    Route(RouteGroup),
     /// All of an account, or of an API key.
     Account,
 }
 
-impl Limit {
+impl RateLimit {
     /// Every one.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Address, Self::Account].into_iter().chain(Route::ALL.into_iter().map(Self::Route))
+        [Self::Address, Self::Account].into_iter().chain(RouteGroup::ALL.into_iter().map(Self::Route))
     }
 
     /// The name in headers and configuration.
@@ -256,11 +256,11 @@ impl Limit {
 
     /// Whose requests count together, and of which kind; none: all.
     #[must_use]
-    pub const fn counts(self) -> (Layer, Option<Route>) {
+    pub const fn counts(self) -> (RateLimitLayer, Option<RouteGroup>) {
         match self {
-            Self::Address => (Layer::Address, None),
+            Self::Address => (RateLimitLayer::Address, None),
             Self::Route(route) => (route.layer(), Some(route)),
-            Self::Account => (Layer::Account, None),
+            Self::Account => (RateLimitLayer::Account, None),
         }
     }
 
@@ -276,28 +276,28 @@ impl Limit {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RateLimits {
     /// Where it is not the default.
-    set: Vec<(Limit, Quota)>,
+    set: Vec<(RateLimit, Quota)>,
 }
 
 impl RateLimits {
     /// The quota of a limit.
     #[must_use]
-    pub fn quota(&self, limit: Limit) -> Quota {
+    pub fn quota(&self, limit: RateLimit) -> Quota {
         let set = self.set.iter().rev().find(|(of, _)| *of == limit);
         set.map_or(limit.default_quota(), |(_, quota)| *quota)
     }
 
     /// Another quota for a limit.
-    pub fn set(&mut self, limit: Limit, quota: Quota) {
+    pub fn set(&mut self, limit: RateLimit, quota: Quota) {
         self.set.push((limit, quota));
     }
 }
 
 /// Where somebody stands with a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct QuotaStatus {
     /// The limit.
-    pub limit: Limit,
+    pub limit: RateLimit,
     /// Its quota.
     pub quota: Quota,
     /// How many requests there is room for.
@@ -308,9 +308,9 @@ pub struct Standing {
 
 /// A quota is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spent {
+pub struct QuotaExceeded {
     /// Which, and where its bucket stands.
-    pub standing: Standing,
+    pub standing: QuotaStatus,
     /// When there will be room.
     pub retry_after: TimeDelta,
 }
@@ -322,10 +322,10 @@ pub enum RateLimitEvent {
     #[serde(rename = "rate_limit.violated")]
     Violated {
         /// Whose requests are counted together.
-        layer: Layer,
+        layer: RateLimitLayer,
         /// On which routes; none: on all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        route: Option<Route>,
+        route: Option<RouteGroup>,
         /// The first of them.
         #[serde(with = "crate::leaf::micros")]
         began_at: DateTime<Utc>,
@@ -340,7 +340,7 @@ pub enum RateLimitEvent {
 /// Whose requests a limit counts together, as events say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Layer {
+pub enum RateLimitLayer {
     /// Those of an address.
     Address,
     /// Those of an account, or of an API key.
@@ -375,9 +375,9 @@ mod tests {
 
     #[test]
     fn limits_have_names_of_their_own_and_events_name_them_alike() {
-        let names: Vec<&str> = Limit::all().map(Limit::as_str).collect();
+        let names: Vec<&str> = RateLimit::all().map(RateLimit::as_str).collect();
         assert!(names.iter().all(|name| names.iter().filter(|other| other == &name).count() == 1), "{names:?}");
-        for route in Route::ALL {
+        for route in RouteGroup::ALL {
             assert_eq!(serde_json::to_value(route).unwrap(), route.as_str());
         }
     }

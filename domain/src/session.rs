@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::authentication::Method;
+use crate::authentication::AuthenticationMethod;
 use crate::policy::{FingerprintPolicy, SessionPolicy};
 use crate::values::AccountId;
 
@@ -28,7 +28,7 @@ pub enum SessionEvent {
         /// Whose it is.
         account: AccountId,
         /// What was presented at login.
-        methods: Vec<Method>,
+        methods: Vec<AuthenticationMethod>,
         /// Keyed digest of user agent family, accepted languages and device.
         fingerprint: String,
         /// Unused until then, it ends.
@@ -60,7 +60,7 @@ pub enum SessionEvent {
     #[serde(rename = "session.elevated")]
     Elevated {
         /// What was presented.
-        methods: Vec<Method>,
+        methods: Vec<AuthenticationMethod>,
         /// Until when.
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
@@ -80,7 +80,7 @@ pub enum SessionEvent {
     #[serde(rename = "session.revoked")]
     Revoked {
         /// By whom or what.
-        by: RevokedBy,
+        by: RevocationCause,
     },
     /// It was found past its end.
     #[serde(rename = "session.expired")]
@@ -90,7 +90,7 @@ pub enum SessionEvent {
 /// What ended a session before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RevokedBy {
+pub enum RevocationCause {
     /// Its owner: logout, or sign-out from another device.
     Owner,
     /// An administrator.
@@ -111,7 +111,7 @@ pub enum RevokedBy {
     Limit,
 }
 
-impl RevokedBy {
+impl RevocationCause {
     /// The name clients see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -131,16 +131,16 @@ impl RevokedBy {
     /// Reads a name; nothing for one that this build does not know.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        const ALL: [RevokedBy; 9] = [
-            RevokedBy::Owner,
-            RevokedBy::Admin,
-            RevokedBy::Reuse,
-            RevokedBy::PasswordChange,
-            RevokedBy::Suspension,
-            RevokedBy::SecondFactorReset,
-            RevokedBy::PasswordExpired,
-            RevokedBy::Fingerprint,
-            RevokedBy::Limit,
+        const ALL: [RevocationCause; 9] = [
+            RevocationCause::Owner,
+            RevocationCause::Admin,
+            RevocationCause::Reuse,
+            RevocationCause::PasswordChange,
+            RevocationCause::Suspension,
+            RevocationCause::SecondFactorReset,
+            RevocationCause::PasswordExpired,
+            RevocationCause::Fingerprint,
+            RevocationCause::Limit,
         ];
         ALL.into_iter().find(|by| by.as_str() == name)
     }
@@ -154,7 +154,7 @@ pub enum SessionCommand {
         /// Whose it is.
         account: AccountId,
         /// What was presented.
-        methods: Vec<Method>,
+        methods: Vec<AuthenticationMethod>,
         /// See [`SessionEvent::Started`].
         fingerprint: String,
         /// When.
@@ -176,7 +176,7 @@ pub enum SessionCommand {
     /// Its owner proved themselves once more.
     Elevate {
         /// What was presented.
-        methods: Vec<Method>,
+        methods: Vec<AuthenticationMethod>,
         /// Whether it was presented with a token that is held. With another one, an older one of its owner's maybe, it
         /// frees nobody else.
         held: bool,
@@ -188,7 +188,7 @@ pub enum SessionCommand {
     /// End it. Ending it again records nothing.
     Revoke {
         /// By whom or what.
-        by: RevokedBy,
+        by: RevocationCause,
     },
 }
 
@@ -211,7 +211,7 @@ pub enum SessionState {
     #[default]
     None,
     /// In use.
-    Live(Live),
+    Live(LiveSession),
     /// Revoked or expired.
     Ended,
 }
@@ -219,11 +219,11 @@ pub enum SessionState {
 /// A session in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Live {
+pub struct LiveSession {
     /// Whose it is.
     pub account: AccountId,
     /// What was presented, at login and since.
-    pub methods: Vec<Method>,
+    pub methods: Vec<AuthenticationMethod>,
     /// What its owner looked like last.
     pub fingerprint: String,
     /// Whether it is of no use until its owner has proved themselves once more.
@@ -277,7 +277,7 @@ impl Aggregate for Session {
     fn apply_event(state: SessionState, event: SessionEvent) -> SessionState {
         match (event, state) {
             (SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }, _) => {
-                SessionState::Live(Live {
+                SessionState::Live(LiveSession {
                     account,
                     methods,
                     fingerprint,
@@ -289,17 +289,17 @@ impl Aggregate for Session {
                 })
             }
             (SessionEvent::Refreshed { generation, grace_until, idle_expires_at }, SessionState::Live(live)) => {
-                SessionState::Live(Live { generation, grace_until: Some(grace_until), idle_expires_at, ..live })
+                SessionState::Live(LiveSession { generation, grace_until: Some(grace_until), idle_expires_at, ..live })
             }
             (SessionEvent::FingerprintMismatched { action, fingerprint }, SessionState::Live(live)) => {
                 let held = live.held || action == FingerprintPolicy::RequireStepUp;
-                SessionState::Live(Live { fingerprint, held, ..live })
+                SessionState::Live(LiveSession { fingerprint, held, ..live })
             }
             (SessionEvent::Elevated { methods, until: _, released }, SessionState::Live(mut live)) => {
                 live.methods.extend(methods);
                 live.methods.sort_unstable();
                 live.methods.dedup();
-                SessionState::Live(Live { held: live.held && !released, ..live })
+                SessionState::Live(LiveSession { held: live.held && !released, ..live })
             }
             (SessionEvent::Revoked { by: _ } | SessionEvent::Expired {}, _) => SessionState::Ended,
             (
@@ -316,7 +316,7 @@ impl Aggregate for Session {
 /// Without [`SessionEvent::Refreshed`] among them, the events let the session live for the predecessor within its grace, which
 /// is answered with the successor it already has.
 fn refresh(
-    live: &Live,
+    live: &LiveSession,
     generation: u32,
     fingerprint: String,
     at: DateTime<Utc>,
@@ -331,7 +331,7 @@ fn refresh(
         let in_grace = generation.checked_add(1) == Some(live.generation)
             && live.grace_until.is_some_and(|grace_until| at < grace_until);
         return if !in_grace {
-            vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevokedBy::Reuse }]
+            vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevocationCause::Reuse }]
         } else if looks_different && !live.held && policy.fingerprint != FingerprintPolicy::Record {
             vec![SessionEvent::FingerprintMismatched { action: FingerprintPolicy::RequireStepUp, fingerprint }]
         } else {
@@ -342,7 +342,7 @@ fn refresh(
     if looks_different {
         events.push(SessionEvent::FingerprintMismatched { action: policy.fingerprint, fingerprint });
         if policy.fingerprint == FingerprintPolicy::Revoke {
-            events.push(SessionEvent::Revoked { by: RevokedBy::Fingerprint });
+            events.push(SessionEvent::Revoked { by: RevocationCause::Fingerprint });
             return events;
         }
     }
@@ -374,7 +374,7 @@ mod tests {
     fn started() -> SessionEvent {
         SessionEvent::Started {
             account: AccountId(Uuid::nil()),
-            methods: vec![Method::Password],
+            methods: vec![AuthenticationMethod::Password],
             fingerprint: String::new(),
             idle_expires_at: at(0) + policy().idle_lifetime,
             expires_at: at(0) + policy().absolute_lifetime,
@@ -411,18 +411,19 @@ mod tests {
         }
         given::<Session>([started()])
             .when(from_elsewhere(1, 5, FingerprintPolicy::Revoke))
-            .then([mismatched(FingerprintPolicy::Revoke), SessionEvent::Revoked { by: RevokedBy::Fingerprint }]);
+            .then([mismatched(FingerprintPolicy::Revoke), SessionEvent::Revoked { by: RevocationCause::Fingerprint }]);
         let held = [started(), mismatched(FingerprintPolicy::RequireStepUp), refreshed(2, 5)];
         given::<Session>(held.clone())
             .when(from_elsewhere(2, 6, FingerprintPolicy::RequireStepUp))
             .then([refreshed(3, 6)]);
         let state = held.into_iter().fold(SessionState::None, Session::apply_event);
         assert!(matches!(&state, SessionState::Live(live) if live.held), "and stays held");
-        let elevated = |released| SessionEvent::Elevated { methods: vec![Method::OneTime], until: at(9), released };
+        let elevated =
+            |released| SessionEvent::Elevated { methods: vec![AuthenticationMethod::OneTime], until: at(9), released };
         let state = Session::apply_event(state, elevated(false));
         assert!(matches!(&state, SessionState::Live(live) if live.held), "by a step-up elsewhere it is not freed");
         let state = Session::apply_event(state, elevated(true));
-        let both = [Method::Password, Method::OneTime];
+        let both = [AuthenticationMethod::Password, AuthenticationMethod::OneTime];
         assert!(matches!(&state, SessionState::Live(live) if !live.held && live.methods == both));
     }
 
@@ -436,9 +437,10 @@ mod tests {
             given::<Session>([start, next, held]).when(refresh(1, 7)).then([]);
         }
         given::<Session>([started(), refreshed(2, 5)]).when(from_elsewhere(1, 6, FingerprintPolicy::Record)).then([]);
-        given::<Session>([started(), refreshed(2, 5)])
-            .when(from_elsewhere(1, 15, FingerprintPolicy::Record))
-            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+        given::<Session>([started(), refreshed(2, 5)]).when(from_elsewhere(1, 15, FingerprintPolicy::Record)).then([
+            SessionEvent::RefreshReused { generation: 1 },
+            SessionEvent::Revoked { by: RevocationCause::Reuse },
+        ]);
     }
 
     #[test]
@@ -449,24 +451,30 @@ mod tests {
     #[test]
     fn the_predecessor_is_answered_within_its_grace_and_ends_the_session_after() {
         given::<Session>([started(), refreshed(2, 5)]).when(refresh(1, 14)).then([]);
-        given::<Session>([started(), refreshed(2, 5)])
-            .when(refresh(1, 15))
-            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+        given::<Session>([started(), refreshed(2, 5)]).when(refresh(1, 15)).then([
+            SessionEvent::RefreshReused { generation: 1 },
+            SessionEvent::Revoked { by: RevocationCause::Reuse },
+        ]);
     }
 
     #[test]
     fn an_older_token_ends_the_session_at_once() {
-        given::<Session>([started(), refreshed(2, 5), refreshed(3, 6)])
-            .when(refresh(1, 7))
-            .then([SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }]);
+        given::<Session>([started(), refreshed(2, 5), refreshed(3, 6)]).when(refresh(1, 7)).then([
+            SessionEvent::RefreshReused { generation: 1 },
+            SessionEvent::Revoked { by: RevocationCause::Reuse },
+        ]);
     }
 
     #[test]
     fn a_live_session_is_elevated_for_ten_minutes_and_an_ended_one_is_not() {
-        let elevate =
-            || SessionCommand::Elevate { methods: vec![Method::Password], held: false, at: at(5), policy: policy() };
+        let elevate = || SessionCommand::Elevate {
+            methods: vec![AuthenticationMethod::Password],
+            held: false,
+            at: at(5),
+            policy: policy(),
+        };
         given::<Session>([started()]).when(elevate()).then([SessionEvent::Elevated {
-            methods: vec![Method::Password],
+            methods: vec![AuthenticationMethod::Password],
             until: at(605),
             released: false,
         }]);
@@ -476,7 +484,7 @@ mod tests {
     #[test]
     fn an_idle_session_expires_and_an_ended_one_refuses() {
         given::<Session>([started()]).when(refresh(1, 7 * 86_400)).then([SessionEvent::Expired {}]);
-        given::<Session>([started(), SessionEvent::Revoked { by: RevokedBy::Owner }])
+        given::<Session>([started(), SessionEvent::Revoked { by: RevocationCause::Owner }])
             .when(refresh(1, 5))
             .refused(SessionError::Ended);
     }
@@ -493,7 +501,7 @@ mod tests {
             for (generation, wait, revoke) in steps {
                 now += wait;
                 let command = if revoke && generation == 5 {
-                    SessionCommand::Revoke { by: RevokedBy::Owner }
+                    SessionCommand::Revoke { by: RevocationCause::Owner }
                 } else {
                     refresh(generation, now)
                 };

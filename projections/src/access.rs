@@ -11,13 +11,13 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::authentication::Method;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::authentication::AuthenticationMethod;
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{Policy, PolicyEvent};
 use fulexo_domain::role::RoleEvent;
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::SessionId;
 use sqlx::{PgConnection, PgPool};
 
@@ -65,7 +65,7 @@ pub const fn concerns(event: &Event) -> bool {
 /// Applies a batch of events. The composition root passes this function to the log, which calls it under its lock.
 pub fn apply<'a>(
     connection: &'a mut PgConnection,
-    events: &'a [Arc<Recorded>],
+    events: &'a [Arc<RecordedEvent>],
 ) -> Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'a>> {
     Box::pin(async move {
         for recorded in events {
@@ -87,14 +87,14 @@ pub fn apply<'a>(
 #[derive(Default)]
 struct AccountAccessChange {
     suspended: Option<bool>,
-    sessions: Option<(RevokedBy, Option<SessionId>)>,
+    sessions: Option<(RevocationCause, Option<SessionId>)>,
     /// The second factor: `true` if enabled, and the session in which it was presented.
     second_factor: Option<(bool, Option<SessionId>)>,
 }
 
 async fn apply_account(
     connection: &mut PgConnection,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     event: &AccountEvent,
 ) -> Result<(), sqlx::Error> {
     let account = recorded.stream.id;
@@ -173,7 +173,7 @@ async fn apply_account(
 
 async fn apply_session(
     connection: &mut PgConnection,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     event: &SessionEvent,
 ) -> Result<(), sqlx::Error> {
     let session = recorded.stream.id;
@@ -188,7 +188,7 @@ async fn apply_session(
                 to_i64(recorded.position),
                 idle_expires_at,
                 expires_at,
-                methods.contains(&Method::OneTime)
+                methods.contains(&AuthenticationMethod::OneTime)
             )
             .execute(connection)
             .await?;
@@ -213,7 +213,7 @@ async fn apply_session(
                 until,
                 to_i64(recorded.position),
                 released,
-                methods.contains(&Method::OneTime)
+                methods.contains(&AuthenticationMethod::OneTime)
             )
             .execute(connection)
             .await?;
@@ -234,7 +234,11 @@ async fn apply_session(
     Ok(())
 }
 
-async fn apply_role(connection: &mut PgConnection, recorded: &Recorded, event: &RoleEvent) -> Result<(), sqlx::Error> {
+async fn apply_role(
+    connection: &mut PgConnection,
+    recorded: &RecordedEvent,
+    event: &RoleEvent,
+) -> Result<(), sqlx::Error> {
     let (role, permissions, retired) = match event {
         RoleEvent::Defined { role, permissions } | RoleEvent::PermissionsChanged { role, after: permissions, .. } => {
             (role, permissions.as_slice(), false)
@@ -257,7 +261,11 @@ async fn apply_role(connection: &mut PgConnection, recorded: &Recorded, event: &
     Ok(())
 }
 
-async fn apply_policy(connection: &mut PgConnection, recorded: &Recorded, after: &Policy) -> Result<(), sqlx::Error> {
+async fn apply_policy(
+    connection: &mut PgConnection,
+    recorded: &RecordedEvent,
+    after: &Policy,
+) -> Result<(), sqlx::Error> {
     let text = serde_json::to_string(after).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
     sqlx::query!(
         "insert into access.policy (policy, position, changed_at) values ($1, $2, $3)
@@ -274,7 +282,7 @@ async fn apply_policy(connection: &mut PgConnection, recorded: &Recorded, after:
 
 async fn apply_lockdown(
     connection: &mut PgConnection,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     event: &LockdownEvent,
 ) -> Result<(), sqlx::Error> {
     let scope = match event {
@@ -298,7 +306,7 @@ async fn apply_lockdown(
 
 async fn apply_api_key(
     connection: &mut PgConnection,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     event: &ApiKeyEvent,
 ) -> Result<(), sqlx::Error> {
     match event {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::leaf;
 use fulexo_domain::values::Epoch;
 use sqlx::{PgConnection, PgPool};
@@ -151,7 +151,7 @@ struct LogTail {
     epoch: Epoch,
     /// The event before that position.
     before: Option<Uuid>,
-    events: Vec<Arc<Recorded>>,
+    events: Vec<Arc<RecordedEvent>>,
 }
 
 /// Reads the log from a position on, up to one batch.

@@ -18,10 +18,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::lockdown::Scope;
+use fulexo_domain::event::{Event, RecordedEvent};
+use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
-use fulexo_domain::policy::{InForce, Policy, PolicyEvent};
+use fulexo_domain::policy::{ActivePolicy, Policy, PolicyEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
 
@@ -88,8 +88,8 @@ pub struct NoLease;
 
 /// `true` if the lockdown excludes a caller with these permissions.
 #[must_use]
-pub fn locked_out(lockdown: Option<Scope>, permissions: Permissions) -> bool {
-    lockdown == Some(Scope::All) && !permissions.contains(Permission::LockdownManage)
+pub fn locked_out(lockdown: Option<LockdownScope>, permissions: Permissions) -> bool {
+    lockdown == Some(LockdownScope::All) && !permissions.contains(Permission::LockdownManage)
 }
 
 /// The permissions that these roles grant in a session. In a session without a second factor, a role that requires one
@@ -108,7 +108,7 @@ pub fn session_permissions<'a>(
 /// The recent changes of authority, all custom roles, all API keys, and the policy.
 pub struct Gate {
     memory: RwLock<GateMemory>,
-    policy: Arc<InForce>,
+    policy: Arc<ActivePolicy>,
     /// The time for which the gate remembers a change: the life of an access token, and a margin.
     relevant_for: TimeDelta,
 }
@@ -182,13 +182,13 @@ impl Gate {
     /// The scope of the lockdown in force, if there is one.
     ///
     /// # Errors [`NoLease`]: the gate cannot tell.
-    pub fn lockdown(&self) -> Result<Option<Scope>, NoLease> {
+    pub fn lockdown(&self) -> Result<Option<LockdownScope>, NoLease> {
         let memory = self.read();
         if memory.holds_lease() { Ok(memory.lockdown.0) } else { Err(NoLease) }
     }
 
     /// Applies events that were committed on this node, before their caller is answered.
-    pub fn observe(&self, events: &[impl AsRef<Recorded>]) {
+    pub fn observe(&self, events: &[impl AsRef<RecordedEvent>]) {
         let mut memory = self.write();
         let mut last = None;
         for event in events {

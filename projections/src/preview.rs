@@ -2,9 +2,9 @@
 //! checks each against its hash, so it is never behind the log.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::policy::LockoutPolicy;
-use fulexo_domain::preview::{Found, Preview};
+use fulexo_domain::preview::{Preview, PreviewReport};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
 
@@ -27,7 +27,7 @@ pub async fn replay_attempts(
     from: DateTime<Utc>,
     most: u64,
     listed: usize,
-) -> Result<Option<Found>, FeedError> {
+) -> Result<Option<PreviewReport>, FeedError> {
     let mut preview = Preview::new(policy, listed);
     let mut replayed = 0;
     // The next batch is read while this one is counted.
@@ -56,7 +56,7 @@ pub async fn replay_attempts(
     Ok((replayed <= most).then(|| preview.finish()))
 }
 
-fn fetch(pool: &PgPool, from: u64) -> JoinHandle<Result<Vec<Recorded>, FeedError>> {
+fn fetch(pool: &PgPool, from: u64) -> JoinHandle<Result<Vec<RecordedEvent>, FeedError>> {
     let pool = pool.clone();
     tokio::spawn(async move {
         let rows = sqlx::query_as!(

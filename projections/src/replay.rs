@@ -4,7 +4,7 @@
 //! The replay writes to temporary tables. Only its connection sees them, they vanish with it, and any role that may
 //! read can create them. It writes nothing that others see.
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
@@ -103,7 +103,7 @@ impl ScratchTables {
     ///
     /// # Errors
     /// [`sqlx::Error`].
-    pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), sqlx::Error> {
+    pub async fn apply(&mut self, events: &[RecordedEvent]) -> Result<(), sqlx::Error> {
         let mut transaction = self.0.begin().await?;
         use_schema(&mut transaction, TEMPORARY).await?;
         for projection in Projection::ALL {

@@ -2,7 +2,7 @@
 
 use fulexo_domain::event::{Category, Stream};
 use fulexo_domain::leaf;
-use fulexo_domain::record::{AccountRecord, PolicyRecord, Record, RoleRecord, SessionRecord};
+use fulexo_domain::snapshot::{AccountSnapshot, PolicySnapshot, RoleSnapshot, SessionSnapshot, Snapshot};
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -92,16 +92,16 @@ async fn expected_state(
     }
     let stream = Stream { category, id: row.stream_id };
     let folded = match category {
-        Category::Account => fold::<AccountRecord>(connection, row).await?,
-        Category::Session => fold::<SessionRecord>(connection, row).await?,
-        Category::Role => fold::<RoleRecord>(connection, row).await?,
-        Category::Policy => fold::<PolicyRecord>(connection, row).await?,
+        Category::Account => fold::<AccountSnapshot>(connection, row).await?,
+        Category::Session => fold::<SessionSnapshot>(connection, row).await?,
+        Category::Role => fold::<RoleSnapshot>(connection, row).await?,
+        Category::Policy => fold::<PolicySnapshot>(connection, row).await?,
         Category::Authentication | Category::ApiKey | Category::RateLimit | Category::Lockdown => None,
     };
     Ok(folded.map(|folded| (stream, folded)))
 }
 
-async fn fold<R: Record>(connection: &mut PgConnection, row: &SnapshotRow) -> Result<Option<String>, FeedError> {
+async fn fold<R: Snapshot>(connection: &mut PgConnection, row: &SnapshotRow) -> Result<Option<String>, FeedError> {
     if row.format != R::FORMAT {
         return Ok(None);
     }
@@ -113,10 +113,10 @@ async fn fold<R: Record>(connection: &mut PgConnection, row: &SnapshotRow) -> Re
         row.version
     )
     .fetch(connection);
-    let mut record = R::default();
+    let mut snapshot = R::default();
     while let Some(event) = events.try_next().await? {
-        record = record.after(leaf::decode(event.position.unsigned_abs(), &event.leaf)?);
+        snapshot = snapshot.apply(leaf::decode(event.position.unsigned_abs(), &event.leaf)?);
     }
     // A state that cannot be serialised becomes an empty text, which differs from every snapshot.
-    Ok(Some(record.to_text().unwrap_or_default()))
+    Ok(Some(snapshot.to_text().unwrap_or_default()))
 }

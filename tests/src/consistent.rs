@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use fulexo_commands::access_token::TokenGrant;
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChange};
+use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChangeCause};
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, KNOWN_DEVICES, LiftedBy, LockScope};
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::authentication::{
+    AuthenticationEvent, Factor, FailureReason, KNOWN_DEVICES, LockScope, UnlockCause,
+};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::policy::PolicyEvent;
 use fulexo_domain::role::{Role, RoleState};
@@ -73,7 +75,7 @@ async fn all_is_read(pool: &PgPool, nodes: &[Node]) {
 
 /// The log, folded.
 struct Log {
-    events: Vec<Recorded>,
+    events: Vec<RecordedEvent>,
     accounts: BTreeMap<Uuid, AccountState>,
     /// In the order of their beginning.
     sessions: Vec<(Uuid, SessionState)>,
@@ -93,7 +95,7 @@ impl Log {
         Self::of(events)
     }
 
-    fn of(events: Vec<Recorded>) -> Self {
+    fn of(events: Vec<RecordedEvent>) -> Self {
         let (mut accounts, mut roles) = (BTreeMap::<Uuid, AccountState>::new(), BTreeMap::new());
         let (mut sessions, mut places) = (Vec::new(), HashMap::new());
         for recorded in &events {
@@ -181,7 +183,7 @@ impl Log {
         let mut changes: BTreeMap<Uuid, i64> = BTreeMap::new();
         for recorded in &self.events {
             if let Event::Account(AccountEvent::PasswordChanged { how }) = &recorded.event
-                && *how != PasswordChange::Rehash
+                && *how != PasswordChangeCause::Rehash
             {
                 *changes.entry(recorded.stream.id).or_default() += 1;
             }
@@ -285,14 +287,14 @@ impl Log {
                     };
                     counters.entry(counter).or_default().1.insert(*until);
                 }
-                AuthenticationEvent::LockLifted { factor, by: LiftedBy::Admin | LiftedBy::Reset, .. } => {
+                AuthenticationEvent::LockLifted { factor, by: UnlockCause::Admin | UnlockCause::Reset, .. } => {
                     for (_, counter) in
                         counters.iter_mut().filter(|((of, which, _), _)| *of == account && which == factor.as_str())
                     {
                         *counter = (0, BTreeSet::new());
                     }
                 }
-                AuthenticationEvent::LockLifted { by: LiftedBy::Expired, .. }
+                AuthenticationEvent::LockLifted { by: UnlockCause::Expired, .. }
                 | AuthenticationEvent::Succeeded { .. }
                 | AuthenticationEvent::SecondFactorRequired { .. }
                 | AuthenticationEvent::PasswordChangeRequired { .. }
@@ -375,9 +377,11 @@ impl Log {
             let Some(account) = recorded.subject else { continue };
             let kind = match &recorded.event {
                 Event::Account(AccountEvent::PasswordChanged { how }) => match how {
-                    PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset => "password_changed",
-                    PasswordChange::Disputed => "intrusion_reported",
-                    PasswordChange::Rehash => continue,
+                    PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => {
+                        "password_changed"
+                    }
+                    PasswordChangeCause::Disputed => "intrusion_reported",
+                    PasswordChangeCause::Rehash => continue,
                 },
                 Event::Account(AccountEvent::SecondFactorEnabled { .. }) => {
                     with_a_factor.insert(recorded.correlation);
@@ -445,7 +449,7 @@ impl Log {
                 account: AccountId(account),
                 session: SessionId(*session),
                 authenticated_at: clock::now(),
-                methods: vec![fulexo_domain::authentication::Method::Password],
+                methods: vec![fulexo_domain::authentication::AuthenticationMethod::Password],
                 held: false,
                 roles: roles.into_iter().flatten().cloned().collect::<Vec<RoleName>>(),
                 position: self.events.len() as u64 - 1,

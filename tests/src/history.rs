@@ -2,11 +2,11 @@
 //! and true to how streams interleave; nothing stands beside it in the vault or in the gate's tables.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::account::{AccountEvent, DisabledBy};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
-use fulexo_domain::event::{Actor, Category, Event, Field, SealedDigest, Stream};
-use fulexo_domain::leaf::{self, Draft};
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::account::{AccountEvent, Initiator};
+use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, Factor, FailureReason};
+use fulexo_domain::event::{Actor, Category, Event, SealedDigest, SealedField, Stream};
+use fulexo_domain::leaf::{self, EventDraft};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use sqlx::{Connection, PgConnection};
 use uuid::{Builder, Uuid};
@@ -192,7 +192,7 @@ impl History {
     fn log_in(&mut self, account: usize) {
         let (id, version) = self.attempted(account);
         let session = self.id();
-        let methods = vec![Method::Password];
+        let methods = vec![AuthenticationMethod::Password];
         // One of four is at a desk that many use.
         let idle = if self.dice.roll(4) == 0 { TimeDelta::minutes(15) } else { TimeDelta::days(7) };
         let idle_expires_at = self.now + idle;
@@ -234,7 +234,7 @@ impl History {
     fn end(&mut self) {
         let index = self.dice.index(self.sessions.len());
         let live = self.sessions.swap_remove(index);
-        self.push(Category::Session, live.id, live.version + 1, SessionEvent::Revoked { by: RevokedBy::Owner });
+        self.push(Category::Session, live.id, live.version + 1, SessionEvent::Revoked { by: RevocationCause::Owner });
     }
 
     fn suspend_or_reinstate(&mut self, account: usize) {
@@ -253,7 +253,7 @@ impl History {
         let event = if account.has_factor {
             AccountEvent::SecondFactorEnabled { session: None }
         } else {
-            AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }
+            AccountEvent::SecondFactorDisabled { by: Initiator::Owner }
         };
         let (id, version) = (account.id, account.version);
         self.push(Category::Account, id, version, event);
@@ -286,7 +286,7 @@ impl History {
         let (id, version) = (account.id, account.version);
         let kept = self.sessions.iter().find(|live| live.account == id).map(|live| live.id);
         let kept = kept.filter(|_| version % 2 == 0);
-        let by = RevokedBy::PasswordChange;
+        let by = RevocationCause::PasswordChange;
         self.push(Category::Account, id, version, AccountEvent::SessionsRevoked { by, kept: kept.map(SessionId) });
         let over: Vec<Live> =
             self.sessions.extract_if(.., |live| live.account == id && Some(live.id) != kept).collect();
@@ -297,7 +297,7 @@ impl History {
 
     fn leaf(&mut self, stream: Stream, version: u64, event: Event) -> Vec<u8> {
         let id = self.id();
-        let draft = Draft {
+        let draft = EventDraft {
             id,
             stream,
             subject: Some(stream.id),
@@ -309,9 +309,9 @@ impl History {
             sealed: vec![SealedDigest {
                 commitment: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
                 digest: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
-                fields: vec![Field::Ip, Field::UserAgent],
+                fields: vec![SealedField::Ip, SealedField::UserAgent],
             }],
         };
-        draft.prepare().unwrap().leaf(self.now, version)
+        draft.encode().unwrap().leaf(self.now, version)
     }
 }

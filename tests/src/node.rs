@@ -9,7 +9,7 @@ use fulexo_api::cli::operator;
 use fulexo_api::faces;
 use fulexo_commands::NewAccount;
 use fulexo_commands::access_token::TokenGrant;
-use fulexo_domain::authentication::Method;
+use fulexo_domain::authentication::AuthenticationMethod;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, EmailAddress, RoleName, SessionId};
 use fulexo_node::clock;
@@ -140,7 +140,7 @@ impl Node {
             account: AccountId(client.account),
             session: SessionId(client.session),
             authenticated_at: clock::now() - ago,
-            methods: vec![Method::Password],
+            methods: vec![AuthenticationMethod::Password],
             held: false,
             roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
             position: 0,

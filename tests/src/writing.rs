@@ -3,7 +3,7 @@
 use fulexo_commands::log::AppendRequest;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Actor, Event, Stream};
-use fulexo_domain::leaf::{self, Draft};
+use fulexo_domain::leaf::{self, EventDraft};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -13,9 +13,9 @@ use crate::node::Node;
 use crate::operator;
 
 /// An event of this stream, recorded by the system itself, about the stream's own account.
-pub fn draft(event: impl Into<Event>, stream: Uuid) -> Draft {
+pub fn draft(event: impl Into<Event>, stream: Uuid) -> EventDraft {
     let (event, id) = (event.into(), operator().new_id());
-    Draft {
+    EventDraft {
         id,
         stream: Stream { category: event.category(), id: stream },
         subject: Some(stream),
@@ -32,7 +32,7 @@ pub fn draft(event: impl Into<Event>, stream: Uuid) -> Draft {
 /// Answers with the latter's position.
 pub async fn poison(database: &Database) -> u64 {
     let (now, good) = (operator().now, Uuid::from_u128(1));
-    let sound = draft(AccountEvent::Registered {}, good).prepare().unwrap().leaf(now, 1);
+    let sound = draft(AccountEvent::Registered {}, good).encode().unwrap().leaf(now, 1);
     let text = String::from_utf8(sound.clone()).unwrap();
     let poison =
         text.replace("account.registered", "account.reinvented").replace(&good.to_string(), &Uuid::nil().to_string());
@@ -70,7 +70,7 @@ pub async fn lengthen(node: &Node, account: Uuid, stream: Uuid, event: impl Into
         let events = (0..left.min(AT_ONCE)).map(|_| {
             let mut draft = draft(event.clone(), stream);
             draft.subject = Some(account);
-            draft.prepare().unwrap()
+            draft.encode().unwrap()
         });
         let request = AppendRequest { events: events.collect(), ..AppendRequest::default() };
         left -= request.events.len();

@@ -18,9 +18,9 @@ use chrono::{DateTime, Utc};
 use fulexo_commands::access_token::Claims;
 use fulexo_commands::context::{Context, RequestOrigin};
 use fulexo_commands::{ChallengePurpose, Commands, PendingLogin};
-use fulexo_domain::authentication::Method;
+use fulexo_domain::authentication::AuthenticationMethod;
 use fulexo_domain::event::Actor;
-use fulexo_domain::lockdown::Scope;
+use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use fulexo_projections::access;
@@ -130,8 +130,8 @@ impl Caller {
     }
 
     /// Returns the authentication methods of the session that still count.
-    pub fn methods(&self) -> Vec<Method> {
-        let counts = |method: &Method| *method != Method::OneTime || self.second_factor;
+    pub fn methods(&self) -> Vec<AuthenticationMethod> {
+        let counts = |method: &AuthenticationMethod| *method != AuthenticationMethod::OneTime || self.second_factor;
         self.claims.amr.iter().copied().filter(counts).collect()
     }
 
@@ -366,7 +366,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         position: claims.pos,
         epoch: claims.epoch,
         roles: &claims.roles,
-        second_factor: claims.amr.contains(&Method::OneTime),
+        second_factor: claims.amr.contains(&AuthenticationMethod::OneTime),
     });
     if verdict == SessionVerdict::Unknown {
         // Rare; boxed to keep the future of the common path small.
@@ -404,8 +404,8 @@ async fn ask_the_tables(app: &App, claims: &Claims) -> Result<SessionVerdict, Pr
         return Ok(SessionVerdict::Ended);
     }
     let policy = standing.policy.as_ref().unwrap_or(&app.first_policy);
-    let second_factor =
-        claims.amr.contains(&Method::OneTime) && standing.second_factor.is_valid_for(claims.sid, claims.pos);
+    let second_factor = claims.amr.contains(&AuthenticationMethod::OneTime)
+        && standing.second_factor.is_valid_for(claims.sid, claims.pos);
     let permissions = session_permissions(&standing.roles, &standing.custom, policy, second_factor);
     if locked_out(standing.lockdown, permissions) {
         return Ok(SessionVerdict::LockedDown);
@@ -441,7 +441,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
 }
 
 /// Returns the scope of the lockdown in force.
-async fn lockdown(app: &App) -> Result<Option<Scope>, Problem> {
+async fn lockdown(app: &App) -> Result<Option<LockdownScope>, Problem> {
     if let Ok(scope) = app.gate.lockdown() {
         return Ok(scope);
     }
@@ -455,7 +455,7 @@ async fn lockdown(app: &App) -> Result<Option<Scope>, Problem> {
 /// 503 during a lockdown.
 pub async fn unless_locked_down(app: &App) -> Result<(), Problem> {
     match lockdown(app).await? {
-        Some(Scope::Logins | Scope::All) => Err(Problem::locked_down()),
+        Some(LockdownScope::Logins | LockdownScope::All) => Err(Problem::locked_down()),
         None => Ok(()),
     }
 }

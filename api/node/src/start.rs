@@ -27,7 +27,7 @@ use fulexo_commands::password_hash::PasswordHasher;
 use fulexo_commands::vault::Vault;
 use fulexo_commands::{CommandQuotas, Commands, FreshnessCheck, NodeQueues, Retention, WriteSide};
 use fulexo_domain::event::Actor;
-use fulexo_domain::policy::{InForce, Policy};
+use fulexo_domain::policy::{ActivePolicy, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::access;
 use fulexo_projections::gate::{Gate, LEASE};
@@ -121,7 +121,7 @@ impl Core {
         let keys = KeyRing::new(config.signing_keys, settings).map_err(|error| failed("the signing keys", &error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
-        let policy = Arc::new(InForce::new(first_policy.clone()));
+        let policy = Arc::new(ActivePolicy::new(first_policy.clone()));
 
         // What is recorded, and what judges by it.
         let gate = Gate::open(&pools.vital, config.access_lifetime, Arc::clone(&policy), clock::now())

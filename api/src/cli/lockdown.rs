@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use fulexo_commands::CommandError;
-use fulexo_domain::lockdown::{LockdownError, Scope};
+use fulexo_domain::lockdown::{LockdownError, LockdownScope};
 use fulexo_domain::values::Reason;
 use fulexo_node::config::Config;
 use fulexo_node::start::Core;
@@ -17,7 +17,7 @@ use super::process::{block_on, operator, parsed, start_logging};
 #[derive(Args)]
 pub struct Lockdown {
     /// Impose a lockdown of this scope, or lift it with `off`.
-    scope: LockdownScope,
+    scope: LockdownSetting,
     /// Record this reason, 1 to 500 characters. It is sealed alongside the event.
     #[arg(long, value_name = "TEXT", value_parser = parsed(Reason::parse))]
     reason: Reason,
@@ -27,7 +27,7 @@ pub struct Lockdown {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum LockdownScope {
+enum LockdownSetting {
     /// Refuse logins, refreshes and registrations; active sessions continue.
     Logins,
     /// Also refuse every request of active sessions and API keys.
@@ -51,9 +51,9 @@ impl Lockdown {
     async fn change(self, app: &App) -> Result<(), Failure> {
         let reason = self.reason;
         let done = match self.scope {
-            LockdownScope::Logins => app.commands.start_lockdown(&operator(), Scope::Logins, reason).await,
-            LockdownScope::All => app.commands.start_lockdown(&operator(), Scope::All, reason).await,
-            LockdownScope::Off => app.commands.lift_lockdown(&operator(), reason).await,
+            LockdownSetting::Logins => app.commands.start_lockdown(&operator(), LockdownScope::Logins, reason).await,
+            LockdownSetting::All => app.commands.start_lockdown(&operator(), LockdownScope::All, reason).await,
+            LockdownSetting::Off => app.commands.lift_lockdown(&operator(), reason).await,
         };
         match done {
             Ok(done) => {
@@ -61,17 +61,17 @@ impl Lockdown {
                 let mut out = Output::new();
                 let is_json = self.json;
                 let scope = match self.scope {
-                    LockdownScope::Off => "off",
-                    LockdownScope::Logins => "logins",
-                    LockdownScope::All => "all",
+                    LockdownSetting::Off => "off",
+                    LockdownSetting::Logins => "logins",
+                    LockdownSetting::All => "all",
                 };
                 match self.scope {
                     _ if is_json => {}
-                    LockdownScope::Off => out.line(format_args!("lifted the lockdown at position {position}"))?,
-                    LockdownScope::Logins => {
+                    LockdownSetting::Off => out.line(format_args!("lifted the lockdown at position {position}"))?,
+                    LockdownSetting::Logins => {
                         out.line(format_args!("imposed a lockdown of logins at position {position}"))?
                     }
-                    LockdownScope::All => {
+                    LockdownSetting::All => {
                         out.line(format_args!("imposed a lockdown of all requests at position {position}"))?
                     }
                 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use fulexo_domain::copy::hex;
+use fulexo_domain::jetstream::hex;
 use fulexo_node::database::connect;
 use fulexo_node::log_size::log_size;
 use fulexo_projections::read_models::Projection;

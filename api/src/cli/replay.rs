@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use fulexo_domain::copy::hex;
+use fulexo_domain::jetstream::hex;
 use fulexo_node::clock;
 use fulexo_node::database::{connect, reason};
 use fulexo_projections::as_of::{AsOf, AsOfError, Moment};

@@ -4,7 +4,7 @@
 //! forbids. Here the script and the style are files of their own. Nothing on the page is inline, and nothing comes from
 //! another server.
 
-use fulexo_domain::copy::hex;
+use fulexo_domain::jetstream::hex;
 use fulexo_node::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 use hyper::body::Bytes;
 use poem::http::HeaderValue;

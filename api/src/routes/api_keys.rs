@@ -1,7 +1,7 @@
 //! API keys, the credentials of services.
 
 use fulexo_domain::permission::Permission;
-use fulexo_domain::values::{ApiKeyId, KeyName, Reason};
+use fulexo_domain::values::{ApiKeyId, ApiKeyName, Reason};
 use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, app, context};
 use fulexo_node::http::{JsonBody, Problem};
@@ -85,7 +85,7 @@ impl ApiKeys {
         caller.require_elevated()?;
         let ApiKeyRequest { name, permissions, expires_at } = body.read()?;
         let mut input = Input::default();
-        let name = input.parse("/name", KeyName::parse(&name));
+        let name = input.parse("/name", ApiKeyName::parse(&name));
         let permissions = parse_permissions(&mut input, &permissions);
         let (Some(name), Some(permissions)) = (name, permissions) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;

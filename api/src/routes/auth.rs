@@ -7,7 +7,7 @@ use fulexo_commands::{CommandOutcome, Commands, Credentials, Evidence, NewAccoun
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId, TypedCode};
+use fulexo_domain::values::{AccountId, CodeInput, DisplayName, EmailAddress, SessionId};
 use fulexo_node::answer::{CommandResponse, NoContent};
 use fulexo_node::caller::{
     HeldBearer, Introspector, SigningOut, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
@@ -254,7 +254,7 @@ impl Auth {
         let app = app(request)?;
         let mut delivery = TokenDelivery::new(app, request, cookies == Some(true))?;
         let context = context(request, Actor::Anonymous, idempotency_key.0)?;
-        let done = app.commands.second_factor(&context, &challenge_token, &TypedCode::new(&code)).await?;
+        let done = app.commands.second_factor(&context, &challenge_token, &CodeInput::new(&code)).await?;
         Ok(CommandResponse::of(done, |it| LoginResponse::of(it, &mut delivery)).with_cookies(delivery.cookies))
     }
 
@@ -339,7 +339,7 @@ impl Auth {
         let caller = caller.0;
         let evidence = match body.read()? {
             StepUpRequest { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
-            StepUpRequest { password: None, code: Some(code) } => Evidence::Code(TypedCode::new(&code)),
+            StepUpRequest { password: None, code: Some(code) } => Evidence::Code(CodeInput::new(&code)),
             StepUpRequest { .. } => {
                 return Err(Problem::invalid_input(vec![FieldError::new("", "must have either `password` or `code`")]));
             }

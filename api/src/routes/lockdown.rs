@@ -1,8 +1,8 @@
 //! The lockdown, which refuses everybody except incident responders.
 
 use fulexo_commands::CommandError;
-use fulexo_domain::event::Field;
-use fulexo_domain::lockdown::Scope;
+use fulexo_domain::event::SealedField;
+use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::Reason;
 use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
@@ -69,7 +69,7 @@ impl Lockdowns {
         };
         let position = i64::try_from(row.position).unwrap_or(i64::MAX);
         let facts = app.commands.vault().open_personal(&[position]).await.map_err(CommandError::from)?;
-        let reason = facts.get(&position).and_then(|facts| facts.get(Field::Reason)).map(str::to_owned);
+        let reason = facts.get(&position).and_then(|facts| facts.get(SealedField::Reason)).map(str::to_owned);
         Ok(Json(LockdownResource {
             active: row.scope.is_some(),
             scope: row.scope.map(|scope| scope.as_str().to_owned()),
@@ -99,7 +99,7 @@ impl Lockdowns {
         caller.require_elevated()?;
         let body = body.read()?;
         let mut input = Input::default();
-        let scope = input.parse("/scope", Scope::parse(&body.scope));
+        let scope = input.parse("/scope", LockdownScope::parse(&body.scope));
         let reason = input.parse("/reason", Reason::parse(&body.reason));
         let (Some(scope), Some(reason)) = (scope, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;

@@ -2,7 +2,7 @@
 
 use fulexo_commands::{KnownDevice, PasswordOwner, PasswordReplacement, Profile, RecoveryCodes};
 use fulexo_domain::password::Password;
-use fulexo_domain::values::{AccountId, DisplayName, SessionId, TypedCode};
+use fulexo_domain::values::{AccountId, CodeInput, DisplayName, SessionId};
 use fulexo_node::answer::{CommandResponse, NoContent, QueryResponse, about_the_new_password, behind, query_failed};
 use fulexo_node::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
 use fulexo_node::http::{JsonBody, Problem};
@@ -303,7 +303,7 @@ impl Me {
         let context = context(request, caller.0.actor(), idempotency_key.0)?;
         let commands = &app(request)?.commands;
         let (account, session) = (caller.0.account(), caller.0.session());
-        let code = TypedCode::new(&body.read()?.code);
+        let code = CodeInput::new(&body.read()?.code);
         let done = commands.confirm_enrolment(&context, account, session, &code).await?;
         Ok(CommandResponse::of(done, RecoveryCodeSet::of))
     }

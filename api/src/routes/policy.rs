@@ -7,7 +7,7 @@ use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{
     ApiKeyPolicy, FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy, SessionPolicy,
 };
-use fulexo_domain::preview::{Attack, Found, Outcome, Target, Totals};
+use fulexo_domain::preview::{Attack, AttemptTotals, LockoutComparison, LockoutTarget, PreviewReport};
 use fulexo_domain::values::Reason;
 use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
@@ -457,8 +457,8 @@ impl PolicyResource {
 }
 
 impl PolicyPreview {
-    fn of(found: Found, from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
-        let totals = |totals: Totals| PreviewTotals {
+    fn of(found: PreviewReport, from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
+        let totals = |totals: AttemptTotals| PreviewTotals {
             locks: totals.locks,
             evaluated: totals.evaluated,
             refused: totals.refused,
@@ -477,15 +477,15 @@ impl PolicyPreview {
 }
 
 impl PreviewTarget {
-    fn of(target: Target) -> Self {
-        let Target { account, factor, device, all_devices } = target;
+    fn of(target: LockoutTarget) -> Self {
+        let LockoutTarget { account, factor, device, all_devices } = target;
         Self { account_id: account.0, factor: factor.as_str().to_owned(), device, all_devices }
     }
 }
 
 impl PreviewAccount {
-    fn of((target, outcome): (Target, Outcome)) -> Self {
-        let lock = |lock: fulexo_domain::preview::Locked| PreviewLock {
+    fn of((target, outcome): (LockoutTarget, LockoutComparison)) -> Self {
+        let lock = |lock: fulexo_domain::preview::PredictedLockout| PreviewLock {
             at: lock.at.into(),
             until: lock.until.into(),
             nth: lock.nth,

@@ -1,7 +1,7 @@
 //! Sessions of all accounts, for administrators.
 
 use fulexo_commands::CommandError;
-use fulexo_domain::event::Field;
+use fulexo_domain::event::SealedField;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 use fulexo_node::answer::{CommandResponse, EnforcementResource, QueryResponse, query_failed};
@@ -165,7 +165,7 @@ pub async fn with_origins(
     let origin = |position| {
         let facts = facts.get(&position)?;
         let text = |field| facts.get(field).map(str::to_owned);
-        Some(Origin { ip: text(Field::Ip), user_agent: text(Field::UserAgent) })
+        Some(Origin { ip: text(SealedField::Ip), user_agent: text(SealedField::UserAgent) })
     };
     let items = page.items.into_iter().map(|session| {
         let origins = positions(&session).map(|position| origin(position).unwrap_or_default());

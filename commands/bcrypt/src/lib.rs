@@ -21,7 +21,7 @@ const LONGEST_KEY: usize = 72;
 
 /// What is to be hashed.
 #[derive(Clone, Copy)]
-pub struct Input<'a> {
+pub struct HashInput<'a> {
     /// The password, at most 72 bytes; a zero byte is added where there is room (variants 2a, 2b, 2y).
     pub password: &'a [u8],
     /// Random.
@@ -31,7 +31,7 @@ pub struct Input<'a> {
 /// The hashes of these inputs, in their order, 24 bytes each, of which bcrypt's text form keeps 23. `cost` is the
 /// logarithm of the number of rounds, at most 31.
 #[must_use]
-pub fn bcrypt(inputs: &[Input<'_>], cost: u32) -> Vec<[u8; 24]> {
+pub fn bcrypt(inputs: &[HashInput<'_>], cost: u32) -> Vec<[u8; 24]> {
     let mut hashes = Vec::with_capacity(inputs.len());
     for batch in inputs.chunks(MOST_LANES) {
         match *batch {
@@ -69,7 +69,7 @@ impl<const N: usize> Drop for Lanes<N> {
     }
 }
 
-fn lanes<const N: usize>(inputs: [Input<'_>; N], cost: u32) -> [[u8; 24]; N] {
+fn lanes<const N: usize>(inputs: [HashInput<'_>; N], cost: u32) -> [[u8; 24]; N] {
     let mut lanes = Lanes {
         ciphers: Box::new(std::array::from_fn(|_| Blowfish::new())),
         keys: inputs.map(|input| key_words(input.password)),
@@ -200,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// What the crate makes of the same.
-    fn reference(input: Input<'_>, cost: u32) -> [u8; 24] {
+    fn reference(input: HashInput<'_>, cost: u32) -> [u8; 24] {
         let mut key = input.password.to_vec();
         key.push(0);
         key.truncate(LONGEST_KEY);
@@ -219,7 +219,7 @@ mod tests {
         ];
         for (password, text) in vectors {
             let parts: ::bcrypt::HashParts = text.parse().unwrap();
-            let input = Input { password: password.as_bytes(), salt: parts.get_salt_raw() };
+            let input = HashInput { password: password.as_bytes(), salt: parts.get_salt_raw() };
             let hash = bcrypt(&[input], 6)[0];
             let made = base64_of(&hash[..23]);
             assert_eq!(made, text[29..], "{password:?}");
@@ -241,9 +241,9 @@ mod tests {
     #[test]
     fn every_length_and_every_number_of_lanes() {
         let passwords: Vec<Vec<u8>> = (0..=72).map(|length| (0..length).map(|i| i as u8 ^ 0xa5).collect()).collect();
-        let inputs: Vec<Input<'_>> = passwords
+        let inputs: Vec<HashInput<'_>> = passwords
             .iter()
-            .map(|password| Input { password, salt: std::array::from_fn(|i| password.len() as u8 ^ i as u8) })
+            .map(|password| HashInput { password, salt: std::array::from_fn(|i| password.len() as u8 ^ i as u8) })
             .collect();
         for lanes in 1..=MOST_LANES {
             for batch in inputs.chunks(lanes) {
@@ -262,8 +262,8 @@ mod tests {
             inputs in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..=72), any::<[u8; 16]>()), 0..=13),
             cost in 4_u32..=8,
         ) {
-            let inputs: Vec<Input<'_>> =
-                inputs.iter().map(|(password, salt)| Input { password, salt: *salt }).collect();
+            let inputs: Vec<HashInput<'_>> =
+                inputs.iter().map(|(password, salt)| HashInput { password, salt: *salt }).collect();
             let expected: Vec<_> = inputs.iter().map(|input| reference(*input, cost)).collect();
             prop_assert_eq!(bcrypt(&inputs, cost), expected);
         }

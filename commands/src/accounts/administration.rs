@@ -3,10 +3,10 @@
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountEvent};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, UnlockCause};
 use fulexo_domain::event::Category;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::session::{RevokedBy, SessionError, SessionEvent, SessionState};
+use fulexo_domain::session::{RevocationCause, SessionError, SessionEvent, SessionState};
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 
 use crate::accounts::profile;
@@ -62,7 +62,8 @@ async fn change_suspension(
             roles::require_rank(side, &mut unit, context, own, account, &state).await?;
             unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
             if suspends {
-                sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::Suspension).await?;
+                sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevocationCause::Suspension)
+                    .await?;
             }
             unit.record(account.0, Some(account), events)?;
             if suspends && state.roles.iter().any(grants_roles) {
@@ -97,7 +98,7 @@ pub(crate) async fn unlock(
                 factors.push(Factor::Password);
             }
             unit.vault(attempts::forget_all(&side.vault, account, &address));
-            let by = LiftedBy::Admin;
+            let by = UnlockCause::Admin;
             let lifted = |factor| AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
             unit.record(account.0, Some(account), factors.into_iter().map(lifted))?;
             Ok((unit, ()))
@@ -126,8 +127,15 @@ pub(crate) async fn expire_password(
             // An account whose password has already expired has no session left.
             if !events.is_empty() {
                 unit.record(account.0, Some(account), events)?;
-                sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::PasswordExpired)
-                    .await?;
+                sign_out::revoke_sessions(
+                    &side.pool,
+                    &mut unit,
+                    account,
+                    &state,
+                    None,
+                    RevocationCause::PasswordExpired,
+                )
+                .await?;
             }
             Ok((unit, ()))
         })
@@ -155,7 +163,7 @@ pub(crate) async fn end_session(
         };
         let mut unit = side.unit_of_work(context).sealing(sealing.clone());
         unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
-        unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevokedBy::Admin }])?;
+        unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevocationCause::Admin }])?;
         match execute::commit(side, unit, None, ()).await {
             Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
             Ok(CommitOutcome::Replayed(())) => return execute::done_before(&side.log, ()).await,
@@ -171,5 +179,5 @@ pub(crate) async fn end_all_sessions(
     context: &Context,
     account: AccountId,
 ) -> Result<CommandOutcome<usize>, CommandError> {
-    sign_out::revoke_all(side, context, "end_all_sessions", account, None, RevokedBy::Admin).await
+    sign_out::revoke_all(side, context, "end_all_sessions", account, None, RevocationCause::Admin).await
 }

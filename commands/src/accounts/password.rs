@@ -1,11 +1,11 @@
 //! Password changes: the rules that a new password has to meet, and the sessions that a change ends.
 
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand, PasswordChange};
-use fulexo_domain::authentication::Verdict;
+use fulexo_domain::account::{Account, AccountCommand, PasswordChangeCause};
+use fulexo_domain::authentication::AttemptOutcome;
 use fulexo_domain::event::Category;
-use fulexo_domain::password::{Password, Violation, violations};
-use fulexo_domain::session::RevokedBy;
+use fulexo_domain::password::{Password, PasswordViolation, violations};
+use fulexo_domain::session::RevocationCause;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, SessionId};
 use futures_util::future::try_join_all;
 
@@ -30,7 +30,7 @@ struct PasswordCandidate {
     /// The session that stays live.
     session: Option<SessionId>,
     new: Password,
-    broken: Vec<Violation>,
+    broken: Vec<PasswordViolation>,
     permit: HashingPermit,
     /// The permits for comparisons with earlier passwords.
     permits: Vec<HashingPermit>,
@@ -107,13 +107,13 @@ async fn change_proven_password(
     let PasswordCandidate { session, new, mut broken, permit, permits } = change;
     let account = stored.account;
     if broken.is_empty() && is_reused(side, stored, &new, &permits).await? {
-        broken.push(Violation::Reused);
+        broken.push(PasswordViolation::Reused);
     }
     if !broken.is_empty() {
         // The current password was right, so this attempt was not a guess.
         let mut unit = side.unit_of_work(context);
         unit.vault(attempt.success_write());
-        let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
+        let confirmed = attempts::decide_attempt(side, attempt, AttemptOutcome::Confirmed, context.now);
         unit.record(account.0, Some(account), confirmed)?;
         execute::commit(side, unit, None, ()).await?;
         return Err(CommandError::Password(broken));
@@ -135,7 +135,7 @@ async fn record_new_password(
     let decided = execute::decide(side, idempotency, async || {
         let (state, version) = credentials::state_with_same_password(side, stored).await?;
         let due = state.password_expired || session.is_none();
-        let how = if due { PasswordChange::Expired } else { PasswordChange::Owner };
+        let how = if due { PasswordChangeCause::Expired } else { PasswordChangeCause::Owner };
         let events = Account::handle_command(&state, AccountCommand::ChangePassword { how })?;
         let mut unit = side.unit_of_work(context);
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
@@ -146,10 +146,11 @@ async fn record_new_password(
             verifier: stored.key.seal_verifier("password", hashed)?,
             keep: history_length(side),
         });
-        let confirmed = attempts::decide_attempt(side, attempt, Verdict::Confirmed, context.now);
+        let confirmed = attempts::decide_attempt(side, attempt, AttemptOutcome::Confirmed, context.now);
         unit.record(account.0, Some(account), confirmed)?;
         unit.record(account.0, Some(account), events)?;
-        sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, session, RevokedBy::PasswordChange).await?;
+        sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, session, RevocationCause::PasswordChange)
+            .await?;
         Ok((unit, ()))
     });
     decided.await
@@ -162,7 +163,7 @@ pub(crate) async fn broken_rules(
     email: &EmailAddress,
     name: Option<&DisplayName>,
     permit: HashingPermit,
-) -> Result<Vec<Violation>, CommandError> {
+) -> Result<Vec<PasswordViolation>, CommandError> {
     let (password, email, name) = (password.clone(), email.clone(), name.cloned());
     let judge = move || violations(&password, &email, name.as_ref());
     hasher.judge(judge, permit).await.map_err(|_| CommandError::Overloaded)

@@ -1,7 +1,7 @@
 //! Profiles of accounts, opened from sealed data.
 
-use fulexo_domain::event::Field;
-use fulexo_domain::record::AccountRecord;
+use fulexo_domain::event::SealedField;
+use fulexo_domain::snapshot::AccountSnapshot;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress};
 
 use crate::authentication::credentials;
@@ -22,18 +22,18 @@ impl Profile {
     /// Reads a profile from opened personal data. Returns `None` without an e-mail address.
     #[must_use]
     pub fn read(personal: &PersonalData) -> Option<Self> {
-        let email = EmailAddress::recorded(personal.get(Field::Email)?);
-        let display_name = personal.get(Field::DisplayName).map(DisplayName::recorded);
+        let email = EmailAddress::recorded(personal.get(SealedField::Email)?);
+        let display_name = personal.get(SealedField::DisplayName).map(DisplayName::recorded);
         Some(Self { email, display_name })
     }
 }
 
 pub(crate) async fn profile(side: &WriteSide, account: AccountId) -> Result<Option<Profile>, CommandError> {
-    profile_in(&side.vault, &side.log.record::<AccountRecord>(account.0).await?.record).await
+    profile_in(&side.vault, &side.log.snapshot::<AccountSnapshot>(account.0).await?.snapshot).await
 }
 
-pub(crate) async fn profile_in(vault: &Vault, record: &AccountRecord) -> Result<Option<Profile>, CommandError> {
-    let Some(position) = record.profile_position.and_then(|position| i64::try_from(position).ok()) else {
+pub(crate) async fn profile_in(vault: &Vault, snapshot: &AccountSnapshot) -> Result<Option<Profile>, CommandError> {
+    let Some(position) = snapshot.profile_position.and_then(|position| i64::try_from(position).ok()) else {
         return Ok(None);
     };
     let mut opened = vault.open_personal(&[position]).await?;

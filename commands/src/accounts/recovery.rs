@@ -6,11 +6,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, PasswordChange};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, PasswordChangeCause};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, UnlockCause};
 use fulexo_domain::event::Category;
-use fulexo_domain::password::{Password, Violation};
-use fulexo_domain::session::RevokedBy;
+use fulexo_domain::password::{Password, PasswordViolation};
+use fulexo_domain::session::RevocationCause;
 use fulexo_domain::values::{AccountId, EmailAddress};
 use zeroize::Zeroizing;
 
@@ -85,18 +85,18 @@ pub(crate) async fn reset_password(
             let mut unit = side.unit_of_work(context).sealing(Some((stored.key.clone(), network_facts(context))));
             unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
             execute::commit(side, unit, None, ()).await?;
-            return Err(CommandError::Password(vec![Violation::Reused]));
+            return Err(CommandError::Password(vec![PasswordViolation::Reused]));
         }
         let verifier = credentials::hash_password(&side.hasher, new, permit).await?;
         let address = profile.email.normalised();
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = owner_state(side, account, purpose, token, context).await?;
-            let how = PasswordChange::Reset;
+            let how = PasswordChangeCause::Reset;
             let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: RESET_AND_VERIFICATION });
             if attempts::counted_factors(side, account, &address).await?.contains(&Factor::Password) {
                 unit.vault(attempts::forget_passwords(&side.vault, account, &address));
-                let (factor, by) = (Factor::Password, LiftedBy::Reset);
+                let (factor, by) = (Factor::Password, UnlockCause::Reset);
                 let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
                 unit.record(account.0, Some(account), [lifted])?;
             }
@@ -172,7 +172,7 @@ pub(crate) async fn report_intrusion(
         .await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = owner_state(side, account, LinkPurpose::NotMe, token, context).await?;
-            let how = PasswordChange::Disputed;
+            let how = PasswordChangeCause::Disputed;
             let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
             Ok((unit, ()))
@@ -203,7 +203,7 @@ async fn with_new_password<'a>(
     context: &'a Context,
     stored: &StoredCredentials,
     verifier: &Verifier,
-    how: PasswordChange,
+    how: PasswordChangeCause,
     state: &AccountState,
     version: u64,
 ) -> Result<UnitOfWork<'a>, CommandError> {
@@ -216,10 +216,10 @@ async fn with_new_password<'a>(
         keep: password::history_length(side),
     });
     unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::ChangePassword { how })?)?;
-    if how == PasswordChange::Reset {
+    if how == PasswordChangeCause::Reset {
         // The link proves that mail arrives.
         unit.record(account.0, Some(account), Account::handle_command(state, AccountCommand::VerifyEmail)?)?;
     }
-    sign_out::revoke_sessions(&side.pool, &mut unit, account, state, None, RevokedBy::PasswordChange).await?;
+    sign_out::revoke_sessions(&side.pool, &mut unit, account, state, None, RevocationCause::PasswordChange).await?;
     Ok(unit)
 }

@@ -4,10 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountEvent, AccountState};
-use fulexo_domain::event::{Category, Field};
+use fulexo_domain::event::{Category, SealedField};
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::record::AccountRecord;
+use fulexo_domain::snapshot::AccountSnapshot;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress, RoleName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -66,7 +66,7 @@ struct RegistrationOutcome {
 /// Returns the personal data of a profile.
 fn profile_data(email: &EmailAddress, display_name: Option<&DisplayName>) -> PersonalData {
     let name = display_name.map(DisplayName::as_str);
-    PersonalData::default().with(Field::Email, Some(email.as_str())).with(Field::DisplayName, name)
+    PersonalData::default().with(SealedField::Email, Some(email.as_str())).with(SealedField::DisplayName, name)
 }
 
 pub(crate) async fn register(
@@ -193,7 +193,7 @@ pub(crate) async fn change_profile(
     let name = display_name.as_ref().map(DisplayName::as_str).unwrap_or_default();
     let content = [account.0.as_bytes().as_slice(), name.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_profile", &content);
-    let before = side.log.record::<AccountRecord>(account.0).await?.record;
+    let before = side.log.snapshot::<AccountSnapshot>(account.0).await?.snapshot;
     let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::Unknown)?;
     let profile = Profile { display_name, ..known.clone() };
     if idempotency::before::<Option<u64>>(&side.log, idempotency.as_ref()).await?.is_some() {
@@ -202,26 +202,30 @@ pub(crate) async fn change_profile(
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
     let sealing = Some((key, profile_data(&profile.email, profile.display_name.as_ref())));
     let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let LoadedStream { record, version, last_position } = side.log.record::<AccountRecord>(account.0).await?;
+        let LoadedStream { snapshot, version, last_position } = side.log.snapshot::<AccountSnapshot>(account.0).await?;
         let mut unit = side.unit_of_work(context).sealing(sealing.clone());
         if context.account() == Some(account) {
-            if record.state.suspended {
+            if snapshot.state.suspended {
                 return Err(AccountError::Suspended.into());
             }
         } else {
-            roles::require_rank(side, &mut unit, context, own, account, &record.state).await?;
+            roles::require_rank(side, &mut unit, context, own, account, &snapshot.state).await?;
         }
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-        let now = if record.profile_position == before.profile_position {
+        let now = if snapshot.profile_position == before.profile_position {
             known.clone()
         } else {
-            profile::profile_in(&side.vault, &record).await?.ok_or(AccountError::Unknown)?
+            profile::profile_in(&side.vault, &snapshot).await?.ok_or(AccountError::Unknown)?
         };
         // An unchanged name records no event. Only the sealed data says what the name is.
         if now.display_name == profile.display_name {
             return Ok((unit, last_position));
         }
-        unit.record(account.0, Some(account), Account::handle_command(&record.state, AccountCommand::ChangeProfile)?)?;
+        unit.record(
+            account.0,
+            Some(account),
+            Account::handle_command(&snapshot.state, AccountCommand::ChangeProfile)?,
+        )?;
         Ok((unit, None))
     });
     let CommandOutcome { value: unchanged, position } = execute::done(&side.log, decided.await?).await?;

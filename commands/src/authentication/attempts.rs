@@ -17,8 +17,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::AccountError;
-use fulexo_domain::authentication::{Attempt, Authentication, AuthenticationEvent, Counted, Factor, Verdict};
-use fulexo_domain::lockout::{FORGOTTEN_AFTER, Lockout};
+use fulexo_domain::authentication::{
+    Attempt, AttemptCount, AttemptOutcome, Authentication, AuthenticationEvent, Factor,
+};
+use fulexo_domain::lockout::{AttemptReservation, FORGOTTEN_AFTER};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
@@ -96,7 +98,7 @@ pub(crate) struct CountedAttempt {
     own: CounterReading,
     account: CounterReading,
     /// Open if both counters are.
-    pub lockout: Lockout,
+    pub lockout: AttemptReservation,
     /// `true` if only attempts in flight prevent its evaluation.
     is_pending: bool,
     /// Wakes waiting attempts when this one ends.
@@ -106,37 +108,38 @@ pub(crate) struct CountedAttempt {
 /// The state of a counter after it counted or refused an attempt.
 #[derive(Clone, Copy)]
 struct CounterReading {
-    lockout: Lockout,
+    lockout: AttemptReservation,
     locks: u32,
     /// `true` if attempts in flight are among those that fill it.
     is_pending: bool,
 }
 
 impl CounterReading {
-    const FIRST: Self = Self { lockout: Lockout::Open { number: 1, lock_passed: false }, locks: 0, is_pending: false };
+    const FIRST: Self =
+        Self { lockout: AttemptReservation::Open { number: 1, lock_passed: false }, locks: 0, is_pending: false };
 
     const fn lock_passed(self) -> bool {
-        matches!(self.lockout, Lockout::Open { lock_passed: true, .. })
+        matches!(self.lockout, AttemptReservation::Open { lock_passed: true, .. })
     }
 
-    const fn counted(self) -> Counted {
+    const fn counted(self) -> AttemptCount {
         let number = match self.lockout {
-            Lockout::Open { number, .. } => number,
-            Lockout::Locked => 0,
+            AttemptReservation::Open { number, .. } => number,
+            AttemptReservation::Locked => 0,
         };
-        Counted { number, locks: self.locks }
+        AttemptCount { number, locks: self.locks }
     }
 }
 
 impl CountedAttempt {
     /// Returns the verdict on an attempt that failed.
-    pub fn verdict(&self, stored: Option<&StoredCredentials>) -> Verdict {
+    pub fn verdict(&self, stored: Option<&StoredCredentials>) -> AttemptOutcome {
         match (stored, self.lockout) {
-            (_, Lockout::Locked) if self.is_pending => Verdict::Pending,
-            (_, Lockout::Locked) => Verdict::Locked,
-            (None, Lockout::Open { .. }) => Verdict::UnknownAccount,
-            (Some(_), Lockout::Open { .. }) => {
-                Verdict::Wrong { own: self.own.counted(), account: self.account.counted() }
+            (_, AttemptReservation::Locked) if self.is_pending => AttemptOutcome::Pending,
+            (_, AttemptReservation::Locked) => AttemptOutcome::Locked,
+            (None, AttemptReservation::Open { .. }) => AttemptOutcome::UnknownAccount,
+            (Some(_), AttemptReservation::Open { .. }) => {
+                AttemptOutcome::Wrong { own: self.own.counted(), account: self.account.counted() }
             }
         }
     }
@@ -163,10 +166,10 @@ impl CountedAttempt {
     const fn failure_write(&self) -> Option<VaultWrite> {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
-            Lockout::Open { .. } => {
+            AttemptReservation::Open { .. } => {
                 Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
             }
-            Lockout::Locked => None,
+            AttemptReservation::Locked => None,
         }
     }
 }
@@ -250,13 +253,13 @@ pub(crate) async fn reserve_attempt(
         is_pending: own.is_pending,
         ..CountedAttempt::first(keys, factor, device, now)
     };
-    if own.lockout != Lockout::Locked {
+    if own.lockout != AttemptReservation::Locked {
         reserved.flights.push(side.queues.attempts.mark_in_flight(keys.own, factor));
         let counter = CounterId { key_hash: keys.account, account, factor };
         let account = count_in_turn(side, counter, now, &policy.of_account(), deadline).await;
-        if account.as_ref().map_or(true, |account| account.lockout == Lockout::Locked) {
+        if account.as_ref().map_or(true, |account| account.lockout == AttemptReservation::Locked) {
             retry_while_unavailable(|| take_back(&side.pool, &keys.own, factor, now)).await?;
-            reserved.lockout = Lockout::Locked;
+            reserved.lockout = AttemptReservation::Locked;
         } else {
             reserved.flights.push(side.queues.attempts.mark_in_flight(keys.account, factor));
         }
@@ -333,8 +336,8 @@ async fn count(
     .fetch_one(pool)
     .await?;
     let lockout = match row.number {
-        Some(number) => Lockout::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
-        None => Lockout::Locked,
+        Some(number) => AttemptReservation::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
+        None => AttemptReservation::Locked,
     };
     Ok(CounterReading { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
 }
@@ -372,8 +375,8 @@ pub(crate) async fn evaluate(
     permit: HashingPermit,
 ) -> Result<bool, CommandError> {
     let verifier = match attempt.lockout {
-        Lockout::Open { .. } => stored.map(|stored| stored.verifier.clone()),
-        Lockout::Locked => None,
+        AttemptReservation::Open { .. } => stored.map(|stored| stored.verifier.clone()),
+        AttemptReservation::Locked => None,
     };
     let evaluated = side.hasher.verify(password, verifier, permit).await.map_err(|_| CommandError::Overloaded);
     take_back_on_error(&side.pool, attempt, evaluated).await
@@ -415,7 +418,7 @@ pub(crate) async fn conclude<T>(
     let verdict = if matches!(done, Err(CommandError::InvalidCredentials)) {
         attempt.verdict(Some(stored))
     } else if matches!(done, Err(CommandError::Account(AccountError::Suspended))) {
-        Verdict::Suspended
+        AttemptOutcome::Suspended
     } else {
         return take_back_on_error(&side.pool, attempt, done).await;
     };
@@ -427,7 +430,7 @@ pub(crate) async fn refusal<'a>(
     side: &WriteSide,
     context: &'a Context,
     stored: Option<&StoredCredentials>,
-    verdict: Verdict,
+    verdict: AttemptOutcome,
     attempt: &CountedAttempt,
 ) -> Result<UnitOfWork<'a>, CommandError> {
     // Data that belongs to no account is sealed under the key of the month.
@@ -457,7 +460,7 @@ pub(crate) async fn record_and_refuse(
     side: &WriteSide,
     context: &Context,
     stored: &StoredCredentials,
-    verdict: Verdict,
+    verdict: AttemptOutcome,
     attempt: &CountedAttempt,
 ) -> Result<CommandError, CommandError> {
     record_refusal(side, context, Some(stored), verdict, attempt, None, &()).await?;
@@ -469,7 +472,7 @@ pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
     stored: Option<&StoredCredentials>,
-    verdict: Verdict,
+    verdict: AttemptOutcome,
     attempt: &CountedAttempt,
     idempotency: Option<&IdempotencyKey>,
     outcome: &O,
@@ -490,7 +493,7 @@ pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
 pub(crate) fn decide_attempt(
     side: &WriteSide,
     attempt: &CountedAttempt,
-    verdict: Verdict,
+    verdict: AttemptOutcome,
     at: DateTime<Utc>,
 ) -> Vec<AuthenticationEvent> {
     let Ok(events) = Authentication::handle_command(

@@ -1,8 +1,8 @@
 //! One-time codes and recovery codes: generation, verification, use.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::lockout::Lockout;
-use fulexo_domain::values::{AccountId, TypedCode};
+use fulexo_domain::lockout::AttemptReservation;
+use fulexo_domain::values::{AccountId, CodeInput};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use totp_rs::{Builder, Totp};
@@ -48,7 +48,7 @@ pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError
 }
 
 /// Returns the time step that a code matches, at most one step from now.
-pub(crate) fn matching_step(seed: &[u8], code: &TypedCode, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
+pub(crate) fn matching_step(seed: &[u8], code: &CodeInput, now: DateTime<Utc>) -> Result<Option<u64>, CommandError> {
     let code = code.as_str();
     let sound = code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
     let now = u64::try_from(now.timestamp()).unwrap_or(0);
@@ -67,7 +67,7 @@ pub(crate) fn format_recovery_code(digest: &[u8; 32]) -> String {
 }
 
 /// Returns `true` if the input has the form of a recovery code.
-pub(crate) fn is_recovery_code(code: &TypedCode) -> bool {
+pub(crate) fn is_recovery_code(code: &CodeInput) -> bool {
     let code = code.as_str();
     code.len() == 10 && code.bytes().all(|byte| ALPHABET.contains(&byte))
 }
@@ -77,11 +77,11 @@ pub(crate) fn is_recovery_code(code: &TypedCode) -> bool {
 pub(crate) async fn verify_code(
     side: &WriteSide,
     stored: &StoredCredentials,
-    code: &TypedCode,
+    code: &CodeInput,
     attempt: &CountedAttempt,
     now: DateTime<Utc>,
 ) -> Result<Option<VerifiedCode>, CommandError> {
-    if attempt.lockout == Lockout::Locked {
+    if attempt.lockout == AttemptReservation::Locked {
         return Ok(None);
     }
     let Some(seed) = stored.seed.clone() else { return Ok(None) };
@@ -146,11 +146,11 @@ pub(crate) fn recovery_codes(vault: &Vault, account: AccountId, batch: &Recovery
 }
 
 pub(crate) fn recovery_codes_write(vault: &Vault, account: AccountId, codes: &RecoveryCodes) -> VaultWrite {
-    let hashes = codes.0.iter().map(|code| recovery_hash(vault, account, &TypedCode::new(code)).to_vec());
+    let hashes = codes.0.iter().map(|code| recovery_hash(vault, account, &CodeInput::new(code)).to_vec());
     VaultWrite::RecoveryCodes { account, hashes: hashes.collect() }
 }
 
-fn recovery_hash(vault: &Vault, account: AccountId, code: &TypedCode) -> [u8; 32] {
+fn recovery_hash(vault: &Vault, account: AccountId, code: &CodeInput) -> [u8; 32] {
     vault.digest("recovery-code/stored", &[account.0.as_bytes(), code.as_str().as_bytes()])
 }
 
@@ -176,7 +176,7 @@ mod tests {
         ];
         for (seconds, code) in vectors {
             assert_eq!(
-                matching_step(seed, &TypedCode::new(code), at(seconds)).unwrap(),
+                matching_step(seed, &CodeInput::new(code), at(seconds)).unwrap(),
                 Some(seconds.unsigned_abs() / 30),
                 "{seconds}"
             );
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_code_is_good_one_step_early_or_late_and_no_more() {
         let seed = b"12345678901234567890";
-        let step = |seconds| matching_step(seed, &TypedCode::new("081804"), at(seconds)).unwrap();
+        let step = |seconds| matching_step(seed, &CodeInput::new("081804"), at(seconds)).unwrap();
         let own = Some(1_111_111_109 / 30);
         // Its step is 1,111,111,080 to 1,111,111,109.
         assert_eq!([1_111_111_050, 1_111_111_080, 1_111_111_139].map(step), [own; 3]);
@@ -197,7 +197,7 @@ mod tests {
     fn nothing_but_six_digits_is_a_code() {
         let seed = b"12345678901234567890";
         for code in ["", "28708", "2870820", "+87082", " 87082", "28708a"] {
-            assert_eq!(matching_step(seed, &TypedCode::new(code), at(59)).unwrap(), None, "{code}");
+            assert_eq!(matching_step(seed, &CodeInput::new(code), at(59)).unwrap(), None, "{code}");
         }
     }
 
@@ -206,11 +206,11 @@ mod tests {
         let code = format_recovery_code(&[7; 32]);
         assert_eq!((code.len(), code.as_str()), (11, "77777-77777"));
         for text in ["abcde-fghjk", "ABCDEFGHJK", " abcde fghjk ", "ab-cd-ef-gh-jk", "abcde–fghjk"] {
-            let typed = TypedCode::new(text);
+            let typed = CodeInput::new(text);
             assert!(is_recovery_code(&typed) && typed.as_str() == "abcdefghjk", "{text}");
         }
         for text in ["", "abcde-fghj", "abcde-fghjkm", "abcde-fghji", "123456", &"a".repeat(1_000)] {
-            assert!(!is_recovery_code(&TypedCode::new(text)), "{text}");
+            assert!(!is_recovery_code(&CodeInput::new(text)), "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountState;
 use fulexo_domain::password::Password;
-use fulexo_domain::record::AccountRecord;
+use fulexo_domain::snapshot::AccountSnapshot;
 use fulexo_domain::values::{AccountId, EmailAddress};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -52,8 +52,8 @@ pub(crate) async fn hash_password(
 
 /// Returns the time at which the password was last set.
 pub(crate) async fn password_set_at(log: &EventLog, account: AccountId) -> Result<DateTime<Utc>, CommandError> {
-    let loaded = log.record::<AccountRecord>(account.0).await?;
-    Ok(loaded.record.password_set_at.unwrap_or(DateTime::UNIX_EPOCH))
+    let loaded = log.snapshot::<AccountSnapshot>(account.0).await?;
+    Ok(loaded.snapshot.password_set_at.unwrap_or(DateTime::UNIX_EPOCH))
 }
 
 /// Returns a digest of the verifier and the sealed seed of an account.

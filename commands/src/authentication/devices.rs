@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_KNOWN_FOR};
-use fulexo_domain::event::Field;
+use fulexo_domain::event::SealedField;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -100,8 +100,8 @@ pub(crate) async fn known_devices(
             first_used_at: row.first_used_at,
             last_used_at: row.last_used_at,
             expires_at: row.first_used_at + DEVICE_KNOWN_FOR,
-            ip: fact(Field::Ip),
-            user_agent: fact(Field::UserAgent),
+            ip: fact(SealedField::Ip),
+            user_agent: fact(SealedField::UserAgent),
         }
     });
     Ok(devices.collect())

@@ -11,8 +11,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountState};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, Method, Verdict};
-use fulexo_domain::event::{Actor, Category, Field};
+use fulexo_domain::authentication::{AttemptOutcome, AuthenticationEvent, AuthenticationMethod, Factor};
+use fulexo_domain::event::{Actor, Category, SealedField};
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
 use fulexo_domain::values::{AccountId, EmailAddress, SessionId};
@@ -61,7 +61,7 @@ pub enum LoginResult {
 
 /// The verified factors of a login.
 pub(crate) struct VerifiedFactors<'a> {
-    pub methods: Vec<Method>,
+    pub methods: Vec<AuthenticationMethod>,
     pub device: Uuid,
     pub known_device: bool,
     pub attempt: &'a CountedAttempt,
@@ -148,7 +148,7 @@ async fn log_in(
         None
     };
     let verified = VerifiedFactors {
-        methods: vec![Method::Password],
+        methods: vec![AuthenticationMethod::Password],
         device: known.map_or_else(|| context.new_id(), |(_, device)| device),
         known_device: known.is_some(),
         attempt: &attempt,
@@ -163,7 +163,7 @@ pub(crate) async fn refuse(
     side: &WriteSide,
     context: &Context,
     stored: Option<&StoredCredentials>,
-    verdict: Verdict,
+    verdict: AttemptOutcome,
     attempt: &CountedAttempt,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
@@ -202,18 +202,19 @@ async fn decide_login(
             state => state?,
         };
         if state.suspended {
-            return refuse(side, anonymous, Some(stored), Verdict::Suspended, verified.attempt, idempotency).await;
+            return refuse(side, anonymous, Some(stored), AttemptOutcome::Suspended, verified.attempt, idempotency)
+                .await;
         }
         let admission = lockdown::admission(side, &state.roles).await?;
         if !admission.admitted {
             let mut unit =
-                attempts::refusal(side, anonymous, Some(stored), Verdict::Lockdown, verified.attempt).await?;
+                attempts::refusal(side, anonymous, Some(stored), AttemptOutcome::Lockdown, verified.attempt).await?;
             // A right attempt must not count towards a lockout after the lockdown.
             unit.vault(verified.attempt.success_write());
             execute::commit(side, unit, None, ()).await?;
             return Err(CommandError::InvalidCredentials);
         }
-        let personal = network_facts(context).with(Field::Device, Some(&verified.device.to_string()));
+        let personal = network_facts(context).with(SealedField::Device, Some(&verified.device.to_string()));
         let mut unit = side.unit_of_work(context).sealing(Some((stored.key.clone(), personal)));
         // The factors are verified for this version of the account only.
         unit.expect(Category::Account, stored.account.0, ExpectedVersion::Exact(version));
@@ -292,9 +293,9 @@ async fn issue_challenge(
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let account = stored.account;
     let verdict = match purpose {
-        ChallengePurpose::SecondFactor => Verdict::SecondFactorRequired { enrolled: true },
-        ChallengePurpose::Enrolment => Verdict::SecondFactorRequired { enrolled: false },
-        ChallengePurpose::PasswordChange => Verdict::PasswordChangeRequired,
+        ChallengePurpose::SecondFactor => AttemptOutcome::SecondFactorRequired { enrolled: true },
+        ChallengePurpose::Enrolment => AttemptOutcome::SecondFactorRequired { enrolled: false },
+        ChallengePurpose::PasswordChange => AttemptOutcome::PasswordChangeRequired,
     };
     unit.record(account.0, Some(account), attempts::decide_attempt(side, verified.attempt, verdict, context.now))?;
     let challenge = Challenge::new(purpose, account, verified.device, verified.known_device, context.now);
@@ -351,7 +352,7 @@ async fn start_session(
     let known = verified.known_device;
     unit.vault(VaultWrite::UseDevice { account, device, known, session, at: context.now });
     let trusted = (!known).then(|| attempts::device_name(&side.vault, account, device));
-    let right = Verdict::Right { methods: methods.clone(), session, trusted };
+    let right = AttemptOutcome::Right { methods: methods.clone(), session, trusted };
     unit.record(account.0, Some(account), attempts::decide_attempt(side, verified.attempt, right, context.now))?;
     unit.record(session.0, Some(account), started)?;
     if !known && has_logged_in_before(&side.pool, account).await? {

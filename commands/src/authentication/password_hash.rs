@@ -17,8 +17,8 @@ pub use self::permits::{HashingPermit, PERMITS, PERMITS_PER_HOLDER, PermitHolder
 use crate::vault::crypto::equal;
 use crate::vault::crypto::random_bytes;
 use base64::Engine as _;
-use fulexo_bcrypt::{Input, MOST_LANES};
-use fulexo_domain::password::{LONGEST_BYTES, Password, Violation};
+use fulexo_bcrypt::{HashInput, MOST_LANES};
+use fulexo_domain::password::{LONGEST_BYTES, Password, PasswordViolation};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -76,7 +76,7 @@ enum PoolTask {
         reply: oneshot::Sender<Zeroizing<[u8; 24]>>,
     },
     /// Checks a password against the rules, which takes time too.
-    Judge { judge: Box<dyn FnOnce() -> Vec<Violation> + Send>, reply: oneshot::Sender<Vec<Violation>> },
+    Judge { judge: Box<dyn FnOnce() -> Vec<PasswordViolation> + Send>, reply: oneshot::Sender<Vec<PasswordViolation>> },
 }
 
 /// The queue of waiting jobs, shared by the threads.
@@ -209,9 +209,9 @@ impl PasswordHasher {
     ///
     /// # Errors
     /// [`PoolFull`] if the threads are gone, or if the check panicked.
-    pub async fn judge<F>(&self, judge: F, permit: HashingPermit) -> Result<Vec<Violation>, PoolFull>
+    pub async fn judge<F>(&self, judge: F, permit: HashingPermit) -> Result<Vec<PasswordViolation>, PoolFull>
     where
-        F: FnOnce() -> Vec<Violation> + Send + 'static,
+        F: FnOnce() -> Vec<PasswordViolation> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         self.queue.push(PoolJob { task: PoolTask::Judge { judge: Box::new(judge), reply }, permit });
@@ -391,7 +391,8 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
                 }
             }
         }
-        let inputs: Vec<Input<'_>> = keys.iter().map(|(key, salt)| Input { password: key, salt: *salt }).collect();
+        let inputs: Vec<HashInput<'_>> =
+            keys.iter().map(|(key, salt)| HashInput { password: key, salt: *salt }).collect();
         if inputs.is_empty() {
             continue;
         }
@@ -406,15 +407,15 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
 impl BcryptEngine {
     /// Returns `Lanes` if they compute the same hashes as the crate. A machine on which they do not must not use them
     /// to decide about logins.
-    fn tested(lanes: fn(&[Input<'_>], u32) -> Vec<[u8; 24]>) -> Self {
+    fn tested(lanes: fn(&[HashInput<'_>], u32) -> Vec<[u8; 24]>) -> Self {
         const COST: u32 = 4;
         let password = |lane: usize| format!("self-test {lane} {}", "x".repeat(12 * lane));
         let passwords: Vec<String> = (0..MOST_LANES).map(password).collect();
         let salt = |lane: usize| [u8::try_from(lane).unwrap_or_default(); 16];
-        let inputs: Vec<Input<'_>> = passwords
+        let inputs: Vec<HashInput<'_>> = passwords
             .iter()
             .enumerate()
-            .map(|(lane, password)| Input { password: password.as_bytes(), salt: salt(lane) })
+            .map(|(lane, password)| HashInput { password: password.as_bytes(), salt: salt(lane) })
             .collect();
         if lanes(&inputs, COST) == Self::Crate.hashes(&inputs, COST) {
             Self::Lanes
@@ -424,7 +425,7 @@ impl BcryptEngine {
         }
     }
 
-    fn hashes(self, inputs: &[Input<'_>], cost: u32) -> Vec<[u8; 24]> {
+    fn hashes(self, inputs: &[HashInput<'_>], cost: u32) -> Vec<[u8; 24]> {
         match self {
             Self::Lanes => fulexo_bcrypt::bcrypt(inputs, cost),
             Self::Crate => inputs.iter().map(|input| by_the_crate(*input, cost)).collect(),
@@ -432,7 +433,7 @@ impl BcryptEngine {
     }
 }
 
-fn by_the_crate(input: Input<'_>, cost: u32) -> [u8; 24] {
+fn by_the_crate(input: HashInput<'_>, cost: u32) -> [u8; 24] {
     let mut key = Zeroizing::new([0; LONGEST_BYTES + 1]);
     key.iter_mut().zip(input.password).for_each(|(byte, from)| *byte = *from);
     let length = (input.password.len() + 1).min(LONGEST_BYTES);
@@ -517,7 +518,7 @@ mod tests {
     #[test]
     fn a_machine_that_computes_wrongly_falls_back_to_the_crate() {
         assert_eq!(BcryptEngine::tested(fulexo_bcrypt::bcrypt), BcryptEngine::Lanes);
-        let flips_a_bit = |inputs: &[Input<'_>], cost: u32| {
+        let flips_a_bit = |inputs: &[HashInput<'_>], cost: u32| {
             let mut hashes = fulexo_bcrypt::bcrypt(inputs, cost);
             hashes.iter_mut().skip(5).for_each(|hash| hash[22] ^= 1);
             hashes
@@ -549,8 +550,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_judged_takes_its_turn_and_a_panic_ends_no_thread() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
-        let judged = hasher.judge(|| vec![Violation::Common], hasher.permit(PermitHolder::INTERNAL).unwrap()).await;
-        assert_eq!(judged, Ok(vec![Violation::Common]));
+        let judged =
+            hasher.judge(|| vec![PasswordViolation::Common], hasher.permit(PermitHolder::INTERNAL).unwrap()).await;
+        assert_eq!(judged, Ok(vec![PasswordViolation::Common]));
         let panicked = hasher.judge(|| panic!("foreign code"), hasher.permit(PermitHolder::INTERNAL).unwrap()).await;
         assert_eq!(panicked, Err(PoolFull));
         let verifier = hasher.hash(password("right"), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap();

@@ -6,12 +6,12 @@
 //! finds the account changed, and then the code gone.
 
 use fulexo_domain::Aggregate;
-use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, DisabledBy};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy, Method, Verdict};
+use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, Initiator};
+use fulexo_domain::authentication::{AttemptOutcome, AuthenticationEvent, AuthenticationMethod, Factor, UnlockCause};
 use fulexo_domain::event::Category;
 use fulexo_domain::permission::Permissions;
-use fulexo_domain::session::{RevokedBy, Session, SessionCommand};
-use fulexo_domain::values::{AccountId, Reason, SessionId, TypedCode};
+use fulexo_domain::session::{RevocationCause, Session, SessionCommand};
+use fulexo_domain::values::{AccountId, CodeInput, Reason, SessionId};
 use zeroize::Zeroizing;
 
 use crate::accounts::profile;
@@ -97,7 +97,7 @@ pub(crate) async fn confirm_enrolment(
     context: &Context,
     account: AccountId,
     session: Option<SessionId>,
-    code: &TypedCode,
+    code: &CodeInput,
 ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), code.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "confirm_enrolment", &content);
@@ -127,7 +127,7 @@ pub(crate) async fn confirm_enrolment(
         unit.record(account.0, Some(account), events)?;
         if let Some(session) = session {
             let loaded = tokens::load_session(side, session).await?;
-            let (methods, policy) = (vec![Method::OneTime], side.policy().sessions.clone());
+            let (methods, policy) = (vec![AuthenticationMethod::OneTime], side.policy().sessions.clone());
             let command = SessionCommand::Elevate { methods, held: false, at: context.now, policy };
             unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
             unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
@@ -177,7 +177,7 @@ pub(crate) async fn disable_second_factor(
                 return Err(CommandError::SecondFactorRequired);
             }
             let mut unit = side.unit_of_work(context);
-            remove_second_factor(side, &mut unit, account, &state, version, DisabledBy::Owner).await?;
+            remove_second_factor(side, &mut unit, account, &state, version, Initiator::Owner).await?;
             Ok((unit, ()))
         })
         .await
@@ -202,8 +202,8 @@ pub(crate) async fn reset_second_factor(
             }
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
             roles::require_rank(side, &mut unit, context, own, account, &state).await?;
-            remove_second_factor(side, &mut unit, account, &state, version, DisabledBy::Admin).await?;
-            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevokedBy::SecondFactorReset)
+            remove_second_factor(side, &mut unit, account, &state, version, Initiator::Admin).await?;
+            sign_out::revoke_sessions(&side.pool, &mut unit, account, &state, None, RevocationCause::SecondFactorReset)
                 .await?;
             Ok((unit, ()))
         })
@@ -218,7 +218,7 @@ async fn remove_second_factor(
     account: AccountId,
     state: &AccountState,
     version: u64,
-    by: DisabledBy,
+    by: Initiator,
 ) -> Result<(), CommandError> {
     let events = Account::handle_command(state, AccountCommand::DisableSecondFactor { by })?;
     unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
@@ -226,7 +226,7 @@ async fn remove_second_factor(
     unit.record(account.0, Some(account), events)?;
     // The counters of its codes are deleted with it. The address does not matter here.
     if attempts::counted_factors(side, account, "").await?.contains(&Factor::SecondFactor) {
-        let (factor, by) = (Factor::SecondFactor, LiftedBy::Reset);
+        let (factor, by) = (Factor::SecondFactor, UnlockCause::Reset);
         let lifted = AuthenticationEvent::LockLifted { factor, by, device: None, scope: None };
         unit.record(account.0, Some(account), [lifted])?;
     }
@@ -237,7 +237,7 @@ pub(crate) async fn second_factor(
     side: &WriteSide,
     context: &Context,
     challenge_token: &str,
-    code: &TypedCode,
+    code: &CodeInput,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
     lockdown::mask_refusal(&side.pool, second_step(side, context, challenge_token, code).await).await
 }
@@ -246,7 +246,7 @@ async fn second_step(
     side: &WriteSide,
     context: &Context,
     challenge_token: &str,
-    code: &TypedCode,
+    code: &CodeInput,
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let content = [challenge_token.as_bytes(), code.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "second_factor", &content);
@@ -265,8 +265,15 @@ async fn second_step(
     };
     if challenge.has_expired(context.now) {
         let attempt = CountedAttempt::uncounted(Factor::SecondFactor);
-        return login::refuse(side, context, Some(&stored), Verdict::ExpiredChallenge, &attempt, idempotency.as_ref())
-            .await;
+        return login::refuse(
+            side,
+            context,
+            Some(&stored),
+            AttemptOutcome::ExpiredChallenge,
+            &attempt,
+            idempotency.as_ref(),
+        )
+        .await;
     }
     let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
     let spent = attempts::take_back_on_error(
@@ -280,7 +287,7 @@ async fn second_step(
         return login::refuse(side, context, Some(&stored), verdict, &attempt, idempotency.as_ref()).await;
     };
     let verified = VerifiedFactors {
-        methods: vec![Method::Password, Method::OneTime],
+        methods: vec![AuthenticationMethod::Password, AuthenticationMethod::OneTime],
         device,
         known_device: known,
         attempt: &attempt,

@@ -4,11 +4,11 @@
 use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError};
-use fulexo_domain::authentication::{Factor, Method, Verdict};
+use fulexo_domain::authentication::{AttemptOutcome, AuthenticationMethod, Factor};
 use fulexo_domain::event::Category;
 use fulexo_domain::password::Password;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent};
-use fulexo_domain::values::{AccountId, SessionId, TypedCode};
+use fulexo_domain::values::{AccountId, CodeInput, SessionId};
 
 use crate::authentication::attempts::{self, AttemptScope, CountedAttempt};
 use crate::authentication::codes::{self, VerifiedCode};
@@ -28,7 +28,7 @@ pub enum Evidence {
     /// The password.
     Password(Password),
     /// A code of the second factor, or a recovery code.
-    Code(TypedCode),
+    Code(CodeInput),
 }
 
 pub(crate) async fn step_up(
@@ -50,8 +50,8 @@ pub(crate) async fn step_up(
     }
     let (stored, attempt, spent) = verify_evidence(side, context, account, session, evidence).await?;
     let method = match attempt.factor {
-        Factor::Password => Method::Password,
-        Factor::SecondFactor => Method::OneTime,
+        Factor::Password => AuthenticationMethod::Password,
+        Factor::SecondFactor => AuthenticationMethod::OneTime,
     };
     let decided = execute::decide(side, idempotency.as_ref(), || async {
         let (state, version) = credentials::state_with_same_password(side, &stored).await?;
@@ -81,7 +81,7 @@ pub(crate) async fn step_up(
             let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
             unit.record(account.0, Some(account), used)?;
         }
-        let confirmed = attempts::decide_attempt(side, &attempt, Verdict::Confirmed, context.now);
+        let confirmed = attempts::decide_attempt(side, &attempt, AttemptOutcome::Confirmed, context.now);
         unit.record(account.0, Some(account), confirmed)?;
         unit.record(session.0, Some(account), events)?;
         Ok((unit, until))

@@ -8,7 +8,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::api_key::{ApiKey, ApiKeyCommand, ApiKeyState};
 use fulexo_domain::event::{Category, Stream};
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{ApiKeyId, KeyName, Reason};
+use fulexo_domain::values::{ApiKeyId, ApiKeyName, Reason};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -46,7 +46,7 @@ pub(crate) async fn create_api_key(
     side: &WriteSide,
     context: &Context,
     own: Permissions,
-    name: KeyName,
+    name: ApiKeyName,
     permissions: Permissions,
     expires_at: DateTime<Utc>,
 ) -> Result<CommandOutcome<NewApiKey>, CommandError> {

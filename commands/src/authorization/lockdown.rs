@@ -2,7 +2,7 @@
 
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Stream};
-use fulexo_domain::lockdown::{Lockdown, LockdownCommand, LockdownEvent, Scope};
+use fulexo_domain::lockdown::{Lockdown, LockdownCommand, LockdownEvent, LockdownScope};
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 use sqlx::PgPool;
@@ -39,7 +39,7 @@ impl LockdownAdmission {
 pub(crate) async fn start_lockdown(
     side: &WriteSide,
     context: &Context,
-    scope: Scope,
+    scope: LockdownScope,
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
     change_lockdown(side, context, LockdownCommand::Start(scope), scope.as_str(), reason).await
@@ -116,10 +116,10 @@ pub(crate) async fn mask_refusal<T>(pool: &PgPool, done: Result<T, CommandError>
     }
 }
 
-async fn read_lockdown(pool: &PgPool) -> Result<(Option<Scope>, u64), CommandError> {
+async fn read_lockdown(pool: &PgPool) -> Result<(Option<LockdownScope>, u64), CommandError> {
     let row = sqlx::query!("select scope, version from access.lockdown").fetch_optional(pool).await?;
     let Some(row) = row else { return Ok((None, 0)) };
     let unknown = |_| CommandError::Internal("this build does not know the scope of the lockdown".to_owned());
-    let scope = row.scope.as_deref().map(Scope::parse).transpose().map_err(unknown)?;
+    let scope = row.scope.as_deref().map(LockdownScope::parse).transpose().map_err(unknown)?;
     Ok((scope, row.version.unsigned_abs()))
 }

@@ -5,7 +5,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Stream};
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::policy::{ChangePolicy, Policy, SecurityPolicy};
-use fulexo_domain::record::PolicyRecord;
+use fulexo_domain::snapshot::PolicySnapshot;
 use fulexo_domain::values::Reason;
 use uuid::Uuid;
 
@@ -34,8 +34,8 @@ pub(crate) async fn change_policy(
     execute::once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
-            let LoadedStream { record, version, .. } = side.log.record::<PolicyRecord>(STREAM.id).await?;
-            let state = record.state;
+            let LoadedStream { snapshot, version, .. } = side.log.snapshot::<PolicySnapshot>(STREAM.id).await?;
+            let state = snapshot.state;
             let known = state.as_ref().unwrap_or(&side.first_policy).second_factor.required_for.clone();
             let mut preconditions = Vec::new();
             // A retired role may stay in the list: it grants nothing.

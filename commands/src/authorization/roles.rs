@@ -10,8 +10,8 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState};
 use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
-use fulexo_domain::record::RoleRecord;
 use fulexo_domain::role::{Role, RoleCommand, RoleState};
+use fulexo_domain::snapshot::RoleSnapshot;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
 use sqlx::PgPool;
 
@@ -212,8 +212,8 @@ async fn is_held(pool: &PgPool, role: &RoleName) -> Result<bool, CommandError> {
 }
 
 async fn role_state(log: &EventLog, role: &RoleName) -> Result<(RoleState, u64), CommandError> {
-    let loaded = log.record::<RoleRecord>(role.stream_id()).await?;
-    Ok((loaded.record.state, loaded.version))
+    let loaded = log.snapshot::<RoleSnapshot>(role.stream_id()).await?;
+    Ok((loaded.snapshot.state, loaded.version))
 }
 
 /// Returns a role's permissions, and the preconditions under which it has them, or `None` if the role does not exist.

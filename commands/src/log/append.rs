@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::{Event, Recorded, Stream};
-use fulexo_domain::leaf::Prepared;
+use fulexo_domain::event::{Event, RecordedEvent, Stream};
+use fulexo_domain::leaf::LeafTemplate;
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -55,7 +55,7 @@ pub struct CommandRecord {
 #[derive(Default)]
 pub struct AppendRequest {
     /// The events, in order. May be empty if the request only stores a command's result or secrets.
-    pub events: Vec<Prepared>,
+    pub events: Vec<LeafTemplate>,
     /// The expected versions of streams before this append, including streams that it does not write to.
     pub expected: Vec<(Stream, ExpectedVersion)>,
     /// The sealed personal data of the events, by index into `events`.
@@ -81,7 +81,7 @@ impl AppendRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The events, as recorded.
-    pub events: Vec<Arc<Recorded>>,
+    pub events: Vec<Arc<RecordedEvent>>,
     /// The position of the last event; `None` when there was none.
     pub position: Option<u64>,
 }
@@ -143,11 +143,11 @@ pub enum AppendError {
 /// so that the write side does not know the read side.
 pub type GateHook = for<'a> fn(
     &'a mut PgConnection,
-    &'a [Arc<Recorded>],
+    &'a [Arc<RecordedEvent>],
 ) -> Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'a>>;
 
 /// Receives every batch after its commit and before its callers, in order.
-pub type CommitHook = Arc<dyn Fn(&[Arc<Recorded>]) + Send + Sync>;
+pub type CommitHook = Arc<dyn Fn(&[Arc<RecordedEvent>]) + Send + Sync>;
 
 /// The functions that the composition root supplies to the log.
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use fulexo_domain::event::{Recorded, Stream};
+use fulexo_domain::event::{RecordedEvent, Stream};
 use fulexo_domain::leaf;
 use uuid::Uuid;
 
@@ -147,7 +147,7 @@ impl BatchPlan {
         &self,
         requests: impl Iterator<Item = &'a AppendRequest>,
         first_position: u64,
-    ) -> Vec<Arc<Recorded>> {
+    ) -> Vec<Arc<RecordedEvent>> {
         let requests: Vec<&AppendRequest> = requests.collect();
         let recorded = |(placed, position): (&PlannedEvent, u64)| {
             let prepared = requests.get(placed.request)?.events.get(placed.event)?;
@@ -157,7 +157,7 @@ impl BatchPlan {
     }
 
     /// Returns the outcome of each request, once the batch is committed.
-    pub fn answers(self, events: &[Arc<Recorded>]) -> Vec<Result<AppendOutcome, AppendError>> {
+    pub fn answers(self, events: &[Arc<RecordedEvent>]) -> Vec<Result<AppendOutcome, AppendError>> {
         let mut rest = events;
         let mut answers = Vec::with_capacity(self.outcomes.len());
         for outcome in self.outcomes {

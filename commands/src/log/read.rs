@@ -5,9 +5,9 @@
 //! one event and names that event. If `log.event` does not have exactly that event there, the stream is read from its
 //! beginning.
 
-use fulexo_domain::event::{Recorded, Stream};
+use fulexo_domain::event::{RecordedEvent, Stream};
 use fulexo_domain::leaf::{self, LeafError};
-use fulexo_domain::record::Record;
+use fulexo_domain::snapshot::Snapshot;
 use uuid::Uuid;
 
 use super::event_log::EventLog;
@@ -18,7 +18,7 @@ const TAIL: usize = 32;
 /// A stream, loaded from the log.
 pub struct LoadedStream<R> {
     /// The record that its events add up to.
-    pub record: R,
+    pub snapshot: R,
     /// The number of events.
     pub version: u64,
     /// The position of the last event; `None` if there are none.
@@ -64,7 +64,7 @@ impl EventLog {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn load(&self, stream: Stream) -> Result<Vec<Recorded>, ReadError> {
+    pub async fn load(&self, stream: Stream) -> Result<Vec<RecordedEvent>, ReadError> {
         let rows = sqlx::query!(
             "select position, leaf, leaf_hash from log.event where stream_id = $1 and category = $2 order by version",
             stream.id,
@@ -82,12 +82,12 @@ impl EventLog {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn record<R: Record>(&self, id: Uuid) -> Result<LoadedStream<R>, ReadError> {
+    pub async fn snapshot<R: Snapshot>(&self, id: Uuid) -> Result<LoadedStream<R>, ReadError> {
         let stream = Stream { category: R::CATEGORY, id };
         let rows = self.since_snapshot(stream, R::FORMAT).await?;
         let snapshot = rows.first().and_then(|first| first.snapshot.as_deref());
         let (rows, started) = match snapshot.map(R::from_text) {
-            Some(Ok(record)) => (rows, Some(record)),
+            Some(Ok(snapshot)) => (rows, Some(snapshot)),
             None if rows.first().is_some_and(|first| first.version == 1) => (rows, None),
             // There is no such stream, or its snapshot is unusable: the log does not have its event there.
             Some(Err(_)) | None => (self.since_beginning(stream).await?, None),
@@ -95,19 +95,19 @@ impl EventLog {
 
         let first = rows.first().map_or(1, |first| first.version.unsigned_abs());
         let skipped = usize::from(started.is_some());
-        let mut loaded = LoadedStream { record: started.unwrap_or_default(), version: 0, last_position: None };
+        let mut loaded = LoadedStream { snapshot: started.unwrap_or_default(), version: 0, last_position: None };
         for (index, (row, version)) in rows.iter().zip(first..).enumerate() {
             let recorded = verify_event(stream, version, row.position, &row.leaf, &row.leaf_hash)?;
             (loaded.version, loaded.last_position) = (version, Some(recorded.position));
             // The snapshot already includes the first event.
             if index >= skipped {
-                loaded.record = loaded.record.after(recorded);
+                loaded.snapshot = loaded.snapshot.apply(recorded);
             }
         }
         if let Some(last) = rows.last()
             && rows.len() - skipped >= TAIL
         {
-            self.store_snapshot(stream, last, &loaded.record).await;
+            self.store_snapshot(stream, last, &loaded.snapshot).await;
         }
         Ok(loaded)
     }
@@ -148,8 +148,8 @@ impl EventLog {
 
     /// Stores a snapshot of the record at the stream's last event. Events never change, so the snapshot stays correct,
     /// even if others append or store another one. A failure loses nothing.
-    async fn store_snapshot<R: Record>(&self, stream: Stream, last: &StreamRow, record: &R) {
-        let Ok(state) = record.to_text() else { return };
+    async fn store_snapshot<R: Snapshot>(&self, stream: Stream, last: &StreamRow, snapshot: &R) {
+        let Ok(state) = snapshot.to_text() else { return };
         let kept = sqlx::query!(
             "select log.keep_snapshot($1, $2, $3, $4, $5, $6)",
             stream.id,
@@ -192,7 +192,7 @@ fn verify_event(
     position: i64,
     leaf: &[u8],
     leaf_hash: &[u8],
-) -> Result<Recorded, ReadError> {
+) -> Result<RecordedEvent, ReadError> {
     let position = position.unsigned_abs();
     let recorded = leaf::decode(position, leaf)?;
     if leaf::hash(leaf) == leaf_hash && recorded.stream == stream && recorded.version == version {

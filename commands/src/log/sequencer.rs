@@ -15,7 +15,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_domain::event::{Recorded, Stream};
+use fulexo_domain::event::{RecordedEvent, Stream};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
@@ -79,7 +79,7 @@ enum CommitFailure {
 /// A committed plan, and its events.
 struct CommittedBatch {
     plan: Box<BatchPlan>,
-    events: Vec<Arc<Recorded>>,
+    events: Vec<Arc<RecordedEvent>>,
 }
 
 impl Sequencer {
@@ -363,7 +363,7 @@ async fn finish(
     hooks: &LogHooks,
     part: &[QueuedAppend],
     plan: Box<BatchPlan>,
-    events: Vec<Arc<Recorded>>,
+    events: Vec<Arc<RecordedEvent>>,
 ) -> Result<CommittedBatch, CommitFailure> {
     if events.iter().any(|recorded| (hooks.gates)(&recorded.event)) {
         with_timeout((hooks.gate)(&mut transaction, &events)).await.map_err(sort)?;

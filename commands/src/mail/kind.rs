@@ -1,7 +1,7 @@
 //! Kinds of mail, the events that cause them, and the links in them.
 
 use chrono::TimeDelta;
-use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
 use fulexo_domain::authentication::AuthenticationEvent;
 use fulexo_domain::event::Event;
 
@@ -54,11 +54,11 @@ impl MailKind {
             Event::Account(event) => match event {
                 AccountEvent::Registered {} => Some(Self::EmailVerification),
                 AccountEvent::PasswordChanged { how } => match how {
-                    PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset => {
+                    PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => {
                         Some(Self::PasswordChanged)
                     }
-                    PasswordChange::Disputed => Some(Self::IntrusionReported),
-                    PasswordChange::Rehash => None,
+                    PasswordChangeCause::Disputed => Some(Self::IntrusionReported),
+                    PasswordChangeCause::Rehash => None,
                 },
                 AccountEvent::SecondFactorEnabled { .. } => Some(Self::SecondFactorEnabled),
                 AccountEvent::SecondFactorDisabled { .. } => Some(Self::SecondFactorDisabled),

@@ -9,7 +9,7 @@ use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::authentication::Method;
+use fulexo_domain::authentication::AuthenticationMethod;
 use fulexo_domain::values::{AccountId, Epoch, RoleName, SessionId};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct Claims {
     /// The time of the owner's last login, in seconds since 1970.
     pub auth_time: i64,
     /// The authentication methods (RFC 8176).
-    pub amr: Vec<Method>,
+    pub amr: Vec<AuthenticationMethod>,
     /// The authentication context class.
     pub acr: String,
     /// The roles held at issue. Later changes take precedence.
@@ -71,7 +71,7 @@ pub struct TokenGrant {
     /// The time of the owner's last login.
     pub authenticated_at: DateTime<Utc>,
     /// The authentication methods.
-    pub methods: Vec<Method>,
+    pub methods: Vec<AuthenticationMethod>,
     /// `true` if the session requires a step-up before anything else.
     pub held: bool,
     /// The roles held now.
@@ -199,7 +199,7 @@ impl SigningKey {
 
 /// Returns the authentication context class that these methods reach.
 #[must_use]
-pub const fn acr(methods: &[Method]) -> &'static str {
+pub const fn acr(methods: &[AuthenticationMethod]) -> &'static str {
     if methods.len() > 1 { "aal2" } else { "aal1" }
 }
 
@@ -363,7 +363,7 @@ mod tests {
             account: AccountId(Uuid::from_u128(1)),
             session: SessionId(Uuid::from_u128(2)),
             authenticated_at: now(),
-            methods: vec![Method::Password],
+            methods: vec![AuthenticationMethod::Password],
             held: false,
             roles: vec![RoleName::parse("customer").unwrap()],
             position: 7,

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use fulexo_domain::event::Category;
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::AccountId;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -36,7 +36,7 @@ struct DueSessionEnd {
     session: Uuid,
     account: AccountId,
     version: u64,
-    by: RevokedBy,
+    by: RevocationCause,
 }
 
 pub(crate) async fn record_session_ends(side: &WriteSide, context: impl Fn() -> Context + Send) {
@@ -108,7 +108,11 @@ async fn end_revoked_sessions_of(side: &WriteSide, context: &Context, account: A
             session: row.session_id,
             account,
             version: row.version.unsigned_abs(),
-            by: row.sessions_ended_by.as_deref().and_then(RevokedBy::parse).unwrap_or(RevokedBy::Suspension),
+            by: row
+                .sessions_ended_by
+                .as_deref()
+                .and_then(RevocationCause::parse)
+                .unwrap_or(RevocationCause::Suspension),
         });
         match end_sessions(side, context, due.collect()).await {
             // Another node was faster.
@@ -163,7 +167,7 @@ pub(crate) async fn end_beyond_limit(
             session: row.session_id,
             account,
             version: row.version.unsigned_abs(),
-            by: RevokedBy::Limit,
+            by: RevocationCause::Limit,
         });
         match end_sessions(side, context, due.collect()).await {
             Ok(()) | Err(CommandError::Contended) => {}

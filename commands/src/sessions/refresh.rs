@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::Category;
 use fulexo_domain::policy::FingerprintPolicy;
-use fulexo_domain::rate_limit::Route;
-use fulexo_domain::session::{Live, Session, SessionCommand, SessionError, SessionState};
+use fulexo_domain::rate_limit::RouteGroup;
+use fulexo_domain::session::{LiveSession, Session, SessionCommand, SessionError, SessionState};
 use fulexo_domain::values::{AccountId, SessionId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -77,7 +77,7 @@ pub(crate) async fn refresh(
     if !presented.is_authentic(&side.vault, &root.secret) {
         return Err(CommandError::InvalidCredentials);
     }
-    rate_limit::spend(side, Route::AccountRefresh, QuotaHolder::Account(root.account), 1)?;
+    rate_limit::spend(side, RouteGroup::AccountRefresh, QuotaHolder::Account(root.account), 1)?;
     // A client that presents a device token must be the one that logged in, even if the account no longer knows the
     // device.
     let device = device.map(|token| device_of_token(&side.vault, root.account, token).unwrap_or_default());
@@ -194,7 +194,7 @@ async fn may_replay(
 async fn matches_client(
     pool: &PgPool,
     context: &Context,
-    live: &Live,
+    live: &LiveSession,
     client: &ClientFingerprint,
 ) -> Result<bool, CommandError> {
     if live.fingerprint == client.fingerprint {

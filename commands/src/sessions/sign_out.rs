@@ -3,7 +3,7 @@
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountState};
 use fulexo_domain::event::Category;
-use fulexo_domain::session::{RevokedBy, Session, SessionCommand, SessionError, SessionState};
+use fulexo_domain::session::{RevocationCause, Session, SessionCommand, SessionError, SessionState};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -35,7 +35,7 @@ pub(crate) async fn end_own_session(
                 return Err(SessionError::Ended.into());
             }
         }
-        let command = SessionCommand::Revoke { by: RevokedBy::Owner };
+        let command = SessionCommand::Revoke { by: RevocationCause::Owner };
         let events = Session::handle_command(&loaded.state, command)?;
         let mut unit = side.unit_of_work(context);
         unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
@@ -56,7 +56,7 @@ pub(crate) async fn end_other_sessions(
     account: AccountId,
     but: SessionId,
 ) -> Result<CommandOutcome<usize>, CommandError> {
-    revoke_all(side, context, "end_other_sessions", account, Some(but), RevokedBy::Owner).await
+    revoke_all(side, context, "end_other_sessions", account, Some(but), RevocationCause::Owner).await
 }
 
 /// Revokes the sessions of an account but one. A replay does not touch sessions that started since. Records nothing if
@@ -67,7 +67,7 @@ pub(crate) async fn revoke_all(
     operation: &str,
     account: AccountId,
     kept: Option<SessionId>,
-    by: RevokedBy,
+    by: RevocationCause,
 ) -> Result<CommandOutcome<usize>, CommandError> {
     let but = kept.map_or(Uuid::nil(), |kept| kept.0);
     let content = [account.0.as_bytes().as_slice(), but.as_bytes()];
@@ -101,7 +101,7 @@ pub(crate) async fn revoke_sessions(
     account: AccountId,
     state: &AccountState,
     kept: Option<SessionId>,
-    by: RevokedBy,
+    by: RevocationCause,
 ) -> Result<(), CommandError> {
     if let Some(kept) = kept
         && !is_live(pool, kept, account).await?

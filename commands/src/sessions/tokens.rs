@@ -2,9 +2,9 @@
 //! `sign_out` and `ends` end sessions.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::authentication::Method;
-use fulexo_domain::record::SessionRecord;
-use fulexo_domain::session::{Live, SessionError, SessionState};
+use fulexo_domain::authentication::AuthenticationMethod;
+use fulexo_domain::session::{LiveSession, SessionError, SessionState};
+use fulexo_domain::snapshot::SessionSnapshot;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -39,7 +39,7 @@ pub(crate) struct TokenParameters {
     pub session: SessionId,
     pub generation: u32,
     pub authenticated_at: DateTime<Utc>,
-    pub methods: Vec<Method>,
+    pub methods: Vec<AuthenticationMethod>,
     /// `true` if the session requires a step-up before anything else.
     pub held: bool,
     pub roles: Vec<RoleName>,
@@ -103,7 +103,7 @@ pub(crate) async fn issue_live(
     side: &WriteSide,
     context: &Context,
     session: SessionId,
-    live: &Live,
+    live: &LiveSession,
     loaded: &LoadedSession,
     position: u64,
     root: &[u8],
@@ -114,7 +114,12 @@ pub(crate) async fn issue_live(
         session,
         generation: live.generation,
         authenticated_at: loaded.started_at,
-        methods: live.methods.iter().copied().filter(|it| *it != Method::OneTime || loaded.second_factor).collect(),
+        methods: live
+            .methods
+            .iter()
+            .copied()
+            .filter(|it| *it != AuthenticationMethod::OneTime || loaded.second_factor)
+            .collect(),
         held: live.held,
         roles: account.roles.into_iter().collect(),
         position,
@@ -192,11 +197,11 @@ pub(crate) async fn load_session(side: &WriteSide, session: SessionId) -> Result
     )
     .fetch_optional(&side.pool)
     .await?;
-    let folded = side.log.record::<SessionRecord>(session.0).await?;
+    let folded = side.log.snapshot::<SessionSnapshot>(session.0).await?;
     let mut loaded = LoadedSession {
-        state: folded.record.state,
+        state: folded.snapshot.state,
         version: folded.version,
-        started_at: folded.record.started_at.unwrap_or(DateTime::UNIX_EPOCH),
+        started_at: folded.snapshot.started_at.unwrap_or(DateTime::UNIX_EPOCH),
         last_position: folded.last_position.unwrap_or_default(),
         second_factor: standing.as_ref().is_some_and(|standing| standing.second_factor),
         account_version: standing.as_ref().map_or(0, |standing| standing.account_version.unsigned_abs()),

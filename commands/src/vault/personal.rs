@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::NaiveDate;
-use fulexo_domain::event::{Event, Field, SealedDigest};
+use fulexo_domain::event::{Event, SealedDigest, SealedField};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -17,7 +17,7 @@ use super::subject::DataKeyOwner;
 
 /// Personal data, by field. No `Debug`; wiped when dropped.
 #[derive(Clone, Default)]
-pub struct PersonalData(BTreeMap<Field, Zeroizing<String>>);
+pub struct PersonalData(BTreeMap<SealedField, Zeroizing<String>>);
 
 /// The maximum length of a value, in bytes.
 const LONGEST_VALUE: usize = 512;
@@ -33,7 +33,7 @@ pub struct SealedRow {
 impl PersonalData {
     /// Adds a field. Does nothing without a value. Truncates the value to 512 bytes.
     #[must_use]
-    pub fn with(mut self, field: Field, value: Option<&str>) -> Self {
+    pub fn with(mut self, field: SealedField, value: Option<&str>) -> Self {
         if let Some(value) = value {
             let end = value.floor_char_boundary(LONGEST_VALUE);
             self.0.insert(field, Zeroizing::new(value.get(..end).unwrap_or_default().to_owned()));
@@ -43,7 +43,7 @@ impl PersonalData {
 
     /// Returns the value of a field.
     #[must_use]
-    pub fn get(&self, field: Field) -> Option<&str> {
+    pub fn get(&self, field: SealedField) -> Option<&str> {
         self.0.get(&field).map(|value| value.as_str())
     }
 
@@ -63,7 +63,7 @@ impl PersonalData {
         if chosen.is_empty() {
             return Ok(None);
         }
-        let fields: Vec<Field> = self.0.keys().copied().filter(|f| chosen.contains_key(f.as_str())).collect();
+        let fields: Vec<SealedField> = self.0.keys().copied().filter(|f| chosen.contains_key(f.as_str())).collect();
         let plaintext = Zeroizing::new(serde_json::to_vec(&chosen).unwrap_or_default());
         let sealed = key.key.seal(&context(event_id, key.owner, &fields), &plaintext)?;
         let digest = SealedDigest {
@@ -135,14 +135,14 @@ fn open_row(
     }
     let plaintext = key.key.open(&context(event_id, key.owner, &said.fields), sealed)?;
     serde_json::from_slice(&plaintext)
-        .map(|facts: BTreeMap<Field, String>| {
+        .map(|facts: BTreeMap<SealedField, String>| {
             PersonalData(facts.into_iter().map(|(f, v)| (f, Zeroizing::new(v))).collect())
         })
         .map_err(|_| UnsealError)
 }
 
 /// Returns the context that a seal is bound to.
-fn context(event_id: Uuid, owner: DataKeyOwner, fields: &[Field]) -> Vec<u8> {
+fn context(event_id: Uuid, owner: DataKeyOwner, fields: &[SealedField]) -> Vec<u8> {
     let fields: Vec<&str> = fields.iter().map(|field| field.as_str()).collect();
     let owner = match owner {
         DataKeyOwner::Subject(id) => format!("subject/{id}"),
@@ -173,17 +173,18 @@ mod tests {
     }
 
     fn sealed() -> (SealedRow, SealedDigest) {
-        let personal =
-            PersonalData::default().with(Field::Email, Some("ann@example.com")).with(Field::Ip, Some("192.0.2.1"));
+        let personal = PersonalData::default()
+            .with(SealedField::Email, Some("ann@example.com"))
+            .with(SealedField::Ip, Some("192.0.2.1"));
         personal.seal_for(&AccountEvent::Registered {}.into(), Uuid::from_u128(9), &key(1)).unwrap().unwrap()
     }
 
     #[test]
     fn only_the_facts_that_belong_to_the_event_are_sealed() {
         let (row, digest) = sealed();
-        assert_eq!(digest.fields, [Field::Email]);
+        assert_eq!(digest.fields, [SealedField::Email]);
         let opened = open_row(&key(1), Uuid::from_u128(9), &row.sealed, &[digest]).unwrap();
-        assert_eq!((opened.get(Field::Email), opened.get(Field::Ip)), (Some("ann@example.com"), None));
+        assert_eq!((opened.get(SealedField::Email), opened.get(SealedField::Ip)), (Some("ann@example.com"), None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Names of persons, as they are shown.
 
 use super::invalid::InvalidValue;
-use super::typed_text::opaque_string;
+use super::opaque_string::opaque_string;
 
 /// A name to show, 1 to 100 characters. Personal data: no `Debug`, no `Display`.
 #[derive(Clone, PartialEq, Eq)]

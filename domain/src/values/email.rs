@@ -11,7 +11,7 @@ use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_normalization::UnicodeNormalization;
 
 use super::invalid::InvalidValue;
-use super::typed_text::{is_joiner, is_visible};
+use super::opaque_string::{is_joiner, is_visible};
 
 /// Most bytes of a local part (RFC 5321, section 4.5.3.1.1).
 const LONGEST_LOCAL_PART: usize = 64;

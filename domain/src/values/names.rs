@@ -66,9 +66,9 @@ impl fmt::Display for RoleName {
 /// `[a-z0-9][a-z0-9._-]{0,62}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct KeyName(String);
+pub struct ApiKeyName(String);
 
-impl KeyName {
+impl ApiKeyName {
     /// # Errors
     /// Anything outside the pattern.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
@@ -88,15 +88,15 @@ impl KeyName {
     }
 }
 
-impl TryFrom<String> for KeyName {
+impl TryFrom<String> for ApiKeyName {
     type Error = InvalidValue;
     fn try_from(text: String) -> Result<Self, InvalidValue> {
         Self::parse(&text)
     }
 }
 
-impl From<KeyName> for String {
-    fn from(name: KeyName) -> Self {
+impl From<ApiKeyName> for String {
+    fn from(name: ApiKeyName) -> Self {
         name.0
     }
 }

@@ -1,7 +1,7 @@
 //! API keys in the tables: the authority of one, for a node that cannot answer from memory, and the list of all.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::lockdown::Scope;
+use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::Permissions;
 use fulexo_domain::policy::Policy;
 use fulexo_domain::values::ApiKeyId;
@@ -54,7 +54,7 @@ pub struct ApiKeyAccess {
     /// The time of its expiry.
     pub expires_at: DateTime<Utc>,
     /// The scope of the lockdown in force.
-    pub lockdown: Option<Scope>,
+    pub lockdown: Option<LockdownScope>,
     /// `true` if the account that created it is suspended.
     pub maker_suspended: bool,
     /// `true` if the policy disables keys of suspended accounts; `None` if the policy was never changed.
@@ -81,7 +81,7 @@ pub async fn api_key_access(
     .fetch_optional(pool)
     .await?;
     row.map(|row| {
-        let lockdown = row.lockdown.as_deref().map(Scope::parse).transpose();
+        let lockdown = row.lockdown.as_deref().map(LockdownScope::parse).transpose();
         let lockdown = lockdown.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         let policy: Option<Policy> =
             row.policy.as_deref().map(serde_json::from_str).transpose().map_err(undecodable)?;

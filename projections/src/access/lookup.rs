@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::lockdown::Scope;
+use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions};
 use fulexo_domain::policy::Policy;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
@@ -28,7 +28,7 @@ pub struct SessionAccess {
     /// The policy in force; `None` if it was never changed.
     pub policy: Option<Policy>,
     /// The scope of the lockdown in force.
-    pub lockdown: Option<Scope>,
+    pub lockdown: Option<LockdownScope>,
 }
 
 /// Reads the authority of a caller, for a node whose memory is not current or does not reach back far enough.
@@ -140,7 +140,7 @@ pub async fn policy(connection: &mut PgConnection) -> Result<Option<(u64, Policy
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockdownRow {
     /// Its scope; `None` if it was lifted.
-    pub scope: Option<Scope>,
+    pub scope: Option<LockdownScope>,
     /// The position of the event that started, changed, or lifted it.
     pub position: u64,
     /// The time of that event.
@@ -155,7 +155,7 @@ pub async fn lockdown(connection: &mut PgConnection) -> Result<Option<LockdownRo
     let row =
         sqlx::query!("select scope, position, changed_at from access.lockdown").fetch_optional(connection).await?;
     row.map(|row| {
-        let scope = row.scope.as_deref().map(Scope::parse).transpose();
+        let scope = row.scope.as_deref().map(LockdownScope::parse).transpose();
         let scope = scope.map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         Ok(LockdownRow { scope, position: row.position.unsigned_abs(), changed_at: row.changed_at })
     })

@@ -19,8 +19,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, Context, Message};
 use async_nats::{Client, connection};
-use fulexo_domain::copy::{EPOCH, MAC, POSITION, SUBJECTS, unhex};
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
+use fulexo_domain::jetstream::{EPOCH, MAC, POSITION, SUBJECTS, unhex};
 use fulexo_domain::leaf;
 use futures_util::StreamExt;
 use sqlx::{PgConnection, PgPool};
@@ -73,7 +73,7 @@ struct EventWindow {
 
 #[derive(Clone)]
 struct WindowEvent {
-    event: Arc<Recorded>,
+    event: Arc<RecordedEvent>,
     /// The hash of its leaf.
     hash: [u8; 32],
 }
@@ -275,13 +275,13 @@ mod tests {
     use chrono::DateTime;
     use fulexo_domain::account::AccountEvent;
     use fulexo_domain::event::{Actor, Category, Stream};
-    use fulexo_domain::leaf::Draft;
+    use fulexo_domain::leaf::EventDraft;
 
     use super::*;
 
     fn event(position: u64) -> WindowEvent {
         let id = Uuid::from_u128(u128::from(position));
-        let draft = Draft {
+        let draft = EventDraft {
             id,
             stream: Stream { category: Category::Account, id },
             subject: None,
@@ -292,7 +292,7 @@ mod tests {
             event: AccountEvent::Registered {}.into(),
             sealed: Vec::new(),
         };
-        let event = Arc::new(draft.prepare().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1));
+        let event = Arc::new(draft.encode().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1));
         WindowEvent { event, hash: [0; 32] }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use fulexo_domain::event::{Recorded, Stream};
+use fulexo_domain::event::{RecordedEvent, Stream};
 use fulexo_domain::leaf;
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, PgPool};
@@ -26,7 +26,7 @@ pub async fn size(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
 ///
 /// # Errors
 /// [`FeedError`].
-pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result<Vec<Recorded>, FeedError> {
+pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result<Vec<RecordedEvent>, FeedError> {
     let mut rows = sqlx::query_as!(
         LogEventRow,
         "select position, stream_id, category, version, leaf, leaf_hash from log.event
@@ -66,7 +66,7 @@ pub struct LogReader {
     next: u64,
     end: u64,
     batch: u32,
-    ahead: VecDeque<JoinHandle<Result<Vec<Recorded>, FeedError>>>,
+    ahead: VecDeque<JoinHandle<Result<Vec<RecordedEvent>, FeedError>>>,
 }
 
 /// The number of events per batch.
@@ -92,7 +92,7 @@ impl LogReader {
     /// The next batch; `None` at the end.
     ///
     /// # Errors [`FeedError`]; the reader cannot continue after it.
-    pub async fn next(&mut self) -> Result<Option<Vec<Recorded>>, FeedError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<RecordedEvent>>, FeedError> {
         let Some(batch) = self.ahead.pop_front() else { return Ok(None) };
         let events = batch.await.map_err(|_| FeedError::Gap { position: self.next })??;
         self.fetch();
@@ -132,7 +132,7 @@ pub(crate) struct LogEventRow {
 
 impl LogEventRow {
     /// Checks the row against its leaf, which is the authority.
-    pub fn verify(&self) -> Result<Recorded, FeedError> {
+    pub fn verify(&self) -> Result<RecordedEvent, FeedError> {
         let position = self.position.unsigned_abs();
         if leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {
             return Err(FeedError::WrongHash { position });

@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::leaf::LeafError;
 use sqlx::PgConnection;
 
 /// A read in progress: the events from a position on, each directly after the last, and fewer at the end of the log.
-pub type ReadFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<Recorded>, FeedError>> + Send + 'a>>;
+pub type ReadFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<RecordedEvent>, FeedError>> + Send + 'a>>;
 
 /// A source of events.
 pub trait Feed: Send + Sync {

@@ -9,8 +9,8 @@ use std::time::Instant;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::event::{Actor, Event, Recorded};
-use fulexo_domain::lockdown::{LockdownEvent, Scope};
+use fulexo_domain::event::{Actor, Event, RecordedEvent};
+use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
 use fulexo_domain::permission::{CustomRoles, Permissions};
 use fulexo_domain::policy::Policy;
 use fulexo_domain::role::RoleEvent;
@@ -49,7 +49,7 @@ pub(super) struct GateMemory {
     pub revoked_keys: HashSet<ApiKeyId>,
     pub policy: Arc<Policy>,
     /// The scope of the lockdown, and the position of the event that set it.
-    pub lockdown: (Option<Scope>, u64),
+    pub lockdown: (Option<LockdownScope>, u64),
     /// The remembered changes by position, oldest first, each with its time.
     pub ages: BTreeMap<u64, (DateTime<Utc>, ChangeSubject)>,
 }
@@ -142,7 +142,7 @@ impl GateMemory {
         self.lease_ends.is_some_and(|ends| Instant::now() < ends)
     }
 
-    pub fn apply(&mut self, recorded: &Recorded) {
+    pub fn apply(&mut self, recorded: &RecordedEvent) {
         let (position, at) = (recorded.position, recorded.recorded_at);
         match &recorded.event {
             Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Expired {}) => {

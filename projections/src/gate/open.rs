@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::policy::InForce;
+use fulexo_domain::policy::ActivePolicy;
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
 
@@ -27,7 +27,7 @@ impl Gate {
     pub async fn open(
         pool: &PgPool,
         token_lifetime: TimeDelta,
-        policy: Arc<InForce>,
+        policy: Arc<ActivePolicy>,
         now: DateTime<Utc>,
     ) -> Result<Self, FeedError> {
         // Tokens are accepted up to a minute past their end, and recorded times may lag the clock by another minute.

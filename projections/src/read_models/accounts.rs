@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::account::{AccountEvent, PasswordChange};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, LiftedBy};
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
+use fulexo_domain::authentication::{AuthenticationEvent, Factor, UnlockCause};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::values::AccountId;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
@@ -232,7 +232,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
     rows: &mut RowVersions<AccountRow>,
     counts: &mut AccountCountChanges,
-    events: &[Recorded],
+    events: &[RecordedEvent],
 ) -> Result<(), E> {
     let touched = events.iter().filter(|recorded| concerns(recorded));
     let known = rows.keys_to_read(touched.map(|recorded| (recorded.stream.id, is_first(recorded))));
@@ -368,11 +368,11 @@ impl VersionedRow for AccountRow {
 }
 
 /// `true` if the event is the first of an account.
-pub(crate) const fn is_first(recorded: &Recorded) -> bool {
+pub(crate) const fn is_first(recorded: &RecordedEvent) -> bool {
     matches!(recorded.event, Event::Account(AccountEvent::Registered {}))
 }
 
-const fn concerns(recorded: &Recorded) -> bool {
+const fn concerns(recorded: &RecordedEvent) -> bool {
     match &recorded.event {
         Event::Account(_) => true,
         Event::Authentication(event) => match event {
@@ -397,7 +397,7 @@ const fn concerns(recorded: &Recorded) -> bool {
     }
 }
 
-fn fold_event(rows: &mut RowVersions<AccountRow>, counts: &mut AccountCountChanges, recorded: &Recorded) {
+fn fold_event(rows: &mut RowVersions<AccountRow>, counts: &mut AccountCountChanges, recorded: &RecordedEvent) {
     let (id, position) = (recorded.stream.id, to_i64(recorded.position));
     if is_first(recorded) {
         let account = AccountRow {
@@ -428,7 +428,7 @@ fn fold_event(rows: &mut RowVersions<AccountRow>, counts: &mut AccountCountChang
     }
 }
 
-fn change(account: &mut AccountRow, recorded: &Recorded) {
+fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
     match &recorded.event {
         Event::Account(AccountEvent::RoleGranted { role }) => {
             let roles: BTreeSet<&str> = account.roles.iter().map(String::as_str).chain([role.as_str()]).collect();
@@ -441,7 +441,7 @@ fn change(account: &mut AccountRow, recorded: &Recorded) {
         Event::Account(AccountEvent::Suspended {}) => account.suspended = true,
         Event::Account(AccountEvent::Reinstated {}) => account.suspended = false,
         Event::Account(AccountEvent::PasswordExpired {}) => account.password_expired = true,
-        Event::Account(AccountEvent::PasswordChanged { how: PasswordChange::Rehash }) => {}
+        Event::Account(AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash }) => {}
         Event::Account(AccountEvent::PasswordChanged { .. }) => {
             account.password_changed_at = recorded.recorded_at;
             account.password_expired = false;
@@ -463,7 +463,7 @@ fn change(account: &mut AccountRow, recorded: &Recorded) {
             *lock_end = Some(*until).max(*lock_end);
         }
         Event::Authentication(AuthenticationEvent::LockLifted { factor, by, device: None, .. }) => {
-            let lasts = |until: &DateTime<Utc>| *by == LiftedBy::Expired && *until > recorded.recorded_at;
+            let lasts = |until: &DateTime<Utc>| *by == UnlockCause::Expired && *until > recorded.recorded_at;
             let lock_end = lock_end_mut(account, *factor);
             *lock_end = lock_end.filter(lasts);
         }

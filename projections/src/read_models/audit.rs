@@ -1,7 +1,7 @@
 //! The audit read model: the index that auditors search. The events found are shown from their leaves.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -132,7 +132,7 @@ pub async fn get(pool: &PgPool, position: i64) -> Result<Option<AuditEntry>, sql
 }
 
 /// Applies a batch with one statement.
-pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+pub(crate) async fn apply(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into audit
          select unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::uuid[]),

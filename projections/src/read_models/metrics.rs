@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use sqlx::{PgConnection, PgPool};
 
 use crate::as_of::Moment;
@@ -94,7 +94,7 @@ struct MinuteCount<'a> {
 }
 
 /// Applies a batch with one statement.
-pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+pub(crate) async fn apply(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<(), sqlx::Error> {
     let mut counts: BTreeMap<(DateTime<Utc>, &str), MinuteCount<'_>> = BTreeMap::new();
     for recorded in events {
         let (minute, event_type) = (minute_of(recorded.recorded_at), &*recorded.event_type);

@@ -9,7 +9,7 @@ pub mod roles;
 pub mod sessions;
 mod versions;
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use sqlx::PgConnection;
 
 use self::counts::{AccountCountChanges, SessionCountChanges};
@@ -75,7 +75,7 @@ impl Projection {
         self,
         connection: &mut PgConnection,
         cache: &mut RowCache,
-        events: &[Recorded],
+        events: &[RecordedEvent],
     ) -> Result<(), sqlx::Error> {
         match self {
             Self::Accounts | Self::Sessions => {
@@ -104,7 +104,7 @@ impl Projection {
         self,
         connection: impl AsyncFnOnce() -> Result<&'c mut PgConnection, E>,
         cache: &mut RowCache,
-        events: &[Recorded],
+        events: &[RecordedEvent],
     ) -> Result<(), E> {
         match self {
             Self::Accounts => accounts::fold(connection, &mut cache.accounts, &mut cache.account_counts, events).await,

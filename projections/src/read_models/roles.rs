@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::values::AccountId;
@@ -179,12 +179,12 @@ pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<RoleRow>, sqlx:
 
 /// Reads the rows that the batch touches, folds the batch over them, and writes them back with every superseded
 /// version. It runs at most eight statements.
-pub(crate) async fn apply(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+pub(crate) async fn apply(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<(), sqlx::Error> {
     apply_roles(connection, events).await?;
     apply_grants(connection, events).await
 }
 
-async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Result<(), sqlx::Error> {
+async fn apply_roles(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<(), sqlx::Error> {
     let events = || events.iter().filter_map(|recorded| role_event(recorded).map(|event| (recorded, event)));
     let touched: BTreeSet<&str> = events().map(|(_, event)| role_of(event)).collect();
     if touched.is_empty() {
@@ -229,7 +229,7 @@ async fn apply_roles(connection: &mut PgConnection, events: &[Recorded]) -> Resu
     Ok(())
 }
 
-async fn apply_grants(connection: &mut PgConnection, all: &[Recorded]) -> Result<(), sqlx::Error> {
+async fn apply_grants(connection: &mut PgConnection, all: &[RecordedEvent]) -> Result<(), sqlx::Error> {
     let events = || all.iter().filter_map(|recorded| grant_change(recorded).map(|act| (recorded, act)));
     let touched: BTreeSet<(Uuid, &str)> = events().map(|(recorded, act)| (recorded.stream.id, act.role())).collect();
     if touched.is_empty() {
@@ -323,7 +323,7 @@ impl VersionedRow for GrantRow {
     }
 }
 
-const fn role_event(recorded: &Recorded) -> Option<&RoleEvent> {
+const fn role_event(recorded: &RecordedEvent) -> Option<&RoleEvent> {
     match &recorded.event {
         Event::Role(event) => Some(event),
         Event::Account(_)
@@ -344,7 +344,7 @@ fn role_of(event: &RoleEvent) -> &str {
     }
 }
 
-fn fold_role(rows: &mut RowVersions<RoleRow>, recorded: &Recorded, event: &RoleEvent) {
+fn fold_role(rows: &mut RowVersions<RoleRow>, recorded: &RecordedEvent, event: &RoleEvent) {
     let names = |permissions: &[Permission]| permissions.iter().map(|it| it.as_str().to_owned()).collect::<Vec<_>>();
     match event {
         RoleEvent::Defined { role, permissions } => rows.insert(RoleRow {
@@ -377,7 +377,7 @@ impl<'a> GrantChange<'a> {
     }
 }
 
-fn grant_change(recorded: &Recorded) -> Option<GrantChange<'_>> {
+fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
     match &recorded.event {
         Event::Account(AccountEvent::RoleGranted { role }) => Some(GrantChange::Granted(role.as_str())),
         Event::Account(AccountEvent::RoleRevoked { role }) => Some(GrantChange::Revoked(role.as_str())),
@@ -409,7 +409,7 @@ fn grant_change(recorded: &Recorded) -> Option<GrantChange<'_>> {
 fn fold_grant(
     rows: &mut RowVersions<GrantRow>,
     counts: &mut HolderCountChanges,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     act: &GrantChange<'_>,
 ) {
     let (key, position) = ((recorded.stream.id, act.role().to_owned()), to_i64(recorded.position));

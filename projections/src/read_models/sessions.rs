@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
-use fulexo_domain::event::{Event, Recorded};
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::event::{Event, RecordedEvent};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
@@ -42,7 +42,7 @@ pub struct SessionRow {
     pub expires_at: DateTime<Utc>,
     /// The time at which the session was ended or found expired.
     pub ended_at: Option<DateTime<Utc>>,
-    /// The cause of its end: `fulexo_domain::session::RevokedBy`, or `expiry`.
+    /// The cause of its end: `fulexo_domain::session::RevocationCause`, or `expiry`.
     pub ended_by: Option<String>,
     /// The authentication methods of the login and of later step-ups (RFC 8176).
     #[sqlx(try_from = "Vec<String>")]
@@ -169,7 +169,7 @@ enum SessionChange<'a> {
     /// A change to one session.
     One(&'a SessionEvent),
     /// The end of all sessions that an account began before the event, except one.
-    All(RevokedBy, Option<SessionId>),
+    All(RevocationCause, Option<SessionId>),
 }
 
 /// Reads the rows that the batch touches, unless they are cached, and folds the batch over them. It runs at most two
@@ -179,7 +179,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     rows: &mut RowVersions<SessionRow>,
     pending: &mut PendingSessions,
     counts: &mut SessionCountChanges,
-    events: &[Recorded],
+    events: &[RecordedEvent],
 ) -> Result<(), E> {
     let events = || events.iter().filter_map(|recorded| session_change(recorded).map(|event| (recorded, event)));
     let touched = events().filter_map(|(recorded, event)| match event {
@@ -338,7 +338,7 @@ impl VersionedRow for SessionRow {
     }
 }
 
-const fn session_change(recorded: &Recorded) -> Option<SessionChange<'_>> {
+const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
     match &recorded.event {
         Event::Session(event) => Some(SessionChange::One(event)),
         Event::Account(AccountEvent::SessionsRevoked { by, kept }) => Some(SessionChange::All(*by, *kept)),
@@ -356,7 +356,7 @@ fn fold_event(
     rows: &mut RowVersions<SessionRow>,
     pending: &mut PendingSessions,
     counts: &mut SessionCountChanges,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     event: &SessionEvent,
 ) {
     let id = recorded.stream.id;
@@ -389,7 +389,7 @@ fn fold_event(
 fn change_counted(
     session: &mut SessionRow,
     counts: &mut SessionCountChanges,
-    recorded: &Recorded,
+    recorded: &RecordedEvent,
     change: impl FnOnce(&mut SessionRow),
 ) {
     let before = ends_at(session);
@@ -405,7 +405,7 @@ fn end(session: &mut SessionRow, at: DateTime<Utc>, by: &str) {
     }
 }
 
-fn change(session: &mut SessionRow, recorded: &Recorded, event: &SessionEvent) {
+fn change(session: &mut SessionRow, recorded: &RecordedEvent, event: &SessionEvent) {
     match event {
         SessionEvent::Revoked { by } => end(session, recorded.recorded_at, by.as_str()),
         SessionEvent::Expired {} => end(session, recorded.recorded_at, "expiry"),

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -138,7 +138,7 @@ impl ShadowVersion {
 
     /// Applies the next events. A row that changes often is written rarely: its writes are deferred and happen in the
     /// background from time to time, and in [`ShadowVersion::flush`].
-    pub async fn apply(&mut self, events: &[Recorded]) -> Result<(), RebuildError> {
+    pub async fn apply(&mut self, events: &[RecordedEvent]) -> Result<(), RebuildError> {
         if self.projection.defers_writes() {
             let writer = &mut self.writer;
             self.projection.fold(async move || writer.get().await, &mut self.cache, events).await?;
@@ -294,7 +294,10 @@ pub async fn live(connection: &mut PgConnection, projection: Projection) -> Resu
 }
 
 /// The first events of a range that the log has.
-pub async fn read_events(connection: &mut PgConnection, positions: Range<u64>) -> Result<Vec<Recorded>, RebuildError> {
+pub async fn read_events(
+    connection: &mut PgConnection,
+    positions: Range<u64>,
+) -> Result<Vec<RecordedEvent>, RebuildError> {
     let most = u32::try_from(positions.end - positions.start).unwrap_or(BATCH).min(BATCH);
     let events = feed::read(connection, positions.start, most).await?;
     if events.len() as u64 == u64::from(most) {

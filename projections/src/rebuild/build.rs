@@ -1,6 +1,6 @@
 //! The build of one read model's new version, up to the switch.
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use sqlx::{Connection, PgPool};
 use tokio::sync::mpsc;
 
@@ -103,7 +103,7 @@ impl Build {
     }
 
     /// Applies the part of a batch that is not applied yet.
-    async fn take(&mut self, batch: &[Recorded]) -> Result<(), RebuildError> {
+    async fn take(&mut self, batch: &[RecordedEvent]) -> Result<(), RebuildError> {
         loop {
             let begins = batch.first().map_or(u64::MAX, |recorded| recorded.position);
             // It cannot be before the batch: the reader started at the build that is furthest behind.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 
 use crate::feed::FeedError;
 use crate::read_models::Projection;
@@ -103,4 +103,4 @@ impl From<sqlx::Error> for RebuildError {
 }
 
 /// The events of one batch, shared by all builds.
-pub(super) type EventBatch = Arc<Vec<Recorded>>;
+pub(super) type EventBatch = Arc<Vec<RecordedEvent>>;

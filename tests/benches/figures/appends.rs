@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use fulexo_commands::log::{AppendOutcome, AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
-use fulexo_domain::event::{Actor, Category, Field, SealedDigest, Stream};
-use fulexo_domain::leaf::Draft;
+use fulexo_domain::event::{Actor, Category, SealedDigest, SealedField, Stream};
+use fulexo_domain::leaf::EventDraft;
 use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Database, operator};
@@ -107,7 +107,7 @@ async fn while_appending<T, F: Future<Output = T>>(
 
 /// As a failed login appends it, but for the facts that are sealed beside it.
 fn request(stream: Stream, version: u64) -> AppendRequest {
-    let draft = Draft {
+    let draft = EventDraft {
         id: operator().new_id(),
         stream,
         subject: Some(stream.id),
@@ -124,12 +124,12 @@ fn request(stream: Stream, version: u64) -> AppendRequest {
         sealed: vec![SealedDigest {
             commitment: "HfC2gwCPAjzSjvIyXPz2KmoM9a6Lb8fVvBtLDsRwRFo".into(),
             digest: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
-            fields: vec![Field::Ip, Field::UserAgent],
+            fields: vec![SealedField::Ip, SealedField::UserAgent],
         }],
     };
     let expected = if version == 0 { ExpectedVersion::New } else { ExpectedVersion::Exact(version) };
     AppendRequest {
-        events: vec![draft.prepare().expect("it fits")],
+        events: vec![draft.encode().expect("it fits")],
         expected: vec![(stream, expected)],
         ..AppendRequest::default()
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use fulexo_commands::access_token::{KeyRing, SigningKey, TokenGrant, TokenSettings};
 use fulexo_commands::log::{AppendRequest, EventLog, ExpectedVersion, LogHooks};
-use fulexo_domain::authentication::Method;
+use fulexo_domain::authentication::AuthenticationMethod;
 use fulexo_domain::event::{Actor, Category, Stream};
-use fulexo_domain::leaf::Draft;
+use fulexo_domain::leaf::EventDraft;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use fulexo_node::clock;
@@ -91,7 +91,7 @@ fn starts(sessions: &[(AccountId, SessionId)]) -> AppendRequest {
     let mut request = AppendRequest::default();
     for (account, session) in sessions {
         let stream = Stream { category: Category::Session, id: session.0 };
-        let draft = Draft {
+        let draft = EventDraft {
             id: operator().new_id(),
             stream,
             subject: Some(account.0),
@@ -101,7 +101,7 @@ fn starts(sessions: &[(AccountId, SessionId)]) -> AppendRequest {
             policy_version: 1,
             event: SessionEvent::Started {
                 account: *account,
-                methods: vec![Method::Password],
+                methods: vec![AuthenticationMethod::Password],
                 fingerprint: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
                 idle_expires_at: clock::now() + TimeDelta::days(7),
                 expires_at: clock::now() + TimeDelta::days(30),
@@ -109,7 +109,7 @@ fn starts(sessions: &[(AccountId, SessionId)]) -> AppendRequest {
             .into(),
             sealed: Vec::new(),
         };
-        request.events.push(draft.prepare().expect("it fits"));
+        request.events.push(draft.encode().expect("it fits"));
         request.expected.push((stream, ExpectedVersion::New));
     }
     request
@@ -127,7 +127,7 @@ async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> V
             account: *account,
             session: *session,
             authenticated_at: clock::now(),
-            methods: vec![Method::Password],
+            methods: vec![AuthenticationMethod::Password],
             held: false,
             roles: Vec::new(),
             position: 0,

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use chrono::TimeDelta;
-use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
 use fulexo_domain::session::SessionEvent;
 use fulexo_node::clock;
 use fulexo_tests::{Answer, Client, Node, PASSWORD, lengthen};
@@ -96,7 +96,7 @@ async fn ask(node: &Node, service: &Client, client: &mut Client, kind: Kind, rou
 /// Somebody logged in, whose account and session have so many events.
 async fn somebody(node: &Node, events: usize) -> Client {
     let client = node.customer().await;
-    let rehashed = AccountEvent::PasswordChanged { how: PasswordChange::Rehash };
+    let rehashed = AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash };
     lengthen(node, client.account, client.account, rehashed, events - 2).await;
     let now = clock::now();
     let refreshed = SessionEvent::Refreshed {

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use fulexo_commands::access_token::TokenGrant;
-use fulexo_domain::authentication::Method as Proof;
+use fulexo_domain::authentication::AuthenticationMethod as Proof;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_node::clock;
 use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, log_size, operator, superuser, there};

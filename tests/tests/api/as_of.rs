@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fulexo_commands::log::{AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::authentication::AuthenticationEvent;
-use fulexo_domain::leaf::Draft;
+use fulexo_domain::leaf::EventDraft;
 use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Answer, Client, Node, Program, draft, leaves, log_size, operator, superuser};
@@ -423,9 +423,9 @@ async fn by_the_clock(node: &Node, clock: fn() -> DateTime<Utc>) {
     let sequencer = tokio::spawn(sequencer.run(stopped));
     for _ in 0..3 {
         let id = operator().new_id();
-        let draft = Draft { subject: None, ..draft(AuthenticationEvent::PasswordResetRequested {}, id) };
+        let draft = EventDraft { subject: None, ..draft(AuthenticationEvent::PasswordResetRequested {}, id) };
         let expected = vec![(draft.stream, ExpectedVersion::New)];
-        let events = vec![draft.prepare().unwrap()];
+        let events = vec![draft.encode().unwrap()];
         let request = AppendRequest { events, expected, ..AppendRequest::default() };
         log.append(request).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! The counter of guesses in Postgres, held against its model: `fulexo_domain::lockout::Counter` and the real stack are
+//! The counter of guesses in Postgres, held against its model: `fulexo_domain::lockout::AttemptCounter` and the real stack are
 //! driven side by side, at times that the tests choose, and must say the same of every attempt.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::Context;
 use fulexo_commands::{CommandError, Credentials, LoginResult, Retention};
 use fulexo_domain::event::Actor;
-use fulexo_domain::lockout::{Counter, FORGOTTEN_AFTER, Lock, Lockout};
+use fulexo_domain::lockout::{AttemptCounter, AttemptReservation, FORGOTTEN_AFTER, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::{AccountId, EmailAddress, Reason};
@@ -92,25 +92,31 @@ fn said(leaf: &Value) -> Option<Said> {
 }
 
 /// The model's word on an attempt.
-fn model(own: &mut Counter, all: &mut Counter, now: DateTime<Utc>, policy: &LockoutPolicy, right: bool) -> Vec<Said> {
-    let Lockout::Open { number, lock_passed } = own.reserve(now, policy) else {
+fn model(
+    own: &mut AttemptCounter,
+    all: &mut AttemptCounter,
+    now: DateTime<Utc>,
+    policy: &LockoutPolicy,
+    right: bool,
+) -> Vec<Said> {
+    let AttemptReservation::Open { number, lock_passed } = own.reserve(now, policy) else {
         return vec![Said::Refused("locked")];
     };
     let mut said: Vec<Said> = lock_passed.then_some(Said::Lifted("expired")).into_iter().collect();
-    let Lockout::Open { number: of_all, lock_passed } = all.reserve(now, &policy.of_account()) else {
+    let AttemptReservation::Open { number: of_all, lock_passed } = all.reserve(now, &policy.of_account()) else {
         own.take_back(now);
         said.push(Said::Refused("locked"));
         return said;
     };
     said.extend(lock_passed.then_some(Said::Lifted("expired")));
     if right {
-        *own = Counter::default();
+        *own = AttemptCounter::default();
         all.take_back(now);
         said.push(Said::Succeeded);
     } else {
         said.push(Said::Refused("wrong_password"));
-        let locked = |lock: Option<Lock>, failures, all_devices| {
-            lock.map(|Lock { nth, until }| Said::LockedOut { failures, nth, until, all_devices })
+        let locked = |lock: Option<Lockout>, failures, all_devices| {
+            lock.map(|Lockout { nth, until }| Said::LockedOut { failures, nth, until, all_devices })
         };
         said.extend(locked(own.fail(number, now, policy), number, false));
         said.extend(locked(all.fail(of_all, now, &policy.of_account()), of_all, true));
@@ -119,14 +125,14 @@ fn model(own: &mut Counter, all: &mut Counter, now: DateTime<Utc>, policy: &Lock
 }
 
 /// The counters that Postgres has of an account and of addresses, in some order.
-async fn stored(superuser: &PgPool, account: Uuid) -> Vec<Counter> {
+async fn stored(superuser: &PgPool, account: Uuid) -> Vec<AttemptCounter> {
     let statement = "select recent, locked_until, locks, window_ends_at from vault.attempt
                      where account_id is null or account_id = $1";
     type Row = (Vec<DateTime<Utc>>, Option<DateTime<Utc>>, i32, DateTime<Utc>);
     let rows: Vec<Row> = sqlx::query_as(statement).bind(account).fetch_all(superuser).await.unwrap();
     let counters = rows.into_iter().map(|(recent, locked_until, locks, ends)| {
         let window_ends_at = Some(ends);
-        Counter { recent, locked_until, locks: locks.unsigned_abs(), window_ends_at }
+        AttemptCounter { recent, locked_until, locks: locks.unsigned_abs(), window_ends_at }
     });
     counters.collect()
 }
@@ -140,9 +146,9 @@ struct Trial {
     /// Of the devices.
     tokens: Vec<String>,
     /// Of the address, and of each device.
-    counters: [Counter; 4],
+    counters: [AttemptCounter; 4],
     /// Over all devices.
-    all: Counter,
+    all: AttemptCounter,
     now: DateTime<Utc>,
     outcomes: BTreeMap<String, usize>,
 }
@@ -157,7 +163,7 @@ impl Trial {
             tokens.push(node.log_in(&ann.email, ann.account).await.device_token);
         }
         sqlx::query("delete from vault.attempt").execute(&superuser).await.unwrap();
-        let (counters, all, now) = (Default::default(), Counter::default(), operator().now);
+        let (counters, all, now) = (Default::default(), AttemptCounter::default(), operator().now);
         Self { node, admin, superuser, ann, tokens, counters, all, now, outcomes: BTreeMap::new() }
     }
 
@@ -209,7 +215,7 @@ impl Trial {
         let context = Context { now: self.now, ..operator() };
         let (account, reason) = (AccountId(self.ann.account), Reason::parse("they asked").unwrap());
         self.node.app().commands.unlock(&context, account, reason).await.unwrap();
-        (self.counters, self.all) = (Default::default(), Counter::default());
+        (self.counters, self.all) = (Default::default(), AttemptCounter::default());
         let found: Vec<Said> = leaves(&self.superuser, before).await.iter().filter_map(said).collect();
         assert_eq!(found, [Said::Lifted("admin")]);
         *self.outcomes.entry("lifted: admin".to_owned()).or_default() += 1;
@@ -219,8 +225,8 @@ impl Trial {
     /// Row by row: Postgres holds what the model holds, and no row where that is nothing.
     async fn compare_counters(&self) {
         let mut stored = stored(&self.superuser, self.ann.account).await;
-        let counted = self.counters.iter().chain([&self.all]).filter(|counter| **counter != Counter::default());
-        let mut expected: Vec<Counter> = counted.cloned().collect();
+        let counted = self.counters.iter().chain([&self.all]).filter(|counter| **counter != AttemptCounter::default());
+        let mut expected: Vec<AttemptCounter> = counted.cloned().collect();
         for counters in [&mut stored, &mut expected] {
             counters.sort_by_cached_key(|counter| format!("{counter:?}"));
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_domain::event::Field;
+use fulexo_domain::event::SealedField;
 use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, cut_off, eventually, log_size, operator, there};
 use futures_util::future::join_all;
 use hyper::Method;
@@ -413,7 +413,7 @@ async fn a_mismatch_is_recorded_with_what_was_done_and_where_from_is_sealed() {
     }
     let opened = node.app().commands.vault().open_personal(&[*position]).await.unwrap();
     let opened = &opened[position];
-    assert_eq!((opened.get(Field::Ip), opened.get(Field::UserAgent)), (Some("127.0.0.1"), Some(CHROME)));
+    assert_eq!((opened.get(SealedField::Ip), opened.get(SealedField::UserAgent)), (Some("127.0.0.1"), Some(CHROME)));
     let mine = looking(&ann, FIREFOX, SWEDISH).seeing(log_size(&node).await - 1).get("/v1/me/events").await;
     assert!(mine.text.contains(MISMATCHED), "its owner sees it: {mine:?}");
 }

@@ -13,7 +13,7 @@ use fulexo_commands::{ChallengePurpose, CommandError, Credentials, LoginResult};
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, EmailAddress, KeyName, Reason, RoleName};
+use fulexo_domain::values::{AccountId, ApiKeyName, EmailAddress, Reason, RoleName};
 use fulexo_tests::{
     Answer, Authenticator, Client, Database, Node, PASSWORD, leaves, log_size, operator, superuser, there,
 };
@@ -454,7 +454,7 @@ async fn whoever_is_demoted_meanwhile_defines_retires_gives_and_takes_nothing() 
     let size = log_size(&node).await;
     let ((context, own, reason), role) = (stale(&mallory), |name| RoleName::parse(name).unwrap());
     let (commands, account) = (&node.app().commands, AccountId(ann.account));
-    let (name, ends) = (KeyName::parse("billing").unwrap(), context.now + TimeDelta::days(1));
+    let (name, ends) = (ApiKeyName::parse("billing").unwrap(), context.now + TimeDelta::days(1));
     for refused in [
         commands.define_role(&context, own, role("desk"), own, reason.clone()).await.err(),
         commands.define_role(&context, own, role("new"), Permissions::NONE, reason.clone()).await.err(),

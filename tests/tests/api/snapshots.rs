@@ -2,7 +2,7 @@
 //! And a change that changes nothing does not lengthen it.
 
 use chrono::TimeDelta;
-use fulexo_domain::account::{AccountEvent, PasswordChange};
+use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
 use fulexo_domain::session::SessionEvent;
 use fulexo_node::clock;
 use fulexo_projections::snapshots::{SnapshotComparison, compare};
@@ -17,7 +17,7 @@ const BECAUSE: &str = "to see whether it is recorded";
 
 /// An event that says nothing new of an account.
 fn rehashed() -> AccountEvent {
-    AccountEvent::PasswordChanged { how: PasswordChange::Rehash }
+    AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash }
 }
 
 /// One that leaves the session's refresh token as it is.

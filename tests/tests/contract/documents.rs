@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_domain::rate_limit::{Limit, RateLimits};
+use fulexo_domain::rate_limit::{RateLimit, RateLimits};
 use fulexo_node::config::Config;
 use fulexo_node::http::problem::Code;
 use fulexo_tests::spec::document;
@@ -138,7 +138,7 @@ fn the_configuration_page_lists_the_default_quotas() {
     let documented: BTreeSet<_> =
         rows(&page, "limit").into_iter().map(|row| (quoted(&row[0]).concat(), row[1].clone())).collect();
     let defaults = RateLimits::default();
-    let real = Limit::all().map(|limit| {
+    let real = RateLimit::all().map(|limit| {
         let quota = defaults.quota(limit);
         let window = if quota.window() == TimeDelta::hours(1) { "hour" } else { "minute" };
         assert!(quota.window() == TimeDelta::hours(1) || quota.window() == TimeDelta::minutes(1));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use fulexo_domain::account::AccountEvent;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::feed;
 use fulexo_projections::read_models::Projection;
@@ -92,7 +92,7 @@ pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &R
     pool.close().await;
 }
 
-async fn log(pool: &PgPool) -> Vec<Recorded> {
+async fn log(pool: &PgPool) -> Vec<RecordedEvent> {
     let size = feed::size(&mut pool.acquire().await.unwrap()).await.unwrap();
     let mut replay = feed::LogReader::over(pool, 0..size);
     let mut events = Vec::new();
@@ -103,7 +103,7 @@ async fn log(pool: &PgPool) -> Vec<Recorded> {
 }
 
 /// JetStream comes to hold every event of the log, each once and in its place.
-async fn the_copy_is_the_log(ground: &Ground, events: &[Recorded]) {
+async fn the_copy_is_the_log(ground: &Ground, events: &[RecordedEvent]) {
     let jetstream = ground.nats.jetstream().await;
     let wanted = events.len() as u64;
     let mut stream = None;

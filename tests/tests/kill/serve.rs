@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fulexo_dev_servers::Nats;
 use fulexo_domain::account::AccountEvent;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{RebuildOptions, rebuild};
@@ -87,7 +87,7 @@ async fn twenty_kills_under_load_lose_nothing_that_was_acknowledged_and_repeat_n
 }
 
 /// The streams that have such an event, and whether each has one alone.
-fn streams(events: &[Recorded], is_such: impl Fn(&Event) -> bool) -> (BTreeSet<Uuid>, bool) {
+fn streams(events: &[RecordedEvent], is_such: impl Fn(&Event) -> bool) -> (BTreeSet<Uuid>, bool) {
     let all: Vec<Uuid> = events.iter().filter(|event| is_such(&event.event)).map(|event| event.stream.id).collect();
     let distinct: BTreeSet<Uuid> = all.iter().copied().collect();
     let is_one_each = distinct.len() == all.len();

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::leaf;
 use fulexo_domain::session::SessionEvent;
 use fulexo_tests::Database;
@@ -18,12 +18,12 @@ type Row = (i64, Uuid, String, i64, Vec<u8>, Vec<u8>);
 
 /// Every event. Panics where positions, versions, times, hashes, columns, `log.stream`, `log.head`, the sealed rows or
 /// the access tables do not agree with the leaves.
-pub async fn audit(database: &Database) -> Vec<Recorded> {
+pub async fn audit(database: &Database) -> Vec<RecordedEvent> {
     audit_from(database, 0).await
 }
 
 /// The same of a log that was made to begin at this position.
-pub async fn audit_from(database: &Database, first: u64) -> Vec<Recorded> {
+pub async fn audit_from(database: &Database, first: u64) -> Vec<RecordedEvent> {
     let pool = database.pool().await;
     let rows: Vec<Row> = sqlx::query_as(
         "select position, stream_id, category, version, leaf, leaf_hash from log.event order by position",
@@ -31,7 +31,7 @@ pub async fn audit_from(database: &Database, first: u64) -> Vec<Recorded> {
     .fetch_all(&pool)
     .await
     .unwrap();
-    let events: Vec<Recorded> = (first..).zip(&rows).map(|(position, row)| verified(position, row)).collect();
+    let events: Vec<RecordedEvent> = (first..).zip(&rows).map(|(position, row)| verified(position, row)).collect();
     each_event_stands_once(&events);
     times_do_not_go_back(&events);
     streams_agree(&pool, &events).await;
@@ -42,7 +42,7 @@ pub async fn audit_from(database: &Database, first: u64) -> Vec<Recorded> {
     events
 }
 
-fn verified(position: u64, (at, stream, category, version, leaf, hash): &Row) -> Recorded {
+fn verified(position: u64, (at, stream, category, version, leaf, hash): &Row) -> RecordedEvent {
     assert_eq!(at.unsigned_abs(), position, "positions have no gap");
     let computed = digest(&SHA256, &[&[0], leaf.as_slice()].concat());
     assert_eq!(computed.as_ref(), hash.as_slice(), "the hash at {position} is that of its leaf (RFC 6962)");
@@ -55,18 +55,18 @@ fn verified(position: u64, (at, stream, category, version, leaf, hash): &Row) ->
     recorded
 }
 
-fn each_event_stands_once(events: &[Recorded]) {
+fn each_event_stands_once(events: &[RecordedEvent]) {
     let ids: BTreeSet<Uuid> = events.iter().map(|event| event.id).collect();
     assert_eq!(ids.len(), events.len(), "an event stands in the log twice");
 }
 
-fn times_do_not_go_back(events: &[Recorded]) {
+fn times_do_not_go_back(events: &[RecordedEvent]) {
     for pair in events.windows(2) {
         assert!(pair[0].recorded_at <= pair[1].recorded_at, "time goes back at {}", pair[1].position);
     }
 }
 
-async fn streams_agree(pool: &PgPool, events: &[Recorded]) {
+async fn streams_agree(pool: &PgPool, events: &[RecordedEvent]) {
     let mut streams: HashMap<(String, Uuid), (i64, i64)> = HashMap::new();
     for event in events {
         let name = (event.stream.category.as_str().to_owned(), event.stream.id);
@@ -84,7 +84,7 @@ async fn streams_agree(pool: &PgPool, events: &[Recorded]) {
     assert_eq!(streams, known, "log.stream says what log.event says");
 }
 
-async fn head_agrees(pool: &PgPool, events: &[Recorded], first: u64) {
+async fn head_agrees(pool: &PgPool, events: &[RecordedEvent], first: u64) {
     let (position, time): (i64, DateTime<Utc>) =
         sqlx::query_as("select position, recorded_at from log.head").fetch_one(pool).await.unwrap();
     assert_eq!(position.unsigned_abs(), first + events.len() as u64, "log.head counts the events");
@@ -94,7 +94,7 @@ async fn head_agrees(pool: &PgPool, events: &[Recorded], first: u64) {
 }
 
 /// Where nothing was forgotten.
-async fn sealed_rows_agree(pool: &PgPool, events: &[Recorded]) {
+async fn sealed_rows_agree(pool: &PgPool, events: &[RecordedEvent]) {
     let rows: Vec<(i64, Vec<u8>, Vec<u8>)> =
         sqlx::query_as("select position, nonce, ciphertext from log.sealed").fetch_all(pool).await.unwrap();
     let digest_of = |nonce: &[u8], ciphertext: &[u8]| digest(&SHA256, &[nonce, ciphertext].concat());
@@ -113,7 +113,7 @@ async fn sealed_rows_agree(pool: &PgPool, events: &[Recorded]) {
 type Standing = (bool, i64, Option<Uuid>, i64, Option<Uuid>);
 type AccessRow = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
 
-async fn access_agrees(pool: &PgPool, events: &[Recorded]) {
+async fn access_agrees(pool: &PgPool, events: &[RecordedEvent]) {
     let mut sessions: BTreeMap<Uuid, (Uuid, i64, Option<i64>)> = BTreeMap::new();
     let mut grants: BTreeMap<(Uuid, String), i64> = BTreeMap::new();
     let mut accounts: BTreeMap<Uuid, Standing> = BTreeMap::new();

@@ -4,10 +4,10 @@ use chrono::TimeDelta;
 use fulexo_commands::context::Context;
 use fulexo_commands::{CommandError, NewAccount, ProvisioningRequest};
 use fulexo_domain::account::{AccountError, AccountEvent};
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, EmailAddress, Reason, RoleName};
 use fulexo_tests::{Client, Database, Node, PASSWORD, consistent, operator};
 use futures_util::future::join_all;
@@ -19,7 +19,7 @@ use crate::waiting::{Held, until_waiting};
 
 /// What the log has of sessions, from their beginnings on.
 async fn of_sessions(database: &Database) -> Vec<SessionEvent> {
-    let of_session = |recorded: Recorded| match recorded.event {
+    let of_session = |recorded: RecordedEvent| match recorded.event {
         Event::Session(event) => Some(event),
         _ => None,
     };
@@ -229,7 +229,7 @@ async fn a_spent_refresh_token_is_answered_within_its_grace_and_ends_the_session
     }
     assert_eq!(client.get("/v1/auth/session").await.status, 401, "the access token ends with the session");
     let events = of_sessions(&node.database).await;
-    let ended = [SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevokedBy::Reuse }];
+    let ended = [SessionEvent::RefreshReused { generation: 1 }, SessionEvent::Revoked { by: RevocationCause::Reuse }];
     assert_eq!(events[2..], ended);
     node.stop().await;
 }

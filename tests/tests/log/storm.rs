@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, EventLog, ExpectedVersion};
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use fulexo_projections::feed;
 use fulexo_tests::Database;
 use sqlx::PgPool;
@@ -27,7 +27,7 @@ const CUT_EVERY: usize = 10;
 #[derive(Default)]
 struct Ledger {
     /// Acknowledged: these events, as they were recorded.
-    recorded: Vec<Arc<Recorded>>,
+    recorded: Vec<Arc<RecordedEvent>>,
     /// Not acknowledged as new: none of these.
     refused: Vec<Uuid>,
     commands: BTreeMap<Vec<u8>, String>,
@@ -83,8 +83,8 @@ fn cutting(cuts: Arc<[AtomicUsize; 3]>) -> impl Fn(Message<'_>) -> Fate {
 }
 
 /// Reads on from where it was, as projections do, until the writers are done: never a gap, never less than the size.
-async fn watch(pool: PgPool, is_over: Arc<AtomicBool>) -> Vec<Recorded> {
-    let mut events: Vec<Recorded> = Vec::new();
+async fn watch(pool: PgPool, is_over: Arc<AtomicBool>) -> Vec<RecordedEvent> {
+    let mut events: Vec<RecordedEvent> = Vec::new();
     let mut connection = pool.acquire().await.unwrap();
     loop {
         let was_over = is_over.load(Ordering::Relaxed);

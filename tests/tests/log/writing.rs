@@ -7,10 +7,10 @@ use fulexo_commands::log::{
     AppendError, AppendOutcome, AppendRequest, CommandRecord, EventLog, ExpectedVersion, KeyClaim, LogHooks, Sequencer,
 };
 use fulexo_commands::vault::write::VaultWrite;
-use fulexo_domain::account::{AccountEvent, PasswordChange};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, Method};
+use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
+use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, Factor, FailureReason};
 use fulexo_domain::event::{Category, Event, Stream};
-use fulexo_domain::leaf::Prepared;
+use fulexo_domain::leaf::LeafTemplate;
 use fulexo_domain::session::SessionEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use fulexo_node::clock;
@@ -102,13 +102,13 @@ pub fn observation() -> Event {
 
 /// What changes something.
 pub fn change() -> Event {
-    AccountEvent::PasswordChanged { how: PasswordChange::Owner }.into()
+    AccountEvent::PasswordChanged { how: PasswordChangeCause::Owner }.into()
 }
 
 pub fn started(account: Uuid) -> Event {
     SessionEvent::Started {
         account: AccountId(account),
-        methods: vec![Method::Password],
+        methods: vec![AuthenticationMethod::Password],
         fingerprint: String::new(),
         idle_expires_at: clock::now(),
         expires_at: clock::now(),
@@ -121,8 +121,8 @@ pub fn refresh_root(session: Uuid, account: Uuid) -> VaultWrite {
     VaultWrite::RefreshRoot { session, account, device: Uuid::nil(), root: [7; 32], expires_at: clock::now() }
 }
 
-pub fn prepared(stream: Uuid, event: Event) -> Prepared {
-    draft(event, stream).prepare().unwrap()
+pub fn prepared(stream: Uuid, event: Event) -> LeafTemplate {
+    draft(event, stream).encode().unwrap()
 }
 
 /// One event, whatever its stream has.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use fulexo_domain::account::AccountEvent;
-use fulexo_domain::authentication::Method;
-use fulexo_domain::event::{Event, Recorded};
+use fulexo_domain::authentication::AuthenticationMethod;
+use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::permission::CustomRoles;
-use fulexo_domain::policy::{InForce, Policy};
-use fulexo_domain::session::{RevokedBy, SessionEvent};
+use fulexo_domain::policy::{ActivePolicy, Policy};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_projections::gate::{Gate, LEASE, SessionElevation, SessionVerdict, TokenClaims, session_permissions};
 use fulexo_tests::{Database, draft, operator};
@@ -18,9 +18,14 @@ use uuid::Uuid;
 /// A gate that knows nothing yet, and holds no lease.
 async fn gate() -> Gate {
     let database = Database::create().await;
-    Gate::open(&database.pool().await, TimeDelta::hours(1), Arc::new(InForce::new(Policy::default())), operator().now)
-        .await
-        .unwrap()
+    Gate::open(
+        &database.pool().await,
+        TimeDelta::hours(1),
+        Arc::new(ActivePolicy::new(Policy::default())),
+        operator().now,
+    )
+    .await
+    .unwrap()
 }
 
 fn ann() -> (AccountId, SessionId) {
@@ -61,8 +66,8 @@ fn current(roles: &[&str]) -> SessionVerdict {
     SessionVerdict::Current { roles: Some(roles), permissions, second_factor: false, elevated }
 }
 
-fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<Recorded> {
-    Arc::new(draft(event, stream).prepare().unwrap().recorded(position, operator().now, position + 1))
+fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<RecordedEvent> {
+    Arc::new(draft(event, stream).encode().unwrap().recorded(position, operator().now, position + 1))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +84,7 @@ async fn a_gate_without_a_lease_knows_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_has_ended_is_ended_with_or_without_a_lease() {
     let gate = gate().await;
-    gate.observe(&[at(0, SessionEvent::Revoked { by: RevokedBy::Owner }, ann().1.0)]);
+    gate.observe(&[at(0, SessionEvent::Revoked { by: RevocationCause::Owner }, ann().1.0)]);
     assert_eq!(judged(&gate, 0, &[]), SessionVerdict::Ended);
     gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 9, &[]), SessionVerdict::Ended);
@@ -150,7 +155,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     let gate = gate().await;
     let now = operator().now;
     let until = now + TimeDelta::minutes(10);
-    let elevated = SessionEvent::Elevated { methods: vec![Method::Password], until, released: false };
+    let elevated = SessionEvent::Elevated { methods: vec![AuthenticationMethod::Password], until, released: false };
     gate.observe(&[at(0, elevated, ann().1.0)]);
     gate.renew_lease(far_off());
     assert!(matches!(
@@ -185,7 +190,7 @@ async fn a_token_older_than_the_gates_memory_is_unknown() {
 async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_unchanged() {
     let role = RoleName::parse("admin").unwrap();
     let taken: [(Event, Uuid); 2] = [
-        (SessionEvent::Revoked { by: RevokedBy::Admin }.into(), ann().1.0),
+        (SessionEvent::Revoked { by: RevocationCause::Admin }.into(), ann().1.0),
         (AccountEvent::RoleRevoked { role }.into(), ann().0.0),
     ];
     for (event, stream) in taken {
@@ -213,7 +218,7 @@ async fn what_a_gate_does_not_learn_when_it_opens_it_does_not_take_for_unchanged
     let pool = node.database.pool().await;
     for hours in [0, 2, 24 * 365] {
         let now = operator().now + TimeDelta::hours(hours);
-        let policy = Arc::new(InForce::new(Policy::default()));
+        let policy = Arc::new(ActivePolicy::new(Policy::default()));
         let gate = Gate::open(&pool, TimeDelta::hours(1), policy, now).await.unwrap();
         gate.renew_lease(far_off());
         let claim = |position, session| TokenClaims {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use fulexo_commands::log::{AppendOutcome, AppendRequest, EventLog, ExpectedVersion, LogHooks};
-use fulexo_domain::account::{AccountEvent, DisabledBy};
+use fulexo_domain::account::{AccountEvent, Initiator};
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::authentication::Method;
-use fulexo_domain::event::{Actor, Event, Recorded};
+use fulexo_domain::authentication::AuthenticationMethod;
+use fulexo_domain::event::{Actor, Event, RecordedEvent};
 use fulexo_domain::permission::{CustomRoles, Permission};
-use fulexo_domain::policy::{InForce, Policy};
-use fulexo_domain::session::{RevokedBy, SessionEvent};
-use fulexo_domain::values::{AccountId, ApiKeyId, KeyName, RoleName, SessionId};
+use fulexo_domain::policy::{ActivePolicy, Policy};
+use fulexo_domain::session::{RevocationCause, SessionEvent};
+use fulexo_domain::values::{AccountId, ApiKeyId, ApiKeyName, RoleName, SessionId};
 use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_projections::gate::{ApiKeyVerdict, Gate, SessionVerdict, TokenClaims, session_permissions};
@@ -41,7 +41,7 @@ struct World {
     sessions: Vec<(Uuid, Uuid)>,
     keys: Vec<Uuid>,
     tokens: Vec<Token>,
-    events: Vec<Arc<Recorded>>,
+    events: Vec<Arc<RecordedEvent>>,
 }
 
 impl World {
@@ -72,8 +72,8 @@ impl World {
             .unwrap();
         let role = RoleName::parse(self.dice.pick(&["auditor", "admin", "support"])).unwrap();
         let methods = match self.dice.roll(3) {
-            0 => vec![Method::Password],
-            _ => vec![Method::Password, Method::OneTime],
+            0 => vec![AuthenticationMethod::Password],
+            _ => vec![AuthenticationMethod::Password, AuthenticationMethod::OneTime],
         };
         let kept = session.filter(|_| good && self.dice.roll(2) == 0);
         let at = clock::now();
@@ -90,23 +90,23 @@ impl World {
                 };
                 (session, started.into())
             }
-            4 if good => (session.unwrap().0, SessionEvent::Revoked { by: RevokedBy::Owner }.into()),
+            4 if good => (session.unwrap().0, SessionEvent::Revoked { by: RevocationCause::Owner }.into()),
             5 if good => {
                 let until = at + TimeDelta::minutes(10);
                 (session.unwrap().0, SessionEvent::Elevated { methods, until, released: false }.into())
             }
-            6 => (account, AccountEvent::SessionsRevoked { by: RevokedBy::Owner, kept }.into()),
+            6 => (account, AccountEvent::SessionsRevoked { by: RevocationCause::Owner, kept }.into()),
             7 if suspended => (account, AccountEvent::Reinstated {}.into()),
             7 => (account, AccountEvent::Suspended {}.into()),
             8 => (account, AccountEvent::SecondFactorEnabled { session: kept }.into()),
-            9 => (account, AccountEvent::SecondFactorDisabled { by: DisabledBy::Owner }.into()),
+            9 => (account, AccountEvent::SecondFactorDisabled { by: Initiator::Owner }.into()),
             10 => (account, AccountEvent::RoleGranted { role }.into()),
             11 => (account, AccountEvent::RoleRevoked { role }.into()),
             12 if !suspended => {
                 let key = operator().new_id();
                 self.keys.push(key);
                 let created = ApiKeyEvent::Created {
-                    name: KeyName::parse("gateway").unwrap(),
+                    name: ApiKeyName::parse("gateway").unwrap(),
                     permissions: vec![Permission::AuditRead],
                     expires_at: at + TimeDelta::days(1),
                 };
@@ -122,7 +122,7 @@ impl World {
         let mut draft = draft(event, stream);
         draft.actor = Actor::Account { id: account };
         let (mut request, stream) = (AppendRequest::default(), draft.stream);
-        let prepared = draft.prepare().unwrap();
+        let prepared = draft.encode().unwrap();
         request.events.push(prepared.clone());
         request.expected.push((stream, ExpectedVersion::Any));
         let AppendOutcome::New(receipt) = self.log.append(request).await.unwrap() else { panic!("not new") };
@@ -153,7 +153,7 @@ impl World {
     /// Tells a gate of the last so many events, in any order, some twice, and then as the follower does.
     fn tell(&mut self, gate: &Gate, last: usize) {
         let from = self.events.len().saturating_sub(last);
-        let mut told: Vec<Arc<Recorded>> = self.events.iter().skip(from).cloned().collect();
+        let mut told: Vec<Arc<RecordedEvent>> = self.events.iter().skip(from).cloned().collect();
         for _ in 0..last {
             let index = self.dice.index(self.events.len());
             told.push(Arc::clone(self.events.get(index).unwrap()));
@@ -216,7 +216,7 @@ impl World {
 }
 
 async fn gate(pool: &PgPool) -> Gate {
-    Gate::open(pool, TimeDelta::hours(1), Arc::new(InForce::new(Policy::default())), operator().now).await.unwrap()
+    Gate::open(pool, TimeDelta::hours(1), Arc::new(ActivePolicy::new(Policy::default())), operator().now).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::TimeDelta;
 use fulexo_commands::RateLimitViolation;
 use fulexo_domain::event::Actor;
-use fulexo_domain::rate_limit::{Layer, Route};
+use fulexo_domain::rate_limit::{RateLimitLayer, RouteGroup};
 use fulexo_projections::feed::LogReader;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{RebuildOptions, RebuildProgress, RebuildReport, rebuild};
@@ -250,8 +250,8 @@ async fn rare_load(node: &Node, admin: &Client) {
     assert_eq!(admin.put("/v1/policy", policy).await.status, 200);
     let now = operator().now;
     let refused = RateLimitViolation {
-        layer: Layer::Address,
-        route: Some(Route::Login),
+        layer: RateLimitLayer::Address,
+        route: Some(RouteGroup::Login),
         actor: Actor::Anonymous,
         origin: Some("192.0.2.1".to_owned()),
         began_at: now,

@@ -1,6 +1,6 @@
 //! What the tables say of a past position, by the ranges of their rows, is what a replay of the log up to it gives.
 
-use fulexo_domain::event::Recorded;
+use fulexo_domain::event::RecordedEvent;
 use fulexo_projections::feed::LogReader;
 use fulexo_projections::replay::{Checksum, ReadModelTable, ScratchTables, live_checksum};
 use fulexo_tests::{Database, Dice, Node};
@@ -101,7 +101,7 @@ async fn a_past_that_was_altered_is_found_out() {
 }
 
 /// Everything that was recorded.
-async fn log(node: &Node) -> Vec<Recorded> {
+async fn log(node: &Node) -> Vec<RecordedEvent> {
     let mut replay = LogReader::over(&node.database.pool().await, 0..log_size(node).await);
     let mut events = Vec::new();
     while let Some(batch) = replay.next().await.unwrap() {

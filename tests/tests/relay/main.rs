@@ -21,7 +21,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use fulexo_commands::log::relay::RelayState;
 use fulexo_commands::log::{AppendRequest, EventLog, LogHooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
-use fulexo_domain::leaf::{self, Draft};
+use fulexo_domain::leaf::{self, EventDraft};
 use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, superuser};
@@ -70,7 +70,7 @@ async fn append_by(pool: &PgPool, count: usize) {
     let stream = operator().new_id();
     let failed =
         AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword, device: None };
-    let event = || Draft { subject: None, ..draft(failed.clone(), stream) }.prepare().unwrap();
+    let event = || EventDraft { subject: None, ..draft(failed.clone(), stream) }.encode().unwrap();
     let mut left = count;
     while left > 0 {
         let now = left.min(512);

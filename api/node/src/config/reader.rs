@@ -11,7 +11,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 use chrono::TimeDelta;
 use fulexo_commands::access_token::{KeyError, SigningKey};
 use fulexo_commands::vault::{Kek, SymmetricKey};
-use fulexo_domain::rate_limit::{Limit, Quota, RateLimits};
+use fulexo_domain::rate_limit::{Quota, RateLimit, RateLimits};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
@@ -197,7 +197,7 @@ impl Reader {
         }
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let entry = part.split_once('=').and_then(|(name, quota)| {
-                let limit = Limit::all().find(|limit| limit.as_str() == name.trim())?;
+                let limit = RateLimit::all().find(|limit| limit.as_str() == name.trim())?;
                 let (requests, window) = quota.split_once('/')?;
                 Some((limit, Quota::new(requests.trim().parse().ok()?, parse_duration(window.trim())?)?))
             });
@@ -206,7 +206,7 @@ impl Reader {
                 None => self.problem(format!(
                     "{NAME} holds {part:?}: an entry is a limit and its quota, such as login=30/1m; limits are {}, \
                      quotas 1 to 1000000 requests in 1s to 1d",
-                    Limit::all().map(Limit::as_str).collect::<Vec<_>>().join(", ")
+                    RateLimit::all().map(RateLimit::as_str).collect::<Vec<_>>().join(", ")
                 )),
             }
         }

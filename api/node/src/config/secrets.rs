@@ -56,7 +56,7 @@ mod tests {
     fn what_a_generator_makes_is_never_taken_for_weak() {
         for _ in 0..2_000 {
             let bytes = random_bytes::<48>().unwrap();
-            let (key, digits) = (&bytes[..32], fulexo_domain::copy::hex(&bytes[..32]));
+            let (key, digits) = (&bytes[..32], fulexo_domain::jetstream::hex(&bytes[..32]));
             assert!(!is_guessable(key, OF_A_KEY));
             assert!(!is_guessable(&digits.as_bytes()[..32], OF_A_KEY), "{digits}");
             assert!(!is_guessable(digits.as_bytes(), OF_A_SECRET), "{digits}");

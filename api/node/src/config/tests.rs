@@ -1,7 +1,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use fulexo_domain::rate_limit::{Limit, Quota, Route};
+use fulexo_domain::rate_limit::{Quota, RateLimit, RouteGroup};
 
 use super::mail::{MailTransport, Security};
 use super::reader::{DEMO, parse_key, pem_blocks};
@@ -180,11 +180,11 @@ fn quotas_are_named_one_by_one_and_only_development_may_lift_them() {
     };
     let default = limits("").unwrap().unwrap();
     assert_eq!(default, RateLimits::default());
-    let login = Limit::Route(Route::Login);
+    let login = RateLimit::Route(RouteGroup::Login);
     let changed = limits(" login=5/10s , address=10000/1h ").unwrap().unwrap();
     assert_eq!(Some(changed.quota(login)), Quota::new(5, TimeDelta::seconds(10)));
-    assert_eq!(Some(changed.quota(Limit::Address)), Quota::new(10_000, TimeDelta::hours(1)));
-    assert_eq!(changed.quota(Limit::Account), default.quota(Limit::Account));
+    assert_eq!(Some(changed.quota(RateLimit::Address)), Quota::new(10_000, TimeDelta::hours(1)));
+    assert_eq!(changed.quota(RateLimit::Account), default.quota(RateLimit::Account));
     assert_eq!(limits("off"), Some(None));
     for wrong in ["login", "login=5", "login=5/10", "login=0/1m", "logins=5/1m", "login=5/2d", "on", "login=off"] {
         let found = problems(&[("FULEXO_RATE_LIMITS", wrong)]);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fulexo_domain::rate_limit::{Layer, Route};
+use fulexo_domain::rate_limit::{RateLimitLayer, RouteGroup};
 use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderValue, Method};
 use poem::{Endpoint, EndpointExt, Request, Response};
@@ -114,35 +114,35 @@ struct Operation {
     /// For `JsonBody`, which reads when the handler asks.
     body: Option<Arc<BodySchema>>,
     /// How an address is limited on it, beside what holds everywhere.
-    route: Option<Route>,
+    route: Option<RouteGroup>,
     /// How an account is.
     account_quotas: AccountQuotas,
 }
 
 /// What an operation counts of whoever calls it, once they are known, beside what holds everywhere.
 #[derive(Clone, Copy)]
-pub struct AccountQuotas(pub &'static [Route]);
+pub struct AccountQuotas(pub &'static [RouteGroup]);
 
 /// The quotas of an operation beside those of every request: one of the address, those of the account. `None` of an
 /// operation that was forgotten here; one that only reads needs none.
-fn quotas(operation: &str) -> Option<&'static [Route]> {
+fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
     Some(match operation {
-        "login" => &[Route::Login],
-        "register" => &[Route::Register],
+        "login" => &[RouteGroup::Login],
+        "register" => &[RouteGroup::Register],
         // Of its account once the token was good.
-        "refresh_tokens" => &[Route::Refresh],
-        "login_with_second_factor" => &[Route::SecondFactor],
-        "request_password_reset" | "reset_password" | "verify_email" | "report_intrusion" => &[Route::Recovery],
-        "request_email_verification" => &[Route::Recovery, Route::Credentials],
-        "change_me" => &[Route::Profile],
-        "change_my_password" | "step_up" => &[Route::Password],
+        "refresh_tokens" => &[RouteGroup::Refresh],
+        "login_with_second_factor" => &[RouteGroup::SecondFactor],
+        "request_password_reset" | "reset_password" | "verify_email" | "report_intrusion" => &[RouteGroup::Recovery],
+        "request_email_verification" => &[RouteGroup::Recovery, RouteGroup::Credentials],
+        "change_me" => &[RouteGroup::Profile],
+        "change_my_password" | "step_up" => &[RouteGroup::Password],
         "enrol_totp"
         | "confirm_totp"
         | "remove_totp"
         | "issue_recovery_codes"
         | "create_api_key"
-        | "revoke_api_key" => &[Route::Credentials],
-        "logout" | "revoke_my_session" | "revoke_my_other_sessions" | "forget_my_device" => &[Route::Sessions],
+        | "revoke_api_key" => &[RouteGroup::Credentials],
+        "logout" | "revoke_my_session" | "revoke_my_other_sessions" | "forget_my_device" => &[RouteGroup::Sessions],
         "create_account"
         | "change_account"
         | "expire_account_password"
@@ -159,7 +159,7 @@ fn quotas(operation: &str) -> Option<&'static [Route]> {
         | "change_policy"
         | "preview_policy"
         | "define_role"
-        | "retire_role" => &[Route::Administration],
+        | "retire_role" => &[RouteGroup::Administration],
         // A service asks about each request that it gets, and nothing changes by it.
         "introspect_token" => &[],
         _ => return None,
@@ -181,7 +181,7 @@ impl Operation {
         let name = meta.operation_id.unwrap_or("unnamed");
         let quotas = quotas(name).unwrap_or_default();
         // Those of the address stand before those of the account.
-        let by_address = quotas.iter().take_while(|route| route.layer() == Layer::Address).count();
+        let by_address = quotas.iter().take_while(|route| route.layer() == RateLimitLayer::Address).count();
         let (by_address, by_account) = quotas.split_at(by_address);
         let (route, account_quotas) = (by_address.first().copied(), AccountQuotas(by_account));
         let (parameters, is_public) = (Parameters::new(meta.params, in_path, named), meta.security.is_empty());
@@ -250,9 +250,12 @@ mod tests {
         let forgotten: Vec<_> = names.iter().filter(|name| quotas(name).is_none()).collect();
         assert!(forgotten.is_empty(), "without a quota: {forgotten:?}");
         for name in names {
-            let layers: Vec<Layer> = quotas(name).into_iter().flatten().map(|route| route.layer()).collect();
-            let of_addresses = layers.iter().filter(|layer| **layer == Layer::Address).count();
-            assert!(of_addresses <= 1 && layers.iter().skip(of_addresses).all(|it| *it == Layer::Account), "{name}");
+            let layers: Vec<RateLimitLayer> = quotas(name).into_iter().flatten().map(|route| route.layer()).collect();
+            let of_addresses = layers.iter().filter(|layer| **layer == RateLimitLayer::Address).count();
+            assert!(
+                of_addresses <= 1 && layers.iter().skip(of_addresses).all(|it| *it == RateLimitLayer::Account),
+                "{name}"
+            );
         }
     }
 

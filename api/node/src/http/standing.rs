@@ -8,14 +8,14 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue};
 ///
 /// Shown as `RateLimit-Policy` and `RateLimit`, as draft-ietf-httpapi-ratelimit-headers has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing(pub rate_limit::Standing);
+pub struct Standing(pub rate_limit::QuotaStatus);
 
 impl Standing {
     /// Adds the two headers; another limit's may stand there already.
     pub fn write(&self, headers: &mut HeaderMap) {
         const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
         const STATE: HeaderName = HeaderName::from_static("ratelimit");
-        let Self(rate_limit::Standing { limit, quota, remaining, reset }) = self;
+        let Self(rate_limit::QuotaStatus { limit, quota, remaining, reset }) = self;
         let name = limit.as_str();
         let policy = format!("\"{name}\";q={};w={}", quota.requests(), whole_seconds(quota.window()));
         let state = format!("\"{name}\";r={remaining};t={}", whole_seconds(*reset));

@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use fulexo_domain::rate_limit::{Admission, Limit, Quota};
+use fulexo_domain::rate_limit::{Admission, Quota, RateLimit};
 use uuid::Uuid;
 
 /// Whose requests are counted together. Personal data: no `Debug`.
@@ -59,7 +59,7 @@ pub struct Buckets {
 #[derive(Default)]
 struct Shard {
     /// When each will be full again, in microseconds of this process.
-    full_at: HashMap<(Limit, Origin), i64>,
+    full_at: HashMap<(RateLimit, Origin), i64>,
     /// Room was last looked for then.
     swept_at: Option<i64>,
 }
@@ -78,7 +78,7 @@ impl Default for Buckets {
 
 impl Buckets {
     /// Counts so many requests, all or none, and says until when their bucket will not be full.
-    pub fn admit(&self, limit: Limit, origin: Origin, quota: Quota, count: u32, now: i64) -> (Admission, i64) {
+    pub fn admit(&self, limit: RateLimit, origin: Origin, quota: Quota, count: u32, now: i64) -> (Admission, i64) {
         let hash = self.hasher.hash_one((limit, origin));
         let index = usize::try_from(hash % SHARDS as u64).unwrap_or_default();
         let Some(shard) = self.shards.get(index) else {
@@ -96,7 +96,7 @@ impl Buckets {
 }
 
 impl Shard {
-    fn place_for(&mut self, key: (Limit, Origin), now: i64) -> (Limit, Origin) {
+    fn place_for(&mut self, key: (RateLimit, Origin), now: i64) -> (RateLimit, Origin) {
         if self.full_at.len() < MOST || self.full_at.contains_key(&key) {
             return key;
         }
@@ -118,7 +118,7 @@ mod tests {
 
     fn admitted(buckets: &Buckets, origin: Origin, now: i64) -> bool {
         let quota = Quota::new(2, TimeDelta::seconds(2)).unwrap();
-        matches!(buckets.admit(Limit::Address, origin, quota, 1, now).0, Admission::Admitted { .. })
+        matches!(buckets.admit(RateLimit::Address, origin, quota, 1, now).0, Admission::Admitted { .. })
     }
 
     fn size(buckets: &Buckets) -> usize {
@@ -169,7 +169,7 @@ mod tests {
             let (origin, count) = (Origin::V4([192, 0, 2, 1]), AtomicU32::new(0));
             let send = || {
                 for _ in 0..50 {
-                    if matches!(buckets.admit(Limit::Address, origin, quota, 1, 0).0, Admission::Admitted { .. }) {
+                    if matches!(buckets.admit(RateLimit::Address, origin, quota, 1, 0).0, Admission::Admitted { .. }) {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -17,7 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::{self, Context};
 use fulexo_commands::{CommandQuotas, Commands, QuotaHolder, SharedQuotaDecision};
 use fulexo_domain::event::Actor;
-use fulexo_domain::rate_limit::{self, Admission, Layer, Limit, RateLimits, Route, Spent};
+use fulexo_domain::rate_limit::{self, Admission, QuotaExceeded, RateLimit, RateLimitLayer, RateLimits, RouteGroup};
 use fulexo_domain::values::AccountId;
 use tokio::time::{sleep, timeout};
 
@@ -64,15 +64,15 @@ impl Limits {
     /// # Errors
     /// 429.
     pub fn address(&self, address: IpAddr) -> Result<Standing, Problem> {
-        Ok(Standing(self.counts.admit(Limit::Address, Origin::of(address), 1)?))
+        Ok(Standing(self.counts.admit(RateLimit::Address, Origin::of(address), 1)?))
     }
 
     /// Counts a request of this address on such a route.
     ///
     /// # Errors
     /// 429.
-    pub async fn route(&self, route: Route, address: IpAddr) -> Result<Standing, Problem> {
-        let (limit, origin) = (Limit::Route(route), Origin::of(address));
+    pub async fn route(&self, route: RouteGroup, address: IpAddr) -> Result<Standing, Problem> {
+        let (limit, origin) = (RateLimit::Route(route), Origin::of(address));
         // Its own count first: what it refuses costs the database nothing.
         let standing = self.counts.admit(limit, origin, 1)?;
         if !route.is_shared() || self.counts.now() < self.alone_until.load(Ordering::Relaxed) {
@@ -80,10 +80,10 @@ impl Limits {
         }
         match timeout(PATIENCE, self.commands.count_request(route, origin.as_bytes(), standing.quota)).await {
             Ok(Ok(SharedQuotaDecision::Admitted { remaining })) => {
-                Ok(Standing(rate_limit::Standing { remaining: remaining.min(standing.remaining), ..standing }))
+                Ok(Standing(rate_limit::QuotaStatus { remaining: remaining.min(standing.remaining), ..standing }))
             }
             Ok(Ok(SharedQuotaDecision::Refused { retry_after })) => {
-                let standing = rate_limit::Standing { remaining: 0, ..standing };
+                let standing = rate_limit::QuotaStatus { remaining: 0, ..standing };
                 Err(self.counts.refuse(standing, origin, retry_after).into())
             }
             unanswered => {
@@ -103,13 +103,13 @@ impl Limits {
     ///
     /// # Errors
     /// 429.
-    pub fn account(&self, actor: Actor, routes: &[Route]) -> Result<(), Problem> {
+    pub fn account(&self, actor: Actor, routes: &[RouteGroup]) -> Result<(), Problem> {
         let origin = match actor {
             Actor::Account { id } => Origin::Account(id),
             Actor::ApiKey { id } => Origin::ApiKey(id),
             Actor::Anonymous | Actor::Operator | Actor::System => return Ok(()),
         };
-        for limit in [Limit::Account].into_iter().chain(routes.iter().copied().map(Limit::Route)) {
+        for limit in [RateLimit::Account].into_iter().chain(routes.iter().copied().map(RateLimit::Route)) {
             self.counts.admit(limit, origin, 1)?;
         }
         Ok(())
@@ -150,20 +150,20 @@ impl Counts {
         Self { quotas, buckets: Buckets::default(), tally: Tally::default(), began: Instant::now() }
     }
 
-    fn admit(&self, limit: Limit, origin: Origin, count: u32) -> Result<rate_limit::Standing, Spent> {
+    fn admit(&self, limit: RateLimit, origin: Origin, count: u32) -> Result<rate_limit::QuotaStatus, QuotaExceeded> {
         let (quota, now) = (self.quotas.quota(limit), self.now());
         let (admission, full_at) = self.buckets.admit(limit, origin, quota, count, now);
         let reset = TimeDelta::microseconds(full_at.saturating_sub(now).max(0));
-        let standing = rate_limit::Standing { limit, quota, remaining: quota.remaining(full_at, now), reset };
+        let standing = rate_limit::QuotaStatus { limit, quota, remaining: quota.remaining(full_at, now), reset };
         match admission {
             Admission::Admitted { .. } => Ok(standing),
             Admission::Refused { retry_after } => Err(self.refuse(standing, origin, retry_after)),
         }
     }
 
-    fn refuse(&self, standing: rate_limit::Standing, origin: Origin, retry_after: TimeDelta) -> Spent {
+    fn refuse(&self, standing: rate_limit::QuotaStatus, origin: Origin, retry_after: TimeDelta) -> QuotaExceeded {
         self.tally.count(standing.limit, origin, standing.quota, clock::now());
-        Spent { standing, retry_after }
+        QuotaExceeded { standing, retry_after }
     }
 
     /// Microseconds of this process.
@@ -173,22 +173,22 @@ impl Counts {
 }
 
 impl CommandQuotas for Counts {
-    fn spend(&self, route: Route, payer: QuotaHolder, count: u32) -> Result<(), Spent> {
+    fn spend(&self, route: RouteGroup, payer: QuotaHolder, count: u32) -> Result<(), QuotaExceeded> {
         let origin = match payer {
             QuotaHolder::Address(address) => Origin::of(address),
             QuotaHolder::Account(AccountId(id)) => Origin::Account(id),
         };
-        self.admit(Limit::Route(route), origin, count).map(|_| ())
+        self.admit(RateLimit::Route(route), origin, count).map(|_| ())
     }
 }
 
-impl From<Spent> for Problem {
-    fn from(Spent { standing, retry_after }: Spent) -> Self {
-        let rate_limit::Standing { limit, quota, .. } = standing;
+impl From<QuotaExceeded> for Problem {
+    fn from(QuotaExceeded { standing, retry_after }: QuotaExceeded) -> Self {
+        let rate_limit::QuotaStatus { limit, quota, .. } = standing;
         let (name, seconds) = (limit.as_str(), whole_seconds(quota.window()));
         let of = match limit.counts().0 {
-            Layer::Address => "your address",
-            Layer::Account => "your account",
+            RateLimitLayer::Address => "your address",
+            RateLimitLayer::Account => "your account",
         };
         Self::rate_limited(retry_after.to_std().unwrap_or_default())
             .with_quota(name)

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use fulexo_commands::RateLimitViolation;
 use fulexo_domain::event::Actor;
-use fulexo_domain::rate_limit::{Limit, Quota};
+use fulexo_domain::rate_limit::{Quota, RateLimit};
 
 use super::buckets::Origin;
 
@@ -17,7 +17,7 @@ const MOST: usize = 1_024;
 
 /// Refusals by limit and origin.
 #[derive(Default)]
-pub struct Tally(Mutex<HashMap<(Limit, Origin), Entry>>);
+pub struct Tally(Mutex<HashMap<(RateLimit, Origin), Entry>>);
 
 struct Entry {
     began_at: DateTime<Utc>,
@@ -27,7 +27,7 @@ struct Entry {
 
 impl Tally {
     /// Counts one refusal.
-    pub fn count(&self, limit: Limit, origin: Origin, quota: Quota, now: DateTime<Utc>) {
+    pub fn count(&self, limit: RateLimit, origin: Origin, quota: Quota, now: DateTime<Utc>) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = entries.len() >= MOST && !entries.contains_key(&(limit, origin));
         let key = (limit, if is_full { Origin::Crowd } else { origin });
@@ -45,7 +45,7 @@ impl Tally {
     }
 }
 
-fn violation(limit: Limit, origin: Origin, entry: &Entry) -> RateLimitViolation {
+fn violation(limit: RateLimit, origin: Origin, entry: &Entry) -> RateLimitViolation {
     let (layer, route) = limit.counts();
     let (actor, origin) = match origin {
         Origin::V4(octets) => (Actor::Anonymous, Some(Ipv4Addr::from(octets).to_string())),
@@ -72,7 +72,7 @@ mod tests {
         let (tally, now) = (Tally::default(), DateTime::UNIX_EPOCH);
         let quota = Quota::new(5, TimeDelta::minutes(1)).unwrap();
         for second in 0..90 {
-            tally.count(Limit::Address, Origin::V4([192, 0, 2, 1]), quota, now + TimeDelta::seconds(second));
+            tally.count(RateLimit::Address, Origin::V4([192, 0, 2, 1]), quota, now + TimeDelta::seconds(second));
             if second == 59 {
                 assert!(tally.take(now + TimeDelta::seconds(59)).is_empty(), "the window is not over");
                 let over = tally.take(now + TimeDelta::seconds(60));
@@ -87,7 +87,7 @@ mod tests {
     fn whatever_the_number_of_origins_the_number_of_violations_is_bounded_and_no_refusal_is_forgotten() {
         let (tally, quota) = (Tally::default(), Quota::new(5, TimeDelta::minutes(1)).unwrap());
         for number in 0..5_000_u64 {
-            tally.count(Limit::Address, Origin::V6(number.to_be_bytes()), quota, DateTime::UNIX_EPOCH);
+            tally.count(RateLimit::Address, Origin::V6(number.to_be_bytes()), quota, DateTime::UNIX_EPOCH);
         }
         let over = tally.take(DateTime::<Utc>::MAX_UTC);
         assert_eq!(over.len(), MOST + 1);

@@ -4,8 +4,8 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::message::StreamMessage;
-use fulexo_domain::copy::{EPOCH, LEAF_HASH, MAC, POSITION, STREAM, SUBJECT_PREFIX, VERSION, hex, unhex};
 use fulexo_domain::event::Stream;
+use fulexo_domain::jetstream::{EPOCH, LEAF_HASH, MAC, POSITION, STREAM, SUBJECT_PREFIX, VERSION, hex, unhex};
 use fulexo_domain::leaf;
 use uuid::Uuid;
 

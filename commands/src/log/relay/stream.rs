@@ -20,7 +20,7 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::copy::{SUBJECTS, StreamName};
+use fulexo_domain::jetstream::{SUBJECTS, StreamName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
 use fulexo_commands::access_token::{KeyRing, SigningKey, TokenGrant, TokenSettings};
-use fulexo_domain::authentication::Method;
+use fulexo_domain::authentication::AuthenticationMethod;
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use fulexo_node::clock;
 use fulexo_tests::{Client, Node, operator};
@@ -173,7 +173,7 @@ async fn a_token_of_another_service_with_the_same_secret_is_refused() {
         account: AccountId(serde_json::from_value(forger.claims["sub"].clone()).unwrap()),
         session: SessionId(serde_json::from_value(forger.claims["sid"].clone()).unwrap()),
         authenticated_at: clock::now(),
-        methods: vec![Method::Password],
+        methods: vec![AuthenticationMethod::Password],
         held: false,
         roles: vec![RoleName::parse("admin").unwrap()],
         position: 0,

@@ -1,7 +1,7 @@
 //! Who sees the policy and changes it.
 
 use chrono::TimeDelta;
-use fulexo_domain::event::Field;
+use fulexo_domain::event::SealedField;
 use fulexo_tests::{Client, Node, PASSWORD, log_size, operator, there};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ async fn the_reason_of_a_change_is_sealed_beside_the_event_and_nowhere_in_it() {
     assert_eq!(event["sealed"][0]["fields"], json!(["reason"]));
     let position = i64::try_from(changed.position()).unwrap();
     let opened = node.app().commands.vault().open_personal(&[position]).await.unwrap();
-    assert_eq!(opened[&position].get(Field::Reason), Some(BECAUSE));
+    assert_eq!(opened[&position].get(SealedField::Reason), Some(BECAUSE));
     let auditor = node.auditor().await.seeing(changed.position());
     let shown = auditor.get(&format!("/v1/audit/events/{position}")).await;
     assert_eq!((shown.status, &shown.json["type"]), (200, &json!("policy.changed")));

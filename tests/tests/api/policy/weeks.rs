@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason, LiftedBy, Method};
+use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, UnlockCause};
 use fulexo_domain::leaf;
-use fulexo_domain::lockout::{Counter, Lockout};
+use fulexo_domain::lockout::{AttemptCounter, AttemptReservation};
 use fulexo_domain::policy::Policy;
 use fulexo_domain::values::SessionId;
 use fulexo_tests::{Database, Dice, Node, draft, eventually, log_size, operator};
@@ -25,7 +25,7 @@ async fn write_history(database: &Database, events: &[(DateTime<Utc>, Uuid, Auth
     for (position, (at, account, event)) in events.iter().enumerate() {
         let version = versions.entry(*account).and_modify(|version| *version += 1).or_insert(1);
         let draft = draft(event.clone(), *account);
-        let leaf = draft.prepare().unwrap().leaf(*at, *version);
+        let leaf = draft.encode().unwrap().leaf(*at, *version);
         let statement = "insert into log.event_0 (position, stream_id, category, version, leaf, leaf_hash)
                          values ($1, $2, 'authentication', $3, $4, $5)";
         let insert = sqlx::query(statement)
@@ -48,7 +48,7 @@ async fn write_history(database: &Database, events: &[(DateTime<Utc>, Uuid, Auth
 
 fn succeeded(device: Option<String>) -> AuthenticationEvent {
     AuthenticationEvent::Succeeded {
-        methods: vec![Method::Password],
+        methods: vec![AuthenticationMethod::Password],
         session: SessionId(operator().new_id()),
         device,
         trusted: None,
@@ -59,7 +59,7 @@ fn succeeded(device: Option<String>) -> AuthenticationEvent {
 fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
     let policy = Policy::default().lockout;
     let accounts = [1, 2, 3].map(|_| operator().new_id());
-    let mut counters: BTreeMap<(Uuid, Option<String>), Counter> = BTreeMap::new();
+    let mut counters: BTreeMap<(Uuid, Option<String>), AttemptCounter> = BTreeMap::new();
     let (mut now, mut events) = (operator().now - TimeDelta::days(80), Vec::new());
     while now < operator().now - TimeDelta::days(1) {
         now += match dice.roll(40) {
@@ -72,7 +72,7 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
         let right = dice.roll(12) == 0;
         let counter = counters.entry((account, device.clone())).or_default();
         let mut record = |event| events.push((now, account, event));
-        let Lockout::Open { number, lock_passed } = counter.reserve(now, &policy) else {
+        let AttemptReservation::Open { number, lock_passed } = counter.reserve(now, &policy) else {
             record(failed(FailureReason::Locked, device));
             continue;
         };
@@ -80,13 +80,13 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
         if lock_passed {
             record(AuthenticationEvent::LockLifted {
                 factor,
-                by: LiftedBy::Expired,
+                by: UnlockCause::Expired,
                 device: device.clone(),
                 scope: None,
             });
         }
         if right {
-            *counter = Counter::default();
+            *counter = AttemptCounter::default();
             record(succeeded(device));
             continue;
         }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
 use fulexo_commands::{Credentials, LoginResult};
 use fulexo_domain::password::Password;
-use fulexo_domain::values::{EmailAddress, TypedCode};
+use fulexo_domain::values::{CodeInput, EmailAddress};
 use fulexo_tests::{Client, Node, PASSWORD, operator};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -206,12 +206,12 @@ async fn a_challenge_is_good_for_five_minutes() {
     later.now += TimeDelta::minutes(6);
     let challenge = ann.challenge(&node).await;
     let code = ann.app.code(12);
-    let answer = node.app().commands.second_factor(&later, &challenge, &TypedCode::new(&code)).await;
+    let answer = node.app().commands.second_factor(&later, &challenge, &CodeInput::new(&code)).await;
     assert!(matches!(answer, Err(fulexo_commands::CommandError::InvalidCredentials)));
     later.now -= TimeDelta::minutes(2);
     let code = ann.app.code(8);
     assert!(
-        node.app().commands.second_factor(&later, &challenge, &TypedCode::new(&code)).await.is_ok(),
+        node.app().commands.second_factor(&later, &challenge, &CodeInput::new(&code)).await.is_ok(),
         "four minutes from now"
     );
 }

@@ -3,21 +3,21 @@
 //! costs nobody anything.
 //!
 //! The text of a record is canonical JSON, as a leaf is. A record that is folded otherwise, from the same events, takes
-//! another [`Record::FORMAT`]: what was written in another one is not read.
+//! another [`Snapshot::FORMAT`]: what was written in another one is not read.
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::account::{Account, AccountEvent, AccountState, PasswordChange};
-use crate::event::{Category, Event, Recorded};
+use crate::account::{Account, AccountEvent, AccountState, PasswordChangeCause};
+use crate::event::{Category, Event, RecordedEvent};
 use crate::policy::{Policy, SecurityPolicy};
 use crate::role::{Role, RoleState};
 use crate::session::{Session, SessionState};
 
 /// What is folded of a stream.
-pub trait Record: Default + Serialize + DeserializeOwned + Send + Sync {
+pub trait Snapshot: Default + Serialize + DeserializeOwned + Send + Sync {
     /// The kind of stream.
     const CATEGORY: Category;
     /// Counts the ways in which it was ever folded or written.
@@ -25,7 +25,7 @@ pub trait Record: Default + Serialize + DeserializeOwned + Send + Sync {
 
     /// The record after one more event of its stream.
     #[must_use]
-    fn after(self, recorded: Recorded) -> Self;
+    fn apply(self, recorded: RecordedEvent) -> Self;
 
     /// The record as text.
     ///
@@ -48,7 +48,7 @@ pub trait Record: Default + Serialize + DeserializeOwned + Send + Sync {
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AccountRecord {
+pub struct AccountSnapshot {
     /// What decisions rest on.
     pub state: AccountState,
     /// Where the event stands beside which it is sealed who it is.
@@ -60,7 +60,7 @@ pub struct AccountRecord {
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SessionRecord {
+pub struct SessionSnapshot {
     /// What decisions rest on.
     pub state: SessionState,
     /// When it began.
@@ -70,7 +70,7 @@ pub struct SessionRecord {
 /// A role that administrators defined.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RoleRecord {
+pub struct RoleSnapshot {
     /// What decisions rest on.
     pub state: RoleState,
 }
@@ -78,16 +78,16 @@ pub struct RoleRecord {
 /// The security policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PolicyRecord {
+pub struct PolicySnapshot {
     /// What decisions rest on; `None` as long as the first one is in force.
     pub state: Option<Policy>,
 }
 
-impl Record for AccountRecord {
+impl Snapshot for AccountSnapshot {
     const CATEGORY: Category = Category::Account;
     const FORMAT: i16 = 1;
 
-    fn after(mut self, recorded: Recorded) -> Self {
+    fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Account(event) = recorded.event else { return self };
         match &event {
             AccountEvent::Registered {} => {
@@ -96,9 +96,13 @@ impl Record for AccountRecord {
             }
             AccountEvent::ProfileChanged {} => self.profile_position = Some(recorded.position),
             AccountEvent::PasswordChanged {
-                how: PasswordChange::Owner | PasswordChange::Expired | PasswordChange::Reset | PasswordChange::Disputed,
+                how:
+                    PasswordChangeCause::Owner
+                    | PasswordChangeCause::Expired
+                    | PasswordChangeCause::Reset
+                    | PasswordChangeCause::Disputed,
             } => self.password_set_at = Some(recorded.recorded_at),
-            AccountEvent::PasswordChanged { how: PasswordChange::Rehash }
+            AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
             | AccountEvent::SecondFactorEnabled { .. }
@@ -117,11 +121,11 @@ impl Record for AccountRecord {
     }
 }
 
-impl Record for SessionRecord {
+impl Snapshot for SessionSnapshot {
     const CATEGORY: Category = Category::Session;
     const FORMAT: i16 = 1;
 
-    fn after(mut self, recorded: Recorded) -> Self {
+    fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Session(event) = recorded.event else { return self };
         self.started_at = self.started_at.or(Some(recorded.recorded_at));
         self.state = Session::apply_event(self.state, event);
@@ -129,21 +133,21 @@ impl Record for SessionRecord {
     }
 }
 
-impl Record for RoleRecord {
+impl Snapshot for RoleSnapshot {
     const CATEGORY: Category = Category::Role;
     const FORMAT: i16 = 1;
 
-    fn after(self, recorded: Recorded) -> Self {
+    fn apply(self, recorded: RecordedEvent) -> Self {
         let Event::Role(event) = recorded.event else { return self };
         Self { state: Role::apply_event(self.state, event) }
     }
 }
 
-impl Record for PolicyRecord {
+impl Snapshot for PolicySnapshot {
     const CATEGORY: Category = Category::Policy;
     const FORMAT: i16 = 1;
 
-    fn after(self, recorded: Recorded) -> Self {
+    fn apply(self, recorded: RecordedEvent) -> Self {
         let Event::Policy(event) = recorded.event else { return self };
         Self { state: SecurityPolicy::apply_event(self.state, event) }
     }
@@ -156,22 +160,22 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::account::{AccountCommand, DisabledBy};
-    use crate::authentication::Method;
+    use crate::account::{AccountCommand, Initiator};
+    use crate::authentication::AuthenticationMethod;
     use crate::event::{Actor, Stream};
     use crate::permission::{Permission, Permissions};
     use crate::policy::{ChangePolicy, FingerprintPolicy};
     use crate::role::RoleCommand;
-    use crate::session::{RevokedBy, SessionCommand};
+    use crate::session::{RevocationCause, SessionCommand};
     use crate::values::{AccountId, RoleName};
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds) + TimeDelta::microseconds(seconds * 7 % 1_000_000)
     }
 
-    fn recorded(version: u64, event: impl Into<Event>) -> Recorded {
+    fn recorded(version: u64, event: impl Into<Event>) -> RecordedEvent {
         let event = event.into();
-        Recorded {
+        RecordedEvent {
             position: version * 3,
             id: Uuid::nil(),
             stream: Stream { category: event.category(), id: Uuid::nil() },
@@ -193,14 +197,14 @@ mod tests {
     }
 
     /// The events that come of these commands, those that are refused left out.
-    fn history<A: Aggregate<Event: Clone + Into<Event>>>(commands: Vec<A::Command>) -> Vec<Recorded> {
+    fn history<A: Aggregate<Event: Clone + Into<Event>>>(commands: Vec<A::Command>) -> Vec<RecordedEvent> {
         history_of::<A>(commands, |_, command| command)
     }
 
     fn history_of<A: Aggregate<Event: Clone + Into<Event>>>(
         commands: Vec<A::Command>,
         as_it_stands: fn(&A::State, A::Command) -> A::Command,
-    ) -> Vec<Recorded> {
+    ) -> Vec<RecordedEvent> {
         let (mut state, mut events) = (A::State::default(), Vec::new());
         for command in commands {
             let command = as_it_stands(&state, command);
@@ -212,12 +216,14 @@ mod tests {
         events
     }
 
-    fn fold<R: Record>(start: R, events: &[Recorded]) -> R {
-        events.iter().cloned().fold(start, R::after)
+    fn fold<R: Snapshot>(start: R, events: &[RecordedEvent]) -> R {
+        events.iter().cloned().fold(start, R::apply)
     }
 
     /// Written down after any of its events and gone on with, a record is what it is without.
-    fn may_be_cut_anywhere<R: Record + PartialEq + std::fmt::Debug>(events: &[Recorded]) -> Result<(), TestCaseError> {
+    fn may_be_cut_anywhere<R: Snapshot + PartialEq + std::fmt::Debug>(
+        events: &[RecordedEvent],
+    ) -> Result<(), TestCaseError> {
         let whole = fold(R::default(), events);
         for cut in 0..=events.len() {
             let (before, tail) = events.split_at(cut);
@@ -230,9 +236,9 @@ mod tests {
     }
 
     fn account_command() -> impl Strategy<Value = AccountCommand> {
-        use PasswordChange::{Disputed, Expired, Owner, Rehash, Reset};
+        use PasswordChangeCause::{Disputed, Expired, Owner, Rehash, Reset};
         let how = prop::sample::select(vec![Owner, Expired, Rehash, Reset, Disputed]);
-        let by = prop::sample::select(vec![DisabledBy::Owner, DisabledBy::Admin]);
+        let by = prop::sample::select(vec![Initiator::Owner, Initiator::Admin]);
         let name = || prop::sample::select(vec!["admin", "auditor", "support"]).prop_map(role);
         prop_oneof![
             Just(AccountCommand::Register { roles: vec![role("customer")] }),
@@ -270,10 +276,10 @@ mod tests {
         (0..30_u8, 1..20_u32, 0..5_000_i64, action, who, any::<bool>()).prop_map(
             |(kind, generation, seconds, fingerprint, who, held)| {
                 let policy = crate::policy::SessionPolicy { fingerprint, ..Policy::default().sessions };
-                let methods = vec![if held { Method::OneTime } else { Method::Password }];
+                let methods = vec![if held { AuthenticationMethod::OneTime } else { AuthenticationMethod::Password }];
                 let (account, fingerprint) = (AccountId(Uuid::nil()), who.to_owned());
                 match kind {
-                    0 => SessionCommand::Revoke { by: RevokedBy::Owner },
+                    0 => SessionCommand::Revoke { by: RevocationCause::Owner },
                     1 | 2 => SessionCommand::Elevate { methods, held, at: at(seconds), policy },
                     3..24 => SessionCommand::Refresh { generation, fingerprint, at: at(seconds), policy },
                     _ => SessionCommand::Start { account, methods, fingerprint, at: at(0), policy },
@@ -309,10 +315,10 @@ mod tests {
         ) {
             let register = AccountCommand::Register { roles: vec![] };
             let accounts = std::iter::once(register).chain(accounts).collect();
-            may_be_cut_anywhere::<AccountRecord>(&history::<Account>(accounts))?;
-            may_be_cut_anywhere::<SessionRecord>(&history_of::<Session>(sessions, with_current_token))?;
-            may_be_cut_anywhere::<RoleRecord>(&history::<Role>(roles))?;
-            may_be_cut_anywhere::<PolicyRecord>(&history::<SecurityPolicy>(policies))?;
+            may_be_cut_anywhere::<AccountSnapshot>(&history::<Account>(accounts))?;
+            may_be_cut_anywhere::<SessionSnapshot>(&history_of::<Session>(sessions, with_current_token))?;
+            may_be_cut_anywhere::<RoleSnapshot>(&history::<Role>(roles))?;
+            may_be_cut_anywhere::<PolicySnapshot>(&history::<SecurityPolicy>(policies))?;
         }
     }
 
@@ -321,11 +327,11 @@ mod tests {
         let changed = |how| AccountEvent::PasswordChanged { how };
         let events = [
             recorded(1, AccountEvent::Registered {}),
-            recorded(2, changed(PasswordChange::Owner)),
+            recorded(2, changed(PasswordChangeCause::Owner)),
             recorded(3, AccountEvent::ProfileChanged {}),
-            recorded(4, changed(PasswordChange::Rehash)),
+            recorded(4, changed(PasswordChangeCause::Rehash)),
         ];
-        let record = fold(AccountRecord::default(), &events);
+        let record = fold(AccountSnapshot::default(), &events);
         assert_eq!((record.profile_position, record.password_set_at), (Some(9), Some(at(2))));
     }
 
@@ -333,7 +339,7 @@ mod tests {
     #[test]
     fn the_text_of_a_format_stays() {
         let account = fold(
-            AccountRecord::default(),
+            AccountSnapshot::default(),
             &history::<Account>(vec![
                 AccountCommand::Register { roles: vec![role("customer")] },
                 AccountCommand::ExpirePassword,
@@ -343,7 +349,7 @@ mod tests {
             ]),
         );
         assert_eq!(
-            (AccountRecord::FORMAT, account.to_text().unwrap().as_str()),
+            (AccountSnapshot::FORMAT, account.to_text().unwrap().as_str()),
             (
                 1,
                 r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolling":false,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor":true,"suspended":false}}"#
@@ -354,47 +360,47 @@ mod tests {
         let mut commands = vec![
             SessionCommand::Start {
                 account: AccountId(Uuid::nil()),
-                methods: vec![Method::Password],
+                methods: vec![AuthenticationMethod::Password],
                 fingerprint: "a".into(),
                 at: at(0),
                 policy: policy(),
             },
             SessionCommand::Refresh { generation: 1, fingerprint: "a".into(), at: at(60), policy: policy() },
         ];
-        let live = fold(SessionRecord::default(), &history::<Session>(commands.clone()));
+        let live = fold(SessionSnapshot::default(), &history::<Session>(commands.clone()));
         assert_eq!(
-            (SessionRecord::FORMAT, live.to_text().unwrap().as_str()),
+            (SessionSnapshot::FORMAT, live.to_text().unwrap().as_str()),
             (
                 1,
                 r#"{"started_at":"1970-01-01T00:00:01.000007Z","state":{"live":{"account":"00000000-0000-0000-0000-000000000000","expires_at":"1970-01-31T00:00:00Z","fingerprint":"a","generation":2,"grace_until":"1970-01-01T00:01:10.000420Z","held":false,"idle_expires_at":"1970-01-08T00:01:00.000420Z","methods":["pwd"]}}}"#
             )
         );
-        commands.push(SessionCommand::Revoke { by: RevokedBy::Owner });
-        let ended = fold(SessionRecord::default(), &history::<Session>(commands));
+        commands.push(SessionCommand::Revoke { by: RevocationCause::Owner });
+        let ended = fold(SessionSnapshot::default(), &history::<Session>(commands));
         assert_eq!(ended.to_text().unwrap(), r#"{"started_at":"1970-01-01T00:00:01.000007Z","state":"ended"}"#);
 
         let permissions = Permissions::of(&[Permission::AccountsRead, Permission::AuditRead]);
         let mut commands = vec![RoleCommand::Define { role: role("support"), permissions }];
-        let defined = fold(RoleRecord::default(), &history::<Role>(commands.clone()));
+        let defined = fold(RoleSnapshot::default(), &history::<Role>(commands.clone()));
         let text = r#"{"state":{"defined":["accounts.read","audit.read"]}}"#;
-        assert_eq!((RoleRecord::FORMAT, defined.to_text().unwrap().as_str()), (1, text));
+        assert_eq!((RoleSnapshot::FORMAT, defined.to_text().unwrap().as_str()), (1, text));
         commands.push(RoleCommand::Retire { role: role("support") });
-        let retired = fold(RoleRecord::default(), &history::<Role>(commands));
+        let retired = fold(RoleSnapshot::default(), &history::<Role>(commands));
         assert_eq!(retired.to_text().unwrap(), r#"{"state":"retired"}"#);
 
         assert_eq!(
-            (PolicyRecord::FORMAT, PolicyRecord::default().to_text().unwrap().as_str()),
+            (PolicySnapshot::FORMAT, PolicySnapshot::default().to_text().unwrap().as_str()),
             (1, r#"{"state":null}"#)
         );
     }
 
     #[test]
     fn what_this_build_would_not_have_written_is_not_read() {
-        assert!(AccountRecord::from_text("{}").is_err());
-        let known = AccountRecord::default().to_text().unwrap();
-        assert!(AccountRecord::from_text(&known).is_ok());
-        assert!(AccountRecord::from_text(&known.replace("\"suspended\"", "\"another\"")).is_err());
-        assert!(AccountRecord::from_text(&known.replace("{\"password", "{\"more\":1,\"password")).is_err());
-        assert!(SessionRecord::from_text(r#"{"started_at":null,"state":"asleep"}"#).is_err());
+        assert!(AccountSnapshot::from_text("{}").is_err());
+        let known = AccountSnapshot::default().to_text().unwrap();
+        assert!(AccountSnapshot::from_text(&known).is_ok());
+        assert!(AccountSnapshot::from_text(&known.replace("\"suspended\"", "\"another\"")).is_err());
+        assert!(AccountSnapshot::from_text(&known.replace("{\"password", "{\"more\":1,\"password")).is_err());
+        assert!(SessionSnapshot::from_text(r#"{"started_at":null,"state":"asleep"}"#).is_err());
     }
 }

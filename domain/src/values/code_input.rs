@@ -11,9 +11,9 @@ const LONGEST: usize = 256;
 /// What was typed as a code, without white space, dashes and what cannot be seen; digits and letters of other forms as those of
 /// ASCII, letters small. No `Debug`; wiped when dropped.
 #[derive(Clone)]
-pub struct TypedCode(Zeroizing<String>);
+pub struct CodeInput(Zeroizing<String>);
 
-impl TypedCode {
+impl CodeInput {
     /// Reads any text: whether it is a code, and right, is for others to say.
     #[must_use]
     pub fn new(text: &str) -> Self {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> String {
-        TypedCode::new(text).as_str().to_owned()
+        CodeInput::new(text).as_str().to_owned()
     }
 
     #[test]
