@@ -1,13 +1,13 @@
-//! An account: who it is (sealed, beside the log), which roles it holds, when its password changed.
+//! An account: its roles, its second factor and the state of its password. The personal data (e-mail address, display
+//! name) is sealed alongside the log.
 //!
 //! ```text
 //! (nothing) --registered--> [ open ] --suspended--> [ suspended ]
 //!                               ^                        |
 //!                               +------ reinstated ------+
 //! ```
-//! A suspended account keeps its roles and its password; nobody can use them.
-//! Attempts to log in are not here: they have a stream of their own, so that a flood of wrong passwords never
-//! stands in the way of the owner or an administrator.
+//! A suspended account keeps its roles and its password, but nobody can use them. Login attempts have a stream of their
+//! own, so that a flood of wrong passwords never conflicts with a command of the owner or an administrator.
 
 use std::collections::BTreeSet;
 
@@ -17,88 +17,89 @@ use crate::Aggregate;
 use crate::session::RevocationCause;
 use crate::values::{AccountId, RoleName, SessionId};
 
-/// What happened to an account.
+/// An event in the life of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccountEvent {
-    /// The account exists from here on; sealed: e-mail, display name.
+    /// The account was registered; sealed: e-mail address, display name.
     #[serde(rename = "account.registered")]
     Registered {},
-    /// Who it is was written anew; sealed: e-mail, display name.
+    /// The profile changed; sealed: e-mail address, display name.
     #[serde(rename = "account.profile_changed")]
     ProfileChanged {},
-    /// The password is another one.
+    /// The password changed.
     #[serde(rename = "account.password_changed")]
     PasswordChanged {
-        /// What led to it.
+        /// The cause of the change.
         how: PasswordChangeCause,
     },
-    /// The password must be changed before anything else; sealed: reason.
+    /// The password must be changed at the next login; sealed: reason.
     #[serde(rename = "account.password_expired")]
     PasswordExpired {},
-    /// Somebody who may began to set up a second factor; it counts from its confirmation on.
+    /// The owner started to enrol a second factor. The factor counts only after its confirmation.
     #[serde(rename = "account.second_factor_enrolment_started")]
     SecondFactorEnrolmentStarted {},
-    /// From here on a login asks for a second factor, and no session of before counts as one with it, but the one in which
-    /// a code of it was right.
+    /// The second factor is in force: each login asks for it. Earlier sessions do not count as two-factor sessions,
+    /// except the one in which the owner entered a correct code.
     #[serde(rename = "account.second_factor_enabled")]
     SecondFactorEnabled {
-        /// The session in which it was confirmed; none in a login that led to this step alone.
+        /// The session in which the owner confirmed the factor; `None` if a login consisted of this step alone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         session: Option<SessionId>,
     },
-    /// From here on it does not, and no session of before counts as one with a second factor; sealed: reason, when an
-    /// administrator did it.
+    /// The second factor was removed: logins do not ask for it, and earlier sessions do not count as two-factor
+    /// sessions. Sealed if an administrator removed it: reason.
     #[serde(rename = "account.second_factor_disabled")]
     SecondFactorDisabled {
-        /// Who took it away.
+        /// The party that removed it.
         by: Initiator,
     },
-    /// These recovery codes replace all earlier ones.
+    /// A new set of recovery codes replaced all earlier ones.
     #[serde(rename = "account.recovery_codes_issued")]
     RecoveryCodesIssued {
-        /// How many.
+        /// The number of codes.
         count: u32,
     },
-    /// A recovery code stood in for the second factor, and never will again.
+    /// A recovery code replaced the second factor once, and is spent.
     #[serde(rename = "account.recovery_code_used")]
     RecoveryCodeUsed {
-        /// How many are left.
+        /// The number of codes left.
         remaining: u32,
     },
-    /// The account holds this role; sealed: reason.
+    /// The account received this role; sealed: reason.
     #[serde(rename = "account.role_granted")]
     RoleGranted {
         /// The role.
         role: RoleName,
     },
-    /// The account no longer holds this role; sealed: reason.
+    /// The account lost this role; sealed: reason.
     #[serde(rename = "account.role_revoked")]
     RoleRevoked {
         /// The role.
         role: RoleName,
     },
-    /// Whoever reads mail to the account's address followed a link in it.
+    /// A recipient of mail to the account's address followed a link in it.
     #[serde(rename = "account.email_verified")]
     EmailVerified {},
-    /// Nobody logs in any more; sealed: reason.
+    /// Logins and sessions of the account are refused; sealed: reason.
     #[serde(rename = "account.suspended")]
     Suspended {},
     /// The account can be used again; sealed: reason.
     #[serde(rename = "account.reinstated")]
     Reinstated {},
-    /// No session that began before is good any more. That each of them has ended (`session.revoked`) is recorded later.
+    /// All earlier sessions of the account are void from here on. A later `session.revoked` records the end of each.
     #[serde(rename = "account.sessions_revoked")]
     SessionsRevoked {
-        /// By whom or what.
+        /// The cause of the revocation.
         by: RevocationCause,
-        /// The one that stays.
+        /// The session that remains.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<SessionId>,
     },
 }
 
 impl AccountEvent {
-    /// Whether no device is known from here on: whoever was trusted before was so by other factors, or too much.
+    /// `true` if the event makes the account forget all its devices: the factors that established their trust have
+    /// changed, or that trust was too great.
     #[must_use]
     pub const fn forgets_devices(&self) -> bool {
         match self {
@@ -122,153 +123,153 @@ impl AccountEvent {
     }
 }
 
-/// What led to a new password.
+/// The cause of a password change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PasswordChangeCause {
-    /// Its owner chose a new one.
+    /// The owner chose a new password.
     Owner,
-    /// Its owner had to choose a new one: the old one was too old, or an administrator said so.
+    /// The owner had to choose a new password: the old one was too old, or an administrator expired it.
     Expired,
-    /// The same password, hashed anew at the configured cost.
+    /// The same password was hashed again, at the configured cost.
     Rehash,
-    /// Its owner followed a link that was mailed to them.
+    /// The owner followed a password reset link.
     Reset,
-    /// Its owner said that somebody else got in: nobody knows the new one, until it is reset.
+    /// The owner reported an intrusion. Nobody knows the new password; only a reset leads to a usable one.
     Disputed,
 }
 
-/// Who took a second factor away.
+/// The party that removed a second factor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initiator {
-    /// Its owner.
+    /// The owner of the account.
     Owner,
     /// An administrator.
     Admin,
 }
 
-/// What is asked of an account.
+/// A command to an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountCommand {
-    /// Open the account, with these roles from the first moment. Whether there are such roles is the caller's to know.
+    /// Register the account, with these initial roles. The caller ensures that the roles exist.
     Register {
-        /// Usually `customer` alone.
+        /// The initial roles, usually `customer` alone.
         roles: Vec<RoleName>,
     },
-    /// Record that its owner is to be called otherwise; the name itself never comes here.
+    /// Record a change of the profile. The command does not carry the profile itself.
     ChangeProfile,
-    /// Record that the password changed; the verifier itself never comes here.
+    /// Record a change of the password. The command does not carry the verifier.
     ChangePassword {
-        /// What led to it.
+        /// The cause of the change.
         how: PasswordChangeCause,
     },
-    /// Have the password changed before anything else.
+    /// Require a password change at the next login.
     ExpirePassword,
-    /// Begin to set up a second factor, the first or another one.
+    /// Start to enrol a second factor, the first or a replacement.
     StartEnrolment,
-    /// A code of the factor that was begun was right: it counts from now on.
+    /// Confirm the pending second factor, after a correct code of it.
     ConfirmEnrolment {
-        /// How many recovery codes come with it.
+        /// The number of recovery codes issued with it.
         codes: u32,
-        /// The session in which it was, if it was in one.
+        /// The session in which the owner entered the code, if any.
         session: Option<SessionId>,
     },
-    /// Ask for no second factor any more.
+    /// Remove the second factor.
     DisableSecondFactor {
-        /// Who takes it away.
+        /// The party that removes it.
         by: Initiator,
     },
     /// Replace the recovery codes.
     IssueRecoveryCodes {
-        /// How many.
+        /// The number of codes.
         count: u32,
     },
-    /// A recovery code was presented, and spent.
+    /// Record that a recovery code was presented and spent.
     UseRecoveryCode,
-    /// Give the account a role. Whether there is such a role is the caller's to know.
+    /// Grant the account a role. The caller ensures that the role exists.
     GrantRole {
         /// The role.
         role: RoleName,
     },
-    /// Take a role away.
+    /// Revoke a role of the account.
     RevokeRole {
         /// The role.
         role: RoleName,
     },
-    /// A link that was mailed to its address was followed. Following another changes nothing.
+    /// Record that a link mailed to the account's address was followed. Has no effect on a verified address.
     VerifyEmail,
-    /// Stop all use of it.
+    /// Suspend the account.
     Suspend,
-    /// Allow its use again.
+    /// Reinstate the account.
     Reinstate,
-    /// End every session but one. Whether there is one to end is the caller's to know.
+    /// Revoke all sessions of the account but one. The caller ensures that at least one such session exists.
     RevokeSessions {
-        /// By whom or what.
+        /// The cause of the revocation.
         by: RevocationCause,
-        /// The one that stays.
+        /// The session that remains.
         kept: Option<SessionId>,
     },
 }
 
-/// Why nothing was recorded.
+/// The refusal of a command to an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
-    /// Registered before.
+    /// The account was registered before.
     #[error("the account is registered already")]
     AlreadyRegistered,
-    /// Never registered.
+    /// The account was never registered.
     #[error("there is no such account")]
     Unknown,
     /// The role to grant does not exist.
     #[error("there is no such role")]
     NoSuchRole,
-    /// Granted before.
+    /// The account has this role already.
     #[error("the account holds this role already")]
     RoleHeld,
-    /// Suspended before.
+    /// The account is suspended already.
     #[error("the account is suspended already")]
     AlreadySuspended,
-    /// Nobody uses it, its owner neither.
+    /// The account is suspended: nobody can use it, including its owner.
     #[error("the account is suspended")]
     Suspended,
-    /// Not suspended, so it cannot be reinstated.
+    /// The account is not suspended, so it cannot be reinstated.
     #[error("the account is not suspended")]
     NotSuspended,
-    /// There is no second factor that this could be done to.
+    /// The account has no second factor to act on.
     #[error("the account has no second factor")]
     NoSecondFactor,
-    /// Nobody began to set one up.
+    /// No enrolment was started.
     #[error("no enrolment of a second factor was started")]
     NotEnrolling,
-    /// Not granted, so it cannot be taken away.
+    /// The account does not have this role, so the role cannot be revoked.
     #[error("the account does not hold this role")]
     RoleNotHeld,
 }
 
-/// The account as its events leave it.
+/// The state of an account, derived from its events.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountState {
-    /// Whether it was ever registered.
+    /// `true` if the account was ever registered.
     pub registered: bool,
-    /// Whether all use of it is stopped.
+    /// `true` if the account is suspended.
     pub suspended: bool,
-    /// The roles it holds.
+    /// The roles of the account.
     pub roles: BTreeSet<RoleName>,
-    /// Whether a login asks for a second factor.
+    /// `true` if a login asks for a second factor.
     pub second_factor: bool,
-    /// Whether a second factor was begun that is not confirmed yet.
+    /// `true` if an enrolment was started and is not confirmed.
     pub enrolling: bool,
-    /// Recovery codes left.
+    /// The number of recovery codes left.
     pub recovery_codes: u32,
-    /// Whether the password must be changed before anything else.
+    /// `true` if the password must be changed at the next login.
     pub password_expired: bool,
-    /// Whether mail to its address reached its owner.
+    /// `true` if mail to the account's address is known to reach its owner.
     pub email_verified: bool,
 }
 
-/// The aggregate.
+/// The aggregate of an account.
 pub struct Account;
 
 impl Aggregate for Account {
@@ -280,7 +281,7 @@ impl Aggregate for Account {
 
     fn handle_command(state: &AccountState, command: AccountCommand) -> Result<Vec<AccountEvent>, AccountError> {
         let open = || if state.registered { Ok(()) } else { Err(AccountError::Unknown) };
-        // For what its owner alone does.
+        // Guards commands of the owner.
         let in_use = || open().and(if state.suspended { Err(AccountError::Suspended) } else { Ok(()) });
         match command {
             AccountCommand::Register { roles } => {
@@ -297,7 +298,7 @@ impl Aggregate for Account {
             AccountCommand::ChangePassword { how } => {
                 match how {
                     PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => in_use()?,
-                    // It gives nobody a password.
+                    // These causes give nobody a usable password.
                     PasswordChangeCause::Rehash | PasswordChangeCause::Disputed => open()?,
                 }
                 Ok(vec![AccountEvent::PasswordChanged { how }])
@@ -308,7 +309,7 @@ impl Aggregate for Account {
             }
             AccountCommand::StartEnrolment => {
                 in_use()?;
-                // Begun again it is another seed, so another event; and so it is with other recovery codes.
+                // Each start has another seed, so it is another event. The same holds for each set of recovery codes.
                 Ok(vec![AccountEvent::SecondFactorEnrolmentStarted {}])
             }
             AccountCommand::ConfirmEnrolment { codes, session } => {
@@ -333,7 +334,7 @@ impl Aggregate for Account {
                 if state.second_factor { Ok(vec![issued]) } else { Err(AccountError::NoSecondFactor) }
             }
             AccountCommand::UseRecoveryCode => {
-                // A new set may have come between its spending and this.
+                // A new set may have replaced the codes between the check of this one and here.
                 let remaining = state.recovery_codes.saturating_sub(1);
                 Ok(vec![AccountEvent::RecoveryCodeUsed { remaining }])
             }
@@ -411,7 +412,7 @@ impl Aggregate for Account {
 }
 
 impl AccountId {
-    /// Roles every account starts with.
+    /// Returns the roles that every new account receives.
     #[must_use]
     pub fn first_roles() -> Vec<RoleName> {
         RoleName::parse("customer").into_iter().collect()

@@ -1,4 +1,4 @@
-//! An API key: what a service may do by itself, until when.
+//! An API key: the permissions of a service until a given time.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -7,65 +7,65 @@ use crate::Aggregate;
 use crate::permission::{Permission, Permissions};
 use crate::values::ApiKeyName;
 
-/// What happened to an API key.
+/// An event of an API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ApiKeyEvent {
-    /// It exists from here on; its secret is nowhere.
+    /// The key was created. Its secret is stored nowhere.
     #[serde(rename = "api_key.created")]
     Created {
-        /// Which service it is for.
+        /// The name of the service.
         name: ApiKeyName,
-        /// What it may do.
+        /// The permissions of the key.
         permissions: Vec<Permission>,
-        /// It ends then.
+        /// The time at which the key expires.
         #[serde(with = "crate::leaf::micros")]
         expires_at: DateTime<Utc>,
     },
-    /// It is worth nothing from here on.
+    /// The key was revoked.
     #[serde(rename = "api_key.revoked")]
     Revoked {},
 }
 
-/// What is asked of an API key.
+/// A command to an API key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiKeyCommand {
-    /// Make it.
+    /// Create the key.
     Create {
-        /// Which service it is for.
+        /// The name of the service.
         name: ApiKeyName,
-        /// What it may do.
+        /// The permissions of the key.
         permissions: Permissions,
-        /// When it ends.
+        /// The time at which the key expires.
         expires_at: DateTime<Utc>,
     },
-    /// End it. Ending it again records nothing.
+    /// Revoke the key. Has no effect on a revoked key.
     Revoke,
 }
 
-/// Why nothing was recorded.
+/// The refusal of a command to an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ApiKeyError {
-    /// Made before.
+    /// The key was created before.
     #[error("the API key was made already")]
     AlreadyCreated,
-    /// Never made.
+    /// The key was never created.
     #[error("there is no such API key")]
     Unknown,
 }
 
-/// An API key as its events leave it.
+/// The state of an API key, derived from its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ApiKeyState {
-    /// Never made.
+    /// The key was never created.
     #[default]
     None,
-    /// In use, until it expires.
+    /// The key is in use until it expires.
     Live,
-    /// Worth nothing.
+    /// The key was revoked.
     Revoked,
 }
 
-/// The aggregate.
+/// The aggregate of an API key.
 pub struct ApiKey;
 
 impl Aggregate for ApiKey {

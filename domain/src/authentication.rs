@@ -1,16 +1,16 @@
-//! Attempts to log in, each with its outcome. A stream of its own, one an account, and one for attempts on
-//! addresses that nobody registered.
+//! Login attempts and their outcomes. Each account has one such stream, and one stream holds attempts on unregistered
+//! addresses.
 //!
-//! A refusal is a decision like any other and leaves an event; the caller is told nothing of its reason.
+//! A refusal is a decision like any other and records an event. The caller never learns its reason.
 //!
-//! Each attempt is counted, by the account's counter or by that of a known device; `device` in an event is a keyed digest
-//! of that device, so that who replays the log counts as the service did. Each is counted over all devices of the account,
-//! too, with its own threshold and locks (`scope`).
+//! Each attempt counts against the counter of the account, or against that of a known device. `device` in an event is a
+//! keyed digest of that device, so that a replay of the log counts as the service did. Each attempt also counts against
+//! a counter over all devices of the account, which has its own threshold and locks (`scope`).
 //!
-//! Which devices an account knows follows from the log as well: `succeeded` begins to know one (`trusted`) or uses it again
-//! (`device`), and of more than [`KNOWN_DEVICES`] the least recently used is forgotten. One is forgotten by
-//! `device_forgotten`, after [`DEVICE_KNOWN_FOR`], and with all others by every change of what the account is guarded by
-//! ([`AccountEvent::forgets_devices`]). A device that is not known when it is used stays so.
+//! The devices that an account knows also follow from the log. `succeeded` adds a device (`trusted`) or uses a known
+//! one (`device`). Of more than [`KNOWN_DEVICES`], the account forgets the least recently used. It also forgets a
+//! device by `device_forgotten` and after [`DEVICE_KNOWN_FOR`], and all devices after each change of its factors
+//! ([`AccountEvent::forgets_devices`]). The use of an unknown device does not make it known again.
 //!
 //! [`AccountEvent::forgets_devices`]: crate::account::AccountEvent::forgets_devices
 
@@ -24,126 +24,126 @@ use crate::lockout::{Lockout, lock_after};
 use crate::policy::LockoutPolicy;
 use crate::values::SessionId;
 
-/// Most devices that an account knows.
+/// The maximum number of devices that an account knows.
 pub const KNOWN_DEVICES: i64 = 10;
-/// How long after its first login a device is known, however often it is used.
+/// The time from its first login for which a device is known, regardless of its use.
 pub const DEVICE_KNOWN_FOR: TimeDelta = TimeDelta::days(400);
 
-/// What became of an attempt. Sealed in each: address, user agent; in `succeeded` also the device.
+/// The outcome of a login attempt. Sealed: address, user agent; in `succeeded` also the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthenticationEvent {
-    /// Every factor asked for was right.
+    /// Every required factor was correct.
     #[serde(rename = "authentication.succeeded")]
     Succeeded {
-        /// What was presented, as RFC 8176 names it (`pwd`, `otp`).
+        /// The methods presented, by their RFC 8176 names (`pwd`, `otp`).
         methods: Vec<AuthenticationMethod>,
-        /// The session that it started.
+        /// The session that the login started.
         session: SessionId,
-        /// The device whose counter it was; none: the account's.
+        /// The device that has the counter; `None` for the counter of the account.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
-        /// The device that is known from here on; none: it was before.
+        /// The device that is known from here on; `None` if it was known before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trusted: Option<String>,
     },
-    /// The password was right, and a second factor is asked for before anything begins.
+    /// The password was correct. The login continues with a second factor.
     #[serde(rename = "authentication.second_factor_required")]
     SecondFactorRequired {
-        /// Whether the account has one; if not, the login leads to its enrolment.
+        /// `true` if the account has a second factor; otherwise the login continues with its enrolment.
         enrolled: bool,
-        /// The device whose counter it was; none: the account's.
+        /// The device that has the counter; `None` for the counter of the account.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
-    /// Every factor was right, and the password must be changed before anything begins.
+    /// Every factor was correct. The login continues with a password change.
     #[serde(rename = "authentication.password_change_required")]
     PasswordChangeRequired {
-        /// Which factor it was that came last.
+        /// The last factor presented.
         factor: Factor,
-        /// The device whose counter it was; none: the account's.
+        /// The device that has the counter; `None` for the counter of the account.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
-    /// Somebody who is logged in proved themselves once more, for a sensitive call.
+    /// A logged-in owner authenticated again, for a sensitive call.
     #[serde(rename = "authentication.confirmed")]
     Confirmed {
-        /// Which factor it was.
+        /// The factor presented.
         factor: Factor,
-        /// The device whose counter it was; none: the account's.
+        /// The device that has the counter; `None` for the counter of the account.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
-    /// Refused.
+    /// The attempt was refused.
     #[serde(rename = "authentication.failed")]
     Failed {
-        /// Which factor was tried.
+        /// The factor tried.
         factor: Factor,
-        /// Why it was refused; for the log alone.
+        /// The reason for the refusal, which only the log contains.
         reason: FailureReason,
-        /// The device whose counter it was; none: the account's.
+        /// The device that has the counter; `None` for the counter of the account.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
-    /// Enough failures: nothing more is evaluated for a while.
+    /// Too many attempts failed. The service evaluates no further ones for a limited time.
     #[serde(rename = "authentication.locked_out")]
     LockedOut {
-        /// Which factor is locked.
+        /// The locked factor.
         factor: Factor,
-        /// Attempts counted by then, the last one a failure: one that a node is too busy to judge counts until it is given
-        /// back.
+        /// The number of counted attempts, including the failure that caused the lock. An attempt that a busy node does
+        /// not evaluate counts until the node releases it.
         failures: u32,
-        /// Which lock in a row this is, from 1.
+        /// The number of this lock in a row, starting with 1.
         nth: u32,
-        /// When it lifts by itself.
+        /// The end of the lock.
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
-        /// The device that is locked; none: every other one is.
+        /// The locked device; `None` if all unknown devices are locked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
-        /// That all devices are, known or not; none: it is as `device` says.
+        /// The scope of a lock on all devices, known and unknown; `None` if `device` gives the scope.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         scope: Option<LockScope>,
     },
-    /// A way to a new password was asked for, of an account that there is; it is mailed to its owner.
+    /// A password reset was requested for a registered account. The owner receives a link by e-mail.
     #[serde(rename = "authentication.password_reset_requested")]
     PasswordResetRequested {},
-    /// A new password was offered with a mailed link, and is one of the account's last ones. Each comparison counts
-    /// against the link, which is good for a few.
+    /// A new password was presented with a reset link, and is one of the account's recent passwords. Each comparison
+    /// counts against the link, which allows only a few.
     #[serde(rename = "authentication.password_reset_refused")]
     PasswordResetRefused {
-        /// Which comparison of this link it was, from 1.
+        /// The number of this comparison for the link, starting with 1.
         number: u32,
     },
-    /// A session began on a device that was not known, of an account that had been logged in to before.
+    /// A session started on an unknown device, for an account with earlier logins.
     #[serde(rename = "authentication.new_device_seen")]
     NewDeviceSeen {
         /// The session.
         session: SessionId,
     },
-    /// A lock is over. One that passed by itself is noted by the first attempt after it.
+    /// A lock ended. The first attempt after a lock records its expiry.
     #[serde(rename = "authentication.lock_lifted")]
     LockLifted {
-        /// Which factor was locked.
+        /// The factor that was locked.
         factor: Factor,
-        /// What ended it; sealed beside an administrator's act: reason.
+        /// The cause of the end; sealed for `admin`: reason.
         by: UnlockCause,
-        /// The device that was locked; none: every other one was.
+        /// The device that was locked; `None` if all unknown devices were locked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
-        /// That it was the lock of all devices that passed; none: it is as `device` says. What is not `expired` ends every
-        /// lock of the factor.
+        /// The scope of an expired lock on all devices; `None` if `device` gives the scope. Each cause other than
+        /// `expired` ends all locks of the factor.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         scope: Option<LockScope>,
     },
-    /// Its owner has a device forgotten.
+    /// The owner removed a known device.
     #[serde(rename = "authentication.device_forgotten")]
     DeviceForgotten {
-        /// Which.
+        /// The device.
         device: String,
     },
 }
 
-/// What was presented (RFC 8176, section 2).
+/// An authentication method (RFC 8176, section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AuthenticationMethod {
     /// A password.
@@ -165,7 +165,7 @@ impl AuthenticationMethod {
     }
 }
 
-/// What is counted and locked separately.
+/// A factor, with counters and locks of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Factor {
@@ -186,119 +186,120 @@ impl Factor {
     }
 }
 
-/// What more than one device, or all but the known ones, is locked.
+/// The scope of a lock on more than one device, or more than all unknown ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockScope {
-    /// Every device of the account, known or not.
+    /// Every device of the account, known and unknown.
     Account,
 }
 
-/// What ended a lock.
+/// The cause of the end of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnlockCause {
-    /// Its time had come.
+    /// The lock expired.
     Expired,
-    /// An administrator.
+    /// An administrator lifted the lock.
     Admin,
-    /// The factor was taken away or set anew.
+    /// The factor was removed or replaced.
     Reset,
 }
 
-/// Why an attempt was refused.
+/// The reason for refusing an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureReason {
-    /// Nobody registered this address.
+    /// No account has this address.
     UnknownAccount,
-    /// The password was evaluated and is another one.
+    /// The password is incorrect.
     WrongPassword,
-    /// The code was evaluated and is not, or no longer, one of the account's.
+    /// The code is not, or no longer, valid for the account.
     WrongCode,
-    /// Not evaluated: too many failures before.
+    /// The factor is locked after too many failures. The attempt was not evaluated.
     Locked,
-    /// Not evaluated: as many attempts as may be evaluated were under way, and not over in time.
+    /// As many attempts as the threshold allows were in progress, and did not end in time. The attempt was not
+    /// evaluated.
     Pending,
-    /// The factor was right, but the account is suspended.
+    /// The factor was correct, but the account is suspended.
     Suspended,
-    /// The login that the code belongs to is too long ago.
+    /// The challenge that the code answers has expired.
     ExpiredChallenge,
-    /// The factor was right, but a lockdown lets nobody in but those who respond.
+    /// The factor was correct, but a lockdown admits only incident responders.
     Lockdown,
 }
 
-/// An attempt that was evaluated, or deliberately not.
+/// A login attempt, evaluated or deliberately not evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// Which factor was tried.
+    /// The factor tried.
     pub factor: Factor,
-    /// The device whose counter it was; none: the account's.
+    /// The device that has the counter; `None` for the counter of the account.
     pub device: Option<String>,
-    /// Whether it is the first after a lock of that counter that passed by itself.
+    /// `true` if it is the first attempt after a lock of that counter expired.
     pub lock_passed: bool,
-    /// The same of the lock of all devices.
+    /// `true` if it is the first attempt after a lock on all devices expired.
     pub account_lock_passed: bool,
-    /// What the evaluation said.
+    /// The outcome of the evaluation.
     pub verdict: AttemptOutcome,
-    /// When.
+    /// The current time.
     pub at: DateTime<Utc>,
     /// The policy in force.
     pub policy: LockoutPolicy,
 }
 
-/// What the evaluation of an attempt said.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// Nobody registered this address.
+    /// No account has this address.
     UnknownAccount,
-    /// Locked before this attempt; it was not evaluated.
+    /// The factor was locked before this attempt, which was not evaluated.
     Locked,
-    /// As many attempts as may be evaluated were under way; it was not evaluated.
+    /// As many attempts as the threshold allows were in progress. This one was not evaluated.
     Pending,
-    /// Evaluated and right, of an account that nobody may use.
+    /// The factor is correct, but the account is suspended.
     Suspended,
-    /// Too late: not evaluated.
+    /// The challenge has expired. The attempt was not evaluated.
     ExpiredChallenge,
-    /// Evaluated and right, of somebody whom a lockdown keeps out.
+    /// The factor is correct, but a lockdown excludes the caller.
     Lockdown,
-    /// Evaluated and wrong.
+    /// The factor is incorrect.
     Wrong {
-        /// What its counter says.
+        /// The count of the attempt's own counter.
         own: AttemptCount,
-        /// What that of the account over all devices says.
+        /// The count of the counter over all devices of the account.
         account: AttemptCount,
     },
-    /// The password is right; a second factor is asked for.
+    /// The password is correct. A second factor must follow.
     SecondFactorRequired {
-        /// Whether the account has one.
+        /// `true` if the account has a second factor.
         enrolled: bool,
     },
-    /// The password is right, and must be changed.
+    /// The factor is correct. A password change must follow.
     PasswordChangeRequired,
-    /// Evaluated and right.
+    /// Every required factor is correct.
     Right {
-        /// What was presented.
+        /// The methods presented.
         methods: Vec<AuthenticationMethod>,
-        /// The session it is to start.
+        /// The session to start.
         session: SessionId,
-        /// The device that is known from here on, where it was not before.
+        /// The device that becomes known; `None` if it was known before.
         trusted: Option<String>,
     },
-    /// Evaluated and right, of somebody who is logged in.
+    /// The factor is correct, and the caller was logged in already.
     Confirmed,
 }
 
-/// What a counter says of an attempt.
+/// The reading of a counter at an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttemptCount {
-    /// Its number in this window.
+    /// The number of the attempt in the window.
     pub number: u32,
-    /// Locks in a row so far.
+    /// The number of locks in a row so far.
     pub locks: u32,
 }
 
-/// The aggregate. It keeps no state: what counts against an attempt is counted before it is evaluated.
+/// The aggregate of login attempts. It has no state: counters outside the log count each attempt before its evaluation.
 pub struct Authentication;
 
 impl Aggregate for Authentication {
@@ -377,7 +378,7 @@ mod tests {
         }
     }
 
-    /// A wrong attempt of this number on a device, and the first one on the account.
+    /// An incorrect attempt: this number on its own counter, and the first over all devices.
     fn wrong(number: u32, locks: u32) -> AttemptOutcome {
         AttemptOutcome::Wrong { own: AttemptCount { number, locks }, account: AttemptCount { number: 1, locks: 0 } }
     }

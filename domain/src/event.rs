@@ -1,4 +1,4 @@
-//! An event as the log keeps it: the fact, and who, when, where in the log. How it becomes bytes is in `leaf`.
+//! The events of the log, and their metadata: actor, subject, time and position. `leaf` encodes them as bytes.
 
 use std::sync::LazyLock;
 
@@ -16,24 +16,24 @@ use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
-/// Any fact.
+/// An event of any category.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// About an account.
+    /// An event of an account.
     Account(AccountEvent),
-    /// About an attempt to log in.
+    /// An event of a login attempt.
     Authentication(AuthenticationEvent),
-    /// About a session.
+    /// An event of a session.
     Session(SessionEvent),
-    /// About a role that administrators defined.
+    /// An event of a custom role.
     Role(RoleEvent),
-    /// About the security policy.
+    /// An event of the security policy.
     Policy(PolicyEvent),
-    /// About an API key.
+    /// An event of an API key.
     ApiKey(ApiKeyEvent),
-    /// About requests refused for their number.
+    /// An event of a rate limit.
     RateLimit(RateLimitEvent),
-    /// About a lockdown.
+    /// An event of a lockdown.
     Lockdown(LockdownEvent),
 }
 
@@ -85,7 +85,7 @@ impl From<LockdownEvent> for Event {
     }
 }
 
-/// The wrong kind of event for what was asked.
+/// An event of a category other than the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event belongs to another category")]
 pub struct CategoryMismatch;
@@ -139,7 +139,7 @@ impl TryFrom<Event> for LockdownEvent {
     }
 }
 
-/// Every type of event, by category: from the enums themselves.
+/// All event types, by category, derived from the enums.
 static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     [
         serde_introspect::<AccountEvent>(),
@@ -155,13 +155,13 @@ static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
 });
 
 impl Event {
-    /// Every type of event, `<category>.<fact>`, by category.
+    /// Returns all event types (`<category>.<fact>`), by category.
     #[must_use]
     pub fn types() -> &'static [&'static str] {
         &TYPES
     }
 
-    /// The kind of stream it belongs to.
+    /// The category of the event's stream.
     #[must_use]
     pub const fn category(&self) -> Category {
         match self {
@@ -176,7 +176,7 @@ impl Event {
         }
     }
 
-    /// The version of its schema that is written today. Older ones decode for ever.
+    /// The schema version in which this build writes the event. Earlier versions remain readable.
     #[must_use]
     pub const fn schema_version(&self) -> u32 {
         match self {
@@ -191,7 +191,7 @@ impl Event {
         }
     }
 
-    /// The personal facts that belong to it and are sealed beside the log, in the order of their names.
+    /// The personal fields of the event, which are sealed alongside the log, in the order of their names.
     #[must_use]
     pub const fn sealed_fields(&self) -> &'static [SealedField] {
         match self {
@@ -249,37 +249,37 @@ impl Event {
         }
     }
 
-    /// Whether it only notes what somebody else tried. Observations wait while state changes go first.
+    /// `true` if the event only reports an attempt of a third party. State changes take precedence over observations.
     #[must_use]
     pub const fn is_observation(&self) -> bool {
         matches!(self, Self::Authentication(AuthenticationEvent::Failed { .. }) | Self::RateLimit(_))
     }
 }
 
-/// A kind of stream; the first half of every event type's name.
+/// A category of streams; the first half of the name of each event type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
-    /// One stream an account.
+    /// One stream per account.
     Account,
-    /// One stream an account, and the nil stream for addresses nobody registered.
+    /// One stream per account, and the nil stream for unregistered addresses.
     Authentication,
-    /// One stream a session.
+    /// One stream per session.
     Session,
-    /// One stream a role that administrators defined.
+    /// One stream per custom role.
     Role,
-    /// One stream, the nil one.
+    /// A single stream, the nil one.
     Policy,
-    /// One stream an API key.
+    /// One stream per API key.
     ApiKey,
-    /// One stream, the nil one.
+    /// A single stream, the nil one.
     RateLimit,
-    /// One stream, the nil one.
+    /// A single stream, the nil one.
     Lockdown,
 }
 
 impl Category {
-    /// Every category.
+    /// All categories.
     pub const ALL: [Self; 8] = [
         Self::Account,
         Self::Authentication,
@@ -307,38 +307,38 @@ impl Category {
     }
 }
 
-/// A stream: the events of one aggregate, versions 1, 2, 3…
+/// The identity of a stream: the events of one aggregate, versions 1, 2, 3…
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stream {
-    /// Its kind.
+    /// The category.
     pub category: Category,
-    /// The aggregate's id.
+    /// The id of the aggregate.
     pub id: Uuid,
 }
 
-/// Who made it happen.
+/// The actor who caused an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", try_from = "ActorParts")]
 pub enum Actor {
-    /// Somebody logged in.
+    /// A logged-in account.
     Account {
         /// The account.
         id: Uuid,
     },
-    /// A service, by its API key.
+    /// A service with an API key.
     ApiKey {
         /// The key.
         id: Uuid,
     },
-    /// Somebody not logged in.
+    /// A caller who is not logged in.
     Anonymous,
-    /// Whoever runs the service, from its command line.
+    /// An operator, on the command line.
     Operator,
     /// The service itself.
     System,
 }
 
-/// An actor as it is read: in one go, where serde would first collect it to look for its tag.
+/// The serialised form of an actor. Serde reads it in one pass; a tagged enum would buffer it first to find the tag.
 #[derive(Deserialize)]
 struct ActorParts {
     kind: ActorKind,
@@ -371,7 +371,7 @@ impl TryFrom<ActorParts> for Actor {
 }
 
 impl Actor {
-    /// The name of its kind.
+    /// The name of the kind.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -383,7 +383,7 @@ impl Actor {
         }
     }
 
-    /// Its id, when it has one.
+    /// The id, if the actor has one.
     #[must_use]
     pub const fn id(&self) -> Option<Uuid> {
         match self {
@@ -393,21 +393,21 @@ impl Actor {
     }
 }
 
-/// A personal fact that is sealed beside the log, never in a leaf.
+/// A personal field, which is sealed alongside the log and never part of a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SealedField {
-    /// Which device, by its token's id.
+    /// The device, by the id of its token.
     Device,
-    /// The name to show.
+    /// The display name.
     DisplayName,
     /// The e-mail address.
     Email,
-    /// The client's address.
+    /// The IP address of the client.
     Ip,
-    /// Free text by an administrator.
+    /// A reason, as free text by an administrator.
     Reason,
-    /// The client's own description of itself.
+    /// The user agent of the client.
     UserAgent,
 }
 
@@ -426,44 +426,44 @@ impl SealedField {
     }
 }
 
-/// What a leaf says of the personal facts sealed beside it: enough to prove that they are the ones, not what they are.
+/// The digest, in a leaf, of the personal fields sealed alongside it: it proves their identity without revealing them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedDigest {
-    /// Commitment to the data key, base64url: GCM alone lets one ciphertext open under two keys.
+    /// The commitment to the data key, in base64url. GCM alone lets one ciphertext open under two keys.
     pub commitment: String,
-    /// SHA-256 of nonce and ciphertext, base64url.
+    /// The SHA-256 of nonce and ciphertext, in base64url.
     pub digest: String,
-    /// Which facts.
+    /// The sealed fields.
     pub fields: Vec<SealedField>,
 }
 
-/// An event in its place in the log.
+/// An event at its position in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// 0, 1, 2… in commit order without gaps; also the index of its leaf in the tree.
+    /// The position: 0, 1, 2… in commit order, without gaps; also the index of the leaf in the tree.
     pub position: u64,
-    /// UUIDv7.
+    /// The id of the event, a UUIDv7.
     pub id: Uuid,
-    /// Where it belongs.
+    /// The stream.
     pub stream: Stream,
-    /// Its number in the stream, from 1.
+    /// The version of the stream after this event, starting with 1.
     pub version: u64,
-    /// Whom it is about: the account, across all streams.
+    /// The account concerned, in every stream.
     pub subject: Option<Uuid>,
-    /// Who made it happen.
+    /// The actor who caused the event.
     pub actor: Actor,
-    /// The request that led to it.
+    /// The id of the request that caused the event.
     pub correlation: Uuid,
-    /// The event that led to it.
+    /// The id of the event that caused this one.
     pub causation: Option<Uuid>,
-    /// The policy it was decided under.
+    /// The version of the policy in force at the decision.
     pub policy_version: u32,
-    /// Microseconds; never earlier than the event before it.
+    /// The time of the commit, in microseconds; never before that of the preceding event.
     pub recorded_at: DateTime<Utc>,
-    /// Its type, as the leaf names it.
+    /// The type, as in the leaf.
     pub event_type: Box<str>,
-    /// What happened.
+    /// The event itself.
     pub event: Event,
-    /// The personal facts sealed beside it.
+    /// The digests of the personal fields sealed alongside it.
     pub sealed: Vec<SealedDigest>,
 }

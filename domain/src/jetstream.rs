@@ -1,34 +1,34 @@
 //! The form of the log's copy in NATS JetStream: names of streams, subjects and headers. `docs/consumers.md` is the
-//! contract. Who makes the copy, and who believes it, is not here.
+//! contract. The relay writes the copy; a feed reads and verifies it.
 
 use std::fmt::{self, Display, Formatter, Write};
 
 use uuid::Uuid;
 
-/// Whatever a stream must take to be the copy.
+/// The subjects of a stream that holds the copy.
 pub const SUBJECTS: &str = "log.>";
 
-/// Before an event's type, in its subject: categories and types are few, so subjects are, too.
+/// The prefix of a subject, before the event type. Few event types exist, so few subjects do.
 pub const SUBJECT_PREFIX: &str = "log.";
 
-/// The event's place in the log. In a stream of ours it is one less than the message's sequence.
+/// The position of the event in the log. In a stream of this service it is one less than the sequence of the message.
 pub const POSITION: &str = "Fulexo-Position";
-/// The aggregate: category, slash, id.
+/// The stream of the aggregate: category, slash, id.
 pub const STREAM: &str = "Fulexo-Stream";
-/// The event's number in the aggregate's stream.
+/// The version of the aggregate's stream after this event.
 pub const VERSION: &str = "Fulexo-Version";
-/// Which history of the log it belongs to.
+/// The epoch: the history of the log that the event belongs to.
 pub const EPOCH: &str = "Fulexo-Epoch";
-/// The leaf's hash (RFC 6962, section 2.1), in hex.
+/// The hash of the leaf (RFC 6962, section 2.1), in hex.
 pub const LEAF_HASH: &str = "Fulexo-Leaf-Hash";
-/// By which nodes know their own messages, in hex.
+/// The authentication code by which nodes recognise their own messages, in hex.
 pub const MAC: &str = "Fulexo-Mac";
 
-/// The stream of a history, and how often the copy of that history was begun.
+/// The name of a JetStream stream: the history of the log, and the generation of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamName {
     history: String,
-    /// From 1.
+    /// The number of this copy of the history, starting with 1.
     pub generation: u32,
 }
 
@@ -37,12 +37,12 @@ impl StreamName {
     #[must_use]
     pub fn first(epoch: Uuid) -> Self {
         let mut history = epoch.simple().to_string();
-        // Short enough for a directory's name; the headers have it whole.
+        // Short enough for the name of a directory. The headers hold the whole epoch.
         history.truncate(16);
         Self { history, generation: 1 }
     }
 
-    /// Reads the name of a stream of ours.
+    /// Parses the name of a stream of this service.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (history, generation) = name.strip_prefix("FULEXO_")?.split_once('_')?;
@@ -51,7 +51,7 @@ impl StreamName {
         (history.len() == 16 && history.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
     }
 
-    /// Whether it is a stream of the history that `other` is a stream of.
+    /// `true` if both streams hold the same history.
     #[must_use]
     pub fn is_of_same_history(&self, other: &Self) -> bool {
         self.history == other.history
@@ -64,7 +64,7 @@ impl Display for StreamName {
     }
 }
 
-/// Bytes as a header has them.
+/// Formats bytes in lower-case hex, as in the headers.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
@@ -74,7 +74,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Reverses [`hex`].
+/// Parses the result of [`hex`].
 #[must_use]
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2);

@@ -1,9 +1,10 @@
-//! The bytes of an event: canonical JSON (RFC 8785, a narrow subset), hashed once as RFC 6962 leaves are, and
-//! never serialised again to be verified. The tree over the hashes is a projection's business.
+//! The encoding of an event as a leaf: canonical JSON (a narrow subset of RFC 8785), hashed once, like an RFC 6962
+//! leaf. A verifier hashes the stored bytes and never serialises the event again. A projection builds the tree over the
+//! hashes.
 //!
-//! The subset: ASCII keys in order, strings, booleans, null, integers within 2^53, arrays, objects; no floats;
-//! times RFC 3339 in UTC with six digits; binary as base64url without padding. At most 65,535 bytes, the
-//! most that a tlog-tiles bundle entry holds.
+//! The subset: ASCII keys in order, strings, booleans, null, integers within 2^53, arrays, objects; no floats; times in
+//! RFC 3339, UTC, with six digits; binary data in base64url without padding. The maximum is 65,535 bytes, the limit of
+//! an entry in a tlog-tiles bundle.
 
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::de::value::{BorrowedStrDeserializer, Error as TextError};
@@ -24,56 +25,56 @@ use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
-/// Most bytes in a leaf.
+/// The maximum length of a leaf, in bytes.
 pub const LONGEST: usize = 65_535;
 
-/// An event on its way into the log: everything but its time and its place in the stream, which only the
-/// holder of the log's lock knows.
+/// An event before its append. Its time, version and position are missing: only the holder of the log's lock knows
+/// them.
 #[derive(Debug, Clone)]
 pub struct EventDraft {
-    /// UUIDv7.
+    /// The id of the event, a UUIDv7.
     pub id: Uuid,
-    /// Where it belongs.
+    /// The stream.
     pub stream: Stream,
-    /// Whom it is about.
+    /// The account concerned.
     pub subject: Option<Uuid>,
-    /// Who made it happen.
+    /// The actor who causes the event.
     pub actor: Actor,
-    /// The request that led to it.
+    /// The id of the request that causes the event.
     pub correlation: Uuid,
-    /// The event that led to it.
+    /// The id of the event that causes this one.
     pub causation: Option<Uuid>,
-    /// The policy it was decided under.
+    /// The version of the policy in force at the decision.
     pub policy_version: u32,
-    /// What happened.
+    /// The event itself.
     pub event: Event,
-    /// The personal facts sealed beside it.
+    /// The digests of the personal fields sealed alongside it.
     pub sealed: Vec<SealedDigest>,
 }
 
-/// A leaf that cannot be written or read.
+/// The failure to write or read a leaf.
 #[derive(Debug, thiserror::Error)]
 pub enum LeafError {
-    /// Too long, or outside the subset.
+    /// The event is too long, or is outside the subset.
     #[error("the event does not fit a leaf: {0}")]
     Unfit(&'static str),
-    /// Not a leaf of ours.
+    /// The bytes are not a leaf of this log.
     #[error("the leaf at position {position} cannot be read: {source}")]
     Unreadable {
-        /// Where it stands.
+        /// The position of the leaf.
         position: u64,
-        /// What the decoder said.
+        /// The error of the decoder.
         source: serde_json::Error,
     },
-    /// Of a type or version that this build does not know.
+    /// This build does not know the type or schema version.
     #[error("the leaf at position {position} is of a type or version that this build does not know")]
     UnknownType {
-        /// Where it stands.
+        /// The position of the leaf.
         position: u64,
     },
 }
 
-/// A draft in bytes, but for its time and version. Made by the caller, finished under the log's lock.
+/// A leaf without its time and version. The caller encodes it; the holder of the log's lock completes it.
 #[derive(Debug, Clone)]
 pub struct LeafTemplate {
     draft: EventDraft,
@@ -83,10 +84,10 @@ pub struct LeafTemplate {
 }
 
 impl EventDraft {
-    /// Encodes all that is known now, so that little is left to do under the lock.
+    /// Encodes the draft in advance, so that little work remains under the lock.
     ///
     /// # Errors
-    /// [`LeafError::Unfit`] when it is too long or holds a number outside the subset.
+    /// [`LeafError::Unfit`] if the leaf is too long or holds a number outside the subset.
     pub fn encode(self) -> Result<LeafTemplate, LeafError> {
         let tagged = match &self.event {
             Event::Account(event) => serde_json::to_value(event),
@@ -131,20 +132,20 @@ impl EventDraft {
 }
 
 impl LeafTemplate {
-    /// What was drafted.
+    /// The draft.
     #[must_use]
     pub const fn draft(&self) -> &EventDraft {
         &self.draft
     }
 
-    /// The leaf's bytes.
+    /// Completes the bytes of the leaf.
     #[must_use]
     pub fn leaf(&self, recorded_at: DateTime<Utc>, version: u64) -> Vec<u8> {
         let time = format_time(recorded_at);
         format!("{}{time}{}{version}}}", self.before_time, self.after_time).into_bytes()
     }
 
-    /// The event as a reader of the leaf will see it, without decoding it again.
+    /// Completes the event as a reader will decode it from the leaf.
     #[must_use]
     pub fn recorded(&self, position: u64, recorded_at: DateTime<Utc>, version: u64) -> RecordedEvent {
         let EventDraft { id, stream, subject, actor, correlation, causation, policy_version, event, sealed } =
@@ -167,59 +168,59 @@ impl LeafTemplate {
     }
 }
 
-/// SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1.
+/// The hash of a leaf: SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1.
 #[must_use]
 pub fn hash(leaf: &[u8]) -> [u8; 32] {
     Sha256::new_with_prefix([0]).chain_update(leaf).finalize().into()
 }
 
-/// A leaf's fields, its data still as it stands in the leaf. For readers that show events; those that act on
-/// them use [`decode`].
+/// The fields of a leaf, with `data` in its encoded form. Meant for display; a reader that acts on an event uses
+/// [`decode`].
 #[derive(Debug, Deserialize, Serialize)]
 pub struct RawLeaf<'a> {
-    /// Who made it happen.
+    /// The actor who caused the event.
     pub actor: Actor,
-    /// The kind of stream.
+    /// The category of the stream.
     pub category: Category,
-    /// The event that led to it.
+    /// The id of the event that caused this one.
     pub causation: Option<Uuid>,
-    /// The request that led to it.
+    /// The id of the request that caused the event.
     pub correlation: Uuid,
-    /// What happened, in the words of its type and schema version.
+    /// The data of the event, in the schema of its type and version.
     #[serde(borrow)]
     pub data: &'a RawValue,
-    /// UUIDv7.
+    /// The id of the event, a UUIDv7.
     pub id: Uuid,
-    /// The policy it was decided under.
+    /// The version of the policy in force at the decision.
     pub policy_version: u32,
-    /// The version of `data`'s schema.
+    /// The schema version of `data`.
     pub schema_version: u32,
-    /// The personal facts sealed beside it.
+    /// The digests of the personal fields sealed alongside it.
     pub sealed: Vec<SealedDigest>,
-    /// The aggregate's id.
+    /// The id of the aggregate.
     pub stream: Uuid,
-    /// Whom it is about.
+    /// The account concerned.
     pub subject: Option<Uuid>,
-    /// When it was recorded.
+    /// The time of the commit.
     #[serde(with = "micros")]
     pub time: DateTime<Utc>,
-    /// `<category>.<fact>`.
+    /// The event type, `<category>.<fact>`.
     pub r#type: &'a str,
-    /// Its number in the stream.
+    /// The version of the stream after this event.
     pub version: u64,
 }
 
-/// Reads a leaf's fields.
+/// Reads the fields of a leaf.
 ///
 /// # Errors
 /// [`LeafError::Unreadable`].
 pub fn read(position: u64, leaf: &[u8]) -> Result<RawLeaf<'_>, LeafError> {
-    // Looked through for UTF-8 once, rather than string by string; what is none of it, serde_json says what is wrong with.
+    // Checks UTF-8 once for the whole leaf instead of once per string. For invalid UTF-8, serde_json reports the error.
     let raw = std::str::from_utf8(leaf).map_or_else(|_| serde_json::from_slice(leaf), serde_json::from_str);
     raw.map_err(|source| LeafError::Unreadable { position, source })
 }
 
-/// Reads a leaf as an event.
+/// Decodes a leaf as an event.
 ///
 /// # Errors
 /// [`LeafError::Unreadable`], [`LeafError::UnknownType`].
@@ -240,7 +241,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
         Category::Lockdown => LockdownEvent::deserialize(tagged).map(Event::Lockdown),
     }
     .map_err(|source| {
-        // serde names an unknown variant in its message alone.
+        // Serde reports an unknown variant only in the text of its message.
         if source.to_string().starts_with("unknown variant") {
             LeafError::UnknownType { position }
         } else {
@@ -264,19 +265,19 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
     })
 }
 
-/// RFC 3339, UTC, six digits.
+/// Formats a time in RFC 3339, in UTC, with six digits.
 #[must_use]
 pub fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Cuts what a leaf cannot hold: everything below a microsecond.
+/// Truncates a time to microseconds, the precision of a leaf.
 #[must_use]
 pub fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// Times in `data`, in the same form as a leaf's own.
+/// The encoding of times in `data`, identical to that of the leaf's own time.
 pub mod micros {
     use std::fmt;
 
@@ -284,7 +285,7 @@ pub mod micros {
     use serde::de::{Error, Visitor};
     use serde::{Deserializer, Serializer};
 
-    /// Writes six digits, always.
+    /// Writes a time with exactly six digits.
     ///
     /// # Errors
     /// Those of the serializer.
@@ -295,7 +296,7 @@ pub mod micros {
     /// Reads any RFC 3339 time.
     ///
     /// # Errors
-    /// Anything else.
+    /// Any other text.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
         deserializer.deserialize_str(Time)
     }
@@ -314,7 +315,8 @@ pub mod micros {
         }
     }
 
-    /// The form that is written here, which is nearly every time there is: a tenth of the work of any form.
+    /// Reads the form that [`serialize`] writes, for a tenth of the cost of a general parser. Almost every time has
+    /// this form.
     pub(super) fn written_here(text: &str) -> Option<DateTime<Utc>> {
         let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', i1, i2, b':', s1, s2, b'.', us @ .., b'Z'] =
             text.as_bytes()
@@ -344,7 +346,7 @@ fn is_canonical(value: &Value) -> bool {
     }
 }
 
-/// A type name and its data, presented to serde as the one enum value they are, without building a tree.
+/// An event type and its data, presented to serde as one enum value, without an intermediate tree.
 struct Tagged<'de> {
     tag: &'de str,
     data: &'de RawValue,

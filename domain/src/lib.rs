@@ -1,10 +1,10 @@
-//! What may happen in Fulexo, and what each fact means.
+//! The domain of Fulexo: its aggregates, their commands and their events.
 //!
-//! Two rules carry the crate. *Decide*: an aggregate looks at its state and a command and answers with
-//! events, or with the reason why nothing may be recorded (`Aggregate::handle_command`). *Apply*: a state
-//! follows from its events alone (`Aggregate::apply_event`).
+//! The crate follows two rules. *Decide*: an aggregate answers a command with events, or with the reason for its
+//! refusal (`Aggregate::handle_command`). *Apply*: the state of an aggregate follows from its events alone
+//! (`Aggregate::apply_event`).
 //!
-//! Nothing here does I/O, reads a clock or draws a random number: time and ids are arguments.
+//! The crate does no I/O, reads no clock and draws no random numbers: time and ids are arguments.
 
 pub mod account;
 pub mod api_key;

@@ -1,34 +1,36 @@
-//! A lockdown: while an incident is contained, only those who respond to it get in. One stream, the nil one.
+//! A lockdown: during an incident, only its responders have access. It has a single stream, the nil one.
 //!
-//! Who responds is who may manage lockdowns; what everybody else may still do is said by its scope.
+//! Responders are the callers who may manage lockdowns. The scope defines the access of all others.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
 use crate::values::InvalidValue;
 
-/// What is closed to everybody who does not respond.
+/// The access that a lockdown denies to all but the responders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockdownScope {
-    /// Nobody gets in: no login, no refresh, no registration. Who is in stays in, as long as their access token lives.
+    /// No login, no refresh, no registration. Logged-in callers keep their access until their access token expires.
     Logins,
-    /// Nobody does anything: requests of those who are in are refused, too.
+    /// No access at all, including requests of logged-in callers.
     All,
 }
 
 impl LockdownScope {
-    /// Every scope.
+    /// All scopes.
     pub const ALL: [Self; 2] = [Self::Logins, Self::All];
 
+    /// Reads a scope by its name.
+    ///
     /// # Errors
-    /// There is no such scope.
+    /// The scope does not exist.
     pub fn parse(name: &str) -> Result<Self, InvalidValue> {
         let known = Self::ALL.into_iter().find(|scope| scope.as_str() == name);
         known.ok_or(InvalidValue("must be logins or all"))
     }
 
-    /// The name clients see.
+    /// The name in leaves, tables and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,41 +40,41 @@ impl LockdownScope {
     }
 }
 
-/// What happened. Sealed in each: reason.
+/// An event of a lockdown. Sealed in each: reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockdownEvent {
-    /// From here on this is closed, whatever was before.
+    /// A lockdown of this scope started. It replaces the one before, if any.
     #[serde(rename = "lockdown.started")]
     Started {
-        /// What is.
+        /// The scope.
         scope: LockdownScope,
     },
-    /// Nothing is closed any more.
+    /// The lockdown was lifted.
     #[serde(rename = "lockdown.lifted")]
     Lifted {},
 }
 
-/// What is asked.
+/// A command to a lockdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockdownCommand {
-    /// Close this, and nothing else.
+    /// Start a lockdown of this scope, in place of any other.
     Start(LockdownScope),
-    /// Open everything.
+    /// Lift the lockdown.
     Lift,
 }
 
-/// Why nothing was recorded.
+/// The refusal of a command to a lockdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LockdownError {
-    /// There is one of this scope.
+    /// A lockdown of this scope is in force.
     #[error("there is a lockdown of this scope already")]
     AlreadyStarted,
-    /// There is none.
+    /// No lockdown is in force.
     #[error("there is no lockdown")]
     NotStarted,
 }
 
-/// The aggregate; its state is what is closed.
+/// The aggregate of lockdowns. Its state is the scope in force.
 pub struct Lockdown;
 
 impl Aggregate for Lockdown {

@@ -1,54 +1,57 @@
-//! When guesses are no longer evaluated: a pure function of what was counted.
+//! The account lockout: a pure function of counted attempts.
 //!
-//! An attempt is counted twice: by the counter of its device, or of what was typed in where the device is not known, and
-//! by that of the account over all devices. It is evaluated where neither is full. Each counter holds the times of the attempts that were evaluated, or are under way, within the window, and the lock
-//! that they led to. An attempt is counted before it is evaluated, so parallel guesses cannot slip past the threshold:
-//! at no time have more than `threshold` attempts of one window been evaluated. The write side keeps the same counter in
-//! a row of Postgres and moves it by one statement; tests hold both against each other. It also knows which attempts are
-//! under way: while these fill a counter, another one waits a moment before it is refused.
+//! Each attempt counts twice: against the counter of its device, or of all unknown devices, and against the counter of
+//! the account over all devices. The service evaluates the attempt only if neither is full. A counter holds the times
+//! of the attempts in the window, evaluated or in progress, and the lock that they caused. The service counts an
+//! attempt before its evaluation, so that parallel guesses cannot exceed the threshold: at most `threshold` attempts
+//! per window are ever evaluated.
+//!
+//! The write side keeps the same counter in a row of PostgreSQL and updates it in one statement; tests compare the two.
+//! It also knows the attempts in progress. While these fill a counter, another attempt waits for a moment before it is
+//! refused.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::policy::LockoutPolicy;
 
-/// What is counted of one device of an account, of all others, or of the account over all devices.
+/// The counter of one device of an account, of all its unknown devices, or of the account over all devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AttemptCounter {
-    /// When the attempts of this window were made; at most `threshold` of them.
+    /// The times of the attempts in this window; at most `threshold` of them.
     pub recent: Vec<DateTime<Utc>>,
-    /// When the lock lifts, or lifted; until the next attempt.
+    /// The end of the last lock; `None` after the next attempt.
     pub locked_until: Option<DateTime<Utc>>,
-    /// Locks in a row.
+    /// The number of locks in a row.
     pub locks: u32,
-    /// When the window of the last attempt ends, counted or refused.
+    /// The end of the window of the last attempt, counted or refused.
     pub window_ends_at: Option<DateTime<Utc>>,
 }
 
-/// A counter so long at rest, after its window and its lock, is forgotten: locks are no longer in a row.
+/// The idle time, after its window and its lock, for which a counter is kept. A later lock is the first in a row again.
 pub const FORGOTTEN_AFTER: TimeDelta = TimeDelta::hours(24);
 
-/// What one more attempt meets.
+/// The answer of a counter to one more attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptReservation {
     /// The attempt may be evaluated.
     Open {
-        /// Its number in the window, itself included.
+        /// The number of the attempt in the window, starting with 1.
         number: u32,
-        /// Whether it is the first after a lock that has passed.
+        /// `true` if it is the first attempt after an expired lock.
         lock_passed: bool,
     },
-    /// It may not.
+    /// The attempt must not be evaluated.
     Locked,
 }
 
 impl AttemptCounter {
-    /// Whether it is so long at rest that it says no more than a new one.
+    /// `true` if the counter was idle for so long that it equals a new one.
     #[must_use]
     pub fn is_forgotten(&self, now: DateTime<Utc>) -> bool {
         self.window_ends_at.max(self.locked_until).is_none_or(|since| now >= since + FORGOTTEN_AFTER)
     }
 
-    /// Counts one more attempt, unless it may not be evaluated: what is refused is no guess.
+    /// Counts one more attempt, unless it must not be evaluated: a refused attempt is not a guess.
     pub fn reserve(&mut self, now: DateTime<Utc>, policy: &LockoutPolicy) -> AttemptReservation {
         if !policy.enabled {
             return AttemptReservation::Open { number: 1, lock_passed: false };
@@ -75,14 +78,14 @@ impl AttemptCounter {
         AttemptReservation::Open { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_passed }
     }
 
-    /// An attempt of this time is not counted any more: it was right, or not evaluated after all.
+    /// Releases the attempt of this time: it was correct, or was not evaluated after all.
     pub fn take_back(&mut self, at: DateTime<Utc>) {
         if let Some(index) = self.recent.iter().position(|counted| *counted == at) {
             self.recent.remove(index);
         }
     }
 
-    /// The attempt of this number was wrong; answers with the lock that it leads to.
+    /// Records the failure of the attempt with this number; returns the lock that it causes.
     pub fn fail(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
         let lock = lock_after(number, self.locks, now, policy)?;
         self.recent.clear();
@@ -95,20 +98,20 @@ impl AttemptCounter {
 /// A lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lockout {
-    /// When it lifts by itself.
+    /// The end of the lock.
     pub until: DateTime<Utc>,
-    /// Which in a row, from 1.
+    /// The number of the lock in a row, starting with 1.
     pub nth: u32,
 }
 
-/// The lock that a wrong attempt of this number leads to.
+/// The lock that a failed attempt of this number causes.
 #[must_use]
 pub fn lock_after(number: u32, locks: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
     let nth = locks.saturating_add(1);
     (policy.enabled && number >= policy.threshold).then(|| Lockout { until: now + lock_duration(nth, policy), nth })
 }
 
-/// How long the `nth` lock in a row lasts (the first is 1): doubled each time, up to the longest.
+/// The duration of the `nth` lock in a row (the first is 1). Each lock doubles the duration, up to the maximum.
 #[must_use]
 pub fn lock_duration(nth: u32, policy: &LockoutPolicy) -> TimeDelta {
     let doublings = nth.saturating_sub(1).min(20);
@@ -208,8 +211,8 @@ mod tests {
     }
 
     proptest! {
-        /// Attempts begin at any time and their verdicts, all of them "wrong", come in any order and as late as they
-        /// like: within one window no more are evaluated than the policy allows, and none during a lock.
+        /// Attempts start at any time. Their outcomes, all of them failures, arrive in any order and with any delay. No
+        /// more attempts than the policy allows are evaluated within one window, and none during a lock.
         #[test]
         fn no_interleaving_of_attempts_and_times_evaluates_more_than_the_policy_allows(
             steps in proptest::collection::vec((0_i64..400, 0_usize..8, any::<bool>()), 1..200),
@@ -243,7 +246,8 @@ mod tests {
                 let in_window = evaluated.iter().filter(|at| **at > now - policy.window).count();
                 prop_assert!(in_window <= threshold as usize || locked_until > at(0), "{in_window} in one window");
             }
-            // A lock forgets what was counted, so only a lock shorter than the window lets two runs meet in one.
+            // A lock clears the counted attempts, so only a lock shorter than the window lets two runs share one
+            // window.
             if duration >= window {
                 for (index, first) in evaluated.iter().enumerate() {
                     let within = evaluated.iter().skip(index).filter(|at| **at < *first + policy.window).count();

@@ -1,24 +1,24 @@
-//! Passwords and the rules they must meet. Hashing and the history of verifiers are elsewhere.
+//! Passwords and the rules for them. Hashing, and the history of verifiers, belong to the write side.
 //!
-//! zxcvbn tries every way in which a password may be read whose letters were replaced by digits and signs: a thousand
-//! for one that holds them all, each held against every word it knows. `readable` leaves it a few.
+//! zxcvbn tries every reading of a password in which digits and signs stand for letters: up to a thousand readings,
+//! each compared with every word in its lists. `readable` limits the number of readings.
 
 use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};
 
 use crate::values::{DisplayName, EmailAddress, opaque_string};
 
-/// A password in clear, as it is compared: in the form of OpaqueString (RFC 8265, section 4.2), which keyboards and systems
-/// agree on. It cannot be printed or serialised, and is wiped when dropped.
+/// A clear-text password in its normal form, OpaqueString (RFC 8265, section 4.2), which is independent of keyboards
+/// and systems. Cannot be printed or serialised; wiped when dropped.
 #[derive(Clone)]
 pub struct Password {
     text: Zeroizing<String>,
-    /// Whether OpaqueString has a form for it.
+    /// `true` if the text has a form as OpaqueString.
     is_typed_text: bool,
 }
 
 impl Password {
-    /// Takes any text: whether it is acceptable is the policy's question, and a wrong guess may be anything.
+    /// Accepts any text. The policy decides on its acceptance, and a guess may be any text.
     #[must_use]
     pub fn new(text: String) -> Self {
         let text = Zeroizing::new(text);
@@ -41,14 +41,15 @@ impl Password {
     }
 }
 
-/// Fewest characters.
+/// The minimum number of characters.
 pub const SHORTEST: usize = 12;
-/// Most bytes: bcrypt reads no further, and a password is never truncated.
+/// The maximum number of bytes. bcrypt reads no more, and a password is never truncated.
 pub const LONGEST_BYTES: usize = 72;
-/// Most bytes that are brought into the form of OpaqueString, which is never so much shorter that 72 would be left.
+/// The maximum number of bytes normalised as OpaqueString. The normal form of a longer text exceeds 72 bytes in any
+/// case.
 const LONGEST_TYPED: usize = 1_024;
 
-/// One broken rule of the password policy.
+/// A broken rule of the password policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PasswordViolation {
     /// Fewer than 12 characters.
@@ -63,20 +64,20 @@ pub enum PasswordViolation {
     NoDigit,
     /// No character other than letters, digits and spaces.
     NoSymbol,
-    /// A character that cannot be seen or typed on every keyboard: a control character, say.
+    /// An invisible character, or one that not every keyboard can type, such as a control character.
     NotTypedText,
-    /// Among the common ones, or guessable from them.
+    /// A common password, or one that is easy to guess from common ones.
     Common,
-    /// Holds the local part of the e-mail address, or is made of it.
+    /// Contains the local part of the e-mail address, or is part of it.
     SimilarToEmail,
-    /// Holds the display name, or is made of it.
+    /// Contains the display name, or is part of it.
     SimilarToName,
-    /// One of the last five.
+    /// One of the last five passwords.
     Reused,
 }
 
 impl PasswordViolation {
-    /// The sentence shown to whoever chose the password.
+    /// The sentence shown to the person who chose the password.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -95,9 +96,9 @@ impl PasswordViolation {
     }
 }
 
-/// Every rule that this password breaks, all at once; empty when it is acceptable.
+/// Returns every rule that the password breaks; empty if it is acceptable.
 ///
-/// [`PasswordViolation::Reused`] is not judged here: it needs the previous verifiers.
+/// Never returns [`PasswordViolation::Reused`], which depends on the previous verifiers.
 #[must_use]
 pub fn violations(password: &Password, email: &EmailAddress, name: Option<&DisplayName>) -> Vec<PasswordViolation> {
     let text = password.expose();
@@ -124,7 +125,7 @@ pub fn violations(password: &Password, email: &EmailAddress, name: Option<&Displ
 }
 
 fn is_guessable(text: &str, email: &EmailAddress, name: Option<&DisplayName>) -> bool {
-    // zxcvbn is slow on long input; a password too long to be accepted is not worth its time.
+    // zxcvbn is slow on long input, and such a password is refused in any case.
     if text.len() > LONGEST_BYTES {
         return false;
     }
@@ -133,7 +134,7 @@ fn is_guessable(text: &str, email: &EmailAddress, name: Option<&DisplayName>) ->
     zxcvbn(&readable(text), &personal).score() < Score::Three
 }
 
-/// Signs that zxcvbn takes for letters, as its own table has them.
+/// Signs that stand for letters, as in zxcvbn's own table.
 const STAND_INS: [(char, &[char]); 12] = [
     ('a', &['4', '@']),
     ('b', &['8']),
@@ -148,13 +149,13 @@ const STAND_INS: [(char, &[char]); 12] = [
     ('x', &['%']),
     ('z', &['2']),
 ];
-/// Most ways to read a password. Common passwords, however they are disguised, have fewer.
+/// The maximum number of readings of a password. Common passwords in disguise have fewer.
 const MOST_READINGS: usize = 16;
-/// A character that is in no word.
+/// A character that occurs in no word.
 const NEUTRAL: char = '\u{7f}';
 
-/// The password as far as it has no more than [`MOST_READINGS`]: signs that would double them again stand for themselves
-/// alone, and are harder to guess by that.
+/// Returns the password with at most [`MOST_READINGS`] readings. Further signs, each of which would double the
+/// readings, become neutral characters. These are harder to guess.
 fn readable(text: &str) -> Zeroizing<String> {
     let mut kept = Vec::with_capacity(text.len());
     let read = text.chars().map(|c| {
@@ -169,14 +170,14 @@ fn readable(text: &str) -> Zeroizing<String> {
         kept.pop();
         NEUTRAL
     });
-    // Never longer than the text: no copy of it is left behind.
+    // Never longer than the text, so the string is never reallocated and leaves no copy.
     let mut readable = Zeroizing::new(String::with_capacity(text.len()));
     read.for_each(|c| readable.push(c));
     readable
 }
 
-/// How many ways zxcvbn finds to read a password with these signs, at most: one sign for each letter, and each sign that
-/// stands for two letters as either.
+/// The maximum number of readings that zxcvbn finds with these signs: one sign per letter, and both letters for a sign
+/// that stands for two.
 fn readings(signs: &[char]) -> usize {
     let of = |letter: &[char]| letter.iter().filter(|sign| signs.contains(sign)).count().max(1);
     let letters = |sign: &char| STAND_INS.iter().filter(|(_, of)| of.contains(sign)).count();
@@ -271,7 +272,7 @@ mod tests {
     }
 
     proptest! {
-        /// The dearest thing to judge is a password full of stand-ins.
+        /// The most expensive password to judge consists of such signs only.
         #[test]
         fn whatever_is_judged_can_be_read_in_a_few_ways(text in r"[4@8({\[<369|1!70$5+%2a-eA-E é]{0,72}") {
             let readable = readable(&text);
@@ -283,7 +284,7 @@ mod tests {
             prop_assert!(changed.into_iter().all(|(_, other)| other == NEUTRAL));
         }
 
-        /// The form of a form is itself: who logs in with what was stored is let in.
+        /// The normal form of a normal form is itself: a login with the stored form succeeds.
         #[test]
         fn a_password_has_one_form(text in r"[\PC\u{301}\u{308}\u{a0}\u{200d}]{0,40}") {
             let once = Password::new(text);

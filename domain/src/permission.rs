@@ -1,4 +1,4 @@
-//! Permissions and the roles that bundle them. Calls are guarded by permissions, never by role names.
+//! Permissions, and the roles that bundle them. Operations require permissions, never roles.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::{InvalidValue, RoleName};
 
-/// One thing a caller may be allowed to do, named `<resource>.<verb>`.
+/// A permission of a caller, named `<resource>.<verb>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Permission {
-    /// See any account, its roles and its state.
+    /// Read any account, its roles and its state.
     #[serde(rename = "accounts.read")]
     AccountsRead,
-    /// Suspend, reinstate and unlock accounts; take a lost second factor away, let a password expire.
+    /// Suspend, reinstate and unlock accounts; reset their second factors; expire their passwords.
     #[serde(rename = "accounts.manage")]
     AccountsManage,
-    /// See any session.
+    /// Read any session.
     #[serde(rename = "sessions.read")]
     SessionsRead,
-    /// End any session.
+    /// Revoke any session.
     #[serde(rename = "sessions.revoke")]
     SessionsRevoke,
-    /// See roles and what they allow.
+    /// Read roles and their permissions.
     #[serde(rename = "roles.read")]
     RolesRead,
     /// Grant and revoke roles.
@@ -30,22 +30,22 @@ pub enum Permission {
     /// Define, change and retire roles.
     #[serde(rename = "roles.manage")]
     RolesManage,
-    /// See the security policy, and what another one would have done.
+    /// Read the security policy, and preview another one.
     #[serde(rename = "policy.read")]
     PolicyRead,
     /// Change the security policy.
     #[serde(rename = "policy.change")]
     PolicyChange,
-    /// Make, list and revoke API keys.
+    /// Create, list and revoke API keys.
     #[serde(rename = "api_keys.manage")]
     ApiKeysManage,
-    /// Ask what a token is worth (RFC 7662).
+    /// Introspect a token (RFC 7662).
     #[serde(rename = "tokens.introspect")]
     TokensIntrospect,
     /// Read the audit trail.
     #[serde(rename = "audit.read")]
     AuditRead,
-    /// See how many events there were, and how many accounts and sessions.
+    /// Read metrics: the numbers of events, accounts and sessions.
     #[serde(rename = "metrics.read")]
     MetricsRead,
     /// Start and lift a lockdown, and work during one.
@@ -54,7 +54,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// Every permission there is.
+    /// All permissions.
     pub const ALL: [Self; 14] = [
         Self::AccountsRead,
         Self::AccountsManage,
@@ -72,14 +72,16 @@ impl Permission {
         Self::LockdownManage,
     ];
 
+    /// Reads a permission by its name.
+    ///
     /// # Errors
-    /// There is no such permission.
+    /// The permission does not exist.
     pub fn parse(name: &str) -> Result<Self, InvalidValue> {
         let known = Self::ALL.into_iter().find(|permission| permission.as_str() == name);
         known.ok_or(InvalidValue("must be a permission; list permissions with GET /v1/permissions"))
     }
 
-    /// What it allows, for people.
+    /// The description for people.
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
@@ -102,7 +104,7 @@ impl Permission {
         }
     }
 
-    /// The name clients see.
+    /// The name in leaves, tables and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -128,7 +130,7 @@ impl Permission {
     }
 }
 
-/// A set of permissions; as text, the list of their names.
+/// A set of permissions; serialised as the list of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<Permission>", into = "Vec<Permission>")]
 pub struct Permissions(u32);
@@ -146,61 +148,61 @@ impl From<Permissions> for Vec<Permission> {
 }
 
 impl Permissions {
-    /// May do nothing.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// The set of exactly these.
+    /// Returns the set of these permissions.
     #[must_use]
     pub fn of(permissions: &[Permission]) -> Self {
         Self(permissions.iter().fold(0, |set, p| set | p.bit()))
     }
 
-    /// Whether the set holds this one.
+    /// `true` if the set contains this permission.
     #[must_use]
     pub const fn contains(self, permission: Permission) -> bool {
         self.0 & permission.bit() != 0
     }
 
-    /// Whether the set holds every permission of the other.
+    /// `true` if the set contains every permission of the other.
     #[must_use]
     pub const fn covers(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Both sets together.
+    /// Returns the union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The members, in declaration order.
+    /// Returns the permissions, in declaration order.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
         Permission::ALL.into_iter().filter(move |p| self.contains(*p))
     }
 }
 
-/// The built-in roles and what they may do. Nobody changes them.
+/// The built-in roles and their permissions. They cannot be changed.
 const BUILT_IN: [(&str, &[Permission]); 3] = [
     ("admin", &Permission::ALL),
     ("auditor", &[Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead]),
     ("customer", &[]),
 ];
 
-/// The names of the built-in roles.
+/// Returns the names of the built-in roles.
 pub fn built_in_roles() -> impl Iterator<Item = RoleName> {
     BUILT_IN.iter().filter_map(|(name, _)| RoleName::parse(name).ok())
 }
 
-/// What a built-in role may do; `None` when it is not built in.
+/// The permissions of a built-in role; `None` if the role is not built in.
 #[must_use]
 pub fn built_in(role: &RoleName) -> Option<Permissions> {
     BUILT_IN.iter().find(|(name, _)| *name == role.as_str()).map(|(_, permissions)| Permissions::of(permissions))
 }
 
-/// The roles that administrators defined, and what they may do.
+/// The custom roles, defined by administrators, and their permissions.
 pub type CustomRoles = BTreeMap<RoleName, Permissions>;
 
-/// What these roles may do together. A role that does not exist, or no longer, adds nothing.
+/// Returns the union of the permissions of these roles. A role that does not exist, or is retired, adds nothing.
 #[must_use]
 pub fn permissions_of_all<'a>(roles: impl IntoIterator<Item = &'a RoleName>, custom: &CustomRoles) -> Permissions {
     let of = |role: &RoleName| built_in(role).or_else(|| custom.get(role).copied()).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! The security policy: the figures that decisions depend on. It is an aggregate itself, one stream in all, and its
-//! version stands in every leaf, so that a decision can be explained by the policy it was made under.
+//! The security policy: the settings that decisions depend on. The policy is an aggregate with a single stream. Each
+//! leaf names the policy version in force, so that every decision can be explained.
 //!
-//! Version 1 is no event: the security document's figures, as far as the configuration does not say otherwise.
+//! Version 1 is not an event: it consists of the defaults of the security document and of the configuration.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,68 +12,69 @@ use serde::{Deserialize, Serialize};
 use crate::Aggregate;
 use crate::values::RoleName;
 
-/// The figures; the security document's, as defaults.
+/// The settings of the policy. Their defaults are those of the security document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Counts changes of the policy; 1 is the one the service starts with.
+    /// The version of the policy. Version 1 is the initial one.
     pub version: u32,
-    /// When an account is locked, and for how long.
+    /// The rules for the lockout of accounts.
     pub lockout: LockoutPolicy,
-    /// How long sessions live, and what they need.
+    /// The rules for sessions.
     pub sessions: SessionPolicy,
-    /// What holds of passwords beside their strength.
+    /// The rules for passwords, apart from their strength.
     pub passwords: PasswordPolicy,
-    /// Who needs a second factor.
+    /// The rules for second factors.
     pub second_factor: SecondFactorPolicy,
-    /// How far API keys are on their own.
+    /// The rules for API keys.
     #[serde(default, skip_serializing_if = "ApiKeyPolicy::is_default")]
     pub api_keys: ApiKeyPolicy,
 }
 
-/// When an account is locked, and for how long.
+/// The rules for the lockout of accounts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockoutPolicy {
-    /// Whether guesses are limited at all.
+    /// `true` if the number of guesses is limited.
     pub enabled: bool,
-    /// Failures that lock; no more guesses than these are ever evaluated within one window.
+    /// The number of failures that causes a lock, and the maximum number of guesses evaluated per window.
     pub threshold: u32,
-    /// The same of an account over all its devices together; one below `threshold` counts as that.
+    /// The threshold of an account over all its devices together. A value below `threshold` counts as `threshold`.
     #[serde(default = "account_threshold", skip_serializing_if = "is_account_threshold")]
     pub account_threshold: u32,
-    /// Failures further apart than this do not add up.
+    /// The length of the window. Failures further apart do not add up.
     #[serde(rename = "window_seconds", with = "seconds")]
     pub window: TimeDelta,
-    /// The length of the first lock.
+    /// The duration of the first lock.
     #[serde(rename = "duration_seconds", with = "seconds")]
     pub duration: TimeDelta,
-    /// Each lock in a row doubles the last, up to this.
+    /// The maximum duration of a lock. Each lock in a row doubles the duration of the one before.
     #[serde(rename = "longest_seconds", with = "seconds")]
     pub longest: TimeDelta,
 }
 
-/// How long sessions live, and what they need.
+/// The rules for sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionPolicy {
-    /// A refresh token's life; each use starts it anew, so it is the idle timeout of the session.
+    /// The lifetime of a refresh token. Each use starts the lifetime again, so it is the idle timeout of the session.
     #[serde(rename = "idle_seconds", with = "seconds")]
     pub idle_lifetime: TimeDelta,
-    /// The end of a session however much it is used.
+    /// The absolute lifetime of a session, regardless of its use.
     #[serde(rename = "absolute_seconds", with = "seconds")]
     pub absolute_lifetime: TimeDelta,
-    /// How long the refresh token just spent still answers with its successor (two tabs, a lost response).
+    /// The time for which a spent refresh token still leads to its successor (two tabs, a lost answer).
     #[serde(rename = "refresh_grace_seconds", with = "seconds")]
     pub refresh_grace: TimeDelta,
-    /// How long a session counts as elevated after a login or a step-up.
+    /// The duration of the elevation after a login or a step-up.
     #[serde(rename = "elevation_seconds", with = "seconds")]
     pub elevation: TimeDelta,
-    /// What a refresh from somewhere that looks different leads to.
+    /// The action for a refresh from another client fingerprint.
     pub fingerprint: FingerprintPolicy,
-    /// Sessions of an account at once: where one more begins, one ends, those past their end first, then the oldest.
+    /// The maximum number of sessions per account. A new session beyond it ends another: an expired one first, then the
+    /// oldest.
     #[serde(default = "most_live", skip_serializing_if = "is_most_live")]
     pub most_live: u32,
 }
 
-/// Of policies that do not say; never another figure, for the log says it by saying nothing.
+/// The default. It must never change: the log omits the member for this value.
 const fn most_live() -> u32 {
     100
 }
@@ -83,43 +84,44 @@ const fn is_most_live(figure: &u32) -> bool {
     *figure == most_live()
 }
 
-/// What a refresh from somewhere that looks different leads to. It is recorded in any case.
+/// The action for a refresh from another client fingerprint. The service records such a refresh in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FingerprintPolicy {
-    /// Nothing else.
+    /// No further action.
     Record,
-    /// The session is of no use until its owner has proved themselves once more.
+    /// The session requires a step-up.
     RequireStepUp,
     /// The session ends.
     Revoke,
 }
 
-/// What holds of passwords beside their strength.
+/// The rules for passwords, apart from their strength.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PasswordPolicy {
-    /// How many previous passwords may not come back, the current one included.
+    /// The number of recent passwords, including the current one, that cannot be used again.
     pub history: u32,
-    /// A password older than this is changed at the next login; none: it may grow old.
+    /// The maximum age of a password, which is changed at the next login after it; `None` for no maximum.
     pub max_age_days: Option<u32>,
 }
 
-/// Who needs a second factor.
+/// The rules for second factors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecondFactorPolicy {
-    /// These roles allow nothing in a session without one, and a login of their holders leads to its enrolment.
+    /// The roles that need a second factor: without one they grant no permission in a session, and a login of their
+    /// holders continues with an enrolment.
     pub required_for: BTreeSet<RoleName>,
 }
 
-/// How far API keys are on their own.
+/// The rules for API keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKeyPolicy {
-    /// Whether a key is refused while the account that made it is suspended.
+    /// `true` if a key is refused while the account that created it is suspended.
     pub end_with_suspension: bool,
 }
 
 impl ApiKeyPolicy {
-    /// What policies mean that do not say; never anything else, for the log says it by saying nothing.
+    /// Tests for the default. It must never change: the log omits the member for this value.
     const fn is_default(&self) -> bool {
         self.end_with_suspension
     }
@@ -158,12 +160,12 @@ impl Default for Policy {
     }
 }
 
-/// The policy that a node knows to be in force; shared by all that decide.
+/// The policy in force, as far as a node knows, shared by all its decisions.
 #[derive(Debug)]
 pub struct ActivePolicy(RwLock<Arc<Policy>>);
 
 impl ActivePolicy {
-    /// Until another one is learnt of.
+    /// Starts with this policy.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self(RwLock::new(Arc::new(policy)))
@@ -175,7 +177,7 @@ impl ActivePolicy {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Learns of a policy; of an older one than is known there is nothing to learn.
+    /// Replaces the policy with a later version. Has no effect for an earlier one.
     pub fn learn(&self, policy: &Policy) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if policy.version > known.version {
@@ -184,17 +186,18 @@ impl ActivePolicy {
     }
 }
 
-/// A figure out of its bounds.
+/// A setting that is out of bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundsViolation {
-    /// JSON Pointer (RFC 6901) into the policy.
+    /// The JSON Pointer (RFC 6901) to the setting.
     pub pointer: &'static str,
-    /// The bounds.
+    /// The bounds, in words.
     pub bounds: String,
 }
 
 impl Policy {
-    /// Every figure that is out of bounds. Within them no figure overflows, and no policy locks everybody out.
+    /// Returns every setting that is out of bounds. Within the bounds no setting overflows, and no policy locks
+    /// everybody out.
     #[must_use]
     pub fn out_of_bounds(&self) -> Vec<BoundsViolation> {
         let mut found = self.lockout.out_of_bounds();
@@ -218,7 +221,7 @@ impl Policy {
     }
 }
 
-/// Of a policy that does not say.
+/// The default. It must never change: the log omits the member for this value.
 const fn account_threshold() -> u32 {
     20
 }
@@ -228,8 +231,8 @@ const fn is_account_threshold(figure: &u32) -> bool {
 }
 
 impl LockoutPolicy {
-    /// The same, for what is counted of an account over all its devices together. Its locks do not grow: they keep the owner
-    /// out of every device.
+    /// The policy for the counter of an account over all its devices. Its locks do not grow, because they exclude the
+    /// owner on every device.
     #[must_use]
     pub fn of_account(&self) -> Self {
         Self { threshold: self.account_threshold.max(self.threshold), longest: self.duration, ..self.clone() }
@@ -241,7 +244,7 @@ impl LockoutPolicy {
         let mut found = Vec::new();
         let duration = self.duration.num_seconds();
         check(&mut found, "/lockout/threshold", i64::from(self.threshold), 1, 100);
-        // One below the threshold of a device counts as that.
+        // A value below the threshold of a device counts as that threshold.
         check(&mut found, "/lockout/account_threshold", i64::from(self.account_threshold), 1, 1_000);
         check(&mut found, "/lockout/window_seconds", self.window.num_seconds(), MINUTE, DAY);
         check(&mut found, "/lockout/duration_seconds", duration, MINUTE, DAY);
@@ -259,42 +262,42 @@ fn check(found: &mut Vec<BoundsViolation>, pointer: &'static str, value: i64, le
     }
 }
 
-/// What happened to the policy.
+/// An event of the security policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicyEvent {
-    /// Another one is in force; sealed: reason.
+    /// Another policy is in force; sealed: reason.
     #[serde(rename = "policy.changed")]
     Changed {
-        /// The policy until now.
+        /// The previous policy.
         before: Box<Policy>,
-        /// The policy from here on.
+        /// The new policy.
         after: Box<Policy>,
     },
 }
 
-/// A policy to put in force.
+/// A command to change the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangePolicy {
-    /// The one in force when no event says otherwise.
+    /// The initial policy, in force if no event says otherwise.
     pub first: Policy,
-    /// The version that the proposal was made from, when its maker says so.
+    /// The expected version, if the author of the proposal gives one.
     pub replaces: Option<u32>,
-    /// The proposal; its own version does not matter.
+    /// The proposed policy. Its own version has no meaning.
     pub proposed: Policy,
 }
 
-/// Why nothing was recorded.
+/// The refusal of a policy change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// It was changed since the proposal was made.
+    /// The policy has changed since the proposal was made.
     #[error("the policy in force is version {0}")]
     Replaced(u32),
-    /// Some figures are out of bounds.
+    /// Some settings are out of bounds.
     #[error("the policy is out of bounds")]
     OutOfBounds(Vec<BoundsViolation>),
 }
 
-/// The aggregate.
+/// The aggregate of the security policy.
 pub struct SecurityPolicy;
 
 impl Aggregate for SecurityPolicy {
@@ -326,7 +329,7 @@ impl Aggregate for SecurityPolicy {
     }
 }
 
-/// A span of time as whole seconds.
+/// The encoding of a duration as whole seconds.
 mod seconds {
     use chrono::TimeDelta;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,7 +1,7 @@
-//! What another lockout policy would have done: the recorded attempts, counted again under it.
+//! The preview of a lockout policy: the recorded attempts, counted again under the proposed policy.
 //!
-//! It counts with the same [`AttemptCounter`] that decides today. What it cannot know, it says: an attempt that was refused
-//! unseen (`locked`, `pending`) was right or wrong, and counts as wrong here, for nobody evaluated it.
+//! The preview uses the same [`AttemptCounter`] as the service. It reports the limit of its knowledge: an attempt that
+//! was refused without evaluation (`locked`, `pending`) may have been correct, but counts as incorrect.
 
 use std::collections::HashMap;
 
@@ -13,75 +13,75 @@ use crate::lockout::{AttemptCounter, AttemptReservation, Lockout};
 use crate::policy::LockoutPolicy;
 use crate::values::AccountId;
 
-/// What one counter counts.
+/// The identity of one counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockoutTarget {
-    /// Whose it is.
+    /// The account.
     pub account: AccountId,
-    /// Which factor.
+    /// The factor.
     pub factor: Factor,
-    /// The device that has a counter of its own, as the log names it; none: the account's.
+    /// The device with a counter of its own, as the log names it; `None` for the counter of the account.
     pub device: Option<String>,
-    /// Whether it counts over all devices of the account, known or not.
+    /// `true` if it counts over all devices of the account, known and unknown.
     pub all_devices: bool,
 }
 
-/// A lock that would have been.
+/// A lock under the proposed policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PredictedLockout {
-    /// From when.
+    /// The start of the lock.
     pub at: DateTime<Utc>,
-    /// Until when, by itself.
+    /// The end of the lock.
     pub until: DateTime<Utc>,
-    /// Which in a row, from 1.
+    /// The number of the lock in a row, starting with 1.
     pub nth: u32,
 }
 
 /// A run of refused attempts on one counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attack {
-    /// What was attacked.
+    /// The counter attacked.
     pub target: LockoutTarget,
-    /// Its first attempt.
+    /// The time of the first attempt.
     pub started_at: DateTime<Utc>,
-    /// Its last.
+    /// The time of the last attempt.
     pub ended_at: DateTime<Utc>,
-    /// Attempts.
+    /// The number of attempts.
     pub attempts: u64,
-    /// Of those, how many were evaluated when they were made.
+    /// The number of attempts that the service evaluated.
     pub evaluated_then: u64,
-    /// How many the proposed policy would have evaluated.
+    /// The number of attempts that the proposed policy would have evaluated.
     pub evaluated: u64,
-    /// When the proposed policy would have locked first; none: it would not have stopped it.
+    /// The time of the first lock under the proposed policy; `None` if it would not have stopped the attack.
     pub stopped_at: Option<DateTime<Utc>>,
 }
 
-/// Sums over all attempts.
+/// Totals over all attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AttemptTotals {
-    /// Locks.
+    /// The number of locks.
     pub locks: u64,
-    /// Attempts that were evaluated, right or wrong.
+    /// The number of attempts that were evaluated, correct or not.
     pub evaluated: u64,
-    /// Attempts that were refused unseen.
+    /// The number of attempts that were refused without evaluation.
     pub refused: u64,
 }
 
-/// What the proposed policy would have done to one counter.
+/// The effect of the proposed policy on one counter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LockoutComparison {
-    /// The first of its locks, in order.
+    /// The first locks under the proposed policy, in order.
     pub locks: Vec<PredictedLockout>,
-    /// How many there would have been.
+    /// The number of locks under the proposed policy.
     pub total: u64,
-    /// Right attempts that a lock would have refused: most likely the owner's.
+    /// The number of correct attempts that a lock would have refused. Most of them are likely the owner's.
     pub right_refused: u64,
-    /// How many locks there were.
+    /// The number of recorded locks.
     pub recorded: u64,
 }
 
 impl LockoutComparison {
-    /// Notes a lock, if there is one; answers how many there are.
+    /// Records a lock, if any; returns the number of locks added.
     fn note(&mut self, lock: Option<Lockout>, at: DateTime<Utc>) -> u64 {
         let Some(Lockout { until, nth }) = lock else { return 0 };
         self.total += 1;
@@ -92,34 +92,34 @@ impl LockoutComparison {
     }
 }
 
-/// All that a preview found.
+/// The result of a preview.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PreviewReport {
-    /// Attempts replayed.
+    /// The number of attempts replayed.
     pub attempts: u64,
-    /// As they were decided.
+    /// The totals as decided by the service.
     pub recorded: AttemptTotals,
-    /// As the proposed policy would have decided them.
+    /// The totals as the proposed policy would have decided.
     pub proposed: AttemptTotals,
-    /// Counters that were locked, or would have been, those with most locks first.
+    /// The counters with a lock, recorded or proposed; those with most locks first.
     pub locked: Vec<(LockoutTarget, LockoutComparison)>,
-    /// Attacks, the longest first.
+    /// The attacks, longest first.
     pub attacks: Vec<Attack>,
-    /// Whether there was more than is listed.
+    /// `true` if the lists are incomplete.
     pub truncated: bool,
 }
 
-/// Attempts that make a run an attack.
+/// The minimum number of attempts in an attack.
 pub const ATTACK: u64 = 10;
-/// Refused attempts further apart than this are two runs.
+/// The minimum gap between two runs of refused attempts.
 pub const QUIET: TimeDelta = TimeDelta::hours(1);
-/// Most locks that are listed of one counter.
+/// The maximum number of locks listed per counter.
 const LOCKS: usize = 20;
 
-/// Most counters that are kept at once; beyond it those at rest are let go, and if there are none, the preview is too wide.
+/// The maximum number of counters in memory. Beyond it the preview drops idle ones; if all are in use, it fails.
 const MOST_COUNTERS: usize = 1_000_000;
 
-/// There is more going on at once than a preview keeps in memory.
+/// The attempts need more counters at a time than a preview keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many accounts were tried at once")]
 pub struct PreviewTooLarge;
@@ -139,26 +139,26 @@ struct TargetState {
     run: Option<Attack>,
 }
 
-/// What an attempt was, as far as counting goes.
+/// The recorded outcome of an attempt, as far as counting depends on it.
 enum RecordedOutcome {
-    /// Evaluated, and right.
+    /// Evaluated, and correct.
     Right,
-    /// Evaluated, and wrong.
+    /// Evaluated, and incorrect.
     Wrong,
-    /// Refused unseen.
+    /// Refused without evaluation.
     Unseen,
-    /// Right, and refused for another reason: it counts, and changes nothing.
+    /// Correct, but refused for another reason: the attempt counts, and changes nothing.
     Stopped,
 }
 
 impl Preview {
-    /// Lists at most so many counters and attacks.
+    /// Starts a preview that lists at most `most` counters and attacks.
     #[must_use]
     pub fn new(policy: LockoutPolicy, most: usize) -> Self {
         Self { policy, counters: HashMap::new(), found: PreviewReport::default(), most }
     }
 
-    /// Lets go of what is at rest, if there is much; done between batches.
+    /// Drops idle counters, if there are many. Call it between batches.
     ///
     /// # Errors
     /// [`PreviewTooLarge`].
@@ -178,7 +178,8 @@ impl Preview {
         if counters.len() <= MOST_COUNTERS { Ok(()) } else { Err(PreviewTooLarge) }
     }
 
-    /// One more event, in the order of the log. Only those of the category `authentication` matter.
+    /// Observes one more event, in the order of the log. Events of categories other than `authentication` have no
+    /// effect.
     pub fn observe(&mut self, recorded: &RecordedEvent) {
         let Some(subject) = recorded.subject else { return };
         let Event::Authentication(event) = &recorded.event else { return };
@@ -198,7 +199,7 @@ impl Preview {
                 self.attempt(target(*factor, device), RecordedOutcome::Right, at);
             }
             AuthenticationEvent::Succeeded { methods, device, session: _, trusted: _ } => {
-                // Where both factors were asked for, the password was noted by an event of its own.
+                // If the login asked for both factors, an event of its own recorded the password.
                 let factor = if methods.len() > 1 { Factor::SecondFactor } else { Factor::Password };
                 self.attempt(target(factor, device), RecordedOutcome::Right, at);
             }
@@ -221,7 +222,7 @@ impl Preview {
             | AuthenticationEvent::PasswordResetRefused { .. }
             | AuthenticationEvent::NewDeviceSeen { .. }
             | AuthenticationEvent::DeviceForgotten { .. } => {}
-            // It would have been lifted then, too; on every device of the account.
+            // The proposed policy would have lifted the lock at the same time, on every device of the account.
             AuthenticationEvent::LockLifted { factor, by: UnlockCause::Admin | UnlockCause::Reset, .. } => {
                 let forgotten = self
                     .counters
@@ -236,7 +237,7 @@ impl Preview {
         let Self { policy, counters, found, most } = self;
         found.attempts += 1;
         let all_devices = LockoutTarget { device: None, all_devices: true, ..target.clone() };
-        // Out of the map for a moment, since both change together.
+        // Removed from the map for a moment, because both entries change together.
         let mut over_all = counters.remove(&all_devices).unwrap_or_default();
         let counted = counters.entry(target.clone()).or_default();
         let evaluated_then = !matches!(seen, RecordedOutcome::Unseen);
@@ -299,7 +300,7 @@ impl Preview {
         }
     }
 
-    /// What it came to.
+    /// Finishes the preview.
     #[must_use]
     pub fn finish(self) -> PreviewReport {
         let Self { counters, mut found, most, .. } = self;
@@ -319,7 +320,7 @@ impl Preview {
 
 fn keep(found: &mut PreviewReport, run: Option<Attack>, most: usize) {
     found.attacks.extend(run.filter(|run| run.attempts >= ATTACK));
-    // Memory is bounded by what will be listed, not by what was tried.
+    // The bound on memory is the number of listed attacks, not the number of attempts.
     if found.attacks.len() >= most.saturating_mul(2).saturating_add(1_000) {
         longest(&mut found.attacks, most);
         found.truncated = true;
@@ -377,7 +378,7 @@ mod tests {
         preview.finish()
     }
 
-    /// A guess a minute for an hour: five are seen, then the lock holds.
+    /// A guess per minute for an hour: five are evaluated, then the lock refuses the rest.
     fn an_hour_of_guesses() -> Vec<RecordedEvent> {
         let policy = Policy::default().lockout;
         let (mut counter, mut events) = (AttemptCounter::default(), Vec::new());

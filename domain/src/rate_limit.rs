@@ -1,47 +1,47 @@
-//! How many requests are let in: quotas, the bucket that holds to them, and the fact that some were refused.
+//! Rate limits: quotas, the bucket that enforces them, and the event of a violation.
 //!
-//! A bucket leaks: full, it lets a whole quota in at once, and from then on one request each `window / requests`. Its
-//! state is one time, when it will be full again, so that memory and database keep it alike (the generic cell rate
-//! algorithm, ITU-T I.371). Times are microseconds on any one clock.
+//! A bucket is a leaky bucket. A full bucket admits a whole quota at once, and then one request per `window /
+//! requests`. Its state is a single time, at which it will be full again, so that memory and database store it in the
+//! same way (the generic cell rate algorithm, ITU-T I.371). Times are in microseconds, of any one clock.
 //!
-//! Who is counted, and where, is not here.
+//! The callers choose the origin and the place of a bucket.
 
 use std::num::NonZeroU32;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-/// So many requests in so long.
+/// A number of requests per window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     requests: NonZeroU32,
     window: TimeDelta,
 }
 
-/// What a bucket says to a request.
+/// The answer of a bucket to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It is let in.
+    /// The request is admitted.
     Admitted {
-        /// When the bucket will be full again, this request counted.
+        /// The time at which the bucket will be full again, after this request.
         full_at: i64,
     },
-    /// It is not, and does not count.
+    /// The request is refused, and does not count.
     Refused {
-        /// When there will be room for one, from now.
+        /// The time from now until the bucket admits the request.
         retry_after: TimeDelta,
     },
 }
 
 impl Quota {
-    /// The shortest window: below it, times are lost in rounding.
+    /// The minimum length of a window. Below it, rounding loses time.
     pub const SHORTEST: TimeDelta = TimeDelta::seconds(1);
-    /// The longest window: a day.
+    /// The maximum length of a window: a day.
     pub const LONGEST: TimeDelta = TimeDelta::days(1);
-    /// Most requests in a window.
+    /// The maximum number of requests per window.
     pub const MOST: u32 = 1_000_000;
 
-    /// 1 to 1,000,000 requests in a second to a day.
+    /// Creates a quota of 1 to 1,000,000 requests per window of a second to a day.
     #[must_use]
     pub fn new(requests: u32, window: TimeDelta) -> Option<Self> {
         let requests = NonZeroU32::new(requests).filter(|requests| requests.get() <= Self::MOST)?;
@@ -55,37 +55,38 @@ impl Quota {
         }
     }
 
-    /// Most requests at once.
+    /// The maximum number of requests at once.
     #[must_use]
     pub const fn requests(self) -> u32 {
         self.requests.get()
     }
 
-    /// The time over which an empty bucket fills.
+    /// The time in which an empty bucket fills.
     #[must_use]
     pub const fn window(self) -> TimeDelta {
         self.window
     }
 
-    /// The time in which one request comes back, in microseconds.
+    /// The time in which the bucket regains one request, in microseconds.
     #[must_use]
     pub fn interval(self) -> i64 {
         self.window.num_microseconds().unwrap_or(i64::MAX) / i64::from(self.requests.get())
     }
 
-    /// How far ahead of now a bucket may be full again: a whole quota of intervals.
+    /// The maximum time until a bucket is full again: a whole quota of intervals.
     #[must_use]
     pub fn tolerance(self) -> i64 {
         self.interval().saturating_mul(i64::from(self.requests.get()))
     }
 
-    /// Whether one more request is let in by a bucket that will be full at `full_at`.
+    /// Decides on one more request, for a bucket that will be full at `full_at`.
     #[must_use]
     pub fn admit(self, full_at: i64, now: i64) -> Admission {
         self.admit_several(full_at, now, 1)
     }
 
-    /// The same of several at once, all or none. More than the quota are as many as the quota: they need a full bucket.
+    /// Decides on several requests at once: all or none. A number above the quota counts as the quota, which needs a
+    /// full bucket.
     #[must_use]
     pub fn admit_several(self, full_at: i64, now: i64, count: u32) -> Admission {
         let taken = self.interval().saturating_mul(i64::from(count.min(self.requests())));
@@ -98,7 +99,7 @@ impl Quota {
         }
     }
 
-    /// How many requests there is room for, of a bucket that will be full at `full_at`.
+    /// The number of requests that a bucket still admits, if it will be full at `full_at`.
     #[must_use]
     pub fn remaining(self, full_at: i64, now: i64) -> u32 {
         let used = full_at.saturating_sub(now).max(0);
@@ -107,40 +108,40 @@ impl Quota {
     }
 }
 
-/// What is counted apart from everything else: kinds of operations, and what they spend.
+/// A group of operations, or of a resource that they use, with a quota of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteGroup {
-    /// Logging in by a password.
+    /// Logins by password.
     Login,
-    /// Registering.
+    /// Registrations.
     Register,
-    /// Refreshing tokens.
+    /// Token refreshes.
     Refresh,
-    /// Presenting a second factor.
+    /// Presentations of a second factor.
     SecondFactor,
-    /// Whatever sends mail to somebody, or takes a token that was mailed.
+    /// Requests that send mail, or that present a mailed token.
     Recovery,
-    /// Changing what one is called.
+    /// Changes of the profile.
     Profile,
-    /// Proving oneself by a password, to step up or to change it.
+    /// Authentication by password, for a step-up or a password change.
     Password,
-    /// Making, changing and removing credentials: second factors, recovery codes, API keys, a verified address.
+    /// Creation, change and removal of credentials: second factors, recovery codes, API keys, a verified address.
     Credentials,
-    /// Ending sessions of one's own.
+    /// Revocations of the caller's own sessions.
     Sessions,
-    /// Refreshing tokens of one account.
+    /// Token refreshes of one account.
     AccountRefresh,
-    /// Whatever changes other accounts, roles, the policy, or who gets in.
+    /// Changes of other accounts, roles, the policy or a lockdown.
     Administration,
-    /// Hashes of passwords for an address, whatever computes them.
+    /// Password hashes for an address, in any operation.
     Hashes,
-    /// Hashes of passwords for an account.
+    /// Password hashes for an account.
     AccountHashes,
 }
 
 impl RouteGroup {
-    /// Every one.
+    /// All groups.
     pub const ALL: [Self; 13] = [
         Self::Login,
         Self::Register,
@@ -177,7 +178,7 @@ impl RouteGroup {
         }
     }
 
-    /// Whose requests count together.
+    /// The origin by which requests are counted.
     #[must_use]
     pub const fn layer(self) -> RateLimitLayer {
         match self {
@@ -194,8 +195,8 @@ impl RouteGroup {
         }
     }
 
-    /// Whether all nodes count together. A refresh token cannot be guessed, somebody known guesses nothing that their
-    /// attempts are not counted for, and a node's own count bounds its cost.
+    /// `true` if all nodes share the count. The others need no shared count: a refresh token cannot be guessed, the
+    /// attempts of a known caller are counted anyway, and the count of a node limits its own cost.
     #[must_use]
     pub const fn is_shared(self) -> bool {
         match self {
@@ -227,19 +228,19 @@ impl RouteGroup {
     }
 }
 
-/// Whose requests a limit counts together.
+/// A limit on the requests of one origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RateLimit {
-    /// All of an address.
+    /// All requests of an address.
     Address,
-    /// Those of an address, or of an account, of such a kind.
+    /// The requests of an address, or of an account, in this group.
     Route(RouteGroup),
-    /// All of an account, or of an API key.
+    /// All requests of an account, or of an API key.
     Account,
 }
 
 impl RateLimit {
-    /// Every one.
+    /// Returns all limits.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Address, Self::Account].into_iter().chain(RouteGroup::ALL.into_iter().map(Self::Route))
     }
@@ -254,7 +255,7 @@ impl RateLimit {
         }
     }
 
-    /// Whose requests count together, and of which kind; none: all.
+    /// The origin by which requests are counted, and their group; `None` for all requests.
     #[must_use]
     pub const fn counts(self) -> (RateLimitLayer, Option<RouteGroup>) {
         match self {
@@ -272,10 +273,10 @@ impl RateLimit {
     }
 }
 
-/// The quota of each limit.
+/// The quotas of all limits.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RateLimits {
-    /// Where it is not the default.
+    /// The quotas that differ from the default.
     set: Vec<(RateLimit, Quota)>,
 }
 
@@ -287,63 +288,63 @@ impl RateLimits {
         set.map_or(limit.default_quota(), |(_, quota)| *quota)
     }
 
-    /// Another quota for a limit.
+    /// Sets the quota of a limit.
     pub fn set(&mut self, limit: RateLimit, quota: Quota) {
         self.set.push((limit, quota));
     }
 }
 
-/// Where somebody stands with a limit.
+/// The state of a limit for one caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaStatus {
     /// The limit.
     pub limit: RateLimit,
-    /// Its quota.
+    /// The quota of the limit.
     pub quota: Quota,
-    /// How many requests there is room for.
+    /// The number of requests left.
     pub remaining: u32,
-    /// Until the bucket is full.
+    /// The time until the bucket is full.
     pub reset: TimeDelta,
 }
 
-/// A quota is spent.
+/// A refusal, because the quota is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaExceeded {
-    /// Which, and where its bucket stands.
+    /// The state of the limit.
     pub standing: QuotaStatus,
-    /// When there will be room.
+    /// The time until the bucket admits the request.
     pub retry_after: TimeDelta,
 }
 
-/// What happened at a limit. Sealed: the address, where it is one's.
+/// An event of a rate limit. Sealed: the address, if the limit counts by address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RateLimitEvent {
-    /// Requests were refused: one event for all of one origin in a window, at one node.
+    /// Requests were refused: one event per origin, window and node.
     #[serde(rename = "rate_limit.violated")]
     Violated {
-        /// Whose requests are counted together.
+        /// The origin by which requests are counted.
         layer: RateLimitLayer,
-        /// On which routes; none: on all.
+        /// The group of operations; `None` for all operations.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         route: Option<RouteGroup>,
-        /// The first of them.
+        /// The time of the first refused request.
         #[serde(with = "crate::leaf::micros")]
         began_at: DateTime<Utc>,
         /// The end of the window.
         #[serde(with = "crate::leaf::micros")]
         ended_at: DateTime<Utc>,
-        /// How many were refused.
+        /// The number of refused requests.
         count: u64,
     },
 }
 
-/// Whose requests a limit counts together, as events say it.
+/// The origin by which a limit counts requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RateLimitLayer {
-    /// Those of an address.
+    /// The address.
     Address,
-    /// Those of an account, or of an API key.
+    /// The account, or the API key.
     Account,
 }
 
@@ -408,7 +409,8 @@ mod tests {
             }
         }
 
-        /// Several at once are let in where each alone would be, one after another, and leave the same bucket.
+        /// Several requests at once are admitted if they would be one after another, and leave the bucket in the same
+        /// state.
         #[test]
         fn several_at_once_are_as_many_one_by_one(
             requests in 1_u32..20, seconds in 1_i64..120, spent in 0_u32..20, count in 1_u32..20,
@@ -432,7 +434,7 @@ mod tests {
             }
         }
 
-        /// Whoever waits as long as they are told is let in; a little earlier they are not.
+        /// A request after `retry_after` is admitted; one a microsecond earlier is not.
         #[test]
         fn retry_after_is_exact(requests in 1_u32..20, seconds in 1_i64..120, burst in 0_u32..40) {
             let quota = quota(requests, seconds);

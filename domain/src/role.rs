@@ -1,6 +1,8 @@
-//! A role that administrators define: a name for a set of permissions. Built-in roles (`permission`) have no stream.
+//! A custom role: a name for a set of permissions, defined by administrators. Built-in roles (`permission`) have no
+//! stream.
 //!
-//! A retired role allows nothing, and its name is never used again: whoever still held it would hold the new one.
+//! A retired role grants no permission, and its name cannot be used again: its remaining holders would hold the new
+//! role.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,80 +10,80 @@ use crate::Aggregate;
 use crate::permission::{Permission, Permissions, built_in};
 use crate::values::RoleName;
 
-/// What happened to a role. Sealed in each: reason.
+/// An event of a role. Sealed in each: reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RoleEvent {
-    /// It exists from here on.
+    /// The role was defined.
     #[serde(rename = "role.defined")]
     Defined {
-        /// Its name.
+        /// The name of the role.
         role: RoleName,
-        /// What its holders may do.
+        /// The permissions of its holders.
         permissions: Vec<Permission>,
     },
-    /// Its holders may do something else, at once.
+    /// The permissions of its holders changed, with immediate effect.
     #[serde(rename = "role.permissions_changed")]
     PermissionsChanged {
-        /// Its name.
+        /// The name of the role.
         role: RoleName,
-        /// What they could do.
+        /// The previous permissions.
         before: Vec<Permission>,
-        /// What they may do.
+        /// The new permissions.
         after: Vec<Permission>,
     },
-    /// It allows nothing any more, for ever.
+    /// The role was retired. It never grants a permission again.
     #[serde(rename = "role.retired")]
     Retired {
-        /// Its name.
+        /// The name of the role.
         role: RoleName,
     },
 }
 
-/// What is asked of a role.
+/// A command to a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleCommand {
-    /// Let it allow exactly this, whether it exists or not.
+    /// Define the role, or replace its permissions.
     Define {
-        /// Its name.
+        /// The name of the role.
         role: RoleName,
-        /// What its holders may do.
+        /// The permissions of its holders.
         permissions: Permissions,
     },
-    /// Let it allow nothing, for ever.
+    /// Retire the role permanently.
     Retire {
-        /// Its name.
+        /// The name of the role.
         role: RoleName,
     },
 }
 
-/// Why nothing was recorded.
+/// The refusal of a command to a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RoleError {
-    /// Nobody changes it.
+    /// The role is built in, and cannot be changed.
     #[error("the role is built in")]
     BuiltIn,
-    /// Its name was used before.
+    /// The name belongs to a retired role.
     #[error("a role of this name was retired")]
     Retired,
-    /// Never defined.
+    /// The role was never defined.
     #[error("there is no such role")]
     Unknown,
 }
 
-/// A role as its events leave it.
+/// The state of a role, derived from its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoleState {
-    /// Never defined.
+    /// The role was never defined.
     #[default]
     None,
-    /// In use.
+    /// The role is in use.
     Defined(Permissions),
-    /// Of no use any more.
+    /// The role is retired.
     Retired,
 }
 
-/// The aggregate.
+/// The aggregate of a custom role.
 pub struct Role;
 
 impl Aggregate for Role {

@@ -1,4 +1,5 @@
-//! A session: one device's stay, from login to its end. At any time one refresh token is current.
+//! A session: the use of an account from one device, from login to its end. Exactly one refresh token is current at any
+//! time.
 //!
 //! ```text
 //!                 refreshed (generation + 1)
@@ -8,8 +9,8 @@
 //!                  |------------expired--> ended
 //!                  |--refresh_reused, revoked--> ended
 //! ```
-//! A refresh from somewhere that looks different is recorded (`fingerprint_mismatched`), and by policy holds the session
-//! until its owner has proved themselves once more (`elevated`), or ends it.
+//! A refresh from another client fingerprint is recorded (`fingerprint_mismatched`). Depending on the policy, the
+//! session then requires a step-up (`elevated`), or ends.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -19,100 +20,100 @@ use crate::authentication::AuthenticationMethod;
 use crate::policy::{FingerprintPolicy, SessionPolicy};
 use crate::values::AccountId;
 
-/// What happened to a session.
+/// An event in the life of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionEvent {
-    /// It began; sealed: address, user agent, device.
+    /// The session started; sealed: address, user agent, device.
     #[serde(rename = "session.started")]
     Started {
-        /// Whose it is.
+        /// The account that logged in.
         account: AccountId,
-        /// What was presented at login.
+        /// The methods presented at login.
         methods: Vec<AuthenticationMethod>,
-        /// Keyed digest of user agent family, accepted languages and device.
+        /// The keyed digest of user agent family, accepted languages and device.
         fingerprint: String,
-        /// Unused until then, it ends.
+        /// The end of the session, unless it is used before.
         #[serde(with = "crate::leaf::micros")]
         idle_expires_at: DateTime<Utc>,
-        /// It ends then, however much it is used.
+        /// The end of the session, regardless of its use.
         #[serde(with = "crate::leaf::micros")]
         expires_at: DateTime<Utc>,
     },
     /// The refresh token of this generation replaced its predecessor; sealed: address, user agent.
     #[serde(rename = "session.refreshed")]
     Refreshed {
-        /// Counted from 1, the login.
+        /// The generation of the token, starting with 1 at login.
         generation: u32,
-        /// Until then the predecessor still answers with this generation.
+        /// The end of the grace period, during which the predecessor still leads to this generation.
         #[serde(with = "crate::leaf::micros")]
         grace_until: DateTime<Utc>,
-        /// Unused until then, it ends.
+        /// The end of the session, unless it is used before.
         #[serde(with = "crate::leaf::micros")]
         idle_expires_at: DateTime<Utc>,
     },
-    /// A refresh token that was spent before came back: somebody else holds a copy.
+    /// A spent refresh token was presented again: somebody else has a copy.
     #[serde(rename = "session.refresh_reused")]
     RefreshReused {
-        /// The generation that came back.
+        /// The generation of the presented token.
         generation: u32,
     },
-    /// Its owner proved themselves once more: sensitive calls are allowed for a while.
+    /// The owner stepped up: sensitive calls are allowed for a limited time.
     #[serde(rename = "session.elevated")]
     Elevated {
-        /// What was presented.
+        /// The methods presented.
         methods: Vec<AuthenticationMethod>,
-        /// Until when.
+        /// The end of the elevation.
         #[serde(with = "crate::leaf::micros")]
         until: DateTime<Utc>,
-        /// Whether it was done where the session was held, which therefore is held no longer.
+        /// `true` if the session required this step-up; then the step-up restores its use.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         released: bool,
     },
-    /// A refresh came from somewhere that looks different.
+    /// A refresh came from another client fingerprint.
     #[serde(rename = "session.fingerprint_mismatched")]
     FingerprintMismatched {
-        /// What was done about it.
+        /// The action taken.
         action: FingerprintPolicy,
-        /// The new fingerprint; later refreshes are compared with it.
+        /// The new fingerprint. The service compares later refreshes with it.
         fingerprint: String,
     },
-    /// It was ended; its tokens are refused from this position on.
+    /// The session was revoked. Its tokens are refused from this position on.
     #[serde(rename = "session.revoked")]
     Revoked {
-        /// By whom or what.
+        /// The cause of the revocation.
         by: RevocationCause,
     },
-    /// It was found past its end.
+    /// The session was presented after its end.
     #[serde(rename = "session.expired")]
     Expired {},
 }
 
-/// What ended a session before its time.
+/// The cause of a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevocationCause {
-    /// Its owner: logout, or sign-out from another device.
+    /// The owner logged out, or signed this device out from another one.
     Owner,
-    /// An administrator.
+    /// An administrator revoked the session.
     Admin,
-    /// A refresh token came back.
+    /// A spent refresh token was presented again.
     Reuse,
     /// The account's password changed in another session.
     PasswordChange,
     /// The account was suspended.
     Suspension,
-    /// An administrator took the account's second factor away.
+    /// An administrator removed the account's second factor.
     SecondFactorReset,
-    /// An administrator let the account's password expire.
+    /// An administrator expired the account's password.
     PasswordExpired,
-    /// A refresh came from somewhere that looked different.
+    /// A refresh came from another client fingerprint.
     Fingerprint,
-    /// The account began more sessions than it may have.
+    /// The account has more sessions than the policy allows.
     Limit,
 }
 
 impl RevocationCause {
-    /// The name clients see.
+    /// The name in leaves, tables and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -128,7 +129,7 @@ impl RevocationCause {
         }
     }
 
-    /// Reads a name; nothing for one that this build does not know.
+    /// Reads a name; `None` if this build does not know it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         const ALL: [RevocationCause; 9] = [
@@ -146,73 +147,73 @@ impl RevocationCause {
     }
 }
 
-/// What is asked of a session.
+/// A command to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionCommand {
-    /// Begin.
+    /// Start the session.
     Start {
-        /// Whose it is.
+        /// The account that logs in.
         account: AccountId,
-        /// What was presented.
+        /// The methods presented.
         methods: Vec<AuthenticationMethod>,
         /// See [`SessionEvent::Started`].
         fingerprint: String,
-        /// When.
+        /// The current time.
         at: DateTime<Utc>,
         /// The policy in force.
         policy: SessionPolicy,
     },
-    /// An authentic refresh token of this session was presented.
+    /// Refresh the session, with an authentic refresh token of it.
     Refresh {
-        /// Its generation.
+        /// The generation of the token.
         generation: u32,
-        /// What whoever presents it looks like; see [`SessionEvent::Started`].
+        /// The fingerprint of the client that presents it; see [`SessionEvent::Started`].
         fingerprint: String,
-        /// When.
+        /// The current time.
         at: DateTime<Utc>,
         /// The policy in force.
         policy: SessionPolicy,
     },
-    /// Its owner proved themselves once more.
+    /// Elevate the session, after its owner authenticated again.
     Elevate {
-        /// What was presented.
+        /// The methods presented.
         methods: Vec<AuthenticationMethod>,
-        /// Whether it was presented with a token that is held. With another one, an older one of its owner's maybe, it
-        /// frees nobody else.
+        /// `true` if the access token presented requires a step-up. A step-up with another token, perhaps an older one
+        /// of the owner, does not restore the session.
         held: bool,
-        /// When.
+        /// The current time.
         at: DateTime<Utc>,
         /// The policy in force.
         policy: SessionPolicy,
     },
-    /// End it. Ending it again records nothing.
+    /// Revoke the session. Has no effect on an ended session.
     Revoke {
-        /// By whom or what.
+        /// The cause of the revocation.
         by: RevocationCause,
     },
 }
 
-/// Why nothing was recorded.
+/// The refusal of a command to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// It was started before.
+    /// The session was started before.
     #[error("the session was started already")]
     AlreadyStarted,
-    /// Never started, or ended.
+    /// The session never started, or has ended.
     #[error("the session has ended")]
     Ended,
 }
 
-/// A session as its events leave it.
+/// The state of a session, derived from its events.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
-    /// Never started.
+    /// The session never started.
     #[default]
     None,
-    /// In use.
+    /// The session is in use.
     Live(LiveSession),
-    /// Revoked or expired.
+    /// The session was revoked, or has expired.
     Ended,
 }
 
@@ -220,25 +221,25 @@ pub enum SessionState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiveSession {
-    /// Whose it is.
+    /// The account that logged in.
     pub account: AccountId,
-    /// What was presented, at login and since.
+    /// The methods presented, at login and since.
     pub methods: Vec<AuthenticationMethod>,
-    /// What its owner looked like last.
+    /// The fingerprint of the client at its last refresh.
     pub fingerprint: String,
-    /// Whether it is of no use until its owner has proved themselves once more.
+    /// `true` if the session cannot be used until its owner steps up.
     pub held: bool,
     /// The generation of the current refresh token.
     pub generation: u32,
-    /// Until then its predecessor still answers.
+    /// The end of the grace period of the preceding token.
     pub grace_until: Option<DateTime<Utc>>,
-    /// Unused until then, it ends.
+    /// The end of the session, unless it is used before.
     pub idle_expires_at: DateTime<Utc>,
-    /// It ends then in any case.
+    /// The end of the session, regardless of its use.
     pub expires_at: DateTime<Utc>,
 }
 
-/// The aggregate.
+/// The aggregate of a session.
 pub struct Session;
 
 impl Aggregate for Session {
@@ -313,8 +314,8 @@ impl Aggregate for Session {
     }
 }
 
-/// Without [`SessionEvent::Refreshed`] among them, the events let the session live for the predecessor within its grace, which
-/// is answered with the successor it already has.
+/// Decides a refresh. Without [`SessionEvent::Refreshed`] among the events, and if the session lives on, the caller
+/// presented the preceding token within its grace period. The caller then receives the successor that exists already.
 fn refresh(
     live: &LiveSession,
     generation: u32,
@@ -327,7 +328,7 @@ fn refresh(
         return vec![SessionEvent::Expired {}];
     }
     if generation != live.generation {
-        // Two tabs, a lost answer, or a page and its server, which may look different.
+        // Causes are two tabs, a lost answer, or a page and its server, whose fingerprints may differ.
         let in_grace = generation.checked_add(1) == Some(live.generation)
             && live.grace_until.is_some_and(|grace_until| at < grace_until);
         return if !in_grace {
@@ -490,8 +491,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is presented, in whatever order, no more than one generation is ever acceptable for long:
-        /// beyond the grace, only the newest.
+        /// For any sequence of tokens, at most one generation is acceptable beyond the grace period: the newest.
         #[test]
         fn no_sequence_of_refreshes_and_revocations_leaves_two_live_tokens(
             steps in proptest::collection::vec((1_u32..6, 0_i64..30, any::<bool>()), 1..40)

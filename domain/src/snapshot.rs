@@ -1,9 +1,9 @@
-//! What commands ask of a stream, folded event by event: an aggregate's state, and what of its history is asked for
-//! beside it. It can be written down at any version and gone on from there (a snapshot), so that the length of a stream
-//! costs nobody anything.
+//! The state of a stream, as commands read it: the folded state of the aggregate, and some facts of its history. A
+//! snapshot stores it at any version. A later read continues from there, so that the cost of a load does not depend on
+//! the length of the stream.
 //!
-//! The text of a record is canonical JSON, as a leaf is. A record that is folded otherwise, from the same events, takes
-//! another [`Snapshot::FORMAT`]: what was written in another one is not read.
+//! The text of a snapshot is canonical JSON, like a leaf. A change of the fold or of the text needs another
+//! [`Snapshot::FORMAT`], because this build does not read other formats.
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -16,70 +16,70 @@ use crate::policy::{Policy, SecurityPolicy};
 use crate::role::{Role, RoleState};
 use crate::session::{Session, SessionState};
 
-/// What is folded of a stream.
+/// The folded state of a stream.
 pub trait Snapshot: Default + Serialize + DeserializeOwned + Send + Sync {
-    /// The kind of stream.
+    /// The category of the stream.
     const CATEGORY: Category;
-    /// Counts the ways in which it was ever folded or written.
+    /// The number of the format, increased with each change of the fold or of the text.
     const FORMAT: i16;
 
-    /// The record after one more event of its stream.
+    /// Applies the next event of the stream.
     #[must_use]
     fn apply(self, recorded: RecordedEvent) -> Self;
 
-    /// The record as text.
+    /// Returns the snapshot as text.
     ///
     /// # Errors
     /// Those of the serializer.
     fn to_text(&self) -> Result<String, serde_json::Error> {
-        // By way of a value, whose keys are in order.
+        // A JSON value has its keys in order.
         Ok(serde_json::to_value(self)?.to_string())
     }
 
-    /// The record that a text says.
+    /// Reads a snapshot from its text.
     ///
     /// # Errors
-    /// Whatever this build would not have written.
+    /// Any text that this build would not have written.
     fn from_text(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
 }
 
-/// An account.
+/// The snapshot of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountSnapshot {
-    /// What decisions rest on.
+    /// The state of the aggregate.
     pub state: AccountState,
-    /// Where the event stands beside which it is sealed who it is.
+    /// The position of the last event with the sealed profile.
     pub profile_position: Option<u64>,
-    /// When the password was set or last changed.
+    /// The time at which the password was set or last changed.
     pub password_set_at: Option<DateTime<Utc>>,
 }
 
-/// A session.
+/// The snapshot of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionSnapshot {
-    /// What decisions rest on.
+    /// The state of the aggregate.
     pub state: SessionState,
-    /// When it began.
+    /// The start of the session.
     pub started_at: Option<DateTime<Utc>>,
 }
 
-/// A role that administrators defined.
+/// The snapshot of a custom role.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoleSnapshot {
-    /// What decisions rest on.
+    /// The state of the aggregate.
     pub state: RoleState,
 }
 
-/// The security policy.
+/// The snapshot of the security policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySnapshot {
-    /// What decisions rest on; `None` as long as the first one is in force.
+    /// The state of the aggregate; `None` while the initial policy is in force.
     pub state: Option<Policy>,
 }
 
@@ -196,7 +196,7 @@ mod tests {
         RoleName::parse(name).unwrap()
     }
 
-    /// The events that come of these commands, those that are refused left out.
+    /// The events of these commands, without those of refused commands.
     fn history<A: Aggregate<Event: Clone + Into<Event>>>(commands: Vec<A::Command>) -> Vec<RecordedEvent> {
         history_of::<A>(commands, |_, command| command)
     }
@@ -220,7 +220,7 @@ mod tests {
         events.iter().cloned().fold(start, R::apply)
     }
 
-    /// Written down after any of its events and gone on with, a record is what it is without.
+    /// Checks that a snapshot stored and read at any version leads to the same result.
     fn may_be_cut_anywhere<R: Snapshot + PartialEq + std::fmt::Debug>(
         events: &[RecordedEvent],
     ) -> Result<(), TestCaseError> {
@@ -258,7 +258,7 @@ mod tests {
         ]
     }
 
-    /// Most refresh tokens that come are the current one, or every session would end at once.
+    /// Makes most refresh tokens current ones; otherwise every session would end at once.
     fn with_current_token(state: &SessionState, command: SessionCommand) -> SessionCommand {
         match (command, state) {
             (SessionCommand::Refresh { generation, fingerprint, at, policy }, SessionState::Live(live)) => {
@@ -335,7 +335,8 @@ mod tests {
         assert_eq!((record.profile_position, record.password_set_at), (Some(9), Some(at(2))));
     }
 
-    /// Where one of these texts changes, so does the format's number, or a snapshot of before is read as what it is not.
+    /// A change of one of these texts needs another format number. Otherwise this build would misread an earlier
+    /// snapshot.
     #[test]
     fn the_text_of_a_format_stays() {
         let account = fold(

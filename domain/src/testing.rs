@@ -1,4 +1,4 @@
-//! `given(..).when(..).then(..)`: a decision, written as the sentence it is.
+//! Tests of decisions in the form `given(..).when(..).then(..)`.
 
 use std::fmt::Debug;
 

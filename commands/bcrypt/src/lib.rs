@@ -1,12 +1,13 @@
-//! bcrypt, several hashes at once on one core.
+//! bcrypt for several hashes at once on one core.
 //!
-//! A hash is one long chain of table look-ups: each round of Blowfish waits for the one before, and the core idles in
-//! between. Independent hashes have independent chains. So the rounds of up to [`MOST_LANES`] of them are interleaved in
-//! one loop, lane by lane, each lane with a P-array and S-boxes of its own (4 KiB, all lanes within the first-level
-//! cache), and the core works on one while it waits for the others.
+//! A hash is a long chain of table look-ups: each round of Blowfish waits for the one before, and the core idles
+//! meanwhile. Independent hashes have independent chains. One loop therefore interleaves the rounds of up to
+//! [`MOST_LANES`] hashes, lane by lane, so that the core works on one lane while it waits for another. Each lane has
+//! its own P-array and S-boxes (4 KiB; all lanes fit into the first-level cache).
 //!
-//! The result is bcrypt's (N. Provos and D. Mazières, "A Future-Adaptable Password Scheme", USENIX 1999), bit for bit
-//! that of the `bcrypt` crate: tests compare them, and so does whoever uses this, once, before it does.
+//! The result is that of bcrypt (N. Provos and D. Mazières, "A Future-Adaptable Password Scheme", USENIX 1999), bit for
+//! bit identical to that of the `bcrypt` crate. The tests compare the two, and the caller does so once before its first
+//! use.
 
 #![expect(clippy::indexing_slicing, reason = "every index is below the length of its array, by its type or its loop")]
 
@@ -14,22 +15,22 @@ mod pi;
 
 use zeroize::Zeroize;
 
-/// Most hashes at once: one more would leave the first-level cache of common cores (32 KiB).
+/// The maximum number of hashes at once. One more would exceed the first-level cache of common cores (32 KiB).
 pub const MOST_LANES: usize = 6;
-/// Bytes of a password that count, the final zero included.
+/// The number of significant bytes in a password, including the final zero.
 const LONGEST_KEY: usize = 72;
 
-/// What is to be hashed.
+/// The input of one hash.
 #[derive(Clone, Copy)]
 pub struct HashInput<'a> {
-    /// The password, at most 72 bytes; a zero byte is added where there is room (variants 2a, 2b, 2y).
+    /// The password, at most 72 bytes. A zero byte follows if there is room (variants 2a, 2b, 2y).
     pub password: &'a [u8],
-    /// Random.
+    /// The random salt.
     pub salt: [u8; 16],
 }
 
-/// The hashes of these inputs, in their order, 24 bytes each, of which bcrypt's text form keeps 23. `cost` is the
-/// logarithm of the number of rounds, at most 31.
+/// Computes the hashes of these inputs, in their order, of 24 bytes each. The text form of bcrypt keeps 23 of them.
+/// `cost` is the binary logarithm of the number of rounds, at most 31.
 #[must_use]
 pub fn bcrypt(inputs: &[HashInput<'_>], cost: u32) -> Vec<[u8; 24]> {
     let mut hashes = Vec::with_capacity(inputs.len());
@@ -47,14 +48,14 @@ pub fn bcrypt(inputs: &[HashInput<'_>], cost: u32) -> Vec<[u8; 24]> {
     hashes
 }
 
-/// One lane's cipher.
+/// The cipher of one lane.
 #[derive(Clone, Zeroize)]
 struct Blowfish {
     p: [u32; 18],
     s: [[u32; 256]; 4],
 }
 
-/// The ciphers of all lanes, and the words that their keys are made of; wiped when dropped.
+/// The ciphers of all lanes, and the words of their keys; wiped when dropped.
 struct Lanes<const N: usize> {
     ciphers: Box<[Blowfish; N]>,
     keys: [[u32; 18]; N],
@@ -81,7 +82,7 @@ fn lanes<const N: usize>(inputs: [HashInput<'_>; N], cost: u32) -> [[u8; 24]; N]
         expand(ciphers, keys);
         expand(ciphers, &salts.map(|salt| std::array::from_fn(|i| salt[i % 4])));
     }
-    // "OrpheanBeholderScryDoubt", 64 times over.
+    // Encrypts "OrpheanBeholderScryDoubt" 64 times.
     let mut text: [[u32; 6]; N] = [words(b"OrpheanBeholderScryDoubt"); N];
     for half in 0..3 {
         for _ in 0..64 {
@@ -109,7 +110,7 @@ impl Blowfish {
         Self { p, s }
     }
 
-    /// Blowfish's round function.
+    /// The round function of Blowfish.
     #[inline(always)]
     fn f(&self, word: u32) -> u32 {
         let [a, b, c, d] = word.to_be_bytes().map(usize::from);
@@ -117,7 +118,7 @@ impl Blowfish {
     }
 }
 
-/// One block of each lane. The lanes' rounds take turns: that is the whole point.
+/// Encrypts one block per lane. The rounds of the lanes alternate, which makes the interleaving effective.
 #[inline(always)]
 fn encrypt<const N: usize>(ciphers: &[Blowfish; N], mut blocks: [[u32; 2]; N]) -> [[u32; 2]; N] {
     for round in 0..8 {
@@ -136,7 +137,8 @@ fn encrypt<const N: usize>(ciphers: &[Blowfish; N], mut blocks: [[u32; 2]; N]) -
     blocks
 }
 
-/// bcrypt's ExpandKey with a salt of zero: the key into the P-array, then the cipher's own output through all of it.
+/// ExpandKey of bcrypt with a zero salt: adds the key to the P-array, then replaces both arrays by the output of the
+/// cipher.
 fn expand<const N: usize>(ciphers: &mut [Blowfish; N], keys: &[[u32; 18]; N]) {
     for (cipher, key) in ciphers.iter_mut().zip(keys) {
         cipher.p.iter_mut().zip(key).for_each(|(p, key)| *p ^= key);
@@ -159,7 +161,7 @@ fn expand<const N: usize>(ciphers: &mut [Blowfish; N], keys: &[[u32; 18]; N]) {
 }
 
 impl<const N: usize> Lanes<N> {
-    /// bcrypt's ExpandKey with a salt, once at the beginning.
+    /// ExpandKey of bcrypt with a salt, the first step of the key schedule.
     fn expand_with_salt(&mut self) {
         let Self { ciphers, keys, salts } = self;
         for (cipher, key) in ciphers.iter_mut().zip(keys.iter()) {
@@ -183,7 +185,7 @@ impl<const N: usize> Lanes<N> {
     }
 }
 
-/// Eighteen words, the key over and over.
+/// Returns eighteen words of the repeated key.
 fn key_words(password: &[u8]) -> [u32; 18] {
     let with_zero = password.len().saturating_add(1).min(LONGEST_KEY);
     let mut bytes = password.iter().copied().chain([0]).take(with_zero).cycle();
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the crate makes of the same.
+    /// Returns the hash by the `bcrypt` crate.
     fn reference(input: HashInput<'_>, cost: u32) -> [u8; 24] {
         let mut key = input.password.to_vec();
         key.push(0);
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn published_vectors() {
-        // The test vectors of jBCrypt (D. Miller): cost, password, text form.
+        // The test vectors of jBCrypt (D. Miller): password, text form.
         let vectors = [
             ("", "$2a$06$DCq7YPn5Rq63x1Lad4cll.TV4S6ytwfsfvkgY8jIucDrjc8deX1s."),
             ("a", "$2a$06$m0CrhHm10qJ3lXRY.5zDGO3rS2KdeeWLuGmsfGlMfOxih58VYVfxe"),
@@ -256,7 +258,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whatever the lanes hold, none runs into another, and each is the crate's.
+        /// Lanes do not influence each other, and each has the result of the `bcrypt` crate.
         #[test]
         fn bit_for_bit_the_crate(
             inputs in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..=72), any::<[u8; 16]>()), 0..=13),

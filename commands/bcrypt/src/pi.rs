@@ -1,5 +1,6 @@
-//! The fractional part of pi in 32-bit words: what Blowfish begins with, first the P-array, then the four S-boxes
-//! (B. Schneier, "Description of a New Variable-Length Key, 64-bit Block Cipher", 1994). A test computes them anew.
+//! The fractional part of pi in 32-bit words, the initial state of Blowfish: first the P-array, then the four S-boxes
+//! (B. Schneier, "Description of a New Variable-Length Key, 64-bit Block Cipher", 1994). A test computes the words
+//! independently.
 
 /// 18 + 4 * 256 words.
 #[rustfmt::skip]
@@ -141,7 +142,7 @@ pub(crate) const WORDS: [u32; 1_042] = [
 mod tests {
     use super::WORDS;
 
-    /// A number from 0 to 2^32 in fixed point: the integer part, then 32 bits a limb.
+    /// A number from 0 to 2^32 in fixed point: the integer part, then 32 bits per limb.
     type Fixed = Vec<u32>;
 
     const LIMBS: usize = 1 + WORDS.len() + 2;

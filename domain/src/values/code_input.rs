@@ -1,20 +1,20 @@
-//! Codes as people type and paste them: with the gap that an app displays, with the dash that a word processor makes of a
-//! hyphen, in the digits of their script (RFC 4226, section 5.3: the value is what counts).
+//! Codes as people type and paste them: with the gap shown by an app, with the dash that a word processor makes of a
+//! hyphen, in the digits of their script (RFC 4226, section 5.3: only the value counts).
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use zeroize::Zeroizing;
 
-/// Most bytes that are read. No code comes near it, however it is spaced.
+/// The maximum number of bytes read. No code comes near it, whatever its spacing.
 const LONGEST: usize = 256;
 
-/// What was typed as a code, without white space, dashes and what cannot be seen; digits and letters of other forms as those of
-/// ASCII, letters small. No `Debug`; wiped when dropped.
+/// A normalised code: without white space, dashes and invisible characters, with ASCII digits, and with ASCII letters
+/// in lower case. No `Debug`; wiped when dropped.
 #[derive(Clone)]
 pub struct CodeInput(Zeroizing<String>);
 
 impl CodeInput {
-    /// Reads any text: whether it is a code, and right, is for others to say.
+    /// Normalises any text. The caller decides if the result is a code, and correct.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut read = Zeroizing::new(String::with_capacity(text.len()));
@@ -25,14 +25,15 @@ impl CodeInput {
         Self(read)
     }
 
-    /// The text that is left.
+    /// The normalised text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// White space, dashes and what cannot be seen. Where Japanese is typed, the key of the hyphen gives a sign of length.
+/// `true` for white space, dashes and invisible characters. On Japanese keyboards the hyphen key produces a prolonged
+/// sound mark.
 fn is_separator(c: char) -> bool {
     let is_dash = matches!(c, '\u{2043}' | '\u{2053}' | '\u{2212}' | '\u{30fc}');
     let category = c.general_category();
@@ -41,7 +42,8 @@ fn is_separator(c: char) -> bool {
     is_dash || is_unseen || c.is_whitespace() || category == GeneralCategory::DashPunctuation
 }
 
-/// The digit of ASCII. Decimal digits stand in rows of ten, from zero on (Unicode Standard, section 4.6).
+/// Returns the ASCII digit of a decimal digit. Unicode has them in rows of ten, starting with zero (Unicode Standard,
+/// section 4.6).
 fn decimal_digit(c: char) -> Option<char> {
     if c.is_ascii_digit() {
         return Some(c);

@@ -1,24 +1,24 @@
-//! Names of persons, as they are shown.
+//! The display names of persons.
 
 use super::invalid::InvalidValue;
 use super::opaque_string::opaque_string;
 
-/// A name to show, 1 to 100 characters. Personal data: no `Debug`, no `Display`.
+/// A display name of 1 to 100 characters. Personal data: no `Debug`, no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DisplayName(String);
 
 impl DisplayName {
-    /// Most bytes that are read.
+    /// The maximum number of bytes read.
     const LONGEST: usize = 2_000;
 
     /// Reads a name, trimmed, in NFC and with plain spaces.
     ///
     /// # Errors
-    /// Empty after trimming, longer than 100 characters, or holding a character that cannot be seen.
+    /// The name is empty after trimming, is longer than 100 characters, or contains an invisible character.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         const EMPTY: InvalidValue = InvalidValue("must not be empty");
         const TOO_LONG: InvalidValue = InvalidValue("must be at most 100 characters long");
-        // A blank of Braille is seen as little as a space, and is a symbol.
+        // A blank Braille pattern is as invisible as a space, but its category is that of a symbol.
         let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{2800}');
         if text.is_empty() {
             return Err(EMPTY);
@@ -36,7 +36,7 @@ impl DisplayName {
         Ok(Self(name.to_string()))
     }
 
-    /// A name that was accepted once, under the rules of its time.
+    /// Restores a name that was accepted earlier, under the rules of its time.
     #[must_use]
     pub fn recorded(text: &str) -> Self {
         Self(text.to_owned())

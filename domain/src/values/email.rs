@@ -1,9 +1,10 @@
-//! E-mail addresses. One mailbox has one account, so an address is parsed once into what identifies its mailbox; the unique
-//! key, the look-up, the mailer and the password's similarity check all use that.
+//! E-mail addresses. A mailbox has at most one account. An address is therefore parsed once into the identity of its
+//! mailbox, which serves the unique key, the look-up, the mailer and the similarity check of passwords.
 //!
-//! The local part is a Dot-string (RFC 5321, section 4.1.2) with characters beyond ASCII (RFC 6531, section 3.3), in NFC
-//! (RFC 6532, section 3.1). The domain is compared and written to as A-labels (RFC 5890, section 2.3.2.1), which UTS 46
-//! makes of whatever was typed. What looks like another address, or can't be seen, is refused (UTS 39, section 3.3).
+//! The local part is a Dot-string (RFC 5321, section 4.1.2) with characters beyond ASCII (RFC 6531, section 3.3), in
+//! NFC (RFC 6532, section 3.1). UTS 46 converts the domain to A-labels (RFC 5890, section 2.3.2.1), for comparison and
+//! for delivery. An address that looks like another one, or contains invisible characters, is refused (UTS 39, section
+//! 3.3).
 
 use std::ops::Range;
 
@@ -13,18 +14,18 @@ use unicode_normalization::UnicodeNormalization;
 use super::invalid::InvalidValue;
 use super::opaque_string::{is_joiner, is_visible};
 
-/// Most bytes of a local part (RFC 5321, section 4.5.3.1.1).
+/// The maximum number of bytes in a local part (RFC 5321, section 4.5.3.1.1).
 const LONGEST_LOCAL_PART: usize = 64;
-/// Most bytes of an address, from the longest path (RFC 5321, section 4.5.3.1.3).
+/// The maximum number of bytes in an address, from the maximum path (RFC 5321, section 4.5.3.1.3).
 const LONGEST: usize = 254;
 
 /// An e-mail address. Personal data: no `Debug`, no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EmailAddress {
-    /// As given, in NFC.
+    /// The address as given, in NFC.
     text: String,
     local: Range<usize>,
-    /// A-labels, in lower case.
+    /// The domain in A-labels, in lower case.
     domain: String,
 }
 
@@ -33,7 +34,7 @@ impl EmailAddress {
     /// bytes in all.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         const SHAPE: InvalidValue = InvalidValue("must be an e-mail address such as name@example.com");
         const DOMAIN: InvalidValue = InvalidValue("must end with a domain name such as example.com");
@@ -45,7 +46,7 @@ impl EmailAddress {
         }
         let (typed_local, typed_domain) = text.rsplit_once('@').ok_or(SHAPE)?;
         let (local, domain): (String, String) = (typed_local.nfc().collect(), typed_domain.nfc().collect());
-        // UTS 46 leaves most of what is not visible out of a domain.
+        // UTS 46 drops most invisible characters from a domain.
         let is_seen = |c: char| c.is_ascii() || is_visible(c);
         if !typed_local.chars().all(stands_for_itself)
             || !local.chars().all(is_seen)
@@ -63,7 +64,7 @@ impl EmailAddress {
         Ok(Self { text: format!("{local}@{domain}"), local: 0..local.len(), domain: ascii })
     }
 
-    /// An address that was accepted once, under the rules of its time.
+    /// Restores an address that was accepted earlier, under the rules of its time.
     #[must_use]
     pub fn recorded(text: &str) -> Self {
         Self::parse(text).unwrap_or_else(|_| {
@@ -72,7 +73,7 @@ impl EmailAddress {
         })
     }
 
-    /// The address as it was given, in NFC.
+    /// The address as given, in NFC.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -90,27 +91,28 @@ impl EmailAddress {
         &self.domain
     }
 
-    /// The key under which a mailbox is unique: the local part in lower case, the domain as A-labels.
+    /// The key by which a mailbox is unique: the local part in lower case, the domain in A-labels.
     #[must_use]
     pub fn normalised(&self) -> String {
-        // The Greek sigma has two small letters, by where it stands.
+        // The Greek sigma has two lower-case forms, which depend on its place in the word.
         let local = self.local_part().to_lowercase().replace('ς', "σ");
         format!("{local}@{}", self.domain)
     }
 }
 
-/// A domain of at least two labels as A-labels; `None` for what IDNA refuses, and for IP addresses.
+/// Converts a domain of at least two labels to A-labels; `None` for domains that IDNA refuses, and for IP addresses.
 fn ascii_domain(domain: &str) -> Option<String> {
     let ascii = Uts46::new()
         .to_ascii(domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
         .ok()?
         .into_owned();
     let (_, last) = ascii.rsplit_once('.')?;
-    // What ends in a number is an IPv4 address (WHATWG URL, section 3.5), and no top-level domain begins with a digit.
+    // A host that ends in a number is an IPv4 address (WHATWG URL, section 3.5), and no top-level domain begins with a
+    // digit.
     last.starts_with(|c: char| c.is_ascii_alphabetic()).then_some(ascii)
 }
 
-/// Whether this is an Atom of RFC 5321, section 4.1.2, or of RFC 6531, section 3.3.
+/// `true` for an Atom of RFC 5321, section 4.1.2, or of RFC 6531, section 3.3.
 fn is_atom(text: &str) -> bool {
     let is_sound = |c: char| {
         c.is_ascii_alphanumeric()
@@ -120,8 +122,8 @@ fn is_atom(text: &str) -> bool {
     !text.is_empty() && text.chars().all(is_sound)
 }
 
-/// Whether no other character is the normal form of this one (NFKC), and it is no capital that only resembles that of its
-/// small letter.
+/// `true` if the character is its own normal form (NFKC), and is not a capital that only resembles the capital of its
+/// lower-case letter.
 fn stands_for_itself(c: char) -> bool {
     if c.is_ascii() {
         return true;
@@ -131,7 +133,7 @@ fn stands_for_itself(c: char) -> bool {
     is_its_own && (!c.is_uppercase() || capital())
 }
 
-/// Whether the canonical form of a character is a single other one, as the Kelvin sign's is K.
+/// `true` if the canonical form of the character is a different single character, as K is for the Kelvin sign.
 fn is_one_other(c: char) -> bool {
     let mut form = c.nfc();
     form.next() != Some(c) && form.next().is_none()
@@ -191,7 +193,7 @@ mod tests {
         }
         assert!(EmailAddress::parse(&format!("{}@example.com", "x".repeat(65))).is_err());
         assert!(EmailAddress::parse(&format!("a@{}.example.com", "x".repeat(64))).is_err());
-        // Too long once the domain is ASCII.
+        // Too long after the conversion of the domain to ASCII.
         assert!(EmailAddress::parse(&format!("a@{}de", "é.".repeat(60))).is_err());
     }
 
@@ -227,7 +229,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is accepted is found again by what it is stored as, and written to at one mailbox.
+        /// An accepted address has the same key after storage, and delivers to one mailbox.
         #[test]
         fn an_address_read_again_is_the_same(text in r"[a-zA-ZäÄéßẞKσςΣ\u{301}\u{200d}.+-]{1,12}@[a-zäÄéß.\u{301}-]{1,12}\.(com|भारत)") {
             if let Ok(address) = EmailAddress::parse(&text) {
@@ -240,7 +242,7 @@ mod tests {
             }
         }
 
-        /// No text makes it panic, and no accepted one holds what can't be seen.
+        /// No text causes a panic, and no accepted address contains invisible characters.
         #[test]
         fn every_text_is_judged(text in r"\PC{0,20}@\PC{0,20}") {
             if let Ok(address) = EmailAddress::parse(&text) {

@@ -1,12 +1,12 @@
-//! The history that a position belongs to.
+//! The epoch of the log: the history that a position belongs to.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::invalid::InvalidValue;
 
-/// Which history of the log: it changes when a backup is restored, so that what comes from an undone history is known as
-/// such. The first half of `log.head.epoch`.
+/// A history of the log. The epoch changes when a backup is restored, so that positions of the undone history are
+/// recognisable. Equals the first half of `log.head.epoch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Epoch(u64);

@@ -1,4 +1,4 @@
-//! Ids of what has a stream of its own.
+//! The ids of aggregates.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! The refusal of a value.
 
-/// Why a value was refused; the text is meant for whoever sent it.
+/// The reason for refusing a value, worded for its sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(pub &'static str);

@@ -1,4 +1,5 @@
-//! Values parsed once at the edge: whoever holds one knows that it is sound. Nothing here compares or stores.
+//! Values that are parsed once, at the edge. A value of these types is always valid. The module neither compares nor
+//! stores them.
 
 mod code_input;
 mod display_name;

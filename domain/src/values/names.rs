@@ -1,4 +1,4 @@
-//! Names of roles and of API keys, which stand in the log as they are.
+//! The names of roles and of API keys, which the log contains in clear.
 
 use std::fmt;
 
@@ -14,8 +14,10 @@ use super::invalid::InvalidValue;
 pub struct RoleName(String);
 
 impl RoleName {
+    /// Reads a name.
+    ///
     /// # Errors
-    /// Anything outside the pattern.
+    /// The text does not match the pattern.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let sound = text.len() <= 63
             && text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -33,7 +35,7 @@ impl RoleName {
         &self.0
     }
 
-    /// The id of the role's stream, which follows from its name (UUIDv8, RFC 9562, section 5.8).
+    /// The id of the role's stream, derived from its name (UUIDv8, RFC 9562, section 5.8).
     #[must_use]
     pub fn stream_id(&self) -> Uuid {
         let digest = Sha256::new_with_prefix("fulexo/role/").chain_update(&self.0).finalize();
@@ -62,15 +64,17 @@ impl fmt::Display for RoleName {
     }
 }
 
-/// The name of an API key: that of a service, never of a person, since it stands in the log:
-/// `[a-z0-9][a-z0-9._-]{0,62}`.
+/// The name of an API key: `[a-z0-9][a-z0-9._-]{0,62}`. It names a service and never a person, because the log contains
+/// it in clear.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ApiKeyName(String);
 
 impl ApiKeyName {
+    /// Reads a name.
+    ///
     /// # Errors
-    /// Anything outside the pattern.
+    /// The text does not match the pattern.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let sound = text.len() <= 63 && text.starts_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c));

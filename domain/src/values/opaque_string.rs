@@ -1,22 +1,25 @@
-//! Text as people type it, in one form whatever keyboard, browser and system it came from: OpaqueString (RFC 8265, section
-//! 4.2.2), which is NFC with plain spaces, of characters that are assigned and can be seen.
+//! The normal form of typed text, independent of keyboard, browser and system: OpaqueString (RFC 8265, section 4.2.2).
+//! This is NFC with plain spaces, of characters that are assigned and visible.
 //!
-//! In two ways more is taken than its FreeformClass (RFC 8264, section 4.3): characters that Unicode assigned after version
-//! 6.3, for which the registry of RFC 8264 stands, and visible ones wherever they stand (CONTEXTO), such as a middle dot.
+//! It accepts more than the FreeformClass (RFC 8264, section 4.3) in two respects: characters that Unicode assigned
+//! after version 6.3, the version of RFC 8264's registry; and visible characters in any context (CONTEXTO), such as a
+//! middle dot.
 
 use precis_core::{DerivedPropertyValue, FreeformClass, StringClass};
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use zeroize::Zeroizing;
 
-/// The form in which a text is compared and kept; `None` for one that holds what cannot be seen, or is no text.
+/// Returns the normal form, for comparison and storage; `None` if the text contains invisible characters or is not
+/// text.
 pub(crate) fn opaque_string(text: &str) -> Option<Zeroizing<String>> {
     let mut form = Zeroizing::new(String::with_capacity(3 * text.len()));
     text.nfc().for_each(|c| form.push(if c.general_category() == GeneralCategory::SpaceSeparator { ' ' } else { c }));
     is_text(&form).then_some(form)
 }
 
-/// Whether each character is assigned and can be seen; joiners, where a script needs them (RFC 5892, appendix A).
+/// `true` if each character is assigned and visible. Joiners are allowed if their script needs them (RFC 5892, appendix
+/// A).
 fn is_text(text: &str) -> bool {
     if text.is_ascii() {
         return !text.chars().any(char::is_control);
@@ -26,17 +29,17 @@ fn is_text(text: &str) -> bool {
     }
     let class = FreeformClass::default();
     let is_judged = |c| is_joiner(c) || class.get_value_from_char(c) == DerivedPropertyValue::PValid;
-    // The rules of joiners look at letters and their marks alone.
+    // The rules for joiners depend only on letters and their marks.
     !text.contains(is_joiner)
         || class.allows(text.chars().map(|c| if is_judged(c) { c } else { ' ' }).collect::<String>()).is_ok()
 }
 
-/// Whether a character is assigned, and is one that can be seen, a mark or a space.
+/// `true` if the character is assigned, and is a visible one, a mark or a space.
 pub(super) fn is_visible(c: char) -> bool {
     use DerivedPropertyValue::{ContextO, PValid, SpecClassPval, Unassigned};
     match FreeformClass::default().get_value_from_char(c) {
         PValid | SpecClassPval | ContextO => true,
-        // In the Unicode of today it may be; U+180F is the one variation selector since.
+        // The current Unicode version may have assigned it. The only variation selector added since is U+180F.
         Unassigned => {
             let category = c.general_category();
             let is_none =

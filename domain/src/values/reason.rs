@@ -1,15 +1,17 @@
-//! Reasons that administrators give.
+//! The reasons that administrators give.
 
 use super::invalid::InvalidValue;
 
-/// Why an administrator did something, 1 to 500 characters. Free text may name people, so it is sealed like
-/// personal data and has no `Debug`.
+/// An administrator's reason for an act, 1 to 500 characters. Free text may name people. It is therefore sealed like
+/// personal data, and has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reason(String);
 
 impl Reason {
+    /// Reads a reason.
+    ///
     /// # Errors
-    /// Empty after trimming, or longer than 500 characters.
+    /// The text is empty after trimming, or longer than 500 characters.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
         if text.is_empty() {

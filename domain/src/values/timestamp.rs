@@ -1,27 +1,27 @@
-//! Times as clients write them.
+//! The times that clients send.
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 
 use super::invalid::InvalidValue;
 
-/// The longest text that is read, in bytes: nine digits of a fraction fit.
+/// The maximum length of a text, in bytes; it leaves room for a fraction of nine digits.
 const LONGEST: usize = 40;
-/// The nanoseconds of a second; chrono counts on through a leap second.
+/// The nanoseconds per second. chrono represents a leap second by a larger fraction.
 const SECOND: u32 = 1_000_000_000;
 
 /// The refusal of a time.
 const NOT_A_TIME: InvalidValue = InvalidValue("must be a time such as 2026-11-01T12:00:00Z (RFC 3339)");
-/// The refusal of a second 60 that no clock shows.
+/// The refusal of a second 60 that cannot occur.
 const NO_LEAP_SECOND: InvalidValue =
     InvalidValue("must not have a second 60 but at the end of June or December (RFC 3339, section 5.7)");
 
 /// Reads a `date-time` of RFC 3339, section 5.6.
 ///
-/// A leap second is read where section 5.7 allows one, at the end of June or December in UTC, as the second that follows it:
-/// POSIX time, and with it every clock and table here, has none.
+/// A leap second is read where section 5.7 allows one: at the end of June or December, in UTC. It becomes the following
+/// second, because POSIX time, and therefore every clock and table here, has no leap seconds.
 ///
 /// # Errors
-/// Anything else, and times of years that PostgreSQL has no name for.
+/// Any other text, and years outside 1 to 9999.
 pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
     let has_separator = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
     if text.len() > LONGEST || !has_separator {
