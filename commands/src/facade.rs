@@ -407,7 +407,7 @@ impl Commands {
         second_factor::second_factor(&self.side, context, challenge_token, code).await
     }
 
-    /// Elevates the session. Returns the end of the elevation. `held` is `true` if the caller's token requires a
+    /// Elevates the session. Returns the end of the elevation. `step_up_required` is `true` if the caller's token requires a
     /// step-up; the session then no longer requires one.
     ///
     /// # Errors
@@ -418,10 +418,10 @@ impl Commands {
         context: &Context,
         account: AccountId,
         session: SessionId,
-        held: bool,
+        step_up_required: bool,
         evidence: Evidence,
     ) -> Result<CommandOutcome<DateTime<Utc>>, CommandError> {
-        step_up::step_up(&self.side, context, account, session, held, evidence).await
+        step_up::step_up(&self.side, context, account, session, step_up_required, evidence).await
     }
 
     /// Returns the devices that an account knows, the most recently used first.

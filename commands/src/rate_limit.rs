@@ -5,7 +5,7 @@
 //! when the database does not respond.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_bcrypt::MOST_LANES;
+use fulexo_bcrypt::MAX_LANES;
 use fulexo_domain::event::{Actor, SealedField};
 use fulexo_domain::rate_limit::{Quota, RateLimitEvent, RateLimitLayer, RouteGroup};
 use fulexo_domain::values::AccountId;
@@ -61,7 +61,7 @@ impl RateLimitViolation {
         RateLimitEvent::Violated {
             layer: self.layer,
             route: self.route,
-            began_at: self.began_at,
+            started_at: self.began_at,
             ended_at: self.ended_at,
             count: self.count,
         }
@@ -127,7 +127,7 @@ pub(crate) fn hashing_permits(
     hashes: usize,
 ) -> Result<Vec<HashingPermit>, CommandError> {
     let permits =
-        (0..hashes.min(MOST_LANES)).map(|_| acquire_permit(&side.hasher, context)).collect::<Result<_, _>>()?;
+        (0..hashes.min(MAX_LANES)).map(|_| acquire_permit(&side.hasher, context)).collect::<Result<_, _>>()?;
     spend_hashes(side, context, u32::try_from(hashes).unwrap_or(u32::MAX))?;
     Ok(permits)
 }

@@ -2,8 +2,8 @@
 //! sessions, known devices, mailed tokens. It never deletes from the log.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::authentication::DEVICE_KNOWN_FOR;
-use fulexo_domain::lockout::FORGOTTEN_AFTER;
+use fulexo_domain::authentication::DEVICE_LIFETIME;
+use fulexo_domain::lockout::COUNTER_RETENTION;
 use sqlx::PgPool;
 
 use crate::vault::write::MAIL_LIMIT_PERIOD;
@@ -59,7 +59,7 @@ impl Retention {
                  select key_hash, factor from vault.attempt
                  where window_ends_at < $1 and (locked_until is null or locked_until < $1)
                  order by window_ends_at limit $2)",
-            now - FORGOTTEN_AFTER,
+            now - COUNTER_RETENTION,
             MAX_ROWS
         )
         .execute(&self.pool)
@@ -76,7 +76,7 @@ impl Retention {
             "delete from vault.known_device where (account_id, device) in (
                  select account_id, device from vault.known_device
                  where first_used_at < $1 order by first_used_at limit $2)",
-            now - DEVICE_KNOWN_FOR,
+            now - DEVICE_LIFETIME,
             MAX_ROWS
         )
         .execute(&self.pool)

@@ -82,7 +82,7 @@ impl WriteSide {
         if !(self.is_current)() {
             let text = sqlx::query_scalar!("select policy from access.policy").fetch_optional(&self.pool).await?;
             if let Some(text) = text {
-                self.policy.learn(&serde_json::from_str(&text)?);
+                self.policy.update(&serde_json::from_str(&text)?);
             }
         }
         Ok(self.policy())

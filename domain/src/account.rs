@@ -93,7 +93,7 @@ pub enum AccountEvent {
         by: RevocationCause,
         /// The session that remains.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        kept: Option<SessionId>,
+        except_session: Option<SessionId>,
     },
 }
 
@@ -136,7 +136,7 @@ pub enum PasswordChangeCause {
     /// The owner followed a password reset link.
     Reset,
     /// The owner reported an intrusion. Nobody knows the new password; only a reset leads to a usable one.
-    Disputed,
+    Reported,
 }
 
 /// The party that removed a second factor.
@@ -208,7 +208,7 @@ pub enum AccountCommand {
         /// The cause of the revocation.
         by: RevocationCause,
         /// The session that remains.
-        kept: Option<SessionId>,
+        except_session: Option<SessionId>,
     },
 }
 
@@ -216,19 +216,19 @@ pub enum AccountCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// The account was registered before.
-    #[error("the account is registered already")]
+    #[error("the account is already registered")]
     AlreadyRegistered,
     /// The account was never registered.
-    #[error("there is no such account")]
-    Unknown,
+    #[error("the account does not exist")]
+    NotFound,
     /// The role to grant does not exist.
-    #[error("there is no such role")]
-    NoSuchRole,
+    #[error("the role does not exist")]
+    RoleNotFound,
     /// The account has this role already.
-    #[error("the account holds this role already")]
-    RoleHeld,
+    #[error("the account already has this role")]
+    RoleAlreadyGranted,
     /// The account is suspended already.
-    #[error("the account is suspended already")]
+    #[error("the account is already suspended")]
     AlreadySuspended,
     /// The account is suspended: nobody can use it, including its owner.
     #[error("the account is suspended")]
@@ -240,11 +240,11 @@ pub enum AccountError {
     #[error("the account has no second factor")]
     NoSecondFactor,
     /// No enrolment was started.
-    #[error("no enrolment of a second factor was started")]
-    NotEnrolling,
+    #[error("the enrolment of a second factor has not been started")]
+    EnrolmentNotStarted,
     /// The account does not have this role, so the role cannot be revoked.
-    #[error("the account does not hold this role")]
-    RoleNotHeld,
+    #[error("the account does not have this role")]
+    RoleNotGranted,
 }
 
 /// The state of an account, derived from its events.
@@ -258,9 +258,9 @@ pub struct AccountState {
     /// The roles of the account.
     pub roles: BTreeSet<RoleName>,
     /// `true` if a login asks for a second factor.
-    pub second_factor: bool,
+    pub second_factor_enabled: bool,
     /// `true` if an enrolment was started and is not confirmed.
-    pub enrolling: bool,
+    pub enrolment_pending: bool,
     /// The number of recovery codes left.
     pub recovery_codes: u32,
     /// `true` if the password must be changed at the next login.
@@ -280,9 +280,10 @@ impl Aggregate for Account {
     type Error = AccountError;
 
     fn handle_command(state: &AccountState, command: AccountCommand) -> Result<Vec<AccountEvent>, AccountError> {
-        let open = || if state.registered { Ok(()) } else { Err(AccountError::Unknown) };
+        let require_registered = || if state.registered { Ok(()) } else { Err(AccountError::NotFound) };
         // Guards commands of the owner.
-        let in_use = || open().and(if state.suspended { Err(AccountError::Suspended) } else { Ok(()) });
+        let require_active =
+            || require_registered().and(if state.suspended { Err(AccountError::Suspended) } else { Ok(()) });
         match command {
             AccountCommand::Register { roles } => {
                 if state.registered {
@@ -292,46 +293,48 @@ impl Aggregate for Account {
                 Ok([AccountEvent::Registered {}].into_iter().chain(grants).collect())
             }
             AccountCommand::ChangeProfile => {
-                open()?;
+                require_registered()?;
                 Ok(vec![AccountEvent::ProfileChanged {}])
             }
             AccountCommand::ChangePassword { how } => {
                 match how {
-                    PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => in_use()?,
+                    PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => {
+                        require_active()?
+                    }
                     // These causes give nobody a usable password.
-                    PasswordChangeCause::Rehash | PasswordChangeCause::Disputed => open()?,
+                    PasswordChangeCause::Rehash | PasswordChangeCause::Reported => require_registered()?,
                 }
                 Ok(vec![AccountEvent::PasswordChanged { how }])
             }
             AccountCommand::ExpirePassword => {
-                open()?;
+                require_registered()?;
                 Ok(if state.password_expired { vec![] } else { vec![AccountEvent::PasswordExpired {}] })
             }
             AccountCommand::StartEnrolment => {
-                in_use()?;
+                require_active()?;
                 // Each start has another seed, so it is another event. The same holds for each set of recovery codes.
                 Ok(vec![AccountEvent::SecondFactorEnrolmentStarted {}])
             }
             AccountCommand::ConfirmEnrolment { codes, session } => {
-                in_use()?;
-                if !state.enrolling {
-                    return Err(AccountError::NotEnrolling);
+                require_active()?;
+                if !state.enrolment_pending {
+                    return Err(AccountError::EnrolmentNotStarted);
                 }
                 let issued = AccountEvent::RecoveryCodesIssued { count: codes };
                 Ok(vec![AccountEvent::SecondFactorEnabled { session }, issued])
             }
             AccountCommand::DisableSecondFactor { by } => {
                 match by {
-                    Initiator::Owner => in_use()?,
-                    Initiator::Admin => open()?,
+                    Initiator::Owner => require_active()?,
+                    Initiator::Admin => require_registered()?,
                 }
                 let disabled = AccountEvent::SecondFactorDisabled { by };
-                if state.second_factor { Ok(vec![disabled]) } else { Err(AccountError::NoSecondFactor) }
+                if state.second_factor_enabled { Ok(vec![disabled]) } else { Err(AccountError::NoSecondFactor) }
             }
             AccountCommand::IssueRecoveryCodes { count } => {
-                in_use()?;
+                require_active()?;
                 let issued = AccountEvent::RecoveryCodesIssued { count };
-                if state.second_factor { Ok(vec![issued]) } else { Err(AccountError::NoSecondFactor) }
+                if state.second_factor_enabled { Ok(vec![issued]) } else { Err(AccountError::NoSecondFactor) }
             }
             AccountCommand::UseRecoveryCode => {
                 // A new set may have replaced the codes between the check of this one and here.
@@ -339,34 +342,34 @@ impl Aggregate for Account {
                 Ok(vec![AccountEvent::RecoveryCodeUsed { remaining }])
             }
             AccountCommand::GrantRole { role } => {
-                open()?;
+                require_registered()?;
                 if state.roles.contains(&role) {
-                    return Err(AccountError::RoleHeld);
+                    return Err(AccountError::RoleAlreadyGranted);
                 }
                 Ok(vec![AccountEvent::RoleGranted { role }])
             }
             AccountCommand::RevokeRole { role } => {
-                open()?;
+                require_registered()?;
                 if !state.roles.contains(&role) {
-                    return Err(AccountError::RoleNotHeld);
+                    return Err(AccountError::RoleNotGranted);
                 }
                 Ok(vec![AccountEvent::RoleRevoked { role }])
             }
             AccountCommand::VerifyEmail => {
-                in_use()?;
+                require_active()?;
                 Ok(if state.email_verified { vec![] } else { vec![AccountEvent::EmailVerified {}] })
             }
             AccountCommand::Suspend => {
-                open()?;
+                require_registered()?;
                 if state.suspended { Err(AccountError::AlreadySuspended) } else { Ok(vec![AccountEvent::Suspended {}]) }
             }
             AccountCommand::Reinstate => {
-                open()?;
+                require_registered()?;
                 if state.suspended { Ok(vec![AccountEvent::Reinstated {}]) } else { Err(AccountError::NotSuspended) }
             }
-            AccountCommand::RevokeSessions { by, kept } => {
-                open()?;
-                Ok(vec![AccountEvent::SessionsRevoked { by, kept }])
+            AccountCommand::RevokeSessions { by, except_session } => {
+                require_registered()?;
+                Ok(vec![AccountEvent::SessionsRevoked { by, except_session }])
             }
         }
     }
@@ -382,18 +385,18 @@ impl Aggregate for Account {
                     PasswordChangeCause::Owner
                     | PasswordChangeCause::Expired
                     | PasswordChangeCause::Reset
-                    | PasswordChangeCause::Disputed,
+                    | PasswordChangeCause::Reported,
             } => state.password_expired = false,
             AccountEvent::EmailVerified {} => state.email_verified = true,
             AccountEvent::PasswordExpired {} => state.password_expired = true,
-            AccountEvent::SecondFactorEnrolmentStarted {} => state.enrolling = true,
+            AccountEvent::SecondFactorEnrolmentStarted {} => state.enrolment_pending = true,
             AccountEvent::SecondFactorEnabled { session: _ } => {
-                state.enrolling = false;
-                state.second_factor = true;
+                state.enrolment_pending = false;
+                state.second_factor_enabled = true;
             }
             AccountEvent::SecondFactorDisabled { by: _ } => {
-                state.enrolling = false;
-                state.second_factor = false;
+                state.enrolment_pending = false;
+                state.second_factor_enabled = false;
                 state.recovery_codes = 0;
             }
             AccountEvent::RecoveryCodesIssued { count } => state.recovery_codes = count,
@@ -414,7 +417,7 @@ impl Aggregate for Account {
 impl AccountId {
     /// Returns the roles that every new account receives.
     #[must_use]
-    pub fn first_roles() -> Vec<RoleName> {
+    pub fn initial_roles() -> Vec<RoleName> {
         RoleName::parse("customer").into_iter().collect()
     }
 }
@@ -449,7 +452,7 @@ mod tests {
         let issued = || AccountEvent::RecoveryCodesIssued { count: 10 };
         let confirm = || AccountCommand::ConfirmEnrolment { codes: 10, session: None };
         let disable = || AccountCommand::DisableSecondFactor { by: Initiator::Owner };
-        given::<Account>([registered()]).when(confirm()).refused(AccountError::NotEnrolling);
+        given::<Account>([registered()]).when(confirm()).refused(AccountError::EnrolmentNotStarted);
         given::<Account>([registered(), started()]).when(disable()).refused(AccountError::NoSecondFactor);
         given::<Account>([registered(), started()]).when(confirm()).then([enabled(), issued()]);
         given::<Account>([registered(), started(), enabled(), issued()])
@@ -459,7 +462,9 @@ mod tests {
             .when(disable())
             .then([AccountEvent::SecondFactorDisabled { by: Initiator::Owner }]);
         let after = [started(), enabled(), started(), AccountEvent::SecondFactorDisabled { by: Initiator::Admin }];
-        given::<Account>([registered()].into_iter().chain(after)).when(confirm()).refused(AccountError::NotEnrolling);
+        given::<Account>([registered()].into_iter().chain(after))
+            .when(confirm())
+            .refused(AccountError::EnrolmentNotStarted);
     }
 
     #[test]
@@ -480,7 +485,7 @@ mod tests {
         let verified = || AccountEvent::EmailVerified {};
         given::<Account>([registered()]).when(AccountCommand::VerifyEmail).then([verified()]);
         given::<Account>([registered(), verified()]).when(AccountCommand::VerifyEmail).then([]);
-        given::<Account>([]).when(AccountCommand::VerifyEmail).refused(AccountError::Unknown);
+        given::<Account>([]).when(AccountCommand::VerifyEmail).refused(AccountError::NotFound);
     }
 
     #[test]
@@ -489,13 +494,13 @@ mod tests {
         given::<Account>([registered()]).when(grant("admin")).then([AccountEvent::RoleGranted { role: role("admin") }]);
         given::<Account>([registered(), AccountEvent::RoleGranted { role: role("admin") }])
             .when(grant("admin"))
-            .refused(AccountError::RoleHeld);
+            .refused(AccountError::RoleAlreadyGranted);
     }
 
     #[test]
     fn only_a_held_role_is_revoked() {
         let revoke = || AccountCommand::RevokeRole { role: role("admin") };
-        given::<Account>([registered()]).when(revoke()).refused(AccountError::RoleNotHeld);
+        given::<Account>([registered()]).when(revoke()).refused(AccountError::RoleNotGranted);
         given::<Account>([registered(), AccountEvent::RoleGranted { role: role("admin") }])
             .when(revoke())
             .then([AccountEvent::RoleRevoked { role: role("admin") }]);
@@ -518,8 +523,8 @@ mod tests {
             given::<Account>(suspended()).when(command).refused(AccountError::Suspended);
         }
         given::<Account>(suspended())
-            .when(change(PasswordChangeCause::Disputed))
-            .then([AccountEvent::PasswordChanged { how: PasswordChangeCause::Disputed }]);
+            .when(change(PasswordChangeCause::Reported))
+            .then([AccountEvent::PasswordChanged { how: PasswordChangeCause::Reported }]);
         given::<Account>(suspended()).when(AccountCommand::ExpirePassword).then([AccountEvent::PasswordExpired {}]);
     }
 
@@ -537,10 +542,10 @@ mod tests {
 
     #[test]
     fn sessions_are_revoked_as_often_as_it_is_asked_for() {
-        let kept = Some(SessionId(uuid::Uuid::from_u128(7)));
-        let revoke = || AccountCommand::RevokeSessions { by: RevocationCause::Owner, kept };
-        let revoked = || AccountEvent::SessionsRevoked { by: RevocationCause::Owner, kept };
-        given::<Account>([]).when(revoke()).refused(AccountError::Unknown);
+        let except_session = Some(SessionId(uuid::Uuid::from_u128(7)));
+        let revoke = || AccountCommand::RevokeSessions { by: RevocationCause::Owner, except_session };
+        let revoked = || AccountEvent::SessionsRevoked { by: RevocationCause::Owner, except_session };
+        given::<Account>([]).when(revoke()).refused(AccountError::NotFound);
         given::<Account>([registered()]).when(revoke()).then([revoked()]);
         given::<Account>([registered(), revoked()]).when(revoke()).then([revoked()]);
     }
@@ -549,8 +554,8 @@ mod tests {
     fn nothing_happens_to_an_account_that_was_never_registered() {
         given::<Account>([])
             .when(AccountCommand::ChangePassword { how: PasswordChangeCause::Owner })
-            .refused(AccountError::Unknown);
-        given::<Account>([]).when(AccountCommand::GrantRole { role: role("admin") }).refused(AccountError::Unknown);
-        given::<Account>([]).when(AccountCommand::RevokeRole { role: role("admin") }).refused(AccountError::Unknown);
+            .refused(AccountError::NotFound);
+        given::<Account>([]).when(AccountCommand::GrantRole { role: role("admin") }).refused(AccountError::NotFound);
+        given::<Account>([]).when(AccountCommand::RevokeRole { role: role("admin") }).refused(AccountError::NotFound);
     }
 }

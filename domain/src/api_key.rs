@@ -46,11 +46,11 @@ pub enum ApiKeyCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ApiKeyError {
     /// The key was created before.
-    #[error("the API key was made already")]
+    #[error("the API key already exists")]
     AlreadyCreated,
     /// The key was never created.
-    #[error("there is no such API key")]
-    Unknown,
+    #[error("the API key does not exist")]
+    NotFound,
 }
 
 /// The state of an API key, derived from its events.
@@ -83,7 +83,7 @@ impl Aggregate for ApiKey {
             (ApiKeyCommand::Create { .. }, ApiKeyState::Live | ApiKeyState::Revoked) => {
                 Err(ApiKeyError::AlreadyCreated)
             }
-            (ApiKeyCommand::Revoke, ApiKeyState::None) => Err(ApiKeyError::Unknown),
+            (ApiKeyCommand::Revoke, ApiKeyState::None) => Err(ApiKeyError::NotFound),
             (ApiKeyCommand::Revoke, ApiKeyState::Live) => Ok(vec![ApiKeyEvent::Revoked {}]),
             (ApiKeyCommand::Revoke, ApiKeyState::Revoked) => Ok(vec![]),
         }
@@ -103,7 +103,7 @@ mod tests {
     use crate::testing::given;
 
     #[test]
-    fn a_key_is_made_once_and_revoked_for_ever() {
+    fn a_key_is_created_once_and_revoked_permanently() {
         let create = || ApiKeyCommand::Create {
             name: ApiKeyName::parse("billing").unwrap(),
             permissions: Permissions::of(&[Permission::TokensIntrospect]),
@@ -114,7 +114,7 @@ mod tests {
             permissions: vec![Permission::TokensIntrospect],
             expires_at: DateTime::UNIX_EPOCH,
         };
-        given::<ApiKey>([]).when(ApiKeyCommand::Revoke).refused(ApiKeyError::Unknown);
+        given::<ApiKey>([]).when(ApiKeyCommand::Revoke).refused(ApiKeyError::NotFound);
         given::<ApiKey>([]).when(create()).then([created()]);
         given::<ApiKey>([created()]).when(create()).refused(ApiKeyError::AlreadyCreated);
         given::<ApiKey>([created()]).when(ApiKeyCommand::Revoke).then([ApiKeyEvent::Revoked {}]);

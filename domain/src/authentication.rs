@@ -7,10 +7,10 @@
 //! keyed digest of that device, so that a replay of the log counts as the service did. Each attempt also counts against
 //! a counter over all devices of the account, which has its own threshold and locks (`scope`).
 //!
-//! The devices that an account knows also follow from the log. `succeeded` adds a device (`trusted`) or uses a known
-//! one (`device`). Of more than [`KNOWN_DEVICES`], the account forgets the least recently used. It also forgets a
-//! device by `device_forgotten` and after [`DEVICE_KNOWN_FOR`], and all devices after each change of its factors
-//! ([`AccountEvent::forgets_devices`]). The use of an unknown device does not make it known again.
+//! The devices that an account knows also follow from the log. `succeeded` adds a device (`trusted_device`) or uses a
+//! known one (`device`). Of more than [`MAX_KNOWN_DEVICES`], the account forgets the least recently used. It also
+//! forgets a device by `device_forgotten` and after [`DEVICE_LIFETIME`], and all devices after each change of its
+//! factors ([`AccountEvent::forgets_devices`]). The use of an unknown device does not make it known again.
 //!
 //! [`AccountEvent::forgets_devices`]: crate::account::AccountEvent::forgets_devices
 
@@ -20,14 +20,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::lockout::{Lockout, lock_after};
+use crate::lockout::{Lockout, lockout_after};
 use crate::policy::LockoutPolicy;
 use crate::values::SessionId;
 
 /// The maximum number of devices that an account knows.
-pub const KNOWN_DEVICES: i64 = 10;
+pub const MAX_KNOWN_DEVICES: i64 = 10;
 /// The time from its first login for which a device is known, regardless of its use.
-pub const DEVICE_KNOWN_FOR: TimeDelta = TimeDelta::days(400);
+pub const DEVICE_LIFETIME: TimeDelta = TimeDelta::days(400);
 
 /// The outcome of a login attempt. Sealed: address, user agent; in `succeeded` also the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub enum AuthenticationEvent {
         device: Option<String>,
         /// The device that is known from here on; `None` if it was known before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        trusted: Option<String>,
+        trusted_device: Option<String>,
     },
     /// The password was correct. The login continues with a second factor.
     #[serde(rename = "authentication.second_factor_required")]
@@ -112,7 +112,7 @@ pub enum AuthenticationEvent {
     #[serde(rename = "authentication.password_reset_refused")]
     PasswordResetRefused {
         /// The number of this comparison for the link, starting with 1.
-        number: u32,
+        attempt: u32,
     },
     /// A session started on an unknown device, for an account with earlier logins.
     #[serde(rename = "authentication.new_device_seen")]
@@ -220,7 +220,7 @@ pub enum FailureReason {
     Locked,
     /// As many attempts as the threshold allows were in progress, and did not end in time. The attempt was not
     /// evaluated.
-    Pending,
+    TooManyConcurrent,
     /// The factor was correct, but the account is suspended.
     Suspended,
     /// The challenge that the code answers has expired.
@@ -237,11 +237,11 @@ pub struct Attempt {
     /// The device that has the counter; `None` for the counter of the account.
     pub device: Option<String>,
     /// `true` if it is the first attempt after a lock of that counter expired.
-    pub lock_passed: bool,
+    pub lock_expired: bool,
     /// `true` if it is the first attempt after a lock on all devices expired.
-    pub account_lock_passed: bool,
+    pub account_lock_expired: bool,
     /// The outcome of the evaluation.
-    pub verdict: AttemptOutcome,
+    pub outcome: AttemptOutcome,
     /// The current time.
     pub at: DateTime<Utc>,
     /// The policy in force.
@@ -256,7 +256,7 @@ pub enum AttemptOutcome {
     /// The factor was locked before this attempt, which was not evaluated.
     Locked,
     /// As many attempts as the threshold allows were in progress. This one was not evaluated.
-    Pending,
+    TooManyConcurrent,
     /// The factor is correct, but the account is suspended.
     Suspended,
     /// The challenge has expired. The attempt was not evaluated.
@@ -264,7 +264,7 @@ pub enum AttemptOutcome {
     /// The factor is correct, but a lockdown excludes the caller.
     Lockdown,
     /// The factor is incorrect.
-    Wrong {
+    Incorrect {
         /// The count of the attempt's own counter.
         own: AttemptCount,
         /// The count of the counter over all devices of the account.
@@ -278,13 +278,13 @@ pub enum AttemptOutcome {
     /// The factor is correct. A password change must follow.
     PasswordChangeRequired,
     /// Every required factor is correct.
-    Right {
+    Succeeded {
         /// The methods presented.
         methods: Vec<AuthenticationMethod>,
         /// The session to start.
         session: SessionId,
         /// The device that becomes known; `None` if it was known before.
-        trusted: Option<String>,
+        trusted_device: Option<String>,
     },
     /// The factor is correct, and the caller was logged in already.
     Confirmed,
@@ -310,38 +310,38 @@ impl Aggregate for Authentication {
     type Error = Infallible;
 
     fn handle_command((): &(), attempt: Attempt) -> Result<Vec<AuthenticationEvent>, Infallible> {
-        let Attempt { factor, device, lock_passed, account_lock_passed, verdict, at, policy } = attempt;
+        let Attempt { factor, device, lock_expired, account_lock_expired, outcome, at, policy } = attempt;
         let mut events = Vec::new();
         let by = UnlockCause::Expired;
-        if lock_passed {
+        if lock_expired {
             events.push(AuthenticationEvent::LockLifted { factor, by, device: device.clone(), scope: None });
         }
-        if account_lock_passed {
+        if account_lock_expired {
             let scope = Some(LockScope::Account);
             events.push(AuthenticationEvent::LockLifted { factor, by, device: None, scope });
         }
         let failed = |reason| AuthenticationEvent::Failed { factor, reason, device: device.clone() };
-        match verdict {
+        match outcome {
             AttemptOutcome::UnknownAccount => events.push(failed(FailureReason::UnknownAccount)),
             AttemptOutcome::Locked => events.push(failed(FailureReason::Locked)),
-            AttemptOutcome::Pending => events.push(failed(FailureReason::Pending)),
+            AttemptOutcome::TooManyConcurrent => events.push(failed(FailureReason::TooManyConcurrent)),
             AttemptOutcome::Suspended => events.push(failed(FailureReason::Suspended)),
             AttemptOutcome::ExpiredChallenge => events.push(failed(FailureReason::ExpiredChallenge)),
             AttemptOutcome::Lockdown => events.push(failed(FailureReason::Lockdown)),
-            AttemptOutcome::Wrong { own, account } => {
+            AttemptOutcome::Incorrect { own, account } => {
                 events.push(failed(match factor {
                     Factor::Password => FailureReason::WrongPassword,
                     Factor::SecondFactor => FailureReason::WrongCode,
                 }));
                 let mut locked = |counted: AttemptCount, policy: &LockoutPolicy, device, scope| {
-                    let Some(Lockout { until, nth }) = lock_after(counted.number, counted.locks, at, policy) else {
+                    let Some(Lockout { until, nth }) = lockout_after(counted.number, counted.locks, at, policy) else {
                         return;
                     };
                     let failures = counted.number;
                     events.push(AuthenticationEvent::LockedOut { factor, failures, nth, until, device, scope });
                 };
                 locked(own, &policy, device, None);
-                locked(account, &policy.of_account(), None, Some(LockScope::Account));
+                locked(account, &policy.for_account(), None, Some(LockScope::Account));
             }
             AttemptOutcome::SecondFactorRequired { enrolled } => {
                 events.push(AuthenticationEvent::SecondFactorRequired { enrolled, device });
@@ -349,8 +349,8 @@ impl Aggregate for Authentication {
             AttemptOutcome::PasswordChangeRequired => {
                 events.push(AuthenticationEvent::PasswordChangeRequired { factor, device });
             }
-            AttemptOutcome::Right { methods, session, trusted } => {
-                events.push(AuthenticationEvent::Succeeded { methods, session, device, trusted });
+            AttemptOutcome::Succeeded { methods, session, trusted_device } => {
+                events.push(AuthenticationEvent::Succeeded { methods, session, device, trusted_device });
             }
             AttemptOutcome::Confirmed => events.push(AuthenticationEvent::Confirmed { factor, device }),
         }
@@ -366,13 +366,13 @@ mod tests {
     use crate::policy::Policy;
     use crate::testing::given;
 
-    fn attempt(verdict: AttemptOutcome) -> Attempt {
+    fn attempt(outcome: AttemptOutcome) -> Attempt {
         Attempt {
             factor: Factor::Password,
             device: None,
-            lock_passed: false,
-            account_lock_passed: false,
-            verdict,
+            lock_expired: false,
+            account_lock_expired: false,
+            outcome,
             at: DateTime::UNIX_EPOCH,
             policy: Policy::default().lockout,
         }
@@ -380,7 +380,7 @@ mod tests {
 
     /// An incorrect attempt: this number on its own counter, and the first over all devices.
     fn wrong(number: u32, locks: u32) -> AttemptOutcome {
-        AttemptOutcome::Wrong { own: AttemptCount { number, locks }, account: AttemptCount { number: 1, locks: 0 } }
+        AttemptOutcome::Incorrect { own: AttemptCount { number, locks }, account: AttemptCount { number: 1, locks: 0 } }
     }
 
     fn failed(reason: FailureReason) -> AuthenticationEvent {
@@ -393,7 +393,9 @@ mod tests {
             .when(attempt(AttemptOutcome::UnknownAccount))
             .then([failed(FailureReason::UnknownAccount)]);
         given::<Authentication>([]).when(attempt(AttemptOutcome::Locked)).then([failed(FailureReason::Locked)]);
-        given::<Authentication>([]).when(attempt(AttemptOutcome::Pending)).then([failed(FailureReason::Pending)]);
+        given::<Authentication>([])
+            .when(attempt(AttemptOutcome::TooManyConcurrent))
+            .then([failed(FailureReason::TooManyConcurrent)]);
         given::<Authentication>([]).when(attempt(wrong(4, 0))).then([failed(FailureReason::WrongPassword)]);
         let code = Attempt { factor: Factor::SecondFactor, ..attempt(wrong(1, 0)) };
         given::<Authentication>([]).when(code).then([AuthenticationEvent::Failed {
@@ -422,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_passed_is_noted_by_the_next_attempt() {
-        let first = Attempt { lock_passed: true, device: Some("d".into()), ..attempt(wrong(1, 1)) };
+        let first = Attempt { lock_expired: true, device: Some("d".into()), ..attempt(wrong(1, 1)) };
         given::<Authentication>([]).when(first).then([
             AuthenticationEvent::LockLifted {
                 factor: Factor::Password,
@@ -440,11 +442,11 @@ mod tests {
 
     #[test]
     fn the_twentieth_failure_on_any_device_locks_all_of_them() {
-        let verdict = AttemptOutcome::Wrong {
+        let outcome = AttemptOutcome::Incorrect {
             own: AttemptCount { number: 2, locks: 0 },
             account: AttemptCount { number: 20, locks: 1 },
         };
-        let twentieth = Attempt { device: Some("d".into()), account_lock_passed: true, ..attempt(verdict) };
+        let twentieth = Attempt { device: Some("d".into()), account_lock_expired: true, ..attempt(outcome) };
         let scope = Some(LockScope::Account);
         let factor = Factor::Password;
         given::<Authentication>([]).when(twentieth).then([

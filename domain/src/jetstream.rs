@@ -53,7 +53,7 @@ impl StreamName {
 
     /// `true` if both streams hold the same history.
     #[must_use]
-    pub fn is_of_same_history(&self, other: &Self) -> bool {
+    pub fn shares_history_with(&self, other: &Self) -> bool {
         self.history == other.history
     }
 }

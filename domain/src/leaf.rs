@@ -26,7 +26,7 @@ use crate::role::RoleEvent;
 use crate::session::SessionEvent;
 
 /// The maximum length of a leaf, in bytes.
-pub const LONGEST: usize = 65_535;
+pub const MAX_LEN: usize = 65_535;
 
 /// An event before its append. Its time, version and position are missing: only the holder of the log's lock knows
 /// them.
@@ -124,7 +124,7 @@ impl EventDraft {
         before_time.pop();
         before_time.push_str(",\"time\":\"");
         let after_time = format!("\",\"type\":\"{event_type}\",\"version\":");
-        if before_time.len() + after_time.len() + 27 + 17 > LONGEST {
+        if before_time.len() + after_time.len() + 27 + 17 > MAX_LEN {
             return Err(LeafError::Unfit("it is longer than 65,535 bytes"));
         }
         Ok(LeafTemplate { draft: self, event_type: event_type.into(), before_time, after_time })
@@ -147,7 +147,7 @@ impl LeafTemplate {
 
     /// Completes the event as a reader will decode it from the leaf.
     #[must_use]
-    pub fn recorded(&self, position: u64, recorded_at: DateTime<Utc>, version: u64) -> RecordedEvent {
+    pub fn recorded_event(&self, position: u64, recorded_at: DateTime<Utc>, version: u64) -> RecordedEvent {
         let EventDraft { id, stream, subject, actor, correlation, causation, policy_version, event, sealed } =
             self.draft.clone();
         RecordedEvent {
@@ -311,13 +311,13 @@ pub mod micros {
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<DateTime<Utc>, E> {
-            written_here(text).map_or_else(|| text.parse().map_err(E::custom), Ok)
+            parse_canonical(text).map_or_else(|| text.parse().map_err(E::custom), Ok)
         }
     }
 
     /// Reads the form that [`serialize`] writes, for a tenth of the cost of a general parser. Almost every time has
     /// this form.
-    pub(super) fn written_here(text: &str) -> Option<DateTime<Utc>> {
+    pub(super) fn parse_canonical(text: &str) -> Option<DateTime<Utc>> {
         let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', i1, i2, b':', s1, s2, b'.', us @ .., b'Z'] =
             text.as_bytes()
         else {
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn a_time_is_read_as_chrono_reads_it_or_not_at_all() {
         for text in ["1969-12-31T23:59:59.999999Z", "2024-02-29T00:00:00.000000Z", "9999-12-31T23:59:59.000001Z"] {
-            assert_eq!(micros::written_here(text), Some(text.parse().unwrap()), "{text}");
+            assert_eq!(micros::parse_canonical(text), Some(text.parse().unwrap()), "{text}");
         }
         let others = [
             "2023-02-29T00:00:00.000000Z",
@@ -447,7 +447,7 @@ mod tests {
             "",
         ];
         for text in others {
-            assert_eq!(micros::written_here(text), None, "{text}");
+            assert_eq!(micros::parse_canonical(text), None, "{text}");
         }
         #[derive(Deserialize)]
         struct Any(#[serde(with = "micros")] DateTime<Utc>);
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_what_is_read() {
+    fn a_leaf_decodes_to_its_event() {
         for event in [
             Event::Account(AccountEvent::Registered {}),
             Event::Session(SessionEvent::Revoked { by: RevocationCause::Reuse }),
@@ -489,7 +489,7 @@ mod tests {
         ] {
             let prepared = draft(event).encode().unwrap();
             let decoded = decode(9, &prepared.leaf(time(), 3)).unwrap();
-            assert_eq!(decoded, prepared.recorded(9, time(), 3));
+            assert_eq!(decoded, prepared.recorded_event(9, time(), 3));
         }
     }
 

@@ -67,10 +67,10 @@ pub enum LockdownCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LockdownError {
     /// A lockdown of this scope is in force.
-    #[error("there is a lockdown of this scope already")]
+    #[error("a lockdown of this scope is already in force")]
     AlreadyStarted,
     /// No lockdown is in force.
-    #[error("there is no lockdown")]
+    #[error("no lockdown is in force")]
     NotStarted,
 }
 

@@ -28,17 +28,17 @@ pub struct AttemptCounter {
 }
 
 /// The idle time, after its window and its lock, for which a counter is kept. A later lock is the first in a row again.
-pub const FORGOTTEN_AFTER: TimeDelta = TimeDelta::hours(24);
+pub const COUNTER_RETENTION: TimeDelta = TimeDelta::hours(24);
 
 /// The answer of a counter to one more attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptReservation {
     /// The attempt may be evaluated.
-    Open {
+    Granted {
         /// The number of the attempt in the window, starting with 1.
         number: u32,
         /// `true` if it is the first attempt after an expired lock.
-        lock_passed: bool,
+        lock_expired: bool,
     },
     /// The attempt must not be evaluated.
     Locked,
@@ -47,25 +47,25 @@ pub enum AttemptReservation {
 impl AttemptCounter {
     /// `true` if the counter was idle for so long that it equals a new one.
     #[must_use]
-    pub fn is_forgotten(&self, now: DateTime<Utc>) -> bool {
-        self.window_ends_at.max(self.locked_until).is_none_or(|since| now >= since + FORGOTTEN_AFTER)
+    pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
+        self.window_ends_at.max(self.locked_until).is_none_or(|since| now >= since + COUNTER_RETENTION)
     }
 
     /// Counts one more attempt, unless it must not be evaluated: a refused attempt is not a guess.
     pub fn reserve(&mut self, now: DateTime<Utc>, policy: &LockoutPolicy) -> AttemptReservation {
         if !policy.enabled {
-            return AttemptReservation::Open { number: 1, lock_passed: false };
+            return AttemptReservation::Granted { number: 1, lock_expired: false };
         }
-        if self.is_forgotten(now) {
+        if self.is_expired(now) {
             *self = Self::default();
         }
         self.window_ends_at = Some(now + policy.window);
-        let mut lock_passed = false;
+        let mut lock_expired = false;
         match self.locked_until {
             Some(until) if now < until => return AttemptReservation::Locked,
             Some(_) => {
                 self.locked_until = None;
-                lock_passed = true;
+                lock_expired = true;
                 self.recent.clear();
             }
             None => {}
@@ -75,19 +75,19 @@ impl AttemptCounter {
             return AttemptReservation::Locked;
         }
         self.recent.push(now);
-        AttemptReservation::Open { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_passed }
+        AttemptReservation::Granted { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_expired }
     }
 
     /// Releases the attempt of this time: it was correct, or was not evaluated after all.
-    pub fn take_back(&mut self, at: DateTime<Utc>) {
+    pub fn release(&mut self, at: DateTime<Utc>) {
         if let Some(index) = self.recent.iter().position(|counted| *counted == at) {
             self.recent.remove(index);
         }
     }
 
     /// Records the failure of the attempt with this number; returns the lock that it causes.
-    pub fn fail(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
-        let lock = lock_after(number, self.locks, now, policy)?;
+    pub fn record_failure(&mut self, number: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
+        let lock = lockout_after(number, self.locks, now, policy)?;
         self.recent.clear();
         self.locked_until = Some(lock.until);
         self.locks = lock.nth;
@@ -106,17 +106,17 @@ pub struct Lockout {
 
 /// The lock that a failed attempt of this number causes.
 #[must_use]
-pub fn lock_after(number: u32, locks: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
+pub fn lockout_after(number: u32, locks: u32, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<Lockout> {
     let nth = locks.saturating_add(1);
-    (policy.enabled && number >= policy.threshold).then(|| Lockout { until: now + lock_duration(nth, policy), nth })
+    (policy.enabled && number >= policy.threshold).then(|| Lockout { until: now + lockout_duration(nth, policy), nth })
 }
 
 /// The duration of the `nth` lock in a row (the first is 1). Each lock doubles the duration, up to the maximum.
 #[must_use]
-pub fn lock_duration(nth: u32, policy: &LockoutPolicy) -> TimeDelta {
+pub fn lockout_duration(nth: u32, policy: &LockoutPolicy) -> TimeDelta {
     let doublings = nth.saturating_sub(1).min(20);
-    let scaled = policy.duration.checked_mul(1_i32 << doublings).unwrap_or(policy.longest);
-    scaled.min(policy.longest)
+    let scaled = policy.duration.checked_mul(1_i32 << doublings).unwrap_or(policy.max_duration);
+    scaled.min(policy.max_duration)
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn open(number: u32) -> AttemptReservation {
-        AttemptReservation::Open { number, lock_passed: false }
+        AttemptReservation::Granted { number, lock_expired: false }
     }
 
     #[test]
@@ -158,11 +158,11 @@ mod tests {
     #[test]
     fn a_lock_lifts_by_itself_and_the_next_is_twice_as_long() {
         let mut counter = AttemptCounter::default();
-        let lock = counter.fail(5, at(0), &policy()).unwrap();
+        let lock = counter.record_failure(5, at(0), &policy()).unwrap();
         assert_eq!(lock, Lockout { until: at(900), nth: 1 });
         assert_eq!(counter.reserve(at(899), &policy()), AttemptReservation::Locked);
-        assert_eq!(counter.reserve(at(900), &policy()), AttemptReservation::Open { number: 1, lock_passed: true });
-        assert_eq!(counter.fail(5, at(900), &policy()), Some(Lockout { until: at(900 + 1_800), nth: 2 }));
+        assert_eq!(counter.reserve(at(900), &policy()), AttemptReservation::Granted { number: 1, lock_expired: true });
+        assert_eq!(counter.record_failure(5, at(900), &policy()), Some(Lockout { until: at(900 + 1_800), nth: 2 }));
     }
 
     #[test]
@@ -171,32 +171,32 @@ mod tests {
         for (rest, nth) in [(day - 1, 2), (day, 1)] {
             let mut counter = AttemptCounter::default();
             counter.reserve(at(0), &policy());
-            let until = counter.fail(5, at(0), &policy()).unwrap().until;
+            let until = counter.record_failure(5, at(0), &policy()).unwrap().until;
             let later = until + TimeDelta::seconds(rest);
             assert_eq!(
                 counter.reserve(later, &policy()),
-                AttemptReservation::Open { number: 1, lock_passed: nth == 2 }
+                AttemptReservation::Granted { number: 1, lock_expired: nth == 2 }
             );
-            assert_eq!(counter.fail(5, later, &policy()).unwrap().nth, nth);
+            assert_eq!(counter.record_failure(5, later, &policy()).unwrap().nth, nth);
         }
     }
 
     #[test]
     fn locks_double_up_to_a_day() {
-        let minutes: Vec<_> = (1..=9).map(|nth| lock_duration(nth, &policy()).num_minutes()).collect();
+        let minutes: Vec<_> = (1..=9).map(|nth| lockout_duration(nth, &policy()).num_minutes()).collect();
         assert_eq!(minutes, [15, 30, 60, 120, 240, 480, 960, 1440, 1440]);
-        assert_eq!(lock_duration(u32::MAX, &policy()), policy().longest);
+        assert_eq!(lockout_duration(u32::MAX, &policy()), policy().max_duration);
     }
 
     #[test]
-    fn what_is_taken_back_is_that_attempt_and_no_other() {
+    fn a_release_removes_exactly_one_attempt() {
         let mut counter = AttemptCounter::default();
         for seconds in [0, 1, 1, 2] {
             counter.reserve(at(seconds), &policy());
         }
-        counter.take_back(at(1));
+        counter.release(at(1));
         assert_eq!(counter.recent, [at(0), at(1), at(2)]);
-        counter.take_back(at(7));
+        counter.release(at(7));
         assert_eq!(counter.recent.len(), 3, "nothing was counted then, or a lock has forgotten it");
     }
 
@@ -206,7 +206,7 @@ mod tests {
         let mut counter = AttemptCounter::default();
         for _ in 0..100 {
             assert_eq!(counter.reserve(at(0), &policy), open(1));
-            assert_eq!(counter.fail(1, at(0), &policy), None);
+            assert_eq!(counter.record_failure(1, at(0), &policy), None);
         }
     }
 
@@ -232,14 +232,14 @@ mod tests {
             for (wait, which, begins) in steps {
                 now += TimeDelta::seconds(wait);
                 if begins || under_way.is_empty() {
-                    if let AttemptReservation::Open { number, .. } = counter.reserve(now, &policy) {
+                    if let AttemptReservation::Granted { number, .. } = counter.reserve(now, &policy) {
                         prop_assert!(now >= locked_until, "evaluated during a lock");
                         evaluated.push(now);
                         under_way.push(number);
                     }
                 } else {
                     let number = under_way.remove(which % under_way.len());
-                    if let Some(lock) = counter.fail(number, now, &policy) {
+                    if let Some(lock) = counter.record_failure(number, now, &policy) {
                         locked_until = locked_until.max(lock.until);
                     }
                 }

@@ -1,7 +1,7 @@
 //! Passwords and the rules for them. Hashing, and the history of verifiers, belong to the write side.
 //!
 //! zxcvbn tries every reading of a password in which digits and signs stand for letters: up to a thousand readings,
-//! each compared with every word in its lists. `readable` limits the number of readings.
+//! each compared with every word in its lists. `limit_readings` limits the number of readings.
 
 use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};
@@ -14,7 +14,7 @@ use crate::values::{DisplayName, EmailAddress, opaque_string};
 pub struct Password {
     text: Zeroizing<String>,
     /// `true` if the text has a form as OpaqueString.
-    is_typed_text: bool,
+    is_opaque_string: bool,
 }
 
 impl Password {
@@ -23,14 +23,14 @@ impl Password {
     pub fn new(text: String) -> Self {
         let text = Zeroizing::new(text);
         if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return Self { text, is_typed_text: true };
+            return Self { text, is_opaque_string: true };
         }
-        if text.len() > LONGEST_TYPED {
-            return Self { text, is_typed_text: false };
+        if text.len() > MAX_NORMALISED_BYTES {
+            return Self { text, is_opaque_string: false };
         }
         match opaque_string(&text) {
-            Some(text) => Self { text, is_typed_text: true },
-            None => Self { text, is_typed_text: false },
+            Some(text) => Self { text, is_opaque_string: true },
+            None => Self { text, is_opaque_string: false },
         }
     }
 
@@ -42,12 +42,12 @@ impl Password {
 }
 
 /// The minimum number of characters.
-pub const SHORTEST: usize = 12;
+pub const MIN_CHARS: usize = 12;
 /// The maximum number of bytes. bcrypt reads no more, and a password is never truncated.
-pub const LONGEST_BYTES: usize = 72;
+pub const MAX_BYTES: usize = 72;
 /// The maximum number of bytes normalised as OpaqueString. The normal form of a longer text exceeds 72 bytes in any
 /// case.
-const LONGEST_TYPED: usize = 1_024;
+const MAX_NORMALISED_BYTES: usize = 1_024;
 
 /// A broken rule of the password policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub enum PasswordViolation {
     /// No character other than letters, digits and spaces.
     NoSymbol,
     /// An invisible character, or one that not every keyboard can type, such as a control character.
-    NotTypedText,
+    UnprintableCharacter,
     /// A common password, or one that is easy to guess from common ones.
     Common,
     /// Contains the local part of the e-mail address, or is part of it.
@@ -87,7 +87,7 @@ impl PasswordViolation {
             Self::NoUppercase => "must contain an upper-case letter",
             Self::NoDigit => "must contain a digit",
             Self::NoSymbol => "must contain a symbol",
-            Self::NotTypedText => "must not contain control characters or characters that cannot be seen",
+            Self::UnprintableCharacter => "must not contain control characters or invisible characters",
             Self::Common => "must not be a common or easily guessed password",
             Self::SimilarToEmail => "must not resemble the e-mail address",
             Self::SimilarToName => "must not resemble the display name",
@@ -110,13 +110,13 @@ pub fn violations(password: &Password, email: &EmailAddress, name: Option<&Displ
     let name_parts = || name.into_iter().flat_map(|name| name.as_str().split_whitespace());
 
     let rules = [
-        (text.chars().count() < SHORTEST, PasswordViolation::TooShort),
-        (text.len() > LONGEST_BYTES, PasswordViolation::TooLong),
+        (text.chars().count() < MIN_CHARS, PasswordViolation::TooShort),
+        (text.len() > MAX_BYTES, PasswordViolation::TooLong),
         (!text.chars().any(char::is_lowercase), PasswordViolation::NoLowercase),
         (!text.chars().any(char::is_uppercase), PasswordViolation::NoUppercase),
         (!text.chars().any(|c| c.is_ascii_digit()), PasswordViolation::NoDigit),
         (!text.chars().any(|c| !c.is_alphanumeric() && !c.is_whitespace()), PasswordViolation::NoSymbol),
-        (!password.is_typed_text, PasswordViolation::NotTypedText),
+        (!password.is_opaque_string, PasswordViolation::UnprintableCharacter),
         (is_guessable(text, email, name), PasswordViolation::Common),
         (resembles(email.local_part()) || resembles(email.as_str()), PasswordViolation::SimilarToEmail),
         (name_parts().any(resembles), PasswordViolation::SimilarToName),
@@ -126,16 +126,16 @@ pub fn violations(password: &Password, email: &EmailAddress, name: Option<&Displ
 
 fn is_guessable(text: &str, email: &EmailAddress, name: Option<&DisplayName>) -> bool {
     // zxcvbn is slow on long input, and such a password is refused in any case.
-    if text.len() > LONGEST_BYTES {
+    if text.len() > MAX_BYTES {
         return false;
     }
     let personal: Vec<&str> =
         [email.as_str(), email.local_part()].into_iter().chain(name.map(DisplayName::as_str)).collect();
-    zxcvbn(&readable(text), &personal).score() < Score::Three
+    zxcvbn(&limit_readings(text), &personal).score() < Score::Three
 }
 
 /// Signs that stand for letters, as in zxcvbn's own table.
-const STAND_INS: [(char, &[char]); 12] = [
+const SUBSTITUTIONS: [(char, &[char]); 12] = [
     ('a', &['4', '@']),
     ('b', &['8']),
     ('c', &['(', '{', '[', '<']),
@@ -150,21 +150,21 @@ const STAND_INS: [(char, &[char]); 12] = [
     ('z', &['2']),
 ];
 /// The maximum number of readings of a password. Common passwords in disguise have fewer.
-const MOST_READINGS: usize = 16;
+const MAX_READINGS: usize = 16;
 /// A character that occurs in no word.
 const NEUTRAL: char = '\u{7f}';
 
-/// Returns the password with at most [`MOST_READINGS`] readings. Further signs, each of which would double the
+/// Returns the password with at most [`MAX_READINGS`] readings. Further signs, each of which would double the
 /// readings, become neutral characters. These are harder to guess.
-fn readable(text: &str) -> Zeroizing<String> {
+fn limit_readings(text: &str) -> Zeroizing<String> {
     let mut kept = Vec::with_capacity(text.len());
     let read = text.chars().map(|c| {
-        let stands_in = STAND_INS.iter().any(|(_, signs)| signs.contains(&c));
-        if !stands_in || kept.contains(&c) {
+        let is_substitute = SUBSTITUTIONS.iter().any(|(_, signs)| signs.contains(&c));
+        if !is_substitute || kept.contains(&c) {
             return c;
         }
         kept.push(c);
-        if readings(&kept) <= MOST_READINGS {
+        if count_readings(&kept) <= MAX_READINGS {
             return c;
         }
         kept.pop();
@@ -178,10 +178,10 @@ fn readable(text: &str) -> Zeroizing<String> {
 
 /// The maximum number of readings that zxcvbn finds with these signs: one sign per letter, and both letters for a sign
 /// that stands for two.
-fn readings(signs: &[char]) -> usize {
+fn count_readings(signs: &[char]) -> usize {
     let of = |letter: &[char]| letter.iter().filter(|sign| signs.contains(sign)).count().max(1);
-    let letters = |sign: &char| STAND_INS.iter().filter(|(_, of)| of.contains(sign)).count();
-    STAND_INS.iter().map(|(_, letter)| of(letter)).product::<usize>() * signs.iter().map(letters).product::<usize>()
+    let letters = |sign: &char| SUBSTITUTIONS.iter().filter(|(_, of)| of.contains(sign)).count();
+    SUBSTITUTIONS.iter().map(|(_, letter)| of(letter)).product::<usize>() * signs.iter().map(letters).product::<usize>()
 }
 
 #[cfg(test)]
@@ -251,14 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn what_no_keyboard_types_is_refused() {
+    fn untypable_characters_are_refused() {
         for c in ["\u{0}", "\t", "\u{200b}", "\u{e000}"] {
-            assert_eq!(judged(&format!("correct-Horse7{c}battery")), [PasswordViolation::NotTypedText], "{c:?}");
+            assert_eq!(
+                judged(&format!("correct-Horse7{c}battery")),
+                [PasswordViolation::UnprintableCharacter],
+                "{c:?}"
+            );
         }
         let long = "\u{200c}".repeat(400);
         assert!(
             judged(&long).contains(&PasswordViolation::TooLong)
-                && judged(&long).contains(&PasswordViolation::NotTypedText)
+                && judged(&long).contains(&PasswordViolation::UnprintableCharacter)
         );
     }
 
@@ -267,18 +271,18 @@ mod tests {
         let disguised = ["P4$$w0rd123!", "P@55w0rd1234", "L3tm31n!2345", "Football99!!!"];
         for password in disguised {
             assert!(judged(password).contains(&PasswordViolation::Common), "{password}");
-            assert_eq!(*readable(password), password, "is judged as it is");
+            assert_eq!(*limit_readings(password), password, "is judged as it is");
         }
     }
 
     proptest! {
         /// The most expensive password to judge consists of such signs only.
         #[test]
-        fn whatever_is_judged_can_be_read_in_a_few_ways(text in r"[4@8({\[<369|1!70$5+%2a-eA-E é]{0,72}") {
-            let readable = readable(&text);
+        fn a_judged_password_has_few_readings(text in r"[4@8({\[<369|1!70$5+%2a-eA-E é]{0,72}") {
+            let readable = limit_readings(&text);
             let signs: std::collections::BTreeSet<char> =
-                readable.chars().filter(|c| STAND_INS.iter().any(|(_, signs)| signs.contains(c))).collect();
-            prop_assert!(readings(&signs.into_iter().collect::<Vec<_>>()) <= MOST_READINGS);
+                readable.chars().filter(|c| SUBSTITUTIONS.iter().any(|(_, signs)| signs.contains(c))).collect();
+            prop_assert!(count_readings(&signs.into_iter().collect::<Vec<_>>()) <= MAX_READINGS);
             prop_assert_eq!(readable.chars().count(), text.chars().count());
             let changed = text.chars().zip(readable.chars()).filter(|(one, other)| one != other);
             prop_assert!(changed.into_iter().all(|(_, other)| other == NEUTRAL));

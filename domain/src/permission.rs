@@ -83,7 +83,7 @@ impl Permission {
 
     /// The description for people.
     #[must_use]
-    pub const fn describe(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::AccountsRead => "Read all accounts, their roles and their states.",
             Self::AccountsManage => {
@@ -195,7 +195,7 @@ pub fn built_in_roles() -> impl Iterator<Item = RoleName> {
 
 /// The permissions of a built-in role; `None` if the role is not built in.
 #[must_use]
-pub fn built_in(role: &RoleName) -> Option<Permissions> {
+pub fn built_in_permissions(role: &RoleName) -> Option<Permissions> {
     BUILT_IN.iter().find(|(name, _)| *name == role.as_str()).map(|(_, permissions)| Permissions::of(permissions))
 }
 
@@ -204,8 +204,8 @@ pub type CustomRoles = BTreeMap<RoleName, Permissions>;
 
 /// Returns the union of the permissions of these roles. A role that does not exist, or is retired, adds nothing.
 #[must_use]
-pub fn permissions_of_all<'a>(roles: impl IntoIterator<Item = &'a RoleName>, custom: &CustomRoles) -> Permissions {
-    let of = |role: &RoleName| built_in(role).or_else(|| custom.get(role).copied()).unwrap_or_default();
+pub fn effective_permissions<'a>(roles: impl IntoIterator<Item = &'a RoleName>, custom: &CustomRoles) -> Permissions {
+    let of = |role: &RoleName| built_in_permissions(role).or_else(|| custom.get(role).copied()).unwrap_or_default();
     roles.into_iter().map(of).fold(Permissions::NONE, Permissions::union)
 }
 
@@ -216,14 +216,14 @@ mod tests {
     #[test]
     fn a_customer_may_do_nothing_to_others_and_an_unknown_role_nothing_at_all() {
         let role = |name| RoleName::parse(name).unwrap();
-        assert_eq!(built_in(&role("customer")), Some(Permissions::NONE));
-        assert_eq!(built_in(&role("root")), None);
-        assert_eq!(permissions_of_all([&role("root"), &role("customer")], &CustomRoles::new()), Permissions::NONE);
+        assert_eq!(built_in_permissions(&role("customer")), Some(Permissions::NONE));
+        assert_eq!(built_in_permissions(&role("root")), None);
+        assert_eq!(effective_permissions([&role("root"), &role("customer")], &CustomRoles::new()), Permissions::NONE);
     }
 
     #[test]
     fn an_auditor_reads_and_changes_nothing() {
-        let auditor = built_in(&RoleName::parse("auditor").unwrap()).unwrap();
+        let auditor = built_in_permissions(&RoleName::parse("auditor").unwrap()).unwrap();
         let expected = [Permission::RolesRead, Permission::PolicyRead, Permission::AuditRead, Permission::MetricsRead];
         assert_eq!(auditor.iter().collect::<Vec<_>>(), expected);
     }
@@ -234,7 +234,7 @@ mod tests {
         let reads = Permissions::of(&[Permission::AccountsRead]);
         let custom: CustomRoles =
             [(role("support"), reads), (role("customer"), Permissions::of(&Permission::ALL))].into();
-        assert_eq!(permissions_of_all([&role("support"), &role("customer")], &custom), reads);
+        assert_eq!(effective_permissions([&role("support"), &role("customer")], &custom), reads);
     }
 
     #[test]

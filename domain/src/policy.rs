@@ -47,19 +47,19 @@ pub struct LockoutPolicy {
     #[serde(rename = "duration_seconds", with = "seconds")]
     pub duration: TimeDelta,
     /// The maximum duration of a lock. Each lock in a row doubles the duration of the one before.
-    #[serde(rename = "longest_seconds", with = "seconds")]
-    pub longest: TimeDelta,
+    #[serde(rename = "max_duration_seconds", with = "seconds")]
+    pub max_duration: TimeDelta,
 }
 
 /// The rules for sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionPolicy {
     /// The lifetime of a refresh token. Each use starts the lifetime again, so it is the idle timeout of the session.
-    #[serde(rename = "idle_seconds", with = "seconds")]
-    pub idle_lifetime: TimeDelta,
+    #[serde(rename = "idle_timeout_seconds", with = "seconds")]
+    pub idle_timeout: TimeDelta,
     /// The absolute lifetime of a session, regardless of its use.
-    #[serde(rename = "absolute_seconds", with = "seconds")]
-    pub absolute_lifetime: TimeDelta,
+    #[serde(rename = "absolute_timeout_seconds", with = "seconds")]
+    pub absolute_timeout: TimeDelta,
     /// The time for which a spent refresh token still leads to its successor (two tabs, a lost answer).
     #[serde(rename = "refresh_grace_seconds", with = "seconds")]
     pub refresh_grace: TimeDelta,
@@ -70,18 +70,18 @@ pub struct SessionPolicy {
     pub fingerprint: FingerprintPolicy,
     /// The maximum number of sessions per account. A new session beyond it ends another: an expired one first, then the
     /// oldest.
-    #[serde(default = "most_live", skip_serializing_if = "is_most_live")]
-    pub most_live: u32,
+    #[serde(default = "max_per_account", skip_serializing_if = "is_default_max_per_account")]
+    pub max_per_account: u32,
 }
 
 /// The default. It must never change: the log omits the member for this value.
-const fn most_live() -> u32 {
+const fn max_per_account() -> u32 {
     100
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-const fn is_most_live(figure: &u32) -> bool {
-    *figure == most_live()
+const fn is_default_max_per_account(value: &u32) -> bool {
+    *value == max_per_account()
 }
 
 /// The action for a refresh from another client fingerprint. The service records such a refresh in any case.
@@ -117,19 +117,19 @@ pub struct SecondFactorPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKeyPolicy {
     /// `true` if a key is refused while the account that created it is suspended.
-    pub end_with_suspension: bool,
+    pub suspend_with_creator: bool,
 }
 
 impl ApiKeyPolicy {
     /// Tests for the default. It must never change: the log omits the member for this value.
     const fn is_default(&self) -> bool {
-        self.end_with_suspension
+        self.suspend_with_creator
     }
 }
 
 impl Default for ApiKeyPolicy {
     fn default() -> Self {
-        Self { end_with_suspension: true }
+        Self { suspend_with_creator: true }
     }
 }
 
@@ -143,15 +143,15 @@ impl Default for Policy {
                 account_threshold: account_threshold(),
                 window: TimeDelta::minutes(15),
                 duration: TimeDelta::minutes(15),
-                longest: TimeDelta::hours(24),
+                max_duration: TimeDelta::hours(24),
             },
             sessions: SessionPolicy {
-                idle_lifetime: TimeDelta::days(7),
-                absolute_lifetime: TimeDelta::days(30),
+                idle_timeout: TimeDelta::days(7),
+                absolute_timeout: TimeDelta::days(30),
                 refresh_grace: TimeDelta::seconds(10),
                 elevation: TimeDelta::minutes(10),
                 fingerprint: FingerprintPolicy::RequireStepUp,
-                most_live: most_live(),
+                max_per_account: max_per_account(),
             },
             passwords: PasswordPolicy { history: 5, max_age_days: None },
             second_factor: SecondFactorPolicy { required_for: BTreeSet::new() },
@@ -178,7 +178,7 @@ impl ActivePolicy {
     }
 
     /// Replaces the policy with a later version. Has no effect for an earlier one.
-    pub fn learn(&self, policy: &Policy) {
+    pub fn update(&self, policy: &Policy) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if policy.version > known.version {
             *known = Arc::new(policy.clone());
@@ -199,16 +199,21 @@ impl Policy {
     /// Returns every setting that is out of bounds. Within the bounds no setting overflows, and no policy locks
     /// everybody out.
     #[must_use]
-    pub fn out_of_bounds(&self) -> Vec<BoundsViolation> {
-        let mut found = self.lockout.out_of_bounds();
+    pub fn bounds_violations(&self) -> Vec<BoundsViolation> {
+        let mut found = self.lockout.bounds_violations();
         let mut check = |pointer, value: i64, least: i64, most: i64| check(&mut found, pointer, value, least, most);
         let sessions = &self.sessions;
-        let idle = sessions.idle_lifetime.num_seconds();
-        check("/sessions/idle_seconds", idle, 5 * MINUTE, 90 * DAY);
-        check("/sessions/absolute_seconds", sessions.absolute_lifetime.num_seconds(), idle.max(5 * MINUTE), 365 * DAY);
+        let idle = sessions.idle_timeout.num_seconds();
+        check("/sessions/idle_timeout_seconds", idle, 5 * MINUTE, 90 * DAY);
+        check(
+            "/sessions/absolute_timeout_seconds",
+            sessions.absolute_timeout.num_seconds(),
+            idle.max(5 * MINUTE),
+            365 * DAY,
+        );
         check("/sessions/refresh_grace_seconds", sessions.refresh_grace.num_seconds(), 0, MINUTE);
         check("/sessions/elevation_seconds", sessions.elevation.num_seconds(), MINUTE, 60 * MINUTE);
-        check("/sessions/most_live", i64::from(sessions.most_live), 1, 1_000);
+        check("/sessions/max_per_account", i64::from(sessions.max_per_account), 1, 1_000);
         check("/passwords/history", i64::from(self.passwords.history), 1, 24);
         if let Some(days) = self.passwords.max_age_days {
             check("/passwords/max_age_days", i64::from(days), 1, 3_650);
@@ -226,21 +231,21 @@ const fn account_threshold() -> u32 {
     20
 }
 
-const fn is_account_threshold(figure: &u32) -> bool {
-    *figure == account_threshold()
+const fn is_account_threshold(value: &u32) -> bool {
+    *value == account_threshold()
 }
 
 impl LockoutPolicy {
     /// The policy for the counter of an account over all its devices. Its locks do not grow, because they exclude the
     /// owner on every device.
     #[must_use]
-    pub fn of_account(&self) -> Self {
-        Self { threshold: self.account_threshold.max(self.threshold), longest: self.duration, ..self.clone() }
+    pub fn for_account(&self) -> Self {
+        Self { threshold: self.account_threshold.max(self.threshold), max_duration: self.duration, ..self.clone() }
     }
 
-    /// See [`Policy::out_of_bounds`].
+    /// See [`Policy::bounds_violations`].
     #[must_use]
-    pub fn out_of_bounds(&self) -> Vec<BoundsViolation> {
+    pub fn bounds_violations(&self) -> Vec<BoundsViolation> {
         let mut found = Vec::new();
         let duration = self.duration.num_seconds();
         check(&mut found, "/lockout/threshold", i64::from(self.threshold), 1, 100);
@@ -248,7 +253,13 @@ impl LockoutPolicy {
         check(&mut found, "/lockout/account_threshold", i64::from(self.account_threshold), 1, 1_000);
         check(&mut found, "/lockout/window_seconds", self.window.num_seconds(), MINUTE, DAY);
         check(&mut found, "/lockout/duration_seconds", duration, MINUTE, DAY);
-        check(&mut found, "/lockout/longest_seconds", self.longest.num_seconds(), duration.max(MINUTE), 7 * DAY);
+        check(
+            &mut found,
+            "/lockout/max_duration_seconds",
+            self.max_duration.num_seconds(),
+            duration.max(MINUTE),
+            7 * DAY,
+        );
         found
     }
 }
@@ -279,9 +290,9 @@ pub enum PolicyEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangePolicy {
     /// The initial policy, in force if no event says otherwise.
-    pub first: Policy,
+    pub initial: Policy,
     /// The expected version, if the author of the proposal gives one.
-    pub replaces: Option<u32>,
+    pub expected_version: Option<u32>,
     /// The proposed policy. Its own version has no meaning.
     pub proposed: Policy,
 }
@@ -291,9 +302,9 @@ pub struct ChangePolicy {
 pub enum PolicyError {
     /// The policy has changed since the proposal was made.
     #[error("the policy in force is version {0}")]
-    Replaced(u32),
+    VersionConflict(u32),
     /// Some settings are out of bounds.
-    #[error("the policy is out of bounds")]
+    #[error("some settings of the policy are out of bounds")]
     OutOfBounds(Vec<BoundsViolation>),
 }
 
@@ -308,12 +319,12 @@ impl Aggregate for SecurityPolicy {
     type Error = PolicyError;
 
     fn handle_command(state: &Option<Policy>, command: ChangePolicy) -> Result<Vec<PolicyEvent>, PolicyError> {
-        let ChangePolicy { first, replaces, proposed } = command;
-        let before = state.clone().unwrap_or(first);
-        if replaces.is_some_and(|version| version != before.version) {
-            return Err(PolicyError::Replaced(before.version));
+        let ChangePolicy { initial, expected_version, proposed } = command;
+        let before = state.clone().unwrap_or(initial);
+        if expected_version.is_some_and(|version| version != before.version) {
+            return Err(PolicyError::VersionConflict(before.version));
         }
-        let found = proposed.out_of_bounds();
+        let found = proposed.bounds_violations();
         if !found.is_empty() {
             return Err(PolicyError::OutOfBounds(found));
         }
@@ -340,7 +351,7 @@ mod seconds {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TimeDelta, D::Error> {
         let seconds = i64::deserialize(deserializer)?;
-        TimeDelta::try_seconds(seconds).ok_or_else(|| serde::de::Error::custom("is no span of time"))
+        TimeDelta::try_seconds(seconds).ok_or_else(|| serde::de::Error::custom("is not a duration in seconds"))
     }
 }
 
@@ -352,7 +363,7 @@ mod tests {
     fn proposal(change: impl FnOnce(&mut Policy)) -> ChangePolicy {
         let mut proposed = Policy::default();
         change(&mut proposed);
-        ChangePolicy { first: Policy::default(), replaces: None, proposed }
+        ChangePolicy { initial: Policy::default(), expected_version: None, proposed }
     }
 
     #[test]
@@ -363,22 +374,26 @@ mod tests {
         given::<SecurityPolicy>([]).when(change.clone()).then([changed.clone()]);
         given::<SecurityPolicy>([changed.clone()]).when(change.clone()).then([]);
         given::<SecurityPolicy>([changed])
-            .when(ChangePolicy { replaces: Some(1), ..change })
-            .refused(PolicyError::Replaced(2));
+            .when(ChangePolicy { expected_version: Some(1), ..change })
+            .refused(PolicyError::VersionConflict(2));
     }
 
     #[test]
-    fn every_figure_out_of_bounds_is_named_at_once() {
+    fn every_bounds_violation_is_returned() {
         let policy = proposal(|policy| {
             policy.lockout.threshold = 0;
-            policy.lockout.longest = TimeDelta::minutes(1);
-            policy.sessions.absolute_lifetime = TimeDelta::days(1);
+            policy.lockout.max_duration = TimeDelta::minutes(1);
+            policy.sessions.absolute_timeout = TimeDelta::days(1);
             policy.passwords.max_age_days = Some(0);
         });
-        let pointers: Vec<_> = policy.proposed.out_of_bounds().into_iter().map(|found| found.pointer).collect();
-        let expected =
-            ["/lockout/threshold", "/lockout/longest_seconds", "/sessions/absolute_seconds", "/passwords/max_age_days"];
+        let pointers: Vec<_> = policy.proposed.bounds_violations().into_iter().map(|found| found.pointer).collect();
+        let expected = [
+            "/lockout/threshold",
+            "/lockout/max_duration_seconds",
+            "/sessions/absolute_timeout_seconds",
+            "/passwords/max_age_days",
+        ];
         assert_eq!(pointers, expected);
-        assert_eq!(Policy::default().out_of_bounds(), []);
+        assert_eq!(Policy::default().bounds_violations(), []);
     }
 }

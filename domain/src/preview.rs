@@ -1,7 +1,7 @@
 //! The preview of a lockout policy: the recorded attempts, counted again under the proposed policy.
 //!
 //! The preview uses the same [`AttemptCounter`] as the service. It reports the limit of its knowledge: an attempt that
-//! was refused without evaluation (`locked`, `pending`) may have been correct, but counts as incorrect.
+//! was refused without evaluation (`locked`, `too_many_concurrent`) may have been correct, but counts as incorrect.
 
 use std::collections::HashMap;
 
@@ -49,7 +49,7 @@ pub struct Attack {
     /// The number of attempts.
     pub attempts: u64,
     /// The number of attempts that the service evaluated.
-    pub evaluated_then: u64,
+    pub evaluated_recorded: u64,
     /// The number of attempts that the proposed policy would have evaluated.
     pub evaluated: u64,
     /// The time of the first lock under the proposed policy; `None` if it would not have stopped the attack.
@@ -85,7 +85,7 @@ impl LockoutComparison {
     fn note(&mut self, lock: Option<Lockout>, at: DateTime<Utc>) -> u64 {
         let Some(Lockout { until, nth }) = lock else { return 0 };
         self.total += 1;
-        if self.locks.len() < LOCKS {
+        if self.locks.len() < MAX_LISTED_LOCKS {
             self.locks.push(PredictedLockout { at, until, nth });
         }
         1
@@ -101,7 +101,7 @@ pub struct PreviewReport {
     pub recorded: AttemptTotals,
     /// The totals as the proposed policy would have decided.
     pub proposed: AttemptTotals,
-    /// The counters with a lock, recorded or proposed; those with most locks first.
+    /// The counters with a lock, recorded or proposed; those with the most locks first.
     pub locked: Vec<(LockoutTarget, LockoutComparison)>,
     /// The attacks, longest first.
     pub attacks: Vec<Attack>,
@@ -110,72 +110,72 @@ pub struct PreviewReport {
 }
 
 /// The minimum number of attempts in an attack.
-pub const ATTACK: u64 = 10;
+pub const MIN_ATTACK_ATTEMPTS: u64 = 10;
 /// The minimum gap between two runs of refused attempts.
-pub const QUIET: TimeDelta = TimeDelta::hours(1);
+pub const RUN_GAP: TimeDelta = TimeDelta::hours(1);
 /// The maximum number of locks listed per counter.
-const LOCKS: usize = 20;
+const MAX_LISTED_LOCKS: usize = 20;
 
 /// The maximum number of counters in memory. Beyond it the preview drops idle ones; if all are in use, it fails.
-const MOST_COUNTERS: usize = 1_000_000;
+const MAX_COUNTERS: usize = 1_000_000;
 
 /// The attempts need more counters at a time than a preview keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many accounts were tried at once")]
+#[error("too many accounts had attempts at the same time")]
 pub struct PreviewTooLarge;
 
 /// A replay under a proposed policy.
 pub struct Preview {
     policy: LockoutPolicy,
     counters: HashMap<LockoutTarget, TargetState>,
-    found: PreviewReport,
-    most: usize,
+    report: PreviewReport,
+    limit: usize,
 }
 
 #[derive(Default)]
 struct TargetState {
     counter: AttemptCounter,
-    outcome: LockoutComparison,
+    comparison: LockoutComparison,
     run: Option<Attack>,
 }
 
 /// The recorded outcome of an attempt, as far as counting depends on it.
 enum RecordedOutcome {
     /// Evaluated, and correct.
-    Right,
+    Correct,
     /// Evaluated, and incorrect.
-    Wrong,
+    Incorrect,
     /// Refused without evaluation.
-    Unseen,
+    NotEvaluated,
     /// Correct, but refused for another reason: the attempt counts, and changes nothing.
-    Stopped,
+    CorrectButRefused,
 }
 
 impl Preview {
-    /// Starts a preview that lists at most `most` counters and attacks.
+    /// Starts a preview that lists at most `limit` counters and attacks.
     #[must_use]
-    pub fn new(policy: LockoutPolicy, most: usize) -> Self {
-        Self { policy, counters: HashMap::new(), found: PreviewReport::default(), most }
+    pub fn new(policy: LockoutPolicy, limit: usize) -> Self {
+        Self { policy, counters: HashMap::new(), report: PreviewReport::default(), limit }
     }
 
     /// Drops idle counters, if there are many. Call it between batches.
     ///
     /// # Errors
     /// [`PreviewTooLarge`].
-    pub fn tidy(&mut self, now: DateTime<Utc>) -> Result<(), PreviewTooLarge> {
-        if self.counters.len() <= MOST_COUNTERS {
+    pub fn evict_idle(&mut self, now: DateTime<Utc>) -> Result<(), PreviewTooLarge> {
+        if self.counters.len() <= MAX_COUNTERS {
             return Ok(());
         }
-        let Self { counters, found, most, .. } = self;
+        let Self { counters, report, limit, .. } = self;
         counters.retain(|_, counted| {
-            if counted.run.as_ref().is_some_and(|run| now >= run.ended_at + QUIET) {
-                keep(found, counted.run.take(), *most);
+            if counted.run.as_ref().is_some_and(|run| now >= run.ended_at + RUN_GAP) {
+                list_attack(report, counted.run.take(), *limit);
             }
             counted.run.is_some()
-                || counted.outcome != LockoutComparison::default()
-                || !counted.counter.is_forgotten(now)
+                || counted.comparison != LockoutComparison::default()
+                || !counted.counter.is_expired(now)
         });
-        if counters.len() <= MOST_COUNTERS { Ok(()) } else { Err(PreviewTooLarge) }
+        if counters.len() <= MAX_COUNTERS { Ok(()) } else { Err(PreviewTooLarge) }
     }
 
     /// Observes one more event, in the order of the log. Events of categories other than `authentication` have no
@@ -192,30 +192,30 @@ impl Preview {
         };
         match event {
             AuthenticationEvent::SecondFactorRequired { device, .. } => {
-                self.attempt(target(Factor::Password, device), RecordedOutcome::Right, at);
+                self.attempt(target(Factor::Password, device), RecordedOutcome::Correct, at);
             }
             AuthenticationEvent::PasswordChangeRequired { factor, device }
             | AuthenticationEvent::Confirmed { factor, device } => {
-                self.attempt(target(*factor, device), RecordedOutcome::Right, at);
+                self.attempt(target(*factor, device), RecordedOutcome::Correct, at);
             }
-            AuthenticationEvent::Succeeded { methods, device, session: _, trusted: _ } => {
+            AuthenticationEvent::Succeeded { methods, device, session: _, trusted_device: _ } => {
                 // If the login asked for both factors, an event of its own recorded the password.
                 let factor = if methods.len() > 1 { Factor::SecondFactor } else { Factor::Password };
-                self.attempt(target(factor, device), RecordedOutcome::Right, at);
+                self.attempt(target(factor, device), RecordedOutcome::Correct, at);
             }
             AuthenticationEvent::Failed { factor, reason, device } => {
-                let seen = match reason {
-                    FailureReason::WrongPassword | FailureReason::WrongCode => RecordedOutcome::Wrong,
-                    FailureReason::Locked | FailureReason::Pending => RecordedOutcome::Unseen,
-                    FailureReason::Suspended | FailureReason::Lockdown => RecordedOutcome::Stopped,
+                let outcome = match reason {
+                    FailureReason::WrongPassword | FailureReason::WrongCode => RecordedOutcome::Incorrect,
+                    FailureReason::Locked | FailureReason::TooManyConcurrent => RecordedOutcome::NotEvaluated,
+                    FailureReason::Suspended | FailureReason::Lockdown => RecordedOutcome::CorrectButRefused,
                     FailureReason::UnknownAccount | FailureReason::ExpiredChallenge => return,
                 };
-                self.attempt(target(*factor, device), seen, at);
+                self.attempt(target(*factor, device), outcome, at);
             }
             AuthenticationEvent::LockedOut { factor, device, scope, .. } => {
-                self.found.recorded.locks += 1;
+                self.report.recorded.locks += 1;
                 let target = LockoutTarget { all_devices: scope.is_some(), ..target(*factor, device) };
-                self.counters.entry(target).or_default().outcome.recorded += 1;
+                self.counters.entry(target).or_default().comparison.recorded += 1;
             }
             AuthenticationEvent::LockLifted { by: UnlockCause::Expired, .. }
             | AuthenticationEvent::PasswordResetRequested {}
@@ -233,66 +233,69 @@ impl Preview {
         }
     }
 
-    fn attempt(&mut self, target: LockoutTarget, seen: RecordedOutcome, at: DateTime<Utc>) {
-        let Self { policy, counters, found, most } = self;
-        found.attempts += 1;
+    fn attempt(&mut self, target: LockoutTarget, outcome: RecordedOutcome, at: DateTime<Utc>) {
+        let Self { policy, counters, report, limit } = self;
+        report.attempts += 1;
         let all_devices = LockoutTarget { device: None, all_devices: true, ..target.clone() };
         // Removed from the map for a moment, because both entries change together.
-        let mut over_all = counters.remove(&all_devices).unwrap_or_default();
+        let mut account_state = counters.remove(&all_devices).unwrap_or_default();
         let counted = counters.entry(target.clone()).or_default();
-        let evaluated_then = !matches!(seen, RecordedOutcome::Unseen);
-        let totals = &mut found.recorded;
-        *(if evaluated_then { &mut totals.evaluated } else { &mut totals.refused }) += 1;
+        let evaluated_recorded = !matches!(outcome, RecordedOutcome::NotEvaluated);
+        let totals = &mut report.recorded;
+        *(if evaluated_recorded { &mut totals.evaluated } else { &mut totals.refused }) += 1;
 
-        let of_account = policy.of_account();
+        let account_policy = policy.for_account();
         let numbers = match counted.counter.reserve(at, policy) {
             AttemptReservation::Locked => None,
-            AttemptReservation::Open { number, .. } => match over_all.counter.reserve(at, &of_account) {
-                AttemptReservation::Open { number: of_all, .. } => Some((number, of_all)),
+            AttemptReservation::Granted { number, .. } => match account_state.counter.reserve(at, &account_policy) {
+                AttemptReservation::Granted { number: of_all, .. } => Some((number, of_all)),
                 AttemptReservation::Locked => {
-                    counted.counter.take_back(at);
+                    counted.counter.release(at);
                     None
                 }
             },
         };
         let (mut lock, mut lock_of_all) = (None, None);
-        match (numbers, &seen) {
-            (Some(_), RecordedOutcome::Right) => {
+        match (numbers, &outcome) {
+            (Some(_), RecordedOutcome::Correct) => {
                 counted.counter = AttemptCounter::default();
-                over_all.counter.take_back(at);
+                account_state.counter.release(at);
             }
-            (Some((number, of_all)), RecordedOutcome::Wrong | RecordedOutcome::Unseen) => {
-                lock = counted.counter.fail(number, at, policy);
-                lock_of_all = over_all.counter.fail(of_all, at, &of_account);
+            (Some((number, of_all)), RecordedOutcome::Incorrect | RecordedOutcome::NotEvaluated) => {
+                lock = counted.counter.record_failure(number, at, policy);
+                lock_of_all = account_state.counter.record_failure(of_all, at, &account_policy);
             }
-            (Some(_), RecordedOutcome::Stopped) | (None, RecordedOutcome::Wrong | RecordedOutcome::Unseen) => {}
-            (None, RecordedOutcome::Right | RecordedOutcome::Stopped) => counted.outcome.right_refused += 1,
+            (Some(_), RecordedOutcome::CorrectButRefused)
+            | (None, RecordedOutcome::Incorrect | RecordedOutcome::NotEvaluated) => {}
+            (None, RecordedOutcome::Correct | RecordedOutcome::CorrectButRefused) => {
+                counted.comparison.right_refused += 1
+            }
         }
         let evaluated = numbers.is_some();
-        let totals = &mut found.proposed;
+        let totals = &mut report.proposed;
         *(if evaluated { &mut totals.evaluated } else { &mut totals.refused }) += 1;
-        totals.locks += counted.outcome.note(lock, at) + over_all.outcome.note(lock_of_all, at);
+        totals.locks += counted.comparison.note(lock, at) + account_state.comparison.note(lock_of_all, at);
         let lock = lock.or(lock_of_all);
-        counters.insert(all_devices, over_all);
+        counters.insert(all_devices, account_state);
         let Some(counted) = counters.get_mut(&target) else { return };
 
-        let right = matches!(seen, RecordedOutcome::Right | RecordedOutcome::Stopped);
-        if counted.run.as_ref().is_some_and(|run| right || at >= run.ended_at + QUIET) {
-            keep(found, counted.run.take(), *most);
+        let correct = matches!(outcome, RecordedOutcome::Correct | RecordedOutcome::CorrectButRefused);
+        if counted.run.as_ref().is_some_and(|run| correct || at >= run.ended_at + RUN_GAP) {
+            list_attack(report, counted.run.take(), *limit);
         }
-        if !right {
+        if !correct {
             let run = counted.run.get_or_insert(Attack {
                 target,
                 started_at: at,
                 ended_at: at,
                 attempts: 0,
-                evaluated_then: 0,
+                evaluated_recorded: 0,
                 evaluated: 0,
                 stopped_at: None,
             });
             run.ended_at = at;
             run.attempts += 1;
-            run.evaluated_then += u64::from(evaluated_then);
+            run.evaluated_recorded += u64::from(evaluated_recorded);
             run.evaluated += u64::from(evaluated);
             if lock.is_some() || !evaluated {
                 run.stopped_at.get_or_insert(at);
@@ -303,34 +306,34 @@ impl Preview {
     /// Finishes the preview.
     #[must_use]
     pub fn finish(self) -> PreviewReport {
-        let Self { counters, mut found, most, .. } = self;
+        let Self { counters, mut report, limit, .. } = self;
         for (target, counted) in counters {
-            keep(&mut found, counted.run, most);
-            if counted.outcome.total > 0 || counted.outcome.recorded > 0 {
-                found.locked.push((target, counted.outcome));
+            list_attack(&mut report, counted.run, limit);
+            if counted.comparison.total > 0 || counted.comparison.recorded > 0 {
+                report.locked.push((target, counted.comparison));
             }
         }
-        found.truncated |= found.locked.len() > most || found.attacks.len() > most;
-        found.locked.sort_by(|a, b| b.1.total.cmp(&a.1.total).then_with(|| a.0.cmp(&b.0)));
-        found.locked.truncate(most);
-        longest(&mut found.attacks, most);
-        found
+        report.truncated |= report.locked.len() > limit || report.attacks.len() > limit;
+        report.locked.sort_by(|a, b| b.1.total.cmp(&a.1.total).then_with(|| a.0.cmp(&b.0)));
+        report.locked.truncate(limit);
+        keep_longest(&mut report.attacks, limit);
+        report
     }
 }
 
-fn keep(found: &mut PreviewReport, run: Option<Attack>, most: usize) {
-    found.attacks.extend(run.filter(|run| run.attempts >= ATTACK));
+fn list_attack(report: &mut PreviewReport, run: Option<Attack>, limit: usize) {
+    report.attacks.extend(run.filter(|run| run.attempts >= MIN_ATTACK_ATTEMPTS));
     // The bound on memory is the number of listed attacks, not the number of attempts.
-    if found.attacks.len() >= most.saturating_mul(2).saturating_add(1_000) {
-        longest(&mut found.attacks, most);
-        found.truncated = true;
+    if report.attacks.len() >= limit.saturating_mul(2).saturating_add(1_000) {
+        keep_longest(&mut report.attacks, limit);
+        report.truncated = true;
     }
 }
 
-fn longest(attacks: &mut Vec<Attack>, most: usize) {
+fn keep_longest(attacks: &mut Vec<Attack>, limit: usize) {
     let order = |attack: &Attack| (std::cmp::Reverse(attack.attempts), attack.started_at);
     attacks.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.target.cmp(&b.target)));
-    attacks.truncate(most);
+    attacks.truncate(limit);
 }
 
 #[cfg(test)]
@@ -385,9 +388,9 @@ mod tests {
         for minute in 0..60 {
             let now = at(minute * 60);
             match counter.reserve(now, &policy) {
-                AttemptReservation::Open { number, .. } => {
+                AttemptReservation::Granted { number, .. } => {
                     events.push(failed(minute * 60, FailureReason::WrongPassword));
-                    if let Some(lock) = counter.fail(number, now, &policy) {
+                    if let Some(lock) = counter.record_failure(number, now, &policy) {
                         let (nth, until) = (lock.nth, lock.until);
                         let (factor, device) = (Factor::Password, None);
                         let locked = AuthenticationEvent::LockedOut {
@@ -408,51 +411,51 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_in_force_comes_to_what_was_recorded() {
-        let found = replay(Policy::default().lockout, an_hour_of_guesses());
-        assert_eq!(found.attempts, 60);
-        assert_eq!(found.proposed, found.recorded);
-        assert_eq!(found.locked.len(), 1);
-        let attack = found.attacks.first().unwrap();
-        assert_eq!((attack.attempts, attack.evaluated), (60, attack.evaluated_then));
+    fn the_policy_in_force_reproduces_the_record() {
+        let report = replay(Policy::default().lockout, an_hour_of_guesses());
+        assert_eq!(report.attempts, 60);
+        assert_eq!(report.proposed, report.recorded);
+        assert_eq!(report.locked.len(), 1);
+        let attack = report.attacks.first().unwrap();
+        assert_eq!((attack.attempts, attack.evaluated), (60, attack.evaluated_recorded));
         assert_eq!(attack.stopped_at, Some(at(240)));
     }
 
     #[test]
     fn a_stricter_policy_evaluates_fewer_and_none_at_all_stops_nothing() {
         let stricter = LockoutPolicy { threshold: 3, ..Policy::default().lockout };
-        let found = replay(stricter, an_hour_of_guesses());
-        assert!(found.proposed.evaluated < found.recorded.evaluated);
-        assert_eq!(found.attacks.first().unwrap().stopped_at, Some(at(120)));
+        let report = replay(stricter, an_hour_of_guesses());
+        assert!(report.proposed.evaluated < report.recorded.evaluated);
+        assert_eq!(report.attacks.first().unwrap().stopped_at, Some(at(120)));
         let off = LockoutPolicy { enabled: false, ..Policy::default().lockout };
-        let found = replay(off, an_hour_of_guesses());
-        assert_eq!((found.proposed.evaluated, found.proposed.locks), (60, 0));
-        assert_eq!(found.attacks.first().unwrap().stopped_at, None);
+        let report = replay(off, an_hour_of_guesses());
+        assert_eq!((report.proposed.evaluated, report.proposed.locks), (60, 0));
+        assert_eq!(report.attacks.first().unwrap().stopped_at, None);
     }
 
     #[test]
     fn an_owner_who_would_have_been_refused_is_counted() {
         let mistakes = (0..3).map(|second| failed(second, FailureReason::WrongPassword));
         let stricter = LockoutPolicy { threshold: 3, ..Policy::default().lockout };
-        let found = replay(stricter, mistakes.chain([right(10)]));
-        let (_, outcome) = found.locked.first().unwrap();
+        let report = replay(stricter, mistakes.chain([right(10)]));
+        let (_, outcome) = report.locked.first().unwrap();
         assert_eq!((outcome.total, outcome.recorded, outcome.right_refused), (1, 0, 1));
-        assert_eq!(found.attacks, []);
+        assert_eq!(report.attacks, []);
     }
 
     #[test]
-    fn memory_is_bounded_by_what_goes_on_at_once() {
+    fn memory_is_bounded_by_the_counters_in_use() {
         let policy = Policy::default().lockout;
         let fill = |preview: &mut Preview, seconds: i64| {
-            for account in 0..=MOST_COUNTERS as u128 {
+            for account in 0..=MAX_COUNTERS as u128 {
                 let subject = Some(Uuid::from_u128(account));
                 preview.observe(&RecordedEvent { subject, ..failed(seconds, FailureReason::WrongPassword) });
             }
         };
         let mut preview = Preview::new(policy, 10);
         fill(&mut preview, 0);
-        assert_eq!(preview.tidy(at(60)), Err(PreviewTooLarge), "all of them are under way");
-        assert_eq!(preview.tidy(at(2 * 86_400)), Ok(()), "all of them are at rest");
+        assert_eq!(preview.evict_idle(at(60)), Err(PreviewTooLarge), "all of them are under way");
+        assert_eq!(preview.evict_idle(at(2 * 86_400)), Ok(()), "all of them are at rest");
         assert!(preview.counters.is_empty());
     }
 
@@ -460,7 +463,7 @@ mod tests {
     fn a_right_attempt_ends_a_run_and_forgives() {
         let mistakes = |from: i64| (from..from + 9).map(|second| failed(second * 1_000, FailureReason::WrongPassword));
         let events: Vec<_> = mistakes(0).chain([right(8_500)]).chain(mistakes(9)).collect();
-        let found = replay(Policy::default().lockout, events);
-        assert_eq!((found.attacks, found.locked), (vec![], vec![]));
+        let report = replay(Policy::default().lockout, events);
+        assert_eq!((report.attacks, report.locked), (vec![], vec![]));
     }
 }

@@ -35,17 +35,17 @@ pub enum Admission {
 
 impl Quota {
     /// The minimum length of a window. Below it, rounding loses time.
-    pub const SHORTEST: TimeDelta = TimeDelta::seconds(1);
+    pub const MIN_WINDOW: TimeDelta = TimeDelta::seconds(1);
     /// The maximum length of a window: a day.
-    pub const LONGEST: TimeDelta = TimeDelta::days(1);
+    pub const MAX_WINDOW: TimeDelta = TimeDelta::days(1);
     /// The maximum number of requests per window.
-    pub const MOST: u32 = 1_000_000;
+    pub const MAX_REQUESTS: u32 = 1_000_000;
 
     /// Creates a quota of 1 to 1,000,000 requests per window of a second to a day.
     #[must_use]
     pub fn new(requests: u32, window: TimeDelta) -> Option<Self> {
-        let requests = NonZeroU32::new(requests).filter(|requests| requests.get() <= Self::MOST)?;
-        (Self::SHORTEST..=Self::LONGEST).contains(&window).then_some(Self { requests, window })
+        let requests = NonZeroU32::new(requests).filter(|requests| requests.get() <= Self::MAX_REQUESTS)?;
+        (Self::MIN_WINDOW..=Self::MAX_WINDOW).contains(&window).then_some(Self { requests, window })
     }
 
     const fn of(requests: u32, window: TimeDelta) -> Self {
@@ -257,7 +257,7 @@ impl RateLimit {
 
     /// The origin by which requests are counted, and their group; `None` for all requests.
     #[must_use]
-    pub const fn counts(self) -> (RateLimitLayer, Option<RouteGroup>) {
+    pub const fn scope(self) -> (RateLimitLayer, Option<RouteGroup>) {
         match self {
             Self::Address => (RateLimitLayer::Address, None),
             Self::Route(route) => (route.layer(), Some(route)),
@@ -311,7 +311,7 @@ pub struct QuotaStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaExceeded {
     /// The state of the limit.
-    pub standing: QuotaStatus,
+    pub status: QuotaStatus,
     /// The time until the bucket admits the request.
     pub retry_after: TimeDelta,
 }
@@ -329,7 +329,7 @@ pub enum RateLimitEvent {
         route: Option<RouteGroup>,
         /// The time of the first refused request.
         #[serde(with = "crate::leaf::micros")]
-        began_at: DateTime<Utc>,
+        started_at: DateTime<Utc>,
         /// The end of the window.
         #[serde(with = "crate::leaf::micros")]
         ended_at: DateTime<Utc>,

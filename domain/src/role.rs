@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::permission::{Permission, Permissions, built_in};
+use crate::permission::{Permission, Permissions, built_in_permissions};
 use crate::values::RoleName;
 
 /// An event of a role. Sealed in each: reason.
@@ -63,11 +63,11 @@ pub enum RoleError {
     #[error("the role is built in")]
     BuiltIn,
     /// The name belongs to a retired role.
-    #[error("a role of this name was retired")]
+    #[error("the name belongs to a retired role")]
     Retired,
     /// The role was never defined.
-    #[error("there is no such role")]
-    Unknown,
+    #[error("the role does not exist")]
+    NotFound,
 }
 
 /// The state of a role, derived from its events.
@@ -95,7 +95,7 @@ impl Aggregate for Role {
 
     fn handle_command(state: &RoleState, command: RoleCommand) -> Result<Vec<RoleEvent>, RoleError> {
         let (RoleCommand::Define { role, .. } | RoleCommand::Retire { role }) = &command;
-        if built_in(role).is_some() {
+        if built_in_permissions(role).is_some() {
             return Err(RoleError::BuiltIn);
         }
         match (command, *state) {
@@ -110,7 +110,7 @@ impl Aggregate for Role {
                 let (before, after) = (before.iter().collect(), permissions.iter().collect());
                 Ok(vec![RoleEvent::PermissionsChanged { role, before, after }])
             }
-            (RoleCommand::Retire { .. }, RoleState::None) => Err(RoleError::Unknown),
+            (RoleCommand::Retire { .. }, RoleState::None) => Err(RoleError::NotFound),
             (RoleCommand::Retire { role }, RoleState::Defined(_)) => Ok(vec![RoleEvent::Retired { role }]),
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_defined_changed_and_retired_for_ever() {
+    fn a_role_is_defined_changed_and_retired_permanently() {
         given::<Role>([]).when(define("support", &[Permission::AccountsRead])).then([defined()]);
         given::<Role>([defined()]).when(define("support", &[Permission::AccountsRead])).then([]);
         given::<Role>([defined()]).when(define("support", &[])).then([RoleEvent::PermissionsChanged {
@@ -153,13 +153,13 @@ mod tests {
         }]);
         let retire = || RoleCommand::Retire { role: role("support") };
         let retired = || RoleEvent::Retired { role: role("support") };
-        given::<Role>([]).when(retire()).refused(RoleError::Unknown);
+        given::<Role>([]).when(retire()).refused(RoleError::NotFound);
         given::<Role>([defined()]).when(retire()).then([retired()]);
         given::<Role>([defined(), retired()]).when(define("support", &[])).refused(RoleError::Retired);
     }
 
     #[test]
-    fn a_built_in_role_is_nobodys_to_change() {
+    fn a_built_in_role_cannot_be_changed() {
         given::<Role>([]).when(define("customer", &[Permission::AuditRead])).refused(RoleError::BuiltIn);
         given::<Role>([]).when(RoleCommand::Retire { role: role("admin") }).refused(RoleError::BuiltIn);
     }

@@ -67,7 +67,7 @@ pub enum SessionEvent {
         until: DateTime<Utc>,
         /// `true` if the session required this step-up; then the step-up restores its use.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        released: bool,
+        restored: bool,
     },
     /// A refresh came from another client fingerprint.
     #[serde(rename = "session.fingerprint_mismatched")]
@@ -83,7 +83,7 @@ pub enum SessionEvent {
         /// The cause of the revocation.
         by: RevocationCause,
     },
-    /// The session was presented after its end.
+    /// The session had passed its end.
     #[serde(rename = "session.expired")]
     Expired {},
 }
@@ -107,9 +107,9 @@ pub enum RevocationCause {
     /// An administrator expired the account's password.
     PasswordExpired,
     /// A refresh came from another client fingerprint.
-    Fingerprint,
+    FingerprintMismatch,
     /// The account has more sessions than the policy allows.
-    Limit,
+    SessionLimit,
 }
 
 impl RevocationCause {
@@ -124,8 +124,8 @@ impl RevocationCause {
             Self::Suspension => "suspension",
             Self::SecondFactorReset => "second_factor_reset",
             Self::PasswordExpired => "password_expired",
-            Self::Fingerprint => "fingerprint",
-            Self::Limit => "limit",
+            Self::FingerprintMismatch => "fingerprint_mismatch",
+            Self::SessionLimit => "session_limit",
         }
     }
 
@@ -140,8 +140,8 @@ impl RevocationCause {
             RevocationCause::Suspension,
             RevocationCause::SecondFactorReset,
             RevocationCause::PasswordExpired,
-            RevocationCause::Fingerprint,
-            RevocationCause::Limit,
+            RevocationCause::FingerprintMismatch,
+            RevocationCause::SessionLimit,
         ];
         ALL.into_iter().find(|by| by.as_str() == name)
     }
@@ -180,7 +180,7 @@ pub enum SessionCommand {
         methods: Vec<AuthenticationMethod>,
         /// `true` if the access token presented requires a step-up. A step-up with another token, perhaps an older one
         /// of the owner, does not restore the session.
-        held: bool,
+        step_up_required: bool,
         /// The current time.
         at: DateTime<Utc>,
         /// The policy in force.
@@ -197,7 +197,7 @@ pub enum SessionCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// The session was started before.
-    #[error("the session was started already")]
+    #[error("the session has already started")]
     AlreadyStarted,
     /// The session never started, or has ended.
     #[error("the session has ended")]
@@ -228,7 +228,7 @@ pub struct LiveSession {
     /// The fingerprint of the client at its last refresh.
     pub fingerprint: String,
     /// `true` if the session cannot be used until its owner steps up.
-    pub held: bool,
+    pub step_up_required: bool,
     /// The generation of the current refresh token.
     pub generation: u32,
     /// The end of the grace period of the preceding token.
@@ -252,8 +252,8 @@ impl Aggregate for Session {
     fn handle_command(state: &SessionState, command: SessionCommand) -> Result<Vec<SessionEvent>, SessionError> {
         match (command, state) {
             (SessionCommand::Start { account, methods, fingerprint, at, policy }, SessionState::None) => {
-                let expires_at = at + policy.absolute_lifetime;
-                let idle_expires_at = (at + policy.idle_lifetime).min(expires_at);
+                let expires_at = at + policy.absolute_timeout;
+                let idle_expires_at = (at + policy.idle_timeout).min(expires_at);
                 Ok(vec![SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }])
             }
             (SessionCommand::Start { .. }, SessionState::Live(_) | SessionState::Ended) => {
@@ -262,8 +262,8 @@ impl Aggregate for Session {
             (SessionCommand::Refresh { generation, fingerprint, at, policy }, SessionState::Live(live)) => {
                 Ok(refresh(live, generation, fingerprint, at, &policy))
             }
-            (SessionCommand::Elevate { methods, held, at, policy }, SessionState::Live(_)) => {
-                Ok(vec![SessionEvent::Elevated { methods, until: at + policy.elevation, released: held }])
+            (SessionCommand::Elevate { methods, step_up_required, at, policy }, SessionState::Live(_)) => {
+                Ok(vec![SessionEvent::Elevated { methods, until: at + policy.elevation, restored: step_up_required }])
             }
             (
                 SessionCommand::Refresh { .. } | SessionCommand::Elevate { .. },
@@ -282,7 +282,7 @@ impl Aggregate for Session {
                     account,
                     methods,
                     fingerprint,
-                    held: false,
+                    step_up_required: false,
                     generation: 1,
                     grace_until: None,
                     idle_expires_at,
@@ -293,14 +293,14 @@ impl Aggregate for Session {
                 SessionState::Live(LiveSession { generation, grace_until: Some(grace_until), idle_expires_at, ..live })
             }
             (SessionEvent::FingerprintMismatched { action, fingerprint }, SessionState::Live(live)) => {
-                let held = live.held || action == FingerprintPolicy::RequireStepUp;
-                SessionState::Live(LiveSession { fingerprint, held, ..live })
+                let step_up_required = live.step_up_required || action == FingerprintPolicy::RequireStepUp;
+                SessionState::Live(LiveSession { fingerprint, step_up_required, ..live })
             }
-            (SessionEvent::Elevated { methods, until: _, released }, SessionState::Live(mut live)) => {
+            (SessionEvent::Elevated { methods, until: _, restored }, SessionState::Live(mut live)) => {
                 live.methods.extend(methods);
                 live.methods.sort_unstable();
                 live.methods.dedup();
-                SessionState::Live(LiveSession { held: live.held && !released, ..live })
+                SessionState::Live(LiveSession { step_up_required: live.step_up_required && !restored, ..live })
             }
             (SessionEvent::Revoked { by: _ } | SessionEvent::Expired {}, _) => SessionState::Ended,
             (
@@ -323,7 +323,7 @@ fn refresh(
     at: DateTime<Utc>,
     policy: &SessionPolicy,
 ) -> Vec<SessionEvent> {
-    let looks_different = fingerprint != live.fingerprint;
+    let fingerprint_differs = fingerprint != live.fingerprint;
     if at >= live.idle_expires_at || at >= live.expires_at {
         return vec![SessionEvent::Expired {}];
     }
@@ -333,24 +333,24 @@ fn refresh(
             && live.grace_until.is_some_and(|grace_until| at < grace_until);
         return if !in_grace {
             vec![SessionEvent::RefreshReused { generation }, SessionEvent::Revoked { by: RevocationCause::Reuse }]
-        } else if looks_different && !live.held && policy.fingerprint != FingerprintPolicy::Record {
+        } else if fingerprint_differs && !live.step_up_required && policy.fingerprint != FingerprintPolicy::Record {
             vec![SessionEvent::FingerprintMismatched { action: FingerprintPolicy::RequireStepUp, fingerprint }]
         } else {
             vec![]
         };
     }
     let mut events = Vec::new();
-    if looks_different {
+    if fingerprint_differs {
         events.push(SessionEvent::FingerprintMismatched { action: policy.fingerprint, fingerprint });
         if policy.fingerprint == FingerprintPolicy::Revoke {
-            events.push(SessionEvent::Revoked { by: RevocationCause::Fingerprint });
+            events.push(SessionEvent::Revoked { by: RevocationCause::FingerprintMismatch });
             return events;
         }
     }
     events.push(SessionEvent::Refreshed {
         generation: live.generation.saturating_add(1),
         grace_until: at + policy.refresh_grace,
-        idle_expires_at: (at + policy.idle_lifetime).min(live.expires_at),
+        idle_expires_at: (at + policy.idle_timeout).min(live.expires_at),
     });
     events
 }
@@ -377,8 +377,8 @@ mod tests {
             account: AccountId(Uuid::nil()),
             methods: vec![AuthenticationMethod::Password],
             fingerprint: String::new(),
-            idle_expires_at: at(0) + policy().idle_lifetime,
-            expires_at: at(0) + policy().absolute_lifetime,
+            idle_expires_at: at(0) + policy().idle_timeout,
+            expires_at: at(0) + policy().absolute_timeout,
         }
     }
 
@@ -386,7 +386,7 @@ mod tests {
         SessionEvent::Refreshed {
             generation,
             grace_until: at(seconds) + policy().refresh_grace,
-            idle_expires_at: at(seconds) + policy().idle_lifetime,
+            idle_expires_at: at(seconds) + policy().idle_timeout,
         }
     }
 
@@ -410,22 +410,26 @@ mod tests {
                 .when(from_elsewhere(1, 5, action))
                 .then([mismatched(action), refreshed(2, 5)]);
         }
-        given::<Session>([started()])
-            .when(from_elsewhere(1, 5, FingerprintPolicy::Revoke))
-            .then([mismatched(FingerprintPolicy::Revoke), SessionEvent::Revoked { by: RevocationCause::Fingerprint }]);
+        given::<Session>([started()]).when(from_elsewhere(1, 5, FingerprintPolicy::Revoke)).then([
+            mismatched(FingerprintPolicy::Revoke),
+            SessionEvent::Revoked { by: RevocationCause::FingerprintMismatch },
+        ]);
         let held = [started(), mismatched(FingerprintPolicy::RequireStepUp), refreshed(2, 5)];
         given::<Session>(held.clone())
             .when(from_elsewhere(2, 6, FingerprintPolicy::RequireStepUp))
             .then([refreshed(3, 6)]);
         let state = held.into_iter().fold(SessionState::None, Session::apply_event);
-        assert!(matches!(&state, SessionState::Live(live) if live.held), "and stays held");
+        assert!(matches!(&state, SessionState::Live(live) if live.step_up_required), "and stays held");
         let elevated =
-            |released| SessionEvent::Elevated { methods: vec![AuthenticationMethod::OneTime], until: at(9), released };
+            |restored| SessionEvent::Elevated { methods: vec![AuthenticationMethod::OneTime], until: at(9), restored };
         let state = Session::apply_event(state, elevated(false));
-        assert!(matches!(&state, SessionState::Live(live) if live.held), "by a step-up elsewhere it is not freed");
+        assert!(
+            matches!(&state, SessionState::Live(live) if live.step_up_required),
+            "by a step-up elsewhere it is not freed"
+        );
         let state = Session::apply_event(state, elevated(true));
         let both = [AuthenticationMethod::Password, AuthenticationMethod::OneTime];
-        assert!(matches!(&state, SessionState::Live(live) if !live.held && live.methods == both));
+        assert!(matches!(&state, SessionState::Live(live) if !live.step_up_required && live.methods == both));
     }
 
     #[test]
@@ -470,14 +474,14 @@ mod tests {
     fn a_live_session_is_elevated_for_ten_minutes_and_an_ended_one_is_not() {
         let elevate = || SessionCommand::Elevate {
             methods: vec![AuthenticationMethod::Password],
-            held: false,
+            step_up_required: false,
             at: at(5),
             policy: policy(),
         };
         given::<Session>([started()]).when(elevate()).then([SessionEvent::Elevated {
             methods: vec![AuthenticationMethod::Password],
             until: at(605),
-            released: false,
+            restored: false,
         }]);
         given::<Session>([started(), SessionEvent::Expired {}]).when(elevate()).refused(SessionError::Ended);
     }

@@ -85,7 +85,7 @@ pub struct PolicySnapshot {
 
 impl Snapshot for AccountSnapshot {
     const CATEGORY: Category = Category::Account;
-    const FORMAT: i16 = 1;
+    const FORMAT: i16 = 2;
 
     fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Account(event) = recorded.event else { return self };
@@ -100,7 +100,7 @@ impl Snapshot for AccountSnapshot {
                     PasswordChangeCause::Owner
                     | PasswordChangeCause::Expired
                     | PasswordChangeCause::Reset
-                    | PasswordChangeCause::Disputed,
+                    | PasswordChangeCause::Reported,
             } => self.password_set_at = Some(recorded.recorded_at),
             AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash }
             | AccountEvent::PasswordExpired {}
@@ -123,7 +123,7 @@ impl Snapshot for AccountSnapshot {
 
 impl Snapshot for SessionSnapshot {
     const CATEGORY: Category = Category::Session;
-    const FORMAT: i16 = 1;
+    const FORMAT: i16 = 2;
 
     fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Session(event) = recorded.event else { return self };
@@ -145,7 +145,7 @@ impl Snapshot for RoleSnapshot {
 
 impl Snapshot for PolicySnapshot {
     const CATEGORY: Category = Category::Policy;
-    const FORMAT: i16 = 1;
+    const FORMAT: i16 = 2;
 
     fn apply(self, recorded: RecordedEvent) -> Self {
         let Event::Policy(event) = recorded.event else { return self };
@@ -221,7 +221,7 @@ mod tests {
     }
 
     /// Checks that a snapshot stored and read at any version leads to the same result.
-    fn may_be_cut_anywhere<R: Snapshot + PartialEq + std::fmt::Debug>(
+    fn check_every_version<R: Snapshot + PartialEq + std::fmt::Debug>(
         events: &[RecordedEvent],
     ) -> Result<(), TestCaseError> {
         let whole = fold(R::default(), events);
@@ -236,8 +236,8 @@ mod tests {
     }
 
     fn account_command() -> impl Strategy<Value = AccountCommand> {
-        use PasswordChangeCause::{Disputed, Expired, Owner, Rehash, Reset};
-        let how = prop::sample::select(vec![Owner, Expired, Rehash, Reset, Disputed]);
+        use PasswordChangeCause::{Expired, Owner, Rehash, Reported, Reset};
+        let how = prop::sample::select(vec![Owner, Expired, Rehash, Reset, Reported]);
         let by = prop::sample::select(vec![Initiator::Owner, Initiator::Admin]);
         let name = || prop::sample::select(vec!["admin", "auditor", "support"]).prop_map(role);
         prop_oneof![
@@ -274,13 +274,14 @@ mod tests {
         let action = prop::sample::select(vec![Record, Record, RequireStepUp, Revoke]);
         let who = prop::sample::select(vec!["a", "a", "a", "b"]);
         (0..30_u8, 1..20_u32, 0..5_000_i64, action, who, any::<bool>()).prop_map(
-            |(kind, generation, seconds, fingerprint, who, held)| {
+            |(kind, generation, seconds, fingerprint, who, step_up_required)| {
                 let policy = crate::policy::SessionPolicy { fingerprint, ..Policy::default().sessions };
-                let methods = vec![if held { AuthenticationMethod::OneTime } else { AuthenticationMethod::Password }];
+                let methods =
+                    vec![if step_up_required { AuthenticationMethod::OneTime } else { AuthenticationMethod::Password }];
                 let (account, fingerprint) = (AccountId(Uuid::nil()), who.to_owned());
                 match kind {
                     0 => SessionCommand::Revoke { by: RevocationCause::Owner },
-                    1 | 2 => SessionCommand::Elevate { methods, held, at: at(seconds), policy },
+                    1 | 2 => SessionCommand::Elevate { methods, step_up_required, at: at(seconds), policy },
                     3..24 => SessionCommand::Refresh { generation, fingerprint, at: at(seconds), policy },
                     _ => SessionCommand::Start { account, methods, fingerprint, at: at(0), policy },
                 }
@@ -301,13 +302,13 @@ mod tests {
             let mut proposed = Policy::default();
             proposed.lockout.threshold = threshold;
             proposed.second_factor.required_for.insert(role("admin"));
-            ChangePolicy { first: Policy::default(), replaces: None, proposed }
+            ChangePolicy { initial: Policy::default(), expected_version: None, proposed }
         })
     }
 
     proptest! {
         #[test]
-        fn a_record_may_be_cut_anywhere(
+        fn a_snapshot_may_be_taken_at_any_version(
             accounts in prop::collection::vec(account_command(), 0..60),
             sessions in prop::collection::vec(session_command(), 0..60),
             roles in prop::collection::vec(role_command(), 0..20),
@@ -315,10 +316,10 @@ mod tests {
         ) {
             let register = AccountCommand::Register { roles: vec![] };
             let accounts = std::iter::once(register).chain(accounts).collect();
-            may_be_cut_anywhere::<AccountSnapshot>(&history::<Account>(accounts))?;
-            may_be_cut_anywhere::<SessionSnapshot>(&history_of::<Session>(sessions, with_current_token))?;
-            may_be_cut_anywhere::<RoleSnapshot>(&history::<Role>(roles))?;
-            may_be_cut_anywhere::<PolicySnapshot>(&history::<SecurityPolicy>(policies))?;
+            check_every_version::<AccountSnapshot>(&history::<Account>(accounts))?;
+            check_every_version::<SessionSnapshot>(&history_of::<Session>(sessions, with_current_token))?;
+            check_every_version::<RoleSnapshot>(&history::<Role>(roles))?;
+            check_every_version::<PolicySnapshot>(&history::<SecurityPolicy>(policies))?;
         }
     }
 
@@ -338,7 +339,7 @@ mod tests {
     /// A change of one of these texts needs another format number. Otherwise this build would misread an earlier
     /// snapshot.
     #[test]
-    fn the_text_of_a_format_stays() {
+    fn the_text_of_a_format_is_stable() {
         let account = fold(
             AccountSnapshot::default(),
             &history::<Account>(vec![
@@ -352,8 +353,8 @@ mod tests {
         assert_eq!(
             (AccountSnapshot::FORMAT, account.to_text().unwrap().as_str()),
             (
-                1,
-                r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolling":false,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor":true,"suspended":false}}"#
+                2,
+                r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolment_pending":false,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor_enabled":true,"suspended":false}}"#
             )
         );
 
@@ -372,8 +373,8 @@ mod tests {
         assert_eq!(
             (SessionSnapshot::FORMAT, live.to_text().unwrap().as_str()),
             (
-                1,
-                r#"{"started_at":"1970-01-01T00:00:01.000007Z","state":{"live":{"account":"00000000-0000-0000-0000-000000000000","expires_at":"1970-01-31T00:00:00Z","fingerprint":"a","generation":2,"grace_until":"1970-01-01T00:01:10.000420Z","held":false,"idle_expires_at":"1970-01-08T00:01:00.000420Z","methods":["pwd"]}}}"#
+                2,
+                r#"{"started_at":"1970-01-01T00:00:01.000007Z","state":{"live":{"account":"00000000-0000-0000-0000-000000000000","expires_at":"1970-01-31T00:00:00Z","fingerprint":"a","generation":2,"grace_until":"1970-01-01T00:01:10.000420Z","idle_expires_at":"1970-01-08T00:01:00.000420Z","methods":["pwd"],"step_up_required":false}}}"#
             )
         );
         commands.push(SessionCommand::Revoke { by: RevocationCause::Owner });
@@ -391,12 +392,12 @@ mod tests {
 
         assert_eq!(
             (PolicySnapshot::FORMAT, PolicySnapshot::default().to_text().unwrap().as_str()),
-            (1, r#"{"state":null}"#)
+            (2, r#"{"state":null}"#)
         );
     }
 
     #[test]
-    fn what_this_build_would_not_have_written_is_not_read() {
+    fn a_text_that_this_build_would_not_write_is_refused() {
         assert!(AccountSnapshot::from_text("{}").is_err());
         let known = AccountSnapshot::default().to_text().unwrap();
         assert!(AccountSnapshot::from_text(&known).is_ok());

@@ -120,8 +120,8 @@ async fn apply_account(
         }
         AccountEvent::Suspended {} => AccountAccessChange { suspended: Some(true), ..AccountAccessChange::default() },
         AccountEvent::Reinstated {} => AccountAccessChange { suspended: Some(false), ..AccountAccessChange::default() },
-        AccountEvent::SessionsRevoked { by, kept } => {
-            AccountAccessChange { sessions: Some((*by, *kept)), ..AccountAccessChange::default() }
+        AccountEvent::SessionsRevoked { by, except_session } => {
+            AccountAccessChange { sessions: Some((*by, *except_session)), ..AccountAccessChange::default() }
         }
         AccountEvent::SecondFactorEnabled { session } => {
             AccountAccessChange { second_factor: Some((true, *session)), ..AccountAccessChange::default() }
@@ -202,7 +202,7 @@ async fn apply_session(
             .execute(connection)
             .await?;
         }
-        SessionEvent::Elevated { methods, until, released } => {
+        SessionEvent::Elevated { methods, until, restored } => {
             sqlx::query!(
                 "update access.session
                  set elevated_until = $2, elevated_position = $3::bigint,
@@ -212,7 +212,7 @@ async fn apply_session(
                 session,
                 until,
                 to_i64(recorded.position),
-                released,
+                restored,
                 methods.contains(&AuthenticationMethod::OneTime)
             )
             .execute(connection)

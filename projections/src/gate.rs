@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::lockdown::LockdownScope;
-use fulexo_domain::permission::{CustomRoles, Permission, Permissions, permissions_of_all};
+use fulexo_domain::permission::{CustomRoles, Permission, Permissions, effective_permissions};
 use fulexo_domain::policy::{ActivePolicy, Policy, PolicyEvent};
 use fulexo_domain::values::{AccountId, ApiKeyId, Epoch, RoleName, SessionId};
 use uuid::Uuid;
@@ -102,7 +102,7 @@ pub fn session_permissions<'a>(
     second_factor: bool,
 ) -> Permissions {
     let required = &policy.second_factor.required_for;
-    permissions_of_all(roles.into_iter().filter(|role| second_factor || !required.contains(*role)), custom)
+    effective_permissions(roles.into_iter().filter(|role| second_factor || !required.contains(*role)), custom)
 }
 
 /// The recent changes of authority, all custom roles, all API keys, and the policy.
@@ -126,7 +126,7 @@ impl Gate {
         }
         match memory.keys.get(&key) {
             Some(key) if now < key.expires_at => {
-                if key.creator_suspended.1 && memory.policy.api_keys.end_with_suspension {
+                if key.creator_suspended.1 && memory.policy.api_keys.suspend_with_creator {
                     return ApiKeyVerdict::Ended;
                 }
                 if locked_out(memory.lockdown.0, key.permissions) {
@@ -200,7 +200,7 @@ impl Gate {
             }
             memory.apply(recorded);
             if let Event::Policy(PolicyEvent::Changed { after, .. }) = &recorded.event {
-                self.policy.learn(after);
+                self.policy.update(after);
                 memory.policy = self.policy.get();
             }
             last = Some(recorded.recorded_at);

@@ -46,7 +46,7 @@ pub async fn replay_attempts(
         }
         events.iter().for_each(|event| preview.observe(event));
         if let Some(last) = events.last()
-            && preview.tidy(last.recorded_at).is_err()
+            && preview.evict_idle(last.recorded_at).is_err()
         {
             ahead.abort();
             return Ok(None);

@@ -9,7 +9,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChangeCause};
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::authentication::{
-    AuthenticationEvent, Factor, FailureReason, KNOWN_DEVICES, LockScope, UnlockCause,
+    AuthenticationEvent, Factor, FailureReason, LockScope, MAX_KNOWN_DEVICES, UnlockCause,
 };
 use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::lockdown::LockdownEvent;
@@ -168,8 +168,11 @@ impl Log {
             ("select subject_id from vault.subject_key", ids(&|_| true)),
             ("select stream_id from log.unique_key where scope = 'email'", ids(&|_| true)),
             ("select account_id from vault.credential where kind = 'password'", ids(&|_| true)),
-            ("select account_id from vault.credential where kind = 'totp'", ids(&|state| state.second_factor)),
-            ("select account_id from vault.credential where kind = 'totp_pending'", ids(&|state| state.enrolling)),
+            ("select account_id from vault.credential where kind = 'totp'", ids(&|state| state.second_factor_enabled)),
+            (
+                "select account_id from vault.credential where kind = 'totp_pending'",
+                ids(&|state| state.enrolment_pending),
+            ),
         ] {
             let rows: Vec<(Uuid,)> = all(pool, statement).await;
             assert_eq!(rows.into_iter().map(|(id,)| id).collect::<BTreeSet<_>>(), wanted, "{statement}");
@@ -270,7 +273,7 @@ impl Log {
                         | FailureReason::WrongCode
                         | FailureReason::Suspended => true,
                         FailureReason::Locked
-                        | FailureReason::Pending
+                        | FailureReason::TooManyConcurrent
                         | FailureReason::ExpiredChallenge
                         | FailureReason::Lockdown => false,
                     };
@@ -343,15 +346,15 @@ impl Log {
             let devices = known.entry(account).or_default();
             match &recorded.event {
                 Event::Account(event) if event.forgets_devices() => devices.clear(),
-                Event::Authentication(AuthenticationEvent::Succeeded { session, device, trusted, .. }) => {
+                Event::Authentication(AuthenticationEvent::Succeeded { session, device, trusted_device, .. }) => {
                     let was_known = devices.iter().position(|(name, _)| device.as_deref() == Some(*name));
-                    if let Some(name) = trusted {
+                    if let Some(name) = trusted_device {
                         devices.insert(0, (name.as_str(), session.0));
                     } else if let Some(index) = was_known {
                         let (name, _) = devices.remove(index);
                         devices.insert(0, (name, session.0));
                     }
-                    devices.truncate(usize::try_from(KNOWN_DEVICES).unwrap());
+                    devices.truncate(usize::try_from(MAX_KNOWN_DEVICES).unwrap());
                 }
                 Event::Authentication(AuthenticationEvent::DeviceForgotten { device }) => {
                     devices.retain(|(name, _)| name != device);
@@ -380,7 +383,7 @@ impl Log {
                     PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => {
                         "password_changed"
                     }
-                    PasswordChangeCause::Disputed => "intrusion_reported",
+                    PasswordChangeCause::Reported => "intrusion_reported",
                     PasswordChangeCause::Rehash => continue,
                 },
                 Event::Account(AccountEvent::SecondFactorEnabled { .. }) => {
@@ -450,7 +453,7 @@ impl Log {
                 session: SessionId(*session),
                 authenticated_at: clock::now(),
                 methods: vec![fulexo_domain::authentication::AuthenticationMethod::Password],
-                held: false,
+                step_up_required: false,
                 roles: roles.into_iter().flatten().cloned().collect::<Vec<RoleName>>(),
                 position: self.events.len() as u64 - 1,
                 epoch: node.app().gate.epoch(),

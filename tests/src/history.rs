@@ -200,7 +200,7 @@ impl History {
             methods: methods.clone(),
             session: SessionId(session),
             device: None,
-            trusted: None,
+            trusted_device: None,
         };
         self.push(Category::Authentication, id, version, succeeded);
         let started = SessionEvent::Started {
@@ -287,7 +287,12 @@ impl History {
         let kept = self.sessions.iter().find(|live| live.account == id).map(|live| live.id);
         let kept = kept.filter(|_| version % 2 == 0);
         let by = RevocationCause::PasswordChange;
-        self.push(Category::Account, id, version, AccountEvent::SessionsRevoked { by, kept: kept.map(SessionId) });
+        self.push(
+            Category::Account,
+            id,
+            version,
+            AccountEvent::SessionsRevoked { by, except_session: kept.map(SessionId) },
+        );
         let over: Vec<Live> =
             self.sessions.extract_if(.., |live| live.account == id && Some(live.id) != kept).collect();
         for live in over.into_iter().skip(1) {

@@ -141,7 +141,7 @@ impl Node {
             session: SessionId(client.session),
             authenticated_at: clock::now() - ago,
             methods: vec![AuthenticationMethod::Password],
-            held: false,
+            step_up_required: false,
             roles: roles.iter().map(|role| RoleName::parse(role).unwrap()).collect(),
             position: 0,
             epoch: self.app().gate.epoch(),

@@ -58,7 +58,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("expired", changed(PasswordChangeCause::Expired)),
         ("rehash", changed(PasswordChangeCause::Rehash)),
         ("reset", changed(PasswordChangeCause::Reset)),
-        ("disputed", changed(PasswordChangeCause::Disputed)),
+        ("reported", changed(PasswordChangeCause::Reported)),
         ("", AccountEvent::EmailVerified {}.into()),
         ("", AccountEvent::PasswordExpired {}.into()),
         ("", AccountEvent::SecondFactorEnrolmentStarted {}.into()),
@@ -72,14 +72,23 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", AccountEvent::RoleRevoked { role: role("support-tier_2") }.into()),
         ("", AccountEvent::Suspended {}.into()),
         ("", AccountEvent::Reinstated {}.into()),
-        ("", AccountEvent::SessionsRevoked { by: RevocationCause::Suspension, kept: None }.into()),
-        ("kept", AccountEvent::SessionsRevoked { by: RevocationCause::PasswordChange, kept: Some(session) }.into()),
+        ("", AccountEvent::SessionsRevoked { by: RevocationCause::Suspension, except_session: None }.into()),
+        (
+            "except_session",
+            AccountEvent::SessionsRevoked { by: RevocationCause::PasswordChange, except_session: Some(session) }.into(),
+        ),
         ("", Auth::PasswordResetRequested {}.into()),
-        ("", Auth::PasswordResetRefused { number: 5 }.into()),
+        ("", Auth::PasswordResetRefused { attempt: 5 }.into()),
         ("", Auth::NewDeviceSeen { session }.into()),
-        ("", Auth::Succeeded { methods: pwd.clone(), session, device: None, trusted: None }.into()),
-        ("two_factors", Auth::Succeeded { methods: both, session, device: device.clone(), trusted: None }.into()),
-        ("trusted", Auth::Succeeded { methods: pwd.clone(), session, device: None, trusted: device.clone() }.into()),
+        ("", Auth::Succeeded { methods: pwd.clone(), session, device: None, trusted_device: None }.into()),
+        (
+            "two_factors",
+            Auth::Succeeded { methods: both, session, device: device.clone(), trusted_device: None }.into(),
+        ),
+        (
+            "trusted_device",
+            Auth::Succeeded { methods: pwd.clone(), session, device: None, trusted_device: device.clone() }.into(),
+        ),
         ("", Auth::DeviceForgotten { device: device.clone().unwrap() }.into()),
         ("", Auth::SecondFactorRequired { enrolled: true, device: None }.into()),
         ("enrolment", Auth::SecondFactorRequired { enrolled: false, device: device.clone() }.into()),
@@ -90,7 +99,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", failed(Password, FailureReason::WrongPassword)),
         ("unknown_account", failed(Password, FailureReason::UnknownAccount)),
         ("locked", failed(Password, FailureReason::Locked)),
-        ("pending", failed(Password, FailureReason::Pending)),
+        ("too_many_concurrent", failed(Password, FailureReason::TooManyConcurrent)),
         ("suspended", failed(Password, FailureReason::Suspended)),
         ("wrong_code", failed(SecondFactor, FailureReason::WrongCode)),
         ("expired_challenge", failed(SecondFactor, FailureReason::ExpiredChallenge)),
@@ -116,8 +125,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", started()),
         ("", SessionEvent::Refreshed { generation: 2, grace_until: time(10), idle_expires_at: time(604_800) }.into()),
         ("", SessionEvent::RefreshReused { generation: 1 }.into()),
-        ("", SessionEvent::Elevated { methods: pwd.clone(), until: time(600), released: false }.into()),
-        ("released", SessionEvent::Elevated { methods: pwd, until: time(600), released: true }.into()),
+        ("", SessionEvent::Elevated { methods: pwd.clone(), until: time(600), restored: false }.into()),
+        ("restored", SessionEvent::Elevated { methods: pwd, until: time(600), restored: true }.into()),
         ("", mismatched(FingerprintPolicy::RequireStepUp)),
         ("record", mismatched(FingerprintPolicy::Record)),
         ("revoke", mismatched(FingerprintPolicy::Revoke)),
@@ -128,8 +137,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("suspension", revoked(RevocationCause::Suspension)),
         ("second_factor_reset", revoked(RevocationCause::SecondFactorReset)),
         ("password_expired", revoked(RevocationCause::PasswordExpired)),
-        ("fingerprint", revoked(RevocationCause::Fingerprint)),
-        ("limit", revoked(RevocationCause::Limit)),
+        ("fingerprint_mismatch", revoked(RevocationCause::FingerprintMismatch)),
+        ("session_limit", revoked(RevocationCause::SessionLimit)),
         ("", SessionEvent::Expired {}.into()),
         ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[..12].to_vec() }.into()),
         ("later", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[12..].to_vec() }.into()),
@@ -190,7 +199,7 @@ fn stands_among_the_samples(event: &Event) {
                     | PasswordChangeCause::Expired
                     | PasswordChangeCause::Rehash
                     | PasswordChangeCause::Reset
-                    | PasswordChangeCause::Disputed,
+                    | PasswordChangeCause::Reported,
             }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
@@ -203,10 +212,10 @@ fn stands_among_the_samples(event: &Event) {
             | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {}
-            | AccountEvent::SessionsRevoked { by: _, kept: _ } => {}
+            | AccountEvent::SessionsRevoked { by: _, except_session: _ } => {}
         },
         Event::Authentication(event) => match event {
-            AuthenticationEvent::Succeeded { methods: _, session: _, device: _, trusted: _ }
+            AuthenticationEvent::Succeeded { methods: _, session: _, device: _, trusted_device: _ }
             | AuthenticationEvent::DeviceForgotten { device: _ }
             | AuthenticationEvent::SecondFactorRequired { enrolled: _, device: _ }
             | AuthenticationEvent::PasswordChangeRequired {
@@ -221,7 +230,7 @@ fn stands_among_the_samples(event: &Event) {
                     | FailureReason::WrongCode
                     | FailureReason::UnknownAccount
                     | FailureReason::Locked
-                    | FailureReason::Pending
+                    | FailureReason::TooManyConcurrent
                     | FailureReason::Suspended
                     | FailureReason::ExpiredChallenge
                     | FailureReason::Lockdown,
@@ -262,10 +271,10 @@ fn stands_among_the_samples(event: &Event) {
                     | RevocationCause::Suspension
                     | RevocationCause::SecondFactorReset
                     | RevocationCause::PasswordExpired
-                    | RevocationCause::Fingerprint
-                    | RevocationCause::Limit,
+                    | RevocationCause::FingerprintMismatch
+                    | RevocationCause::SessionLimit,
             }
-            | SessionEvent::Elevated { methods: _, until: _, released: _ }
+            | SessionEvent::Elevated { methods: _, until: _, restored: _ }
             | SessionEvent::Expired {} => {}
         },
         Event::Role(event) => match event {
@@ -296,7 +305,7 @@ fn stands_among_the_samples(event: &Event) {
                     | RouteGroup::Hashes
                     | RouteGroup::AccountHashes,
                 ),
-            began_at: _,
+            started_at: _,
             ended_at: _,
             count: _,
         }) => {}
@@ -319,8 +328,8 @@ fn policy() -> Policy {
 /// With what policies of before did not say.
 fn lenient() -> Policy {
     let mut policy = Policy { version: 2, ..Policy::default() };
-    policy.sessions.most_live = 250;
-    policy.api_keys.end_with_suspension = false;
+    policy.sessions.max_per_account = 250;
+    policy.api_keys.suspend_with_creator = false;
     policy
 }
 
@@ -340,7 +349,7 @@ fn started() -> Event {
 }
 
 fn violated(layer: RateLimitLayer, route: Option<RouteGroup>) -> Event {
-    RateLimitEvent::Violated { layer, route, began_at: time(0), ended_at: time(60), count: 1_017 }.into()
+    RateLimitEvent::Violated { layer, route, started_at: time(0), ended_at: time(60), count: 1_017 }.into()
 }
 
 fn role(name: &str) -> RoleName {
@@ -452,7 +461,7 @@ fn every_golden_event_is_read_as_the_event_that_it_is() {
         let (name, _) = written(case, &event);
         let leaf = files.get(&name).unwrap_or_else(|| panic!("{name} is missing: run the ignored test"));
         let read = leaf::decode(POSITION, leaf).unwrap();
-        assert_eq!(read, prepared(&event).recorded(POSITION, time(0), VERSION), "{name}");
+        assert_eq!(read, prepared(&event).recorded_event(POSITION, time(0), VERSION), "{name}");
     }
 }
 

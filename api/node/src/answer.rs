@@ -303,21 +303,21 @@ impl From<CommandError> for Problem {
                 let broken = violations.into_iter().map(|violation| FieldError::new("/password", violation.as_str()));
                 Self::invalid_input(broken.collect())
             }
-            CommandError::Account(AccountError::Unknown)
+            CommandError::Account(AccountError::NotFound)
             | CommandError::Session(_)
             | CommandError::NoSuchDevice
-            | CommandError::Role(RoleError::Unknown)
-            | CommandError::ApiKey(ApiKeyError::Unknown) => Self::not_found(),
-            CommandError::Account(AccountError::NoSuchRole) => {
+            | CommandError::Role(RoleError::NotFound)
+            | CommandError::ApiKey(ApiKeyError::NotFound) => Self::not_found(),
+            CommandError::Account(AccountError::RoleNotFound) => {
                 Self::invalid_input(vec![FieldError::new(
                     "/role",
                     "must name an existing role; list roles with GET /v1/roles",
                 )])
             }
-            CommandError::Account(AccountError::RoleHeld) => {
+            CommandError::Account(AccountError::RoleAlreadyGranted) => {
                 Self::conflict("The account already has this role.").with_code(Code::ROLE_HELD)
             }
-            CommandError::Account(AccountError::RoleNotHeld) => {
+            CommandError::Account(AccountError::RoleNotGranted) => {
                 Self::conflict("The account does not have this role.").with_code(Code::ROLE_NOT_HELD)
             }
             CommandError::Account(AccountError::AlreadySuspended) => {
@@ -334,7 +334,7 @@ impl From<CommandError> for Problem {
             CommandError::Account(AccountError::NoSecondFactor) => {
                 Self::conflict("The account has no second factor. Enrol one first.").with_code(Code::NO_SECOND_FACTOR)
             }
-            CommandError::Account(AccountError::NotEnrolling) => {
+            CommandError::Account(AccountError::EnrolmentNotStarted) => {
                 Self::conflict(
                     "The account has not started the enrolment of a second factor. Start with POST \
                      /v1/me/second-factor/totp.",
@@ -349,7 +349,7 @@ impl From<CommandError> for Problem {
             CommandError::RoleInUse => {
                 Self::conflict("Accounts have this role. Revoke it from them first: GET /v1/grants lists them.").with_code(Code::ROLE_IN_USE)
             }
-            CommandError::Policy(PolicyError::Replaced(version)) => {
+            CommandError::Policy(PolicyError::VersionConflict(version)) => {
                 Self::conflict(format!(
                     "The policy was changed: version {version} is in force. Read it and repeat your change."
                 ))

@@ -94,7 +94,7 @@ pub struct Caller {
     /// The end of the elevation.
     pub elevated_until: DateTime<Utc>,
     /// `true` if the session accepts no calls until a step-up.
-    pub held: bool,
+    pub step_up_required: bool,
     /// `true` if the session has a second factor that still counts.
     second_factor: bool,
     /// The claims of the access token.
@@ -317,7 +317,7 @@ async fn step(app: &App, request: &Request, token: &str, purpose: ChallengePurpo
 }
 
 fn unheld(caller: Caller) -> Result<Caller, Problem> {
-    if caller.held { Err(Problem::step_up_required()) } else { Ok(caller) }
+    if caller.step_up_required { Err(Problem::step_up_required()) } else { Ok(caller) }
 }
 
 async fn authenticate(app: &App, request: &Request, token: &str) -> Result<Caller, Problem> {
@@ -392,7 +392,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
         expires_at: at(claims.exp),
         elevated_until: elevated.until.map_or(since_login, |until| until.max(since_login)),
         // A step-up after the token was issued lifts the requirement.
-        held: claims.held && elevated.released.is_none_or(|released| released <= claims.pos),
+        step_up_required: claims.step_up_required && elevated.restored.is_none_or(|restored| restored <= claims.pos),
         claims,
     }))
 }
@@ -429,7 +429,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
             match Box::pin(access::api_key_access(&app.judging, key, now)).await.map_err(unjudged)? {
                 Some(key)
                     if key.maker_suspended
-                        && key.ends_with_suspension.unwrap_or(app.first_policy.api_keys.end_with_suspension) =>
+                        && key.suspends_with_creator.unwrap_or(app.first_policy.api_keys.suspend_with_creator) =>
                 {
                     Ok(None)
                 }

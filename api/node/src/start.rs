@@ -311,8 +311,8 @@ impl Running {
 /// changed.
 fn first_policy(config: &Config) -> Policy {
     let mut policy = Policy::default();
-    policy.sessions.idle_lifetime = config.refresh_lifetime;
-    policy.sessions.absolute_lifetime = policy.sessions.absolute_lifetime.max(config.refresh_lifetime);
+    policy.sessions.idle_timeout = config.refresh_lifetime;
+    policy.sessions.absolute_timeout = policy.sessions.absolute_timeout.max(config.refresh_lifetime);
     if config.environment == Environment::Production {
         let roles = ["admin", "auditor"].into_iter().filter_map(|role| RoleName::parse(role).ok());
         policy.second_factor.required_for = roles.collect();

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
-use fulexo_domain::permission::{built_in, built_in_roles};
+use fulexo_domain::permission::{built_in_permissions, built_in_roles};
 use fulexo_domain::values::RoleName;
 use fulexo_node::database::connect;
 use fulexo_projections::as_of::{AsOf as When, Moment};
@@ -213,7 +213,7 @@ fn permissions_of(role: &str, defined: Option<&[String]>) -> Value {
     if let Some(defined) = defined {
         return json!(defined);
     }
-    let permissions = RoleName::parse(role).ok().and_then(|role| built_in(&role)).unwrap_or_default();
+    let permissions = RoleName::parse(role).ok().and_then(|role| built_in_permissions(&role)).unwrap_or_default();
     json!(permissions.iter().map(|permission| permission.as_str()).collect::<Vec<_>>())
 }
 

@@ -73,7 +73,7 @@ impl Register {
             Err(CommandError::EmailTaken) => {
                 Err(Failure::Failed("--email: an account with this address already exists".to_owned()))
             }
-            Err(CommandError::Account(AccountError::NoSuchRole)) => Err(no_such_role(app, &roles).await?),
+            Err(CommandError::Account(AccountError::RoleNotFound)) => Err(no_such_role(app, &roles).await?),
             Err(error) => Err(Failure::Failed(format!("the account was not registered: {error}"))),
         }
     }

@@ -230,7 +230,7 @@ impl Accounts {
         let name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
         let roles = match roles {
             Some(roles) => input.parse_roles("/roles", &roles),
-            None => AccountId::first_roles(),
+            None => AccountId::initial_roles(),
         };
         let Some(email) = email else { return Err(input.refused()) };
         input.check()?;
@@ -249,10 +249,12 @@ impl Accounts {
                 initial_password: member.initial_password.to_string(),
                 ..answer
             })),
-            Err(CommandError::Account(AccountError::NoSuchRole)) => Err(Problem::invalid_input(vec![FieldError::new(
-                "/roles",
-                "must name existing roles; list roles with GET /v1/roles",
-            )])),
+            Err(CommandError::Account(AccountError::RoleNotFound)) => {
+                Err(Problem::invalid_input(vec![FieldError::new(
+                    "/roles",
+                    "must name existing roles; list roles with GET /v1/roles",
+                )]))
+            }
             Err(error) => Err(error.into()),
         }
     }

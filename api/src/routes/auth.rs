@@ -122,7 +122,7 @@ struct CurrentSession {
     elevated_until: Timestamp,
     /// `true` if every other call is refused until a step-up, because the tokens were refreshed from another browser or
     /// device.
-    held: bool,
+    step_up_required: bool,
     /// The value of `X-CSRF-Token` for every call except GET. Present if the access token came in a cookie.
     #[oai(skip_serializing_if_is_none)]
     csrf_token: Option<String>,
@@ -196,7 +196,7 @@ impl Auth {
         let parsed_name = input.parse_optional("/display_name", display_name.as_deref().map(DisplayName::parse));
         let Some(parsed_email) = parsed_email else { return Err(input.refused()) };
         input.check()?;
-        let roles = AccountId::first_roles();
+        let roles = AccountId::initial_roles();
         let answer = RegisteredAccount {
             account_id: Uuid::nil(),
             email,
@@ -345,8 +345,10 @@ impl Auth {
             }
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        let done =
-            app(request)?.commands.step_up(&context, caller.account, caller.session, caller.held, evidence).await?;
+        let done = app(request)?
+            .commands
+            .step_up(&context, caller.account, caller.session, caller.step_up_required, evidence)
+            .await?;
         Ok(CommandResponse::of(done, |elevated_until| Elevation { elevated_until: elevated_until.into() }))
     }
 
@@ -383,8 +385,9 @@ impl Auth {
         let Ok(claims) = app.tokens.verify(app.commands.keys(), token, clock::now()) else {
             return Ok(Json(IntrospectionResponse::default()));
         };
-        let Some(caller) =
-            judge(app, Arc::clone(&claims)).await?.filter(|caller| !caller.held && clock::now() < caller.expires_at)
+        let Some(caller) = judge(app, Arc::clone(&claims))
+            .await?
+            .filter(|caller| !caller.step_up_required && clock::now() < caller.expires_at)
         else {
             return Ok(Json(IntrospectionResponse::default()));
         };
@@ -427,7 +430,7 @@ impl Auth {
             methods: caller.methods().iter().map(|method| method.as_str().to_owned()).collect(),
             expires_at: caller.expires_at.into(),
             elevated_until: caller.elevated_until.into(),
-            held: caller.held,
+            step_up_required: caller.step_up_required,
             csrf_token,
         }))
     }

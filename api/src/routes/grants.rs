@@ -1,6 +1,6 @@
 //! Role grants: which account has which role, now or at a moment of the past.
 
-use fulexo_domain::permission::{Permission, built_in};
+use fulexo_domain::permission::{Permission, built_in_permissions};
 use fulexo_domain::values::{AccountId, RoleName};
 use fulexo_node::answer::{QueryResponse, query_failed};
 use fulexo_node::caller::{BearerOrKey, app};
@@ -92,7 +92,8 @@ impl Grants {
 
 impl RoleGrant {
     fn of(held: roles::GrantWithPermissions) -> Self {
-        let built_in = || RoleName::parse(&held.role).ok().and_then(|role| built_in(&role)).unwrap_or_default();
+        let built_in =
+            || RoleName::parse(&held.role).ok().and_then(|role| built_in_permissions(&role)).unwrap_or_default();
         Self {
             permissions: held.permissions.unwrap_or_else(|| names(built_in())),
             account_id: held.account_id,

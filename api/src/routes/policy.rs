@@ -46,7 +46,7 @@ struct LockoutPolicyResource {
     /// The length of the first lock, in seconds, 60 to 86,400. Each further lock in a row lasts twice as long.
     duration_seconds: u32,
     /// The maximum length of a lock, in seconds, `duration_seconds` to 604,800.
-    longest_seconds: u32,
+    max_duration_seconds: u32,
 }
 
 /// The session policy: lifetimes, elevation and limits.
@@ -54,9 +54,9 @@ struct LockoutPolicyResource {
 #[oai(deny_unknown_fields, rename = "SessionPolicy")]
 struct SessionPolicyResource {
     /// The time without a refresh after which a session expires, in seconds, 300 to 7,776,000.
-    idle_seconds: u32,
-    /// The maximum lifetime of a session, in seconds, `idle_seconds` to 31,536,000.
-    absolute_seconds: u32,
+    idle_timeout_seconds: u32,
+    /// The maximum lifetime of a session, in seconds, `idle_timeout_seconds` to 31,536,000.
+    absolute_timeout_seconds: u32,
     /// The time in which the last spent refresh token still returns its successor, in seconds, 0 to 60.
     refresh_grace_seconds: u32,
     /// The time in which sensitive calls are allowed after a login or a step-up, in seconds, 60 to 3,600.
@@ -64,12 +64,12 @@ struct SessionPolicyResource {
     /// The consequence of a refresh from another browser or device.
     fingerprint: FingerprintAction,
     /// The maximum number of active sessions per account, 1 to 1,000. A further login revokes the oldest session.
-    #[oai(default = "most_live")]
-    most_live: u32,
+    #[oai(default = "max_per_account")]
+    max_per_account: u32,
 }
 
-fn most_live() -> u32 {
-    Policy::default().sessions.most_live
+fn max_per_account() -> u32 {
+    Policy::default().sessions.max_per_account
 }
 
 /// The consequence of a refresh from another browser or device: `record` only records an event, `require_step_up` refuses
@@ -110,12 +110,12 @@ struct SecondFactorPolicyResource {
 #[oai(deny_unknown_fields, rename = "ApiKeyPolicy")]
 struct ApiKeyPolicyResource {
     /// `true` if a key is refused while the account that created it is suspended.
-    end_with_suspension: bool,
+    suspend_with_creator: bool,
 }
 
 impl Default for ApiKeyPolicyResource {
     fn default() -> Self {
-        Self { end_with_suspension: ApiKeyPolicy::default().end_with_suspension }
+        Self { suspend_with_creator: ApiKeyPolicy::default().suspend_with_creator }
     }
 }
 
@@ -308,7 +308,7 @@ impl Policies {
             sessions: sessions.read(),
             passwords: PasswordPolicy { history: passwords.history, max_age_days: passwords.max_age_days },
             second_factor: SecondFactorPolicy { required_for: required_for.into_iter().collect() },
-            api_keys: ApiKeyPolicy { end_with_suspension: api_keys.end_with_suspension },
+            api_keys: ApiKeyPolicy { suspend_with_creator: api_keys.suspend_with_creator },
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;
@@ -345,7 +345,7 @@ impl Policies {
         let lockout = body.lockout.read();
         let days = body.days.unwrap_or(30);
         let mut found: Vec<FieldError> =
-            lockout.out_of_bounds().into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect();
+            lockout.bounds_violations().into_iter().map(|found| FieldError::new(found.pointer, found.bounds)).collect();
         if !(1..=MOST_DAYS).contains(&days) {
             found.push(FieldError::new("/days", format!("must be from 1 to {MOST_DAYS}")));
         }
@@ -390,7 +390,7 @@ impl LockoutPolicyResource {
             account_threshold: policy.account_threshold,
             window_seconds: seconds(policy.window),
             duration_seconds: seconds(policy.duration),
-            longest_seconds: seconds(policy.longest),
+            max_duration_seconds: seconds(policy.max_duration),
         }
     }
 
@@ -401,7 +401,7 @@ impl LockoutPolicyResource {
             account_threshold: self.account_threshold,
             window: span(self.window_seconds),
             duration: span(self.duration_seconds),
-            longest: span(self.longest_seconds),
+            max_duration: span(self.max_duration_seconds),
         }
     }
 }
@@ -409,8 +409,8 @@ impl LockoutPolicyResource {
 impl SessionPolicyResource {
     fn of(policy: &SessionPolicy) -> Self {
         Self {
-            idle_seconds: seconds(policy.idle_lifetime),
-            absolute_seconds: seconds(policy.absolute_lifetime),
+            idle_timeout_seconds: seconds(policy.idle_timeout),
+            absolute_timeout_seconds: seconds(policy.absolute_timeout),
             refresh_grace_seconds: seconds(policy.refresh_grace),
             elevation_seconds: seconds(policy.elevation),
             fingerprint: match policy.fingerprint {
@@ -418,14 +418,14 @@ impl SessionPolicyResource {
                 FingerprintPolicy::RequireStepUp => FingerprintAction::RequireStepUp,
                 FingerprintPolicy::Revoke => FingerprintAction::Revoke,
             },
-            most_live: policy.most_live,
+            max_per_account: policy.max_per_account,
         }
     }
 
     fn read(&self) -> SessionPolicy {
         SessionPolicy {
-            idle_lifetime: span(self.idle_seconds),
-            absolute_lifetime: span(self.absolute_seconds),
+            idle_timeout: span(self.idle_timeout_seconds),
+            absolute_timeout: span(self.absolute_timeout_seconds),
             refresh_grace: span(self.refresh_grace_seconds),
             elevation: span(self.elevation_seconds),
             fingerprint: match self.fingerprint {
@@ -433,7 +433,7 @@ impl SessionPolicyResource {
                 FingerprintAction::RequireStepUp => FingerprintPolicy::RequireStepUp,
                 FingerprintAction::Revoke => FingerprintPolicy::Revoke,
             },
-            most_live: self.most_live,
+            max_per_account: self.max_per_account,
         }
     }
 }
@@ -451,7 +451,7 @@ impl PolicyResource {
             second_factor: SecondFactorPolicyResource {
                 required_for: policy.second_factor.required_for.into_iter().map(String::from).collect(),
             },
-            api_keys: ApiKeyPolicyResource { end_with_suspension: policy.api_keys.end_with_suspension },
+            api_keys: ApiKeyPolicyResource { suspend_with_creator: policy.api_keys.suspend_with_creator },
         }
     }
 }
@@ -507,7 +507,7 @@ impl PreviewAttack {
             started_at: attack.started_at.into(),
             ended_at: attack.ended_at.into(),
             attempts: attack.attempts,
-            evaluated_recorded: attack.evaluated_then,
+            evaluated_recorded: attack.evaluated_recorded,
             evaluated_proposed: attack.evaluated,
             stopped_at: attack.stopped_at.map(Timestamp),
         }

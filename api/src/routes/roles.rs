@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
+use fulexo_domain::permission::{Permission, Permissions, built_in_permissions, built_in_roles};
 use fulexo_domain::values::{InvalidValue, Reason, RoleName};
 use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};
@@ -121,7 +121,7 @@ impl Roles {
         caller.0.require(Permission::RolesRead)?;
         let items = Permission::ALL.into_iter().map(|permission| PermissionDescription {
             permission: permission.as_str().to_owned(),
-            description: permission.describe().to_owned(),
+            description: permission.description().to_owned(),
         });
         Ok(Json(PermissionList { items: items.collect() }))
     }
@@ -190,7 +190,7 @@ impl Roles {
 
 impl RoleResource {
     fn built_in(role: RoleName) -> Self {
-        let permissions = names(built_in(&role).unwrap_or_default());
+        let permissions = names(built_in_permissions(&role).unwrap_or_default());
         Self { built_in: true, ..Self::defined(role.into(), permissions, false) }
     }
 

@@ -50,7 +50,7 @@ struct SessionResource {
     user_agent: Option<String>,
     ended_at: Option<Timestamp>,
     /// The cause of the end: `owner`, `admin`, `reuse`, `password_change`, `suspension`, `second_factor_reset`,
-    /// `password_expired`, `fingerprint`, `limit` or `expiry`.
+    /// `password_expired`, `fingerprint_mismatch`, `session_limit` or `expiry`.
     ended_by: Option<String>,
 }
 

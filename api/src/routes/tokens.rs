@@ -191,7 +191,7 @@ impl<'a> TokenDelivery<'a> {
         if !self.by_cookie {
             return None;
         }
-        let idle = self.app.commands.policy().sessions.idle_lifetime.num_seconds();
+        let idle = self.app.commands.policy().sessions.idle_timeout.num_seconds();
         let device = tokens.device_token.as_ref().and_then(|token| Cookie::Device.set(token, DEVICE_LIFETIME));
         self.cookies.extend(Cookie::Access.set(&tokens.access_token, tokens.expires_in));
         self.cookies.extend(Cookie::Refresh.set(&tokens.refresh_token, idle));

@@ -2,7 +2,7 @@
 //!
 //! A hash is a long chain of table look-ups: each round of Blowfish waits for the one before, and the core idles
 //! meanwhile. Independent hashes have independent chains. One loop therefore interleaves the rounds of up to
-//! [`MOST_LANES`] hashes, lane by lane, so that the core works on one lane while it waits for another. Each lane has
+//! [`MAX_LANES`] hashes, lane by lane, so that the core works on one lane while it waits for another. Each lane has
 //! its own P-array and S-boxes (4 KiB; all lanes fit into the first-level cache).
 //!
 //! The result is that of bcrypt (N. Provos and D. Mazières, "A Future-Adaptable Password Scheme", USENIX 1999), bit for
@@ -16,9 +16,9 @@ mod pi;
 use zeroize::Zeroize;
 
 /// The maximum number of hashes at once. One more would exceed the first-level cache of common cores (32 KiB).
-pub const MOST_LANES: usize = 6;
+pub const MAX_LANES: usize = 6;
 /// The number of significant bytes in a password, including the final zero.
-const LONGEST_KEY: usize = 72;
+const MAX_KEY_BYTES: usize = 72;
 
 /// The input of one hash.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct HashInput<'a> {
 #[must_use]
 pub fn bcrypt(inputs: &[HashInput<'_>], cost: u32) -> Vec<[u8; 24]> {
     let mut hashes = Vec::with_capacity(inputs.len());
-    for batch in inputs.chunks(MOST_LANES) {
+    for batch in inputs.chunks(MAX_LANES) {
         match *batch {
             [a] => hashes.extend(lanes([a], cost)),
             [a, b] => hashes.extend(lanes([a, b], cost)),
@@ -187,7 +187,7 @@ impl<const N: usize> Lanes<N> {
 
 /// Returns eighteen words of the repeated key.
 fn key_words(password: &[u8]) -> [u32; 18] {
-    let with_zero = password.len().saturating_add(1).min(LONGEST_KEY);
+    let with_zero = password.len().saturating_add(1).min(MAX_KEY_BYTES);
     let mut bytes = password.iter().copied().chain([0]).take(with_zero).cycle();
     std::array::from_fn(|_| u32::from_be_bytes(std::array::from_fn(|_| bytes.next().unwrap_or_default())))
 }
@@ -205,7 +205,7 @@ mod tests {
     fn reference(input: HashInput<'_>, cost: u32) -> [u8; 24] {
         let mut key = input.password.to_vec();
         key.push(0);
-        key.truncate(LONGEST_KEY);
+        key.truncate(MAX_KEY_BYTES);
         ::bcrypt::bcrypt(cost, input.salt, &key)
     }
 
@@ -247,7 +247,7 @@ mod tests {
             .iter()
             .map(|password| HashInput { password, salt: std::array::from_fn(|i| password.len() as u8 ^ i as u8) })
             .collect();
-        for lanes in 1..=MOST_LANES {
+        for lanes in 1..=MAX_LANES {
             for batch in inputs.chunks(lanes) {
                 let expected: Vec<_> = batch.iter().map(|input| reference(*input, 4)).collect();
                 assert_eq!(bcrypt(batch, 4), expected);

@@ -85,7 +85,7 @@ pub(crate) async fn unlock(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::idempotency_key(&side.vault, context, "unlock", account.0, &reason);
     execute::once(&side.log, idempotency.as_ref(), async {
-        let unknown = fulexo_domain::account::AccountError::Unknown;
+        let unknown = fulexo_domain::account::AccountError::NotFound;
         let profile = profile::profile(side, account).await?.ok_or(unknown)?;
         let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
         let address = profile.email.normalised();

@@ -22,8 +22,8 @@ impl Profile {
     /// Reads a profile from opened personal data. Returns `None` without an e-mail address.
     #[must_use]
     pub fn read(personal: &PersonalData) -> Option<Self> {
-        let email = EmailAddress::recorded(personal.get(SealedField::Email)?);
-        let display_name = personal.get(SealedField::DisplayName).map(DisplayName::recorded);
+        let email = EmailAddress::from_stored(personal.get(SealedField::Email)?);
+        let display_name = personal.get(SealedField::DisplayName).map(DisplayName::from_stored);
         Some(Self { email, display_name })
     }
 }

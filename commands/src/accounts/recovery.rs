@@ -83,7 +83,7 @@ pub(crate) async fn reset_password(
         let number = outbox::count_comparison(side, token).await?;
         if password::is_reused(side, &stored, &new, &permits).await? {
             let mut unit = side.unit_of_work(context).sealing(Some((stored.key.clone(), network_facts(context))));
-            unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { number }])?;
+            unit.record(account.0, Some(account), [AuthenticationEvent::PasswordResetRefused { attempt: number }])?;
             execute::commit(side, unit, None, ()).await?;
             return Err(CommandError::Password(vec![PasswordViolation::Reused]));
         }
@@ -116,7 +116,7 @@ pub(crate) async fn request_verification(
     if state.email_verified || state.suspended {
         return Ok(());
     }
-    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
     let mail = outbox::mail_write(&side.vault, context, &key, account, MailKind::EmailVerification)?;
     let mut transaction = side.pool.begin().await?;
     // Concurrent requests must count each other's mails. The log's lock ensures that for appends; this is not an
@@ -172,7 +172,7 @@ pub(crate) async fn report_intrusion(
         .await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = owner_state(side, account, LinkPurpose::NotMe, token, context).await?;
-            let how = PasswordChangeCause::Disputed;
+            let how = PasswordChangeCause::Reported;
             let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
             Ok((unit, ()))

@@ -91,7 +91,7 @@ pub(crate) async fn register(
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let mut preconditions = Vec::new();
         for role in &roles {
-            preconditions.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?.1);
+            preconditions.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::RoleNotFound)?.1);
         }
         let account = AccountId(context.new_id());
         let command = AccountCommand::Register { roles: roles.clone() };
@@ -128,10 +128,10 @@ pub(crate) async fn create_account(
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (mut needed, mut preconditions) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
         for role in &roles {
-            let (permissions, on) = roles::find_role(&side.log, role).await?.ok_or(AccountError::NoSuchRole)?;
+            let (permissions, on) = roles::find_role(&side.log, role).await?.ok_or(AccountError::RoleNotFound)?;
             needed = needed.union(permissions);
             preconditions.extend(on);
-            if !AccountId::first_roles().contains(role) {
+            if !AccountId::initial_roles().contains(role) {
                 needed = needed.union(Permissions::of(&[Permission::RolesGrant]));
             }
         }
@@ -194,12 +194,12 @@ pub(crate) async fn change_profile(
     let content = [account.0.as_bytes().as_slice(), name.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_profile", &content);
     let before = side.log.snapshot::<AccountSnapshot>(account.0).await?.snapshot;
-    let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::Unknown)?;
+    let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::NotFound)?;
     let profile = Profile { display_name, ..known.clone() };
     if idempotency::before::<Option<u64>>(&side.log, idempotency.as_ref()).await?.is_some() {
         return execute::done_before(&side.log, profile).await;
     }
-    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
     let sealing = Some((key, profile_data(&profile.email, profile.display_name.as_ref())));
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let LoadedStream { snapshot, version, last_position } = side.log.snapshot::<AccountSnapshot>(account.0).await?;
@@ -215,7 +215,7 @@ pub(crate) async fn change_profile(
         let now = if snapshot.profile_position == before.profile_position {
             known.clone()
         } else {
-            profile::profile_in(&side.vault, &snapshot).await?.ok_or(AccountError::Unknown)?
+            profile::profile_in(&side.vault, &snapshot).await?.ok_or(AccountError::NotFound)?
         };
         // An unchanged name records no event. Only the sealed data says what the name is.
         if now.display_name == profile.display_name {

@@ -6,7 +6,7 @@
 //! devices.
 //!
 //! A counter may be full of attempts that are still in flight and may not be failures. A further attempt then waits for
-//! them, on whichever node they run, and is refused as `pending` if they take too long.
+//! them, on whichever node they run, and is refused as `too_many_concurrent` if they take too long.
 //!
 //! Every check of a password or code goes through this module: login, second factor, step-up, change of password.
 
@@ -20,7 +20,7 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::authentication::{
     Attempt, AttemptCount, AttemptOutcome, Authentication, AuthenticationEvent, Factor,
 };
-use fulexo_domain::lockout::{AttemptReservation, FORGOTTEN_AFTER};
+use fulexo_domain::lockout::{AttemptReservation, COUNTER_RETENTION};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
@@ -116,15 +116,15 @@ struct CounterReading {
 
 impl CounterReading {
     const FIRST: Self =
-        Self { lockout: AttemptReservation::Open { number: 1, lock_passed: false }, locks: 0, is_pending: false };
+        Self { lockout: AttemptReservation::Granted { number: 1, lock_expired: false }, locks: 0, is_pending: false };
 
-    const fn lock_passed(self) -> bool {
-        matches!(self.lockout, AttemptReservation::Open { lock_passed: true, .. })
+    const fn lock_expired(self) -> bool {
+        matches!(self.lockout, AttemptReservation::Granted { lock_expired: true, .. })
     }
 
     const fn counted(self) -> AttemptCount {
         let number = match self.lockout {
-            AttemptReservation::Open { number, .. } => number,
+            AttemptReservation::Granted { number, .. } => number,
             AttemptReservation::Locked => 0,
         };
         AttemptCount { number, locks: self.locks }
@@ -135,11 +135,11 @@ impl CountedAttempt {
     /// Returns the verdict on an attempt that failed.
     pub fn verdict(&self, stored: Option<&StoredCredentials>) -> AttemptOutcome {
         match (stored, self.lockout) {
-            (_, AttemptReservation::Locked) if self.is_pending => AttemptOutcome::Pending,
+            (_, AttemptReservation::Locked) if self.is_pending => AttemptOutcome::TooManyConcurrent,
             (_, AttemptReservation::Locked) => AttemptOutcome::Locked,
-            (None, AttemptReservation::Open { .. }) => AttemptOutcome::UnknownAccount,
-            (Some(_), AttemptReservation::Open { .. }) => {
-                AttemptOutcome::Wrong { own: self.own.counted(), account: self.account.counted() }
+            (None, AttemptReservation::Granted { .. }) => AttemptOutcome::UnknownAccount,
+            (Some(_), AttemptReservation::Granted { .. }) => {
+                AttemptOutcome::Incorrect { own: self.own.counted(), account: self.account.counted() }
             }
         }
     }
@@ -166,7 +166,7 @@ impl CountedAttempt {
     const fn failure_write(&self) -> Option<VaultWrite> {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
-            AttemptReservation::Open { .. } => {
+            AttemptReservation::Granted { .. } => {
                 Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
             }
             AttemptReservation::Locked => None,
@@ -256,7 +256,7 @@ pub(crate) async fn reserve_attempt(
     if own.lockout != AttemptReservation::Locked {
         reserved.flights.push(side.queues.attempts.mark_in_flight(keys.own, factor));
         let counter = CounterId { key_hash: keys.account, account, factor };
-        let account = count_in_turn(side, counter, now, &policy.of_account(), deadline).await;
+        let account = count_in_turn(side, counter, now, &policy.for_account(), deadline).await;
         if account.as_ref().map_or(true, |account| account.lockout == AttemptReservation::Locked) {
             retry_while_unavailable(|| take_back(&side.pool, &keys.own, factor, now)).await?;
             reserved.lockout = AttemptReservation::Locked;
@@ -330,19 +330,19 @@ async fn count(
         now,
         interval(policy.window),
         i32::try_from(policy.threshold).unwrap_or(i32::MAX),
-        interval(FORGOTTEN_AFTER),
+        interval(COUNTER_RETENTION),
         interval(ABANDONED)
     )
     .fetch_one(pool)
     .await?;
     let lockout = match row.number {
-        Some(number) => AttemptReservation::Open { number: number.unsigned_abs(), lock_passed: row.lock_passed },
+        Some(number) => AttemptReservation::Granted { number: number.unsigned_abs(), lock_expired: row.lock_passed },
         None => AttemptReservation::Locked,
     };
     Ok(CounterReading { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })
 }
 
-/// `take_back` of the domain's counter, as one statement.
+/// `release` of the domain's counter, as one statement.
 async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateTime<Utc>) -> Result<(), CommandError> {
     sqlx::query!(
         "update vault.attempt
@@ -375,7 +375,7 @@ pub(crate) async fn evaluate(
     permit: HashingPermit,
 ) -> Result<bool, CommandError> {
     let verifier = match attempt.lockout {
-        AttemptReservation::Open { .. } => stored.map(|stored| stored.verifier.clone()),
+        AttemptReservation::Granted { .. } => stored.map(|stored| stored.verifier.clone()),
         AttemptReservation::Locked => None,
     };
     let evaluated = side.hasher.verify(password, verifier, permit).await.map_err(|_| CommandError::Overloaded);
@@ -501,9 +501,9 @@ pub(crate) fn decide_attempt(
         Attempt {
             factor: attempt.factor,
             device: attempt.device.clone(),
-            lock_passed: attempt.own.lock_passed(),
-            account_lock_passed: attempt.account.lock_passed(),
-            verdict,
+            lock_expired: attempt.own.lock_expired(),
+            account_lock_expired: attempt.account.lock_expired(),
+            outcome: verdict,
             at,
             policy: side.policy().lockout.clone(),
         },

@@ -5,7 +5,7 @@
 //! the account's credentials (`UnitOfWork::record`).
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_KNOWN_FOR};
+use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_LIFETIME};
 use fulexo_domain::event::SealedField;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgPool;
@@ -63,7 +63,7 @@ pub(crate) async fn knows_device(
         account.0,
         device,
         context.now,
-        interval(DEVICE_KNOWN_FOR)
+        interval(DEVICE_LIFETIME)
     );
     Ok(known.fetch_one(pool).await?)
 }
@@ -85,7 +85,7 @@ pub(crate) async fn known_devices(
         account.0,
         session.0,
         context.now,
-        interval(DEVICE_KNOWN_FOR)
+        interval(DEVICE_LIFETIME)
     )
     .fetch_all(&side.pool)
     .await?;
@@ -99,7 +99,7 @@ pub(crate) async fn known_devices(
             current: row.current,
             first_used_at: row.first_used_at,
             last_used_at: row.last_used_at,
-            expires_at: row.first_used_at + DEVICE_KNOWN_FOR,
+            expires_at: row.first_used_at + DEVICE_LIFETIME,
             ip: fact(SealedField::Ip),
             user_agent: fact(SealedField::UserAgent),
         }

@@ -263,7 +263,7 @@ async fn next_step(
     verified: &VerifiedFactors<'_>,
     now: DateTime<Utc>,
 ) -> Result<LoginStep, CommandError> {
-    if state.second_factor && verified.seed.is_none() {
+    if state.second_factor_enabled && verified.seed.is_none() {
         return Ok(LoginStep::Challenge(ChallengePurpose::SecondFactor));
     }
     let policy = side.policy();
@@ -276,7 +276,7 @@ async fn next_step(
         return Ok(LoginStep::Challenge(ChallengePurpose::PasswordChange));
     }
     let required = &policy.second_factor.required_for;
-    if !state.second_factor && state.roles.iter().any(|role| required.contains(role)) {
+    if !state.second_factor_enabled && state.roles.iter().any(|role| required.contains(role)) {
         return Ok(LoginStep::Challenge(ChallengePurpose::Enrolment));
     }
     Ok(LoginStep::StartSession)
@@ -351,8 +351,8 @@ async fn start_session(
     }
     let known = verified.known_device;
     unit.vault(VaultWrite::UseDevice { account, device, known, session, at: context.now });
-    let trusted = (!known).then(|| attempts::device_name(&side.vault, account, device));
-    let right = AttemptOutcome::Right { methods: methods.clone(), session, trusted };
+    let trusted_device = (!known).then(|| attempts::device_name(&side.vault, account, device));
+    let right = AttemptOutcome::Succeeded { methods: methods.clone(), session, trusted_device };
     unit.record(account.0, Some(account), attempts::decide_attempt(side, verified.attempt, right, context.now))?;
     unit.record(session.0, Some(account), started)?;
     if !known && has_logged_in_before(&side.pool, account).await? {
@@ -370,7 +370,7 @@ async fn start_session(
                 generation: 1,
                 authenticated_at: context.now,
                 methods,
-                held: false,
+                step_up_required: false,
                 roles: state.roles.into_iter().collect(),
                 position,
                 session_ends_at,

@@ -17,8 +17,8 @@ pub use self::permits::{HashingPermit, PERMITS, PERMITS_PER_HOLDER, PermitHolder
 use crate::vault::crypto::equal;
 use crate::vault::crypto::random_bytes;
 use base64::Engine as _;
-use fulexo_bcrypt::{HashInput, MOST_LANES};
-use fulexo_domain::password::{LONGEST_BYTES, Password, PasswordViolation};
+use fulexo_bcrypt::{HashInput, MAX_LANES};
+use fulexo_domain::password::{MAX_BYTES, Password, PasswordViolation};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 /// The maximum number of one address's hashes in a batch, so that others do not wait for a batch full of them.
-const MOST_OF_ONE: usize = MOST_LANES / 2;
+const MOST_OF_ONE: usize = MAX_LANES / 2;
 /// The time after a request of another address during which threads are kept free for others.
 const COMPANY: Duration = Duration::from_secs(1);
 /// The length of a verifier's prefix before the hash: version, cost and salt.
@@ -118,7 +118,7 @@ impl QueueItem for PoolJob {
 
     fn most_at_once(&self) -> usize {
         match &self.task {
-            PoolTask::Hash { .. } => MOST_LANES,
+            PoolTask::Hash { .. } => MAX_LANES,
             PoolTask::Judge { .. } => 1,
         }
     }
@@ -229,7 +229,7 @@ impl PasswordHasher {
     /// # Errors
     /// [`PoolFull`] if the threads are gone, or if the password is too long: it is never truncated.
     pub async fn hash(&self, password: Password, permit: HashingPermit) -> Result<Verifier, PoolFull> {
-        if password.expose().len() > LONGEST_BYTES {
+        if password.expose().len() > MAX_BYTES {
             return Err(PoolFull);
         }
         let salt = random_bytes().map_err(|_| PoolFull)?;
@@ -255,7 +255,7 @@ impl PasswordHasher {
         let expected = verifier.expose().as_bytes().get(HEAD..).unwrap_or_default();
         let right = equal(hash_text(&hash).as_bytes(), expected);
         // A guess longer than bcrypt reads is wrong, and costs the same as any other.
-        Ok(right && known && password.expose().len() <= LONGEST_BYTES)
+        Ok(right && known && password.expose().len() <= MAX_BYTES)
     }
 
     async fn compute(
@@ -266,7 +266,7 @@ impl PasswordHasher {
         permit: HashingPermit,
     ) -> Result<Zeroizing<[u8; 24]>, PoolFull> {
         let bytes = password.expose().as_bytes();
-        let key = Zeroizing::new(bytes.get(..bytes.len().min(LONGEST_BYTES)).unwrap_or_default().to_vec());
+        let key = Zeroizing::new(bytes.get(..bytes.len().min(MAX_BYTES)).unwrap_or_default().to_vec());
         let (reply, answer) = oneshot::channel();
         self.queue.push(PoolJob { task: PoolTask::Hash { key, salt, cost, reply }, permit });
         answer.await.map_err(|_| PoolFull)
@@ -410,7 +410,7 @@ impl BcryptEngine {
     fn tested(lanes: fn(&[HashInput<'_>], u32) -> Vec<[u8; 24]>) -> Self {
         const COST: u32 = 4;
         let password = |lane: usize| format!("self-test {lane} {}", "x".repeat(12 * lane));
-        let passwords: Vec<String> = (0..MOST_LANES).map(password).collect();
+        let passwords: Vec<String> = (0..MAX_LANES).map(password).collect();
         let salt = |lane: usize| [u8::try_from(lane).unwrap_or_default(); 16];
         let inputs: Vec<HashInput<'_>> = passwords
             .iter()
@@ -434,9 +434,9 @@ impl BcryptEngine {
 }
 
 fn by_the_crate(input: HashInput<'_>, cost: u32) -> [u8; 24] {
-    let mut key = Zeroizing::new([0; LONGEST_BYTES + 1]);
+    let mut key = Zeroizing::new([0; MAX_BYTES + 1]);
     key.iter_mut().zip(input.password).for_each(|(byte, from)| *byte = *from);
-    let length = (input.password.len() + 1).min(LONGEST_BYTES);
+    let length = (input.password.len() + 1).min(MAX_BYTES);
     bcrypt::bcrypt(cost, input.salt, key.get(..length).unwrap_or(&[0]))
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn start_enrolment(
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
         let events = Account::handle_command(&state, AccountCommand::StartEnrolment)?;
-        let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+        let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
         let seed = key.seal("totp", Zeroizing::new(random_bytes::<20>()?).as_slice())?;
         let shown = seed_digest(&side.vault, &seed);
         let mut unit = side.unit_of_work(context);
@@ -76,17 +76,18 @@ fn seed_digest(vault: &Vault, sealed: &[u8]) -> [u8; 32] {
 
 /// Returns the pending enrolment, if it is the one that was shown.
 async fn pending_enrolment(side: &WriteSide, account: AccountId, shown: &[u8; 32]) -> Result<Enrolment, CommandError> {
-    let sealed =
-        credentials::sealed_seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
+    let sealed = credentials::sealed_seed(&side.pool, account, "totp_pending")
+        .await?
+        .ok_or(AccountError::EnrolmentNotStarted)?;
     if seed_digest(&side.vault, &sealed) != *shown {
         return Err(CommandError::OutcomeExpired);
     }
-    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
     enrolment(side, account, &key.open("totp", &sealed)?).await
 }
 
 async fn enrolment(side: &WriteSide, account: AccountId, seed: &[u8]) -> Result<Enrolment, CommandError> {
-    let profile = profile::profile(side, account).await?.ok_or(AccountError::Unknown)?;
+    let profile = profile::profile(side, account).await?.ok_or(AccountError::NotFound)?;
     let totp = totp(seed, profile.email.as_str())?;
     let otpauth_uri = totp.to_url().map_err(|error| CommandError::Internal(error.to_string()))?;
     Ok(Enrolment { secret: Zeroizing::new(totp.secret().to_base32()), otpauth_uri: Zeroizing::new(otpauth_uri) })
@@ -104,9 +105,10 @@ pub(crate) async fn confirm_enrolment(
     if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
         return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
     }
-    let sealed =
-        credentials::sealed_seed(&side.pool, account, "totp_pending").await?.ok_or(AccountError::NotEnrolling)?;
-    let key = side.vault.subject_key(account).await?.ok_or(AccountError::Unknown)?;
+    let sealed = credentials::sealed_seed(&side.pool, account, "totp_pending")
+        .await?
+        .ok_or(AccountError::EnrolmentNotStarted)?;
+    let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
     let step = matching_step(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
     if !codes::use_step(&side.pool, account, &sealed, step).await? {
         return Err(CommandError::WrongCode);
@@ -128,7 +130,7 @@ pub(crate) async fn confirm_enrolment(
         if let Some(session) = session {
             let loaded = tokens::load_session(side, session).await?;
             let (methods, policy) = (vec![AuthenticationMethod::OneTime], side.policy().sessions.clone());
-            let command = SessionCommand::Elevate { methods, held: false, at: context.now, policy };
+            let command = SessionCommand::Elevate { methods, step_up_required: false, at: context.now, policy };
             unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
             unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
         }

@@ -36,7 +36,7 @@ pub(crate) async fn step_up(
     context: &Context,
     account: AccountId,
     session: SessionId,
-    held: bool,
+    step_up_required: bool,
     evidence: Evidence,
 ) -> Result<CommandOutcome<DateTime<Utc>>, CommandError> {
     let (kind, secret): (&[u8], &[u8]) = match &evidence {
@@ -58,7 +58,7 @@ pub(crate) async fn step_up(
         if state.suspended {
             return Err(AccountError::Suspended.into());
         }
-        if state.second_factor && spent.is_none() {
+        if state.second_factor_enabled && spent.is_none() {
             return Err(CommandError::CodeRequired);
         }
         if let Some(spent) = &spent {
@@ -66,7 +66,7 @@ pub(crate) async fn step_up(
         }
         let loaded = tokens::load_session(side, session).await?;
         let policy = side.policy().sessions.clone();
-        let command = SessionCommand::Elevate { methods: vec![method], held, at: context.now, policy };
+        let command = SessionCommand::Elevate { methods: vec![method], step_up_required, at: context.now, policy };
         let events = Session::handle_command(&loaded.state, command)?;
         let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
             return Err(CommandError::Internal("the step-up did not elevate the session".into()));
@@ -98,7 +98,9 @@ async fn verify_evidence(
 ) -> Result<(StoredCredentials, CountedAttempt, Option<VerifiedCode>), CommandError> {
     let device = tokens::device_of(&side.pool, session).await?;
     match evidence {
-        Evidence::Password(_) if side.account_state(account).await?.0.second_factor => Err(CommandError::CodeRequired),
+        Evidence::Password(_) if side.account_state(account).await?.0.second_factor_enabled => {
+            Err(CommandError::CodeRequired)
+        }
         Evidence::Password(password) => {
             let permit = rate_limit::hashing_permit(side, context)?;
             let (stored, attempt) = attempts::verify_password(side, context, account, device, password, permit).await?;

@@ -41,10 +41,14 @@ pub(crate) async fn change_policy(
             // A retired role may stay in the list: it grants nothing.
             for role in proposed.second_factor.required_for.difference(&known) {
                 let (_, on) =
-                    roles::find_role(&side.log, role).await?.ok_or(fulexo_domain::role::RoleError::Unknown)?;
+                    roles::find_role(&side.log, role).await?.ok_or(fulexo_domain::role::RoleError::NotFound)?;
                 preconditions.extend(on);
             }
-            let command = ChangePolicy { first: side.first_policy.clone(), replaces, proposed: proposed.clone() };
+            let command = ChangePolicy {
+                initial: side.first_policy.clone(),
+                expected_version: replaces,
+                proposed: proposed.clone(),
+            };
             let events = SecurityPolicy::handle_command(&state, command)?;
             let after = events.iter().cloned().fold(state, SecurityPolicy::apply_event);
             let after = after.unwrap_or_else(|| side.first_policy.clone());

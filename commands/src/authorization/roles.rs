@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState};
 use fulexo_domain::event::{Actor, Category, Stream};
-use fulexo_domain::permission::{Permission, Permissions, built_in, built_in_roles};
+use fulexo_domain::permission::{Permission, Permissions, built_in_permissions, built_in_roles};
 use fulexo_domain::role::{Role, RoleCommand, RoleState};
 use fulexo_domain::snapshot::RoleSnapshot;
 use fulexo_domain::values::{AccountId, Reason, RoleName};
@@ -33,7 +33,7 @@ pub(crate) type Preconditions = Vec<(Stream, ExpectedVersion)>;
 
 /// Returns `true` for a built-in role that may grant roles. At least one account in use must hold one.
 pub(crate) fn grants_roles(role: &RoleName) -> bool {
-    built_in(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
+    built_in_permissions(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
 }
 
 const fn account_stream(account: AccountId) -> Stream {
@@ -114,7 +114,7 @@ async fn role_change_preconditions(
     let grants = matches!(command, AccountCommand::GrantRole { .. });
     let (permissions, mut expected) = match find_role(&side.log, role).await? {
         Some((permissions, preconditions)) => (permissions, preconditions),
-        None if grants => return Err(AccountError::NoSuchRole.into()),
+        None if grants => return Err(AccountError::RoleNotFound.into()),
         // The role was retired during a concurrent grant. It grants nothing and may be revoked.
         None => (Permissions::NONE, Vec::new()),
     };
@@ -221,7 +221,7 @@ pub(crate) async fn find_role(
     log: &EventLog,
     role: &RoleName,
 ) -> Result<Option<(Permissions, Preconditions)>, CommandError> {
-    if let Some(permissions) = built_in(role) {
+    if let Some(permissions) = built_in_permissions(role) {
         return Ok(Some((permissions, Vec::new())));
     }
     let (state, version) = role_state(log, role).await?;

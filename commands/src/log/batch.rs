@@ -151,7 +151,7 @@ impl BatchPlan {
         let requests: Vec<&AppendRequest> = requests.collect();
         let recorded = |(placed, position): (&PlannedEvent, u64)| {
             let prepared = requests.get(placed.request)?.events.get(placed.event)?;
-            Some(Arc::new(prepared.recorded(position, placed.time, placed.version)))
+            Some(Arc::new(prepared.recorded_event(position, placed.time, placed.version)))
         };
         self.placed.iter().zip(first_position..).filter_map(recorded).collect()
     }

@@ -57,7 +57,7 @@ impl MailKind {
                     PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => {
                         Some(Self::PasswordChanged)
                     }
-                    PasswordChangeCause::Disputed => Some(Self::IntrusionReported),
+                    PasswordChangeCause::Reported => Some(Self::IntrusionReported),
                     PasswordChangeCause::Rehash => None,
                 },
                 AccountEvent::SecondFactorEnabled { .. } => Some(Self::SecondFactorEnabled),

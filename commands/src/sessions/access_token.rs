@@ -59,7 +59,7 @@ pub struct Claims {
     pub epoch: Epoch,
     /// `true` if the session requires a step-up before anything else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub held: bool,
+    pub step_up_required: bool,
 }
 
 /// The content of a new token.
@@ -73,7 +73,7 @@ pub struct TokenGrant {
     /// The authentication methods.
     pub methods: Vec<AuthenticationMethod>,
     /// `true` if the session requires a step-up before anything else.
-    pub held: bool,
+    pub step_up_required: bool,
     /// The roles held now.
     pub roles: Vec<RoleName>,
     /// The log's position.
@@ -255,7 +255,7 @@ impl KeyRing {
             roles: grant.roles,
             pos: grant.position,
             epoch: grant.epoch,
-            held: grant.held,
+            step_up_required: grant.step_up_required,
         };
         jsonwebtoken::encode(&header, &claims, &key.encoding)
     }
@@ -364,7 +364,7 @@ mod tests {
             session: SessionId(Uuid::from_u128(2)),
             authenticated_at: now(),
             methods: vec![AuthenticationMethod::Password],
-            held: false,
+            step_up_required: false,
             roles: vec![RoleName::parse("customer").unwrap()],
             position: 7,
             epoch: Epoch::from(Uuid::from_u128(4)),

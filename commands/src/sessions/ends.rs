@@ -123,7 +123,7 @@ async fn end_revoked_sessions_of(side: &WriteSide, context: &Context, account: A
 }
 
 async fn end_all_beyond_limit(side: &WriteSide, context: &Context) -> Result<(), CommandError> {
-    let most = i64::from(side.current_policy().await?.sessions.most_live);
+    let most = i64::from(side.current_policy().await?.sessions.max_per_account);
     let accounts = sqlx::query_scalar!(
         "select account_id from access.session where ended_at is null group by account_id having count(*) > $1",
         most
@@ -143,7 +143,7 @@ pub(crate) async fn end_beyond_limit(
     context: &Context,
     account: AccountId,
 ) -> Result<(), CommandError> {
-    let most = i64::from(side.current_policy().await?.sessions.most_live);
+    let most = i64::from(side.current_policy().await?.sessions.max_per_account);
     for _ in 0..TRIES {
         let rows = sqlx::query!(
             r#"select s.session_id as "session_id!", v.version from (
@@ -167,7 +167,7 @@ pub(crate) async fn end_beyond_limit(
             session: row.session_id,
             account,
             version: row.version.unsigned_abs(),
-            by: RevocationCause::Limit,
+            by: RevocationCause::SessionLimit,
         });
         match end_sessions(side, context, due.collect()).await {
             Ok(()) | Err(CommandError::Contended) => {}

@@ -108,7 +108,7 @@ pub(crate) async fn revoke_sessions(
     {
         return Err(CommandError::InvalidCredentials);
     }
-    let events = Account::handle_command(state, AccountCommand::RevokeSessions { by, kept })?;
+    let events = Account::handle_command(state, AccountCommand::RevokeSessions { by, except_session: kept })?;
     unit.record(account.0, Some(account), events)
 }
 

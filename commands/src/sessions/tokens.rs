@@ -41,7 +41,7 @@ pub(crate) struct TokenParameters {
     pub authenticated_at: DateTime<Utc>,
     pub methods: Vec<AuthenticationMethod>,
     /// `true` if the session requires a step-up before anything else.
-    pub held: bool,
+    pub step_up_required: bool,
     pub roles: Vec<RoleName>,
     pub position: u64,
     pub session_ends_at: DateTime<Utc>,
@@ -120,7 +120,7 @@ pub(crate) async fn issue_live(
             .copied()
             .filter(|it| *it != AuthenticationMethod::OneTime || loaded.second_factor)
             .collect(),
-        held: live.held,
+        step_up_required: live.step_up_required,
         roles: account.roles.into_iter().collect(),
         position,
         session_ends_at: live.expires_at,
@@ -141,7 +141,7 @@ pub(crate) fn issue(
         generation,
         authenticated_at,
         methods,
-        held,
+        step_up_required,
         roles,
         position,
         session_ends_at,
@@ -149,7 +149,17 @@ pub(crate) fn issue(
     // No token outlives its session.
     let expires_at = (context.now + side.keys.lifetime()).min(session_ends_at);
     let epoch = side.epoch;
-    let grant = TokenGrant { account, session, authenticated_at, methods, held, roles, position, epoch, expires_at };
+    let grant = TokenGrant {
+        account,
+        session,
+        authenticated_at,
+        methods,
+        step_up_required,
+        roles,
+        position,
+        epoch,
+        expires_at,
+    };
     let access_token = side
         .keys
         .sign(grant, context.new_id(), context.now)

@@ -1,7 +1,7 @@
 //! Secrets that change in the transaction of their event. The sequencer writes them, in the order of the batch.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_domain::authentication::KNOWN_DEVICES;
+use fulexo_domain::authentication::MAX_KNOWN_DEVICES;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -380,7 +380,7 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
 /// The period of the limits on mail.
 pub(crate) const MAIL_LIMIT_PERIOD: TimeDelta = TimeDelta::hours(1);
 /// The maximum number of devices that stay known when a new one is added.
-const MAX_OTHER_DEVICES: i64 = KNOWN_DEVICES - 1;
+const MAX_OTHER_DEVICES: i64 = MAX_KNOWN_DEVICES - 1;
 /// The maximum number of tokens per account and purpose. The oldest are deleted.
 const MAX_TOKENS: i64 = 500;
 

@@ -5,8 +5,8 @@ use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use zeroize::Zeroizing;
 
-/// The maximum number of bytes read. No code comes near it, whatever its spacing.
-const LONGEST: usize = 256;
+/// The maximum number of bytes read. Every code is much shorter, in any spacing.
+const MAX_BYTES: usize = 256;
 
 /// A normalised code: without white space, dashes and invisible characters, with ASCII digits, and with ASCII letters
 /// in lower case. No `Debug`; wiped when dropped.
@@ -18,7 +18,7 @@ impl CodeInput {
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut read = Zeroizing::new(String::with_capacity(text.len()));
-        if text.len() <= LONGEST {
+        if text.len() <= MAX_BYTES {
             let kept = text.nfkc().filter(|c| !is_separator(*c));
             kept.for_each(|c| read.push(decimal_digit(c).unwrap_or_else(|| c.to_ascii_lowercase())));
         }
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(read("ABCDE–fghjk"), "abcdefghjk");
         assert_eq!(read("ＡＢＣＤＥ－ｆｇｈｊｋ"), "abcdefghjk");
         assert_eq!(read("+12345"), "+12345");
-        assert_eq!(read(&"1".repeat(LONGEST + 1)), "");
+        assert_eq!(read(&"1".repeat(MAX_BYTES + 1)), "");
     }
 
     #[test]

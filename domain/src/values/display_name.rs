@@ -9,7 +9,7 @@ pub struct DisplayName(String);
 
 impl DisplayName {
     /// The maximum number of bytes read.
-    const LONGEST: usize = 2_000;
+    const MAX_BYTES: usize = 2_000;
 
     /// Reads a name, trimmed, in NFC and with plain spaces.
     ///
@@ -23,13 +23,13 @@ impl DisplayName {
         if text.is_empty() {
             return Err(EMPTY);
         }
-        if text.len() > Self::LONGEST {
+        if text.len() > Self::MAX_BYTES {
             return Err(TOO_LONG);
         }
         if text.chars().any(char::is_control) {
             return Err(InvalidValue("must not contain control characters"));
         }
-        let name = opaque_string(text).ok_or(InvalidValue("must not contain characters that cannot be seen"))?;
+        let name = opaque_string(text).ok_or(InvalidValue("must not contain invisible characters"))?;
         if name.chars().count() > 100 {
             return Err(TOO_LONG);
         }
@@ -38,7 +38,7 @@ impl DisplayName {
 
     /// Restores a name that was accepted earlier, under the rules of its time.
     #[must_use]
-    pub fn recorded(text: &str) -> Self {
+    pub fn from_stored(text: &str) -> Self {
         Self(text.to_owned())
     }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_that_can_be_seen() {
+    fn a_display_name_is_visible() {
         let name = |text: &str| DisplayName::parse(text).ok().map(|name| name.as_str().to_owned());
         for (typed, read) in [
             (" Ann ", "Ann"),

@@ -15,9 +15,9 @@ use super::invalid::InvalidValue;
 use super::opaque_string::{is_joiner, is_visible};
 
 /// The maximum number of bytes in a local part (RFC 5321, section 4.5.3.1.1).
-const LONGEST_LOCAL_PART: usize = 64;
+const MAX_LOCAL_PART_BYTES: usize = 64;
 /// The maximum number of bytes in an address, from the maximum path (RFC 5321, section 4.5.3.1.3).
-const LONGEST: usize = 254;
+const MAX_BYTES: usize = 254;
 
 /// An e-mail address. Personal data: no `Debug`, no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,27 +38,27 @@ impl EmailAddress {
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         const SHAPE: InvalidValue = InvalidValue("must be an e-mail address such as name@example.com");
         const DOMAIN: InvalidValue = InvalidValue("must end with a domain name such as example.com");
-        const HIDDEN: InvalidValue =
-            InvalidValue("must not contain characters that cannot be seen, or that stand for others");
+        const INVISIBLE: InvalidValue =
+            InvalidValue("must not contain invisible characters, or characters that resemble others");
         const TOO_LONG: InvalidValue = InvalidValue("must be at most 254 bytes long");
-        if text.len() > LONGEST {
+        if text.len() > MAX_BYTES {
             return Err(TOO_LONG);
         }
         let (typed_local, typed_domain) = text.rsplit_once('@').ok_or(SHAPE)?;
         let (local, domain): (String, String) = (typed_local.nfc().collect(), typed_domain.nfc().collect());
         // UTS 46 drops most invisible characters from a domain.
         let is_seen = |c: char| c.is_ascii() || is_visible(c);
-        if !typed_local.chars().all(stands_for_itself)
+        if !typed_local.chars().all(is_its_own_normal_form)
             || !local.chars().all(is_seen)
             || !domain.chars().all(|c| is_seen(c) || is_joiner(c))
         {
-            return Err(HIDDEN);
+            return Err(INVISIBLE);
         }
-        if local.len() > LONGEST_LOCAL_PART || !local.split('.').all(is_atom) {
+        if local.len() > MAX_LOCAL_PART_BYTES || !local.split('.').all(is_atom) {
             return Err(SHAPE);
         }
         let ascii = ascii_domain(&domain).ok_or(DOMAIN)?;
-        if local.len() + 1 + ascii.len() > LONGEST {
+        if local.len() + 1 + ascii.len() > MAX_BYTES {
             return Err(TOO_LONG);
         }
         Ok(Self { text: format!("{local}@{domain}"), local: 0..local.len(), domain: ascii })
@@ -66,7 +66,7 @@ impl EmailAddress {
 
     /// Restores an address that was accepted earlier, under the rules of its time.
     #[must_use]
-    pub fn recorded(text: &str) -> Self {
+    pub fn from_stored(text: &str) -> Self {
         Self::parse(text).unwrap_or_else(|_| {
             let (local, domain) = text.rsplit_once('@').unwrap_or((text, ""));
             Self { text: text.to_owned(), local: 0..local.len(), domain: domain.to_lowercase() }
@@ -124,17 +124,17 @@ fn is_atom(text: &str) -> bool {
 
 /// `true` if the character is its own normal form (NFKC), and is not a capital that only resembles the capital of its
 /// lower-case letter.
-fn stands_for_itself(c: char) -> bool {
+fn is_its_own_normal_form(c: char) -> bool {
     if c.is_ascii() {
         return true;
     }
-    let is_its_own = c.nfkc().eq(c.nfc()) && !is_one_other(c);
+    let is_own_form = c.nfkc().eq(c.nfc()) && !has_singleton_form(c);
     let capital = || c.to_lowercase().flat_map(char::to_uppercase).nfc().eq(c.nfc());
-    is_its_own && (!c.is_uppercase() || capital())
+    is_own_form && (!c.is_uppercase() || capital())
 }
 
 /// `true` if the canonical form of the character is a different single character, as K is for the Kelvin sign.
-fn is_one_other(c: char) -> bool {
+fn has_singleton_form(c: char) -> bool {
     let mut form = c.nfc();
     form.next() != Some(c) && form.next().is_none()
 }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_resembles_another_address_or_cannot_be_seen_is_refused() {
+    fn look_alikes_and_invisible_characters_are_refused() {
         let hidden = ['\u{200b}', '\u{ad}', '\u{202e}', '\u{feff}', '\u{3164}', '\u{200d}', '\u{2060}', '\u{fe0f}'];
         let resembling = ['\u{212a}', '\u{1e9e}', 'ａ', 'ﬁ', '\u{2126}', 'ſ', '①', '\u{f900}'];
         for c in hidden.into_iter().chain(resembling) {

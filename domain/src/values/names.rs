@@ -25,7 +25,9 @@ impl RoleName {
         if sound {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidValue("must start with a lower-case letter and hold only a-z, 0-9, _ and -, 63 at most"))
+            Err(InvalidValue(
+                "must start with a lower-case letter and contain only a-z, 0-9, _ and -, at most 63 characters",
+            ))
         }
     }
 
@@ -81,7 +83,7 @@ impl ApiKeyName {
         if sound {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidValue("must start with a-z or 0-9 and hold only a-z, 0-9, ., _ and -, 63 at most"))
+            Err(InvalidValue("must start with a-z or 0-9 and contain only a-z, 0-9, ., _ and -, at most 63 characters"))
         }
     }
 

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_has_one_form_whatever_typed_it() {
+    fn a_text_has_one_normal_form() {
         let form = |text: &str| opaque_string(text).map(|form| form.to_string());
         for (typed, kept) in [
             ("Zu\u{308}rich Ka\u{308}se", "Zürich Käse"),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_seen_or_is_no_character_is_no_text() {
+    fn invisible_and_unassigned_characters_are_refused() {
         let unseen = "\u{0}\t\u{7f}\u{85}\u{ad}\u{34f}\u{61c}\u{180e}\u{180f}\u{200b}\u{200e}\u{2028}\u{202e}\u{2060}\u{2066}\
                       \u{3164}\u{e000}\u{fe0f}\u{feff}\u{ffff}\u{1bca0}\u{1d173}\u{e0061}\u{f0000}\u{378}";
         for c in unseen.chars() {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_visible_is_what_unicode_says_is_assigned_and_not_ignored() {
+    fn visible_characters_are_assigned_and_not_ignored() {
         let categories = |c: char| c.general_category();
         for c in ('\0'..=char::MAX).filter(|c| is_visible(*c)) {
             let category = categories(c);

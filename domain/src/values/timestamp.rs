@@ -5,7 +5,7 @@ use chrono::{DateTime, Datelike, Timelike, Utc};
 use super::invalid::InvalidValue;
 
 /// The maximum length of a text, in bytes; it leaves room for a fraction of nine digits.
-const LONGEST: usize = 40;
+const MAX_BYTES: usize = 40;
 /// The nanoseconds per second. chrono represents a leap second by a larger fraction.
 const SECOND: u32 = 1_000_000_000;
 
@@ -13,7 +13,7 @@ const SECOND: u32 = 1_000_000_000;
 const NOT_A_TIME: InvalidValue = InvalidValue("must be a time such as 2026-11-01T12:00:00Z (RFC 3339)");
 /// The refusal of a second 60 that cannot occur.
 const NO_LEAP_SECOND: InvalidValue =
-    InvalidValue("must not have a second 60 but at the end of June or December (RFC 3339, section 5.7)");
+    InvalidValue("must not have second 60, except at the end of June or December (RFC 3339, section 5.7)");
 
 /// Reads a `date-time` of RFC 3339, section 5.6.
 ///
@@ -24,7 +24,7 @@ const NO_LEAP_SECOND: InvalidValue =
 /// Any other text, and years outside 1 to 9999.
 pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
     let has_separator = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
-    if text.len() > LONGEST || !has_separator {
+    if text.len() > MAX_BYTES || !has_separator {
         return Err(NOT_A_TIME);
     }
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| NOT_A_TIME)?.to_utc();

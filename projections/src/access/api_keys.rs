@@ -58,7 +58,7 @@ pub struct ApiKeyAccess {
     /// `true` if the account that created it is suspended.
     pub maker_suspended: bool,
     /// `true` if the policy disables keys of suspended accounts; `None` if the policy was never changed.
-    pub ends_with_suspension: Option<bool>,
+    pub suspends_with_creator: Option<bool>,
 }
 
 /// Reads the authority of an active API key, for a node that cannot prove that its memory is current.
@@ -90,7 +90,7 @@ pub async fn api_key_access(
             expires_at: row.expires_at,
             lockdown,
             maker_suspended: row.maker_suspended,
-            ends_with_suspension: policy.map(|policy| policy.api_keys.end_with_suspension),
+            suspends_with_creator: policy.map(|policy| policy.api_keys.suspend_with_creator),
         })
     })
     .transpose()

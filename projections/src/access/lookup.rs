@@ -65,7 +65,7 @@ pub async fn session_access(
         step_up: row.elevated_until.zip(row.elevated_position).map(|(until, position)| Elevation {
             position: position.unsigned_abs(),
             until,
-            released: row.released_position.map(i64::unsigned_abs),
+            restored: row.released_position.map(i64::unsigned_abs),
         }),
         second_factor: SecondFactorValidity {
             valid_from: row.second_factor_from.unwrap_or_default().unsigned_abs(),

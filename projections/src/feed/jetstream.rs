@@ -292,7 +292,7 @@ mod tests {
             event: AccountEvent::Registered {}.into(),
             sealed: Vec::new(),
         };
-        let event = Arc::new(draft.encode().unwrap().recorded(position, DateTime::UNIX_EPOCH, 1));
+        let event = Arc::new(draft.encode().unwrap().recorded_event(position, DateTime::UNIX_EPOCH, 1));
         WindowEvent { event, hash: [0; 32] }
     }
 

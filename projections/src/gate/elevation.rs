@@ -11,9 +11,9 @@ pub struct Elevation {
     pub position: u64,
     /// The end of the time in which sensitive calls are allowed.
     pub until: DateTime<Utc>,
-    /// The position of the last step-up that released the session from the required step-up. Tokens issued before it
+    /// The position of the last step-up that restored the session. Tokens issued before it
     /// are no longer held.
-    pub released: Option<u64>,
+    pub restored: Option<u64>,
 }
 
 /// The position from which a presented second factor is valid.
@@ -34,8 +34,8 @@ pub struct SessionElevation {
     pub after_login: Option<TimeDelta>,
     /// The end of the time that the last valid step-up allows; `None` if there is no recent one.
     pub until: Option<DateTime<Utc>>,
-    /// The position of the last step-up that released the session from the required step-up.
-    pub released: Option<u64>,
+    /// The position of the last step-up that restored the session.
+    pub restored: Option<u64>,
 }
 
 impl SecondFactorValidity {
@@ -59,7 +59,7 @@ impl SecondFactorValidity {
         SessionElevation {
             after_login: (!self.enabled || second_factor).then_some(policy.elevation),
             until: step_up.filter(is_valid).map(|step_up| step_up.until),
-            released: step_up.and_then(|step_up| step_up.released),
+            restored: step_up.and_then(|step_up| step_up.restored),
         }
     }
 }

@@ -98,9 +98,9 @@ impl AccountChanges {
 
     // An event may arrive twice, or out of order when two nodes append at once: each of these keeps the latest.
 
-    fn revoke(&mut self, position: u64, kept: Option<SessionId>) {
+    fn revoke(&mut self, position: u64, except_session: Option<SessionId>) {
         if self.sessions_revoked.is_none_or(|(from, _)| position >= from) {
-            self.sessions_revoked = Some((position, kept));
+            self.sessions_revoked = Some((position, except_session));
         }
     }
 
@@ -154,8 +154,8 @@ impl GateMemory {
             Event::Account(AccountEvent::RoleRevoked { role }) => {
                 self.remember_role(position, at, AccountId(recorded.stream.id), role, false);
             }
-            Event::Account(AccountEvent::SessionsRevoked { kept, .. }) => {
-                self.remember_account(position, at, recorded.stream.id).revoke(position, *kept);
+            Event::Account(AccountEvent::SessionsRevoked { except_session, .. }) => {
+                self.remember_account(position, at, recorded.stream.id).revoke(position, *except_session);
             }
             Event::Account(event @ (AccountEvent::Suspended {} | AccountEvent::Reinstated {})) => {
                 let (creator, suspended) = (AccountId(recorded.stream.id), *event == AccountEvent::Suspended {});
@@ -174,13 +174,13 @@ impl GateMemory {
                 let validity = SecondFactorValidity { valid_from: position, kept_session: None, enabled: false };
                 self.remember_account(position, at, recorded.stream.id).change_second_factor(validity);
             }
-            Event::Session(SessionEvent::Elevated { until, released, .. }) => {
+            Event::Session(SessionEvent::Elevated { until, restored, .. }) => {
                 let session = SessionId(recorded.stream.id);
                 self.remember(position, at, ChangeSubject::Elevation(session));
-                let fresh = Elevation { position, until: *until, released: released.then_some(position) };
+                let fresh = Elevation { position, until: *until, restored: restored.then_some(position) };
                 let known = self.elevations.entry(session).or_insert(fresh);
-                let released = known.released.max(fresh.released);
-                *known = Elevation { released, ..if position >= known.position { fresh } else { *known } };
+                let restored = known.restored.max(fresh.restored);
+                *known = Elevation { restored, ..if position >= known.position { fresh } else { *known } };
             }
             Event::Role(event) => self.change_role(position, event),
             // An event may arrive twice, or out of order when two nodes append at once.

@@ -85,7 +85,7 @@ impl Gate {
         transaction.commit().await?;
 
         if let Some((_, changed)) = changed_policy {
-            policy.learn(&changed);
+            policy.update(&changed);
         }
         let mut memory = GateMemory {
             policy: policy.get(),
@@ -150,8 +150,8 @@ impl Gate {
                 memory.elevations_incomplete_until.max(elevated.last().map(|row| row.until));
         }
         for row in elevated {
-            let released = row.released_position.map(i64::unsigned_abs);
-            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, released };
+            let restored = row.released_position.map(i64::unsigned_abs);
+            let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, restored };
             memory.elevations.insert(SessionId(row.session_id), elevation);
             memory.ages.entry(elevation.position).or_insert((now, ChangeSubject::Elevation(SessionId(row.session_id))));
         }

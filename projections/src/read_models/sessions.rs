@@ -341,7 +341,9 @@ impl VersionedRow for SessionRow {
 const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
     match &recorded.event {
         Event::Session(event) => Some(SessionChange::One(event)),
-        Event::Account(AccountEvent::SessionsRevoked { by, kept }) => Some(SessionChange::All(*by, *kept)),
+        Event::Account(AccountEvent::SessionsRevoked { by, except_session }) => {
+            Some(SessionChange::All(*by, *except_session))
+        }
         Event::Account(_)
         | Event::Authentication(_)
         | Event::Role(_)

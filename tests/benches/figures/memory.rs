@@ -128,7 +128,7 @@ async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> V
             session: *session,
             authenticated_at: clock::now(),
             methods: vec![AuthenticationMethod::Password],
-            held: false,
+            step_up_required: false,
             roles: Vec::new(),
             position: 0,
             epoch: epoch.into(),

@@ -24,7 +24,7 @@ pub fn run(runtime: &Runtime) {
         // Let the read models catch up, so that they are not measured too.
         let admin = admin.seeing(size - 1);
         let body = json!({"days": 1, "lockout": {
-            "enabled": true, "threshold": 3, "window_seconds": 900, "duration_seconds": 900, "longest_seconds": 86_400}});
+            "enabled": true, "threshold": 3, "window_seconds": 900, "duration_seconds": 900, "max_duration_seconds": 86_400}});
         while admin.get("/v1/me/events?limit=1").await.status != 200 {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

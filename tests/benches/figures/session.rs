@@ -38,7 +38,7 @@ pub fn run(runtime: &Runtime) {
 
 #[handler]
 fn same_bytes() -> poem::Response {
-    let body = r#"{"account_id":"01a20bd1-3417-7f00-9f01-d0130ddd8a60","elevated_until":"2026-11-24T04:39:49+00:00","expires_at":"2026-11-24T05:29:49+00:00","held":false,"methods":["pwd"],"permissions":[],"roles":["customer"],"session_id":"01a20bd1-34a0-7f7e-8b7d-2cbd682be1c9"}"#;
+    let body = r#"{"account_id":"01a20bd1-3417-7f00-9f01-d0130ddd8a60","elevated_until":"2026-11-24T04:39:49+00:00","expires_at":"2026-11-24T05:29:49+00:00","step_up_required":false,"methods":["pwd"],"permissions":[],"roles":["customer"],"session_id":"01a20bd1-34a0-7f7e-8b7d-2cbd682be1c9"}"#;
     poem::Response::builder().content_type("application/json").body(body)
 }
 

@@ -517,7 +517,7 @@ async fn introspection_says_no_more_of_a_worthless_token_than_that_it_is() {
         session: SessionId(ann.session),
         authenticated_at: clock::now() - TimeDelta::hours(1),
         methods: vec![Proof::Password],
-        held: false,
+        step_up_required: false,
         roles: vec![RoleName::parse("customer").unwrap()],
         position: 0,
         epoch: node.app().gate.epoch(),
@@ -529,7 +529,7 @@ async fn introspection_says_no_more_of_a_worthless_token_than_that_it_is() {
         bob.with_header("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0");
     let held = firefox.post("/v1/auth/refresh", refresh).await.json["access_token"].as_str().unwrap().to_owned();
     let mut held_client = bearer(&node, &held);
-    assert_eq!(held_client.get("/v1/auth/session").await.json["held"], json!(true));
+    assert_eq!(held_client.get("/v1/auth/session").await.json["step_up_required"], json!(true));
     assert_eq!(eve.post_nothing("/v1/auth/logout").await.status, 204);
     let path = format!("/v1/accounts/{}", gone.account);
     assert_eq!(admin.post(&format!("{path}/suspend"), json!({"reason": "x"})).await.status, 200);

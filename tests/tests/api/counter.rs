@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::Context;
 use fulexo_commands::{CommandError, Credentials, LoginResult, Retention};
 use fulexo_domain::event::Actor;
-use fulexo_domain::lockout::{AttemptCounter, AttemptReservation, FORGOTTEN_AFTER, Lockout};
+use fulexo_domain::lockout::{AttemptCounter, AttemptReservation, COUNTER_RETENTION, Lockout};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::{AccountId, EmailAddress, Reason};
@@ -56,7 +56,7 @@ async fn enforce(admin: &Client, lockout: Value) {
 
 fn figures(threshold: u32, window: i64, duration: i64, longest: i64) -> Value {
     json!({"enabled": true, "threshold": threshold, "account_threshold": 2 * threshold, "window_seconds": window,
-           "duration_seconds": duration, "longest_seconds": longest})
+           "duration_seconds": duration, "max_duration_seconds": longest})
 }
 
 /// What the log says of one attempt: what became of it, and where it is a lock, which and until when.
@@ -73,7 +73,7 @@ fn said(leaf: &Value) -> Option<Said> {
     let number = |name: &str| u32::try_from(data[name].as_u64().unwrap()).unwrap();
     Some(match leaf["type"].as_str().unwrap() {
         "authentication.failed" if data["reason"] == "locked" => Said::Refused("locked"),
-        "authentication.failed" if data["reason"] == "pending" => Said::Refused("pending"),
+        "authentication.failed" if data["reason"] == "too_many_concurrent" => Said::Refused("too_many_concurrent"),
         "authentication.failed" if data["reason"] == "wrong_password" => Said::Refused("wrong_password"),
         "authentication.succeeded" => Said::Succeeded,
         "authentication.lock_lifted" if data["by"] == "expired" => Said::Lifted("expired"),
@@ -99,27 +99,27 @@ fn model(
     policy: &LockoutPolicy,
     right: bool,
 ) -> Vec<Said> {
-    let AttemptReservation::Open { number, lock_passed } = own.reserve(now, policy) else {
+    let AttemptReservation::Granted { number, lock_expired } = own.reserve(now, policy) else {
         return vec![Said::Refused("locked")];
     };
-    let mut said: Vec<Said> = lock_passed.then_some(Said::Lifted("expired")).into_iter().collect();
-    let AttemptReservation::Open { number: of_all, lock_passed } = all.reserve(now, &policy.of_account()) else {
-        own.take_back(now);
+    let mut said: Vec<Said> = lock_expired.then_some(Said::Lifted("expired")).into_iter().collect();
+    let AttemptReservation::Granted { number: of_all, lock_expired } = all.reserve(now, &policy.for_account()) else {
+        own.release(now);
         said.push(Said::Refused("locked"));
         return said;
     };
-    said.extend(lock_passed.then_some(Said::Lifted("expired")));
+    said.extend(lock_expired.then_some(Said::Lifted("expired")));
     if right {
         *own = AttemptCounter::default();
-        all.take_back(now);
+        all.release(now);
         said.push(Said::Succeeded);
     } else {
         said.push(Said::Refused("wrong_password"));
         let locked = |lock: Option<Lockout>, failures, all_devices| {
             lock.map(|Lockout { nth, until }| Said::LockedOut { failures, nth, until, all_devices })
         };
-        said.extend(locked(own.fail(number, now, policy), number, false));
-        said.extend(locked(all.fail(of_all, now, &policy.of_account()), of_all, true));
+        said.extend(locked(own.record_failure(number, now, policy), number, false));
+        said.extend(locked(all.record_failure(of_all, now, &policy.for_account()), of_all, true));
     }
     said
 }
@@ -240,7 +240,7 @@ impl Trial {
             4 => &self.all,
             index => &self.counters[index],
         };
-        let rest = counter.window_ends_at.max(counter.locked_until).map(|ends| ends + FORGOTTEN_AFTER);
+        let rest = counter.window_ends_at.max(counter.locked_until).map(|ends| ends + COUNTER_RETENTION);
         let window = counter.recent.first().map(|first| *first + policy.window);
         let edges = [counter.locked_until, counter.locked_until, window, window, rest];
         let edge = dice.pick(&edges);

@@ -375,7 +375,7 @@ fn replayed(leaves: &[Value], account: Uuid) -> Vec<String> {
     for leaf in leaves.iter().filter(|leaf| leaf["subject"] == json!(account)) {
         let data = &leaf["data"];
         match leaf["type"].as_str().unwrap() {
-            "authentication.succeeded" => match (data["trusted"].as_str(), data["device"].as_str()) {
+            "authentication.succeeded" => match (data["trusted_device"].as_str(), data["device"].as_str()) {
                 (Some(trusted), _) => known.insert(0, trusted.to_owned()),
                 (None, Some(used)) if known.iter().any(|name| name == used) => {
                     known.retain(|name| name != used);

@@ -70,7 +70,7 @@ async fn refreshed(client: &Client) -> Client {
 async fn is_held(client: &Client) -> bool {
     let session = client.get(SESSION).await;
     assert_eq!(session.status, 200, "{session:?}");
-    session.json["held"].as_bool().unwrap()
+    session.json["step_up_required"].as_bool().unwrap()
 }
 
 async fn step_up(client: &Client, password: &str) -> Answer {
@@ -296,7 +296,7 @@ async fn a_held_session_is_refused_what_it_could_do_before_and_by_whoever_asks_f
     assert_held(&held.post(&suspend, json!({"reason": "r"})).await);
     assert_held(&held.delete(&format!("/v1/me/sessions/{}", held.session)).await);
     assert_eq!(is_active(&held).await, json!(false), "to a service its token is worth nothing");
-    assert_eq!(held.get(SESSION).await.json["held"], json!(true));
+    assert_eq!(held.get(SESSION).await.json["step_up_required"], json!(true));
     assert_eq!(step_up(&held, PASSWORD).await.status, 200);
     assert_eq!(is_active(&held).await, json!(true));
     assert_eq!(held.get("/v1/accounts").await.status, 200);
@@ -443,7 +443,7 @@ async fn of_500_wrong_step_ups_at_once_in_a_held_session_five_are_evaluated() {
     let count = |reason: &str| leaves.iter().filter(|leaf| leaf["data"]["reason"] == reason).count();
     crate::assert_evaluated(count("wrong_password"), 5, &answers);
     assert!(
-        count("locked") + count("pending") > refused - 5,
+        count("locked") + count("too_many_concurrent") > refused - 5,
         "every refusal is an event, that of the right password, too"
     );
     assert_eq!(leaves.iter().filter(|leaf| leaf["type"] == "authentication.locked_out").count(), 1);
@@ -518,7 +518,7 @@ async fn where_the_policy_is_to_revoke_a_mismatch_ends_the_session() {
     let refused = present(&in_chrome(&ann)).await;
     assert_eq!((refused.status, refused.code()), (401, "invalid_credentials"), "{refused:?}");
     assert_eq!(types_of(&node, &ann).await, [STARTED, REFRESHED, MISMATCHED, REVOKED]);
-    assert_eq!(revoked_by(&node, &ann).await, json!("fingerprint"));
+    assert_eq!(revoked_by(&node, &ann).await, json!("fingerprint_mismatch"));
     assert_eq!(events_of(&node.database, ann.session).await[2].2["data"]["action"], json!("revoke"));
     let ended = ann.get(SESSION).await;
     assert_eq!((ended.status, ended.code()), (401, "invalid_token"), "{ended:?}");

@@ -58,7 +58,7 @@ async fn sees(client: &Client) -> Value {
         me.json["roles"],
         me.json["second_factor"],
         session.json["roles"],
-        session.json["held"]
+        session.json["step_up_required"]
     ])
 }
 

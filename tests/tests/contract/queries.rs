@@ -116,7 +116,7 @@ async fn every_fault_of_a_query_is_named_at_once_in_plain_words() {
         ("after=-1", "must be a number from 0 to 18446744073709551615"),
         (
             "from=2026-11-01T12:00:60Z",
-            "must not have a second 60 but at the end of June or December (RFC 3339, section 5.7)",
+            "must not have second 60, except at the end of June or December (RFC 3339, section 5.7)",
         ),
     ] {
         assert_eq!(detail(&format!("/v1/audit/events?{query}")).await, [words], "{query}");

@@ -144,7 +144,7 @@ async fn access_agrees(pool: &PgPool, events: &[RecordedEvent]) {
                 match event {
                     AccountEvent::Suspended {} => *suspended = true,
                     AccountEvent::Reinstated {} => *suspended = false,
-                    AccountEvent::SessionsRevoked { kept: session, .. } => {
+                    AccountEvent::SessionsRevoked { except_session: session, .. } => {
                         (*from, *kept) = (position, session.map(|session| session.0));
                     }
                     AccountEvent::SecondFactorEnabled { session } => {

@@ -49,7 +49,7 @@ async fn of_two_concurrent_grants_of_a_role_one_is_recorded_and_the_other_refuse
     let (granted, ()) = tokio::join!(join_all(grants), released);
 
     let recorded = granted.iter().filter(|granted| matches!(granted, Ok(true))).count();
-    let held = |error: &CommandError| matches!(error, CommandError::Account(AccountError::RoleHeld));
+    let held = |error: &CommandError| matches!(error, CommandError::Account(AccountError::RoleAlreadyGranted));
     let refused = granted.iter().filter(|granted| granted.as_ref().is_err_and(held)).count();
     assert_eq!((recorded, refused), (1, 1));
     let grant = Event::Account(AccountEvent::RoleGranted { role });
@@ -119,7 +119,8 @@ async fn a_role_is_either_retired_or_held_however_the_two_meet() {
         let (holds, retires, ()) = tokio::join!(holds, retires, released);
         assert_ne!(holds.is_ok(), retires.is_ok(), "{way:?}, held first: {is_held_first}: {:?}", holds.err());
         match (holds, retires) {
-            (Ok(()), Err(CommandError::RoleInUse)) | (Err(CommandError::Account(AccountError::NoSuchRole)), Ok(_)) => {}
+            (Ok(()), Err(CommandError::RoleInUse))
+            | (Err(CommandError::Account(AccountError::RoleNotFound)), Ok(_)) => {}
             (holds, retires) => panic!("{way:?}: {:?}, {:?}", holds.err(), retires.err()),
         }
     }

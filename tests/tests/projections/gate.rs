@@ -62,12 +62,12 @@ fn current(roles: &[&str]) -> SessionVerdict {
     let roles: std::collections::BTreeSet<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let permissions = session_permissions(&roles, &CustomRoles::new(), &Policy::default(), false);
     let elevated =
-        SessionElevation { after_login: Some(Policy::default().sessions.elevation), until: None, released: None };
+        SessionElevation { after_login: Some(Policy::default().sessions.elevation), until: None, restored: None };
     SessionVerdict::Current { roles: Some(roles), permissions, second_factor: false, elevated }
 }
 
 fn at(position: u64, event: impl Into<Event>, stream: Uuid) -> Arc<RecordedEvent> {
-    Arc::new(draft(event, stream).encode().unwrap().recorded(position, operator().now, position + 1))
+    Arc::new(draft(event, stream).encode().unwrap().recorded_event(position, operator().now, position + 1))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     let gate = gate().await;
     let now = operator().now;
     let until = now + TimeDelta::minutes(10);
-    let elevated = SessionEvent::Elevated { methods: vec![AuthenticationMethod::Password], until, released: false };
+    let elevated = SessionEvent::Elevated { methods: vec![AuthenticationMethod::Password], until, restored: false };
     gate.observe(&[at(0, elevated, ann().1.0)]);
     gate.renew_lease(far_off());
     assert!(matches!(
@@ -164,12 +164,13 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
     ));
 
     // As many as it keeps, which are younger.
-    let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap();
-    let events: Vec<_> = (1..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
+    let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).encode().unwrap();
+    let events: Vec<_> =
+        (1..=100_000).map(|position| Arc::new(ended.recorded_event(position, now, position + 1))).collect();
     gate.observe(&events);
     gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 100_000, &[]), SessionVerdict::Unknown, "issued later, in the same session");
-    gate.observe(&[Arc::new(ended.recorded(100_001, until + TimeDelta::seconds(1), 100_002))]);
+    gate.observe(&[Arc::new(ended.recorded_event(100_001, until + TimeDelta::seconds(1), 100_002))]);
     assert_eq!(judged(&gate, 100_000, &[]), current(&[]), "it has run out");
 }
 
@@ -177,9 +178,10 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
 async fn a_token_older_than_the_gates_memory_is_unknown() {
     let gate = gate().await;
     gate.renew_lease(far_off());
-    let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap());
+    let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)).encode().unwrap());
     // One more than it keeps.
-    let events: Vec<_> = (0..=100_000).map(|position| Arc::new(ended.recorded(position, now, position + 1))).collect();
+    let events: Vec<_> =
+        (0..=100_000).map(|position| Arc::new(ended.recorded_event(position, now, position + 1))).collect();
     gate.observe(&events);
     gate.renew_lease(far_off());
     assert_eq!(judged(&gate, 0, &[]), SessionVerdict::Unknown, "what position 0 changed is forgotten");
@@ -195,11 +197,11 @@ async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_uncha
     ];
     for (event, stream) in taken {
         let gate = gate().await;
-        let ahead = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).prepare().unwrap();
+        let ahead = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).encode().unwrap();
         gate.observe(&[
             at(0, AccountEvent::Registered {}, ann().0.0),
             at(1, event, stream),
-            Arc::new(ahead.recorded(2, operator().now + TimeDelta::hours(3), 3)),
+            Arc::new(ahead.recorded_event(2, operator().now + TimeDelta::hours(3), 3)),
         ]);
         gate.renew_lease(far_off());
         let verdict = judged(&gate, 0, &["admin"]);

@@ -93,9 +93,9 @@ impl World {
             4 if good => (session.unwrap().0, SessionEvent::Revoked { by: RevocationCause::Owner }.into()),
             5 if good => {
                 let until = at + TimeDelta::minutes(10);
-                (session.unwrap().0, SessionEvent::Elevated { methods, until, released: false }.into())
+                (session.unwrap().0, SessionEvent::Elevated { methods, until, restored: false }.into())
             }
-            6 => (account, AccountEvent::SessionsRevoked { by: RevocationCause::Owner, kept }.into()),
+            6 => (account, AccountEvent::SessionsRevoked { by: RevocationCause::Owner, except_session: kept }.into()),
             7 if suspended => (account, AccountEvent::Reinstated {}.into()),
             7 => (account, AccountEvent::Suspended {}.into()),
             8 => (account, AccountEvent::SecondFactorEnabled { session: kept }.into()),
@@ -126,7 +126,7 @@ impl World {
         request.events.push(prepared.clone());
         request.expected.push((stream, ExpectedVersion::Any));
         let AppendOutcome::New(receipt) = self.log.append(request).await.unwrap() else { panic!("not new") };
-        let recorded = prepared.recorded(receipt.position.unwrap(), clock::now(), 1);
+        let recorded = prepared.recorded_event(receipt.position.unwrap(), clock::now(), 1);
         self.events.push(Arc::new(recorded));
     }
 

@@ -163,7 +163,7 @@ impl Counts {
 
     fn refuse(&self, standing: rate_limit::QuotaStatus, origin: Origin, retry_after: TimeDelta) -> QuotaExceeded {
         self.tally.count(standing.limit, origin, standing.quota, clock::now());
-        QuotaExceeded { standing, retry_after }
+        QuotaExceeded { status: standing, retry_after }
     }
 
     /// Microseconds of this process.
@@ -183,10 +183,10 @@ impl CommandQuotas for Counts {
 }
 
 impl From<QuotaExceeded> for Problem {
-    fn from(QuotaExceeded { standing, retry_after }: QuotaExceeded) -> Self {
+    fn from(QuotaExceeded { status: standing, retry_after }: QuotaExceeded) -> Self {
         let rate_limit::QuotaStatus { limit, quota, .. } = standing;
         let (name, seconds) = (limit.as_str(), whole_seconds(quota.window()));
-        let of = match limit.counts().0 {
+        let of = match limit.scope().0 {
             RateLimitLayer::Address => "your address",
             RateLimitLayer::Account => "your account",
         };

@@ -46,7 +46,7 @@ impl Tally {
 }
 
 fn violation(limit: RateLimit, origin: Origin, entry: &Entry) -> RateLimitViolation {
-    let (layer, route) = limit.counts();
+    let (layer, route) = limit.scope();
     let (actor, origin) = match origin {
         Origin::V4(octets) => (Actor::Anonymous, Some(Ipv4Addr::from(octets).to_string())),
         Origin::V6([a, b, c, d, e, f, g, h]) => {

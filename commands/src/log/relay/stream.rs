@@ -134,7 +134,7 @@ impl JetStream {
         let StreamState { messages, first_seq, last_seq } = info.state;
         let last = if messages > 0 { self.message(name, last_seq).await? } else { None };
         let found = last.as_ref().and_then(|message| epoch_of(message, &self.key));
-        if !own.is_of_same_history(&StreamName::first(log.epoch)) {
+        if !own.shares_history_with(&StreamName::first(log.epoch)) {
             // The log of another service has another key, or is as empty as ours was before its first event.
             return Ok(match found {
                 Some(_) => StreamVerdict::Outlived,
@@ -210,7 +210,7 @@ impl JetStream {
         let mut name = StreamName::first(log.epoch);
         let earlier = self.names(None).await?;
         let earlier = earlier.iter().filter_map(|earlier| StreamName::parse(earlier));
-        let generation = earlier.filter(|earlier| earlier.is_of_same_history(&name)).map(|of_ours| of_ours.generation);
+        let generation = earlier.filter(|earlier| earlier.shares_history_with(&name)).map(|of_ours| of_ours.generation);
         name.generation = generation.max().unwrap_or(0).saturating_add(1);
         let config = json!({
             "name": name.to_string(),

@@ -50,7 +50,7 @@ async fn outcomes(database: &Database) -> BTreeMap<String, usize> {
 
 /// Of those, the ones that were not evaluated: what they waited for was wrong, or took too long.
 fn unseen(outcomes: &BTreeMap<String, usize>) -> usize {
-    ["locked", "pending"].iter().filter_map(|reason| outcomes.get(*reason)).sum()
+    ["locked", "too_many_concurrent"].iter().filter_map(|reason| outcomes.get(*reason)).sum()
 }
 
 /// As if fifteen minutes had passed.
@@ -71,7 +71,7 @@ async fn of_500_guesses_at_once_five_are_evaluated() {
     assert_eq!(outcomes["authentication.locked_out"], 1, "{outcomes:?}");
     // Of those that were not answered in time, too.
     assert!(unseen(&outcomes) >= refusals(&refused) - 5, "every refusal is an event: {outcomes:?}");
-    assert_eq!(outcomes.len(), 3 + usize::from(outcomes.contains_key("pending")), "{outcomes:?}");
+    assert_eq!(outcomes.len(), 3 + usize::from(outcomes.contains_key("too_many_concurrent")), "{outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

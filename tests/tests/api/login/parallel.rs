@@ -77,7 +77,7 @@ async fn behind_attempts_that_do_not_settle_one_waits_two_seconds_and_is_refused
         let (status, took) = timed(log_in(&nobody, email, PASSWORD)).await;
         assert_eq!(status, 401);
         assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(8), "{email}: {took:?}");
-        assert_eq!(reasons(&node, before).await, ["pending"], "{email}");
+        assert_eq!(reasons(&node, before).await, ["too_many_concurrent"], "{email}");
     }
 }
 

@@ -174,7 +174,7 @@ async fn a_token_of_another_service_with_the_same_secret_is_refused() {
         session: SessionId(serde_json::from_value(forger.claims["sid"].clone()).unwrap()),
         authenticated_at: clock::now(),
         methods: vec![AuthenticationMethod::Password],
-        held: false,
+        step_up_required: false,
         roles: vec![RoleName::parse("admin").unwrap()],
         position: 0,
         epoch: node.app().gate.epoch(),

@@ -139,7 +139,7 @@ async fn a_link_compares_five_passwords_with_the_last_ones_and_each_is_recorded(
     }
     let refused = |leaf: &serde_json::Value| leaf["type"] == "authentication.password_reset_refused";
     let recorded: Vec<_> = leaves(&post.node.database).await.into_iter().filter(refused).collect();
-    let mut numbers: Vec<_> = recorded.iter().map(|leaf| leaf["data"]["number"].as_u64().unwrap()).collect();
+    let mut numbers: Vec<_> = recorded.iter().map(|leaf| leaf["data"]["attempt"].as_u64().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
     assert!(recorded.iter().all(|leaf| leaf["subject"] == json!(account)));

@@ -17,12 +17,12 @@ async fn administrators_and_auditors_see_the_policy_and_customers_do_not() {
         let first = json!({
             "version": 1,
             "lockout": {"enabled": true, "threshold": 5, "account_threshold": 20, "window_seconds": 900,
-                        "duration_seconds": 900, "longest_seconds": 86_400},
-            "sessions": {"idle_seconds": 604_800, "absolute_seconds": 2_592_000, "refresh_grace_seconds": 10,
-                         "elevation_seconds": 600, "fingerprint": "require_step_up", "most_live": 100},
+                        "duration_seconds": 900, "max_duration_seconds": 86_400},
+            "sessions": {"idle_timeout_seconds": 604_800, "absolute_timeout_seconds": 2_592_000, "refresh_grace_seconds": 10,
+                         "elevation_seconds": 600, "fingerprint": "require_step_up", "max_per_account": 100},
             "passwords": {"history": 5, "max_age_days": null},
             "second_factor": {"required_for": []},
-            "api_keys": {"end_with_suspension": true},
+            "api_keys": {"suspend_with_creator": true},
         });
         assert_eq!((answer.status, &answer.json), (200, &first), "{answer:?}");
     }

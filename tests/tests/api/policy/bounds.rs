@@ -38,17 +38,17 @@ async fn each_figure_out_of_its_bounds_is_named_alone() {
         let values = [least.checked_sub(1), Some(most + 1), Some(u64::from(u32::MAX))];
         for value in values.into_iter().flatten() {
             let refused = change(&admin, |policy| {
-                policy["lockout"]["longest_seconds"] = json!(604_800);
+                policy["lockout"]["max_duration_seconds"] = json!(604_800);
                 policy["lockout"]["duration_seconds"] = json!(60);
-                policy["sessions"]["absolute_seconds"] = json!(31_536_000);
-                policy["sessions"]["idle_seconds"] = json!(300);
+                policy["sessions"]["absolute_timeout_seconds"] = json!(31_536_000);
+                policy["sessions"]["idle_timeout_seconds"] = json!(300);
                 *policy.pointer_mut(pointer).unwrap() = json!(value);
             })
             .await;
             let named = pointers(&refused);
             assert!(named.contains(&pointer.to_owned()), "{pointer} {value}: {refused:?}");
             // The longest lock is as long as the first at least, and the same of sessions.
-            let follows = ["/lockout/longest_seconds", "/sessions/absolute_seconds"];
+            let follows = ["/lockout/max_duration_seconds", "/sessions/absolute_timeout_seconds"];
             assert!(named.iter().all(|named| named == pointer || follows.contains(&named.as_str())), "{refused:?}");
         }
     }
@@ -60,14 +60,18 @@ async fn a_longest_lock_below_the_first_and_an_end_before_the_idle_timeout_are_r
     let node = Node::start().await;
     let admin = node.admin().await;
     let refused = change(&admin, |policy| {
-        policy["lockout"]["longest_seconds"] = json!(899);
-        policy["sessions"]["absolute_seconds"] = json!(604_799);
+        policy["lockout"]["max_duration_seconds"] = json!(899);
+        policy["sessions"]["absolute_timeout_seconds"] = json!(604_799);
     })
     .await;
-    assert_eq!(pointers(&refused), ["/lockout/longest_seconds", "/sessions/absolute_seconds"], "{refused:?}");
+    assert_eq!(
+        pointers(&refused),
+        ["/lockout/max_duration_seconds", "/sessions/absolute_timeout_seconds"],
+        "{refused:?}"
+    );
     let equal = change(&admin, |policy| {
-        policy["lockout"]["longest_seconds"] = json!(900);
-        policy["sessions"]["absolute_seconds"] = json!(604_800);
+        policy["lockout"]["max_duration_seconds"] = json!(900);
+        policy["sessions"]["absolute_timeout_seconds"] = json!(604_800);
     })
     .await;
     assert_eq!(equal.status, 200, "{equal:?}");

@@ -53,7 +53,7 @@ async fn a_lock_lasts_as_long_as_the_policy_says() {
         enforce(&admin, |policy| {
             policy["lockout"]["threshold"] = json!(1);
             policy["lockout"]["duration_seconds"] = json!(duration);
-            policy["lockout"]["longest_seconds"] = json!(longest);
+            policy["lockout"]["max_duration_seconds"] = json!(longest);
         })
         .await;
         let asked = operator().now;
@@ -120,8 +120,8 @@ async fn a_session_ends_unused_or_in_any_case_when_the_policy_says_so() {
     let node = Node::start().await;
     let admin = node.admin().await;
     enforce(&admin, |policy| {
-        policy["sessions"]["idle_seconds"] = json!(300);
-        policy["sessions"]["absolute_seconds"] = json!(700);
+        policy["sessions"]["idle_timeout_seconds"] = json!(300);
+        policy["sessions"]["absolute_timeout_seconds"] = json!(700);
     })
     .await;
     let asked = operator().now;

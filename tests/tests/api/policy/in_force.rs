@@ -101,7 +101,10 @@ async fn the_configured_life_of_refresh_tokens_shapes_the_first_policy_alone() {
         let policy = admin.get(POLICY).await.json;
         let days = |name: &str, policy: &Value| policy["sessions"][name].as_i64().unwrap() / 86_400;
         assert_eq!(policy["version"], json!(1));
-        assert_eq!((days("idle_seconds", &policy), days("absolute_seconds", &policy)), (idle, absolute));
+        assert_eq!(
+            (days("idle_timeout_seconds", &policy), days("absolute_timeout_seconds", &policy)),
+            (idle, absolute)
+        );
         let started = &of_type(&node, "session.started").await[0];
         let span = time(&started["data"]["expires_at"]) - time(&started["data"]["idle_expires_at"]);
         assert_eq!(span, TimeDelta::days(absolute - idle));
@@ -111,7 +114,11 @@ async fn the_configured_life_of_refresh_tokens_shapes_the_first_policy_alone() {
         node.stop().await;
         let node = Node::join(&database).await;
         let policy = there(&node, &admin).get(POLICY).await.json;
-        assert_eq!((days("idle_seconds", &policy), &policy["version"]), (idle, &json!(2)), "the event says so now");
+        assert_eq!(
+            (days("idle_timeout_seconds", &policy), &policy["version"]),
+            (idle, &json!(2)),
+            "the event says so now"
+        );
     }
 }
 

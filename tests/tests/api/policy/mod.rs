@@ -63,10 +63,10 @@ fn written(policy: &Value) -> Value {
     if policy["lockout"]["account_threshold"] == 20 {
         policy["lockout"].as_object_mut().unwrap().remove("account_threshold");
     }
-    if policy["sessions"]["most_live"] == 100 {
-        policy["sessions"].as_object_mut().unwrap().remove("most_live");
+    if policy["sessions"]["max_per_account"] == 100 {
+        policy["sessions"].as_object_mut().unwrap().remove("max_per_account");
     }
-    if policy["api_keys"]["end_with_suspension"] == true {
+    if policy["api_keys"]["suspend_with_creator"] == true {
         policy.as_object_mut().unwrap().remove("api_keys");
     }
     policy
@@ -124,12 +124,12 @@ const FIGURES: [(&str, u64, u64); 12] = [
     ("/lockout/account_threshold", 1, 1_000),
     ("/lockout/window_seconds", 60, 86_400),
     ("/lockout/duration_seconds", 60, 86_400),
-    ("/lockout/longest_seconds", 60, 604_800),
-    ("/sessions/idle_seconds", 300, 7_776_000),
-    ("/sessions/absolute_seconds", 300, 31_536_000),
+    ("/lockout/max_duration_seconds", 60, 604_800),
+    ("/sessions/idle_timeout_seconds", 300, 7_776_000),
+    ("/sessions/absolute_timeout_seconds", 300, 31_536_000),
     ("/sessions/refresh_grace_seconds", 0, 60),
     ("/sessions/elevation_seconds", 60, 3_600),
-    ("/sessions/most_live", 1, 1_000),
+    ("/sessions/max_per_account", 1, 1_000),
     ("/passwords/history", 1, 24),
     ("/passwords/max_age_days", 1, 3_650),
 ];
@@ -147,7 +147,7 @@ fn accounts(preview: &Value, account: Uuid) -> BTreeMap<String, Value> {
 
 fn lockout(threshold: u64) -> Value {
     json!({"enabled": true, "threshold": threshold, "window_seconds": 900, "duration_seconds": 900,
-           "longest_seconds": 86_400})
+           "max_duration_seconds": 86_400})
 }
 
 /// The second step of a login, begun by the password; without a code it is left at that.

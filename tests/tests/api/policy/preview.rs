@@ -269,7 +269,7 @@ async fn an_attack_is_listed_with_when_the_policy_would_have_stopped_it_if_at_al
         .collect();
     assert_eq!(failures.len(), 30);
     let off = json!({"enabled": false, "threshold": 5, "window_seconds": 900, "duration_seconds": 900,
-                     "longest_seconds": 86_400});
+                     "max_duration_seconds": 86_400});
     for (policy, evaluated, stopped) in [
         (lockout(5), 5, Some(4)),
         (lockout(3), 3, Some(2)),

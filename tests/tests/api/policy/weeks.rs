@@ -51,7 +51,7 @@ fn succeeded(device: Option<String>) -> AuthenticationEvent {
         methods: vec![AuthenticationMethod::Password],
         session: SessionId(operator().new_id()),
         device,
-        trusted: None,
+        trusted_device: None,
     }
 }
 
@@ -72,12 +72,12 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
         let right = dice.roll(12) == 0;
         let counter = counters.entry((account, device.clone())).or_default();
         let mut record = |event| events.push((now, account, event));
-        let AttemptReservation::Open { number, lock_passed } = counter.reserve(now, &policy) else {
+        let AttemptReservation::Granted { number, lock_expired } = counter.reserve(now, &policy) else {
             record(failed(FailureReason::Locked, device));
             continue;
         };
         let factor = Factor::Password;
-        if lock_passed {
+        if lock_expired {
             record(AuthenticationEvent::LockLifted {
                 factor,
                 by: UnlockCause::Expired,
@@ -91,7 +91,7 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
             continue;
         }
         record(failed(FailureReason::WrongPassword, device.clone()));
-        if let Some(lock) = counter.fail(number, now, &policy) {
+        if let Some(lock) = counter.record_failure(number, now, &policy) {
             let (nth, until) = (lock.nth, lock.until);
             record(AuthenticationEvent::LockedOut { factor, failures: number, nth, until, device, scope: None });
         }

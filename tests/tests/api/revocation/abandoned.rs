@@ -40,7 +40,7 @@ async fn an_act_that_is_abandoned_is_done_or_not_done(act: Act, count: usize, ro
     env.extend(mailbox.env());
     let node = Node::with(&database, env).await;
     let admin = node.admin().await;
-    enforce(&admin, |policy| policy["sessions"]["most_live"] = json!(1_000)).await;
+    enforce(&admin, |policy| policy["sessions"]["max_per_account"] = json!(1_000)).await;
     for seed in 0..rounds {
         let mut dice = Dice(seed);
         let owner = node.customer().await;

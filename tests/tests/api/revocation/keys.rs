@@ -51,7 +51,7 @@ async fn where_the_policy_says_so_a_key_outlives_the_suspension_of_its_maker() {
     let key = key_of(&maker).await;
     assert_eq!(act(&admin, &maker, "suspend").await.status, 200);
     assert_eq!(status(&node, &key).await, 401);
-    enforce(&admin, |policy| policy["api_keys"]["end_with_suspension"] = json!(false)).await;
+    enforce(&admin, |policy| policy["api_keys"]["suspend_with_creator"] = json!(false)).await;
     let started = Node::join(&database).await;
     for node in [&node, &started] {
         assert_eq!(status(node, &key).await, 200);

@@ -11,7 +11,7 @@ async fn of_a_hundred_and_thirty_logins_by_eight_clients_at_two_nodes_as_many_li
     let database = Arc::new(Database::create().await);
     let (one, two) = (Node::join(&database).await, Node::join(&database).await);
     let (admin, ann) = (one.admin().await, one.customer().await);
-    enforce(&admin, |policy| policy["sessions"]["most_live"] = json!(20)).await;
+    enforce(&admin, |policy| policy["sessions"]["max_per_account"] = json!(20)).await;
     let all = sessions(&[&one, &two], &ann, 130).await;
     let mut live = 0;
     for session in &all {
@@ -22,14 +22,14 @@ async fn of_a_hundred_and_thirty_logins_by_eight_clients_at_two_nodes_as_many_li
     let ends = recorded(&one, &ann, "session.revoked").await;
     let streams: std::collections::BTreeSet<&str> = ends.iter().map(|end| end["stream"].as_str().unwrap()).collect();
     assert_eq!((ends.len(), streams.len()), (111, 111), "once each");
-    assert!(ends.iter().all(|end| end["data"]["by"] == "limit"));
+    assert!(ends.iter().all(|end| end["data"]["by"] == "session_limit"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_ends_and_one_that_is_past_its_end_before_it() {
     let node = Node::start().await;
     let (admin, ann) = (node.admin().await, node.customer().await);
-    enforce(&admin, |policy| policy["sessions"]["most_live"] = json!(3)).await;
+    enforce(&admin, |policy| policy["sessions"]["max_per_account"] = json!(3)).await;
     let (second, third) = (sessions(&[&node], &ann, 1).await.remove(0), sessions(&[&node], &ann, 1).await.remove(0));
     sqlx::query("update access.session set idle_expires_at = now() - interval '1 hour' where session_id = $1")
         .bind(second.session)
@@ -51,7 +51,7 @@ async fn a_node_that_starts_ends_what_is_beyond_the_limit() {
     let node = Node::join(&database).await;
     let (admin, ann) = (node.admin().await, node.customer().await);
     sessions(&[&node], &ann, 5).await;
-    enforce(&admin, |policy| policy["sessions"]["most_live"] = json!(2)).await;
+    enforce(&admin, |policy| policy["sessions"]["max_per_account"] = json!(2)).await;
     node.stop().await;
     let node = Node::join(&database).await;
     eventually("they end", async || recorded(&node, &ann, "session.revoked").await.len() == 4).await;

@@ -19,7 +19,7 @@ async fn all_are_over_at_the_answers_position_and_each_end_is_recorded_once_at_t
     let database = Arc::new(Database::create().await);
     let (one, two) = (Node::join(&database).await, Node::join(&database).await);
     let (admin, ann) = (one.admin().await, one.customer().await);
-    enforce(&admin, |policy| policy["sessions"]["most_live"] = json!(1_000)).await;
+    enforce(&admin, |policy| policy["sessions"]["max_per_account"] = json!(1_000)).await;
     let all = sessions(&[&one, &two], &ann, 249).await;
     let before = log_size(&one).await - 1;
     let answer = act(&admin, &ann, "suspend").await;
@@ -83,7 +83,7 @@ async fn the_session_that_asks_is_kept_and_says_so() {
     let mine = ann.seeing(answer.position()).get("/v1/me/sessions").await;
     assert_eq!(mine.json["items"].as_array().unwrap().len(), 1, "{mine:?}");
     let said = recorded(&node, &ann, "account.sessions_revoked").await;
-    assert_eq!(said[0]["data"], json!({"by": "owner", "kept": ann.session}));
+    assert_eq!(said[0]["data"], json!({"by": "owner", "except_session": ann.session}));
     // One that was not kept does not come back by keeping itself.
     let refused = others[0].post_nothing("/v1/me/sessions/revoke-others").await;
     assert_eq!(refused.status, 401, "{refused:?}");

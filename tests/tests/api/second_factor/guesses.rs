@@ -71,10 +71,10 @@ fn assert_five(found: &BTreeMap<String, usize>, answers: &[Answer]) {
     let refused = refusals(answers);
     assert_eq!(found["authentication.locked_out"], 1, "{found:?}");
     // Of those that were not answered in time, too.
-    let pending = found.get("pending").copied();
+    let pending = found.get("too_many_concurrent").copied();
     let unseen = found.get("locked").copied().unwrap_or_default() + pending.unwrap_or_default();
     assert!(unseen >= refused - 5, "every refusal is an event: {found:?}, {refused} refused");
-    let unseen = ["locked", "pending"].iter().filter(|reason| found.contains_key(**reason)).count();
+    let unseen = ["locked", "too_many_concurrent"].iter().filter(|reason| found.contains_key(**reason)).count();
     assert_eq!(found.len(), 2 + unseen, "{found:?}");
 }
 
