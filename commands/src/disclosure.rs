@@ -20,16 +20,16 @@ pub(crate) struct DisclosedOutcome<O> {
 }
 
 /// Binds an outcome to the current factors of the account that acts.
-pub(crate) async fn disclosing<O>(
+pub(crate) async fn bind_to_factors<O>(
     side: &WriteSide,
     context: &Context,
     outcome: O,
 ) -> Result<DisclosedOutcome<O>, CommandError> {
-    Ok(DisclosedOutcome { outcome, factors: acting_factors(side, context).await? })
+    Ok(DisclosedOutcome { outcome, factors: actor_factors(side, context).await? })
 }
 
 /// Binds an outcome to the account's factors with the seed that this append puts in use.
-pub(crate) async fn disclosing_with_seed<O>(
+pub(crate) async fn bind_to_seed<O>(
     side: &WriteSide,
     context: &Context,
     outcome: O,
@@ -49,34 +49,34 @@ pub(crate) async fn disclosing_with_seed<O>(
 ///
 /// # Errors
 /// [`CommandError::OutcomeExpired`].
-pub(crate) async fn disclosed_before<O: DeserializeOwned>(
+pub(crate) async fn replay<O: DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<O>, CommandError> {
-    let before = idempotency::before_with_age::<DisclosedOutcome<O>>(&side.log, idempotency).await?;
-    let Some((disclosing, is_recent)) = before else { return Ok(None) };
+    let before = idempotency::stored_outcome_with_age::<DisclosedOutcome<O>>(&side.log, idempotency).await?;
+    let Some((stored, is_recent)) = before else { return Ok(None) };
     if !is_recent {
         return Err(CommandError::OutcomeExpired);
     }
-    Ok(Some(disclose(side, context, disclosing).await?))
+    Ok(Some(disclose(side, context, stored).await?))
 }
 
-async fn disclose<O>(side: &WriteSide, context: &Context, disclosing: DisclosedOutcome<O>) -> Result<O, CommandError> {
-    if disclosing.factors != acting_factors(side, context).await? {
+async fn disclose<O>(side: &WriteSide, context: &Context, stored: DisclosedOutcome<O>) -> Result<O, CommandError> {
+    if stored.factors != actor_factors(side, context).await? {
         return Err(CommandError::OutcomeExpired);
     }
-    Ok(disclosing.outcome)
+    Ok(stored.outcome)
 }
 
 /// Returns a digest of the factors of the account that acts, if an account acts.
-async fn acting_factors(side: &WriteSide, context: &Context) -> Result<Option<[u8; 32]>, CommandError> {
+async fn actor_factors(side: &WriteSide, context: &Context) -> Result<Option<[u8; 32]>, CommandError> {
     let Some(account) = context.account() else { return Ok(None) };
     Ok(credentials::find(side, account).await?.map(|stored| credentials::factors_digest_of(&side.vault, &stored)))
 }
 
 /// Returns the answer to a commit, new or replayed.
-pub(crate) async fn done_disclosing<O>(
+pub(crate) async fn answer<O>(
     side: &WriteSide,
     context: &Context,
     committed: CommitOutcome<DisclosedOutcome<O>>,
@@ -85,8 +85,6 @@ pub(crate) async fn done_disclosing<O>(
         CommitOutcome::New(DisclosedOutcome { outcome, .. }, receipt) => {
             Ok(CommandOutcome { value: outcome, position: receipt.position })
         }
-        CommitOutcome::Replayed(disclosing) => {
-            execute::done_before(&side.log, disclose(side, context, disclosing).await?).await
-        }
+        CommitOutcome::Replayed(stored) => execute::replayed(&side.log, disclose(side, context, stored).await?).await,
     }
 }

@@ -47,7 +47,7 @@ pub(crate) enum CommitOutcome<O> {
 
 /// Returns the answer to a replayed command. The position of its events is not stored. The end of the log serves as an
 /// upper bound.
-pub(crate) async fn done_before<T>(log: &EventLog, value: T) -> Result<CommandOutcome<T>, CommandError> {
+pub(crate) async fn replayed<T>(log: &EventLog, value: T) -> Result<CommandOutcome<T>, CommandError> {
     Ok(CommandOutcome { value, position: log.size().await?.checked_sub(1) })
 }
 
@@ -81,12 +81,12 @@ pub(crate) async fn commit<O: Serialize + DeserializeOwned>(
 
 /// Returns the stored outcome of a command that was refused, or else the error. An identical request that was in flight
 /// may have committed first, and its own effect is then what refuses this one.
-pub(crate) async fn unless_done<O: DeserializeOwned>(
+pub(crate) async fn stored_outcome_or<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
     error: CommandError,
 ) -> Result<O, CommandError> {
-    idempotency::before(log, idempotency).await?.ok_or(error)
+    idempotency::stored_outcome(log, idempotency).await?.ok_or(error)
 }
 
 /// Decides and appends. Repeats both a few times on conflict, so `decide` must read everything that the decision
@@ -103,7 +103,7 @@ where
     for _ in 0..TRIES {
         let (unit, outcome) = match decide().await {
             Ok(decided) => decided,
-            Err(error) => return unless_done(&side.log, idempotency, error).await.map(CommitOutcome::Replayed),
+            Err(error) => return stored_outcome_or(&side.log, idempotency, error).await.map(CommitOutcome::Replayed),
         };
         match commit(side, unit, idempotency, outcome).await {
             Err(CommandError::Contended) => {}
@@ -114,23 +114,23 @@ where
 }
 
 /// Runs a command unless its idempotency key has a stored outcome, and answers in either case.
-pub(crate) async fn once<O: DeserializeOwned>(
+pub(crate) async fn run_once<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
     act: impl Future<Output = Result<CommitOutcome<O>, CommandError>>,
 ) -> Result<CommandOutcome<O>, CommandError> {
-    let committed = match idempotency::before(log, idempotency).await? {
+    let committed = match idempotency::stored_outcome(log, idempotency).await? {
         Some(outcome) => CommitOutcome::Replayed(outcome),
         None => act.await?,
     };
-    done(log, committed).await
+    answer(log, committed).await
 }
 
 /// Returns the answer to a commit, new or replayed.
-pub(crate) async fn done<O>(log: &EventLog, committed: CommitOutcome<O>) -> Result<CommandOutcome<O>, CommandError> {
+pub(crate) async fn answer<O>(log: &EventLog, committed: CommitOutcome<O>) -> Result<CommandOutcome<O>, CommandError> {
     match committed {
         CommitOutcome::New(value, receipt) => Ok(CommandOutcome { value, position: receipt.position }),
-        CommitOutcome::Replayed(value) => done_before(log, value).await,
+        CommitOutcome::Replayed(value) => replayed(log, value).await,
     }
 }
 

@@ -35,15 +35,15 @@ impl IdempotencyKey {
 }
 
 /// Returns the stored outcome of this command, or `None` if it is new.
-pub(crate) async fn before<O: DeserializeOwned>(
+pub(crate) async fn stored_outcome<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<O>, CommandError> {
-    Ok(before_with_age(log, idempotency).await?.map(|(outcome, _)| outcome))
+    Ok(stored_outcome_with_age(log, idempotency).await?.map(|(outcome, _)| outcome))
 }
 
 /// Returns the stored outcome, and `true` if it is recent enough to disclose its secrets again.
-pub(crate) async fn before_with_age<O: DeserializeOwned>(
+pub(crate) async fn stored_outcome_with_age<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<(O, bool)>, CommandError> {

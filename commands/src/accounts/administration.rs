@@ -52,7 +52,7 @@ async fn change_suspension(
     reason: &Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::idempotency_key(&side.vault, context, operation, account.0, reason);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_account(&side.vault, account, reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
             let (state, version) = side.account_state(account).await?;
@@ -84,7 +84,7 @@ pub(crate) async fn unlock(
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::idempotency_key(&side.vault, context, "unlock", account.0, &reason);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let unknown = fulexo_domain::account::AccountError::NotFound;
         let profile = profile::profile(side, account).await?.ok_or(unknown)?;
         let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
@@ -116,7 +116,7 @@ pub(crate) async fn expire_password(
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::idempotency_key(&side.vault, context, "expire_password", account.0, &reason);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = side.account_state(account).await?;
@@ -166,7 +166,7 @@ pub(crate) async fn end_session(
         unit.record(session.0, Some(live.account), [SessionEvent::Revoked { by: RevocationCause::Admin }])?;
         match execute::commit(side, unit, None, ()).await {
             Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
-            Ok(CommitOutcome::Replayed(())) => return execute::done_before(&side.log, ()).await,
+            Ok(CommitOutcome::Replayed(())) => return execute::replayed(&side.log, ()).await,
             Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }

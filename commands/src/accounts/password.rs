@@ -70,8 +70,8 @@ pub(crate) async fn change_password(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [current.expose().as_bytes(), new.expose().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_password", &content);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
+    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::replayed(&side.log, ()).await;
     }
     let (account, device) = match owner {
         PasswordOwner::Session(account, session) => (account, tokens::device_of(&side.pool, session).await?),
@@ -92,7 +92,7 @@ pub(crate) async fn change_password(
     let change = PasswordCandidate { session: owner.session(), new, broken, permit, permits };
     let changed = change_proven_password(side, context, &stored, change, &attempt, idempotency.as_ref()).await;
     let recorded = attempts::conclude(side, context, &stored, &attempt, changed).await?;
-    execute::done(&side.log, recorded).await
+    execute::answer(&side.log, recorded).await
 }
 
 /// Changes the password, after the current one was verified.

@@ -45,7 +45,7 @@ pub(crate) async fn request_password_reset(
 ) -> Result<(), CommandError> {
     let Some(account) = profile::account_of(side, email).await? else { return Ok(()) };
     let idempotency = IdempotencyKey::of(&side.vault, context, "request_password_reset", &[account.0.as_bytes()]);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
         return Ok(());
     }
     if outbox::has_reached_mail_limit(&side.pool, account, MailKind::PasswordReset, context.now).await? {
@@ -66,7 +66,7 @@ pub(crate) async fn reset_password(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency =
         IdempotencyKey::of(&side.vault, context, "reset_password", &[token.as_bytes(), new.expose().as_bytes()]);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let purpose = LinkPurpose::PasswordReset;
         let account = outbox::link_owner(side, purpose, token, context.now).await?;
         let context = &context.acting_as(account);
@@ -134,7 +134,7 @@ pub(crate) async fn verify_email(
     token: &str,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "verify_email", &[token.as_bytes()]);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let purpose = LinkPurpose::EmailVerification;
         let account = outbox::link_owner(side, purpose, token, context.now).await?;
         let context = &context.acting_as(account);
@@ -158,7 +158,7 @@ pub(crate) async fn report_intrusion(
     token: &str,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "report_intrusion", &[token.as_bytes()]);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
         let context = &context.acting_as(account);
         let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;

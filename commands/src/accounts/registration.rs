@@ -79,8 +79,8 @@ pub(crate) async fn register(
     let content = [email.normalised().into_bytes(), password.expose().into(), name.unwrap_or_default().into()];
     let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
     let idempotency = IdempotencyKey::of(&side.vault, context, "register", &content);
-    if let Some(RegistrationOutcome { account }) = idempotency::before(&side.log, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, account).await;
+    if let Some(RegistrationOutcome { account }) = idempotency::stored_outcome(&side.log, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, account).await;
     }
     let permit = rate_limit::hashing_permit(side, context)?;
     let broken = password::broken_rules(&side.hasher, &password, &email, display_name.as_ref(), permit.clone()).await?;
@@ -101,7 +101,7 @@ pub(crate) async fn register(
         }
         Ok((unit, RegistrationOutcome { account }))
     });
-    Ok(execute::done(&side.log, decided.await?).await?.map(|RegistrationOutcome { account }| account))
+    Ok(execute::answer(&side.log, decided.await?).await?.map(|RegistrationOutcome { account }| account))
 }
 
 pub(crate) async fn create_account(
@@ -116,10 +116,8 @@ pub(crate) async fn create_account(
     let content = [email.normalised().into_bytes(), name.into(), listed.into_bytes()];
     let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
     let idempotency = IdempotencyKey::of(&side.vault, context, "create_account", &content);
-    if let Some(RegistrationOutcome { account }) =
-        disclosure::disclosed_before(side, context, idempotency.as_ref()).await?
-    {
-        return execute::done_before(&side.log, provisioned_account(&side.vault, account)).await;
+    if let Some(RegistrationOutcome { account }) = disclosure::replay(side, context, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, provisioned_account(&side.vault, account)).await;
     }
     let account = AccountId(context.new_id());
     let password = Password::new(provisioned_account(&side.vault, account).initial_password.to_string());
@@ -145,9 +143,9 @@ pub(crate) async fn create_account(
         }
         roles::require_granter(side, &mut unit, context, needed).await?;
         unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
-        Ok((unit, disclosure::disclosing(side, context, RegistrationOutcome { account }).await?))
+        Ok((unit, disclosure::bind_to_factors(side, context, RegistrationOutcome { account }).await?))
     });
-    let done = disclosure::done_disclosing(side, context, decided.await?).await?;
+    let done = disclosure::answer(side, context, decided.await?).await?;
     Ok(done.map(|RegistrationOutcome { account }| provisioned_account(&side.vault, account)))
 }
 
@@ -196,8 +194,8 @@ pub(crate) async fn change_profile(
     let before = side.log.snapshot::<AccountSnapshot>(account.0).await?.snapshot;
     let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::NotFound)?;
     let profile = Profile { display_name, ..known.clone() };
-    if idempotency::before::<Option<u64>>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, profile).await;
+    if idempotency::stored_outcome::<Option<u64>>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::replayed(&side.log, profile).await;
     }
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
     let sealing = Some((key, profile_data(&profile.email, profile.display_name.as_ref())));
@@ -228,6 +226,6 @@ pub(crate) async fn change_profile(
         )?;
         Ok((unit, None))
     });
-    let CommandOutcome { value: unchanged, position } = execute::done(&side.log, decided.await?).await?;
+    let CommandOutcome { value: unchanged, position } = execute::answer(&side.log, decided.await?).await?;
     Ok(CommandOutcome { value: profile, position: position.or(unchanged) })
 }

@@ -115,12 +115,12 @@ pub(crate) async fn forget_device(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), device.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "forget_device", &content);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
+    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::replayed(&side.log, ()).await;
     }
     if !knows_device(&side.pool, context, account, device).await? {
-        let refused = execute::unless_done(&side.log, idempotency.as_ref(), CommandError::NoSuchDevice).await;
-        return execute::done(&side.log, CommitOutcome::Replayed(refused?)).await;
+        let refused = execute::stored_outcome_or(&side.log, idempotency.as_ref(), CommandError::NoSuchDevice).await;
+        return execute::answer(&side.log, CommitOutcome::Replayed(refused?)).await;
     }
     let mut unit = side.unit_of_work(context);
     unit.vault(VaultWrite::ForgetDevice { account, device });
@@ -128,5 +128,5 @@ pub(crate) async fn forget_device(
         AuthenticationEvent::DeviceForgotten { device: attempts::device_name(&side.vault, account, device) };
     unit.record(account.0, Some(account), [forgotten])?;
     let committed = execute::commit(side, unit, idempotency.as_ref(), ()).await?;
-    execute::done(&side.log, committed).await
+    execute::answer(&side.log, committed).await
 }

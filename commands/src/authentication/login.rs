@@ -111,7 +111,7 @@ async fn log_in(
     let token = credentials.device_token.as_deref().unwrap_or_default();
     let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "login", &content);
-    if let Some((outcome, is_recent)) = idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
+    if let Some((outcome, is_recent)) = idempotency::stored_outcome_with_age(&side.log, idempotency.as_ref()).await? {
         return replay(side, context, outcome, is_recent).await;
     }
 
@@ -397,7 +397,7 @@ pub(crate) async fn replay(
             if challenge.has_expired(context.now) || factors != credentials::factors_digest_of(&side.vault, &stored) {
                 return Err(CommandError::InvalidCredentials);
             }
-            execute::done_before(
+            execute::replayed(
                 &side.log,
                 LoginResult::Challenge(challenge::issue(&side.vault, challenge, &factors, context.now)),
             )

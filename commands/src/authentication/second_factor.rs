@@ -50,9 +50,9 @@ pub(crate) async fn start_enrolment(
     account: AccountId,
 ) -> Result<CommandOutcome<Enrolment>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "start_enrolment", &[account.0.as_bytes()]);
-    if let Some(shown) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
+    if let Some(shown) = disclosure::replay(side, context, idempotency.as_ref()).await? {
         let enrolment = pending_enrolment(side, account, &shown).await?;
-        return execute::done_before(&side.log, enrolment).await;
+        return execute::replayed(&side.log, enrolment).await;
     }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
@@ -64,9 +64,9 @@ pub(crate) async fn start_enrolment(
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(VaultWrite::PendingSeed { account, seed });
         unit.record(account.0, Some(account), events)?;
-        Ok((unit, disclosure::disclosing(side, context, shown).await?))
+        Ok((unit, disclosure::bind_to_factors(side, context, shown).await?))
     });
-    let CommandOutcome { value: shown, position } = disclosure::done_disclosing(side, context, decided.await?).await?;
+    let CommandOutcome { value: shown, position } = disclosure::answer(side, context, decided.await?).await?;
     Ok(CommandOutcome { value: pending_enrolment(side, account, &shown).await?, position })
 }
 
@@ -102,8 +102,8 @@ pub(crate) async fn confirm_enrolment(
 ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), code.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "confirm_enrolment", &content);
-    if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
+    if let Some(batch) = disclosure::replay(side, context, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
     }
     let sealed = credentials::sealed_seed(&side.pool, account, "totp_pending")
         .await?
@@ -135,9 +135,9 @@ pub(crate) async fn confirm_enrolment(
             unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
         }
         // The factors as this append leaves them.
-        Ok((unit, disclosure::disclosing_with_seed(side, context, batch, &sealed).await?))
+        Ok((unit, disclosure::bind_to_seed(side, context, batch, &sealed).await?))
     });
-    let done = disclosure::done_disclosing(side, context, decided.await?).await?;
+    let done = disclosure::answer(side, context, decided.await?).await?;
     Ok(done.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
 }
 
@@ -147,8 +147,8 @@ pub(crate) async fn issue_recovery_codes(
     account: AccountId,
 ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "issue_recovery_codes", &[account.0.as_bytes()]);
-    if let Some(batch) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
+    if let Some(batch) = disclosure::replay(side, context, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
     }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
@@ -160,9 +160,9 @@ pub(crate) async fn issue_recovery_codes(
         unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
         unit.vault(codes::recovery_codes_write(&side.vault, account, &codes));
         unit.record(account.0, Some(account), events)?;
-        Ok((unit, disclosure::disclosing(side, context, batch).await?))
+        Ok((unit, disclosure::bind_to_factors(side, context, batch).await?))
     });
-    let done = disclosure::done_disclosing(side, context, decided.await?).await?;
+    let done = disclosure::answer(side, context, decided.await?).await?;
     Ok(done.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
 }
 
@@ -172,7 +172,7 @@ pub(crate) async fn disable_second_factor(
     account: AccountId,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "disable_second_factor", &[account.0.as_bytes()]);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         execute::decide(side, idempotency.as_ref(), || async {
             let (state, version) = side.account_state(account).await?;
             if requires_second_factor(side, &state).await? {
@@ -195,7 +195,7 @@ pub(crate) async fn reset_second_factor(
     reason: Reason,
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = reason::idempotency_key(&side.vault, context, "reset_second_factor", account.0, &reason);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = side.account_state(account).await?;
@@ -253,7 +253,7 @@ async fn second_step(
     let content = [challenge_token.as_bytes(), code.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "second_factor", &content);
     if let Some((outcome, is_recent)) =
-        idempotency::before_with_age::<LoginOutcome>(&side.log, idempotency.as_ref()).await?
+        idempotency::stored_outcome_with_age::<LoginOutcome>(&side.log, idempotency.as_ref()).await?
     {
         return login::replay(side, context, outcome, is_recent).await;
     }

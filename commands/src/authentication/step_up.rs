@@ -45,8 +45,8 @@ pub(crate) async fn step_up(
     };
     let content = [session.0.as_bytes().as_slice(), kind, secret];
     let idempotency = IdempotencyKey::of(&side.vault, context, "step_up", &content);
-    if let Some(until) = idempotency::before(&side.log, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, until).await;
+    if let Some(until) = idempotency::stored_outcome(&side.log, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, until).await;
     }
     let (stored, attempt, spent) = verify_evidence(side, context, account, session, evidence).await?;
     let method = match attempt.factor {
@@ -86,7 +86,7 @@ pub(crate) async fn step_up(
         unit.record(session.0, Some(account), events)?;
         Ok((unit, until))
     });
-    execute::done(&side.log, attempts::conclude(side, context, &stored, &attempt, decided.await).await?).await
+    execute::answer(&side.log, attempts::conclude(side, context, &stored, &attempt, decided.await).await?).await
 }
 
 async fn verify_evidence(

@@ -54,8 +54,8 @@ pub(crate) async fn create_api_key(
     let (listed, ends) = (names.join(" "), expires_at.timestamp_micros().to_be_bytes());
     let content = [name.as_str().as_bytes(), listed.as_bytes(), &ends];
     let idempotency = IdempotencyKey::of(&side.vault, context, "create_api_key", &content);
-    if let Some(id) = disclosure::disclosed_before(side, context, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, new_api_key(&side.vault, id)).await;
+    if let Some(id) = disclosure::replay(side, context, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, new_api_key(&side.vault, id)).await;
     }
     if expires_at <= context.now || expires_at > context.now + MAX_LIFETIME {
         return Err(CommandError::ApiKeyLife);
@@ -81,9 +81,9 @@ pub(crate) async fn create_api_key(
         roles::require_granter(side, &mut unit, context, needed).await?;
         unit.expect(Category::ApiKey, id.0, ExpectedVersion::New);
         unit.record(id.0, context.account(), events)?;
-        Ok((unit, disclosure::disclosing(side, context, id).await?))
+        Ok((unit, disclosure::bind_to_factors(side, context, id).await?))
     });
-    Ok(disclosure::done_disclosing(side, context, decided.await?).await?.map(|id| new_api_key(&side.vault, id)))
+    Ok(disclosure::answer(side, context, decided.await?).await?.map(|id| new_api_key(&side.vault, id)))
 }
 
 pub(crate) async fn revoke_api_key(
@@ -112,7 +112,7 @@ pub(crate) async fn revoke_api_key(
         unit.record(key.0, maker, events)?;
         match execute::commit(side, unit, None, ()).await {
             Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
-            Ok(CommitOutcome::Replayed(())) => return execute::done_before(&side.log, ()).await,
+            Ok(CommitOutcome::Replayed(())) => return execute::replayed(&side.log, ()).await,
             Err(CommandError::Contended) => {}
             Err(error) => return Err(error),
         }

@@ -62,7 +62,7 @@ async fn change_lockdown(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [scope.as_bytes(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_lockdown", &content);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), async || {
             let (state, version) = read_lockdown(&side.pool).await?;

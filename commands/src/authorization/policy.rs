@@ -31,7 +31,7 @@ pub(crate) async fn change_policy(
     let text = serde_json::to_vec(&(replaces, &proposed))?;
     let content = [text.as_slice(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_policy", &content);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
             let LoadedStream { snapshot, version, .. } = side.log.snapshot::<PolicySnapshot>(STREAM.id).await?;

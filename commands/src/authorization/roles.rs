@@ -75,8 +75,8 @@ async fn change_roles(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), role.as_str().as_bytes(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
-    if idempotency::before::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::done_before(&side.log, ()).await;
+    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
+        return execute::replayed(&side.log, ()).await;
     }
     let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
     let remembered = idempotency.as_ref().map(|idempotency| idempotency.record(&())).transpose()?;
@@ -93,8 +93,8 @@ async fn change_roles(
             // Conflict: decide again on the new state.
             Err(CommandError::Contended) => {}
             Err(error) => {
-                execute::unless_done::<()>(&side.log, idempotency.as_ref(), error).await?;
-                return execute::done_before(&side.log, ()).await;
+                execute::stored_outcome_or::<()>(&side.log, idempotency.as_ref(), error).await?;
+                return execute::replayed(&side.log, ()).await;
             }
         }
     }
@@ -165,7 +165,7 @@ async fn change_role(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [role.as_str().as_bytes(), listed.as_bytes(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
-    execute::once(&side.log, idempotency.as_ref(), async {
+    execute::run_once(&side.log, idempotency.as_ref(), async {
         let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
         execute::decide(side, idempotency.as_ref(), || async {
             let (state, version) = role_state(&side.log, role).await?;

@@ -84,7 +84,7 @@ pub(crate) async fn refresh(
     let fingerprint = fingerprint(&side.vault, context, device.unwrap_or(root.device));
     let client = ClientFingerprint { fingerprint, device: device.filter(|device| *device == root.device) };
     let idempotency = IdempotencyKey::of(&side.vault, context, "refresh", &[token.as_bytes()]);
-    match idempotency::before_with_age(&side.log, idempotency.as_ref()).await? {
+    match idempotency::stored_outcome_with_age(&side.log, idempotency.as_ref()).await? {
         // Too long ago: treated as any used token.
         Some((RefreshOutcome::Refreshed(_), false)) | None => {}
         Some((RefreshOutcome::Refreshed(generation), true)) => {

@@ -72,8 +72,8 @@ pub(crate) async fn revoke_all(
     let but = kept.map_or(Uuid::nil(), |kept| kept.0);
     let content = [account.0.as_bytes().as_slice(), but.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
-    if let Some(live) = idempotency::before(&side.log, idempotency.as_ref()).await? {
-        return execute::done_before(&side.log, live).await;
+    if let Some(live) = idempotency::stored_outcome(&side.log, idempotency.as_ref()).await? {
+        return execute::replayed(&side.log, live).await;
     }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
@@ -85,8 +85,8 @@ pub(crate) async fn revoke_all(
         }
         Ok((unit, live))
     });
-    let done = execute::done(&side.log, decided.await?).await?;
-    if done.position.is_some() { Ok(done) } else { execute::done_before(&side.log, done.value).await }
+    let done = execute::answer(&side.log, decided.await?).await?;
+    if done.position.is_some() { Ok(done) } else { execute::replayed(&side.log, done.value).await }
 }
 
 /// Adds the event that ends every session of an account but one. It is a single event for any number of sessions:
