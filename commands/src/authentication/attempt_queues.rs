@@ -114,14 +114,14 @@ mod tests {
         let held: Vec<Vec<QueueTicket>> = (0..4).map(|number| fill(&queues, number)).collect();
         assert!(held.iter().all(|held| held.len() == MAX_PER_QUEUE));
         assert!(enter(&queues, 9).is_none(), "all are taken");
-        assert_eq!(queues.0.lock().unwrap().len(), 4, "nothing is kept of whoever did not get in");
+        assert_eq!(queues.0.lock().unwrap().len(), 4, "nothing is kept of a refused attempt");
         drop(held);
         assert!(queues.0.lock().unwrap().is_empty(), "nothing is kept of queues that are over");
         assert!(enter(&queues, 9).is_some());
     }
 
     #[tokio::test]
-    async fn a_turn_ends_with_its_holder_and_a_flight_wakes_whoever_has_it() {
+    async fn a_turn_ends_with_its_holder_and_a_settled_attempt_wakes_the_next() {
         let queues = Arc::new(AttemptQueues::default());
         let (first, second) = (enter(&queues, 1).unwrap(), enter(&queues, 1).unwrap());
         let turn = first.turn().await;

@@ -48,7 +48,7 @@ use crate::write_side::WriteSide;
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The time that an attempt waits for others in flight.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// The maximum interval between checks for attempts in flight on other nodes.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -102,7 +102,7 @@ pub(crate) struct CountedAttempt {
     /// `true` if only attempts in flight prevent its evaluation.
     is_pending: bool,
     /// Wakes waiting attempts when this one ends.
-    flights: Vec<InFlightAttempt>,
+    in_flight: Vec<InFlightAttempt>,
 }
 
 /// The state of a counter after it counted or refused an attempt.
@@ -151,8 +151,8 @@ impl CountedAttempt {
 
     fn first(keys: AttemptKeys, factor: Factor, device: Option<String>, at: DateTime<Utc>) -> Self {
         let (own, account) = (CounterReading::FIRST, CounterReading::FIRST);
-        let (lockout, is_pending, flights) = (own.lockout, false, Vec::new());
-        Self { keys, factor, device, at, own, account, lockout, is_pending, flights }
+        let (lockout, is_pending, in_flight) = (own.lockout, false, Vec::new());
+        Self { keys, factor, device, at, own, account, lockout, is_pending, in_flight }
     }
 
     /// Returns the write of a successful attempt: it resets its own counter, and takes this attempt, but no other, back
@@ -223,7 +223,7 @@ pub(crate) fn device_name(vault: &Vault, account: AccountId, device: Uuid) -> St
     URL_SAFE_NO_PAD.encode(digest.split_at(16).0)
 }
 
-/// Counts an attempt on its own counter and on the account's, unless it may not be evaluated. Waits up to [`PATIENCE`]
+/// Counts an attempt on its own counter and on the account's, unless it may not be evaluated. Waits up to [`MAX_WAIT`]
 /// for others in flight.
 pub(crate) async fn reserve_attempt(
     side: &WriteSide,
@@ -244,7 +244,7 @@ pub(crate) async fn reserve_attempt(
     if !policy.enabled {
         return Ok(CountedAttempt::first(keys, factor, device, now));
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     let counter = CounterId { key_hash: keys.own, account: owner, factor };
     let own = count_in_turn(side, counter, now, policy, deadline).await?;
     let mut reserved = CountedAttempt {
@@ -254,14 +254,14 @@ pub(crate) async fn reserve_attempt(
         ..CountedAttempt::first(keys, factor, device, now)
     };
     if own.lockout != AttemptReservation::Locked {
-        reserved.flights.push(side.queues.attempts.mark_in_flight(keys.own, factor));
+        reserved.in_flight.push(side.queues.attempts.mark_in_flight(keys.own, factor));
         let counter = CounterId { key_hash: keys.account, account, factor };
         let account = count_in_turn(side, counter, now, &policy.for_account(), deadline).await;
         if account.as_ref().map_or(true, |account| account.lockout == AttemptReservation::Locked) {
             retry_while_unavailable(|| take_back(&side.pool, &keys.own, factor, now)).await?;
             reserved.lockout = AttemptReservation::Locked;
         } else {
-            reserved.flights.push(side.queues.attempts.mark_in_flight(keys.account, factor));
+            reserved.in_flight.push(side.queues.attempts.mark_in_flight(keys.account, factor));
         }
         reserved.account = account?;
         reserved.is_pending = reserved.account.is_pending;

@@ -29,11 +29,11 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 /// The maximum number of one address's hashes in a batch, so that others do not wait for a batch full of them.
-const MOST_OF_ONE: usize = MAX_LANES / 2;
+const MAX_PER_ORIGIN: usize = MAX_LANES / 2;
 /// The time after a request of another address during which threads are kept free for others.
-const COMPANY: Duration = Duration::from_secs(1);
+const OTHERS_WINDOW: Duration = Duration::from_secs(1);
 /// The length of a verifier's prefix before the hash: version, cost and salt.
-const HEAD: usize = 29;
+const PREFIX_LENGTH: usize = 29;
 
 /// A bounded pool of hashing threads.
 pub struct PasswordHasher {
@@ -84,7 +84,7 @@ struct JobQueue {
     state: Mutex<JobQueueState>,
     arrived: Condvar,
     /// The maximum number of threads for one origin alone while others send requests too.
-    most_alone: usize,
+    max_alone: usize,
 }
 
 #[derive(Default)]
@@ -95,7 +95,7 @@ struct JobQueueState {
     /// The number of threads that each origin has to itself.
     alone: HashMap<PermitHolder, usize>,
     /// The last two different origins, and the times of their latest requests.
-    came: [Option<(PermitHolder, Instant)>; 2],
+    arrivals: [Option<(PermitHolder, Instant)>; 2],
     closed: bool,
 }
 
@@ -252,7 +252,7 @@ impl PasswordHasher {
         let verifier = verifier.unwrap_or_else(|| self.dummy.clone());
         let Some((cost, salt)) = verifier.parts() else { return Ok(false) };
         let hash = self.compute(&password, salt, cost, permit).await?;
-        let expected = verifier.expose().as_bytes().get(HEAD..).unwrap_or_default();
+        let expected = verifier.expose().as_bytes().get(PREFIX_LENGTH..).unwrap_or_default();
         let right = equal(hash_text(&hash).as_bytes(), expected);
         // A guess longer than bcrypt reads is wrong, and costs the same as any other.
         Ok(right && known && password.expose().len() <= MAX_BYTES)
@@ -286,13 +286,13 @@ impl JobQueue {
     }
 
     fn of(threads: usize) -> Self {
-        Self { state: Mutex::default(), arrived: Condvar::new(), most_alone: threads.div_ceil(2) }
+        Self { state: Mutex::default(), arrived: Condvar::new(), max_alone: threads.div_ceil(2) }
     }
 
     fn push(&self, job: PoolJob) {
         let origin = job.permit.origin();
         let mut state = self.lock();
-        state.came(origin, Instant::now());
+        state.record_arrival(origin, Instant::now());
         state.waiting.push(origin, job);
         drop(state);
         self.arrived.notify_one();
@@ -309,7 +309,7 @@ impl JobQueue {
         loop {
             // A caller that went away needs no answer, so the next one gets the time.
             state.waiting.forget_unwanted();
-            let kept = state.kept_for_others(self.most_alone, Instant::now());
+            let kept = state.kept_for_others(self.max_alone, Instant::now());
             if kept.is_none()
                 && let Some(batch) = state.take()
             {
@@ -328,8 +328,8 @@ impl JobQueue {
 }
 
 impl JobQueueState {
-    fn came(&mut self, origin: PermitHolder, now: Instant) {
-        let [last, one_before] = &mut self.came;
+    fn record_arrival(&mut self, origin: PermitHolder, now: Instant) {
+        let [last, one_before] = &mut self.arrivals;
         if last.is_some_and(|(last, _)| last != origin) {
             *one_before = *last;
         }
@@ -338,19 +338,19 @@ impl JobQueueState {
 
     /// Returns the time for which an idle thread is kept free for other origins: when only one origin waits, and it
     /// already has its maximum of threads. The next of these threads to finish takes its jobs.
-    fn kept_for_others(&self, most_alone: usize, now: Instant) -> Option<Duration> {
+    fn kept_for_others(&self, max_alone: usize, now: Instant) -> Option<Duration> {
         let origin = self.waiting.only().filter(|_| !self.closed)?;
-        if self.alone.get(&origin).is_none_or(|threads| *threads < most_alone) {
+        if self.alone.get(&origin).is_none_or(|threads| *threads < max_alone) {
             return None;
         }
-        let others = self.came.iter().flatten().filter(|(other, _)| *other != origin).map(|(_, at)| *at);
-        let left = (others.max()? + COMPANY).saturating_duration_since(now);
+        let others = self.arrivals.iter().flatten().filter(|(other, _)| *other != origin).map(|(_, at)| *at);
+        let left = (others.max()? + OTHERS_WINDOW).saturating_duration_since(now);
         Some(left).filter(|left| !left.is_zero())
     }
 
     fn take(&mut self) -> Option<JobBatch> {
         let share = self.waiting.len().div_ceil(self.idle.max(1));
-        let jobs = self.waiting.take(share, MOST_OF_ONE);
+        let jobs = self.waiting.take(share, MAX_PER_ORIGIN);
         let first = jobs.first()?.permit.origin();
         let alone = Some(first).filter(|first| jobs.iter().all(|job| job.permit.origin() == *first));
         if let Some(origin) = alone {
@@ -373,11 +373,11 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
     let mut done = None;
     while let Some(JobBatch { jobs, alone }) = queue.take(done.take()) {
         done = alone;
-        let (mut keys, mut replies, mut of_all) = (Vec::new(), Vec::new(), 0);
+        let (mut keys, mut replies, mut batch_cost) = (Vec::new(), Vec::new(), 0);
         for PoolJob { task, permit } in jobs {
             match task {
                 PoolTask::Hash { key, salt, cost, reply } => {
-                    of_all = cost;
+                    batch_cost = cost;
                     keys.push((key, salt));
                     replies.push((reply, permit));
                 }
@@ -396,7 +396,7 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
         if inputs.is_empty() {
             continue;
         }
-        for ((reply, permit), hash) in replies.into_iter().zip(engine.hashes(&inputs, of_all)) {
+        for ((reply, permit), hash) in replies.into_iter().zip(engine.hashes(&inputs, batch_cost)) {
             // The permit is free before its owner receives the answer.
             drop(permit);
             let _ = reply.send(Zeroizing::new(hash));
@@ -428,12 +428,12 @@ impl BcryptEngine {
     fn hashes(self, inputs: &[HashInput<'_>], cost: u32) -> Vec<[u8; 24]> {
         match self {
             Self::Lanes => fulexo_bcrypt::bcrypt(inputs, cost),
-            Self::Crate => inputs.iter().map(|input| by_the_crate(*input, cost)).collect(),
+            Self::Crate => inputs.iter().map(|input| crate_hash(*input, cost)).collect(),
         }
     }
 }
 
-fn by_the_crate(input: HashInput<'_>, cost: u32) -> [u8; 24] {
+fn crate_hash(input: HashInput<'_>, cost: u32) -> [u8; 24] {
     let mut key = Zeroizing::new([0; MAX_BYTES + 1]);
     key.iter_mut().zip(input.password).for_each(|(byte, from)| *byte = *from);
     let length = (input.password.len() + 1).min(MAX_BYTES);
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn however_many_wait_each_gets_its_own_answer() {
+    async fn each_of_many_waiting_callers_gets_its_own_answer() {
         let hasher = PasswordHasher::start(2, 4).unwrap();
         let costs = [4, 5];
         let verifiers: Vec<Verifier> = (0..100)
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_bcrypt_would_cut_is_wrong() {
+    async fn a_password_that_bcrypt_would_truncate_is_wrong() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
         let longest = "x".repeat(72);
         let verifier = hasher.hash(password(&longest), hasher.permit(PermitHolder::INTERNAL).unwrap()).await.unwrap();
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_judged_takes_its_turn_and_a_panic_ends_no_thread() {
+    async fn a_check_runs_on_the_pool_and_its_panic_ends_no_thread() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
         let judged =
             hasher.judge(|| vec![PasswordViolation::Common], hasher.permit(PermitHolder::INTERNAL).unwrap()).await;
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_goes_away_leaves_their_place() {
+    async fn a_caller_that_goes_away_releases_its_permit() {
         let hasher = PasswordHasher::start(1, 4).unwrap();
         let holder = PermitHolder { network: Some([192, 0, 2, 1].into()), account: None };
         for _ in 0..PERMITS_PER_HOLDER {
@@ -590,7 +590,7 @@ mod tests {
             });
             answers.push(answer);
         };
-        let kept = |later| queue.lock().kept_for_others(queue.most_alone, Instant::now() + later);
+        let kept = |later| queue.lock().kept_for_others(queue.max_alone, Instant::now() + later);
         (0..9).for_each(|_| push(1));
         let [first, second] = [queue.take(None).unwrap(), queue.take(None).unwrap()];
         assert!([&first, &second].iter().all(|batch| batch.alone == Some(holder(1))), "nobody else is there");
@@ -599,7 +599,7 @@ mod tests {
         assert!(mixed.alone.is_none() && mixed.jobs.len() > 1);
         (0..9).for_each(|_| push(1));
         assert!(kept(Duration::ZERO).is_some(), "the other thread is its own already");
-        assert!(kept(COMPANY).is_none(), "the others come no longer");
+        assert!(kept(OTHERS_WINDOW).is_none(), "the others come no longer");
         let own = queue.take(first.alone).unwrap();
         assert!(own.alone == Some(holder(1)), "the thread that was its own still is");
         push(3);

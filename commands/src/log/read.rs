@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::event_log::EventLog;
 
 /// The number of events after the latest snapshot at which a load writes a new one. A shorter stream has no snapshot.
-const TAIL: usize = 32;
+const SNAPSHOT_INTERVAL: usize = 32;
 
 /// A stream, loaded from the log.
 pub struct LoadedStream<R> {
@@ -105,7 +105,7 @@ impl EventLog {
             }
         }
         if let Some(last) = rows.last()
-            && rows.len() - skipped >= TAIL
+            && rows.len() - skipped >= SNAPSHOT_INTERVAL
         {
             self.store_snapshot(stream, last, &loaded.snapshot).await;
         }

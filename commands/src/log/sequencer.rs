@@ -27,19 +27,19 @@ use super::statements::{ExpectedVersions, is_rejection, lock, try_append, where_
 use crate::vault::write;
 
 /// The time that a batch waits for an unreachable database.
-const PATIENCE: Duration = Duration::from_secs(15);
+const RETRY_PERIOD: Duration = Duration::from_secs(15);
 
 /// The time that a transaction of this task may be idle. It holds a lock that every node needs, and is idle only for
 /// one round trip at a time. A longer pause means that the process hangs or its machine is gone: Postgres then ends the
 /// transaction, so that other nodes can append.
-const SILENCE: &str = "set idle_in_transaction_session_timeout = '3s'";
+const IDLE_TIMEOUT: &str = "set idle_in_transaction_session_timeout = '3s'";
 
 /// The time that a statement may take, equal to the time that callers wait. Beyond it, the server has vanished, or a
 /// commit waits for a standby; no caller is waiting any more in either case.
-const ANSWER: Duration = Duration::from_secs(30);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The maximum number of streams whose versions are remembered for optimistic appends.
-const REMEMBERED: usize = 50_000;
+const MAX_REMEMBERED: usize = 50_000;
 
 /// Orders the appends of one process.
 pub struct Sequencer {
@@ -145,7 +145,7 @@ impl Sequencer {
 
     /// Commits the batch in as few transactions as possible. Returns the outcome of each request.
     async fn append_batch(&mut self, batch: &[QueuedAppend]) -> AppendResults {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + RETRY_PERIOD;
         let mut answers = Vec::with_capacity(batch.len());
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
@@ -206,7 +206,7 @@ impl Sequencer {
     }
 
     fn conclude(&mut self, CommittedBatch { plan, events }: CommittedBatch) -> AppendResults {
-        if self.remembered.len() > REMEMBERED {
+        if self.remembered.len() > MAX_REMEMBERED {
             self.remembered.clear();
         }
         self.remembered.extend(plan.versions.iter().map(|(stream, version)| (*stream, *version)));
@@ -349,7 +349,7 @@ impl Sequencer {
             Some(connection) => connection,
             vacant => {
                 let mut connection = self.pool.acquire().await.map_err(CommitFailure::Lost)?;
-                with_timeout(connection.execute(SILENCE)).await.map_err(CommitFailure::Lost)?;
+                with_timeout(connection.execute(IDLE_TIMEOUT)).await.map_err(CommitFailure::Lost)?;
                 vacant.insert(connection)
             }
         };
@@ -382,7 +382,7 @@ async fn finish(
 
 /// Limits the time that a statement may take.
 async fn with_timeout<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
+    timeout(STATEMENT_TIMEOUT, answer).await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
 }
 
 fn sort(error: sqlx::Error) -> CommitFailure {

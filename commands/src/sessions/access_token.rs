@@ -23,7 +23,7 @@ pub const CLIENT: &str = "first-party";
 /// The tolerated difference between the clocks of machines.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 /// The maximum length of a token, in bytes.
-const LONGEST: usize = 8_192;
+const MAX_LENGTH: usize = 8_192;
 
 /// The claims of an access token (RFC 9068, section 2.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,7 +265,7 @@ impl KeyRing {
     /// # Errors
     /// [`InvalidToken`].
     pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims, InvalidToken> {
-        if token.len() > LONGEST {
+        if token.len() > MAX_LENGTH {
             return Err(InvalidToken);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidToken)?;

@@ -20,7 +20,7 @@ use super::subject::DataKeyOwner;
 pub struct PersonalData(BTreeMap<SealedField, Zeroizing<String>>);
 
 /// The maximum length of a value, in bytes.
-const LONGEST_VALUE: usize = 512;
+const MAX_VALUE_BYTES: usize = 512;
 
 /// A sealed row to append to the log.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl PersonalData {
     #[must_use]
     pub fn with(mut self, field: SealedField, value: Option<&str>) -> Self {
         if let Some(value) = value {
-            let end = value.floor_char_boundary(LONGEST_VALUE);
+            let end = value.floor_char_boundary(MAX_VALUE_BYTES);
             self.0.insert(field, Zeroizing::new(value.get(..end).unwrap_or_default().to_owned()));
         }
         self

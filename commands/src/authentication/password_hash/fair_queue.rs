@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_is_served_at_the_next_turn_whatever_waits_before() {
+    fn a_newcomer_is_served_at_the_next_turn() {
         let mut turns = FairQueue::default();
         (0..200).for_each(|number| turns.push(1, item(1, number)));
         turns.push(2, item(2, 0));

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_one_64_are_one_party_and_a_mapped_address_is_the_mapped_one() {
+    fn neighbours_in_one_64_are_one_holder_and_a_mapped_address_is_the_mapped_one() {
         assert!(at("2001:db8:1:2::1") == at("2001:db8:1:2:ffff::1"));
         assert!(at("2001:db8:1:2::1") != at("2001:db8:1:3::1"));
         assert!(at("::ffff:192.0.2.1") == at("192.0.2.1"));
@@ -144,7 +144,7 @@ mod tests {
         let permits = Arc::new(HashingPermits::default());
         let first = fill(&permits, at("2001:db8::1"));
         assert_eq!(first.len(), PERMITS_PER_HOLDER);
-        assert!(permits.take(at("2001:db8::2")).is_none(), "its neighbour is the same party");
+        assert!(permits.take(at("2001:db8::2")).is_none(), "its neighbour is the same holder");
         let others: Vec<Vec<HashingPermit>> = (1..8).map(|n| fill(&permits, at(&format!("192.0.2.{n}")))).collect();
         assert!(others.iter().all(|held| held.len() == PERMITS_PER_HOLDER));
         assert!(
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_gets_an_eighth_from_wherever_it_asks() {
+    fn an_account_gets_an_eighth_from_all_its_addresses() {
         let permits = Arc::new(HashingPermits::default());
         let held: Vec<HashingPermit> =
             (0..PERMITS_PER_HOLDER).map(|n| permits.take(of(1, &format!("192.0.2.{n}"))).unwrap()).collect();
@@ -174,7 +174,7 @@ mod tests {
     proptest! {
         /// The counts are right after any sequence of takes and releases, and zero at the end.
         #[test]
-        fn what_is_held_is_what_was_taken(
+        fn counts_match_the_permits_taken(
             acts in proptest::collection::vec((0_u8..12, 0_u128..6, any::<bool>()), 1..600),
         ) {
             let permits = Arc::new(HashingPermits::default());

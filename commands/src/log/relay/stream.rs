@@ -30,7 +30,7 @@ use super::error::RelayError;
 use super::message::{CopyKey, epoch_of};
 
 /// The time that a server may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// The window within which JetStream detects a duplicate by its message id. Beyond it, the sequence does.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
@@ -102,7 +102,7 @@ struct StreamState {
 
 impl JetStream {
     pub fn new(client: async_nats::Client, key: CopyKey, replicas: u32, in_flight: usize) -> Self {
-        let context = ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).max_ack_inflight(in_flight);
+        let context = ContextBuilder::new().timeout(TIMEOUT).ack_timeout(TIMEOUT).max_ack_inflight(in_flight);
         Self { context: context.build(client), key, replicas }
     }
 
