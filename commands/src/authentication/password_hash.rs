@@ -382,7 +382,7 @@ fn work(queue: &JobQueue, engine: BcryptEngine) {
                     replies.push((reply, permit));
                 }
                 PoolTask::Judge { judge, reply } => {
-                    // A rule may panic on unexpected input. The sender then gets no answer and is told to retry later.
+                    // The rules run external code on arbitrary input. If it panics, the sender gets no answer and is told to retry.
                     let judged = catch_unwind(AssertUnwindSafe(judge));
                     drop(permit);
                     if let Ok(broken) = judged {
