@@ -5,8 +5,8 @@
 //! back. In this order, an attempt that is locked out does not fill the account's counter, and so cannot lock out other
 //! devices.
 //!
-//! A counter may be full of attempts that are still in flight and may not be failures. A further attempt then waits for
-//! them, on whichever node they run, and is refused as `too_many_concurrent` if they take too long.
+//! A counter may be full of attempts that are still in flight, and whose results are not known yet. A further attempt
+//! then waits for them, on any node, and is refused as `too_many_concurrent` if they take too long.
 //!
 //! Every check of a password or code goes through this module: login, second factor, step-up, change of password.
 
@@ -301,7 +301,7 @@ async fn count(
     now: DateTime<Utc>,
     policy: &LockoutPolicy,
 ) -> Result<CounterReading, CommandError> {
-    // fulexo_domain::lockout::Counter::reserve, in one statement; `tests` hold the two against each other.
+    // `reserve` of the domain's `AttemptCounter`, as one statement. The tests compare the two.
     let row = sqlx::query!(
         "insert into vault.attempt as a
              (key_hash, factor, account_id, recent, pending, number, lock_passed, window_ends_at, locks)

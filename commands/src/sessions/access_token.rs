@@ -135,7 +135,7 @@ pub struct TokenSettings {
 
 /// A public key in the format for clients (RFC 7517, section 4; RFC 7518, section 6.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Jwk {
+pub struct PublicJwk {
     /// `RSA`.
     pub kty: &'static str,
     /// `sig`.
@@ -295,10 +295,10 @@ impl KeyRing {
 
     /// Returns the public keys for `/.well-known/jwks.json`. HS256 has none.
     #[must_use]
-    pub fn jwks(&self) -> Vec<Jwk> {
+    pub fn jwks(&self) -> Vec<PublicJwk> {
         let public = |key: &SigningKey| {
             let (n, e) = key.public.clone()?;
-            Some(Jwk { kty: "RSA", r#use: "sig", alg: "RS256", kid: key.id.clone(), n, e })
+            Some(PublicJwk { kty: "RSA", r#use: "sig", alg: "RS256", kid: key.id.clone(), n, e })
         };
         self.keys.iter().filter_map(public).collect()
     }
