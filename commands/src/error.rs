@@ -10,6 +10,7 @@ use fulexo_domain::policy::PolicyError;
 use fulexo_domain::rate_limit::QuotaExceeded;
 use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
+use fulexo_failure::DatabaseFailure;
 
 use crate::log::{AppendError, ReadError};
 use crate::vault::VaultError;
@@ -114,31 +115,9 @@ impl From<AppendError> for CommandError {
     }
 }
 
-/// Returns `true` if the database is unreachable, starting or stopping, so that a retry may help. Every other error is
-/// a bug.
-#[must_use]
-pub fn is_unavailable(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::WorkerCrashed
-        // A proxy whose server is down closes connections that it has just accepted. The driver reads that as the
-        // answer to its TLS request.
-        | sqlx::Error::Protocol(_) => true,
-        // PostgreSQL's documentation, appendix A: connection, resources, intervention; a standby that was the primary;
-        // a transaction that was idle for too long.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["25006", "25P03"].contains(&&*code) || ["08", "53", "57"].iter().any(|class| code.starts_with(class))
-        }),
-        _ => false,
-    }
-}
-
 impl From<sqlx::Error> for CommandError {
     fn from(error: sqlx::Error) -> Self {
-        if is_unavailable(&error) { Self::Unavailable } else { Self::Internal(error.to_string()) }
+        if DatabaseFailure::of(&error).is_unavailable() { Self::Unavailable } else { Self::Internal(error.to_string()) }
     }
 }
 

@@ -35,7 +35,7 @@ pub use crate::authentication::password_hash;
 pub use crate::authentication::second_factor::Enrolment;
 pub use crate::authentication::step_up::Evidence;
 pub use crate::authorization::api_keys;
-pub use crate::error::{CommandError, is_unavailable};
+pub use crate::error::CommandError;
 pub use crate::execute::CommandOutcome;
 pub use crate::facade::Commands;
 pub use crate::log_store::{LogStore, StoreError};

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use fulexo_commands::{CommandError, CommandOutcome, is_unavailable};
+use fulexo_commands::{CommandError, CommandOutcome};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
+use fulexo_failure::DatabaseFailure;
 use fulexo_projections::read_models::Projection;
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
@@ -416,7 +417,7 @@ impl From<CommandError> for Problem {
 
 /// Maps a failed query to a problem: 503 if the database is unavailable, otherwise 500.
 pub fn query_failed(error: sqlx::Error) -> Problem {
-    if is_unavailable(&error) {
+    if DatabaseFailure::of(&error).is_unavailable() {
         tracing::warn!(%error, "a query cannot be answered");
         return Problem::unavailable(Duration::from_secs(1));
     }

@@ -1,5 +1,6 @@
 //! Migrations: applied by the owner role, checked by the application at start.
 
+use fulexo_failure::DatabaseFailure;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
@@ -61,10 +62,8 @@ pub async fn check(pool: &PgPool) -> Result<(), String> {
     let version: Option<i64> = sqlx::query_scalar("select max(version) from public._sqlx_migrations where success")
         .fetch_one(pool)
         .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(database)
-                if database.code().is_some_and(|code| code == "42P01" || code == "42501") =>
-            {
+        .map_err(|error| match DatabaseFailure::of(&error) {
+            DatabaseFailure::UndefinedTable | DatabaseFailure::InsufficientPrivilege => {
                 "the database has no schema yet, or its role may not see it: run `fulexo migrate` with \
                  DATABASE_OWNER_URL and DATABASE_URL set"
                     .to_owned()

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_domain::event::{RecordedEvent, Stream};
+use fulexo_failure::DatabaseFailure;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
@@ -386,9 +387,9 @@ async fn with_timeout<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -
 }
 
 fn sort(error: sqlx::Error) -> CommitFailure {
-    match error.as_database_error().and_then(|error| error.constraint()) {
-        Some("head_is_not_ahead") => CommitFailure::ClockAhead,
-        Some("retired_role_is_not_held") => CommitFailure::Overtaken,
+    match DatabaseFailure::of(&error) {
+        DatabaseFailure::Constraint("head_is_not_ahead") => CommitFailure::ClockAhead,
+        DatabaseFailure::Constraint("retired_role_is_not_held") => CommitFailure::Overtaken,
         _ if is_rejection(&error) => CommitFailure::Rejected(error.to_string()),
         _ => CommitFailure::Lost(error),
     }

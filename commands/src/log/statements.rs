@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use fulexo_domain::event::Stream;
+use fulexo_failure::DatabaseFailure;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -117,14 +118,19 @@ pub async fn where_committed(connection: &mut PgConnection, plan: &BatchPlan) ->
     Ok(found.map(i64::unsigned_abs))
 }
 
+/// `true` if the database refused: the same append would be refused again. `false` if it can be tried again on another
+/// connection.
 pub fn is_rejection(error: &sqlx::Error) -> bool {
-    match error {
-        // 08 connection, 53 resources, 57 shutdown, 25006 read-only standby, 25P03 silent for too long in a transaction,
-        // 40 serialisation: try again. All else is an answer.
-        sqlx::Error::Database(error) => !error.code().is_some_and(|code| {
-            ["25006", "25P03"].contains(&&*code) || ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
-        }),
-        sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
-        _ => false,
+    match DatabaseFailure::of(error) {
+        DatabaseFailure::Constraint(_)
+        | DatabaseFailure::LockTimeout
+        | DatabaseFailure::InsufficientPrivilege
+        | DatabaseFailure::UndefinedTable
+        | DatabaseFailure::Refused => true,
+        DatabaseFailure::NoConnection
+        | DatabaseFailure::Unavailable
+        | DatabaseFailure::Cancelled
+        | DatabaseFailure::Conflict
+        | DatabaseFailure::Driver => false,
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use fulexo_domain::event::RecordedEvent;
+use fulexo_failure::DatabaseFailure;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -342,6 +343,5 @@ pub async fn advance_checkpoint(
 
 /// `true` if another session held a lock for too long.
 fn is_busy(error: &sqlx::Error) -> bool {
-    // lock_not_available, deadlock_detected.
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03" || code == "40P01")
+    matches!(DatabaseFailure::of(error), DatabaseFailure::LockTimeout | DatabaseFailure::Conflict)
 }

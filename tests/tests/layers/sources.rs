@@ -16,9 +16,10 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 pub type Imports = BTreeMap<String, BTreeSet<String>>;
 
 /// The crates of the workspace: name in code, folder.
-pub const CRATES: [(&str, &str); 7] = [
+pub const CRATES: [(&str, &str); 8] = [
     ("fulexo_domain", "domain"),
     ("fulexo_bcrypt", "commands/bcrypt"),
+    ("fulexo_failure", "commands/failure"),
     ("fulexo_commands", "commands"),
     ("fulexo_projections", "projections"),
     ("fulexo_dev_servers", "api/dev-servers"),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fulexo_failure::DatabaseFailure;
 use sqlx::PgPool;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -40,8 +41,8 @@ where
         loop {
             match attempt().await {
                 // Connections of tasks that have just ended return in a moment; on a busy machine, it takes several.
-                Err(sqlx::Error::PoolTimedOut) => {
-                    tracing::debug!("no connection is free to release the lease; waiting for one")
+                Err(error) if DatabaseFailure::of(&error) == DatabaseFailure::NoConnection => {
+                    tracing::debug!("no connection is free to release the lease; waiting for one");
                 }
                 ended => return ended,
             }
