@@ -1,6 +1,8 @@
 //! The reasons for which a command recorded nothing. A refusal that is recorded, such as a wrong password, is an
 //! outcome and not listed here.
 
+use std::error::Error;
+
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::leaf::LeafError;
@@ -12,8 +14,9 @@ use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
 use fulexo_failure::DatabaseFailure;
 
+use crate::authentication::password_hash::PoolFull;
 use crate::log::{AppendError, ReadError};
-use crate::vault::VaultError;
+use crate::vault::{RandomnessError, UnsealError, VaultError};
 
 /// The reason for which a command did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -91,12 +94,19 @@ pub enum CommandError {
     /// Too many requests are waiting: retry later.
     #[error("too many requests are waiting")]
     Overloaded,
-    /// The log is unreachable: retry later.
+    /// The log is unreachable: retry later. The cause is for the log, if this command saw it.
     #[error("the log is unreachable")]
-    Unavailable,
-    /// An internal error. The text is for the log.
-    #[error("{0}")]
-    Internal(String),
+    Unavailable(#[source] Option<sqlx::Error>),
+    /// An internal error. The cause is for the log.
+    #[error(transparent)]
+    Internal(Box<dyn Error + Send + Sync>),
+}
+
+impl CommandError {
+    /// An internal error with this cause.
+    pub(crate) fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Internal(cause.into())
+    }
 }
 
 impl From<AppendError> for CommandError {
@@ -106,18 +116,20 @@ impl From<AppendError> for CommandError {
             AppendError::KeyTaken { scope: "email" } => Self::EmailTaken,
             AppendError::CommandReused => Self::IdempotencyKeyReused,
             AppendError::Overloaded => Self::Overloaded,
-            // The sequencer has already logged it.
-            AppendError::Unavailable | AppendError::ClockAhead => Self::Unavailable,
-            AppendError::KeyTaken { .. } | AppendError::Rejected(_) | AppendError::TooLarge => {
-                Self::Internal(error.to_string())
-            }
+            // One cause fails many appends. The sequencer has already logged it.
+            AppendError::Unavailable | AppendError::ClockAhead => Self::Unavailable(None),
+            AppendError::KeyTaken { .. } | AppendError::Rejected(_) | AppendError::TooLarge => Self::internal(error),
         }
     }
 }
 
 impl From<sqlx::Error> for CommandError {
     fn from(error: sqlx::Error) -> Self {
-        if DatabaseFailure::of(&error).is_unavailable() { Self::Unavailable } else { Self::Internal(error.to_string()) }
+        if DatabaseFailure::of(&error).is_unavailable() {
+            Self::Unavailable(Some(error))
+        } else {
+            Self::internal(error)
+        }
     }
 }
 
@@ -126,7 +138,7 @@ impl From<ReadError> for CommandError {
         match error {
             ReadError::Database(error) => error.into(),
             ReadError::Leaf(error) => error.into(),
-            ReadError::Altered { .. } => Self::Internal(error.to_string()),
+            ReadError::Altered { .. } => Self::internal(error),
         }
     }
 }
@@ -136,32 +148,57 @@ impl From<VaultError> for CommandError {
         match error {
             VaultError::Database(error) => error.into(),
             VaultError::WrongKey(_) | VaultError::NoKey | VaultError::Unopenable(_) | VaultError::NoRandomness(_) => {
-                Self::Internal(error.to_string())
+                Self::internal(error)
             }
         }
     }
 }
 
-impl From<crate::vault::RandomnessError> for CommandError {
-    fn from(error: crate::vault::RandomnessError) -> Self {
-        Self::Internal(error.to_string())
+impl From<RandomnessError> for CommandError {
+    fn from(error: RandomnessError) -> Self {
+        Self::internal(error)
     }
 }
 
-impl From<crate::vault::UnsealError> for CommandError {
-    fn from(error: crate::vault::UnsealError) -> Self {
-        Self::Internal(error.to_string())
+impl From<UnsealError> for CommandError {
+    fn from(error: UnsealError) -> Self {
+        Self::internal(error)
     }
 }
 
 impl From<LeafError> for CommandError {
     fn from(error: LeafError) -> Self {
-        Self::Internal(error.to_string())
+        Self::internal(error)
     }
 }
 
 impl From<serde_json::Error> for CommandError {
     fn from(error: serde_json::Error) -> Self {
-        Self::Internal(error.to_string())
+        Self::internal(error)
+    }
+}
+
+impl From<PoolFull> for CommandError {
+    fn from(_: PoolFull) -> Self {
+        Self::Overloaded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fulexo_domain::leaf;
+    use fulexo_failure::chain;
+
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_cause() {
+        let unavailable = CommandError::from(sqlx::Error::PoolTimedOut);
+        assert!(matches!(unavailable, CommandError::Unavailable(Some(sqlx::Error::PoolTimedOut))));
+        let cause = sqlx::Error::PoolTimedOut;
+        assert_eq!(chain(&unavailable).to_string(), format!("the log is unreachable: {cause}"));
+        let internal = CommandError::from(leaf::decode(4, b"{}").unwrap_err());
+        let text = chain(&internal).to_string();
+        assert!(text.starts_with("the leaf at position 4 cannot be read: missing field"), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use esrs::manager::AggregateManager;
 use esrs::store::StoreEvent;
 use esrs::{Aggregate, AggregateState};
-use fulexo_domain::event::Event;
+use fulexo_domain::event::{Event, WrongCategory};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -143,7 +143,10 @@ pub(crate) async fn execute<A>(
     command: A::Command,
 ) -> Result<Option<u64>, CommandError>
 where
-    A: Aggregate<Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync + 'static, Command: Send>,
+    A: Aggregate<
+            Event: TryFrom<Event, Error = WrongCategory> + Into<Event> + Clone + Send + Sync + 'static,
+            Command: Send,
+        >,
     A::State: Clone + Send,
     A::Error: Into<CommandError> + Send,
 {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use esrs::store::{EventStore, EventStoreLockGuard, StoreEvent, UnlockOnDrop};
 use esrs::{Aggregate, AggregateState};
-use fulexo_domain::event::{Category, Event, Stream};
+use fulexo_domain::event::{Category, Event, Stream, WrongCategory};
 use fulexo_domain::values::AccountId;
 use uuid::Uuid;
 
@@ -47,8 +47,8 @@ pub enum StoreError {
     #[error("events are never deleted")]
     DeleteRefused,
     /// A stream holds an event of another category.
-    #[error("the stream holds an event of another category")]
-    ForeignEvent,
+    #[error("a stream cannot be read")]
+    ForeignEvent(#[from] WrongCategory),
 }
 
 impl<A> LogStore<A> {
@@ -103,7 +103,7 @@ impl UnlockOnDrop for NoLock {}
 #[async_trait]
 impl<A> EventStore for LogStore<A>
 where
-    A: Aggregate<Event: TryFrom<Event> + Into<Event> + Clone + Send + Sync, State: Send>,
+    A: Aggregate<Event: TryFrom<Event, Error = WrongCategory> + Into<Event> + Clone + Send + Sync, State: Send>,
 {
     type Aggregate = A;
     type Error = StoreError;
@@ -122,7 +122,7 @@ where
                 Ok(StoreEvent {
                     id: recorded.id,
                     aggregate_id: id,
-                    payload: recorded.event.try_into().map_err(|_| StoreError::ForeignEvent)?,
+                    payload: recorded.event.try_into()?,
                     occurred_on: recorded.recorded_at,
                     sequence_number: i32::try_from(recorded.version).unwrap_or(i32::MAX),
                     version: Some(1),
@@ -183,7 +183,7 @@ impl From<StoreError> for CommandError {
             StoreError::Append(error) => error.into(),
             StoreError::Read(error) => error.into(),
             StoreError::Command(error) => *error,
-            StoreError::DeleteRefused | StoreError::ForeignEvent => Self::Internal(error.to_string()),
+            StoreError::DeleteRefused | StoreError::ForeignEvent(_) => Self::internal(error),
         }
     }
 }

@@ -134,7 +134,7 @@ pub(crate) fn hashing_permits(
 
 fn acquire_permit(hasher: &PasswordHasher, context: &Context) -> Result<HashingPermit, CommandError> {
     let holder = PermitHolder::at(context.origin.ip, context.account());
-    hasher.permit(holder).map_err(|_| CommandError::Overloaded)
+    Ok(hasher.permit(holder)?)
 }
 
 fn spend_hashes(side: &WriteSide, context: &Context, hashes: u32) -> Result<(), CommandError> {

@@ -59,7 +59,7 @@ pub enum LeafError {
     #[error("the event does not fit a leaf: {0}")]
     Unfit(&'static str),
     /// The bytes are not a leaf of this log.
-    #[error("the leaf at position {position} cannot be read: {source}")]
+    #[error("the leaf at position {position} cannot be read")]
     Unreadable {
         /// The position of the leaf.
         position: u64,

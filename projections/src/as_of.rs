@@ -26,7 +26,7 @@ pub enum AsOf {
     Time(DateTime<Utc>),
 }
 
-/// The text is neither a position nor a time.
+/// The text is neither a position nor a time. The message describes both, which is more than the cause says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a position, or a time such as 2026-11-01T12:00:00Z (RFC 3339)")]
 pub struct InvalidAsOf;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::leaf;
 use fulexo_domain::values::Epoch;
+use fulexo_failure::chain;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until};
@@ -93,7 +94,7 @@ impl Follower {
                 }
                 // The lease runs out by itself. Then the database judges requests, or they are refused.
                 Err(error) => {
-                    tracing::warn!(%error, "the log cannot be followed; trying again");
+                    tracing::warn!(error = %chain(&error), "the log cannot be followed; trying again");
                     POLL_INTERVAL
                 }
             };
@@ -139,7 +140,9 @@ impl Follower {
         match self.nodes.report(&mut self.connection, applied).await {
             Ok(true) => self.reported = applied,
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "this node's position cannot be reported; trying again"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "this node's position cannot be reported; trying again")
+            }
         }
         POLL_INTERVAL
     }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fulexo_failure::chain;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
@@ -162,7 +163,7 @@ impl NodeRegistry {
                     }
                     Ok(false) => {}
                     // The lease runs out by itself.
-                    Err(error) => tracing::warn!(%error, "the lease cannot be renewed; trying again"),
+                    Err(error) => tracing::warn!(error = %chain(&error), "the lease cannot be renewed; trying again"),
                 }
                 sleep(RENEWAL_INTERVAL).await;
             }
@@ -227,6 +228,7 @@ impl NodeRegistry {
         let first =
             timeout(REGISTRY_TIMEOUT, snapshot.wait_for(|snapshot| snapshot.asked.is_some_and(|asked| asked >= began)))
                 .await;
+        // The task that polls the registry logs the cause.
         let first = first.map_err(|_| RegistryUnavailable)?.map_err(|_| RegistryUnavailable)?.clone();
         let wait = EnforcementWait::of(position, &first.nodes, lock(&self.own).map(|own| own.id));
         loop {
@@ -308,7 +310,7 @@ impl NodeRegistry {
         loop {
             let began = tokio::time::Instant::now();
             if let Err(error) = self.poll(&mut connection).await {
-                tracing::warn!(%error, "the registry of nodes cannot be read; trying again");
+                tracing::warn!(error = %chain(&error), "the registry of nodes cannot be read; trying again");
             }
             let pause = if self.waiters.load(Ordering::Relaxed) > 0 { pace } else { IDLE_POLL_INTERVAL };
             tokio::select! {

@@ -37,7 +37,7 @@ pub async fn replay_attempts(
     );
     let mut ahead = fetch(pool, next);
     while next < end {
-        let events = ahead.await.map_err(|_| FeedError::Gap { position: next })??;
+        let events = ahead.await??;
         next += POSITIONS_PER_READ;
         ahead = fetch(pool, next);
         replayed += events.len() as u64;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fulexo_failure::chain;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -78,6 +79,7 @@ impl ProjectionProgress {
     ) -> Result<(), ProjectionBehind> {
         let mut state = self.0.get(&projection).ok_or(ProjectionBehind)?.subscribe();
         let ended = state.wait_for(|state| state.position > position || state.stopped_because.is_some());
+        // Either error means that it took too long: the senders live as long as `self`.
         let state = timeout(patience, ended).await.map_err(|_| ProjectionBehind)?.map_err(|_| ProjectionBehind)?;
         if state.position > position { Ok(()) } else { Err(ProjectionBehind) }
     }
@@ -89,6 +91,7 @@ impl ProjectionProgress {
         patience: Duration,
     ) -> Result<(), ProjectionBehind> {
         let mut state = self.0.get(&projection).ok_or(ProjectionBehind)?.subscribe();
+        // Either error means that it took too long: the senders live as long as `self`.
         timeout(patience, state.wait_for(|state| state.position >= size))
             .await
             .map_err(|_| ProjectionBehind)?
@@ -151,7 +154,7 @@ impl ProgressPoller {
             // Usually this node itself did the work.
             while !self.progress.all_reach(*self.head.borrow_and_update()) {
                 if let Err(error) = self.poll(&mut connection).await {
-                    tracing::warn!(%error, "the checkpoints cannot be read; trying again");
+                    tracing::warn!(error = %chain(&error), "the checkpoints cannot be read; trying again");
                 }
                 if timeout(pause, self.head.changed()).await.is_ok() {
                     pause = FIRST_POLL;
@@ -315,9 +318,10 @@ impl Runner {
 
     async fn report_failure(&self, error: &FeedError) {
         let name = self.projection.as_str();
-        tracing::error!(projection = name, %error, "a projection has stopped; trying again");
+        let because = chain(error).to_string();
+        tracing::error!(projection = name, error = because, "a projection has stopped; trying again");
         let known = self.progress.of(self.projection);
-        let because = Some(error.to_string());
+        let because = Some(because);
         self.progress.publish(self.projection, ProjectionState { stopped_because: because.clone(), ..known });
         // Other nodes must see an error that does not heal by itself.
         if !error.is_transient() {
@@ -326,7 +330,7 @@ impl Runner {
                     .execute(&self.pool)
                     .await;
             if let Err(error) = written {
-                tracing::warn!(projection = name, %error, "the error could not be recorded in the checkpoint");
+                tracing::warn!(projection = name, error = %chain(&error), "the error could not be recorded in the checkpoint");
             }
         }
     }

@@ -8,7 +8,7 @@ use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
-use fulexo_failure::DatabaseFailure;
+use fulexo_failure::{DatabaseFailure, chain};
 use fulexo_projections::read_models::Projection;
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
@@ -213,7 +213,7 @@ impl App {
             None => self.commands.log().size().await.map_err(|_| unknown())?.saturating_sub(1),
         };
         let enforcement = self.nodes.wait_until_enforced(position).await.map_err(|error| {
-            tracing::warn!(position, %error, "the enforcement of a change is not known");
+            tracing::warn!(position, error = %chain(&error), "the enforcement of a change is not known");
             unknown()
         })?;
         let down: Vec<String> = enforcement.down.iter().map(ToString::to_string).collect();
@@ -409,8 +409,13 @@ impl From<CommandError> for Problem {
             CommandError::LockedDown => Self::locked_down(),
             CommandError::QuotaSpent(spent) => Self::from(*spent),
             CommandError::Overloaded => Self::overloaded(Duration::from_secs(2)),
-            CommandError::Unavailable => Self::unavailable(Duration::from_secs(2)),
-            CommandError::Internal(text) => Self::internal(text),
+            CommandError::Unavailable(cause) => {
+                if let Some(cause) = cause {
+                    tracing::warn!(error = %chain(&cause), "a command cannot be carried out");
+                }
+                Self::unavailable(Duration::from_secs(2))
+            }
+            CommandError::Internal(cause) => Self::internal(cause),
         }
     }
 }
@@ -418,7 +423,7 @@ impl From<CommandError> for Problem {
 /// Maps a failed query to a problem: 503 if the database is unavailable, otherwise 500.
 pub fn query_failed(error: sqlx::Error) -> Problem {
     if DatabaseFailure::of(&error).is_unavailable() {
-        tracing::warn!(%error, "a query cannot be answered");
+        tracing::warn!(error = %chain(&error), "a query cannot be answered");
         return Problem::unavailable(Duration::from_secs(1));
     }
     Problem::internal(error)

@@ -23,6 +23,7 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
+use fulexo_failure::chain;
 use fulexo_projections::access;
 use fulexo_projections::gate::{ApiKeyVerdict, SessionVerdict, TokenClaims, locked_out, session_permissions};
 use poem::http::{HeaderValue, StatusCode, header};
@@ -461,7 +462,7 @@ pub async fn unless_locked_down(app: &App) -> Result<(), Problem> {
 }
 
 fn unjudged(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "cannot authorise a caller");
+    tracing::warn!(error = %chain(&error), "cannot authorise a caller");
     Problem::unavailable(Duration::from_secs(1))
 }
 

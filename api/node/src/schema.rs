@@ -1,6 +1,6 @@
 //! Migrations: applied by the owner role, checked by the application at start.
 
-use fulexo_failure::DatabaseFailure;
+use fulexo_failure::{DatabaseFailure, chain};
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
@@ -25,12 +25,13 @@ pub async fn migrate(owner_url: &str, application_role: &str) -> Result<Migrated
     let mut connection = PgConnection::connect(owner_url)
         .await
         .map_err(|error| format!("the database cannot be reached: {}", reason(&error)))?;
-    connection.ensure_migrations_table("_sqlx_migrations").await.map_err(|error| error.to_string())?;
-    let known = connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| error.to_string())?;
+    connection.ensure_migrations_table("_sqlx_migrations").await.map_err(|error| chain(&error).to_string())?;
+    let known =
+        connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| chain(&error).to_string())?;
     MIGRATOR
         .run(&mut connection)
         .await
-        .map_err(|error| format!("a migration failed, nothing of it was kept: {error}"))?;
+        .map_err(|error| format!("a migration failed, nothing of it was kept: {}", chain(&error)))?;
     grant(&mut connection, application_role).await.map_err(|error| {
         format!(
             "the role {application_role:?} of DATABASE_URL cannot be made a member of fulexo_app: {}",
@@ -68,7 +69,7 @@ pub async fn check(pool: &PgPool) -> Result<(), String> {
                  DATABASE_OWNER_URL and DATABASE_URL set"
                     .to_owned()
             }
-            _ => format!("the database cannot be read: {error}"),
+            _ => format!("the database cannot be read: {}", chain(&error)),
         })?;
     match version {
         // A newer schema is safe under the previous release: migrations expand before they contract.

@@ -29,6 +29,7 @@ use fulexo_commands::{CommandQuotas, Commands, FreshnessCheck, NodeQueues, Reten
 use fulexo_domain::event::Actor;
 use fulexo_domain::policy::{ActivePolicy, Policy};
 use fulexo_domain::values::RoleName;
+use fulexo_failure::chain;
 use fulexo_projections::access;
 use fulexo_projections::gate::{Gate, LEASE};
 use futures_util::future::BoxFuture;
@@ -120,7 +121,8 @@ impl Core {
             TokenSettings { issuer: config.issuer, audience: config.audience, lifetime: config.access_lifetime };
         let keys = KeyRing::new(config.signing_keys, settings).map_err(|error| failed("the signing keys", &error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let hasher = PasswordHasher::start(threads, config.bcrypt_cost).map_err(StartError)?;
+        let hasher = PasswordHasher::start(threads, config.bcrypt_cost)
+            .map_err(|error| StartError(chain(&error).to_string()))?;
         let policy = Arc::new(ActivePolicy::new(first_policy.clone()));
 
         // What is recorded, and what judges by it.
@@ -236,10 +238,10 @@ impl Core {
         };
         let (left, ended) = tokio::join!(self.app.nodes.leave(), end_turn);
         if let Err(error) = left {
-            tracing::warn!(%error, "this node could not take leave: others will take it for dead");
+            tracing::warn!(error = %chain(&error), "this node could not take leave: others will take it for dead");
         }
         if let Err(error) = ended {
-            tracing::warn!(%error, "this node could not end its turn to copy the log: it runs out");
+            tracing::warn!(error = %chain(&error), "this node could not end its turn to copy the log: it runs out");
         }
         self.pools.close().await;
     }
@@ -337,10 +339,10 @@ async fn sweep(pool: PgPool) {
         match retention.sweep(clock::now()).await {
             Ok(swept) if swept.more => continue,
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "what has served its time could not be swept away"),
+            Err(error) => tracing::warn!(error = %chain(&error), "what has served its time could not be swept away"),
         }
         if let Err(error) = access::sweep(&pool, clock::now()).await {
-            tracing::warn!(%error, "sessions past their end could not be swept away");
+            tracing::warn!(error = %chain(&error), "sessions past their end could not be swept away");
         }
         sleep(SWEEP).await;
     }

@@ -15,6 +15,7 @@ use fulexo_commands::vault::crypto::random_bytes;
 use fulexo_commands::{CommandError, NewAccount};
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
+use fulexo_failure::chain;
 use fulexo_node::config::{Config, Environment};
 use fulexo_node::http::listener::Reserved;
 use fulexo_node::schema;
@@ -255,7 +256,7 @@ async fn demo_accounts(app: &App, secrets: &Secrets) -> Result<BTreeMap<&'static
         match app.commands.register(&operator(), new).await {
             Ok(_) => step(&format!("registered {email}")),
             Err(CommandError::EmailTaken) => {}
-            Err(error) => return Err(Failure::Failed(format!("cannot register {email}: {error}"))),
+            Err(error) => return Err(Failure::Failed(format!("cannot register {email}: {}", chain(&error)))),
         }
         accounts.insert(name, DemoAccount { email: email.to_owned(), password });
     }

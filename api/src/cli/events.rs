@@ -5,6 +5,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 use fulexo_domain::leaf::{self, RawLeaf};
+use fulexo_failure::chain;
 use fulexo_node::database::connect;
 use fulexo_node::log_size::log_size;
 use sqlx::PgPool;
@@ -82,7 +83,7 @@ impl Events {
         if self.json {
             return Ok(String::from_utf8_lossy(bytes).into_owned());
         }
-        let raw = leaf::read(position, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
+        let raw = leaf::read(position, bytes).map_err(|error| Failure::Failed(chain(&error).to_string()))?;
         let style = style_of(&raw);
         let actor = raw.actor.id().map_or_else(|| raw.actor.kind().to_owned(), short);
         let subject = raw.subject.map_or_else(|| "-".to_owned(), short);

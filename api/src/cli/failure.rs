@@ -1,5 +1,6 @@
 //! The failures of verbs and their exit codes.
 
+use fulexo_failure::chain;
 use fulexo_node::config::ConfigErrors;
 
 /// The failure of a verb.
@@ -38,6 +39,6 @@ impl From<fulexo_dev_servers::ServerError> for Failure {
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
-        Self::Failed(format!("the database: {error}"))
+        Self::Failed(format!("the database: {}", chain(&error)))
     }
 }

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use fulexo_commands::CommandError;
 use fulexo_domain::lockdown::{LockdownError, LockdownScope};
 use fulexo_domain::values::Reason;
+use fulexo_failure::chain;
 use fulexo_node::config::Config;
 use fulexo_node::start::Core;
 use fulexo_node::state::App;
@@ -76,8 +77,9 @@ impl Lockdown {
                     }
                 }
                 let enforcement = app.nodes.wait_until_enforced(position).await;
-                let Enforcement { enforced_on, down, .. } = enforcement
-                    .map_err(|error| format!("the change is recorded, but not known to be enforced: {error}"))?;
+                let Enforcement { enforced_on, down, .. } = enforcement.map_err(|error| {
+                    format!("the change is recorded, but not known to be enforced: {}", chain(&error))
+                })?;
                 if is_json {
                     let nodes = enforced_on + down.len();
                     return out.line(json!({
@@ -99,7 +101,7 @@ impl Lockdown {
             Err(CommandError::Lockdown(LockdownError::NotStarted)) => {
                 Err(Failure::Failed("no lockdown is in force".to_owned()))
             }
-            Err(error) => Err(Failure::Failed(format!("the lockdown was not changed: {error}"))),
+            Err(error) => Err(Failure::Failed(format!("the lockdown was not changed: {}", chain(&error)))),
         }
     }
 }

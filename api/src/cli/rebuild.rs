@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use fulexo_domain::jetstream::hex;
+use fulexo_failure::chain;
 use fulexo_node::database::connect;
 use fulexo_node::log_size::log_size;
 use fulexo_projections::read_models::Projection;
@@ -123,7 +124,7 @@ async fn build(
                     Err(difference) => failures.push(difference),
                 }
             }
-            Err(error) => failures.push(format!("{}: {error}", projection.as_str())),
+            Err(error) => failures.push(format!("{}: {}", projection.as_str(), chain(&error))),
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(Failure::Failed(failures.join("\nfulexo: "))) }
@@ -196,7 +197,7 @@ fn failed(error: &RebuildError) -> Failure {
         }
         RebuildError::AlreadyRunning(_) | RebuildError::NoPreviousVersion(_) | RebuildError::CheckpointMoved(_) => "",
     };
-    Failure::Failed(format!("{error}{kept}"))
+    Failure::Failed(format!("{}{kept}", chain(error)))
 }
 
 async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::built_in_roles;
 use fulexo_domain::values::{DisplayName, EmailAddress, RoleName};
+use fulexo_failure::chain;
 use fulexo_node::config::Config;
 use fulexo_node::log_size::log_size;
 use fulexo_node::spelling::did_you_mean;
@@ -74,7 +75,7 @@ impl Register {
                 Err(Failure::Failed("--email: an account with this address already exists".to_owned()))
             }
             Err(CommandError::Account(AccountError::RoleNotFound)) => Err(no_such_role(app, &roles).await?),
-            Err(error) => Err(Failure::Failed(format!("the account was not registered: {error}"))),
+            Err(error) => Err(Failure::Failed(format!("the account was not registered: {}", chain(&error)))),
         }
     }
 }

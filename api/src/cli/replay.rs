@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use fulexo_domain::jetstream::hex;
+use fulexo_failure::chain;
 use fulexo_node::clock;
 use fulexo_node::database::{connect, reason};
 use fulexo_projections::as_of::{AsOf, AsOfError, Moment};
@@ -58,7 +59,7 @@ impl Replay {
             let mut log = LogReader::over(&pool, 0..events);
             let mut done = 0;
             loop {
-                let batch = log.next().await.map_err(|error| format!("cannot replay the log: {error}"))?;
+                let batch = log.next().await.map_err(|error| format!("cannot replay the log: {}", chain(&error)))?;
                 let Some(batch) = batch else { break };
                 scratch.apply(&batch).await?;
                 done += batch.len() as u64;
@@ -122,7 +123,7 @@ async fn compare(
     }
     let snapshots = snapshots::compare(&mut live)
         .await
-        .map_err(|error| format!("cannot compare the snapshots with the log: {error}"))?;
+        .map_err(|error| format!("cannot compare the snapshots with the log: {}", chain(&error)))?;
     let snapshots::SnapshotComparison { matching, differing, unused, examples } = &snapshots;
     let streams = examples.iter().map(|stream| (stream.category.as_str(), stream.id));
     if is_json {

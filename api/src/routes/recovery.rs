@@ -9,6 +9,7 @@ use fulexo_domain::account::AccountError;
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
+use fulexo_failure::chain;
 use fulexo_node::answer::{NoContent, about_the_new_password};
 use fulexo_node::caller::{Bearer, app, context, unless_locked_down};
 use fulexo_node::http::problem::Code;
@@ -81,7 +82,7 @@ impl Recovery {
         let commands = Arc::clone(&app.commands);
         app.tasks.start(async move {
             if let Err(error) = commands.request_password_reset(&context, &email).await {
-                tracing::warn!(%error, "a requested password reset could not be started");
+                tracing::warn!(error = %chain(&error), "a requested password reset could not be started");
             }
             drop(place);
         });

@@ -166,7 +166,7 @@ pub(crate) async fn broken_rules(
 ) -> Result<Vec<PasswordViolation>, CommandError> {
     let (password, email, name) = (password.clone(), email.clone(), name.cloned());
     let judge = move || violations(&password, &email, name.as_ref());
-    hasher.judge(judge, permit).await.map_err(|_| CommandError::Overloaded)
+    Ok(hasher.judge(judge, permit).await?)
 }
 
 /// Returns `true` if the password is the current one or an earlier one. Each comparison costs a hash; as many run in
@@ -193,7 +193,7 @@ pub(crate) async fn is_reused(
             .iter()
             .zip(permits)
             .map(|(verifier, permit)| side.hasher.verify(password.clone(), Some(verifier.clone()), permit.clone()));
-        let same = try_join_all(compared).await.map_err(|_| CommandError::Overloaded)?;
+        let same = try_join_all(compared).await?;
         if same.contains(&true) {
             return Ok(true);
         }

@@ -24,6 +24,7 @@ use fulexo_domain::lockout::{AttemptReservation, COUNTER_RETENTION};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
+use fulexo_failure::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::PgPool;
@@ -182,7 +183,7 @@ where
     let (began, mut pause) = (Instant::now(), Duration::from_millis(20));
     loop {
         match act().await {
-            Err(CommandError::Overloaded | CommandError::Unavailable) if began.elapsed() < RETRY_PERIOD => {
+            Err(CommandError::Overloaded | CommandError::Unavailable(_)) if began.elapsed() < RETRY_PERIOD => {
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
@@ -362,7 +363,8 @@ async fn take_back(pool: &PgPool, key_hash: &[u8; 32], factor: Factor, at: DateT
 async fn require_commit_heartbeat(side: &WriteSide) -> Result<(), CommandError> {
     let mut commits = side.commit_heartbeat.subscribe();
     let heartbeat = commits.wait_for(|at| at.is_none_or(|at| at.elapsed() < HEARTBEAT_LIMIT));
-    timeout(HEARTBEAT_LIMIT, heartbeat).await.map(|_| ()).map_err(|_| CommandError::Unavailable)
+    // There is no cause but the time that has passed.
+    timeout(HEARTBEAT_LIMIT, heartbeat).await.map(|_| ()).map_err(|_| CommandError::Unavailable(None))
 }
 
 /// Returns `true` if the password is right. Computes one hash in any case, and never evaluates the password of a locked
@@ -378,7 +380,7 @@ pub(crate) async fn evaluate(
         AttemptReservation::Granted { .. } => stored.map(|stored| stored.verifier.clone()),
         AttemptReservation::Locked => None,
     };
-    let evaluated = side.hasher.verify(password, verifier, permit).await.map_err(|_| CommandError::Overloaded);
+    let evaluated = side.hasher.verify(password, verifier, permit).await.map_err(CommandError::from);
     take_back_on_error(&side.pool, attempt, evaluated).await
 }
 
@@ -396,7 +398,7 @@ pub(crate) async fn take_back_on_error<T>(
         && !is_recorded(error)
         && let Err(error) = retry_while_unavailable(|| give_back(pool, attempt)).await
     {
-        tracing::warn!(%error, "an attempt could not be taken back and stays counted until its window has passed");
+        tracing::warn!(error = %chain(&error), "an attempt could not be taken back and stays counted until its window has passed");
     }
     done
 }
@@ -486,7 +488,7 @@ pub(crate) async fn record_refusal<O: Clone + Serialize + DeserializeOwned>(
         }
     });
     recorded.await.and_then(|recorded| recorded.map(drop)).inspect_err(|error| {
-        tracing::warn!(%error, "the refusal of an attempt may not have been recorded");
+        tracing::warn!(error = %chain(error), "the refusal of an attempt may not have been recorded");
     })
 }
 

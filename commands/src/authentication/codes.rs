@@ -44,7 +44,8 @@ pub(crate) fn totp(seed: &[u8], account_name: &str) -> Result<Totp, CommandError
         .with_issuer(Some(ISSUER))
         .with_account_name(account_name)
         .build();
-    built.map_err(|error| CommandError::Internal(format!("the seed is not a TOTP seed: {error}")))
+    // The error may contain the account's address.
+    built.map_err(|_| CommandError::internal("the seed is not a TOTP seed, or the address is not an account name"))
 }
 
 /// Returns the time step that a code matches, at most one step from now.

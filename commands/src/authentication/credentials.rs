@@ -36,8 +36,8 @@ struct CredentialsRow {
 
 pub(crate) fn read_verifier(key: &DataKey, sealed: &[u8]) -> Result<Verifier, CommandError> {
     let bytes = key.open_verifier("password", sealed)?;
-    let text =
-        String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::Internal("a verifier is not text".into()))?;
+    // The error would contain the bytes.
+    let text = String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::internal("a verifier is not text"))?;
     Ok(Verifier::new(text))
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn hash_password(
     password: Password,
     permit: HashingPermit,
 ) -> Result<Verifier, CommandError> {
-    hasher.hash(password, permit).await.map_err(|_| CommandError::Overloaded)
+    Ok(hasher.hash(password, permit).await?)
 }
 
 /// Returns the time at which the password was last set.

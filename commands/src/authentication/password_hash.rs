@@ -14,13 +14,13 @@ mod permits;
 use self::fair_queue::{FairQueue, QueueItem};
 use self::permits::HashingPermits;
 pub use self::permits::{HashingPermit, PERMITS, PERMITS_PER_HOLDER, PermitHolder};
-use crate::vault::crypto::equal;
-use crate::vault::crypto::random_bytes;
+use crate::vault::crypto::{RandomnessError, equal, random_bytes};
 use base64::Engine as _;
 use fulexo_bcrypt::{HashInput, MAX_LANES};
 use fulexo_domain::password::{MAX_BYTES, Password, PasswordViolation};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -52,6 +52,20 @@ pub struct Verifier(Zeroizing<String>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords are waiting to be hashed")]
 pub struct PoolFull;
+
+/// The reason for which no hashing pool starts.
+#[derive(Debug, thiserror::Error)]
+pub enum HasherError {
+    /// bcrypt has no such cost.
+    #[error("bcrypt cannot hash at cost {0}")]
+    Cost(u32),
+    /// The operating system returned no random bytes.
+    #[error(transparent)]
+    Randomness(#[from] RandomnessError),
+    /// The operating system started no thread.
+    #[error("cannot start a hashing thread")]
+    Thread(#[source] io::Error),
+}
 
 /// The bcrypt implementation in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,13 +184,13 @@ impl PasswordHasher {
     /// Starts the threads. `cost` is bcrypt's: 2^cost rounds, 4 to 31.
     ///
     /// # Errors
-    /// A cost out of range, no random bytes, or no thread.
-    pub fn start(threads: usize, cost: u32) -> Result<Self, String> {
+    /// [`HasherError`].
+    pub fn start(threads: usize, cost: u32) -> Result<Self, HasherError> {
         if !(4..=31).contains(&cost) {
-            return Err(format!("bcrypt cannot hash at cost {cost}"));
+            return Err(HasherError::Cost(cost));
         }
         let engine = BcryptEngine::tested(fulexo_bcrypt::bcrypt);
-        let salt = random_bytes().map_err(|error| error.to_string())?;
+        let salt = random_bytes()?;
         let hash = bcrypt::bcrypt(cost, salt, &[0]);
         let dummy = Verifier::of(cost, salt, &hash);
         let threads = threads.max(1);
@@ -186,7 +200,7 @@ impl PasswordHasher {
             thread::Builder::new()
                 .name(format!("bcrypt-{number}"))
                 .spawn(move || work(&queue, engine))
-                .map_err(|error| format!("cannot start a hashing thread: {error}"))?;
+                .map_err(HasherError::Thread)?;
         }
         Ok(Self { queue, permits: Arc::default(), cost, dummy })
     }
@@ -215,6 +229,7 @@ impl PasswordHasher {
     {
         let (reply, answer) = oneshot::channel();
         self.queue.push(PoolJob { task: PoolTask::Judge { judge: Box::new(judge), reply }, permit });
+        // An answer is missing only if the threads are gone.
         answer.await.map_err(|_| PoolFull)
     }
 
@@ -232,7 +247,8 @@ impl PasswordHasher {
         if password.expose().len() > MAX_BYTES {
             return Err(PoolFull);
         }
-        let salt = random_bytes().map_err(|_| PoolFull)?;
+        // As if the threads were gone: the caller is told to retry later.
+        let salt = random_bytes().map_err(|RandomnessError| PoolFull)?;
         let hash = self.compute(&password, salt, self.cost, permit).await?;
         Ok(Verifier::of(self.cost, salt, &hash))
     }
@@ -269,6 +285,7 @@ impl PasswordHasher {
         let key = Zeroizing::new(bytes.get(..bytes.len().min(MAX_BYTES)).unwrap_or_default().to_vec());
         let (reply, answer) = oneshot::channel();
         self.queue.push(PoolJob { task: PoolTask::Hash { key, salt, cost, reply }, permit });
+        // An answer is missing only if the threads are gone.
         answer.await.map_err(|_| PoolFull)
     }
 }

@@ -89,7 +89,8 @@ async fn pending_enrolment(side: &WriteSide, account: AccountId, shown: &[u8; 32
 async fn enrolment(side: &WriteSide, account: AccountId, seed: &[u8]) -> Result<Enrolment, CommandError> {
     let profile = profile::profile(side, account).await?.ok_or(AccountError::NotFound)?;
     let totp = totp(seed, profile.email.as_str())?;
-    let otpauth_uri = totp.to_url().map_err(|error| CommandError::Internal(error.to_string()))?;
+    // The error may contain the account's address.
+    let otpauth_uri = totp.to_url().map_err(|_| CommandError::internal("the seed has no otpauth URI"))?;
     Ok(Enrolment { secret: Zeroizing::new(totp.secret().to_base32()), otpauth_uri: Zeroizing::new(otpauth_uri) })
 }
 

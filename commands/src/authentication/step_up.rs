@@ -69,7 +69,7 @@ pub(crate) async fn step_up(
         let command = SessionCommand::Elevate { methods: vec![method], step_up_required, at: context.now, policy };
         let events = Session::handle_command(&loaded.state, command)?;
         let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
-            return Err(CommandError::Internal("the step-up did not elevate the session".into()));
+            return Err(CommandError::internal("the step-up did not elevate the session"));
         };
         let until = *until;
         let mut unit = side.unit_of_work(context);

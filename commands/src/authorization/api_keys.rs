@@ -100,6 +100,7 @@ pub(crate) async fn revoke_api_key(
         let events = side.log.load(Stream { category: Category::ApiKey, id: key.0 }).await?;
         let (version, last) = events.last().map_or((0, None), |event| (event.version, Some(event.position)));
         let maker = events.first().and_then(|event| event.subject).map(fulexo_domain::values::AccountId);
+        // All events of the stream are of this category.
         let events = events.into_iter().filter_map(|recorded| recorded.event.try_into().ok());
         let state = events.fold(ApiKeyState::None, ApiKey::apply_event);
         let events = ApiKey::handle_command(&state, ApiKeyCommand::Revoke)?;

@@ -4,7 +4,7 @@ use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Category, Stream};
 use fulexo_domain::lockdown::{Lockdown, LockdownCommand, LockdownEvent, LockdownScope};
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, Reason, RoleName};
+use fulexo_domain::values::{AccountId, InvalidValue, Reason, RoleName};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -17,6 +17,11 @@ use crate::log::ExpectedVersion;
 use crate::reason;
 use crate::unit_of_work::UnitOfWork;
 use crate::write_side::WriteSide;
+
+/// The scope of a lockdown that another build recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("this build does not know the scope of the lockdown")]
+struct UnknownScope(#[source] InvalidValue);
 
 /// The single stream of lockdowns.
 const STREAM: Stream = Stream { category: Category::Lockdown, id: Uuid::nil() };
@@ -119,7 +124,7 @@ pub(crate) async fn mask_refusal<T>(pool: &PgPool, done: Result<T, CommandError>
 async fn read_lockdown(pool: &PgPool) -> Result<(Option<LockdownScope>, u64), CommandError> {
     let row = sqlx::query!("select scope, version from access.lockdown").fetch_optional(pool).await?;
     let Some(row) = row else { return Ok((None, 0)) };
-    let unknown = |_| CommandError::Internal("this build does not know the scope of the lockdown".to_owned());
-    let scope = row.scope.as_deref().map(LockdownScope::parse).transpose().map_err(unknown)?;
+    let scope = row.scope.as_deref().map(LockdownScope::parse).transpose();
+    let scope = scope.map_err(|error| CommandError::internal(UnknownScope(error)))?;
     Ok((scope, row.version.unsigned_abs()))
 }

@@ -1,5 +1,6 @@
 //! The types of an append: its request, its outcome, and the hooks that the composition root supplies.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -98,6 +99,25 @@ pub enum AppendOutcome {
     },
 }
 
+/// The cause of a refused append. Two are equal if they are the same one.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct Rejection(Arc<dyn Error + Send + Sync>);
+
+impl Rejection {
+    pub(super) fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(cause.into()))
+    }
+}
+
+impl PartialEq for Rejection {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Rejection {}
+
 /// The reason for which an append failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -125,9 +145,9 @@ pub enum AppendError {
     /// the call with the same idempotency key to learn the outcome.
     #[error("the log is unreachable")]
     Unavailable,
-    /// The database refused this request; the text names the constraint.
-    #[error("the database refused the append: {0}")]
-    Rejected(String),
+    /// The database refused this request; the cause names the constraint.
+    #[error("the database refused the append")]
+    Rejected(#[source] Rejection),
     /// An earlier append violated a precondition that only a table's constraint checks: load and decide again.
     #[error("an earlier append violated a precondition of this one")]
     Overtaken,

@@ -16,7 +16,7 @@ mod statements;
 
 pub use self::append::{
     AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, CommandRecord, CommitHook, ExpectedVersion, GateHook,
-    KeyClaim, LogHooks, QUEUE, Receipt,
+    KeyClaim, LogHooks, QUEUE, Receipt, Rejection,
 };
 pub use self::event_log::EventLog;
 pub use self::read::{LoadedStream, ReadError};

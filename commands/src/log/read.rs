@@ -8,6 +8,7 @@
 use fulexo_domain::event::{RecordedEvent, Stream};
 use fulexo_domain::leaf::{self, LeafError};
 use fulexo_domain::snapshot::Snapshot;
+use fulexo_failure::chain;
 use uuid::Uuid;
 
 use super::event_log::EventLog;
@@ -160,7 +161,7 @@ impl EventLog {
             state
         );
         if let Err(error) = kept.execute(&self.pool).await {
-            tracing::warn!(%error, "a snapshot could not be stored");
+            tracing::warn!(error = %chain(&error), "a snapshot could not be stored");
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_domain::event::{RecordedEvent, Stream};
-use fulexo_failure::DatabaseFailure;
+use fulexo_failure::{DatabaseFailure, chain};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
@@ -66,7 +66,7 @@ type AppendResults = Vec<Result<AppendOutcome, AppendError>>;
 
 enum CommitFailure {
     /// The database rejected the batch: one of its requests is at fault.
-    Rejected(String),
+    Rejected(Rejection),
     /// The database rejected the batch because a precondition no longer holds: the request has to be decided again.
     Overtaken,
     /// The batch's time would be too far ahead of the database's clock.
@@ -154,7 +154,7 @@ impl Sequencer {
             match outcome {
                 Ok(part_answers) => answers.extend(part_answers),
                 Err(CommitFailure::Rejected(reason)) if part.len() == 1 => {
-                    tracing::error!(reason, "the database refused an append");
+                    tracing::error!(reason = %chain(&reason), "the database refused an append");
                     answers.push(Err(AppendError::Rejected(reason)));
                 }
                 Err(CommitFailure::Overtaken) if part.len() == 1 => answers.push(Err(AppendError::Overtaken)),
@@ -198,7 +198,9 @@ impl Sequencer {
             }
             match failure {
                 CommitFailure::Uncertain(plan) => uncertain.push(*plan),
-                CommitFailure::Lost(error) => tracing::warn!(%error, "the connection of the log is lost; reconnecting"),
+                CommitFailure::Lost(error) => {
+                    tracing::warn!(error = %chain(&error), "the connection of the log is lost; reconnecting")
+                }
                 CommitFailure::Rejected(_) | CommitFailure::Overtaken | CommitFailure::ClockAhead => {}
             }
             sleep(pause).await;
@@ -257,7 +259,7 @@ impl Sequencer {
         }
         let first = with_timeout(try_append(&mut transaction, &locked_versions, &plan)).await.map_err(sort)?;
         let Some(first) = first else {
-            return Err(CommitFailure::Rejected("what the lock showed did not hold under it".to_owned()));
+            return Err(CommitFailure::Rejected(Rejection::new("what the lock showed did not hold under it")));
         };
         let events = plan.events(requests(), first);
         finish(transaction, &hooks, part, plan, events).await
@@ -312,7 +314,7 @@ impl Sequencer {
                 Ok(first) => first,
                 Err(error) if is_rejection(&error) => return Err(sort(error)),
                 Err(error) => {
-                    tracing::warn!(%error, "the connection broke during an append");
+                    tracing::warn!(error = %chain(&error), "the connection broke during an append");
                     return Err(CommitFailure::Uncertain(plan));
                 }
             };
@@ -375,7 +377,7 @@ async fn finish(
         Ok(()) => Ok(CommittedBatch { plan, events }),
         Err(error) if is_rejection(&error) => Err(sort(error)),
         Err(error) => {
-            tracing::warn!(%error, "the connection broke at commit");
+            tracing::warn!(error = %chain(&error), "the connection broke at commit");
             Err(CommitFailure::Uncertain(plan))
         }
     }
@@ -390,7 +392,7 @@ fn sort(error: sqlx::Error) -> CommitFailure {
     match DatabaseFailure::of(&error) {
         DatabaseFailure::Constraint("head_is_not_ahead") => CommitFailure::ClockAhead,
         DatabaseFailure::Constraint("retired_role_is_not_held") => CommitFailure::Overtaken,
-        _ if is_rejection(&error) => CommitFailure::Rejected(error.to_string()),
+        _ if is_rejection(&error) => CommitFailure::Rejected(Rejection::new(error)),
         _ => CommitFailure::Lost(error),
     }
 }

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::values::{AccountId, EmailAddress};
+use fulexo_failure::chain;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
@@ -279,7 +280,7 @@ pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Op
             }
             // The key is not configured, or only a newer node knows the kind. It must not delay other mails.
             Err(error) => {
-                tracing::error!(mail_id = %id, %error, "a queued mail cannot be opened");
+                tracing::error!(mail_id = %id, error = %chain(&error), "a queued mail cannot be opened");
                 postpone(&mut transaction, id, attempts, created_at, now).await?;
                 transaction.commit().await?;
             }
@@ -295,8 +296,7 @@ async fn read_mail(
     let Some(key) = side.vault.subject_key(account).await? else { return Ok(None) };
     let Some(profile) = profile::profile(side, account).await? else { return Ok(None) };
     let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == waiting.kind);
-    let kind =
-        kind.ok_or_else(|| CommandError::Internal("this build does not know the kind of the mail".to_owned()))?;
+    let kind = kind.ok_or_else(|| CommandError::internal("this build does not know the kind of the mail"))?;
     let kind = match kind.purpose() {
         // Checked when sending: a link that would be refused is not sent.
         LinkPurpose::PasswordReset if side.account_state(account).await?.0.suspended => MailKind::ResetWhileSuspended,

@@ -84,7 +84,7 @@ pub struct TokenGrant {
     pub expires_at: DateTime<Utc>,
 }
 
-/// An invalid token. Callers are not told the reason.
+/// An invalid token. Callers are not told the reason, and it is not logged: it may contain the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the access token is not valid")]
 pub struct InvalidToken;
@@ -92,7 +92,7 @@ pub struct InvalidToken;
 /// The reason for which a key is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The text is not a private RSA key in PEM.
+    /// The text is not a private RSA key in PEM. The cause is dropped: it says no more, and comes from reading a secret.
     #[error("is not a private RSA key in PEM (PKCS#8 or PKCS#1)")]
     NotRsa,
     /// The key is too short for RS256 (RFC 7518, section 3.3).

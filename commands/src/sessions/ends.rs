@@ -10,6 +10,7 @@ use std::time::Duration;
 use fulexo_domain::event::Category;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::AccountId;
+use fulexo_failure::chain;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -43,12 +44,14 @@ pub(crate) async fn record_session_ends(side: &WriteSide, context: impl Fn() -> 
     let mut counted: Option<Instant> = None;
     loop {
         if let Err(error) = end_revoked_sessions(side, &context()).await {
-            tracing::warn!(%error, "the ends of revoked sessions could not be recorded; trying again");
+            tracing::warn!(error = %chain(&error), "the ends of revoked sessions could not be recorded; trying again");
         }
         if counted.is_none_or(|at| at.elapsed() >= LIMIT_CHECK_INTERVAL) {
             match end_all_beyond_limit(side, &context()).await {
                 Ok(()) => counted = Some(Instant::now()),
-                Err(error) => tracing::warn!(%error, "sessions beyond the limit could not be ended; trying again"),
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "sessions beyond the limit could not be ended; trying again")
+                }
             }
         }
         tokio::select! {

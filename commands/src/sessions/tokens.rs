@@ -19,6 +19,11 @@ use crate::vault::Vault;
 use crate::vault::crypto::equal;
 use crate::write_side::WriteSide;
 
+/// The reason for which there is no access token.
+#[derive(Debug, thiserror::Error)]
+#[error("an access token cannot be signed")]
+struct SigningError(#[source] jsonwebtoken::errors::Error);
+
 /// The tokens of a session. No `Debug`; wiped when dropped.
 pub struct Tokens {
     /// The access token, a JWT; valid for [`Tokens::expires_in`] seconds.
@@ -163,7 +168,7 @@ pub(crate) fn issue(
     let access_token = side
         .keys
         .sign(grant, context.new_id(), context.now)
-        .map_err(|error| CommandError::Internal(format!("cannot sign an access token: {error}")))?;
+        .map_err(|error| CommandError::internal(SigningError(error)))?;
     Ok(Tokens {
         access_token: Zeroizing::new(access_token),
         refresh_token: Zeroizing::new(refresh_token::refresh_token(&side.vault, root, session, generation)),

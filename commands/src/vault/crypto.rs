@@ -10,12 +10,13 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SymmetricKey([u8; 32]);
 
-/// A sealed value that does not open: it was altered, moved, or sealed under another key.
+/// A sealed value that does not open: it was altered, moved, or sealed under another key. The error has no cause: the failed
+/// step would help only an attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open under its key")]
 pub struct UnsealError;
 
-/// The operating system returned no random bytes.
+/// The operating system returned no random bytes. It does not say why.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the operating system returned no random bytes")]
 pub struct RandomnessError;

@@ -64,6 +64,7 @@ impl PersonalData {
             return Ok(None);
         }
         let fields: Vec<SealedField> = self.0.keys().copied().filter(|f| chosen.contains_key(f.as_str())).collect();
+        // A map of texts always has a JSON form.
         let plaintext = Zeroizing::new(serde_json::to_vec(&chosen).unwrap_or_default());
         let sealed = key.key.seal(&context(event_id, key.owner, &fields), &plaintext)?;
         let digest = SealedDigest {

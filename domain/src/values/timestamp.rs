@@ -27,6 +27,7 @@ pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
     if text.len() > MAX_BYTES || !has_separator {
         return Err(NOT_A_TIME);
     }
+    // The error is for the caller, and says what a time looks like.
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| NOT_A_TIME)?.to_utc();
     if !(1..=9999).contains(&time.year()) {
         return Err(NOT_A_TIME);

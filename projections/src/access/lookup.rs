@@ -72,6 +72,7 @@ pub async fn session_access(
             kept_session: row.second_factor_session.map(SessionId),
             enabled: row.second_factor_enabled.unwrap_or_default(),
         },
+        // A name that this build does not know allows nothing.
         roles: row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect(),
         custom: custom.into_iter().filter(|role| !role.retired).map(|role| (role.role, role.permissions)).collect(),
         policy: policy.map(|(_, policy)| policy),
@@ -102,6 +103,7 @@ pub async fn custom_roles(connection: &mut PgConnection) -> Result<Vec<CustomRol
     Ok(rows
         .into_iter()
         .filter_map(|row| {
+            // A name that this build does not know is nobody's.
             Some(CustomRole {
                 role: RoleName::parse(&row.role).ok()?,
                 permissions: permissions(&row.permissions),

@@ -22,6 +22,7 @@ use async_nats::{Client, connection};
 use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::jetstream::{EPOCH, MAC, POSITION, SUBJECTS, unhex};
 use fulexo_domain::leaf;
+use fulexo_failure::chain;
 use futures_util::StreamExt;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
@@ -198,7 +199,7 @@ impl FeedListener {
         loop {
             // Nobody depends on why a stream is missing: readers read PostgreSQL meanwhile.
             if let Err(error) = self.listen().await {
-                tracing::debug!(%error, "the feed restarts its consumer");
+                tracing::debug!(error = %chain(&*error), "the feed restarts its consumer");
             }
             self.feed.is_live.store(false, Ordering::Relaxed);
             self.feed.change(EventWindow::clear);
@@ -261,6 +262,7 @@ impl FeedListener {
         if message_epoch != epoch || !(self.verify_message)(epoch, position, &message.payload, &mac) {
             return None;
         }
+        // Readers of the log itself report what is wrong with a leaf.
         let event = leaf::decode(position, &message.payload).ok().map(Arc::new)?;
         Some(WindowEvent { event, hash: leaf::hash(&message.payload) })
     }

@@ -94,7 +94,7 @@ impl LogReader {
     /// # Errors [`FeedError`]; the reader cannot continue after it.
     pub async fn next(&mut self) -> Result<Option<Vec<RecordedEvent>>, FeedError> {
         let Some(batch) = self.ahead.pop_front() else { return Ok(None) };
-        let events = batch.await.map_err(|_| FeedError::Gap { position: self.next })??;
+        let events = batch.await??;
         self.fetch();
         Ok(Some(events))
     }

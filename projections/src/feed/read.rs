@@ -6,6 +6,7 @@ use std::pin::Pin;
 use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::leaf::LeafError;
 use sqlx::PgConnection;
+use tokio::task::JoinError;
 
 /// A read in progress: the events from a position on, each directly after the last, and fewer at the end of the log.
 pub type ReadFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<RecordedEvent>, FeedError>> + Send + 'a>>;
@@ -40,6 +41,9 @@ pub enum FeedError {
         /// The position of the event.
         position: u64,
     },
+    /// A task that reads the log ended before it answered.
+    #[error("a task that reads the log has failed")]
+    Task(#[from] JoinError),
     /// An event is missing from the log.
     #[error("position {position} is missing from the log")]
     Gap {
@@ -63,7 +67,7 @@ impl FeedError {
             | Self::WrongHash { position }
             | Self::Disagrees { position }
             | Self::Gap { position } => Some(*position),
-            Self::Leaf(LeafError::Unfit(_)) | Self::Database(_) => None,
+            Self::Leaf(LeafError::Unfit(_)) | Self::Database(_) | Self::Task(_) => None,
         }
     }
 }

@@ -133,6 +133,7 @@ impl Gate {
         }
         for row in changed {
             let (account, position) = (AccountId(row.account_id), row.changed_position.unsigned_abs());
+            // A name that this build does not know allows nothing.
             let roles = row.roles.iter().filter_map(|role| RoleName::parse(role).ok()).collect();
             memory.remember(position, row.changed_at, ChangeSubject::Account(account));
             let known = memory.accounts.entry(account).or_default();

@@ -50,7 +50,14 @@ fn each_crate_knows_only_those_below_it() {
     );
     assert_eq!(
         ours(&dependencies["fulexo-api"]),
-        ["fulexo-commands", "fulexo-dev-servers", "fulexo-domain", "fulexo-node", "fulexo-projections"]
+        [
+            "fulexo-commands",
+            "fulexo-dev-servers",
+            "fulexo-domain",
+            "fulexo-failure",
+            "fulexo-node",
+            "fulexo-projections"
+        ]
     );
 }
 

@@ -257,7 +257,7 @@ impl Writer {
             }
         };
         match self.append(request).await {
-            Err(AppendError::Rejected(text)) => assert!(text.contains(reason), "{text}"),
+            Err(AppendError::Rejected(words)) => assert!(words.to_string().contains(reason), "{words}"),
             other => panic!("{other:?}"),
         }
         self.known.rejected += 1;

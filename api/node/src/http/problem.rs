@@ -3,7 +3,6 @@
 //! It names refusals and serialises them. It does not decide on them, and it does not know the request: the edge (`mod.rs`)
 //! adds `instance` and the security headers.
 
-mod cause;
 mod code;
 pub(super) mod conversion;
 mod kind;
@@ -16,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_domain::permission::Permission;
+use fulexo_failure::chain;
 use poem::Response;
 use poem::error::ResponseError;
 use poem::http::uri::Authority;
@@ -23,7 +23,6 @@ use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem_openapi::Object;
 use serde::Serialize;
 
-use self::cause::chain;
 pub use self::code::{Code, PAGE, ProblemCodes};
 use self::kind::Kind;
 use super::headers::LOG_POSITION;
@@ -231,7 +230,7 @@ impl Problem {
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();
         let mut problem = Self::of(Kind::Internal);
-        problem.0.cause = Some(chain(cause.as_ref()));
+        problem.0.cause = Some(chain(cause.as_ref()).to_string());
         problem
     }
 

@@ -19,6 +19,7 @@ use fulexo_commands::{CommandQuotas, Commands, QuotaHolder, SharedQuotaDecision}
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{self, Admission, QuotaExceeded, RateLimit, RateLimitLayer, RateLimits, RouteGroup};
 use fulexo_domain::values::AccountId;
+use fulexo_failure::chain;
 use tokio::time::{sleep, timeout};
 
 use self::buckets::Buckets;
@@ -90,7 +91,7 @@ impl Limits {
                 let until = self.counts.now().saturating_add(PAUSE.num_microseconds().unwrap_or_default());
                 self.alone_until.store(until, Ordering::Relaxed);
                 let error = match unanswered {
-                    Ok(Err(error)) => error.to_string(),
+                    Ok(Err(error)) => chain(&error).to_string(),
                     Ok(Ok(_)) | Err(_) => "no answer in time".to_owned(),
                 };
                 tracing::warn!(%error, route = route.as_str(), "requests are counted by this node alone for a while");
@@ -138,7 +139,7 @@ impl Limits {
         };
         if let Err(error) = self.commands.record_violations(&context, &violations).await {
             let refused: u64 = violations.iter().map(|violation| violation.count).sum();
-            tracing::error!(%error, refused, "refused requests could not be recorded");
+            tracing::error!(error = %chain(&error), refused, "refused requests could not be recorded");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_commands::{Commands, OutgoingMail};
+use fulexo_failure::chain;
 use tokio::time::sleep;
 
 use super::texts::{self, MailFacts};
@@ -33,7 +34,7 @@ impl Worker {
                 Ok(Some(mail)) => self.send(mail).await,
                 Ok(None) => sleep(LOOK).await,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot read the queue of e-mails");
+                    tracing::warn!(error = %chain(&error), "cannot read the queue of e-mails");
                     sleep(PAUSE).await;
                 }
             }
@@ -56,18 +57,18 @@ impl Worker {
             Ok(()) => mail.sent().await,
             Err(error) => match mail.failed(error.is_permanent(), clock::now()).await {
                 Ok(true) => {
-                    tracing::error!(mail_id = %id, kind, %error, "an e-mail was given up");
+                    tracing::error!(mail_id = %id, kind, error = %chain(&error), "an e-mail was given up");
                     Ok(())
                 }
                 Ok(false) => {
-                    tracing::warn!(mail_id = %id, kind, %error, "an e-mail was not sent, and will be tried again");
+                    tracing::warn!(mail_id = %id, kind, error = %chain(&error), "an e-mail was not sent, and will be tried again");
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
         };
         if let Err(error) = noted {
-            tracing::warn!(mail_id = %id, kind, %error, "cannot record the outcome of an e-mail");
+            tracing::warn!(mail_id = %id, kind, error = %chain(&error), "cannot record the outcome of an e-mail");
             sleep(PAUSE).await;
         }
     }

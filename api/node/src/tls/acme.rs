@@ -9,7 +9,6 @@
 //! ```
 //! How a directory is spoken to is in `directory.rs`.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::vault::VaultError;
 use fulexo_commands::vault::acme::AcmeStore;
 use fulexo_commands::vault::crypto::random_bytes;
+use fulexo_failure::chain;
 use instant_acme::Account;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Mutex;
@@ -85,12 +85,7 @@ impl From<instant_acme::Error> for Failure {
     /// With its causes: "client error" alone helps nobody. On one line, and no longer than one reads: a directory may
     /// quote what it was answered.
     fn from(error: instant_acme::Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
+        let text = chain(&error).to_string();
         Self::Directory(text.chars().filter(|char| !char.is_control()).take(1_000).collect())
     }
 }
@@ -103,7 +98,7 @@ impl Acme {
     pub async fn open(options: AcmeOptions, store: AcmeStore, current: Arc<Current>) -> Result<Self, String> {
         let directory = Directory::new(&options.directory, &options.roots)?;
         let mut acme = Self { options, directory, store, current, version: 0, renew_at: None, told: None };
-        acme.look().await.map_err(|error| error.to_string())?;
+        acme.look().await.map_err(|error| chain(&error).to_string())?;
         Ok(acme)
     }
 
@@ -116,7 +111,7 @@ impl Acme {
             if let Err(error) = &looked
                 && !failing
             {
-                tracing::error!(%error, "nothing is known of newer certificates");
+                tracing::error!(error = %chain(&error), "nothing is known of newer certificates");
             }
             failing = looked.is_err();
             sleep(LOOK).await;
@@ -136,7 +131,7 @@ impl Acme {
         let ordered = timeout(ORDER, self.order()).await.unwrap_or(Err(Failure::Slow));
         let Err(error) = ordered else { return self.look().await };
         let again = clock::now() + wait_after(failures);
-        tracing::error!(%error, %again, "no certificate was issued; the one before, if any, stays in use");
+        tracing::error!(error = %chain(&error), %again, "no certificate was issued; the one before, if any, stays in use");
         self.told = Some(again.timestamp());
         self.store.order_failed(again).await
     }

@@ -1,14 +1,16 @@
 //! The errors of the relay.
 
+use std::error::Error;
+
 /// The reason for which the relay has paused. Every one is retried.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum RelayError {
-    #[error("the database: {0}")]
-    Database(String),
+    #[error("the database")]
+    Database(#[from] sqlx::Error),
     #[error("NATS is unreachable")]
     Disconnected,
-    #[error("NATS: {0}")]
-    Nats(String),
+    #[error("NATS")]
+    Nats(#[source] Box<dyn Error + Send + Sync>),
     #[error("the stream has changed: another relay or another epoch wrote to it")]
     OutOfStep,
     #[error("the event at position {0} does not match its leaf or hash, and is not published")]
@@ -30,14 +32,8 @@ pub(super) enum RelayError {
     Diverged { stream: String, position: u64 },
 }
 
-impl From<sqlx::Error> for RelayError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.to_string())
-    }
-}
-
 impl RelayError {
-    pub fn nats(error: &dyn std::error::Error) -> Self {
-        Self::Nats(error.to_string())
+    pub fn nats(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Nats(cause.into())
     }
 }

@@ -53,6 +53,7 @@ impl LogRow {
         if self.position.unsigned_abs() != position || leaf::hash(&self.leaf) != self.leaf_hash.as_slice() {
             return None;
         }
+        // The projections stop at such a leaf too, and log the cause.
         let raw = leaf::read(position, &self.leaf).ok()?;
         let Stream { category, id } = Stream { category: raw.category, id: raw.stream };
         if (id, category.as_str(), raw.version) != (self.stream_id, &self.category, self.version.unsigned_abs()) {

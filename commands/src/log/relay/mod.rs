@@ -22,6 +22,7 @@ use std::time::Duration;
 use async_nats::connection;
 use async_nats::jetstream::context::PublishErrorKind;
 use fulexo_domain::leaf;
+use fulexo_failure::chain;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -223,14 +224,14 @@ impl LogRelay {
                 break;
             };
             let sent = self.jetstream.context.send_publish(subject, message).await;
-            acknowledgements.push((position, sent.map_err(|error| RelayError::nats(&error))?));
+            acknowledgements.push((position, sent.map_err(RelayError::nats)?));
             last = Some(leaf);
         }
         let published = acknowledgements.len() as u64;
         for (position, acknowledgement) in acknowledgements {
             let acknowledged = acknowledgement.await.map_err(|error| match error.kind() {
                 PublishErrorKind::WrongLastSequence => RelayError::OutOfStep,
-                _ => RelayError::nats(&error),
+                _ => RelayError::nats(error),
             })?;
             if acknowledged.sequence != position + 1 || acknowledged.stream != cursor.name {
                 return Err(RelayError::OutOfStep);
@@ -267,11 +268,11 @@ impl LogRelay {
 
     /// Logs the error once per reason, and releases the lease, so that another node can try.
     async fn report_failure(&self, error: &RelayError) {
-        let because = error.to_string();
+        let because = chain(error).to_string();
         let known = self.state.borrow().clone();
         if known.stopped_because.as_ref() != Some(&because) {
             match error {
-                RelayError::OutOfStep => tracing::debug!(%error, "the relay checks its stream again"),
+                RelayError::OutOfStep => tracing::debug!(error = because, "the relay checks its stream again"),
                 RelayError::Database(_)
                 | RelayError::Disconnected
                 | RelayError::Nats(_)
@@ -279,7 +280,7 @@ impl LogRelay {
                 | RelayError::NotOurs(_)
                 | RelayError::DamagedAgain(_)
                 | RelayError::Diverged { .. } => {
-                    tracing::warn!(%error, "copying the log to JetStream failed; trying again");
+                    tracing::warn!(error = because, "copying the log to JetStream failed; trying again");
                 }
             }
         }

@@ -179,11 +179,11 @@ impl JetStream {
     }
 
     async fn message(&self, name: &str, sequence: u64) -> Result<Option<StreamMessage>, RelayError> {
-        let stream = self.context.get_stream_no_info(name).await.map_err(|error| RelayError::nats(&error))?;
+        let stream = self.context.get_stream_no_info(name).await.map_err(RelayError::nats)?;
         match stream.get_raw_message(sequence).await {
             Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(RelayError::nats(&error)),
+            Err(error) => Err(RelayError::nats(error)),
         }
     }
 
@@ -193,9 +193,7 @@ impl JetStream {
         let is_alone = info.cluster.as_ref().is_none_or(|cluster| cluster.get("name").is_none());
         if is_alone && self.replicas > 1 {
             // It accepts any number, and stores one replica.
-            return Err(RelayError::Nats(
-                "FULEXO_NATS_REPLICAS asks for several servers, but NATS is a single server".to_owned(),
-            ));
+            return Err(RelayError::nats("FULEXO_NATS_REPLICAS asks for several servers, but NATS is a single server"));
         }
         if info.config.get("num_replicas") == Some(&json!(self.replicas)) {
             return Ok(());
@@ -261,11 +259,11 @@ impl JetStream {
     async fn ask<T: DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, RelayError> {
         match self.context.request(subject.to_owned(), body).await {
             Ok(Response::Ok(answer)) => Ok(answer),
-            Ok(Response::Err { error }) => Err(RelayError::nats(&error)),
+            Ok(Response::Err { error }) => Err(RelayError::nats(error)),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                Err(RelayError::Nats("no server with JetStream answers".to_owned()))
+                Err(RelayError::nats("no server with JetStream answers"))
             }
-            Err(error) => Err(RelayError::nats(&error)),
+            Err(error) => Err(RelayError::nats(error)),
         }
     }
 }

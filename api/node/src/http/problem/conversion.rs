@@ -1,10 +1,10 @@
 //! The conversion of refusals of poem, poem-openapi and middleware into problems.
 
+use fulexo_failure::chain;
 use poem::Response;
 use poem::error::{CorsError, MethodNotAllowedError, NotFoundError, ReadBodyError};
 use poem::http::{StatusCode, header};
 
-use super::cause::chain;
 use super::code::Code;
 use super::kind::Kind;
 use super::{Base, CONTENT_TYPE, Problem};
@@ -56,7 +56,7 @@ impl From<poem::Error> for Problem {
         } else if let Some(problem) = bad_input::problem(&error) {
             problem
         } else if error.status().is_server_error() && error.status() != StatusCode::SERVICE_UNAVAILABLE {
-            Self::internal(chain(&error))
+            Self::internal(chain(&error).to_string())
         } else {
             Self::from_status(error.status())
         }
