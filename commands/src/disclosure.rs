@@ -45,11 +45,24 @@ pub(crate) async fn bind_to_seed<O>(
     })
 }
 
-/// Returns the stored outcome of this command, if its secrets may be disclosed again.
+/// Runs [`execute::run_once`] for a command whose answer discloses secrets.
 ///
 /// # Errors
-/// [`CommandError::OutcomeExpired`].
-pub(crate) async fn replay<O: DeserializeOwned>(
+/// [`CommandError::OutcomeExpired`] if the secrets of a stored outcome may not be disclosed again.
+pub(crate) async fn run_once<O: DeserializeOwned>(
+    side: &WriteSide,
+    context: &Context,
+    idempotency: Option<&IdempotencyKey>,
+    act: impl Future<Output = Result<CommitOutcome<DisclosedOutcome<O>>, CommandError>>,
+) -> Result<CommandOutcome<O>, CommandError> {
+    match replay(side, context, idempotency).await? {
+        Some(outcome) => execute::replayed(&side.log, outcome).await,
+        None => answer(side, context, act.await?).await,
+    }
+}
+
+/// Returns the stored outcome of this command, if its secrets may be disclosed again.
+async fn replay<O: DeserializeOwned>(
     side: &WriteSide,
     context: &Context,
     idempotency: Option<&IdempotencyKey>,
@@ -76,7 +89,7 @@ async fn actor_factors(side: &WriteSide, context: &Context) -> Result<Option<[u8
 }
 
 /// Returns the answer to a commit, new or replayed.
-pub(crate) async fn answer<O>(
+async fn answer<O>(
     side: &WriteSide,
     context: &Context,
     committed: CommitOutcome<DisclosedOutcome<O>>,

@@ -113,7 +113,10 @@ where
     Err(CommandError::Contended)
 }
 
-/// Runs a command unless its idempotency key has a stored outcome, and answers in either case.
+/// Runs a command unless its idempotency key has a stored outcome, and answers in either case. The stored outcome comes
+/// before every other check: a quota, a permission or a state that has changed since must not refuse a finished command.
+/// Commands that disclose secrets use `disclosure::run_once`, and steps of a login `login::run_once`. A refresh has rules
+/// of its own, since an old outcome of it counts for nothing.
 pub(crate) async fn run_once<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,
@@ -127,7 +130,7 @@ pub(crate) async fn run_once<O: DeserializeOwned>(
 }
 
 /// Returns the answer to a commit, new or replayed.
-pub(crate) async fn answer<O>(log: &EventLog, committed: CommitOutcome<O>) -> Result<CommandOutcome<O>, CommandError> {
+async fn answer<O>(log: &EventLog, committed: CommitOutcome<O>) -> Result<CommandOutcome<O>, CommandError> {
     match committed {
         CommitOutcome::New(value, receipt) => Ok(CommandOutcome { value, position: receipt.position }),
         CommitOutcome::Replayed(value) => replayed(log, value).await,

@@ -17,7 +17,7 @@ use crate::authentication::password_hash::{HashingPermit, PasswordHasher};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome, CommitOutcome};
-use crate::idempotency::{self, IdempotencyKey};
+use crate::idempotency::IdempotencyKey;
 use crate::log::ExpectedVersion;
 use crate::mail::kind::RESET;
 use crate::rate_limit;
@@ -70,29 +70,29 @@ pub(crate) async fn change_password(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [current.expose().as_bytes(), new.expose().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "change_password", &content);
-    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::replayed(&side.log, ()).await;
-    }
-    let (account, device) = match owner {
-        PasswordOwner::Session(account, session) => (account, tokens::device_of(&side.pool, session).await?),
-        PasswordOwner::PendingLogin(PendingLogin(challenge)) => (challenge.account, challenge.device),
-    };
-    let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
-    // Permits are taken before anything is counted. One permit covers several hashes in sequence.
-    let permit = rate_limit::hashing_permit(side, context)?;
-    let broken =
-        broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), permit.clone()).await?;
-    let permits = if broken.is_empty() {
-        rate_limit::hashing_permits(side, context, max_comparisons(side) + 1)?
-    } else {
-        Vec::new()
-    };
-    // A caller who does not know the current password learns nothing about the new one.
-    let (stored, attempt) = attempts::verify_password(side, context, account, device, current, permit.clone()).await?;
-    let change = PasswordCandidate { session: owner.session(), new, broken, permit, permits };
-    let changed = change_proven_password(side, context, &stored, change, &attempt, idempotency.as_ref()).await;
-    let recorded = attempts::conclude(side, context, &stored, &attempt, changed).await?;
-    execute::answer(&side.log, recorded).await
+    execute::run_once(&side.log, idempotency.as_ref(), async {
+        let (account, device) = match owner {
+            PasswordOwner::Session(account, session) => (account, tokens::device_of(&side.pool, session).await?),
+            PasswordOwner::PendingLogin(PendingLogin(challenge)) => (challenge.account, challenge.device),
+        };
+        let profile = profile::profile(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
+        // Permits are taken before anything is counted. One permit covers several hashes in sequence.
+        let permit = rate_limit::hashing_permit(side, context)?;
+        let broken =
+            broken_rules(&side.hasher, &new, &profile.email, profile.display_name.as_ref(), permit.clone()).await?;
+        let permits = if broken.is_empty() {
+            rate_limit::hashing_permits(side, context, max_comparisons(side) + 1)?
+        } else {
+            Vec::new()
+        };
+        // A caller who does not know the current password learns nothing about the new one.
+        let (stored, attempt) =
+            attempts::verify_password(side, context, account, device, current, permit.clone()).await?;
+        let change = PasswordCandidate { session: owner.session(), new, broken, permit, permits };
+        let changed = change_proven_password(side, context, &stored, change, &attempt, idempotency.as_ref()).await;
+        attempts::conclude(side, context, &stored, &attempt, changed).await
+    })
+    .await
 }
 
 /// Changes the password, after the current one was verified.

@@ -20,7 +20,7 @@ use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome};
-use crate::idempotency::{self, IdempotencyKey};
+use crate::idempotency::IdempotencyKey;
 use crate::log::{ExpectedVersion, LoadedStream};
 use crate::unit_of_work::UnitOfWork;
 use crate::vault::write::VaultWrite;
@@ -79,29 +79,31 @@ pub(crate) async fn register(
     let content = [email.normalised().into_bytes(), password.expose().into(), name.unwrap_or_default().into()];
     let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
     let idempotency = IdempotencyKey::of(&side.vault, context, "register", &content);
-    if let Some(RegistrationOutcome { account }) = idempotency::stored_outcome(&side.log, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, account).await;
-    }
-    let permit = rate_limit::hashing_permit(side, context)?;
-    let broken = password::broken_rules(&side.hasher, &password, &email, display_name.as_ref(), permit.clone()).await?;
-    if !broken.is_empty() {
-        return Err(CommandError::Password(broken));
-    }
-    let verifier = credentials::hash_password(&side.hasher, password, permit).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let mut preconditions = Vec::new();
-        for role in &roles {
-            preconditions.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::RoleNotFound)?.1);
+    let registered = execute::run_once(&side.log, idempotency.as_ref(), async {
+        let permit = rate_limit::hashing_permit(side, context)?;
+        let broken =
+            password::broken_rules(&side.hasher, &password, &email, display_name.as_ref(), permit.clone()).await?;
+        if !broken.is_empty() {
+            return Err(CommandError::Password(broken));
         }
-        let account = AccountId(context.new_id());
-        let command = AccountCommand::Register { roles: roles.clone() };
-        let mut unit = registration_unit(side, context, account, command, &verifier, &email, display_name.as_ref())?;
-        for (stream, expected) in preconditions {
-            unit.expect(stream.category, stream.id, expected);
-        }
-        Ok((unit, RegistrationOutcome { account }))
+        let verifier = credentials::hash_password(&side.hasher, password, permit).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let mut preconditions = Vec::new();
+            for role in &roles {
+                preconditions.extend(roles::find_role(&side.log, role).await?.ok_or(AccountError::RoleNotFound)?.1);
+            }
+            let account = AccountId(context.new_id());
+            let command = AccountCommand::Register { roles: roles.clone() };
+            let mut unit =
+                registration_unit(side, context, account, command, &verifier, &email, display_name.as_ref())?;
+            for (stream, expected) in preconditions {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            Ok((unit, RegistrationOutcome { account }))
+        })
+        .await
     });
-    Ok(execute::answer(&side.log, decided.await?).await?.map(|RegistrationOutcome { account }| account))
+    Ok(registered.await?.map(|RegistrationOutcome { account }| account))
 }
 
 pub(crate) async fn create_account(
@@ -116,37 +118,37 @@ pub(crate) async fn create_account(
     let content = [email.normalised().into_bytes(), name.into(), listed.into_bytes()];
     let content: Vec<&[u8]> = content.iter().map(Vec::as_slice).collect();
     let idempotency = IdempotencyKey::of(&side.vault, context, "create_account", &content);
-    if let Some(RegistrationOutcome { account }) = disclosure::replay(side, context, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, provisioned_account(&side.vault, account)).await;
-    }
-    let account = AccountId(context.new_id());
-    let password = Password::new(provisioned_account(&side.vault, account).initial_password.to_string());
-    let verifier =
-        credentials::hash_password(&side.hasher, password, rate_limit::hashing_permit(side, context)?).await?;
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (mut needed, mut preconditions) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
-        for role in &roles {
-            let (permissions, on) = roles::find_role(&side.log, role).await?.ok_or(AccountError::RoleNotFound)?;
-            needed = needed.union(permissions);
-            preconditions.extend(on);
-            if !AccountId::initial_roles().contains(role) {
-                needed = needed.union(Permissions::of(&[Permission::RolesGrant]));
+    let registered = disclosure::run_once(side, context, idempotency.as_ref(), async {
+        let account = AccountId(context.new_id());
+        let password = Password::new(provisioned_account(&side.vault, account).initial_password.to_string());
+        let verifier =
+            credentials::hash_password(&side.hasher, password, rate_limit::hashing_permit(side, context)?).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (mut needed, mut preconditions) = (Permissions::of(&[Permission::AccountsManage]), Vec::new());
+            for role in &roles {
+                let (permissions, on) = roles::find_role(&side.log, role).await?.ok_or(AccountError::RoleNotFound)?;
+                needed = needed.union(permissions);
+                preconditions.extend(on);
+                if !AccountId::initial_roles().contains(role) {
+                    needed = needed.union(Permissions::of(&[Permission::RolesGrant]));
+                }
             }
-        }
-        if !own.covers(needed) {
-            return Err(CommandError::GrantExceedsOwn);
-        }
-        let command = AccountCommand::Register { roles: roles.clone() };
-        let mut unit = registration_unit(side, context, account, command, &verifier, &email, display_name.as_ref())?;
-        for (stream, expected) in preconditions {
-            unit.expect(stream.category, stream.id, expected);
-        }
-        roles::require_granter(side, &mut unit, context, needed).await?;
-        unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
-        Ok((unit, disclosure::bind_to_factors(side, context, RegistrationOutcome { account }).await?))
+            if !own.covers(needed) {
+                return Err(CommandError::GrantExceedsOwn);
+            }
+            let command = AccountCommand::Register { roles: roles.clone() };
+            let mut unit =
+                registration_unit(side, context, account, command, &verifier, &email, display_name.as_ref())?;
+            for (stream, expected) in preconditions {
+                unit.expect(stream.category, stream.id, expected);
+            }
+            roles::require_granter(side, &mut unit, context, needed).await?;
+            unit.record(account.0, Some(account), [AccountEvent::PasswordExpired {}])?;
+            Ok((unit, disclosure::bind_to_factors(side, context, RegistrationOutcome { account }).await?))
+        })
+        .await
     });
-    let done = disclosure::answer(side, context, decided.await?).await?;
-    Ok(done.map(|RegistrationOutcome { account }| provisioned_account(&side.vault, account)))
+    Ok(registered.await?.map(|RegistrationOutcome { account }| provisioned_account(&side.vault, account)))
 }
 
 /// Returns the unit of work that registers an account.
@@ -194,38 +196,39 @@ pub(crate) async fn change_profile(
     let before = side.log.snapshot::<AccountSnapshot>(account.0).await?.snapshot;
     let known = profile::profile_in(&side.vault, &before).await?.ok_or(AccountError::NotFound)?;
     let profile = Profile { display_name, ..known.clone() };
-    if idempotency::stored_outcome::<Option<u64>>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::replayed(&side.log, profile).await;
-    }
-    let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
-    let sealing = Some((key, profile_data(&profile.email, profile.display_name.as_ref())));
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let LoadedStream { snapshot, version, last_position } = side.log.snapshot::<AccountSnapshot>(account.0).await?;
-        let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-        if context.account() == Some(account) {
-            if snapshot.state.suspended {
-                return Err(AccountError::Suspended.into());
+    let changed = execute::run_once(&side.log, idempotency.as_ref(), async {
+        let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
+        let sealing = Some((key, profile_data(&profile.email, profile.display_name.as_ref())));
+        execute::decide(side, idempotency.as_ref(), async || {
+            let LoadedStream { snapshot, version, last_position } =
+                side.log.snapshot::<AccountSnapshot>(account.0).await?;
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
+            if context.account() == Some(account) {
+                if snapshot.state.suspended {
+                    return Err(AccountError::Suspended.into());
+                }
+            } else {
+                roles::require_rank(side, &mut unit, context, own, account, &snapshot.state).await?;
             }
-        } else {
-            roles::require_rank(side, &mut unit, context, own, account, &snapshot.state).await?;
-        }
-        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-        let now = if snapshot.profile_position == before.profile_position {
-            known.clone()
-        } else {
-            profile::profile_in(&side.vault, &snapshot).await?.ok_or(AccountError::NotFound)?
-        };
-        // An unchanged name records no event. Only the sealed data says what the name is.
-        if now.display_name == profile.display_name {
-            return Ok((unit, last_position));
-        }
-        unit.record(
-            account.0,
-            Some(account),
-            Account::handle_command(&snapshot.state, AccountCommand::ChangeProfile)?,
-        )?;
-        Ok((unit, None))
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
+            let now = if snapshot.profile_position == before.profile_position {
+                known.clone()
+            } else {
+                profile::profile_in(&side.vault, &snapshot).await?.ok_or(AccountError::NotFound)?
+            };
+            // An unchanged name records no event. Only the sealed data says what the name is.
+            if now.display_name == profile.display_name {
+                return Ok((unit, last_position));
+            }
+            unit.record(
+                account.0,
+                Some(account),
+                Account::handle_command(&snapshot.state, AccountCommand::ChangeProfile)?,
+            )?;
+            Ok((unit, None))
+        })
+        .await
     });
-    let CommandOutcome { value: unchanged, position } = execute::answer(&side.log, decided.await?).await?;
+    let CommandOutcome { value: unchanged, position } = changed.await?;
     Ok(CommandOutcome { value: profile, position: position.or(unchanged) })
 }

@@ -15,7 +15,7 @@ use crate::authentication::attempts::{self, interval};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome, CommitOutcome};
-use crate::idempotency::{self, IdempotencyKey};
+use crate::idempotency::IdempotencyKey;
 use crate::sessions::refresh_token::device_of_token;
 use crate::vault::write::VaultWrite;
 use crate::write_side::WriteSide;
@@ -115,18 +115,17 @@ pub(crate) async fn forget_device(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), device.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "forget_device", &content);
-    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::replayed(&side.log, ()).await;
-    }
-    if !knows_device(&side.pool, context, account, device).await? {
-        let refused = execute::stored_outcome_or(&side.log, idempotency.as_ref(), CommandError::NoSuchDevice).await;
-        return execute::answer(&side.log, CommitOutcome::Replayed(refused?)).await;
-    }
-    let mut unit = side.unit_of_work(context);
-    unit.vault(VaultWrite::ForgetDevice { account, device });
-    let forgotten =
-        AuthenticationEvent::DeviceForgotten { device: attempts::device_name(&side.vault, account, device) };
-    unit.record(account.0, Some(account), [forgotten])?;
-    let committed = execute::commit(side, unit, idempotency.as_ref(), ()).await?;
-    execute::answer(&side.log, committed).await
+    execute::run_once(&side.log, idempotency.as_ref(), async {
+        if !knows_device(&side.pool, context, account, device).await? {
+            let refused = execute::stored_outcome_or(&side.log, idempotency.as_ref(), CommandError::NoSuchDevice);
+            return refused.await.map(CommitOutcome::Replayed);
+        }
+        let mut unit = side.unit_of_work(context);
+        unit.vault(VaultWrite::ForgetDevice { account, device });
+        let forgotten =
+            AuthenticationEvent::DeviceForgotten { device: attempts::device_name(&side.vault, account, device) };
+        unit.record(account.0, Some(account), [forgotten])?;
+        execute::commit(side, unit, idempotency.as_ref(), ()).await
+    })
+    .await
 }

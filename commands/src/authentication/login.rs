@@ -111,52 +111,67 @@ async fn log_in(
     let token = credentials.device_token.as_deref().unwrap_or_default();
     let content = [email.as_bytes(), credentials.password.expose().as_bytes(), token.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "login", &content);
-    if let Some((outcome, is_recent)) = idempotency::stored_outcome_with_age(&side.log, idempotency.as_ref()).await? {
-        return replay(side, context, outcome, is_recent).await;
-    }
+    run_once(side, context, idempotency.as_ref(), async {
+        let permit = rate_limit::hashing_permit(side, context)?;
+        let stored = credentials::find_by_email(side, &credentials.email).await?;
+        let account = stored.as_ref().map(|stored| stored.account);
+        let known = match account {
+            Some(account) => {
+                devices::known_device(side, context, account, token).await?.map(|device| (account, device))
+            }
+            None => None,
+        };
+        let subject = known
+            .map_or(AttemptScope::Address(&email, account), |(account, device)| AttemptScope::Device(account, device));
+        let attempt = attempts::reserve_attempt(side, subject, Factor::Password, context.now).await?;
+        let right =
+            attempts::evaluate(side, credentials.password.clone(), stored.as_ref(), &attempt, permit.clone()).await?;
+        let Some(stored) = stored.as_ref().filter(|_| right) else {
+            let verdict = attempt.verdict(stored.as_ref());
+            return refuse(side, context, stored.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
+        };
+        let rehashed = if side.hasher.is_outdated(&stored.verifier) {
+            match attempts::take_back_on_error(
+                &side.pool,
+                &attempt,
+                rehash(&side.hasher, stored, credentials.password, permit).await,
+            )
+            .await
+            {
+                Ok(verifier) => Some(verifier),
+                // The next login tries again.
+                Err(CommandError::Overloaded) => None,
+                Err(error) => return Err(error),
+            }
+        } else {
+            None
+        };
+        let verified = VerifiedFactors {
+            methods: vec![AuthenticationMethod::Password],
+            device: known.map_or_else(|| context.new_id(), |(_, device)| device),
+            known_device: known.is_some(),
+            attempt: &attempt,
+            rehashed,
+            seed: None,
+            recovery: None,
+        };
+        proceed(side, context, stored, &verified, idempotency.as_ref()).await
+    })
+    .await
+}
 
-    let permit = rate_limit::hashing_permit(side, context)?;
-    let stored = credentials::find_by_email(side, &credentials.email).await?;
-    let account = stored.as_ref().map(|stored| stored.account);
-    let known = match account {
-        Some(account) => devices::known_device(side, context, account, token).await?.map(|device| (account, device)),
-        None => None,
-    };
-    let subject =
-        known.map_or(AttemptScope::Address(&email, account), |(account, device)| AttemptScope::Device(account, device));
-    let attempt = attempts::reserve_attempt(side, subject, Factor::Password, context.now).await?;
-    let right =
-        attempts::evaluate(side, credentials.password.clone(), stored.as_ref(), &attempt, permit.clone()).await?;
-    let Some(stored) = stored.as_ref().filter(|_| right) else {
-        let verdict = attempt.verdict(stored.as_ref());
-        return refuse(side, context, stored.as_ref(), verdict, &attempt, idempotency.as_ref()).await;
-    };
-    let rehashed = if side.hasher.is_outdated(&stored.verifier) {
-        match attempts::take_back_on_error(
-            &side.pool,
-            &attempt,
-            rehash(&side.hasher, stored, credentials.password, permit).await,
-        )
-        .await
-        {
-            Ok(verifier) => Some(verifier),
-            // The next login tries again.
-            Err(CommandError::Overloaded) => None,
-            Err(error) => return Err(error),
-        }
-    } else {
-        None
-    };
-    let verified = VerifiedFactors {
-        methods: vec![AuthenticationMethod::Password],
-        device: known.map_or_else(|| context.new_id(), |(_, device)| device),
-        known_device: known.is_some(),
-        attempt: &attempt,
-        rehashed,
-        seed: None,
-        recovery: None,
-    };
-    proceed(side, context, stored, &verified, idempotency.as_ref()).await
+/// Runs [`execute::run_once`] for a step of a login. The answer to a repeated step follows from the current state, not
+/// from the stored outcome alone.
+pub(crate) async fn run_once(
+    side: &WriteSide,
+    context: &Context,
+    idempotency: Option<&IdempotencyKey>,
+    act: impl Future<Output = Result<CommandOutcome<LoginResult>, CommandError>>,
+) -> Result<CommandOutcome<LoginResult>, CommandError> {
+    match idempotency::stored_outcome_with_age(&side.log, idempotency).await? {
+        Some((outcome, is_recent)) => replay(side, context, outcome, is_recent).await,
+        None => act.await,
+    }
 }
 
 pub(crate) async fn refuse(
@@ -384,7 +399,7 @@ async fn start_session(
 }
 
 /// Returns the answer to a replayed login. A caller whose factors are no longer right is refused.
-pub(crate) async fn replay(
+async fn replay(
     side: &WriteSide,
     context: &Context,
     outcome: LoginOutcome,

@@ -20,13 +20,13 @@ use crate::authentication::challenge::{self, ChallengePurpose};
 use crate::authentication::codes::{
     self, RECOVERY_CODES, RecoveryCodeSeed, RecoveryCodes, VerifiedCode, matching_step, totp,
 };
-use crate::authentication::login::{self, LoginOutcome, LoginResult, VerifiedFactors};
+use crate::authentication::login::{self, LoginResult, VerifiedFactors};
 use crate::authentication::{credentials, devices};
 use crate::authorization::{lockdown, roles};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome};
-use crate::idempotency::{self, IdempotencyKey};
+use crate::idempotency::IdempotencyKey;
 use crate::log::ExpectedVersion;
 use crate::sessions::{sign_out, tokens};
 use crate::unit_of_work::UnitOfWork;
@@ -50,10 +50,6 @@ pub(crate) async fn start_enrolment(
     account: AccountId,
 ) -> Result<CommandOutcome<Enrolment>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "start_enrolment", &[account.0.as_bytes()]);
-    if let Some(shown) = disclosure::replay(side, context, idempotency.as_ref()).await? {
-        let enrolment = pending_enrolment(side, account, &shown).await?;
-        return execute::replayed(&side.log, enrolment).await;
-    }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
         let events = Account::handle_command(&state, AccountCommand::StartEnrolment)?;
@@ -66,7 +62,8 @@ pub(crate) async fn start_enrolment(
         unit.record(account.0, Some(account), events)?;
         Ok((unit, disclosure::bind_to_factors(side, context, shown).await?))
     });
-    let CommandOutcome { value: shown, position } = disclosure::answer(side, context, decided.await?).await?;
+    let CommandOutcome { value: shown, position } =
+        disclosure::run_once(side, context, idempotency.as_ref(), decided).await?;
     Ok(CommandOutcome { value: pending_enrolment(side, account, &shown).await?, position })
 }
 
@@ -103,43 +100,42 @@ pub(crate) async fn confirm_enrolment(
 ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), code.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "confirm_enrolment", &content);
-    if let Some(batch) = disclosure::replay(side, context, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
-    }
-    let sealed = credentials::sealed_seed(&side.pool, account, "totp_pending")
-        .await?
-        .ok_or(AccountError::EnrolmentNotStarted)?;
-    let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
-    let step = matching_step(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
-    if !codes::use_step(&side.pool, account, &sealed, step).await? {
-        return Err(CommandError::WrongCode);
-    }
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let (state, version) = side.account_state(account).await?;
-        if credentials::sealed_seed(&side.pool, account, "totp_pending").await?.as_ref() != Some(&sealed) {
+    let confirmed = disclosure::run_once(side, context, idempotency.as_ref(), async {
+        let sealed = credentials::sealed_seed(&side.pool, account, "totp_pending")
+            .await?
+            .ok_or(AccountError::EnrolmentNotStarted)?;
+        let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
+        let step = matching_step(&key.open("totp", &sealed)?, code, context.now)?.ok_or(CommandError::WrongCode)?;
+        if !codes::use_step(&side.pool, account, &sealed, step).await? {
             return Err(CommandError::WrongCode);
         }
-        let command = AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES, session };
-        let events = Account::handle_command(&state, command)?;
-        let batch = RecoveryCodeSeed(random_bytes()?);
-        let codes = codes::recovery_codes(&side.vault, account, &batch);
-        let mut unit = side.unit_of_work(context);
-        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-        unit.vault(VaultWrite::ConfirmSeed { account });
-        unit.vault(codes::recovery_codes_write(&side.vault, account, &codes));
-        unit.record(account.0, Some(account), events)?;
-        if let Some(session) = session {
-            let loaded = tokens::load_session(side, session).await?;
-            let (methods, policy) = (vec![AuthenticationMethod::OneTime], side.policy().sessions.clone());
-            let command = SessionCommand::Elevate { methods, step_up_required: false, at: context.now, policy };
-            unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
-            unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
-        }
-        // The factors as this append leaves them.
-        Ok((unit, disclosure::bind_to_seed(side, context, batch, &sealed).await?))
+        execute::decide(side, idempotency.as_ref(), async || {
+            let (state, version) = side.account_state(account).await?;
+            if credentials::sealed_seed(&side.pool, account, "totp_pending").await?.as_ref() != Some(&sealed) {
+                return Err(CommandError::WrongCode);
+            }
+            let command = AccountCommand::ConfirmEnrolment { codes: RECOVERY_CODES, session };
+            let events = Account::handle_command(&state, command)?;
+            let batch = RecoveryCodeSeed(random_bytes()?);
+            let codes = codes::recovery_codes(&side.vault, account, &batch);
+            let mut unit = side.unit_of_work(context);
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
+            unit.vault(VaultWrite::ConfirmSeed { account });
+            unit.vault(codes::recovery_codes_write(&side.vault, account, &codes));
+            unit.record(account.0, Some(account), events)?;
+            if let Some(session) = session {
+                let loaded = tokens::load_session(side, session).await?;
+                let (methods, policy) = (vec![AuthenticationMethod::OneTime], side.policy().sessions.clone());
+                let command = SessionCommand::Elevate { methods, step_up_required: false, at: context.now, policy };
+                unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
+                unit.record(session.0, Some(account), Session::handle_command(&loaded.state, command)?)?;
+            }
+            // The factors as this append leaves them.
+            Ok((unit, disclosure::bind_to_seed(side, context, batch, &sealed).await?))
+        })
+        .await
     });
-    let done = disclosure::answer(side, context, decided.await?).await?;
-    Ok(done.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
+    Ok(confirmed.await?.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
 }
 
 pub(crate) async fn issue_recovery_codes(
@@ -148,9 +144,6 @@ pub(crate) async fn issue_recovery_codes(
     account: AccountId,
 ) -> Result<CommandOutcome<RecoveryCodes>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "issue_recovery_codes", &[account.0.as_bytes()]);
-    if let Some(batch) = disclosure::replay(side, context, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, codes::recovery_codes(&side.vault, account, &batch)).await;
-    }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
         let command = AccountCommand::IssueRecoveryCodes { count: RECOVERY_CODES };
@@ -163,7 +156,7 @@ pub(crate) async fn issue_recovery_codes(
         unit.record(account.0, Some(account), events)?;
         Ok((unit, disclosure::bind_to_factors(side, context, batch).await?))
     });
-    let done = disclosure::answer(side, context, decided.await?).await?;
+    let done = disclosure::run_once(side, context, idempotency.as_ref(), decided).await?;
     Ok(done.map(|batch| codes::recovery_codes(&side.vault, account, &batch)))
 }
 
@@ -253,52 +246,51 @@ async fn second_step(
 ) -> Result<CommandOutcome<LoginResult>, CommandError> {
     let content = [challenge_token.as_bytes(), code.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, "second_factor", &content);
-    if let Some((outcome, is_recent)) =
-        idempotency::stored_outcome_with_age::<LoginOutcome>(&side.log, idempotency.as_ref()).await?
-    {
-        return login::replay(side, context, outcome, is_recent).await;
-    }
-    let (challenge, stored) = challenge::verify(side, challenge_token, ChallengePurpose::SecondFactor).await?;
-    let account = challenge.account;
-    // A device that was forgotten in the meantime never returns.
-    let known = challenge.known_device && devices::knows_device(&side.pool, context, account, challenge.device).await?;
-    let (device, subject) = match known {
-        true => (challenge.device, AttemptScope::Device(account, challenge.device)),
-        false => (context.new_id(), AttemptScope::Account(account)),
-    };
-    if challenge.has_expired(context.now) {
-        let attempt = CountedAttempt::uncounted(Factor::SecondFactor);
-        return login::refuse(
-            side,
-            context,
-            Some(&stored),
-            AttemptOutcome::ExpiredChallenge,
+    login::run_once(side, context, idempotency.as_ref(), async {
+        let (challenge, stored) = challenge::verify(side, challenge_token, ChallengePurpose::SecondFactor).await?;
+        let account = challenge.account;
+        // A device that was forgotten in the meantime never returns.
+        let known =
+            challenge.known_device && devices::knows_device(&side.pool, context, account, challenge.device).await?;
+        let (device, subject) = match known {
+            true => (challenge.device, AttemptScope::Device(account, challenge.device)),
+            false => (context.new_id(), AttemptScope::Account(account)),
+        };
+        if challenge.has_expired(context.now) {
+            let attempt = CountedAttempt::uncounted(Factor::SecondFactor);
+            return login::refuse(
+                side,
+                context,
+                Some(&stored),
+                AttemptOutcome::ExpiredChallenge,
+                &attempt,
+                idempotency.as_ref(),
+            )
+            .await;
+        }
+        let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
+        let spent = attempts::take_back_on_error(
+            &side.pool,
             &attempt,
-            idempotency.as_ref(),
+            codes::verify_code(side, &stored, code, &attempt, context.now).await,
         )
-        .await;
-    }
-    let attempt = attempts::reserve_attempt(side, subject, Factor::SecondFactor, context.now).await?;
-    let spent = attempts::take_back_on_error(
-        &side.pool,
-        &attempt,
-        codes::verify_code(side, &stored, code, &attempt, context.now).await,
-    )
-    .await?;
-    let Some(VerifiedCode { recovery, seed }) = spent else {
-        let verdict = attempt.verdict(Some(&stored));
-        return login::refuse(side, context, Some(&stored), verdict, &attempt, idempotency.as_ref()).await;
-    };
-    let verified = VerifiedFactors {
-        methods: vec![AuthenticationMethod::Password, AuthenticationMethod::OneTime],
-        device,
-        known_device: known,
-        attempt: &attempt,
-        rehashed: None,
-        seed: Some(seed),
-        recovery,
-    };
-    login::proceed(side, context, &stored, &verified, idempotency.as_ref()).await
+        .await?;
+        let Some(VerifiedCode { recovery, seed }) = spent else {
+            let verdict = attempt.verdict(Some(&stored));
+            return login::refuse(side, context, Some(&stored), verdict, &attempt, idempotency.as_ref()).await;
+        };
+        let verified = VerifiedFactors {
+            methods: vec![AuthenticationMethod::Password, AuthenticationMethod::OneTime],
+            device,
+            known_device: known,
+            attempt: &attempt,
+            rehashed: None,
+            seed: Some(seed),
+            recovery,
+        };
+        login::proceed(side, context, &stored, &verified, idempotency.as_ref()).await
+    })
+    .await
 }
 
 /// Returns `true` if one of the account's roles requires a second factor.

@@ -16,7 +16,7 @@ use crate::authentication::credentials::{self, StoredCredentials};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome};
-use crate::idempotency::{self, IdempotencyKey};
+use crate::idempotency::IdempotencyKey;
 use crate::log::ExpectedVersion;
 use crate::rate_limit;
 use crate::sessions::tokens;
@@ -45,48 +45,48 @@ pub(crate) async fn step_up(
     };
     let content = [session.0.as_bytes().as_slice(), kind, secret];
     let idempotency = IdempotencyKey::of(&side.vault, context, "step_up", &content);
-    if let Some(until) = idempotency::stored_outcome(&side.log, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, until).await;
-    }
-    let (stored, attempt, spent) = verify_evidence(side, context, account, session, evidence).await?;
-    let method = match attempt.factor {
-        Factor::Password => AuthenticationMethod::Password,
-        Factor::SecondFactor => AuthenticationMethod::OneTime,
-    };
-    let decided = execute::decide(side, idempotency.as_ref(), || async {
-        let (state, version) = credentials::state_with_same_password(side, &stored).await?;
-        if state.suspended {
-            return Err(AccountError::Suspended.into());
-        }
-        if state.second_factor_enabled && spent.is_none() {
-            return Err(CommandError::CodeRequired);
-        }
-        if let Some(spent) = &spent {
-            codes::require_current_factor(&side.pool, account, &spent.seed, spent.recovery).await?;
-        }
-        let loaded = tokens::load_session(side, session).await?;
-        let policy = side.policy().sessions.clone();
-        let command = SessionCommand::Elevate { methods: vec![method], step_up_required, at: context.now, policy };
-        let events = Session::handle_command(&loaded.state, command)?;
-        let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
-            return Err(CommandError::internal("the step-up did not elevate the session"));
+    execute::run_once(&side.log, idempotency.as_ref(), async {
+        let (stored, attempt, spent) = verify_evidence(side, context, account, session, evidence).await?;
+        let method = match attempt.factor {
+            Factor::Password => AuthenticationMethod::Password,
+            Factor::SecondFactor => AuthenticationMethod::OneTime,
         };
-        let until = *until;
-        let mut unit = side.unit_of_work(context);
-        unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-        unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
-        unit.vault(attempt.success_write());
-        if let Some(hash) = spent.as_ref().and_then(|spent| spent.recovery) {
-            unit.vault(VaultWrite::SpendRecoveryCode { account, hash });
-            let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
-            unit.record(account.0, Some(account), used)?;
-        }
-        let confirmed = attempts::decide_attempt(side, &attempt, AttemptOutcome::Confirmed, context.now);
-        unit.record(account.0, Some(account), confirmed)?;
-        unit.record(session.0, Some(account), events)?;
-        Ok((unit, until))
-    });
-    execute::answer(&side.log, attempts::conclude(side, context, &stored, &attempt, decided.await).await?).await
+        let decided = execute::decide(side, idempotency.as_ref(), || async {
+            let (state, version) = credentials::state_with_same_password(side, &stored).await?;
+            if state.suspended {
+                return Err(AccountError::Suspended.into());
+            }
+            if state.second_factor_enabled && spent.is_none() {
+                return Err(CommandError::CodeRequired);
+            }
+            if let Some(spent) = &spent {
+                codes::require_current_factor(&side.pool, account, &spent.seed, spent.recovery).await?;
+            }
+            let loaded = tokens::load_session(side, session).await?;
+            let policy = side.policy().sessions.clone();
+            let command = SessionCommand::Elevate { methods: vec![method], step_up_required, at: context.now, policy };
+            let events = Session::handle_command(&loaded.state, command)?;
+            let Some(SessionEvent::Elevated { until, .. }) = events.first() else {
+                return Err(CommandError::internal("the step-up did not elevate the session"));
+            };
+            let until = *until;
+            let mut unit = side.unit_of_work(context);
+            unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
+            unit.expect(Category::Session, session.0, ExpectedVersion::Exact(loaded.version));
+            unit.vault(attempt.success_write());
+            if let Some(hash) = spent.as_ref().and_then(|spent| spent.recovery) {
+                unit.vault(VaultWrite::SpendRecoveryCode { account, hash });
+                let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
+                unit.record(account.0, Some(account), used)?;
+            }
+            let confirmed = attempts::decide_attempt(side, &attempt, AttemptOutcome::Confirmed, context.now);
+            unit.record(account.0, Some(account), confirmed)?;
+            unit.record(session.0, Some(account), events)?;
+            Ok((unit, until))
+        });
+        attempts::conclude(side, context, &stored, &attempt, decided.await).await
+    })
+    .await
 }
 
 async fn verify_evidence(

@@ -54,36 +54,36 @@ pub(crate) async fn create_api_key(
     let (listed, ends) = (names.join(" "), expires_at.timestamp_micros().to_be_bytes());
     let content = [name.as_str().as_bytes(), listed.as_bytes(), &ends];
     let idempotency = IdempotencyKey::of(&side.vault, context, "create_api_key", &content);
-    if let Some(id) = disclosure::replay(side, context, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, new_api_key(&side.vault, id)).await;
-    }
-    if expires_at <= context.now || expires_at > context.now + MAX_LIFETIME {
-        return Err(CommandError::ApiKeyLife);
-    }
-    if !own.covers(permissions) {
-        return Err(CommandError::GrantExceedsOwn);
-    }
-    let decided = execute::decide(side, idempotency.as_ref(), async || {
-        let live = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from access.api_key where revoked_at is null and expires_at > $1"#,
-            context.now
-        )
-        .fetch_one(&side.pool)
-        .await?;
-        if live >= MAX_LIVE_KEYS {
-            return Err(CommandError::TooMany);
+    let created = disclosure::run_once(side, context, idempotency.as_ref(), async {
+        if expires_at <= context.now || expires_at > context.now + MAX_LIFETIME {
+            return Err(CommandError::ApiKeyLife);
         }
-        let id = ApiKeyId(context.new_id());
-        let command = ApiKeyCommand::Create { name: name.clone(), permissions, expires_at };
-        let events = ApiKey::handle_command(&ApiKeyState::None, command)?;
-        let mut unit = side.unit_of_work(context);
-        let needed = permissions.union(Permissions::of(&[Permission::ApiKeysManage]));
-        roles::require_granter(side, &mut unit, context, needed).await?;
-        unit.expect(Category::ApiKey, id.0, ExpectedVersion::New);
-        unit.record(id.0, context.account(), events)?;
-        Ok((unit, disclosure::bind_to_factors(side, context, id).await?))
+        if !own.covers(permissions) {
+            return Err(CommandError::GrantExceedsOwn);
+        }
+        execute::decide(side, idempotency.as_ref(), async || {
+            let live = sqlx::query_scalar!(
+                r#"select count(*) as "count!" from access.api_key where revoked_at is null and expires_at > $1"#,
+                context.now
+            )
+            .fetch_one(&side.pool)
+            .await?;
+            if live >= MAX_LIVE_KEYS {
+                return Err(CommandError::TooMany);
+            }
+            let id = ApiKeyId(context.new_id());
+            let command = ApiKeyCommand::Create { name: name.clone(), permissions, expires_at };
+            let events = ApiKey::handle_command(&ApiKeyState::None, command)?;
+            let mut unit = side.unit_of_work(context);
+            let needed = permissions.union(Permissions::of(&[Permission::ApiKeysManage]));
+            roles::require_granter(side, &mut unit, context, needed).await?;
+            unit.expect(Category::ApiKey, id.0, ExpectedVersion::New);
+            unit.record(id.0, context.account(), events)?;
+            Ok((unit, disclosure::bind_to_factors(side, context, id).await?))
+        })
+        .await
     });
-    Ok(disclosure::answer(side, context, decided.await?).await?.map(|id| new_api_key(&side.vault, id)))
+    Ok(created.await?.map(|id| new_api_key(&side.vault, id)))
 }
 
 pub(crate) async fn revoke_api_key(

@@ -17,9 +17,9 @@ use sqlx::PgPool;
 
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::execute::{self, CommandOutcome, TRIES};
-use crate::idempotency::{self, IdempotencyKey};
-use crate::log::{EventLog, ExpectedVersion};
+use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
+use crate::idempotency::IdempotencyKey;
+use crate::log::{EventLog, ExpectedVersion, Receipt};
 use crate::log_store::LogStore;
 use crate::reason;
 use crate::unit_of_work::UnitOfWork;
@@ -75,30 +75,30 @@ async fn change_roles(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let content = [account.0.as_bytes().as_slice(), role.as_str().as_bytes(), reason.as_str().as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
-    if idempotency::stored_outcome::<()>(&side.log, idempotency.as_ref()).await?.is_some() {
-        return execute::replayed(&side.log, ()).await;
-    }
-    let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
-    let remembered = idempotency.as_ref().map(|idempotency| idempotency.record(&())).transpose()?;
-    for _ in 0..TRIES {
-        let expected = role_change_preconditions(side, context, own, account, &command, role).await?;
-        let version = side.policy().version;
-        let store = LogStore::<Account>::new(side.log.clone(), Category::Account, context.clone(), version)
-            .with_subject(account, sealing.clone())
-            .with_command_record(remembered.clone())
-            .with_preconditions(expected);
-        let state = side.account_state(account).await?;
-        match execute::execute(&store, account.0, state, command.clone()).await {
-            Ok(position) => return Ok(CommandOutcome { value: (), position }),
-            // Conflict: decide again on the new state.
-            Err(CommandError::Contended) => {}
-            Err(error) => {
-                execute::stored_outcome_or::<()>(&side.log, idempotency.as_ref(), error).await?;
-                return execute::replayed(&side.log, ()).await;
+    execute::run_once(&side.log, idempotency.as_ref(), async {
+        let sealing = reason::sealing_for_account(&side.vault, account, &reason).await?;
+        let remembered = idempotency.as_ref().map(|idempotency| idempotency.record(&())).transpose()?;
+        for _ in 0..TRIES {
+            let expected = role_change_preconditions(side, context, own, account, &command, role).await?;
+            let version = side.policy().version;
+            let store = LogStore::<Account>::new(side.log.clone(), Category::Account, context.clone(), version)
+                .with_subject(account, sealing.clone())
+                .with_command_record(remembered.clone())
+                .with_preconditions(expected);
+            let state = side.account_state(account).await?;
+            match execute::execute(&store, account.0, state, command.clone()).await {
+                Ok(position) => return Ok(CommitOutcome::New((), Receipt { events: Vec::new(), position })),
+                // Conflict: decide again on the new state.
+                Err(CommandError::Contended) => {}
+                Err(error) => {
+                    let refused = execute::stored_outcome_or(&side.log, idempotency.as_ref(), error);
+                    return refused.await.map(CommitOutcome::Replayed);
+                }
             }
         }
-    }
-    Err(CommandError::Contended)
+        Err(CommandError::Contended)
+    })
+    .await
 }
 
 /// Checks that a change of roles is permitted, and returns its preconditions: the role's definition, the caller's

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
-use crate::idempotency::{self, IdempotencyKey};
+use crate::idempotency::IdempotencyKey;
 use crate::log::ExpectedVersion;
 use crate::sessions::tokens;
 use crate::unit_of_work::UnitOfWork;
@@ -72,9 +72,6 @@ pub(crate) async fn revoke_all(
     let but = kept.map_or(Uuid::nil(), |kept| kept.0);
     let content = [account.0.as_bytes().as_slice(), but.as_bytes()];
     let idempotency = IdempotencyKey::of(&side.vault, context, operation, &content);
-    if let Some(live) = idempotency::stored_outcome(&side.log, idempotency.as_ref()).await? {
-        return execute::replayed(&side.log, live).await;
-    }
     let decided = execute::decide(side, idempotency.as_ref(), async || {
         let (state, version) = side.account_state(account).await?;
         let live = live_sessions(&side.pool, context, account, kept).await?;
@@ -85,7 +82,7 @@ pub(crate) async fn revoke_all(
         }
         Ok((unit, live))
     });
-    let done = execute::answer(&side.log, decided.await?).await?;
+    let done = execute::run_once(&side.log, idempotency.as_ref(), decided).await?;
     if done.position.is_some() { Ok(done) } else { execute::replayed(&side.log, done.value).await }
 }
 
