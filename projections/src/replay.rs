@@ -10,6 +10,10 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::read_models::accounts::AccountRow;
+use crate::read_models::history_table::{HistoryTable, versions_as_of};
+use crate::read_models::roles::{GrantRow, RoleRow};
+use crate::read_models::sessions::SessionRow;
 use crate::read_models::{Projection, RowCache};
 
 /// A table of a read model. As of a position, a table of the past holds the versions superseded until then.
@@ -171,44 +175,15 @@ fn rows_as_of(
     position: i64,
 ) -> BoxStream<'_, Result<String, sqlx::Error>> {
     match table {
-        ReadModelTable::Account => sqlx::query_scalar!(
-            r#"select t::text as "row!" from (
-                   select * from account where since <= $1
-                   union all
-                   select account_id, since, registered_at, profile_position, password_changed_at,
-                           last_login_at, locked_until, second_factor_locked_until, recovery_codes, suspended,
-                           password_expired, second_factor, email_verified, roles
-                   from account_past where since <= $1 and $1 < until
-               ) t order by account_id"#,
-            position
-        )
-        .fetch(connection),
-        ReadModelTable::AccountPast => sqlx::query_scalar!(
-            r#"select t::text as "row!" from account_past t where until <= $1 order by account_id, since"#,
-            position
-        )
-        .fetch(connection),
+        ReadModelTable::Account => current_rows::<AccountRow>(connection, position),
+        ReadModelTable::AccountPast => past_rows::<AccountRow>(connection, position),
         ReadModelTable::AccountCount => sqlx::query_scalar!(
             r#"select t::text as "row!" from account_count t where position <= $1 order by position"#,
             position
         )
         .fetch(connection),
-        ReadModelTable::Session => sqlx::query_scalar!(
-            r#"select t::text as "row!" from (
-                   select * from session where since <= $1
-                   union all
-                   select session_id, account_id, since, started_at, started_position, last_seen_at,
-                           last_seen_position, idle_expires_at, expires_at, ended_at, ended_by, methods
-                   from session_past where since <= $1 and $1 < until
-               ) t order by session_id"#,
-            position
-        )
-        .fetch(connection),
-        ReadModelTable::SessionPast => sqlx::query_scalar!(
-            r#"select t::text as "row!" from session_past t where until <= $1 order by session_id, since"#,
-            position
-        )
-        .fetch(connection),
+        ReadModelTable::Session => current_rows::<SessionRow>(connection, position),
+        ReadModelTable::SessionPast => past_rows::<SessionRow>(connection, position),
         // The periods that are not settled by then follow from the sessions.
         ReadModelTable::SessionCount => sqlx::query_scalar!(
             r#"select t::text as "row!" from session_count t
@@ -218,36 +193,10 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
-        ReadModelTable::Role => sqlx::query_scalar!(
-            r#"select t::text as "row!" from (
-                   select * from role where since <= $1
-                   union all
-                   select role, since, retired, permissions
-                   from role_past where since <= $1 and $1 < until
-               ) t order by role"#,
-            position
-        )
-        .fetch(connection),
-        ReadModelTable::RolePast => sqlx::query_scalar!(
-            r#"select t::text as "row!" from role_past t where until <= $1 order by role, since"#,
-            position
-        )
-        .fetch(connection),
-        ReadModelTable::RoleGrant => sqlx::query_scalar!(
-            r#"select t::text as "row!" from (
-                   select * from role_grant where since <= $1
-                   union all
-                   select account_id, role, since, granted_at, granted_by, granted_by_kind
-                   from role_grant_past where since <= $1 and $1 < until
-               ) t order by account_id, role"#,
-            position
-        )
-        .fetch(connection),
-        ReadModelTable::RoleGrantPast => sqlx::query_scalar!(
-            r#"select t::text as "row!" from role_grant_past t where until <= $1 order by account_id, role, since"#,
-            position
-        )
-        .fetch(connection),
+        ReadModelTable::Role => current_rows::<RoleRow>(connection, position),
+        ReadModelTable::RolePast => past_rows::<RoleRow>(connection, position),
+        ReadModelTable::RoleGrant => current_rows::<GrantRow>(connection, position),
+        ReadModelTable::RoleGrantPast => past_rows::<GrantRow>(connection, position),
         ReadModelTable::HolderCount => sqlx::query_scalar!(
             r#"select t::text as "row!" from holder_count t where position <= $1 order by role, position"#,
             position
@@ -273,6 +222,24 @@ fn rows_as_of(
         )
         .fetch(connection),
     }
+}
+
+fn current_rows<T: HistoryTable>(
+    connection: &mut PgConnection,
+    position: i64,
+) -> BoxStream<'_, Result<String, sqlx::Error>> {
+    let (versions, key) = (versions_as_of::<T>(""), T::KEY.join(", "));
+    let statement = format!("select t::text from ({versions}) t order by {key}");
+    sqlx::query_scalar(AssertSqlSafe(statement)).bind(position).fetch(connection)
+}
+
+fn past_rows<T: HistoryTable>(
+    connection: &mut PgConnection,
+    position: i64,
+) -> BoxStream<'_, Result<String, sqlx::Error>> {
+    let (name, key) = (T::NAME, T::KEY.join(", "));
+    let statement = format!("select t::text from {name}_past t where until <= $1 order by {key}, since");
+    sqlx::query_scalar(AssertSqlSafe(statement)).bind(position).fetch(connection)
 }
 
 #[cfg(test)]

@@ -171,15 +171,15 @@ async fn show_grants(pool: &PgPool, moment: Moment, out: &mut Lines) -> Result<(
     loop {
         let position = Some(moment.position);
         let page = roles::grants(pool, &roles::GrantFilter::default(), &paging, position).await?;
-        for held in &page.items {
-            let by = held.granted_by.map_or_else(|| json!(held.granted_by_kind), |id| json!(id));
+        for roles::GrantWithPermissions { grant, permissions } in &page.items {
+            let by = grant.granted_by.map_or_else(|| json!(grant.granted_by_kind), |id| json!(id));
             out.row(&[
-                ("account_id", json!(held.account_id)),
-                ("role", json!(held.role)),
-                ("granted_at", time(held.granted_at)),
-                ("position", json!(held.since)),
+                ("account_id", json!(grant.account_id)),
+                ("role", json!(grant.role)),
+                ("granted_at", time(grant.granted_at)),
+                ("position", json!(grant.since)),
                 ("granted_by", by),
-                ("permissions", permissions_of(&held.role, held.permissions.as_deref())),
+                ("permissions", permissions_of(&grant.role, permissions.as_deref())),
             ])?;
         }
         if page.next.is_none() || out.out.is_closed() {

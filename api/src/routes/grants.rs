@@ -91,16 +91,16 @@ impl Grants {
 }
 
 impl RoleGrant {
-    fn of(held: roles::GrantWithPermissions) -> Self {
+    fn of(roles::GrantWithPermissions { grant, permissions }: roles::GrantWithPermissions) -> Self {
         let built_in =
-            || RoleName::parse(&held.role).ok().and_then(|role| built_in_permissions(&role)).unwrap_or_default();
+            || RoleName::parse(&grant.role).ok().and_then(|role| built_in_permissions(&role)).unwrap_or_default();
         Self {
-            permissions: held.permissions.unwrap_or_else(|| names(built_in())),
-            account_id: held.account_id,
-            role: held.role,
-            granted_at: held.granted_at.into(),
-            granted_position: held.since.unsigned_abs(),
-            granted_by: ActorResource { kind: held.granted_by_kind, id: held.granted_by },
+            permissions: permissions.unwrap_or_else(|| names(built_in())),
+            account_id: grant.account_id,
+            role: grant.role,
+            granted_at: grant.granted_at.into(),
+            granted_position: grant.since.unsigned_abs(),
+            granted_by: ActorResource { kind: grant.granted_by_kind, id: grant.granted_by },
         }
     }
 }

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use crate::as_of::Moment;
 use crate::page::{Page, Paging, SCAN_LIMIT_SQL};
-use crate::read_models::bulk::{CopyTuple, HistoryTable};
 use crate::read_models::counts::{AccountContribution, AccountCountChanges, NO_CONTRIBUTION, Transition};
-use crate::read_models::versions::{RowVersions, SupersededVersion, VersionedRow, column};
+use crate::read_models::history_table::{Column, HistoryTable, column_list, columns};
+use crate::read_models::versions::{RowVersions, VersionedRow};
 use crate::to_i64;
 
 /// A row of an account.
@@ -125,7 +125,7 @@ pub fn statement(
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
     let order = paging.order.sql();
-    let current = COLUMNS.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ");
+    let current = column_list::<AccountRow>("a.");
     let mut sql = QueryBuilder::new("select * from (select v.*, c.account_id as key, c.nth, (true");
     let is_filtered = push_conditions(&mut sql, filter, now);
     sql.push(") as matches from (select g.account_id, row_number() over (order by g.account_id ");
@@ -144,7 +144,7 @@ pub fn statement(
     // A row is never deleted: if it has changed since, its past has the earlier version.
     if let Some(moment) = moment {
         sql.push(" where a.since <= ").push_bind(moment.position);
-        sql.push(" union all (select ").push(COLUMNS);
+        sql.push(" union all (select ").push(column_list::<AccountRow>(""));
         sql.push(" from read.account_past p where a.since > ").push_bind(moment.position);
         sql.push(" and p.account_id = a.account_id and p.since <= ").push_bind(moment.position);
         sql.push(" order by p.since desc limit 1)");
@@ -153,11 +153,6 @@ pub fn statement(
     sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch_limit());
     sql
 }
-
-/// The columns of a version, in the order of the table.
-const COLUMNS: &str = "account_id, since, registered_at, profile_position, password_changed_at, last_login_at, locked_until, \
-                       second_factor_locked_until, recovery_codes, suspended, password_expired, second_factor, \
-                       email_verified, roles";
 
 /// Pushes the conditions on a version; returns `false` if there are none.
 fn push_conditions(sql: &mut QueryBuilder<Postgres>, filter: &AccountFilter, now: DateTime<Utc>) -> bool {
@@ -249,110 +244,24 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
 }
 
 impl HistoryTable for AccountRow {
-    const COPY: &str = "copy account from stdin (format binary)";
-    const COPY_PAST: &str = "copy account_past from stdin (format binary)";
-    const COLUMNS: i16 = 14;
-
-    fn columns(&self, tuple: &mut CopyTuple) -> Result<(), sqlx::Error> {
-        tuple.push(&self.account_id)?;
-        tuple.push(&self.since)?;
-        tuple.push(&self.registered_at)?;
-        tuple.push(&self.profile_position)?;
-        tuple.push(&self.password_changed_at)?;
-        tuple.push(&self.last_login_at)?;
-        tuple.push(&self.locked_until)?;
-        tuple.push(&self.second_factor_locked_until)?;
-        tuple.push(&self.recovery_codes)?;
-        tuple.push(&self.suspended)?;
-        tuple.push(&self.password_expired)?;
-        tuple.push(&self.second_factor)?;
-        tuple.push(&self.email_verified)?;
-        tuple.push(&&*self.roles)
-    }
-
-    async fn write_current(connection: &mut PgConnection, rows: &[Self]) -> Result<(), sqlx::Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        sqlx::query!(
-            "insert into account
-             select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
-                    u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
-                    u.second_factor, u.email_verified, string_to_array(u.roles, ' ')
-             from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
-                          unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
-                          unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
-                          unnest($7::timestamptz[]) as locked_until,
-                          unnest($8::timestamptz[]) as second_factor_locked_until,
-                          unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
-                          unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
-                          unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles) u
-             on conflict (account_id) do update set
-                 since = excluded.since, profile_position = excluded.profile_position,
-                 password_changed_at = excluded.password_changed_at, last_login_at = excluded.last_login_at,
-                 locked_until = excluded.locked_until, second_factor_locked_until = excluded.second_factor_locked_until,
-                 recovery_codes = excluded.recovery_codes, suspended = excluded.suspended,
-                 password_expired = excluded.password_expired, second_factor = excluded.second_factor,
-                 email_verified = excluded.email_verified, roles = excluded.roles",
-            &column(rows, |row| row.account_id),
-            &column(rows, |row| row.since),
-            &column(rows, |row| row.registered_at),
-            &column(rows, |row| row.profile_position),
-            &column(rows, |row| row.password_changed_at),
-            &column(rows, |row| row.last_login_at) as &[Option<DateTime<Utc>>],
-            &column(rows, |row| row.locked_until) as &[Option<DateTime<Utc>>],
-            &column(rows, |row| row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
-            &column(rows, |row| row.recovery_codes),
-            &column(rows, |row| row.suspended),
-            &column(rows, |row| row.password_expired),
-            &column(rows, |row| row.second_factor),
-            &column(rows, |row| row.email_verified),
-            // Role names contain no spaces.
-            &column(rows, |row| row.roles.join(" "))
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
-
-    async fn write_past(connection: &mut PgConnection, rows: &[SupersededVersion<Self>]) -> Result<(), sqlx::Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        sqlx::query!(
-            "insert into account_past
-             select u.id, u.since, u.registered_at, u.profile_position, u.password_changed_at, u.last_login_at,
-                    u.locked_until, u.second_factor_locked_until, u.recovery_codes, u.suspended, u.password_expired,
-                    u.second_factor, u.email_verified, string_to_array(u.roles, ' '), u.until
-             from (select unnest($1::uuid[]) as id, unnest($2::bigint[]) as since,
-                          unnest($3::timestamptz[]) as registered_at, unnest($4::bigint[]) as profile_position,
-                          unnest($5::timestamptz[]) as password_changed_at, unnest($6::timestamptz[]) as last_login_at,
-                          unnest($7::timestamptz[]) as locked_until,
-                          unnest($8::timestamptz[]) as second_factor_locked_until,
-                          unnest($9::integer[]) as recovery_codes, unnest($10::boolean[]) as suspended,
-                          unnest($11::boolean[]) as password_expired, unnest($12::boolean[]) as second_factor,
-                          unnest($13::boolean[]) as email_verified, unnest($14::text[]) as roles,
-                          unnest($15::bigint[]) as until) u",
-            &column(rows, |past| past.row.account_id),
-            &column(rows, |past| past.row.since),
-            &column(rows, |past| past.row.registered_at),
-            &column(rows, |past| past.row.profile_position),
-            &column(rows, |past| past.row.password_changed_at),
-            &column(rows, |past| past.row.last_login_at) as &[Option<DateTime<Utc>>],
-            &column(rows, |past| past.row.locked_until) as &[Option<DateTime<Utc>>],
-            &column(rows, |past| past.row.second_factor_locked_until) as &[Option<DateTime<Utc>>],
-            &column(rows, |past| past.row.recovery_codes),
-            &column(rows, |past| past.row.suspended),
-            &column(rows, |past| past.row.password_expired),
-            &column(rows, |past| past.row.second_factor),
-            &column(rows, |past| past.row.email_verified),
-            &column(rows, |past| past.row.roles.join(" ")),
-            &column(rows, |past| past.until)
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
+    const NAME: &str = "account";
+    const KEY: &[&str] = &["account_id"];
+    const COLUMNS: &[Column<Self>] = columns!(AccountRow {
+        account_id,
+        since,
+        registered_at,
+        profile_position,
+        password_changed_at,
+        last_login_at,
+        locked_until,
+        second_factor_locked_until,
+        recovery_codes,
+        suspended,
+        password_expired,
+        second_factor,
+        email_verified,
+        roles
+    });
 }
 
 impl VersionedRow for AccountRow {

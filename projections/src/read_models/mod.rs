@@ -3,7 +3,9 @@
 pub mod accounts;
 pub mod audit;
 mod bulk;
+mod copy_format;
 pub mod counts;
+pub(crate) mod history_table;
 pub mod metrics;
 pub mod roles;
 pub mod sessions;

@@ -9,17 +9,20 @@ use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::values::AccountId;
-use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::page::{Page, Paging};
 use crate::read_models::accounts;
 use crate::read_models::counts::HolderCountChanges;
+use crate::read_models::history_table::{
+    Column, HistoryTable, column_list, columns, versions_as_of, write_current, write_past,
+};
 use crate::read_models::versions::{RowChanges, RowVersions, VersionedRow, column};
 use crate::to_i64;
 
 /// A row of a role that administrators defined.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct RoleRow {
     /// The role's name.
     pub role: String,
@@ -32,7 +35,7 @@ pub struct RoleRow {
 }
 
 /// A row of a granted role.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct GrantRow {
     /// The account that holds it.
     pub account_id: Uuid,
@@ -51,18 +54,9 @@ pub struct GrantRow {
 /// A grant, and the permissions of its role at that time.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct GrantWithPermissions {
-    /// The account that holds it.
-    pub account_id: Uuid,
-    /// The role's name.
-    pub role: String,
-    /// The position of the event that granted it.
-    pub since: i64,
-    /// The time of that event.
-    pub granted_at: DateTime<Utc>,
-    /// The account or API key that granted it, if it was one.
-    pub granted_by: Option<Uuid>,
-    /// The kind of actor that granted it.
-    pub granted_by_kind: String,
+    /// The grant.
+    #[sqlx(flatten)]
+    pub grant: GrantRow,
     /// The permissions that administrators gave the role; `None` for a built-in role.
     pub permissions: Option<Vec<String>>,
 }
@@ -87,7 +81,7 @@ pub async fn grants(
     position: Option<i64>,
 ) -> Result<Page<GrantWithPermissions, (Uuid, String)>, sqlx::Error> {
     let rows: Vec<GrantWithPermissions> = statement(filter, paging, position).build_query_as().fetch_all(pool).await?;
-    Ok(Page::from_rows(rows, paging.limit, |held| (held.account_id, held.role.clone())))
+    Ok(Page::from_rows(rows, paging.limit, |held| held.grant.key()))
 }
 
 /// Builds the statement of a list from its filters. Each has an index in the order of the list.
@@ -98,9 +92,7 @@ pub fn statement(
     position: Option<i64>,
 ) -> QueryBuilder<Postgres> {
     let order = paging.order.sql();
-    let mut sql = QueryBuilder::new(
-        "select g.account_id, g.role, g.since, g.granted_at, g.granted_by, g.granted_by_kind, d.permissions from (",
-    );
+    let mut sql = QueryBuilder::new(format!("select {}, d.permissions from (", column_list::<GrantRow>("g.")));
     push_grants(&mut sql, "read.role_grant", filter, paging);
     if let Some(position) = position {
         sql.push(" and since <= ").push_bind(position);
@@ -134,7 +126,7 @@ fn push_grants(
     filter: &GrantFilter,
     paging: &Paging<(Uuid, String)>,
 ) {
-    sql.push("(select account_id, role, since, granted_at, granted_by, granted_by_kind from ").push(table);
+    sql.push("(select ").push(column_list::<GrantRow>("")).push(" from ").push(table);
     sql.push(" where true");
     if let Some(account) = filter.account {
         sql.push(" and account_id = ").push_bind(account.0);
@@ -164,17 +156,10 @@ fn push_order(sql: &mut QueryBuilder<Postgres>, filter: &GrantFilter, paging: &P
 /// # Errors
 /// [`sqlx::Error`].
 pub async fn defined(pool: &PgPool, position: i64) -> Result<Vec<RoleRow>, sqlx::Error> {
-    sqlx::query_as!(
-        RoleRow,
-        r#"select role as "role!", since as "since!", retired as "retired!", permissions as "permissions!" from (
-               select role, since, retired, permissions from read.role where since <= $1
-               union all
-               select role, since, retired, permissions from read.role_past where since <= $1 and $1 < until
-           ) r order by role"#,
-        position
-    )
-    .fetch_all(pool)
-    .await
+    sqlx::query_as(AssertSqlSafe(format!("{} order by role", versions_as_of::<RoleRow>("read."))))
+        .bind(position)
+        .fetch_all(pool)
+        .await
 }
 
 /// Reads the rows that the batch touches, folds the batch over them, and writes them back with every superseded
@@ -200,33 +185,8 @@ async fn apply_roles(connection: &mut PgConnection, events: &[RecordedEvent]) ->
         fold_role(&mut rows, recorded, event);
     }
     let RowChanges { current, past, .. } = rows.finish();
-    sqlx::query!(
-        "insert into role
-         select u.role, u.since, u.retired, string_to_array(u.permissions, ' ')
-         from unnest($1::text[], $2::bigint[], $3::boolean[], $4::text[]) u (role, since, retired, permissions)
-         on conflict (role) do update set
-             since = excluded.since, retired = excluded.retired, permissions = excluded.permissions",
-        &column(&current, |row| row.role.clone()),
-        &column(&current, |row| row.since),
-        &column(&current, |row| row.retired),
-        &column(&current, |row| row.permissions.join(" "))
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        "insert into role_past
-         select u.role, u.since, u.retired, string_to_array(u.permissions, ' '), u.until
-         from unnest($1::text[], $2::bigint[], $3::boolean[], $4::text[], $5::bigint[])
-             u (role, since, retired, permissions, until)",
-        &column(&past, |past| past.row.role.clone()),
-        &column(&past, |past| past.row.since),
-        &column(&past, |past| past.row.retired),
-        &column(&past, |past| past.row.permissions.join(" ")),
-        &column(&past, |past| past.until)
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    write_current(connection, &current).await?;
+    write_past(connection, &past).await
 }
 
 async fn apply_grants(connection: &mut PgConnection, all: &[RecordedEvent]) -> Result<(), sqlx::Error> {
@@ -266,37 +226,22 @@ async fn apply_grants(connection: &mut PgConnection, all: &[RecordedEvent]) -> R
         )
         .execute(&mut *connection)
         .await?;
-        sqlx::query!(
-            "insert into role_grant_past
-             select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::uuid[], $6::text[],
-                                  $7::bigint[])",
-            &column(&past, |past| past.row.account_id),
-            &column(&past, |past| past.row.role.clone()),
-            &column(&past, |past| past.row.since),
-            &column(&past, |past| past.row.granted_at),
-            &column(&past, |past| past.row.granted_by) as &[Option<Uuid>],
-            &column(&past, |past| past.row.granted_by_kind.clone()),
-            &column(&past, |past| past.until)
-        )
-        .execute(&mut *connection)
-        .await?;
+        write_past(connection, &past).await?;
     }
-    if current.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "insert into role_grant
-         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::uuid[], $6::text[])",
-        &column(&current, |row| row.account_id),
-        &column(&current, |row| row.role.clone()),
-        &column(&current, |row| row.since),
-        &column(&current, |row| row.granted_at),
-        &column(&current, |row| row.granted_by) as &[Option<Uuid>],
-        &column(&current, |row| row.granted_by_kind.clone())
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    write_current(connection, &current).await
+}
+
+impl HistoryTable for RoleRow {
+    const NAME: &str = "role";
+    const KEY: &[&str] = &["role"];
+    const COLUMNS: &[Column<Self>] = columns!(RoleRow { role, since, retired, permissions });
+}
+
+impl HistoryTable for GrantRow {
+    const NAME: &str = "role_grant";
+    const KEY: &[&str] = &["account_id", "role"];
+    const COLUMNS: &[Column<Self>] =
+        columns!(GrantRow { account_id, role, since, granted_at, granted_by, granted_by_kind });
 }
 
 impl VersionedRow for RoleRow {

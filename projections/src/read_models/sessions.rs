@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
 use crate::page::{Page, Paging, SCAN_LIMIT_SQL};
-use crate::read_models::bulk::{CopyTuple, HistoryTable};
 use crate::read_models::counts::{SessionCountChanges, Transition};
-use crate::read_models::versions::{RowVersions, SupersededVersion, VersionedRow, column};
+use crate::read_models::history_table::{Column, HistoryTable, column_list, columns};
+use crate::read_models::versions::{RowVersions, VersionedRow};
 use crate::to_i64;
 
 /// A row of a session.
@@ -106,7 +106,7 @@ pub fn statement(
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
     let order = paging.order.sql();
-    let current = COLUMNS.split(", ").map(|column| format!("s.{column}")).collect::<Vec<_>>().join(", ");
+    let current = column_list::<SessionRow>("s.");
     let mut sql = QueryBuilder::new("select * from (select v.*, c.session_id as key, c.nth, (true");
     if let Some(live) = filter.live {
         sql.push(if live { " and " } else { " and not " });
@@ -139,7 +139,7 @@ pub fn statement(
     // A row is never deleted: if it has changed since, its past has the earlier version.
     if let Some(moment) = moment {
         sql.push(" where s.since <= ").push_bind(moment.position);
-        sql.push(" union all (select ").push(COLUMNS);
+        sql.push(" union all (select ").push(column_list::<SessionRow>(""));
         sql.push(" from read.session_past p where s.since > ").push_bind(moment.position);
         sql.push(" and p.session_id = s.session_id and p.since <= ").push_bind(moment.position);
         sql.push(" order by p.since desc limit 1)");
@@ -148,10 +148,6 @@ pub fn statement(
     sql.push(" order by key ").push(order).push(" limit ").push(paging.fetch_limit());
     sql
 }
-
-/// The columns of a version, in the order of the table.
-const COLUMNS: &str = "session_id, account_id, since, started_at, started_position, last_seen_at, last_seen_position, \
-                       idle_expires_at, expires_at, ended_at, ended_by, methods";
 
 /// Sessions that have started but are not written to a table yet, by account.
 #[derive(Default)]
@@ -237,93 +233,22 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
 }
 
 impl HistoryTable for SessionRow {
-    const COPY: &str = "copy session from stdin (format binary)";
-    const COPY_PAST: &str = "copy session_past from stdin (format binary)";
-    const COLUMNS: i16 = 12;
-
-    fn columns(&self, tuple: &mut CopyTuple) -> Result<(), sqlx::Error> {
-        tuple.push(&self.session_id)?;
-        tuple.push(&self.account_id)?;
-        tuple.push(&self.since)?;
-        tuple.push(&self.started_at)?;
-        tuple.push(&self.started_position)?;
-        tuple.push(&self.last_seen_at)?;
-        tuple.push(&self.last_seen_position)?;
-        tuple.push(&self.idle_expires_at)?;
-        tuple.push(&self.expires_at)?;
-        tuple.push(&self.ended_at)?;
-        tuple.push(&self.ended_by)?;
-        tuple.push(&&*self.methods)
-    }
-
-    async fn write_current(connection: &mut PgConnection, rows: &[Self]) -> Result<(), sqlx::Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        sqlx::query!(
-            "insert into session
-             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.last_seen_position,
-                    u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' ')
-             from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
-                          unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
-                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::bigint[]) as last_seen_position,
-                          unnest($8::timestamptz[]) as idle_expires_at, unnest($9::timestamptz[]) as expires_at,
-                          unnest($10::timestamptz[]) as ended_at, unnest($11::text[]) as ended_by,
-                          unnest($12::text[]) as methods) u
-             on conflict (session_id) do update set
-                 since = excluded.since, last_seen_at = excluded.last_seen_at,
-                 last_seen_position = excluded.last_seen_position, idle_expires_at = excluded.idle_expires_at,
-                 ended_at = excluded.ended_at, ended_by = excluded.ended_by, methods = excluded.methods",
-            &column(rows, |row| row.session_id),
-            &column(rows, |row| row.account_id),
-            &column(rows, |row| row.since),
-            &column(rows, |row| row.started_at),
-            &column(rows, |row| row.started_position),
-            &column(rows, |row| row.last_seen_at),
-            &column(rows, |row| row.last_seen_position),
-            &column(rows, |row| row.idle_expires_at),
-            &column(rows, |row| row.expires_at),
-            &column(rows, |row| row.ended_at) as &[Option<DateTime<Utc>>],
-            &column(rows, |row| row.ended_by.clone()) as &[Option<String>],
-            &column(rows, |row| row.methods.join(" "))
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
-
-    async fn write_past(connection: &mut PgConnection, rows: &[SupersededVersion<Self>]) -> Result<(), sqlx::Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        sqlx::query!(
-            "insert into session_past
-             select u.id, u.account_id, u.since, u.started_at, u.started_position, u.last_seen_at, u.last_seen_position,
-                    u.idle_expires_at, u.expires_at, u.ended_at, u.ended_by, string_to_array(u.methods, ' '), u.until
-             from (select unnest($1::uuid[]) as id, unnest($2::uuid[]) as account_id, unnest($3::bigint[]) as since,
-                          unnest($4::timestamptz[]) as started_at, unnest($5::bigint[]) as started_position,
-                          unnest($6::timestamptz[]) as last_seen_at, unnest($7::bigint[]) as last_seen_position,
-                          unnest($8::timestamptz[]) as idle_expires_at, unnest($9::timestamptz[]) as expires_at,
-                          unnest($10::timestamptz[]) as ended_at, unnest($11::text[]) as ended_by,
-                          unnest($12::text[]) as methods, unnest($13::bigint[]) as until) u",
-            &column(rows, |past| past.row.session_id),
-            &column(rows, |past| past.row.account_id),
-            &column(rows, |past| past.row.since),
-            &column(rows, |past| past.row.started_at),
-            &column(rows, |past| past.row.started_position),
-            &column(rows, |past| past.row.last_seen_at),
-            &column(rows, |past| past.row.last_seen_position),
-            &column(rows, |past| past.row.idle_expires_at),
-            &column(rows, |past| past.row.expires_at),
-            &column(rows, |past| past.row.ended_at) as &[Option<DateTime<Utc>>],
-            &column(rows, |past| past.row.ended_by.clone()) as &[Option<String>],
-            &column(rows, |past| past.row.methods.join(" ")),
-            &column(rows, |past| past.until)
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
+    const NAME: &str = "session";
+    const KEY: &[&str] = &["session_id"];
+    const COLUMNS: &[Column<Self>] = columns!(SessionRow {
+        session_id,
+        account_id,
+        since,
+        started_at,
+        started_position,
+        last_seen_at,
+        last_seen_position,
+        idle_expires_at,
+        expires_at,
+        ended_at,
+        ended_by,
+        methods
+    });
 }
 
 impl VersionedRow for SessionRow {

@@ -1,10 +1,15 @@
 //! What the tables say of a past position, by the ranges of their rows, is what a replay of the log up to it gives.
 
-use fulexo_domain::event::RecordedEvent;
+use chrono::DateTime;
+use fulexo_domain::account::AccountEvent;
+use fulexo_domain::event::{Actor, Category, RecordedEvent, Stream};
+use fulexo_domain::leaf::EventDraft;
+use fulexo_domain::values::RoleName;
 use fulexo_projections::feed::LogReader;
 use fulexo_projections::replay::{Checksum, ReadModelTable, ScratchTables, live_checksum};
-use fulexo_tests::{Database, Dice, Node};
+use fulexo_tests::{Database, Dice, Node, operator};
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::rebuilt::{mixed_load, start};
 use crate::{log_size, superuser};
@@ -53,6 +58,51 @@ async fn a_history_is_the_same_however_the_log_is_cut_into_batches() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_at_once_are_written_as_few_are() {
+    // From 10,000 rows on they go by COPY; so do the versions that they had before.
+    let accounts: Vec<Uuid> = (0..10_001).map(|_| operator().new_id()).collect();
+    let (registered, suspended) = (AccountEvent::Registered {}, AccountEvent::Suspended {});
+    let role = RoleName::parse("admin").unwrap();
+    let granted = AccountEvent::RoleGranted { role };
+    let events: Vec<RecordedEvent> = [(1, registered), (2, granted), (3, suspended)]
+        .iter()
+        .flat_map(|(version, event)| accounts.iter().map(move |id| (*version, *id, event.clone())))
+        .zip(0..)
+        .map(|((version, id, event), position)| recorded(position, version, id, event))
+        .collect();
+    let database = Database::create().await;
+    let (mut at_once, mut few) = (scratch(&database).await, scratch(&database).await);
+    at_once.apply(&events).await.unwrap();
+    for batch in events.chunks(5_000) {
+        few.apply(batch).await.unwrap();
+    }
+    let last = i64::try_from(events.len() - 1).unwrap();
+    for table in ReadModelTable::ALL {
+        let (by_copy, by_arrays) =
+            (at_once.checksum(table, last).await.unwrap(), few.checksum(table, last).await.unwrap());
+        assert_eq!(by_copy, by_arrays, "{table:?}");
+    }
+    let past = at_once.checksum(ReadModelTable::AccountPast, last).await.unwrap();
+    assert_eq!(past.rows, 20_002);
+}
+
+fn recorded(position: u64, version: u64, id: Uuid, event: AccountEvent) -> RecordedEvent {
+    let draft = EventDraft {
+        id: Uuid::from_u128(position.into()),
+        stream: Stream { category: Category::Account, id },
+        subject: Some(id),
+        actor: Actor::System,
+        correlation: id,
+        causation: None,
+        policy_version: 1,
+        event: event.into(),
+        sealed: Vec::new(),
+    };
+    let minute = DateTime::from_timestamp(1_793_000_040, 0).unwrap();
+    draft.encode().unwrap().recorded_event(position, minute, version)
 }
 
 #[tokio::test(flavor = "multi_thread")]
