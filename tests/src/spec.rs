@@ -12,7 +12,7 @@ use crate::client::{Answer, Client};
 /// The document, as clients read it.
 #[must_use]
 pub fn document() -> Value {
-    serde_json::from_str(&fulexo_api::routes::spec()).unwrap()
+    serde_json::from_str(fulexo_api::routes::spec()).unwrap()
 }
 
 /// One operation, as the document has it.

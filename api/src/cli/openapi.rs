@@ -12,7 +12,7 @@ pub struct Openapi {}
 impl Openapi {
     pub fn run(self) -> Result<(), Failure> {
         // Sorted keys and one member per line: the committed copy is compared as text.
-        let spec: serde_json::Value = serde_json::from_str(&routes::spec())
+        let spec: serde_json::Value = serde_json::from_str(routes::spec())
             .map_err(|error| Failure::Failed(format!("the document is not JSON: {error}")))?;
         Output::new().line(format_args!("{spec:#}"))
     }

@@ -4,6 +4,8 @@
 //! forbids. Here the script and the style are files of their own. Nothing on the page is inline, and nothing comes from
 //! another server.
 
+use std::sync::LazyLock;
+
 use fulexo_domain::jetstream::hex;
 use fulexo_node::http::files::{Cache, File, PAGE, SCRIPT, STYLE};
 use hyper::body::Bytes;
@@ -35,12 +37,9 @@ window.addEventListener('DOMContentLoaded', () => {
 ///
 /// # Errors
 /// If poem-openapi's page does not contain Swagger UI in the expected form.
-pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
-    let page = OpenApiService::new((), "", "").swagger_ui_html();
-    let style = between(&page, "<style charset=\"UTF-8\">", "</style>").ok_or(MissingSwaggerUi)?;
-    // The source map is not embedded; without this line a browser does not ask for it.
-    let style = style.split("/*# sourceMappingURL").next().unwrap_or(style);
-    let script = between(&page, "<script charset=\"UTF-8\">", "</script>").ok_or(MissingSwaggerUi)?;
+pub fn files(spec: impl Into<Bytes>) -> Result<[File; 5], MissingSwaggerUi> {
+    static SWAGGER_UI: LazyLock<Result<SwaggerUi, MissingSwaggerUi>> = LazyLock::new(SwaggerUi::extract);
+    let SwaggerUi { page, style, script } = SWAGGER_UI.as_ref().map_err(|missing| *missing)?;
     Ok([
         File {
             path: "/openapi.json",
@@ -48,7 +47,7 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
             content_type: "application/json",
             policy: None,
             cache: Cache::Revalidated,
-            bytes: Bytes::from(spec),
+            bytes: spec.into(),
         },
         File {
             path: "/docs",
@@ -56,7 +55,7 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
             content_type: PAGE,
             policy: Some(PAGE_POLICY),
             cache: Cache::Revalidated,
-            bytes: Bytes::from(html(style, script)),
+            bytes: Bytes::from_static(page.as_bytes()),
         },
         File {
             path: "/docs/swagger-ui.css",
@@ -64,7 +63,7 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
             content_type: STYLE,
             policy: None,
             cache: Cache::Forever,
-            bytes: Bytes::from(style.to_owned()),
+            bytes: Bytes::from_static(style.as_bytes()),
         },
         File {
             path: "/docs/swagger-ui.js",
@@ -72,7 +71,7 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
             content_type: SCRIPT,
             policy: None,
             cache: Cache::Forever,
-            bytes: Bytes::from(script.to_owned()),
+            bytes: Bytes::from_static(script.as_bytes()),
         },
         File {
             path: "/docs/start.js",
@@ -83,6 +82,24 @@ pub fn files(spec: String) -> Result<[File; 5], MissingSwaggerUi> {
             bytes: Bytes::from_static(START.as_bytes()),
         },
     ])
+}
+
+/// Our page, and the parts of poem-openapi's. They are the same for all nodes of a process.
+struct SwaggerUi {
+    page: String,
+    style: String,
+    script: String,
+}
+
+impl SwaggerUi {
+    fn extract() -> Result<Self, MissingSwaggerUi> {
+        let theirs = OpenApiService::new((), "", "").swagger_ui_html();
+        let style = between(&theirs, "<style charset=\"UTF-8\">", "</style>").ok_or(MissingSwaggerUi)?;
+        // The source map is not embedded; without this line a browser does not ask for it.
+        let style = style.split("/*# sourceMappingURL").next().unwrap_or(style).to_owned();
+        let script = between(&theirs, "<script charset=\"UTF-8\">", "</script>").ok_or(MissingSwaggerUi)?.to_owned();
+        Ok(Self { page: html(&style, &script), style, script })
+    }
 }
 
 /// The error of an unexpected page of poem-openapi.
@@ -147,7 +164,7 @@ mod tests {
     async fn get(path: &str) -> Response {
         let app = make_sync(|_| "the app");
         let request = Request::builder().uri_str(path).finish();
-        beside(app, files("{}".to_owned()).unwrap()).get_response(request).await
+        beside(app, files("{}").unwrap()).get_response(request).await
     }
 
     #[tokio::test]

@@ -23,6 +23,8 @@ mod tag;
 mod tokens;
 mod well_known;
 
+use std::sync::LazyLock;
+
 use fulexo_node::http::Operations;
 use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject};
 
@@ -85,9 +87,12 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         )
 }
 
-/// Returns the OpenAPI document as JSON text.
+/// Returns the OpenAPI document as JSON text. A process generates it once.
 #[must_use]
-pub fn spec() -> String {
-    let document = service().spec();
-    document::complete(&document).unwrap_or(document)
+pub fn spec() -> &'static str {
+    static SPEC: LazyLock<String> = LazyLock::new(|| {
+        let document = service().spec();
+        document::complete(&document).unwrap_or(document)
+    });
+    &SPEC
 }

@@ -58,6 +58,7 @@ async fn is_soon_refused(client: &Client) -> bool {
         if client.get("/v1/accounts").await.status == 401 {
             return true;
         }
+        // Between two tries.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     false
@@ -148,7 +149,7 @@ async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_acc
     let (admin, ann) = (node.admin().await, node.customer().await);
     let (service, _) = service(&node, &admin, &PERMISSIONS).await;
     let size = log_size(&node).await;
-    let document: Value = serde_json::from_str(&fulexo_api::routes::spec()).unwrap();
+    let document: Value = serde_json::from_str(fulexo_api::routes::spec()).unwrap();
     let (mut open, mut closed) = (Vec::new(), 0);
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, meta) in methods.as_object().unwrap() {

@@ -64,6 +64,7 @@ async fn comes_to(client: &Client, path: &str, status: u16) -> bool {
         if client.get(path).await.status == status {
             return true;
         }
+        // Between two tries.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     false
@@ -561,6 +562,7 @@ async fn no_request_sent_after_a_revocation_was_answered_is_let_in() {
         })
         .collect();
     while let_in.load(Ordering::SeqCst) < 50 {
+        // Between two looks.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(revoke(&admin, ann.account, "desk").await.status, 200);
@@ -671,7 +673,7 @@ async fn an_expired_password_ends_every_session_and_leads_to_its_change_alone() 
     let due = half_way(&node, &log_in(&node, &ann.email, PASSWORD).await);
     let token = due.access_token.clone().unwrap();
 
-    let document: Value = serde_json::from_str(&fulexo_api::routes::spec()).unwrap();
+    let document: Value = serde_json::from_str(fulexo_api::routes::spec()).unwrap();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, meta) in methods.as_object().unwrap() {
             if meta["security"].as_array().is_none_or(Vec::is_empty) || meta["operationId"] == "change_my_password" {

@@ -110,9 +110,9 @@ async fn a_node_serves_the_document_that_the_command_prints() {
 fn no_object_of_the_document_has_a_key_twice() {
     // serde_json keeps the last of two equal keys: fewer members after than keys before.
     let text = fulexo_api::routes::spec();
-    let round_trip = serde_json::from_str::<Value>(&text).unwrap();
+    let round_trip = serde_json::from_str::<Value>(text).unwrap();
     let keys = |text: &str| text.matches("\":").count();
-    assert_eq!(keys(&text), keys(&round_trip.to_string()), "some key was lost on the way through a parser");
+    assert_eq!(keys(text), keys(&round_trip.to_string()), "some key was lost on the way through a parser");
 }
 
 #[test]

@@ -96,7 +96,7 @@ async fn a_token_for_an_enrolment_is_good_for_nothing_else() {
     let (email, account) = node.register(&["admin", "customer"]).await;
     let bearer = half_way(&node, &email, account).await;
     let token = bearer.access_token.clone().unwrap();
-    let document: Value = serde_json::from_str(&routes::spec()).unwrap();
+    let document: Value = serde_json::from_str(routes::spec()).unwrap();
     let mut called = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         let filled: Vec<String> = path
