@@ -36,6 +36,7 @@ async fn a_peer_that_drips_its_headers_is_dropped() {
     let drip = tokio::spawn(async move {
         let _ = write.write_all(b"GET / HTTP/1.1\r\nx: ").await;
         while write.write_all(b"a").await.is_ok() {
+            // So slow that the headers never end.
             time::sleep(Duration::from_millis(10)).await;
         }
     });
@@ -148,7 +149,8 @@ async fn a_full_listener_gives_the_place_of_the_longest_idle_and_cuts_none_that_
     let bounds = ListenerOptions { max_connections: 3, ..ListenerOptions::default() };
     let server = start(EdgeOptions::default(), bounds).await;
     let mut working = TcpStream::connect(server.address).await.unwrap();
-    working.write_all(b"GET /v1/ticks HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    // It lasts two seconds, and is not to end before the others have been answered.
+    working.write_all(b"GET /v1/ticks?every_ms=200 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut byte = [0];
     working.read_exact(&mut byte).await.unwrap();
     let mut silent = TcpStream::connect(server.address).await.unwrap();
@@ -168,9 +170,8 @@ async fn a_listener_full_of_work_still_answers_about_health_and_nothing_else() {
     let mut hanging = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        stream.write_all(b"GET /v1/ticks HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut byte = [0];
-        stream.read_exact(&mut byte).await.unwrap();
+        stream.write_all(b"GET /v1/hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.hangs().await;
         hanging.push(stream);
     }
     for (path, status) in [("/v1/whoami", "503"), ("/health/live", "404")] {
@@ -222,6 +223,7 @@ async fn a_peer_that_stops_reading_is_dropped() {
     // More than the buffers of both ends hold.
     let request = "GET /docs/swagger-ui.js HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20);
     stuck.write_all(request.as_bytes()).await.unwrap();
+    // Time for the request to be read: before that the connection makes room as a silent one, and nothing is shown.
     time::sleep(Duration::from_millis(50)).await;
     // The only slot comes free although `stuck` is still open.
     let freed = time::timeout(Duration::from_secs(5), async { while server.get("/v1/whoami").await.status != 200 {} });
@@ -246,6 +248,7 @@ async fn an_old_connection_is_asked_to_go() {
             closed = true;
             break;
         }
+        // The connection is to grow old before a hundred requests are through.
         time::sleep(Duration::from_millis(10)).await;
     }
     assert!(closed);
@@ -253,18 +256,17 @@ async fn an_old_connection_is_asked_to_go() {
 
 #[tokio::test]
 async fn shutdown_lets_a_request_under_way_end_and_closes_idle_connections() {
-    let edge = EdgeOptions { request_timeout: Duration::from_millis(200), ..EdgeOptions::default() };
+    let edge = EdgeOptions { request_timeout: Duration::from_secs(2), ..EdgeOptions::default() };
     let mut server = start(edge, ListenerOptions::default()).await;
     let mut idle = TcpStream::connect(server.address).await.unwrap();
     idle.write_all(b"GET /v1/whoami HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut busy = TcpStream::connect(server.address).await.unwrap();
-    busy.write_all(b"GET /v1/fail/slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    time::sleep(Duration::from_millis(50)).await;
+    busy.write_all(b"GET /v1/hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    server.hangs().await;
     server.stop.take().unwrap().send(()).unwrap();
-    let (after, said) = lasts(&mut idle).await;
-    assert!(said.starts_with("HTTP/1.1 200") && after < Duration::from_millis(100), "{after:?} {said}");
-    let (_, said) = lasts(&mut busy).await;
-    assert!(said.starts_with("HTTP/1.1 503"), "{said}");
+    let ((idle, answer), (busy, timeout)) = tokio::join!(lasts(&mut idle), lasts(&mut busy));
+    assert!(answer.starts_with("HTTP/1.1 200") && timeout.starts_with("HTTP/1.1 503"), "{answer} {timeout}");
+    assert!(idle < busy, "{idle:?} {busy:?}");
     time::timeout(Duration::from_secs(5), &mut server.task).await.expect("still serving").unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
 }
@@ -274,8 +276,8 @@ async fn shutdown_cuts_what_does_not_end() {
     let bounds = ListenerOptions { shutdown_grace: Duration::from_millis(50), ..ListenerOptions::default() };
     let mut server = start(EdgeOptions::default(), bounds).await;
     let mut busy = TcpStream::connect(server.address).await.unwrap();
-    busy.write_all(b"GET /v1/fail/slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    time::sleep(Duration::from_millis(20)).await;
+    busy.write_all(b"GET /v1/hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    server.hangs().await;
     server.stop.take().unwrap().send(()).unwrap();
     time::timeout(Duration::from_secs(5), &mut server.task).await.expect("still serving").unwrap();
     let (_, said) = lasts(&mut busy).await;

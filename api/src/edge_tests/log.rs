@@ -100,10 +100,10 @@ async fn a_client_that_hangs_up_leaves_its_line_too() {
     let server = server().await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET /v1/hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    time::sleep(Duration::from_millis(50)).await;
+    server.hangs().await;
     drop(stream);
     let mut lines = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         time::sleep(Duration::from_millis(10)).await;
         lines = log.lines(|line| line["fields"]["operation"] == "hang");
         if !lines.is_empty() {

@@ -11,6 +11,7 @@ mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_node::http::listener;
@@ -27,6 +28,7 @@ use poem_openapi::{Object, OpenApi, OpenApiService, SecurityScheme};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time;
 
@@ -115,20 +117,32 @@ impl Api {
     }
 }
 
-struct Slow;
+struct Slow {
+    /// A permit for each request that hangs.
+    hanging: Arc<Semaphore>,
+}
+
+impl Slow {
+    fn new() -> Self {
+        Self { hanging: Arc::new(Semaphore::new(0)) }
+    }
+}
 
 #[OpenApi]
 impl Slow {
     #[oai(path = "/v1/hang", method = "get", operation_id = "hang")]
     async fn hang(&self) -> Result<(), Problem> {
+        self.hanging.add_permits(1);
         std::future::pending().await
     }
 
-    /// Ten ticks, one every 30 ms.
+    /// Ten ticks, one every 30 ms or as often as asked.
     #[oai(path = "/v1/ticks", method = "get", operation_id = "ticks")]
-    async fn ticks(&self) -> Result<Binary<Body>, Problem> {
-        let ticks = stream::unfold(0, |tick| async move {
-            time::sleep(Duration::from_millis(30)).await;
+    async fn ticks(&self, every_ms: Query<Option<u64>>) -> Result<Binary<Body>, Problem> {
+        let pause = Duration::from_millis(every_ms.0.unwrap_or(30));
+        let ticks = stream::unfold(0, move |tick| async move {
+            // Slow is what it is for.
+            time::sleep(pause).await;
             (tick < 10).then_some((Ok::<_, io::Error>("tick "), tick + 1))
         });
         Ok(Binary(Body::from_bytes_stream(ticks)))
@@ -140,10 +154,13 @@ struct Server {
     address: SocketAddr,
     task: JoinHandle<()>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
+    hanging: Arc<Semaphore>,
 }
 
 async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
-    let service = OpenApiService::new(Operations((Api, Slow)), "Test", "1");
+    let slow = Slow::new();
+    let hanging = Arc::clone(&slow.hanging);
+    let service = OpenApiService::new(Operations((Api, slow)), "Test", "1");
     let spec = service.spec();
     let files = docs::files(spec).unwrap().into_iter().chain(account::files());
     let app = files::beside(service, files).with(Cors::new().allow_origin("https://app.example"));
@@ -153,7 +170,7 @@ async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
     let task = tokio::spawn(listener::serve(acceptor, stack(app, edge), bounds, async {
         let _ = stopped.await;
     }));
-    Server { address, task, stop: Some(stop) }
+    Server { address, task, stop: Some(stop), hanging }
 }
 
 async fn server() -> Server {
@@ -209,6 +226,12 @@ impl Answer {
 }
 
 impl Server {
+    /// Returns when a request to `/v1/hang` is under way, one more each time.
+    async fn hangs(&self) {
+        let arrival = time::timeout(Duration::from_secs(10), self.hanging.acquire()).await;
+        arrival.expect("it does not arrive").unwrap().forget();
+    }
+
     async fn raw(&self, request: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -195,7 +195,8 @@ async fn the_response_to_head_has_no_body() {
 
 #[test]
 fn every_operation_documents_its_refusals_as_problems() {
-    let spec: Value = serde_json::from_str(&OpenApiService::new(Operations((Api, Slow)), "Test", "1").spec()).unwrap();
+    let spec: Value =
+        serde_json::from_str(&OpenApiService::new(Operations((Api, Slow::new())), "Test", "1").spec()).unwrap();
     let responses = &spec["paths"]["/v1/login"]["post"]["responses"];
     let schema = &responses["400"]["content"]["application/problem+json"]["schema"]["$ref"];
     assert_eq!(schema, "#/components/schemas/Problem");
