@@ -2,7 +2,9 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::thread;
@@ -25,14 +27,42 @@ pub fn use_durable_postgres() {
     DURABLE.store(true, Ordering::Relaxed);
 }
 
-/// Everything of this test process is in it.
+/// Everything of this test process is in it, and goes with the process.
 static DIR: LazyLock<DataDir> = LazyLock::new(|| {
-    let clusters = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clusters");
-    // Half a million files, of a process that had hundreds of databases: tests need not wait for it.
-    let left = clusters.clone();
-    thread::spawn(move || remove_those_left_behind(&left));
-    DataDir::open(&clusters.join(std::process::id().to_string())).expect("a directory for the test process")
+    let pid = std::process::id();
+    let dir = match memory() {
+        Some(memory) if !DURABLE.load(Ordering::Relaxed) => memory.join(format!("fulexo-tests-{pid}")),
+        _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clusters").join(pid.to_string()),
+    };
+    let dir = DataDir::open(&dir).expect("a directory for the test process");
+    remove_at_the_end(dir.path());
+    dir
 });
+
+/// A file system in memory, where there is plenty. A database is 500 files, and what writes, deletes and writes hundreds of
+/// databases waits for a disk.
+fn memory() -> Option<PathBuf> {
+    const PLENTY_KIB: u64 = 8 << 20;
+    let path = Path::new("/dev/shm");
+    let room = Command::new("df").args(["-k", "--output=avail"]).arg(path).output().ok()?;
+    let room: u64 = String::from_utf8(room.stdout).ok()?.lines().last()?.trim().parse().ok()?;
+    let figures = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let available = figures.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available: u64 = available.trim().trim_end_matches(" kB").parse().ok()?;
+    (room.min(available) >= PLENTY_KIB).then(|| path.to_owned())
+}
+
+/// Removes the directory when this process has ended, however it ends: the pipe breaks then.
+#[expect(clippy::zombie_processes, reason = "it outlives this process")]
+fn remove_at_the_end(dir: &Path) {
+    // The servers end at the same moment, and write a last time.
+    let remove = r#"cat; for _ in 1 2 3 4 5; do sleep 1; rm -rf "$0"; [ -e "$0" ] || exit; done"#;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", remove]).arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Ctrl-C in a terminal is not for it.
+    let mut remover = command.process_group(0).spawn().expect("a shell");
+    std::mem::forget(remover.stdin.take());
+}
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     let settings =
@@ -44,18 +74,7 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     Cluster { postgres, nats }
 });
 
-/// Directories of test processes that have ended.
-fn remove_those_left_behind(clusters: &Path) {
-    let Ok(entries) = std::fs::read_dir(clusters) else { return };
-    let dirs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    for dir in dirs {
-        let is_of_the_living = dir.file_name().is_some_and(|pid| Path::new("/proc").join(pid).exists());
-        if !is_of_the_living {
-            let _ = std::fs::remove_dir_all(dir);
-        }
-    }
-}
-
+const SUPERUSER: &str = "fulexo_superuser";
 const OWNER: &str = "fulexo_owner";
 const APPLICATION: &str = "fulexo";
 /// Reachable from this machine alone, and gone with the test process.
@@ -82,7 +101,7 @@ impl Database {
         assert!(made.is_ok(), "the template was not made: {made:?}");
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut connection = PgConnection::connect(&superuser_url("postgres")).await.unwrap();
-        let statement = format!("create database {name} template {TEMPLATE} owner {OWNER}");
+        let statement = format!("create database {name} template {TEMPLATE} owner {OWNER} strategy file_copy");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
         let mut connection = PgConnection::connect(&superuser_url(&name)).await.unwrap();
         // A log of its own, not a copy of the template's.
@@ -144,6 +163,7 @@ fn make_template() -> Result<(), String> {
 pub async fn prepare(postgres: &Postgres, database: &str) {
     let mut connection = PgConnection::connect(&postgres.superuser_url("postgres")).await.unwrap();
     for statement in [
+        format!("create role {SUPERUSER} login superuser password '{ROLE_VERIFIER}'"),
         format!("create role {OWNER} login createrole password '{ROLE_VERIFIER}'"),
         format!("create role {APPLICATION} login password '{ROLE_VERIFIER}'"),
         format!("create database {database} owner {OWNER}"),
@@ -176,8 +196,14 @@ pub fn env(database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
     .into()
 }
 
+/// Of a Postgres that has its template.
 fn superuser_url(database: &str) -> String {
-    CLUSTER.postgres.superuser_url(database)
+    CLUSTER.postgres.url(SUPERUSER, ROLE_PASSWORD, database)
+}
+
+/// The directory of this test process.
+pub(crate) fn dir() -> &'static Path {
+    DIR.path()
 }
 
 /// A directory for servers of a test's own.

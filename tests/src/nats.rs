@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
@@ -13,7 +13,7 @@ use async_nats::jetstream::{self, Context};
 use fulexo_dev_servers::{ClusterOptions, DataDir, Nats, NatsOptions};
 use tokio::time::sleep;
 
-use crate::cluster::own_dir;
+use crate::cluster::{dir, own_dir};
 use crate::port::free_port;
 
 const PASSWORD: &str = "only-for-tests";
@@ -35,9 +35,15 @@ impl NatsVersion {
         match self {
             Self::Installed => None,
             Self::Current => {
-                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/nats/bin/nats-server");
-                assert!(path.exists(), "there is no current nats-server: run scripts/setup");
-                Some(path)
+                // One copy for all servers, which link it: their directories may be in another file system.
+                static COPY: LazyLock<PathBuf> = LazyLock::new(|| {
+                    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/nats/bin/nats-server");
+                    assert!(path.exists(), "there is no current nats-server: run scripts/setup");
+                    let copy = dir().join("nats-server");
+                    std::fs::copy(path, &copy).unwrap();
+                    copy
+                });
+                Some(COPY.clone())
             }
         }
     }
