@@ -241,6 +241,7 @@ async fn a_budget_of_hashes_comes_back_with_time() {
         refused = guess().await;
     }
     assert_spent(&refused, "hashes");
+    // As long as it was told to.
     tokio::time::sleep(Duration::from_secs(refused.header("retry-after").unwrap().parse().unwrap())).await;
     assert_eq!(guess().await.status, 401);
 }

@@ -101,6 +101,7 @@ async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
     let (email, _) = node.register(&["customer"]).await;
     let last = log_size(&node).await - 1;
     let waiting = tokio::spawn(async move { admin.seeing(last).get("/v1/accounts").await });
+    // Time to answer, if it did not wait.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished());
     blocker.rollback().await.unwrap();

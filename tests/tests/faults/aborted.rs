@@ -260,6 +260,7 @@ async fn whatever_is_killed_at_whatever_moment_what_is_recorded_is_whole() {
             let (cast, url) = (Arc::clone(&cast), url.clone());
             async move { weather(&cast, &[url], seed.wrapping_add(kill as u64 * 100)).await }
         });
+        // The kill comes at a moment of the storm that chance decides.
         sleep(Duration::from_millis(dice.between(300, 1_500).unsigned_abs())).await;
         block_in_place(|| program.kill());
         (program, _) = start();

@@ -105,6 +105,7 @@ impl Cast {
         let admin = Client { url: url.to_owned(), ..self.admin.lock().unwrap().clone() };
         let body = json!({"reason": "r"}).to_string();
         while admin.try_send(Method::DELETE, "/v1/lockdown", Some("application/json"), &body).await.is_err() {
+            // Between two tries.
             sleep(Duration::from_millis(50)).await;
         }
     }

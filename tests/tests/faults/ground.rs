@@ -216,6 +216,7 @@ impl Ground {
                     Err(error) => error.clone(),
                 };
                 assert!(Instant::now() < deadline, "{url} does not settle: {state}");
+                // Between two looks, here and below.
                 sleep(Duration::from_millis(100)).await;
             }
         }

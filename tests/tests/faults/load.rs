@@ -87,6 +87,7 @@ impl Load {
         let wanted = taken() + more;
         let going = async {
             while taken() < wanted {
+                // Between two looks.
                 sleep(Duration::from_millis(20)).await;
             }
         };
@@ -165,6 +166,7 @@ impl Person {
             };
             own.push(Arc::clone(&right.again));
             self.record.rights.lock().unwrap().push(right.clone());
+            // A while in which the right is used.
             sleep(Duration::from_millis(60)).await;
             let path = if loses_role { format!("{roles}/auditor") } else { format!("/v1/sessions/{session}") };
             let answer = self.ask(&self.admin, Method::DELETE, &path, &json!({"reason": "r"}), 200).await;
@@ -192,6 +194,7 @@ impl Person {
                 Err(_) => "no answer".to_owned(),
             };
             assert!(Instant::now() < deadline, "{method} {path}: {failure}");
+            // Between two tries.
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -200,6 +203,7 @@ impl Person {
 async fn probe(url: String, node: usize, prober: usize, record: Arc<Record>, is_over: Arc<AtomicBool>) {
     let mut turn = prober * 7;
     while !is_over.load(Ordering::Relaxed) {
+        // A prober leaves the machine to the others for a moment.
         sleep(Duration::from_millis(15)).await;
         turn += 1;
         let tried = {

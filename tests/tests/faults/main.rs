@@ -69,6 +69,7 @@ async fn a_node_held_up_for_ten_seconds_serves_no_right_that_was_taken_meanwhile
         assert!(ended.json["down"].as_array().unwrap().contains(&json!("node-1")), "{ended:?}");
         session
     };
+    // As long as the claim says.
     let (session, ()) = tokio::join!(named, sleep(Duration::from_secs(10)));
     let resumed = Instant::now();
     ground.resume(1);

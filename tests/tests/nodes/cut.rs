@@ -94,6 +94,7 @@ async fn a_read_finds_another_connection_where_those_that_it_was_given_have_vani
     let node = Node::with(&database, env).await;
     let admin = node.admin().await;
     assert_eq!(admin.get("/v1/accounts").await.status, 200);
+    // Silent for a while; what is used meanwhile is forgotten, too.
     sleep(Duration::from_secs(2)).await;
     cut.forget();
     eventually("it is current again, by connections made since", async || node.app().gate.holds_lease()).await;
@@ -205,6 +206,7 @@ async fn a_renewal_that_arrives_after_a_revocation_is_no_lease_before_the_log_is
         while renewals().await == before.0 {
             sleep(Duration::from_millis(1)).await;
         }
+        // Time for the head to be read.
         sleep(Duration::from_millis(50)).await;
         // The head that was read arrives, and no other.
         wire.rule(Rules { heads: Fate::Waits, ..Rules::default() });

@@ -56,6 +56,7 @@ async fn a_node_that_stands_still_is_named_and_refuses_at_once_when_it_goes_on()
     // What it is asked while it stands still is the first thing that it does.
     let asked = async { everywhere(&[there.url.as_str(); 20], &ann, SESSION).await };
     let goes_on = async {
+        // Time for the requests to be sent; what comes later is answered the same.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         there.program.signal("CONT");
     };

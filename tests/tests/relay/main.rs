@@ -113,6 +113,7 @@ async fn copied(nodes: &[&Node]) -> String {
             (last, since) = (positions, Instant::now());
         }
         assert!(since.elapsed() < PATIENCE, "the log has {size} events, and the copies are {now:?}");
+        // Between two looks.
         sleep(Duration::from_millis(20)).await;
     }
 }

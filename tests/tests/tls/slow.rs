@@ -76,6 +76,7 @@ async fn a_handshake_that_drips_is_dropped() {
     let drip = tokio::spawn(async move {
         let _ = write.write_all(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03").await;
         while write.write_all(&[7]).await.is_ok() {
+            // So slow that the handshake never ends.
             sleep(Duration::from_millis(10)).await;
         }
     });

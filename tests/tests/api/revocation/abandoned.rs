@@ -21,6 +21,7 @@ async fn abandon(client: &Client, path: &str, body: &Value, after: Duration) {
     );
     let mut stream = TcpStream::connect(authority).await.unwrap();
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    // The client leaves at a moment that chance decides.
     sleep(after).await;
 }
 
