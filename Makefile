@@ -1,12 +1,10 @@
-# Everything that is done to this repository, each by one word. CI runs `make check` and `make test`.
+# Everything that is done to this repository, each by one word. CI runs what `make check` and `make test` run (.ci/run).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help dev test check clients bench sqlx openapi advisories setup
-
-# What a build of the product may not depend on is said in deny.toml.
-DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
+.PHONY: help setup dev test try check format lints docs dependencies clients fix sqlx openapi advisories bench
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -15,36 +13,42 @@ setup: ## Install what is missing: Postgres, NATS, an ACME server (apt, as root 
 	@scripts/setup
 
 dev: setup ## Run everything on this machine. ARGS="--port 8090 --data-dir DIR" for another one beside it.
-	cargo build --locked --package fulexo-api
+	cargo build --locked --workspace --bins
 	@exec target/debug/fulexo dev $(ARGS)
 
-test: setup ## Run every test, four at a time, against a real Postgres and NATS that the tests start themselves.
-	cargo build --locked --package fulexo-api
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --workspace
+test: setup ## Run every test against a real Postgres and NATS that the tests start themselves.
+	@scripts/test
 
-check: setup ## Format, lints, docs, dependencies, queries, generated clients, hostile input (EXAMPLES=200 for more of it).
-	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
-	@test -x "$(DENY)" || cargo install cargo-deny --locked --debug --quiet --root target/tools
-	$(DENY) --log-level error --all-features check bans licenses sources
-	scripts/sqlx check
-	cargo build --locked --package fulexo-api
-	scripts/clients
-	scripts/schemathesis
+try: setup ## Run one suite, or a part of it: SUITE=walk, SUITE="api lockdown::".
+	@scripts/test $(or $(SUITE),$(error SUITE is missing: make try SUITE=walk))
+
+check: setup format lints docs dependencies ## Format, lints, docs, dependencies, queries, generated clients, hostile input (EXAMPLES=200 for more of it).
+	@scripts/part build cargo build --locked --workspace --bins
+	@scripts/part clients scripts/clients
+	@scripts/part schemathesis scripts/schemathesis
+
+format:
+	@scripts/part format cargo fmt --all --check
+
+lints: setup
+	@scripts/part lints scripts/sqlx check
+
+docs:
+	@RUSTDOCFLAGS='-D warnings' scripts/part docs cargo doc --locked --workspace --no-deps --quiet
+
+# What a build of the product may not depend on is in deny.toml.
+dependencies: setup
+	@scripts/part dependencies scripts/deny --log-level error --all-features check bans licenses sources
 
 clients: setup ## Make clients of the API in TypeScript, Python, Rust and Go, and use them.
-	cargo build --locked --package fulexo-api
+	cargo build --locked --workspace --bins
 	scripts/clients
 	scripts/clients-rust
 	scripts/clients-go
 
-advisories: ## Look for known vulnerabilities of dependencies; fetches the advisory database.
-	@test -x "$(DENY)" || cargo install cargo-deny --locked --debug --quiet --root target/tools
-	$(DENY) check advisories
-
-bench: setup ## Measure every figure that the project claims, each beside its reference. FIGURES="appends logins" for some.
-	cargo bench --locked --package fulexo-tests --bench figures -- $(FIGURES)
+fix: setup sqlx openapi ## Write what is generated (.sqlx, openapi.json), apply clippy's suggestions, and format.
+	cargo clippy --locked --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
 
 sqlx: setup ## Write the queries' offline data (.sqlx) anew.
 	scripts/sqlx prepare
@@ -52,3 +56,9 @@ sqlx: setup ## Write the queries' offline data (.sqlx) anew.
 openapi: ## Write the OpenAPI document (openapi.json) anew.
 	cargo run --locked --quiet --package fulexo-api -- openapi > openapi.json.new
 	mv openapi.json.new openapi.json
+
+advisories: ## Look for known vulnerabilities of dependencies; fetches the advisory database.
+	scripts/deny check advisories
+
+bench: setup ## Measure every figure that the project claims, each beside its reference. FIGURES="appends logins" for some.
+	cargo bench --locked --package fulexo-tests --bench figures -- $(FIGURES)
