@@ -11,10 +11,10 @@
 //! A rebuild does not judge: if the new version differs from the live one, the log is right, and the difference is
 //! reported.
 
-mod beside;
 mod build;
 mod report;
 mod roll_back;
+mod shadow_version;
 
 use std::sync::Arc;
 

@@ -429,7 +429,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
         ApiKeyVerdict::Unknown => {
             match Box::pin(access::api_key_access(&app.judging, key, now)).await.map_err(unjudged)? {
                 Some(key)
-                    if key.maker_suspended
+                    if key.creator_suspended
                         && key.suspends_with_creator.unwrap_or(app.first_policy.api_keys.suspend_with_creator) =>
                 {
                     Ok(None)

@@ -209,7 +209,8 @@ async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Res
     let done = roll_back(pool, projection, tell).await.map_err(|error| failed(&error))?;
     if is_json {
         let name = projection.as_str();
-        let document = json!({"name": name, "version": done.version, "position": done.position, "kept": done.from});
+        let document =
+            json!({"name": name, "version": done.version, "position": done.position, "kept": done.kept_version});
         return Output::new().line(document);
     }
     Output::new().line(format_args!(
@@ -217,7 +218,7 @@ async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Res
         projection.as_str(),
         done.version,
         grouped(done.position),
-        done.from
+        done.kept_version
     ))
 }
 

@@ -56,7 +56,7 @@ pub struct ApiKeyAccess {
     /// The scope of the lockdown in force.
     pub lockdown: Option<LockdownScope>,
     /// `true` if the account that created it is suspended.
-    pub maker_suspended: bool,
+    pub creator_suspended: bool,
     /// `true` if the policy disables keys of suspended accounts; `None` if the policy was never changed.
     pub suspends_with_creator: Option<bool>,
 }
@@ -73,7 +73,7 @@ pub async fn api_key_access(
     let row = sqlx::query!(
         r#"select permissions, expires_at, (select scope from access.lockdown) as lockdown,
                   (select policy from access.policy) as policy,
-                  exists (select from access.account where account_id = created_by and suspended) as "maker_suspended!"
+                  exists (select from access.account where account_id = created_by and suspended) as "creator_suspended!"
            from access.api_key where key_id = $1 and revoked_at is null and expires_at > $2"#,
         key.0,
         now
@@ -89,7 +89,7 @@ pub async fn api_key_access(
             permissions: permissions(&row.permissions),
             expires_at: row.expires_at,
             lockdown,
-            maker_suspended: row.maker_suspended,
+            creator_suspended: row.creator_suspended,
             suspends_with_creator: policy.map(|policy| policy.api_keys.suspend_with_creator),
         })
     })

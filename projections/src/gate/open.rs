@@ -75,7 +75,7 @@ impl Gate {
         let lockdown = access::lockdown(&mut transaction).await?;
         let keys = sqlx::query!(
             r#"select k.key_id, k.permissions, k.expires_at, k.created_by,
-                      coalesce(a.suspended, false) as "maker_suspended!"
+                      coalesce(a.suspended, false) as "creator_suspended!"
                from access.api_key k left join access.account a on a.account_id = k.created_by
                where k.revoked_at is null and k.expires_at > $1"#,
             now
@@ -110,7 +110,7 @@ impl Gate {
                         expires_at: key.expires_at,
                         creator: key.created_by.map(AccountId),
                         // Every event that this snapshot lacks comes after all events that it has.
-                        creator_suspended: (applied.saturating_sub(1), key.maker_suspended),
+                        creator_suspended: (applied.saturating_sub(1), key.creator_suspended),
                     };
                     (ApiKeyId(key.key_id), known)
                 })

@@ -21,7 +21,7 @@ pub(crate) type AccountContribution = [i64; 3];
 /// The contribution of an account that does not exist.
 pub(crate) const NO_CONTRIBUTION: AccountContribution = [0; 3];
 
-/// A value before an event and after it. Named, since two arguments of one type are swapped in silence.
+/// A value before and after an event. The fields have names because two values of one type are easily swapped.
 pub(crate) struct Transition<T> {
     pub before: T,
     pub after: T,

@@ -4,8 +4,8 @@ use fulexo_domain::event::RecordedEvent;
 use sqlx::{Connection, PgPool};
 use tokio::sync::mpsc;
 
-use super::beside::{self, ShadowKind, ShadowVersion, advance_checkpoint, read_events};
 use super::report::{BATCH, BuildComparison, EventBatch, RebuildError, RebuildOptions, RebuildProgress, RebuildReport};
+use super::shadow_version::{self, ShadowKind, ShadowVersion, advance_checkpoint, read_events};
 use crate::feed;
 use crate::read_models::{Projection, RowCache};
 use crate::to_i64;
@@ -144,7 +144,7 @@ impl Build {
         let (projection, name, mut position) = (self.projection(), self.projection().as_str(), self.shadow.position());
         let mut transaction = self.shadow.connection().await?.begin().await?;
         sqlx::query!("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
-        let live = beside::live(&mut transaction, projection).await?;
+        let live = shadow_version::live(&mut transaction, projection).await?;
         while position < live {
             let events = read_events(&mut transaction, position..live).await?;
             let until = position + events.len() as u64;

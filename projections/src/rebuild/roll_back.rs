@@ -3,8 +3,8 @@
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use super::beside::{ShadowKind, ShadowVersion};
 use super::report::{RebuildError, RebuildProgress};
+use super::shadow_version::{ShadowKind, ShadowVersion};
 use crate::read_models::Projection;
 
 /// A completed rollback.
@@ -13,7 +13,7 @@ pub struct RollbackReport {
     /// The version that is now live.
     pub version: u32,
     /// The version that was live, and is kept.
-    pub from: u32,
+    pub kept_version: u32,
     /// Every event below this position is visible in the version that is now live.
     pub position: u64,
 }
@@ -58,5 +58,5 @@ async fn switch_back(
     previous.advance(live).await?;
     let position = previous.switch(&progress).await?;
     previous.close().await;
-    Ok(RollbackReport { version: row.version.unsigned_abs(), from: row.live.unsigned_abs(), position })
+    Ok(RollbackReport { version: row.version.unsigned_abs(), kept_version: row.live.unsigned_abs(), position })
 }

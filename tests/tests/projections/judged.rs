@@ -208,7 +208,7 @@ impl World {
             let verdict = gate.judge_api_key(key, now);
             assert_eq!(
                 matches!(verdict, ApiKeyVerdict::Ended),
-                standing.maker_suspended,
+                standing.creator_suspended,
                 "seed {seed}: {key:?} {verdict:?}"
             );
         }

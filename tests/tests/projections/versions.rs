@@ -56,9 +56,9 @@ async fn no_reader_sees_an_empty_or_a_half_view_while_versions_change_places() {
                 let rebuilt = rebuilt(&node.database, projection).await.unwrap();
                 assert!(rebuilt.comparison.is_same(), "{rebuilt:?}");
                 let back = rolled_back(&node.database, projection).await.unwrap();
-                assert_eq!((back.from, back.version + 1), (rebuilt.version, rebuilt.version), "{projection:?}");
+                assert_eq!((back.kept_version, back.version + 1), (rebuilt.version, rebuilt.version), "{projection:?}");
                 let forth = rolled_back(&node.database, projection).await.unwrap();
-                assert_eq!((forth.version, forth.from), (back.from, back.version), "{projection:?}");
+                assert_eq!((forth.version, forth.kept_version), (back.kept_version, back.version), "{projection:?}");
             }
         }
         is_over.store(true, Ordering::Relaxed);
@@ -120,7 +120,7 @@ async fn a_version_that_is_brought_back_has_missed_nothing_and_is_followed() {
     let meanwhile = node.customer().await;
     caught_up(&node, &admin).await;
     let back = rolled_back(&node.database, Projection::Sessions).await.unwrap();
-    assert_eq!((back.version, back.from, back.position), (1, 2, log_size(&node).await));
+    assert_eq!((back.version, back.kept_version, back.position), (1, 2, log_size(&node).await));
     let after = node.customer().await;
     let sessions = admin.seeing(log_size(&node).await - 1).get("/v1/sessions").await;
     for client in [&meanwhile, &after] {
