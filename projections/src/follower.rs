@@ -66,7 +66,7 @@ impl Follower {
     /// Reads until every event that was in the log at the call has been applied.
     ///
     /// # Errors
-    /// The database, or a log that cannot be read.
+    /// [`FeedError`]: the database failed, or the log cannot be read.
     pub async fn catch_up_to_head(&mut self) -> Result<(), FeedError> {
         loop {
             let (is_current, size) = self.step().await?;

@@ -41,7 +41,7 @@ struct SnapshotRow {
 /// Compares every snapshot with the log.
 ///
 /// # Errors
-/// The database, or a leaf that this build cannot read.
+/// [`FeedError`]: the database failed, or this build cannot read a leaf.
 pub async fn compare(connection: &mut PgConnection) -> Result<SnapshotComparison, FeedError> {
     let mut compared = SnapshotComparison::default();
     let mut last = (Uuid::nil(), String::new(), i16::MIN);

@@ -64,7 +64,7 @@ pub struct ApiKeyAccess {
 /// Reads the authority of an active API key, for a node that cannot prove that its memory is current.
 ///
 /// # Errors
-/// The database, or a scope or policy that this build does not know.
+/// [`sqlx::Error`], also if this build does not know the scope or the policy.
 pub async fn api_key_access(
     pool: &PgPool,
     key: ApiKeyId,

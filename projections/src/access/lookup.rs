@@ -128,7 +128,7 @@ pub async fn holders(connection: &mut PgConnection) -> Result<BTreeMap<String, u
 /// The policy in force and the position of its event; `None` if it was never changed.
 ///
 /// # Errors
-/// The database, or a policy that this build does not understand.
+/// [`sqlx::Error`], also if this build cannot decode the policy.
 pub async fn policy(connection: &mut PgConnection) -> Result<Option<(u64, Policy)>, sqlx::Error> {
     let row = sqlx::query!("select policy, position from access.policy").fetch_optional(connection).await?;
     row.map(|row| {
@@ -152,7 +152,7 @@ pub struct LockdownRow {
 /// The last lockdown, in force or lifted; `None` if there never was one.
 ///
 /// # Errors
-/// The database, or a scope that this build does not know.
+/// [`sqlx::Error`], also if this build does not know the scope.
 pub async fn lockdown(connection: &mut PgConnection) -> Result<Option<LockdownRow>, sqlx::Error> {
     let row =
         sqlx::query!("select scope, position, changed_at from access.lockdown").fetch_optional(connection).await?;

@@ -11,8 +11,7 @@ pub struct Elevation {
     pub position: u64,
     /// The end of the time in which sensitive calls are allowed.
     pub until: DateTime<Utc>,
-    /// The position of the last step-up that restored the session. Tokens issued before it
-    /// are no longer held.
+    /// The position of the last step-up that restored the session. Tokens issued before it no longer require a step-up.
     pub restored: Option<u64>,
 }
 

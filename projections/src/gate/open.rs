@@ -23,7 +23,7 @@ impl Gate {
     /// long this node's clock and settings let them live.
     ///
     /// # Errors
-    /// The database, or a log whose end cannot be read.
+    /// [`FeedError`]: the database failed, or the end of the log cannot be read.
     pub async fn open(
         pool: &PgPool,
         token_lifetime: TimeDelta,
