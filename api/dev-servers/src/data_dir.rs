@@ -7,28 +7,30 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why a private server did not start, and what to do about it. Holds no secret.
+/// The failure to start a private server, with advice. It has no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// A program, and the Debian package that has it.
-    #[error("{0} is not installed: apt-get install {1}")]
+    /// A missing program, and its Debian package.
+    #[error("{0} is not installed. Install it with `apt-get install {1}`")]
     Missing(&'static str, &'static str),
-    /// Another process holds the directory.
-    #[error("{} is in use by another fulexo: stop it, or choose another data directory", .0.display())]
+    /// A directory that another process uses.
+    #[error("{} is in use by another fulexo. Stop it, or choose another data directory", .0.display())]
     Locked(PathBuf),
-    /// Using the directory could harm what it holds, or let its owner harm us.
-    #[error("{} holds other files or belongs to another user: choose another data directory", .0.display())]
+    /// A directory with files of others, or of another owner.
+    #[error("{} has other files or belongs to another user. Choose another data directory", .0.display())]
     NotOurs(PathBuf),
-    /// A program under this process id has, or may have, the directory's files open.
-    #[error("{0}, process {1}, seems to use {path} and was not ended: end it, then start again", path = .2.display())]
+    /// A program with this process id that has, or may have, the directory's files open.
+    #[error("{0}, process {1}, seems to use {path} and was not stopped. Stop it, then start again", path = .2.display())]
     Held(&'static str, u32, PathBuf),
-    /// We are root, and the servers must not be.
-    #[error("no user postgres or nobody to run the servers in root's place: apt-get install postgresql")]
+    /// A start by root without a user for the servers.
+    #[error(
+        "the servers cannot run as root, and there is no user postgres or nobody. Run `apt-get install postgresql`"
+    )]
     NoUser,
-    /// A program, what became of it, its log, and that log's last lines.
-    #[error("{0} {1}; {path} ends:\n{3}", path = .2.display())]
+    /// A failed program: its name, its failure, its log, and the last lines of the log.
+    #[error("{0} {1}; {path} ends with:\n{3}", path = .2.display())]
     Failed(&'static str, &'static str, PathBuf, String),
-    /// What could not be done, and to which file.
+    /// A failed action on a file.
     #[error("cannot {0} {path}: {2}", path = .1.display())]
     Io(&'static str, PathBuf, io::Error),
 }

@@ -122,7 +122,7 @@ pub async fn connect(url: &str, connections: u32) -> Result<PgPool, StartError> 
 
 fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, StartError> {
     let options: PgConnectOptions =
-        url.parse().map_err(|_| StartError("DATABASE_URL is not a URL of Postgres".to_owned()))?;
+        url.parse().map_err(|_| StartError("DATABASE_URL must be a PostgreSQL URL".to_owned()))?;
     Ok(options.application_name("fulexo").options([
         // A statement that hangs must not hold the log's lock for ever.
         ("statement_timeout", longest_statement),
@@ -144,8 +144,8 @@ async fn try_once(options: &PgConnectOptions) -> Result<(), StartError> {
     };
     match timeout(Duration::from_secs(10), trying).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(StartError(format!("the database cannot be reached: {}", reason(&error)))),
-        Err(_) => Err(StartError("the database does not answer within 10 seconds".to_owned())),
+        Ok(Err(error)) => Err(StartError(format!("cannot reach the database: {}", reason(&error)))),
+        Err(_) => Err(StartError("the database did not respond within 10 seconds".to_owned())),
     }
 }
 

@@ -22,7 +22,9 @@ pub async fn connect(urls: &str, credentials: Option<&str>) -> Result<Client, St
         (None, _) => ConnectOptions::new(),
     };
     if let Some(credentials) = credentials {
-        options = options.credentials(credentials).map_err(|error| format!("NATS_CREDS cannot be read: {error}"))?;
+        options = options
+            .credentials(credentials)
+            .map_err(|error| format!("NATS_CREDS: cannot read the credentials: {error}"))?;
     }
     let watch = Arc::new(Watch::over(&addresses));
     let options = options.event_callback(move |event| {
@@ -30,7 +32,7 @@ pub async fn connect(urls: &str, credentials: Option<&str>) -> Result<Client, St
         std::future::ready(())
     });
     let options = options.name("fulexo").retry_on_initial_connect().client_capacity(256);
-    options.connect(addresses).await.map_err(|error| format!("NATS cannot be set up: {}", error.kind()))
+    options.connect(addresses).await.map_err(|error| format!("cannot set up NATS: {}", error.kind()))
 }
 
 /// The servers that these URLs name, without credentials: those are what the log shows, and those that the cluster

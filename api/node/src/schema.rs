@@ -24,14 +24,11 @@ pub struct Migrated {
 pub async fn migrate(owner_url: &str, application_role: &str) -> Result<Migrated, String> {
     let mut connection = PgConnection::connect(owner_url)
         .await
-        .map_err(|error| format!("the database cannot be reached: {}", reason(&error)))?;
+        .map_err(|error| format!("cannot reach the database: {}", reason(&error)))?;
     connection.ensure_migrations_table("_sqlx_migrations").await.map_err(|error| chain(&error).to_string())?;
     let known =
         connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| chain(&error).to_string())?;
-    MIGRATOR
-        .run(&mut connection)
-        .await
-        .map_err(|error| format!("a migration failed, nothing of it was kept: {}", chain(&error)))?;
+    MIGRATOR.run(&mut connection).await.map_err(|error| format!("a migration failed and was rolled back: {}", chain(&error)))?;
     grant(&mut connection, application_role).await.map_err(|error| {
         format!(
             "the role {application_role:?} of DATABASE_URL cannot be made a member of fulexo_app: {}",

@@ -21,7 +21,7 @@ impl Migrate {
     pub fn run(self) -> Result<(), Failure> {
         let (owner, application) = (owner_database_url()?, database_url()?);
         let application: PgConnectOptions =
-            application.parse().map_err(|_| Failure::Failed("DATABASE_URL is not a PostgreSQL URL".into()))?;
+            application.parse().map_err(|_| Failure::Failed("DATABASE_URL must be a PostgreSQL URL".into()))?;
         let migrated = block_on(async { Ok(schema::migrate(&owner, application.get_username()).await?) })?;
         let mut out = Output::new();
         if self.json {

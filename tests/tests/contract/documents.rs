@@ -126,7 +126,7 @@ fn the_configuration_page_lists_every_variable_and_no_other() {
     let Err(problems) = Config::from_vars(wrong, |_| Err(String::new())) else {
         panic!("an unknown variable is accepted")
     };
-    let told = problems.0.iter().find_map(|problem| problem.split_once("those are ")).unwrap().1;
+    let told = problems.0.iter().find_map(|problem| problem.split_once("The variables are ")).unwrap().1;
     let known: BTreeSet<_> = told.split(", ").map(str::to_owned).collect();
     let own = documented.into_iter().filter(|name| name.starts_with("FULEXO_")).collect();
     assert_same("docs/configuration.md", &own, &known);

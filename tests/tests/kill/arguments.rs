@@ -49,7 +49,7 @@ async fn a_wrong_variable_is_named_with_the_one_that_was_meant() {
         ("FULEXO_PROT", "80", &["FULEXO_PROT", "did you mean FULEXO_PORT?"][..]),
         ("FULEXO_BIN", "::1", &["did you mean FULEXO_BIND?"]),
         ("FULEXO_NODE", "a", &["did you mean FULEXO_NODE_NAME?"]),
-        ("FULEXO_SOMETHING_ELSE", "a", &["those are", "FULEXO_PORT"]),
+        ("FULEXO_SOMETHING_ELSE", "a", &["The variables are", "FULEXO_PORT"]),
         ("APP_ENV", "prod", &["APP_ENV", "did you mean production?", "has 1 problem"]),
         ("NATS_CREDS", "/nowhere/nats.creds", &["NATS_CREDS", "/nowhere/nats.creds"]),
         ("JWT_SECRET", "changeme-changeme-changeme-changeme-changeme-changeme-changeme-changeme", &["JWT_SECRET"]),

@@ -87,7 +87,7 @@ async fn a_pair_that_is_not_sound_is_refused_once_and_the_one_before_stays() {
     log::says(&["ERROR", "is refused", key, "is not the key of the first certificate"]).await;
     assert!(shows(&served.node, &first, &config).await);
     put(&served.files.cert, &second.chain[..200]);
-    log::says(&["ERROR", "is refused", cert, "holds no certificate in PEM"]).await;
+    log::says(&["ERROR", "is refused", cert, "does not contain a valid PEM certificate"]).await;
     assert!(shows(&served.node, &first, &config).await);
     served.files.put(&expired);
     log::says(&["ERROR", "is refused", cert, "expired on"]).await;

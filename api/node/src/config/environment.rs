@@ -1,10 +1,10 @@
-//! The kind of place that a node runs in.
+//! The environment of a node.
 
-/// Where the service runs.
+/// The environment of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
-    /// RS256 alone, no plain HTTP but behind a declared proxy.
+    /// Production: only RS256, and plain HTTP only behind a declared proxy.
     Production,
-    /// HS256 will do.
+    /// Development: HS256 is accepted, too.
     Development,
 }

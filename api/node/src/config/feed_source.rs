@@ -1,10 +1,10 @@
-//! The place where projections read the log.
+//! The source of the log for projections.
 
-/// Where projections read the log.
+/// The source of the log for projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedSource {
-    /// From Postgres.
+    /// The log in PostgreSQL.
     Postgres,
-    /// From its copy in JetStream, and from Postgres where that has gaps.
+    /// The copy in JetStream, and PostgreSQL for gaps.
     JetStream,
 }

@@ -1,4 +1,4 @@
-//! How mail is sent, who sends it, and where the pages are that its links lead to. Sends nothing: `crate::mail` does.
+//! The configuration of e-mail: the transport, the sender and the base URL of links. `crate::mail` sends.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,57 +11,57 @@ use zeroize::Zeroizing;
 use super::environment::Environment;
 use super::reader::Reader;
 
-/// Everything a mail needs but what it says. No `Debug`: it may hold a password.
+/// The configuration of e-mail. It has no `Debug`: it may contain a password.
 pub struct MailConfig {
-    /// Where mail goes.
+    /// The transport.
     pub transport: MailTransport,
-    /// `From` of every mail; ASCII.
+    /// The `From` of every e-mail, in ASCII.
     pub from: Mailbox,
-    /// Where people reach the pages, without a slash at the end.
+    /// The base URL of the pages, without a trailing slash.
     pub public_url: String,
 }
 
-/// Where mail goes.
+/// The transport of e-mail.
 pub enum MailTransport {
-    /// To a server that delivers it.
+    /// A mail server.
     Smtp(Relay),
-    /// Into files of this directory, for whoever develops.
+    /// A directory of files, for development.
     Files(PathBuf),
 }
 
 /// A mail server.
 pub struct Relay {
-    /// Name or address; an IPv6 address without its brackets.
+    /// The host name or IP address. An IPv6 address has no brackets.
     pub host: String,
-    /// 465, 587 or as given.
+    /// The port, by default 465 or 587.
     pub port: u16,
-    /// How the connection is protected.
+    /// The protection of the connection.
     pub security: Security,
-    /// As whom to log in, if at all.
+    /// The credentials of the server, if it needs any.
     pub login: Option<Login>,
 }
 
-/// How a connection to a mail server is protected.
+/// The protection of a connection to a mail server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
     /// TLS from the first byte (RFC 8314, section 3.3).
     Tls,
-    /// STARTTLS before anything else, or no mail (RFC 3207).
+    /// Required STARTTLS (RFC 3207).
     StartTls,
-    /// None: the server is on this machine.
+    /// No protection, because the server is on this machine.
     Loopback,
 }
 
-/// A user of a mail server.
+/// The credentials of a mail server.
 pub struct Login {
-    /// The name.
+    /// The user name.
     pub user: String,
-    /// The password; wiped.
+    /// The password, wiped when dropped.
     pub password: Zeroizing<String>,
 }
 
 const SMTP_FORM: &str = "SMTP_URL must be smtps://user:password@host:465 or, with STARTTLS, smtp://user:password@host:587, \
-                         without a path; what is special in user or password is percent-encoded";
+                         without a path, with special characters of user and password percent-encoded";
 
 impl Relay {
     fn parse(text: &str) -> Option<Self> {
@@ -90,17 +90,17 @@ impl Relay {
 }
 
 impl Reader {
-    /// `None` where nothing says how to send, or where something is wrong.
+    /// Returns the configuration of e-mail, or `None` without a transport or with a problem.
     pub(super) fn mail(&mut self, environment: Environment) -> Option<MailConfig> {
         let url = self.optional("SMTP_URL");
         let dir = self.optional("FULEXO_MAIL_DIR");
         let from = self.optional("MAIL_FROM");
         if dir.is_some() && environment == Environment::Production {
-            self.problem("FULEXO_MAIL_DIR is set: production sends its mail; set SMTP_URL instead");
+            self.problem("FULEXO_MAIL_DIR is set, but production sends its e-mail. Set SMTP_URL instead");
         }
         let transport = match (url, dir) {
             (Some(_), Some(_)) => {
-                self.problem("SMTP_URL and FULEXO_MAIL_DIR are both set: mail goes one way; leave one of them out");
+                self.problem("SMTP_URL and FULEXO_MAIL_DIR are both set. Set only one of them");
                 None
             }
             (Some(url), None) => {
@@ -113,9 +113,9 @@ impl Reader {
             (None, Some(dir)) => Some(MailTransport::Files(PathBuf::from(dir))),
             (None, None) => {
                 if from.is_some() {
-                    self.problem("MAIL_FROM is set, and nothing says how to send: set SMTP_URL too");
+                    self.problem("MAIL_FROM is set, but SMTP_URL is not. Set SMTP_URL, too");
                 }
-                // Looked at all the same: what is wrong now would be wrong later.
+                // Checked without a transport, too: a problem now would be a problem later.
                 if self.optional("FULEXO_PUBLIC_URL").is_some() {
                     self.public_url(environment);
                 }
@@ -129,24 +129,24 @@ impl Reader {
 
     fn mail_from(&mut self, text: Option<String>) -> Option<Mailbox> {
         let Some(text) = text else {
-            self.problem("MAIL_FROM is not set: who mail comes from, such as Fulexo <no-reply@example.com>");
+            self.problem("MAIL_FROM is not set. Set the sender, such as Fulexo <no-reply@example.com>");
             return None;
         };
         match text.parse::<Mailbox>() {
-            // Its domain stands in the Message-ID, which is ASCII.
+            // The Message-ID contains the domain and is ASCII.
             Ok(mailbox)
                 if AsRef::<str>::as_ref(&mailbox.email).is_ascii() && !text.contains(|c: char| c.is_control()) =>
             {
                 Some(mailbox)
             }
             Ok(_) | Err(_) => {
-                self.problem("MAIL_FROM must be an address in ASCII, such as Fulexo <no-reply@example.com>");
+                self.problem("MAIL_FROM must be one address in ASCII, such as Fulexo <no-reply@example.com>");
                 None
             }
         }
     }
 
-    /// `iss` of access tokens: services that know it alone find the keys from there, where people reach this service.
+    /// Returns the `iss` of access tokens. Services find the keys from this URL.
     pub(super) fn issuer(&mut self) -> String {
         let public_url = self.optional("FULEXO_PUBLIC_URL");
         let default = public_url.as_deref().map_or("https://api.fulexo.com", |url| url.trim_end_matches('/'));
@@ -156,10 +156,10 @@ impl Reader {
     fn public_url(&mut self, environment: Environment) -> Option<String> {
         let (name, text) = match (self.optional("FULEXO_PUBLIC_URL"), self.optional("FULEXO_ISSUER")) {
             (Some(url), _) => ("FULEXO_PUBLIC_URL", url),
-            (None, Some(issuer)) => ("FULEXO_ISSUER, which stands in for FULEXO_PUBLIC_URL,", issuer),
+            (None, Some(issuer)) => ("FULEXO_ISSUER, which replaces FULEXO_PUBLIC_URL,", issuer),
             (None, None) => {
-                // The default issuer is somebody's: links in mail have tokens in them, and must not lead there.
-                self.problem("FULEXO_PUBLIC_URL is not set: where people reach this service, https://auth.example.com");
+                // Links in e-mails contain tokens and must not lead to the default issuer.
+                self.problem("FULEXO_PUBLIC_URL is not set. Set the public URL, such as https://auth.example.com");
                 return None;
             }
         };
@@ -173,7 +173,7 @@ impl Reader {
             return None;
         };
         if environment == Environment::Production && url.scheme() != "https" {
-            self.problem(format!("{name} must begin with https:// in production: its links have tokens in them"));
+            self.problem(format!("{name} must begin with https:// in production, because links contain tokens"));
         }
         Some(url.as_str().trim_end_matches('/').to_owned())
     }

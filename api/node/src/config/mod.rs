@@ -1,7 +1,7 @@
-//! Configuration: read once, from the environment, and checked as a whole. Whatever is wrong is said all at once, and
-//! a weak secret or an unknown FULEXO_ variable is wrong.
+//! The configuration: read once from the environment and checked as a whole. Every problem is reported at once. A weak secret
+//! and an unknown FULEXO_ variable are problems, too.
 //!
-//! The variables are documented in docs/configuration.md, in the same order.
+//! docs/configuration.md lists the variables in the same order.
 
 mod environment;
 mod feed_source;
@@ -31,59 +31,59 @@ use crate::database::LEAST_CONNECTIONS;
 use crate::http::cors::Origins;
 use crate::tls::Source;
 
-/// What the service is told. No `Debug`: it holds secrets.
+/// The configuration of a node. It has no `Debug`: it contains secrets.
 pub struct Config {
-    /// Where it runs.
+    /// The environment.
     pub environment: Environment,
-    /// What this node is called among others.
+    /// The name of this node.
     pub node_name: String,
-    /// The address it listens on.
+    /// The address to listen on.
     pub bind: IpAddr,
-    /// The port it listens on; 0 lets the system choose.
+    /// The port to listen on. 0 lets the system choose.
     pub port: u16,
-    /// Where the certificate comes from; plain HTTP without.
+    /// The source of the certificate. `None` for plain HTTP.
     pub tls: Option<Source>,
-    /// The port of the plain listener that redirects to HTTPS and answers ACME challenges; none without.
+    /// The port of the plain listener, which redirects to HTTPS and answers ACME challenges.
     pub http_port: Option<u16>,
-    /// The application role.
+    /// The database URL of the application role.
     pub database_url: String,
-    /// Most connections to the database.
+    /// The maximum number of database connections.
     pub database_connections: u32,
-    /// The doorbell between nodes, and the copy of the log; without it they look every 200 ms. One URL or several.
+    /// One or several NATS URLs, for the doorbell and the copy of the log. Without NATS, nodes poll every 200 ms.
     pub nats_url: Option<String>,
-    /// The text of a credentials file for NATS.
+    /// The text of a NATS credentials file.
     pub nats_credentials: Option<Zeroizing<String>>,
-    /// How many servers of NATS keep the copy of the log; none makes no copy.
+    /// The number of replicas of the log in JetStream. 0 for no copy.
     pub nats_replicas: u32,
-    /// Where projections read the log.
+    /// The source of the log for projections.
     pub feed: FeedSource,
-    /// `iss` of access tokens.
+    /// The `iss` of access tokens.
     pub issuer: String,
-    /// `aud` of access tokens.
+    /// The `aud` of access tokens.
     pub audience: String,
-    /// The first signs, all verify.
+    /// The signing keys. The first signs, all verify.
     pub signing_keys: Vec<SigningKey>,
-    /// Life of an access token.
+    /// The lifetime of an access token.
     pub access_lifetime: TimeDelta,
-    /// Life of a refresh token.
+    /// The lifetime of a refresh token.
     pub refresh_lifetime: TimeDelta,
-    /// The first wraps, all open.
+    /// The encryption keys. The first wraps, all unwrap.
     pub encryption_keys: Vec<Kek>,
-    /// bcrypt's cost.
+    /// The cost of bcrypt.
     pub bcrypt_cost: u32,
-    /// Whether anybody may register.
+    /// `true` if anybody may register.
     pub registration: bool,
-    /// Proxies whose word on the client's address is taken.
+    /// The proxies that may name the client's address.
     pub trusted_proxies: Vec<IpNet>,
-    /// How many requests are let in; without it, however many come.
+    /// The rate limits. `None` for no limits.
     pub rate_limits: Option<RateLimits>,
-    /// Whose pages may read answers.
+    /// The origins whose pages may read responses.
     pub origins: Origins,
-    /// How mail is sent; without it, none is.
+    /// The configuration of e-mail. `None` if the service sends none.
     pub mail: Option<MailConfig>,
 }
 
-/// Everything that is wrong, in words for whoever sets the variables.
+/// The problems of the configuration, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<String>);
 
@@ -98,20 +98,20 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
-    /// Reads the process's environment.
+    /// Reads the environment of the process.
     ///
     /// # Errors
-    /// Every problem at once.
+    /// Every problem of the configuration.
     pub fn from_env() -> Result<Self, ConfigErrors> {
         Self::from_vars(std::env::vars().collect(), |path| {
             std::fs::read_to_string(path).map_err(|error| error.to_string())
         })
     }
 
-    /// Reads variables given; `read_file` reads the files that some of them name.
+    /// Reads these variables. `read_file` reads the files that some of them name.
     ///
     /// # Errors
-    /// Every problem at once.
+    /// Every problem of the configuration.
     pub fn from_vars(
         vars: BTreeMap<String, String>,
         read_file: impl Fn(&str) -> Result<String, String>,
@@ -158,32 +158,32 @@ impl Config {
         if environment == Environment::Production {
             if config.trusted_proxies.is_empty() && config.tls.is_none() {
                 reader.problem(
-                    "TRUSTED_PROXIES is not set, nor is TLS_CERT or ACME_DOMAINS: production speaks HTTPS, itself or by a \
-                     proxy in front of it; name the proxy's addresses, for example TRUSTED_PROXIES=127.0.0.1/32",
+                    "TRUSTED_PROXIES is not set, and neither is TLS_CERT or ACME_DOMAINS. Production needs HTTPS: set TLS_CERT \
+                     or ACME_DOMAINS, or name the proxy in front of the node, for example TRUSTED_PROXIES=127.0.0.1/32",
                 );
             }
             if config.bcrypt_cost < 10 {
-                reader.problem("FULEXO_BCRYPT_COST is below 10, the least that production accepts");
+                reader.problem("FULEXO_BCRYPT_COST must be at least 10 in production");
             }
         }
         if reader.problems.is_empty() { Ok(config) } else { Err(ConfigErrors(reader.problems)) }
     }
 }
 
-/// The database URL of the owner role, for `migrate` alone.
+/// Returns the database URL of the owner role, for `migrate`.
 ///
 /// # Errors
-/// When it is missing or is no URL of Postgres.
+/// If the variable is missing or malformed.
 pub fn owner_database_url() -> Result<String, ConfigErrors> {
     let mut reader = Reader { vars: std::env::vars().collect(), problems: Vec::new() };
-    let url = reader.postgres_url("DATABASE_OWNER_URL", "the owner role, which migrations run as");
+    let url = reader.postgres_url("DATABASE_OWNER_URL", "the owner role, which runs migrations");
     if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
 }
 
-/// The database URL alone, for verbs that need nothing else.
+/// Returns the database URL, for verbs that need no other variable.
 ///
 /// # Errors
-/// When it is missing or is no URL of Postgres.
+/// If the variable is missing or malformed.
 pub fn database_url() -> Result<String, ConfigErrors> {
     let mut reader = Reader { vars: std::env::vars().collect(), problems: Vec::new() };
     let url = reader.database_url();

@@ -1,5 +1,4 @@
-//! Reading one variable after another, and noting whatever is wrong with it, in words for whoever sets them. No message
-//! repeats a secret.
+//! The reader of variables. It records every problem for the operator, and no problem repeats a secret.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +22,7 @@ use crate::http::cors::Origins;
 use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
-/// FULEXO_ variables that mean something; any other is a spelling mistake.
+/// The FULEXO_ variables. Any other is a misspelling.
 const OWN: [&str; 17] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
@@ -44,7 +43,7 @@ const OWN: [&str; 17] = [
     "FULEXO_LOG_FORMAT",
 ];
 
-/// Demo secrets of the security document, and its placeholders: never good for anything but reading.
+/// The example secrets of the documentation, which are refused.
 pub(super) const DEMO: [&str; 3] = [
     "your-super-secret-jwt-key-minimum-64-characters-long",
     "your-32-character-encryption-key",
@@ -53,7 +52,7 @@ pub(super) const DEMO: [&str; 3] = [
 
 pub(super) struct Reader {
     pub(super) vars: BTreeMap<String, String>,
-    /// What was wrong so far.
+    /// The problems so far.
     pub(super) problems: Vec<String>,
 }
 
@@ -62,7 +61,7 @@ impl Reader {
         self.problems.push(problem.into());
     }
 
-    /// An empty variable counts as unset, as in most shells' idiom.
+    /// Returns a variable. An empty one counts as unset.
     pub(super) fn optional(&self, name: &str) -> Option<String> {
         self.vars.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
@@ -77,11 +76,11 @@ impl Reader {
             .keys()
             .filter(|name| name.starts_with("FULEXO_") && !OWN.contains(&name.as_str()))
             .map(|name| {
-                // All begin alike: what tells them apart comes after.
+                // All names begin alike: only the rest is compared.
                 let rest = |name: &'static str| name.strip_prefix("FULEXO_").unwrap_or(name);
                 match nearest(name.strip_prefix("FULEXO_").unwrap_or(name), OWN.map(rest)) {
                     Some(near) => format!("{name} is not a variable of Fulexo; did you mean FULEXO_{near}?"),
-                    None => format!("{name} is not a variable of Fulexo; those are {}", OWN.join(", ")),
+                    None => format!("{name} is not a variable of Fulexo. The variables are {}", OWN.join(", ")),
                 }
             })
             .collect();
@@ -92,17 +91,17 @@ impl Reader {
         let demos: Vec<_> = ["JWT_SECRET", "ENCRYPTION_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "NATS_URL", "SMTP_URL"]
             .into_iter()
             .filter(|name| self.optional(name).is_some_and(|value| DEMO.iter().any(|demo| value.contains(demo))))
-            .map(|name| format!("{name} holds an example from the documentation: generate one of your own"))
+            .map(|name| format!("{name} contains an example from the documentation. Generate your own secret"))
             .collect();
         self.problems.extend(demos);
     }
 
-    /// The two variables of the log are read where logging starts, before anything can be said about them.
+    /// Checks the two variables of the log. They are used where logging starts, which cannot report a problem.
     pub(super) fn check_logging(&mut self) {
         if let Some(filter) = self.optional("FULEXO_LOG")
             && EnvFilter::try_new(filter).is_err()
         {
-            self.problem("FULEXO_LOG is no filter, such as info or info,fulexo_commands=debug");
+            self.problem("FULEXO_LOG must be a filter such as info or info,fulexo_commands=debug");
         }
         if self.optional("FULEXO_LOG_FORMAT").is_some_and(|format| format != "json" && format != "text") {
             self.problem("FULEXO_LOG_FORMAT must be json or text");
@@ -116,13 +115,13 @@ impl Reader {
             other => {
                 let near = did_you_mean(other, ["production", "development"]);
                 self.problem(format!("APP_ENV must be production or development{near}"));
-                // Problems of the other one would be problems that nobody may have.
+                // The rules of production could report problems that do not exist.
                 Environment::Development
             }
         }
     }
 
-    /// On a value that cannot be read it goes on with `fallback`, so that the other problems are found too.
+    /// Parses a variable. A malformed value is recorded and replaced by `fallback`, so that all problems are found.
     pub(super) fn parsed<T: FromStr>(&mut self, name: &str, fallback: T, what: &str) -> T {
         let Some(text) = self.optional(name) else { return fallback };
         if let Ok(value) = text.parse() {
@@ -159,7 +158,7 @@ impl Reader {
         match parse_duration(&self.text(name, default)) {
             Some(duration) if least <= duration && duration <= most => duration,
             Some(_) => {
-                self.problem(format!("{name} must lie between {} and {}", show(least), show(most)));
+                self.problem(format!("{name} must be from {} to {}", show(least), show(most)));
                 least
             }
             None => {
@@ -175,23 +174,25 @@ impl Reader {
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from)) {
                 Ok(network) if network.prefix_len() == 0 => {
-                    self.problem(format!("{name} must not hold {part}: it would believe anybody"));
+                    self.problem(format!(
+                        "{name} must not contain {part}, which trusts every client. Name only your proxies"
+                    ));
                 }
                 Ok(network) => networks.push(network),
-                Err(_) => self.problem(format!("{name} holds an entry that is no address or network: {part:?}")),
+                Err(_) => self.problem(format!("{name} contains {part:?}, which is not an IP address or network")),
             }
         }
         networks
     }
 
-    /// `login=30/1m,address=1200/1m` changes the quotas named; `off` lifts all of them, in development.
+    /// Returns the rate limits. `login=30/1m,address=1200/1m` changes these quotas; `off` disables all, in development.
     pub(super) fn rate_limits(&mut self, environment: Environment) -> Option<RateLimits> {
         const NAME: &str = "FULEXO_RATE_LIMITS";
         let mut limits = RateLimits::default();
         let Some(text) = self.optional(NAME) else { return Some(limits) };
         if text == "off" {
             if environment == Environment::Production {
-                self.problem(format!("{NAME} is off: production limits requests; name quotas instead"));
+                self.problem(format!("{NAME} is off, which production does not allow. Change quotas instead"));
             }
             return None;
         }
@@ -204,8 +205,8 @@ impl Reader {
             match entry {
                 Some((limit, quota)) => limits.set(limit, quota),
                 None => self.problem(format!(
-                    "{NAME} holds {part:?}: an entry is a limit and its quota, such as login=30/1m; limits are {}, \
-                     quotas 1 to 1000000 requests in 1s to 1d",
+                    "{NAME} contains {part:?}, which is not a limit with its quota. Write entries such as login=30/1m; \
+                     the limits are {}, and a quota is 1 to 1000000 requests in 1s to 1d",
                     RateLimit::all().map(RateLimit::as_str).collect::<Vec<_>>().join(", ")
                 )),
             }
@@ -213,14 +214,14 @@ impl Reader {
         Some(limits)
     }
 
-    /// What this node is called where several are told apart: in answers, health and the log.
+    /// Returns the node's name, as responses, health and the log show it.
     pub(super) fn node_name(&mut self) -> String {
         const NAME: &str = "FULEXO_NODE_NAME";
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let name = self.optional(NAME).unwrap_or_else(|| host().trim().chars().take(63).collect());
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.len() > 63 || !name.chars().all(fits) {
-            self.problem(format!("{NAME} must be 1 to 63 letters, digits, dots, dashes or underscores"));
+            self.problem(format!("{NAME} must have 1 to 63 letters, digits, dots, dashes or underscores"));
         }
         if name.is_empty() { "fulexo".to_owned() } else { name }
     }
@@ -232,8 +233,8 @@ impl Reader {
             match Origins::parse(part) {
                 Some(origin) => origins.push(origin),
                 None => self.problem(format!(
-                    "{name} holds {part:?}: an origin is what a browser sends, https://panel.example.com, in lower case, \
-                     without a path or a wildcard; http:// for localhost alone"
+                    "{name} contains {part:?}, which is not an origin. Write it as browsers send it, such as \
+                     https://panel.example.com: in lower case, without a path or a wildcard, with http:// only for localhost"
                 )),
             }
         }
@@ -247,14 +248,14 @@ impl Reader {
     pub(super) fn postgres_url(&mut self, name: &str, role: &str) -> String {
         let Some(url) = self.optional(name) else {
             self.problem(format!(
-                "{name} is not set: the URL of Postgres for {role}, postgresql://user:password@host/database"
+                "{name} is not set. Set it to the PostgreSQL URL of {role}: postgresql://user:password@host/database"
             ));
             return String::new();
         };
-        // sqlx takes any scheme.
+        // sqlx accepts any scheme.
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(&url).is_err() {
-            self.problem(format!("{name} is not a URL of Postgres, postgresql://user:password@host/database"));
+            self.problem(format!("{name} must be a PostgreSQL URL such as postgresql://user:password@host/database"));
         }
         url
     }
@@ -263,10 +264,10 @@ impl Reader {
         let url = self.optional("NATS_URL")?;
         let has_password = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).is_some();
         if environment == Environment::Production && !has_password && self.optional("NATS_CREDS").is_none() {
-            self.problem("NATS_URL has no password and NATS_CREDS is not set: production needs one of them");
+            self.problem("NATS_URL has no password, and NATS_CREDS is not set. Production needs one of them");
         }
         if nats::addresses(&url).is_none() {
-            self.problem("NATS_URL is not a URL of NATS, nats://user:password@host:4222, or a list of them");
+            self.problem("NATS_URL must be a NATS URL such as nats://user:password@host:4222, or a list of them");
         }
         Some(url)
     }
@@ -279,12 +280,12 @@ impl Reader {
         let credentials = match read_file(&path) {
             Ok(text) => Zeroizing::new(text),
             Err(error) => {
-                self.problem(format!("NATS_CREDS names the file {path}, which cannot be read: {error}"));
+                self.problem(format!("NATS_CREDS: cannot read {path}: {error}"));
                 return None;
             }
         };
         if ConnectOptions::new().credentials(&credentials).is_err() {
-            self.problem(format!("NATS_CREDS names the file {path}, which is not a credentials file of NATS"));
+            self.problem(format!("NATS_CREDS: {path} is not a NATS credentials file"));
         }
         Some(credentials)
     }
@@ -294,7 +295,7 @@ impl Reader {
         match self.text(NAME, "1").parse() {
             Ok(replicas @ (0 | 1 | 3 | 5)) => replicas,
             Ok(_) | Err(_) => {
-                self.problem(format!("{NAME} must be 1, 3 or 5, or 0 for no copy of the log in NATS"));
+                self.problem(format!("{NAME} must be 1, 3 or 5, or 0 to keep no copy of the log in NATS"));
                 1
             }
         }
@@ -306,7 +307,7 @@ impl Reader {
             "postgres" => FeedSource::Postgres,
             "jetstream" => {
                 if self.optional("NATS_URL").is_none() {
-                    self.problem(format!("{NAME} is jetstream, and NATS_URL is not set"));
+                    self.problem(format!("{NAME} is jetstream, and NATS_URL is not set. Set NATS_URL, too"));
                 }
                 FeedSource::JetStream
             }
@@ -325,13 +326,13 @@ impl Reader {
         let mut keys = Vec::new();
         let mut sources = Vec::new();
         if let Some(pem) = self.optional("JWT_PRIVATE_KEY") {
-            // Environment files often cannot hold line breaks.
+            // Many environment files cannot contain line breaks.
             sources.push(("JWT_PRIVATE_KEY", pem.replace("\\n", "\n")));
         }
         if let Some(path) = self.optional("JWT_PRIVATE_KEY_FILE") {
             match read_file(&path) {
                 Ok(pem) => sources.push(("JWT_PRIVATE_KEY_FILE", pem)),
-                Err(error) => self.problem(format!("JWT_PRIVATE_KEY_FILE cannot be read: {error}")),
+                Err(error) => self.problem(format!("JWT_PRIVATE_KEY_FILE: cannot read {path}: {error}")),
             }
         }
         for (name, pem) in sources {
@@ -348,21 +349,25 @@ impl Reader {
         }
         match (self.optional("JWT_SECRET"), environment) {
             (Some(_), Environment::Production) => {
-                self.problem("JWT_SECRET is set: production signs with RS256 alone; set JWT_PRIVATE_KEY_FILE instead");
+                self.problem(
+                    "JWT_SECRET is set, but production signs only with RS256. Set JWT_PRIVATE_KEY_FILE instead",
+                );
             }
             (Some(secret), Environment::Development) => match SigningKey::hs256(&secret) {
                 Ok(_) if secrets::is_guessable(secret.as_bytes(), secrets::OF_A_SECRET) => {
-                    self.problem(format!("JWT_SECRET {WEAK}: take one from `openssl rand -hex 32`"));
+                    self.problem(format!("JWT_SECRET {WEAK}. Generate one with `openssl rand -hex 32`"));
                 }
                 Ok(key) => keys.push(key),
                 Err(error) => self.problem(format!("JWT_SECRET {error}")),
             },
             (None, Environment::Production) if keys.is_empty() => self.problem(
-                "JWT_PRIVATE_KEY_FILE is not set: generate a key with `openssl genpkey -algorithm RSA -pkeyopt \
+                "JWT_PRIVATE_KEY_FILE is not set. Generate a key with `openssl genpkey -algorithm RSA -pkeyopt \
                  rsa_keygen_bits:2048 -out jwt.pem`",
             ),
             (None, Environment::Development) if keys.is_empty() => {
-                self.problem("JWT_SECRET is not set: at least 64 characters, for example from `openssl rand -hex 32`");
+                self.problem(
+                    "JWT_SECRET is not set. Set at least 64 characters, for example from `openssl rand -hex 32`",
+                );
             }
             (None, _) => {}
         }
@@ -381,13 +386,13 @@ impl Reader {
                         Err(fault) => self.problem(format!("ENCRYPTION_KEYS: the key {id:?} {fault}")),
                     }
                 }
-                Some(_) | None => self.problem("ENCRYPTION_KEYS must be a list of id:key, each id once"),
+                Some(_) | None => self.problem("ENCRYPTION_KEYS must be a list of id:key entries, each id once"),
             }
         }
         if let Some(text) = one {
             if keys.iter().any(|key| key.id == "default") {
                 self.problem(
-                    "ENCRYPTION_KEY is the key \"default\", which ENCRYPTION_KEYS names too: give that one another id",
+                    "ENCRYPTION_KEY has the id \"default\", which ENCRYPTION_KEYS also uses. Give that key another id",
                 );
             }
             match parse_key(&text, environment) {
@@ -395,7 +400,7 @@ impl Reader {
                 Err(fault) => self.problem(format!("ENCRYPTION_KEY {fault}")),
             }
         } else if several.is_none() {
-            self.problem("ENCRYPTION_KEY is not set: 32 random bytes, for example from `openssl rand -base64 32`");
+            self.problem("ENCRYPTION_KEY is not set. Set 32 random bytes, for example from `openssl rand -base64 32`");
         }
         keys
     }
@@ -404,9 +409,9 @@ impl Reader {
 /// The fault of a weak secret, without the secret.
 const WEAK: &str = "repeats itself or runs in sequence, and can be guessed";
 
-/// 32 bytes in base64; in development 32 characters will do.
+/// Parses a key: 32 bytes in base64, or 32 characters in development.
 pub(super) fn parse_key(text: &str, environment: Environment) -> Result<SymmetricKey, String> {
-    const GENERATE: &str = "take one from `openssl rand -base64 32`";
+    const GENERATE: &str = "Generate one with `openssl rand -base64 32`";
     let decoded =
         [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)]
             .into_iter()
@@ -416,17 +421,17 @@ pub(super) fn parse_key(text: &str, environment: Environment) -> Result<Symmetri
         (Some(bytes), _) => (<[u8; 32]>::try_from(bytes).ok(), ""),
         (None, Environment::Production) => (None, "must be 32 bytes in base64"),
         (None, Environment::Development) => {
-            (text.as_bytes().try_into().ok(), "must be 32 bytes in base64, or in development 32 characters")
+            (text.as_bytes().try_into().ok(), "must be 32 bytes in base64, or 32 characters in development")
         }
     };
-    let Some(bytes) = bytes else { return Err(format!("{form}: {GENERATE}")) };
+    let Some(bytes) = bytes else { return Err(format!("{form}. {GENERATE}")) };
     if secrets::is_guessable(&bytes, secrets::OF_A_KEY) {
-        return Err(format!("{WEAK}: {GENERATE}"));
+        return Err(format!("{WEAK}. {GENERATE}"));
     }
     Ok(SymmetricKey::from_bytes(bytes))
 }
 
-/// `90s`, `30m`, `1h`, `7d`.
+/// Parses a duration such as `90s`, `30m`, `1h` or `7d`.
 fn parse_duration(text: &str) -> Option<TimeDelta> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: i64 = number.parse().ok()?;
@@ -447,7 +452,7 @@ fn show(duration: TimeDelta) -> String {
     }
 }
 
-/// The private keys of a PEM file, in order; whatever stands between them is passed over.
+/// Returns the private keys of a PEM file, in order. Other text is skipped.
 pub(super) fn pem_blocks(text: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut rest = text;

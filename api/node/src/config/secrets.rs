@@ -1,26 +1,25 @@
-//! Secrets that are easy to guess, recognised by their text. Judges what repeats itself or follows from what stands before;
-//! a word that somebody likes it cannot know.
+//! The detection of weak secrets: text that repeats itself or runs in sequence. It does not know common words.
 
 use std::collections::BTreeSet;
 
-/// Rows of keys, as fingers run over them.
+/// The rows of keyboards.
 const ROWS: [&[u8]; 5] = [b"qwertyuiop", b"qwertzuiop", b"asdfghjkl", b"zxcvbnm", b"yxcvbnm"];
 
-/// The least number of bytes of a secret that do not follow from those before. Of 64 random hexadecimal digits 47 do not in the middle, and
-/// fewer than 33 never did in 20,000 draws.
+/// The minimum number of unpredictable bytes of a secret. 64 random hexadecimal digits have 47 on average, and never had fewer
+/// than 33 in 20,000 draws.
 pub const OF_A_SECRET: usize = 24;
-/// The same of a key of 32 bytes: random ones have 32 in the middle, 32 random hexadecimal digits 25.
+/// The minimum number of unpredictable bytes of a 32-byte key. Random keys have 32 on average, 32 random hexadecimal digits 25.
 pub const OF_A_KEY: usize = 12;
 
-/// `true` if a secret is one thing over and over, or has fewer bytes than that which do not follow from those before.
+/// `true` if a secret repeats one unit, or has fewer than `least` unpredictable bytes.
 pub fn is_guessable(secret: &[u8], least: usize) -> bool {
     let repeats = |unit: usize| secret.iter().zip(secret.iter().skip(unit)).all(|(byte, later)| byte == later);
-    (1..=secret.len() * 3 / 4).any(repeats) || unforeseen(secret) < least
+    (1..=secret.len() * 3 / 4).any(repeats) || unpredictable_bytes(secret) < least
 }
 
-/// The number of bytes that do not follow from those before: by being next to the last one, in the alphabet or on a keyboard,
-/// by keeping the distance, or by having followed the same byte already. Upper and lower case count as one.
-fn unforeseen(secret: &[u8]) -> usize {
+/// Counts the unpredictable bytes. A byte is predictable if it is next to the last byte in the alphabet or on a keyboard, if it
+/// keeps the distance, or if it followed the same byte before. Case is ignored.
+fn unpredictable_bytes(secret: &[u8]) -> usize {
     let mut pairs = BTreeSet::new();
     let (mut last, mut last_step) = (None, None);
     let mut count = 0;

@@ -133,10 +133,10 @@ fn a_secret_that_repeats_itself_or_runs_in_sequence_does_not_start() {
 fn credentials_for_nats_that_cannot_be_read_are_named_with_the_other_problems() {
     let found = problems(&[("NATS_CREDS", "/nowhere/nats.creds"), ("NATS_URL", "nats://[::1"), ("APP_ENV", "prod")]);
     assert!(
-        found.iter().any(|problem| problem.starts_with("NATS_CREDS names the file /nowhere/nats.creds")),
+        found.iter().any(|problem| problem.starts_with("NATS_CREDS: cannot read /nowhere/nats.creds")),
         "{found:#?}"
     );
-    assert!(found.iter().any(|problem| problem.starts_with("NATS_URL is not a URL of NATS")), "{found:#?}");
+    assert!(found.iter().any(|problem| problem.starts_with("NATS_URL must be a NATS URL")), "{found:#?}");
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn quotas_are_named_one_by_one_and_only_development_may_lift_them() {
     assert_eq!(limits("off"), Some(None));
     for wrong in ["login", "login=5", "login=5/10", "login=0/1m", "logins=5/1m", "login=5/2d", "on", "login=off"] {
         let found = problems(&[("FULEXO_RATE_LIMITS", wrong)]);
-        assert!(found.len() == 1 && found[0].starts_with("FULEXO_RATE_LIMITS holds"), "{wrong}: {found:#?}");
+        assert!(found.len() == 1 && found[0].starts_with("FULEXO_RATE_LIMITS contains"), "{wrong}: {found:#?}");
     }
     let found = problems(&[("APP_ENV", "production"), ("FULEXO_RATE_LIMITS", "off")]);
     assert!(found.iter().any(|problem| problem.starts_with("FULEXO_RATE_LIMITS is off")), "{found:#?}");
@@ -251,7 +251,7 @@ fn without_a_way_to_send_there_is_no_mail_and_with_one_the_rest_is_asked_for() {
         (&[("FULEXO_MAIL_DIR", "mail"), ("MAIL_FROM", "a@example.com, b@example.com"), PUBLIC], "MAIL_FROM must be"),
         (&[("FULEXO_MAIL_DIR", "mail"), ("MAIL_FROM", "a@b.c\r\nBcc: d@e.f"), PUBLIC], "MAIL_FROM must be"),
         (&[("FULEXO_MAIL_DIR", "mail"), FROM, ("FULEXO_PUBLIC_URL", "auth.example.com")], "FULEXO_PUBLIC_URL must be"),
-        (&[("FULEXO_MAIL_DIR", "mail"), FROM, ("FULEXO_ISSUER", "fulexo")], "FULEXO_ISSUER, which stands in"),
+        (&[("FULEXO_MAIL_DIR", "mail"), FROM, ("FULEXO_ISSUER", "fulexo")], "FULEXO_ISSUER, which replaces"),
         (&[("FULEXO_PUBLIC_URL", "https://auth.example.com/#x")], "FULEXO_PUBLIC_URL must be"),
     ] {
         let found = problems(changes);

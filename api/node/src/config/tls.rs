@@ -1,4 +1,4 @@
-//! The variables of HTTPS: a certificate from files, or from an ACME directory, and the plain listener beside it.
+//! The variables of HTTPS: a certificate from files or from an ACME directory, and the plain listener.
 
 use std::net::IpAddr;
 
@@ -13,9 +13,9 @@ use crate::tls::acme::AcmeOptions;
 use crate::tls::certificate::Certificate;
 use crate::tls::files::Files;
 
-/// Let's Encrypt.
+/// The default ACME directory: Let's Encrypt.
 const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
-/// The most names that Let's Encrypt puts into one certificate.
+/// The maximum number of names in one certificate of Let's Encrypt.
 const MOST_NAMES: usize = 100;
 
 impl Reader {
@@ -23,7 +23,7 @@ impl Reader {
         let files = self.tls_files(read_file);
         let acme = self.acme(read_file);
         if files.is_some() && acme.is_some() {
-            self.problem("TLS_CERT and ACME_DOMAINS are both set: a certificate comes from files or from ACME");
+            self.problem("TLS_CERT and ACME_DOMAINS are both set. Set only one of them");
         }
         acme.or(files)
     }
@@ -32,10 +32,10 @@ impl Reader {
         self.optional("FULEXO_HTTP_PORT")?;
         let http_port = self.parsed("FULEXO_HTTP_PORT", 0, "a port from 0 to 65535");
         if tls.is_none() {
-            self.problem("FULEXO_HTTP_PORT is set without TLS_CERT or ACME_DOMAINS: there is no HTTPS to redirect to");
+            self.problem("FULEXO_HTTP_PORT is set, but there is no HTTPS to redirect to. Set TLS_CERT or ACME_DOMAINS");
         }
         if http_port == port && port != 0 {
-            self.problem("FULEXO_HTTP_PORT and FULEXO_PORT are the same");
+            self.problem("FULEXO_HTTP_PORT and FULEXO_PORT are equal. Set different ports");
         }
         Some(http_port)
     }
@@ -44,17 +44,17 @@ impl Reader {
         let (cert, key) = match (self.optional("TLS_CERT"), self.optional("TLS_KEY")) {
             (Some(cert), Some(key)) => (cert, key),
             (Some(_), None) => {
-                self.problem("TLS_CERT is set without TLS_KEY: name the PEM file of the private key");
+                self.problem("TLS_CERT is set without TLS_KEY. Set TLS_KEY to the PEM file of the private key");
                 return None;
             }
             (None, Some(_)) => {
-                self.problem("TLS_KEY is set without TLS_CERT: name the PEM file of the certificate chain");
+                self.problem("TLS_KEY is set without TLS_CERT. Set TLS_CERT to the PEM file of the certificate chain");
                 return None;
             }
             (None, None) => return None,
         };
         let read =
-            |path: &str| read_file(path).map(Zeroizing::new).map_err(|error| format!("{path} cannot be read: {error}"));
+            |path: &str| read_file(path).map(Zeroizing::new).map_err(|error| format!("cannot read {path}: {error}"));
         match (read(&cert), read(&key)) {
             (Ok(chain), Ok(pem)) => {
                 if let Err(unfit) = Certificate::from_pem(chain.as_bytes(), pem.as_bytes(), clock::now()) {
@@ -77,21 +77,23 @@ impl Reader {
         let Some(domains) = self.optional("ACME_DOMAINS") else {
             for name in ["ACME_DIRECTORY", "ACME_CONTACT", "ACME_ROOT"] {
                 if self.optional(name).is_some() {
-                    self.problem(format!("{name} is set without ACME_DOMAINS, the names that a certificate is for"));
+                    self.problem(format!(
+                        "{name} is set without ACME_DOMAINS. Set the domain names of the certificate, too"
+                    ));
                 }
             }
             return None;
         };
         if self.optional("FULEXO_HTTP_PORT").is_none() {
             self.problem(
-                "ACME_DOMAINS is set without FULEXO_HTTP_PORT: the directory looks at port 80 of each name; set that \
-                 port, or the one that 80 is forwarded to",
+                "ACME_DOMAINS is set without FULEXO_HTTP_PORT. Set it to 80, or to the port that receives the requests to \
+                 port 80: the ACME directory sends its challenges there",
             );
         }
         let directory = self.text("ACME_DIRECTORY", DIRECTORY);
-        // A space would run into the names in the vault.
+        // The vault separates the names with spaces.
         if !directory.starts_with("https://") || directory.contains(char::is_whitespace) {
-            self.problem("ACME_DIRECTORY must be an https URL");
+            self.problem("ACME_DIRECTORY must be an https:// URL");
         }
         let contact = self.optional("ACME_CONTACT");
         if contact.as_ref().is_some_and(|contact| !contact.contains('@') || contact.contains([':', ',', '?', ' '])) {
@@ -107,17 +109,17 @@ impl Reader {
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let name = name.to_ascii_lowercase();
             if name.contains('*') {
-                self.problem("ACME_DOMAINS must not hold a wildcard: http-01 cannot prove it");
+                self.problem("ACME_DOMAINS must not contain a wildcard, which http-01 cannot validate");
             } else if DnsName::try_from(name.as_str()).is_err() || name.parse::<IpAddr>().is_ok() {
-                self.problem(format!("ACME_DOMAINS holds what is no domain name: {name:?}"));
+                self.problem(format!("ACME_DOMAINS contains {name:?}, which is not a domain name"));
             } else if !names.contains(&name) {
                 names.push(name);
             }
         }
         if names.is_empty() || names.len() > MOST_NAMES {
-            self.problem(format!("ACME_DOMAINS must hold from 1 to {MOST_NAMES} domain names, separated by commas"));
+            self.problem(format!("ACME_DOMAINS must have 1 to {MOST_NAMES} domain names, separated by commas"));
         }
-        // Nodes share a certificate by its names.
+        // Nodes find a shared certificate by its names.
         names.sort_unstable();
         names
     }
@@ -127,13 +129,13 @@ impl Reader {
         let pem = match read_file(&path) {
             Ok(pem) => pem,
             Err(error) => {
-                self.problem(format!("ACME_ROOT: {path} cannot be read: {error}"));
+                self.problem(format!("ACME_ROOT: cannot read {path}: {error}"));
                 return Vec::new();
             }
         };
         let roots = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap_or_default();
         if roots.is_empty() {
-            self.problem(format!("ACME_ROOT: {path} holds no certificate in PEM, or one that cannot be read"));
+            self.problem(format!("ACME_ROOT: {path} does not contain a valid PEM certificate"));
         }
         roots
     }

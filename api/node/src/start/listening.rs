@@ -146,13 +146,15 @@ fn unavailable(address: SocketAddr, otherwise: &str, error: &io::Error) -> Start
     let (port, host) = (address.port(), address.ip());
     StartError(match error.kind() {
         ErrorKind::AddrInUse => {
-            format!("cannot listen on {address}: another program does; stop it, or choose another port ({otherwise})")
+            format!(
+                "cannot listen on {address}: another program uses the port. Stop it, or choose another port ({otherwise})"
+            )
         }
         ErrorKind::PermissionDenied => {
-            format!("cannot listen on {address}: port {port} takes the capability CAP_NET_BIND_SERVICE")
+            format!("cannot listen on {address}: port {port} needs the capability CAP_NET_BIND_SERVICE")
         }
         ErrorKind::AddrNotAvailable => {
-            format!("cannot listen on {address}: {host} is not an address of this machine; choose another with --bind")
+            format!("cannot listen on {address}: {host} is not an address of this machine. Choose another with --bind")
         }
         _ => format!("cannot listen on {address}: {error}"),
     })

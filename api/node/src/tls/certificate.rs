@@ -22,25 +22,23 @@ pub struct Certificate {
     not_after: DateTime<Utc>,
 }
 
-/// Why a chain and a key cannot be served, in words for the operator. Repeats nothing of either.
+/// The fault of a chain or a key, for the operator. It repeats neither.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// The chain.
-    #[error("holds no certificate in PEM, or one that cannot be read")]
+    #[error("does not contain a valid PEM certificate")]
     Chain,
     /// The key.
-    #[error(
-        "holds no private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted), or one of a kind that TLS does not know"
-    )]
+    #[error("does not contain a private key in PEM that TLS supports: PKCS#8, PKCS#1 or SEC1, not encrypted")]
     Key,
     /// The key is another certificate's.
     #[error("is not the key of the first certificate in the chain")]
     Mismatch,
     /// Its end has passed.
-    #[error("holds a certificate that expired on {0}: renew it")]
+    #[error("contains a certificate that expired on {0}. Renew it")]
     Expired(DateTime<Utc>),
     /// Its beginning has not come.
-    #[error("holds a certificate that is not valid before {0}: is this machine's clock right?")]
+    #[error("contains a certificate that is not valid before {0}. Check the clock of this machine")]
     Early(DateTime<Utc>),
 }
 

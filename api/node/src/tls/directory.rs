@@ -49,7 +49,9 @@ impl Directory {
         } else {
             let mut store = RootCertStore::empty();
             for root in roots {
-                store.add(root.clone()).map_err(|_| "ACME_ROOT holds a certificate that is no root".to_owned())?;
+                store
+                    .add(root.clone())
+                    .map_err(|_| "ACME_ROOT contains a certificate that is not a root certificate".to_owned())?;
             }
             tls.with_root_certificates(store)
         };

@@ -71,7 +71,7 @@ const MOST_BYTES: u64 = 1 << 20;
 fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
-    read.map_err(|error| format!("{variable}: {} cannot be read: {error}", path.display()))?;
+    read.map_err(|error| format!("{variable}: cannot read {}: {error}", path.display()))?;
     Ok(bytes)
 }
 
