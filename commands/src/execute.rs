@@ -5,7 +5,7 @@ use std::time::Instant;
 use esrs::manager::AggregateManager;
 use esrs::store::StoreEvent;
 use esrs::{Aggregate, AggregateState};
-use fulexo_domain::event::{Event, WrongCategory};
+use fulexo_domain::event::{CategoryMismatch, Event};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -147,7 +147,7 @@ pub(crate) async fn execute<A>(
 ) -> Result<Option<u64>, CommandError>
 where
     A: Aggregate<
-            Event: TryFrom<Event, Error = WrongCategory> + Into<Event> + Clone + Send + Sync + 'static,
+            Event: TryFrom<Event, Error = CategoryMismatch> + Into<Event> + Clone + Send + Sync + 'static,
             Command: Send,
         >,
     A::State: Clone + Send,

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use esrs::store::{EventStore, EventStoreLockGuard, StoreEvent, UnlockOnDrop};
 use esrs::{Aggregate, AggregateState};
-use fulexo_domain::event::{Category, Event, Stream, WrongCategory};
+use fulexo_domain::event::{Category, CategoryMismatch, Event, Stream};
 use fulexo_domain::values::AccountId;
 use uuid::Uuid;
 
@@ -48,7 +48,7 @@ pub enum StoreError {
     DeleteRefused,
     /// A stream holds an event of another category.
     #[error("a stream cannot be read")]
-    ForeignEvent(#[from] WrongCategory),
+    ForeignEvent(#[from] CategoryMismatch),
 }
 
 impl<A> LogStore<A> {
@@ -103,7 +103,7 @@ impl UnlockOnDrop for NoLock {}
 #[async_trait]
 impl<A> EventStore for LogStore<A>
 where
-    A: Aggregate<Event: TryFrom<Event, Error = WrongCategory> + Into<Event> + Clone + Send + Sync, State: Send>,
+    A: Aggregate<Event: TryFrom<Event, Error = CategoryMismatch> + Into<Event> + Clone + Send + Sync, State: Send>,
 {
     type Aggregate = A;
     type Error = StoreError;

@@ -28,7 +28,10 @@ pub async fn migrate(owner_url: &str, application_role: &str) -> Result<Migrated
     connection.ensure_migrations_table("_sqlx_migrations").await.map_err(|error| chain(&error).to_string())?;
     let known =
         connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| chain(&error).to_string())?;
-    MIGRATOR.run(&mut connection).await.map_err(|error| format!("a migration failed and was rolled back: {}", chain(&error)))?;
+    MIGRATOR
+        .run(&mut connection)
+        .await
+        .map_err(|error| format!("a migration failed and was rolled back: {}", chain(&error)))?;
     grant(&mut connection, application_role).await.map_err(|error| {
         format!(
             "the role {application_role:?} of DATABASE_URL cannot be made a member of fulexo_app: {}",

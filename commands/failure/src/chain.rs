@@ -10,7 +10,7 @@ pub struct Chain<'a>(&'a (dyn Error + 'static));
 /// Displays an error, then each cause after a colon. A cause is left out if the text before it ends in it, since libraries
 /// often write their cause into their own text.
 #[must_use]
-pub const fn chain(error: &(dyn Error + 'static)) -> Chain<'_> {
+pub const fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
     Chain(error)
 }
 

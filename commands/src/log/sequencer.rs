@@ -22,7 +22,9 @@ use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::append::{AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, ExpectedVersion, LogHooks, QueuedAppend};
+use super::append::{
+    AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, ExpectedVersion, LogHooks, QueuedAppend, Rejection,
+};
 use super::batch::{BatchPlan, LockRequest, LockedState};
 use super::statements::{ExpectedVersions, is_rejection, lock, try_append, where_committed};
 use crate::vault::write;

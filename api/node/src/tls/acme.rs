@@ -111,7 +111,7 @@ impl Acme {
             if let Err(error) = &looked
                 && !failing
             {
-                tracing::error!(error = %chain(&error), "nothing is known of newer certificates");
+                tracing::error!(error = %chain(error), "nothing is known of newer certificates");
             }
             failing = looked.is_err();
             sleep(LOOK).await;
