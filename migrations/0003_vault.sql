@@ -69,8 +69,8 @@ create function vault.without(list timestamptz[], one timestamptz) returns times
     return case when array_position(list, one) is null then list
                 else list[:array_position(list, one) - 1] || list[array_position(list, one) + 1:] end;
 
--- Attempts, counted before they are evaluated (fulexo_domain::lockout::AttemptCounter). The key is an HMAC of the address entered,
--- registered or not, so that both cost the same and the table does not distinguish them.
+-- Attempts, counted before they are evaluated (fulexo_domain::lockout::AttemptCounter). The key is an HMAC of the address
+-- entered, registered or not, so that both cost the same and the table does not distinguish them.
 create table vault.attempt (
     key_hash bytea not null,
     factor text not null,
