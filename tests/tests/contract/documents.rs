@@ -98,10 +98,10 @@ fn is_variable(name: &str) -> bool {
 /// Returns every variable that the sources of the configuration name, and every one that is read directly.
 fn variables() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let folder = root().join("api/src");
-    for path in files(&folder, ".rs") {
-        let within: Vec<_> = path.strip_prefix(&folder).unwrap().iter().collect();
-        if within.iter().any(|part| *part == "tests" || *part == "tests.rs") {
+    let sources = ["api/src", "api/node/src"].map(|folder| files(&root().join(folder), ".rs"));
+    for path in sources.into_iter().flatten() {
+        let within: Vec<_> = path.iter().collect();
+        if within.iter().any(|part| *part == "edge_tests" || *part == "tests.rs") {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
