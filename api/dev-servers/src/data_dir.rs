@@ -78,7 +78,7 @@ impl DataDir {
     /// Replaces a file in the directory as a whole, mode 0600.
     ///
     /// # Errors
-    /// What could not be done.
+    /// An I/O error that names the failed action and the file.
     pub fn store(&self, name: &str, text: &str) -> Result<(), ServerError> {
         store(&self.path.join(name), text, None)
     }
@@ -86,7 +86,7 @@ impl DataDir {
     /// Removes a file of the directory, if it is there.
     ///
     /// # Errors
-    /// What could not be done.
+    /// An I/O error that names the failed action and the file.
     pub fn remove(&self, name: &str) -> Result<(), ServerError> {
         remove(&self.path.join(name))
     }

@@ -14,7 +14,7 @@ use crate::server::{Ended, HOME, Home, Server};
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
 const PROGRAM: &str = "nats-server";
 
-/// How a server differs from the one that `fulexo dev` starts.
+/// The differences from the server that `fulexo dev` starts.
 #[derive(Clone, Default)]
 pub struct NatsOptions {
     /// Its name in the data directory, where that has several.
@@ -32,9 +32,9 @@ pub struct NatsOptions {
 /// A server's place among others on this machine.
 #[derive(Clone)]
 pub struct ClusterOptions {
-    /// Where it listens for the others.
+    /// The port on which it listens for the other servers.
     pub port: u16,
-    /// Where all of them listen for each other.
+    /// The ports on which all of them listen for each other.
     pub routes: Vec<u16>,
 }
 
@@ -95,7 +95,7 @@ impl Nats {
         self.server.pid
     }
 
-    /// Whether the server still runs; up to 200 ms late.
+    /// `true` if the server still runs. The answer may be 200 ms late.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.server.is_running()
@@ -149,7 +149,7 @@ jetstream {{ store_dir: "{HOME}", max_memory_store: 64MB, max_file_store: {max_f
     text
 }
 
-/// Whether the server on this port has this name: it says so before it asks for a password.
+/// `true` if the server on this port has this name. A server says its name before it asks for a password.
 fn greets_as(name: &str, port: u16) -> bool {
     let mut greeting = [0; 4096];
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

@@ -11,7 +11,7 @@ use crate::server::{Ended, HOME, Home, PATIENCE, Server, until};
 
 const SUPERUSER: &str = "postgres";
 
-/// What differs from a new cluster's own settings, which are durable.
+/// The differences from a new cluster's own settings, which are durable.
 const SETTINGS: [(&str, &str); 6] = [
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
@@ -21,7 +21,7 @@ const SETTINGS: [(&str, &str); 6] = [
     ("log_timezone", "UTC"),
 ];
 
-/// What the caller may change.
+/// The options that the caller may change.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Settings of postgresql.conf, name and value, over ours. `ps` shows them: no secrets.
@@ -87,7 +87,7 @@ impl Postgres {
         self.server.pid
     }
 
-    /// Whether the server still runs; up to 200 ms late.
+    /// `true` if the server still runs. The answer may be 200 ms late.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.server.is_running()
@@ -100,7 +100,8 @@ impl Postgres {
     }
 }
 
-/// Where the cluster's own version is installed, else the newest one, else what PATH has.
+/// Returns the directory of the programs: of the cluster's own version if it is installed, else of the newest version,
+/// else of the one in PATH.
 fn binaries(data: &Path) -> Option<PathBuf> {
     let root = Path::new("/usr/lib/postgresql");
     let own = fs::read_to_string(data.join("PG_VERSION")).ok();
@@ -145,7 +146,8 @@ fn create_cluster(home: &Home, initdb: &Path, data: &Path, password: &str) -> Re
     File::open(&home.path).and_then(|dir| dir.sync_all()).map_err(io_error("write", &home.path))
 }
 
-/// What `pg_ctl --wait` looks at: line 1 of postmaster.pid is the process id, line 8 the status.
+/// `true` if this process is ready. It reads the lines of postmaster.pid that `pg_ctl --wait` reads: line 1 is the
+/// process id, line 8 the status.
 fn is_ready(pid_file: &Path, pid: u32) -> bool {
     let text = fs::read_to_string(pid_file).unwrap_or_default();
     let mut lines = text.lines().map(str::trim);

@@ -30,7 +30,8 @@ const POLL: Duration = Duration::from_millis(20);
 const WATCH: Duration = Duration::from_millis(200);
 const LOG_LIMIT: u64 = 16 << 20;
 
-/// How a server is asked to leave, with rising force. PostgreSQL calls the first two fast and immediate.
+/// The signals that ask a server to leave, with rising force, and the wait after each. PostgreSQL calls the first two
+/// fast and immediate.
 const FAREWELL: [(&str, Duration); 3] =
     [("INT", Duration::from_secs(30)), ("QUIT", Duration::from_secs(10)), ("KILL", Duration::from_secs(5))];
 
@@ -38,12 +39,12 @@ const FAREWELL: [(&str, Duration); 3] =
 /// server's user may not enter a parent directory, such as /root.
 pub(super) const HOME: &str = "/proc/self/fd/3";
 
-/// How a server ended.
+/// The way in which a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// By itself or another's hand, before it was asked; the next start recovers.
     Gone,
-    /// When first asked.
+    /// After the first signal.
     Clean,
     /// Only under force; the next start recovers.
     Forced,
@@ -51,8 +52,8 @@ pub enum Ended {
     Stuck,
 }
 
-/// A running server. Its keeper thread both spawns and reaps it: the kernel counts a parent as dead when
-/// the spawning *thread* ends, and only who reaps a process knows that its id is not yet another's.
+/// A running server. Its keeper thread both spawns and reaps it: the kernel counts a parent as dead when the spawning
+/// *thread* ends, and only the thread that reaps a process knows that its id is not yet another's.
 pub(super) struct Server {
     pub(super) pid: u32,
     stop: mpsc::Sender<()>,
@@ -118,8 +119,8 @@ fn keep(mut child: Child, stopped: &mpsc::Receiver<()>, log: &Log) -> Ended {
     }
 }
 
-/// Asks a process to leave. `running` is consulted before every signal, so that none goes to a process
-/// which has come to have the same id.
+/// Asks a process to leave. It consults `running` before every signal, so that none goes to another process that has
+/// taken the same id.
 fn end(pid: u32, mut running: impl FnMut() -> bool) -> Ended {
     if !running() {
         return Ended::Gone;
@@ -152,7 +153,7 @@ pub(super) fn until(limit: Duration, mut met: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// What a server writes to its standard output and error.
+/// The log of a server's standard output and error.
 #[derive(Clone)]
 pub(super) struct Log {
     path: PathBuf,
@@ -202,7 +203,7 @@ impl Log {
 /// One server's place in the data directory.
 pub(super) struct Home {
     pub(super) path: PathBuf,
-    /// Whom the server runs as, where not as ourselves.
+    /// The user that the server runs as, if not our own.
     pub(super) user: Option<User>,
     /// Stands in the server's arguments and names this very directory: a copy of it has another mark, and
     /// so does every other directory of this machine.
@@ -340,7 +341,7 @@ impl Home {
     }
 }
 
-/// Who has the process id that a pid file names.
+/// The holder of the process id that a pid file names.
 #[derive(PartialEq, Eq)]
 enum Holder {
     Gone,
