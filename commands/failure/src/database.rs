@@ -3,7 +3,7 @@
 
 use sqlx::Error;
 
-/// What a failed statement means for its caller.
+/// The meaning of a failed statement for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseFailure<'a> {
     /// The pool gave no connection in time, and nothing was sent. Try again.
