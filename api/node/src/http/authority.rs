@@ -1,5 +1,5 @@
-//! For whom a request is: the one host that it names. Whoever reads one of two names is not reading what another reads, a
-//! proxy or a page's origin check, so a request that names two hosts, or none, goes no further.
+//! The one host that a request names. Of two names, one reader may read the one and another reader, such as a proxy or
+//! a page's origin check, the other. So a request that names two hosts, or none, goes no further.
 
 use poem::Request;
 use poem::http::uri::{Authority, Scheme};
@@ -47,7 +47,7 @@ fn read(host: &HeaderValue) -> Option<Authority> {
     sound(host.to_str().ok()?.parse().ok()?)
 }
 
-/// `user@host` has no place here, and reads as another host; nor has a port that is none.
+/// `user@host` has no place here, and reads as another host; nor has a port that is not valid.
 fn sound(authority: Authority) -> Option<Authority> {
     let behind = authority.as_str().strip_prefix(authority.host())?;
     let port_is_sound = behind.is_empty() || behind == ":" || authority.port_u16().is_some();

@@ -45,7 +45,7 @@ pub(super) fn problem(error: &poem::Error) -> Option<Problem> {
     Some(Problem::invalid_input(vec![fault]))
 }
 
-/// The entry for a body that is no JSON: line and column, and nothing that was sent.
+/// The entry for a body that is not JSON: line and column, and nothing that was sent.
 pub(super) fn malformed(error: &serde_json::Error) -> FieldError {
     FieldError::new("", format!("is not valid JSON: {error}"))
 }
@@ -60,7 +60,7 @@ fn about(name: &str, short: &str, long: &str) -> FieldError {
     if name.len() > MAX_NAME { FieldError::new("", long) } else { FieldError::new(below("", name), short) }
 }
 
-/// What is wrong with a text, by its schema.
+/// Returns the fault of a text, by its schema.
 pub(super) fn text_fault(schema: &MetaSchema, text: &str) -> Option<String> {
     let ill_formed = match schema.format {
         Some("uuid") => uuid::Uuid::try_parse(text).err().map(|_| "must be a UUID".to_owned()),
@@ -77,7 +77,7 @@ pub(super) fn text_fault(schema: &MetaSchema, text: &str) -> Option<String> {
     count_fault(schema.min_length, schema.max_length, text.chars().count(), "characters")
 }
 
-/// What is wrong with a number of things.
+/// Returns the fault of a number of things: too few, or too many.
 pub(super) fn count_fault(least: Option<usize>, most: Option<usize>, count: usize, things: &str) -> Option<String> {
     match (least, most) {
         (Some(least), _) if count < least => Some(format!("must have at least {least} {things}")),
@@ -147,8 +147,8 @@ fn named<'a>(reason: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
     reason.strip_prefix(prefix)?.split_once('`')
 }
 
-/// What the text says of one value, without the value. poem-openapi's own sentences quote it; those of custom
-/// parsers are ours or the standard library's, which do not.
+/// Returns the text's statement about one value, without the value. poem-openapi's own sentences quote the value; those
+/// of custom parsers are ours or the standard library's, which do not.
 pub(super) fn plain(reason: &str) -> String {
     let reason = unwrapped(reason);
     if reason.ends_with("expects an input value.") {

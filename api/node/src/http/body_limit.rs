@@ -30,7 +30,7 @@ pub(super) async fn read(
     }
     let body = request.take_body();
     if body.is_empty() {
-        // Where a body may be left out, so may its type; poem-openapi would answer 415 to the lack of one.
+        // A body that may be left out may also lack a type; poem-openapi would answer 415 to the lack of one.
         if request.method() == Method::DELETE {
             let json = HeaderValue::from_static("application/json");
             request.headers_mut().entry(header::CONTENT_TYPE).or_insert(json);

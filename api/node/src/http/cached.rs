@@ -1,5 +1,5 @@
-//! Answers that caches may keep: how long they are good, and an entity tag by which whoever has one asks for a newer one
-//! (RFC 9110, sections 8.8.3 and 13.1.2; RFC 9111, section 5.2.2).
+//! Answers that caches may keep: the time for which they are good, and an entity tag by which the holder of one asks
+//! for a newer one (RFC 9110, sections 8.8.3 and 13.1.2; RFC 9111, section 5.2.2).
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! Whose address a request comes from: the peer's, or the one our own proxies vouch for.
+//! The address that a request comes from: the peer's, or the one that our own proxies vouch for.
 //!
 //! `Forwarded` (RFC 7239) and `X-Forwarded-For` are lists that every hop appends to, so only their right end is
-//! ours. The walk starts at the socket and goes left while the hop it stands on is a trusted proxy; whatever
-//! lies further left was written by a stranger and is never read. poem's `RealIp` reads from the left.
+//! ours. The walk starts at the socket and goes left while the hop it stands on is a trusted proxy. A stranger wrote
+//! everything further left, and it is never read. poem's `RealIp` reads from the left.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -117,7 +117,7 @@ fn unquote(value: &str) -> Option<&str> {
 }
 
 /// An address with or without brackets and port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
-/// `unknown` and obfuscated names (RFC 7239 section 6) are no addresses.
+/// `unknown` and obfuscated names (RFC 7239 section 6) are not addresses.
 fn node(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(address);

@@ -1,5 +1,5 @@
-//! Who holds the connections of a listener: so many in all, so many of one address. When there are as many as there may be,
-//! a new one takes the place of the one that has been idle longest. Where none is idle, a few more are let in, for health
+//! The connections of a listener: at most so many in all, at most so many of one address. A full listener gives a new
+//! connection the place of the one that has been idle longest. If none is idle, it lets a few more in, for health
 //! checks alone, so that a busy node is not taken for a dead one.
 //!
 //! It closes nothing itself: a connection is told to go, and its task does.
@@ -34,12 +34,12 @@ pub(super) struct Connections {
 #[derive(Default)]
 struct Table {
     open: HashMap<u64, Arc<State>>,
-    /// How many each address holds, of those that hold any.
+    /// The number of connections that each address holds, of the addresses that hold any.
     of: HashMap<Origin, usize>,
     next: u64,
     /// Connections that were idle longest, and since when, as of the last look.
     idle: VecDeque<(u64, u64)>,
-    /// When a look found nothing.
+    /// The time of the last look, if it found nothing.
     in_vain: Option<u64>,
 }
 
@@ -47,7 +47,7 @@ struct State {
     /// None for a proxy of ours, which speaks for many.
     origin: Option<Origin>,
     under_way: AtomicUsize,
-    /// When the last request ended, or it was accepted; microseconds of this listener.
+    /// The time at which the last request ended, or the connection was accepted; microseconds of this listener.
     idle_since: AtomicU64,
     displaced: AtomicBool,
     leave: Notify,
@@ -161,7 +161,7 @@ impl Table {
 }
 
 impl State {
-    /// Since when no request has been under way, if none is.
+    /// The time since which no request has been under way, if none is.
     fn idle(&self) -> Option<u64> {
         (self.under_way.load(Ordering::Acquire) == 0).then(|| self.idle_since.load(Ordering::Acquire))
     }
@@ -186,7 +186,7 @@ impl Drop for Place {
     }
 }
 
-/// What uses a connection.
+/// The handle by which the service uses a connection.
 #[derive(Clone)]
 pub(super) struct User {
     connections: Arc<Connections>,
@@ -222,7 +222,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// The body of an answer, with whose end its request ends.
+/// The body of an answer. Its request ends with it.
 pub(super) struct AnswerBody<B> {
     body: B,
     _under_way: UnderWay,

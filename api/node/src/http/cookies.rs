@@ -1,9 +1,9 @@
 //! Cookie mode, for browsers: the access token comes in a cookie that no script can read, and is taken for a bearer token.
 //!
-//! A browser attaches cookies to requests that other sites make it send, so whatever comes by cookie and changes something
-//! must also say, in `X-CSRF-Token`, what only the page itself was told, and must not come from a foreign origin; both are
-//! asked for where the caller is recognised (`caller.rs`). A request with an `Authorization` header is exempt: no browser
-//! adds that by itself.
+//! A browser attaches cookies to requests that other sites make it send. A request that comes by cookie and changes
+//! something must therefore also repeat, in `X-CSRF-Token`, the text that only the page itself was told, and must not
+//! come from a foreign origin. `caller.rs` asks for both as it recognises the caller. A request with an `Authorization`
+//! header is exempt: no browser adds that by itself.
 //!
 //! The `__Host-` prefix (RFC 6265bis, section 4.1.3.2) ties a cookie to this very host, over HTTPS: no subdomain can
 //! plant one.
@@ -14,10 +14,10 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::authority;
 
-/// Where a page says what it was told.
+/// The header in which a page repeats the text that it was told.
 pub const CSRF_TOKEN: HeaderName = HeaderName::from_static("x-csrf-token");
 
-/// What is kept in cookies.
+/// The values that are kept in cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cookie {
     /// The access token.
@@ -61,7 +61,7 @@ impl Cookie {
         }
     }
 
-    /// Sets it for so many seconds; none for whatever could not stand in a header.
+    /// Sets it for so many seconds. `None` if the value cannot stand in a header.
     #[must_use]
     pub fn set(self, value: &str, seconds: i64) -> Option<HeaderValue> {
         let name = self.name();
@@ -96,7 +96,8 @@ pub(super) fn present(request: &mut Request, own: Option<&Authority>, origin_is_
     }
 }
 
-/// What the browser says of the page behind the request; what is no browser says nothing.
+/// `true` if the browser says that a page of a foreign origin sent the request. A client that is not a browser says
+/// nothing.
 fn is_foreign(request: &Request, own: Option<&Authority>) -> bool {
     let headers = request.headers();
     if let Some(origin) = headers.get(header::ORIGIN) {

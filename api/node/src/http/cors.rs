@@ -1,9 +1,9 @@
-//! Which pages of other origins may read answers: those of the exact origins configured, none by default
+//! The pages of other origins that may read answers: those of the exact origins configured, none by default
 //! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 //!
-//! In place of `poem::middleware::Cors`, which refuses whatever comes with an origin that is not listed, the service's own
-//! pages among it. Here such a request is answered as any other, and the browser keeps the answer from the page. What a
-//! foreign page may do with cookies is not decided here: see `cookies.rs`.
+//! In place of `poem::middleware::Cors`, which refuses every request with an origin that is not listed, those of the
+//! service's own pages too. Here such a request is answered as any other, and the browser keeps the answer from the
+//! page. `cookies.rs` decides what a foreign page may do with cookies.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 impl Origins {
     /// An origin as a browser writes it (RFC 6454, section 6.2): scheme and host in lower case, the port unless it is
-    /// the scheme's own, nothing behind it. Plain HTTP for this machine alone.
+    /// the scheme's own, nothing after it. Plain HTTP for this machine alone.
     #[must_use]
     pub fn parse(text: &str) -> Option<HeaderValue> {
         let (scheme, authority) = text.split_once("://")?;

@@ -1,4 +1,4 @@
-//! Files that are served as they are, beside the application: the documentation and the account pages. It lists no
+//! Files that are served as they are, alongside the application: the documentation and the account pages. It lists no
 //! directory and reads no disk: every file is in the program.
 
 use std::io::Write;
@@ -33,7 +33,7 @@ pub struct File {
 /// The time for which a client may keep a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
-    /// Not at all: a page that is given a secret leaves nothing behind.
+    /// Not at all: a page that is given a secret leaves no trace.
     Never,
     /// As long as it is asked for again each time.
     Revalidated,
@@ -65,8 +65,8 @@ pub const STYLE: &str = "text/css; charset=utf-8";
 /// The media type of a page.
 pub const PAGE: &str = "text/html; charset=utf-8";
 
-/// Puts `files` beside `app`: their paths are answered here, all others by `app`. A poem `Route` could do the same, but
-/// would parse each request's URI anew for it.
+/// Serves `files` alongside `app`: their paths are answered here, all others by `app`. A poem `Route` could do the
+/// same, but would parse each request's URI again for it.
 pub fn beside<A>(app: A, files: impl IntoIterator<Item = File>) -> impl Endpoint<Output = Response>
 where
     A: IntoEndpoint,

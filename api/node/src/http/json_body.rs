@@ -1,7 +1,8 @@
-//! JSON bodies of operations. An operation is handed the bytes, and reads them when it has found that the caller may call it:
-//! whoever may not costs no parsing, and learns nothing about the schema. In place of `poem_openapi::payload::Json`, which
-//! parses before the handler runs, stops at the first fault, seldom names the member (a missing one never), quotes the value
-//! it found, a password as readily as any other, and takes `false` for the text "false".
+//! JSON bodies of operations. An operation receives the bytes, and reads them once it has found that the caller may
+//! call it: a caller who may not costs no parsing, and learns nothing about the schema. In place of
+//! `poem_openapi::payload::Json`, which parses before the handler runs, stops at the first fault, rarely names the
+//! member (a missing one never), quotes the value it found, a password as readily as any other, and takes `false` for
+//! the text "false".
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ impl<T: ParseFromJSON> JsonBody<T> {
     /// 400, with each member at fault.
     pub fn read(self) -> Result<T, Problem> {
         let value = self.schema.read(&self.bytes).map_err(Problem::invalid_input)?;
-        // What the schema cannot say (a custom validator) is taken from the text of the error, without the quotes.
+        // A fault that the schema cannot tell (a custom validator) is taken from the text of the error, without the
+        // quotes.
         T::parse_from_json(Some(value))
             .map_err(|error| Problem::invalid_input(vec![bad_input::by_text(&error.into_message())]))
     }

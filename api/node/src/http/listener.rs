@@ -59,7 +59,7 @@ impl Reserved {
     /// If somebody listens there, or this process may not.
     pub fn new(address: SocketAddr) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // What a process before this one has left in TIME_WAIT is in nobody's way.
+        // Connections that an earlier process left in TIME_WAIT do not block the address.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok(Self(socket))
@@ -197,7 +197,7 @@ async fn serve_connection<I, E>(
             let is_served = !is_reserved || request.uri().path().starts_with("/health/");
             let mut response =
                 if is_served { E::get_response(&app, (request, local, remote, scheme).into()).await } else { full() };
-            // Whoever sends too much has the connection for nothing else, and does not keep it by sending on.
+            // A client that sends too much has no other use for the connection, and does not keep it by sending on.
             let is_too_much = response.status() == StatusCode::TOO_MANY_REQUESTS && !user.is_shared();
             if is_reserved || is_too_much {
                 user.leave();
@@ -230,8 +230,8 @@ async fn serve_connection<I, E>(
                     return;
                 }
                 if now == seen || accepted.elapsed() >= options.lifetime {
-                    // hyper closes at once what has no request under way, and finishes first what has: an event
-                    // stream goes on to the end of `lifetime`.
+                    // hyper closes a connection without a request under way at once, and lets a request under way
+                    // end first: an event stream lasts to the end of `lifetime`.
                     asked_to_go = true;
                     deadline = last;
                     connection.as_mut().graceful_shutdown();
@@ -245,7 +245,7 @@ async fn serve_connection<I, E>(
                     return;
                 }
                 asked_to_go = true;
-                // What was answered is still to be sent; a place that others have is not kept for long.
+                // The answer is still to be sent, but a place that others have is not kept for long.
                 let grace = if displaced { Duration::from_secs(1) } else { options.shutdown_grace };
                 deadline = last.min(Instant::now() + grace);
                 connection.as_mut().graceful_shutdown();
@@ -261,7 +261,7 @@ async fn serve_connection<I, E>(
     }
 }
 
-/// The answer where there is no place for anything but health.
+/// The answer to other requests on a connection that is for health alone.
 fn full() -> Response {
     let mut response = Problem::overloaded(Duration::from_secs(1)).respond(None, &Base::default());
     headers::secure(response.headers_mut());
@@ -276,7 +276,7 @@ fn protocol(options: &ListenerOptions) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.max_streams)
         .max_header_list_size(options.max_header_bytes)
-        // What a peer may send unread: a body's worth a stream, four of them a connection.
+        // The bytes that a peer may send unread: one body per stream, four bodies per connection.
         .initial_stream_window_size(64 * 1024)
         .initial_connection_window_size(256 * 1024)
         // Pings find a peer that has gone without a word, whose streams would never end.

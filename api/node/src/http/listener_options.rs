@@ -15,15 +15,15 @@ pub struct ListenerOptions {
     pub exempt: Vec<IpNet>,
     /// Connections beyond `max_connections` where none of those is idle; each is answered once, and about health alone.
     pub reserve: usize,
-    /// How long the headers of the first request may take, TLS handshake included. Of later ones: a connection
+    /// The time limit for the headers of the first request, TLS handshake included. Of later ones: a connection
     /// without a new request is looked at this often and closed the second time, headers half sent or not.
     pub header_timeout: Duration,
-    /// How long a peer may not read what is sent to it.
+    /// The longest time for which a peer may read nothing of what is sent to it.
     pub write_timeout: Duration,
     /// The age at which a connection is asked to go and, `shutdown_grace` later, cut. Bounds what a peer can hold
     /// that plays by every other rule; event streams resume on a new connection.
     pub lifetime: Duration,
-    /// How long requests under way may take to end once the listener shuts down.
+    /// The time that requests under way have to end once the listener shuts down.
     pub shutdown_grace: Duration,
     /// The most bytes of request line and headers.
     pub max_header_bytes: u32,
@@ -48,7 +48,7 @@ impl Default for ListenerOptions {
     }
 }
 
-/// What one address may have of so many connections: 2 %, so that it takes fifty to have them all.
+/// Returns the share of one address in so many connections: 2 %, so that it takes fifty addresses to have them all.
 #[must_use]
 pub const fn share(max_connections: usize) -> usize {
     let share = max_connections / 50;

@@ -86,7 +86,7 @@ fn are_parameters(mut text: &str) -> bool {
     }
 }
 
-/// The text behind a quoted string (RFC 9110, section 5.6.4) whose opening quote was read.
+/// The text after a quoted string (RFC 9110, section 5.6.4) whose opening quote was read.
 fn behind_quotes(text: &str) -> Option<&str> {
     let mut characters = text.char_indices();
     while let Some((index, character)) = characters.next() {

@@ -1,7 +1,7 @@
 //! The edge: what happens to every request before a handler sees it and to every response after.
 //!
-//! One layer a file, all of them in the one list in `Edge::call`. It knows nothing of accounts or tokens: who
-//! calls and what they may do is `caller.rs` and the routes.
+//! One layer per file, all of them in the one list in `Edge::call`. It knows nothing of accounts or tokens: `caller.rs`
+//! and the routes find out who calls and what they may do.
 
 pub mod authority;
 mod bad_input;
@@ -58,7 +58,7 @@ use crate::tasks::CommandTasks;
 /// The most requests that handlers work on at a time.
 pub const MAX_IN_FLIGHT: usize = 1_024;
 
-/// What the edge has to be told.
+/// The options of the edge.
 #[derive(Clone)]
 pub struct EdgeOptions {
     /// The networks of our own reverse proxies; only they are believed about the client's address.
@@ -67,20 +67,21 @@ pub struct EdgeOptions {
     pub body_limit: usize,
     /// The most bytes of all bodies at a time, and fifty times the most of one address; further ones get 503.
     pub body_budget: usize,
-    /// How long a body may take to arrive.
+    /// The time limit for the arrival of a body.
     pub body_timeout: Duration,
-    /// How long a request may take, its body included, up to the head of the response.
+    /// The time limit for a request, its body included, up to the head of the response.
     pub request_timeout: Duration,
     /// The most requests that handlers work on at a time, commands whose clients have left among them; further ones get
-    /// 503. Health is asked for beside them.
+    /// 503. Requests about health are not counted.
     pub max_in_flight: usize,
-    /// What commands run in.
+    /// The tasks that commands run in.
     pub tasks: CommandTasks,
-    /// How many requests an address may send, if that is limited.
+    /// The limits on the requests of an address, if there are any.
     pub limits: Option<Arc<Limits>>,
-    /// Whose pages may read answers.
+    /// The origins whose pages may read answers.
     pub origins: Origins,
-    /// Where the service is, as its operator says; else where a request finds it, by this scheme.
+    /// The URL of the service, as its operator says. Without it, the place where a request finds the service, by
+    /// `scheme`.
     pub public_url: Option<Arc<str>>,
     /// `http` or `https`.
     pub scheme: &'static str,
@@ -146,7 +147,7 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
             None => Ok(()),
         };
 
-        // 4. Its head: the host that it names, what nobody here reads, and what a browser adds, the page behind the
+        // 4. Its head: the host that it names, what nobody here reads, and what a browser adds: the page that sent the
         // request, and cookies.
         let named = authority::of(&request);
         let sound = request_head::check(&request);
@@ -193,7 +194,7 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
         });
         let mut response = answered.instrument(trace::span(id)).await;
 
-        // 11. Headers last, on whatever response there is by now.
+        // 11. Headers last, on the response as it is by now.
         headers::secure(response.headers_mut());
         if let Some(value) = id.header_value() {
             response.headers_mut().insert(request_id::HEADER, value);
@@ -209,7 +210,7 @@ impl<E: Endpoint + 'static> Endpoint for Edge<E> {
 }
 
 impl<E: Endpoint + 'static> Edge<E> {
-    /// Whatever becomes of the client, or of its time, the command goes on to its end: nothing is left half done.
+    /// Runs the command to its end, even if the client leaves or its time runs out: nothing is left half done.
     fn command(
         &self,
         request: Request,

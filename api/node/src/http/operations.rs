@@ -1,5 +1,5 @@
-//! What every OpenAPI operation gets beside its handler: its name in the log, its parameters checked, and an
-//! `Allow` header on the methods its path does not have.
+//! The additions to the handler of every OpenAPI operation: its name in the log, its parameters checked, and an `Allow`
+//! header on the methods its path does not have.
 //!
 //! Wraps an `OpenApi` and is one itself, so it sits where poem-openapi still knows the operation: outside of
 //! `OpenApiService` an error has lost its parameter's name, and a 405 its path.
@@ -113,18 +113,19 @@ struct Operation {
     is_public: bool,
     /// For `JsonBody`, which reads when the handler asks.
     body: Option<Arc<BodySchema>>,
-    /// How an address is limited on it, beside what holds everywhere.
+    /// The quota of an address on it, in addition to those that hold everywhere.
     route: Option<RouteGroup>,
-    /// How an account is.
+    /// The quotas of an account on it.
     account_quotas: AccountQuotas,
 }
 
-/// What an operation counts of whoever calls it, once they are known, beside what holds everywhere.
+/// The quotas that an operation counts for its caller, once the caller is known, in addition to those that hold
+/// everywhere.
 #[derive(Clone, Copy)]
 pub struct AccountQuotas(pub &'static [RouteGroup]);
 
-/// The quotas of an operation beside those of every request: one of the address, those of the account. `None` of an
-/// operation that was forgotten here; one that only reads needs none.
+/// The quotas of an operation in addition to those of every request: one of the address, those of the account. `None`
+/// for an operation that was forgotten here; one that only reads needs no quota.
 fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
     Some(match operation {
         "login" => &[RouteGroup::Login],

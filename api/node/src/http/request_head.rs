@@ -20,7 +20,7 @@ const METHODS: [Method; 9] = [
     Method::CONNECT,
 ];
 
-/// The name of a method that is no constant of the crate's yet (draft-ietf-httpbis-safe-method-w-body).
+/// The name of a method that is not a constant of the crate yet (draft-ietf-httpbis-safe-method-w-body).
 const QUERY: &str = "QUERY";
 
 /// The methods that are known. A path that lacks one of them answers 405; any other method is 501 everywhere.
@@ -28,8 +28,8 @@ pub(super) fn methods() -> impl Iterator<Item = Method> {
     METHODS.into_iter().chain(Method::from_bytes(QUERY.as_bytes()))
 }
 
-/// Fields that are no lists (RFC 9110, section 5.3), with their names as they are written. Of two lines, a proxy may go by
-/// the one and a handler by the other. `Host` and `Content-Type` are looked at where they are read.
+/// Fields that are not lists (RFC 9110, section 5.3), with their names as they are written. Of two lines, a proxy may
+/// go by the one and a handler by the other. `Host` and `Content-Type` are looked at where they are read.
 static SINGLE: [(HeaderName, &str); 5] = [
     (header::AUTHORIZATION, "Authorization"),
     (HeaderName::from_static("idempotency-key"), "Idempotency-Key"),

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use fulexo_domain::rate_limit;
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Where a request stands with a limit.
+/// A request's standing with a limit.
 ///
 /// Shown as `RateLimit-Policy` and `RateLimit`, as draft-ietf-httpapi-ratelimit-headers has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

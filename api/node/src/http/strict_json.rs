@@ -2,9 +2,10 @@
 //! is repeated, and a name that an object has twice is a fault, since one reader takes the first and another the last (RFC
 //! 8259, section 4).
 //!
-//! Whoever sends a body is the one who chooses its shape, so time and memory grow with its bytes alone. The path to a value
-//! is a stack, of names that the schema knows and of indexes; it is written out for the faults that are shown, and reading
-//! stops at the last of those. What the schema does not know is skipped, and nothing is kept once there was a fault.
+//! The sender of a body chooses its shape, so time and memory grow with its bytes alone. The path to a value is a
+//! stack, of names that the schema knows and of indexes; it is written out for the faults that are shown, and reading
+//! stops at the last of those. The reader skips what the schema does not know, and keeps nothing once there was a
+//! fault.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -47,7 +48,7 @@ impl BodySchema {
         let faults = reader.faults;
         match value {
             Ok(value) if faults.is_empty() => Ok(value),
-            // What is no JSON at all has nothing else that is worth a word.
+            // A body that is not JSON has no other fault that is worth a word.
             Err(error) if faults.len() < MAX_FAULTS => Err(vec![bad_input::malformed(&error)]),
             Ok(_) | Err(_) => Err(faults),
         }
@@ -84,7 +85,7 @@ impl Reader<'_> {
     /// Records a fault of the value that is being read.
     ///
     /// # Errors
-    /// When it is the last one that is shown: there is no use in reading on.
+    /// If it is the last fault that is shown: reading on would be useless.
     fn fault<E: Error>(&mut self, detail: impl Into<String>) -> Result<(), E> {
         let fault = FieldError::new(self.pointer(), detail);
         self.record(fault)
@@ -207,7 +208,7 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        // JSON has no number that is none.
+        // JSON has no NaN and no infinity.
         Number::from_f64(value).map_or(Ok(Value::Null), |number| self.number(number))
     }
 

@@ -1,6 +1,6 @@
 //! An end to every request: what has not answered in time is not waited for any longer, and the client told so.
 //!
-//! Bounds the time to the head of the response. A streamed body (server-sent events, exports) goes on after it;
+//! Bounds the time to the head of the response. A streamed body (server-sent events, exports) continues after it;
 //! a stalled reader of one is the listener's business, and a slow body in the request is `body_limit`'s.
 
 use tokio::time::{self, Instant};

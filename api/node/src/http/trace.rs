@@ -12,7 +12,7 @@ use tracing::Span;
 
 use super::request_id::RequestId;
 
-/// Where the handler that took the request writes its name, for the line that is logged outside of it.
+/// The name of the handler that took the request. The handler writes it, for the line that is logged outside of it.
 #[derive(Clone, Default)]
 struct OperationName(Arc<OnceLock<&'static str>>);
 
@@ -47,7 +47,7 @@ impl Record {
         Self { id, method: known_method(request.method()), operation, began: Instant::now(), status: None }
     }
 
-    /// When the request came in.
+    /// Returns the time at which the request came in.
     pub(super) fn began(&self) -> Instant {
         self.began
     }

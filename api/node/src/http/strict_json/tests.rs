@@ -1,4 +1,4 @@
-//! What is said of a body, and that no shape of one costs more than its bytes.
+//! Tests of the faults that are reported for a body. No shape of a body may cost more than its bytes.
 
 use std::time::{Duration, Instant};
 
@@ -231,7 +231,7 @@ fn weight(value: &Value) -> usize {
         }
 }
 
-/// What is kept is counted, and the clock asked about what is far off alone: a quadratic reader takes seconds.
+/// Counts the bytes that are kept, and asks the clock about gross deviations alone: a quadratic reader takes seconds.
 #[test]
 fn no_shape_of_a_body_costs_more_than_its_bytes() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
