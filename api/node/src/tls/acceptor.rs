@@ -1,5 +1,5 @@
-//! TLS on accepted connections. The handshake is done by whoever first reads or writes, which is the connection's own
-//! task: the accept loop waits for nobody, and the listener's bounds (`http/listener.rs`) hold from the first byte.
+//! TLS on accepted connections. The first read or write does the handshake, in the connection's own task: the
+//! accept loop waits for nobody, and the listener's bounds (`http/listener.rs`) hold from the first byte.
 
 use std::io;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-/// What another acceptor accepts, with TLS around it.
+/// Another acceptor, with TLS around the connections that it accepts.
 pub struct Secured<A> {
     inner: A,
     tls: TlsAcceptor,

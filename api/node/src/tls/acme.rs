@@ -7,7 +7,7 @@
 //!   none, or due? ── my turn? ──> order ──> vault
 //!                                  └─ failed: nobody's turn for a while
 //! ```
-//! How a directory is spoken to is in `directory.rs`.
+//! `directory.rs` speaks to a directory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,20 +29,21 @@ use crate::clock;
 
 /// Between two looks at the vault.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long an order may take.
+/// The time limit of an order.
 const ORDER: Duration = Duration::from_secs(3 * 60);
-/// How long a node that says no more has its turn: longer than an order may take.
+/// The time for which a node that says no more keeps its turn: longer than an order may take.
 const TURN: TimeDelta = TimeDelta::minutes(4);
 /// After the first failure; doubles with each further one.
 const FIRST_WAIT: TimeDelta = TimeDelta::minutes(1);
 /// The longest wait after a failure, but for a random quarter more.
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(1);
-/// How long a thumbprint that was read is good.
+/// The time for which a thumbprint that was read is good.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long it is good to know that there is none: an account may be registered just now, for an order that follows.
+/// The time for which the lack of a thumbprint is believed: an account may be registered just now, for an order that
+/// follows.
 const FRESH_NOTHING: Duration = Duration::from_millis(100);
 
-/// From whom to have a certificate, for what.
+/// The directory to order a certificate from, and the names to order it for.
 #[derive(Clone)]
 pub struct AcmeOptions {
     /// `ACME_DOMAINS`, in lower case, sorted: the same list at every node.
@@ -64,11 +65,11 @@ pub struct Acme {
     /// Of the certificate in use.
     version: i64,
     renew_at: Option<DateTime<Utc>>,
-    /// What the log was last told of the next order, in seconds.
+    /// The time of the next order as the log was last told, in seconds.
     told: Option<i64>,
 }
 
-/// Why a look at the vault, or an order, came to nothing.
+/// The reason why a look at the vault, or an order, failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the vault: {0}")]
@@ -213,7 +214,7 @@ impl Answers {
         Self { store, thumbprint: Mutex::default() }
     }
 
-    /// The key authorization (RFC 8555, section 8.1) for a token; none if it is no token, or there is no account.
+    /// The key authorization (RFC 8555, section 8.1) for a token. `None` if it is not a token, or there is no account.
     pub async fn answer(&self, token: &str) -> Option<String> {
         let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if !(16..=256).contains(&token.len()) || !token.bytes().all(is_base64url) {

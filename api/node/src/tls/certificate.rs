@@ -12,10 +12,10 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use x509_cert::der::Decode;
 
-/// How far this machine's clock may be behind the issuer's: a certificate that is just issued is good.
+/// The most by which this machine's clock may lag the issuer's: a certificate that is just issued is good.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
-/// What is shown to clients. No `Debug`: it holds the private key.
+/// A certificate that is shown to clients. No `Debug`: it holds the private key.
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     not_before: DateTime<Utc>,
@@ -43,14 +43,14 @@ pub enum Unfit {
 }
 
 impl Unfit {
-    /// Whether it is the key, and not the chain, that has to change.
+    /// `true` if the key, and not the chain, has to change.
     #[must_use]
     pub const fn is_of_the_key(&self) -> bool {
         matches!(self, Self::Key | Self::Mismatch)
     }
 }
 
-/// How near the end of a certificate is.
+/// The nearness of a certificate's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Nearness {
     /// Not near.
@@ -96,19 +96,19 @@ impl Certificate {
         &self.key
     }
 
-    /// When it expires.
+    /// Returns the time at which it expires.
     #[must_use]
     pub const fn not_after(&self) -> DateTime<Utc> {
         self.not_after
     }
 
-    /// When two thirds of its life are over.
+    /// Returns the time at which two thirds of its life are over.
     #[must_use]
     pub fn renewal_due(&self) -> DateTime<Utc> {
         self.not_after - self.life() / 3
     }
 
-    /// How near its end is.
+    /// Returns the nearness of its end.
     #[must_use]
     pub fn nearness(&self, now: DateTime<Utc>) -> Nearness {
         let left = self.not_after - now;
@@ -121,7 +121,7 @@ impl Certificate {
         }
     }
 
-    /// Whether clients accept it for this name or address, wildcards included.
+    /// `true` if clients accept it for this name or address, wildcards included.
     #[must_use]
     pub fn is_for(&self, host: &str) -> bool {
         let Ok(name) = ServerName::try_from(host) else { return false };

@@ -26,7 +26,8 @@ impl Current {
 }
 
 impl ResolvesServerCert for Current {
-    /// Whatever name the client asks for: one that the certificate is not for, the client refuses.
+    /// Returns it for any name that the client asks for. If the certificate is not for that name, the client refuses
+    /// it.
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.get().map(|certificate| Arc::clone(certificate.certified_key()))
     }

@@ -1,4 +1,4 @@
-//! What is said to an ACME directory (RFC 8555): an account, and an order from its names to a certificate. Proves the
+//! The requests to an ACME directory (RFC 8555): an account, and an order from its names to a certificate. Proves the
 //! names by http-01 alone. Keeps nothing, and tries nothing twice.
 
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use super::provider::provider;
 
 /// The most bytes of one answer; a chain is some thousands.
 const MOST_BYTES: usize = 1 << 20;
-/// How long the directory may take to look at the names, and to issue.
+/// The time that the directory has to look at the names, and to issue.
 const PATIENCE: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(500)).backoff(1.5).timeout(Duration::from_secs(60));
 
@@ -63,7 +63,7 @@ impl Directory {
     /// A new account, and what it is opened with again. Agrees to the directory's terms of service.
     ///
     /// # Errors
-    /// What the directory said, or why it was not reached.
+    /// The error that the directory reported, or the reason why it was not reached.
     pub async fn register(&self, contact: Option<&str>) -> Result<(Account, Zeroizing<Vec<u8>>), Error> {
         let contact = contact.map(|address| format!("mailto:{address}"));
         let contact: Vec<&str> = contact.as_deref().into_iter().collect();
@@ -75,7 +75,7 @@ impl Directory {
     /// An account that was registered before.
     ///
     /// # Errors
-    /// What the directory said, or why it was not reached.
+    /// The error that the directory reported, or the reason why it was not reached.
     pub async fn open(&self, credentials: &[u8]) -> Result<Account, Error> {
         let credentials: AccountCredentials = serde_json::from_slice(credentials)?;
         self.builder().from_credentials(credentials).await
@@ -86,7 +86,7 @@ impl Directory {
     }
 }
 
-/// Whether the directory says that it does not know the account (RFC 8555, section 6.7).
+/// `true` if the directory says that it does not know the account (RFC 8555, section 6.7).
 pub fn is_unknown_account(error: &Error) -> bool {
     let Error::Api(problem) = error else { return false };
     problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:accountDoesNotExist")
@@ -95,7 +95,7 @@ pub fn is_unknown_account(error: &Error) -> bool {
 /// Orders a certificate: its chain and a new private key, in PEM, one after the other.
 ///
 /// # Errors
-/// What the directory said, or why it was not reached.
+/// The error that the directory reported, or the reason why it was not reached.
 pub async fn order(account: &Account, names: &[String]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
     let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
@@ -119,7 +119,7 @@ pub async fn order(account: &Account, names: &[String]) -> Result<Zeroizing<Vec<
     Ok(Zeroizing::new(pem))
 }
 
-/// Why the names were not proved: what the directory saw when it looked.
+/// Returns the reason why the names were not proved: the problem that the directory saw when it looked.
 async fn refusal(order: &mut Order) -> Error {
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between two reminders of a certificate that ends soon.
 const REMINDER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where chain and key are, in PEM.
+/// The files of chain and key, in PEM.
 #[derive(Clone, Debug)]
 pub struct Files {
     /// `TLS_CERT`.
@@ -30,7 +30,7 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// What stands in the files, and by which it is told from what stood there before.
+/// The contents of the files, and the digest that tells them from earlier contents.
 struct Contents {
     chain: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
@@ -65,7 +65,7 @@ impl Files {
     }
 }
 
-/// A file of this size is no certificate.
+/// A file of this size is not a certificate.
 const MOST_BYTES: u64 = 1 << 20;
 
 fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
@@ -77,8 +77,8 @@ fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 /// Follows the files until cancelled.
 pub async fn follow(files: Files, current: Arc<Current>) {
-    // What was last taken or refused, and what the last look saw. A pair counts once two looks in a row saw the same:
-    // its two files do not change in one step.
+    // The pair that was last taken or refused, and the pair that the last look saw. A pair counts once two looks in a
+    // row saw the same: its two files do not change in one step.
     let mut settled = None;
     let mut seen = None;
     let mut reminded: Option<(Instant, Nearness)> = None;

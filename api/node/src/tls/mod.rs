@@ -1,7 +1,7 @@
-//! HTTPS: where the certificate comes from, how it is replaced, and TLS on the listener's connections.
+//! HTTPS: the source of the certificate, its replacement, and TLS on the listener's connections.
 //!
 //! ```text
-//! files.rs ──┐                            acceptor.rs: a handshake a connection
+//! files.rs ──┐                            acceptor.rs: one handshake per connection
 //!            ├─> Current (current.rs) <── rustls asks at each handshake
 //! acme.rs  ──┘
 //! ```
@@ -27,7 +27,7 @@ use self::current::Current;
 use self::files::Files;
 use self::provider::provider;
 
-/// Where the certificate comes from.
+/// The source of the certificate.
 #[derive(Clone)]
 pub enum Source {
     /// Files, renewed by somebody else.
@@ -38,11 +38,11 @@ pub enum Source {
 
 /// TLS as the service has it. Dropping it ends the task that keeps the certificate current.
 pub struct Tls {
-    /// What new handshakes are answered with.
+    /// The certificate that new handshakes are answered with.
     pub current: Arc<Current>,
     /// The names that a certificate is to be had for, even before there is one.
     pub names: Vec<String>,
-    /// How ACME challenges are answered, if there are any.
+    /// The answers to ACME challenges, if there are any.
     pub answers: Option<Arc<Answers>>,
     follower: JoinHandle<()>,
 }
@@ -70,7 +70,7 @@ impl Tls {
         }
     }
 
-    /// What the listener needs.
+    /// Returns the configuration that the listener needs.
     ///
     /// # Errors
     /// If the crypto provider lacks what TLS needs.

@@ -1,5 +1,5 @@
-//! The plain listener beside the TLS one: sends everybody to HTTPS, and answers ACME challenges. Nothing else is said in
-//! the clear, and nobody is sent to a host that is not ours.
+//! The plain listener alongside the TLS one: sends everybody to HTTPS, and answers ACME challenges. Nothing else is
+//! said in the clear, and nobody is sent to a host that is not ours.
 //!
 //! It stands outside the edge: no `Strict-Transport-Security`, which has no place in plain HTTP (RFC 6797, section 7.2),
 //! no problem bodies, no line in the log.
@@ -39,8 +39,8 @@ impl Redirect {
         if !self.is_ours(&host) {
             return answer(StatusCode::MISDIRECTED_REQUEST);
         }
-        // Who came without a port came to 80, and 443 belongs to it, whatever ports they are forwarded to. Who named one
-        // came to this listener directly, and finds the other as directly.
+        // A client that names no port came to port 80, and 443 belongs to it, even if both are forwarded to other
+        // ports. A client that names one came to this listener directly, and finds the TLS listener as directly.
         let location = match authority.port_u16() {
             Some(_) if self.port != 443 => format!("https://{host}:{}{path}", self.port),
             Some(_) | None => format!("https://{host}{path}"),
@@ -51,14 +51,14 @@ impl Redirect {
         response
     }
 
-    /// What the certificate is for; before the first one, what it will be for.
+    /// `true` if the certificate is for this host; before the first certificate, if it will be for this host.
     fn is_ours(&self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         self.tls.names.iter().any(|name| name == bare)
             || self.tls.current.get().is_some_and(|certificate| certificate.is_for(bare))
     }
 
-    /// The answer to a challenge (RFC 8555, section 8.3), whatever name it is asked under.
+    /// The answer to a challenge (RFC 8555, section 8.3), under any name.
     async fn challenge(&self, token: &str) -> Response {
         let Some(answers) = &self.tls.answers else { return answer(StatusCode::NOT_FOUND) };
         let Some(text) = answers.answer(token).await else { return answer(StatusCode::NOT_FOUND) };
