@@ -12,12 +12,12 @@ use std::sync::{Mutex, PoisonError};
 use fulexo_domain::rate_limit::{Admission, Quota, RateLimit};
 use uuid::Uuid;
 
-/// Whose requests are counted together. Personal data: no `Debug`.
+/// An origin of requests, which are counted together. Personal data: no `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
     /// An IPv4 address.
     V4([u8; 4]),
-    /// A network of IPv6: whoever has one address of a /64 has them all.
+    /// A network of IPv6: the holder of one address of a /64 has them all.
     V6([u8; 8]),
     /// An account.
     Account(Uuid),
@@ -39,7 +39,7 @@ impl Origin {
         }
     }
 
-    /// What tells it from others of its kind.
+    /// Returns the bytes that tell it from others of its kind.
     pub const fn as_bytes(&self) -> &[u8] {
         match self {
             Self::V4(octets) => octets,
@@ -58,9 +58,9 @@ pub struct Buckets {
 
 #[derive(Default)]
 struct Shard {
-    /// When each will be full again, in microseconds of this process.
+    /// The time at which each bucket will be full again, in microseconds of this process.
     full_at: HashMap<(RateLimit, Origin), i64>,
-    /// Room was last looked for then.
+    /// The time of the last look for room.
     swept_at: Option<i64>,
 }
 
@@ -142,7 +142,7 @@ mod tests {
         for number in 0..1_000_000_u64 {
             admitted(&buckets, Origin::V6(number.to_be_bytes()), 0);
         }
-        // A crowd for each shard beside what it holds.
+        // Each shard has one crowd in addition to the buckets that it holds.
         assert!(size(&buckets) <= SHARDS * (MOST + 1), "{}", size(&buckets));
         assert!(admitted(&buckets, known, 0));
         assert!(!admitted(&buckets, known, 0));

@@ -1,9 +1,9 @@
-//! How many requests are let in: by address, by account, and by either for kinds of operations that cost more. The edge,
+//! The limits on requests: by address, by account, and by either for kinds of operations that cost more. The edge,
 //! operations and `caller.rs` ask here, each for its layer, before the request costs anything that the layer guards;
 //! commands, for what they spend ([`CommandQuotas`]).
 //!
 //! Each node counts for itself. On routes where somebody may be guessing all nodes also count together, in Postgres; when
-//! that does not answer at once, a node's own count stands. What was refused is recorded, folded (`tally.rs`).
+//! that does not answer at once, a node's own count stands. Refusals are recorded, folded (`tally.rs`).
 
 mod buckets;
 mod tally;
@@ -30,22 +30,22 @@ use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
 use crate::http::standing::{Standing, whole_seconds};
 
-/// How long the shared count may take. Long enough that nobody makes a node count alone by keeping it busy.
+/// The time limit of the shared count. It is long enough that nobody makes a node count alone by keeping it busy.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a shared count that did not answer is left alone, so that not every login waits for it.
+/// The time for which a shared count that did not answer is left alone, so that not every login waits for it.
 const PAUSE: TimeDelta = TimeDelta::seconds(5);
-/// How often the tally is looked at.
+/// The time between two looks at the tally.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The limits of one node.
 pub struct Limits {
     counts: Arc<Counts>,
     commands: Arc<Commands>,
-    /// Until then, in microseconds of this process, the shared count is left alone.
+    /// The time until which the shared count is left alone, in microseconds of this process.
     alone_until: AtomicI64,
 }
 
-/// What one node counts by itself.
+/// The counts that one node keeps by itself.
 pub struct Counts {
     quotas: RateLimits,
     buckets: Buckets,

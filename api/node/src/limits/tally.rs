@@ -1,4 +1,4 @@
-//! What was refused, folded: one entry for an origin at a limit from its first refusal to the end of the window, and one
+//! Refusals, folded: one entry for an origin at a limit from its first refusal to the end of the window, and one
 //! event for it then. A flood of refusals is a number, never a flood of events.
 
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ impl Tally {
         entry.count += 1;
     }
 
-    /// Takes what is over by `until`; sorted by who did it.
+    /// Takes the entries whose window is over by `until`, sorted by origin.
     pub fn take(&self, until: DateTime<Utc>) -> Vec<RateLimitViolation> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut over: Vec<_> = entries.extract_if(|_, entry| entry.ended_at <= until).collect();
