@@ -14,7 +14,7 @@ use crate::start_error::StartError;
 const VITAL: u32 = 4;
 /// Connections on which callers are judged whom memory cannot judge: all of them, in a bad hour.
 const JUDGING: u32 = 3;
-/// Fewer than this a node does not do with: two to read, two for what goes on behind, three to work, and those.
+/// The fewest connections of a node: two to read, two for background work, three for commands, and those above.
 pub const LEAST_CONNECTIONS: u32 = 14;
 /// A connection that was used so lately is not asked whether it lives; another one has as long to say so.
 const FRESH: Duration = Duration::from_secs(1);
@@ -25,13 +25,13 @@ pub struct Pools {
     pub vital: PgPool,
     /// Callers whom memory cannot judge.
     pub judging: PgPool,
-    /// What commands need to decide.
+    /// The data by which commands decide.
     pub work: PgPool,
-    /// Whatever goes on behind: read models kept up, the copy, sweeps.
+    /// Background work: read models kept up, the copy, sweeps.
     pub behind: PgPool,
-    /// What is asked about the read models.
+    /// Questions about the read models.
     pub reads: PgPool,
-    /// How many those are.
+    /// The number of connections for `reads`.
     pub readers: u32,
 }
 
@@ -66,7 +66,8 @@ impl Pools {
         if join_all(pools.map(fill)).await.into_iter().all(|filled| filled.is_ok()) {
             return;
         }
-        // A pool says only that it waited. Why, the database says to a connection outside of it, unless it was but slow.
+        // A pool says only that it waited. The database tells a connection outside the pool the reason, unless it was
+        // only slow.
         if let Err(StartError(reason)) = try_once(&vital.connect_options()).await {
             let open: u32 = pools.map(PgPool::size).iter().sum();
             let wanted: u32 = pools.map(|pool| pool.options().get_max_connections()).iter().sum();
@@ -124,7 +125,7 @@ fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, Start
     let options: PgConnectOptions =
         url.parse().map_err(|_| StartError("DATABASE_URL must be a PostgreSQL URL".to_owned()))?;
     Ok(options.application_name("fulexo").options([
-        // A statement that hangs must not hold the log's lock for ever.
+        // A statement that hangs must not hold the log's lock forever.
         ("statement_timeout", longest_statement),
         ("idle_in_transaction_session_timeout", "60s"),
         // The server asks now and then: no firewall forgets a connection that is silent for a night, and the server
@@ -135,7 +136,7 @@ fn options(url: &str, longest_statement: &str) -> Result<PgConnectOptions, Start
     ]))
 }
 
-/// One connection outside a pool first: the pool would only say that it waited in vain.
+/// Opens one connection outside a pool first: the pool would say only that it waited.
 async fn try_once(options: &PgConnectOptions) -> Result<(), StartError> {
     let trying = async {
         let mut connection = PgConnection::connect_with(options).await?;
@@ -153,14 +154,14 @@ fn of(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
-        // What is open stays open: a storm is no time to open it again ([`Pools::open`]).
+        // Open connections stay open: they should not have to be opened again in a storm ([`Pools::open`]).
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
         .before_acquire(|connection, connection_is| {
             Box::pin(async move {
-                // One that was just used was asked when it was given back. Of one whose packets vanish there is no answer:
-                // it must not use up the time of its successor.
+                // One that was just used was asked when it was given back. One whose packets vanish does not answer: it
+                // must not use up the time of its successor.
                 Ok(connection_is.idle_for < FRESH
                     || timeout(FRESH, connection.ping()).await.is_ok_and(|alive| alive.is_ok()))
             })
@@ -180,7 +181,7 @@ async fn unless_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// What the database said, without where in its source it said so.
+/// Returns the message of the database, without the place in its source that reported it.
 #[must_use]
 pub fn reason(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())

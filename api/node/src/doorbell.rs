@@ -44,7 +44,7 @@ impl Doorbell {
         Arc::clone(&self.rung)
     }
 
-    /// Whether NATS is configured, and reached.
+    /// `true` if NATS is reached. `None` if it is not configured.
     #[must_use]
     pub fn is_connected(&self) -> Option<bool> {
         self.client.as_ref().map(|client| client.connection_state() == State::Connected)

@@ -1,6 +1,6 @@
 //! A node of the service without its faces: the edge, limits, TLS, configuration, who a caller is, start and stop, mail.
 //!
-//! It names no route, page or verb: whoever starts it hands those in. The only crate, with `fulexo_api`, that reads the clock
+//! It names no route, page or verb: its caller hands those in. The only crate, with `fulexo_api`, that reads the clock
 //! and the environment.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]

@@ -1,5 +1,5 @@
-//! The size of the log for whoever asks how the service is: anybody may, as often as they like, so the database is asked once
-//! a second at most, on one connection.
+//! The size of the log, for questions about health: anybody may ask, as often as they like, so the database is asked
+//! once a second at most, on one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl LogSize {
             return size;
         }
         let pool = self.pool.clone();
-        // In a task of its own: whoever asked may go away, and the next one is not to ask beside it.
+        // In a task of its own: the caller may go away, and the next one must not ask at the same time.
         let asked = tokio::spawn(async move {
             let size = timeout(PATIENCE, log_size(&pool)).await.ok().and_then(Result::ok);
             *last = Some((Instant::now(), size));

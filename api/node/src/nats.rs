@@ -1,5 +1,5 @@
 //! The one connection to NATS of a node: the doorbell, the relay and the feed share it. NATS may be down for as long as it
-//! likes: whoever uses the connection works without it, or waits. The log says so once, not at every try.
+//! likes: the users of the connection work without it, or wait. The log says so once, not at every try.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,7 +8,7 @@ use crate::database::reason;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
-/// What `migrate` did.
+/// The result of `migrate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migrated {
     /// Migrations applied now.
@@ -55,7 +55,7 @@ async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// Whether the schema is the one that this build was made for.
+/// Checks that the schema is the one that this build was made for, or a newer one.
 ///
 /// # Errors
 /// In words for the operator.

@@ -62,11 +62,11 @@ use crate::{clock, nats, schema};
 
 /// Between two sweeps of what has served its time.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Commands at a time that go on behind answers that were given already.
+/// The most commands at a time that still run after their answers were given.
 const BEHIND_ANSWERS: usize = 256;
 
-// What a command has counted, the log takes: one command waits for one append at a time, and the queue holds as many as there
-// are commands, and some.
+// The log takes what a command has counted: one command waits for one append at a time, and the queue holds more
+// appends than there are commands.
 const _: () = assert!(2 * (MAX_IN_FLIGHT + BEHIND_ANSWERS) < QUEUE);
 
 /// A service that runs.
@@ -84,15 +84,15 @@ pub struct Running {
 
 /// The service but for its listener: what a verb needs that changes something and ends.
 pub struct Core {
-    /// What request handlers, and verbs, work with.
+    /// The state that request handlers, and verbs, work with.
     pub app: Arc<App>,
     pools: Pools,
     stop_sequencer: oneshot::Sender<()>,
     sequencer: JoinHandle<()>,
     followers: JoinSet<()>,
-    /// What a node does beside answering, until it is begun. A verb that ends begins none of it.
+    /// The work of a node other than answering, until it is begun. A verb that ends begins none of it.
     upkeep: Vec<BoxFuture<'static, ()>>,
-    /// As whom this process copies the log, where it does.
+    /// The id under which this process copies the log, if it does.
     relays_as: Option<Uuid>,
 }
 
@@ -113,7 +113,7 @@ impl Core {
             None => None,
         };
 
-        // What decides: secrets, keys, the policy.
+        // The parts that decide: secrets, keys, the policy.
         let vault = Vault::open(pools.work.clone(), config.encryption_keys)
             .await
             .map_err(|error| failed("the vault", &error))?;
@@ -125,14 +125,14 @@ impl Core {
             .map_err(|error| StartError(chain(&error).to_string()))?;
         let policy = Arc::new(ActivePolicy::new(first_policy.clone()));
 
-        // What is recorded, and what judges by it.
+        // The log, and the gate that judges by it.
         let gate = Gate::open(&pools.vital, config.access_lifetime, Arc::clone(&policy), clock::now())
             .await
             .map(Arc::new)
             .map_err(|error| failed("the access gate", &error))?;
         let log_side = LogSide::start(&pools, gate, Arc::clone(&node_name), Doorbell::new(nats.clone())).await?;
 
-        // What follows: the copy of the log, read models.
+        // The parts that follow the log: its copy, read models.
         let copy = nats.map(|client| Copy {
             client,
             key: CopyKey::of(&vault),
@@ -141,7 +141,7 @@ impl Core {
         });
         let read_side = ReadSide::new(&pools.behind, &log_side.head, Arc::clone(&node_name), copy);
 
-        // What changes it: commands, and what they count, mail and owe.
+        // The parts that change the log: commands, and what they count, mail and owe.
         let LogSide { log, gate, doorbell, nodes, head, stop_sequencer, sequencer, followers } = log_side;
         let ReadSide { progress, relay, relays_as, feed, tasks: mut upkeep } = read_side;
         let is_current: FreshnessCheck = {
@@ -288,7 +288,7 @@ impl Running {
         }
     }
 
-    /// What its handlers work with.
+    /// Returns the state that its handlers work with.
     #[must_use]
     pub const fn app(&self) -> &Arc<App> {
         &self.core.app

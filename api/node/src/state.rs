@@ -21,11 +21,11 @@ use crate::log_size::LogSize;
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 
-/// What request handlers work with.
+/// The state that request handlers work with.
 pub struct App {
-    /// What this node is called among others.
+    /// The name of this node among others.
     pub node_name: Arc<str>,
-    /// Who else is there, and how far.
+    /// The other nodes, and their progress.
     pub nodes: Arc<NodeRegistry>,
     /// The write side.
     pub commands: Arc<Commands>,
@@ -39,29 +39,29 @@ pub struct App {
     pub(crate) past: Semaphore,
     /// Judges requests.
     pub gate: Arc<Gate>,
-    /// How far the read models are.
+    /// The progress of the read models.
     pub progress: ProjectionProgress,
-    /// How long the log is, as far as this node knows.
+    /// The length of the log, as far as this node knows.
     pub head: watch::Receiver<u64>,
     /// Tokens verified before.
     pub tokens: TokenCache,
     /// The connection between nodes.
     pub doorbell: Doorbell,
-    /// How the copy of the log in JetStream is getting on, where one is made.
+    /// The state of the copy of the log in JetStream, if one is made.
     pub relay: Option<watch::Receiver<RelayState>>,
     /// The feed from JetStream, where projections read it.
     pub feed: Option<Arc<JetStreamFeed>>,
-    /// Whether anybody may register.
+    /// `true` if anybody may register.
     pub registration: bool,
     /// The policy in force until an event says otherwise.
     pub first_policy: Policy,
     /// One preview of a policy at a time: it reads a good part of the log.
     pub previews: Semaphore,
-    /// How many requests are let in, if that is limited.
+    /// The limits on requests, if there are any.
     pub limits: Option<Arc<Limits>>,
     /// The tasks that commands run in.
     pub tasks: CommandTasks,
-    /// Leave for commands that go on behind answers that were given already.
+    /// Permits for commands that still run after their answers were given.
     pub behind_answers: Arc<Semaphore>,
 }
 

@@ -1,6 +1,6 @@
 //! Commands, each in a task of its own: a client that leaves ends its waiting, never the command. A stop waits for them.
 //!
-//! How many there may be is not decided here: whoever starts one holds a permit in it.
+//! The number of tasks is not limited here: the code that starts one holds a permit in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct CommandTasks(Arc<watch::Sender<usize>>);
 struct Running(CommandTasks);
 
 impl CommandTasks {
-    /// Runs a command to its end, in the span of whoever starts it.
+    /// Runs a command to its end, in the span of the caller.
     pub fn start(&self, command: impl Future<Output = ()> + Send + 'static) {
         self.start_within(LONGEST, command);
     }

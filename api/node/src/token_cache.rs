@@ -22,7 +22,7 @@ struct Generations {
 }
 
 impl TokenCache {
-    /// What the token says, if it is valid now.
+    /// Returns the claims of the token, if it is valid now.
     ///
     /// # Errors
     /// [`InvalidToken`].

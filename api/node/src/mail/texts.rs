@@ -274,7 +274,7 @@ mod tests {
             assert_eq!(text.matches("://").count(), 1, "{text}");
             assert!(!text.contains("evil.example") && !text.contains("@") && !text.contains('<'), "{text}");
             assert!(text.is_ascii() && !text.contains('\r') && !text.contains('\t'), "{text}");
-            // Whatever it says is indented, under its name.
+            // All that it says is indented, under its name.
             let stray = text.lines().filter(|line| !line.starts_with("  ")).count();
             assert_eq!(stray, plain.lines().filter(|line| !line.starts_with("  ")).count(), "{text}");
         }

@@ -1,5 +1,5 @@
-//! Where the service listens: HTTP, or HTTPS and the plain listener that redirects to it. What a connection may do is in
-//! `http::listener`.
+//! The listeners of the service: HTTP, or HTTPS and the plain listener that redirects to it. `http::listener` decides
+//! what a connection may do.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::tls::acceptor::Secured;
 use crate::tls::redirect::Redirect;
 use crate::tls::{Source, Tls};
 
-/// Where to listen, and whom to believe there.
+/// The addresses to listen on, and the proxies to believe there.
 pub(super) struct Listen {
     reserved: Reserved,
     address: SocketAddr,
@@ -37,7 +37,7 @@ impl Listen {
     /// Takes it out of the configuration and reserves the ports, unless the first one is reserved already.
     ///
     /// # Errors
-    /// When one is taken.
+    /// If one is taken.
     pub fn take(config: &mut Config, reserved: Option<Reserved>) -> Result<Self, StartError> {
         let address = (config.bind, config.port).into();
         let reserved = match reserved {
@@ -82,7 +82,7 @@ impl Listening {
         let Listen { reserved, address, tls, redirect, trusted_proxies, origins, has_front_page, public_url } = listen;
         let acceptor = reserved.listen().map_err(|error| unavailable(address, PORT, &error))?;
         let port = listener::port(&acceptor).unwrap_or(address.port());
-        // Where nobody is limited by address, nobody's connections are.
+        // Without limits on addresses, there is no limit on the connections of one address.
         let exempt = trusted_proxies.clone();
         let bounds = |max_connections| ListenerOptions {
             max_connections,
@@ -133,7 +133,7 @@ const HTTP_PORT: &str = "set FULEXO_HTTP_PORT";
 /// Reserves the address that the service itself listens on.
 ///
 /// # Errors
-/// When it is taken, or is not this process's to take.
+/// If it is taken, or is not this process's to take.
 pub fn reserve_port(address: SocketAddr) -> Result<Reserved, StartError> {
     reserve(address, PORT)
 }
@@ -161,6 +161,6 @@ fn unavailable(address: SocketAddr, otherwise: &str, error: &io::Error) -> Start
 }
 
 async fn told_to(mut stopped: watch::Receiver<bool>) {
-    // An error says that whoever would say it is gone.
+    // An error says that the sender is gone.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

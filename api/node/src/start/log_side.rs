@@ -56,7 +56,7 @@ impl LogSide {
     }
 }
 
-/// What the log does beside appending: derive what gates requests, tell this node, tell the others.
+/// Returns the work of the log other than appending: derive what gates requests, tell this node, tell the others.
 fn hooks(gate: &Arc<Gate>, doorbell: &Doorbell, head: &watch::Sender<u64>) -> LogHooks {
     let (gate, doorbell, head) = (Arc::clone(gate), doorbell.clone(), head.clone());
     LogHooks {
