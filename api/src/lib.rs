@@ -10,6 +10,6 @@ pub mod faces;
 mod pages;
 pub mod routes;
 
-/// The allocator of the service, and of whatever measures it.
+/// The allocator of the service, and of the programs that measure it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

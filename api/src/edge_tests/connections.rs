@@ -1,4 +1,4 @@
-//! What a peer may do with a connection, and what becomes of it.
+//! Tests of connections: what a peer may do with one, and how it ends.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn bounds() -> ListenerOptions {
     ListenerOptions { header_timeout: Duration::from_millis(100), ..ListenerOptions::default() }
 }
 
-/// How long the server keeps this stream open, and what it sent until then.
+/// Returns the time for which the server keeps this stream open, and the text that it sent until then.
 async fn lasts(stream: &mut TcpStream) -> (Duration, String) {
     let began = time::Instant::now();
     let mut bytes = Vec::new();
@@ -92,7 +92,7 @@ async fn connect_from(address: &str, server: &Server) -> io::Result<TcpStream> {
     socket.connect(server.address).await
 }
 
-/// What a request on this connection is answered, its head at least; nothing where the connection is closed.
+/// Sends a request on this connection. Returns the answer, its head at least; nothing if the connection is closed.
 async fn ask(stream: &mut TcpStream, path: &str) -> String {
     let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
     let mut answer = vec![0; 16 * 1024];
@@ -117,7 +117,7 @@ async fn one_address_that_takes_what_it_can_get_keeps_nobody_out() {
         let mut stream = connect_from(other, &server).await.unwrap();
         assert!(ask(&mut stream, "/v1/whoami").await.starts_with("HTTP/1.1 200"), "{other}");
     }
-    // What it gives up it may have again.
+    // The address may have back the connections that it gives up.
     greedy.clear();
     let again = time::timeout(Duration::from_secs(5), async {
         loop {

@@ -1,4 +1,4 @@
-//! What every answer carries: headers, id; and whose address a request has.
+//! Tests of the headers and the id that every answer carries, and of the address that a request has.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What a request leaves in the log.
+//! Tests of the lines that a request leaves in the log.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};

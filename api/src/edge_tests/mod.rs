@@ -1,6 +1,6 @@
 //! The edge as clients meet it: whole requests over a real socket, through the listener and the stack.
 //!
-//! This file is the service under test and a client for it; the claims are in the files beside it.
+//! This file is the service under test and a client for it; the claims are in the files alongside it.
 
 mod account_pages;
 mod bodies;

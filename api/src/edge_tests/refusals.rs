@@ -1,4 +1,4 @@
-//! What is refused, and how the refusal reads.
+//! Tests of refusals: the requests that are refused, and the text of each refusal.
 
 use std::time::Duration;
 
