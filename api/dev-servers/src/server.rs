@@ -42,7 +42,7 @@ pub(super) const HOME: &str = "/proc/self/fd/3";
 /// The way in which a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself or another's hand, before it was asked; the next start recovers.
+    /// By itself or by another's hand, before it was asked. The next start recovers.
     Gone,
     /// After the first signal.
     Clean,
@@ -181,7 +181,7 @@ impl Log {
         }
     }
 
-    /// Everything that was logged since this was opened; nothing of a log that cannot be read.
+    /// Returns everything that was logged since this was opened; nothing of a log that cannot be read.
     fn written(&self) -> String {
         let mut bytes = Vec::new();
         let _ = File::open(&self.path).and_then(|mut log| {
@@ -213,7 +213,8 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Started by root, a server runs as the owner of its home: `postgres`, else `nobody`.
+    /// Opens the home of a server. Started by root, the server runs as the owner of its home: `postgres`, else
+    /// `nobody`.
     pub(super) fn open(data_dir: &DataDir, name: &str, program: &'static str) -> Result<Home, ServerError> {
         let path = private_dir(&data_dir.path().join(name))?;
         let meta = fs::metadata(&path).map_err(io_error("read", &path))?;
