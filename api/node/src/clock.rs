@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-/// Now, cut to the microseconds that the log keeps.
+/// Returns the current time, cut to the microseconds that the log keeps.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> DateTime<Utc> {

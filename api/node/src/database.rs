@@ -19,7 +19,7 @@ pub const LEAST_CONNECTIONS: u32 = 14;
 /// A connection that was used so lately is not asked whether it lives; another one has as long to say so.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// A node's connections. What is slow or locked in one pool takes none of another's.
+/// A node's connections. Slow or locked work in one pool takes no connections of another.
 pub struct Pools {
     /// The lease, the registry, the log's head; appends.
     pub vital: PgPool,
@@ -36,7 +36,7 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// As many connections in all, made when they are needed.
+    /// Divides so many connections among the pools. They are made when they are needed.
     ///
     /// # Errors
     /// [`StartError`], without the password in the URL.
@@ -101,7 +101,7 @@ async fn fill(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Until a pool has as many connections as it may have, looked at now and then.
+/// Waits until a pool has as many connections as it may have, with a look now and then.
 async fn is_full(pool: &PgPool, between: Duration) {
     loop {
         sleep(between).await;

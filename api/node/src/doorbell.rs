@@ -21,19 +21,19 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// Without a connection to NATS only this node's own rings are heard.
+    /// Makes a doorbell. Without a connection to NATS it hears only this node's own rings.
     #[must_use]
     pub fn new(client: Option<async_nats::Client>) -> Self {
         Self { rung: Arc::new(Notify::new()), ours: Arc::new(Notify::new()), client }
     }
 
-    /// Something was committed here.
+    /// Says that something was committed here.
     pub fn ring(&self) {
         self.rung.notify_one();
         self.ours.notify_one();
     }
 
-    /// There is something to do here, and nowhere else.
+    /// Says that there is something to do here, and nowhere else.
     pub fn ring_here(&self) {
         self.rung.notify_one();
     }

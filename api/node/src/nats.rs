@@ -95,7 +95,7 @@ impl Watch {
     }
 }
 
-/// In words of an operator, what the client names by a kind of error.
+/// Returns an operator's words for a kind of error that the client names.
 fn cause(reason: &str) -> &str {
     match reason {
         "IO error" => "no server answers there",

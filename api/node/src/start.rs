@@ -60,7 +60,7 @@ use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 use crate::{clock, nats, schema};
 
-/// Between two sweeps of what has served its time.
+/// The pause between two sweeps of what has served its time.
 const SWEEP: Duration = Duration::from_secs(60);
 /// The most commands at a time that still run after their answers were given.
 const BEHIND_ANSWERS: usize = 256;

@@ -66,11 +66,11 @@ pub struct App {
 }
 
 impl App {
-    /// Leave to ask about the past, or about all of the present: few do at once, so that there are connections left for
-    /// those who ask for less.
+    /// A permit to ask about the past, or about all of the present: few do at once, so that there are connections left
+    /// for those who ask for less.
     ///
     /// # Errors
-    /// 503 when others are at it for too long.
+    /// 503 if others hold all permits for too long.
     pub async fn look_back(&self) -> Result<SemaphorePermit<'_>, Problem> {
         let overloaded = || Problem::overloaded(Duration::from_secs(2));
         timeout(Duration::from_secs(2), self.past.acquire()).await.map_err(|_| overloaded())?.map_err(|_| overloaded())

@@ -47,7 +47,7 @@ fn read(host: &HeaderValue) -> Option<Authority> {
     sound(host.to_str().ok()?.parse().ok()?)
 }
 
-/// `user@host` has no place here, and reads as another host; nor has a port that is not valid.
+/// Returns the authority, unless it has a user, which reads as another host, a port that is not valid, or no host.
 fn sound(authority: Authority) -> Option<Authority> {
     let behind = authority.as_str().strip_prefix(authority.host())?;
     let port_is_sound = behind.is_empty() || behind == ":" || authority.port_u16().is_some();

@@ -50,7 +50,7 @@ pub(super) fn malformed(error: &serde_json::Error) -> FieldError {
     FieldError::new("", format!("is not valid JSON: {error}"))
 }
 
-/// One pointer more (RFC 6901).
+/// Returns the pointer to a member of this name (RFC 6901).
 pub(super) fn below(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
@@ -168,7 +168,7 @@ pub(super) fn plain(reason: &str) -> String {
     reason.to_owned()
 }
 
-/// Without the names of our types around it: `failed to parse "LoginRequest": … (occurred while parsing "…")`.
+/// Takes the names of our types away from around it: `failed to parse "LoginRequest": … (occurred while parsing "…")`.
 fn unwrapped(reason: &str) -> &str {
     let reason = match reason.strip_prefix("failed to parse \"") {
         Some(rest) => rest.split_once("\": ").map_or(rest, |(_, inner)| inner),

@@ -22,7 +22,7 @@ pub(super) struct BodyBudget {
 #[derive(Default)]
 struct Held {
     all: usize,
-    /// Of those addresses that hold any.
+    /// The bytes of each address that holds any.
     of: HashMap<Origin, usize>,
 }
 
@@ -39,10 +39,10 @@ impl BodyBudget {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// Takes what a body may come to.
+    /// Takes the most bytes that a body may have.
     ///
     /// # Errors
-    /// 503 when there is not as much left, in all or for this address.
+    /// 503 if there is not as much left, in all or for this address.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr, bytes: usize) -> Result<TakenBytes, Problem> {
         let origin = Origin::of(address);
         let mut held = self.held();

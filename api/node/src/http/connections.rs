@@ -44,7 +44,7 @@ struct Table {
 }
 
 struct State {
-    /// None for a proxy of ours, which speaks for many.
+    /// The origin. `None` for a proxy of ours, which speaks for many.
     origin: Option<Origin>,
     under_way: AtomicUsize,
     /// The time at which the last request ended, or the connection was accepted; microseconds of this listener.
@@ -174,7 +174,7 @@ impl Place {
         self.state.displaced.load(Ordering::Relaxed)
     }
 
-    /// For the service, which knows of requests.
+    /// Returns the handle for the service, which knows of requests.
     pub(super) fn user(&self) -> User {
         User { connections: Arc::clone(&self.connections), state: Arc::clone(&self.state) }
     }

@@ -28,11 +28,12 @@ pub enum Cookie {
     Device,
 }
 
-/// In the extensions of a request that was authenticated by cookie.
+/// The mark of a request that was authenticated by cookie, in its extensions.
 #[derive(Clone, Copy)]
 pub struct ByCookie;
 
-/// In the extensions of a request that a page of a foreign origin had a browser send, as far as the browser says so.
+/// The mark of a request that a page of a foreign origin had a browser send, as far as the browser says so; in its
+/// extensions.
 #[derive(Clone, Copy)]
 pub struct Foreign;
 
@@ -78,8 +79,8 @@ impl Cookie {
     }
 }
 
-/// Takes the access token out of its cookie, and marks what comes from elsewhere than pages of the host that the request
-/// names.
+/// Takes the access token out of its cookie, and marks a request that comes from other pages than those of the host
+/// that it names.
 pub(super) fn present(request: &mut Request, own: Option<&Authority>, origin_is_listed: bool) {
     if !origin_is_listed && is_foreign(request, own) {
         request.set_data(Foreign);

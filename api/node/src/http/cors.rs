@@ -43,7 +43,7 @@ impl Origins {
         is_plain.then(|| HeaderValue::from_str(text).ok())?
     }
 
-    /// These.
+    /// A list of these origins.
     #[must_use]
     pub fn new(origins: Vec<HeaderValue>) -> Self {
         Self(origins.into())

@@ -35,7 +35,7 @@ pub struct File {
 pub enum Cache {
     /// Not at all: a page that is given a secret leaves no trace.
     Never,
-    /// As long as it is asked for again each time.
+    /// For any time, if it asks again before each use.
     Revalidated,
     /// For good: its address in the page has its hash.
     Forever,
@@ -45,7 +45,7 @@ pub enum Cache {
 struct Served {
     file: File,
     plain: OnceLock<Representation>,
-    /// None of what does not gain by it.
+    /// The compressed form; `None` if the file does not gain by it.
     gzip: OnceLock<Option<Representation>>,
 }
 

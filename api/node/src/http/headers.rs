@@ -25,7 +25,7 @@ const FIXED: [(HeaderName, HeaderValue); 8] = [
     (HeaderName::from_static("cross-origin-embedder-policy"), HeaderValue::from_static("require-corp")),
 ];
 
-/// These where the handler set none.
+/// The headers that are added where the handler set none.
 const DEFAULT: [(HeaderName, HeaderValue); 2] = [
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

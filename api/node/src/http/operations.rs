@@ -111,7 +111,7 @@ struct Operation {
     parameters: Parameters,
     /// `true` if it asks nobody who they are.
     is_public: bool,
-    /// For `JsonBody`, which reads when the handler asks.
+    /// The schema for `JsonBody`, which reads when the handler asks.
     body: Option<Arc<BodySchema>>,
     /// The quota of an address on it, in addition to those that hold everywhere.
     route: Option<RouteGroup>,

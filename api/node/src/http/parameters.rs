@@ -16,9 +16,9 @@ use super::problem::{FieldError, Problem};
 pub(super) struct Parameters {
     query: Vec<Parameter>,
     headers: Vec<Parameter>,
-    /// Each with the name that poem-openapi routes it by.
+    /// The parameters in the path, each with the name that poem-openapi routes it by.
     path: Vec<(String, Parameter)>,
-    /// As the unknown one's refusal lists them.
+    /// The list of known parameters, for the refusal of an unknown one.
     known: Arc<str>,
 }
 
@@ -38,7 +38,7 @@ impl BadParameters {
 }
 
 impl Parameters {
-    /// `in_path` are the names of those in the path, in its order.
+    /// Takes the published parameters. `in_path` are the names of those in the path, in its order.
     pub(super) fn new(
         published: Vec<MetaOperationParam>,
         in_path: &[String],

@@ -27,7 +27,7 @@ impl Standing {
     }
 }
 
-/// Whole seconds, rounded up.
+/// Returns whole seconds, rounded up.
 pub fn whole_seconds(time: TimeDelta) -> i64 {
     time.num_seconds() + i64::from(time.subsec_nanos() > 0)
 }

@@ -1,6 +1,6 @@
 //! The buckets of one node, in memory: bounded however many addresses there are, and without a lock that all share.
 //!
-//! A bucket that is full again says nothing and is dropped where room is needed. Where there is none even so, newcomers
+//! A bucket that is full again says nothing and is dropped where room is needed. If there is no room even so, newcomers
 //! share one bucket: a flood from everywhere is then held as if it came from one place.
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ pub enum Origin {
     Account(Uuid),
     /// An API key.
     ApiKey(Uuid),
-    /// All that there is no room to tell apart.
+    /// All origins that there is no room to tell apart.
     Crowd,
 }
 
@@ -67,7 +67,7 @@ struct Shard {
 const SHARDS: usize = 64;
 /// Buckets of a shard: some 65,000 in all, and 5 MiB.
 const MOST: usize = 1_024;
-/// Between two looks for room, in microseconds.
+/// The pause between two looks for room, in microseconds.
 const PAUSE: i64 = 1_000_000;
 
 impl Default for Buckets {

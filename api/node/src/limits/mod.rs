@@ -54,7 +54,7 @@ pub struct Counts {
 }
 
 impl Limits {
-    /// Over what this node counts.
+    /// The limits over what this node counts.
     #[must_use]
     pub fn new(counts: Arc<Counts>, commands: Arc<Commands>) -> Self {
         Self { counts, commands, alone_until: AtomicI64::new(0) }
@@ -145,7 +145,7 @@ impl Limits {
 }
 
 impl Counts {
-    /// Over these quotas.
+    /// The counts over these quotas.
     #[must_use]
     pub fn new(quotas: RateLimits) -> Self {
         Self { quotas, buckets: Buckets::default(), tally: Tally::default(), began: Instant::now() }

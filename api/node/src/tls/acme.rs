@@ -27,13 +27,13 @@ use super::current::Current;
 use super::directory::{Directory, is_unknown_account, order};
 use crate::clock;
 
-/// Between two looks at the vault.
+/// The pause between two looks at the vault.
 const LOOK: Duration = Duration::from_secs(2);
 /// The time limit of an order.
 const ORDER: Duration = Duration::from_secs(3 * 60);
 /// The time for which a node that says no more keeps its turn: longer than an order may take.
 const TURN: TimeDelta = TimeDelta::minutes(4);
-/// After the first failure; doubles with each further one.
+/// The wait after the first failure. It doubles with each further one.
 const FIRST_WAIT: TimeDelta = TimeDelta::minutes(1);
 /// The longest wait after a failure, but for a random quarter more.
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(1);
@@ -62,7 +62,7 @@ pub struct Acme {
     directory: Directory,
     store: AcmeStore,
     current: Arc<Current>,
-    /// Of the certificate in use.
+    /// The version of the certificate in use.
     version: i64,
     renew_at: Option<DateTime<Utc>>,
     /// The time of the next order as the log was last told, in seconds.
@@ -83,8 +83,8 @@ enum Failure {
 }
 
 impl From<instant_acme::Error> for Failure {
-    /// With its causes: "client error" alone helps nobody. On one line, and no longer than one reads: a directory may
-    /// quote what it was answered.
+    /// Keeps the causes: "client error" alone helps nobody. The text is on one line, and no longer than one reads: a
+    /// directory may quote what it was answered.
     fn from(error: instant_acme::Error) -> Self {
         let text = chain(&error).to_string();
         Self::Directory(text.chars().filter(|char| !char.is_control()).take(1_000).collect())
@@ -203,12 +203,12 @@ impl Acme {
 /// kept of a challenge, so every node can answer; it serves nobody but the holder of the account's key.
 pub struct Answers {
     store: AcmeStore,
-    /// As it was read, and when. Under a lock, so that a flood of tokens costs few queries.
+    /// The thumbprint as it was read, and the time. It is under a lock, so that a flood of tokens costs few queries.
     thumbprint: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 impl Answers {
-    /// For the account in this store.
+    /// The answers for the account in this store.
     #[must_use]
     pub fn new(store: AcmeStore) -> Self {
         Self { store, thumbprint: Mutex::default() }

@@ -90,7 +90,7 @@ impl Certificate {
         Ok(Self { key: Arc::new(key), not_before, not_after })
     }
 
-    /// As rustls wants it.
+    /// Returns it in the form that rustls takes.
     #[must_use]
     pub const fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.key

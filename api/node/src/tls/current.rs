@@ -13,7 +13,7 @@ use super::certificate::Certificate;
 pub struct Current(watch::Sender<Option<Arc<Certificate>>>);
 
 impl Current {
-    /// From here on this one.
+    /// Answers new handshakes with this one from now on.
     pub fn replace(&self, certificate: Certificate) {
         self.0.send_replace(Some(Arc::new(certificate)));
     }

@@ -34,7 +34,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Without roots of its own the machine's are believed.
+    /// Makes a client of the directory. Without roots of its own it believes the machine's.
     ///
     /// # Errors
     /// In words for the operator.

@@ -16,9 +16,9 @@ use super::certificate::{Certificate, Nearness};
 use super::current::Current;
 use crate::clock;
 
-/// Between two looks.
+/// The pause between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two reminders of a certificate that ends soon.
+/// The time between two reminders of a certificate that ends soon.
 const REMINDER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The files of chain and key, in PEM.
@@ -107,7 +107,7 @@ pub async fn follow(files: Files, current: Arc<Current>) {
     }
 }
 
-/// Once a day, and once more when it becomes urgent.
+/// Reminds of the end of the certificate once a day, and once more when it becomes urgent.
 fn remind(current: &Current, last: &mut Option<(Instant, Nearness)>) {
     let Some(certificate) = current.get() else { return };
     let nearness = certificate.nearness(clock::now());

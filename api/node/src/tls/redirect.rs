@@ -22,13 +22,13 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// To this node's TLS, on this port.
+    /// Redirects to this node's TLS, on this port.
     #[must_use]
     pub const fn new(tls: Arc<Tls>, port: u16) -> Self {
         Self { tls, port }
     }
 
-    /// 308 (RFC 9110, section 15.4.9) keeps method and body. 421 where the host is not ours.
+    /// Answers 308, which keeps method and body (RFC 9110, section 15.4.9). 421 if the host is not ours.
     fn redirect(&self, request: &Request) -> Response {
         // `OPTIONS *` and CONNECT have no path that a host could be put in front of.
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());

@@ -154,7 +154,7 @@ impl Shapes {
         choices[self.below(choices.len())]
     }
 
-    /// Some JSON of about so many bytes, of a shape that is hard on somebody.
+    /// Returns some JSON of about so many bytes, of a shape that is hard on somebody.
     fn value(&mut self, size: usize, depth: usize) -> String {
         if size < 8 || depth > 4 {
             return self.of(&["0", "[]", "{}", r#""""#, "null", "-0.0", "true", "1e300"]).to_owned();
