@@ -9,7 +9,7 @@ pub enum DatabaseFailure<'a> {
     /// The pool gave no connection in time, and nothing was sent. Try again.
     NoConnection,
     /// The server cannot be reached, is starting or stopping, lacks resources, or has become a standby; or it closed the
-    /// connection. What was about to be committed may have been. Try again later.
+    /// connection. A commit under way may have succeeded. Try again later.
     Unavailable,
     /// The statement took too long, or an operator cancelled it. Its transaction is rolled back.
     Cancelled,
