@@ -4,19 +4,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use totp_rs::{Builder, Secret, Totp};
 
-/// What shows codes of one seed.
+/// An app that shows codes of one seed.
 pub struct Authenticator(Totp);
 
 impl Authenticator {
-    /// Somebody types a seed in, as the service shows it.
+    /// Creates one from the base32 secret that the service shows.
     #[must_use]
     pub fn of(secret: &str) -> Self {
         let secret = Secret::try_from_base32(secret).unwrap();
         Self(Builder::new().with_secret(secret.as_bytes().to_vec()).build().unwrap())
     }
 
-    /// The code that it shows now, or so many steps of 30 seconds later or earlier. The service takes those of -1, 0 and
-    /// 1, each once, and none that is older than one it has taken.
+    /// Returns the code that it shows now, or this many steps of 30 seconds later or earlier. The service accepts the
+    /// steps -1, 0 and 1, each once, and none older than one that it has accepted.
     #[must_use]
     pub fn code(&self, steps: i64) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

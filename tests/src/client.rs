@@ -1,4 +1,4 @@
-//! A client that speaks HTTP or HTTPS over a socket, one connection a request, and remembers its tokens.
+//! A client that speaks HTTP or HTTPS over a socket, one connection per request, and remembers its tokens.
 
 use std::sync::Arc;
 
@@ -18,39 +18,39 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 
-/// Somebody who calls the service.
+/// A caller of the service.
 #[derive(Clone, Default)]
 pub struct Client {
-    /// Where the service listens, `http://host:port` or `https://host:port`.
+    /// The address of the service, `http://host:port` or `https://host:port`.
     pub url: String,
-    /// Whom to believe about an `https` URL.
+    /// The TLS settings for an `https` URL, with the roots that the client trusts.
     pub tls: Option<Arc<ClientConfig>>,
-    /// With what to authenticate, if at all.
+    /// The access token that authenticates its requests, if any.
     pub access_token: Option<String>,
     /// The refresh token of the last login or refresh.
     pub refresh_token: String,
-    /// Their address, when they were registered by the harness.
+    /// The user's address, if the harness registered the user.
     pub email: String,
-    /// Their account, when they were registered by the harness.
+    /// The user's account, if the harness registered the user.
     pub account: Uuid,
-    /// Their session.
+    /// The user's session.
     pub session: Uuid,
-    /// By what their device is known.
+    /// The token that identifies the user's device.
     pub device_token: String,
     /// Headers sent with each request.
     pub headers: Vec<(String, String)>,
 }
 
-/// How a client leaves before it is answered.
+/// The two manners in which a client leaves before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// HTTP/1.1: it closes the connection.
+    /// HTTP/1.1: the client closes the connection.
     Close,
-    /// HTTP/2: it resets the stream, and the connection lives on.
+    /// HTTP/2: the client resets the stream, and the connection lives on.
     Reset,
 }
 
-/// What the service answered.
+/// An answer of the service.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The status.
@@ -59,24 +59,24 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body, as text.
     pub text: String,
-    /// The body, as JSON; null when it is none.
+    /// The body, as JSON; null if the body is not JSON.
     pub json: Value,
 }
 
 impl Answer {
-    /// A header, as text.
+    /// Returns a header, as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The `code` of a problem.
+    /// Returns the `code` of a problem.
     #[must_use]
     pub fn code(&self) -> &str {
         self.json.get("code").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// `Log-Position`, which must be there.
+    /// Returns `Log-Position`; panics if it is missing.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.header("log-position")
@@ -86,7 +86,7 @@ impl Answer {
 }
 
 impl Client {
-    /// Somebody not logged in.
+    /// Returns a client that is not logged in.
     #[must_use]
     pub fn new(url: &str) -> Self {
         Self { url: url.to_owned(), ..Self::default() }
@@ -103,7 +103,7 @@ impl Client {
         }
     }
 
-    /// The same client, sending one more header.
+    /// Returns the same client, which sends one more header.
     #[must_use]
     pub fn with_header(&self, name: &str, value: &str) -> Self {
         let mut client = self.clone();
@@ -111,51 +111,52 @@ impl Client {
         client
     }
 
-    /// The same client, wanting to see everything up to this position.
+    /// Returns the same client, which asks to see everything up to this position.
     #[must_use]
     pub fn seeing(&self, position: u64) -> Self {
         self.with_header("log-min-position", &position.to_string())
     }
 
-    /// GET.
+    /// Sends a GET.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None, "").await
     }
 
-    /// DELETE.
+    /// Sends a DELETE.
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, None, "").await
     }
 
-    /// PUT with a JSON body.
+    /// Sends a PUT with a JSON body.
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         self.send(Method::PUT, path, Some("application/json"), &body.to_string()).await
     }
 
-    /// DELETE with a JSON body.
+    /// Sends a DELETE with a JSON body.
     pub async fn delete_with(&self, path: &str, body: Value) -> Answer {
         self.send(Method::DELETE, path, Some("application/json"), &body.to_string()).await
     }
 
-    /// POST with a JSON body.
+    /// Sends a POST with a JSON body.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.send(Method::POST, path, Some("application/json"), &body.to_string()).await
     }
 
-    /// POST without a body.
+    /// Sends a POST without a body.
     pub async fn post_nothing(&self, path: &str) -> Answer {
         self.send(Method::POST, path, None, "").await
     }
 
-    /// Any request.
+    /// Sends any request.
     pub async fn send(&self, method: Method, path: &str, content_type: Option<&str>, body: &str) -> Answer {
         self.try_send(method, path, content_type, body).await.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// Any request, to a service that may be gone.
+    /// Sends any request, to a service that may be gone.
     ///
     /// # Errors
-    /// When there was no answer.
+    ///
+    /// If there was no answer.
     pub async fn try_send(
         &self,
         method: Method,
@@ -179,7 +180,7 @@ impl Client {
         read(sender.send_request(request).await.map_err(|error| text(&error))?).await
     }
 
-    /// Any request over plain HTTP, whose client leaves then; the answer, if it came before.
+    /// Sends any request over plain HTTP, and leaves when `then` is done. Returns the answer, if it came before that.
     pub async fn send_and_leave(
         &self,
         how: Leave,
@@ -193,7 +194,7 @@ impl Client {
         match how {
             Leave::Close => {
                 let (mut sender, connection) = handshake(io).await.ok()?;
-                // Dropped with the socket, at whatever it is then.
+                // The task drops the connection with its socket, in any state it has by then.
                 let connection = tokio::spawn(connection);
                 let answered = async {
                     read(sender.send_request(request.header(HOST, authority).body(whole).ok()?).await.ok()?).await.ok()

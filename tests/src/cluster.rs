@@ -1,4 +1,4 @@
-//! One private Postgres and one NATS for the test process; they end with it. One database a test.
+//! One private Postgres and one NATS for the test process; they end with it. One database per test.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -19,15 +19,15 @@ struct Cluster {
     nats: Nats,
 }
 
-/// Whether Postgres is to write to disk before it acknowledges. Tests never pull its plug; benches measure it.
+/// `true` if Postgres must write to disk before it acknowledges. Tests never pull its plug; benches measure it.
 static DURABLE: AtomicBool = AtomicBool::new(false);
 
-/// From here on, if nothing was started yet: a Postgres with the settings that it comes with.
+/// Has the Postgres of this process run with its default settings, if it has not been started yet.
 pub fn use_durable_postgres() {
     DURABLE.store(true, Ordering::Relaxed);
 }
 
-/// Everything of this test process is in it, and goes with the process.
+/// The directory of everything of this test process; it goes with the process.
 static DIR: LazyLock<DataDir> = LazyLock::new(|| {
     let pid = std::process::id();
     let dir = match memory() {
@@ -39,8 +39,8 @@ static DIR: LazyLock<DataDir> = LazyLock::new(|| {
     dir
 });
 
-/// A file system in memory, where there is plenty. A database is 500 files, and what writes, deletes and writes hundreds of
-/// databases waits for a disk.
+/// Returns a file system in memory, if it has plenty of room. A database is 500 files, and a process that writes,
+/// deletes and writes hundreds of databases waits for a disk.
 fn memory() -> Option<PathBuf> {
     const PLENTY_KIB: u64 = 8 << 20;
     let path = Path::new("/dev/shm");
@@ -55,11 +55,11 @@ fn memory() -> Option<PathBuf> {
 /// Removes the directory when this process has ended, however it ends: the pipe breaks then.
 #[expect(clippy::zombie_processes, reason = "it outlives this process")]
 fn remove_at_the_end(dir: &Path) {
-    // The servers end at the same moment, and write a last time.
+    // The servers end at the same moment, and write one last time.
     let remove = r#"cat; for _ in 1 2 3 4 5; do sleep 1; rm -rf "$0"; [ -e "$0" ] || exit; done"#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", remove]).arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Ctrl-C in a terminal is not for it.
+    // Ctrl-C in a terminal must not end it.
     let mut remover = command.process_group(0).spawn().expect("a shell");
     std::mem::forget(remover.stdin.take());
 }
@@ -79,8 +79,8 @@ const OWNER: &str = "fulexo_owner";
 const APPLICATION: &str = "fulexo";
 /// Reachable from this machine alone, and gone with the test process.
 const ROLE_PASSWORD: &str = "only-for-tests";
-/// What Postgres keeps of that password (RFC 5802, section 3), after one round: the 4,096 of a real one, at each of a node's
-/// connections, would be a third of all that unoptimised tests do.
+/// The verifier that Postgres keeps of that password (RFC 5802, section 3), after one round: the 4,096 of a real one,
+/// at each connection of a node, would be a third of all that unoptimised tests do.
 const ROLE_VERIFIER: &str = "SCRAM-SHA-256$1:c2FsdCBmb3IgdGVzdHMhIQ==$\
                              arKSJ2hk7b4DrYHLE0CZAq5ZHM7BT0Pg8JmBUjuMD/c=:\
                              3Q5gI7X0LhYvPe8Pys7Sxkz2s08im9QueJx92USpqHM=";
@@ -93,7 +93,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// A new one, from the template.
+    /// Creates one from the template.
     pub async fn create() -> Self {
         static TEMPLATE_MADE: OnceLock<Result<(), String>> = OnceLock::new();
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -104,48 +104,48 @@ impl Database {
         let statement = format!("create database {name} template {TEMPLATE} owner {OWNER} strategy file_copy");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
         let mut connection = PgConnection::connect(&superuser_url(&name)).await.unwrap();
-        // A log of its own, not a copy of the template's.
+        // The database has its own log, not a copy of the template's.
         sqlx::query("update log.head set epoch = gen_random_uuid()").execute(&mut connection).await.unwrap();
         Self { name }
     }
 
-    /// As the application sees it.
+    /// Returns the URL for the application's role.
     #[must_use]
     pub fn url(&self) -> String {
         application_url(&CLUSTER.postgres, &self.name)
     }
 
-    /// As migrations see it.
+    /// Returns the URL for the role that runs migrations.
     #[must_use]
     pub fn owner_url(&self) -> String {
         CLUSTER.postgres.url(OWNER, ROLE_PASSWORD, &self.name)
     }
 
-    /// As nobody should.
+    /// Returns the URL for the superuser, which no program should use.
     #[must_use]
     pub fn superuser_url(&self) -> String {
         superuser_url(&self.name)
     }
 
-    /// A pool of the application's role.
+    /// Returns a pool of the application's role.
     pub async fn pool(&self) -> PgPool {
         let pool = fulexo_node::database::connect(&self.url(), 20).await.unwrap();
-        // On a busy machine a new connection takes its time.
+        // On a busy machine a new connection takes a while.
         let options = pool.options().clone().acquire_timeout(Duration::from_secs(60));
         options.connect_lazy_with(pool.connect_options().as_ref().clone())
     }
 
-    /// The variables with which a node works on it.
+    /// Returns the variables with which a node works on this database.
     #[must_use]
     pub fn env(&self) -> BTreeMap<String, String> {
         let mut env = env(&self.url(), &nats_url());
-        // Of the many logs on one NATS none is copied there.
+        // None of the many logs on one NATS is copied there.
         env.insert("FULEXO_NATS_REPLICAS".to_owned(), "0".to_owned());
         env
     }
 }
 
-/// Makes it on a thread of its own: whatever becomes of the test that comes first, it is made once, and where that fails, each
+/// Makes the template on its own thread: it is made once, even if the test that comes first panics. If that fails, each
 /// test says why.
 fn make_template() -> Result<(), String> {
     let make = || {
@@ -173,13 +173,13 @@ pub async fn prepare(postgres: &Postgres, database: &str) {
     schema::migrate(&postgres.url(OWNER, ROLE_PASSWORD, database), APPLICATION).await.unwrap();
 }
 
-/// A database of this Postgres, as the application sees it.
+/// Returns the URL of a database of this Postgres for the application's role.
 #[must_use]
 pub fn application_url(postgres: &Postgres, database: &str) -> String {
     postgres.url(APPLICATION, ROLE_PASSWORD, database)
 }
 
-/// The variables with which a node works on this database and this NATS.
+/// Returns the variables with which a node works on this database and this NATS.
 #[must_use]
 pub fn env(database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
     [
@@ -196,17 +196,17 @@ pub fn env(database_url: &str, nats_url: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// Of a Postgres that has its template.
+/// Returns the superuser's URL of a database on the Postgres that has the template.
 fn superuser_url(database: &str) -> String {
     CLUSTER.postgres.url(SUPERUSER, ROLE_PASSWORD, database)
 }
 
-/// The directory of this test process.
+/// Returns the directory of this test process.
 pub(crate) fn dir() -> &'static Path {
     DIR.path()
 }
 
-/// A directory for servers of a test's own.
+/// Creates a directory for the servers of one test.
 #[must_use]
 pub fn own_dir() -> DataDir {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -214,13 +214,13 @@ pub fn own_dir() -> DataDir {
     DataDir::open(&DIR.path().join(number.to_string())).expect("a directory for a test's servers")
 }
 
-/// The NATS of this test process.
+/// Returns the URL of the NATS of this test process.
 #[must_use]
 pub fn nats_url() -> String {
     CLUSTER.nats.url()
 }
 
-/// The postmaster of this test process.
+/// Returns the process id of this test process's postmaster.
 #[must_use]
 pub fn postgres_pid() -> u32 {
     CLUSTER.postgres.pid()

@@ -1,5 +1,5 @@
-//! What must hold once nothing is under way any more, whatever was aborted, killed or done at once: the log, the vault, the
-//! tables that gate requests, the read models and what each node believes say the same.
+//! The agreement that must hold once nothing is under way any more, after any abort, kill or race: the log, the vault,
+//! the tables that gate requests, the read models and each node's memory say the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,16 +29,16 @@ use crate::looking::{eventually, superuser};
 use crate::node::Node;
 use crate::operator;
 
-/// The youngest sessions, so many of which are tried at each node.
+/// The number of sessions that are tried at each node, the youngest first.
 const TRIED: usize = 60;
 
-/// Panics where anything says otherwise than the log. Nothing may be under way, and no test may have written past the
-/// service; nothing may be older than the shortest window of a lockout.
+/// Panics if anything disagrees with the log. Nothing may be under way, and no test may have written past the service;
+/// nothing may be older than the shortest window of a lockout.
 pub async fn consistent(database: &Database, nodes: &[Node]) {
     consistent_after_kills(database, nodes, 0).await;
 }
 
-/// The same where processes were killed, while so many attempts at most were counted and not recorded yet.
+/// Does the same after processes were killed while at most `lost` attempts were counted and not recorded yet.
 pub async fn consistent_after_kills(database: &Database, nodes: &[Node], lost: usize) {
     let pool = superuser(database).await;
     all_is_read(&pool, nodes).await;
@@ -51,7 +51,7 @@ pub async fn consistent_after_kills(database: &Database, nodes: &[Node], lost: u
     log.attempts_agree(&pool, lost).await;
     log.devices_agree(&pool).await;
     log.mails_agree(&pool).await;
-    // Without a node nobody keeps them up.
+    // Without a node nobody keeps them up to date.
     if !nodes.is_empty() {
         log.read_models_agree(database).await;
     }
@@ -61,7 +61,7 @@ pub async fn consistent_after_kills(database: &Database, nodes: &[Node], lost: u
     pool.close().await;
 }
 
-/// Until every read model, and every node, has seen the end of the log.
+/// Waits until every read model, and every node, has seen the end of the log.
 async fn all_is_read(pool: &PgPool, nodes: &[Node]) {
     eventually("all of the log is read", async || {
         let statement = "select position from log.head union all select position from projection.checkpoint";
@@ -77,7 +77,7 @@ async fn all_is_read(pool: &PgPool, nodes: &[Node]) {
 struct Log {
     events: Vec<RecordedEvent>,
     accounts: BTreeMap<Uuid, AccountState>,
-    /// In the order of their beginning.
+    /// The sessions, in the order of their beginning.
     sessions: Vec<(Uuid, SessionState)>,
     roles: BTreeMap<String, RoleState>,
 }
@@ -151,7 +151,7 @@ impl Log {
         live.collect()
     }
 
-    /// Refresh tokens are good for sessions that live, and for no others.
+    /// Panics unless exactly the live sessions have refresh tokens that work.
     async fn sessions_agree(&self, pool: &PgPool) {
         let rows = "select session_id, account_id from access.session where ended_at is null";
         assert_eq!(self.live(), all(pool, rows).await.into_iter().collect(), "access.session");
@@ -182,7 +182,7 @@ impl Log {
         let left = registered().filter(|(_, state)| state.recovery_codes > 0);
         let left = left.map(|(id, state)| (*id, i64::from(state.recovery_codes))).collect::<BTreeMap<_, _>>();
         assert_eq!(codes.into_iter().collect::<BTreeMap<_, _>>(), left, "vault.recovery_code");
-        // All of them but the current one, as far as the policy keeps them.
+        // The history holds all of them but the current one, as far as the policy keeps them.
         let mut changes: BTreeMap<Uuid, i64> = BTreeMap::new();
         for recorded in &self.events {
             if let Event::Account(AccountEvent::PasswordChanged { how }) = &recorded.event
@@ -222,7 +222,7 @@ impl Log {
         }
     }
 
-    /// The policy, the lockdown, API keys.
+    /// Panics if the policy, the lockdown or the API keys disagree with the log.
     async fn rules_agree(&self, pool: &PgPool) {
         let (mut policy, mut lockdown) = (None, None);
         let (mut keys, mut revoked) = (BTreeSet::new(), BTreeSet::new());
@@ -258,8 +258,8 @@ impl Log {
         );
     }
 
-    /// Whatever is counted is recorded, and whatever is locked was announced. What is recorded may count no more: a right
-    /// attempt at the same time cleared it.
+    /// Panics if a counted attempt is not recorded, or a lock was not announced. The tables may count less than the log
+    /// records: a correct attempt at the same time cleared it.
     async fn attempts_agree(&self, pool: &PgPool, lost: usize) {
         let mut counters: BTreeMap<Counted, (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
         for recorded in &self.events {
@@ -279,7 +279,7 @@ impl Log {
                     };
                     if is_counted {
                         counters.entry(counted(account, *factor, device.as_ref())).or_default().0 += 1;
-                        // Over all devices once more.
+                        // It counts once more over all devices.
                         counters.entry(over_all(account, *factor)).or_default().0 += 1;
                     }
                 }
@@ -310,7 +310,7 @@ impl Log {
         }
         let mut recorded: BTreeMap<Group, (i64, BTreeSet<DateTime<Utc>>)> = BTreeMap::new();
         for ((account, factor, by_address), (count, until)) in counters {
-            // Which address a row is of nobody can say.
+            // Nobody can say which address a row belongs to.
             let group = recorded.entry((if by_address { Uuid::nil() } else { account }, factor)).or_default();
             group.0 += count;
             group.1.extend(until);
@@ -329,7 +329,7 @@ impl Log {
         for (group, count) in &counted {
             more += (count - recorded.get(group).map_or(0, |(count, _)| *count)).max(0);
         }
-        // Each on its own counter, and over all devices.
+        // Each counts on its own counter, and over all devices.
         let lost = 2 * i64::try_from(lost).unwrap();
         assert!(
             more <= lost,
@@ -337,8 +337,8 @@ impl Log {
         );
     }
 
-    /// Which devices an account knows follows from the log, in the order of their last use; each by the session that began
-    /// there last.
+    /// Panics if the known devices of an account do not follow from the log, in the order of their last use; each by
+    /// the session that began there last.
     async fn devices_agree(&self, pool: &PgPool) {
         let mut known: BTreeMap<Uuid, Vec<(&str, Uuid)>> = BTreeMap::new();
         for recorded in &self.events {
@@ -371,8 +371,8 @@ impl Log {
         assert_eq!(rows, known, "vault.known_device");
     }
 
-    /// Of each event that is mailed about there is a mail, up to the bound of its kind, and no other. Of links that were asked
-    /// for to verify an address the log knows nothing but the bound.
+    /// Panics unless each event that is mailed about has a mail, up to the bound of its kind, and there is no other
+    /// mail. About links requested to verify an address, the log knows nothing but the bound.
     async fn mails_agree(&self, pool: &PgPool) {
         let mut wanted: BTreeMap<(Uuid, &str), i64> = BTreeMap::new();
         let mut with_a_factor = BTreeSet::new();
@@ -414,14 +414,14 @@ impl Log {
             .filter(|(_, kind, _)| kind != "email_verification")
             .map(|(account, kind, count)| ((*account, kind.as_str()), *count))
             .collect();
-        // Where no mail is sent at all there is none.
+        // If no mail is sent at all, there is none.
         if !rows.is_empty() {
             let wanted = wanted.into_iter().map(|((account, kind), count)| ((account, kind), count.min(most(kind))));
             assert_eq!(mails, wanted.collect(), "vault.mail");
         }
     }
 
-    /// What `fulexo replay` looks at.
+    /// Panics if the tables that `fulexo replay` compares disagree.
     async fn read_models_agree(&self, database: &Database) {
         let mut replayed = ScratchTables::create(PgConnection::connect(&database.url()).await.unwrap()).await.unwrap();
         replayed.apply(&self.events).await.unwrap();
@@ -434,7 +434,8 @@ impl Log {
         }
     }
 
-    /// A token is worth at each node what the log says of its session, and its holder has the roles that the log says.
+    /// Panics if a node judges a token otherwise than the log judges its session, or gives its holder other roles than
+    /// the log says.
     async fn is_what_a_node_believes(&self, node: &Node) {
         let live = self.live();
         let closed = self.events.iter().rev().find_map(|recorded| match &recorded.event {
@@ -481,7 +482,7 @@ impl Log {
     }
 }
 
-/// The counter over all devices, known or not.
+/// Returns the key of the counter over all devices, known or not.
 fn over_all(account: Uuid, factor: Factor) -> Counted {
     (account, factor.as_str().to_owned(), false)
 }
@@ -497,7 +498,7 @@ fn counted(account: Uuid, factor: Factor, device: Option<&String>) -> Counted {
     (account, factor.as_str().to_owned(), factor == Factor::Password && device.is_none())
 }
 
-/// Most mails of a kind in an hour, as SECURITY.md says.
+/// Returns the most mails of a kind in an hour, as SECURITY.md says.
 fn most(kind: &str) -> i64 {
     match kind {
         "locked_out" => 1,

@@ -1,4 +1,4 @@
-//! A wire to a server that can be cut, left hanging, and healed: what stands between one node and its NATS or Postgres.
+//! A wire between one node and its NATS or Postgres that can be cut, left hanging, and healed.
 
 #![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -18,18 +18,18 @@ enum Wire {
     Hanging,
 }
 
-/// Listens on a port of its own, until the test ends.
+/// A wire that listens on its own port until the test ends.
 pub struct Cut {
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens, on 127.0.0.1.
     pub port: u16,
     wire: watch::Sender<Wire>,
-    /// How often the connections of a moment were forgotten.
+    /// The number of times that the current connections were forgotten.
     forgotten: watch::Sender<u64>,
     server: Arc<AtomicU16>,
 }
 
 impl Cut {
-    /// A whole wire to this port of 127.0.0.1.
+    /// Starts an intact wire to this port of 127.0.0.1.
     pub async fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -56,7 +56,7 @@ impl Cut {
         Self { port, wire, forgotten, server }
     }
 
-    /// The URL of a server of 127.0.0.1, over a wire to it.
+    /// Starts a wire to a server on 127.0.0.1; returns the wire, and the server's URL over it.
     pub async fn of(url: &str) -> (Self, String) {
         let address = url.rsplit_once("127.0.0.1:").unwrap().1;
         let digits: String = address.chars().take_while(char::is_ascii_digit).collect();
@@ -65,7 +65,7 @@ impl Cut {
         (cut, url)
     }
 
-    /// New connections lead to this port.
+    /// Leads new connections to this port.
     pub fn lead_to(&self, server: u16) {
         self.server.store(server, Ordering::Relaxed);
     }
@@ -75,17 +75,18 @@ impl Cut {
         self.wire.send_replace(Wire::Cut);
     }
 
-    /// Nothing passes any more, and nobody is told.
+    /// Stops all traffic without telling either end.
     pub fn hang(&self) {
         self.wire.send_replace(Wire::Hanging);
     }
 
-    /// Nothing passes any more on the connections of now, and nobody is told: as where a firewall has forgotten them.
+    /// Stops all traffic on the current connections without telling either end, like a firewall that has forgotten
+    /// them.
     pub fn forget(&self) {
         self.forgotten.send_modify(|times| *times += 1);
     }
 
-    /// As if nothing had been, but for connections that were cut.
+    /// Restores the wire, except for connections that were cut.
     pub fn heal(&self) {
         self.wire.send_replace(Wire::Whole);
     }

@@ -4,7 +4,7 @@
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// 0 to one less than `sides`.
+    /// Returns a number from 0 to one less than `sides`.
     pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -13,17 +13,17 @@ impl Dice {
         (z ^ (z >> 31)) % sides
     }
 
-    /// The index of one of so many.
+    /// Returns an index into `length` items.
     pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.roll(length as u64)).unwrap()
     }
 
-    /// From `least` to `most`, both of them too.
+    /// Returns a number from `least` to `most`, both included.
     pub fn between(&mut self, least: i64, most: i64) -> i64 {
         least + i64::try_from(self.roll((most - least).unsigned_abs() + 1)).unwrap()
     }
 
-    /// One of these.
+    /// Returns one of these.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         *of.get(self.index(of.len())).unwrap()
     }

@@ -1,5 +1,5 @@
 //! A log of years in seconds: mixed events of many accounts, written past the append function. The same in every run,
-//! and true to how streams interleave; nothing stands beside it in the vault or in the gate's tables.
+//! and true to how streams interleave; the vault and the gate's tables hold nothing of it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::{AccountEvent, Initiator};
@@ -17,8 +17,9 @@ use crate::dice::Dice;
 /// Rows in one statement.
 const BATCH: usize = 10_000;
 
-/// Writes so many events, at the end of what is there: of every twenty or so an account that registers, logins that
-/// succeed and fail, sessions that are refreshed, end or run out, roles, factors, locks and suspensions that come and go.
+/// Writes this many events at the end of the log: about one in twenty registers an account; the rest are logins that
+/// succeed and fail, sessions that are refreshed, end or expire, and roles, factors, locks and suspensions that come
+/// and go.
 pub async fn fill(database: &Database, events: usize) {
     let mut connection = PgConnection::connect(&database.superuser_url()).await.unwrap();
     sqlx::query("alter table log.event_0 disable trigger append_only").execute(&mut connection).await.unwrap();
@@ -48,7 +49,7 @@ pub async fn fill(database: &Database, events: usize) {
     for statement in [
         "alter table log.event_0 enable always trigger append_only",
         "update log.head set position = (select max(position) + 1 from log.event), recorded_at = now()",
-        // As autovacuum does in a log that grew over years.
+        // Autovacuum does this in a log that grew over years.
         "analyze log.event_0",
     ] {
         sqlx::query(statement).execute(&mut connection).await.unwrap();
@@ -78,7 +79,7 @@ struct Live {
     account: Uuid,
     version: u64,
     generation: u32,
-    /// How long it lasts unused, and until when.
+    /// The time that it lasts unused, and its end.
     idle: TimeDelta,
     idle_expires_at: DateTime<Utc>,
 }
@@ -87,7 +88,7 @@ struct History {
     dice: Dice,
     now: DateTime<Utc>,
     accounts: Vec<Account>,
-    /// How many register in all.
+    /// The number of accounts that register in all.
     population: usize,
     sessions: Vec<Live>,
     ready: Vec<(Stream, u64, Event)>,
@@ -124,7 +125,7 @@ impl History {
         rows
     }
 
-    /// As ids are made: the time, then chance.
+    /// Returns an id as ids are made: the time, then chance.
     fn id(&mut self) -> Uuid {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.dice.roll(u64::MAX).to_le_bytes());
@@ -193,7 +194,7 @@ impl History {
         let (id, version) = self.attempted(account);
         let session = self.id();
         let methods = vec![AuthenticationMethod::Password];
-        // One of four is at a desk that many use.
+        // One in four is at a desk that many use.
         let idle = if self.dice.roll(4) == 0 { TimeDelta::minutes(15) } else { TimeDelta::days(7) };
         let idle_expires_at = self.now + idle;
         let succeeded = AuthenticationEvent::Succeeded {
@@ -218,7 +219,7 @@ impl History {
         let (index, now) = (self.dice.index(self.sessions.len()), self.now);
         let live = self.sessions.get_mut(index).unwrap();
         if live.idle_expires_at <= now {
-            // It ran out, and nobody says so.
+            // It expired, and no event says so.
             self.sessions.swap_remove(index);
             return;
         }
@@ -278,8 +279,8 @@ impl History {
         self.push(Category::Account, id, version, event);
     }
 
-    /// Ends all sessions of an account, or all but one. That each has ended is recorded, of all but the first: whoever does that
-    /// is behind.
+    /// Ends all sessions of an account, or all but one. The end of each is recorded except for the first: a recorder
+    /// that lags.
     fn sign_out(&mut self, account: usize) {
         let account = self.accounts.get_mut(account).unwrap();
         account.version += 1;

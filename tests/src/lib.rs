@@ -1,4 +1,4 @@
-//! What the tests stand on: a private Postgres and NATS for each test process, a database for each test made from a
+//! The foundation of the tests: a private Postgres and NATS for each test process, a database for each test made from a
 //! template, nodes of the service, and clients that speak real HTTP to them.
 //!
 //! A test reads like this:

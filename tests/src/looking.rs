@@ -1,4 +1,4 @@
-//! Looking at what there is, past the API: the log, the tables, and again and again until something holds.
+//! Observations past the API: of the log, of the tables, and repeated until a condition holds.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::client::Client;
 use crate::cluster::Database;
 use crate::node::Node;
 
-/// How many events the log holds.
+/// Returns the number of events in the log.
 pub async fn log_size(node: &Node) -> u64 {
     node.app().commands.log().size().await.unwrap()
 }
 
-/// The database as nobody should see it.
+/// Returns a pool of the superuser, which sees what no program should see.
 pub async fn superuser(database: &Database) -> PgPool {
     PgPool::connect(&database.superuser_url()).await.unwrap()
 }
 
-/// Every event of the log, in order.
+/// Returns every event of the log, in order.
 pub async fn leaves(database: &Database) -> Vec<Value> {
     let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event order by position")
         .fetch_all(&superuser(database).await)
@@ -29,8 +29,8 @@ pub async fn leaves(database: &Database) -> Vec<Value> {
     leaves.iter().map(|leaf| serde_json::from_slice(leaf).unwrap()).collect()
 }
 
-/// Looks again and again, for two minutes at most: what another node does takes its time, a cluster elects its leader, and
-/// a view that stopped tries again after ten seconds at the latest.
+/// Looks repeatedly, for at most two minutes: another node takes a while to act, a cluster elects its leader, and a
+/// view that stopped tries again after at most ten seconds.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let looking = async {
         while !holds().await {
@@ -40,7 +40,7 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(timeout(Duration::from_secs(120), looking).await.is_ok(), "never: {what}");
 }
 
-/// Until every view that this reader may see has seen everything that the log holds now.
+/// Waits until every view that this reader may see has seen everything that the log holds now.
 pub async fn caught_up(node: &Node, reader: &Client) {
     let reader = reader.seeing(log_size(node).await - 1);
     for path in ["/v1/accounts", "/v1/sessions", "/v1/grants", "/v1/security/metrics", "/v1/audit/events"] {
@@ -49,21 +49,21 @@ pub async fn caught_up(node: &Node, reader: &Client) {
     }
 }
 
-/// The same caller at another node.
+/// Returns the same caller at another node.
 #[must_use]
 pub fn there(node: &Node, client: &Client) -> Client {
     Client { url: node.url.clone(), ..client.clone() }
 }
 
-/// Everything in a column, as bytes: text as text, `bytea` as it is.
+/// All values in a column, as bytes: text as text, `bytea` as it is.
 pub struct Column {
     /// `schema.table.column`.
     pub name: String,
-    /// What is not null.
+    /// The values that are not null.
     pub values: Vec<Vec<u8>>,
 }
 
-/// Every column of every table of ours.
+/// Returns every column of every table of ours.
 pub async fn columns(pool: &PgPool) -> Vec<Column> {
     let names: Vec<(String, String, String, String)> = sqlx::query_as(
         "select table_schema::text, table_name::text, column_name::text, data_type::text

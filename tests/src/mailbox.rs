@@ -1,4 +1,4 @@
-//! Where a node's mail goes in tests: files in a directory of its own, read as a mail program would.
+//! The mail of a node in tests: files in its own directory, read as a mail program would read them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use tokio::time::{sleep, timeout};
 
 use crate::smtp::Mail;
 
-/// A directory that mail is written to; gone when dropped.
+/// A directory that mail is written to; removed when dropped.
 pub struct Mailbox {
     dir: PathBuf,
 }
 
 impl Mailbox {
-    /// An empty one.
+    /// Creates an empty one.
     #[must_use]
     pub fn create() -> Self {
         Self { dir: std::env::temp_dir().join(format!("fulexo-mail-{}", crate::operator().new_id())) }
     }
 
-    /// The variables that have a node write here.
+    /// Returns the variables that have a node write here.
     #[must_use]
     pub fn env(&self) -> BTreeMap<String, String> {
         let dir = self.dir.to_str().unwrap().to_owned();
@@ -32,7 +32,7 @@ impl Mailbox {
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
-    /// What has arrived for this address, in the order of its coming.
+    /// Returns the mail that has arrived for this address, in the order of arrival.
     #[must_use]
     pub fn to(&self, address: &str) -> Vec<Mail> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
@@ -43,12 +43,12 @@ impl Mailbox {
         mails.filter(|mail| mail.to.iter().any(|to| to.contains(address))).collect()
     }
 
-    /// The first mail to this address whose link leads there, waited for.
+    /// Waits for the first mail to this address whose link leads to this page.
     pub async fn expect(&self, address: &str, page: &str) -> Mail {
         self.expect_nth(address, page, 0).await
     }
 
-    /// The same, but for the first few.
+    /// Does the same, but skips the first `nth` mails.
     pub async fn expect_nth(&self, address: &str, page: &str, nth: usize) -> Mail {
         let looking = async {
             loop {

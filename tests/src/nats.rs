@@ -1,5 +1,5 @@
-//! NATS servers of a test's own, alone or as a cluster, of the oldest and the newest supported version: killed, stopped,
-//! suspended, wiped, taken back to what they had stored before.
+//! NATS servers of one test, alone or as a cluster, of the oldest and the newest supported version: killed, stopped,
+//! suspended, wiped, and returned to what they had stored before.
 
 #![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -21,21 +21,21 @@ const PASSWORD: &str = "only-for-tests";
 /// A nats-server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NatsVersion {
-    /// The installed one: 2.9 on Debian 12.
+    /// The installed version: 2.9 on Debian 12.
     Installed,
-    /// A current one, which `scripts/setup` puts into `target/tools/nats`.
+    /// A current version, which `scripts/setup` puts into `target/tools/nats`.
     Current,
 }
 
 impl NatsVersion {
-    /// Both.
+    /// Both versions.
     pub const ALL: [Self; 2] = [Self::Installed, Self::Current];
 
     fn binary(self) -> Option<PathBuf> {
         match self {
             Self::Installed => None,
             Self::Current => {
-                // One copy for all servers, which link it: their directories may be in another file system.
+                // All servers link to one copy: their directories may be in another file system.
                 static COPY: LazyLock<PathBuf> = LazyLock::new(|| {
                     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/nats/bin/nats-server");
                     assert!(path.exists(), "there is no current nats-server: run scripts/setup");
@@ -54,17 +54,17 @@ pub struct NatsCluster {
     dir: DataDir,
     options: Vec<NatsOptions>,
     servers: Vec<Mutex<Option<Nats>>>,
-    /// What they were at the start; they come back to them.
+    /// The ports of the servers at the start; a restarted server uses its port again.
     ports: Vec<u16>,
 }
 
 impl NatsCluster {
-    /// So many servers; returns when JetStream answers.
+    /// Starts this many servers; returns when JetStream answers.
     pub async fn start(version: NatsVersion, count: usize) -> Self {
         Self::start_with(version, count, "1GB").await
     }
 
-    /// The same, with so much room on disk.
+    /// Does the same, with this much room on disk.
     pub async fn start_with(version: NatsVersion, count: usize, max_file_store: &str) -> Self {
         let dir = own_dir();
         let routes: Vec<u16> = (0..count).map(|_| free_port()).collect();
@@ -80,7 +80,7 @@ impl NatsCluster {
             })
             .collect();
         for number in 0..count {
-            // As if it had been there before: one that is killed is to come back to it.
+            // The file is there as if the server had run before: a server that is killed must return to its port.
             let port = dir.path().join(format!("nats-{number}.port"));
             std::fs::write(port, free_port().to_string()).unwrap();
         }
@@ -92,25 +92,25 @@ impl NatsCluster {
         cluster
     }
 
-    /// One server.
+    /// Starts one server.
     pub async fn one(version: NatsVersion) -> Self {
         Self::start(version, 1).await
     }
 
-    /// All servers, for `NATS_URL`.
+    /// Returns the URLs of all servers, for `NATS_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         let urls: Vec<_> = (0..self.ports.len()).map(|number| self.url_of(number)).collect();
         urls.join(",")
     }
 
-    /// One server.
+    /// Returns the URL of one server.
     #[must_use]
     pub fn url_of(&self, number: usize) -> String {
         format!("nats://fulexo:{PASSWORD}@127.0.0.1:{}", self.ports[number])
     }
 
-    /// Somebody else at JetStream.
+    /// Connects another client to JetStream.
     pub async fn jetstream(&self) -> Context {
         let options = ConnectOptions::with_user_and_password("fulexo".to_owned(), PASSWORD.to_owned());
         let addresses: Vec<String> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
@@ -122,7 +122,7 @@ impl NatsCluster {
         let mut jetstream = self.jetstream().await;
         jetstream.set_timeout(Duration::from_secs(1));
         for _ in 0..300 {
-            // Names come from the leader of a cluster; an account's figures come from anybody.
+            // The leader of a cluster returns names; any server returns an account's figures.
             let query = serde_json::json!({});
             let answer: Result<serde_json::Value, _> = jetstream.request("STREAM.NAMES", &query).await;
             if answer.is_ok_and(|answer| answer.get("error").is_none()) {
@@ -151,7 +151,7 @@ impl NatsCluster {
         panic!("the servers do not come to the same");
     }
 
-    /// Ends a server without a chance to write anything.
+    /// Kills a server, so that it cannot write anything more.
     pub fn kill(&self, number: usize) {
         let mut server = self.servers[number].lock().unwrap();
         if let Some(mut server) = server.take() {
@@ -160,7 +160,7 @@ impl NatsCluster {
         }
     }
 
-    /// Ends a server as an operator would.
+    /// Stops a server as an operator would.
     pub fn stop(&self, number: usize) {
         let server = self.servers[number].lock().unwrap().take();
         drop(server);
@@ -173,23 +173,23 @@ impl NatsCluster {
         *self.servers[number].lock().unwrap() = Some(server);
     }
 
-    /// Holds a server up; it looks alive to the kernel, and answers nobody.
+    /// Suspends a server; it looks alive to the kernel, and answers nobody.
     pub fn suspend(&self, number: usize) {
         signal("STOP", self.servers[number].lock().unwrap().as_ref().unwrap().pid());
     }
 
-    /// Lets it go on.
+    /// Resumes the server.
     pub fn resume(&self, number: usize) {
         signal("CONT", self.servers[number].lock().unwrap().as_ref().unwrap().pid());
     }
 
-    /// Removes what a server that does not run has stored.
+    /// Removes the stored data of a server that does not run.
     pub fn wipe(&self, number: usize) {
         assert!(self.servers[number].lock().unwrap().is_none(), "it runs");
         let _ = std::fs::remove_dir_all(self.store(number));
     }
 
-    /// A copy of what a server that does not run has stored.
+    /// Copies the stored data of a server that does not run.
     #[must_use]
     pub fn copy_store(&self, number: usize) -> PathBuf {
         assert!(self.servers[number].lock().unwrap().is_none(), "it runs");
@@ -199,13 +199,13 @@ impl NatsCluster {
         copy
     }
 
-    /// Takes a server that does not run back to a copy.
+    /// Returns a server that does not run to a copy of its stored data.
     pub fn restore_store(&self, number: usize, copy: &Path) {
         self.wipe(number);
         copy_dir(copy, &self.store(number));
     }
 
-    /// Which server leads this stream.
+    /// Returns the number of the server that leads this stream.
     pub async fn leader(&self, stream: &str) -> usize {
         let jetstream = self.jetstream().await;
         let info = jetstream.get_stream(stream).await.unwrap().get_info().await.unwrap();
@@ -218,7 +218,7 @@ impl NatsCluster {
         (0..self.servers.len()).find(is_it).unwrap()
     }
 
-    /// What a server calls itself: its place in the file system.
+    /// Returns the name that a server gives itself: its place in the file system.
     fn name_of(&self, number: usize) -> String {
         use std::os::unix::fs::MetadataExt;
         let home = std::fs::metadata(self.dir.path().join(format!("nats-{number}"))).unwrap();
@@ -235,7 +235,7 @@ fn signal(name: &str, pid: u32) {
     assert!(status.unwrap().success());
 }
 
-/// With owners and modes, as whoever runs the server needs them.
+/// Copies with owners and modes, which the user that runs the server needs.
 fn copy_dir(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(status.unwrap().success());

@@ -22,30 +22,30 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::cluster::Database;
 
-/// What everybody's password is.
+/// The password of every user.
 pub const PASSWORD: &str = "correct-Horse7battery";
 
 /// A running node.
 pub struct Node {
-    /// Where it listens.
+    /// The URL on which it listens.
     pub url: String,
-    /// What it works on.
+    /// The database on which it works.
     pub database: Arc<Database>,
     running: Running,
 }
 
 impl Node {
-    /// A node on a database of its own.
+    /// Starts a node on its own database.
     pub async fn start() -> Self {
         Self::join(&Arc::new(Database::create().await)).await
     }
 
-    /// Another node on a database.
+    /// Starts another node on a database.
     pub async fn join(database: &Arc<Database>) -> Self {
         Self::with(database, database.env()).await
     }
 
-    /// A node with variables of its own.
+    /// Starts a node with its own variables.
     pub async fn with(database: &Arc<Database>, mut env: BTreeMap<String, String>) -> Self {
         env.insert("FULEXO_PORT".into(), "0".into());
         let config = Config::from_vars(env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()));
@@ -58,19 +58,19 @@ impl Node {
         }
     }
 
-    /// What its handlers work with.
+    /// Returns the state with which its handlers work.
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
         self.running.app()
     }
 
-    /// The port that it listens on.
+    /// Returns the port on which it listens.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.running.port
     }
 
-    /// The port that redirects to HTTPS.
+    /// Returns the port that redirects to HTTPS.
     #[must_use]
     pub fn http_port(&self) -> Option<u16> {
         self.running.http_port
@@ -81,13 +81,13 @@ impl Node {
         self.running.stop().await;
     }
 
-    /// Somebody not logged in.
+    /// Returns a client that is not logged in.
     #[must_use]
     pub fn anonymous(&self) -> Client {
         Client::new(&self.url)
     }
 
-    /// Registers somebody with these roles; answers with the address and the account.
+    /// Registers a user with these roles; returns the address and the account.
     pub async fn register(&self, roles: &[&str]) -> (String, Uuid) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let email = format!("user-{}@example.com", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -101,23 +101,23 @@ impl Node {
         (email, done.value.0)
     }
 
-    /// Somebody with these roles, logged in.
+    /// Registers a user with these roles, and logs in.
     pub async fn user(&self, roles: &[&str]) -> Client {
         let (email, account) = self.register(roles).await;
         self.log_in(&email, account).await
     }
 
-    /// A customer, logged in: may do nothing to others.
+    /// Registers a customer, who may do nothing to others, and logs in.
     pub async fn customer(&self) -> Client {
         self.user(&["customer"]).await
     }
 
-    /// An administrator, logged in.
+    /// Registers an administrator, and logs in.
     pub async fn admin(&self) -> Client {
         self.user(&["admin", "customer"]).await
     }
 
-    /// An auditor, logged in.
+    /// Registers an auditor, and logs in.
     pub async fn auditor(&self) -> Client {
         self.user(&["auditor", "customer"]).await
     }
@@ -133,7 +133,7 @@ impl Node {
         client
     }
 
-    /// The same caller in the same session, with a token that says they logged in so long ago.
+    /// Returns the same caller in the same session, with a token that says they logged in this long ago.
     #[must_use]
     pub fn as_if_logged_in(&self, ago: TimeDelta, client: &Client, roles: &[&str]) -> Client {
         let grant = TokenGrant {
@@ -152,7 +152,7 @@ impl Node {
     }
 }
 
-/// A new RSA key of 2048 bits, PKCS#8 in PEM.
+/// Returns a new RSA key of 2048 bits, PKCS#8 in PEM.
 #[must_use]
 pub fn rsa_key() -> String {
     use aws_lc_rs::encoding::AsDer;

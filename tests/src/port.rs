@@ -1,9 +1,10 @@
-//! Ports for servers that somebody else has to know of before they listen.
+//! Ports for servers that another process must know before they listen.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A port that nobody listens on, nor gets from the system by chance before it is used: those begin at 32768.
+/// Returns a port that nobody listens on. The system does not assign it by chance before it is used: its own ports
+/// begin at 32768.
 #[must_use]
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -1,17 +1,17 @@
-//! What a client says to Postgres, in whole messages, for tests that hold some of them up (PostgreSQL's documentation,
-//! section 55.7). What a message means to a test is the test's own.
+//! The messages that a client sends to Postgres, whole, for tests that hold some of them up (PostgreSQL's
+//! documentation, section 55.7). Each test decides what a message means.
 
-/// What has been read of one connection.
+/// The bytes that were read of one connection.
 #[derive(Default)]
 pub struct Messages {
-    /// What was not yet taken, whole or not.
+    /// The bytes that were not taken yet, whole messages or not.
     pub bytes: Vec<u8>,
-    /// From here on messages have a type.
+    /// `true` once messages have a type.
     is_started: bool,
 }
 
 impl Messages {
-    /// The next message that is whole, and whether it belongs to the start of the connection and has no type.
+    /// Takes the next whole message. The flag is `true` if it belongs to the start of the connection and has no type.
     pub fn take(&mut self) -> Option<(Vec<u8>, bool)> {
         const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
         let is_startup = !self.is_started;
@@ -27,13 +27,13 @@ impl Messages {
     }
 }
 
-/// The address in a URL of Postgres, `host:port`.
+/// Returns the address in a URL of Postgres, `host:port`.
 #[must_use]
 pub fn address(url: &str) -> &str {
     split(url).1
 }
 
-/// The same database, by this port of 127.0.0.1.
+/// Returns the URL of the same database by this port of 127.0.0.1.
 #[must_use]
 pub fn through(url: &str, port: u16) -> String {
     let (credentials, _, database) = split(url);

@@ -11,25 +11,25 @@ use std::time::{Duration, Instant};
 
 use tokio::task::block_in_place;
 
-/// How long a start or a stop may take on a busy machine.
+/// The longest time that a start or a stop may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running program; killed when dropped.
 pub struct Program {
     child: Child,
     output: Receiver<String>,
-    /// What it has written on standard error so far.
+    /// The bytes that it has written on standard error so far.
     written: Arc<Mutex<Vec<u8>>>,
     errors: Option<JoinHandle<()>>,
 }
 
-/// What a program left.
+/// The remains of a program that has ended.
 pub struct Ended {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote on standard output and nobody had asked for yet.
+    /// The part of its standard output that nobody had asked for yet.
     pub said: String,
-    /// What it wrote on standard error.
+    /// Its standard error.
     pub errors: String,
 }
 
@@ -77,7 +77,7 @@ impl Program {
         }
         let written = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&written);
-        // What a killed program wrote is read to its end.
+        // The thread reads to the end of what a killed program wrote.
         let errors = child.stderr.take().map(|mut stderr| {
             thread::spawn(move || {
                 let mut buffer = [0; 4096];
@@ -98,7 +98,7 @@ impl Program {
         block_in_place(|| Self::start(arguments, env).wait())
     }
 
-    /// Returns the rest of the first line on standard output that begins so.
+    /// Returns the rest of the first line on standard output that begins with this.
     pub fn says(&mut self, beginning: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -127,19 +127,19 @@ impl Program {
         String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
     }
 
-    /// The program's path.
+    /// Returns the program's path.
     #[must_use]
     pub fn path() -> PathBuf {
         binary()
     }
 
-    /// Its process id.
+    /// Returns its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// SIGKILL.
+    /// Sends it SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -178,20 +178,20 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails when it has ended already.
+        // This fails if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The writing end of a pipe that nobody reads.
+/// Returns the writing end of a pipe that nobody reads.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
-/// The program lies where the tests do: `target/debug/fulexo` beside `target/debug/deps`.
+/// Returns the program's path. The program is next to the tests: `target/debug/fulexo` for `target/debug/deps`.
 fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let mut files = test.ancestors().skip(1).map(|dir| dir.join("fulexo"));

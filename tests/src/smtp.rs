@@ -1,5 +1,5 @@
-//! A mail server on loopback that keeps what it is given (RFC 5321), and misbehaves where a test wants it to. It
-//! delivers nothing and believes every login.
+//! A mail server on loopback that keeps what it is given (RFC 5321), and misbehaves if a test wants it to. It delivers
+//! nothing and believes every login.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,19 +12,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// What was handed over.
+/// A mail that was handed over.
 #[derive(Clone)]
 pub struct Mail {
-    /// Of the envelope.
+    /// The sender, from the envelope.
     pub from: String,
-    /// Of the envelope.
+    /// The recipients, from the envelope.
     pub to: Vec<String>,
     /// Head and body as they were sent, without the doubled dots.
     pub data: String,
 }
 
 impl Mail {
-    /// One that was written to a file.
+    /// Returns a mail that was written to a file.
     #[must_use]
     pub fn of(data: String) -> Self {
         let unaddressed = Self { from: String::new(), to: Vec::new(), data };
@@ -33,13 +33,13 @@ impl Mail {
         Self { from, to, ..unaddressed }
     }
 
-    /// Whether its link leads to this page.
+    /// `true` if its link leads to this page.
     #[must_use]
     pub fn leads_to(&self, page: &str) -> bool {
         self.text().contains(&format!("/account/{page}#token="))
     }
 
-    /// What its link holds.
+    /// Returns the token that its link holds.
     #[must_use]
     pub fn token(&self) -> String {
         let text = self.text();
@@ -47,7 +47,7 @@ impl Mail {
         rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect()
     }
 
-    /// The value of a header, unfolded.
+    /// Returns the value of a header, unfolded.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
         let head = self.data.split("\r\n\r\n").next()?.replace("\r\n ", " ").replace("\r\n\t", " ");
@@ -57,7 +57,7 @@ impl Mail {
         })
     }
 
-    /// The text, its transfer encoding undone (RFC 2045, section 6), lines ended by `\n`.
+    /// Returns the text, its transfer encoding undone (RFC 2045, section 6), lines ended by `\n`.
     #[must_use]
     pub fn text(&self) -> String {
         let body = self.data.split_once("\r\n\r\n").unwrap().1;
@@ -92,16 +92,16 @@ fn quoted_printable(body: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// What the server does with a mail.
+/// The server's treatment of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
     /// It keeps it.
     Accept,
     /// It answers RCPT with this code.
     Refuse(u16),
-    /// It greets nobody.
+    /// It does not greet its clients.
     Hang,
-    /// It takes the text, and closes the connection without a word.
+    /// It takes the text, and closes the connection without an answer.
     Drop,
 }
 
@@ -120,7 +120,7 @@ struct Shared {
 
 struct Tls {
     acceptor: TlsAcceptor,
-    /// Or after STARTTLS.
+    /// `true` if TLS begins with the first byte, `false` if after STARTTLS.
     at_once: bool,
 }
 
@@ -129,7 +129,7 @@ trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-/// The server; it ends with this.
+/// The server; it ends when this is dropped.
 pub struct Sink {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -137,12 +137,12 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// A server on a free port of loopback, without TLS.
+    /// Starts a server on a free port of loopback, without TLS.
     pub async fn start() -> Self {
         Self::start_with(None).await
     }
 
-    /// A server that speaks TLS from the first byte, or offers STARTTLS.
+    /// Starts a server that speaks TLS from the first byte, or offers STARTTLS.
     pub async fn start_tls(certified: &CertifiedKey<KeyPair>, at_once: bool) -> Self {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
         let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
@@ -180,36 +180,36 @@ impl Sink {
         Self { address, shared, task }
     }
 
-    /// What `SMTP_URL` is to be.
+    /// Returns the value for `SMTP_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("smtp://{}", self.address)
     }
 
-    /// Its port.
+    /// Returns its port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// What it has kept, in order.
+    /// Returns the mails that it has kept, in order.
     #[must_use]
     pub fn mails(&self) -> Vec<Mail> {
         self.shared.kept.lock().unwrap().mails.clone()
     }
 
-    /// The commands it was given, in order, by their first word.
+    /// Returns the commands that it was given, in order, by their first word.
     #[must_use]
     pub fn commands(&self) -> Vec<String> {
         self.shared.kept.lock().unwrap().commands.clone()
     }
 
-    /// From now on it does this.
+    /// Sets how it behaves from now on.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// From now on it offers these extensions.
+    /// Sets the extensions that it offers from now on.
     pub fn offer(&self, extensions: &[&'static str]) {
         *self.shared.extensions.lock().unwrap() = extensions.to_vec();
     }
@@ -255,7 +255,7 @@ impl Shared {
                     "250 ok".to_owned()
                 }
                 "RCPT" => match *self.behaviour.lock().unwrap() {
-                    // As real servers do, it repeats the address.
+                    // It repeats the address, as real servers do.
                     Behaviour::Refuse(code) => format!("{code} <{}> is not wanted here", path(&line)),
                     Behaviour::Accept | Behaviour::Hang | Behaviour::Drop => {
                         mail.to.push(path(&line));
@@ -294,13 +294,13 @@ async fn say(wire: &mut BufReader<Box<dyn Wire>>, bytes: &[u8]) -> Option<()> {
 async fn line(read: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
     let mut line = Vec::new();
     read.read_until(b'\n', &mut line).await.ok().filter(|read| *read > 0)?;
-    // Bare breaks of line would hide an injection.
+    // A bare line break would hide an injection.
     let line = line.strip_suffix(b"\r\n").unwrap_or_else(|| panic!("a line without CR LF: {line:?}"));
     assert!(!line.contains(&b'\r'), "a bare CR");
     Some(String::from_utf8(line.to_vec()).unwrap())
 }
 
-/// Up to the lone dot (RFC 5321, section 4.5.2).
+/// Reads up to the lone dot (RFC 5321, section 4.5.2).
 async fn data(read: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
     let mut data = String::new();
     loop {
@@ -315,7 +315,7 @@ async fn data(read: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
     }
 }
 
-/// What stands in the angle brackets.
+/// Returns the text in the angle brackets.
 fn path(line: &str) -> String {
     line.split_once('<')
         .and_then(|(_, rest)| rest.split_once('>'))

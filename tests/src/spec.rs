@@ -1,5 +1,5 @@
-//! The operations that the OpenAPI document names, and requests for them made from their schemas: a new operation is
-//! called by these tests without anybody adding it.
+//! The operations that the OpenAPI document names, and requests for them made from their schemas: these tests call a
+//! new operation without anybody adding it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::client::{Answer, Client};
 
-/// The document, as clients read it.
+/// Returns the document, as clients read it.
 #[must_use]
 pub fn document() -> Value {
     serde_json::from_str(fulexo_api::routes::spec()).unwrap()
@@ -22,14 +22,14 @@ pub struct Operation {
     pub id: String,
     /// Its method.
     pub method: Method,
-    /// With its parameters in braces.
+    /// Its path, with its parameters in braces.
     pub path: String,
-    /// Everything the document says of it.
+    /// All that the document says about it.
     pub meta: Arc<Value>,
     document: Arc<Value>,
 }
 
-/// Every operation.
+/// Returns every operation.
 #[must_use]
 pub fn operations() -> Vec<Operation> {
     static DOCUMENT: LazyLock<Arc<Value>> = LazyLock::new(|| Arc::new(document()));
@@ -51,19 +51,19 @@ pub fn operations() -> Vec<Operation> {
 }
 
 impl Operation {
-    /// Whether it is about the caller alone.
+    /// `true` if it concerns the caller alone.
     #[must_use]
     pub fn is_own(&self) -> bool {
         ["/v1/me", "/v1/auth"].iter().any(|own| self.path == *own || self.path.starts_with(&format!("{own}/")))
     }
 
-    /// Whether the document lets anybody in.
+    /// `true` if the document does not require authentication.
     #[must_use]
     pub fn is_public(&self) -> bool {
         self.meta["security"].as_array().is_none_or(Vec::is_empty)
     }
 
-    /// Calls it with everything that it requires, and nothing else; ids are this one.
+    /// Calls it with everything that it requires, and nothing else; every id is `id`.
     pub async fn call(&self, client: &Client, id: Uuid) -> Answer {
         let body = self.body(id).map(|body| self.encoded(&body)).unwrap_or_default();
         self.send(client, &self.target(|name, schema| sample(name, schema, id)), &body).await
@@ -75,7 +75,7 @@ impl Operation {
         client.send(self.method.clone(), target, content_type, body).await
     }
 
-    /// Its path and required query, filled in.
+    /// Returns its path and required query, filled in.
     #[must_use]
     pub fn target(&self, fill: impl Fn(&str, &Value) -> Value) -> String {
         let mut target = self.path.clone();
@@ -99,20 +99,20 @@ impl Operation {
         if query.is_empty() { target } else { format!("{target}?{}", query.join("&")) }
     }
 
-    /// Names of its parameters in this place: `path`, `query`, `header`.
+    /// Returns the names of its parameters in this place: `path`, `query`, `header`.
     #[must_use]
     pub fn names(&self, place: &str) -> Vec<&str> {
         let parameters = self.parameters().iter().filter(|parameter| parameter["in"] == place);
         parameters.map(|parameter| parameter["name"].as_str().unwrap()).collect()
     }
 
-    /// Whether it reads a body.
+    /// `true` if it reads a body.
     #[must_use]
     pub fn has_body(&self) -> bool {
         self.meta.get("requestBody").is_some()
     }
 
-    /// What its body is written in.
+    /// Returns the media type of its body.
     #[must_use]
     pub fn content_type(&self) -> &str {
         let content = self.meta["requestBody"]["content"].as_object();
@@ -120,13 +120,13 @@ impl Operation {
         media_type.and_then(|media_type| media_type.split(';').next()).unwrap_or("application/json")
     }
 
-    /// Whether its body is JSON.
+    /// `true` if its body is JSON.
     #[must_use]
     pub fn reads_json(&self) -> bool {
         self.content_type() == "application/json"
     }
 
-    /// A body in its media type.
+    /// Encodes a body in its media type.
     #[must_use]
     pub fn encoded(&self, body: &Value) -> String {
         if self.reads_json() {
@@ -140,13 +140,14 @@ impl Operation {
         self.meta["parameters"].as_array().map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// A body with the members that it requires, and no other.
+    /// Returns a body with the members that it requires, and no other.
     #[must_use]
     pub fn body(&self, id: Uuid) -> Option<Value> {
         Some(self.instance("", self.body_schema()?, id))
     }
 
-    /// The same, with these values of its members, required or not; where there is none, a required one is made up.
+    /// Returns the same, with these values of its members, required or not. A required member without a value gets a
+    /// made-up one.
     pub fn body_with(&self, id: Uuid, mut value: impl FnMut(&str) -> Option<Value>) -> Option<Value> {
         let mut body = self.body(id)?;
         let mut schema = self.body_schema()?;
@@ -165,7 +166,7 @@ impl Operation {
         Some(&content.values().next().unwrap()["schema"])
     }
 
-    /// A value of this schema, with required members alone.
+    /// Returns a value of this schema, with required members alone.
     fn instance(&self, name: &str, schema: &Value, id: Uuid) -> Value {
         if let Some(reference) = schema["$ref"].as_str() {
             let pointer = reference.trim_start_matches('#');
@@ -189,7 +190,7 @@ impl Operation {
     }
 }
 
-/// A sound value for a name and a schema.
+/// Returns a valid value for a name and a schema.
 #[must_use]
 pub fn sample(name: &str, schema: &Value, id: Uuid) -> Value {
     if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {

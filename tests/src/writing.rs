@@ -12,7 +12,7 @@ use crate::looking::eventually;
 use crate::node::Node;
 use crate::operator;
 
-/// An event of this stream, recorded by the system itself, about the stream's own account.
+/// Returns an event of this stream, recorded by the system itself, about the stream's own account.
 pub fn draft(event: impl Into<Event>, stream: Uuid) -> EventDraft {
     let (event, id) = (event.into(), operator().new_id());
     EventDraft {
@@ -28,8 +28,8 @@ pub fn draft(event: impl Into<Event>, stream: Uuid) -> EventDraft {
     }
 }
 
-/// Writes a sound event and, right behind it, one of a type that nobody knows: whoever follows the log stops before it.
-/// Answers with the latter's position.
+/// Writes a valid event, followed at once by one of an unknown type: every follower of the log stops before it. Returns
+/// the position of the second.
 pub async fn poison(database: &Database) -> u64 {
     let (now, good) = (operator().now, Uuid::from_u128(1));
     let sound = draft(AccountEvent::Registered {}, good).encode().unwrap().leaf(now, 1);
@@ -61,7 +61,7 @@ pub async fn cut_off(node: &Node) {
     eventually("the lease has run out", async || !node.app().gate.holds_lease()).await;
 }
 
-/// Appends so many more events to a stream of this account, as they come from a command: by the node's own log.
+/// Appends this many more events to a stream of this account, as a command would: through the node's own log.
 pub async fn lengthen(node: &Node, account: Uuid, stream: Uuid, event: impl Into<Event>, count: usize) {
     const AT_ONCE: usize = 500;
     let event = event.into();
