@@ -1,8 +1,8 @@
-//! Appends a second, at 1, 16, 64 and 256 callers, against the stock esrs `PgStore` on the same Postgres.
+//! Appends per second, at 1, 16, 64 and 256 callers, against the stock esrs `PgStore` on the same Postgres.
 //!
-//! Both append one event at a time to streams of ten, each expecting the version it knows, about 300 bytes of
-//! data. Ours also keeps one gapless position, hashes a canonical leaf, and derives what gates requests. The stock store
-//! is a program of its own, since it needs another sqlx.
+//! Both append one event at a time to streams of ten, each expecting the version it knows, about 300 bytes of data.
+//! Ours also keeps one gapless position, hashes a canonical leaf, and derives what gates requests. The stock store is
+//! its own program, since it needs another sqlx.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,7 +45,7 @@ pub fn run(runtime: &Runtime) {
     }
 }
 
-/// Appends until there are this many.
+/// Appends until the log holds this many events.
 pub async fn fill(database: &Database, events: u64) {
     let until = |count: &AtomicU64| count.load(Ordering::Relaxed) >= events;
     while_appending(database, 256, |count| async move {
@@ -66,7 +66,7 @@ async fn appends(database: &Database, callers: usize) -> f64 {
     .await
 }
 
-/// Lets `callers` append for as long as `meanwhile` takes; it is given the number of appends so far.
+/// Lets `callers` append for as long as `meanwhile` takes; `meanwhile` is given the number of appends so far.
 async fn while_appending<T, F: Future<Output = T>>(
     database: &Database,
     callers: usize,
@@ -105,7 +105,7 @@ async fn while_appending<T, F: Future<Output = T>>(
     result
 }
 
-/// As a failed login appends it, but for the facts that are sealed beside it.
+/// Returns the append of a failed login, without the facts that are sealed alongside it.
 fn request(stream: Stream, version: u64) -> AppendRequest {
     let draft = EventDraft {
         id: operator().new_id(),

@@ -1,5 +1,5 @@
-//! How long other people's logins take while one address spends its quotas in the costliest ways; and the dearest password
-//! to judge that a search finds.
+//! The time that other people's logins take while one address spends its quotas in the costliest ways; and the password
+//! that is the costliest to judge of those that a search finds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,17 +15,17 @@ use tokio::runtime::Runtime;
 
 use crate::{load, table};
 
-/// Connections of the attacker, and what each sends: together what an address may in a minute.
+/// The attacker's connections, and the requests of each: together they are the quota of an address for a minute.
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 18;
-/// Other people who log in, again and again.
+/// The other people, who log in repeatedly.
 const OTHERS: usize = 4;
 const ROUNDS: usize = 15;
 /// Logins of each of the others while nobody attacks.
 const QUIET: usize = 120;
 const KINDS: [&str; 6] =
     ["change of password", "step-up", "registration", "login of nobody", "dearest password", "a body of many names"];
-/// Others may wait so many times as long.
+/// The factor by which others may wait longer.
 const WANTED: f64 = 2.0;
 /// Passwords judged in the search.
 const JUDGED: usize = 2_000;
@@ -68,7 +68,7 @@ pub fn run(runtime: &Runtime) {
     println!("\ndearest of {JUDGED} passwords to judge: {} ms, {text:?}", table::number(worst));
 }
 
-/// With the quotas that there are by default.
+/// Starts a node with the default quotas.
 async fn node() -> Node {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
@@ -80,12 +80,12 @@ async fn node() -> Node {
 
 struct Others {
     logins: Vec<Vec<u8>>,
-    /// The last one that somebody came from: each login is from elsewhere.
+    /// The last address that a login came from: each login is from another one.
     address: Arc<AtomicUsize>,
 }
 
 impl Others {
-    /// The milliseconds of each login until it is over, or of so many of each.
+    /// Logs in until `is_over`, or at most `most` times each. Returns the milliseconds of each login.
     async fn log_in(&self, node: &Node, is_over: &AtomicBool, most: usize) -> Vec<f64> {
         let people = self.logins.iter().map(|login| async move {
             let mut stream = connect(node).await;
@@ -109,7 +109,7 @@ async fn connect(node: &Node) -> TcpStream {
     stream
 }
 
-/// One request of a kind, by somebody of whom nothing was asked before.
+/// Returns one request of this kind, by a caller who has not asked for anything before.
 async fn strike(node: &Node, kind: usize) -> Vec<u8> {
     let owner = async || {
         let owner: Client = node.customer().await;
@@ -120,10 +120,10 @@ async fn strike(node: &Node, kind: usize) -> Vec<u8> {
     };
     let change = |new: &str| json!({"current_password": PASSWORD, "new_password": new});
     match kind {
-        // Compared with all that were before: the one that it is is among them.
+        // The password is compared with all former ones, and is among them.
         0 => post("/v1/me/password", Some(&owner().await), change(PASSWORD)),
         1 => post("/v1/auth/step-up", Some(&owner().await), json!({"password": PASSWORD})),
-        // Judged and hashed, and then taken.
+        // The password is judged and hashed, and then the address is taken.
         2 => {
             let (email, _) = node.register(&["customer"]).await;
             post("/v1/auth/register", None, json!({"email": email, "password": PASSWORD}))
@@ -155,7 +155,8 @@ fn percentile_of(times: &[f64], share: f64) -> f64 {
     load::Round { rate: 0.0, latencies: times.to_vec() }.percentile(share)
 }
 
-/// Milliseconds, and the text: signs that stand for letters, words, and what was dear before with a few signs changed.
+/// Returns the milliseconds, and the password: signs that stand for letters, words, and earlier costly passwords with a
+/// few signs changed.
 fn dearest() -> (f64, String) {
     let signs: Vec<char> = "4@8({[<369|1!70$5+%2".chars().collect();
     let words = ["p4$5w0rd", "l33t", "7h3", "1|1", "qwerty", "aaaa", "abcabc", "1991", "12/12/91", "lil", "0o0"];

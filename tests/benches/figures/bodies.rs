@@ -1,4 +1,5 @@
-//! The server's work for the worst bodies of 64 KiB, from nobody, against a plain one: whoever sends a body chooses its shape.
+//! The server's work for the worst bodies of 64 KiB, from nobody, against a plain one: the sender of a body chooses its
+//! shape.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::{load, logins, table};
 const SIZE: usize = 64 * 1024;
 const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(1);
-/// The worst is to take at most so many times what a plain one takes.
+/// The worst body may take at most this many times as long as a plain one.
 const MOST: f64 = 10.0;
 
 pub fn run(runtime: &Runtime) {

@@ -1,7 +1,7 @@
-//! What one login costs in a log of 10,000 events and in one of 2,000,000, with as many streams, addresses and sessions as
-//! belong to it; at bcrypt's least cost, so that all but the hash is seen, and at the one of production.
+//! The cost of one login in a log of 10,000 events and in one of 2,000,000, with as many streams, addresses and
+//! sessions as belong to it; at bcrypt's least cost, so that all but the hash is seen, and at the one of production.
 //!
-//! `FULEXO_BENCH_EVENTS=200000` for a shorter log.
+//! Set `FULEXO_BENCH_EVENTS=200000` for a shorter log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const SHORT: usize = 10_000;
 const LONG: usize = 2_000_000;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
-/// The longer log may cost so many times the shorter.
+/// A login in the longer log may cost this many times as much as in the shorter.
 const WANTED: f64 = 1.15;
 
 pub fn run(runtime: &Runtime) {
@@ -52,7 +52,7 @@ pub fn run(runtime: &Runtime) {
     }
 }
 
-/// A database with a log of so many events and what else a login meets.
+/// Creates a database with a log of this many events and everything else that a login meets.
 pub async fn grown(events: usize) -> Arc<Database> {
     let database = Arc::new(Database::create().await);
     history::fill(&database, events).await;
@@ -78,7 +78,7 @@ pub async fn grown(events: usize) -> Arc<Database> {
     database
 }
 
-/// A node on it, and the login of somebody new from a device that is known.
+/// Starts a node on it; returns the node, and the login of a new account from a known device.
 async fn start(database: &Arc<Database>, cost: u32) -> (Node, Vec<u8>) {
     let mut env = database.env();
     env.insert("FULEXO_BCRYPT_COST".into(), cost.to_string());

@@ -1,4 +1,4 @@
-//! What a request costs that is refused for its number, against one that is served.
+//! The cost of a request that a rate limit refuses, against one that is served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub fn run(runtime: &Runtime) {
         let (email, _) = served.register(&["customer"]).await;
         let body = json!({"email": email, "password": PASSWORD}).to_string();
         let login = vec![load::request("POST", "/v1/auth/login", None, Some(&body))];
-        // The one that is let in.
+        // This is the one request that is let in.
         let first = limited.anonymous().post("/v1/auth/login", json!({"email": email, "password": PASSWORD})).await;
         assert_eq!(first.status, 200);
         (served, limited, login)

@@ -1,5 +1,5 @@
-//! A load generator: keep-alive connections on loopback, each sending its next request when the last one was answered.
-//! Bounded in time, and no dearer than it must be, since it shares the cores with what it measures.
+//! A load generator: keep-alive connections on loopback, each of which sends its next request when the last one was
+//! answered. It is bounded in time, and as cheap as possible, since it shares the cores with what it measures.
 
 use std::io;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What a round came to.
+/// The result of a round.
 pub struct Round {
-    /// Answers a second.
+    /// The answers per second.
     pub rate: f64,
     /// Milliseconds from request to answer, unsorted.
     pub latencies: Vec<f64>,
 }
 
 impl Round {
-    /// The latency below which this share of the answers lies, in milliseconds.
+    /// Returns the latency below which this share of the answers lies, in milliseconds.
     pub fn percentile(&self, share: f64) -> f64 {
         let mut sorted = self.latencies.clone();
         sorted.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ impl Round {
     }
 }
 
-/// A request as it goes over the wire.
+/// Returns a request as it is sent over the wire.
 pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     if let Some(token) = token {
@@ -42,7 +42,7 @@ pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&str>
     text.into_bytes()
 }
 
-/// The same request as a proxy hands it on that it came to from this address.
+/// Returns the same request, as forwarded by a proxy that received it from this address.
 pub fn forwarded(request: &[u8], address: &str) -> Vec<u8> {
     let head = memmem::find(request, b"\r\n\r\n").expect("the end of the head");
     let forwarded = format!("\r\nX-Forwarded-For: {address}");
@@ -54,7 +54,7 @@ pub async fn send(stream: &mut TcpStream, buffer: &mut Vec<u8>, request: &[u8]) 
     try_send(stream, buffer, request).await.unwrap()
 }
 
-/// The same, where the service may close the connection.
+/// Does the same, if the service may close the connection.
 pub async fn try_send(stream: &mut TcpStream, buffer: &mut Vec<u8>, request: &[u8]) -> io::Result<u16> {
     stream.write_all(request).await?;
     read_answer(stream, buffer).await
@@ -103,8 +103,8 @@ pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<
     Round { rate: latencies.len() as f64 / elapsed, latencies }
 }
 
-/// Reads one answer, by its Content-Length. A long head costs the reader no more than a short one: what is measured is the
-/// service.
+/// Reads one answer, by its Content-Length. A long head costs the reader no more than a short one: the figure is about
+/// the service.
 async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<u16> {
     buffer.clear();
     loop {
@@ -120,7 +120,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result
     }
 }
 
-/// The digits at the beginning.
+/// Returns the number in the digits at the beginning.
 fn number(text: &[u8]) -> usize {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))

@@ -1,5 +1,5 @@
-//! Logins a second over HTTP, against what the bcrypt crate does on all cores with nothing else to do; and whether the
-//! time of a refusal tells why: unknown address, wrong password, locked, suspended.
+//! Logins per second over HTTP, against the bcrypt crate on all cores with nothing else to do; and a check that the
+//! time of a refusal does not tell its reason: unknown address, wrong password, locked, suspended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -45,7 +45,7 @@ pub fn run(runtime: &Runtime) {
     runtime.block_on(node.stop());
 }
 
-/// A node as production runs it: RS256, cost 10.
+/// Starts a node as production runs it: RS256, cost 10.
 pub async fn node() -> Node {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
@@ -61,14 +61,14 @@ async fn login_requests(node: &Node) -> Vec<Vec<u8>> {
     for number in 0..CLIENTS {
         let (email, _) = node.register(&["customer"]).await;
         let body = json!({"email": email, "password": PASSWORD}).to_string();
-        // Each from elsewhere: an address has a share of the pool.
+        // Each login is from another address: an address has a share of the pool.
         let login = load::request("POST", "/v1/auth/login", None, Some(&body));
         requests.push(load::forwarded(&login, &format!("198.51.100.{number}")));
     }
     requests
 }
 
-/// Verifications a second by the crate, one thread a core.
+/// Returns the verifications per second by the crate, with one thread per core.
 fn crate_hashes() -> f64 {
     let verifier = bcrypt::hash_with_salt(PASSWORD, COST, [7; 16]).unwrap().to_string();
     let (count, done) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -98,8 +98,8 @@ fn one_hash() -> f64 {
     table::median(times.collect())
 }
 
-/// Milliseconds of each refusal, the kinds taking turns; no address that is to be open is tried often enough to be
-/// locked.
+/// Returns the milliseconds of each refusal, the kinds taking turns. No address that must stay open is tried often
+/// enough to be locked.
 async fn refusals(node: &Node) -> Vec<(&'static str, Vec<f64>)> {
     let client = node.anonymous();
     let admin = node.admin().await;
@@ -126,7 +126,7 @@ async fn refusals(node: &Node) -> Vec<(&'static str, Vec<f64>)> {
             }
         }
         for (email, (state, times)) in addresses.iter().zip(&mut times) {
-            // Of a suspended account even the right password is refused.
+            // A suspended account's login is refused even with the correct password.
             let password = if *state == "suspended" { PASSWORD } else { "not-the-Passw0rd!" };
             let body = json!({"email": email, "password": password});
             let started = Instant::now();

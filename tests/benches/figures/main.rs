@@ -1,4 +1,4 @@
-//! Every figure that the project claims, each beside its reference, measured in the same run on the same machine.
+//! Every figure that the project claims, each next to its reference, measured in the same run on the same machine.
 //!
 //! `make bench` runs all; `cargo bench -p fulexo-tests -- appends` runs those whose name is given. Machines are noisy:
 //! a figure is the median of its rounds, and rounds of ours and of the reference take turns.

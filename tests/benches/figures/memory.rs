@@ -1,5 +1,5 @@
-//! What a node keeps resident, `fulexo serve` in a process of its own, with 100,000 live sessions and requests from them.
-//! `BENCH_SESSIONS` says how many.
+//! The resident memory of a node, `fulexo serve` in its own process, with 100,000 live sessions and requests from them.
+//! `BENCH_SESSIONS` sets their number.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use uuid::Uuid;
 
 use crate::{load, table};
 
-/// MiB.
+/// The most memory, in MiB.
 const WANTED: f64 = 96.0;
-/// Sessions begun in one append.
+/// The number of sessions begun in one append.
 const AT_ONCE: usize = 100;
-/// Sessions that make requests: more than the node remembers tokens.
+/// The number of sessions that make requests: more than the node remembers tokens.
 const ACTIVE: usize = 20_000;
 const ROUND: Duration = Duration::from_secs(10);
 
@@ -55,7 +55,7 @@ pub fn run(runtime: &Runtime) {
     line(&format!("after {:>8} requests/s", table::number(round.rate)), busy);
 }
 
-/// The program, in the profile of this bench.
+/// Builds the program, in the profile of this bench.
 fn build() {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--locked", "--quiet", "--package", "fulexo-api"]);
@@ -115,7 +115,7 @@ fn starts(sessions: &[(AccountId, SessionId)]) -> AppendRequest {
     request
 }
 
-/// Who is logged in, asked by each of these sessions with a token of its own.
+/// Returns a request for the current session from each of these sessions, with its own token.
 async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> Vec<Vec<u8>> {
     let epoch: Uuid =
         sqlx::query_scalar("select epoch from log.head").fetch_one(&superuser(database).await).await.unwrap();
@@ -140,7 +140,7 @@ async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> V
     sessions.iter().map(request).collect()
 }
 
-/// MiB, from `/proc/PID/status` (proc(5)).
+/// Returns the MiB from `/proc/PID/status` (proc(5)).
 fn resident(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");

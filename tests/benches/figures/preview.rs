@@ -1,4 +1,4 @@
-//! Attempts a second that a policy preview replays, over HTTP, beside the bare replay of the same log.
+//! Attempts per second that a policy preview replays, over HTTP, next to the bare replay of the same log.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub fn run(runtime: &Runtime) {
         let node = Node::join(&database).await;
         let admin = node.admin().await;
         let size = feed::size(&mut database.pool().await.acquire().await.unwrap()).await.unwrap();
-        // Let the read models catch up, so that they are not measured too.
+        // The read models catch up first, so that they are not measured too.
         let admin = admin.seeing(size - 1);
         let body = json!({"days": 1, "lockout": {
             "enabled": true, "threshold": 3, "window_seconds": 900, "duration_seconds": 900, "max_duration_seconds": 86_400}});

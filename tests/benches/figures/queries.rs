@@ -1,7 +1,8 @@
-//! What lists and searches cost in a log of 20,000 events and in one of 2,000,000, with the accounts and sessions that belong to
-//! them: each list and each filter, over HTTP, one client. And what it costs a query to wait for what its node knows.
+//! The cost of lists and searches in a log of 20,000 events and in one of 2,000,000, with the accounts and sessions
+//! that belong to them: each list and each filter, over HTTP, one client. And the cost for a query of waiting for what
+//! its node knows.
 //!
-//! `FULEXO_BENCH_EVENTS=200000` for a shorter log.
+//! Set `FULEXO_BENCH_EVENTS=200000` for a shorter log.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,11 @@ use crate::table;
 
 const SHORT: usize = 20_000;
 const LONG: usize = 2_000_000;
-/// Calls of each query at each log, in turn.
+/// The number of calls of each query at each log, in turn.
 const CALLS: usize = 60;
-/// The longer log may cost so many times the shorter, and so many milliseconds.
+/// A query of the longer log may cost this many times as much as of the shorter, and this many milliseconds.
 const WANTED: (f64, f64) = (1.5, 10.0);
-/// Appends a second under which a query waits.
+/// The appends per second under which a query waits.
 const APPENDS: u64 = 1_000;
 
 pub fn run(runtime: &Runtime) {
@@ -42,7 +43,7 @@ pub fn run(runtime: &Runtime) {
         );
         for nth in 0..asked[0].2.len() {
             let mut times = [Vec::new(), Vec::new()];
-            // The first ones plan and fill caches.
+            // The first calls plan and fill caches.
             for call in 0..CALLS + 10 {
                 for ((_, admin, paths), times) in asked.iter().zip(&mut times) {
                     let took = ask(admin, &paths[nth].1).await;
@@ -67,7 +68,7 @@ pub fn run(runtime: &Runtime) {
     });
 }
 
-/// Every list with each of its filters, by what is in this log.
+/// Returns every list with each of its filters, by what is in this log.
 async fn paths(log: &Database) -> Vec<(&'static str, String)> {
     let pool = superuser(log).await;
     let text = async |sql: &'static str| -> String { sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap() };
@@ -126,7 +127,7 @@ async fn ask(client: &Client, path: &str) -> f64 {
     took
 }
 
-/// A query that waits, and the same that does not, while others append.
+/// Measures a query that waits, and the same without waiting, while others append.
 async fn waiting(node: &Node, admin: &Client) {
     let mut customers = Vec::new();
     for _ in 0..16 {

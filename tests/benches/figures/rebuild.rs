@@ -1,7 +1,7 @@
-//! Events a second when read models are built anew from a long log, all in one reading of it: from nothing, and beside
-//! live ones with which they are compared; each with its indexes, and switched. Beside bare reading and decoding.
+//! Events per second when read models are rebuilt from a long log, all in one pass: from nothing, and alongside live
+//! ones with which they are compared; each with its indexes, and switched. Next to bare reading and decoding.
 //!
-//! `FULEXO_BENCH_EVENTS=200000` for a shorter log.
+//! Set `FULEXO_BENCH_EVENTS=200000` for a shorter log.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Events a second when the log is read from the beginning: read, hash verified, decoded; beside the bare read.
+//! Events per second when the log is read from the beginning: read, hash verified, decoded; next to the bare read.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! From a revocation to its acknowledgement, by three nodes on one Postgres and one NATS; and to the first refusal at the
-//! other two. `BENCH_REVOCATIONS` says how many of each.
+//! The time from a revocation to its acknowledgement, by three nodes on one Postgres and one NATS; and to the first
+//! refusal at the other two. `BENCH_REVOCATIONS` sets the number of each.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::table;
 
-/// Milliseconds, of the acknowledgement, on an idle machine.
+/// The milliseconds of the acknowledgement, on an idle machine.
 const WANTED_P99: f64 = 20.0;
 
 pub fn run(runtime: &Runtime) {
@@ -52,7 +52,7 @@ async fn acknowledge(admin: &Client, ann: &Client) -> f64 {
     took
 }
 
-/// From the call to the moment when both other nodes, asked over and over, have refused the session.
+/// Returns the time from the call to the moment when both other nodes, asked repeatedly, have refused the session.
 async fn refuse(admin: &Client, elsewhere: &[Node], ann: &Client) -> f64 {
     let asked = elsewhere.iter().map(|node| async {
         let client = there(node, ann);

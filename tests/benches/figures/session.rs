@@ -1,4 +1,4 @@
-//! `GET /v1/auth/session` a second over HTTP, against a bare poem handler on poem's own server that gives the same
+//! `GET /v1/auth/session` per second over HTTP, against a bare poem handler on poem's own server that gives the same
 //! bytes. Ours verifies the token, asks the gate in memory and writes every security header; it reads no database.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a request costs whose account's and session's streams have 10 events, and 10,000: each is read from its last
+//! The cost of a request whose account's and session's streams have 10 events, and 10,000: each is read from its last
 //! snapshot on.
 
 use std::time::Instant;
@@ -16,9 +16,10 @@ use crate::{logins, table};
 
 const SHORT: usize = 10;
 const LONG: usize = 10_000;
-/// Few, or the short streams would not stay short; and as many before them, to fill caches.
+/// The number of requests. They are few, or the short streams would not stay short; as many run before them, to fill
+/// caches.
 const REQUESTS: usize = 100;
-/// The longer streams may cost so many times the shorter.
+/// A request with the longer streams may cost this many times as much as with the shorter.
 const WANTED: f64 = 1.1;
 
 #[derive(Clone, Copy)]
@@ -46,7 +47,7 @@ pub fn run(runtime: &Runtime) {
         ("POST /v1/auth/introspect", Kind::Introspect),
         ("POST /v1/auth/refresh", Kind::Refresh),
         ("PATCH /v1/me", Kind::Change),
-        // Last: so many logins end the sessions of before.
+        // The logins come last: so many of them end the earlier sessions.
         ("POST /v1/auth/login", Kind::Login),
     ] {
         let mut times = [Vec::new(), Vec::new()];
@@ -64,7 +65,7 @@ pub fn run(runtime: &Runtime) {
     runtime.block_on(node.stop());
 }
 
-/// Milliseconds of a request.
+/// Returns the milliseconds of a request.
 async fn ask(node: &Node, service: &Client, client: &mut Client, kind: Kind, round: usize) -> f64 {
     let anonymous = node.anonymous();
     let started = Instant::now();
@@ -93,7 +94,7 @@ async fn ask(node: &Node, service: &Client, client: &mut Client, kind: Kind, rou
     took
 }
 
-/// Somebody logged in, whose account and session have so many events.
+/// Returns a logged-in user whose account and session have this many events.
 async fn somebody(node: &Node, events: usize) -> Client {
     let client = node.customer().await;
     let rehashed = AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash };
@@ -108,7 +109,7 @@ async fn somebody(node: &Node, events: usize) -> Client {
     client
 }
 
-/// Whoever may introspect.
+/// Returns a service that may introspect tokens.
 async fn service(node: &Node) -> Client {
     let expires_at = clock::now() + TimeDelta::days(1);
     let key = json!({"name": "bench", "permissions": ["tokens.introspect"], "expires_at": expires_at});

@@ -1,5 +1,5 @@
-//! From the answer of a command to its being visible in a read model that follows the log, asked at another node; beside the
-//! same query when there is nothing to wait for. `BENCH_COMMANDS` says how many.
+//! The time from the answer of a command until it is visible in a read model that follows the log, asked at another
+//! node; next to the same query when there is nothing to wait for. `BENCH_COMMANDS` sets the number of commands.
 
 use std::sync::Arc;
 use std::time::Instant;
