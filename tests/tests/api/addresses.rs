@@ -1,5 +1,5 @@
-//! E-mail addresses and names: one mailbox is one account, whatever keyboard, browser or script it was typed with; and nobody
-//! registers what looks like somebody else.
+//! E-mail addresses and names: one mailbox is one account, with any keyboard, browser or script; and nobody registers
+//! what looks like somebody else.
 
 use fulexo_tests::{Answer, Client, Node, PASSWORD};
 use hyper::Method;

@@ -1,4 +1,5 @@
-//! What administrators do to others, what a known device is spared, and the second proof before sensitive calls.
+//! Actions of administrators on others, the checks that a known device is spared, and the second proof before sensitive
+//! calls.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -244,7 +245,7 @@ async fn two_administrators_who_demote_each_other_at_once_do_not_both_succeed() 
 async fn a_grant_by_somebody_who_is_demoted_meanwhile_is_refused() {
     let node = Node::start().await;
     let (one, other, ann) = (node.admin().await, node.admin().await, node.customer().await);
-    // The token, and this node's word, are those of before; the log's word is another one.
+    // The token, and this node's memory, are the earlier ones; the log says otherwise.
     let context = fulexo_commands::context::Context {
         actor: fulexo_domain::event::Actor::Account { id: other.account },
         ..operator()

@@ -250,7 +250,7 @@ async fn pages_of_the_past_are_of_one_moment_while_writers_are_busy() {
         for (path, key) in
             [("/v1/accounts", "account_id"), ("/v1/sessions", "session_id"), ("/v1/grants", "account_id")]
         {
-            // The present, which goes on: each first page is of another moment, and all that follow are of that one.
+            // The present moves: each first page is of another moment, and all that follow are of that one.
             let mut seen = Vec::new();
             let first = get(&admin, &format!("{path}?as_of=2999-01-01T00:00Z&limit=3")).await;
             let (as_of, mut page) = (first["as_of"].clone(), first);
@@ -454,7 +454,7 @@ fn items(page: &Value) -> &Vec<Value> {
     page["items"].as_array().unwrap()
 }
 
-/// When an event was recorded, as its leaf has it.
+/// Returns the time at which an event was recorded, as its leaf has it.
 async fn time_of(client: &Client, position: u64) -> String {
     let event = get(client, &format!("/v1/audit/events/{position}")).await;
     let time: DateTime<Utc> = event["time"].as_str().unwrap().parse().unwrap();

@@ -30,7 +30,7 @@ impl Browser {
         Self { client: node.anonymous(), cookies: BTreeMap::new(), csrf_token: None }
     }
 
-    /// Keeps what an answer sets, and takes away what it takes away.
+    /// Keeps the cookies that an answer sets, and removes those that it removes.
     fn keep(&mut self, answer: &Answer) {
         for line in answer.headers.get_all("set-cookie") {
             let line = line.to_str().unwrap();
@@ -62,7 +62,7 @@ impl Browser {
         self.csrf_token.as_deref().unwrap()
     }
 
-    /// As the session's own page asks.
+    /// Returns a client that sends requests as the session's own page does.
     fn page(&self) -> Client {
         let own = self.client.url.clone();
         self.with(&[("x-csrf-token", self.token()), ("origin", &own), ("sec-fetch-site", "same-origin")])
@@ -180,7 +180,7 @@ async fn a_bearer_token_needs_no_other() {
     let (browser, _) = logged_in(&node, &["customer"]).await;
     let foreign = ann.with_header("origin", EVIL);
     assert_eq!(foreign.post_nothing("/v1/me/sessions/revoke-others").await.status, 200);
-    // Whoever says both is who the header says.
+    // The header decides for a caller who sends both.
     let both = Client { access_token: ann.access_token.clone(), ..browser.with(&[]) };
     assert_eq!(both.get("/v1/me").await.json["email"], ann.email);
     assert_eq!(both.post_nothing("/v1/auth/logout").await.status, 204);
@@ -376,7 +376,7 @@ async fn a_neighbours_cookie_hides_no_token_and_keeps_nobody_logged_in() {
     }
 }
 
-/// Ends of sessions in the log, in their order.
+/// Returns the causes of the ends of sessions in the log, in their order.
 async fn ends(node: &Node) -> Vec<Value> {
     let leaves = leaves(&node.database).await.into_iter();
     leaves.filter(|leaf| leaf["type"] == "session.revoked").map(|leaf| leaf["data"]["by"].clone()).collect()
@@ -386,7 +386,7 @@ async fn ends(node: &Node) -> Vec<Value> {
 async fn a_page_signs_out_also_when_its_access_token_has_run_out() {
     let node = Node::start().await;
     let expired = |browser: &Browser| {
-        // What the service signed long ago, or a key of before.
+        // The service signed it long ago, or with an earlier key.
         let (head, _) = browser.cookies[ACCESS].rsplit_once('.').unwrap();
         format!("{head}.AAAA")
     };
@@ -447,7 +447,7 @@ async fn a_refresh_cookie_signs_out_its_own_session_alone() {
         assert_eq!((answer.status, answer.header("log-position")), (status, None), "{answer:?}");
     }
     assert!(ends(&node).await.is_empty());
-    // Whoever presents a token themselves is judged by it.
+    // A caller who presents a token is judged by that token.
     eve.cookies.insert(REFRESH.to_owned(), own);
     let both = Client { access_token: Some("a.b.c".to_owned()), ..eve.page() };
     assert_eq!(both.post_nothing("/v1/auth/logout").await.code(), "invalid_token");

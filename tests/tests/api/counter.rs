@@ -1,5 +1,5 @@
-//! The counter of guesses in Postgres, held against its model: `fulexo_domain::lockout::AttemptCounter` and the real stack are
-//! driven side by side, at times that the tests choose, and must say the same of every attempt.
+//! The counter of guesses in Postgres, held against its model: `fulexo_domain::lockout::AttemptCounter` and the real
+//! stack are driven side by side, at times that the tests choose, and must say the same of every attempt.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 const WRONG: &str = "not-the-Passw0rd!";
 
-/// A request of nobody in particular at this time.
+/// Returns the context of an anonymous request at this time.
 fn at(now: DateTime<Utc>) -> Context {
     Context { actor: Actor::Anonymous, now, ..operator() }
 }
@@ -34,7 +34,7 @@ fn credentials(email: &str, password: &str, device_token: Option<&str>) -> Crede
     }
 }
 
-/// The log from this position on.
+/// Returns the log from this position on.
 async fn leaves(superuser: &PgPool, from: u64) -> Vec<Value> {
     let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event where position >= $1 order by position")
         .bind(i64::try_from(from).unwrap())
@@ -59,7 +59,7 @@ fn figures(threshold: u32, window: i64, duration: i64, longest: i64) -> Value {
            "duration_seconds": duration, "max_duration_seconds": longest})
 }
 
-/// What the log says of one attempt: what became of it, and where it is a lock, which and until when.
+/// The log's record of one attempt: its outcome; for a lock, which one and its end.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Lifted(&'static str),
@@ -84,14 +84,14 @@ fn said(leaf: &Value) -> Option<Said> {
             until: data["until"].as_str().unwrap().parse().unwrap(),
             all_devices: data["scope"] == "account",
         },
-        // Says nothing of counting.
+        // It does not concern counting.
         "authentication.new_device_seen" => return None,
         other if other.starts_with("authentication.") => panic!("not expected: {leaf}"),
         _ => return None,
     })
 }
 
-/// The model's word on an attempt.
+/// Returns the model's outcome of an attempt.
 fn model(
     own: &mut AttemptCounter,
     all: &mut AttemptCounter,
@@ -124,7 +124,7 @@ fn model(
     said
 }
 
-/// The counters that Postgres has of an account and of addresses, in some order.
+/// Returns the counters that Postgres has of an account and of addresses, in any order.
 async fn stored(superuser: &PgPool, account: Uuid) -> Vec<AttemptCounter> {
     let statement = "select recent, locked_until, locks, window_ends_at from vault.attempt
                      where account_id is null or account_id = $1";
@@ -137,17 +137,17 @@ async fn stored(superuser: &PgPool, account: Uuid) -> Vec<AttemptCounter> {
     counters.collect()
 }
 
-/// A node, somebody with three known devices, and the model of their counters.
+/// A node, a user with three known devices, and the model of their counters.
 struct Trial {
     node: Node,
     admin: Client,
     superuser: PgPool,
     ann: Client,
-    /// Of the devices.
+    /// The tokens of the devices.
     tokens: Vec<String>,
-    /// Of the address, and of each device.
+    /// The counters of the address, and of each device.
     counters: [AttemptCounter; 4],
-    /// Over all devices.
+    /// The counter over all devices.
     all: AttemptCounter,
     now: DateTime<Utc>,
     outcomes: BTreeMap<String, usize>,
@@ -167,7 +167,8 @@ impl Trial {
         Self { node, admin, superuser, ann, tokens, counters, all, now, outcomes: BTreeMap::new() }
     }
 
-    /// One login, at the model and at the stack: of a stranger by 0, on a device by any other number.
+    /// Makes one login, in the model and in the stack: from an unknown device for 0, on a known device for any other
+    /// number.
     async fn attempt(&mut self, device: usize, right: bool) {
         let policy = self.node.app().commands.policy().lockout.clone();
         let expected = model(&mut self.counters[device], &mut self.all, self.now, &policy, right);
@@ -185,7 +186,7 @@ impl Trial {
             Err(error) => panic!("{error}"),
         }
         if device == 0 && let_in {
-            // Or in the end no other device would be known.
+            // Otherwise no other device would be known in the end.
             let newest = "delete from vault.known_device where account_id = $1
                           and used = (select max(used) from vault.known_device where account_id = $1)";
             sqlx::query(newest).bind(self.ann.account).execute(&self.superuser).await.unwrap();
@@ -209,7 +210,7 @@ impl Trial {
         self.compare_counters().await;
     }
 
-    /// An administrator lifts whatever lock there is.
+    /// An administrator lifts any lock.
     async fn unlock(&mut self) {
         let before = log_size(&self.node).await;
         let context = Context { now: self.now, ..operator() };
@@ -222,7 +223,7 @@ impl Trial {
         self.compare_counters().await;
     }
 
-    /// Row by row: Postgres holds what the model holds, and no row where that is nothing.
+    /// Compares row by row: Postgres holds the model's counters, and no row for an empty one.
     async fn compare_counters(&self) {
         let mut stored = stored(&self.superuser, self.ann.account).await;
         let counted = self.counters.iter().chain([&self.all]).filter(|counter| **counter != AttemptCounter::default());
@@ -233,7 +234,7 @@ impl Trial {
         assert_eq!(stored, expected, "at {}", self.now);
     }
 
-    /// Some time goes by: none, seconds, minutes, hours, or exactly as much as makes a difference.
+    /// Lets some time pass: none, seconds, minutes, hours, or exactly as much as makes a difference.
     fn wait(&mut self, dice: &mut Dice) {
         let policy = self.node.app().commands.policy().lockout.clone();
         let counter = match dice.index(5) {
@@ -249,7 +250,7 @@ impl Trial {
             2..=4 => self.now + TimeDelta::milliseconds(dice.between(1, 30_000)),
             5 => self.now + TimeDelta::seconds(dice.between(30, 900)),
             6 => self.now + TimeDelta::seconds(dice.between(900, 30_000)),
-            // The clock of another node is a little behind.
+            // The clock of another node lags a little.
             7 => self.now - TimeDelta::milliseconds(dice.between(0, 3_000)),
             _ => edge.map_or(self.now, |edge| edge + TimeDelta::microseconds(dice.between(-1, 1))).max(self.now),
         };
@@ -330,7 +331,7 @@ async fn however_often_the_policy_changes_postgres_counts_as_the_model_does() {
     assert!(trial.outcomes["locked_out"] > 5, "{:?}", trial.outcomes);
 }
 
-/// The attempts made under these contexts, by what became of them.
+/// Makes the attempts under these contexts, and counts them by outcome.
 async fn guess_at(
     node: &Node,
     email: &str,
@@ -340,12 +341,12 @@ async fn guess_at(
     let before = log_size(node).await;
     let guesses = contexts.iter().map(|context| node.app().commands.login(context, credentials(email, WRONG, None)));
     let mut counted = 0;
-    // Of so many at once none waits longer for a connection than it may, on a busy machine either.
+    // Of so many attempts at once none may exceed its time for a connection, even on a busy machine.
     let mut guesses = stream::iter(guesses).buffer_unordered(100);
     while let Some(guess) = guesses.next().await {
         match guess {
             Err(CommandError::InvalidCredentials) => counted += 1,
-            // No place in the pool: then nothing was counted either.
+            // The pool had no room: then nothing was counted either.
             Err(CommandError::Overloaded) => {}
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("a wrong password was right"),
@@ -460,7 +461,7 @@ async fn a_counter_at_rest_for_more_than_a_day_is_swept_away_and_the_model_forge
         trial.attempt(0, false).await;
     }
     trial.now = trial.counters[0].locked_until.unwrap() + TimeDelta::hours(25);
-    // The time goes by for the database, too.
+    // The time passes for the database, too.
     sqlx::query("update vault.attempt set window_ends_at = window_ends_at - $1, locked_until = locked_until - $1")
         .bind(trial.now - operator().now)
         .execute(&superuser(&trial.node.database).await)

@@ -1,5 +1,5 @@
-//! The devices that an account knows: a bounded list, each with an end, seen and forgotten by its owner; and what all of
-//! them together may guess.
+//! The devices that an account knows: a bounded list, each with an end, seen and forgotten by its owner; and the
+//! guesses that all of them together may make.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn token_of(answer: &Answer) -> String {
     answer.json["device_token"].as_str().unwrap().to_owned()
 }
 
-/// So many logins without a token, each with the device that it made known.
+/// Logs in this many times without a token; returns the token of the device that each login made known.
 async fn tokens(node: &Node, email: &str, count: usize) -> Vec<String> {
     let mut tokens = Vec::new();
     for _ in 0..count {
@@ -40,7 +40,7 @@ async fn tokens(node: &Node, email: &str, count: usize) -> Vec<String> {
     tokens
 }
 
-/// Whether a login with this token is one from a known device: then it is answered with the same.
+/// `true` if a login with this token is from a known device: then its answer has the same token.
 async fn is_known(node: &Node, email: &str, password: &str, token: &str) -> bool {
     token_of(&log_in(&node.anonymous(), email, password, Some(token)).await) == token
 }
@@ -50,7 +50,7 @@ async fn rows(database: &Database, account: Uuid) -> i64 {
     sqlx::query_scalar(statement).bind(account).fetch_one(&superuser(database).await).await.unwrap()
 }
 
-/// The attempts that the log has of an account, by factor and what became of them.
+/// Returns the attempts that the log has of an account, by factor and outcome.
 async fn outcomes(database: &Database, account: Uuid) -> BTreeMap<String, usize> {
     let mut outcomes = BTreeMap::new();
     for leaf in leaves(database).await.iter().filter(|leaf| leaf["subject"] == json!(account)) {
@@ -200,7 +200,7 @@ async fn logins_of_sixteen_clients_at_two_nodes_at_once_leave_ten_devices() {
     let database = Arc::new(Database::create().await);
     let nodes = [Node::join(&database).await, Node::join(&database).await];
     let ann = nodes[0].customer().await;
-    // Of attempts at once, right or wrong, five are evaluated.
+    // Of concurrent attempts, right or wrong, five are evaluated.
     let admin = nodes[0].admin().await;
     let mut policy = admin.get("/v1/policy").await.json;
     policy["lockout"]["enabled"] = json!(false);
@@ -209,7 +209,7 @@ async fn logins_of_sixteen_clients_at_two_nodes_at_once_leave_ten_devices() {
     let clients = nodes.each_ref().map(Node::anonymous);
     let logins = (0..1_000).map(|number| {
         let (client, ann) = (&clients[number % 2], &ann);
-        // Some with a token that is known, or was.
+        // Some present a token that is known, or was.
         async move {
             let token = (number % 7 == 0).then_some(ann.device_token.as_str());
             log_in(client, &ann.email, PASSWORD, token).await
@@ -369,7 +369,7 @@ async fn a_challenge_of_a_device_that_was_forgotten_makes_another_one_known() {
     assert_eq!(rows(&node.database, ann.account).await, 1);
 }
 
-/// Which devices the log says are known, those used last first, by the names it gives them.
+/// Returns the devices that the log says are known, the latest used first, by the names that the log gives them.
 fn replayed(leaves: &[Value], account: Uuid) -> Vec<String> {
     let mut known: Vec<String> = Vec::new();
     for leaf in leaves.iter().filter(|leaf| leaf["subject"] == json!(account)) {

@@ -1,5 +1,5 @@
 //! A refresh from somewhere that looks different: by policy it is recorded, holds the session until its owner has
-//! proved themselves, or ends it. And whoever has only a copy of a token gets nothing by it but a session that is held.
+//! proved themselves, or ends it. A thief who has only a copy of a token gets nothing by it but a session that is held.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -26,7 +26,7 @@ const SWEDISH: &str = "sv-SE,sv;q=0.9,en;q=0.8";
 const WRONG: &str = "not-the-Passw0rd!";
 const SESSION: &str = "/v1/auth/session";
 
-/// The same client, looking like this.
+/// Returns the same client with this user agent and these languages.
 fn looking(client: &Client, user_agent: &str, languages: &str) -> Client {
     let headers = [("user-agent", user_agent), ("accept-language", languages)];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -37,7 +37,7 @@ fn in_chrome(client: &Client) -> Client {
     looking(client, CHROME, SWEDISH)
 }
 
-/// Somebody with these roles, logged in with Firefox and in Swedish.
+/// Logs in a user with these roles, with Firefox and in Swedish.
 async fn arrive(node: &Node, roles: &[&str]) -> Client {
     let (email, account) = node.register(roles).await;
     come_back(node, &email, account).await
@@ -58,7 +58,7 @@ async fn present(client: &Client) -> Answer {
     client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await
 }
 
-/// Refreshes, which must work; the same client with the new tokens.
+/// Refreshes, which must succeed; returns the same client with the new tokens.
 async fn refreshed(client: &Client) -> Client {
     let answer = present(client).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -96,7 +96,7 @@ async fn set_action(node: &Node, action: &str) {
     enforce(node, |policy| policy["sessions"]["fingerprint"] = json!(action)).await;
 }
 
-/// Events of a session: its position in the log, its type, all of it.
+/// Returns the events of a session: the position in the log, the type, and the whole leaf.
 async fn events_of(database: &Database, session: Uuid) -> Vec<(i64, String, Value)> {
     let superuser = PgPool::connect(&database.superuser_url()).await.unwrap();
     let rows: Vec<(i64, Vec<u8>)> =
@@ -122,7 +122,7 @@ const MISMATCHED: &str = "session.fingerprint_mismatched";
 const ELEVATED: &str = "session.elevated";
 const REVOKED: &str = "session.revoked";
 
-/// Who ended the session.
+/// Returns the cause that ended the session.
 async fn revoked_by(node: &Node, client: &Client) -> Value {
     let events = events_of(&node.database, client.session).await;
     let (_, event_type, leaf) = events.last().unwrap();
@@ -424,7 +424,7 @@ async fn of_500_wrong_step_ups_at_once_in_a_held_session_five_are_evaluated() {
     let held = refreshed(&in_chrome(&arrive(&node, &["customer"]).await)).await;
     let size = log_size(&node).await;
     let mut answers = join_all((0..500).map(|_| step_up(&held, WRONG))).await;
-    // Where the node was too busy to judge some, or to answer in time, there are guesses left.
+    // If the node was too busy to judge some, or to answer in time, guesses are left.
     for _ in 0..5 {
         answers.push(step_up(&held, WRONG).await);
     }
@@ -673,7 +673,8 @@ async fn fifty_refreshes_of_one_token_at_once_from_one_browser_are_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_access_token_from_before_the_mismatch_is_good_until_it_ends() {
-    // It was issued to whoever had logged in, and lives an hour at most; the session is held for what is issued since.
+    // It was issued to the user who had logged in, and lives at most an hour; the session is held for what is issued
+    // since.
     let node = Node::start().await;
     let ann = arrive(&node, &["customer"]).await;
     let held = refreshed(&in_chrome(&ann)).await;

@@ -1,5 +1,5 @@
-//! Hashes of passwords are shared out: no address and no account fills the pool, each has a budget of them, and what is
-//! refused costs no more than it must.
+//! Hashes of passwords are shared out: no address and no account fills the pool, each has a budget of them, and a
+//! refusal costs as little as possible.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ fn assert_spent(answer: &Answer, limit: &str) {
     assert_eq!(answer.json["quota"], limit, "{answer:?}");
 }
 
-/// Everything that has hashes computed, as often as anybody likes.
+/// An attack with everything that has hashes computed, as often as the attacker likes.
 struct Attack {
     owner: Client,
     token: String,
@@ -79,12 +79,12 @@ impl Attack {
         Self { owner, token }
     }
 
-    /// One request, of the kind of this number.
+    /// Sends one request, of the kind of this number.
     async fn strike(&self, kind: usize, number: usize) -> u16 {
         let owner = at(&self.owner, ATTACKER);
         let stranger = Client { access_token: None, ..owner.clone() };
         let answer = match kind % 6 {
-            // Compared with all that were before.
+            // The password is compared with all former ones.
             0 => change(&owner, FORMER[4], FORMER[0]).await,
             1 => owner.post(STEP_UP, json!({"password": FORMER[4]})).await,
             2 => {
@@ -96,7 +96,7 @@ impl Attack {
                 stranger.post("/v1/auth/password-reset/confirm", body).await
             }
             4 => stranger.post(LOGIN, credentials(&format!("nobody-{number}@example.com"))).await,
-            // Dear to judge, and refused.
+            // This password is costly to judge, and refused.
             _ => {
                 let new = "4@8({[<369|1!70$5+%24@8({[<369|1!70$5+%24@8({[<369|1!70$5+%2aaaaaaaa1!aa";
                 change(&owner, FORMER[4], new).await
@@ -110,7 +110,7 @@ impl Attack {
 #[tokio::test(flavor = "multi_thread")]
 async fn however_one_address_spends_hashes_nobody_elses_login_is_refused() {
     let mailbox = Mailbox::create();
-    // Dear enough that what is sent at once waits.
+    // The cost is high enough that concurrent requests wait.
     let node = node(&[("FULEXO_BCRYPT_COST", "8")], Some(&mailbox)).await;
     let attack = Attack::prepare(&node, &mailbox).await;
     let mut people = Vec::new();
@@ -130,7 +130,8 @@ async fn however_one_address_spends_hashes_nobody_elses_login_is_refused() {
                     async move {
                         loop {
                             let answer = client.post(LOGIN, credentials(email)).await;
-                            // The machine is too busy for the database to acknowledge anything: nobody's doing here.
+                            // The machine is too busy for the database to acknowledge anything: that is not this node's
+                            // fault.
                             if answer.code() != "unavailable" {
                                 return answer;
                             }
@@ -219,7 +220,7 @@ async fn an_account_has_a_budget_of_hashes_wherever_it_asks_and_strangers_spend_
     let weak = change(&at(&ann, "203.0.113.1"), PASSWORD, "password").await;
     assert_eq!(weak.status, 400, "{weak:?}");
     assert!(weak.text.contains("common") && !weak.text.contains("last five"), "{weak:?}");
-    // Of somebody who does not know the current password nothing is told of the new one.
+    // A caller who does not know the current password learns nothing about the new one.
     assert_eq!(change(&at(&ann, "203.0.113.2"), "not-the-Passw0rd!", "password").await.status, 401);
     assert_eq!(change_at(&ann, "203.0.113.3").await.status, 204);
     let step_up = |client: &Client, password: &str| {

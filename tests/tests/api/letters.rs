@@ -57,7 +57,7 @@ async fn a_letter_arrives_with_the_headers_of_a_machine() {
     assert_eq!(header("Content-Type"), "text/plain; charset=utf-8");
     assert!(header("Date").ends_with(" +0000"), "{}", header("Date"));
     assert_eq!(mail.text(), plain().text + "\n");
-    // The server is told goodbye.
+    // The client says goodbye to the server.
     assert_eq!(sink.commands(), ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]);
 }
 
@@ -138,7 +138,7 @@ async fn what_is_refused_for_now_and_what_for_good_is_told_apart() {
         assert_eq!(error.is_permanent(), permanent, "{code}: {error}");
         assert!(error.to_string().contains(&code.to_string()), "{error}");
     }
-    // The server wants a login: its operator's business, and ours, not the letter's.
+    // The server wants a login: its operator must act, or we; the letter is not at fault.
     sink.behave(Behaviour::Refuse(530));
     assert!(!transport.send(&plain()).await.unwrap_err().is_permanent());
     sink.behave(Behaviour::Accept);
@@ -180,7 +180,7 @@ async fn a_server_that_hangs_or_breaks_off_or_is_not_there_costs_a_bounded_time_
 #[tokio::test]
 async fn beyond_this_machine_nothing_is_said_without_tls() {
     let sink = Sink::start().await;
-    // Not a loopback address by name, and yet the way to the sink. It offers no STARTTLS, or one that comes to nothing.
+    // The name is not a loopback address, but leads to the sink. It offers no STARTTLS, or one that fails.
     let login = format!("smtp://user:password@0.0.0.0:{}", sink.port());
     for extensions in [&["8BITMIME", "AUTH PLAIN LOGIN"][..], &["STARTTLS", "AUTH PLAIN LOGIN"]] {
         sink.offer(extensions);
@@ -191,7 +191,7 @@ async fn beyond_this_machine_nothing_is_said_without_tls() {
     assert!(sink.mails().is_empty());
 }
 
-/// Whom a process trusts is said in its environment, so this test goes on in a process of its own.
+/// The environment says which roots a process trusts, so this test continues in its own process.
 #[test]
 fn by_tls_a_letter_goes_to_whom_the_system_trusts_under_that_name_and_to_nobody_else() {
     let name = "letters::by_tls_a_letter_goes_to_whom_the_system_trusts_under_that_name_and_to_nobody_else";
@@ -222,7 +222,7 @@ async fn with_trust(file: &str) {
     let misnamed = certified(&["mail.example.com"]);
     std::fs::write(file, trusted.cert.pem() + &misnamed.cert.pem()).unwrap();
     let stranger = certified(&["127.0.0.1", "0.0.0.0"]);
-    // STARTTLS goes by a name that is not loopback's, as above.
+    // STARTTLS uses a name that is not loopback's, as above.
     for (at_once, url, before) in [
         (true, "smtps://user:password@127.0.0.1", &[][..]),
         (false, "smtp://user:password@0.0.0.0", &["EHLO", "STARTTLS"]),
@@ -238,7 +238,7 @@ async fn with_trust(file: &str) {
             assert!(matches!(error, SendError::Connection(_)) && !error.is_permanent(), "{error}");
             assert_eq!(sink.commands(), before, "neither a login nor a letter");
         }
-        // What speaks no TLS where it should is no server of ours either.
+        // A server without TLS, where TLS is expected, is not accepted either.
         let sink = Sink::start().await;
         let limit = Duration::from_secs(2);
         let error = transport(&[("SMTP_URL", &format!("{url}:{}", sink.port()))]).within(limit).send(&plain()).await;

@@ -35,7 +35,7 @@ async fn service(admin: &Client) -> Client {
     Client { access_token: key.json["secret"].as_str().map(str::to_owned), ..Client::new(&admin.url) }
 }
 
-/// All that a client is told.
+/// Returns all that a client is told.
 fn told(answer: &Answer) -> (u16, String, Value, Option<String>) {
     let retry = answer.header("retry-after").map(str::to_owned);
     (answer.status, answer.code().to_owned(), answer.json["detail"].clone(), retry)

@@ -1,5 +1,5 @@
-//! The service as its clients see it, over HTTP: one binary, since each takes a while to link and starts servers of its
-//! own. Nothing here changes what belongs to the process.
+//! The service as its clients see it, over HTTP: one binary, since each takes a while to link and starts its own
+//! servers. Nothing here changes what belongs to the process.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use fulexo_tests::Answer;
 use serde_json::Value;
 
-/// Every permission there is, in the order in which they are listed.
+/// Every permission, in the order in which they are listed.
 const PERMISSIONS: [&str; 14] = [
     "accounts.read",
     "accounts.manage",
@@ -47,7 +47,7 @@ const PERMISSIONS: [&str; 14] = [
     "lockdown.manage",
 ];
 
-/// All of an answer but what differs from any answer to any other.
+/// Returns the parts of an answer that do not differ between any two answers.
 fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &answer.headers {
@@ -59,13 +59,13 @@ fn seen(answer: &Answer) -> (u16, BTreeMap<String, String>, Value) {
     (answer.status, headers, body)
 }
 
-/// How many of these answers are refusals.
+/// Returns the number of refusals among these answers.
 fn refusals(answers: &[Answer]) -> usize {
     answers.iter().filter(|answer| answer.status == 401).count()
 }
 
-/// Holds that of guesses with these answers as many were evaluated as may be, and not one more. One that a node was too busy to
-/// judge counted until it was given back: it may be one of those that led to the lock.
+/// Panics unless exactly as many guesses with these answers were evaluated as may be. A guess that a node was too busy
+/// to judge counted until it was given back: it may be one of those that led to the lock.
 #[track_caller]
 fn assert_evaluated(evaluated: usize, most: usize, answers: &[Answer]) {
     let busy = answers.iter().filter(|answer| answer.status == 503).count();

@@ -1,5 +1,5 @@
-//! How many requests are let in: by address, by address on routes that cost more, by account; on one node and on three;
-//! and what the log says of those that were not.
+//! The number of requests that are let in: by address, by address on routes that cost more, by account; on one node and
+//! on three; and the log's record of the others.
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const LOGIN: &str = "/v1/auth/login";
 const LIVE: &str = "/health/live";
 
-/// A node with these quotas, and a proxy on this machine that is believed.
+/// Starts a node with these quotas, which trusts a proxy on this machine.
 async fn limited(database: &Arc<Database>, quotas: &str) -> Node {
     let mut env = database.env();
     env.insert("FULEXO_RATE_LIMITS".into(), quotas.into());
@@ -27,7 +27,7 @@ async fn alone(quotas: &str) -> Node {
     limited(&Arc::new(Database::create().await), quotas).await
 }
 
-/// Somebody whom the proxy vouches for.
+/// Returns a client that the proxy reports under this address.
 fn at(node: &Node, address: &str) -> Client {
     node.anonymous().with_header("x-forwarded-for", address)
 }
@@ -91,7 +91,7 @@ async fn whatever_a_client_says_of_its_address_it_has_one_quota() {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
     env.insert("FULEXO_RATE_LIMITS".into(), "address=5/1h".into());
-    // No proxy is believed.
+    // This node trusts no proxy.
     let stranger = Node::with(&database, env).await;
     let proxied = limited(&database, "address=5/1h").await;
     let claims = |number: usize| {
@@ -210,7 +210,7 @@ async fn three_nodes_let_no_more_logins_in_than_one() {
         let client = at(&nodes[number % 3], "203.0.113.9");
         async move { client.post(LOGIN, guess(number)).await.status }
     });
-    // A few at a time: where the shared count does not answer within its time, a node counts alone.
+    // A few at a time: if the shared count does not answer in time, a node counts alone.
     let statuses: Vec<u16> = stream::iter(guesses).buffer_unordered(6).collect().await;
     let let_in = statuses.iter().filter(|status| **status == 401).count();
     assert_eq!(let_in, 7, "{statuses:?}");
@@ -230,7 +230,7 @@ async fn while_the_shared_count_does_not_answer_a_node_counts_alone() {
     assert_refused(&at(&node, "203.0.113.9").post(LOGIN, guess(5)).await, "login");
     blocker.rollback().await.unwrap();
     let other = limited(&database, "login=5/1h").await;
-    // Whoever asks again finds the shared count where it was left: what was let in meanwhile is not in it.
+    // A later request finds the shared count as it was: it lacks the requests that were let in meanwhile.
     eventually("the node counts with others again", async || {
         let [a, b] = [&node, &other].map(|node| at(node, "203.0.113.77"));
         let (a, b) = (a.post(LOGIN, guess(6)).await.status, b.post(LOGIN, guess(7)).await.status);

@@ -1,5 +1,5 @@
 //! Roles that administrators define, what they allow and to whom, and what nobody does to those who may more. Races are
-//! judged by the log: whatever was done must have been right at its position.
+//! judged by the log: every act must have been right at its position.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -45,7 +45,7 @@ async fn act(client: &Client, account: Uuid, verb: &str) -> Answer {
     client.post(&format!("/v1/accounts/{account}/{verb}"), json!({"reason": BECAUSE})).await
 }
 
-/// A customer who holds a role of this name with these permissions; it is defined if need be.
+/// Returns a customer who holds a role of this name with these permissions; defines the role if necessary.
 async fn holder(node: &Node, admin: &Client, role: &str, permissions: &[&str]) -> Client {
     let client = node.customer().await;
     assert_eq!(define(admin, role, permissions).await.status, 200);
@@ -57,7 +57,7 @@ async fn reads_audit(client: &Client) -> u16 {
     client.get("/v1/audit/events?limit=1").await.status
 }
 
-/// Asks until the status is this one; gives up after a time that only something broken needs.
+/// Asks until the status is this one; gives up after a time that only a fault needs.
 async fn comes_to(client: &Client, path: &str, status: u16) -> bool {
     let asked = Instant::now();
     while asked.elapsed() < Duration::from_secs(30) {
@@ -75,7 +75,7 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
 }
 
-/// Two nodes that hear of each other only by asking the log.
+/// Starts two nodes that learn of each other only by asking the log.
 async fn deaf_nodes() -> [Node; 2] {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
@@ -83,7 +83,7 @@ async fn deaf_nodes() -> [Node; 2] {
     [Node::with(&database, env.clone()).await, Node::with(&database, env).await]
 }
 
-/// The command's own word, for a caller whose token and whose node know nothing yet of what the log says.
+/// Returns the arguments of a command by a caller whose token and whose node do not know yet what the log says.
 fn stale(client: &Client) -> (Context, Permissions, Reason) {
     let context = Context { actor: Actor::Account { id: client.account }, ..operator() };
     (context, Permissions::of(&Permission::ALL), Reason::parse(BECAUSE).unwrap())
@@ -642,7 +642,7 @@ async fn log_in(node: &Node, email: &str, password: &str) -> Answer {
     node.anonymous().post("/v1/auth/login", json!({"email": email, "password": password})).await
 }
 
-/// Somebody whose login led to a step, with the token for it.
+/// Returns a client with the token of the step to which a login led.
 fn half_way(node: &Node, answer: &Answer) -> Client {
     assert_eq!((answer.status, &answer.json["status"]), (200, &json!("password_change_required")), "{answer:?}");
     assert_eq!((answer.json.get("access_token"), &answer.json["next"]), (None, &json!("/v1/me/password")));
@@ -714,7 +714,7 @@ async fn of_500_guesses_at_once_at_an_expired_password_five_are_evaluated() {
     let due = half_way(&node, &log_in(&node, &ann.email, PASSWORD).await);
     let guesses = (0..500).map(|_| change(&due, "not-the-Passw0rd!", NEW));
     let mut answers = futures_util::future::join_all(guesses).await;
-    // Where the node was too busy to judge some, there are guesses left.
+    // If the node was too busy to judge some, guesses are left.
     for _ in 0..5 {
         answers.push(change(&due, "not-the-Passw0rd!", NEW).await);
     }

@@ -1,5 +1,5 @@
-//! The length of a history costs nobody anything: what is loaded of it begins at a snapshot, which the log must bear out.
-//! And a change that changes nothing does not lengthen it.
+//! The length of a history costs nothing: loading begins at a snapshot, which the log must confirm. And a change
+//! without effect does not lengthen it.
 
 use chrono::TimeDelta;
 use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
@@ -15,12 +15,12 @@ use uuid::Uuid;
 const LONG: usize = 3_000;
 const BECAUSE: &str = "to see whether it is recorded";
 
-/// An event that says nothing new of an account.
+/// Returns an event that says nothing new about an account.
 fn rehashed() -> AccountEvent {
     AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash }
 }
 
-/// One that leaves the session's refresh token as it is.
+/// Returns an event that leaves the session's refresh token as it is.
 fn refreshed() -> SessionEvent {
     let now = clock::now();
     SessionEvent::Refreshed {
@@ -30,7 +30,7 @@ fn refreshed() -> SessionEvent {
     }
 }
 
-/// The version of a stream's snapshot, and the version of the stream.
+/// Returns the version of a stream's snapshot, and the version of the stream.
 async fn versions(node: &Node, stream: Uuid, category: &str) -> (Option<i64>, i64) {
     let statement = "select (select version from log.snapshot where stream_id = $1 and category = $2),
                             (select version from log.stream where stream_id = $1 and category = $2)";
@@ -47,7 +47,7 @@ async fn does(node: &Node, statement: &'static str, stream: Uuid) -> u64 {
     done.unwrap().rows_affected()
 }
 
-/// What somebody sees of themselves, but for ids and times.
+/// Returns what users see of themselves, without ids and times.
 async fn sees(client: &Client) -> Value {
     let me = client.get("/v1/me").await;
     assert_eq!(me.status, 200, "{me:?}");
@@ -93,7 +93,7 @@ async fn a_long_history_answers_as_a_short_one_does_and_is_read_from_its_snapsho
     assert_eq!(versions(&node, short.account, "account").await.0, None, "a short one never has any");
     assert_eq!(compared(&node).await, SnapshotComparison { matching: 2, ..SnapshotComparison::default() });
 
-    // A spent token is one, and a session's end its end, whatever was folded.
+    // A spent token stays spent, and a session's end stays its end, regardless of what was folded.
     let spent = long.refresh_token.clone();
     assert_eq!(long.post_nothing("/v1/auth/logout").await.status, 204);
     long.refresh_token = spent;
@@ -134,7 +134,7 @@ async fn a_snapshot_that_the_log_does_not_bear_out_is_not_gone_by() {
     node.stop().await;
 }
 
-/// The version of an account's snapshot in the format of this build, and of its stream.
+/// Returns the version of an account's snapshot in the format of this build, and of its stream.
 async fn versions_of_ours(node: &Node, account: Uuid) -> (Option<i64>, i64) {
     let statement = "select (select version from log.snapshot where stream_id = $1 and format <> 77),
                             (select version from log.stream where stream_id = $1 and category = 'account')";

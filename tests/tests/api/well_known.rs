@@ -1,4 +1,4 @@
-//! What other services find out by themselves, knowing the issuer's URL alone.
+//! The metadata that other services find by themselves, from the issuer's URL alone.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 const KEYS: &str = "/.well-known/jwks.json";
 const METADATA: &str = "/.well-known/oauth-authorization-server";
 
-/// A node with these variables on top of the usual ones.
+/// Starts a node with these variables on top of the usual ones.
 async fn node(more: &[(&str, &str)]) -> Node {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::{leaves, log_in, superuser};
 use crate::{assert_evaluated, refusals};
 
-/// So many at once, spread over the clients, and of hundreds some more: where a node was too busy to say anything it gave back
-/// what it had counted, and who had waited for that too long was refused. Answers with what was said, having checked that there
-/// is nothing but that and refusals.
+/// Makes this many guesses at once, spread over the clients, and some more if they are hundreds: a node that was too
+/// busy to answer returned what it had counted, and a caller who had waited for that too long was refused. Returns the
+/// answers, after a check that there is nothing but that and refusals.
 async fn guess(clients: &[Client], email: &str, times: usize) -> Vec<Answer> {
     let guesses = (0..times).map(|number| {
         let client = &clients[number % clients.len()];
@@ -34,7 +34,7 @@ async fn guess(clients: &[Client], email: &str, times: usize) -> Vec<Answer> {
     answers
 }
 
-/// How many attempts the log has, by what became of them.
+/// Returns the number of attempts in the log, by outcome.
 async fn outcomes(database: &Database) -> BTreeMap<String, usize> {
     let mut outcomes = BTreeMap::new();
     for leaf in leaves(database).await {
@@ -48,12 +48,12 @@ async fn outcomes(database: &Database) -> BTreeMap<String, usize> {
     outcomes
 }
 
-/// Of those, the ones that were not evaluated: what they waited for was wrong, or took too long.
+/// Returns the number of those that were not evaluated: the attempts that they waited for were wrong, or took too long.
 fn unseen(outcomes: &BTreeMap<String, usize>) -> usize {
     ["locked", "too_many_concurrent"].iter().filter_map(|reason| outcomes.get(*reason)).sum()
 }
 
-/// As if fifteen minutes had passed.
+/// Moves the locks as if fifteen minutes had passed.
 async fn let_the_lock_pass(database: &Database) {
     let statement =
         "update vault.attempt set locked_until = now() - interval '1 second' where locked_until is not null";
@@ -69,7 +69,7 @@ async fn of_500_guesses_at_once_five_are_evaluated() {
     let outcomes = outcomes(&node.database).await;
     assert_evaluated(outcomes["wrong_password"], 5, &refused);
     assert_eq!(outcomes["authentication.locked_out"], 1, "{outcomes:?}");
-    // Of those that were not answered in time, too.
+    // This includes those that were not answered in time.
     assert!(unseen(&outcomes) >= refusals(&refused) - 5, "every refusal is an event: {outcomes:?}");
     assert_eq!(outcomes.len(), 3 + usize::from(outcomes.contains_key("too_many_concurrent")), "{outcomes:?}");
 }
@@ -83,7 +83,7 @@ async fn of_500_guesses_at_once_at_two_nodes_five_are_evaluated() {
     let outcomes = outcomes(&database).await;
     assert_evaluated(outcomes["wrong_password"], 5, &refused);
     assert_eq!(outcomes["authentication.locked_out"], 1, "{outcomes:?}");
-    // Of those that were not answered in time, too.
+    // This includes those that were not answered in time.
     assert!(unseen(&outcomes) >= refusals(&refused) - 5, "every refusal is an event: {outcomes:?}");
 }
 

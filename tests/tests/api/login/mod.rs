@@ -1,5 +1,5 @@
-//! Logging in, from the outside: what is refused and how, what is counted, what a token is worth, and what is left
-//! of a person in the database.
+//! Logins, from the outside: what is refused and how, what is counted, what a token is worth, and what is left of a
+//! person in the database.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

@@ -1,4 +1,4 @@
-//! Where a login came from: the socket, or what our own proxy says of it.
+//! The origin of a login: the socket, or the address that our own proxy reports.
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ async fn reasons(node: &Node, from: u64) -> Vec<Value> {
     failed.map(|leaf| leaf["data"]["reason"].clone()).collect()
 }
 
-/// Fills the counters that there are with attempts that began so long ago and are under way at a node somewhere.
+/// Fills the existing counters with attempts that began this long ago and are under way at some node.
 async fn fill(node: &Node, age: &str) {
     let statement = format!(
         "update vault.attempt set pending = array_fill(now() - interval '{age}', array[5]),
@@ -26,7 +26,7 @@ async fn fill(node: &Node, age: &str) {
     assert_eq!(filled.rows_affected(), 2, "of the address, and over all devices");
 }
 
-/// An address with a counter, of somebody or of nobody.
+/// Returns a client after a failed login that gave this address a counter.
 async fn counted(node: &Node, email: &str) -> Client {
     let nobody = node.anonymous();
     assert_eq!(log_in(&nobody, email, "not-the-Passw0rd!").await.status, 401);
@@ -59,7 +59,7 @@ async fn of_sixteen_right_passwords_at_once_at_step_up_none_is_wrong() {
     let steps = join_all((0..16).map(|_| ann.post("/v1/auth/step-up", json!({"password": PASSWORD})))).await;
     assert!(steps.iter().any(|answer| answer.status == 200));
     for answer in steps {
-        // Of those that change one session at once, some may be told to come again; none is told that it was wrong.
+        // Of those that change one session at once, some may be told to try again; none is told that it was wrong.
         assert!(answer.status == 200 || answer.code() == "contended", "{answer:?}");
     }
     assert!(reasons(&node, 0).await.is_empty());
@@ -96,7 +96,8 @@ async fn one_that_waits_gets_in_when_those_of_another_node_were_right_and_is_loc
         let before = log_size(&node).await;
         let superuser = superuser(&node.database).await;
         let (answer, ()) = tokio::join!(log_in(&nobody, &email, PASSWORD), async {
-            // Until the login waits for those in flight. If it comes later, it finds them settled, and ends the same way.
+            // The login waits for those in flight first. If it comes later, it finds them settled, and ends the same
+            // way.
             tokio::time::sleep(Duration::from_millis(300)).await;
             let settled = format!("update vault.attempt set {settle}");
             sqlx::query(sqlx::AssertSqlSafe(settled)).execute(&superuser).await.unwrap();

@@ -1,4 +1,4 @@
-//! The password policy, and what a new password does to everything that the old one opened.
+//! The password policy, and the effect of a new password on everything that the old one opened.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! What is left of a person in the database: nothing that can be read without the keys, which are not in it.
+//! The remains of a person in the database: nothing that can be read without the keys, which are not in it.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const AGENT: &str = "Bandersnatch/7.7 (Jabberwock)";
 const REASON: &str = "because of the marmalade affair";
 const PASSWORDS: [&str; 3] = ["correct-Horse7battery", "kestrel-Over9thefen", "Wrong-guess4ofmine"];
 
-/// The ways in which a text may have been written down.
+/// Returns the forms in which a text may have been written down.
 fn spellings(needle: &[u8]) -> Vec<Vec<u8>> {
     let lower = needle.to_ascii_lowercase();
     let hex: String = needle.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -25,7 +25,7 @@ fn spellings(needle: &[u8]) -> Vec<Vec<u8>> {
     for text in [needle, &lower] {
         for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
             spellings.push(engine.encode(text).into_bytes());
-            // Inside of a longer text it begins at any of three bits: what is the same in each of them.
+            // Inside a longer text it begins at any of three bits: this part is the same in each of them.
             for skipped in 0..3 {
                 let whole = text.get(skipped..).unwrap_or_default();
                 let whole = whole.get(..whole.len() / 3 * 3).unwrap_or_default();
@@ -36,7 +36,7 @@ fn spellings(needle: &[u8]) -> Vec<Vec<u8>> {
     spellings
 }
 
-/// In which columns it stands.
+/// Returns the columns that hold the text.
 fn found(columns: &[Column], needle: &[u8]) -> Vec<String> {
     assert!(needle.len() >= 8, "too short to be found by chance alone");
     let spellings = spellings(needle);
@@ -45,7 +45,7 @@ fn found(columns: &[Column], needle: &[u8]) -> Vec<String> {
     columns.iter().filter(|column| column.values.iter().any(holds)).map(|column| column.name.clone()).collect()
 }
 
-/// Everything that happens to an account, by somebody whom every word gives away.
+/// Has everything happen to an account, whose owner every word gives away.
 async fn live(node: &Node) -> (Client, Vec<String>) {
     let mut secrets = PASSWORDS.map(str::to_owned).to_vec();
     let admin = node.admin().await;
@@ -121,7 +121,7 @@ async fn no_column_of_any_table_holds_personal_data_in_clear() {
     for needle in whole.into_iter().chain(parts) {
         assert_eq!(found(&columns, needle.as_bytes()), Vec::<String>::new(), "{needle} is in the database");
     }
-    // The search finds what is there.
+    // The search finds texts that are known to be there.
     let ids = found(&columns, client.account.to_string().as_bytes());
     for expected in ["log.event.leaf", "log.stream.stream_id", "read.account.account_id", "access.session.account_id"] {
         assert!(ids.contains(&expected.to_owned()), "{expected} is not searched: {ids:?}");
@@ -138,7 +138,7 @@ async fn no_column_of_any_table_holds_a_password_or_a_token_or_a_bare_verifier()
     let columns = columns(&superuser(&node.database).await).await;
     for secret in &secrets {
         assert_eq!(found(&columns, secret.as_bytes()), Vec::<String>::new(), "a secret is in the database");
-        // Of a token, the part that is the secret: a signature, or what is behind the ids.
+        // Of a token, this is the secret part: a signature, or the part after the ids.
         let last = secret.rsplit('.').next().unwrap();
         let Ok(bytes) = URL_SAFE_NO_PAD.decode(last) else { continue };
         let secret_part = bytes.get(bytes.len().saturating_sub(16)..).unwrap();

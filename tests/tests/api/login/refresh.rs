@@ -1,4 +1,4 @@
-//! Refresh tokens: good for one use, and a copy that comes back ends the session.
+//! Refresh tokens: valid for one use, and a copy that returns ends the session.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +14,7 @@ async fn refresh(node: &Node, token: &str) -> Answer {
     node.anonymous().post("/v1/auth/refresh", json!({"refresh_token": token})).await
 }
 
-/// Refreshes, which must work.
+/// Refreshes, which must succeed.
 async fn successor(node: &Node, token: &str) -> (String, Client) {
     let answer = refresh(node, token).await;
     assert_eq!(answer.status, 200, "{answer:?}");

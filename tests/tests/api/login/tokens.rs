@@ -11,7 +11,7 @@ use fulexo_node::clock;
 use fulexo_tests::{Client, Node, operator};
 use serde_json::{Value, json};
 
-/// A real token taken apart, with what it was signed with.
+/// A real token taken apart, with the secret that signed it.
 struct Forger {
     header: Value,
     claims: Value,
@@ -30,12 +30,12 @@ impl Forger {
         forge(header, claims, &self.secret)
     }
 
-    /// As it was, but for one member of its header.
+    /// Returns the token with one member of its header changed.
     fn with_header(&self, name: &str, value: Value) -> String {
         self.forge(&with(&self.header, name, value), &self.claims)
     }
 
-    /// As it was, but for one claim.
+    /// Returns the token with one claim changed.
     fn with_claim(&self, name: &str, value: Value) -> String {
         self.forge(&self.header, &with(&self.claims, name, value))
     }

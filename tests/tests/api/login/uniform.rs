@@ -70,7 +70,7 @@ async fn an_unknown_address_costs_a_hash_as_a_known_one_does() {
         log_in(&nobody, address, "wrong").await;
         began.elapsed().as_secs_f64()
     };
-    // The fastest of a few, in turn: whatever else the machine does makes one slower, of either.
+    // The fastest of a few, in turn: any other work of the machine makes either one slower.
     let (mut known, mut unknown) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..5 {
         known = known.min(time_of(&email).await);

@@ -1,4 +1,4 @@
-//! Mail: a way back into an account, whether an address is its owner's, and word of what happened; never lost, never
+//! Mail: a way back into an account, proof that an address is its owner's, and news of what happened; never lost, never
 //! twice, and never a way in for anybody else.
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
@@ -21,7 +21,7 @@ const CONFIRM: &str = "/v1/auth/password-reset/confirm";
 const VERIFY: &str = "/v1/auth/email-verification";
 const NOT_ME: &str = "/v1/auth/not-me";
 
-/// A node, and where its mail goes.
+/// A node, and the mailbox that its mail goes to.
 struct Post {
     node: Node,
     mailbox: Mailbox,
@@ -35,13 +35,13 @@ impl Post {
         Self { node, mailbox }
     }
 
-    /// Somebody registered, and not yet logged in.
+    /// Registers a user, who is not logged in yet.
     async fn register(&self) -> (String, Uuid) {
         // No two tests share an address, so none reads another's mail.
         self.node.register(&["customer"]).await
     }
 
-    /// Somebody logged in.
+    /// Registers a customer, and logs in.
     async fn customer(&self) -> Client {
         self.node.customer().await
     }
@@ -52,7 +52,7 @@ impl Post {
         answer
     }
 
-    /// What a mailed link to a new password holds.
+    /// Returns the token in a mailed link to a new password.
     async fn reset_token(&self, email: &str) -> String {
         self.ask_for_reset(email).await;
         self.mailbox.expect(email, "reset-password").await.token()
@@ -71,7 +71,7 @@ impl Post {
     }
 }
 
-/// Another node on a database, whose mail goes there too.
+/// Starts another node on a database, whose mail goes to the same mailbox.
 async fn on(database: &Arc<Database>, mailbox: &Mailbox) -> Node {
     let mut env = database.env();
     env.extend(mailbox.env());
@@ -82,13 +82,13 @@ fn assert_spent(answer: &Answer) {
     assert_eq!((answer.status, answer.code()), (401, "invalid_token"), "{answer:?}");
 }
 
-/// How many mails wait to be sent.
+/// Returns the number of mails that wait to be sent.
 async fn waiting(database: &Database) -> i64 {
     let pool = superuser(database).await;
     sqlx::query_scalar("select count(*) from vault.mail where sealed is not null").fetch_one(&pool).await.unwrap()
 }
 
-/// Until nothing more is on its way: a mail waits from the commit of its event on.
+/// Waits until nothing more is on its way: a mail waits from the commit of its event on.
 async fn all_is_sent(database: &Database) {
     eventually("all is sent", async || waiting(database).await == 0).await;
 }

@@ -1,10 +1,10 @@
-//! Word of what happened, and a way to say that it was somebody else.
+//! Notices of what happened, and a link to report that it was somebody else.
 
 use fulexo_tests::{Authenticator, Client, leaves};
 
 use super::*;
 
-/// How many notices there are, once no more is on its way.
+/// Returns the number of notices, once no more are on their way.
 async fn notices(post: &Post, email: &str) -> usize {
     all_is_sent(&post.node.database).await;
     post.mailbox.to(email).iter().filter(|mail| mail.leads_to("not-me")).count()

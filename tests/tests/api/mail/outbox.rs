@@ -1,4 +1,4 @@
-//! What is to be mailed is mailed once, whatever happens to nodes and to the mail server.
+//! Every mail is sent once, regardless of failures of nodes and of the mail server.
 
 use fulexo_tests::{Behaviour, Sink};
 

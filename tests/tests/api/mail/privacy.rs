@@ -1,4 +1,4 @@
-//! What waits to be mailed is nobody else's business.
+//! A waiting mail is nobody else's business.
 
 use fulexo_tests::{columns, superuser};
 

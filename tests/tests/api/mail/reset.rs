@@ -125,7 +125,7 @@ async fn a_link_compares_five_passwords_with_the_last_ones_and_each_is_recorded(
     let post = Post::start().await;
     let (email, account) = post.register().await;
     let token = post.reset_token(&email).await;
-    // What breaks another rule is not compared.
+    // A password that breaks another rule is not compared.
     for weak in ["short", &"x".repeat(80)] {
         assert_eq!(post.confirm(&token, weak).await.status, 400);
     }
@@ -203,7 +203,7 @@ async fn an_account_gets_three_such_mails_at_most() {
     for _ in 0..10 {
         post.ask_for_reset(&email).await;
     }
-    // They are carried out after they were answered; somebody who asks later is mailed later.
+    // They are carried out after they were answered; a later request is mailed later.
     let (later, _) = post.register().await;
     post.reset_token(&later).await;
     all_is_sent(&post.node.database).await;

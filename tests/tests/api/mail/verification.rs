@@ -1,4 +1,4 @@
-//! Whether an address is its owner's.
+//! The proof that an address is its owner's.
 
 use futures_util::future::join_all;
 
@@ -58,7 +58,7 @@ async fn no_more_links_are_mailed_than_may_be_though_thirty_are_asked_for_at_onc
     for answer in verifications.into_iter().chain(resets) {
         assert_eq!(answer.status, 202, "{answer:?}");
     }
-    // What goes on behind the answers.
+    // The tasks that run after the answers.
     for node in [&post.node, &other] {
         assert_eq!(node.app().tasks.ended(std::time::Duration::from_secs(60)).await, 0);
     }

@@ -1,4 +1,4 @@
-//! Who sees the policy and changes it.
+//! The callers who may see and change the policy.
 
 use chrono::TimeDelta;
 use fulexo_domain::event::SealedField;

@@ -1,4 +1,4 @@
-//! What is no policy.
+//! Policies out of bounds.
 
 use fulexo_tests::{Node, log_size};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ async fn each_figure_out_of_its_bounds_is_named_alone() {
     let node = Node::start().await;
     let admin = node.admin().await;
     for (pointer, least, most) in FIGURES {
-        // What the bounds of others rest on goes with it.
+        // The bounds that depend on this value change with it.
         let values = [least.checked_sub(1), Some(most + 1), Some(u64::from(u32::MAX))];
         for value in values.into_iter().flatten() {
             let refused = change(&admin, |policy| {

@@ -1,4 +1,4 @@
-//! What a policy holds for.
+//! The effects of a policy.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::Context;

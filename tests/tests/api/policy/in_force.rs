@@ -1,4 +1,4 @@
-//! From when on a policy holds.
+//! The time from which a policy holds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ fn lasts_minutes(session: &Answer, logged_in: DateTime<Utc>) -> i64 {
     (time(&session.json["elevated_until"]) - logged_in + TimeDelta::seconds(30)).num_minutes()
 }
 
-/// How long an elevation lasts, as a node judges it.
+/// Returns the duration of an elevation, as a node judges it.
 async fn elevation_at(node: &Node, client: &Client) -> i64 {
     let now = operator().now;
     let fresh = node.as_if_logged_in(TimeDelta::zero(), &there(node, client), &["customer"]);

@@ -1,4 +1,4 @@
-//! The security policy: who sees and changes it, from when on it holds and what for, and what another one would have
+//! The security policy: who sees and changes it, from when on it holds and for what, and what another policy would have
 //! done.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
@@ -33,7 +33,7 @@ async fn proposal(reader: &Client) -> Value {
     proposal
 }
 
-/// Tries to put the policy in force that is in force now, but for this.
+/// Tries to put the current policy in force with this change.
 async fn change(admin: &Client, change: impl FnOnce(&mut Value)) -> Answer {
     let mut proposal = proposal(admin).await;
     change(&mut proposal);
@@ -47,7 +47,7 @@ async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) -> Answer {
     answer
 }
 
-/// What the answer to a change says of the policy: the rest is where it is in force.
+/// Returns the policy in the answer to a change, without the members on its enforcement.
 fn policy_of(answer: &Answer) -> Value {
     let mut policy = answer.json.clone();
     for member in ["position", "enforced_on", "nodes", "down", "waited_ms"] {
@@ -56,8 +56,8 @@ fn policy_of(answer: &Answer) -> Value {
     policy
 }
 
-/// A policy as an event has it: figures that policies of before did not have are there where they are others than those meant
-/// then.
+/// Returns a policy as an event has it: figures that earlier policies lacked are present if they differ from those
+/// meant then.
 fn written(policy: &Value) -> Value {
     let mut policy = policy.clone();
     if policy["lockout"]["account_threshold"] == 20 {
@@ -84,19 +84,19 @@ async fn log_in(node: &Node, email: &str, password: &str, device_token: Option<&
     node.anonymous().post("/v1/auth/login", body).await
 }
 
-/// So many wrong passwords.
+/// Sends this many wrong passwords.
 async fn guess(node: &Node, email: &str, times: usize) {
     for _ in 0..times {
         assert_eq!(log_in(node, email, WRONG, None).await.status, 401);
     }
 }
 
-/// Events of this type, the oldest first.
+/// Returns the events of this type, the oldest first.
 async fn of_type(node: &Node, event_type: &str) -> Vec<Value> {
     leaves(&node.database).await.into_iter().filter(|leaf| leaf["type"] == event_type).collect()
 }
 
-/// The audit trail of an account, all of it.
+/// Returns the whole audit trail of an account.
 async fn trail(node: &Node, auditor: &Client, account: Uuid) -> Vec<Value> {
     let (auditor, mut events, mut cursor) = (auditor.seeing(log_size(node).await - 1), Vec::new(), String::new());
     loop {
@@ -138,7 +138,7 @@ async fn set_elevation(admin: &Client, minutes: i64) {
     enforce(admin, |policy| policy["sessions"]["elevation_seconds"] = json!(minutes * 60)).await;
 }
 
-/// What the preview says of an account, each of its counters by the device.
+/// Returns the preview's entries on an account, each of its counters by the device.
 fn accounts(preview: &Value, account: Uuid) -> BTreeMap<String, Value> {
     let listed = preview["accounts"].as_array().unwrap().iter();
     let own = listed.filter(|item| item["account_id"] == json!(account) && item["all_devices"] == false);
@@ -150,7 +150,7 @@ fn lockout(threshold: u64) -> Value {
            "max_duration_seconds": 86_400})
 }
 
-/// The second step of a login, begun by the password; without a code it is left at that.
+/// Takes the second step of a login that began with the password; without a code, stops before it.
 async fn log_in_twice(node: &Node, client: &Client, code: Option<&str>) -> Answer {
     let challenge = log_in(node, &client.email, PASSWORD, None).await;
     assert_eq!(challenge.json["status"], "second_factor_required", "{challenge:?}");
@@ -159,7 +159,7 @@ async fn log_in_twice(node: &Node, client: &Client, code: Option<&str>) -> Answe
     node.anonymous().post("/v1/auth/second-factor", body).await
 }
 
-/// What this policy would have done to all that the log holds now.
+/// Returns the preview of this policy over all that the log holds now.
 async fn preview(node: &Node, reader: &Client, lockout: Value) -> Value {
     let reader = reader.seeing(log_size(node).await - 1);
     let answer = reader.post(PREVIEW, json!({"lockout": lockout})).await;

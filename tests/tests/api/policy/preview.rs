@@ -1,4 +1,4 @@
-//! What another policy would have done.
+//! The preview of another policy.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,22 @@ use super::{
     pointers, preview, time, trail, unlock, version,
 };
 
-/// What the policy in force would have done.
+/// Returns the preview of the policy in force.
 async fn preview_of_now(node: &Node, reader: &Client) -> Value {
     let lockout = reader.get(POLICY).await.json["lockout"].take();
     preview(node, reader, lockout).await
 }
 
-/// Under the policy in force, what would have been is what was, counter by counter.
+/// Panics unless the preview of the policy in force equals the record, counter by counter.
 async fn assert_is_what_was(node: &Node, reader: &Client) -> Value {
     let preview = preview_of_now(node, reader).await;
     assert_eq!(preview["proposed"], preview["recorded"], "{preview:#}");
     assert_eq!(preview["truncated"], json!(false));
-    // Each lock, and when the failure that led to it was recorded.
+    // Each lock, and the time at which the failure that led to it was recorded.
     let mut locks = BTreeMap::<_, Vec<_>>::new();
     let (mut evaluated, mut refused, mut before) = (0, 0, DateTime::UNIX_EPOCH);
     for leaf in leaves(&node.database).await {
-        // What is tried on addresses that nobody registered is about nobody.
+        // Attempts on addresses that nobody registered have no subject.
         if leaf["subject"].is_null() {
             continue;
         }
@@ -82,7 +82,7 @@ async fn the_policy_in_force_would_have_done_what_it_did() {
     guess(&node, "nobody@example.com", 7).await;
     let preview = assert_is_what_was(&node, &admin).await;
     assert_eq!(preview["recorded"]["locks"], json!(1));
-    // Three logins by the harness, and a locked one that was right counts as wrong.
+    // The harness made three logins, and a correct attempt that met a lock counts as wrong.
     assert_eq!(preview["attempts"], json!(3 + 4 + 1 + 7 + 1 + 3));
     assert_eq!(accounts(&preview, ann.account)[""]["right_refused"], json!(0), "nobody looked at it");
     assert!(accounts(&preview, bob.account).is_empty());
@@ -90,7 +90,7 @@ async fn the_policy_in_force_would_have_done_what_it_did() {
     assert_eq!(to - from, TimeDelta::days(30));
 }
 
-/// Somebody whose account has a second factor, and ten codes that stand in for it.
+/// Returns a user whose account has a second factor, and ten codes that stand in for it.
 async fn enrolled(node: &Node) -> (Client, Vec<String>) {
     let ann = node.customer().await;
     let started = ann.post_nothing("/v1/me/second-factor/totp").await;
@@ -101,7 +101,7 @@ async fn enrolled(node: &Node) -> (Client, Vec<String>) {
     (ann, codes.map(|code| code.as_str().unwrap().to_owned()).collect())
 }
 
-/// A code that is one, but of nobody.
+/// A code in the valid form that belongs to nobody.
 const WRONG_CODE: &str = "00000-00000";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +229,7 @@ async fn a_stricter_policy_would_have_locked_these_then_and_refused_their_owners
     let stricter = preview(&node, &admin, lockout(3)).await;
     assert_eq!(stricter["recorded"]["locks"], json!(0));
     assert_eq!(stricter["proposed"]["locks"], json!(2));
-    // Refused unseen: ann's right password, bob's fourth wrong one.
+    // Two were refused unseen: ann's right password, and bob's fourth wrong one.
     assert_eq!(stricter["proposed"]["refused"], json!(2));
     for (client, right_refused) in [(&ann, 1), (&bob, 0)] {
         let wrong: Vec<_> = trail(&node, &auditor, client.account)
@@ -325,7 +325,7 @@ async fn an_unlock_begins_anew_in_a_preview_too() {
     unlock(&admin, &ann).await;
     guess(&node, &ann.email, 4).await;
     assert_eq!(log_in(&node, &ann.email, PASSWORD, None).await.status, 200);
-    // What is not locked is forgotten, too.
+    // A counter that is not locked is forgotten, too.
     for _ in 0..4 {
         assert_eq!(log_in(&node, &bob.email, WRONG, Some(&bob.device_token)).await.status, 401);
     }
@@ -484,5 +484,5 @@ async fn previews_at_once_are_made_or_put_off() {
         }
     }
     assert!(made > 0);
-    // One that waits for a read model holds the place.
+    // A preview that waits for a read model holds the place.
 }

@@ -55,7 +55,7 @@ fn succeeded(device: Option<String>) -> AuthenticationEvent {
     }
 }
 
-/// What the service records of guesses and logins over eighty days.
+/// Returns what the service records of guesses and logins over eighty days.
 fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
     let policy = Policy::default().lockout;
     let accounts = [1, 2, 3].map(|_| operator().new_id());
@@ -99,7 +99,7 @@ fn weeks(dice: &mut Dice) -> Vec<(DateTime<Utc>, Uuid, AuthenticationEvent)> {
     events
 }
 
-/// Everything that the log of a node holds, under a policy.
+/// Returns the preview of a policy over everything that the log of a node holds.
 async fn preview_of(node: &Node, lockout: Value, days: u32) -> Value {
     let auditor = node.auditor().await;
     let body = json!({"lockout": lockout, "days": days});
@@ -134,7 +134,7 @@ async fn weeks_of_guesses_come_to_the_same_under_the_same_policy() {
             let listed = item["locks"].as_array().unwrap().iter();
             let listed: Vec<_> =
                 listed.map(|lock| (time(&lock["at"]), time(&lock["until"]), lock["nth"].as_u64().unwrap())).collect();
-            // The first twenty.
+            // The preview lists the first twenty.
             let first: Vec<_> = locks.iter().take(20).map(|(at, until, nth)| (*at, *until, u64::from(*nth))).collect();
             assert_eq!(listed, first, "{account} {device:?}");
         }
@@ -145,7 +145,7 @@ async fn weeks_of_guesses_come_to_the_same_under_the_same_policy() {
 async fn a_preview_goes_back_as_many_days_as_it_is_asked_to() {
     let database = Arc::new(Database::create().await);
     let (now, account) = (operator().now, operator().new_id());
-    // One a day, at noon of its day counted from now.
+    // There is one guess a day, at noon of its day counted from now.
     let guesses: Vec<_> = (1..=85)
         .rev()
         .map(|days| {

@@ -1,4 +1,4 @@
-//! Whoever asks leaves before the answer, at any moment: what was recorded holds as a whole.
+//! The caller leaves before the answer, at any moment: what was recorded holds as a whole.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::*;
 
-/// Sends a request and closes the connection after so long.
+/// Sends a request and closes the connection after this time.
 async fn abandon(client: &Client, path: &str, body: &Value, after: Duration) {
     let (body, authority) = (body.to_string(), client.url.trim_start_matches("http://"));
     let token = client.access_token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
@@ -84,7 +84,7 @@ async fn an_act_that_is_abandoned_is_done_or_not_done(act: Act, count: usize, ro
         }
         let after = Duration::from_millis(dice.roll(61));
         abandon(&asking, &path, &body, after).await;
-        // Asked for again, it is done now if it was not before; and mends nothing if it was.
+        // A second request does it now if it was not done before; and changes nothing if it was.
         let again = asking.post(&path, body).await;
         assert!([200, 204, 401, 409].contains(&again.status), "{again:?}");
         let what = format!("{act:?}, seed {seed}, after {after:?}");

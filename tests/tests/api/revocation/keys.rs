@@ -1,4 +1,4 @@
-//! API keys of somebody who is suspended: refused meanwhile, as far as the policy says so.
+//! API keys of a suspended account: refused meanwhile, as far as the policy says so.
 
 use std::sync::Arc;
 

@@ -44,7 +44,7 @@ async fn the_oldest_ends_and_one_that_is_past_its_end_before_it() {
     assert_eq!(third.get("/v1/auth/session").await.status, 200);
 }
 
-/// A node that died between a login and the end of what it was too many of.
+/// A node died between a login and the end of the sessions beyond the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_ends_what_is_beyond_the_limit() {
     let database = Arc::new(Database::create().await);

@@ -1,5 +1,5 @@
-//! Sessions that are taken away, all of an account at once: from the event on, none is good, whatever happens to whoever asked
-//! for it and however many there are.
+//! The revocation of all sessions of an account at once: from the event on, none is valid, regardless of their number
+//! and of what happens to the caller.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const BECAUSE: &str = "a telephone was left in a train";
 const NEW: &str = "kestrel-Over9thefen";
 
-/// Puts the policy in force that is in force now, but for this.
+/// Puts the current policy in force with this change.
 async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) {
     let mut policy = admin.get("/v1/policy").await.json;
     policy.as_object_mut().unwrap().remove("version");
@@ -27,9 +27,9 @@ async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) {
     assert_eq!(changed.status, 200, "{changed:?}");
 }
 
-/// So many sessions of one account, begun by eight devices at once at these nodes in turn.
+/// Begins this many sessions of one account, by eight devices at once, at these nodes in turn.
 async fn sessions(nodes: &[&Node], owner: &Client, wanted: usize) -> Vec<Client> {
-    // Of those that are not known no more than five log in at once.
+    // Of unknown devices at most five log in at once.
     let mut all = Vec::new();
     for number in 0..wanted.min(8) {
         all.push(nodes[number % nodes.len()].log_in(&owner.email, owner.account).await);
@@ -59,7 +59,7 @@ async fn refresh(client: &Client) -> Answer {
     client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await
 }
 
-/// Nothing of it works: no request, no refresh, no step-up.
+/// Panics if a request, a refresh or a step-up of this session works.
 async fn assert_over(session: &Client, what: &str) {
     let answer = heard(async || session.get("/v1/auth/session").await).await;
     assert_eq!(answer.status, 401, "{what}: {answer:?}");
@@ -69,7 +69,7 @@ async fn assert_over(session: &Client, what: &str) {
     assert_eq!(answer.status, 401, "{what}: {answer:?}");
 }
 
-/// The answer of a node that had time for the question: hundreds are asked at once.
+/// Returns the answer of a node that had time for the question: hundreds are asked at once.
 async fn heard(ask: impl AsyncFn() -> Answer) -> Answer {
     for _ in 0..60 {
         let answer = ask().await;
@@ -80,7 +80,7 @@ async fn heard(ask: impl AsyncFn() -> Answer) -> Answer {
     ask().await
 }
 
-/// Events of this type about this account, in order.
+/// Returns the events of this type about this account, in order.
 async fn recorded(node: &Node, account: &Client, event_type: &str) -> Vec<Value> {
     let about = |leaf: &Value| leaf["type"] == event_type && leaf["subject"] == json!(account.account);
     leaves(&node.database).await.into_iter().filter(about).collect()

@@ -1,4 +1,4 @@
-//! A refresh, or a step-up, that meets what takes its session away: one is first, and nothing good is left of it.
+//! A refresh, or a step-up, that meets the revocation of its session: one is first, and nothing valid is left of it.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ async fn a_refresh_that_races_a_suspension_yields_no_token_that_is_good() {
         let all = sessions(&[&one, &two], &ann, 4).await;
         let refreshing = join_all(all.iter().enumerate().map(|(number, session)| async move {
             let mut session = session.clone();
-            // Half of them ahead, half behind.
+            // Half of them are ahead, half are late.
             for _ in 0..(round + number) % 4 {
                 tokio::task::yield_now().await;
             }

@@ -1,4 +1,4 @@
-//! What is recorded of it: one event at once, the end of each session later, and once; and what readers see.
+//! The record of it: one event at once, the end of each session later, and once; and what readers see.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ async fn the_session_that_asks_is_kept_and_says_so() {
     assert_eq!(mine.json["items"].as_array().unwrap().len(), 1, "{mine:?}");
     let said = recorded(&node, &ann, "account.sessions_revoked").await;
     assert_eq!(said[0]["data"], json!({"by": "owner", "except_session": ann.session}));
-    // One that was not kept does not come back by keeping itself.
+    // A session that was not kept does not return by keeping itself.
     let refused = others[0].post_nothing("/v1/me/sessions/revoke-others").await;
     assert_eq!(refused.status, 401, "{refused:?}");
     assert_eq!(ann.get("/v1/auth/session").await.status, 200);

@@ -1,5 +1,5 @@
-//! A second factor's strength ends with it: in every session of before, by whoever it was taken away, and is back with
-//! another one.
+//! A second factor's strength ends with it: in every earlier session, and for every remover; another factor brings it
+//! back.
 
 use std::sync::Arc;
 
@@ -44,8 +44,8 @@ async fn refreshed(client: &Client) -> Client {
     client
 }
 
-/// The methods that a session counts as proved by, as it is told and as others are, and whether they allow what an auditor
-/// may do.
+/// Returns the methods that a session counts as proved by, as it is told and as others are, and the status of a request
+/// that takes an auditor.
 async fn strength(node: &Node, admin: &Client, client: &Client) -> (Value, Value, u16) {
     let client = there(node, client);
     let session = client.get("/v1/auth/session").await;
@@ -67,7 +67,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Somebody in a session with a second factor, and two nodes.
+    /// Starts two nodes, and a session with a second factor.
     async fn set() -> Self {
         let database = Arc::new(Database::create().await);
         let (one, two) = (Node::join(&database).await, Node::join(&database).await);
@@ -78,7 +78,7 @@ impl Scene {
         Self { one, two, admin, ann, app }
     }
 
-    /// From here on an auditor needs a second factor.
+    /// Has an auditor need a second factor from here on.
     async fn require(&self) {
         let body = json!({"role": "auditor", "reason": BECAUSE});
         let granted = self.admin.post(&format!("/v1/accounts/{}/roles", self.ann.account), body).await;

@@ -1,5 +1,5 @@
-//! The two steps of a login, and what the token between them is worth: one step, for five minutes, as long as the
-//! account's factors are what they were.
+//! The two steps of a login, and the validity of the token between them: one step, for five minutes, as long as the
+//! account's factors do not change.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::seen;
 
-/// What somebody got who logged in so long ago.
+/// Returns the challenge of a login this long ago.
 async fn challenge_from(node: &Node, email: &str, ago: TimeDelta) -> String {
     let mut context = operator();
     context.now -= ago;
@@ -35,7 +35,7 @@ async fn change_password(client: &Client) {
     assert_eq!(client.post("/v1/me/password", change).await.status, 204);
 }
 
-/// The same token, but for some bits of one byte of what it says.
+/// Returns the same token with some bits of one byte of its content changed.
 fn altered(token: &str, byte: usize, bits: u8) -> String {
     let mut bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
     bytes[byte] ^= bits;
@@ -148,7 +148,7 @@ async fn whatever_is_wrong_with_a_challenge_the_refusal_is_the_same() {
         good.to_lowercase(),
         URL_SAFE_NO_PAD.encode(&bytes[..73]),
         URL_SAFE_NO_PAD.encode(nobody),
-        // Another account in place of its own, and the seal of another's.
+        // Another account replaces its own, and another's seal its seal.
         of_eve(2..18),
         of_eve(42..74),
         of_eve(2..74),
@@ -157,7 +157,7 @@ async fn whatever_is_wrong_with_a_challenge_the_refusal_is_the_same() {
         device,
         challenge_from(&node, &ann.client.email, TimeDelta::minutes(6)).await,
     ];
-    // What it is good for, whose it is, where from, until when, and the seal.
+    // The bytes hold its purpose, its account, its origin, its end, and the seal.
     wrong.extend((0..74).filter(|byte| *byte != 1).map(|byte| altered(&good, byte, 1)));
     wrong.extend((2..8).map(|bits| altered(&good, 0, bits)));
     wrong.push(altered(&good, 1, 1));
@@ -201,7 +201,7 @@ async fn a_challenge_is_good_for_five_minutes() {
     let early = challenge_from(&node, &ann.client.email, TimeDelta::minutes(3)).await;
     assert_eq!(present(&node, &early, &code).await.status, 200);
 
-    // What is presented six minutes from now, by a clock that is right then.
+    // The token is presented six minutes from now, by a clock that is right then.
     let mut later = operator();
     later.now += TimeDelta::minutes(6);
     let challenge = ann.challenge(&node).await;

@@ -1,4 +1,4 @@
-//! A code is good once, whatever is presented beside it, wherever, and however many do so at once.
+//! A code is valid once, with any challenge, at any node, and in any number of concurrent requests.
 
 use std::sync::Arc;
 

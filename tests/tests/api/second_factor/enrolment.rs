@@ -1,4 +1,4 @@
-//! Setting a second factor up: what is shown, what confirms it, and that nothing counts before.
+//! The enrolment of a second factor: what is shown, what confirms it, and that nothing counts before.
 
 use chrono::TimeDelta;
 use fulexo_node::clock;
@@ -19,7 +19,7 @@ fn assert_wrong_code(answer: &Answer) {
     assert_eq!((answer.status, answer.code(), pointer), (400, "invalid_input", &json!("/code")), "{answer:?}");
 }
 
-/// Every tag is closed where it should be; answers with their names in the order in which they open.
+/// Panics unless every tag is closed in its place; returns their names in the order in which they open.
 fn tags(xml: &str) -> Vec<String> {
     let (mut names, mut open) = (Vec::new(), Vec::new());
     for part in xml.split('<').skip(1) {

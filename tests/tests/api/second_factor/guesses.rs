@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{assert_evaluated, refusals};
 
-/// All of these bodies at once, spread over the clients, and some of them once more: where a node was too busy to say anything
-/// it gave back what it had counted, and who had waited for that too long was refused. Answers with what was said, having
-/// checked that there is nothing but that and refusals.
+/// Sends all of these bodies at once, spread over the clients, and some of them once more: a node that was too busy to
+/// answer returned what it had counted, and a caller who had waited for that too long was refused. Returns the answers,
+/// after a check that there is nothing but that and refusals.
 async fn guess(clients: &[Client], path: &str, bodies: Vec<Value>) -> Vec<Answer> {
     let again: Vec<Value> = bodies.iter().take(5).cloned().collect();
     let guesses = bodies.into_iter().enumerate().map(|(number, body)| clients[number % clients.len()].post(path, body));
@@ -42,7 +42,7 @@ fn with_challenge(challenge: &str, codes: Vec<String>) -> Vec<Value> {
     codes.into_iter().map(|code| json!({"challenge_token": challenge, "code": code})).collect()
 }
 
-/// Five wrong codes from a device that was never seen.
+/// Sends five wrong codes from a device that was never seen.
 async fn lock(node: &Node, owner: &Owner) {
     let challenge = owner.challenge(node).await;
     for code in owner.wrong_codes(5) {
@@ -50,14 +50,14 @@ async fn lock(node: &Node, owner: &Owner) {
     }
 }
 
-/// Five wrong codes from the device that the owner logged in on.
+/// Sends five wrong codes from the device on which the owner logged in.
 async fn lock_the_device(owner: &Owner) {
     for code in owner.wrong_codes(5) {
         assert_refused(&step_up(&owner.client, &code).await);
     }
 }
 
-/// As if fifteen minutes had passed.
+/// Moves the locks as if fifteen minutes had passed.
 async fn let_the_lock_pass(node: &Node) {
     let statement =
         "update vault.attempt set locked_until = now() - interval '1 second' where locked_until is not null";
@@ -70,7 +70,7 @@ fn assert_five(found: &BTreeMap<String, usize>, answers: &[Answer]) {
     assert_evaluated(found["wrong_code"], 5, answers);
     let refused = refusals(answers);
     assert_eq!(found["authentication.locked_out"], 1, "{found:?}");
-    // Of those that were not answered in time, too.
+    // This includes those that were not answered in time.
     let pending = found.get("too_many_concurrent").copied();
     let unseen = found.get("locked").copied().unwrap_or_default() + pending.unwrap_or_default();
     assert!(unseen >= refused - 5, "every refusal is an event: {found:?}, {refused} refused");
@@ -311,7 +311,7 @@ async fn of_eight_right_codes_at_once_none_is_refused() {
     let answers = join_all(codes.map(|(challenge, code)| present(&node, challenge, code))).await;
     assert!(answers.iter().any(|answer| answer.status == 200));
     for answer in answers {
-        // Each changes the account, and some may be told to come again; none is told that it was wrong.
+        // Each changes the account, and some may be told to try again; none is told that it was wrong.
         assert!(answer.status == 200 || answer.code() == "contended", "{answer:?}");
     }
     let outcomes = outcomes(&node.database, ann.client.account, "second_factor").await;

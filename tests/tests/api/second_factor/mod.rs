@@ -30,7 +30,7 @@ const SECOND_FACTOR: &str = "/v1/auth/second-factor";
 const BECAUSE: &str = "the telephone fell into the sea";
 const NEW_PASSWORD: &str = "kestrel-Over9thefen";
 
-/// Somebody with a second factor, and the session in which they set it up.
+/// A user with a second factor, and the session in which they set it up.
 struct Owner {
     client: Client,
     app: Authenticator,
@@ -52,30 +52,31 @@ impl Owner {
         Self::of(node.customer().await).await
     }
 
-    /// The same, and a session of theirs from before, in which no code was presented.
+    /// Does the same, with an earlier session of theirs in which no code was presented.
     async fn with_older_session(node: &Node) -> (Self, Client) {
         let client = node.customer().await;
         let older = node.log_in(&client.email, client.account).await;
         (Self::of(client).await, older)
     }
 
-    /// A right code: that of the next step, which stays right for a minute at least. As if it was the first for long.
+    /// Returns a valid code: that of the next step, which stays valid for at least a minute. It is accepted as if it
+    /// was the first for a long time.
     async fn code(&self, node: &Node) -> String {
         forget_the_last_code(node, self.client.account).await;
         self.app.code(1)
     }
 
-    /// Somebody logs in as them, by the password, from a device that was never seen; answers with the challenge.
+    /// Logs in as them, by the password, from a device that was never seen; returns the challenge.
     async fn challenge(&self, node: &Node) -> String {
         challenge_of(&log_in(node, &self.client.email).await)
     }
 
-    /// The same in a session of a device that is known: none is from before the second factor.
+    /// Does the same in a session of a known device: none is older than the second factor.
     async fn on_a_known_device(self, node: &Node) -> Self {
         Self { client: self.log_in(node).await, ..self }
     }
 
-    /// The same from the device of their session.
+    /// Does the same from the device of their session.
     async fn challenge_here(&self, node: &Node) -> String {
         let Client { email, device_token, .. } = &self.client;
         let body = json!({"email": email, "password": PASSWORD, "device_token": device_token});
@@ -92,7 +93,7 @@ impl Owner {
         client
     }
 
-    /// So many codes that are none of those that the app shows around now.
+    /// Returns this many codes that the app does not show around now.
     fn wrong_codes(&self, count: usize) -> Vec<String> {
         let shown: Vec<String> = (-3..=40).map(|step| self.app.code(step)).collect();
         (100_000..).map(|number| number.to_string()).filter(|code| !shown.contains(code)).take(count).collect()
@@ -124,7 +125,7 @@ async fn log_in(node: &Node, email: &str) -> Answer {
     node.anonymous().post("/v1/auth/login", json!({"email": email, "password": PASSWORD})).await
 }
 
-/// The token of a login that a code is asked for.
+/// Returns the token of a login that asks for a code.
 fn challenge_of(login: &Answer) -> String {
     assert_eq!((login.status, &login.json["status"]), (200, &json!("second_factor_required")), "{login:?}");
     login.json["challenge_token"].as_str().unwrap().to_owned()
@@ -138,7 +139,7 @@ async fn step_up(client: &Client, code: &str) -> Answer {
     client.post(STEP_UP, json!({"code": code})).await
 }
 
-/// The same session, with the tokens of a refresh.
+/// Returns the same session, with the tokens of a refresh.
 async fn refreshed(client: &Client) -> Client {
     let answer = client.post("/v1/auth/refresh", json!({"refresh_token": client.refresh_token})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -164,13 +165,13 @@ async fn change_policy(admin: &Client, pointer: &str, value: Value) {
     assert_eq!(changed.status, 200, "{changed:?}");
 }
 
-/// As if the last code that was accepted was one of long ago.
+/// Changes the vault as if the last accepted code was from long ago.
 async fn forget_the_last_code(node: &Node, account: Uuid) {
     let statement = "update vault.credential set last_step = null where account_id = $1";
     sqlx::query(statement).bind(account).execute(&superuser(&node.database).await).await.unwrap();
 }
 
-/// What a query over one account counts.
+/// Returns the count of a query over one account.
 async fn count(node: &Node, statement: &'static str, account: Uuid) -> i64 {
     sqlx::query_scalar(statement).bind(account).fetch_one(&superuser(&node.database).await).await.unwrap()
 }
@@ -179,14 +180,14 @@ async fn sessions(node: &Node, account: Uuid) -> i64 {
     count(node, "select count(*) from access.session where account_id = $1", account).await
 }
 
-/// Their account as they see it, with all that the log has of it.
+/// Returns their account as they see it, with all that the log has of it.
 async fn me(node: &Node, client: &Client) -> Answer {
     let me = client.seeing(log_size(node).await - 1).get("/v1/me").await;
     assert_eq!(me.status, 200, "{me:?}");
     me
 }
 
-/// Every event about an account, in order.
+/// Returns every event about an account, in order.
 async fn leaves(database: &Database, account: Uuid) -> Vec<Value> {
     all_leaves(database).await.into_iter().filter(|leaf| leaf["subject"] == json!(account)).collect()
 }
@@ -195,7 +196,7 @@ async fn leaves_of(database: &Database, account: Uuid, event_type: &str) -> Vec<
     leaves(database, account).await.into_iter().filter(|leaf| leaf["type"] == event_type).collect()
 }
 
-/// How many attempts on a factor of an account the log has, by what became of them.
+/// Returns the number of attempts on a factor of an account in the log, by outcome.
 async fn outcomes(database: &Database, account: Uuid, factor: &str) -> BTreeMap<String, usize> {
     let mut outcomes = BTreeMap::new();
     for leaf in leaves(database, account).await {
@@ -222,8 +223,8 @@ fn assert_step_up_required(answer: &Answer) {
     assert_eq!((answer.status, answer.code()), (403, "step_up_required"), "{answer:?}");
 }
 
-/// Makes a try within one step of the clock that codes change by: one that the next step overtook proves nothing, and
-/// is made again.
+/// Makes a try within one step of the clock by which codes change: a try that the next step overtook proves nothing,
+/// and is repeated.
 async fn within_a_step<T>(attempt: impl AsyncFn() -> T) -> T {
     let step = || clock::now().timestamp() / 30;
     loop {

@@ -1,4 +1,4 @@
-//! What is left of seeds, codes and challenges in the database: nothing that could be presented.
+//! The remains of seeds, codes and challenges in the database: nothing that could be presented.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -10,7 +10,7 @@ use super::{
     CODES, CONFIRM, Owner, SECOND_FACTOR, TOTP, act, assert_refused, present, recovery_codes, start, step_up, superuser,
 };
 
-/// In which columns it stands, in whatever case or encoding.
+/// Returns the columns that hold the text, in any case or encoding.
 fn found(columns: &[Column], needle: &[u8]) -> Vec<String> {
     assert!(needle.len() >= 8, "too short to be found by chance alone");
     let hex: String = needle.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -104,7 +104,7 @@ async fn no_column_of_any_table_holds_a_seed_a_code_or_a_challenge() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_and_a_recovery_code_are_bound_to_their_account() {
-    // Whoever writes in the database puts their own seed and codes in somebody else's place.
+    // An attacker who writes in the database puts their own seed and codes in somebody else's place.
     let node = Node::start().await;
     let (ann, eve) = (Owner::customer(&node).await, Owner::customer(&node).await);
     let pool = superuser(&node.database).await;

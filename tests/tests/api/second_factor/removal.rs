@@ -1,5 +1,4 @@
-//! Taking a second factor away: by its owner, who may where no role requires one, and by an administrator, when it is
-//! lost.
+//! The removal of a second factor: by its owner, unless a role requires one, and by an administrator, when it is lost.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_node::clock;
@@ -15,7 +14,7 @@ use super::{
 
 const RESET: &str = "reset-second-factor";
 
-/// What the vault has left of second factors of an account.
+/// Returns what the vault still has of second factors of an account.
 async fn kept(node: &Node, account: Uuid) -> [i64; 3] {
     [
         count(node, "select count(*) from vault.credential where account_id = $1 and kind <> 'password'", account)
@@ -26,7 +25,7 @@ async fn kept(node: &Node, account: Uuid) -> [i64; 3] {
     ]
 }
 
-/// Somebody who may reset second factors, and nothing else.
+/// Returns a user who may reset second factors, and nothing else.
 async fn support(node: &Node, admin: &Client) -> Client {
     let role = json!({"permissions": ["accounts.manage"], "reason": BECAUSE});
     let defined = admin.put("/v1/roles/support", role).await;

@@ -17,7 +17,7 @@ use super::{
     confirm, grant, leaves_of, log_in, me, recovery_codes, refreshed, sessions, start, step_up,
 };
 
-/// A node as it runs in production.
+/// Starts a node as it runs in production.
 async fn production() -> Node {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
@@ -37,7 +37,7 @@ async fn production() -> Node {
     Node::with(&database, env).await
 }
 
-/// Somebody whose login leads to an enrolment: with the token of that step for a bearer.
+/// Returns a client whose login leads to an enrolment, with the token of that step as its bearer token.
 async fn half_way(node: &Node, email: &str, account: Uuid) -> Client {
     let login = log_in(node, email).await;
     let status = &login.json["status"];
@@ -50,7 +50,7 @@ async fn half_way(node: &Node, email: &str, account: Uuid) -> Client {
     Client { access_token: Some(token), email: email.to_owned(), account, ..node.anonymous() }
 }
 
-/// The same, who enrols with it.
+/// Does the same, and enrols with it.
 async fn enrol_half_way(node: &Node, email: &str, account: Uuid) -> Owner {
     Owner::of(half_way(node, email, account).await).await
 }
@@ -158,7 +158,7 @@ async fn a_token_for_an_enrolment_is_spent_by_it() {
 async fn a_login_repeated_under_its_key_opens_no_enrolment_once_there_is_a_second_factor() {
     let node = production().await;
     let (email, account) = node.register(&["auditor"]).await;
-    // Somebody who has nothing but the password logs in first, and keeps the key.
+    // An attacker who has only the password logs in first, and keeps the key.
     let eve = node.anonymous().with_header("idempotency-key", "a key");
     let body = json!({"email": email, "password": PASSWORD});
     let first = eve.post("/v1/auth/login", body.clone()).await;

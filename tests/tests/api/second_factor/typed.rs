@@ -3,7 +3,7 @@
 use super::{Owner, confirm, forget_the_last_code, leaves_of, present, recovery_codes, start, step_up, within_a_step};
 use fulexo_tests::Node;
 
-/// Six digits, written in other ways.
+/// Returns six digits, written in other ways.
 fn written(code: &str) -> Vec<String> {
     let (first, second) = code.split_at(3);
     let digits = |zero: char| -> String {
