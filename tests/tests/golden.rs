@@ -325,7 +325,7 @@ fn policy() -> Policy {
     policy
 }
 
-/// With what policies of before did not say.
+/// Returns a policy with the members that earlier policies lacked.
 fn lenient() -> Policy {
     let mut policy = Policy { version: 2, ..Policy::default() };
     policy.sessions.max_per_account = 250;

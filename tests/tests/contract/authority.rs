@@ -1,4 +1,4 @@
-//! Who is let in: every operation of the document, called by nobody and by somebody who may do nothing.
+//! Access: every operation of the document, called by nobody and by a user who may do nothing.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What anybody may ask, or what may take long, takes a bounded part of the connections to the database.
+//! Requests that anybody may make, or that may take long, take a bounded part of the connections to the database.
 
 use std::time::Duration;
 

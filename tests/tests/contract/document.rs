@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use fulexo_tests::spec::{document, operations};
 
-/// What the name of an operation begins with.
+/// The first words of the names of operations.
 const VERBS: [&str; 31] = [
     "change",
     "confirm",

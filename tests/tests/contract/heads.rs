@@ -191,7 +191,7 @@ async fn a_field_that_is_no_list_is_sent_once() {
         let answer = get(&ann, "/v1/me", &["host: x", &own, &line, &line]).await;
         assert_eq!((answer.status, pointers(&answer)), (400, vec![pointer]), "{name}");
     }
-    // Where no credentials are asked for, too.
+    // A field twice is refused on operations without credentials, too.
     let answer = get(&ann, "/health/live", &["host: x", &own, &own]).await;
     assert_problem(&answer, 400, "invalid_input");
 }

@@ -1,4 +1,4 @@
-//! What means something to SQL or to a browser is text here, wherever it is sent.
+//! Texts that mean something to SQL or to a browser are plain text here, in every place that takes them.
 
 use fulexo_tests::{Client, Node, superuser};
 use hyper::Method;
@@ -21,7 +21,7 @@ const HOSTILE: [&str; 10] = [
     "\u{2028}'\u{202e}--\u{feff}",
 ];
 
-/// Every text in a value replaced.
+/// Returns the value with every text in it replaced.
 fn with_texts(value: &Value, text: &str) -> Value {
     match value {
         Value::String(_) => json!(text),
@@ -36,7 +36,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-/// What a statement smuggled in would change: tables, columns, roles and the sizes of what nobody touches here.
+/// Returns what a smuggled statement would change: tables, columns, roles and the sizes of tables that no test touches.
 async fn inventory(pool: &PgPool) -> (i64, i64, Vec<(String, Vec<String>)>) {
     let columns: i64 =
         sqlx::query_scalar("select count(*) from information_schema.columns").fetch_one(pool).await.unwrap();

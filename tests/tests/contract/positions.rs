@@ -137,7 +137,7 @@ async fn a_query_sees_what_its_node_did_before_without_asking_for_it() {
             let answer = admin.get(&path).await;
             asked += 1;
             if answer.status == 200 && answer.position() >= grant.position() {
-                // Who holds a role is found in a second read model.
+                // A second read model holds the holders of a role.
                 let by_role = path.contains("role=auditor") && answer.json.pointer(pointer) != Some(&value);
                 assert!(by_role || answer.json.pointer(pointer) == Some(&value), "round {round}, {path}: {answer:?}");
                 seen += usize::from(!by_role);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{assert_problem, pointers};
 
-/// What a call without a body is worth, for whichever operation: its parameters come first.
+/// Calls an operation without a body; the parameters that it requires come first.
 async fn ask(operation: &Operation, client: &Client, query: &str) -> Answer {
     let target = operation.target(|name, schema| fulexo_tests::spec::sample(name, schema, Uuid::nil()));
     let separator = if target.contains('?') { '&' } else { '?' };

@@ -1,5 +1,5 @@
-//! Who acts in a storm of commands, and with what: people with passwords, sessions, devices, second factors and mail, of
-//! whom nobody knows exactly what they have, since whoever leaves is not told what became of it.
+//! The actors in a storm of commands, and their means: people with passwords, sessions, devices, second factors and
+//! mail. Nobody knows exactly what they have, since a client that leaves is not told the outcome.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// The longest that a client waits before it leaves.
 const PATIENCE_MS: i64 = 50;
 
-/// What somebody has, as far as they were told.
+/// The credentials of a person, as far as they were told.
 struct Person {
     email: String,
     account: Uuid,
@@ -88,7 +88,7 @@ impl Cast {
         let answer = act.client.send_and_leave(how, sleep(after), request).await;
         {
             let person = &mut self.people.lock().unwrap()[act.person];
-            // Whether it was done or not.
+            // The password may have been set or not.
             person.passwords.extend(act.sets);
             if let Some(answer) = &answer {
                 person.learn(answer, url);

@@ -1,5 +1,5 @@
-//! What must hold whatever happened: nobody was let in after the acknowledgement, nothing acknowledged is lost, nothing
-//! stands there twice, and every view is what the log says.
+//! The rules that hold after any fault: nobody was let in after the acknowledgement, nothing acknowledged is lost,
+//! nothing is recorded twice, and every view is what the log says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::ground::Ground;
 use crate::load::{Decision, Record, Right};
 
-/// How many requests were made with a right that was gone, at each node.
+/// Returns the number of requests that were made with a right that was gone, at each node.
 pub fn nobody_was_let_in_after_the_acknowledgement(record: &Record) -> BTreeMap<usize, usize> {
     let rights = record.rights.lock().unwrap();
     let gone: Vec<Gone> = rights.iter().map(|right| right.gone()).collect();
@@ -41,7 +41,7 @@ pub fn nobody_was_let_in_after_the_acknowledgement(record: &Record) -> BTreeMap<
 /// Since when a right is gone, and until when.
 type Gone = Option<(Instant, Option<Instant>)>;
 
-/// Whether a request was sent after the right's end was acknowledged, and answered before anybody asked for it again.
+/// `true` if a request was sent after the right's end was acknowledged, and answered before anybody asked for it again.
 fn is_too_late(gone: Gone, decision: &Decision) -> bool {
     gone.is_some_and(|(since, until)| decision.sent > since && until.is_none_or(|until| decision.answered < until))
 }

@@ -1,5 +1,6 @@
-//! What the faults happen to: three nodes of the program, NATS, a cluster where it is what fails, a Postgres that writes to
-//! disk, a standby where one takes over, all of the test's own; between each node and the others a wire that can be cut.
+//! The system under the faults: three nodes of the program, NATS (a cluster if it is what fails), a Postgres that
+//! writes to disk, and a standby if one takes over, all of the test's own; between each node and the others a wire that
+//! can be cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -20,14 +21,14 @@ const DATABASE: &str = "fulexo_faults";
 pub struct Ground {
     dir: DataDir,
     postgres: Option<Postgres>,
-    /// Where every node finds it.
+    /// The wire over which every node reaches Postgres.
     wire: Cut,
     standby: Option<Standby>,
     pub nats: NatsCluster,
     nodes: Vec<Node>,
 }
 
-/// What every commit waits for.
+/// The standby that every commit waits for.
 struct Standby {
     dir: DataDir,
     /// While it runs.

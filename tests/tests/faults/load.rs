@@ -11,27 +11,27 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-/// Who log in, each again and again.
+/// The people who log in, each repeatedly.
 const PEOPLE: usize = 6;
-/// Who try, at each node.
+/// The probers who try tokens, at each node.
 const PROBERS: usize = 6;
 /// Longer than any fault: a request waits for a node that is held up.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// What the role allows to ask that is taken away.
+/// The path that the role allows, until the role is taken away.
 const ROLES: &str = "/v1/permissions";
-/// The youngest tokens are tried, so many.
+/// The number of tokens that are tried, the youngest first.
 const YOUNG: usize = 60;
 
-/// What a token was good for, and how it ended.
+/// A token's right, and its end.
 #[derive(Clone)]
 pub struct Right {
     /// Tried with it; allowed when the answer is 200.
     pub path: &'static str,
     token: String,
     pub session: Uuid,
-    /// When the call that took it away was answered, and how.
+    /// The time at which the call that took it away was answered, and the answer.
     pub taken: Arc<Mutex<Option<(Instant, Answer)>>>,
-    /// When it was asked for again, if it was: a role, for its holder's older sessions, too.
+    /// The time at which it was asked for again, if it was: a role, for its holder's older sessions, too.
     pub again: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -44,7 +44,7 @@ pub struct Decision {
     pub status: u16,
 }
 
-/// What a load did and saw.
+/// The acts and observations of a load.
 #[derive(Default)]
 pub struct Record {
     pub rights: Mutex<Vec<Right>>,
@@ -95,7 +95,7 @@ impl Load {
     }
 
     pub async fn stop(mut self) -> Arc<Record> {
-        // What was taken last is tried for a while.
+        // The last rights that were taken away are tried for a while.
         sleep(Duration::from_secs(1)).await;
         self.is_over.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
@@ -110,7 +110,7 @@ impl Right {
         self.taken.lock().unwrap().is_some()
     }
 
-    /// Whether it is a role's; otherwise it is a session's.
+    /// `true` if it is a role's right; otherwise it is a session's.
     pub fn is_a_role(&self) -> bool {
         self.path == ROLES
     }
@@ -120,7 +120,7 @@ impl Right {
         self.taken.lock().unwrap().as_ref().map(|(_, answer)| answer.json["position"].as_u64().unwrap())
     }
 
-    /// When it was acknowledged that it is gone, and until when it was.
+    /// Returns the time at which its end was acknowledged, and the end of that state, if any.
     pub fn gone(&self) -> Option<(Instant, Option<Instant>)> {
         let since = self.taken.lock().unwrap().as_ref().map(|(at, _)| *at)?;
         Some((since, *self.again.lock().unwrap()))

@@ -21,7 +21,7 @@ async fn start() -> (Database, BTreeMap<String, String>, PgPool) {
     (database, env, superuser)
 }
 
-/// What `fulexo projections --json` says of one.
+/// Returns the entry of one projection in `fulexo projections --json`.
 fn standing(env: &BTreeMap<String, String>, name: &str) -> Value {
     let text = block_in_place(|| Program::start(&["projections", "--json"], env).says("["));
     let standings: Vec<Value> = serde_json::from_str(&format!("[{text}")).unwrap();

@@ -10,7 +10,7 @@ use tokio::task::block_in_place;
 const SIZE: usize = 64 * 1024;
 /// Each shape is sent so often.
 const TIMES: usize = 8;
-/// What a process may grow by meanwhile; one body used to cost 250 MiB.
+/// The most that a process may grow by meanwhile; one body used to cost 250 MiB.
 const GROWTH: u64 = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,7 +93,7 @@ async fn head_agrees(pool: &PgPool, events: &[RecordedEvent], first: u64) {
     }
 }
 
-/// Where nothing was forgotten.
+/// Panics if the sealed rows disagree with the events. Nothing may have been forgotten.
 async fn sealed_rows_agree(pool: &PgPool, events: &[RecordedEvent]) {
     let rows: Vec<(i64, Vec<u8>, Vec<u8>)> =
         sqlx::query_as("select position, nonce, ciphertext from log.sealed").fetch_all(pool).await.unwrap();
@@ -109,7 +109,8 @@ async fn sealed_rows_agree(pool: &PgPool, events: &[RecordedEvent]) {
     assert_eq!(there, said.collect(), "each leaf says which rows are sealed beside it");
 }
 
-/// Whether it is suspended; from where on sessions are good, and which else; the same of a second factor.
+/// `true` if it is suspended; the position from which on sessions are valid, and the one other valid session; the same
+/// of a second factor.
 type Standing = (bool, i64, Option<Uuid>, i64, Option<Uuid>);
 type AccessRow = (Uuid, bool, i64, Option<Uuid>, i64, Option<Uuid>);
 

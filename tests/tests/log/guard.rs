@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::audit::{audit, audit_from};
 use crate::writing::{Running, change, in_one_batch, is_new, new_id, observation, one, prepared};
 
-/// What Postgres says of a statement: SQLSTATE and message.
+/// Returns Postgres's refusal of a statement: SQLSTATE and message.
 async fn refusal(connection: &mut PgConnection, statement: &str) -> Option<(String, String)> {
     let error = sqlx::query(AssertSqlSafe(statement)).execute(connection).await.err()?;
     let error = error.as_database_error().unwrap_or_else(|| panic!("{statement}: {error}"));
@@ -41,7 +41,7 @@ async fn everybody(database: &Database) -> Vec<(&'static str, PgConnection, bool
     everybody
 }
 
-/// What nobody may do to a table of events. Each would succeed, were it not refused.
+/// Returns the statements on a table of events that nobody may run. Each would succeed, were it not refused.
 fn changes(table: &str, free_position: u64) -> [String; 4] {
     [
         format!(

@@ -23,10 +23,10 @@ use crate::writing::{
 
 const WRITERS: usize = 16;
 const APPENDS: usize = 150;
-/// Where the other process finds the database.
+/// The variable that tells the other process the URL of the database.
 const DATABASE: &str = "LOG_TEST_DATABASE_URL";
 
-/// What became of the events of one node.
+/// The outcomes of the events of one node.
 #[derive(Default)]
 struct Ledger {
     appended: BTreeSet<Uuid>,
@@ -56,7 +56,7 @@ async fn nodes_in_several_processes_append_to_one_log_in_one_order() {
     assert!(turns > 100, "they took {turns} turns");
 }
 
-/// Whatever the batch came to: the other node waits for its end, not for the batch after it.
+/// The outcome of the batch does not matter: the other node waits for its end, not for the next batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_lets_the_lock_go_with_the_end_of_its_batch() {
     let database = Database::create().await;

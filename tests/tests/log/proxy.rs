@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It arrives.
@@ -31,10 +31,9 @@ pub enum Fate {
 
 /// One message of the client (PostgreSQL's documentation, section 55.7).
 pub struct Message<'a> {
-    /// Whether Postgres commits what was done when it gets it: COMMIT, or the Sync after a statement that stands
-    /// outside a transaction.
+    /// `true` if Postgres commits on this message: COMMIT, or the Sync after a statement outside a transaction.
     pub commits: bool,
-    /// Whether a statement begins with it.
+    /// `true` if a statement begins with it.
     pub binds: bool,
     /// Those that are late.
     pub late: &'a Late,
@@ -97,7 +96,7 @@ impl Proxy {
     }
 }
 
-/// What becomes of the first message that commits; all others pass.
+/// Returns a judge that gives the first message that commits this fate; all others pass.
 pub fn first_commit(fate: Fate) -> impl Fn(Message<'_>) -> Fate {
     let commits = AtomicUsize::new(0);
     move |message| {
@@ -137,7 +136,7 @@ async fn connect(mut client: TcpStream, postgres: SocketAddr, judge: &Judge, lat
                     if fate == Fate::IsHeld {
                         late.is_held.send_replace(true);
                         late.is_released.subscribe().wait_for(|is| *is).await.unwrap();
-                        // What Postgres has said meanwhile was said before it comes.
+                        // Postgres's output so far came before the message.
                         if let Ok(length) = server.try_read(&mut answers) {
                             client.write_all(&answers[..length]).await?;
                         }
@@ -178,7 +177,7 @@ enum Kind {
     Other,
 }
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Default)]
 struct Standing {
     is_in_transaction: bool,
@@ -203,7 +202,7 @@ impl Standing {
     }
 }
 
-/// Whatever was sent together with a message of this kind.
+/// Returns everything that was sent together with a message of this kind.
 async fn until_sync(messages: &mut Messages, client: &mut TcpStream, kind: Kind) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut is_whole = kind == Kind::Commits;

@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::audit::audit;
 use crate::writing::{change, drain, hooks, ids, new_id, observation, one, refresh_root};
 
-/// How many appends may wait in each queue.
+/// The number of appends that may wait in each queue.
 const QUEUE: usize = 4_096;
 
-/// Hands an append over and goes away; the answer, where there was one at once.
+/// Hands an append over and leaves; returns the answer, if there was one at once.
 fn abandon(log: &EventLog, request: AppendRequest) -> Option<Result<AppendOutcome, AppendError>> {
     log.append(request).now_or_never()
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::audit::audit;
 use crate::waiting::{Held, until_waiting};
 
-/// What the log has of sessions, from their beginnings on.
+/// Returns the log's events of sessions, from their beginnings on.
 async fn of_sessions(database: &Database) -> Vec<SessionEvent> {
     let of_session = |recorded: RecordedEvent| match recorded.event {
         Event::Session(event) => Some(event),
@@ -58,7 +58,7 @@ async fn of_two_concurrent_grants_of_a_role_one_is_recorded_and_the_other_refuse
     one.stop().await;
 }
 
-/// How somebody comes to hold a role.
+/// The means by which somebody gets a role.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Grant,

@@ -23,7 +23,7 @@ const APPENDS: u64 = 313;
 /// Of so many COMMITs one is cut.
 const CUT_EVERY: usize = 10;
 
-/// What a writer knows to be true.
+/// The facts that a writer knows.
 #[derive(Default)]
 struct Ledger {
     /// Acknowledged: these events, as they were recorded.
@@ -105,7 +105,7 @@ struct Writer {
     random: u64,
     own: Uuid,
     version: u64,
-    /// What the shared stream was last known to have.
+    /// The version that the shared stream was last known to have.
     shared_version: u64,
     known: Ledger,
 }

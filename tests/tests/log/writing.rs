@@ -95,12 +95,12 @@ pub fn session_stream(id: Uuid) -> Stream {
     Stream { category: Category::Session, id }
 }
 
-/// What only notes that somebody tried.
+/// Returns an event that only notes that somebody tried.
 pub fn observation() -> Event {
     AuthenticationEvent::Failed { factor: Factor::Password, reason: FailureReason::WrongPassword, device: None }.into()
 }
 
-/// What changes something.
+/// Returns an event that changes something.
 pub fn change() -> Event {
     AccountEvent::PasswordChanged { how: PasswordChangeCause::Owner }.into()
 }

@@ -1,4 +1,4 @@
-//! What is taken away is gone on every node when the answer comes.
+//! Revoked access is gone on every node when the answer comes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! A backup is restored: what an undone history granted is worth nothing in the one that took its place.
+//! A backup is restored: the grants of an undone history are worth nothing in the one that took its place.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ async fn a_token_of_an_undone_history_is_refused_and_one_from_before_it_is_good(
     let database = Arc::clone(&node.database);
     node.stop().await;
     let backup = copy(&database, &format!("{}_backup", database.name)).await;
-    // What follows is lost.
+    // The events from here on are lost.
     let node = Node::join(&database).await;
     let bob = node.log_in(&ann.email, ann.account).await;
     assert_eq!(bob.get(SESSION).await.status, 200);
@@ -80,7 +80,7 @@ async fn a_node_notices_another_event_in_the_place_of_one_that_it_knows_though_t
     let mut other = pool.begin().await.unwrap();
     for statement in [
         "alter table log.event_0 disable trigger append_only",
-        // What came before takes the place of the last one, and comes twice more.
+        // The event before the last takes the last one's place, and comes twice more.
         "create temporary table again on commit drop as
              select e.*, h.position - 1 as last from log.event e, log.head h where e.position = h.position - 2",
         "delete from log.event_0 where position = (select last from again)",

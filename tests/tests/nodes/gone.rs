@@ -53,7 +53,7 @@ async fn a_node_that_stands_still_is_named_and_refuses_at_once_when_it_goes_on()
     let again = admin.delete(&format!("/v1/sessions/{}", bob.session)).await;
     assert_eq!(enforcement(&again), (1, 2, vec!["there".to_owned()]));
 
-    // What it is asked while it stands still is the first thing that it does.
+    // The requests sent while it is suspended are the first that it answers.
     let asked = async { everywhere(&[there.url.as_str(); 20], &ann, SESSION).await };
     let goes_on = async {
         // Time for the requests to be sent; what comes later is answered the same.

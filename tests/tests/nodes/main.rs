@@ -27,7 +27,7 @@ async fn three() -> [Node; 3] {
     [join("one").await, join("two").await, join("three").await]
 }
 
-/// What each of these nodes answers the client on this path, all asked at once.
+/// Returns the status of each of these nodes for the client on this path, all asked at once.
 async fn everywhere(urls: &[&str], client: &Client, path: &str) -> Vec<u16> {
     let asked = urls.iter().map(|url| {
         let client = Client { url: (*url).to_owned(), ..client.clone() };
@@ -36,7 +36,7 @@ async fn everywhere(urls: &[&str], client: &Client, path: &str) -> Vec<u16> {
     join_all(asked).await
 }
 
-/// Who enforces it: how many of how many, and the names of the others.
+/// Returns the enforcement: how many of how many nodes, and the names of the others.
 fn enforcement(answer: &Answer) -> (u64, u64, Vec<String>) {
     assert_eq!(answer.status, 200, "{answer:?}");
     let number = |name: &str| answer.json[name].as_u64().unwrap_or_else(|| panic!("no {name}: {answer:?}"));

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of messages of a kind, until the test says otherwise.
+/// The fate of messages of a kind, until the test changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fate {
     #[default]
@@ -27,7 +27,7 @@ pub enum Fate {
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rules {
-    /// Whatever is not one of the others.
+    /// All messages that are not one of the others.
     pub rest: Fate,
     /// The statement that renews a lease.
     pub renewals: Fate,
@@ -40,9 +40,9 @@ pub struct Rules {
 pub struct Wire {
     port: u16,
     rules: watch::Sender<Rules>,
-    /// How many answers were held up so far.
+    /// The number of answers that were held up so far.
     held: watch::Sender<usize>,
-    /// How often the log's head was read.
+    /// The number of times that the log's head was read.
     heads: AtomicUsize,
 }
 
@@ -73,7 +73,7 @@ impl Wire {
         self.rules.send_replace(rules);
     }
 
-    /// How often the log's head was read so far.
+    /// Returns the number of times that the log's head was read so far.
     pub fn heads(&self) -> usize {
         self.heads.load(Ordering::Relaxed)
     }
@@ -121,7 +121,7 @@ impl Wire {
                         self.heads.fetch_add(usize::from(is_head), Ordering::Relaxed);
                         server.write_all(&bytes).await?;
                         if is_held {
-                            // What follows it, up to Sync, was sent with it.
+                            // The messages after it, up to Sync, were sent with it.
                             server.write_all(&std::mem::take(&mut messages.bytes)).await?;
                             let length = server.read(&mut answers).await?;
                             self.held.send_modify(|held| *held += 1);
@@ -138,7 +138,7 @@ impl Wire {
 /// The rule for a message.
 type Rule = fn(&Rules) -> Fate;
 
-/// What was prepared on a connection: the rule for each statement, by its name.
+/// The statements prepared on a connection: the rule for each, by its name.
 #[derive(Default)]
 struct Statements(HashMap<Vec<u8>, Rule>);
 

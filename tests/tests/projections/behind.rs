@@ -1,4 +1,4 @@
-//! What a caller did is there when they look, however far the views are behind.
+//! A caller's own changes are visible to the caller, however late the views are.
 
 use std::time::Duration;
 

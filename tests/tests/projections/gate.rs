@@ -1,4 +1,4 @@
-//! What gates a request, in a node's memory: it knows, or it says that it does not.
+//! The gate of requests in a node's memory: it knows, or it says that it does not.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub fn far_off() -> Instant {
     Instant::now() + Duration::from_secs(3_600)
 }
 
-/// What the gate says of a token that was issued at this position to somebody with these roles.
+/// Returns the gate's verdict on a token that was issued at this position to an account with these roles.
 fn judged(gate: &Gate, position: u64, roles: &[&str]) -> SessionVerdict {
     let roles: Vec<RoleName> = roles.iter().map(|role| RoleName::parse(role).unwrap()).collect();
     let (account, session) = ann();

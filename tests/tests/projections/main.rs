@@ -1,5 +1,5 @@
-//! What readers see, and what gates a request, is derived from the log: again with the same result, and not at all
-//! past an event that cannot be applied.
+//! The views of readers, and the gate of requests, are derived from the log: every time with the same result, and not
+//! at all past an event that cannot be applied.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -39,7 +39,7 @@ async fn revoke(admin: &Client, path: &str) -> u16 {
     admin.send(Method::DELETE, path, Some("application/json"), &reason).await.status
 }
 
-/// What a node says of its health, being ready.
+/// Returns a node's health; the node must be ready.
 async fn health(node: &Node) -> Value {
     let answer = node.anonymous().get("/health/ready").await;
     assert_eq!(answer.status, 200, "{answer:?}");

@@ -1,5 +1,6 @@
-//! What a list costs follows from what it returns: no plan of a list walks a table to find what a filter wants, also once the
-//! server plans without looking at values; and where nothing but a walk can find it, a page walks so far and no further.
+//! The cost of a list follows from what it returns: no plan of a list walks a table to find what a filter wants, even
+//! once the server plans without looking at values; and if nothing but a walk can find it, a page walks a bounded
+//! distance.
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! What the tables say of a past position, by the ranges of their rows, is what a replay of the log up to it gives.
+//! The tables' state at a past position, by the ranges of their rows, equals a replay of the log up to it.
 
 use chrono::DateTime;
 use fulexo_domain::account::AccountEvent;

@@ -18,7 +18,7 @@ async fn rolled_back(database: &Database, projection: Projection) -> Result<Roll
     roll_back(&database.pool().await, projection, |_, _| {}).await
 }
 
-/// Whether a list shows everybody who was there before it was asked for.
+/// Panics unless a list shows everybody who was there before it was asked for.
 async fn sees_all(reader: &Client, path: &str, known: &BTreeSet<String>) {
     let answer = reader.get(path).await;
     assert_eq!(answer.status, 200, "{answer:?}");

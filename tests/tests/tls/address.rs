@@ -1,4 +1,4 @@
-//! Whose address a login over HTTPS comes from.
+//! The address that a login over HTTPS comes from.
 
 use fulexo_tests::{Client, PASSWORD};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What the configuration says of certificates that cannot be served, before anything starts.
+//! The configuration's problems with certificates that cannot be served, before anything starts.
 
 use chrono::TimeDelta;
 use fulexo_node::config::Config;
@@ -6,7 +6,7 @@ use fulexo_tests::Database;
 
 use crate::pki::{Authority, Files, put};
 
-/// What is said of these variables beside those of a node.
+/// Returns the problems of these variables on top of those of a node.
 fn said(database: &Database, more: &[(&str, &str)]) -> Vec<String> {
     let mut env = database.env();
     env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));

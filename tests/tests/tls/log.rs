@@ -1,4 +1,4 @@
-//! What the service writes to its log in this process.
+//! The log that the service writes in this process.
 
 use std::io;
 use std::sync::{Mutex, Once, PoisonError};

@@ -82,7 +82,7 @@ async fn shown(port: u16, name: &str, config: &Arc<ClientConfig>) -> std::io::Re
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
 }
 
-/// Whether it shows this one.
+/// `true` if it shows this one.
 async fn shows(node: &Node, issued: &Issued, config: &Arc<ClientConfig>) -> bool {
     shown(node.port(), "localhost", config).await.is_ok_and(|certificate| certificate == issued.der)
 }

@@ -21,7 +21,7 @@ pub struct Pebble {
     _servers: [Running; 2],
 }
 
-/// What stays when a server is started again at the same address.
+/// The part that stays when a server is started again at the same address.
 pub struct Place {
     ports: [u16; 4],
     /// Of its own certificate.
@@ -47,7 +47,7 @@ impl Place {
         Self { ports: [0; 4].map(|_| free_port()), authority, root, http_port: free_port() }
     }
 
-    /// What a node is told of the server, whether it runs or not.
+    /// Returns a node's variables for the server, even if it does not run.
     pub fn env(&self, names: &str, http_port: u16) -> Vec<(String, String)> {
         [
             ("ACME_DOMAINS", names),
@@ -117,7 +117,7 @@ impl Pebble {
         Arc::new(believing(root, rustls::ALL_VERSIONS))
     }
 
-    /// What a node is told.
+    /// Returns a node's variables for the server.
     pub fn env(&self, names: &str, http_port: u16) -> Vec<(String, String)> {
         self.place.env(names, http_port)
     }

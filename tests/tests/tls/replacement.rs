@@ -103,7 +103,7 @@ async fn a_pair_that_is_not_sound_is_refused_once_and_the_one_before_stays() {
         other.files.put(&next);
         eventually("another", async || shows(&other.node, &next, &other.authority.believed()).await).await;
     }
-    // What comes back whole is taken.
+    // A certificate that returns complete is taken.
     served.files.put(&second);
     eventually("the second", async || shows(&served.node, &second, &config).await).await;
     let refusals = log::lines(&["ERROR", "is refused", served.files.cert.parent().unwrap().to_str().unwrap()]);
