@@ -66,7 +66,7 @@ async function judged(issuer: string): Promise<void> {
   assert.notEqual(altered, body);
   await assert.rejects(oauth.validateJwtAccessToken(server, call(`${head}.${altered}.${signature}`), "fulexo", plain));
 
-  // What only the service knows, it is asked for (RFC 7662).
+  // The resource server asks the service for what only the service knows (RFC 7662).
   const admin = await post(`${issuer}/v1/auth/login`, dev.accounts.admin);
   const expires_at = new Date(Date.now() + 3_600_000).toISOString();
   const key = { name: "resource-server", permissions: ["tokens.introspect"], expires_at };
