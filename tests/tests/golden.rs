@@ -31,7 +31,7 @@ use uuid::Uuid;
 const POSITION: u64 = 41;
 const VERSION: u64 = 7;
 
-/// One event of every type, and of every value that its data can take; the case is empty for the plain one.
+/// Returns one event of every type, and of every value that its data can take; the case is empty for the plain one.
 fn samples() -> Vec<(&'static str, Event)> {
     use AuthenticationEvent as Auth;
     use Factor::{Password, SecondFactor};
@@ -186,8 +186,8 @@ fn samples() -> Vec<(&'static str, Event)> {
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
 
-/// Does not compile when there is a kind of event, or a value in one, that nobody thought of here: it needs a sample
-/// above and, written by the ignored test below, a file.
+/// Does not compile if there is a kind of event, or a value in one, that is missing here: it needs a sample above and,
+/// written by the ignored test below, a file.
 fn stands_among_the_samples(event: &Event) {
     match event {
         Event::Account(event) => match event {
@@ -333,7 +333,7 @@ fn lenient() -> Policy {
     policy
 }
 
-/// As the service names devices: sixteen bytes, base64url.
+/// Returns a device as the service names devices: sixteen bytes, base64url.
 fn device() -> String {
     "q3x0Vd1Yc9kT6mJb2LzZ0A".to_owned()
 }
@@ -360,15 +360,15 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(0x0193_5c2e_7000_7000_8000_0000_0000_0000 + number)
 }
 
-/// So many seconds after everything here happened, and a few microseconds.
+/// Returns the time this many seconds after all events here, plus a few microseconds.
 fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(1_793_000_000_000_042 + seconds * 1_000_000).unwrap()
 }
 
-/// Everything around an event that a leaf can say, told apart by what the event is about.
+/// Returns everything around an event that a leaf can say, told apart by what the event is about.
 fn prepared(event: &Event) -> LeafTemplate {
-    // What could be sealed is; but for a session's end, of which most come without a reason, and a refresh, of which earlier
-    // builds sealed nothing.
+    // Every field that can be sealed is sealed; except for a session's end, since most come without a reason, and a
+    // refresh, since earlier builds sealed nothing of it.
     let fields = match event {
         Event::Session(SessionEvent::Revoked { .. } | SessionEvent::Refreshed { .. }) => Vec::new(),
         event => event.sealed_fields().to_vec(),
@@ -410,7 +410,7 @@ fn prepared(event: &Event) -> LeafTemplate {
     draft.encode().unwrap()
 }
 
-/// The file of a sample, and what belongs into it.
+/// Returns the file of a sample, and its content.
 fn written(case: &str, event: &Event) -> (String, Vec<u8>) {
     let leaf = prepared(event).leaf(time(0), VERSION);
     let raw = leaf::read(POSITION, &leaf).unwrap();
@@ -422,14 +422,14 @@ fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "golden"].iter().collect()
 }
 
-/// Every golden file there is.
+/// Returns every golden file.
 fn files() -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     files.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())).collect()
 }
 
-/// The hash of each file, in the form that `leaf-hashes.txt` has.
+/// Returns the hash of each file, in the form that `leaf-hashes.txt` has.
 fn hashes(files: &BTreeMap<String, Vec<u8>>) -> String {
     let mut text = String::new();
     for (name, leaf) in files {
@@ -447,7 +447,7 @@ fn encoded_again(recorded: &RecordedEvent) -> Vec<u8> {
     draft.encode().unwrap().leaf(recorded.recorded_at, recorded.version)
 }
 
-/// The names that a type may have in a leaf, from what its decoder says of a name that it does not know.
+/// Returns the names that a type may have in a leaf, from its decoder's error about an unknown name.
 fn names<T>(unknown: Result<T, serde_json::Error>) -> BTreeSet<String> {
     let message = unknown.err().unwrap().to_string();
     let (_, expected) = message.split_once(", expected ").unwrap_or_else(|| panic!("no names in {message:?}"));

@@ -1,4 +1,5 @@
-//! The walk of the README: from registration to the audit trail. By its commands as they stand there, and step by step.
+//! The walk of the README: from registration to the audit trail. By its commands as they are written there, and step by
+//! step.
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -10,7 +11,7 @@ use fulexo_tests::{Node, PASSWORD, Program};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
-/// The commands of the section, as somebody would paste them.
+/// Returns the commands of the section, as a reader would paste them.
 fn commands() -> String {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let (_, section) = readme.split_once("## Walk from registration to the audit trail").unwrap();
@@ -22,7 +23,7 @@ fn commands() -> String {
 async fn the_commands_of_the_readme_run_twice_and_leave_nothing_behind() {
     let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("walk-{}", std::process::id()));
     std::fs::create_dir_all(&here).unwrap();
-    // The servers behind it do not run as root, and the directory is not theirs.
+    // Its servers do not run as root, and the directory is not theirs.
     let dir = here.join(".fulexo");
     let arguments = ["dev", "--port", "0", "--data-dir", dir.to_str().unwrap()];
     let mut dev = block_in_place(|| {

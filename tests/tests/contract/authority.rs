@@ -25,10 +25,10 @@ const PUBLIC: [&str; 13] = [
     "get_server_metadata",
 ];
 
-/// In place of a parameter of the path.
+/// Replacements for a parameter of the path.
 const BAD_SEGMENTS: [&str; 7] =
     ["garbage", "-1", "%00", "%ff", "%2e%2e%2f", "99999999999999999999999999", "'%20or%201=1"];
-/// In place of the query.
+/// Replacements for the query.
 const BAD_QUERIES: [&str; 6] = [
     "",
     "?",
@@ -37,7 +37,7 @@ const BAD_QUERIES: [&str; 6] = [
     "?limit=1&limit=2&reason=a&reason=b&cursor=&after=-1",
     "?%ff=%ff&=&&&reason=%ff",
 ];
-/// In place of the body.
+/// Replacements for the body.
 const BAD_BODIES: [&str; 8] =
     ["", "{", "null", "[]", "\"x\"", "{}", r#"{"role": 1, "reason": []}"#, r#"{"role": "\u0000", "reason": "\ud800"}"#];
 
@@ -45,7 +45,7 @@ fn guarded() -> impl Iterator<Item = Operation> {
     operations().into_iter().filter(|operation| !PUBLIC.contains(&operation.id.as_str()))
 }
 
-/// Every request of the lists above.
+/// Sends every request of the lists above.
 async fn send_garbage(operation: &Operation, client: &Client) -> Vec<(String, Answer)> {
     let mut answers = Vec::new();
     let sound = operation.target(|_, schema| if schema["format"] == "uuid" { json!(client.account) } else { json!(1) });
@@ -140,7 +140,7 @@ async fn the_powerless_are_refused_everywhere_but_at_their_own_account() {
         for id in [other.account, powerless.account] {
             let answer = operation.call(&powerless, id).await;
             assert_problem(&answer, 403, "permission_denied");
-            // And it is told which permission it lacks: the one that the operation says it needs.
+            // The caller is told which permission it lacks: the one that the operation says it needs.
             let permission = answer.json["permission"].as_str().unwrap_or_default();
             assert_eq!(
                 answer.json["detail"],

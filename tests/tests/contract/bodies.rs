@@ -1,4 +1,4 @@
-//! Bodies that are not what an operation reads: each is a problem that names what is wrong, and repeats no value.
+//! Invalid bodies: each is a problem that names what is wrong, and repeats no value.
 
 use fulexo_tests::Node;
 use hyper::Method;
@@ -130,7 +130,7 @@ async fn no_operation_takes_a_member_that_it_does_not_know() {
     let node = Node::start().await;
     let admin = node.admin().await;
     let before = log_size(&node).await;
-    // A form may hold what we do not know (RFC 7662, section 2.1).
+    // A form may hold members that we do not know (RFC 7662, section 2.1).
     for operation in operations().into_iter().filter(|operation| operation.has_body() && operation.reads_json()) {
         let mut body = operation.body(admin.account).unwrap();
         body["surprise"] = json!("x");

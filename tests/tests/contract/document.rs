@@ -129,7 +129,7 @@ fn every_operation_has_a_unique_name_of_verb_and_resource() {
     }
 }
 
-/// First contact 2: generators of Go make a constructor `New…` of each schema.
+/// First contact 2: generators for Go make a constructor `New…` of each schema.
 #[test]
 fn no_schema_is_named_as_the_constructor_of_another() {
     let document = document();
@@ -252,7 +252,8 @@ fn every_path_is_under_v1_but_health_metrics_and_well_known() {
 fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() {
     for operation in operations().iter().filter(|operation| operation.path.starts_with("/v1/")) {
         let headers = operation.names("header");
-        // These read no read model: the token itself, the log itself, and what commits with it, are never behind.
+        // These do not read a read model: the token itself, the log itself, and the tables that commit with it, never
+        // lag.
         let is_current = [
             "get_current_session",
             "introspect_token",
@@ -332,7 +333,7 @@ async fn files_are_compressed_for_whoever_takes_it_and_sent_once() {
     }
 }
 
-/// The same members, and of each the same type, but for what may be null.
+/// Panics unless both have the same members, each of the same type, except for those that may be null.
 fn assert_alike(example: &Value, real: &Value, about: &str) {
     match (example, real) {
         (Value::Object(example), Value::Object(real)) => {

@@ -1,4 +1,4 @@
-//! Response headers: exactly these, whatever the answer.
+//! Response headers: exactly these, on every answer.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::wire;
 
-/// On every answer, with these values.
+/// The headers of every answer, with their values.
 const SECURITY: [(&str, &str); 10] = [
     ("cache-control", "no-store"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -23,7 +23,7 @@ const SECURITY: [(&str, &str); 10] = [
     ("x-frame-options", "DENY"),
 ];
 
-/// The security headers, `Date`, `Request-Id`, and these; no other, and none twice.
+/// Panics unless the answer has the security headers, `Date`, `Request-Id`, and these; no other, and none twice.
 #[track_caller]
 fn assert_headers(answer: &Answer, status: u16, more: &[(&str, &str)]) {
     assert_eq!(answer.status, status, "{answer:?}");

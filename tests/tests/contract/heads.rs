@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::wire::exchange;
 use crate::{assert_problem, pointers};
 
-/// GET, with these lines after the first.
+/// Sends a GET, with these lines after the first.
 async fn get(client: &Client, target: &str, lines: &[&str]) -> Answer {
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     exchange(&client.url, format!("GET {target} HTTP/1.1\r\nconnection: close\r\n{lines}\r\n").as_bytes()).await

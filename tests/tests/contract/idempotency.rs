@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: the same command again does nothing again, and gives what it gave.
+//! `Idempotency-Key`: the same command, repeated, does nothing again, and gives its first answer.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ async fn twice(node: &Node, client: &Client, path: &str, body: &Value) -> (Answe
     (first, second)
 }
 
-/// The same key with another body is refused, and records nothing.
+/// Panics unless the same key with another body is refused, and records nothing.
 async fn assert_bound_to_its_body(node: &Node, client: &Client, path: &str, body: &Value) {
     let size = log_size(node).await;
     let answer = client.with_header("idempotency-key", "a key").post(path, body.clone()).await;
@@ -61,7 +61,7 @@ async fn a_login_repeated_gives_the_same_session() {
 
 const EXPIRED: &str = "outcome_expired";
 
-/// As if all commands so far had been made so many minutes before.
+/// Moves all commands so far back by this many minutes.
 async fn minutes_pass(node: &Node, minutes: i32) {
     let statement = "update log.command set recorded_at = recorded_at - make_interval(mins => $1)";
     sqlx::query(statement).bind(minutes).execute(&superuser(&node.database).await).await.unwrap();
@@ -107,7 +107,7 @@ async fn secrets_are_shown_again_for_minutes_and_under_the_factors_that_earned_t
     let key = json!({"name": "s", "permissions": ["audit.read"], "expires_at": (clock::now() + TimeDelta::days(1)).to_rfc3339()});
     let member = json!({"email": "new@example.com"});
     let none = json!({});
-    // The last two change the factors that whoever repeats them must have: of the enrolment's confirmation its own are.
+    // The last two change the factors that a repetition requires: a confirmed enrolment requires its own.
     let calls = [
         ("/v1/api-keys", &key, "secret"),
         ("/v1/accounts", &member, "initial_password"),

@@ -31,7 +31,7 @@ fn with_texts(value: &Value, text: &str) -> Value {
     }
 }
 
-/// As it stands in a path or a query (RFC 3986, section 2.1).
+/// Returns the text as it is written in a path or a query (RFC 3986, section 2.1).
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
@@ -89,7 +89,7 @@ async fn what_was_sent_comes_back_as_it_was_and_as_no_page() {
         let body = json!({"display_name": text}).to_string();
         let answer = ann.send(Method::PATCH, "/v1/me", Some("application/json"), &body).await;
         if answer.status == 400 {
-            // Control characters are none of a name.
+            // A name may not have control characters.
             assert!(text.contains('\u{2028}') || text.contains('\u{202e}'), "{text}: {answer:?}");
             continue;
         }

@@ -1,4 +1,4 @@
-//! The HTTP contract: what holds of every operation, every header and every refusal, whatever an operation does.
+//! The HTTP contract: the rules for every operation, every header and every refusal.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -20,7 +20,7 @@ mod wire;
 
 use fulexo_tests::{Answer, log_size};
 
-/// The whole shape of a refusal (RFC 9457).
+/// Panics unless the answer has the whole shape of a refusal (RFC 9457).
 #[track_caller]
 fn assert_problem(answer: &Answer, status: u16, code: &str) {
     let problem = &answer.json;
@@ -33,7 +33,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str) {
     assert_eq!(problem["instance"], format!("urn:uuid:{}", answer.header("request-id").unwrap()), "{answer:?}");
 }
 
-/// The members at fault, in the order of the answer.
+/// Returns the members at fault, in the order of the answer.
 fn pointers(answer: &Answer) -> Vec<&str> {
     let errors = answer.json["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
     errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect()

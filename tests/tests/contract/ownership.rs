@@ -1,4 +1,4 @@
-//! Ids of other accounts: whoever names one is told that there is nothing, and nothing happens.
+//! Ids of other accounts: a caller who names one is told that there is nothing, and nothing happens.
 
 use fulexo_tests::Node;
 use uuid::Uuid;

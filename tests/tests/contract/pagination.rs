@@ -1,4 +1,4 @@
-//! Pages: a walk meets everything once, whatever arrives on the way.
+//! Pages: a walk meets everything once, even if more arrives on the way.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ fn assert_met_once(met: &[String], expected: &[String]) {
     assert!(missed.is_empty(), "{} of {} were missed", missed.len(), expected.len());
 }
 
-/// Wants to see everything that the log holds now.
+/// Returns a client that asks to see everything that the log holds now.
 async fn current(node: &Node, client: &Client) -> Client {
     client.seeing(log_size(node).await - 1)
 }

@@ -1,4 +1,4 @@
-//! Parameters that are not sound: each is a problem that names its parameter.
+//! Invalid parameters: each is a problem that names its parameter.
 
 use fulexo_tests::Node;
 use serde_json::json;

@@ -101,7 +101,7 @@ async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
     let (email, _) = node.register(&["customer"]).await;
     let last = log_size(&node).await - 1;
     let waiting = tokio::spawn(async move { admin.seeing(last).get("/v1/accounts").await });
-    // Time to answer, if it did not wait.
+    // This is time enough for an answer, if it did not wait.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished());
     blocker.rollback().await.unwrap();
@@ -110,8 +110,8 @@ async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
     assert!(answer.text.contains(&email), "{answer:?}");
 }
 
-/// Without a header: the node that did it waits for its own read models, but not for long. What it has not seen then, on a busy
-/// machine, it does not say that it has.
+/// Without a header, the node that did it waits for its own read models, but not for long. It does not claim to have
+/// seen what it has not seen by then, on a busy machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_sees_what_its_node_did_before_without_asking_for_it() {
     let node = Node::start().await;
@@ -179,7 +179,7 @@ async fn clients_that_leave_while_their_queries_wait_take_no_place_with_them() {
     node.register(&[]).await;
     let mut dice = Dice(5);
     let mut left = 0;
-    // More of them than a node has places for, in waves.
+    // These are more than a node has places for, in waves.
     for _ in 0..12 {
         let patience: Vec<u64> = (0..100).map(|_| dice.roll(300)).collect();
         let queries = patience

@@ -1,4 +1,4 @@
-//! Queries say no to what they do not understand, and lists go both ways.
+//! Queries refuse what they do not understand, and lists go both ways.
 
 use fulexo_tests::spec::{Operation, operations};
 use fulexo_tests::{Answer, Client, Node, log_size};
@@ -67,7 +67,7 @@ async fn a_parameter_that_is_given_twice_is_refused_wherever_there_is_one() {
     assert!(tried >= 60, "only {tried}");
 }
 
-/// A sound value of a parameter.
+/// Returns a valid value of a parameter.
 fn sample(operation: &Operation, name: &str) -> &'static str {
     match name {
         "limit" | "after" | "as_of" => "1",
@@ -142,7 +142,7 @@ async fn every_fault_of_a_query_is_named_at_once_in_plain_words() {
     }
 }
 
-/// Every item of a list, page by page.
+/// Returns every item of a list, page by page.
 async fn all(client: &Client, path: &str, limit: usize) -> Vec<Value> {
     let separator = if path.contains('?') { '&' } else { '?' };
     let mut items = Vec::new();
@@ -234,7 +234,7 @@ async fn a_leap_second_is_the_second_after_it_and_no_answer_has_one() {
     }
 }
 
-/// Every text of an answer that is a time.
+/// Collects every text of an answer that is a time.
 fn times<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
         Value::String(text) if chrono::DateTime::parse_from_rfc3339(text).is_ok() => found.push(text),

@@ -15,12 +15,12 @@ pub async fn exchange(url: &str, request: &[u8]) -> Answer {
     // The service may refuse, and close, before it has read everything.
     let _ = stream.write_all(request).await;
     let mut bytes = Vec::new();
-    // Nor does what is left unread keep its answer from arriving, though it may end in a reset.
+    // Unread bytes do not keep its answer from arriving, though it may end in a reset.
     let _ = timeout(Duration::from_secs(60), stream.read_to_end(&mut bytes)).await.unwrap();
     parse(&bytes)
 }
 
-/// POST of these bytes, whatever they are.
+/// Sends a POST of these raw bytes.
 pub async fn post(url: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();
@@ -29,7 +29,7 @@ pub async fn post(url: &str, path: &str, headers: &[&str], body: &[u8]) -> Answe
     exchange(url, &[head.as_bytes(), body].concat()).await
 }
 
-/// POST of JSON in these bytes.
+/// Sends a POST of JSON in these bytes.
 pub async fn post_json(url: &str, path: &str, body: &[u8]) -> Answer {
     post(url, path, &["content-type: application/json"], body).await
 }

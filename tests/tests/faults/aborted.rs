@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::TURN;
 use crate::cast::Cast;
 
-/// A node whose hashes take long enough to leave in the middle of one, and whose mail goes there.
+/// Starts a node whose hashes take long enough to leave in the middle of one, and whose mail goes to this mailbox.
 async fn slow_node(database: &Arc<Database>, mailbox: &Mailbox) -> Node {
     let mut env = database.env();
     env.extend(mailbox.env());
@@ -28,7 +28,8 @@ async fn slow_node(database: &Arc<Database>, mailbox: &Mailbox) -> Node {
     Node::with(database, env).await
 }
 
-/// Until so many wrong guesses are counted, and maybe not evaluated yet: whoever leaves before may never have been heard.
+/// Waits until this many wrong guesses are counted, and maybe not evaluated yet: a client that leaves before that may
+/// never have been heard.
 async fn counted(pool: &PgPool, guesses: i32) {
     let counted = "select cardinality(recent) >= $1 or locked_until is not null from vault.attempt";
     eventually("it is counted", async || {
@@ -89,7 +90,7 @@ async fn a_node_that_is_told_to_stop_records_what_clients_that_left_have_begun()
     consistent(&database, &[]).await;
 }
 
-/// Breaks off what waits for a lock, as the database does in trouble.
+/// Cancels a statement that waits for a lock, as the database does in trouble.
 async fn break_off(pool: &PgPool) {
     eventually("it waits for the lock, and is broken off", async || {
         let waiting = "select bool_or(pg_cancel_backend(pid)) from pg_stat_activity
@@ -137,7 +138,7 @@ async fn a_guess_is_recorded_although_the_database_fails_between_it_and_its_reco
     }
     let pool = superuser(&database).await;
     let mut held = pool.begin().await.unwrap();
-    // It holds the key under which a guess at nobody's password is sealed.
+    // It locks the key under which a guess at nobody's password is sealed.
     sqlx::query("lock table vault.period_key in access exclusive mode").execute(&mut *held).await.unwrap();
     let fail = async {
         break_off(&pool).await;
@@ -150,7 +151,7 @@ async fn a_guess_is_recorded_although_the_database_fails_between_it_and_its_reco
     consistent(&database, &[]).await;
 }
 
-/// Operations in one storm, each of them an unsafe one of the document.
+/// The number of operations in one storm, each of them an unsafe one of the document.
 const ACTS: usize = 600;
 const CLIENTS: u64 = 6;
 
@@ -158,7 +159,7 @@ fn commands() -> Vec<Operation> {
     operations().into_iter().filter(|operation| !operation.method.is_safe()).collect()
 }
 
-/// Until there is no more to do, each operation in its turn, at one node or another.
+/// Plays each operation in its turn, at one node or another, until the storm is over.
 async fn storm(
     cast: Arc<Cast>,
     urls: Vec<String>,
@@ -267,7 +268,7 @@ async fn whatever_is_killed_at_whatever_moment_what_is_recorded_is_whole() {
         storm.await.unwrap();
     }
     assert!(block_in_place(|| program.stop("TERM")).status.success());
-    // Of the requests under way at a kill each may have counted one attempt.
+    // Each request under way at a kill may have counted one attempt.
     consistent_after_kills(&database, std::slice::from_ref(&node), KILLS * usize::try_from(CLIENTS).unwrap() * 2).await;
     node.stop().await;
 }

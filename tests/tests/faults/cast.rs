@@ -19,7 +19,7 @@ const PATIENCE_MS: i64 = 50;
 struct Person {
     email: String,
     account: Uuid,
-    /// The latest last; a change whose answer was not waited for may have been made or not.
+    /// The passwords, the latest last; a change whose answer was not awaited may have been made or not.
     passwords: Vec<String>,
     sessions: Vec<Client>,
     challenges: Vec<String>,
@@ -27,7 +27,7 @@ struct Person {
     recovery_codes: Vec<String>,
 }
 
-/// Everybody, and what there is to act on.
+/// All people, and the objects that they act on.
 pub struct Cast {
     people: Mutex<Vec<Person>>,
     admin: Mutex<Client>,
@@ -36,7 +36,7 @@ pub struct Cast {
     policy: Value,
 }
 
-/// One request, and what is to be learnt from its answer.
+/// One request, and what its answer can teach.
 struct Act {
     client: Client,
     person: usize,
@@ -49,7 +49,7 @@ struct Act {
 }
 
 impl Cast {
-    /// With so many people, each logged in.
+    /// Gathers this many people, each logged in.
     pub async fn gather(url: &str, admin: Client, mailbox: Mailbox, people: usize) -> Arc<Self> {
         let mut policy = admin.get("/v1/policy").await.json;
         policy.as_object_mut().unwrap().remove("version");
@@ -78,7 +78,8 @@ impl Cast {
         Arc::new(Self { people, admin, mailbox, api_keys: Mutex::default(), policy })
     }
 
-    /// Plays one operation at this node, and leaves at a moment that chance decides; the status, if it was waited for.
+    /// Plays one operation at this node, and leaves at a moment that chance decides; returns the status, if it was
+    /// awaited.
     pub async fn play(&self, operation: &Operation, url: &str, dice: &mut Dice) -> Option<u16> {
         let act = self.act(operation, url, dice);
         let how = dice.pick(&[Leave::Close, Leave::Reset]);
@@ -100,7 +101,7 @@ impl Cast {
         answer.map(|answer| answer.status)
     }
 
-    /// Opens the service again, if somebody closed it.
+    /// Lifts a lockdown, if somebody began one.
     pub async fn lift(&self, url: &str) {
         let admin = Client { url: url.to_owned(), ..self.admin.lock().unwrap().clone() };
         let body = json!({"reason": "r"}).to_string();
@@ -110,7 +111,7 @@ impl Cast {
         }
     }
 
-    /// Gives somebody back what the others took: the use of their account, and a session.
+    /// Restores what the others took from a person: the use of their account, and a session.
     pub async fn restore(&self, url: &str, dice: &mut Dice) {
         let (index, account, email, passwords) = {
             let people = self.people.lock().unwrap();
@@ -145,7 +146,7 @@ impl Cast {
         let index = dice.index(people.len());
         let others = people.iter().map(|person| person.account).collect::<Vec<_>>();
         let person = &mut people[index];
-        // The latest, mostly: the others have ended.
+        // This is mostly the latest: the others have ended.
         let sessions = person.sessions.iter().rev().take(if dice.roll(4) == 0 { 100 } else { 1 }).collect::<Vec<_>>();
         let session = (!sessions.is_empty()).then(|| sessions[dice.index(sessions.len())].clone());
         let half_way = (!person.challenges.is_empty() && dice.roll(3) == 0)
@@ -224,7 +225,7 @@ impl Cast {
 }
 
 impl Person {
-    /// One of the latest, or a wrong one.
+    /// Returns one of the latest passwords, or a wrong one.
     fn password(&self, dice: &mut Dice) -> String {
         let latest = self.passwords.iter().rev().take(2).collect::<Vec<_>>();
         match dice.roll(4) {
@@ -233,7 +234,7 @@ impl Person {
         }
     }
 
-    /// Of the authenticator, a recovery code, or a wrong one.
+    /// Returns a code of the authenticator, a recovery code, or a wrong one.
     fn code(&mut self, dice: &mut Dice) -> String {
         match (dice.roll(4), &self.authenticator) {
             (0, _) | (_, None) => "000000".to_owned(),

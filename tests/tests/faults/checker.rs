@@ -38,7 +38,7 @@ pub fn nobody_was_let_in_after_the_acknowledgement(record: &Record) -> BTreeMap<
     refused
 }
 
-/// Since when a right is gone, and until when.
+/// The time since which a right is gone, and the time until which it is.
 type Gone = Option<(Instant, Option<Instant>)>;
 
 /// `true` if a request was sent after the right's end was acknowledged, and answered before anybody asked for it again.
@@ -50,7 +50,7 @@ fn let_in_too_late<'a>(gone: &[Gone], decisions: &'a [Decision]) -> impl Iterato
     decisions.iter().filter(move |decision| decision.status == 200 && is_too_late(gone[decision.right], decision))
 }
 
-/// Everything that does not depend on what happened. Beside the sessions of the record, these began.
+/// Panics if anything fails that holds in every run. These sessions began in addition to those of the record.
 pub async fn all_is_there_once_and_every_view_agrees(ground: &Ground, record: &Record, others: &[Uuid]) {
     ground.settle().await;
     let pool = ground.pool().await;
@@ -102,7 +102,7 @@ async fn log(pool: &PgPool) -> Vec<RecordedEvent> {
     events
 }
 
-/// JetStream comes to hold every event of the log, each once and in its place.
+/// Waits until JetStream holds every event of the log, each once and in its place.
 async fn the_copy_is_the_log(ground: &Ground, events: &[RecordedEvent]) {
     let jetstream = ground.nats.jetstream().await;
     let wanted = events.len() as u64;

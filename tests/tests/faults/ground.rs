@@ -31,7 +31,7 @@ pub struct Ground {
 /// The standby that every commit waits for.
 struct Standby {
     dir: DataDir,
-    /// While it runs.
+    /// The standby's Postgres, while it runs.
     postgres: Option<Postgres>,
 }
 
@@ -43,12 +43,12 @@ struct Node {
 }
 
 impl Ground {
-    /// With so many NATS servers, each of which keeps the log's copy.
+    /// Starts with this many NATS servers, each of which keeps the log's copy.
     pub async fn start(servers: usize) -> Self {
         Self::with(servers, false).await
     }
 
-    /// With a standby for whose disk every commit waits.
+    /// Starts with a standby for whose disk every commit waits.
     pub async fn start_with_standby() -> Self {
         Self::with(1, true).await
     }
@@ -56,7 +56,7 @@ impl Ground {
     async fn with(servers: usize, has_standby: bool) -> Self {
         let nats = NatsCluster::start(NatsVersion::Current, servers).await;
         let dir = own_dir();
-        // As if it had been there before: one that is killed is to come back to it.
+        // The file is there as if the server had run before: a server that is killed must return to its port.
         std::fs::write(dir.path().join("postgres.port"), free_port().to_string()).unwrap();
         let postgres = block_in_place(|| start_postgres(&dir));
         prepare(&postgres, DATABASE).await;
@@ -89,7 +89,7 @@ impl Ground {
         ground
     }
 
-    /// Starts a node, where it listened before.
+    /// Starts a node on its former port.
     pub fn start_node(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let mut program = block_in_place(|| Program::start(&["serve"], &node.env));
@@ -107,8 +107,8 @@ impl Ground {
         block_in_place(|| self.nodes[number].program.take().unwrap().kill());
     }
 
-    /// Holds a node up, but not in the middle of a commit: the others would wait for it, and nothing would be decided that
-    /// it could miss. Answers since when.
+    /// Suspends a node, but not in the middle of a commit: the others would wait for it, and nothing would be decided
+    /// that it could miss. Returns the time at which it was suspended.
     pub async fn hold_up(&self, number: usize) -> Instant {
         let (pool, mut since) = (self.pool().await, Instant::now());
         eventually("it is held up between two commits", async || {
@@ -136,7 +136,7 @@ impl Ground {
         }
     }
 
-    /// Ends Postgres without a chance to write anything, and starts it again after a while.
+    /// Kills Postgres, so that it cannot write anything more, and starts it again after a while.
     pub fn kill_postgres(&mut self, down: Duration) {
         block_in_place(|| {
             self.end_postgres();
@@ -163,7 +163,7 @@ impl Ground {
         standby.postgres = Some(block_in_place(|| start_postgres(&standby.dir)));
     }
 
-    /// Ends the primary without a chance to write anything, and promotes the standby in its place.
+    /// Kills the primary, so that it cannot write anything more, and promotes the standby in its place.
     pub async fn fail_over(&mut self) {
         block_in_place(|| self.end_postgres());
         self.wire.cut();
@@ -181,7 +181,7 @@ impl Ground {
         fulexo_node::database::connect(&application_url(self.postgres.as_ref().unwrap(), DATABASE), 6).await.unwrap()
     }
 
-    /// An administrator, made by the operator's own verb.
+    /// Returns an administrator, registered by the operator's own verb.
     pub async fn admin(&self) -> Client {
         let email = "admin@example.com";
         let registered = block_in_place(|| {
@@ -225,7 +225,7 @@ impl Ground {
 }
 
 impl Standby {
-    /// Of a server whose directory this is, and which waits for it from here on.
+    /// Makes a standby of the server in this directory, which waits for the standby from here on.
     async fn make(of: &DataDir, primary: &Postgres) -> Self {
         let dir = own_dir();
         let script = r#"mkdir -m 700 "$1/postgres"
@@ -251,7 +251,7 @@ impl Standby {
     }
 }
 
-/// Returns after so many commits that whoever waited for a turn at the log has had it.
+/// Returns after enough commits that every caller that waited for a turn at the log has had it.
 async fn others_commit(pool: &PgPool) {
     let mut ends = BTreeSet::new();
     while ends.len() < 10 {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 const PEOPLE: usize = 6;
 /// The probers who try tokens, at each node.
 const PROBERS: usize = 6;
-/// Longer than any fault: a request waits for a node that is held up.
+/// The longest wait, longer than any fault: a request waits for a suspended node.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// The path that the role allows, until the role is taken away.
 const ROLES: &str = "/v1/permissions";
@@ -25,7 +25,7 @@ const YOUNG: usize = 60;
 /// A token's right, and its end.
 #[derive(Clone)]
 pub struct Right {
-    /// Tried with it; allowed when the answer is 200.
+    /// The path that is tried with it; it is allowed when the answer is 200.
     pub path: &'static str,
     token: String,
     pub session: Uuid,
@@ -35,7 +35,7 @@ pub struct Right {
     pub again: Arc<Mutex<Option<Instant>>>,
 }
 
-/// One request: when it was sent, when it was answered and how, with which right.
+/// One request: its right, its node, the times at which it was sent and answered, and the answer.
 pub struct Decision {
     pub right: usize,
     pub node: usize,
@@ -81,7 +81,7 @@ impl Load {
         load
     }
 
-    /// Returns when so many more rights were taken away.
+    /// Returns when this many more rights were taken away.
     pub async fn goes_on(&self, more: usize) {
         let taken = || self.record.rights.lock().unwrap().iter().filter(|right| right.is_taken()).count();
         let wanted = taken() + more;
@@ -115,7 +115,7 @@ impl Right {
         self.path == ROLES
     }
 
-    /// The position that was acknowledged when it was taken away.
+    /// Returns the position that was acknowledged when it was taken away.
     pub fn acknowledged(&self) -> Option<u64> {
         self.taken.lock().unwrap().as_ref().map(|(_, answer)| answer.json["position"].as_u64().unwrap())
     }
@@ -166,7 +166,7 @@ impl Person {
             };
             own.push(Arc::clone(&right.again));
             self.record.rights.lock().unwrap().push(right.clone());
-            // A while in which the right is used.
+            // The right is used for a while.
             sleep(Duration::from_millis(60)).await;
             let path = if loses_role { format!("{roles}/auditor") } else { format!("/v1/sessions/{session}") };
             let answer = self.ask(&self.admin, Method::DELETE, &path, &json!({"reason": "r"}), 200).await;
@@ -174,8 +174,8 @@ impl Person {
         }
     }
 
-    /// Asks one node after another, under one key, until one answers as it should: an answer may be lost, and what was
-    /// asked for is not done twice.
+    /// Asks one node after another, under one key, until one gives the wanted answer: an answer may be lost, and the
+    /// request is not carried out twice.
     async fn ask(&self, who: &Client, method: Method, path: &str, body: &serde_json::Value, good: u16) -> Answer {
         let who = who.with_header("idempotency-key", &operator().new_id().to_string());
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! Three nodes, three NATS servers, one Postgres, under load: each of them killed, held up or cut off in turn. Whatever
-//! happens, nobody is let in after it was acknowledged that they are out, and nothing is lost or done twice.
+//! Three nodes, three NATS servers, one Postgres, under load: each of them killed, held up or cut off in turn. In every
+//! case nobody is let in after it was acknowledged that they are out, and nothing is lost or done twice.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -22,10 +22,10 @@ use crate::checker::{all_is_there_once_and_every_view_agrees, nobody_was_let_in_
 use crate::ground::{Ground, NODES};
 use crate::load::Load;
 
-/// One at a time: each takes the whole machine.
+/// One test at a time: each takes the whole machine.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// Every node was asked often enough for the checker to mean something.
+/// Panics unless every node was asked often enough for the checker to mean something.
 fn assert_tried(refused: &std::collections::BTreeMap<usize, usize>) {
     for node in 0..NODES {
         assert!(refused.get(&node).is_some_and(|count| *count >= 20), "{refused:?}");
@@ -69,14 +69,14 @@ async fn a_node_held_up_for_ten_seconds_serves_no_right_that_was_taken_meanwhile
         assert!(ended.json["down"].as_array().unwrap().contains(&json!("node-1")), "{ended:?}");
         session
     };
-    // As long as the claim says.
+    // This is as long as the claim says.
     let (session, ()) = tokio::join!(named, sleep(Duration::from_secs(10)));
     let resumed = Instant::now();
     ground.resume(1);
     load.goes_on(20).await;
     let record = load.stop().await;
     assert_tried(&nobody_was_let_in_after_the_acknowledgement(&record));
-    // Those that it had just been given when it was held up, too.
+    // This includes requests that it had just received when it was suspended.
     let waited = record.decisions.lock().unwrap().iter().any(|decision| {
         let waited_from = decision.sent.max(held_up);
         decision.node == 1 && decision.answered > resumed && resumed - waited_from > Duration::from_secs(5)
@@ -162,7 +162,7 @@ async fn without_a_standby_changes_wait_and_one_that_takes_over_has_all_that_was
             for path in ["/v1/auth/session", "/v1/accounts", "/v1/sessions"] {
                 assert_eq!(here.get(path).await.status, 200, "{path}");
             }
-            // More often, in all, than it takes to be locked out.
+            // These are more, in all, than it takes to be locked out.
             for login in (0..2).map(|_| here.post("/v1/auth/login", insistent.clone())) {
                 assert_eq!(login.await.status, 503);
             }

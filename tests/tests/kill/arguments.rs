@@ -1,4 +1,4 @@
-//! Wrong use: each mistake is told by the name of what is wrong, with exit code 2.
+//! Wrong use: each error names what is wrong, with exit code 2.
 
 use std::collections::BTreeMap;
 

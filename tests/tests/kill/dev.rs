@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::block_in_place;
 
-/// A directory under one that only its owner may enter; gone with the test.
+/// A directory under one that only its owner may enter; removed with the test.
 struct Home(PathBuf);
 
 impl Home {
@@ -39,7 +39,7 @@ impl Drop for Home {
 
 struct Dev {
     program: Program,
-    /// `dev.json`.
+    /// The content of `dev.json`.
     file: Value,
 }
 
@@ -77,7 +77,7 @@ impl Dev {
         (client, answer)
     }
 
-    /// Every leaf of the log, as far as it is now.
+    /// Returns every leaf of the log so far.
     async fn leaves(&self) -> Vec<Vec<u8>> {
         let mut connection = PgConnection::connect(self.text("database_url")).await.unwrap();
         sqlx::query_scalar("select leaf from log.event order by position").fetch_all(&mut connection).await.unwrap()
@@ -130,7 +130,7 @@ async fn told_so_it_takes_however_many_requests_come_and_locks_as_ever() {
     for (flags, is_limited) in [(&[][..], true), (&["--no-rate-limits"][..], false)] {
         let dev = Dev::start_with(&home, flags);
         let client = Client::new(dev.text("url"));
-        // At once: quotas grow back, and a busy machine takes its time for each.
+        // They come at once: quotas grow back, and a busy machine needs a while for each.
         let attempts = (0..40).map(async |number| {
             let body = json!({"email": format!("nobody-{number}@example.com"), "password": "wrong"});
             client.post("/v1/auth/login", body).await.status
@@ -157,7 +157,7 @@ async fn told_so_it_takes_however_many_requests_come_and_locks_as_ever() {
 async fn a_session_that_ends_on_one_node_is_refused_by_one_that_joined_it() {
     let home = Home::create();
     let dev = Dev::start(&home);
-    // Before the other node starts: that node knows the session, and has to be told of its end.
+    // This comes before the other node starts: that node knows the session, and must be told of its end.
     let (client, _) = dev.log_in("customer").await;
     let mut env: BTreeMap<String, String> = serde_json::from_value(dev.file["env"].clone()).unwrap();
     env.insert("FULEXO_PORT".into(), "0".into());
@@ -228,7 +228,7 @@ async fn one_that_nobody_reads_runs_all_the_same_and_stops_when_asked() {
     assert_eq!(block_in_place(|| program.stop("INT")).status.code(), Some(0));
 }
 
-/// Each of them changed, or kept, every connection of a client of PostgreSQL.
+/// Each of these variables changed, or kept, every connection of a client of PostgreSQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_variable_of_postgres_clients_reaches_a_private_database() {
     let shell: BTreeMap<String, String> = [
@@ -260,7 +260,7 @@ async fn no_variable_of_postgres_clients_reaches_a_private_database() {
         let ended = Program::run(&arguments, &shell);
         assert_eq!(ended.status.code(), Some(0), "{verb}: {}", ended.errors);
     }
-    // A node that joins it is configured by a URL, and that says whether there is TLS.
+    // A joining node is configured by a URL, which says whether there is TLS.
     let mut env: BTreeMap<String, String> = serde_json::from_value(dev.file["env"].clone()).unwrap();
     env.extend([("PGSSLMODE".into(), "require".into()), ("FULEXO_PORT".into(), "0".into())]);
     let mut node = block_in_place(|| Program::start(&["serve"], &env));
@@ -279,7 +279,7 @@ struct Process {
 }
 
 impl Process {
-    /// From `/proc/PID/stat` (proc(5)).
+    /// Reads `/proc/PID/stat` (proc(5)).
     fn read(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (head, rest) = stat.rsplit_once(')')?;
@@ -297,7 +297,7 @@ fn descendants(of: u32) -> Vec<Process> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let all: Vec<Process> = pids.filter_map(Process::read).collect();
     let mut family = BTreeSet::from([of]);
-    // Parents have no smaller ids in general: go on until nobody is added.
+    // A parent's id need not be smaller: repeat until nobody is added.
     while all.iter().any(|process| family.contains(&process.parent) && family.insert(process.pid)) {}
     all.into_iter().filter(|process| process.pid != of && family.contains(&process.pid)).collect()
 }

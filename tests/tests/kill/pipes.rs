@@ -1,11 +1,11 @@
-//! Every verb that prints, where nobody reads: it ends as it would have, and says nothing about it.
+//! Every verb that prints, with nobody reading: it ends as usual, and says nothing about it.
 
 use std::collections::BTreeMap;
 
 use fulexo_tests::{Client, Database, Program, history};
 use tokio::task::block_in_place;
 
-/// A database with a history that every view has seen, and the variables of a node on it.
+/// Returns the variables of a node on a database with a history that every view has seen.
 async fn start() -> BTreeMap<String, String> {
     let database = Database::create().await;
     history::fill(&database, 2_000).await;

@@ -9,10 +9,10 @@ use tokio::task::block_in_place;
 
 use fulexo_tests::Program;
 
-/// Three batches.
+/// The events of three batches.
 const EVENTS: usize = 60_000;
 
-/// A database with a history that no view has seen, and the one variable that these verbs need.
+/// Creates a database with a history that no view has seen; returns the one variable that these verbs need, too.
 async fn start() -> (Database, BTreeMap<String, String>, PgPool) {
     let database = Database::create().await;
     history::fill(&database, EVENTS).await;
@@ -28,8 +28,8 @@ fn standing(env: &BTreeMap<String, String>, name: &str) -> Value {
     standings.into_iter().find(|standing| standing["name"] == name).unwrap()
 }
 
-/// Begins to rebuild the audit index, which says so and does not end before `meanwhile` has done with it: it cannot be
-/// switched to while somebody reads the live one.
+/// Begins to rebuild the audit index. The rebuild says so, and does not end before `meanwhile` is done: it cannot
+/// switch while somebody reads the live index.
 async fn half_way<T>(
     env: &BTreeMap<String, String>,
     superuser: &PgPool,
@@ -93,7 +93,7 @@ async fn a_rebuild_tells_what_differs_and_a_rollback_brings_it_back() {
     let told =
         format!("1 row differs at position 60,000, for example account {altered}. To restore the previous version");
     assert!(second.errors.contains(&told), "{}", second.errors);
-    // So many events are written by COPY, and their pasts in several goes; a replay writes by arrays.
+    // With so many events, COPY writes them, and their pasts in several rounds; a replay writes by arrays.
     let replayed = Program::run(&["replay"], &env);
     assert_eq!(replayed.status.code(), Some(0), "{}", replayed.errors);
     let versions = ["accounts", "sessions", "audit"].map(|name| standing(&env, name)["version"].clone());

@@ -1,5 +1,5 @@
-//! `fulexo serve`, killed right after it took sessions away: they are over, and that each has ended is recorded once, by
-//! whoever starts next.
+//! `fulexo serve`, killed right after it took sessions away: they are over, and the end of each is recorded once, by
+//! the next process.
 
 use std::collections::BTreeSet;
 
@@ -44,7 +44,7 @@ async fn sessions_that_were_taken_away_stay_so_and_each_end_is_recorded_once_by_
     }
     let before = ends(&database, ann.account).await.len();
     assert_eq!(before, SESSIONS - 100, "as many live as the policy allows");
-    // Nothing follows as long as this stands.
+    // Nothing follows as long as this trigger exists.
     for statement in [
         "create function access.refuse() returns trigger language plpgsql as $$ begin raise 'not now'; end $$",
         "create trigger refuse before update of ended_at on access.session for each row execute function access.refuse()",

@@ -52,7 +52,7 @@ async fn no_secret_is_in_the_log_at_any_level() {
     odd.headers.push(("cookie".to_owned(), format!("__Host-fulexo-refresh={COOKIE}")));
     assert_eq!(odd.get("/v1/me").await.status, 401);
 
-    // A server that is gone is tried again and again, and each try is written down by the client.
+    // The client repeats its attempts on a lost server, and logs each attempt.
     drop(nats);
     eventually("the loss is noticed", async || {
         let ready = stranger.get("/health/ready").await;

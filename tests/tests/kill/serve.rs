@@ -25,7 +25,7 @@ use crate::audit::audit;
 
 const KILLS: usize = 20;
 const CLIENTS: usize = 16;
-/// So many answers are given between two kills.
+/// The number of answers between two kills.
 const ANSWERS: u64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +86,7 @@ async fn twenty_kills_under_load_lose_nothing_that_was_acknowledged_and_repeat_n
     }
 }
 
-/// The streams that have such an event, and whether each has one alone.
+/// Returns the streams that have such an event; the flag is `true` if each has exactly one.
 fn streams(events: &[RecordedEvent], is_such: impl Fn(&Event) -> bool) -> (BTreeSet<Uuid>, bool) {
     let all: Vec<Uuid> = events.iter().filter(|event| is_such(&event.event)).map(|event| event.stream.id).collect();
     let distinct: BTreeSet<Uuid> = all.iter().copied().collect();
@@ -110,16 +110,16 @@ async fn until_caught_up(pool: &PgPool) {
     }
 }
 
-/// Somebody who registers and logs in, again and again, and asks again whenever there was no answer.
+/// A user who registers and logs in, repeatedly, and asks again after every missing answer.
 struct Load {
-    /// Where the service listens now.
+    /// The URL on which the service listens now.
     place: watch::Receiver<String>,
     answers: Arc<watch::Sender<u64>>,
     number: usize,
 }
 
 impl Load {
-    /// Accounts and sessions, as far as they were acknowledged.
+    /// Returns accounts and sessions, as far as they were acknowledged.
     async fn run(mut self, is_over: Arc<AtomicBool>) -> Vec<(Uuid, Uuid)> {
         let mut known = Vec::new();
         while !is_over.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Bodies of nobody, at their worst: they cost the service no memory.
+//! The worst bodies that strangers can send: they cost the service no memory.
 
 use std::fs;
 
@@ -6,9 +6,9 @@ use fulexo_tests::{Client, Database, Program};
 use poem::http::Method;
 use tokio::task::block_in_place;
 
-/// Bytes of a body.
+/// The bytes of a body.
 const SIZE: usize = 64 * 1024;
-/// Each shape is sent so often.
+/// The number of times that each shape is sent.
 const TIMES: usize = 8;
 /// The most that a process may grow by meanwhile; one body used to cost 250 MiB.
 const GROWTH: u64 = 64 * 1024;
@@ -53,7 +53,7 @@ async fn send(client: &Client, path: &str, body: &str) {
     assert!([400, 401].contains(&answer.status), "{answer:?}");
 }
 
-/// The most memory that a process has had so far, in KiB.
+/// Returns the most memory that a process has had so far, in KiB.
 fn most_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -7,7 +7,7 @@ use fulexo_tests::{Database, Program, history};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
-/// A database with a history that every view has seen, and the variables of a node on it.
+/// Returns a database with a history that every view has seen, and the variables of a node on it.
 async fn start() -> (Database, BTreeMap<String, String>) {
     let database = Database::create().await;
     history::fill(&database, 2_000).await;
@@ -18,7 +18,8 @@ async fn start() -> (Database, BTreeMap<String, String>) {
     (database, env)
 }
 
-/// The output of a verb on a terminal of this width, standard error included. `script` (util-linux) has the terminal.
+/// Returns the output of a verb on a terminal of this width, standard error included. `script` (util-linux) provides
+/// the terminal.
 fn on_terminal(verb: &str, width: usize, env: &BTreeMap<String, String>) -> String {
     let line = format!("stty cols {width} rows 40; exec {} {verb}", Program::path().display());
     let mut command = Command::new("script");
@@ -30,7 +31,7 @@ fn on_terminal(verb: &str, width: usize, env: &BTreeMap<String, String>) -> Stri
     text.replace("\r\n", "\n")
 }
 
-/// Without escape sequences (ECMA-48): colours.
+/// Returns the text without escape sequences (ECMA-48): colours.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -66,7 +67,7 @@ async fn no_line_of_a_listing_is_longer_than_the_terminal_is_wide() {
     }
 }
 
-/// Sentences, and a bar's traces, are left to the terminal.
+/// `true` if the line belongs to a listing. Sentences, and a bar's traces, are left to the terminal.
 fn is_of_a_listing(line: &str) -> bool {
     !line.contains('\r')
         && !line.starts_with("as of ")
@@ -175,7 +176,7 @@ async fn completions_and_the_manual_know_every_verb() {
         let script = Program::run(&["completions", shell], &nothing);
         assert_eq!(script.status.code(), Some(0), "{shell}: {}", script.errors);
         assert!(verbs.iter().all(|word| script.said.contains(word)), "{shell}");
-        // The names of read models, too, where a script knows values.
+        // It also has the names of read models, if its shell completes values.
         assert!(script.said.contains("metrics") || ["elvish", "powershell"].contains(&shell), "{shell}");
     }
     let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("man-{}", std::process::id()));

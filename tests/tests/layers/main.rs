@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Names of the normal dependencies of each crate of ours.
+/// Returns the names of the normal dependencies of each crate of ours.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"])
@@ -98,7 +98,7 @@ fn no_file_imports_one_of_a_higher_floor() {
         let floor_of = |file: &str| {
             let path = file.strip_prefix(folder)?;
             let begins = floors.iter().enumerate().flat_map(|(floor, begins)| begins.iter().map(move |it| (it, floor)));
-            // The most exact line of the table: one file of a folder may be on a floor of its own.
+            // The most exact line of the table decides: one file of a folder may be on its own floor.
             begins
                 .filter(|(begin, _)| path.starts_with(**begin))
                 .max_by_key(|(begin, _)| begin.len())
@@ -123,8 +123,8 @@ fn no_file_imports_one_of_a_higher_floor() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Floors inside a crate, from the ground up, as beginnings of paths below a folder. A file imports only files of its own
-/// floor and of lower ones.
+/// Floors inside a crate, from the ground up, as beginnings of paths below a folder. A file imports only files of its
+/// own floor and of lower ones.
 const FLOORS: [(&str, &[&[&str]]); 4] = [
     (
         "commands/src/",
@@ -132,7 +132,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
             &["vault/"],
             &["log/", "quotas.rs"],
             &["context.rs", "error.rs", "idempotency.rs", "reason.rs", "retention.rs"],
-            // Of the stories, the parts that stand alone.
+            // These are the parts of the stories that stand alone.
             &[
                 "authentication/attempt_queues.rs",
                 "authentication/password_hash",

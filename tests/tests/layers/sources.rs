@@ -38,7 +38,7 @@ struct Source {
     items: Vec<Item>,
 }
 
-/// The imports of all files of all crates.
+/// Returns the imports of all files of all crates.
 pub fn imports() -> Imports {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = Vec::new();
@@ -46,7 +46,7 @@ pub fn imports() -> Imports {
         for main in ["lib.rs", "main.rs"] {
             let path = root.join(folder).join("src").join(main);
             if path.exists() {
-                // The two of one crate are crates of their own to the compiler.
+                // The library and the program of one crate are separate crates to the compiler.
                 let name = if main == "lib.rs" { name.to_owned() } else { format!("{name}/main") };
                 read(&root, &path, vec![name], &mut sources);
             }
@@ -77,7 +77,7 @@ pub fn imports() -> Imports {
         .collect()
 }
 
-/// Groups of files that import each other, directly or around; the largest first.
+/// Returns groups of files that import each other, directly or around; the largest first.
 pub fn circles(imports: &Imports) -> Vec<Vec<&str>> {
     let reach: BTreeMap<&str, BTreeSet<&str>> =
         imports.keys().map(|file| (file.as_str(), reach(imports, file))).collect();
@@ -148,7 +148,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// The names of the facade's methods that these items define.
+/// Returns the names of the facade's methods that these items define.
 fn facade_methods(items: &[Item]) -> Vec<String> {
     items
         .iter()
@@ -168,7 +168,7 @@ fn is_facade(item: &Item) -> bool {
     matches!(item, Item::Impl(block) if block.self_ty.to_token_stream().to_string() == FACADE)
 }
 
-/// Calls of the facade's methods on these receivers: `self` in its own blocks, `commands` anywhere.
+/// Collects calls of the facade's methods on these receivers: `self` in its own blocks, `commands` anywhere.
 fn calls(tokens: TokenStream, receivers: &[&str], methods: &BTreeMap<String, String>, found: &mut BTreeSet<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     for window in tokens.windows(4) {
@@ -222,7 +222,7 @@ impl Scope<'_> {
         }
     }
 
-    /// Paths in the tokens of an item, those in macros as well.
+    /// Collects the paths in the tokens of an item, those in macros as well.
     fn paths(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut index = 0;

@@ -1,5 +1,5 @@
-//! A clock that is ahead: of a node by a little, or by too much; of whoever has the application's password; of the database,
-//! until it was set back.
+//! A clock that is ahead: of a node by a little, or by too much; of an attacker with the application's password; of the
+//! database, until it was set back.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::log::AppendError;

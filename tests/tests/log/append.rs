@@ -1,4 +1,4 @@
-//! One batch, and what becomes of each request in it.
+//! One batch, and the outcome of each request in it.
 
 use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, BATCH_EVENTS, ExpectedVersion};
 use fulexo_domain::permission::{Permission, Permissions};
@@ -99,7 +99,7 @@ async fn a_refused_request_leaves_no_secret_no_key_and_no_result() {
     assert_eq!(left, (2, 2, 2));
 }
 
-/// Refused by a constraint of the vault, by one of the access tables, and by the append function itself.
+/// A constraint of the vault, one of the access tables, and the append function itself refuse one request each.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_database_refuses_is_rejected_without_its_neighbours() {
     let database = Database::create().await;

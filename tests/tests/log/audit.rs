@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 type Row = (i64, Uuid, String, i64, Vec<u8>, Vec<u8>);
 
-/// Every event. Panics where positions, versions, times, hashes, columns, `log.stream`, `log.head`, the sealed rows or
-/// the access tables do not agree with the leaves.
+/// Returns every event. Panics if positions, versions, times, hashes, columns, `log.stream`, `log.head`, the sealed
+/// rows or the access tables disagree with the leaves.
 pub async fn audit(database: &Database) -> Vec<RecordedEvent> {
     audit_from(database, 0).await
 }
 
-/// The same of a log that was made to begin at this position.
+/// Does the same for a log that was made to begin at this position.
 pub async fn audit_from(database: &Database, first: u64) -> Vec<RecordedEvent> {
     let pool = database.pool().await;
     let rows: Vec<Row> = sqlx::query_as(

@@ -17,11 +17,11 @@ use crate::writing::{
     change, claim, command, hooks, ids, in_one_batch, is_new, new_id, observation, one, one_on, refresh_root, started,
 };
 
-/// The three ways into the log: one statement that commits by itself; a transaction, where secrets change too; the lock
-/// first, where the version of a stream is not known.
+/// The three ways into the log: one statement that commits by itself; a transaction, if secrets change too; the lock
+/// first, if the version of a stream is not known.
 const WAYS: [fn() -> Vec<AppendRequest>; 3] = [one_statement, with_secrets, unforeseen];
 
-/// Each would be refused, or be in the log twice, if it were made again.
+/// Returns requests that would be refused, or be in the log twice, if they were made again.
 fn one_statement() -> Vec<AppendRequest> {
     let (stream, holder) = (new_id(), new_id());
     let unique = holder.as_u128();
@@ -47,7 +47,7 @@ fn unforeseen() -> Vec<AppendRequest> {
     requests
 }
 
-/// Appends over the wire; each must be acknowledged as new. Answers with the events.
+/// Appends over the wire; each request must be acknowledged as new. Returns the ids of the events.
 async fn append(database: &Database, proxy: &Proxy, requests: Vec<AppendRequest>) -> Vec<Uuid> {
     let wanted = requests.iter().flat_map(ids).collect();
     let answers = in_one_batch(&proxy.url(&database.url()), requests).await;
@@ -55,7 +55,7 @@ async fn append(database: &Database, proxy: &Proxy, requests: Vec<AppendRequest>
     wanted
 }
 
-/// The log holds these, each once, and nothing else.
+/// Panics unless the log holds these, each once, and nothing else.
 async fn holds(database: &Database, wanted: Vec<Uuid>) {
     let wanted: BTreeSet<Uuid> = wanted.into_iter().collect();
     let found: BTreeSet<Uuid> = audit(database).await.iter().map(|event| event.id).collect();
@@ -102,7 +102,8 @@ async fn a_commit_that_is_still_under_way_is_waited_for() {
     holds(&database, wanted).await;
 }
 
-/// Its server's machine is gone, or a firewall has forgotten it: the kernel would go on for a quarter of an hour.
+/// The server's machine is gone, or a firewall has forgotten the connection: the kernel would try for a quarter of an
+/// hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_whose_connection_vanishes_is_given_up_and_the_next_one_is_made_on_another() {
     let database = Database::create().await;
@@ -119,7 +120,7 @@ async fn an_append_whose_connection_vanishes_is_given_up_and_the_next_one_is_mad
     let began = Instant::now();
     let lost = log.append(one_on(new_id(), observation(), ExpectedVersion::New)).await;
     assert_eq!(lost, Err(AppendError::Unavailable));
-    // A commit may wait for a standby: a caller's own time has to be over.
+    // A commit may wait for a standby: the time that a caller has must be over.
     assert!(began.elapsed() >= Duration::from_secs(30), "{:?}", began.elapsed());
     let made = one_on(new_id(), observation(), ExpectedVersion::New);
     let wanted = ids(&made);
@@ -170,7 +171,7 @@ async fn a_statement_that_arrives_before_its_batch_is_appended_a_third_time_is_n
     holds(&database, wanted).await;
 }
 
-/// The wire is cut at COMMIT, and then once more at the first, second, third… message that follows, wherever that is.
+/// The wire is cut at COMMIT, and then once more at the first, second, third… message that follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cut_while_the_log_is_asked_what_became_of_a_commit_changes_nothing() {
     let database = Database::create().await;

@@ -1,4 +1,4 @@
-//! Append-only, whoever asks: by role, and by triggers that nobody's role gets around.
+//! Append-only for everybody: by role, and by triggers that no role gets around.
 
 use fulexo_commands::log::AppendRequest;
 use fulexo_domain::leaf;
@@ -25,7 +25,7 @@ async fn is_denied(connection: &mut PgConnection, who: &str, statement: &str) ->
     }
 }
 
-/// Somebody, how they connect, what they say first, and whether it is the trigger that refuses them.
+/// Returns each user, its connection after a first statement, and a flag: `true` if only the trigger refuses it.
 async fn everybody(database: &Database) -> Vec<(&'static str, PgConnection, bool)> {
     let mut everybody = Vec::new();
     for (who, url, first, has_rights) in [
@@ -154,7 +154,7 @@ async fn appends_cross_into_a_new_partition_which_is_guarded_like_the_others() {
         .await
         .unwrap();
 
-    // As nodes do that start at the same time.
+    // Nodes that start at the same time do this.
     let pool = database.pool().await;
     let extended = join_all((0..8).map(|_| sqlx::query_scalar::<_, i32>("select log.extend()").fetch_one(&pool))).await;
     assert_eq!(extended.into_iter().map(Result::unwrap).sum::<i32>(), 1, "the third one is made, once");

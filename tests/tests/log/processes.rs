@@ -100,7 +100,7 @@ async fn a_node_lets_the_lock_go_with_the_end_of_its_batch() {
     other.stop().await;
 }
 
-/// A machine that vanished, or stands still: the others wait for seconds, not for as long as a connection may be silent.
+/// A machine that vanished, or hung: the others wait for seconds, not for as long as a connection may be silent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_held_up_before_its_commit_does_not_hold_up_the_others_and_appends_once_when_it_goes_on() {
     let database = Database::create().await;
@@ -139,7 +139,7 @@ async fn is_free(database: &Database, node: &Running, after: &str) {
     assert!(appended.is_ok_and(|answer| is_new(&answer)), "the lock is held: {after}");
 }
 
-/// The other process.
+/// The node of the other process.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by nodes_in_several_processes_append_to_one_log_in_one_order, with a database"]
 async fn the_node_in_the_other_process() {
@@ -167,7 +167,7 @@ async fn run_elsewhere(url: String) -> Ledger {
     Ledger { appended: all("appended"), refused: all("refused") }
 }
 
-/// Appends what it has to, and goes on until it is over.
+/// Appends until the test is over.
 async fn node(url: String, clock: fn() -> DateTime<Utc>, is_over: Arc<AtomicBool>) -> Ledger {
     let log = Running::with_clock(&url, clock).await;
     let writers = (0..WRITERS).map(|number| tokio::spawn(write(log.log.clone(), number, Arc::clone(&is_over))));
@@ -181,7 +181,7 @@ async fn node(url: String, clock: fn() -> DateTime<Utc>, is_over: Arc<AtomicBool
     all
 }
 
-/// To a stream of its own and to one that writers in all nodes share, at versions and at any.
+/// Appends to its own stream and to one that writers in all nodes share, at versions and at any.
 async fn write(log: EventLog, number: usize, is_over: Arc<AtomicBool>) -> Ledger {
     let mut ledger = Ledger::default();
     let (own, shared) = (new_id(), Uuid::from_u128(number as u128 % 4));
@@ -229,12 +229,12 @@ fn every_tenth_commit_is_cut() -> impl Fn(Message<'_>) -> Fate {
     }
 }
 
-/// Five minutes late.
+/// Returns the time, five minutes late.
 fn slow_clock() -> DateTime<Utc> {
     clock::now() - TimeDelta::minutes(5)
 }
 
-/// Now early, now late.
+/// Returns the time, now early, now late.
 fn unsteady_clock() -> DateTime<Utc> {
     static ASKED: AtomicI64 = AtomicI64::new(0);
     clock::now() + TimeDelta::seconds(3 - ASKED.fetch_add(1, Ordering::Relaxed) % 7)

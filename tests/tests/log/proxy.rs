@@ -35,7 +35,7 @@ pub struct Message<'a> {
     pub commits: bool,
     /// `true` if a statement begins with it.
     pub binds: bool,
-    /// Those that are late.
+    /// The messages that are late.
     pub late: &'a Late,
 }
 
@@ -48,7 +48,7 @@ pub struct Late {
 }
 
 impl Late {
-    /// Lets it through.
+    /// Lets the held message through.
     pub fn release(&self) {
         self.is_released.send_replace(true);
     }
@@ -66,14 +66,15 @@ impl Late {
 
 type Judge = Arc<dyn Fn(Message<'_>) -> Fate + Send + Sync>;
 
-/// Listens on a port of its own, until the test ends.
+/// A proxy that listens on its own port until the test ends.
 pub struct Proxy {
     port: u16,
     pub late: Arc<Late>,
 }
 
 impl Proxy {
-    /// In front of the Postgres of this URL; `judge` is asked about every message after a connection's first.
+    /// Starts a proxy in front of the Postgres of this URL; `judge` is asked about every message after a connection's
+    /// first.
     pub async fn start(url: &str, judge: impl Fn(Message<'_>) -> Fate + Send + Sync + 'static) -> Self {
         let postgres: SocketAddr = address(url).parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -90,7 +91,7 @@ impl Proxy {
         Self { port, late }
     }
 
-    /// The same database, over this wire.
+    /// Returns the URL of the same database, over this wire.
     pub fn url(&self, url: &str) -> String {
         through(url, self.port)
     }

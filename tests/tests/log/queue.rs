@@ -1,4 +1,4 @@
-//! Between a caller and the sequencer: what waits, what goes first, what is turned away.
+//! The queues between a caller and the sequencer: what waits, what goes first, what is turned away.
 
 use fulexo_commands::log::{AppendError, AppendOutcome, AppendRequest, EventLog};
 use fulexo_domain::event::Event;
@@ -53,7 +53,7 @@ async fn a_flood_of_observations_leaves_room_for_state_changes() {
 async fn state_changes_overtake_observations_that_wait() {
     let database = Database::create().await;
     let (log, sequencer) = EventLog::new(database.pool().await, hooks());
-    // Enough for two batches: the changes, which come last, are in the first.
+    // These are enough for two batches: the changes, which come last, are in the first.
     for _ in 0..700 {
         assert_eq!(abandon(&log, one(Uuid::nil(), observation())), None);
     }

@@ -1,4 +1,4 @@
-//! Two who decide on the same facts at the same moment: one of them decides again.
+//! Two commands that decide on the same facts at the same moment: one of them decides again.
 
 use chrono::TimeDelta;
 use fulexo_commands::context::Context;
@@ -141,7 +141,7 @@ async fn nothing_that_the_owner_does_slips_in_behind_a_suspension() {
         let path = format!("/v1/accounts/{account}/{verb}");
         assert_eq!(admin.post(&path, json!({"reason": "r"})).await.status, 200, "{verb}");
     };
-    // All that reads the account, decides and appends.
+    // These are all that read the account, decide and append.
     let name = json!({"display_name": "Later"}).to_string();
     let password = json!({"current_password": PASSWORD, "new_password": "kestrel-Over9thefen"}).to_string();
     let proof = json!({"password": PASSWORD}).to_string();
@@ -159,7 +159,7 @@ async fn nothing_that_the_owner_does_slips_in_behind_a_suspension() {
             client.send(method.clone(), path, content_type, &body).await
         };
         let released = async {
-            // It has decided, and waits behind the suspension.
+            // It has decided, and waits for the suspension.
             until_waiting(&node.database, 2).await;
             held.release().await;
         };

@@ -20,15 +20,15 @@ use crate::writing::{
 
 const WRITERS: u64 = 64;
 const APPENDS: u64 = 313;
-/// Of so many COMMITs one is cut.
+/// The number of COMMITs of which one is cut.
 const CUT_EVERY: usize = 10;
 
 /// The facts that a writer knows.
 #[derive(Default)]
 struct Ledger {
-    /// Acknowledged: these events, as they were recorded.
+    /// The acknowledged events, as they were recorded.
     recorded: Vec<Arc<RecordedEvent>>,
-    /// Not acknowledged as new: none of these.
+    /// The events that were not acknowledged as new; none of them is in the log.
     refused: Vec<Uuid>,
     commands: BTreeMap<Vec<u8>, String>,
     claims: BTreeMap<Vec<u8>, Uuid>,
@@ -82,7 +82,8 @@ fn cutting(cuts: Arc<[AtomicUsize; 3]>) -> impl Fn(Message<'_>) -> Fate {
     }
 }
 
-/// Reads on from where it was, as projections do, until the writers are done: never a gap, never less than the size.
+/// Reads from its last position on, as projections do, until the writers are done: never a gap, never less than the
+/// size.
 async fn watch(pool: PgPool, is_over: Arc<AtomicBool>) -> Vec<RecordedEvent> {
     let mut events: Vec<RecordedEvent> = Vec::new();
     let mut connection = pool.acquire().await.unwrap();
@@ -164,7 +165,7 @@ impl Writer {
         assert_eq!(answer, Err(AppendError::Conflict { stream: attempts_of(self.own), actual: self.version }));
     }
 
-    /// As a client does that is impatient.
+    /// Sends a command twice at once, as an impatient client does.
     async fn command_sent_twice_at_once(&mut self, turn: u64) {
         let id = u128::from(self.number * APPENDS + turn);
         let [first, second] = ["one", "two"].map(|result| AppendRequest {
@@ -242,7 +243,7 @@ impl Writer {
         self.version += 2;
     }
 
-    /// By the vault, by the access tables or by the append function.
+    /// Appends a request that the vault, the access tables or the append function refuses.
     async fn rejected(&mut self) {
         let Some(taken) = self.known.roots.first().copied() else { return };
         let (request, reason) = match self.below(3) {
@@ -275,7 +276,7 @@ impl Writer {
         answer
     }
 
-    /// SplitMix64: the same numbers each run.
+    /// Returns the next number below `bound` (SplitMix64): the same numbers in each run.
     fn below(&mut self, bound: u64) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -284,7 +285,7 @@ impl Writer {
     }
 }
 
-/// One of a few streams that many write to.
+/// Returns one of a few streams that many write to.
 fn shared(number: u64) -> Uuid {
     Uuid::from_u128(u128::from(number % 8))
 }

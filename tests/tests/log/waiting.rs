@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fulexo_tests::Database;
 use sqlx::{Connection, PgConnection};
 
-/// Nobody appends until it is let go.
+/// The held lock: nobody appends until it is released.
 pub struct Held {
     connection: PgConnection,
 }
@@ -24,7 +24,7 @@ impl Held {
     }
 }
 
-/// Returns once so many sessions of the database wait for a lock.
+/// Returns once this many sessions of the database wait for a lock.
 pub async fn until_waiting(database: &Database, sessions: i64) {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut connection = PgConnection::connect(&database.superuser_url()).await.unwrap();

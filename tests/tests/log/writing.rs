@@ -1,4 +1,4 @@
-//! A log that runs, and what is appended to it.
+//! A running log, and requests to append to it.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ pub async fn in_one_batch(url: &str, requests: Vec<AppendRequest>) -> Vec<Answer
     answers
 }
 
-/// Commits what waits.
+/// Commits the requests that wait.
 pub async fn drain(sequencer: Sequencer) {
     let (stop, stopped) = oneshot::channel();
     stop.send(()).unwrap();
@@ -125,12 +125,12 @@ pub fn prepared(stream: Uuid, event: Event) -> LeafTemplate {
     draft(event, stream).encode().unwrap()
 }
 
-/// One event, whatever its stream has.
+/// Returns a request of one event, in any state of its stream.
 pub fn one(stream: Uuid, event: Event) -> AppendRequest {
     AppendRequest { events: vec![prepared(stream, event)], ..AppendRequest::default() }
 }
 
-/// One event, on a stream in this state.
+/// Returns a request of one event, on a stream in this state.
 pub fn one_on(stream: Uuid, event: Event, expected: ExpectedVersion) -> AppendRequest {
     let request = one(stream, event);
     AppendRequest { expected: vec![(request.events[0].draft().stream, expected)], ..request }
@@ -154,7 +154,7 @@ pub fn ids(request: &AppendRequest) -> Vec<Uuid> {
     request.events.iter().map(|event| event.draft().id).collect()
 }
 
-/// The ids that an append put into the log; none when it was refused or had been made before.
+/// Returns the ids that an append put into the log; none if it was refused or had been made before.
 pub fn appended(answer: &Answer) -> Vec<Uuid> {
     match answer {
         Ok(AppendOutcome::New(receipt)) => receipt.events.iter().map(|event| event.id).collect(),

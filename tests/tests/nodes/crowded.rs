@@ -1,4 +1,4 @@
-//! A node whose readers, or read models, take every connection that there is for them: it judges and revokes all the same.
+//! A node whose readers, or read models, take every connection that they may have: it judges and revokes all the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ async fn reads_that_do_not_end_take_neither_the_lease_nor_revocations_from_a_nod
         .unwrap()
     };
     eventually("every connection for readers waits", async || waiting().await >= 3).await;
-    // A lease from before has run out.
+    // An earlier lease has run out by then.
     sleep(2 * LEASE).await;
     eventually("it judges from memory", async || node.app().gate.holds_lease()).await;
     assert_eq!(ann.get("/v1/auth/session").await.status, 200);
@@ -68,7 +68,7 @@ async fn reads_that_do_not_end_take_neither_the_lease_nor_revocations_from_a_nod
 async fn read_models_that_wait_take_no_connection_from_commands() {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
-    // As few as a node takes: fewer to work with than there are read models.
+    // A node takes at least this many: fewer to work with than there are read models.
     env.insert("FULEXO_DATABASE_CONNECTIONS".into(), "14".into());
     let node = Node::with(&database, env).await;
     let admin = node.admin().await;

@@ -12,7 +12,7 @@ use crate::{because, enforcement, everywhere};
 
 const SESSION: &str = "/v1/auth/session";
 
-/// A node, another one called `far` behind a wire, and the wire.
+/// Starts a node, and another one called `far` at the end of a wire; returns the wire, too.
 async fn near_and_far() -> (Node, Node, Arc<Wire>) {
     let database = Arc::new(Database::create().await);
     let wire = Wire::start(&database.url()).await;
@@ -62,7 +62,7 @@ async fn a_node_whose_database_does_not_answer_is_named_and_lets_nobody_in() {
     is_cut_off(Fate::Waits).await;
 }
 
-/// A NAT or a firewall forgot one connection: its packets come to nothing, and nobody says so.
+/// A NAT or a firewall forgot one connection: its packets are lost, and nobody says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_vanishes_costs_a_node_its_lease_for_seconds_at_most() {
     for rules in [
@@ -74,7 +74,7 @@ async fn a_connection_that_vanishes_costs_a_node_its_lease_for_seconds_at_most()
         let (admin, ann) = (far.admin().await, far.customer().await);
         wire.rule(rules);
         wire.holds_an_answer().await;
-        // The kernel would go on for a quarter of an hour.
+        // The kernel would try for a quarter of an hour.
         eventually("it revokes, and judges from memory", async || {
             let answer = admin.delete(&format!("/v1/sessions/{}", ann.session)).await;
             answer.status == 200 && enforcement(&answer) == (2, 2, vec![]) && far.app().gate.holds_lease()
@@ -94,7 +94,7 @@ async fn a_read_finds_another_connection_where_those_that_it_was_given_have_vani
     let node = Node::with(&database, env).await;
     let admin = node.admin().await;
     assert_eq!(admin.get("/v1/accounts").await.status, 200);
-    // Silent for a while; what is used meanwhile is forgotten, too.
+    // The connections are silent for a while; those in use meanwhile are forgotten, too.
     sleep(Duration::from_secs(2)).await;
     cut.forget();
     eventually("it is current again, by connections made since", async || node.app().gate.holds_lease()).await;
@@ -104,7 +104,7 @@ async fn a_read_finds_another_connection_where_those_that_it_was_given_have_vani
     }
 }
 
-/// It asks as often as a firewall needs to remember.
+/// The server asks as often as a firewall needs to remember the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_keeps_silent_connections_alive_and_notices_those_whose_machine_has_vanished() {
     let database = Database::create().await;
@@ -116,7 +116,7 @@ async fn the_server_keeps_silent_connections_alive_and_notices_those_whose_machi
     }
 }
 
-/// The server says of itself what a function of this database says in its place.
+/// A function of this database answers in the server's place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_is_refused_at_the_start_and_by_every_connection_made_later() {
     let database = Database::create().await;
@@ -135,7 +135,7 @@ async fn a_standby_is_refused_at_the_start_and_by_every_connection_made_later() 
     assert!(before.acquire().await.is_err());
 }
 
-/// Whoever may publish on NATS may ring without pause.
+/// Anybody who may publish on NATS may ring without pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doorbell_that_rings_without_pause_costs_the_database_no_more_than_a_look_a_millisecond() {
     let (_near, far, wire) = near_and_far().await;
@@ -200,13 +200,13 @@ async fn a_renewal_that_arrives_after_a_revocation_is_no_lease_before_the_log_is
         while log_size(&near).await == before.1 {
             sleep(Duration::from_millis(1)).await;
         }
-        // Time for the revoker to read who is there; if it is too short, it waits for the renewal, too.
+        // This is time for the revoker to read the registry; if it is too short, it waits for the renewal, too.
         sleep(Duration::from_millis(100)).await;
         wire.rule(Rules { heads: Fate::AnswerWaits, ..Rules::default() });
         while renewals().await == before.0 {
             sleep(Duration::from_millis(1)).await;
         }
-        // Time for the head to be read.
+        // This is time for the head to be read.
         sleep(Duration::from_millis(50)).await;
         // The head that was read arrives, and no other.
         wire.rule(Rules { heads: Fate::Waits, ..Rules::default() });

@@ -13,8 +13,8 @@ const SESSION: &str = "/v1/auth/session";
 const AUDIT: &str = "/v1/audit/events?limit=1";
 const ROUNDS: usize = 3;
 
-/// Logs somebody in on one node and out on another, over and over, until it is over. On a busy machine a node may be too
-/// busy to answer in time.
+/// Logs somebody in on one node and out on another, repeatedly, until the test is over. On a busy machine a node may be
+/// too busy to answer in time.
 async fn load(urls: Vec<String>, email: String, is_over: Arc<AtomicBool>) {
     for number in 0.. {
         if is_over.load(Ordering::Relaxed) {
@@ -57,7 +57,7 @@ impl Busy {
         everywhere(&urls, client, path).await
     }
 
-    /// Somebody is let in everywhere, loses it, and is let in nowhere.
+    /// Panics unless a client is let in everywhere, loses its right, and is let in nowhere.
     async fn loses(&self, client: &Client, path: &str, refused: u16, take: impl AsyncFnOnce(&Client) -> Answer) {
         eventually("every node lets them in", async || self.everywhere(client, path).await == [200; 3]).await;
         let answer = take(&self.admin).await;

@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 
 const SESSION: &str = "/v1/auth/session";
 
-/// A copy of a database that nobody is connected to.
+/// Copies a database that nobody is connected to.
 async fn copy(of: &Database, name: &str) -> Database {
     let pool = superuser(&Database { name: "postgres".to_owned() }).await;
     let statement = format!("create database {name} template {} owner fulexo_owner", of.name);

@@ -1,4 +1,4 @@
-//! Nodes that stop, and nodes that are stopped: processes of their own.
+//! Nodes that stop, and nodes that are suspended: in their own processes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::{because, enforcement, everywhere};
 
 const SESSION: &str = "/v1/auth/session";
 
-/// A node in a process of its own.
+/// A node in its own process.
 struct Serve {
     program: Program,
     url: String,
@@ -29,7 +29,7 @@ impl Serve {
     }
 }
 
-/// A node here, and one in a process of its own called `there`.
+/// Starts a node here, and one in its own process called `there`.
 async fn here_and_there() -> (Node, Serve) {
     let database = Arc::new(Database::create().await);
     let here = Node::join(&database).await;
@@ -56,7 +56,7 @@ async fn a_node_that_stands_still_is_named_and_refuses_at_once_when_it_goes_on()
     // The requests sent while it is suspended are the first that it answers.
     let asked = async { everywhere(&[there.url.as_str(); 20], &ann, SESSION).await };
     let goes_on = async {
-        // Time for the requests to be sent; what comes later is answered the same.
+        // This is time for the requests to be sent; later ones get the same answer.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         there.program.signal("CONT");
     };
@@ -72,7 +72,7 @@ async fn a_node_that_stands_still_is_named_and_refuses_at_once_when_it_goes_on()
     .await;
 }
 
-/// The status of each node, by its name.
+/// Returns the status of each node, by its name.
 async fn health(node: &Node) -> BTreeMap<String, String> {
     let ready = node.anonymous().get("/health/ready").await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -16,7 +16,7 @@ use fulexo_tests::{Answer, Client, Database, Node};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-/// Three nodes of this process, called `one`, `two` and `three`.
+/// Starts three nodes in this process, called `one`, `two` and `three`.
 async fn three() -> [Node; 3] {
     let database = Arc::new(Database::create().await);
     let join = async |name: &str| {

@@ -47,7 +47,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// In front of the Postgres of this URL.
+    /// Starts a wire in front of the Postgres of this URL.
     pub async fn start(url: &str) -> Arc<Self> {
         let postgres = address(url).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -64,7 +64,7 @@ impl Wire {
         wire
     }
 
-    /// The same database, over this wire.
+    /// Returns the URL of the same database, over this wire.
     pub fn url(&self, url: &str) -> String {
         through(url, self.port)
     }
@@ -91,7 +91,7 @@ impl Wire {
         let (mut messages, mut statements, mut answers) = (Messages::default(), Statements::default(), [0; 16_384]);
         loop {
             tokio::select! {
-                // A wire that is cut is cut for those who say nothing, too.
+                // A wire that is cut is cut for silent connections, too.
                 () = async { drop(cut.wait_for(|rules| rules.rest == Fate::Breaks).await) } => return Ok(()),
                 read = server.read(&mut answers) => {
                     let length = read?;
@@ -143,7 +143,7 @@ type Rule = fn(&Rules) -> Fate;
 struct Statements(HashMap<Vec<u8>, Rule>);
 
 impl Statements {
-    /// The rule for a message.
+    /// Returns the rule for a message.
     fn rule(&mut self, message: &[u8]) -> Rule {
         let mut texts = message[5..].split(|byte| *byte == 0);
         match (message[0], texts.next(), texts.next()) {

@@ -18,7 +18,7 @@ async fn whoever_has_logged_in_finds_themselves_even_where_the_views_have_yet_to
     let ann = node.user(&["customer"]).await;
     let (me, sessions, events, ()) =
         tokio::join!(ann.get("/v1/me"), ann.get("/v1/me/sessions"), ann.get("/v1/me/events"), async {
-            // Time to answer, if they did not wait.
+            // This is time enough for an answer, if they did not wait.
             sleep(Duration::from_millis(500)).await;
             transaction.rollback().await.unwrap();
         });

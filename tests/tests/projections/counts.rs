@@ -14,7 +14,7 @@ use crate::rebuilt;
 
 const EVENTS: u64 = 20_000;
 
-/// Gauges and holders of roles by counting the versions of all rows.
+/// Counts gauges and holders of roles from the versions of all rows.
 async fn counted(pool: &PgPool, moment: Moment) -> (Gauges, BTreeMap<String, u64>) {
     let [accounts, suspended, locked, second_factor]: [i64; 4] = sqlx::query_as::<_, (i64, i64, i64, i64)>(
         "select count(*), count(*) filter (where suspended),
@@ -78,7 +78,7 @@ async fn a_gauge_is_at_any_moment_what_the_rows_come_to() {
     let mut asked = vec![AsOf::Position(0), AsOf::Position(EVENTS - 1), AsOf::Time(first - TimeDelta::days(1))];
     for _ in 0..40 {
         asked.push(AsOf::Position(dice.roll(EVENTS)));
-        // Also long after the last event, when sessions run out one by one.
+        // This also asks long after the last event, when sessions expire one by one.
         asked.push(AsOf::Time(first + TimeDelta::milliseconds(dice.between(0, span + 40 * 60_000))));
         asked.push(AsOf::Time(last + TimeDelta::hours(dice.between(0, 24 * 40))));
     }
@@ -108,8 +108,8 @@ async fn a_gauge_keeps_to_its_position_where_the_table_is_ahead() {
     let mut minutes = 0;
     for position in (100..2_900).step_by(3) {
         let Moment { position, time } = AsOf::Position(position).resolve(&pool, DateTime::UNIX_EPOCH).await.unwrap();
-        // As a query finds it that looked where the log ends while what a node had begun to record was not there yet: the
-        // next events are of before its time, the minute of which has begun meanwhile.
+        // A query finds this if it looked at the end of the log before an event that a node had begun to record was
+        // there: the next events are older than its time, whose minute has begun meanwhile.
         let moment = Moment { position, time: time + TimeDelta::seconds(2) };
         if time.minute() != moment.time.minute() {
             let (expected, _) = counted(&pool, moment).await;

@@ -23,7 +23,7 @@ async fn a_node_that_cannot_follow_the_log_asks_the_database_who_may_do_what() {
     assert_eq!(at(&bob).get("/v1/auth/session").await.status, 401);
 }
 
-/// A node, and its wire to Postgres.
+/// Starts a node; returns its wire to Postgres, too.
 async fn on_a_wire() -> (Node, Cut) {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
@@ -50,7 +50,7 @@ async fn a_node_without_its_database_is_not_ready_and_lives() {
     let (node, wire) = on_a_wire().await;
     assert_eq!(health(&node).await["status"], "ok");
     wire.cut();
-    // An answer about health is good for a second.
+    // An answer about health is valid for a second.
     let stranger = node.anonymous();
     eventually("it is not ready", async || stranger.get("/health/ready").await.status == 503).await;
     let ready = stranger.get("/health/ready").await;

@@ -15,7 +15,7 @@ use fulexo_projections::gate::{Gate, LEASE, SessionElevation, SessionVerdict, To
 use fulexo_tests::{Database, draft, operator};
 use uuid::Uuid;
 
-/// A gate that knows nothing yet, and holds no lease.
+/// Opens a gate that knows nothing yet, and holds no lease.
 async fn gate() -> Gate {
     let database = Database::create().await;
     Gate::open(
@@ -32,7 +32,7 @@ fn ann() -> (AccountId, SessionId) {
     (AccountId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)))
 }
 
-/// For a lease that does not run out while a test is slow.
+/// Returns an end for a lease that does not run out while a test is slow.
 pub fn far_off() -> Instant {
     Instant::now() + Duration::from_secs(3_600)
 }
@@ -49,7 +49,7 @@ fn judged(gate: &Gate, position: u64, roles: &[&str]) -> SessionVerdict {
         roles: &roles,
         second_factor: false,
     }) {
-        // No word of them: they are those of the token.
+        // The verdict does not name the roles: they are those of the token.
         SessionVerdict::Current { roles: None, permissions, second_factor, elevated } => {
             let roles = Some(roles.into_iter().collect());
             SessionVerdict::Current { roles, permissions, second_factor, elevated }
@@ -163,7 +163,7 @@ async fn whose_step_up_may_be_forgotten_is_asked_for_until_none_that_was_holds_a
         SessionVerdict::Current { elevated: SessionElevation { until: Some(_), .. }, .. }
     ));
 
-    // As many as it keeps, which are younger.
+    // These are as many as it keeps, and younger.
     let ended = draft(SessionEvent::Expired {}, Uuid::from_u128(3)).encode().unwrap();
     let events: Vec<_> =
         (1..=100_000).map(|position| Arc::new(ended.recorded_event(position, now, position + 1))).collect();
@@ -179,7 +179,7 @@ async fn a_token_older_than_the_gates_memory_is_unknown() {
     let gate = gate().await;
     gate.renew_lease(far_off());
     let (now, ended) = (operator().now, draft(SessionEvent::Expired {}, Uuid::from_u128(3)).encode().unwrap());
-    // One more than it keeps.
+    // This is one more than it keeps.
     let events: Vec<_> =
         (0..=100_000).map(|position| Arc::new(ended.recorded_event(position, now, position + 1))).collect();
     gate.observe(&events);
@@ -210,7 +210,7 @@ async fn what_a_gate_forgets_because_a_clock_is_ahead_it_does_not_take_for_uncha
     }
 }
 
-/// By a clock that is ahead, or because tokens lived longer when they were issued.
+/// The gate's clock is ahead, or tokens lived longer when they were issued.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_gate_does_not_learn_when_it_opens_it_does_not_take_for_unchanged() {
     let node = fulexo_tests::Node::start().await;

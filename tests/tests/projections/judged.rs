@@ -1,5 +1,5 @@
-//! Memory and tables judge alike: random histories of what gives and takes access, told to gates in any order and more than
-//! once, and written to the tables in theirs; every token that was issued on the way is judged the same by all of them.
+//! Memory and tables judge alike: random histories of granted and revoked access, told to gates in any order and more
+//! than once, and written to the tables in theirs; all of them judge every token that was issued on the way the same.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::gate::far_off;
 
-/// A token: what it says.
+/// The content of a token.
 #[derive(Debug, Clone)]
 struct Token {
     account: AccountId,
@@ -50,14 +50,15 @@ impl World {
         *self.accounts.get(index).unwrap()
     }
 
-    /// Any session, of that account if there is one.
+    /// Returns any session, of that account if it has one.
     fn session_of(&mut self, account: Uuid) -> Option<SessionId> {
         let own: Vec<Uuid> =
             self.sessions.iter().filter(|(_, of)| *of == account).map(|(session, _)| *session).collect();
         (!own.is_empty()).then(|| SessionId(self.dice.pick(&own)))
     }
 
-    /// Only what commands would record: a session is kept, or elevated, if it is good, and begins where the account is in use.
+    /// Records only what commands would record: a session is kept, or elevated, if it is valid, and begins if the
+    /// account is in use.
     async fn happen(&mut self) {
         let account = self.account();
         let session = self.session_of(account);
@@ -130,7 +131,7 @@ impl World {
         self.events.push(Arc::new(recorded));
     }
 
-    /// A token for every session that is good, as a refresh would give it.
+    /// Issues a token for every valid session, as a refresh would.
     async fn issue(&mut self) {
         let rows: Vec<(Uuid, Uuid, bool, Vec<String>)> = sqlx::query_as(
             "select session_id, account_id, second_factor,
@@ -150,7 +151,7 @@ impl World {
         }
     }
 
-    /// Tells a gate of the last so many events, in any order, some twice, and then as the follower does.
+    /// Tells a gate of the last events, in any order, some twice, and then as the follower does.
     fn tell(&mut self, gate: &Gate, last: usize) {
         let from = self.events.len().saturating_sub(last);
         let mut told: Vec<Arc<RecordedEvent>> = self.events.iter().skip(from).cloned().collect();
@@ -162,7 +163,7 @@ impl World {
             let other = self.dice.index(index + 1);
             told.swap(index, other);
         }
-        // One that began later is not told of what came before it.
+        // A gate that began later is not told of earlier events.
         let known = gate.applied();
         told.retain(|event| event.position >= known.saturating_sub(1));
         for event in told {

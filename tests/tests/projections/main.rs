@@ -33,7 +33,7 @@ async fn rebuilt(database: &Database, projection: Projection) -> Result<RebuildR
     outcomes.pop().unwrap().1
 }
 
-/// Takes the role away that the path names.
+/// Revokes the role that the path names.
 async fn revoke(admin: &Client, path: &str) -> u16 {
     let reason = json!({"reason": "r"}).to_string();
     admin.send(Method::DELETE, path, Some("application/json"), &reason).await.status

@@ -7,7 +7,7 @@ use fulexo_tests::{Node, poison};
 
 use crate::{caught_up, eventually, health, log_size, rebuilt};
 
-/// Every sample by its name and labels; each family is announced before its samples.
+/// Returns every sample by its name and labels; panics unless each family is announced before its samples.
 async fn scraped(node: &Node) -> BTreeMap<String, u64> {
     let answer = node.anonymous().get("/metrics").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -57,7 +57,7 @@ async fn metrics_and_health_tell_what_has_stopped() {
     let node = Node::start().await;
     let admin = node.admin().await;
     caught_up(&node, &admin).await;
-    // Nobody's hook tells the gate of it, so it meets it in the log.
+    // No hook tells the gate of it, so the gate meets it in the log.
     let position = poison(&node.database).await;
     eventually("everything has stopped", async || {
         let samples = scraped(&node).await;

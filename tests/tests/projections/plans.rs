@@ -74,7 +74,7 @@ async fn filled() -> (Database, PgConnection) {
     (database, connection)
 }
 
-/// The plan that a statement has once the server plans it for any values.
+/// Returns the plan that a statement has once the server plans it for any values.
 async fn plan(connection: &mut PgConnection, statement: QueryBuilder<Postgres>) -> Value {
     let text = statement.sql().as_str().to_owned();
     let parameters = (1..).take_while(|n| text.contains(&format!("${n}"))).count();
@@ -89,18 +89,19 @@ async fn plan(connection: &mut PgConnection, statement: QueryBuilder<Postgres>) 
     plan[0]["Plan"].clone()
 }
 
-/// Every node of a plan.
+/// Collects every node of a plan.
 fn nodes<'a>(plan: &'a Value, found: &mut Vec<&'a Value>) {
     found.push(plan);
     plan["Plans"].as_array().into_iter().flatten().for_each(|plan| nodes(plan, found));
 }
 
-/// Roles that administrators define are a handful; the next partition of the log is empty.
+/// `true` if the relation stays small: roles that administrators define are few; the next partition of the log is
+/// empty.
 fn is_small(relation: &str) -> bool {
     ["role", "role_past", "event_1"].contains(&relation)
 }
 
-/// Holds a plan to no reading of a table from end to end, on its own or for a join.
+/// Panics if a plan reads a table from end to end, on its own or for a join.
 fn assert_no_walk(plan: &Value, about: &str) {
     let mut all = Vec::new();
     nodes(plan, &mut all);
@@ -116,7 +117,7 @@ fn assert_no_walk(plan: &Value, about: &str) {
     }
 }
 
-/// The filter on the rows that an index scan of this table finds.
+/// Returns the filter on the rows that an index scan of this table finds.
 fn filter_of(plan: &Value, relation: &str) -> String {
     let mut all = Vec::new();
     nodes(plan, &mut all);

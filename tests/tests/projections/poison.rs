@@ -18,7 +18,7 @@ async fn an_event_of_an_unknown_type_stops_every_view_before_it_and_shows_in_hea
     caught_up(&node, &admin).await;
     assert_eq!(health(&node).await["status"], "ok");
     let position = poison(&node.database).await;
-    // Whichever of them does the work.
+    // Either of them does the work.
     for node in [&node, &other] {
         eventually("every view has stopped", async || {
             Projection::ALL.iter().all(|view| node.app().progress.of(*view).stopped_because.is_some())
@@ -42,7 +42,7 @@ async fn an_event_of_an_unknown_type_is_not_skipped() {
     for _ in 0..5 {
         node.register(&["customer"]).await;
     }
-    // Patience of a reader is two seconds: each view has tried again in that time.
+    // A reader waits for two seconds: each view has tried again in that time.
     for path in ["/v1/accounts", "/v1/sessions", "/v1/audit/events"] {
         let answer = admin.seeing(log_size(&node).await - 1).get(path).await;
         assert_eq!((answer.status, answer.code()), (503, "behind"), "{path}: {answer:?}");

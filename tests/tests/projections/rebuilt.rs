@@ -1,4 +1,4 @@
-//! A view made again from the log is the view that followed it.
+//! A view rebuilt from the log is the view that followed it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -57,7 +57,7 @@ async fn a_view_that_was_altered_is_found_out_and_made_right() {
     }
 }
 
-/// What changes again and again is held back, and not in the tables.
+/// Rows that change repeatedly are held back, and not in the tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_is_broken_off_goes_on_from_what_it_had_written_whatever_else_it_had_applied() {
     let database = Database::create().await;
@@ -137,7 +137,7 @@ async fn commands_go_on_while_views_are_rebuilt() {
     }
 }
 
-/// A node whose mail is read.
+/// Starts a node whose mail is read.
 pub async fn start() -> (Node, Mailbox) {
     let (database, mailbox) = (Arc::new(Database::create().await), Mailbox::create());
     let mut env = database.env();
@@ -145,7 +145,7 @@ pub async fn start() -> (Node, Mailbox) {
     (Node::with(&database, env).await, mailbox)
 }
 
-/// Something of every kind, the daily part by so many people.
+/// Makes events of every kind, the daily part by this many people.
 pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     mail_load(node, mailbox).await;
     let admin = node.admin().await;
@@ -157,7 +157,7 @@ pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     caught_up(node, &admin).await;
 }
 
-/// What people do every day.
+/// Does what people do every day.
 async fn daily_load(node: &Node, admin: &Client, people: usize) {
     for _ in 0..people {
         let mut ann = node.customer().await;
@@ -204,8 +204,8 @@ async fn daily_load(node: &Node, admin: &Client, people: usize) {
     }
 }
 
-/// What they do now and then: second factors, step-ups, a new browser; and what administrators do to accounts, roles,
-/// keys and the policy.
+/// Does what they do now and then: second factors, step-ups, a new browser; and what administrators do to accounts,
+/// roles, keys and the policy.
 async fn rare_load(node: &Node, admin: &Client) {
     second_factor_load(node, admin).await;
     let ann = node.customer().await;
@@ -263,7 +263,7 @@ async fn rare_load(node: &Node, admin: &Client) {
 
 const JSON: Option<&str> = Some("application/json");
 
-/// Passwords reset and addresses verified by mail.
+/// Resets passwords and verifies addresses by mail.
 async fn mail_load(node: &Node, mailbox: &Mailbox) {
     let ann = node.customer().await;
     assert_eq!(node.anonymous().post("/v1/auth/password-reset", json!({"email": ann.email})).await.status, 202);
@@ -274,7 +274,7 @@ async fn mail_load(node: &Node, mailbox: &Mailbox) {
     assert_eq!(node.anonymous().post("/v1/auth/password-reset/confirm", reset).await.status, 204);
 }
 
-/// Second factors, set up, asked for, lost and taken away.
+/// Sets second factors up, asks for them, loses them and takes them away.
 async fn second_factor_load(node: &Node, admin: &Client) {
     const TOTP: &str = "/v1/me/second-factor/totp";
     let (ann, bob) = (node.customer().await, node.customer().await);
@@ -301,12 +301,12 @@ async fn log_in(node: &Node, client: &Client, password: &str) -> Answer {
     node.anonymous().post("/v1/auth/login", json!({"email": client.email, "password": password})).await
 }
 
-/// Whoever may take the step that a login led to.
+/// Returns a client that may take the step that a login led to.
 fn half_way(node: &Node, login: &Answer) -> Client {
     Client { access_token: login.json["challenge_token"].as_str().map(str::to_owned), ..node.anonymous() }
 }
 
-/// Every type of event that there is: each has a golden file.
+/// Returns every type of event: each has a golden file.
 fn every_kind() -> BTreeSet<String> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let leaves = std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
@@ -323,7 +323,7 @@ async fn rebuilt(node: &Node, projection: Projection) -> RebuildReport {
     crate::rebuilt(&node.database, projection).await.unwrap()
 }
 
-/// Rows that readers see, all tables taken together.
+/// Counts the rows that readers see, all tables taken together.
 async fn rows(node: &Node, projection: Projection) -> i64 {
     let mut rows = 0;
     for table in projection.tables() {
@@ -333,7 +333,7 @@ async fn rows(node: &Node, projection: Projection) -> i64 {
     rows
 }
 
-/// The types of events in the log.
+/// Returns the types of events in the log.
 async fn kinds(database: &Database) -> BTreeSet<String> {
     let statement = "select distinct convert_from(leaf, 'UTF8')::jsonb ->> 'type' as kind from log.event";
     let kinds: Vec<String> = sqlx::query_scalar(statement).fetch_all(&mut superuser(database).await).await.unwrap();

@@ -62,7 +62,7 @@ async fn a_history_is_the_same_however_the_log_is_cut_into_batches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_at_once_are_written_as_few_are() {
-    // From 10,000 rows on they go by COPY; so do the versions that they had before.
+    // From 10,000 rows on, COPY writes them, and their earlier versions.
     let accounts: Vec<Uuid> = (0..10_001).map(|_| operator().new_id()).collect();
     let (registered, suspended) = (AccountEvent::Registered {}, AccountEvent::Suspended {});
     let role = RoleName::parse("admin").unwrap();
@@ -150,7 +150,7 @@ async fn a_past_that_was_altered_is_found_out() {
     }
 }
 
-/// Everything that was recorded.
+/// Returns everything that was recorded.
 async fn log(node: &Node) -> Vec<RecordedEvent> {
     let mut replay = LogReader::over(&node.database.pool().await, 0..log_size(node).await);
     let mut events = Vec::new();

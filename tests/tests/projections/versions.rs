@@ -1,4 +1,4 @@
-//! A new version of a view takes the place of the old one, and back, and nobody who reads or writes notices.
+//! A new version of a view replaces the old one, and is replaced by it, and nobody who reads or writes notices.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,7 +167,7 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
     assert!(rebuilt.comparison.is_same(), "{rebuilt:?}");
 }
 
-/// Rebuilds the audit index until this is told, and is dropped; answers with the first thing that was told.
+/// Rebuilds the audit index until this is told, and is dropped; returns the first thing that was told.
 async fn interrupted(
     database: &Database,
     options: &RebuildOptions,
@@ -238,7 +238,7 @@ async fn an_event_that_cannot_be_read_stops_a_rebuild_and_nothing_is_switched() 
     assert!(admin.get("/v1/accounts").await.text.contains(&admin.account.to_string()), "it is still read");
 }
 
-/// Everything that a table of the live views is made of, but its rows.
+/// Returns everything that a table of the live views is made of, except its rows.
 async fn anatomy(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "select format('%s %s %s', c.relname, c.relacl::text, c.reloptions::text)
@@ -265,7 +265,7 @@ async fn anatomy(connection: &mut PgConnection) -> Vec<String> {
 async fn a_new_version_has_every_index_constraint_and_grant_that_the_one_before_had() {
     let database = Database::create().await;
     let mut superuser = superuser(&database).await;
-    // What no migration does today, and one may do tomorrow.
+    // No migration does this today, but one may do it tomorrow.
     for statement in [
         "alter table read.session set (fillfactor = 70)",
         "alter table read.session add constraint session_start_counts check (started_position >= 0)",

@@ -1,4 +1,4 @@
-//! What is copied, and by whom.
+//! The content of the copy, and the nodes that make it.
 
 use fulexo_tests::{NatsCluster, NatsVersion, Node, eventually};
 
@@ -36,7 +36,7 @@ async fn two_nodes_that_relay_at_once_neither_repeat_nor_reorder() {
     let nats = NatsCluster::one(NatsVersion::Installed).await;
     let node = relaying(&nats).await;
     let other = join(&node, &nats).await;
-    // Whose turn it is changes as often as it can: each believes that it is its own.
+    // The turn changes as often as it can: each believes that it is its own.
     let pool = fulexo_tests::superuser(&node.database).await;
     let unfair = tokio::spawn(async move {
         loop {

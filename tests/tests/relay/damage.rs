@@ -1,4 +1,4 @@
-//! A NATS that lost what it held, holds what it should not, or has no room.
+//! A NATS that lost its data, holds wrong data, or has no room.
 
 use fulexo_tests::{NatsCluster, NatsVersion, Node, eventually};
 
@@ -86,7 +86,7 @@ async fn a_stream_that_somebody_else_wrote_to_is_given_up_and_begun_anew() {
         assert_eq!(stream.strip_suffix("_2"), first.strip_suffix("_1"));
         assert_is_the_log(&node.database, &messages(&jetstream, &stream).await).await;
         assert_is_the_log(&node.database, &consumer.stop()).await;
-        // For whoever wants to know what was in it.
+        // The old stream stays for a reader who wants to know its content.
         assert!(jetstream.get_stream(&first).await.unwrap().cached_info().state.messages > 100, "{version:?}");
     }
 }
@@ -134,7 +134,7 @@ async fn a_full_store_stops_the_relay_and_nothing_else_and_it_goes_on_when_there
         .await;
         let ann = node.customer().await;
         assert_eq!(ann.get("/v1/auth/session").await.status, 200);
-        // The operator lets the oldest go.
+        // The operator lets the server drop the oldest.
         let jetstream = nats.jetstream().await;
         let name = jetstream.stream_by_subject("log.>").await.unwrap();
         let mut config = jetstream.get_stream(&name).await.unwrap().cached_info().config.clone();

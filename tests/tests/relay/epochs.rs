@@ -4,7 +4,7 @@ use fulexo_tests::{NatsCluster, NatsVersion, Node, eventually, superuser};
 
 use crate::{append, assert_is_the_log, copied, env, messages, relay_state, relaying};
 
-/// As if a backup had been restored that ends here.
+/// Cuts the log, as if a backup had been restored that ends here.
 async fn cut_the_log(node: &Node, size: i64) {
     let pool = superuser(&node.database).await;
     for statement in [
@@ -92,7 +92,7 @@ async fn nothing_of_another_history_is_published_behind_what_was_though_it_is_lo
     let mut other = pool.begin().await.unwrap();
     for statement in [
         "alter table log.event_0 disable trigger append_only",
-        // What came before takes the place of the last one, and comes twice more.
+        // The event before the last takes the last one's place, and comes twice more.
         "create temporary table again on commit drop as select * from log.event where position = 8",
         "delete from log.event_0 where position = 9",
         "insert into log.event_0

@@ -1,4 +1,4 @@
-//! What projections take from JetStream, and what they do not believe.
+//! Projections that read JetStream: what they take from it, and what they do not believe.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{append, copied, env, messages, relay_state};
 
-/// A node whose projections read JetStream.
+/// Starts a node whose projections read JetStream.
 async fn feeding(database: &Arc<Database>, nats: &NatsCluster) -> Node {
     let mut env = env(database, &nats.url(), 1);
     env.insert("FULEXO_FEED".to_owned(), "jetstream".to_owned());
@@ -20,7 +20,7 @@ fn counts(node: &Node) -> FeedCounts {
     node.app().feed.as_ref().unwrap().counts()
 }
 
-/// Returns once JetStream has answered so many reads.
+/// Returns once JetStream has answered this many reads.
 async fn takes(node: &Node, reads: u64) {
     eventually("the window is read", async || {
         node.customer().await;
@@ -97,7 +97,7 @@ async fn what_does_not_come_by_jetstream_is_read_from_postgres() {
     let admin = node.admin().await;
     copied(&[&node]).await;
     takes(&node, 1).await;
-    // A gap: what happens while NATS is away is never heard of.
+    // A gap: the node never hears of what happens while NATS is away.
     nats.kill(0);
     let ann = node.customer().await;
     caught_up(&node, &admin).await;
@@ -126,7 +126,7 @@ async fn a_feed_from_a_nats_that_is_not_there_loses_nothing() {
 /// A backup was restored under a node that had heard of what was lost, and not yet applied it.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_history_that_was_undone_are_not_applied_to_the_one_that_took_its_place() {
-    // The events are another's, and the epoch; the events alone.
+    // The events are another history's, and so is the epoch; then the events alone.
     for epoch in ["gen_random_uuid()", "epoch"] {
         let nats = NatsCluster::one(NatsVersion::Current).await;
         let database = Arc::new(Database::create().await);
@@ -151,7 +151,7 @@ async fn events_of_a_history_that_was_undone_are_not_applied_to_the_one_that_too
             sqlx::query(AssertSqlSafe(statement)).execute(&mut *restoring).await.unwrap();
         }
         restoring.commit().await.unwrap();
-        // As many as were undone and more: others at their positions.
+        // These are as many as were undone and more: others at their positions.
         append(&database, 30).await;
         eventually("every view has caught up", async || {
             let behind: i64 = sqlx::query_scalar(

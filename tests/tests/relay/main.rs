@@ -1,5 +1,5 @@
-//! The copy of the log in JetStream: every event once, in order, whatever happens to NATS and to the nodes; and what the
-//! service itself believes of it. On the oldest supported nats-server and on a current one.
+//! The copy of the log in JetStream: every event once, in order, through any failure of NATS and of the nodes; and the
+//! part of it that the service itself believes. On the oldest supported nats-server and on a current one.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -31,10 +31,10 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// How long a copy may stand still.
+/// The longest time that a copy may make no progress.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The variables of a node that copies the log there.
+/// Returns the variables of a node that copies the log to this NATS.
 fn env(database: &Database, nats_url: &str, replicas: usize) -> BTreeMap<String, String> {
     let mut env = database.env();
     env.insert("NATS_URL".to_owned(), nats_url.to_owned());
@@ -42,25 +42,25 @@ fn env(database: &Database, nats_url: &str, replicas: usize) -> BTreeMap<String,
     env
 }
 
-/// A database of its own, and a node that copies its log there.
+/// Starts a node on its own database, which copies its log to this NATS.
 async fn relaying(nats: &NatsCluster) -> Node {
     let database = Arc::new(Database::create().await);
     Node::with(&database, env(&database, &nats.url(), 1)).await
 }
 
-/// Another node on the same database and NATS.
+/// Starts another node on the same database and NATS.
 async fn join(node: &Node, nats: &NatsCluster) -> Node {
     Node::with(&node.database, env(&node.database, &nats.url(), 1)).await
 }
 
-/// Appends so many failed logins of people who do not exist.
+/// Appends this many failed logins of people who do not exist.
 async fn append(database: &Database, count: usize) {
     let pool = fulexo_node::database::connect(&database.url(), 4).await.unwrap();
     append_by(&pool, count).await;
     pool.close().await;
 }
 
-/// The same by a pool that goes on.
+/// Does the same through a pool that stays open.
 async fn append_by(pool: &PgPool, count: usize) {
     let hooks =
         LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock: clock::now };
@@ -96,11 +96,11 @@ async fn epoch(database: &Database) -> Uuid {
     sqlx::query_scalar("select epoch from log.head").fetch_one(&superuser(database).await).await.unwrap()
 }
 
-/// Waits until one of these nodes has copied the whole log; answers with the stream's name.
+/// Waits until one of these nodes has copied the whole log; returns the stream's name.
 async fn copied(nodes: &[&Node]) -> String {
     let states = || -> Vec<RelayState> { nodes.iter().map(|node| relay_state(node)).collect() };
-    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail. So long as the copy
-    // grows, it is waited for.
+    // A cluster under load elects leaders twice: each election takes up to ten seconds, and may fail. The wait lasts as
+    // long as the copy grows.
     let (mut last, mut since) = (Vec::new(), Instant::now());
     loop {
         let (size, now) = (size(&nodes[0].database).await, states());
@@ -137,7 +137,7 @@ impl Got {
     }
 }
 
-/// All that this stream holds, as any consumer would get it.
+/// Returns all that this stream holds, as any consumer would get it.
 async fn messages(jetstream: &Context, stream: &str) -> Vec<Got> {
     let stream = jetstream.get_stream(stream).await.unwrap();
     let config =
@@ -160,7 +160,7 @@ async fn messages(jetstream: &Context, stream: &str) -> Vec<Got> {
     got
 }
 
-/// The log, as rows: position, leaf, hash.
+/// Returns the log, as rows: position, leaf, hash.
 async fn log(database: &Database) -> Vec<(i64, Vec<u8>, Vec<u8>)> {
     sqlx::query_as("select position, leaf, leaf_hash from log.event order by position")
         .fetch_all(&superuser(database).await)
@@ -172,7 +172,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Holds messages against the log: each event once, in order, where it belongs, as it is.
+/// Panics unless the messages are the log: each event once, in order, in its place, unchanged.
 async fn assert_is_the_log(database: &Database, messages: &[Got]) {
     let (log, epoch) = (log(database).await, epoch(database).await.to_string());
     assert_eq!(messages.len(), log.len());
@@ -204,7 +204,7 @@ impl Consumer {
         Self { task, seen }
     }
 
-    /// Waits until it has seen so many.
+    /// Waits until it has seen this many.
     async fn has_seen(&self, count: u64) {
         eventually("the consumer has seen it all", async || self.seen.lock().unwrap().len() as u64 >= count).await;
     }
@@ -218,7 +218,7 @@ impl Consumer {
 async fn follow(mut jetstream: Context, seen: Arc<std::sync::Mutex<Vec<Got>>>) {
     jetstream.set_timeout(Duration::from_secs(1));
     loop {
-        // Whatever goes wrong, it begins again where it was.
+        // After any error it begins again at its last position.
         let _ = follow_stream(&jetstream, &seen).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

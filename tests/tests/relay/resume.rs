@@ -1,4 +1,4 @@
-//! Relays and servers that end in the middle of it.
+//! Relays and servers that end in the middle of a copy.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ async fn a_node_cut_off_from_nats_leaves_the_relay_to_another() {
     wire.hang();
     append(&database, 1_000).await;
     copied(&[&other]).await;
-    // What the first had sent arrives when nobody expects it.
+    // The first node's messages arrive when nobody expects them.
     wire.heal();
     append(&database, 1_000).await;
     let stream = copied(&[&node, &other]).await;

@@ -1,5 +1,5 @@
-//! Whose turn it is to copy: a node's, for as long as it runs; never that of a program that comes, changes something and
-//! ends.
+//! The turn to copy: a node has it for as long as the node runs; a program that comes, changes something and ends never
+//! has it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::{append, assert_is_the_log, copied, env, messages, relaying};
 
-/// Who copies or did, whether that is over, and how far it got.
+/// Returns the holder of the turn, a flag that is `true` if the turn is over, and the position that the copy has
+/// reached.
 async fn turn(pool: &PgPool) -> (Option<Uuid>, bool, i64) {
     sqlx::query_as("select holder, held_until <= clock_timestamp(), position from log.relay")
         .fetch_one(pool)
@@ -23,7 +24,7 @@ async fn turn(pool: &PgPool) -> (Option<Uuid>, bool, i64) {
         .unwrap()
 }
 
-/// The stream's configuration, and how much it holds.
+/// Returns the stream's configuration, and the number of its messages.
 async fn held(jetstream: &Context, stream: &str) -> (Config, u64) {
     let stream = jetstream.get_stream(stream).await.unwrap();
     let info = stream.cached_info();
@@ -43,7 +44,8 @@ async fn a_verb_that_ends_leaves_the_copy_and_the_read_models_to_nodes() {
         let database = Arc::clone(&node.database);
         append(&database, 50).await;
         let stream = copied(&[&node]).await;
-        // Nobody copies now: whoever tried would have the turn. A node that finds the database too busy lets its turn run out.
+        // Nobody copies now: any node that tried would have the turn. A node that finds the database too busy lets its
+        // turn run out.
         node.stop().await;
         let pool = superuser(&database).await;
         eventually("nobody has the turn", async || turn(&pool).await.1).await;
@@ -51,7 +53,7 @@ async fn a_verb_that_ends_leaves_the_copy_and_the_read_models_to_nodes() {
         let (config, _) = held(&jetstream, &stream).await;
         jetstream.update_stream(Config { num_replicas: 3, ..config }).await.unwrap();
 
-        // One that copies nothing, and does not get on: a lockdown waits until its lease has run out.
+        // This node copies nothing, and is suspended: a lockdown waits until its lease has run out.
         let mut bare = env(&database, &nats.url(), 0);
         bare.insert("FULEXO_PORT".to_owned(), "0".to_owned());
         let mut held_up = block_in_place(|| Program::start(&["serve"], &bare));
@@ -107,7 +109,7 @@ async fn a_relay_whose_turn_was_ended_takes_no_other_one() {
         let (relay, state) = LogRelay::new(pool.clone(), options, known_head);
         (head, tokio::spawn(relay.run()), state)
     };
-    // As a statement that arrives after its task has ended: the whole relay goes on.
+    // This is like a statement that arrives after its task has ended: the whole relay continues.
     let (head, relay, mut state) = run(ended);
     state.wait_for(|state| state.is_here && state.position == 50).await.unwrap();
     release_lease(&pool, ended).await.unwrap();

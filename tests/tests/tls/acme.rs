@@ -1,4 +1,4 @@
-//! Certificates from a real ACME server, which comes and looks at what the nodes answer.
+//! Certificates from a real ACME server, which checks the answers of the nodes.
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ async fn is_served(node: &Node, name: &str, config: &Arc<ClientConfig>) {
     eventually("a certificate is served", async || shown(node.port(), name, config).await.is_ok()).await;
 }
 
-/// Versions of certificates by their names, and the number of accounts.
+/// Returns the versions of certificates by their names, and the number of accounts.
 async fn kept(pool: &PgPool) -> (Vec<(String, i64)>, i64) {
     let versions = sqlx::query_as("select names, version from vault.acme_certificate order by names");
     let accounts = sqlx::query_scalar("select count(*) from vault.acme_account");
     (versions.fetch_all(pool).await.unwrap(), accounts.fetch_one(pool).await.unwrap())
 }
 
-/// As if the wait after a failure were over.
+/// Ends the wait after a failure.
 async fn end_the_wait(pool: &PgPool) {
     sqlx::query("update vault.acme_certificate set order_after = now()").execute(pool).await.unwrap();
 }
@@ -51,7 +51,7 @@ async fn a_certificate_is_ordered_proved_served_and_kept_across_restarts_and_nod
     is_served(&node, "a.fulexo.test", &config).await;
     let first = shown(node.port(), "b.fulexo.test", &config).await.unwrap();
 
-    // Another node takes it from the vault, and the first one does after a restart, without a word to the server.
+    // Another node takes it from the vault, and the first one does after a restart, without a request to the server.
     let place = pebble.stop();
     let other = Node::with(&database, with(&database, place.env(names, free_port()))).await;
     assert_eq!(shown(other.port(), "a.fulexo.test", &config).await.unwrap(), first);
@@ -78,7 +78,7 @@ async fn a_certificate_is_renewed_before_its_end() {
     let node = joins(&database, &pebble, "short.fulexo.test", pebble.http_port).await;
     is_served(&node, "short.fulexo.test", &config).await;
     let first = shown(node.port(), "short.fulexo.test", &config).await.unwrap();
-    // At no moment is one served that clients refuse.
+    // The node never serves one that clients refuse.
     eventually("a newer one", async || shown(node.port(), "short.fulexo.test", &config).await.unwrap() != first).await;
 }
 
@@ -87,7 +87,7 @@ async fn any_node_answers_for_the_order_of_another() {
     let pebble = Place::new().start(YEAR).await;
     let config = pebble.believed().await;
     let database = Arc::new(Database::create().await);
-    // The server looks at the first node alone; the second one orders names of its own.
+    // The server looks at the first node alone; the second one orders its own names.
     let first = joins(&database, &pebble, "first.fulexo.test", pebble.http_port).await;
     is_served(&first, "first.fulexo.test", &config).await;
     let second = joins(&database, &pebble, "second.fulexo.test", free_port()).await;
@@ -123,7 +123,7 @@ async fn a_directory_that_is_down_keeps_no_node_from_starting_and_is_asked_again
     let node = Node::with(&database, with(&database, place.env("late.fulexo.test", place.http_port()))).await;
     has_failed(&pool, 1).await;
     log::says(&["ERROR", "no certificate was issued", "the directory", "Connection refused"]).await;
-    // Nobody asks again at once, a node that has just started no more than this one; it says so.
+    // No node asks again at once, not even one that has just started; it says so.
     let started = Node::with(&database, with(&database, place.env("late.fulexo.test", free_port()))).await;
     log::says(&["INFO", "late.fulexo.test", "no certificate yet"]).await;
     started.stop().await;

@@ -1,4 +1,4 @@
-//! Handshakes: what is spoken, what is refused, and that a refusal is all that comes of it.
+//! Handshakes: what is spoken, what is refused, and that a refusal has no other effect.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn keys_are_exchanged_with_ml_kem_where_the_client_can() {
 async fn tls_1_1_is_refused_by_an_alert() {
     let served = Served::start().await;
     // A ClientHello of RFC 4346, section 7.4.1.2: version, random, no session, two suites of its time, no compression,
-    // and extensions that say P-256 and ECDSA with SHA-256. But for its version it is fine.
+    // and extensions that say P-256 and ECDSA with SHA-256. Except for its version it is fine.
     let mut hello = vec![3, 2];
     hello.extend([7; 32]);
     hello.extend([0, 0, 4, 0xc0, 0x0a, 0xc0, 0x2b, 1, 0]);

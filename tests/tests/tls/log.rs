@@ -20,7 +20,7 @@ pub async fn says(parts: &[&str]) {
     eventually(&format!("a line with {parts:?}"), async || !lines(parts).is_empty()).await;
 }
 
-/// The lines that hold all of these.
+/// Returns the lines that hold all of these.
 pub fn lines(parts: &[&str]) -> Vec<String> {
     let bytes = LINES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let text = String::from_utf8_lossy(&bytes);

@@ -33,7 +33,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::pki::{Authority, Files, Issued};
 
-/// A node with a certificate for `localhost` and 127.0.0.1, and what there is to know about it.
+/// A node with a certificate for `localhost` and 127.0.0.1, and the certificate's authority and files.
 struct Served {
     node: Node,
     authority: Authority,
@@ -53,7 +53,7 @@ impl Served {
         Self { node, authority, files }
     }
 
-    /// Somebody not logged in, who believes the authority.
+    /// Returns a client that is not logged in, and trusts the authority.
     fn anonymous(&self) -> Client {
         Client { tls: Some(self.authority.believed()), ..self.node.anonymous() }
     }
@@ -69,14 +69,14 @@ impl Files {
     }
 }
 
-/// A handshake with whatever listens on this port of loopback, under this name.
+/// Makes a handshake with the server on this port of loopback, under this name.
 async fn connect(port: u16, name: &str, config: &Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     TlsConnector::from(Arc::clone(config)).connect(name, stream).await
 }
 
-/// The certificate that the service shows.
+/// Returns the certificate that the service shows.
 async fn shown(port: u16, name: &str, config: &Arc<ClientConfig>) -> std::io::Result<CertificateDer<'static>> {
     let stream = connect(port, name, config).await?;
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::pki::{Authority, Files, believing, directory, put};
 
-/// A running ACME server, and where it looks for http-01.
+/// A running ACME server, and the port at which it looks for http-01.
 pub struct Pebble {
     /// The port that stands for 80.
     pub http_port: u16,
@@ -24,7 +24,7 @@ pub struct Pebble {
 /// The part that stays when a server is started again at the same address.
 pub struct Place {
     ports: [u16; 4],
-    /// Of its own certificate.
+    /// The authority of its own certificate.
     authority: Authority,
     root: PathBuf,
     http_port: u16,
@@ -60,12 +60,12 @@ impl Place {
         .into()
     }
 
-    /// The port at which the server looks for http-01.
+    /// Returns the port at which the server looks for http-01.
     pub fn http_port(&self) -> u16 {
         self.http_port
     }
 
-    /// Starts the server; its certificates are good for so many seconds.
+    /// Starts the server; its certificates are valid for this many seconds.
     pub async fn start(self, seconds: u32) -> Pebble {
         let [port, management, names, names_management] = self.ports;
         let files = Files::new(&self.authority.issue(&["localhost"]));
@@ -109,7 +109,8 @@ impl Place {
 }
 
 impl Pebble {
-    /// A client that believes what this server issues. Its root is another one after each start.
+    /// Returns the settings of a client that trusts this server's certificates. Its root is another one after each
+    /// start.
     pub async fn believed(&self) -> Arc<ClientConfig> {
         let url = format!("https://localhost:{}", self.place.ports[1]);
         let client = Client { tls: Some(self.place.authority.believed()), ..Client::new(&url) };
@@ -122,25 +123,25 @@ impl Pebble {
         self.place.env(names, http_port)
     }
 
-    /// Ends it; what it knew is lost.
+    /// Stops the server; its state is lost.
     pub fn stop(self) -> Place {
         self.place
     }
 }
 
-/// The variables of a node on this database, and these.
+/// Returns the variables of a node on this database, and these.
 pub fn with(database: &Database, more: Vec<(String, String)>) -> std::collections::BTreeMap<String, String> {
     let mut env = database.env();
     env.extend(more);
     env
 }
 
-/// Leashed, so that it ends with the thread that started it, however that ends.
+/// Starts a program that ends with the thread that started it, even if that thread panics.
 fn run(program: &str, arguments: &[&str]) -> Running {
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", program])
         .args(arguments)
-        // Neither waiting before it looks at a challenge, nor refusing good nonces at random.
+        // It neither waits before it looks at a challenge, nor refuses good nonces at random.
         .env("PEBBLE_VA_NOSLEEP", "1")
         .env("PEBBLE_WFE_NONCEREJECT", "0")
         .stdin(Stdio::null())

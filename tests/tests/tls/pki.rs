@@ -11,7 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Issues certificates.
+/// An authority that issues certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate with its key.
@@ -20,7 +20,7 @@ pub struct Issued {
     pub chain: String,
     /// Its key, in PEM.
     pub key: String,
-    /// Itself.
+    /// The certificate itself, in DER.
     pub der: CertificateDer<'static>,
 }
 
@@ -31,12 +31,12 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A certificate for these names, good for a year.
+    /// Issues a certificate for these names, valid for a year.
     pub fn issue(&self, names: &[&str]) -> Issued {
         self.until(names, TimeDelta::days(365))
     }
 
-    /// One that was issued a year ago and ends (or ended) on the day that is so far from today.
+    /// Issues one that began a year ago and ends (or ended) this far from today.
     pub fn until(&self, names: &[&str], left: TimeDelta) -> Issued {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let date = |from_now: TimeDelta| {
@@ -51,23 +51,23 @@ impl Authority {
         Issued { chain, key: key.serialize_pem(), der: certificate.der().clone() }
     }
 
-    /// Its own certificate, in PEM.
+    /// Returns its own certificate, in PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// A client that believes this authority alone.
+    /// Returns the settings of a client that trusts this authority alone.
     pub fn believed(&self) -> Arc<ClientConfig> {
         Arc::new(believing(self.0.der().clone(), rustls::ALL_VERSIONS))
     }
 
-    /// The same, speaking only some versions of TLS.
+    /// Returns the same for some versions of TLS only.
     pub fn believed_by(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
         believing(self.0.der().clone(), versions)
     }
 }
 
-/// A client that believes this root alone.
+/// Returns the settings of a client that trusts this root alone.
 pub fn believing(
     root: CertificateDer<'static>,
     versions: &[&'static rustls::SupportedProtocolVersion],
@@ -81,7 +81,7 @@ pub fn believing(
         .with_no_client_auth()
 }
 
-/// `cert.pem` and `key.pem` in a directory of their own.
+/// The files `cert.pem` and `key.pem` in their own directory.
 pub struct Files {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -109,7 +109,7 @@ pub fn put(path: &Path, text: &str) {
     std::fs::rename(new, path).unwrap();
 }
 
-/// A new directory, below those of the build.
+/// Creates a new directory, below those of the build.
 pub fn directory() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("tls-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));

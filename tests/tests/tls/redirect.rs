@@ -11,7 +11,7 @@ async fn served() -> (Served, u16) {
     (served, port)
 }
 
-/// Sends a head as it stands; answers with status and headers, in lower case.
+/// Sends a head as it is; returns status and headers, in lower case.
 pub async fn head(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(format!("{request}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();

@@ -35,7 +35,7 @@ async fn a_certificate_is_replaced_under_load_without_a_failed_request() {
     let (port, config) = (served.node.port(), served.authority.believed());
     let stop = Arc::new(AtomicBool::new(false));
     let answered: Arc<[AtomicUsize; 8]> = Arc::default();
-    // Four that keep their connection from before to after, and four that open one for each request.
+    // Four keep their connection from before to after, and four open one for each request.
     let clients: Vec<_> = (0..answered.len())
         .map(|number| {
             let (stop, answered, config) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&config));
@@ -52,7 +52,7 @@ async fn a_certificate_is_replaced_under_load_without_a_failed_request() {
             })
         })
         .collect();
-    // Three times over; after each, every client is answered again.
+    // This happens three times; after each, every client is answered again.
     for _ in 0..3 {
         let next = served.authority.issue(&["localhost"]);
         served.files.put(&next);
@@ -82,7 +82,7 @@ async fn a_pair_that_is_not_sound_is_refused_once_and_the_one_before_stays() {
     served.files.put(&first);
     eventually("the first", async || shows(&served.node, &first, &config).await).await;
 
-    // The new certificate without its key; and then no certificate at all, half of one, an old one.
+    // First comes the new certificate without its key; and then no certificate at all, half of one, an old one.
     put(&served.files.cert, &second.chain);
     log::says(&["ERROR", "is refused", key, "is not the key of the first certificate"]).await;
     assert!(shows(&served.node, &first, &config).await);
@@ -96,7 +96,7 @@ async fn a_pair_that_is_not_sound_is_refused_once_and_the_one_before_stays() {
     log::says(&["ERROR", "is refused", cert, "No such file"]).await;
     assert!(shows(&served.node, &first, &config).await);
 
-    // While another node looks often enough to take two more, this one says nothing twice.
+    // While another node looks often enough to take two more, this one does not repeat itself.
     let other = Served::start().await;
     for _ in 0..2 {
         let next = other.authority.issue(&["localhost"]);

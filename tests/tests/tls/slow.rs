@@ -1,5 +1,5 @@
-//! Peers that take their time before, in and after the handshake. The listener alone, with shorter limits than the
-//! service has.
+//! Peers that are slow before, in and after the handshake. The listener alone, with shorter limits than the service
+//! has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,8 @@ use tokio::time::{sleep, timeout};
 use crate::connect;
 use crate::pki::Authority;
 
-/// Two connections at a time, a second for a handshake with the first request, less for not reading.
+/// Listens for two connections at a time, with a second for a handshake with the first request, and less for a peer
+/// that does not read.
 async fn listen(authority: &Authority) -> u16 {
     let issued = authority.issue(&["localhost"]);
     let current = Arc::new(Current::default());
@@ -36,7 +37,7 @@ async fn listen(authority: &Authority) -> u16 {
         write_timeout: Duration::from_millis(200),
         ..ListenerOptions::default()
     };
-    // More than the buffers of both ends hold, where it is asked for.
+    // This is more than the buffers of both ends hold, if a peer asks for it.
     let endpoint = make_sync(|request| match request.uri().path() {
         "/much" => "much".repeat(8 << 20),
         _ => "here".to_owned(),
@@ -76,7 +77,7 @@ async fn a_handshake_that_drips_is_dropped() {
     let drip = tokio::spawn(async move {
         let _ = write.write_all(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03").await;
         while write.write_all(&[7]).await.is_ok() {
-            // So slow that the handshake never ends.
+            // The bytes are so slow that the handshake never ends.
             sleep(Duration::from_millis(10)).await;
         }
     });
