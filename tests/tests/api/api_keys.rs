@@ -1,4 +1,5 @@
-//! API keys: made, presented, ended, never stored; and what they and tokens are worth to a service that asks (RFC 7662).
+//! API keys: made, presented, ended, never stored; and the answers about them and tokens to a service that asks (RFC
+//! 7662).
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

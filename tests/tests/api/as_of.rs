@@ -410,12 +410,12 @@ async fn the_command_line_shows_the_past_and_holds_it_against_the_log() {
     assert_eq!(left, 0, "it leaves nothing behind");
 }
 
-/// Three events of one microsecond, as a node whose clock is behind records them.
+/// Records three events of one microsecond, as a node with a slow clock records them.
 async fn burst(node: &Node) {
     by_the_clock(node, || DateTime::UNIX_EPOCH).await;
 }
 
-/// The same of another clock.
+/// Does the same by another clock.
 async fn by_the_clock(node: &Node, clock: fn() -> DateTime<Utc>) {
     let hooks = LogHooks { gate: access::apply, gates: access::concerns, on_commit: Arc::new(|_| {}), clock };
     let (log, sequencer) = EventLog::new(node.database.pool().await, hooks);
@@ -438,7 +438,7 @@ async fn superuser_does(node: &Node, statement: String) -> u64 {
     done.unwrap().rows_affected()
 }
 
-/// Runs the program on the node's database: its exit code and what it said.
+/// Runs the program on the node's database; returns its exit code and its output.
 fn run(node: &Node, args: &[&str]) -> (Option<i32>, String, String) {
     let ended = Program::run(args, &node.database.env());
     (ended.status.code(), ended.said, ended.errors)
@@ -461,7 +461,7 @@ async fn time_of(client: &Client, position: u64) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// One microsecond earlier.
+/// Returns the time one microsecond earlier.
 fn before(time: &str) -> String {
     let time: DateTime<Utc> = time.parse().unwrap();
     (time - TimeDelta::microseconds(1)).to_rfc3339_opts(SecondsFormat::Micros, true)

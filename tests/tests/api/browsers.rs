@@ -421,7 +421,7 @@ async fn a_page_signs_out_also_when_its_access_token_has_run_out() {
         let body = json!({"refresh_token": refresh});
         assert_eq!(node.anonymous().post("/v1/auth/refresh", body).await.status, 401, "{sent}");
 
-        // Once more, from a tab that still has them: there is nothing left to end.
+        // A tab that still has them sends it once more: there is nothing left to end.
         let again = gone.post_nothing("/v1/auth/logout").await;
         assert_eq!((again.status, again.header("log-position")), (204, None), "{sent}: {again:?}");
         assert_eq!(again.headers.get_all("set-cookie").iter().count(), 2, "{sent}: {again:?}");
@@ -435,9 +435,9 @@ async fn a_refresh_cookie_signs_out_its_own_session_alone() {
     let (ann, _) = logged_in(&node, &["customer"]).await;
     let (mut eve, _) = logged_in(&node, &["customer"]).await;
     eve.cookies.remove(ACCESS);
-    // Of another session, with the token of her own; and made up.
+    // One is another session's, with the token of her own; others are made up.
     let own = eve.cookies[REFRESH].clone();
-    // Not its last letter, of whose bits some mean nothing and have to be none.
+    // The change is not in its last letter, some of whose bits mean nothing and must be zero.
     let altered = format!("{}{}{}", &own[..60], if &own[60..61] == "A" { 'B' } else { 'A' }, &own[61..]);
     for (refresh, status) in
         [(ann.cookies[REFRESH].clone(), 403), ("A".repeat(70), 403), ("x".to_owned(), 401), (altered, 204)]

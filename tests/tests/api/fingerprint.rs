@@ -200,7 +200,7 @@ async fn a_device_that_the_account_knows_says_more_than_what_its_browser_calls_i
     let (page, server) = tokio::join!(present_with_device(&page), present_with_device(&server));
     assert_eq!(page.refresh_token, server.refresh_token);
     assert!(!is_held(&page).await && !is_held(&server).await);
-    // One that was forgotten says no more than anybody's.
+    // A forgotten device says no more than any other.
     let devices = ann.get("/v1/me/devices").await.json;
     let device = devices["items"][0]["device_id"].as_str().unwrap().to_owned();
     assert_eq!(page.delete(&format!("/v1/me/devices/{device}")).await.status, 204);
@@ -545,7 +545,7 @@ async fn a_change_of_the_action_holds_for_sessions_that_began_before() {
 async fn the_token_just_spent_is_answered_to_the_same_browser_and_holds_the_session_from_another() {
     for action in ["require_step_up", "revoke"] {
         let node = Node::start().await;
-        // As long as a grace can be: the test may be slow.
+        // The grace is as long as possible: the test may be slow.
         enforce(&node, |policy| {
             policy["sessions"]["fingerprint"] = json!(action);
             policy["sessions"]["refresh_grace_seconds"] = json!(60);

@@ -21,7 +21,7 @@ const CROWD: usize = 280;
 const FORMER: [&str; 5] =
     [PASSWORD, "kestrel-Over1thefen", "kestrel-Over2thefen", "kestrel-Over3thefen", "kestrel-Over4thefen"];
 
-/// A node behind a proxy that is believed, with these variables.
+/// Starts a node with these variables, which trusts its proxy.
 async fn node(changes: &[(&str, &str)], mailbox: Option<&Mailbox>) -> Node {
     let database = Arc::new(Database::create().await);
     let mut env = database.env();
@@ -242,7 +242,7 @@ async fn a_budget_of_hashes_comes_back_with_time() {
         refused = guess().await;
     }
     assert_spent(&refused, "hashes");
-    // As long as it was told to.
+    // The wait is as long as the node said.
     tokio::time::sleep(Duration::from_secs(refused.header("retry-after").unwrap().parse().unwrap())).await;
     assert_eq!(guess().await.status, 401);
 }

@@ -81,7 +81,7 @@ async fn a_quota_comes_back_with_time() {
     }
     assert_refused(&refused, "address");
     let wait = refused.header("retry-after").unwrap().parse().unwrap();
-    // As long as it was told to.
+    // The wait is as long as the node said.
     tokio::time::sleep(std::time::Duration::from_secs(wait)).await;
     assert_eq!(get().await.status, 200);
 }

@@ -1,5 +1,5 @@
-//! The pages of `docs/` and the README, compared with the program: variables, verbs, problem codes, metrics and quotas are
-//! complete, and every link has a target. Does not judge sentences.
+//! The pages of `docs/` and the README, compared with the program: variables, verbs, problem codes, metrics and quotas
+//! are complete, and every link has a target. Does not judge sentences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};

@@ -1,4 +1,5 @@
-//! Heads of requests that HTTP forbids, or that nobody here reads: over the socket, as no client library would write them.
+//! Heads of requests that HTTP forbids, or that nobody here reads: over the socket, as no client library would write
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
-//! The dependency rule. Of crates, as cargo sees it: domain knows no other, commands and projections know domain and not
-//! each other, the node knows all three, and api puts faces to it. Of files, as the parser sees it: no circle of imports,
-//! and inside a crate no import against the order of its floors.
+//! The dependency rule. Of crates, as cargo sees it: domain knows no other, commands and projections know domain and
+//! not each other, the node knows all three, and api puts faces to it. Of files, as the parser sees it: no circle of
+//! imports, and inside a crate no import against the order of its floors.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

@@ -1,8 +1,8 @@
-//! The source files of the workspace's crates and the imports between them, as the parser of Rust reads them. Code that is
-//! compiled for tests alone is left out.
+//! The source files of the workspace's crates and the imports between them, as the parser of Rust reads them. Code that
+//! is compiled for tests alone is left out.
 //!
-//! A path leads to the file of the innermost module that it names; one that goes through a re-export leads to the file that
-//! re-exports. A call of a method of `Commands` leads to the file of its `impl` block.
+//! A path leads to the file of the innermost module that it names; one that goes through a re-export leads to the file
+//! that re-exports. A call of a method of `Commands` leads to the file of its `impl` block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -170,8 +170,8 @@ async fn where_the_registry_cannot_be_read_the_answer_says_that_it_is_recorded_a
     assert!(again.json["position"].as_u64().unwrap() >= recorded, "{again:?}");
 }
 
-/// The log's head is read, then something is revoked, then a renewal arrives: the head that was read must not make a lease
-/// of that renewal.
+/// The log's head is read, then something is revoked, then a renewal arrives: the head that was read must not make a
+/// lease of that renewal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_arrives_after_a_revocation_is_no_lease_before_the_log_is_read_again() {
     let (near, far, wire) = near_and_far().await;

@@ -1,5 +1,5 @@
-//! Several nodes on one database: a revocation is answered once every node enforces it, and a node that cannot know of it
-//! judges nothing from memory.
+//! Several nodes on one database: a revocation is answered once every node enforces it, and a node that cannot know of
+//! it judges nothing from memory.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

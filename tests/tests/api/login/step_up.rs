@@ -61,7 +61,7 @@ async fn a_refresh_is_no_fresh_login() {
     later.now += TimeDelta::minutes(5);
     let refreshed = node.app().commands.refresh(&later, &ann.refresh_token, None).await.unwrap().value;
     let after = auth_time(&refreshed.access_token);
-    // The log's clock runs a moment behind the request's, on a busy machine some seconds.
+    // The log's clock lags the request's by a moment, on a busy machine by some seconds.
     assert!((login..login + 60).contains(&after), "logged in at {login}, refreshed: {after}");
 }
 

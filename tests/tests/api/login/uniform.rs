@@ -1,4 +1,4 @@
-//! Refused logins cannot be told apart, whatever the reason.
+//! Refused logins cannot be told apart, for any reason.
 
 use fulexo_tests::{Node, PASSWORD};
 use serde_json::json;

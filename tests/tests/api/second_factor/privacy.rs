@@ -57,7 +57,7 @@ async fn no_column_of_any_table_holds_a_seed_a_code_or_a_challenge() {
     assert_eq!(step_up(&ann.client, &codes[6]).await.status, 200);
     let unkeyed = Client { headers: Vec::new(), ..ann.client.clone() };
     assert_eq!(step_up(&unkeyed, &issued[1]).await.status, 200);
-    // One that stays pending.
+    // This enrolment stays pending.
     let (_, pending) = start(&unkeyed).await;
     let lost = Owner::customer(&node).await;
     assert_eq!(act(&admin, lost.client.account, "reset-second-factor").await.status, 200);
