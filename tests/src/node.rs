@@ -14,7 +14,7 @@ use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, EmailAddress, RoleName, SessionId};
 use fulexo_node::clock;
 use fulexo_node::config::Config;
-use fulexo_node::start::Running;
+use fulexo_node::start::RunningNode;
 use fulexo_node::state::App;
 use serde_json::json;
 use uuid::Uuid;
@@ -31,7 +31,7 @@ pub struct Node {
     pub url: String,
     /// The database on which it works.
     pub database: Arc<Database>,
-    running: Running,
+    running: RunningNode,
 }
 
 impl Node {
@@ -50,7 +50,7 @@ impl Node {
         env.insert("FULEXO_PORT".into(), "0".into());
         let config = Config::from_vars(env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()));
         let running =
-            Running::start(config.unwrap_or_else(|errors| panic!("{errors}")), faces::endpoint).await.unwrap();
+            RunningNode::start(config.unwrap_or_else(|errors| panic!("{errors}")), faces::endpoint).await.unwrap();
         Self {
             url: format!("{}://127.0.0.1:{}", running.scheme, running.port),
             database: Arc::clone(database),

@@ -105,7 +105,7 @@ pub fn free_port() -> io::Result<u16> {
 
 /// An account of the system, for a server that must not run as root.
 #[derive(Clone, Copy)]
-pub(crate) struct User {
+pub(crate) struct SystemUser {
     pub uid: u32,
     pub gid: u32,
 }
@@ -131,7 +131,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), ServerError> {
 
 /// Replaces a file as a whole, mode 0600. In a server's home the names belong to its user, so nothing
 /// found there is opened: the new file is made exclusively, then renamed.
-pub(crate) fn store(path: &Path, text: &str, owner: Option<User>) -> Result<(), ServerError> {
+pub(crate) fn store(path: &Path, text: &str, owner: Option<SystemUser>) -> Result<(), ServerError> {
     let new = path.with_added_extension("new");
     remove(&new)?;
     let write = || {

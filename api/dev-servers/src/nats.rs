@@ -9,7 +9,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::data_dir::{DataDir, ServerError, find, io_error, remove, store};
-use crate::server::{Ended, HOME, Home, Server};
+use crate::server::{Ended, HOME, Home, ServerProcess};
 
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
 const PROGRAM: &str = "nats-server";
@@ -40,7 +40,7 @@ pub struct ClusterOptions {
 
 /// A running nats-server. Dropping it shuts it down.
 pub struct Nats {
-    server: Server,
+    server: ServerProcess,
     port: u16,
     password: Zeroizing<String>,
 }

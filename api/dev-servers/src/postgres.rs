@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::data_dir::{DataDir, ServerError, find, io_error, remove, store};
-use crate::server::{Ended, HOME, Home, PATIENCE, Server, until};
+use crate::server::{Ended, HOME, Home, PATIENCE, ServerProcess, until};
 
 const SUPERUSER: &str = "postgres";
 
@@ -30,7 +30,7 @@ pub struct Options {
 
 /// A running PostgreSQL. Dropping it shuts it down.
 pub struct Postgres {
-    server: Server,
+    server: ServerProcess,
     port: u16,
     password: Zeroizing<String>,
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::data_dir::{
-    DataDir, ServerError, User, append_to, effective_uid, free_port, io_error, private_dir, remove, store,
+    DataDir, ServerError, SystemUser, append_to, effective_uid, free_port, io_error, private_dir, remove, store,
 };
 
 /// The longest wait for a server to come up.
@@ -54,7 +54,7 @@ pub enum Ended {
 
 /// A running server. Its keeper thread both spawns and reaps it: the kernel counts a parent as dead when the spawning
 /// *thread* ends, and only the thread that reaps a process knows that its id is not yet another's.
-pub(super) struct Server {
+pub(super) struct ServerProcess {
     pub(super) pid: u32,
     stop: mpsc::Sender<()>,
     keeper: Option<JoinHandle<Ended>>,
@@ -62,8 +62,8 @@ pub(super) struct Server {
     _lock: DataDir,
 }
 
-impl Server {
-    fn spawn(mut command: Command, log: Log, lock: DataDir) -> io::Result<Server> {
+impl ServerProcess {
+    fn spawn(mut command: Command, log: ServerLog, lock: DataDir) -> io::Result<ServerProcess> {
         let (born, birth) = mpsc::channel();
         let (stop, stopped) = mpsc::channel();
         let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
@@ -82,7 +82,7 @@ impl Server {
             }
         })?;
         let pid = birth.recv().map_err(io::Error::other)??;
-        Ok(Server { pid, stop, keeper: Some(keeper), _lock: lock })
+        Ok(ServerProcess { pid, stop, keeper: Some(keeper), _lock: lock })
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -97,13 +97,13 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-fn keep(mut child: Child, stopped: &mpsc::Receiver<()>, log: &Log) -> Ended {
+fn keep(mut child: Child, stopped: &mpsc::Receiver<()>, log: &ServerLog) -> Ended {
     let pid = child.id();
     let running = |child: &mut Child| matches!(child.try_wait(), Ok(None));
     while stopped.recv_timeout(WATCH) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -155,17 +155,17 @@ pub(super) fn until(limit: Duration, mut met: impl FnMut() -> bool) -> bool {
 
 /// The log of a server's standard output and error.
 #[derive(Clone)]
-pub(super) struct Log {
+pub(super) struct ServerLog {
     path: PathBuf,
     file: Arc<File>,
     start: u64,
 }
 
-impl Log {
-    fn open(path: PathBuf) -> Result<Log, ServerError> {
+impl ServerLog {
+    fn open(path: PathBuf) -> Result<ServerLog, ServerError> {
         let file = append_to(&path)?;
         let start = file.metadata().map_err(io_error("read", &path))?.len();
-        Ok(Log { path, file: Arc::new(file), start })
+        Ok(ServerLog { path, file: Arc::new(file), start })
     }
 
     fn duplicate(&self) -> Result<File, ServerError> {
@@ -204,7 +204,7 @@ impl Log {
 pub(super) struct Home {
     pub(super) path: PathBuf,
     /// The user that the server runs as, if not our own.
-    pub(super) user: Option<User>,
+    pub(super) user: Option<SystemUser>,
     /// Stands in the server's arguments and names this very directory: a copy of it has another mark, and
     /// so does every other directory of this machine.
     pub(super) mark: String,
@@ -224,7 +224,7 @@ impl Home {
                 chown(&path, Some(user.uid), Some(user.gid)).map_err(io_error("give away", &path))?;
                 Some(user)
             }
-            (Some(0), uid) => Some(User { uid, gid: meta.gid() }),
+            (Some(0), uid) => Some(SystemUser { uid, gid: meta.gid() }),
             _ => None,
         };
         let mark = format!("fulexo-{:x}-{:x}", meta.dev(), meta.ino());
@@ -252,12 +252,12 @@ impl Home {
         binary: &Path,
         args: impl Fn(u16) -> Result<Vec<String>, ServerError>,
         ready: impl Fn(u32, u16) -> bool,
-    ) -> Result<(Server, u16), ServerError> {
+    ) -> Result<(ServerProcess, u16), ServerError> {
         let start = Instant::now();
         loop {
             let port = self.port()?;
             let (command, log) = self.command(binary, &args(port)?)?;
-            let server = Server::spawn(command, log.clone(), self.data_dir.clone());
+            let server = ServerProcess::spawn(command, log.clone(), self.data_dir.clone());
             let server = server.map_err(io_error("run", binary))?;
             let settled = until(PATIENCE, || !server.is_running() || ready(server.pid, port));
             if settled && server.is_running() {
@@ -289,9 +289,9 @@ impl Home {
     /// A command in a process group of its own (Ctrl-C in a terminal is for us alone), told to leave when
     /// we die (where setpriv can), without our environment (it may hold secrets), with its home as
     /// descriptor 3. The user changes before setpriv runs: afterwards, the change would undo its work.
-    pub(super) fn command(&self, program: &Path, args: &[String]) -> Result<(Command, Log), ServerError> {
+    pub(super) fn command(&self, program: &Path, args: &[String]) -> Result<(Command, ServerLog), ServerError> {
         let home = File::open(&self.path).map_err(io_error("open", &self.path))?;
-        let log = Log::open(self.path.with_extension("log"))?;
+        let log = ServerLog::open(self.path.with_extension("log"))?;
         let leash = ["setpriv", "--pdeathsig", "INT", "--"];
         let mut probe = Command::new("/usr/bin/env");
         let leashed = probe.args(leash).arg("true").stderr(Stdio::null()).status();
@@ -353,12 +353,12 @@ enum Holder {
     Unknown,
 }
 
-fn account(name: &str) -> Option<User> {
+fn account(name: &str) -> Option<SystemUser> {
     let accounts = fs::read_to_string("/etc/passwd").ok()?;
     let mut lines = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>());
     lines
         .find(|fields| fields.first() == Some(&name))
-        .and_then(|fields| Some(User { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? }))
+        .and_then(|fields| Some(SystemUser { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? }))
 }
 
 /// Bytes as hexadecimal digits. The text has its full capacity from the start: a string that grows leaves copies of what it

@@ -70,7 +70,7 @@ const BEHIND_ANSWERS: usize = 256;
 const _: () = assert!(2 * (MAX_IN_FLIGHT + BEHIND_ANSWERS) < QUEUE);
 
 /// A service that runs.
-pub struct Running {
+pub struct RunningNode {
     /// The port that it listens on.
     pub port: u16,
     /// `https` or `http`: what is spoken there.
@@ -247,7 +247,7 @@ impl Core {
     }
 }
 
-impl Running {
+impl RunningNode {
     /// Starts everything, and returns once requests are accepted. They are answered by `faces`, behind the edge; these are
     /// made of the node's state, and of whether `/` leads to the documentation.
     ///

@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(5 * 60);
 pub struct CommandTasks(Arc<watch::Sender<usize>>);
 
 /// One of them, until it is dropped.
-struct Running(CommandTasks);
+struct RunningCommand(CommandTasks);
 
 impl CommandTasks {
     /// Runs a command to its end, in the span of the caller.
@@ -29,7 +29,7 @@ impl CommandTasks {
     fn start_within(&self, longest: Duration, command: impl Future<Output = ()> + Send + 'static) {
         // Counted before the task first runs: a stop in between must see it.
         self.0.send_modify(|count| *count += 1);
-        let running = Running(self.clone());
+        let running = RunningCommand(self.clone());
         let command = async move {
             let _running = running;
             if timeout(longest, command).await.is_err() {
@@ -51,7 +51,7 @@ impl CommandTasks {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         let Self(tasks) = self;
         tasks.0.send_modify(|count| *count = count.saturating_sub(1));

@@ -17,11 +17,11 @@ use super::failure::Failure;
 use super::output::{Output, note};
 use super::process::block_on;
 use super::replay::{resolve, seen};
-use super::table::{Column, Table};
+use super::table::{Table, TableColumn};
 use super::target::Target;
 
 #[derive(Args)]
-pub struct AsOf {
+pub struct AsOfArgs {
     /// Show this moment: a position of the log, or a time (RFC 3339) such as 2026-11-01T12:00Z.
     #[arg(value_name = "WHEN")]
     when: When,
@@ -52,7 +52,7 @@ enum View {
     Metrics,
 }
 
-impl AsOf {
+impl AsOfArgs {
     pub fn run(self) -> Result<(), Failure> {
         let url = self.target.database_url()?;
         block_on(async {
@@ -75,30 +75,32 @@ impl AsOf {
 }
 
 impl View {
-    const fn columns(self) -> &'static [Column] {
+    const fn columns(self) -> &'static [TableColumn] {
         match self {
             Self::Accounts => &[
-                Column::Text("account id"),
-                Column::Text("registered at"),
-                Column::Elastic("roles"),
-                Column::Elastic("state"),
+                TableColumn::Text("account id"),
+                TableColumn::Text("registered at"),
+                TableColumn::Elastic("roles"),
+                TableColumn::Elastic("state"),
             ],
             Self::Sessions => &[
-                Column::Text("session id"),
-                Column::Text("account id"),
-                Column::Text("started at"),
-                Column::Text("last seen at"),
+                TableColumn::Text("session id"),
+                TableColumn::Text("account id"),
+                TableColumn::Text("started at"),
+                TableColumn::Text("last seen at"),
             ],
-            Self::Roles => &[Column::Text("role"), Column::Number("holders"), Column::Elastic("permissions")],
+            Self::Roles => {
+                &[TableColumn::Text("role"), TableColumn::Number("holders"), TableColumn::Elastic("permissions")]
+            }
             Self::Grants => &[
-                Column::Text("account id"),
-                Column::Elastic("role"),
-                Column::Text("granted at"),
-                Column::Number("position"),
-                Column::Text("granted by"),
-                Column::Elastic("permissions"),
+                TableColumn::Text("account id"),
+                TableColumn::Elastic("role"),
+                TableColumn::Text("granted at"),
+                TableColumn::Number("position"),
+                TableColumn::Text("granted by"),
+                TableColumn::Elastic("permissions"),
             ],
-            Self::Metrics => &[Column::Text("metric"), Column::Number("number")],
+            Self::Metrics => &[TableColumn::Text("metric"), TableColumn::Number("number")],
         }
     }
 }

@@ -9,20 +9,20 @@ use super::failure::Failure;
 use super::output::Output;
 
 #[derive(Args)]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// Print completions for this shell.
     #[arg(value_enum)]
     shell: Shell,
 }
 
 #[derive(Args)]
-pub struct Man {
+pub struct ManArgs {
     /// Write the pages to this directory, such as /usr/local/share/man/man1.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
 
-impl Completions {
+impl CompletionsArgs {
     pub fn run(self, mut command: Command) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "fulexo", &mut script);
@@ -30,7 +30,7 @@ impl Completions {
     }
 }
 
-impl Man {
+impl ManArgs {
     pub fn run(self, command: Command) -> Result<(), Failure> {
         let written = std::fs::create_dir_all(&self.dir)
             .and_then(|()| clap_mangen::generate_to(command.disable_help_subcommand(true), &self.dir));

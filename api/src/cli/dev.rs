@@ -19,7 +19,7 @@ use fulexo_failure::chain;
 use fulexo_node::config::{Config, Environment};
 use fulexo_node::http::listener::Reserved;
 use fulexo_node::schema;
-use fulexo_node::start::Running;
+use fulexo_node::start::RunningNode;
 use fulexo_node::start::listening::reserve_port;
 use fulexo_node::state::App;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ use crate::faces;
 use fulexo_dev_servers::{DataDir, Nats, Options, Postgres};
 
 #[derive(Args)]
-pub struct Dev {
+pub struct DevArgs {
     /// Listen on this port; 0 lets the system choose.
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -86,7 +86,7 @@ const DATABASE: &str = "fulexo";
 const OWNER: &str = "fulexo_owner";
 const APPLICATION: &str = "fulexo";
 
-impl Dev {
+impl DevArgs {
     pub fn run(self) -> Result<(), Failure> {
         postgres_variables::leave()?;
         start_logging(Environment::Development, "warn,fulexo_api=info,fulexo_node=info");
@@ -137,7 +137,7 @@ impl Dev {
         }
         let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
         config.port = port;
-        let running = Running::start_on(config, Some(reserved), faces::endpoint).await?;
+        let running = RunningNode::start_on(config, Some(reserved), faces::endpoint).await?;
         let accounts = demo_accounts(running.app(), secrets).await?;
         let file = DevFile {
             url: url.clone(),

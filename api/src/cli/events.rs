@@ -20,7 +20,7 @@ use super::target::Target;
 const WHOLE: u16 = 100;
 
 #[derive(Args)]
-pub struct Events {
+pub struct EventsArgs {
     /// Start at this position [default: the last ten events].
     #[arg(long, value_name = "POSITION")]
     from: Option<u64>,
@@ -37,7 +37,7 @@ pub struct Events {
     target: Target,
 }
 
-impl Events {
+impl EventsArgs {
     pub fn run(self) -> Result<(), Failure> {
         let url = self.target.database_url()?;
         block_on(async {

@@ -16,7 +16,7 @@ use super::output::Output;
 use super::process::{block_on, operator, parsed, start_logging};
 
 #[derive(Args)]
-pub struct Lockdown {
+pub struct LockdownArgs {
     /// Impose a lockdown of this scope, or lift it with `off`.
     scope: LockdownSetting,
     /// Record this reason, 1 to 500 characters. It is sealed alongside the event.
@@ -37,7 +37,7 @@ enum LockdownSetting {
     Off,
 }
 
-impl Lockdown {
+impl LockdownArgs {
     pub fn run(self) -> Result<(), Failure> {
         let config = Config::from_env()?;
         start_logging(config.environment, "warn");

@@ -11,13 +11,13 @@ use super::output::Output;
 use super::process::block_on;
 
 #[derive(Args)]
-pub struct Migrate {
+pub struct MigrateArgs {
     /// Print the result as JSON, for programs.
     #[arg(long)]
     json: bool,
 }
 
-impl Migrate {
+impl MigrateArgs {
     pub fn run(self) -> Result<(), Failure> {
         let (owner, application) = (owner_database_url()?, database_url()?);
         let application: PgConnectOptions =

@@ -48,58 +48,58 @@ enum Verb {
     /// Run the service on this machine with a private PostgreSQL and NATS, keys and demo accounts.
     ///
     /// Runs until Ctrl-C. The data directory keeps everything: the next start continues with it, also after a crash.
-    Dev(dev::Dev),
+    Dev(dev::DevArgs),
     /// Run one node, configured by the environment.
     ///
     /// docs/configuration.md lists the variables. The verb reports every problem of the configuration at once.
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
     /// Update the schema of the database, as the owner role.
     ///
     /// Applies the missing migrations, each as a whole or not at all, and makes the role of DATABASE_URL a member of
     /// fulexo_app. Safe to repeat, and safe while nodes of the previous release run. Needs DATABASE_OWNER_URL and
     /// DATABASE_URL.
-    Migrate(migrate::Migrate),
+    Migrate(migrate::MigrateArgs),
     /// Register an account with roles, and print its password.
     ///
     /// Use it to create the first administrator. Works directly on the database, alongside running nodes. The log names the
     /// operator as the actor. Takes the same configuration as `serve`.
-    Register(register::Register),
+    Register(register::RegisterArgs),
     /// Impose a lockdown, or lift it.
     ///
     /// A lockdown refuses everybody except incident responders. Works directly on the database, alongside running nodes. The
     /// log names the operator as the actor. Takes the same configuration as `serve`.
-    Lockdown(lockdown::Lockdown),
+    Lockdown(lockdown::LockdownArgs),
     /// Print the OpenAPI document.
-    Openapi(openapi::Openapi),
+    Openapi(openapi::OpenapiArgs),
     /// Rebuild read models from the log, compare them with the live ones, and switch to them.
     ///
     /// Works alongside running nodes. Readers see the live tables until the new ones are complete; the switch is one
     /// transaction. An interrupted rebuild resumes at the next run. Exits with 1 if a live read model differed from the log:
     /// the rebuilt one is then in use, and --rollback restores the previous one.
-    Rebuild(rebuild::Rebuild),
+    Rebuild(rebuild::RebuildArgs),
     /// Show accounts, sessions, roles, grants or metrics at a position or a time.
     ///
     /// Queries the read models, which keep every version of their rows. Replays nothing.
-    AsOf(as_of::AsOf),
+    AsOf(as_of::AsOfArgs),
     /// Replay the log up to a position, and compare the result with the live read models.
     ///
     /// Uses temporary tables, works alongside running nodes, and changes nothing. Exits with 1 if a table or a snapshot
     /// differs.
-    Replay(replay::Replay),
+    Replay(replay::ReplayArgs),
     /// List the read models: version, position, lag, owner, state.
-    Projections(projections::Projections),
+    Projections(projections::ProjectionsArgs),
     /// Follow the log in the terminal.
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
-    Events(events::Events),
+    Events(events::EventsArgs),
     /// Print the completions of a shell.
     ///
     /// For bash: `fulexo completions bash > ~/.local/share/bash-completion/completions/fulexo`.
-    Completions(completions::Completions),
+    Completions(completions::CompletionsArgs),
     /// Write the manual: one page for fulexo and one per verb.
     ///
     /// Read a page with `man -l DIR/fulexo.1`, or with `man fulexo` if `man` searches DIR.
-    Man(completions::Man),
+    Man(completions::ManArgs),
 }
 
 impl Cli {

@@ -7,9 +7,9 @@ use super::output::Output;
 use crate::routes;
 
 #[derive(Args)]
-pub struct Openapi {}
+pub struct OpenapiArgs {}
 
-impl Openapi {
+impl OpenapiArgs {
     pub fn run(self) -> Result<(), Failure> {
         // Sorted keys and one member per line: the committed copy is compared as text.
         let spec: serde_json::Value = serde_json::from_str(routes::spec())

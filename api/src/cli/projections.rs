@@ -9,11 +9,11 @@ use super::failure::Failure;
 use super::output::Output;
 use super::process::block_on;
 use super::progress::grouped;
-use super::table::{Column, Table};
+use super::table::{Table, TableColumn};
 use super::target::Target;
 
 #[derive(Args)]
-pub struct Projections {
+pub struct ProjectionsArgs {
     /// Print the list as JSON, for programs.
     #[arg(long)]
     json: bool,
@@ -24,7 +24,7 @@ pub struct Projections {
     target: Target,
 }
 
-impl Projections {
+impl ProjectionsArgs {
     pub fn run(self) -> Result<(), Failure> {
         let url = self.target.database_url()?;
         let statuses = block_on(async { Ok(statuses(&connect(&url, 1).await?).await?) })?;
@@ -66,14 +66,14 @@ fn state(status: &ReadModelStatus) -> String {
     if states.is_empty() { "ok".to_owned() } else { states.join("; ") }
 }
 
-const COLUMNS: [Column; 7] = [
-    Column::Text("name"),
-    Column::Number("version"),
-    Column::Number("position"),
-    Column::Number("lag"),
-    Column::Elastic("owner"),
-    Column::Number("previous"),
-    Column::Elastic("state"),
+const COLUMNS: [TableColumn; 7] = [
+    TableColumn::Text("name"),
+    TableColumn::Number("version"),
+    TableColumn::Number("position"),
+    TableColumn::Number("lag"),
+    TableColumn::Elastic("owner"),
+    TableColumn::Number("previous"),
+    TableColumn::Elastic("state"),
 ];
 
 fn table(statuses: &[ReadModelStatus]) -> Table {

@@ -26,7 +26,7 @@ const CONNECTIONS: u32 = 10;
 const WAITING: &str = "waiting for a transaction that locks the live tables";
 
 #[derive(Args)]
-pub struct Rebuild {
+pub struct RebuildArgs {
     /// Rebuild these read models.
     #[arg(value_name = "READ_MODEL", value_parser = read_model())]
     projections: Vec<Projection>,
@@ -46,7 +46,7 @@ pub struct Rebuild {
     target: Target,
 }
 
-impl Rebuild {
+impl RebuildArgs {
     pub fn run(self) -> Result<(), Failure> {
         if self.projections.is_empty() && !self.all && self.rollback.is_none() {
             let names = Projection::ALL.map(Projection::as_str).join(", ");

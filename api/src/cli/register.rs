@@ -23,7 +23,7 @@ use super::output::Output;
 use super::process::{block_on, operator, parsed, start_logging};
 
 #[derive(Args)]
-pub struct Register {
+pub struct RegisterArgs {
     /// Register this e-mail address.
     #[arg(long, value_parser = parsed(EmailAddress::parse))]
     email: EmailAddress,
@@ -38,7 +38,7 @@ pub struct Register {
     json: bool,
 }
 
-impl Register {
+impl RegisterArgs {
     pub fn run(self) -> Result<(), Failure> {
         let config = Config::from_env()?;
         start_logging(config.environment, "warn");

@@ -21,14 +21,14 @@ use super::failure::Failure;
 use super::output::Output;
 use super::process::block_on;
 use super::progress::{Progress, grouped};
-use super::table::{Column, Table};
+use super::table::{Table, TableColumn};
 use super::target::Target;
 
 /// The time to wait for a read model that is behind.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
-pub struct Replay {
+pub struct ReplayArgs {
     /// Replay up to this event: its position, or a time (RFC 3339) [default: the last event of the log].
     #[arg(long, value_name = "WHEN")]
     until: Option<AsOf>,
@@ -42,7 +42,7 @@ pub struct Replay {
     target: Target,
 }
 
-impl Replay {
+impl ReplayArgs {
     pub fn run(self) -> Result<(), Failure> {
         let url = self.target.database_url()?;
         let started = Instant::now();
@@ -81,13 +81,13 @@ impl Replay {
 }
 
 /// The columns. The verdict precedes the checksums, which are cut in a narrow terminal.
-const COLUMNS: [Column; 6] = [
-    Column::Text("table"),
-    Column::Number("replayed"),
-    Column::Number("live"),
-    Column::Text("verdict"),
-    Column::Elastic("replayed checksum"),
-    Column::Elastic("live checksum"),
+const COLUMNS: [TableColumn; 6] = [
+    TableColumn::Text("table"),
+    TableColumn::Number("replayed"),
+    TableColumn::Number("live"),
+    TableColumn::Text("verdict"),
+    TableColumn::Elastic("replayed checksum"),
+    TableColumn::Elastic("live checksum"),
 ];
 
 async fn compare(

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 use fulexo_node::config::Config;
-use fulexo_node::start::Running;
+use fulexo_node::start::RunningNode;
 use serde_json::json;
 
 use super::failure::Failure;
@@ -13,7 +13,7 @@ use super::process::{StopSignals, block_on, start_logging};
 use crate::faces;
 
 #[derive(Args)]
-pub struct Serve {
+pub struct ServeArgs {
     /// Listen on this port; 0 lets the system choose [default: FULEXO_PORT, or 8080].
     #[arg(long)]
     port: Option<u16>,
@@ -25,7 +25,7 @@ pub struct Serve {
     json: bool,
 }
 
-impl Serve {
+impl ServeArgs {
     pub fn run(self) -> Result<(), Failure> {
         let mut config = Config::from_env()?;
         config.port = self.port.unwrap_or(config.port);
@@ -35,7 +35,7 @@ impl Serve {
             let bind = config.bind;
             let mut stop = StopSignals::listen()?;
             let running = tokio::select! {
-                running = Running::start(config, faces::endpoint) => running?,
+                running = RunningNode::start(config, faces::endpoint) => running?,
                 // No request was answered yet.
                 () = stop.received() => return Ok(()),
             };

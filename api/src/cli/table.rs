@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row};
 
 /// A column with its head.
 #[derive(Clone, Copy)]
-pub enum Column {
+pub enum TableColumn {
     /// A column that is never cut.
     Text(&'static str),
     /// A column that is never cut, aligned to the right.
@@ -16,11 +16,11 @@ pub enum Column {
 
 /// A table: rows with one cell per column.
 pub struct Table {
-    columns: Vec<Column>,
+    columns: Vec<TableColumn>,
     rows: Vec<Vec<String>>,
 }
 
-impl Column {
+impl TableColumn {
     const fn head(self) -> &'static str {
         match self {
             Self::Text(head) | Self::Number(head) | Self::Elastic(head) => head,
@@ -29,7 +29,7 @@ impl Column {
 }
 
 impl Table {
-    pub fn new(columns: &[Column]) -> Self {
+    pub fn new(columns: &[TableColumn]) -> Self {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
@@ -63,13 +63,13 @@ impl Table {
         for (index, (column, kind)) in table.column_iter_mut().zip(&self.columns).enumerate() {
             column.set_padding((0, if index == last { 0 } else { 2 }));
             match kind {
-                Column::Text(_) => {
+                TableColumn::Text(_) => {
                     column.set_constraint(ColumnConstraint::ContentWidth);
                 }
-                Column::Number(_) => {
+                TableColumn::Number(_) => {
                     column.set_constraint(ColumnConstraint::ContentWidth).set_cell_alignment(CellAlignment::Right);
                 }
-                Column::Elastic(_) => {}
+                TableColumn::Elastic(_) => {}
             }
         }
         table.lines().map(|line| line.trim_end().to_owned()).collect()
@@ -86,7 +86,8 @@ fn one_line(cells: Vec<String>) -> Row {
 mod tests {
     use super::*;
 
-    const COLUMNS: [Column; 3] = [Column::Text("name"), Column::Number("lag"), Column::Elastic("state")];
+    const COLUMNS: [TableColumn; 3] =
+        [TableColumn::Text("name"), TableColumn::Number("lag"), TableColumn::Elastic("state")];
 
     fn table(state: &str) -> Table {
         let mut table = Table::new(&COLUMNS);

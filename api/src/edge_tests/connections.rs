@@ -86,7 +86,7 @@ async fn headers_beyond_the_bound_are_refused() {
 }
 
 /// A connection from one of the addresses of this machine.
-async fn connect_from(address: &str, server: &Server) -> io::Result<TcpStream> {
+async fn connect_from(address: &str, server: &EdgeServer) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(address.parse().unwrap(), 0))?;
     socket.connect(server.address).await

@@ -51,7 +51,7 @@ async fn every_answer_carries_the_whole_header_list_and_no_other() {
 #[tokio::test]
 async fn the_docs_have_their_own_policy_and_the_api_the_strictest() {
     let server = server().await;
-    let policy = |answer: Answer| answer.header("content-security-policy").unwrap().to_owned();
+    let policy = |answer: TestResponse| answer.header("content-security-policy").unwrap().to_owned();
     assert_eq!(policy(server.get("/v1/whoami").await), "default-src 'none'; frame-ancestors 'none'");
     assert!(policy(server.get("/docs").await).contains("script-src 'self'; style-src 'self';"));
 }

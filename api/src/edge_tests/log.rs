@@ -14,9 +14,9 @@ use super::*;
 /// All that this process logs. One subscriber for all tests: with one for each, tracing's process-wide memory of
 /// who listens to what makes them lose lines to each other.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Log {
+impl io::Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -27,9 +27,9 @@ impl io::Write for Log {
     }
 }
 
-impl Log {
+impl CapturedLog {
     fn start() -> &'static Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
+        static LOG: OnceLock<CapturedLog> = OnceLock::new();
         LOG.get_or_init(|| {
             let log = Self::default();
             let writer = log.clone();
@@ -45,7 +45,7 @@ impl Log {
         lines.filter(|line: &Value| of(line)).collect()
     }
 
-    fn about(&self, answer: &Answer) -> Vec<Value> {
+    fn about(&self, answer: &TestResponse) -> Vec<Value> {
         let id = answer.header("request-id").unwrap();
         self.lines(|line| line["fields"]["request_id"] == id || line["span"]["request_id"] == id)
     }
@@ -53,7 +53,7 @@ impl Log {
 
 #[tokio::test]
 async fn a_request_leaves_one_line_without_url_query_or_address() {
-    let log = Log::start();
+    let log = CapturedLog::start();
     let answer = server().await.get(&format!("{PART}?limit=7&token=secret")).await;
     let lines = log.about(&answer);
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -68,7 +68,7 @@ async fn a_request_leaves_one_line_without_url_query_or_address() {
 
 #[tokio::test]
 async fn the_cause_of_a_failure_is_logged_once_in_the_requests_span() {
-    let log = Log::start();
+    let log = CapturedLog::start();
     for how in ["internal", "foreign"] {
         let answer = server().await.get(&format!("/v1/fail/{how}")).await;
         let lines = log.about(&answer);
@@ -81,10 +81,10 @@ async fn the_cause_of_a_failure_is_logged_once_in_the_requests_span() {
 
 #[tokio::test]
 async fn what_matched_nothing_or_ran_out_of_time_is_logged_as_such() {
-    let log = Log::start();
+    let log = CapturedLog::start();
     let edge = EdgeOptions { request_timeout: Duration::from_millis(50), ..EdgeOptions::default() };
     let server = start(edge, ListenerOptions::default()).await;
-    let line = |answer: Answer| {
+    let line = |answer: TestResponse| {
         let fields = &log.about(&answer)[0]["fields"];
         format!("{} {} {}", fields["method"], fields["operation"], fields["status"])
     };
@@ -96,7 +96,7 @@ async fn what_matched_nothing_or_ran_out_of_time_is_logged_as_such() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_leaves_its_line_too() {
-    let log = Log::start();
+    let log = CapturedLog::start();
     let server = server().await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET /v1/hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

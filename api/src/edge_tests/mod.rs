@@ -36,7 +36,7 @@ use crate::pages::{account, docs};
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct Login {
+struct LoginBody {
     email: String,
     #[oai(validator(min_length = 12))]
     password: String,
@@ -49,7 +49,7 @@ struct Introspect {
 
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", checker = "check")]
-struct Caller(String);
+struct TestCaller(String);
 
 async fn check(_: &Request, bearer: Bearer) -> poem::Result<String> {
     if ["good", "great"].contains(&bearer.token.as_str()) {
@@ -64,13 +64,13 @@ struct Api;
 #[OpenApi]
 impl Api {
     #[oai(path = "/v1/login", method = "post", operation_id = "login")]
-    async fn login(&self, body: JsonBody<Login>) -> Result<Json<String>, Problem> {
-        let Login { email, password } = body.read()?;
+    async fn login(&self, body: JsonBody<LoginBody>) -> Result<Json<String>, Problem> {
+        let LoginBody { email, password } = body.read()?;
         if email == "taken@example.org" { Err(Problem::invalid_credentials()) } else { Ok(Json(password)) }
     }
 
     #[oai(path = "/v1/guarded", method = "post", operation_id = "guarded")]
-    async fn guarded(&self, caller: Caller, body: JsonBody<Login>) -> Result<(), Problem> {
+    async fn guarded(&self, caller: TestCaller, body: JsonBody<LoginBody>) -> Result<(), Problem> {
         if caller.0 != "great" {
             return Err(Problem::permission_denied());
         }
@@ -93,7 +93,7 @@ impl Api {
     }
 
     #[oai(path = "/v1/things/:thing/parts/:part", method = "delete", operation_id = "delete_part")]
-    async fn delete_part(&self, thing: Path<String>, part: Path<String>, caller: Caller) -> Result<(), Problem> {
+    async fn delete_part(&self, thing: Path<String>, part: Path<String>, caller: TestCaller) -> Result<(), Problem> {
         let _ = (thing, part, caller);
         Ok(())
     }
@@ -150,14 +150,14 @@ impl Slow {
 }
 
 /// A running edge; stops when dropped.
-struct Server {
+struct EdgeServer {
     address: SocketAddr,
     task: JoinHandle<()>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     hanging: Arc<Semaphore>,
 }
 
-async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
+async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> EdgeServer {
     let slow = Slow::new();
     let hanging = Arc::clone(&slow.hanging);
     let service = OpenApiService::new(Operations((Api, slow)), "Test", "1");
@@ -170,27 +170,27 @@ async fn start(edge: EdgeOptions, bounds: ListenerOptions) -> Server {
     let task = tokio::spawn(listener::serve(acceptor, stack(app, edge), bounds, async {
         let _ = stopped.await;
     }));
-    Server { address, task, stop: Some(stop), hanging }
+    EdgeServer { address, task, stop: Some(stop), hanging }
 }
 
-async fn server() -> Server {
+async fn server() -> EdgeServer {
     start(EdgeOptions::default(), ListenerOptions::default()).await
 }
 
-impl Drop for Server {
+impl Drop for EdgeServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 #[derive(Debug)]
-struct Answer {
+struct TestResponse {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-impl Answer {
+impl TestResponse {
     fn parse(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let mut lines = head.split("\r\n");
@@ -225,22 +225,22 @@ impl Answer {
     }
 }
 
-impl Server {
+impl EdgeServer {
     /// Returns when a request to `/v1/hang` is under way, one more each time.
     async fn hangs(&self) {
         let arrival = time::timeout(Duration::from_secs(10), self.hanging.acquire()).await;
         arrival.expect("it does not arrive").unwrap().forget();
     }
 
-    async fn raw(&self, request: &str) -> Answer {
+    async fn raw(&self, request: &str) -> TestResponse {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let _ = time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("no end");
-        Answer::parse(&String::from_utf8_lossy(&answer))
+        TestResponse::parse(&String::from_utf8_lossy(&answer))
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+    async fn send(&self, method: &str, path: &str, headers: &[&str], body: &str) -> TestResponse {
         let mut lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
         if !body.is_empty() {
             lines.push_str(&format!("content-length: {}\r\n", body.len()));
@@ -248,11 +248,11 @@ impl Server {
         self.raw(&format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lines}\r\n{body}")).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> TestResponse {
         self.send("GET", path, &[], "").await
     }
 
-    async fn post(&self, path: &str, body: &str) -> Answer {
+    async fn post(&self, path: &str, body: &str) -> TestResponse {
         self.send("POST", path, &["content-type: application/json"], body).await
     }
 }

@@ -100,7 +100,8 @@ struct StepUpRequest {
 
 /// The elevation of a session.
 #[derive(Object)]
-struct Elevation {
+#[oai(rename = "Elevation")]
+struct ElevationResource {
     /// The end of the elevation. Sensitive calls are allowed until then.
     elevated_until: Timestamp,
 }
@@ -335,7 +336,7 @@ impl Auth {
         caller: HeldBearer,
         body: JsonBody<StepUpRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
-    ) -> Result<CommandResponse<Elevation>, Problem> {
+    ) -> Result<CommandResponse<ElevationResource>, Problem> {
         let caller = caller.0;
         let evidence = match body.read()? {
             StepUpRequest { password: Some(password), code: None } => Evidence::Password(Password::new(password)),
@@ -349,7 +350,7 @@ impl Auth {
             .commands
             .step_up(&context, caller.account, caller.session, caller.step_up_required, evidence)
             .await?;
-        Ok(CommandResponse::of(done, |elevated_until| Elevation { elevated_until: elevated_until.into() }))
+        Ok(CommandResponse::of(done, |elevated_until| ElevationResource { elevated_until: elevated_until.into() }))
     }
 
     /// Introspect a token (RFC 7662)

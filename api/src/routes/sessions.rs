@@ -140,7 +140,7 @@ impl Sessions {
 
 /// The origin of a login or a refresh. A member is `None` if it is unknown or was erased.
 #[derive(Default)]
-pub struct Origin {
+pub struct SessionOrigin {
     pub ip: Option<String>,
     pub user_agent: Option<String>,
 }
@@ -151,7 +151,7 @@ pub async fn with_origins(
     filter: &sessions::SessionFilter,
     paging: &Paging<Uuid>,
     moment: Option<Moment>,
-) -> Result<Page<(sessions::SessionRow, [Origin; 2]), Uuid>, Problem> {
+) -> Result<Page<(sessions::SessionRow, [SessionOrigin; 2]), Uuid>, Problem> {
     let page = match moment {
         Some(moment) => sessions::list_as_of(&app.pool, filter, paging, moment).await,
         None => sessions::list(&app.pool, filter, paging, clock::now()).await,
@@ -165,7 +165,7 @@ pub async fn with_origins(
     let origin = |position| {
         let facts = facts.get(&position)?;
         let text = |field| facts.get(field).map(str::to_owned);
-        Some(Origin { ip: text(SealedField::Ip), user_agent: text(SealedField::UserAgent) })
+        Some(SessionOrigin { ip: text(SealedField::Ip), user_agent: text(SealedField::UserAgent) })
     };
     let items = page.items.into_iter().map(|session| {
         let origins = positions(&session).map(|position| origin(position).unwrap_or_default());

@@ -96,17 +96,17 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Answer(Option<&'static str>, Option<&'static str>);
+    struct FakeError(Option<&'static str>, Option<&'static str>);
 
-    impl Display for Answer {
+    impl Display for FakeError {
         fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
             f.write_str("an answer")
         }
     }
 
-    impl std::error::Error for Answer {}
+    impl std::error::Error for FakeError {}
 
-    impl DatabaseError for Answer {
+    impl DatabaseError for FakeError {
         fn message(&self) -> &str {
             "an answer"
         }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn answer(sqlstate: &'static str) -> Error {
-        Error::Database(Box::new(Answer(Some(sqlstate), None)))
+        Error::Database(Box::new(FakeError(Some(sqlstate), None)))
     }
 
     fn states(sqlstates: &[&'static str], expected: DatabaseFailure<'_>) {
@@ -167,12 +167,12 @@ mod tests {
             &["22001", "22P02", "23000", "25001", "42601", "42703", "55000", "XX000", "", "é"],
             DatabaseFailure::Refused,
         );
-        assert_eq!(DatabaseFailure::of(&Error::Database(Box::new(Answer(None, None)))), DatabaseFailure::Refused);
+        assert_eq!(DatabaseFailure::of(&Error::Database(Box::new(FakeError(None, None)))), DatabaseFailure::Refused);
     }
 
     #[test]
     fn a_constraint_is_known_by_its_name() {
-        let violation = Error::Database(Box::new(Answer(Some("23514"), Some("head_is_not_ahead"))));
+        let violation = Error::Database(Box::new(FakeError(Some("23514"), Some("head_is_not_ahead"))));
         assert_eq!(DatabaseFailure::of(&violation), DatabaseFailure::Constraint("head_is_not_ahead"));
     }
 

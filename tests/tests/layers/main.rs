@@ -91,6 +91,14 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 #[test]
+fn a_name_stands_for_one_type() {
+    let types = sources::types();
+    assert!(types.len() > 500, "the sources were not found: {}", types.len());
+    let twice: Vec<_> = types.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:#?}");
+}
+
+#[test]
 fn no_file_imports_one_of_a_higher_floor() {
     let imports = sources::imports();
     let mut faults = Vec::new();

@@ -38,8 +38,8 @@ struct Source {
     items: Vec<Item>,
 }
 
-/// Returns the imports of all files of all crates.
-pub fn imports() -> Imports {
+/// Reads the source files of all crates.
+fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = Vec::new();
     for (name, folder) in CRATES {
@@ -52,6 +52,29 @@ pub fn imports() -> Imports {
             }
         }
     }
+    sources
+}
+
+/// Returns the structs, enums and traits by name, each with the files that define one of that name.
+pub fn types() -> BTreeMap<String, Vec<String>> {
+    let mut types = BTreeMap::new();
+    for Source { file, items, .. } in sources() {
+        for item in items {
+            let name = match item {
+                Item::Struct(item) => item.ident,
+                Item::Enum(item) => item.ident,
+                Item::Trait(item) => item.ident,
+                _ => continue,
+            };
+            types.entry(name.to_string()).or_insert_with(Vec::new).push(file.clone());
+        }
+    }
+    types
+}
+
+/// Returns the imports of all files of all crates.
+pub fn imports() -> Imports {
+    let sources = sources();
     let modules: BTreeMap<Module, String> =
         sources.iter().map(|source| (source.module.clone(), source.file.clone())).collect();
     let methods: BTreeMap<String, String> = sources

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use fulexo_node::config::Config;
 use fulexo_tests::Database;
 
-use crate::pki::{Authority, Files, put};
+use crate::pki::{Authority, CertificateFiles, put};
 
 /// Returns the problems of these variables on top of those of a node.
 fn said(database: &Database, more: &[(&str, &str)]) -> Vec<String> {
@@ -18,8 +18,8 @@ fn said(database: &Database, more: &[(&str, &str)]) -> Vec<String> {
 async fn each_fault_of_a_pair_is_named_with_its_variable() {
     let (authority, database) = (Authority::new(), Database::create().await);
     let sound = authority.issue(&["localhost"]);
-    let files = Files::new(&sound);
-    let of = |files: &Files| {
+    let files = CertificateFiles::new(&sound);
+    let of = |files: &CertificateFiles| {
         let (cert, key) = (files.cert.to_str().unwrap(), files.key.to_str().unwrap());
         said(&database, &[("TLS_CERT", cert), ("TLS_KEY", key)])
     };
@@ -46,7 +46,7 @@ async fn each_fault_of_a_pair_is_named_with_its_variable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn combinations_without_sense_are_refused() {
     let database = Database::create().await;
-    let files = Files::new(&Authority::new().issue(&["localhost"]));
+    let files = CertificateFiles::new(&Authority::new().issue(&["localhost"]));
     let (cert, key) = (files.cert.to_str().unwrap(), files.key.to_str().unwrap());
     let (cert, key) = (("TLS_CERT", cert), ("TLS_KEY", key));
     let (names, http) = (("ACME_DOMAINS", "a.example"), ("FULEXO_HTTP_PORT", "80"));
@@ -76,7 +76,7 @@ async fn combinations_without_sense_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn production_is_content_with_a_certificate_or_acme_or_a_proxy() {
     let database = Database::create().await;
-    let files = Files::new(&Authority::new().issue(&["localhost"]));
+    let files = CertificateFiles::new(&Authority::new().issue(&["localhost"]));
     let (cert, key) = (("TLS_CERT", files.cert.to_str().unwrap()), ("TLS_KEY", files.key.to_str().unwrap()));
     let speaks_plainly = |more: &[(&str, &str)]| {
         let problems = said(&database, &[&[("APP_ENV", "production")], more].concat());

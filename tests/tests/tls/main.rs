@@ -31,13 +31,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::pki::{Authority, Files, Issued};
+use crate::pki::{Authority, CertificateFiles, Issued};
 
 /// A node with a certificate for `localhost` and 127.0.0.1, and the certificate's authority and files.
 struct Served {
     node: Node,
     authority: Authority,
-    files: Files,
+    files: CertificateFiles,
 }
 
 impl Served {
@@ -47,7 +47,7 @@ impl Served {
 
     async fn with(more: &[(&str, &str)]) -> Self {
         let authority = Authority::new();
-        let files = Files::new(&authority.issue(&["localhost", "127.0.0.1"]));
+        let files = CertificateFiles::new(&authority.issue(&["localhost", "127.0.0.1"]));
         let database = Arc::new(Database::create().await);
         let node = Node::with(&database, files.env(&database, more)).await;
         Self { node, authority, files }
@@ -59,7 +59,7 @@ impl Served {
     }
 }
 
-impl Files {
+impl CertificateFiles {
     fn env(&self, database: &Database, more: &[(&str, &str)]) -> BTreeMap<String, String> {
         let mut env = database.env();
         env.insert("TLS_CERT".into(), self.cert.to_str().unwrap().into());

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::pki::{Authority, Files, believing, directory, put};
+use crate::pki::{Authority, CertificateFiles, believing, directory, put};
 
 /// A running ACME server, and the port at which it looks for http-01.
 pub struct Pebble {
@@ -68,7 +68,7 @@ impl Place {
     /// Starts the server; its certificates are valid for this many seconds.
     pub async fn start(self, seconds: u32) -> Pebble {
         let [port, management, names, names_management] = self.ports;
-        let files = Files::new(&self.authority.issue(&["localhost"]));
+        let files = CertificateFiles::new(&self.authority.issue(&["localhost"]));
         let config = json!({"pebble": {
             "listenAddress": format!("127.0.0.1:{port}"),
             "managementListenAddress": format!("127.0.0.1:{management}"),

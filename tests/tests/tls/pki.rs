@@ -82,12 +82,12 @@ pub fn believing(
 }
 
 /// The files `cert.pem` and `key.pem` in their own directory.
-pub struct Files {
+pub struct CertificateFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
 }
 
-impl Files {
+impl CertificateFiles {
     pub fn new(issued: &Issued) -> Self {
         let dir = directory();
         let files = Self { cert: dir.join("cert.pem"), key: dir.join("key.pem") };

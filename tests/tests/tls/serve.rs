@@ -3,12 +3,12 @@
 use fulexo_tests::{Client, Database, Program};
 use tokio::task::block_in_place;
 
-use crate::pki::{Authority, Files, put};
+use crate::pki::{Authority, CertificateFiles, put};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_and_stops_when_asked() {
     let (authority, database) = (Authority::new(), Database::create().await);
-    let files = Files::new(&authority.issue(&["127.0.0.1"]));
+    let files = CertificateFiles::new(&authority.issue(&["127.0.0.1"]));
     let mut program =
         Program::start(&["serve"], &files.env(&database, &[("FULEXO_PORT", "0"), ("FULEXO_HTTP_PORT", "0")]));
     let (url, plain) = block_in_place(|| (program.says("listening on "), program.says("redirecting from ")));
@@ -24,7 +24,7 @@ async fn it_says_where_it_listens_and_stops_when_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_certificate_does_not_start() {
     let (authority, database) = (Authority::new(), Database::create().await);
-    let files = Files::new(&authority.issue(&["localhost"]));
+    let files = CertificateFiles::new(&authority.issue(&["localhost"]));
     put(&files.key, &authority.issue(&["localhost"]).key);
     let mut program = Program::start(&["serve"], &files.env(&database, &[]));
     let ended = block_in_place(|| program.wait());

@@ -9,7 +9,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::environment::Environment;
-use super::reader::Reader;
+use super::reader::EnvironmentReader;
 
 /// The configuration of e-mail. It has no `Debug`: it may contain a password.
 pub struct MailConfig {
@@ -36,14 +36,14 @@ pub struct Relay {
     /// The port, by default 465 or 587.
     pub port: u16,
     /// The protection of the connection.
-    pub security: Security,
+    pub security: SmtpSecurity,
     /// The credentials of the server, if it needs any.
-    pub login: Option<Login>,
+    pub login: Option<SmtpCredentials>,
 }
 
 /// The protection of a connection to a mail server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
+pub enum SmtpSecurity {
     /// TLS from the first byte (RFC 8314, section 3.3).
     Tls,
     /// Required STARTTLS (RFC 3207).
@@ -53,7 +53,7 @@ pub enum Security {
 }
 
 /// The credentials of a mail server.
-pub struct Login {
+pub struct SmtpCredentials {
     /// The user name.
     pub user: String,
     /// The password, wiped when dropped.
@@ -71,14 +71,14 @@ impl Relay {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let on_this_machine = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         let (security, port) = match url.scheme() {
-            "smtps" => (Security::Tls, 465),
-            "smtp" if on_this_machine => (Security::Loopback, 25),
-            "smtp" => (Security::StartTls, 587),
+            "smtps" => (SmtpSecurity::Tls, 465),
+            "smtp" if on_this_machine => (SmtpSecurity::Loopback, 25),
+            "smtp" => (SmtpSecurity::StartTls, 587),
             _ => return None,
         };
         let login = match (url.username(), url.password()) {
             ("", None) => None,
-            (user, Some(password)) if !user.is_empty() && !password.is_empty() => Some(Login {
+            (user, Some(password)) if !user.is_empty() && !password.is_empty() => Some(SmtpCredentials {
                 user: percent_decode_str(user).decode_utf8().ok()?.into_owned(),
                 password: Zeroizing::new(percent_decode_str(password).decode_utf8().ok()?.into_owned()),
             }),
@@ -89,7 +89,7 @@ impl Relay {
     }
 }
 
-impl Reader {
+impl EnvironmentReader {
     /// Returns the configuration of e-mail, or `None` without a transport or with a problem.
     pub(super) fn mail(&mut self, environment: Environment) -> Option<MailConfig> {
         let url = self.optional("SMTP_URL");

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 pub use self::environment::Environment;
 pub use self::feed_source::FeedSource;
 use self::mail::MailConfig;
-use self::reader::Reader;
+use self::reader::EnvironmentReader;
 use crate::database::LEAST_CONNECTIONS;
 use crate::http::cors::Origins;
 use crate::tls::Source;
@@ -116,7 +116,7 @@ impl Config {
         vars: BTreeMap<String, String>,
         read_file: impl Fn(&str) -> Result<String, String>,
     ) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader { vars, problems: Vec::new() };
+        let mut reader = EnvironmentReader { vars, problems: Vec::new() };
         reader.refuse_unknown();
         reader.refuse_demo_secrets();
 
@@ -175,7 +175,7 @@ impl Config {
 /// # Errors
 /// If the variable is missing or malformed.
 pub fn owner_database_url() -> Result<String, ConfigErrors> {
-    let mut reader = Reader { vars: std::env::vars().collect(), problems: Vec::new() };
+    let mut reader = EnvironmentReader { vars: std::env::vars().collect(), problems: Vec::new() };
     let url = reader.postgres_url("DATABASE_OWNER_URL", "the owner role, which runs migrations");
     if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
 }
@@ -185,7 +185,7 @@ pub fn owner_database_url() -> Result<String, ConfigErrors> {
 /// # Errors
 /// If the variable is missing or malformed.
 pub fn database_url() -> Result<String, ConfigErrors> {
-    let mut reader = Reader { vars: std::env::vars().collect(), problems: Vec::new() };
+    let mut reader = EnvironmentReader { vars: std::env::vars().collect(), problems: Vec::new() };
     let url = reader.database_url();
     if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
 }

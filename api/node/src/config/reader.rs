@@ -50,13 +50,13 @@ pub(super) const DEMO: [&str; 3] = [
     "strong-database-password-here",
 ];
 
-pub(super) struct Reader {
+pub(super) struct EnvironmentReader {
     pub(super) vars: BTreeMap<String, String>,
     /// The problems so far.
     pub(super) problems: Vec<String>,
 }
 
-impl Reader {
+impl EnvironmentReader {
     pub(super) fn problem(&mut self, problem: impl Into<String>) {
         self.problems.push(problem.into());
     }

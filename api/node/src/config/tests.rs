@@ -3,7 +3,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use fulexo_domain::rate_limit::{Quota, RateLimit, RouteGroup};
 
-use super::mail::{MailTransport, Security};
+use super::mail::{MailTransport, SmtpSecurity};
 use super::reader::{DEMO, parse_key, pem_blocks};
 use super::*;
 
@@ -210,15 +210,15 @@ fn mail_goes_by_tls_by_starttls_or_plain_to_this_machine_alone() {
         MailTransport::Files(_) => panic!("files"),
     };
     for (url, host, port, security, login) in [
-        ("smtps://u%40x:p%2Fw@mail.example.com:4650", "mail.example.com", 4650, Security::Tls, true),
-        ("smtps://mail.example.com", "mail.example.com", 465, Security::Tls, false),
-        ("smtps://127.0.0.1", "127.0.0.1", 465, Security::Tls, false),
-        ("smtp://u:p@mail.example.com", "mail.example.com", 587, Security::StartTls, true),
-        ("smtp://192.0.2.7:25", "192.0.2.7", 25, Security::StartTls, false),
-        ("smtp://localhost.example.com", "localhost.example.com", 587, Security::StartTls, false),
-        ("smtp://localhost", "localhost", 25, Security::Loopback, false),
-        ("smtp://127.0.0.1:2525", "127.0.0.1", 2525, Security::Loopback, false),
-        ("smtp://[::1]:2525", "::1", 2525, Security::Loopback, false),
+        ("smtps://u%40x:p%2Fw@mail.example.com:4650", "mail.example.com", 4650, SmtpSecurity::Tls, true),
+        ("smtps://mail.example.com", "mail.example.com", 465, SmtpSecurity::Tls, false),
+        ("smtps://127.0.0.1", "127.0.0.1", 465, SmtpSecurity::Tls, false),
+        ("smtp://u:p@mail.example.com", "mail.example.com", 587, SmtpSecurity::StartTls, true),
+        ("smtp://192.0.2.7:25", "192.0.2.7", 25, SmtpSecurity::StartTls, false),
+        ("smtp://localhost.example.com", "localhost.example.com", 587, SmtpSecurity::StartTls, false),
+        ("smtp://localhost", "localhost", 25, SmtpSecurity::Loopback, false),
+        ("smtp://127.0.0.1:2525", "127.0.0.1", 2525, SmtpSecurity::Loopback, false),
+        ("smtp://[::1]:2525", "::1", 2525, SmtpSecurity::Loopback, false),
     ] {
         assert_eq!(relay(url), (host.to_owned(), port, security, login), "{url}");
     }

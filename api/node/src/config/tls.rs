@@ -6,19 +6,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName};
 use zeroize::Zeroizing;
 
-use super::reader::Reader;
+use super::reader::EnvironmentReader;
 use crate::clock;
 use crate::tls::Source;
 use crate::tls::acme::AcmeOptions;
 use crate::tls::certificate::Certificate;
-use crate::tls::files::Files;
+use crate::tls::files::CertificateFiles;
 
 /// The default ACME directory: Let's Encrypt.
 const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// The maximum number of names in one certificate of Let's Encrypt.
 const MOST_NAMES: usize = 100;
 
-impl Reader {
+impl EnvironmentReader {
     pub(super) fn tls(&mut self, read_file: &impl Fn(&str) -> Result<String, String>) -> Option<Source> {
         let files = self.tls_files(read_file);
         let acme = self.acme(read_file);
@@ -70,7 +70,7 @@ impl Reader {
                 }
             }
         }
-        Some(Source::Files(Files { cert: cert.into(), key: key.into() }))
+        Some(Source::CertificateFiles(CertificateFiles { cert: cert.into(), key: key.into() }))
     }
 
     fn acme(&mut self, read_file: &impl Fn(&str) -> Result<String, String>) -> Option<Source> {

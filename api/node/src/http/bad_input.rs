@@ -186,16 +186,16 @@ mod tests {
     use super::*;
 
     #[derive(Object)]
-    struct Order {
+    struct Purchase {
         name: String,
     }
 
     #[test]
     fn the_text_of_an_error_gives_its_member_and_keeps_its_value() {
         let secret = "hunter2hunter2";
-        let reason = Order::parse_from_json(Some(json!(secret))).err().unwrap().into_message();
+        let reason = Purchase::parse_from_json(Some(json!(secret))).err().unwrap().into_message();
         assert!(reason.contains(secret), "poem-openapi has stopped quoting: this file can be simpler");
-        assert_eq!(by_text(&reason), FieldError::new("", "must be of type Order"));
+        assert_eq!(by_text(&reason), FieldError::new("", "must be of type Purchase"));
 
         let of = |text| {
             let fault = by_text(text);
@@ -203,13 +203,13 @@ mod tests {
         };
         let expected = |pointer: &str, detail: &str| (pointer.to_owned(), detail.to_owned());
         assert_eq!(
-            of("failed to parse \"Order\": field `name` verification failed. maxLength(4)"),
+            of("failed to parse \"Purchase\": field `name` verification failed. maxLength(4)"),
             expected("/name", "must satisfy maxLength(4)")
         );
-        assert_eq!(of("failed to parse \"Order\": unknown field `x`."), expected("/x", "is unknown"));
+        assert_eq!(of("failed to parse \"Purchase\": unknown field `x`."), expected("/x", "is unknown"));
         assert_eq!(of("missing field `token`"), expected("/token", "is required"));
         assert_eq!(
-            of("failed to parse \"EmailAddress\": has no @ (occurred while parsing \"Order\")"),
+            of("failed to parse \"EmailAddress\": has no @ (occurred while parsing \"Purchase\")"),
             expected("", "has no @")
         );
         assert_eq!(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::problem::Problem;
-use crate::limits::Origin;
+use crate::limits::RequestSource;
 
 /// One address may hold the whole divided by this: to take everything, by bodies that do not come, takes as many addresses
 /// as it takes to have all connections.
@@ -23,13 +23,13 @@ pub(super) struct BodyBudget {
 struct Held {
     all: usize,
     /// The bytes of each address that holds any.
-    of: HashMap<Origin, usize>,
+    of: HashMap<RequestSource, usize>,
 }
 
 /// Bytes that were taken; given back when dropped.
 pub(super) struct TakenBytes {
     budget: Arc<BodyBudget>,
-    origin: Origin,
+    origin: RequestSource,
     bytes: usize,
 }
 
@@ -44,7 +44,7 @@ impl BodyBudget {
     /// # Errors
     /// 503 if there is not as much left, in all or for this address.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr, bytes: usize) -> Result<TakenBytes, Problem> {
-        let origin = Origin::of(address);
+        let origin = RequestSource::of(address);
         let mut held = self.held();
         let own = held.of.get(&origin).copied().unwrap_or_default().saturating_add(bytes);
         let all = held.all.saturating_add(bytes);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::client_address::is_trusted;
 use super::listener_options::ListenerOptions;
-use crate::limits::Origin;
+use crate::limits::RequestSource;
 
 /// Idle connections that one look finds: the next ones need not look.
 const FOUND: usize = 64;
@@ -28,14 +28,14 @@ const PAUSE: u64 = 10_000;
 pub(super) struct Connections {
     options: Arc<ListenerOptions>,
     began: Instant,
-    table: Mutex<Table>,
+    table: Mutex<ConnectionTable>,
 }
 
 #[derive(Default)]
-struct Table {
+struct ConnectionTable {
     open: HashMap<u64, Arc<State>>,
     /// The number of connections that each address holds, of the addresses that hold any.
-    of: HashMap<Origin, usize>,
+    of: HashMap<RequestSource, usize>,
     next: u64,
     /// Connections that were idle longest, and since when, as of the last look.
     idle: VecDeque<(u64, u64)>,
@@ -45,7 +45,7 @@ struct Table {
 
 struct State {
     /// The origin. `None` for a proxy of ours, which speaks for many.
-    origin: Option<Origin>,
+    origin: Option<RequestSource>,
     under_way: AtomicUsize,
     /// The time at which the last request ended, or the connection was accepted; microseconds of this listener.
     idle_since: AtomicU64,
@@ -54,7 +54,7 @@ struct State {
 }
 
 /// A connection's place; given back when dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     id: u64,
     state: Arc<State>,
@@ -68,9 +68,9 @@ impl Connections {
     }
 
     /// A place for a connection from this address, if it may have one.
-    pub(super) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
+    pub(super) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<ConnectionPermit> {
         let peer = peer.map(|peer| peer.to_canonical()).filter(|peer| !is_trusted(*peer, &self.options.exempt));
-        let origin = peer.map(Origin::of);
+        let origin = peer.map(RequestSource::of);
         let (now, mut table) = (self.now(), self.table());
         if let (Some(origin), Some(most)) = (origin, self.options.max_per_address)
             && table.of.get(&origin).is_some_and(|held| *held >= most)
@@ -96,7 +96,7 @@ impl Connections {
             *table.of.entry(origin).or_default() += 1;
         }
         drop(table);
-        Some(Place { connections: Arc::clone(self), id, state, is_reserved })
+        Some(ConnectionPermit { connections: Arc::clone(self), id, state, is_reserved })
     }
 
     /// Tells the connection to go that has been idle longest: something that each of them takes has run out.
@@ -105,7 +105,7 @@ impl Connections {
         self.table().displace(now);
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, ConnectionTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,7 +115,7 @@ impl Connections {
     }
 }
 
-impl Table {
+impl ConnectionTable {
     /// Takes the place of the one that has been idle longest. `false` if each has a request under way.
     fn displace(&mut self, now: u64) -> bool {
         loop {
@@ -167,7 +167,7 @@ impl State {
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Returns once the connection is to go: displaced (`true`), or after an answer that ends it.
     pub(super) async fn told_to_go(&self) -> bool {
         self.state.leave.notified().await;
@@ -175,12 +175,12 @@ impl Place {
     }
 
     /// Returns the handle for the service, which knows of requests.
-    pub(super) fn user(&self) -> User {
-        User { connections: Arc::clone(&self.connections), state: Arc::clone(&self.state) }
+    pub(super) fn user(&self) -> ConnectionUse {
+        ConnectionUse { connections: Arc::clone(&self.connections), state: Arc::clone(&self.state) }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.connections.table().remove(self.id);
     }
@@ -188,12 +188,12 @@ impl Drop for Place {
 
 /// The handle by which the service uses a connection.
 #[derive(Clone)]
-pub(super) struct User {
+pub(super) struct ConnectionUse {
     connections: Arc<Connections>,
     state: Arc<State>,
 }
 
-impl User {
+impl ConnectionUse {
     /// A request begins, and is under way until what this returns is dropped.
     pub(super) fn begin(&self) -> UnderWay {
         self.state.under_way.fetch_add(1, Ordering::AcqRel);
@@ -212,11 +212,11 @@ impl User {
 }
 
 /// A request under way.
-pub(super) struct UnderWay(User);
+pub(super) struct UnderWay(ConnectionUse);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let User { connections, state } = &self.0;
+        let ConnectionUse { connections, state } = &self.0;
         state.idle_since.store(connections.now(), Ordering::Release);
         state.under_way.fetch_sub(1, Ordering::AcqRel);
     }
@@ -266,11 +266,11 @@ mod tests {
         Connections::new(Arc::new(options))
     }
 
-    fn admit(connections: &Arc<Connections>, peer: &str) -> Option<Place> {
+    fn admit(connections: &Arc<Connections>, peer: &str) -> Option<ConnectionPermit> {
         connections.admit(Some(peer.parse().unwrap()))
     }
 
-    fn is_displaced(place: &Place) -> bool {
+    fn is_displaced(place: &ConnectionPermit) -> bool {
         place.state.displaced.load(Ordering::Relaxed)
     }
 

@@ -43,7 +43,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant, Sleep};
 
-use super::connections::{AnswerBody, Connections, Place, UnderWay, User};
+use super::connections::{AnswerBody, ConnectionPermit, ConnectionUse, Connections, UnderWay};
 use super::headers;
 use super::listener_options::ListenerOptions;
 use super::problem::{Base, Problem};
@@ -177,7 +177,7 @@ struct Peer {
 async fn serve_connection<I, E>(
     io: I,
     peer: Peer,
-    place: Place,
+    place: ConnectionPermit,
     app: Arc<E>,
     options: Arc<ListenerOptions>,
     mut drain: watch::Receiver<bool>,
@@ -289,7 +289,7 @@ fn protocol(options: &ListenerOptions) -> auto::Builder<TokioExecutor> {
 struct Unstalled<I> {
     io: I,
     limit: Duration,
-    user: User,
+    user: ConnectionUse,
     /// Set while a write waits: until it is sent, an answer is under way.
     stalled: Option<(Pin<Box<Sleep>>, UnderWay)>,
 }

@@ -41,9 +41,9 @@ impl BodySchema {
             return Ok(Value::Null);
         }
         let body = if body.is_empty() { b"null" } else { body };
-        let mut reader = Reader { named: &self.named, path: Vec::new(), faults: Vec::new() };
+        let mut reader = BodyReader { named: &self.named, path: Vec::new(), faults: Vec::new() };
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let place = Place { schema: resolved(&self.named, &self.root), null: Null::Mistyped, reader: &mut reader };
+        let place = SchemaSeed { schema: resolved(&self.named, &self.root), null: Null::Mistyped, reader: &mut reader };
         let value = place.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
         let faults = reader.faults;
         match value {
@@ -68,7 +68,7 @@ fn resolved<'a>(named: &'a BTreeMap<String, MetaSchema>, schema: &'a MetaSchemaR
 }
 
 /// A body being read.
-struct Reader<'a> {
+struct BodyReader<'a> {
     named: &'a BTreeMap<String, MetaSchema>,
     path: Vec<Segment>,
     faults: Vec<FieldError>,
@@ -81,7 +81,7 @@ enum Segment {
     Index(usize),
 }
 
-impl Reader<'_> {
+impl BodyReader<'_> {
     /// Records a fault of the value that is being read.
     ///
     /// # Errors
@@ -133,13 +133,13 @@ enum Null {
 }
 
 /// A value about to be read, and the schema for its place; none where the schema says nothing of use.
-struct Place<'r, 'a> {
+struct SchemaSeed<'r, 'a> {
     schema: Option<&'a MetaSchema>,
     null: Null,
-    reader: &'r mut Reader<'a>,
+    reader: &'r mut BodyReader<'a>,
 }
 
-impl<'a> Place<'_, 'a> {
+impl<'a> SchemaSeed<'_, 'a> {
     /// The schema, if it is one for values of this type; a fault if it is not.
     fn schema_for<E: Error>(&mut self, ty: &str) -> Result<Option<&'a MetaSchema>, E> {
         match self.schema {
@@ -165,7 +165,7 @@ impl<'a> Place<'_, 'a> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Place<'_, '_> {
+impl<'de> DeserializeSeed<'de> for SchemaSeed<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -173,7 +173,7 @@ impl<'de> DeserializeSeed<'de> for Place<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Place<'_, '_> {
+impl<'de> Visitor<'de> for SchemaSeed<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,8 +227,11 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
         let mut count = 0;
         while schema.is_some() && count <= most {
             self.reader.path.push(Segment::Index(count));
-            let item =
-                items.next_element_seed(Place { schema: each, null: Null::Mistyped, reader: &mut *self.reader })?;
+            let item = items.next_element_seed(SchemaSeed {
+                schema: each,
+                null: Null::Mistyped,
+                reader: &mut *self.reader,
+            })?;
             self.reader.path.pop();
             let Some(item) = item else { break };
             count += 1;
@@ -272,7 +275,7 @@ impl<'de> Visitor<'de> for Place<'_, '_> {
                 let named = self.reader.named;
                 let member = schema.properties.get(index).and_then(|(_, member)| resolved(named, member));
                 let null = if schema.required.contains(&name) { Null::Missing } else { Null::Absent };
-                let value = members.next_value_seed(Place { schema: member, null, reader: &mut *self.reader })?;
+                let value = members.next_value_seed(SchemaSeed { schema: member, null, reader: &mut *self.reader })?;
                 if self.reader.is_sound() {
                     values.insert(name.to_owned(), value);
                 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// An origin of requests, which are counted together. Personal data: no `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Origin {
+pub enum RequestSource {
     /// An IPv4 address.
     V4([u8; 4]),
     /// A network of IPv6: the holder of one address of a /64 has them all.
@@ -27,7 +27,7 @@ pub enum Origin {
     Crowd,
 }
 
-impl Origin {
+impl RequestSource {
     /// The origin of an address.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -59,7 +59,7 @@ pub struct Buckets {
 #[derive(Default)]
 struct Shard {
     /// The time at which each bucket will be full again, in microseconds of this process.
-    full_at: HashMap<(RateLimit, Origin), i64>,
+    full_at: HashMap<(RateLimit, RequestSource), i64>,
     /// The time of the last look for room.
     swept_at: Option<i64>,
 }
@@ -78,7 +78,14 @@ impl Default for Buckets {
 
 impl Buckets {
     /// Counts so many requests, all or none, and says until when their bucket will not be full.
-    pub fn admit(&self, limit: RateLimit, origin: Origin, quota: Quota, count: u32, now: i64) -> (Admission, i64) {
+    pub fn admit(
+        &self,
+        limit: RateLimit,
+        origin: RequestSource,
+        quota: Quota,
+        count: u32,
+        now: i64,
+    ) -> (Admission, i64) {
         let hash = self.hasher.hash_one((limit, origin));
         let index = usize::try_from(hash % SHARDS as u64).unwrap_or_default();
         let Some(shard) = self.shards.get(index) else {
@@ -96,7 +103,7 @@ impl Buckets {
 }
 
 impl Shard {
-    fn place_for(&mut self, key: (RateLimit, Origin), now: i64) -> (RateLimit, Origin) {
+    fn place_for(&mut self, key: (RateLimit, RequestSource), now: i64) -> (RateLimit, RequestSource) {
         if self.full_at.len() < MOST || self.full_at.contains_key(&key) {
             return key;
         }
@@ -104,7 +111,7 @@ impl Shard {
             self.swept_at = Some(now);
             self.full_at.retain(|_, full_at| *full_at > now);
         }
-        if self.full_at.len() < MOST { key } else { (key.0, Origin::Crowd) }
+        if self.full_at.len() < MOST { key } else { (key.0, RequestSource::Crowd) }
     }
 }
 
@@ -116,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    fn admitted(buckets: &Buckets, origin: Origin, now: i64) -> bool {
+    fn admitted(buckets: &Buckets, origin: RequestSource, now: i64) -> bool {
         let quota = Quota::new(2, TimeDelta::seconds(2)).unwrap();
         matches!(buckets.admit(RateLimit::Address, origin, quota, 1, now).0, Admission::Admitted { .. })
     }
@@ -127,7 +134,7 @@ mod tests {
 
     #[test]
     fn neighbours_in_one_64_are_one_origin_and_a_mapped_address_is_the_mapped_one() {
-        let of = |text: &str| Origin::of(text.parse().unwrap());
+        let of = |text: &str| RequestSource::of(text.parse().unwrap());
         assert!(of("2001:db8:1:2::1") == of("2001:db8:1:2:ffff:ffff:ffff:ffff"));
         assert!(of("2001:db8:1:2::1") != of("2001:db8:1:3::1"));
         assert!(of("::ffff:192.0.2.1") == of("192.0.2.1"));
@@ -137,17 +144,17 @@ mod tests {
     #[test]
     fn a_million_addresses_take_bounded_room_and_leave_those_known_before_alone() {
         let buckets = Buckets::default();
-        let known = Origin::V4([192, 0, 2, 1]);
+        let known = RequestSource::V4([192, 0, 2, 1]);
         assert!(admitted(&buckets, known, 0));
         for number in 0..1_000_000_u64 {
-            admitted(&buckets, Origin::V6(number.to_be_bytes()), 0);
+            admitted(&buckets, RequestSource::V6(number.to_be_bytes()), 0);
         }
         // Each shard has one crowd in addition to the buckets that it holds.
         assert!(size(&buckets) <= SHARDS * (MOST + 1), "{}", size(&buckets));
         assert!(admitted(&buckets, known, 0));
         assert!(!admitted(&buckets, known, 0));
-        let newcomers =
-            (0..1_000_u64).filter(|number| admitted(&buckets, Origin::V6(((number + 1) << 32).to_be_bytes()), 0));
+        let newcomers = (0..1_000_u64)
+            .filter(|number| admitted(&buckets, RequestSource::V6(((number + 1) << 32).to_be_bytes()), 0));
         assert_eq!(newcomers.count(), 0, "the crowds of a flood are empty");
     }
 
@@ -155,9 +162,9 @@ mod tests {
     fn once_a_flood_has_passed_there_is_room_again() {
         let buckets = Buckets::default();
         for number in 0..200_000_u64 {
-            admitted(&buckets, Origin::V6(number.to_be_bytes()), 0);
+            admitted(&buckets, RequestSource::V6(number.to_be_bytes()), 0);
         }
-        let newcomers = (0..1_000_u64).map(|number| Origin::V6(((number + 1) << 32).to_be_bytes()));
+        let newcomers = (0..1_000_u64).map(|number| RequestSource::V6(((number + 1) << 32).to_be_bytes()));
         assert!(newcomers.clone().all(|newcomer| admitted(&buckets, newcomer, 3_000_000)));
         assert!(size(&buckets) <= 2_000 + 1_000 + SHARDS * MOST);
     }
@@ -166,7 +173,7 @@ mod tests {
     fn threads_that_race_for_one_bucket_get_no_more_in_than_its_quota() {
         for threads in 2_u32..8 {
             let (buckets, quota) = (Buckets::default(), Quota::new(70, TimeDelta::hours(1)).unwrap());
-            let (origin, count) = (Origin::V4([192, 0, 2, 1]), AtomicU32::new(0));
+            let (origin, count) = (RequestSource::V4([192, 0, 2, 1]), AtomicU32::new(0));
             let send = || {
                 for _ in 0..50 {
                     if matches!(buckets.admit(RateLimit::Address, origin, quota, 1, 0).0, Admission::Admitted { .. }) {

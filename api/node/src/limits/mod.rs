@@ -23,7 +23,7 @@ use fulexo_failure::chain;
 use tokio::time::{sleep, timeout};
 
 use self::buckets::Buckets;
-pub use self::buckets::Origin;
+pub use self::buckets::RequestSource;
 use self::tally::Tally;
 use crate::clock;
 use crate::http::problem::Problem;
@@ -65,7 +65,7 @@ impl Limits {
     /// # Errors
     /// 429.
     pub fn address(&self, address: IpAddr) -> Result<Standing, Problem> {
-        Ok(Standing(self.counts.admit(RateLimit::Address, Origin::of(address), 1)?))
+        Ok(Standing(self.counts.admit(RateLimit::Address, RequestSource::of(address), 1)?))
     }
 
     /// Counts a request of this address on such a route.
@@ -73,7 +73,7 @@ impl Limits {
     /// # Errors
     /// 429.
     pub async fn route(&self, route: RouteGroup, address: IpAddr) -> Result<Standing, Problem> {
-        let (limit, origin) = (RateLimit::Route(route), Origin::of(address));
+        let (limit, origin) = (RateLimit::Route(route), RequestSource::of(address));
         // Its own count first: what it refuses costs the database nothing.
         let standing = self.counts.admit(limit, origin, 1)?;
         if !route.is_shared() || self.counts.now() < self.alone_until.load(Ordering::Relaxed) {
@@ -106,8 +106,8 @@ impl Limits {
     /// 429.
     pub fn account(&self, actor: Actor, routes: &[RouteGroup]) -> Result<(), Problem> {
         let origin = match actor {
-            Actor::Account { id } => Origin::Account(id),
-            Actor::ApiKey { id } => Origin::ApiKey(id),
+            Actor::Account { id } => RequestSource::Account(id),
+            Actor::ApiKey { id } => RequestSource::ApiKey(id),
             Actor::Anonymous | Actor::Operator | Actor::System => return Ok(()),
         };
         for limit in [RateLimit::Account].into_iter().chain(routes.iter().copied().map(RateLimit::Route)) {
@@ -151,7 +151,12 @@ impl Counts {
         Self { quotas, buckets: Buckets::default(), tally: Tally::default(), began: Instant::now() }
     }
 
-    fn admit(&self, limit: RateLimit, origin: Origin, count: u32) -> Result<rate_limit::QuotaStatus, QuotaExceeded> {
+    fn admit(
+        &self,
+        limit: RateLimit,
+        origin: RequestSource,
+        count: u32,
+    ) -> Result<rate_limit::QuotaStatus, QuotaExceeded> {
         let (quota, now) = (self.quotas.quota(limit), self.now());
         let (admission, full_at) = self.buckets.admit(limit, origin, quota, count, now);
         let reset = TimeDelta::microseconds(full_at.saturating_sub(now).max(0));
@@ -162,7 +167,12 @@ impl Counts {
         }
     }
 
-    fn refuse(&self, standing: rate_limit::QuotaStatus, origin: Origin, retry_after: TimeDelta) -> QuotaExceeded {
+    fn refuse(
+        &self,
+        standing: rate_limit::QuotaStatus,
+        origin: RequestSource,
+        retry_after: TimeDelta,
+    ) -> QuotaExceeded {
         self.tally.count(standing.limit, origin, standing.quota, clock::now());
         QuotaExceeded { status: standing, retry_after }
     }
@@ -176,8 +186,8 @@ impl Counts {
 impl CommandQuotas for Counts {
     fn spend(&self, route: RouteGroup, payer: QuotaHolder, count: u32) -> Result<(), QuotaExceeded> {
         let origin = match payer {
-            QuotaHolder::Address(address) => Origin::of(address),
-            QuotaHolder::Account(AccountId(id)) => Origin::Account(id),
+            QuotaHolder::Address(address) => RequestSource::of(address),
+            QuotaHolder::Account(AccountId(id)) => RequestSource::Account(id),
         };
         self.admit(RateLimit::Route(route), origin, count).map(|_| ())
     }

@@ -20,7 +20,7 @@ use tokio::time;
 use uuid::Uuid;
 
 use crate::clock;
-use crate::config::mail::{MailConfig, MailTransport, Relay, Security};
+use crate::config::mail::{MailConfig, MailTransport, Relay, SmtpSecurity};
 
 /// The timeout of a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ pub enum Transport {
     /// SMTP (RFC 5321), with one connection per letter.
     Smtp(Smtp),
     /// Files.
-    Files(Files),
+    Files(FileTransport),
 }
 
 /// A mail server.
@@ -55,7 +55,7 @@ pub struct Smtp {
     host: String,
     port: u16,
     hello: ClientId,
-    security: Security,
+    security: SmtpSecurity,
     /// The parameters of TLS or STARTTLS.
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
@@ -63,7 +63,7 @@ pub struct Smtp {
 }
 
 /// A directory of `.eml` files.
-pub struct Files {
+pub struct FileTransport {
     from: Mailbox,
     dir: PathBuf,
 }
@@ -111,7 +111,7 @@ impl Transport {
         let from = config.from.clone();
         match &config.transport {
             MailTransport::Smtp(relay) => Smtp::new(from, relay).map(Self::Smtp),
-            MailTransport::Files(dir) => Files::new(from, dir).map(Self::Files),
+            MailTransport::Files(dir) => FileTransport::new(from, dir).map(Self::Files),
         }
     }
 
@@ -139,10 +139,12 @@ impl Transport {
 impl Smtp {
     fn new(from: Mailbox, relay: &Relay) -> Result<Self, String> {
         let tls = match relay.security {
-            Security::Tls | Security::StartTls => Some(TlsParameters::new(relay.host.clone()).map_err(|_| {
-                "TLS to the host of SMTP_URL is not possible: no certificate can have this name".to_owned()
-            })?),
-            Security::Loopback => None,
+            SmtpSecurity::Tls | SmtpSecurity::StartTls => {
+                Some(TlsParameters::new(relay.host.clone()).map_err(|_| {
+                    "TLS to the host of SMTP_URL is not possible: no certificate can have this name".to_owned()
+                })?)
+            }
+            SmtpSecurity::Loopback => None,
         };
         let credentials =
             relay.login.as_ref().map(|login| Credentials::new(login.user.clone(), login.password.to_string()));
@@ -178,9 +180,9 @@ impl Smtp {
         let server = (self.host.as_str(), self.port);
         let tls = self.tls.clone();
         let (at_once, later) = match self.security {
-            Security::Tls => (tls, None),
-            Security::StartTls => (None, tls),
-            Security::Loopback => (None, None),
+            SmtpSecurity::Tls => (tls, None),
+            SmtpSecurity::StartTls => (None, tls),
+            SmtpSecurity::Loopback => (None, None),
         };
         let mut connection = AsyncSmtpConnection::connect_tokio1(server, Some(CONNECT), &self.hello, at_once, None)
             .await
@@ -191,7 +193,7 @@ impl Smtp {
             })?;
         }
         // A safeguard against later edits: from here on passwords and letters are sent.
-        if self.security != Security::Loopback && !connection.is_encrypted() {
+        if self.security != SmtpSecurity::Loopback && !connection.is_encrypted() {
             return Err(SendError::Connection("the connection to the mail server is not encrypted"));
         }
         if let Some(credentials) = &self.credentials {
@@ -228,7 +230,7 @@ fn wants_login(code: lettre::transport::smtp::response::Code) -> bool {
     (530..=538).contains(&number)
 }
 
-impl Files {
+impl FileTransport {
     fn new(from: Mailbox, dir: &Path) -> Result<Self, String> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new()

@@ -71,7 +71,7 @@ pub struct Acme {
 
 /// The reason why a look at the vault, or an order, failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum AcmeFailure {
     #[error("the vault: {0}")]
     Vault(#[from] VaultError),
     #[error("the directory: {0}")]
@@ -82,7 +82,7 @@ enum Failure {
     Unfit(#[from] super::certificate::Unfit),
 }
 
-impl From<instant_acme::Error> for Failure {
+impl From<instant_acme::Error> for AcmeFailure {
     /// Keeps the causes: "client error" alone helps nobody. The text is on one line, and no longer than one reads: a
     /// directory may quote what it was answered.
     fn from(error: instant_acme::Error) -> Self {
@@ -129,7 +129,7 @@ impl Acme {
             return self.tell().await;
         };
         tracing::info!(names = ?self.options.names, "ordering a certificate");
-        let ordered = timeout(ORDER, self.order()).await.unwrap_or(Err(Failure::Slow));
+        let ordered = timeout(ORDER, self.order()).await.unwrap_or(Err(AcmeFailure::Slow));
         let Err(error) = ordered else { return self.look().await };
         let again = clock::now() + wait_after(failures);
         tracing::error!(error = %chain(&error), %again, "no certificate was issued; the one before, if any, stays in use");
@@ -170,7 +170,7 @@ impl Acme {
         Ok(())
     }
 
-    async fn order(&self) -> Result<(), Failure> {
+    async fn order(&self) -> Result<(), AcmeFailure> {
         let account = self.account().await?;
         let pem = match order(&account, &self.options.names).await {
             Ok(pem) => pem,
@@ -188,7 +188,7 @@ impl Acme {
     }
 
     /// The account in the vault, registered the first time. Its thumbprint is there for every node before any challenge is.
-    async fn account(&self) -> Result<Account, Failure> {
+    async fn account(&self) -> Result<Account, AcmeFailure> {
         if self.store.account().await?.is_none() {
             let (account, credentials) = self.directory.register(self.options.contact.as_deref()).await?;
             self.store.store_account(&credentials, account.key_thumbprint()).await?;

@@ -23,7 +23,7 @@ const REMINDER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The files of chain and key, in PEM.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub struct CertificateFiles {
     /// `TLS_CERT`.
     pub cert: PathBuf,
     /// `TLS_KEY`.
@@ -37,7 +37,7 @@ struct Contents {
     digest: [u8; 32],
 }
 
-impl Files {
+impl CertificateFiles {
     /// The certificate as it is now.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ fn read(variable: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 }
 
 /// Follows the files until cancelled.
-pub async fn follow(files: Files, current: Arc<Current>) {
+pub async fn follow(files: CertificateFiles, current: Arc<Current>) {
     // The pair that was last taken or refused, and the pair that the last look saw. A pair counts once two looks in a
     // row saw the same: its two files do not change in one step.
     let mut settled = None;

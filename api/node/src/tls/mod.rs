@@ -24,14 +24,14 @@ use tokio::task::JoinHandle;
 
 use self::acme::{Acme, AcmeOptions, Answers};
 use self::current::Current;
-use self::files::Files;
+use self::files::CertificateFiles;
 use self::provider::provider;
 
 /// The source of the certificate.
 #[derive(Clone)]
 pub enum Source {
-    /// Files, renewed by somebody else.
-    Files(Files),
+    /// CertificateFiles, renewed by somebody else.
+    CertificateFiles(CertificateFiles),
     /// An ACME directory.
     Acme(AcmeOptions),
 }
@@ -55,7 +55,7 @@ impl Tls {
     pub async fn open(source: Source, vault: &Vault) -> Result<Self, String> {
         let current = Arc::new(Current::default());
         match source {
-            Source::Files(files) => {
+            Source::CertificateFiles(files) => {
                 current.replace(files.load()?);
                 let follower = tokio::spawn(files::follow(files, Arc::clone(&current)));
                 Ok(Self { current, names: Vec::new(), answers: None, follower })
