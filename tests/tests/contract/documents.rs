@@ -1,5 +1,5 @@
 //! The pages of `docs/` and the README, compared with the program: variables, verbs, problem codes, metrics and quotas
-//! are complete, and every link has a target. Does not judge sentences.
+//! are complete, every link has a target, and the maps of the code name what exists. Does not judge sentences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
@@ -364,4 +364,43 @@ fn every_page_begins_with_its_purpose() {
         let first = text.lines().find(|line| !line.is_empty() && !line.starts_with('#')).unwrap();
         assert!(first.starts_with("This page "), "{}: {first}", path.display());
     }
+}
+
+/// Documents that name files and items of the sources.
+const MAPS: [&str; 3] = ["ARCHITECTURE.md", "docs/invariants.md", "CONTRIBUTING.md"];
+/// Examples in them, which name nothing.
+const EXAMPLES: [&str; 2] = ["login_is_refused_while_locked", "too_many_arguments"];
+
+#[test]
+fn the_maps_name_files_and_items_that_exist() {
+    let folders = ["domain", "commands", "projections", "api", "migrations", "tests/src", "tests/tests", "scripts"];
+    let sources: Vec<_> = folders.iter().flat_map(|folder| files(&root().join(folder), "")).collect();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut words = BTreeSet::new();
+    for path in sources.iter().filter(|path| path.extension().is_some_and(|it| it == "rs" || it == "sql")) {
+        let text = fs::read_to_string(path).unwrap();
+        words.extend(text.split(|c| !is_word(c)).map(str::to_owned));
+    }
+    let exists = |file: &str| sources.iter().any(|path| path.ends_with(file)) || root().join(file).exists();
+    let mut wrong = Vec::new();
+    for page in MAPS {
+        for span in quoted(&read(page)) {
+            // A path of the API or a command line names no item.
+            if span.starts_with('/') || span.contains("cargo ") || span.contains("make ") {
+                continue;
+            }
+            let wanted = span.split(|c: char| !is_word(c) && !"./-".contains(c));
+            for name in wanted.map(|name| name.trim_matches(|c| ".-".contains(c))) {
+                let is_file = name.ends_with(".rs") || name.ends_with(".sql");
+                let is_item = name.chars().all(is_word)
+                    && (name.contains('_') || name.chars().skip(1).any(char::is_uppercase))
+                    && !name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                let is_known = if is_file { exists(name) } else { !is_item || words.contains(name) };
+                if !is_known && !EXAMPLES.contains(&name) {
+                    wrong.push(format!("{page}: `{span}` names {name}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
