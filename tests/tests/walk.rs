@@ -28,7 +28,7 @@ async fn the_commands_of_the_readme_run_twice_and_leave_nothing_behind() {
     let arguments = ["dev", "--port", "0", "--data-dir", dir.to_str().unwrap()];
     let mut dev = block_in_place(|| {
         let mut program = Program::start(&arguments, &BTreeMap::new());
-        program.says("Ctrl-C stops it");
+        program.says("Press Ctrl-C to stop");
         program
     });
     let file: Value = serde_json::from_str(&std::fs::read_to_string(dir.join("dev.json")).unwrap()).unwrap();
