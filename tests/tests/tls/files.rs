@@ -80,7 +80,7 @@ async fn production_is_content_with_a_certificate_or_acme_or_a_proxy() {
     let (cert, key) = (("TLS_CERT", files.cert.to_str().unwrap()), ("TLS_KEY", files.key.to_str().unwrap()));
     let speaks_plainly = |more: &[(&str, &str)]| {
         let problems = said(&database, &[&[("APP_ENV", "production")], more].concat());
-        problems.iter().any(|problem| problem.contains("production speaks HTTPS"))
+        problems.iter().any(|problem| problem.contains("Production needs HTTPS"))
     };
     assert!(speaks_plainly(&[]));
     assert!(!speaks_plainly(&[("TRUSTED_PROXIES", "127.0.0.1/32")]));

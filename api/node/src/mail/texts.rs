@@ -65,8 +65,8 @@ impl Words {
 
 const WAS_THIS_YOU: &str =
     "If this was you, you do not need to do anything.\n\nIf this was not you, open this link and report it:";
-const NOT_ME_END: &str = "After you confirm the report, every session of your account ends, your password\nbecomes invalid, \
-                          and you receive a link to set a new one. The link above works\nonce, within 7 days.";
+const NOT_ME_END: &str = "After you confirm the report, every session of your account ends, your\npassword becomes invalid, \
+                          and you receive a link to set a new one. The link\nabove works once, within 7 days.";
 
 fn words(kind: MailKind) -> Words {
     match kind {
