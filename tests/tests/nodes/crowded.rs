@@ -82,7 +82,8 @@ async fn read_models_that_wait_take_no_connection_from_commands() {
     let waiting =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     let waiting = async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap();
-    eventually("read models wait", async || waiting().await >= 2).await;
+    // Of the two connections for what runs behind answers, the one that measures progress may have the other.
+    eventually("read models wait", async || waiting().await >= 1).await;
     let customers = join_all((0..8).map(|_| node.customer())).await;
     for customer in customers.iter().chain([&first]) {
         let answer = admin.delete(&format!("/v1/sessions/{}", customer.session)).await;
