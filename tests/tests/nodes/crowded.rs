@@ -90,6 +90,6 @@ async fn read_models_that_wait_take_no_connection_from_commands() {
         assert_eq!(enforcement(&answer), (1, 1, vec![]));
         assert_eq!(customer.get("/v1/auth/session").await.status, 401);
     }
-    assert!(waiting().await >= 2, "all that happened while they did");
+    assert!(waiting().await >= 1, "all that happened while it did");
     held.rollback().await.unwrap();
 }
