@@ -59,10 +59,10 @@ pub enum CommandError {
     RoleInUse,
     /// The expiry of an API key must be in the future, and within a year.
     #[error("the expiry of an API key must be in the future, and within a year")]
-    ApiKeyLife,
+    ApiKeyExpiry,
     /// The limit for this kind of object is reached.
     #[error("the limit for this kind of object is reached")]
-    TooMany,
+    LimitReached,
     /// The account does not know the device.
     #[error("the account does not know the device")]
     NoSuchDevice,
@@ -87,10 +87,10 @@ pub enum CommandError {
     CodeRequired,
     /// Concurrent changes of the same streams defeated every retry.
     #[error("too many concurrent changes")]
-    Contended,
+    Conflict,
     /// A quota is exhausted: retry later.
     #[error("a quota is exhausted")]
-    QuotaSpent(Box<QuotaExceeded>),
+    QuotaExceeded(Box<QuotaExceeded>),
     /// Too many requests are waiting: retry later.
     #[error("too many requests are waiting")]
     Overloaded,
@@ -112,9 +112,9 @@ impl CommandError {
 impl From<AppendError> for CommandError {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Conflict { .. } | AppendError::Overtaken => Self::Contended,
+            AppendError::Conflict { .. } | AppendError::PreconditionViolated => Self::Conflict,
             AppendError::KeyTaken { scope: "email" } => Self::EmailTaken,
-            AppendError::CommandReused => Self::IdempotencyKeyReused,
+            AppendError::IdempotencyKeyReused => Self::IdempotencyKeyReused,
             AppendError::Overloaded => Self::Overloaded,
             // One cause fails many appends. The sequencer has already logged it.
             AppendError::Unavailable | AppendError::ClockAhead => Self::Unavailable(None),
@@ -147,7 +147,7 @@ impl From<VaultError> for CommandError {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Database(error) => error.into(),
-            VaultError::WrongKey(_) | VaultError::NoKey | VaultError::Unopenable(_) | VaultError::NoRandomness(_) => {
+            VaultError::WrongKey(_) | VaultError::NoKey | VaultError::Unseal(_) | VaultError::Randomness(_) => {
                 Self::internal(error)
             }
         }

@@ -106,11 +106,11 @@ where
             Err(error) => return stored_outcome_or(&side.log, idempotency, error).await.map(CommitOutcome::Replayed),
         };
         match commit(side, unit, idempotency, outcome).await {
-            Err(CommandError::Contended) => {}
+            Err(CommandError::Conflict) => {}
             committed => return committed,
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 /// Runs a command unless its idempotency key has a stored outcome, and answers in either case. The stored outcome comes

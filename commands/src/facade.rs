@@ -569,7 +569,7 @@ impl Commands {
     /// themselves.
     ///
     /// # Errors
-    /// [`CommandError::Role`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::TooMany`].
+    /// [`CommandError::Role`]; [`CommandError::GrantExceedsOwn`]; [`CommandError::LimitReached`].
     pub async fn define_role(
         &self,
         context: &Context,
@@ -599,8 +599,8 @@ impl Commands {
     /// themselves.
     ///
     /// # Errors
-    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::ApiKeyLife`] for an expiry in the past or too far in the
-    /// future; [`CommandError::TooMany`].
+    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::ApiKeyExpiry`] for an expiry in the past or too far in the
+    /// future; [`CommandError::LimitReached`].
     pub async fn create_api_key(
         &self,
         context: &Context,

@@ -149,7 +149,7 @@ fn spend_hashes(side: &WriteSide, context: &Context, hashes: u32) -> Result<(), 
 
 pub(crate) fn spend(side: &WriteSide, route: RouteGroup, payer: QuotaHolder, count: u32) -> Result<(), CommandError> {
     let Some(quotas) = &side.quotas else { return Ok(()) };
-    quotas.spend(route, payer, count).map_err(|spent| CommandError::QuotaSpent(Box::new(spent)))
+    quotas.spend(route, payer, count).map_err(|spent| CommandError::QuotaExceeded(Box::new(spent)))
 }
 
 pub(crate) async fn record_violations(

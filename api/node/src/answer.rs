@@ -362,10 +362,10 @@ impl From<CommandError> for Problem {
             CommandError::ApiKey(ApiKeyError::AlreadyCreated) => {
                 Self::conflict("The API key already exists.").with_code(Code::ALREADY_CREATED)
             }
-            CommandError::ApiKeyLife => {
+            CommandError::ApiKeyExpiry => {
                 Self::invalid_input(vec![FieldError::new("/expires_at", "must be in the future, at most 366 days from now")])
             }
-            CommandError::TooMany => {
+            CommandError::LimitReached => {
                 Self::conflict(
                     "The maximum number of roles or API keys is reached. Retire or revoke some first.",
                 ).with_code(Code::TOO_MANY)
@@ -397,7 +397,7 @@ impl From<CommandError> for Problem {
             CommandError::CodeRequired => Self::permission_denied()
                 .with_code(Code::CODE_REQUIRED)
                 .with_detail("The account has a second factor. Send its current code, or a recovery code, in `code`."),
-            CommandError::Contended => {
+            CommandError::Conflict => {
                 Self::conflict("Concurrent changes prevented this one. Repeat the call.").with_code(Code::CONTENDED)
             }
             CommandError::Lockdown(LockdownError::AlreadyStarted) => {
@@ -407,7 +407,7 @@ impl From<CommandError> for Problem {
                 Self::conflict("No lockdown is in force.").with_code(Code::NO_LOCKDOWN)
             }
             CommandError::LockedDown => Self::locked_down(),
-            CommandError::QuotaSpent(spent) => Self::from(*spent),
+            CommandError::QuotaExceeded(spent) => Self::from(*spent),
             CommandError::Overloaded => Self::overloaded(Duration::from_secs(2)),
             CommandError::Unavailable(cause) => {
                 if let Some(cause) = cause {

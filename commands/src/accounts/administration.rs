@@ -167,11 +167,11 @@ pub(crate) async fn end_session(
         match execute::commit(side, unit, None, ()).await {
             Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
             Ok(CommitOutcome::Replayed(())) => return execute::replayed(&side.log, ()).await,
-            Err(CommandError::Contended) => {}
+            Err(CommandError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 pub(crate) async fn end_all_sessions(

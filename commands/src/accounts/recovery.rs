@@ -36,7 +36,7 @@ use crate::write_side::WriteSide;
 const RESET_AND_VERIFICATION: &[&str] = &[LinkPurpose::PasswordReset.as_str(), LinkPurpose::EmailVerification.as_str()];
 const VERIFICATION: &[&str] = &[LinkPurpose::EmailVerification.as_str()];
 /// After a report, earlier reset links may be in the wrong hands too.
-const REPORT: &[&str] = &[LinkPurpose::NotMe.as_str(), LinkPurpose::PasswordReset.as_str()];
+const REPORT: &[&str] = &[LinkPurpose::IntrusionReport.as_str(), LinkPurpose::PasswordReset.as_str()];
 
 pub(crate) async fn request_password_reset(
     side: &WriteSide,
@@ -159,7 +159,7 @@ pub(crate) async fn report_intrusion(
 ) -> Result<CommandOutcome<()>, CommandError> {
     let idempotency = IdempotencyKey::of(&side.vault, context, "report_intrusion", &[token.as_bytes()]);
     execute::run_once(&side.log, idempotency.as_ref(), async {
-        let account = outbox::link_owner(side, LinkPurpose::NotMe, token, context.now).await?;
+        let account = outbox::link_owner(side, LinkPurpose::IntrusionReport, token, context.now).await?;
         let context = &context.acting_as(account);
         let stored = credentials::find(side, account).await?.ok_or(CommandError::InvalidCredentials)?;
         // Nobody knows the new password. The password that the intruder knows moves into the history.
@@ -171,7 +171,7 @@ pub(crate) async fn report_intrusion(
         )
         .await?;
         execute::decide(side, idempotency.as_ref(), async || {
-            let (state, version) = owner_state(side, account, LinkPurpose::NotMe, token, context).await?;
+            let (state, version) = owner_state(side, account, LinkPurpose::IntrusionReport, token, context).await?;
             let how = PasswordChangeCause::Reported;
             let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });

@@ -160,7 +160,7 @@ impl CountedAttempt {
     /// from the counter over all devices.
     pub const fn success_write(&self) -> VaultWrite {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
-        VaultWrite::RightAttempt { key_hash, account_key, factor: factor.as_str(), at }
+        VaultWrite::SuccessfulAttempt { key_hash, account_key, factor: factor.as_str(), at }
     }
 
     /// Returns the write of a failed attempt, or `None` if it was not evaluated.
@@ -168,7 +168,7 @@ impl CountedAttempt {
         let Self { keys: AttemptKeys { own: key_hash, account: account_key }, factor, at, .. } = *self;
         match self.lockout {
             AttemptReservation::Granted { .. } => {
-                Some(VaultWrite::WrongAttempt { key_hash, account_key, factor: factor.as_str(), at })
+                Some(VaultWrite::FailedAttempt { key_hash, account_key, factor: factor.as_str(), at })
             }
             AttemptReservation::Locked => None,
         }

@@ -251,11 +251,11 @@ async fn decide_login(
             }
         };
         match done {
-            Err(CommandError::Contended) => {}
+            Err(CommandError::Conflict) => {}
             done => return done,
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 /// Returns the current state and version of the account, if all verified factors are still right.

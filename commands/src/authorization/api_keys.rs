@@ -56,7 +56,7 @@ pub(crate) async fn create_api_key(
     let idempotency = IdempotencyKey::of(&side.vault, context, "create_api_key", &content);
     let created = disclosure::run_once(side, context, idempotency.as_ref(), async {
         if expires_at <= context.now || expires_at > context.now + MAX_LIFETIME {
-            return Err(CommandError::ApiKeyLife);
+            return Err(CommandError::ApiKeyExpiry);
         }
         if !own.covers(permissions) {
             return Err(CommandError::GrantExceedsOwn);
@@ -69,7 +69,7 @@ pub(crate) async fn create_api_key(
             .fetch_one(&side.pool)
             .await?;
             if live >= MAX_LIVE_KEYS {
-                return Err(CommandError::TooMany);
+                return Err(CommandError::LimitReached);
             }
             let id = ApiKeyId(context.new_id());
             let command = ApiKeyCommand::Create { name: name.clone(), permissions, expires_at };
@@ -114,11 +114,11 @@ pub(crate) async fn revoke_api_key(
         match execute::commit(side, unit, None, ()).await {
             Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
             Ok(CommitOutcome::Replayed(())) => return execute::replayed(&side.log, ()).await,
-            Err(CommandError::Contended) => {}
+            Err(CommandError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 #[must_use]

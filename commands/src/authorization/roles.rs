@@ -89,14 +89,14 @@ async fn change_roles(
             match execute::execute(&store, account.0, state, command.clone()).await {
                 Ok(position) => return Ok(CommitOutcome::New((), Receipt { events: Vec::new(), position })),
                 // Conflict: decide again on the new state.
-                Err(CommandError::Contended) => {}
+                Err(CommandError::Conflict) => {}
                 Err(error) => {
                     let refused = execute::stored_outcome_or(&side.log, idempotency.as_ref(), error);
                     return refused.await.map(CommitOutcome::Replayed);
                 }
             }
         }
-        Err(CommandError::Contended)
+        Err(CommandError::Conflict)
     })
     .await
 }
@@ -198,7 +198,7 @@ async fn change_role(
 
 async fn require_room_for_role(pool: &PgPool) -> Result<(), CommandError> {
     let count = sqlx::query_scalar!(r#"select count(*) as "count!" from access.role"#).fetch_one(pool).await?;
-    if count < MAX_ROLES { Ok(()) } else { Err(CommandError::TooMany) }
+    if count < MAX_ROLES { Ok(()) } else { Err(CommandError::LimitReached) }
 }
 
 async fn is_held(pool: &PgPool, role: &RoleName) -> Result<bool, CommandError> {

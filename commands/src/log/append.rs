@@ -137,7 +137,7 @@ pub enum AppendError {
     },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
-    CommandReused,
+    IdempotencyKeyReused,
     /// Too many appends are waiting.
     #[error("the log's queue is full")]
     Overloaded,
@@ -150,7 +150,7 @@ pub enum AppendError {
     Rejected(#[source] Rejection),
     /// An earlier append violated a precondition that only a table's constraint checks: load and decide again.
     #[error("an earlier append violated a precondition of this one")]
-    Overtaken,
+    PreconditionViolated,
     /// This process's clock is more than an hour ahead of the database's.
     #[error("the clock of this node is more than an hour ahead of the database's")]
     ClockAhead,

@@ -230,7 +230,7 @@ fn refusal(request: &AppendRequest, locked: &LockedState) -> Option<Result<Appen
         return Some(if *hash == command.request_hash {
             Ok(AppendOutcome::Duplicate { result: result.clone() })
         } else {
-            Err(AppendError::CommandReused)
+            Err(AppendError::IdempotencyKeyReused)
         });
     }
     for (stream, expected) in &request.expected {

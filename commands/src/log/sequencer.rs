@@ -70,7 +70,7 @@ enum CommitFailure {
     /// The database rejected the batch: one of its requests is at fault.
     Rejected(Rejection),
     /// The database rejected the batch because a precondition no longer holds: the request has to be decided again.
-    Overtaken,
+    PreconditionViolated,
     /// The batch's time would be too far ahead of the database's clock.
     ClockAhead,
     /// The connection broke before anything could have been committed.
@@ -159,14 +159,16 @@ impl Sequencer {
                     tracing::error!(reason = %chain(&reason), "the database refused an append");
                     answers.push(Err(AppendError::Rejected(reason)));
                 }
-                Err(CommitFailure::Overtaken) if part.len() == 1 => answers.push(Err(AppendError::Overtaken)),
+                Err(CommitFailure::PreconditionViolated) if part.len() == 1 => {
+                    answers.push(Err(AppendError::PreconditionViolated))
+                }
                 Err(CommitFailure::ClockAhead) => {
                     tracing::error!(
                         "the clock of this node is more than an hour ahead of the database's: nothing is recorded"
                     );
                     answers.extend(part.iter().map(|_| Err(AppendError::ClockAhead)));
                 }
-                Err(CommitFailure::Rejected(_) | CommitFailure::Overtaken) => {
+                Err(CommitFailure::Rejected(_) | CommitFailure::PreconditionViolated) => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.extend([right, left]);
                 }
@@ -187,7 +189,11 @@ impl Sequencer {
         loop {
             let failure = match self.attempt(part, &mut uncertain).await {
                 Ok(committed) => return Ok(self.conclude(committed)),
-                Err(failure @ (CommitFailure::Rejected(_) | CommitFailure::Overtaken | CommitFailure::ClockAhead)) => {
+                Err(
+                    failure @ (CommitFailure::Rejected(_)
+                    | CommitFailure::PreconditionViolated
+                    | CommitFailure::ClockAhead),
+                ) => {
                     self.roll_back().await;
                     return Err(failure);
                 }
@@ -203,7 +209,7 @@ impl Sequencer {
                 CommitFailure::Lost(error) => {
                     tracing::warn!(error = %chain(&error), "the connection of the log is lost; reconnecting")
                 }
-                CommitFailure::Rejected(_) | CommitFailure::Overtaken | CommitFailure::ClockAhead => {}
+                CommitFailure::Rejected(_) | CommitFailure::PreconditionViolated | CommitFailure::ClockAhead => {}
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -393,7 +399,7 @@ async fn with_timeout<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -
 fn sort(error: sqlx::Error) -> CommitFailure {
     match DatabaseFailure::of(&error) {
         DatabaseFailure::Constraint("head_is_not_ahead") => CommitFailure::ClockAhead,
-        DatabaseFailure::Constraint("retired_role_is_not_held") => CommitFailure::Overtaken,
+        DatabaseFailure::Constraint("retired_role_is_not_held") => CommitFailure::PreconditionViolated,
         _ if is_rejection(&error) => CommitFailure::Rejected(Rejection::new(error)),
         _ => CommitFailure::Lost(error),
     }

@@ -122,7 +122,7 @@ impl MailKind {
             | Self::PasswordChanged
             | Self::SecondFactorEnabled
             | Self::SecondFactorDisabled
-            | Self::RecoveryCodesIssued => LinkPurpose::NotMe,
+            | Self::RecoveryCodesIssued => LinkPurpose::IntrusionReport,
         }
     }
 
@@ -152,7 +152,7 @@ pub(crate) enum LinkPurpose {
     /// To verify the e-mail address.
     EmailVerification,
     /// To report an intrusion.
-    NotMe,
+    IntrusionReport,
 }
 
 impl LinkPurpose {
@@ -160,7 +160,7 @@ impl LinkPurpose {
         match self {
             Self::PasswordReset => "password_reset",
             Self::EmailVerification => "email_verification",
-            Self::NotMe => "not_me",
+            Self::IntrusionReport => "not_me",
         }
     }
 
@@ -168,7 +168,7 @@ impl LinkPurpose {
         match self {
             Self::PasswordReset => TimeDelta::minutes(30),
             Self::EmailVerification => TimeDelta::hours(24),
-            Self::NotMe => TimeDelta::days(7),
+            Self::IntrusionReport => TimeDelta::days(7),
         }
     }
 }

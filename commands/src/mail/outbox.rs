@@ -300,7 +300,7 @@ async fn read_mail(
     let kind = match kind.purpose() {
         // Checked when sending: a link that would be refused is not sent.
         LinkPurpose::PasswordReset if side.account_state(account).await?.0.suspended => MailKind::ResetWhileSuspended,
-        LinkPurpose::PasswordReset | LinkPurpose::EmailVerification | LinkPurpose::NotMe => kind,
+        LinkPurpose::PasswordReset | LinkPurpose::EmailVerification | LinkPurpose::IntrusionReport => kind,
     };
     let text = key.open(&seal_context(waiting.mail_id), &waiting.sealed)?;
     Ok(Some((kind, profile.email, serde_json::from_slice(&text)?)))

@@ -119,7 +119,7 @@ async fn end_revoked_sessions_of(side: &WriteSide, context: &Context, account: A
         });
         match end_sessions(side, context, due.collect()).await {
             // Another node was faster.
-            Ok(()) | Err(CommandError::Contended) => {}
+            Ok(()) | Err(CommandError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }
@@ -173,11 +173,11 @@ pub(crate) async fn end_beyond_limit(
             by: RevocationCause::SessionLimit,
         });
         match end_sessions(side, context, due.collect()).await {
-            Ok(()) | Err(CommandError::Contended) => {}
+            Ok(()) | Err(CommandError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 /// Ends all of these sessions or none, so that no end is recorded twice.

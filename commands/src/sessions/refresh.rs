@@ -166,11 +166,11 @@ pub(crate) async fn refresh(
                 return Err(CommandError::InvalidCredentials);
             }
             // Another tab was faster. Its outcome decides this one.
-            Err(CommandError::Contended) => {}
+            Err(CommandError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 /// Returns `true` if a stored outcome may be replayed to this client.

@@ -43,11 +43,11 @@ pub(crate) async fn end_own_session(
         match execute::commit(side, unit, None, ()).await {
             Ok(CommitOutcome::New((), receipt)) => return Ok(CommandOutcome { value: (), position: receipt.position }),
             Ok(CommitOutcome::Replayed(())) => return Ok(CommandOutcome { value: (), position: None }),
-            Err(CommandError::Contended) => {}
+            Err(CommandError::Conflict) => {}
             Err(error) => return Err(error),
         }
     }
-    Err(CommandError::Contended)
+    Err(CommandError::Conflict)
 }
 
 pub(crate) async fn end_other_sessions(

@@ -33,10 +33,10 @@ pub enum VaultError {
     NoKey,
     /// A sealed value does not open.
     #[error(transparent)]
-    Unopenable(#[from] UnsealError),
+    Unseal(#[from] UnsealError),
     /// The operating system returned no random bytes.
     #[error(transparent)]
-    NoRandomness(#[from] RandomnessError),
+    Randomness(#[from] RandomnessError),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),

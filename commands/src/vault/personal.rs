@@ -85,7 +85,7 @@ impl Vault {
     /// result.
     ///
     /// # Errors
-    /// [`VaultError::Unopenable`] if a row does not match the digest in its leaf: somebody altered it.
+    /// [`VaultError::Unseal`] if a row does not match the digest in its leaf: somebody altered it.
     pub async fn open_personal(&self, positions: &[i64]) -> Result<HashMap<i64, PersonalData>, VaultError> {
         let rows = sqlx::query!(
             r#"select s.position, s.subject_id, s.period, s.nonce, s.ciphertext, e.leaf,

@@ -59,7 +59,7 @@ pub enum VaultWrite {
     },
     /// A successful attempt: resets its own counter, and takes the attempt back from the account's counter over all
     /// devices.
-    RightAttempt {
+    SuccessfulAttempt {
         /// The HMAC of the key of the attempt's own counter: an address, an account or a device.
         key_hash: [u8; 32],
         /// The HMAC of the key of the counter over all devices.
@@ -70,7 +70,7 @@ pub enum VaultWrite {
         at: DateTime<Utc>,
     },
     /// A failed attempt: it counts, and is no longer pending.
-    WrongAttempt {
+    FailedAttempt {
         /// The HMAC of the key of the attempt's own counter: an address, an account or a device.
         key_hash: [u8; 32],
         /// The HMAC of the key of the counter over all devices.
@@ -328,7 +328,7 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .await?;
             }
             VaultWrite::ForgetSecondFactor { account } => forget_second_factor(connection, *account).await?,
-            VaultWrite::RightAttempt { key_hash, account_key, factor, at } => {
+            VaultWrite::SuccessfulAttempt { key_hash, account_key, factor, at } => {
                 sqlx::query!(
                     "with own as (delete from vault.attempt where key_hash = $1 and factor = $3)
                      update vault.attempt
@@ -342,7 +342,7 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .execute(&mut *connection)
                 .await?;
             }
-            VaultWrite::WrongAttempt { key_hash, account_key, factor, at } => {
+            VaultWrite::FailedAttempt { key_hash, account_key, factor, at } => {
                 sqlx::query!(
                     "update vault.attempt set pending = vault.without(pending, $4)
                      where key_hash in ($1, $2) and factor = $3 and array_position(pending, $4) is not null",

@@ -55,7 +55,7 @@ async fn an_idempotency_key_is_good_for_one_request_alone() {
     let mut answers = in_one_batch(&database.url(), vec![request(1), request(2)]).await;
     answers.extend(in_one_batch(&database.url(), vec![request(3)]).await);
     assert!(is_new(&answers[0]), "{answers:?}");
-    assert_eq!(answers[1..], [Err(AppendError::CommandReused), Err(AppendError::CommandReused)]);
+    assert_eq!(answers[1..], [Err(AppendError::IdempotencyKeyReused), Err(AppendError::IdempotencyKeyReused)]);
     assert_eq!(audit(&database).await.len(), 1);
 }
 

@@ -205,7 +205,7 @@ impl Writer {
             result: "four".into(),
         };
         let answer = self.append(AppendRequest { command: Some(record), ..one(self.own, change()) }).await;
-        assert_eq!(answer, Err(AppendError::CommandReused));
+        assert_eq!(answer, Err(AppendError::IdempotencyKeyReused));
     }
 
     async fn claim(&mut self) {

@@ -12,19 +12,19 @@ pub(super) enum RelayError {
     #[error("NATS")]
     Nats(#[source] Box<dyn Error + Send + Sync>),
     #[error("the stream has changed: another relay or another epoch wrote to it")]
-    OutOfStep,
+    StreamChanged,
     #[error("the event at position {0} does not match its leaf or hash, and is not published")]
-    Unsound(u64),
+    AlteredEvent(u64),
     #[error(
         "the stream {0} accepts subjects below log.> but is not a copy of this log: give this service its own NATS \
          account, or remove that stream"
     )]
-    NotOurs(String),
+    ForeignStream(String),
     #[error(
         "the stream {0} is damaged, although it replaced a damaged one a short while ago: another client publishes below \
          log.>; configure NATS to allow only this service to; the stream is replaced again after ten minutes"
     )]
-    DamagedAgain(String),
+    DamagedReplacement(String),
     #[error(
         "the stream {stream} and the log hold different events at position {position}, both from this service: the log \
          was restored without a new epoch"

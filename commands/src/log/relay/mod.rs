@@ -145,7 +145,7 @@ impl LogRelay {
                 return Ok(RelayStep::Elsewhere);
             }
         }
-        let Some(cursor) = cursor else { return Err(RelayError::OutOfStep) };
+        let Some(cursor) = cursor else { return Err(RelayError::StreamChanged) };
         let published = if cursor.next < log.size { self.publish(cursor).await? } else { 0 };
         cursor.next += published;
         let (position, stream) = (cursor.next, Some(cursor.name.clone()));
@@ -230,17 +230,17 @@ impl LogRelay {
         let published = acknowledgements.len() as u64;
         for (position, acknowledgement) in acknowledgements {
             let acknowledged = acknowledgement.await.map_err(|error| match error.kind() {
-                PublishErrorKind::WrongLastSequence => RelayError::OutOfStep,
+                PublishErrorKind::WrongLastSequence => RelayError::StreamChanged,
                 _ => RelayError::nats(error),
             })?;
             if acknowledged.sequence != position + 1 || acknowledged.stream != cursor.name {
-                return Err(RelayError::OutOfStep);
+                return Err(RelayError::StreamChanged);
             }
         }
         cursor.last = last.or_else(|| cursor.last.take());
         match unsound {
             // Earlier events are published.
-            Some(position) if published == 0 => Err(RelayError::Unsound(position)),
+            Some(position) if published == 0 => Err(RelayError::AlteredEvent(position)),
             Some(_) | None => Ok(published),
         }
     }
@@ -272,13 +272,13 @@ impl LogRelay {
         let known = self.state.borrow().clone();
         if known.stopped_because.as_ref() != Some(&because) {
             match error {
-                RelayError::OutOfStep => tracing::debug!(error = because, "the relay checks its stream again"),
+                RelayError::StreamChanged => tracing::debug!(error = because, "the relay checks its stream again"),
                 RelayError::Database(_)
                 | RelayError::Disconnected
                 | RelayError::Nats(_)
-                | RelayError::Unsound(_)
-                | RelayError::NotOurs(_)
-                | RelayError::DamagedAgain(_)
+                | RelayError::AlteredEvent(_)
+                | RelayError::ForeignStream(_)
+                | RelayError::DamagedReplacement(_)
                 | RelayError::Diverged { .. } => {
                     tracing::warn!(error = because, "copying the log to JetStream failed; trying again");
                 }

@@ -65,9 +65,9 @@ pub(super) struct CopyCursor {
 enum StreamVerdict {
     Continue(CopyCursor),
     /// The stream belongs to another epoch.
-    Outlived,
+    OtherEpoch,
     Damaged(&'static str),
-    NotOurs,
+    Foreign,
 }
 
 /// The JetStream client of the relay. It uses plain JSON for configurations, so that updates keep fields that this
@@ -115,21 +115,21 @@ impl JetStream {
                 [] => self.create(log).await?,
                 [name] => match self.judge(name, log).await? {
                     StreamVerdict::Continue(cursor) => return Ok(cursor),
-                    StreamVerdict::Outlived => self.retire(name, "the log has a new epoch").await?,
+                    StreamVerdict::OtherEpoch => self.retire(name, "the log has a new epoch").await?,
                     StreamVerdict::Damaged(why) => self.retire(name, why).await?,
-                    StreamVerdict::NotOurs => return Err(RelayError::NotOurs(name.clone())),
+                    StreamVerdict::Foreign => return Err(RelayError::ForeignStream(name.clone())),
                 },
-                several => return Err(RelayError::NotOurs(several.join(", "))),
+                several => return Err(RelayError::ForeignStream(several.join(", "))),
             }
         }
-        Err(RelayError::OutOfStep)
+        Err(RelayError::StreamChanged)
     }
 
     async fn judge(&self, name: &str, log: &CopySource) -> Result<StreamVerdict, RelayError> {
         let info: StreamInfo = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let Some(own) = StreamName::parse(name).filter(|_| info.config.get("subjects") == Some(&json!([SUBJECTS])))
         else {
-            return Ok(StreamVerdict::NotOurs);
+            return Ok(StreamVerdict::Foreign);
         };
         let StreamState { messages, first_seq, last_seq } = info.state;
         let last = if messages > 0 { self.message(name, last_seq).await? } else { None };
@@ -137,8 +137,8 @@ impl JetStream {
         if !own.shares_history_with(&StreamName::first(log.epoch)) {
             // The log of another service has another key, or is as empty as ours was before its first event.
             return Ok(match found {
-                Some(_) => StreamVerdict::Outlived,
-                None => StreamVerdict::NotOurs,
+                Some(_) => StreamVerdict::OtherEpoch,
+                None => StreamVerdict::Foreign,
             });
         }
         // An operator's limits may remove messages from the beginning, but nothing may remove others.
@@ -152,7 +152,7 @@ impl JetStream {
         match damage {
             // Retired streams stay on NATS. Repeated damage must not fill it.
             Some(_) if own.generation > 1 && log.now - info.created < MIN_REPLACEMENT_AGE => {
-                return Err(RelayError::DamagedAgain(name.to_owned()));
+                return Err(RelayError::DamagedReplacement(name.to_owned()));
             }
             Some(why) => return Ok(StreamVerdict::Damaged(why)),
             None => {}
