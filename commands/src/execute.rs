@@ -116,7 +116,7 @@ where
 /// Runs a command unless its idempotency key has a stored outcome, and answers in either case. The stored outcome comes
 /// before every other check: a quota, a permission or a state that has changed since must not refuse a finished command.
 /// Commands that disclose secrets use `disclosure::run_once`, and steps of a login `login::run_once`. A refresh has rules
-/// of its own, since an old outcome of it counts for nothing.
+/// of its own, because an old outcome of one has no effect.
 pub(crate) async fn run_once<O: DeserializeOwned>(
     log: &EventLog,
     idempotency: Option<&IdempotencyKey>,

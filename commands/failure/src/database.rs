@@ -1,5 +1,5 @@
-//! The one place where errors of PostgreSQL are judged: by SQLSTATE (PostgreSQL's documentation, appendix A), by the name of
-//! a constraint, or by what the driver says. It never looks at messages: they are translated, and change.
+//! Judges errors of PostgreSQL: by SQLSTATE (PostgreSQL's documentation, appendix A), by the name of a constraint, or by the
+//! kind of the driver's error. It never looks at messages: they are translated, and change.
 
 use sqlx::Error;
 
@@ -40,8 +40,8 @@ impl<'a> DatabaseFailure<'a> {
             | Error::Io(_)
             | Error::Tls(_)
             | Error::WorkerCrashed
-            // A proxy whose server is gone closes what it has just accepted, which the driver takes for an answer to its
-            // question about TLS.
+            // A proxy whose server is down closes connections that it has just accepted. The driver reads that as the
+            // answer to its TLS request.
             | Error::Protocol(_) => Self::Unavailable,
             Error::Database(error) => match error.constraint() {
                 Some(name) => Self::Constraint(name),
@@ -58,7 +58,7 @@ impl<'a> DatabaseFailure<'a> {
             "42P01" => Self::UndefinedTable,
             "55P03" => Self::LockTimeout,
             "57014" => Self::Cancelled,
-            // A read-only transaction: the primary has become a standby. And one that was silent for too long.
+            // A read-only transaction: the primary has become a standby. A transaction that was idle for too long.
             "25006" | "25P03" => Self::Unavailable,
             _ => match sqlstate.get(..2) {
                 // Connection, resources, an operator's intervention.

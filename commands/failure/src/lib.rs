@@ -1,5 +1,5 @@
-//! Failures, for all crates that speak to PostgreSQL: what a caller can do about one ([`DatabaseFailure`]), and how it is
-//! written into the log ([`chain`]). It knows nothing of ours, and does nothing by itself.
+//! Failures of PostgreSQL, for every crate that uses it: their meaning for a caller ([`DatabaseFailure`]), and the text of an
+//! error with its causes ([`chain`]). It depends on no other crate of the workspace.
 
 mod chain;
 mod database;

@@ -56,7 +56,7 @@ pub struct PoolFull;
 /// The reason for which no hashing pool starts.
 #[derive(Debug, thiserror::Error)]
 pub enum HasherError {
-    /// bcrypt has no such cost.
+    /// The cost is outside bcrypt's range.
     #[error("bcrypt cannot hash at cost {0}")]
     Cost(u32),
     /// The operating system returned no random bytes.
@@ -247,7 +247,7 @@ impl PasswordHasher {
         if password.expose().len() > MAX_BYTES {
             return Err(PoolFull);
         }
-        // As if the threads were gone: the caller is told to retry later.
+        // Treated like missing threads: the caller is told to retry later.
         let salt = random_bytes().map_err(|RandomnessError| PoolFull)?;
         let hash = self.compute(&password, salt, self.cost, permit).await?;
         Ok(Verifier::of(self.cost, salt, &hash))

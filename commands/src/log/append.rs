@@ -99,7 +99,7 @@ pub enum AppendOutcome {
     },
 }
 
-/// The cause of a refused append. Two are equal if they are the same one.
+/// The cause of a refused append. Two causes are equal if they are the same object.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct Rejection(Arc<dyn Error + Send + Sync>);
