@@ -39,8 +39,8 @@ create table access.session (
     -- Sensitive calls are allowed until this time, in addition to the time after the login itself.
     elevated_until timestamptz,
     elevated_position bigint,
-    -- The position of the last step-up that released the session from the required step-up.
-    released_position bigint,
+    -- The position of the last required step-up, which restored the session.
+    restored_position bigint,
     -- The position at which the owner last presented a second factor.
     second_factor_position bigint,
     ended_position bigint,
@@ -54,7 +54,7 @@ create index session_ends on access.session (ended_at) where ended_at is not nul
 -- The live sessions. This is the only definition.
 create view access.live_session as
 select s.session_id, s.account_id, s.started_position, s.idle_expires_at, s.expires_at, s.elevated_until,
-       s.elevated_position, s.released_position,
+       s.elevated_position, s.restored_position,
        s.second_factor_position is not null
            and (s.second_factor_position >= coalesce(a.second_factor_from, 0)
                 or s.session_id is not distinct from a.second_factor_session) as second_factor

@@ -206,7 +206,7 @@ async fn apply_session(
             sqlx::query!(
                 "update access.session
                  set elevated_until = $2, elevated_position = $3::bigint,
-                     released_position = case when $4 then $3::bigint else released_position end,
+                     restored_position = case when $4 then $3::bigint else restored_position end,
                      second_factor_position = case when $5 then $3::bigint else second_factor_position end
                  where session_id = $1",
                 session,

@@ -43,7 +43,7 @@ pub async fn session_access(
     let mut transaction = pool.begin().await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let row = sqlx::query!(
-        r#"select s.session_id as "session_id?", s.elevated_until, s.elevated_position, s.released_position,
+        r#"select s.session_id as "session_id?", s.elevated_until, s.elevated_position, s.restored_position,
                   a.second_factor_from as "second_factor_from?", a.second_factor_session,
                   a.second_factor_enabled as "second_factor_enabled?",
                   array(select role from access.role_grant where account_id = $1) as "roles!"
@@ -65,7 +65,7 @@ pub async fn session_access(
         step_up: row.elevated_until.zip(row.elevated_position).map(|(until, position)| Elevation {
             position: position.unsigned_abs(),
             until,
-            restored: row.released_position.map(i64::unsigned_abs),
+            restored: row.restored_position.map(i64::unsigned_abs),
         }),
         second_factor: SecondFactorValidity {
             valid_from: row.second_factor_from.unwrap_or_default().unsigned_abs(),

@@ -33,7 +33,7 @@ pub struct SessionElevation {
     pub after_login: Option<TimeDelta>,
     /// The end of the time that the last valid step-up allows; `None` if there is no recent one.
     pub until: Option<DateTime<Utc>>,
-    /// The position of the last step-up that restored the session.
+    /// The position of the last required step-up, which restored the session.
     pub restored: Option<u64>,
 }
 

@@ -62,7 +62,7 @@ impl Gate {
         .fetch_all(&mut *transaction)
         .await?;
         let elevated = sqlx::query!(
-            r#"select session_id, elevated_until as "until!", elevated_position as "position!", released_position
+            r#"select session_id, elevated_until as "until!", elevated_position as "position!", restored_position
                from access.session
                where elevated_until > $1 and ended_at is null order by elevated_until desc limit $2"#,
             now - relevant_for,
@@ -151,7 +151,7 @@ impl Gate {
                 memory.elevations_incomplete_until.max(elevated.last().map(|row| row.until));
         }
         for row in elevated {
-            let restored = row.released_position.map(i64::unsigned_abs);
+            let restored = row.restored_position.map(i64::unsigned_abs);
             let elevation = Elevation { position: row.position.unsigned_abs(), until: row.until, restored };
             memory.elevations.insert(SessionId(row.session_id), elevation);
             memory.ages.entry(elevation.position).or_insert((now, ChangeSubject::Elevation(SessionId(row.session_id))));
