@@ -75,7 +75,7 @@ pub struct LockoutComparison {
     /// The number of locks under the proposed policy.
     pub total: u64,
     /// The number of correct attempts that a lock would have refused. Most of them are likely the owner's.
-    pub right_refused: u64,
+    pub correct_refused: u64,
     /// The number of recorded locks.
     pub recorded: u64,
 }
@@ -268,7 +268,7 @@ impl Preview {
             (Some(_), RecordedOutcome::CorrectButRefused)
             | (None, RecordedOutcome::Incorrect | RecordedOutcome::NotEvaluated) => {}
             (None, RecordedOutcome::Correct | RecordedOutcome::CorrectButRefused) => {
-                counted.comparison.right_refused += 1
+                counted.comparison.correct_refused += 1
             }
         }
         let evaluated = numbers.is_some();
@@ -439,7 +439,7 @@ mod tests {
         let stricter = LockoutPolicy { threshold: 3, ..Policy::default().lockout };
         let report = replay(stricter, mistakes.chain([right(10)]));
         let (_, outcome) = report.locked.first().unwrap();
-        assert_eq!((outcome.total, outcome.recorded, outcome.right_refused), (1, 0, 1));
+        assert_eq!((outcome.total, outcome.recorded, outcome.correct_refused), (1, 0, 1));
         assert_eq!(report.attacks, []);
     }
 

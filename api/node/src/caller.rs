@@ -6,9 +6,9 @@
 //! | [`Bearer`] | an access token |
 //! | [`BearerOrKey`] | an access token or the secret of an API key; never for sensitive calls |
 //! | [`Introspector`] | as `BearerOrKey`, and an API key in HTTP Basic |
-//! | [`HeldBearer`] | an access token, also of a session that requires a step-up |
-//! | [`SigningOut`] | as `HeldBearer`, and the refresh cookie after the access token has expired |
-//! | [`Enrolling`], [`ChangingPassword`] | an access token, or the challenge token of a login that needs this step |
+//! | [`BearerBeforeStepUp`] | an access token, also of a session that requires a step-up |
+//! | [`LogoutCaller`] | as `BearerBeforeStepUp`, and the refresh cookie after the access token has expired |
+//! | [`EnrolmentCaller`], [`PasswordChangeCaller`] | an access token, or the challenge token of a login that needs this step |
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,14 +54,14 @@ pub struct Introspector(pub Authority);
 
 /// An access token, also of a session that requires a step-up.
 #[derive(SecurityScheme)]
-#[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "held_bearer")]
-pub struct HeldBearer(pub Caller);
+#[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "bearer_before_step_up")]
+pub struct BearerBeforeStepUp(pub Caller);
 
 /// An access token, also of a session that requires a step-up. In cookie mode also the refresh cookie after the access token
 /// has expired, so that a page that was left open can log out.
-pub enum SigningOut {
+pub enum LogoutCaller {
     /// A caller with a session.
-    From {
+    Session {
         /// The account of the session.
         account: AccountId,
         /// The session.
@@ -73,13 +73,13 @@ pub enum SigningOut {
 
 /// An access token, or the `challenge_token` of a login with status `second_factor_enrolment_required`.
 #[derive(SecurityScheme)]
-#[oai(ty = "bearer", key_name = "Authorization", checker = "enrolling")]
-pub struct Enrolling(pub Step);
+#[oai(ty = "bearer", key_name = "Authorization", checker = "enrolment_caller")]
+pub struct EnrolmentCaller(pub Step);
 
 /// An access token, or the `challenge_token` of a login with status `password_change_required`.
 #[derive(SecurityScheme)]
-#[oai(ty = "bearer", key_name = "Authorization", checker = "changing_password")]
-pub struct ChangingPassword(pub Step);
+#[oai(ty = "bearer", key_name = "Authorization", checker = "password_change_caller")]
+pub struct PasswordChangeCaller(pub Step);
 
 /// An authenticated account with its current authority.
 #[derive(Clone)]
@@ -195,11 +195,11 @@ impl Step {
 }
 
 async fn bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
-    sound(request, unheld(authenticate(app(request)?, request, &bearer.token).await?)?)
+    with_valid_parameters(request, require_stepped_up(authenticate(app(request)?, request, &bearer.token).await?)?)
 }
 
-async fn held_bearer(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
-    sound(request, authenticate(app(request)?, request, &bearer.token).await?)
+async fn bearer_before_step_up(request: &Request, bearer: auth::Bearer) -> poem::Result<Caller> {
+    with_valid_parameters(request, authenticate(app(request)?, request, &bearer.token).await?)
 }
 
 impl<'a> ApiExtractor<'a> for Introspector {
@@ -228,25 +228,28 @@ impl<'a> ApiExtractor<'a> for Introspector {
                 let presented = presented.ok_or_else(Problem::invalid_client)?;
                 let key = app.commands.api_key(&presented.secret).filter(|key| presented.is_id(key.0));
                 let key = key.ok_or_else(Problem::invalid_client)?;
-                sound(request, Self(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_client)?))
+                with_valid_parameters(
+                    request,
+                    Self(authority_of(app, request, key).await?.ok_or_else(Problem::invalid_client)?),
+                )
             }
             None => BearerOrKey::from_request(request, body, options).await.map(|caller| Self(caller.0)),
         }
     }
 }
 
-impl<'a> ApiExtractor<'a> for SigningOut {
+impl<'a> ApiExtractor<'a> for LogoutCaller {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
 
     type ParamType = ();
     type ParamRawType = ();
 
     fn register(registry: &mut Registry) {
-        HeldBearer::register(registry);
+        BearerBeforeStepUp::register(registry);
     }
 
     fn security_schemes() -> Vec<&'static str> {
-        vec!["SigningOut"]
+        vec!["LogoutCaller"]
     }
 
     async fn from_request(
@@ -256,8 +259,8 @@ impl<'a> ApiExtractor<'a> for SigningOut {
     ) -> poem::Result<Self> {
         // A token in the Authorization header takes precedence over cookies.
         let by_cookie = request.data::<ByCookie>().is_some() || !request.headers().contains_key(header::AUTHORIZATION);
-        let error = match HeldBearer::from_request(request, body, options).await {
-            Ok(HeldBearer(Caller { account, session, .. })) => return Ok(Self::From { account, session }),
+        let error = match BearerBeforeStepUp::from_request(request, body, options).await {
+            Ok(BearerBeforeStepUp(Caller { account, session, .. })) => return Ok(Self::Session { account, session }),
             Err(error) => error,
         };
         let token = Cookie::Refresh.of(request.headers());
@@ -268,20 +271,23 @@ impl<'a> ApiExtractor<'a> for SigningOut {
         let app = app(request)?;
         require_csrf_token(app, request, session)?;
         let Some((account, session)) = app.commands.session_of(token).await.map_err(Problem::from)? else {
-            return sound(request, Self::Ended);
+            return with_valid_parameters(request, Self::Ended);
         };
         admit(app, request, Actor::Account { id: account.0 })?;
-        sound(request, Self::From { account, session })
+        with_valid_parameters(request, Self::Session { account, session })
     }
 }
 
 async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
     let app = app(request)?;
     if let Some(key) = app.commands.api_key(&bearer.token) {
-        return sound(request, authority_of(app, request, key).await?.ok_or_else(Problem::invalid_token)?);
+        return with_valid_parameters(
+            request,
+            authority_of(app, request, key).await?.ok_or_else(Problem::invalid_token)?,
+        );
     }
-    let caller = unheld(authenticate(app, request, &bearer.token).await?)?;
-    sound(request, Authority { actor: caller.actor(), permissions: caller.permissions })
+    let caller = require_stepped_up(authenticate(app, request, &bearer.token).await?)?;
+    with_valid_parameters(request, Authority { actor: caller.actor(), permissions: caller.permissions })
 }
 
 /// Returns the authority of an active API key, and counts its request.
@@ -292,18 +298,18 @@ async fn authority_of(app: &App, request: &Request, key: ApiKeyId) -> Result<Opt
     Ok(Some(Authority { actor, permissions }))
 }
 
-async fn enrolling(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    sound(request, step(app(request)?, request, &bearer.token, ChallengePurpose::Enrolment).await?)
+async fn enrolment_caller(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
+    with_valid_parameters(request, step(app(request)?, request, &bearer.token, ChallengePurpose::Enrolment).await?)
 }
 
-async fn changing_password(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
-    sound(request, step(app(request)?, request, &bearer.token, ChallengePurpose::PasswordChange).await?)
+async fn password_change_caller(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
+    with_valid_parameters(request, step(app(request)?, request, &bearer.token, ChallengePurpose::PasswordChange).await?)
 }
 
 async fn step(app: &App, request: &Request, token: &str, purpose: ChallengePurpose) -> poem::Result<Step> {
     // A JWT has dots. A challenge token has none.
     if token.contains('.') {
-        return Ok(Step::LoggedIn(unheld(authenticate(app, request, token).await?)?));
+        return Ok(Step::LoggedIn(require_stepped_up(authenticate(app, request, token).await?)?));
     }
     match app.commands.pending_login(token, purpose, clock::now()).await {
         Ok(pending_login) => {
@@ -317,7 +323,7 @@ async fn step(app: &App, request: &Request, token: &str, purpose: ChallengePurpo
     }
 }
 
-fn unheld(caller: Caller) -> Result<Caller, Problem> {
+fn require_stepped_up(caller: Caller) -> Result<Caller, Problem> {
     if caller.step_up_required { Err(Problem::step_up_required()) } else { Ok(caller) }
 }
 
@@ -352,8 +358,8 @@ fn admit(app: &App, request: &Request, actor: Actor) -> Result<(), Problem> {
 ///
 /// # Errors
 /// 400.
-fn sound<T>(request: &Request, who: T) -> poem::Result<T> {
-    request.data::<Arc<BadParameters>>().map_or(Ok(who), |bad| Err(bad.refusal().into()))
+fn with_valid_parameters<T>(request: &Request, caller: T) -> poem::Result<T> {
+    request.data::<Arc<BadParameters>>().map_or(Ok(caller), |bad| Err(bad.refusal().into()))
 }
 
 /// Returns the caller of an access token as of now, or `None` if the session has ended.
@@ -371,7 +377,7 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
     });
     if verdict == SessionVerdict::Unknown {
         // Rare; boxed to keep the future of the common path small.
-        verdict = Box::pin(ask_the_tables(app, &claims)).await?;
+        verdict = Box::pin(authorise_by_tables(app, &claims)).await?;
     }
     let (roles, permissions, second_factor, elevated) = match verdict {
         SessionVerdict::Current { roles, permissions, second_factor, elevated } => {
@@ -399,8 +405,8 @@ pub async fn judge(app: &App, claims: Arc<Claims>) -> Result<Option<Caller>, Pro
 }
 
 /// Asks the database, when this node cannot prove that its memory is current.
-async fn ask_the_tables(app: &App, claims: &Claims) -> Result<SessionVerdict, Problem> {
-    let standing = access::session_access(&app.judging, claims.sub, claims.sid).await.map_err(unjudged)?;
+async fn authorise_by_tables(app: &App, claims: &Claims) -> Result<SessionVerdict, Problem> {
+    let standing = access::session_access(&app.judging, claims.sub, claims.sid).await.map_err(authorisation_failed)?;
     if !standing.is_live {
         return Ok(SessionVerdict::Ended);
     }
@@ -427,7 +433,7 @@ pub async fn standing_of(app: &App, key: ApiKeyId) -> Result<Option<(Permissions
         ApiKeyVerdict::Ended => Ok(None),
         ApiKeyVerdict::LockedDown => Err(Problem::locked_down()),
         ApiKeyVerdict::Unknown => {
-            match Box::pin(access::api_key_access(&app.judging, key, now)).await.map_err(unjudged)? {
+            match Box::pin(access::api_key_access(&app.judging, key, now)).await.map_err(authorisation_failed)? {
                 Some(key)
                     if key.creator_suspended
                         && key.suspends_with_creator.unwrap_or(app.first_policy.api_keys.suspend_with_creator) =>
@@ -446,8 +452,8 @@ async fn lockdown(app: &App) -> Result<Option<LockdownScope>, Problem> {
     if let Ok(scope) = app.gate.lockdown() {
         return Ok(scope);
     }
-    let mut connection = app.judging.acquire().await.map_err(unjudged)?;
-    Ok(access::lockdown(&mut connection).await.map_err(unjudged)?.and_then(|lockdown| lockdown.scope))
+    let mut connection = app.judging.acquire().await.map_err(authorisation_failed)?;
+    Ok(access::lockdown(&mut connection).await.map_err(authorisation_failed)?.and_then(|lockdown| lockdown.scope))
 }
 
 /// Checks that no lockdown is in force, for calls without authentication.
@@ -461,7 +467,7 @@ pub async fn unless_locked_down(app: &App) -> Result<(), Problem> {
     }
 }
 
-fn unjudged(error: sqlx::Error) -> Problem {
+fn authorisation_failed(error: sqlx::Error) -> Problem {
     tracing::warn!(error = %chain(&error), "cannot authorise a caller");
     Problem::unavailable(Duration::from_secs(1))
 }

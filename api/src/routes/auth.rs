@@ -10,7 +10,8 @@ use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, CodeInput, DisplayName, EmailAddress, SessionId};
 use fulexo_node::answer::{CommandResponse, NoContent};
 use fulexo_node::caller::{
-    HeldBearer, Introspector, SigningOut, app, context, judge, require_csrf_token, standing_of, unless_locked_down,
+    BearerBeforeStepUp, Introspector, LogoutCaller, app, context, judge, require_csrf_token, standing_of,
+    unless_locked_down,
 };
 use fulexo_node::clock;
 use fulexo_node::http::cookies::{ByCookie, Cookie};
@@ -305,15 +306,15 @@ impl Auth {
     async fn logout(
         &self,
         request: &Request,
-        caller: SigningOut,
+        caller: LogoutCaller,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
         let done = match caller {
-            SigningOut::From { account, session } => {
+            LogoutCaller::Session { account, session } => {
                 let context = context(request, Actor::Account { id: account.0 }, idempotency_key.0)?;
                 app(request)?.commands.end_own_session(&context, account, session).await?
             }
-            SigningOut::Ended => CommandOutcome { value: (), position: None },
+            LogoutCaller::Ended => CommandOutcome { value: (), position: None },
         };
         // A client that presents its token itself keeps no cookies here.
         let presented = request.headers().contains_key(header::AUTHORIZATION);
@@ -333,7 +334,7 @@ impl Auth {
     async fn step_up(
         &self,
         request: &Request,
-        caller: HeldBearer,
+        caller: BearerBeforeStepUp,
         body: JsonBody<StepUpRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<CommandResponse<ElevationResource>, Problem> {
@@ -417,7 +418,7 @@ impl Auth {
     /// Returns the account, roles and permissions of the access token as of now. Reads no database: the node applies the
     /// changes of the log to the token's claims.
     #[oai(path = "/session", method = "get", operation_id = "get_current_session")]
-    async fn session(&self, request: &Request, caller: HeldBearer) -> Result<Json<CurrentSession>, Problem> {
+    async fn session(&self, request: &Request, caller: BearerBeforeStepUp) -> Result<Json<CurrentSession>, Problem> {
         let caller = caller.0;
         let csrf_token = match request.data::<ByCookie>() {
             Some(_) => Some(app(request)?.commands.csrf_token(caller.session)),

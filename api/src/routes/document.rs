@@ -374,15 +374,15 @@ fn show_example(operation: &mut Value, examples: &Value) {
 fn other_credentials(scheme: &str) -> Option<&'static str> {
     Some(match scheme {
         "BearerOrKey" | "Introspector" => "Also accepts the secret of an API key.",
-        "SigningOut" => {
+        "LogoutCaller" => {
             "Also accepts the access token of a session that requires a step-up. In cookie mode it also accepts the refresh \
              cookie with `X-CSRF-Token` after the access token has expired."
         }
-        "HeldBearer" => "Also accepts the access token of a session that requires a step-up.",
-        "Enrolling" => {
+        "BearerBeforeStepUp" => "Also accepts the access token of a session that requires a step-up.",
+        "EnrolmentCaller" => {
             "Also accepts the `challenge_token` of a login with status `second_factor_enrolment_required`, without elevation."
         }
-        "ChangingPassword" => {
+        "PasswordChangeCaller" => {
             "Also accepts the `challenge_token` of a login with status `password_change_required`, without elevation."
         }
         _ => return None,

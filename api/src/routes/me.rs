@@ -4,7 +4,7 @@ use fulexo_commands::{KnownDevice, PasswordOwner, PasswordReplacement, Profile, 
 use fulexo_domain::password::Password;
 use fulexo_domain::values::{AccountId, CodeInput, DisplayName, SessionId};
 use fulexo_node::answer::{CommandResponse, NoContent, QueryResponse, about_the_new_password, behind, query_failed};
-use fulexo_node::caller::{Bearer, ChangingPassword, Enrolling, Step, app, context};
+use fulexo_node::caller::{Bearer, EnrolmentCaller, PasswordChangeCaller, Step, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
 use fulexo_node::vocabulary::{Orders, Word};
@@ -247,7 +247,7 @@ impl Me {
     async fn change_password(
         &self,
         request: &Request,
-        caller: ChangingPassword,
+        caller: PasswordChangeCaller,
         body: JsonBody<PasswordChangeRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<NoContent, Problem> {
@@ -273,7 +273,7 @@ impl Me {
     async fn start_totp(
         &self,
         request: &Request,
-        caller: Enrolling,
+        caller: EnrolmentCaller,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<CommandResponse<TotpEnrolment>, Problem> {
         caller.0.require_elevated()?;
@@ -295,7 +295,7 @@ impl Me {
     async fn confirm_totp(
         &self,
         request: &Request,
-        caller: Enrolling,
+        caller: EnrolmentCaller,
         body: JsonBody<TotpConfirmationRequest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<CommandResponse<RecoveryCodeSet>, Problem> {

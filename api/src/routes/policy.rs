@@ -215,7 +215,7 @@ struct PreviewAccount {
     /// The first 20 locks under the proposed policy.
     locks: Vec<PreviewLock>,
     /// The number of correct attempts that the proposed policy would have refused, most likely made by the owner.
-    right_refused: u64,
+    correct_refused: u64,
 }
 
 /// An attack: at least ten refused attempts on one counter, each less than an hour after the last.
@@ -495,7 +495,7 @@ impl PreviewAccount {
             locks_recorded: outcome.recorded,
             locks_proposed: outcome.total,
             locks: outcome.locks.into_iter().map(lock).collect(),
-            right_refused: outcome.right_refused,
+            correct_refused: outcome.correct_refused,
         }
     }
 }

@@ -84,7 +84,7 @@ async fn the_policy_in_force_would_have_done_what_it_did() {
     assert_eq!(preview["recorded"]["locks"], json!(1));
     // The harness made three logins, and a correct attempt that met a lock counts as wrong.
     assert_eq!(preview["attempts"], json!(3 + 4 + 1 + 7 + 1 + 3));
-    assert_eq!(accounts(&preview, ann.account)[""]["right_refused"], json!(0), "nobody looked at it");
+    assert_eq!(accounts(&preview, ann.account)[""]["correct_refused"], json!(0), "nobody looked at it");
     assert!(accounts(&preview, bob.account).is_empty());
     let (from, to) = (time(&preview["from"]), time(&preview["to"]));
     assert_eq!(to - from, TimeDelta::days(30));
@@ -231,7 +231,7 @@ async fn a_stricter_policy_would_have_locked_these_then_and_refused_their_owners
     assert_eq!(stricter["proposed"]["locks"], json!(2));
     // Two were refused unseen: ann's right password, and bob's fourth wrong one.
     assert_eq!(stricter["proposed"]["refused"], json!(2));
-    for (client, right_refused) in [(&ann, 1), (&bob, 0)] {
+    for (client, correct_refused) in [(&ann, 1), (&bob, 0)] {
         let wrong: Vec<_> = trail(&node, &auditor, client.account)
             .await
             .into_iter()
@@ -240,7 +240,7 @@ async fn a_stricter_policy_would_have_locked_these_then_and_refused_their_owners
         let item = &accounts(&stricter, client.account)[""];
         assert_eq!((&item["factor"], &item["device"]), (&json!("password"), &Value::Null));
         assert_eq!((&item["locks_proposed"], &item["locks_recorded"]), (&json!(1), &json!(0)));
-        assert_eq!(item["right_refused"], json!(right_refused), "{item}");
+        assert_eq!(item["correct_refused"], json!(correct_refused), "{item}");
         let lock = &item["locks"][0];
         assert_eq!(time(&lock["at"]), time(&wrong[2]["time"]), "that of the third failure");
         assert_eq!(time(&lock["until"]), time(&wrong[2]["time"]) + TimeDelta::minutes(15));
@@ -313,8 +313,8 @@ async fn the_device_of_its_owner_has_a_counter_of_its_own_in_a_preview_too() {
     assert_eq!(log_in(&node, &ann.email, PASSWORD, Some(&ann.device_token)).await.status, 200);
     let three = preview(&node, &admin, lockout(3)).await;
     let counters = accounts(&three, ann.account);
-    assert_eq!(counters[device.as_str().unwrap()]["right_refused"], json!(1));
-    assert_eq!(counters[""]["right_refused"], json!(0), "the stranger's lock does not lock the owner out");
+    assert_eq!(counters[device.as_str().unwrap()]["correct_refused"], json!(1));
+    assert_eq!(counters[""]["correct_refused"], json!(0), "the stranger's lock does not lock the owner out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

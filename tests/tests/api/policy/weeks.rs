@@ -130,7 +130,7 @@ async fn weeks_of_guesses_come_to_the_same_under_the_same_policy() {
         assert_eq!(preview["accounts"].as_array().unwrap().len(), locks.len());
         for ((account, device), locks) in locks {
             let item = &accounts(&preview, account)[&device];
-            assert_eq!((&item["locks_proposed"], &item["right_refused"]), (&json!(locks.len()), &json!(0)));
+            assert_eq!((&item["locks_proposed"], &item["correct_refused"]), (&json!(locks.len()), &json!(0)));
             let listed = item["locks"].as_array().unwrap().iter();
             let listed: Vec<_> =
                 listed.map(|lock| (time(&lock["at"]), time(&lock["until"]), lock["nth"].as_u64().unwrap())).collect();
@@ -216,5 +216,5 @@ async fn a_preview_forgets_locks_in_a_row_when_the_service_does() {
     let preview = preview_of(&node, lockout(5), 30).await;
     assert_eq!(preview["proposed"], preview["recorded"], "{preview:#}");
     let item = &accounts(&preview, account)[""];
-    assert_eq!((&item["right_refused"], &item["locks"][3]["nth"]), (&json!(0), &json!(1)), "{item:#}");
+    assert_eq!((&item["correct_refused"], &item["locks"][3]["nth"]), (&json!(0), &json!(1)), "{item:#}");
 }
