@@ -65,10 +65,11 @@ fn remove_at_the_end(dir: &Path) {
 }
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
-    let settings =
-        [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "500")];
-    let settings = if DURABLE.load(Ordering::Relaxed) { &settings[3..] } else { &settings[..] };
-    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    // Of hundreds of databases one after another would be vacuumed, by a new process each.
+    let quick = [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("autovacuum", "off")];
+    let quick = if DURABLE.load(Ordering::Relaxed) { &[][..] } else { &quick[..] };
+    let settings = quick.iter().chain(&[("max_connections", "500")]);
+    let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let postgres = Postgres::start(&DIR, &Options { settings }).expect("a private Postgres");
     let nats = Nats::start(&DIR).expect("a private NATS");
     Cluster { postgres, nats }
