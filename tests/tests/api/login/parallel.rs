@@ -38,18 +38,22 @@ async fn timed(login: impl Future<Output = Answer>) -> (u16, Duration) {
     (login.await.status, began.elapsed())
 }
 
+/// On a busy machine those are refused that have waited for as long as they may.
 #[tokio::test(flavor = "multi_thread")]
-async fn sixteen_right_passwords_at_once_all_log_in() {
+async fn sixteen_right_passwords_at_once_log_in_or_have_waited_two_seconds() {
     let database = Arc::new(Database::create().await);
     let nodes = [Node::join(&database).await, Node::join(&database).await];
     let (email, _) = nodes[0].register(&["customer"]).await;
-    let before = log_size(&nodes[0]).await;
     for clients in [vec![nodes[0].anonymous()], nodes.each_ref().map(Node::anonymous).into()] {
-        let logins = (0..16).map(|number| log_in(&clients[number % clients.len()], &email, PASSWORD));
-        let statuses: Vec<u16> = join_all(logins).await.iter().map(|answer| answer.status).collect();
-        assert_eq!(statuses, [200; 16], "at {} nodes", clients.len());
+        let before = log_size(&nodes[0]).await;
+        let logins = (0..16).map(|number| timed(log_in(&clients[number % clients.len()], &email, PASSWORD)));
+        let answers = join_all(logins).await;
+        let (let_in, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == 200);
+        assert!(let_in.len() >= 5, "at {} nodes: {refused:?}", clients.len());
+        let waited = |(status, took): &(u16, Duration)| *status == 401 && *took >= Duration::from_secs(2);
+        assert!(refused.iter().all(waited), "at {} nodes: {refused:?}", clients.len());
+        assert_eq!(reasons(&nodes[0], before).await, vec!["too_many_concurrent"; refused.len()]);
     }
-    assert!(reasons(&nodes[0], before).await.is_empty(), "and none is recorded as refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
