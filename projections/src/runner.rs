@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_failure::chain;
-use sqlx::PgPool;
+use sqlx::{PgPool, PgTransaction};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -263,7 +263,7 @@ impl Runner {
 
     async fn step(&mut self) -> Result<RunnerStep, FeedError> {
         let name = self.projection.as_str();
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = begin(&self.pool).await?;
         // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies. Read models name their
         // tables without a schema because a rebuild has its own. The temporary schema is listed last, or it would be
         // searched first.
@@ -334,4 +334,12 @@ impl Runner {
             }
         }
     }
+}
+
+/// Begins a transaction in a task of its own. Aborted between BEGIN and the server's answer, sqlx 0.9 would give the pool a
+/// connection in an open transaction, and undo what the next user of that connection was told is done.
+async fn begin(pool: &PgPool) -> Result<PgTransaction<'static>, sqlx::Error> {
+    let pool = pool.clone();
+    // Dropping the handle lets the task go on: a transaction that nobody waits for is dropped whole, and rolled back.
+    tokio::spawn(async move { pool.begin().await }).await.map_err(|_| sqlx::Error::WorkerCrashed)?
 }
