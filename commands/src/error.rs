@@ -3,6 +3,7 @@
 
 use std::error::Error;
 
+use fulexo_database::DatabaseFailure;
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::leaf::LeafError;
@@ -12,7 +13,6 @@ use fulexo_domain::policy::PolicyError;
 use fulexo_domain::rate_limit::QuotaExceeded;
 use fulexo_domain::role::RoleError;
 use fulexo_domain::session::SessionError;
-use fulexo_failure::DatabaseFailure;
 
 use crate::authentication::password_hash::PoolFull;
 use crate::log::{AppendError, ReadError};
@@ -186,8 +186,8 @@ impl From<PoolFull> for CommandError {
 
 #[cfg(test)]
 mod tests {
+    use fulexo_database::chain;
     use fulexo_domain::leaf;
-    use fulexo_failure::chain;
 
     use super::*;
 

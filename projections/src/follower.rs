@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fulexo_database::chain;
 use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::leaf;
 use fulexo_domain::values::Epoch;
-use fulexo_failure::chain;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until};

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fulexo_failure::chain;
+use fulexo_database::chain;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};

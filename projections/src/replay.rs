@@ -4,11 +4,12 @@
 //! The replay writes to temporary tables. Only its connection sees them, they vanish with it, and any role that may
 //! read can create them. It writes nothing that others see.
 
+use fulexo_database::begin_on;
 use fulexo_domain::event::RecordedEvent;
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::read_models::accounts::AccountRow;
 use crate::read_models::history_table::{HistoryTable, versions_as_of};
@@ -108,7 +109,7 @@ impl ScratchTables {
     /// # Errors
     /// [`sqlx::Error`].
     pub async fn apply(&mut self, events: &[RecordedEvent]) -> Result<(), sqlx::Error> {
-        let mut transaction = self.0.begin().await?;
+        let mut transaction = begin_on(&mut self.0).await?;
         use_schema(&mut transaction, TEMPORARY).await?;
         for projection in Projection::ALL {
             projection.apply(&mut transaction, &mut RowCache::default(), events).await?;
@@ -143,7 +144,7 @@ async fn checksum(
     table: ReadModelTable,
     position: i64,
 ) -> Result<Checksum, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = begin_on(connection).await?;
     use_schema(&mut transaction, schema).await?;
     let (mut rows, mut digest) = (0, Sha256::new());
     let mut stream = rows_as_of(&mut transaction, table, position);

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_failure::chain;
-use sqlx::{PgPool, PgTransaction};
+use fulexo_database::{begin, chain};
+use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -334,12 +334,4 @@ impl Runner {
             }
         }
     }
-}
-
-/// Begins a transaction in a task of its own. Aborted between BEGIN and the server's answer, sqlx 0.9 would give the pool a
-/// connection in an open transaction, and undo what the next user of that connection was told is done.
-async fn begin(pool: &PgPool) -> Result<PgTransaction<'static>, sqlx::Error> {
-    let pool = pool.clone();
-    // Dropping the handle lets the task go on: a transaction that nobody waits for is dropped whole, and rolled back.
-    tokio::spawn(async move { pool.begin().await }).await.map_err(|_| sqlx::Error::WorkerCrashed)?
 }

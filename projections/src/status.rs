@@ -1,6 +1,7 @@
 //! The status of each read model, for operators. It comes from the database alone, whichever nodes run.
 
 use chrono::{DateTime, Utc};
+use fulexo_database::begin;
 use sqlx::PgPool;
 
 use crate::feed;
@@ -43,7 +44,7 @@ pub struct BuildStatus {
 /// # Errors
 /// [`sqlx::Error`].
 pub async fn statuses(pool: &PgPool) -> Result<Vec<ReadModelStatus>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = begin(pool).await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let log_size = feed::size(&mut transaction).await?;
     let mut statuses = Vec::new();

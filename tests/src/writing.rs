@@ -1,6 +1,7 @@
 //! Events that no command made: drafts to append, and one that nobody can read.
 
 use fulexo_commands::log::AppendRequest;
+use fulexo_database::begin_on;
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Actor, Event, Stream};
 use fulexo_domain::leaf::{self, EventDraft};
@@ -38,7 +39,7 @@ pub async fn poison(database: &Database) -> u64 {
         text.replace("account.registered", "account.reinvented").replace(&good.to_string(), &Uuid::nil().to_string());
 
     let mut connection = PgConnection::connect(&database.superuser_url()).await.unwrap();
-    let mut transaction = connection.begin().await.unwrap();
+    let mut transaction = begin_on(&mut connection).await.unwrap();
     let head: i64 =
         sqlx::query_scalar("select position from log.head for update").fetch_one(&mut *transaction).await.unwrap();
     sqlx::query("alter table log.event_0 disable trigger append_only").execute(&mut *transaction).await.unwrap();

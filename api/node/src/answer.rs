@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use fulexo_commands::{CommandError, CommandOutcome};
+use fulexo_database::{DatabaseFailure, chain};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
-use fulexo_failure::{DatabaseFailure, chain};
 use fulexo_projections::read_models::Projection;
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};

@@ -1,6 +1,6 @@
 //! Migrations: applied by the owner role, checked by the application at start.
 
-use fulexo_failure::{DatabaseFailure, chain};
+use fulexo_database::{DatabaseFailure, chain};
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use fulexo_failure::chain;
+use fulexo_database::chain;
 
 /// The failure of a start, for the operator, with advice.
 #[derive(Debug, thiserror::Error)]

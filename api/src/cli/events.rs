@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
+use fulexo_database::chain;
 use fulexo_domain::leaf::{self, RawLeaf};
-use fulexo_failure::chain;
 use fulexo_node::database::connect;
 use fulexo_node::log_size::log_size;
 use sqlx::PgPool;

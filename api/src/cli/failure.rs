@@ -1,6 +1,6 @@
 //! The failures of verbs and their exit codes.
 
-use fulexo_failure::chain;
+use fulexo_database::chain;
 use fulexo_node::config::ConfigErrors;
 
 /// The failure of a verb.

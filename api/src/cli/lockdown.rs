@@ -2,9 +2,9 @@
 
 use clap::{Args, ValueEnum};
 use fulexo_commands::CommandError;
+use fulexo_database::chain;
 use fulexo_domain::lockdown::{LockdownError, LockdownScope};
 use fulexo_domain::values::Reason;
-use fulexo_failure::chain;
 use fulexo_node::config::Config;
 use fulexo_node::start::Core;
 use fulexo_node::state::App;

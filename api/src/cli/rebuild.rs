@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use fulexo_database::chain;
 use fulexo_domain::jetstream::hex;
-use fulexo_failure::chain;
 use fulexo_node::database::connect;
 use fulexo_node::log_size::log_size;
 use fulexo_projections::read_models::Projection;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use fulexo_database::chain;
 use fulexo_domain::jetstream::hex;
-use fulexo_failure::chain;
 use fulexo_node::clock;
 use fulexo_node::database::{connect, reason};
 use fulexo_projections::as_of::{AsOf, AsOfError, Moment};

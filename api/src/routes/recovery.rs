@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use fulexo_commands::CommandError;
 use fulexo_commands::context::Context;
+use fulexo_database::chain;
 use fulexo_domain::account::AccountError;
 use fulexo_domain::event::Actor;
 use fulexo_domain::password::Password;
 use fulexo_domain::values::EmailAddress;
-use fulexo_failure::chain;
 use fulexo_node::answer::{NoContent, about_the_new_password};
 use fulexo_node::caller::{Bearer, app, context, unless_locked_down};
 use fulexo_node::http::problem::Code;

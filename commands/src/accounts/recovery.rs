@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fulexo_database::begin;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountError, AccountState, PasswordChangeCause};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, UnlockCause};
@@ -118,7 +119,7 @@ pub(crate) async fn request_verification(
     }
     let key = side.vault.subject_key(account).await?.ok_or(AccountError::NotFound)?;
     let mail = outbox::mail_write(&side.vault, context, &key, account, MailKind::EmailVerification)?;
-    let mut transaction = side.pool.begin().await?;
+    let mut transaction = begin(&side.pool).await?;
     // Concurrent requests must count each other's mails. The log's lock ensures that for appends; this is not an
     // append.
     sqlx::query!("select from vault.subject_key where subject_id = $1 for update", account.0)

@@ -15,6 +15,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_database::chain;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::AccountError;
 use fulexo_domain::authentication::{
@@ -24,7 +25,6 @@ use fulexo_domain::lockout::{AttemptReservation, COUNTER_RETENTION};
 use fulexo_domain::password::Password;
 use fulexo_domain::policy::LockoutPolicy;
 use fulexo_domain::values::AccountId;
-use fulexo_failure::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::PgPool;

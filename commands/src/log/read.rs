@@ -5,10 +5,10 @@
 //! one event and names that event. If `log.event` does not have exactly that event there, the stream is read from its
 //! beginning.
 
+use fulexo_database::chain;
 use fulexo_domain::event::{RecordedEvent, Stream};
 use fulexo_domain::leaf::{self, LeafError};
 use fulexo_domain::snapshot::Snapshot;
-use fulexo_failure::chain;
 use uuid::Uuid;
 
 use super::event_log::EventLog;

@@ -15,8 +15,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fulexo_database::{DatabaseFailure, begin_on, chain};
 use fulexo_domain::event::{RecordedEvent, Stream};
-use fulexo_failure::{DatabaseFailure, chain};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::{mpsc, oneshot};
@@ -241,7 +241,7 @@ impl Sequencer {
         }
         let hooks = self.hooks.clone();
         let connection = self.connection().await?;
-        let mut transaction = with_timeout(connection.begin()).await.map_err(CommitFailure::Lost)?;
+        let mut transaction = with_timeout(begin_on(connection)).await.map_err(CommitFailure::Lost)?;
         let locked = with_timeout(lock(&mut transaction, &LockRequest::of(requests()))).await.map_err(sort)?;
 
         // The lock waited for the transaction whose end was not observed, so its outcome is now visible.
@@ -328,7 +328,7 @@ impl Sequencer {
             };
             return Ok(first.map(|first| CommittedBatch { events: plan.events(requests(), first), plan }));
         }
-        let mut transaction = with_timeout(connection.begin()).await.map_err(CommitFailure::Lost)?;
+        let mut transaction = with_timeout(begin_on(connection)).await.map_err(CommitFailure::Lost)?;
         let Some(first) = with_timeout(try_append(&mut transaction, &expected_versions, &plan)).await.map_err(sort)?
         else {
             with_timeout(transaction.rollback()).await.map_err(CommitFailure::Lost)?;
@@ -360,6 +360,7 @@ impl Sequencer {
             Some(connection) => connection,
             vacant => {
                 let mut connection = self.pool.acquire().await.map_err(CommitFailure::Lost)?;
+                connection.close_on_drop();
                 with_timeout(connection.execute(IDLE_TIMEOUT)).await.map_err(CommitFailure::Lost)?;
                 vacant.insert(connection)
             }

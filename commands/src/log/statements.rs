@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
+use fulexo_database::DatabaseFailure;
 use fulexo_domain::event::Stream;
-use fulexo_failure::DatabaseFailure;
 use sqlx::PgConnection;
 use uuid::Uuid;
 

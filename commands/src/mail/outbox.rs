@@ -7,8 +7,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_database::{begin, chain};
 use fulexo_domain::values::{AccountId, EmailAddress};
-use fulexo_failure::chain;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
@@ -247,7 +247,7 @@ pub(crate) async fn has_reached_mail_limit(
 
 pub(crate) async fn next_mail(side: &WriteSide, now: DateTime<Utc>) -> Result<Option<OutgoingMail>, CommandError> {
     loop {
-        let mut transaction = side.pool.begin().await?;
+        let mut transaction = begin(&side.pool).await?;
         let waiting = sqlx::query_as!(
             MailRow,
             r#"select m.account_id, m.kind, m.mail_id, m.sealed as "sealed!", m.created_at, m.attempts,

@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
+use fulexo_database::chain;
 use fulexo_domain::event::Category;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::AccountId;
-use fulexo_failure::chain;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 

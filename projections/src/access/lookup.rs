@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use fulexo_database::begin;
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{CustomRoles, Permission, Permissions};
 use fulexo_domain::policy::Policy;
@@ -40,7 +41,7 @@ pub async fn session_access(
     account: AccountId,
     session: SessionId,
 ) -> Result<SessionAccess, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = begin(pool).await?;
     sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
     let row = sqlx::query!(
         r#"select s.session_id as "session_id?", s.elevated_until, s.elevated_position, s.restored_position,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_database::begin;
 use fulexo_domain::policy::ActivePolicy;
 use fulexo_domain::values::{AccountId, ApiKeyId, RoleName, SessionId};
 use sqlx::PgPool;
@@ -33,7 +34,7 @@ impl Gate {
         // Tokens are accepted up to a minute past their end, and recorded times may lag the clock by another minute.
         let relevant_for = token_lifetime.max(LONGEST_ELEVATION) + TimeDelta::minutes(2);
         let most = i64::try_from(MAX_CHANGES).unwrap_or(i64::MAX);
-        let mut transaction = pool.begin().await?;
+        let mut transaction = begin(pool).await?;
         // One snapshot: everything read below is the state at this position.
         sqlx::query!("set transaction isolation level repeatable read, read only").execute(&mut *transaction).await?;
         let head = sqlx::query!("select position, epoch from log.head").fetch_one(&mut *transaction).await?;

@@ -1,7 +1,8 @@
 //! The build of one read model's new version, up to the switch.
 
+use fulexo_database::begin_on;
 use fulexo_domain::event::RecordedEvent;
-use sqlx::{Connection, PgPool};
+use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use super::report::{BATCH, BuildComparison, EventBatch, RebuildError, RebuildOptions, RebuildProgress, RebuildReport};
@@ -33,7 +34,7 @@ impl Build {
     ) -> Result<Self, RebuildError> {
         let name = projection.as_str();
         let mut shadow = ShadowVersion::open(pool, projection, ShadowKind::Next).await?;
-        let mut transaction = shadow.connection().await?.begin().await?;
+        let mut transaction = begin_on(shadow.connection().await?).await?;
         let found = sqlx::query_scalar!("select program from projection.build where name = $1", name)
             .fetch_optional(&mut *transaction)
             .await?;
@@ -142,7 +143,7 @@ impl Build {
         self.report(RebuildProgress::Comparing).await;
         self.shadow.flush().await?;
         let (projection, name, mut position) = (self.projection(), self.projection().as_str(), self.shadow.position());
-        let mut transaction = self.shadow.connection().await?.begin().await?;
+        let mut transaction = begin_on(self.shadow.connection().await?).await?;
         sqlx::query!("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
         let live = shadow_version::live(&mut transaction, projection).await?;
         while position < live {

@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use fulexo_database::{DatabaseFailure, begin_on};
 use fulexo_domain::event::RecordedEvent;
-use fulexo_failure::DatabaseFailure;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -150,7 +150,7 @@ impl ShadowVersion {
                 self.begin_flush_past().await?;
             }
         } else {
-            let mut transaction = self.writer.get().await?.begin().await?;
+            let mut transaction = begin_on(self.writer.get().await?).await?;
             self.projection.apply(&mut transaction, &mut self.cache, events).await?;
             let until = self.position + events.len() as u64;
             advance_checkpoint(&mut transaction, self.projection, self.kind, self.position..until).await?;
@@ -236,7 +236,7 @@ impl ShadowVersion {
     async fn try_switch(&mut self) -> Result<u64, RebuildError> {
         let (projection, name) = (self.projection, self.projection.as_str());
         self.flush().await?;
-        let mut transaction = self.writer.get().await?.begin().await?;
+        let mut transaction = begin_on(self.writer.get().await?).await?;
         // If this transaction stalled, it would stall every reader.
         sqlx::query!("set local idle_in_transaction_session_timeout = '5s'").execute(&mut *transaction).await?;
         sqlx::query!("set local statement_timeout = '30s'").execute(&mut *transaction).await?;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use fulexo_database::begin;
 use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, eventually, leaves, log_size, operator, superuser};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
@@ -222,7 +223,7 @@ async fn while_the_shared_count_does_not_answer_a_node_counts_alone() {
     let database = Arc::new(Database::create().await);
     let node = limited(&database, "login=5/1h").await;
     let superuser = superuser(&database).await;
-    let mut blocker = superuser.begin().await.unwrap();
+    let mut blocker = begin(&superuser).await.unwrap();
     sqlx::query("lock table vault.rate_limit in access exclusive mode").execute(&mut *blocker).await.unwrap();
     for number in 0..5 {
         assert_eq!(at(&node, "203.0.113.9").post(LOGIN, guess(number)).await.status, 401);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fulexo_database::begin;
 use fulexo_tests::{Node, eventually, superuser};
 use sqlx::Executor;
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use crate::assert_problem;
 async fn however_many_ask_how_the_service_is_the_database_is_asked_once() {
     let node = Node::start().await;
     let other = superuser(&node.database).await;
-    let mut locked = other.begin().await.unwrap();
+    let mut locked = begin(&other).await.unwrap();
     locked.execute("lock table log.head in access exclusive mode").await.unwrap();
     let mut asking = JoinSet::new();
     for number in 0..40 {

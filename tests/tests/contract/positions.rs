@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fulexo_database::begin;
 use fulexo_tests::{Database, Dice, Node, PASSWORD, log_size, superuser};
 use futures_util::future::join_all;
 use serde_json::json;
@@ -59,7 +60,7 @@ async fn a_position_that_a_view_has_not_seen_is_waited_for_and_then_refused() {
     let admin = node.admin().await;
     let paths = ["/v1/me", "/v1/me/sessions", "/v1/me/events", "/v1/accounts", "/v1/sessions", "/v1/audit/events"];
     let superuser = superuser(&node.database).await;
-    let mut blocker = superuser.begin().await.unwrap();
+    let mut blocker = begin(&superuser).await.unwrap();
     sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
     node.register(&[]).await;
     let last = log_size(&node).await - 1;
@@ -96,7 +97,7 @@ async fn a_waiting_query_is_answered_as_soon_as_its_position_is_there() {
     let node = Node::start().await;
     let admin = node.admin().await;
     let superuser = superuser(&node.database).await;
-    let mut blocker = superuser.begin().await.unwrap();
+    let mut blocker = begin(&superuser).await.unwrap();
     sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
     let (email, _) = node.register(&["customer"]).await;
     let last = log_size(&node).await - 1;
@@ -155,7 +156,7 @@ async fn a_query_that_asks_for_nothing_is_answered_by_a_read_model_that_is_behin
     let admin = node.admin().await;
     let before = admin.get("/v1/accounts?order=desc&limit=1").await;
     let superuser = superuser(&node.database).await;
-    let mut blocker = superuser.begin().await.unwrap();
+    let mut blocker = begin(&superuser).await.unwrap();
     sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
     let (_, account) = node.register(&[]).await;
     let began = Instant::now();
@@ -174,7 +175,7 @@ async fn clients_that_leave_while_their_queries_wait_take_no_place_with_them() {
     let node = Node::start().await;
     let admin = node.admin().await;
     let superuser = superuser(&node.database).await;
-    let mut blocker = superuser.begin().await.unwrap();
+    let mut blocker = begin(&superuser).await.unwrap();
     sqlx::query("lock table projection.checkpoint in exclusive mode").execute(&mut *blocker).await.unwrap();
     node.register(&[]).await;
     let mut dice = Dice(5);

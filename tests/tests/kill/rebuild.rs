@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fulexo_database::begin;
 use fulexo_tests::{Database, eventually, history, superuser};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -36,7 +37,7 @@ async fn half_way<T>(
     beginning: &str,
     meanwhile: impl FnOnce(Program) -> T,
 ) -> T {
-    let mut reading = superuser.begin().await.unwrap();
+    let mut reading = begin(superuser).await.unwrap();
     sqlx::query("lock table read.audit in access share mode").execute(&mut *reading).await.unwrap();
     let program = Program::start(&["rebuild", "audit"], env);
     block_in_place(|| program.warns(beginning));

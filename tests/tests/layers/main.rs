@@ -40,21 +40,21 @@ fn each_crate_knows_only_those_below_it() {
     let dependencies = dependencies();
     assert_eq!(ours(&dependencies["fulexo-domain"]), [""; 0]);
     assert_eq!(ours(&dependencies["fulexo-bcrypt"]), [""; 0]);
-    assert_eq!(ours(&dependencies["fulexo-failure"]), [""; 0]);
-    assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-domain", "fulexo-failure"]);
-    assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-domain", "fulexo-failure"]);
+    assert_eq!(ours(&dependencies["fulexo-database"]), [""; 0]);
+    assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-database", "fulexo-domain"]);
+    assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-database", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-dev-servers"]), [""; 0]);
     assert_eq!(
         ours(&dependencies["fulexo-node"]),
-        ["fulexo-commands", "fulexo-domain", "fulexo-failure", "fulexo-projections"]
+        ["fulexo-commands", "fulexo-database", "fulexo-domain", "fulexo-projections"]
     );
     assert_eq!(
         ours(&dependencies["fulexo-api"]),
         [
             "fulexo-commands",
+            "fulexo-database",
             "fulexo-dev-servers",
             "fulexo-domain",
-            "fulexo-failure",
             "fulexo-node",
             "fulexo-projections"
         ]
@@ -67,7 +67,7 @@ fn domain_does_no_io_and_only_node_and_api_speak_http() {
     for forbidden in ["tokio", "sqlx", "poem", "hyper", "async-nats", "aws-lc-rs", "tracing"] {
         assert!(!dependencies["fulexo-domain"].contains(forbidden), "domain depends on {forbidden}");
     }
-    assert_eq!(dependencies["fulexo-failure"], BTreeSet::from(["sqlx".to_owned()]));
+    assert_eq!(dependencies["fulexo-database"], BTreeSet::from(["sqlx".to_owned(), "tokio".to_owned()]));
     for name in ["fulexo-commands", "fulexo-projections"] {
         for forbidden in ["poem", "poem-openapi", "hyper", "clap"] {
             assert!(!dependencies[name].contains(forbidden), "{name} depends on {forbidden}");

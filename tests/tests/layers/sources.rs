@@ -19,7 +19,7 @@ pub type Imports = BTreeMap<String, BTreeSet<String>>;
 pub const CRATES: [(&str, &str); 8] = [
     ("fulexo_domain", "domain"),
     ("fulexo_bcrypt", "commands/bcrypt"),
-    ("fulexo_failure", "commands/failure"),
+    ("fulexo_database", "commands/database"),
     ("fulexo_commands", "commands"),
     ("fulexo_projections", "projections"),
     ("fulexo_dev_servers", "api/dev-servers"),

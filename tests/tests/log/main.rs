@@ -6,6 +6,7 @@ mod ahead;
 mod append;
 mod audit;
 mod commit;
+mod dropped;
 mod guard;
 mod processes;
 mod proxy;

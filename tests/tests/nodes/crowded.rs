@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fulexo_database::begin;
 use fulexo_projections::gate::LEASE;
 use fulexo_tests::{Database, Node, eventually, superuser};
 use futures_util::future::join_all;
@@ -26,7 +27,7 @@ async fn reads_that_do_not_end_take_neither_the_lease_nor_revocations_from_a_nod
     let node = Node::start().await;
     let (admin, ann, bob) = (node.admin().await, node.customer().await, node.customer().await);
     let pool = superuser(&node.database).await;
-    let mut held = pool.begin().await.unwrap();
+    let mut held = begin(&pool).await.unwrap();
     sqlx::query("lock table read.account in access exclusive mode").execute(&mut *held).await.unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let reading = (0..25).map(|_| {
@@ -73,7 +74,7 @@ async fn read_models_that_wait_take_no_connection_from_commands() {
     let node = Node::with(&database, env).await;
     let admin = node.admin().await;
     let pool = superuser(&database).await;
-    let mut held = pool.begin().await.unwrap();
+    let mut held = begin(&pool).await.unwrap();
     for table in ["account", "session", "role_grant", "metric", "audit"] {
         let statement = format!("lock table read.{table} in access exclusive mode");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut *held).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fulexo_database::begin_on;
 use fulexo_tests::Node;
 use sqlx::{Connection, PgConnection};
 use tokio::time::sleep;
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 async fn whoever_has_logged_in_finds_themselves_even_where_the_views_have_yet_to_see_it() {
     let node = Node::start().await;
     let mut superuser = PgConnection::connect(&node.database.superuser_url()).await.unwrap();
-    let mut transaction = superuser.begin().await.unwrap();
+    let mut transaction = begin_on(&mut superuser).await.unwrap();
     sqlx::query("lock table read.account, read.session, read.audit in exclusive mode")
         .execute(&mut *transaction)
         .await

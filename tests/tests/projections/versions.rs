@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fulexo_database::begin_on;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{
     RebuildError, RebuildOptions, RebuildProgress, RebuildReport, RollbackReport, rebuild, roll_back,
@@ -136,7 +137,7 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
     let node = Node::start().await;
     let admin = node.admin().await;
     let mut connection = superuser(&node.database).await;
-    let mut reader = connection.begin().await.unwrap();
+    let mut reader = begin_on(&mut connection).await.unwrap();
     sqlx::query("lock table read.account in access share mode").execute(&mut *reader).await.unwrap();
     let pool = node.database.pool().await;
     let waits = Notify::new();

@@ -1,5 +1,6 @@
 //! A log that was restored from a backup: another history.
 
+use fulexo_database::begin;
 use fulexo_tests::{NatsCluster, NatsVersion, Node, eventually, superuser};
 
 use crate::{append, assert_is_the_log, copied, env, messages, relay_state, relaying};
@@ -89,7 +90,7 @@ async fn nothing_of_another_history_is_published_behind_what_was_though_it_is_lo
     append(&node.database, 10).await;
     let stream = copied(&[&node]).await;
     let pool = superuser(&node.database).await;
-    let mut other = pool.begin().await.unwrap();
+    let mut other = begin(&pool).await.unwrap();
     for statement in [
         "alter table log.event_0 disable trigger append_only",
         // The event before the last takes the last one's place, and comes twice more.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
+use fulexo_database::begin;
 use fulexo_projections::feed::FeedCounts;
 use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, caught_up, eventually, log_size, superuser};
 use sqlx::AssertSqlSafe;
@@ -137,7 +138,7 @@ async fn events_of_a_history_that_was_undone_are_not_applied_to_the_one_that_too
         caught_up(&node, &admin).await;
         let kept = log_size(&node).await;
         let pool = superuser(&database).await;
-        let mut restoring = pool.begin().await.unwrap();
+        let mut restoring = begin(&pool).await.unwrap();
         sqlx::query("select from projection.checkpoint for update").execute(&mut *restoring).await.unwrap();
         append(&database, 20).await;
         let undone = log_size(&node).await;

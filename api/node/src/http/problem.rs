@@ -14,8 +14,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fulexo_database::chain;
 use fulexo_domain::permission::Permission;
-use fulexo_failure::chain;
 use poem::Response;
 use poem::error::ResponseError;
 use poem::http::uri::Authority;

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::context::{self, Context};
 use fulexo_commands::{CommandQuotas, Commands, QuotaHolder, SharedQuotaDecision};
+use fulexo_database::chain;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{self, Admission, QuotaExceeded, RateLimit, RateLimitLayer, RateLimits, RouteGroup};
 use fulexo_domain::values::AccountId;
-use fulexo_failure::chain;
 use tokio::time::{sleep, timeout};
 
 use self::buckets::Buckets;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulexo_commands::{Commands, OutgoingMail};
-use fulexo_failure::chain;
+use fulexo_database::chain;
 use tokio::time::sleep;
 
 use super::texts::{self, MailFacts};

@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::vault::VaultError;
 use fulexo_commands::vault::acme::AcmeStore;
 use fulexo_commands::vault::crypto::random_bytes;
-use fulexo_failure::chain;
+use fulexo_database::chain;
 use instant_acme::Account;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Mutex;

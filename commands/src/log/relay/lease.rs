@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fulexo_failure::DatabaseFailure;
+use fulexo_database::DatabaseFailure;
 use sqlx::PgPool;
 use tokio::time::timeout;
 use uuid::Uuid;

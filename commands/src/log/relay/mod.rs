@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use async_nats::connection;
 use async_nats::jetstream::context::PublishErrorKind;
+use fulexo_database::chain;
 use fulexo_domain::leaf;
-use fulexo_failure::chain;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};

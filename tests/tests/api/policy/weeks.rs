@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_database::begin;
 use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, UnlockCause};
 use fulexo_domain::leaf;
 use fulexo_domain::lockout::{AttemptCounter, AttemptReservation};
@@ -19,7 +20,7 @@ use super::{PREVIEW, accounts, failed, lockout, time};
 /// Writes events of these accounts at these times into an empty log.
 async fn write_history(database: &Database, events: &[(DateTime<Utc>, Uuid, AuthenticationEvent)]) {
     let superuser = PgPool::connect(&database.superuser_url()).await.unwrap();
-    let mut transaction = superuser.begin().await.unwrap();
+    let mut transaction = begin(&superuser).await.unwrap();
     sqlx::query("alter table log.event_0 disable trigger append_only").execute(&mut *transaction).await.unwrap();
     let mut versions: BTreeMap<Uuid, u64> = BTreeMap::new();
     for (position, (at, account, event)) in events.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The conversion of refusals of poem, poem-openapi and middleware into problems.
 
-use fulexo_failure::chain;
+use fulexo_database::chain;
 use poem::Response;
 use poem::error::{CorsError, MethodNotAllowedError, NotFoundError, ReadBodyError};
 use poem::http::{StatusCode, header};
