@@ -46,7 +46,7 @@ pub use dice::Dice;
 pub use fulexo_api::cli::operator;
 pub use looking::{Column, caught_up, columns, eventually, leaves, log_size, superuser, there};
 pub use mailbox::Mailbox;
-pub use nats::{NatsCluster, NatsVersion};
+pub use nats::{NatsCluster, NatsVersion, stored_messages};
 pub use node::{Node, PASSWORD, rsa_key};
 pub use port::free_port;
 pub use program::{Ended, Program};

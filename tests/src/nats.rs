@@ -1,7 +1,7 @@
 //! NATS servers of one test, alone or as a cluster, of the oldest and the newest supported version: killed, stopped,
 //! suspended, wiped, and returned to what they had stored before.
 
-#![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +9,11 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, Context, Message};
 use fulexo_dev_servers::{ClusterOptions, DataDir, Nats, NatsOptions};
+use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use crate::cluster::{dir, own_dir};
@@ -239,4 +242,35 @@ fn signal(name: &str, pid: u32) {
 fn copy_dir(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(status.unwrap().success());
+}
+
+/// Returns all messages that a stream holds. If its leader changes meanwhile, the server ends the consumer with an error; any
+/// consumer would then ask again.
+pub async fn stored_messages(stream: &Stream) -> Vec<Message> {
+    let mut failures = Vec::new();
+    while failures.len() < 20 {
+        match read_all(stream).await {
+            Ok(messages) => return messages,
+            Err(error) => failures.push(error.to_string()),
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+    panic!("the stream could not be read: {failures:?}");
+}
+
+async fn read_all(stream: &Stream) -> Result<Vec<Message>, async_nats::Error> {
+    let config =
+        pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
+    let consumer = stream.create_consumer(config).await?;
+    let (held, mut messages) = (stream.cached_info().state.messages, Vec::new());
+    while (messages.len() as u64) < held {
+        let (before, mut batch) = (messages.len(), consumer.fetch().max_messages(1_000).messages().await?);
+        while let Some(message) = batch.next().await {
+            messages.push(message?);
+        }
+        if messages.len() == before {
+            return Err("a batch is empty".into());
+        }
+    }
+    Ok(messages)
 }

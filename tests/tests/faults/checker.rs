@@ -4,15 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::session::SessionEvent;
 use fulexo_projections::feed;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{RebuildOptions, rebuild};
-use fulexo_tests::eventually;
-use futures_util::StreamExt;
+use fulexo_tests::{eventually, stored_messages};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -117,19 +115,14 @@ async fn the_copy_is_the_log(ground: &Ground, events: &[RecordedEvent]) {
     .await;
     let stream = stream.unwrap();
     assert_eq!(stream.cached_info().state.messages, wanted);
-    let config =
-        pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
-    let consumer = stream.create_consumer(config).await.unwrap();
-    let mut copied = Vec::new();
-    while (copied.len() as u64) < wanted {
-        let mut batch = consumer.fetch().max_messages(1_000).messages().await.unwrap();
-        while let Some(message) = batch.next().await {
-            let message = message.unwrap();
-            let position = message.info().unwrap().stream_sequence - 1;
-            let id = message.headers.as_ref().unwrap().get("Nats-Msg-Id").unwrap().to_string();
-            copied.push((position, id));
-        }
-    }
+    let copied: Vec<(u64, String)> = stored_messages(&stream)
+        .await
+        .iter()
+        .map(|message| {
+            let id = message.headers.as_ref().unwrap().get("Nats-Msg-Id").unwrap();
+            (message.info().unwrap().stream_sequence - 1, id.to_string())
+        })
+        .collect();
     let expected: Vec<(u64, String)> = events.iter().map(|event| (event.position, event.id.to_string())).collect();
     assert_eq!(copied, expected);
 }

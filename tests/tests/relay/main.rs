@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::{Context, Message};
 use fulexo_commands::log::relay::RelayState;
 use fulexo_commands::log::{AppendRequest, EventLog, LogHooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
 use fulexo_domain::leaf::{self, EventDraft};
 use fulexo_node::clock;
 use fulexo_projections::access;
-use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, superuser};
+use fulexo_tests::{Database, NatsCluster, Node, draft, eventually, operator, stored_messages, superuser};
 use futures_util::StreamExt;
 use sqlx::PgPool;
 use tokio::sync::oneshot;
@@ -139,25 +139,14 @@ impl Got {
 
 /// Returns all that this stream holds, as any consumer would get it.
 async fn messages(jetstream: &Context, stream: &str) -> Vec<Got> {
-    let stream = jetstream.get_stream(stream).await.unwrap();
-    let config =
-        pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
-    let held = stream.cached_info().state.messages;
-    let consumer = stream.create_consumer(config).await.unwrap();
-    let mut got = Vec::new();
-    while (got.len() as u64) < held {
-        let mut batch = consumer.fetch().max_messages(1_000).messages().await.unwrap();
-        while let Some(message) = batch.next().await {
-            let message = message.unwrap();
-            got.push(Got {
-                sequence: message.info().unwrap().stream_sequence,
-                subject: message.subject.to_string(),
-                headers: message.headers.clone().unwrap(),
-                leaf: message.payload.to_vec(),
-            });
-        }
-    }
-    got
+    let messages = stored_messages(&jetstream.get_stream(stream).await.unwrap()).await;
+    let got = |message: Message| Got {
+        sequence: message.info().unwrap().stream_sequence,
+        subject: message.subject.to_string(),
+        headers: message.headers.clone().unwrap(),
+        leaf: message.payload.to_vec(),
+    };
+    messages.into_iter().map(got).collect()
 }
 
 /// Returns the log, as rows: position, leaf, hash.
