@@ -82,7 +82,7 @@ create table vault.attempt (
     pending timestamptz[] not null,
     -- Of the last attempt: its number in the window, or null if it was refused, and true if a lock had ended before it.
     number integer,
-    lock_passed boolean not null,
+    lock_expired boolean not null,
     window_ends_at timestamptz not null,
     locked_until timestamptz,
     locks integer not null,

@@ -9,7 +9,7 @@ create table access.account (
     suspended boolean not null,
     -- Sessions that began before this position have ended, except the kept one, and the cause.
     sessions_from bigint not null,
-    kept_session uuid,
+    except_session uuid,
     sessions_ended_by text,
     -- True if there may be ended sessions that have no event of their own yet.
     ends_due boolean not null,
@@ -61,7 +61,7 @@ select s.session_id, s.account_id, s.started_position, s.idle_expires_at, s.expi
 from access.session s left join access.account a on a.account_id = s.account_id
 where s.ended_at is null
   and not coalesce(a.suspended, false)
-  and (s.started_position >= coalesce(a.sessions_from, 0) or s.session_id is not distinct from a.kept_session);
+  and (s.started_position >= coalesce(a.sessions_from, 0) or s.session_id is not distinct from a.except_session);
 
 -- Roles that administrators defined. A retired role stays and grants nothing: its name is never reused.
 create table access.role (

@@ -139,7 +139,7 @@ async fn apply_account(
     };
     sqlx::query!(
         "insert into access.account as a
-             (account_id, changed_position, changed_at, suspended, sessions_from, kept_session, sessions_ended_by,
+             (account_id, changed_position, changed_at, suspended, sessions_from, except_session, sessions_ended_by,
               ends_due, second_factor_from, second_factor_session, second_factor_enabled)
          values ($1, $2::bigint, $3, coalesce($4, false), case when $5 then $2 else 0 end, $6, $7,
                  coalesce($4, false) or $5, case when $8 then $2 else 0 end, $9, $10)
@@ -147,7 +147,7 @@ async fn apply_account(
          set changed_position = excluded.changed_position, changed_at = excluded.changed_at,
              suspended = coalesce($4, a.suspended),
              sessions_from = case when $5 then excluded.sessions_from else a.sessions_from end,
-             kept_session = case when $5 then excluded.kept_session else a.kept_session end,
+             except_session = case when $5 then excluded.except_session else a.except_session end,
              sessions_ended_by = case when $5 then excluded.sessions_ended_by else a.sessions_ended_by end,
              ends_due = a.ends_due or excluded.ends_due,
              second_factor_from = case when $8 then excluded.second_factor_from else a.second_factor_from end,

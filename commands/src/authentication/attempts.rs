@@ -305,10 +305,10 @@ async fn count(
     // `reserve` of the domain's `AttemptCounter`, as one statement. The tests compare the two.
     let row = sqlx::query!(
         "insert into vault.attempt as a
-             (key_hash, factor, account_id, recent, pending, number, lock_passed, window_ends_at, locks)
+             (key_hash, factor, account_id, recent, pending, number, lock_expired, window_ends_at, locks)
          values ($1, $2, $3, array[$4::timestamptz], array[$4::timestamptz], 1, false, $4 + $5, 0)
          on conflict on constraint attempt_pkey do update
-         set (recent, pending, number, lock_passed, locked_until, locks, window_ends_at) = (
+         set (recent, pending, number, lock_expired, locked_until, locks, window_ends_at) = (
              select case when held then a.recent when filled then kept else kept || $4::timestamptz end,
                     case when held or filled then under_way else under_way || $4::timestamptz end,
                     case when held or filled then null else cardinality(kept) + 1 end,
@@ -323,7 +323,7 @@ async fn count(
                                else array[]::timestamptz[] end as kept,
                           array(select t from unnest(a.pending) t where t > $4 - $8::interval) as under_way) now,
                   lateral (select cardinality(kept) >= $6 as filled) judged)
-         returning number, lock_passed, locks,
+         returning number, lock_expired, locks,
                    number is null and locked_until is null and pending <> '{}' as \"is_pending!\"",
         key_hash.as_slice(),
         factor.as_str(),
@@ -337,7 +337,7 @@ async fn count(
     .fetch_one(pool)
     .await?;
     let lockout = match row.number {
-        Some(number) => AttemptReservation::Granted { number: number.unsigned_abs(), lock_expired: row.lock_passed },
+        Some(number) => AttemptReservation::Granted { number: number.unsigned_abs(), lock_expired: row.lock_expired },
         None => AttemptReservation::Locked,
     };
     Ok(CounterReading { lockout, locks: row.locks.unsigned_abs(), is_pending: row.is_pending })

@@ -70,7 +70,7 @@ pub async fn session_access(
         }),
         second_factor: SecondFactorValidity {
             valid_from: row.second_factor_from.unwrap_or_default().unsigned_abs(),
-            kept_session: row.second_factor_session.map(SessionId),
+            except_session: row.second_factor_session.map(SessionId),
             enabled: row.second_factor_enabled.unwrap_or_default(),
         },
         // A name that this build does not know allows nothing.

@@ -21,7 +21,7 @@ pub struct SecondFactorValidity {
     /// The position of the event that ended or replaced the previous second factor.
     pub valid_from: u64,
     /// The session in which the new second factor was proved. Its claim stays valid.
-    pub kept_session: Option<SessionId>,
+    pub except_session: Option<SessionId>,
     /// `true` if the account has a second factor.
     pub enabled: bool,
 }
@@ -41,7 +41,7 @@ impl SecondFactorValidity {
     /// `true` if a second factor claimed by a token of this session, issued at this position, is still valid.
     #[must_use]
     pub fn is_valid_for(&self, session: SessionId, position: u64) -> bool {
-        position >= self.valid_from || self.kept_session == Some(session)
+        position >= self.valid_from || self.except_session == Some(session)
     }
 
     /// The grounds on which a session is elevated. On an account with a second factor, neither a login without a valid

@@ -167,11 +167,11 @@ impl GateMemory {
                 }
             }
             Event::Account(AccountEvent::SecondFactorEnabled { session }) => {
-                let validity = SecondFactorValidity { valid_from: position, kept_session: *session, enabled: true };
+                let validity = SecondFactorValidity { valid_from: position, except_session: *session, enabled: true };
                 self.remember_account(position, at, recorded.stream.id).change_second_factor(validity);
             }
             Event::Account(AccountEvent::SecondFactorDisabled { .. }) => {
-                let validity = SecondFactorValidity { valid_from: position, kept_session: None, enabled: false };
+                let validity = SecondFactorValidity { valid_from: position, except_session: None, enabled: false };
                 self.remember_account(position, at, recorded.stream.id).change_second_factor(validity);
             }
             Event::Session(SessionEvent::Elevated { until, restored, .. }) => {

@@ -53,7 +53,7 @@ impl Gate {
         .fetch_all(&mut *transaction)
         .await?;
         let changed = sqlx::query!(
-            r#"select a.account_id, a.changed_position, a.changed_at, a.suspended, a.sessions_from, a.kept_session,
+            r#"select a.account_id, a.changed_position, a.changed_at, a.suspended, a.sessions_from, a.except_session,
                       a.second_factor_from, a.second_factor_session, a.second_factor_enabled,
                       array(select g.role from access.role_grant g where g.account_id = a.account_id) as "roles!"
                from access.account a where a.changed_at > $1 order by a.changed_at desc limit $2"#,
@@ -139,11 +139,11 @@ impl Gate {
             memory.remember(position, row.changed_at, ChangeSubject::Account(account));
             let known = memory.accounts.entry(account).or_default();
             known.base_roles = Some((position, roles));
-            known.sessions_revoked = Some((row.sessions_from.unsigned_abs(), row.kept_session.map(SessionId)));
+            known.sessions_revoked = Some((row.sessions_from.unsigned_abs(), row.except_session.map(SessionId)));
             known.suspended = (position, row.suspended);
             known.second_factor = SecondFactorValidity {
                 valid_from: row.second_factor_from.unsigned_abs(),
-                kept_session: row.second_factor_session.map(SessionId),
+                except_session: row.second_factor_session.map(SessionId),
                 enabled: row.second_factor_enabled,
             };
         }

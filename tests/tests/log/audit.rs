@@ -159,7 +159,7 @@ async fn access_agrees(pool: &PgPool, events: &[RecordedEvent]) {
         }
     }
     let rows: Vec<AccessRow> = sqlx::query_as(
-        "select account_id, suspended, sessions_from, kept_session, second_factor_from, second_factor_session
+        "select account_id, suspended, sessions_from, except_session, second_factor_from, second_factor_session
          from access.account",
     )
     .fetch_all(pool)
