@@ -41,6 +41,7 @@ fn each_crate_knows_only_those_below_it() {
     assert_eq!(ours(&dependencies["fulexo-domain"]), [""; 0]);
     assert_eq!(ours(&dependencies["fulexo-bcrypt"]), [""; 0]);
     assert_eq!(ours(&dependencies["fulexo-database"]), [""; 0]);
+    assert_eq!(ours(&dependencies["fulexo-tlog"]), [""; 0]);
     assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-database", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-database", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-dev-servers"]), [""; 0]);
@@ -67,6 +68,7 @@ fn domain_does_no_io_and_only_node_and_api_speak_http() {
     for forbidden in ["tokio", "sqlx", "poem", "hyper", "async-nats", "aws-lc-rs", "tracing"] {
         assert!(!dependencies["fulexo-domain"].contains(forbidden), "domain depends on {forbidden}");
     }
+    assert_eq!(dependencies["fulexo-tlog"], ["aws-lc-rs", "base64", "sha2", "thiserror"].map(str::to_owned).into());
     assert_eq!(dependencies["fulexo-database"], BTreeSet::from(["sqlx".to_owned(), "tokio".to_owned()]));
     for name in ["fulexo-commands", "fulexo-projections"] {
         for forbidden in ["poem", "poem-openapi", "hyper", "clap"] {

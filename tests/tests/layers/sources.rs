@@ -16,11 +16,12 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 pub type Imports = BTreeMap<String, BTreeSet<String>>;
 
 /// The crates of the workspace: name in code, folder.
-pub const CRATES: [(&str, &str); 8] = [
+pub const CRATES: [(&str, &str); 9] = [
     ("fulexo_domain", "domain"),
     ("fulexo_bcrypt", "commands/bcrypt"),
     ("fulexo_database", "commands/database"),
     ("fulexo_commands", "commands"),
+    ("fulexo_tlog", "projections/tlog"),
     ("fulexo_projections", "projections"),
     ("fulexo_dev_servers", "api/dev-servers"),
     ("fulexo_node", "api/node"),
