@@ -27,6 +27,7 @@ pub mod replay;
 pub mod runner;
 pub mod snapshots;
 pub mod status;
+pub mod tree;
 
 pub(crate) fn to_i64(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)

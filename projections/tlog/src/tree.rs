@@ -70,6 +70,12 @@ impl GrowingTree {
         self.size
     }
 
+    /// The roots of [`subtrees`] of all leaves, from left to right.
+    #[must_use]
+    pub fn subtrees(&self) -> &[TreeHash] {
+        &self.subtrees
+    }
+
     /// Adds a leaf.
     pub fn push(&mut self, leaf: TreeHash) {
         let mut hash = leaf;

@@ -13,6 +13,7 @@ mod plans;
 mod poison;
 mod rebuilt;
 mod replayed;
+mod tree;
 mod versions;
 
 use fulexo_projections::read_models::Projection;

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
+use fulexo_tlog::growing_tiles::GrowingTiles;
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::proof::{ProofError, consistency_ranges, inclusion_ranges, verify_consistency, verify_inclusion};
 use fulexo_tlog::tile::{Tile, TileKind, hashes, levels, tiles};
@@ -274,6 +275,35 @@ fn tlog_tiles_proves_from_our_tiles_what_we_prove() {
             proof.iter().map(|hash| hash.0).collect::<Vec<_>>(),
             expected.iter().map(|hash| hash.0).collect::<Vec<_>>()
         );
+    }
+}
+
+#[test]
+fn a_growing_log_completes_every_tile_once_and_resumes_from_its_unfinished_ones() {
+    let size = 70_000;
+    let (log, mut dice, mut complete) = (Log::of(size), Dice(6), Vec::new());
+    let mut growing = GrowingTiles::default();
+    for position in 0..size {
+        growing.push(TreeHash::of_leaf(&leaf(position)), |tile| complete.push(tile));
+        if dice.below(500) == 0 {
+            assert_eq!(growing.root(), log.root(0..position + 1));
+            let unfinished: Vec<_> = growing.unfinished().collect();
+            for tile in &unfinished {
+                assert_eq!(tile.content(), log.tile(tile.tile), "{}", tile.tile);
+            }
+            assert!(GrowingTiles::resume(position + 2, unfinished.clone()).is_none());
+            if !unfinished.is_empty() {
+                assert!(GrowingTiles::resume(position + 1, unfinished[1..].to_vec()).is_none());
+            }
+            growing = GrowingTiles::resume(position + 1, unfinished).unwrap();
+        }
+    }
+    let expected: Vec<_> = levels(size).flat_map(|kind| tiles(kind, size)).filter(|tile| tile.width == 256).collect();
+    let mut found: Vec<_> = complete.iter().map(|complete| complete.tile).collect();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    for tile in &complete {
+        assert_eq!(tile.content(), log.tile(tile.tile), "{}", tile.tile);
     }
 }
 

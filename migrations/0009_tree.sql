@@ -1,0 +1,29 @@
+-- The tree over the log (RFC 6962, section 2.1), in tiles of 256 hashes (C2SP tlog-tiles). It follows the log, and can be
+-- derived from it again; that nobody rewrites both is what the signer sees to, which keeps its memory elsewhere.
+create schema tree;
+grant usage on schema tree to fulexo_app;
+
+-- Level 0 has full tiles alone, since the log has the hashes of the other leaves. A tile above grows; what it holds never
+-- changes.
+create table tree.tile (
+    level smallint not null constraint tile_level check (level between 0 and 7),
+    index bigint not null constraint tile_index check (index >= 0),
+    hashes bytea not null
+        constraint tile_hashes check (octet_length(hashes) between 32 and 8192 and octet_length(hashes) % 32 = 0),
+    constraint tile_pkey primary key (level, index),
+    constraint tile_of_leaves_is_full check (level > 0 or octet_length(hashes) = 8192)
+);
+-- Hashes do not compress.
+alter table tree.tile alter column hashes set storage external;
+
+-- Every leaf below this position is in the tiles.
+create table tree.head (
+    id smallint not null constraint head_pkey primary key constraint head_is_one_row check (id = 1),
+    size bigint not null constraint head_size_is_a_count check (size >= 0),
+    -- The reason why the tree stopped: it never skips a leaf that it cannot verify.
+    stopped_because text
+);
+insert into tree.head (id, size) values (1, 0);
+
+grant select, insert, update on tree.tile to fulexo_app;
+grant select, update on tree.head to fulexo_app;
