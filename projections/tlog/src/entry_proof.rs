@@ -8,13 +8,15 @@ use base64::engine::general_purpose::STANDARD;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::decimal::decimal;
 use crate::hash::TreeHash;
-use crate::note::{Note, NoteError};
+use crate::note::{MAX_NOTE, Note, NoteError};
 use crate::proof::{MAX_PROOF, ProofError, verify_inclusion};
 
 /// The first line.
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 /// The length of the longest extra data that are read, in bytes: an entry, with room.
 const MAX_EXTRA: usize = 128 * 1_024;
+/// The length of the longest file that is read, in bytes: room for the extra data as base64, the proof and the checkpoint.
+pub const MAX_ENTRY_PROOF: usize = MAX_NOTE + MAX_EXTRA / 3 * 4 + 4_096;
 
 /// A proof that a log has an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,9 @@ impl EntryProof {
     /// # Errors
     /// [`EntryProofError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, EntryProofError> {
+        if bytes.len() > MAX_ENTRY_PROOF {
+            return Err(EntryProofError::Malformed);
+        }
         let end = bytes.windows(2).position(|pair| pair == b"\n\n").ok_or(EntryProofError::Malformed)?;
         let (head, note) = bytes.split_at(end);
         let head = std::str::from_utf8(head).map_err(|_| EntryProofError::Malformed)?;

@@ -25,7 +25,7 @@ pub struct SignatureLine {
     pub name: KeyName,
     /// The id of the key: a hint, no proof of anything.
     pub key_id: u32,
-    /// What the kind of the key says it is; not empty.
+    /// The signature in the form of the kind of key; not empty.
     pub signature: Vec<u8>,
 }
 

@@ -42,7 +42,7 @@ pub fn subtrees(range: Range<u64>) -> impl Iterator<Item = Subtree> {
 /// Returns the root over these leaves: `MTH(D[start:end])` of the RFC.
 ///
 /// # Errors
-/// What `hash_of`, which knows the hashes of perfect subtrees, returns.
+/// The error of `hash_of`, which knows the hashes of perfect subtrees.
 pub fn root<E>(range: Range<u64>, mut hash_of: impl FnMut(Subtree) -> Result<TreeHash, E>) -> Result<TreeHash, E> {
     let hashes = subtrees(range).map(&mut hash_of).collect::<Result<Vec<_>, E>>()?;
     let joined = hashes.into_iter().rev().reduce(|right, left| TreeHash::of_node(&left, &right));

@@ -119,6 +119,14 @@ fn a_proof_file_shows_its_entry_and_no_other() {
 }
 
 #[test]
+fn a_proof_file_has_bounds() {
+    let with_extra = |length| EntryProof { extra: Some(vec![0; length]), ..entry_proof() }.to_string();
+    assert!(EntryProof::parse(with_extra(128 * 1_024).as_bytes()).is_ok());
+    assert!(EntryProof::parse(with_extra(128 * 1_024 + 1).as_bytes()).is_err());
+    assert!(EntryProof::parse(with_extra(1_000_000).as_bytes()).is_err());
+}
+
+#[test]
 fn a_submission_has_an_old_size_a_proof_of_at_most_63_hashes_and_a_note() {
     let hash = TreeHash::of_leaf(b"");
     let of = |count: usize| Submission { old_size: 5, proof: vec![hash; count], checkpoint: note() }.to_string();
