@@ -5,15 +5,18 @@ use std::time::Duration;
 use fulexo_database::{begin, chain};
 use fulexo_tlog::growing_tiles::{GrowingTiles, HashTile};
 use fulexo_tlog::hash::TreeHash;
-use fulexo_tlog::tile::{Tile, TileKind, hashes};
+use fulexo_tlog::tile::{FULL_WIDTH, Tile, TileKind, hashes};
+use futures_util::TryStreamExt;
 use sqlx::{PgConnection, PgPool, PgTransaction};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::reader::{FULL, TreeError};
+use super::reader::TreeError;
 use crate::feed::FeedError;
 use crate::to_i64;
 
+/// The number of hashes of a full tile.
+const FULL: u64 = FULL_WIDTH as u64;
 /// The most leaves that one transaction adds.
 const BATCH: u64 = 4_096;
 /// The interval at which the tree looks for leaves that nothing announced.
@@ -204,18 +207,22 @@ async fn read(
         to_i64(positions.start),
         to_i64(positions.end)
     )
-    .fetch_all(connection)
-    .await?;
+    .fetch(connection);
+    // One leaf at a time: a batch of the longest ones would take a quarter of a gigabyte.
+    let mut hashed = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        let hash = TreeHash::of_leaf(&row.leaf);
+        hashed.push((row.position.unsigned_abs(), hash, hash.0 == row.leaf_hash.as_slice()));
+    }
     // The rows arrive almost in order.
-    rows.sort_unstable_by_key(|row| row.position);
+    hashed.sort_unstable_by_key(|(position, _, _)| *position);
     let expected = usize::try_from(positions.end - positions.start).unwrap_or(usize::MAX);
-    let mut leaves = Vec::with_capacity(rows.len());
-    for (row, position) in rows.iter().zip(positions.clone()) {
-        if row.position.unsigned_abs() != position {
+    let mut leaves = Vec::with_capacity(hashed.len());
+    for ((found, hash, is_recorded), position) in hashed.into_iter().zip(positions.clone()) {
+        if found != position {
             return Err(FeedError::Gap { position }.into());
         }
-        let hash = TreeHash::of_leaf(&row.leaf);
-        if hash.0 != row.leaf_hash.as_slice() {
+        if !is_recorded {
             return Err(FeedError::WrongHash { position }.into());
         }
         leaves.push(hash);

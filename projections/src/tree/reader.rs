@@ -6,7 +6,7 @@ use std::ops::Range;
 use fulexo_tlog::bundle;
 use fulexo_tlog::hash::{HASH_LENGTH, TreeHash};
 use fulexo_tlog::proof::{consistency_ranges, inclusion_ranges};
-use fulexo_tlog::tile::{FULL_WIDTH, Tile, TileKind, hashes};
+use fulexo_tlog::tile::{Tile, TileKind, hashes};
 use fulexo_tlog::tree::{self, Subtree, subtrees};
 use sqlx::PgConnection;
 
@@ -184,6 +184,3 @@ impl<'a> TreeReader<'a> {
         if is_whole { Ok(content) } else { Err(TreeError::Damaged(tile)) }
     }
 }
-
-/// The number of hashes of a full tile, as SQL counts.
-pub(super) const FULL: u64 = FULL_WIDTH as u64;
