@@ -8,12 +8,17 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::checkpoint::Checkpoint;
 use crate::note::{KeyName, Note, SignatureLine};
 
 /// The length of the longest text of a verifier key that is read, in bytes.
 const MAX_VKEY: usize = 4_096;
+/// The beginning of the text of a private key.
+const SKEY: &str = "PRIVATE+KEY+";
+/// The length of the longest text of a private key that is read, in bytes.
+const MAX_SKEY: usize = 1_024;
 /// The length of the seed of a private key, in bytes.
 pub const SEED_LENGTH: usize = 32;
 /// The latest time that a cosignature may have, in seconds since 1970.
@@ -199,6 +204,11 @@ enum Secret {
     MlDsa44(Box<PqdsaKeyPair>),
 }
 
+/// A text is not a private key of a kind that is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a private key (PRIVATE+KEY+NAME+ID+KEY) of Ed25519 or ML-DSA-44")]
+pub struct SignerKeyTextError;
+
 /// The cryptographic library refused a seed or a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the key cannot sign")]
@@ -223,6 +233,36 @@ impl SignerKey {
             }
         };
         Ok(Self { verifier: VerifierKey::new(name, kind, public_key), secret })
+    }
+
+    /// Reads a private key as Go's `sumdb/note` writes it: the kind and the seed, with the name and the id of the public key. The
+    /// id has to be the right one.
+    ///
+    /// # Errors
+    /// [`SignerKeyTextError`].
+    pub fn parse(skey: &str) -> Result<Self, SignerKeyTextError> {
+        let read = || {
+            let mut parts = skey.strip_prefix(SKEY).filter(|_| skey.len() <= MAX_SKEY)?.splitn(3, '+');
+            let (name, id) = (KeyName::parse(parts.next()?)?, parts.next()?);
+            let key = Zeroizing::new(STANDARD.decode(parts.next()?).ok()?);
+            let (byte, seed) = key.split_first()?;
+            let kinds = [KeyKind::Ed25519, KeyKind::Ed25519Cosignature, KeyKind::MlDsa44Cosignature];
+            let kind = kinds.into_iter().find(|kind| kind.byte() == *byte)?;
+            let read = Self::from_seed(name, kind, seed.try_into().ok()?).ok()?;
+            (format!("{:08x}", read.verifier.id) == id).then_some(read)
+        };
+        read().ok_or(SignerKeyTextError)
+    }
+
+    /// Writes a private key as text, from the seed that it is derived from.
+    ///
+    /// # Errors
+    /// [`SignerKeyError`] if the library fails.
+    pub fn text(name: KeyName, kind: KeyKind, seed: &[u8; SEED_LENGTH]) -> Result<Zeroizing<String>, SignerKeyError> {
+        let VerifierKey { name, id, .. } = Self::from_seed(name, kind, seed)?.verifier;
+        let key = Zeroizing::new([&[kind.byte()][..], seed].concat());
+        let key = Zeroizing::new(STANDARD.encode(&*key));
+        Ok(Zeroizing::new(format!("{SKEY}{name}+{id:08x}+{}", *key)))
     }
 
     /// The public half.

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod checkpoint;
 mod decimal;
 pub mod entry_proof;
+pub mod extension;
 pub mod growing_tiles;
 pub mod hash;
 pub mod key;

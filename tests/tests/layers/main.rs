@@ -68,7 +68,7 @@ fn domain_does_no_io_and_only_node_and_api_speak_http() {
     for forbidden in ["tokio", "sqlx", "poem", "hyper", "async-nats", "aws-lc-rs", "tracing"] {
         assert!(!dependencies["fulexo-domain"].contains(forbidden), "domain depends on {forbidden}");
     }
-    assert_eq!(dependencies["fulexo-tlog"], ["aws-lc-rs", "base64", "sha2", "thiserror"].map(str::to_owned).into());
+    assert_eq!(dependencies["fulexo-tlog"], ["aws-lc-rs", "base64", "sha2", "thiserror", "zeroize"].map(str::to_owned).into());
     assert_eq!(dependencies["fulexo-database"], BTreeSet::from(["sqlx".to_owned(), "tokio".to_owned()]));
     for name in ["fulexo-commands", "fulexo-projections"] {
         for forbidden in ["poem", "poem-openapi", "hyper", "clap"] {

@@ -44,6 +44,36 @@ fn the_example_of_the_specification_is_verified() {
 }
 
 #[test]
+fn a_private_key_is_read_as_go_writes_it_and_written_so_that_it_is_read() {
+    // The key pair of the documentation of Go's sumdb/note.
+    let skey = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    let vkey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    assert_eq!(SignerKey::parse(skey).unwrap().verifier().to_string(), vkey);
+    for kind in KINDS {
+        let text = SignerKey::text(name("example.com/log"), kind, &[9; 32]).unwrap();
+        let (read, made) =
+            (SignerKey::parse(&text).unwrap(), SignerKey::from_seed(name("example.com/log"), kind, &[9; 32]).unwrap());
+        assert_eq!(read.verifier(), made.verifier());
+    }
+    let altered = [
+        skey.replace("PRIVATE", "private"),
+        skey.replace("Peter", "Petra"),
+        skey.replace("c74f20a3", "c74f20a4"),
+        skey.replace("c74f20a3", "C74F20A3"),
+        skey.replace("+AYEK", "+AoEK"),
+        skey.replace("HKDFz", "HKDF"),
+        format!("{skey}\n"),
+        format!("{skey}AAAA"),
+        vkey.to_owned(),
+        String::new(),
+        format!("PRIVATE+KEY+{}", "+".repeat(5_000)),
+    ];
+    for text in altered {
+        assert!(SignerKey::parse(&text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn the_checkpoints_of_the_specifications_are_read_as_they_are_written() {
     let note = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n\
                 \u{2014} example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n\

@@ -5,9 +5,13 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
+use fulexo_tlog::checkpoint::Checkpoint;
+use fulexo_tlog::extension::{ExtensionError, judge};
 use fulexo_tlog::growing_tiles::GrowingTiles;
 use fulexo_tlog::hash::TreeHash;
+use fulexo_tlog::note::KeyName;
 use fulexo_tlog::proof::{ProofError, consistency_ranges, inclusion_ranges, verify_consistency, verify_inclusion};
+use fulexo_tlog::submission::ExtensionProof;
 use fulexo_tlog::tile::{Tile, TileKind, hashes, levels, tiles};
 use fulexo_tlog::tree::{GrowingTree, Subtree, root};
 use sigstore_merkle::{verify_consistency_proof, verify_inclusion_proof};
@@ -138,6 +142,37 @@ fn an_inclusion_proof_is_ct_merkles_and_convinces_sigstore_and_tlog_tiles() {
             tlog::check_record(&proof, size, tlog::Hash(root.0), position, tlog::Hash(leaf.0)).unwrap();
         }
     }
+}
+
+#[test]
+fn a_signer_extends_the_last_tree_that_it_signed_and_nothing_else() {
+    let (log, mut dice) = (Log::of(SIZE), Dice(6));
+    let origin = KeyName::parse("example.com/log").unwrap();
+    let at = |size: u64, root: TreeHash| Checkpoint { origin: origin.clone(), size, root };
+    let tree = |size: u64| at(size, log.root(0..size));
+    let from = |old_size: u64, hashes: Vec<TreeHash>| ExtensionProof { old_size, hashes };
+    for size in sizes(&mut dice) {
+        let (old, next) = (dice.below(size) + 1, tree(size));
+        let last = tree(old);
+        let proof = from(old, log.proof(consistency_ranges(old, size)));
+        assert_eq!(judge(Some(&last), &proof, &next), Ok(()));
+        assert_eq!(judge(None, &from(0, Vec::new()), &next), Ok(()));
+        // From another size than the last one's, and to a smaller one.
+        assert_eq!(judge(Some(&last), &from(0, Vec::new()), &next), Err(ExtensionError::NotLast { last: old }));
+        assert_eq!(judge(None, &proof, &next), Err(ExtensionError::NotLast { last: 0 }));
+        assert_eq!(judge(Some(&next), &from(size, Vec::new()), &tree(size - 1)), Err(ExtensionError::Shrinks));
+        // Another tree of this size, and of the same size as the last one.
+        let other = at(size, TreeHash::of_leaf(b"other"));
+        assert_eq!(judge(Some(&last), &proof, &other), Err(ExtensionError::Inconsistent));
+        assert_eq!(judge(Some(&next), &from(size, Vec::new()), &other), Err(ExtensionError::Inconsistent));
+        let other_last = at(old, TreeHash::of_leaf(b"other"));
+        assert_eq!(judge(Some(&other_last), &proof, &next), Err(ExtensionError::Inconsistent));
+        let longer = from(old, [proof.hashes.clone(), vec![next.root]].concat());
+        assert_eq!(judge(Some(&last), &longer, &next), Err(ExtensionError::Inconsistent));
+        assert_eq!(judge(None, &from(0, vec![next.root]), &next), Err(ExtensionError::Inconsistent));
+    }
+    assert_eq!(judge(None, &from(0, Vec::new()), &tree(0)), Ok(()));
+    assert_eq!(judge(None, &from(0, Vec::new()), &at(0, TreeHash::of_leaf(b""))), Err(ExtensionError::Inconsistent));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::key::{KeyKind, SignerKey, VerifierKey};
 use fulexo_tlog::note::{KeyName, Note};
 use fulexo_tlog::policy::{TrustPolicy, TrustPolicyError, TrustPolicyFault};
-use fulexo_tlog::submission::Submission;
+use fulexo_tlog::submission::{ExtensionProof, Submission};
 use fulexo_tlog::tile::{Tile, TileKind};
 use proptest::prelude::*;
 
@@ -129,7 +129,10 @@ fn a_proof_file_has_bounds() {
 #[test]
 fn a_submission_has_an_old_size_a_proof_of_at_most_63_hashes_and_a_note() {
     let hash = TreeHash::of_leaf(b"");
-    let of = |count: usize| Submission { old_size: 5, proof: vec![hash; count], checkpoint: note() }.to_string();
+    let of = |count: usize| {
+        Submission { extension: ExtensionProof { old_size: 5, hashes: vec![hash; count] }, checkpoint: note() }
+            .to_string()
+    };
     for count in [0, 1, 63] {
         assert_eq!(Submission::parse(of(count).as_bytes()).unwrap().to_string(), of(count));
     }
@@ -272,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_read_as_a_submission_is_printed_as_it_was(bytes in nearly(Submission { old_size: 1, proof: vec![TreeHash::of_leaf(b"")], checkpoint: note() }.to_string().into_bytes())) {
+    fn what_is_read_as_a_submission_is_printed_as_it_was(bytes in nearly(Submission { extension: ExtensionProof { old_size: 1, hashes: vec![TreeHash::of_leaf(b"")] }, checkpoint: note() }.to_string().into_bytes())) {
         if let Some(submission) = Submission::parse(&bytes) {
             prop_assert_eq!(submission.to_string().into_bytes(), bytes.clone());
         }
