@@ -6,6 +6,8 @@
 //! RFC 3339, UTC, with six digits; binary data in base64url without padding. The maximum is 65,535 bytes, the limit of
 //! an entry in a tlog-tiles bundle.
 
+mod canonical;
+
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::de::value::{BorrowedStrDeserializer, Error as TextError};
 use serde::de::{DeserializeSeed, EnumAccess, VariantAccess, Visitor};
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub use self::canonical::is_canonical_json;
 use crate::account::AccountEvent;
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;

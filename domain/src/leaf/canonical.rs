@@ -1,0 +1,241 @@
+//! The canonical form of a leaf: the subset of RFC 8785 that [`super`] describes, judged in one pass over the bytes.
+
+/// The largest integer, and the negative of the smallest one.
+const BOUND: u64 = 1 << 53;
+/// The most arrays and objects inside one another.
+const MAX_DEPTH: u8 = 32;
+
+/// `true` if the bytes are one value in canonical form: as an encoder writes it, and nothing else.
+#[must_use]
+pub fn is_canonical_json(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let mut rest = text.as_bytes();
+    value(&mut rest, MAX_DEPTH).is_some() && rest.is_empty()
+}
+
+fn value(rest: &mut &[u8], depth: u8) -> Option<()> {
+    match rest.first()? {
+        b'"' => string(rest).map(|_| ()),
+        b'{' => object(rest, depth.checked_sub(1)?),
+        b'[' => array(rest, depth.checked_sub(1)?),
+        b'n' => literal(rest, b"null"),
+        b't' => literal(rest, b"true"),
+        b'f' => literal(rest, b"false"),
+        _ => integer(rest),
+    }
+}
+
+fn literal(rest: &mut &[u8], word: &[u8]) -> Option<()> {
+    *rest = rest.strip_prefix(word)?;
+    Some(())
+}
+
+/// Takes the byte if it comes next.
+fn takes(rest: &mut &[u8], byte: u8) -> bool {
+    match rest.split_first() {
+        Some((first, behind)) if *first == byte => {
+            *rest = behind;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn object(rest: &mut &[u8], depth: u8) -> Option<()> {
+    literal(rest, b"{")?;
+    if takes(rest, b'}') {
+        return Some(());
+    }
+    let mut last: Option<&[u8]> = None;
+    loop {
+        let key = string(rest)?;
+        // Without escapes, bytes are in the order of characters.
+        let follows = last.is_none_or(|last| last < key);
+        if !follows || !key.is_ascii() || key.contains(&b'\\') {
+            return None;
+        }
+        last = Some(key);
+        literal(rest, b":")?;
+        value(rest, depth)?;
+        if !takes(rest, b',') {
+            return literal(rest, b"}");
+        }
+    }
+}
+
+fn array(rest: &mut &[u8], depth: u8) -> Option<()> {
+    literal(rest, b"[")?;
+    if takes(rest, b']') {
+        return Some(());
+    }
+    loop {
+        value(rest, depth)?;
+        if !takes(rest, b',') {
+            return literal(rest, b"]");
+        }
+    }
+}
+
+/// Takes a string, and returns what is between its quotes.
+fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    literal(rest, b"\"")?;
+    let whole = *rest;
+    loop {
+        let plain = rest.iter().position(|byte| *byte < b' ' || *byte == b'"' || *byte == b'\\')?;
+        let (_, behind) = rest.split_at_checked(plain)?;
+        *rest = behind;
+        match rest.first()? {
+            b'"' => {
+                let length = whole.len() - rest.len();
+                literal(rest, b"\"")?;
+                return whole.get(..length);
+            }
+            b'\\' => escape(rest)?,
+            // A control character has to be escaped.
+            _ => return None,
+        }
+    }
+}
+
+/// Takes an escape: the short form where there is one, else the code in lower case, and only where one is needed.
+fn escape(rest: &mut &[u8]) -> Option<()> {
+    let (escaped, behind) = rest.split_first_chunk::<2>()?;
+    *rest = behind;
+    match escaped {
+        [_, b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't'] => Some(()),
+        [_, b'u'] => {
+            let (code, behind) = rest.split_first_chunk::<4>()?;
+            *rest = behind;
+            let [b'0', b'0', high @ (b'0' | b'1'), low @ (b'0'..=b'9' | b'a'..=b'f')] = code else { return None };
+            let has_short_form = *high == b'0' && matches!(low, b'8' | b'9' | b'a' | b'c' | b'd');
+            (!has_short_form).then_some(())
+        }
+        _ => None,
+    }
+}
+
+fn integer(rest: &mut &[u8]) -> Option<()> {
+    let is_negative = takes(rest, b'-');
+    let length = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+    let (digits, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    match digits {
+        [] => None,
+        [b'0'] => (!is_negative).then_some(()),
+        [b'0', ..] => None,
+        _ => {
+            let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+            (number <= BOUND).then_some(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// As a reader that knows all of JSON judges.
+    fn judged(bytes: &[u8]) -> bool {
+        serde_json::from_slice::<Value>(bytes)
+            .is_ok_and(|value| super::super::is_canonical(&value) && value.to_string().as_bytes() == bytes)
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-10_i64..10).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC*".prop_map(Value::from),
+            vec(any::<char>(), 0..6).prop_map(|text| Value::from(text.into_iter().collect::<String>())),
+            vec(0_u8..0x30, 0..4).prop_map(|text| Value::from(text.into_iter().map(char::from).collect::<String>())),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                btree_map("[a-c\"\u{e9}]{0,2}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_an_encoder_writes_is_canonical_unless_it_is_outside_the_subset(value in values()) {
+            let text = value.to_string();
+            // A key with an escape is outside, too: no event has one.
+            prop_assume!(is_canonical_json(text.as_bytes()) || !text.contains('\\'));
+            prop_assert_eq!(is_canonical_json(text.as_bytes()), judged(text.as_bytes()), "{}", text);
+        }
+
+        #[test]
+        fn nearly_canonical_text_is_judged_as_by_a_whole_reader(
+            value in values(),
+            at in any::<prop::sample::Index>(),
+            with in prop_oneof![Just(b' '), Just(b'0'), Just(b'-'), Just(b'.'), Just(b'e'), Just(b','), Just(b'"'), Just(b'\\'), any::<u8>()],
+            how in 0_u8..3,
+        ) {
+            let mut bytes = value.to_string().into_bytes();
+            let place = at.index(bytes.len());
+            match how {
+                0 => bytes[place] = with,
+                1 => bytes.insert(place, with),
+                _ => { bytes.remove(place); }
+            }
+            // Escapes in keys are refused here; a whole reader takes them.
+            prop_assume!(is_canonical_json(&bytes) || !bytes.contains(&b'\\'));
+            prop_assert_eq!(is_canonical_json(&bytes), judged(&bytes), "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    #[test]
+    fn each_fault_of_form_is_found() {
+        for text in [r#"{"a":1,"b":[true,null,-7,"\u0001\n\u001f"],"c":{}}"#, "9007199254740992", "\"é\u{7f}\"", "[]"]
+        {
+            assert!(is_canonical_json(text.as_bytes()), "{text}");
+        }
+        let nested = format!("{}{}", "[".repeat(40), "]".repeat(40));
+        for text in [
+            "",
+            " 1",
+            "1 ",
+            "01",
+            "-0",
+            "+1",
+            "1.0",
+            "1e3",
+            "9007199254740993",
+            "-9007199254740993",
+            "99999999999999999999",
+            r#"{"b":1,"a":1}"#,
+            r#"{"a":1,"a":1}"#,
+            r#"{"a": 1}"#,
+            r#"{"a":1,}"#,
+            r#"{,}"#,
+            "[1,]",
+            "[",
+            "]",
+            "{}{}",
+            "nul",
+            "truefalse",
+            r#""\u000a""#,
+            r#""\u001F""#,
+            r#""\u0041""#,
+            r#""\/""#,
+            "\"\n\"",
+            "\"",
+            r#"{"\u0001":1}"#,
+            r#"{"é":1}"#,
+            r#"{1:1}"#,
+            "NaN",
+            &nested,
+        ] {
+            assert!(!is_canonical_json(text.as_bytes()), "{text}");
+        }
+        assert!(!is_canonical_json(b"\"\xff\""));
+    }
+}
