@@ -27,3 +27,20 @@ insert into tree.head (id, size) values (1, 0);
 
 grant select, insert, update on tree.tile to fulexo_app;
 grant select, update on tree.head to fulexo_app;
+
+-- The checkpoint that is published, a signed note (C2SP tlog-checkpoint). Whoever publishes the next one locks the row.
+create table tree.checkpoint (
+    id smallint not null constraint checkpoint_pkey primary key constraint checkpoint_is_one_row check (id = 1),
+    -- The number of leaves that the note vouches for; 0 before the first one.
+    size bigint not null constraint checkpoint_size_is_a_count check (size >= 0),
+    note text,
+    -- The public key of the log (a vkey), for whoever asks; those who verify have it from elsewhere.
+    vkey text,
+    published_at timestamptz,
+    -- The reason why the signer does not sign the tree as it is.
+    refused_because text,
+    constraint checkpoint_is_whole check (num_nulls(note, vkey, published_at) in (0, 3))
+);
+insert into tree.checkpoint (id, size) values (1, 0);
+
+grant select, update on tree.checkpoint to fulexo_app;

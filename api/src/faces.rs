@@ -20,6 +20,6 @@ pub fn endpoint(app: Arc<App>, has_front_page: bool) -> Result<impl Endpoint<Out
     let docs =
         docs::files(routes::spec()).map_err(|error| StartError(format!("cannot create the docs page: {error}")))?;
     let files = docs.into_iter().chain(account::files()).chain(problems::files());
-    let app = files::beside(routes::service(), files).data(app);
+    let app = files::beside(routes::tiles_before(routes::service()), files).data(app);
     Ok(front::before(app, has_front_page))
 }

@@ -8,6 +8,8 @@
 //!
 //! `nodes` is the registry of the nodes that derive the same state, and of how far each has applied the log.
 //!
+//! `trail` verifies the log as a whole.
+//!
 //! `preview` derives the answer to one question: the effect that another lockout policy would have had.
 //!
 //! Nothing here decides or appends, and nothing here can open sealed data.
@@ -27,6 +29,7 @@ pub mod replay;
 pub mod runner;
 pub mod snapshots;
 pub mod status;
+pub mod trail;
 pub mod tree;
 
 pub(crate) fn to_i64(position: u64) -> i64 {

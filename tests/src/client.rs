@@ -57,6 +57,8 @@ pub struct Answer {
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
+    /// The body.
+    pub bytes: Bytes,
     /// The body, as text.
     pub text: String,
     /// The body, as JSON; null if the body is not JSON.
@@ -240,7 +242,7 @@ async fn read(response: Response<Incoming>) -> Result<Answer, String> {
     let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text, json })
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, bytes, text, json })
 }
 
 async fn speak<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>

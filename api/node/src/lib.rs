@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod caller;
+pub mod checkpoints;
 pub mod clock;
 pub mod config;
 pub mod database;
@@ -16,7 +17,9 @@ pub mod limits;
 pub mod log_size;
 pub mod mail;
 pub mod nats;
+pub mod outbound;
 pub mod schema;
+pub mod signer;
 pub mod spelling;
 pub mod start;
 pub mod start_error;

@@ -32,6 +32,7 @@ use fulexo_domain::policy::{ActivePolicy, Policy};
 use fulexo_domain::values::RoleName;
 use fulexo_projections::access;
 use fulexo_projections::gate::{Gate, LEASE};
+use fulexo_projections::tree::Integrator;
 use futures_util::future::BoxFuture;
 use poem::{Endpoint, Response};
 use sqlx::PgPool;
@@ -43,7 +44,8 @@ use uuid::Uuid;
 use self::listening::{Listen, Listening};
 use self::log_side::LogSide;
 use self::read_side::{Copy, ReadSide};
-use crate::config::{Config, Environment, FeedSource};
+use crate::checkpoints::CheckpointPublisher;
+use crate::config::{Config, Environment, FeedSource, LogSignerConfig, SignerConfig};
 use crate::database::Pools;
 use crate::doorbell::Doorbell;
 use crate::http::MAX_IN_FLIGHT;
@@ -54,6 +56,7 @@ use crate::limits::{Counts, Limits};
 use crate::log_size::LogSize;
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
+use crate::signer::{LogSigner, Signer};
 use crate::start_error::{StartError, failed};
 use crate::state::App;
 use crate::tasks::CommandTasks;
@@ -141,6 +144,18 @@ impl Core {
         });
         let read_side = ReadSide::new(&pools.behind, &log_side.head, Arc::clone(&node_name), copy);
 
+        // The tree over the log, and its signatures.
+        let signer = match config.signer {
+            Some(SignerConfig::Here(LogSignerConfig { keys, memory })) => {
+                let opened = LogSigner::open(keys, memory).map_err(|error| failed("the signer", &error))?;
+                Some(Signer::Here(Arc::new(opened)))
+            }
+            Some(SignerConfig::Socket(path)) => Some(Signer::Socket(path)),
+            None => None,
+        };
+        let (integrator, tree) = Integrator::new(pools.behind.clone(), log_side.head.clone());
+        let (publisher, checkpoint) = CheckpointPublisher::new(pools.behind.clone(), tree.clone(), signer);
+
         // The parts that change the log: commands, and what they count, mail and owe.
         let LogSide { log, gate, doorbell, nodes, head, stop_sequencer, sequencer, followers } = log_side;
         let ReadSide { progress, relay, relays_as, feed, tasks: mut upkeep } = read_side;
@@ -165,6 +180,8 @@ impl Core {
             queues: NodeQueues::default(),
         }));
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
+        upkeep.push(Box::pin(integrator.run()));
+        upkeep.push(Box::pin(publisher.run()));
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
         if let Some(mail) = config.mail {
@@ -190,6 +207,8 @@ impl Core {
             tokens: TokenCache::default(),
             doorbell,
             relay,
+            tree,
+            checkpoint,
             feed,
             registration: config.registration,
             first_policy,

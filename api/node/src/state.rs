@@ -10,10 +10,12 @@ use fulexo_projections::feed::JetStreamFeed;
 use fulexo_projections::gate::Gate;
 use fulexo_projections::nodes::NodeRegistry;
 use fulexo_projections::runner::ProjectionProgress;
+use fulexo_projections::tree::TreeState;
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
+use crate::checkpoints::CheckpointState;
 use crate::doorbell::Doorbell;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
@@ -49,6 +51,10 @@ pub struct App {
     pub doorbell: Doorbell,
     /// The state of the copy of the log in JetStream, if one is made.
     pub relay: Option<watch::Receiver<RelayState>>,
+    /// The progress of the tree over the log.
+    pub tree: watch::Receiver<TreeState>,
+    /// The published checkpoint.
+    pub checkpoint: watch::Receiver<CheckpointState>,
     /// The feed from JetStream, where projections read it.
     pub feed: Option<Arc<JetStreamFeed>>,
     /// `true` if anybody may register.

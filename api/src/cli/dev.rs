@@ -22,9 +22,12 @@ use fulexo_node::schema;
 use fulexo_node::start::RunningNode;
 use fulexo_node::start::listening::reserve_port;
 use fulexo_node::state::App;
+use fulexo_tlog::key::{KeyKind, SignerKey};
+use fulexo_tlog::note::KeyName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::output::{Output, note};
@@ -85,6 +88,10 @@ const DEMO: [(&str, &str, &str, &[&str]); 3] = [
 const DATABASE: &str = "fulexo";
 const OWNER: &str = "fulexo_owner";
 const APPLICATION: &str = "fulexo";
+/// The file with the key that signs the log's checkpoints.
+const LOG_KEY: &str = "log.key";
+/// The name of the log.
+const LOG_NAME: &str = "localhost/fulexo";
 
 impl DevArgs {
     pub fn run(self) -> Result<(), Failure> {
@@ -95,6 +102,7 @@ impl DevArgs {
         // The last run may have left a file with old URLs.
         dir.remove("dev.json")?;
         let secrets = Secrets::of(&dir)?;
+        create_log_key(&dir)?;
         step("starting a private PostgreSQL and NATS");
         let mut postgres = Postgres::start(&dir, &Options::default())?;
         let mut nats = Nats::start(&dir)?;
@@ -124,18 +132,23 @@ impl DevArgs {
         if self.no_rate_limits {
             env.insert("FULEXO_RATE_LIMITS".to_owned(), "off".to_owned());
         }
+        let log_key = dir.path().join(LOG_KEY).display().to_string();
+        let memory = dir.path().join("signer.json").display().to_string();
         // Links in e-mails contain the port.
         let port = reserved.port().unwrap_or(self.port);
         let url = format!("http://127.0.0.1:{port}");
         let mail_dir = dir.path().join("mail").display().to_string();
         for (name, value) in [
-            ("FULEXO_MAIL_DIR", mail_dir.as_str()),
+            ("FULEXO_LOG_KEY_FILE", log_key.as_str()),
+            ("FULEXO_SIGNER_MEMORY", &memory),
+            ("FULEXO_MAIL_DIR", &mail_dir),
             ("MAIL_FROM", "Fulexo <no-reply@example.com>"),
             ("FULEXO_PUBLIC_URL", &url),
         ] {
             env.insert(name.to_owned(), value.to_owned());
         }
-        let mut config = Config::from_vars(env.clone(), |path| Err(format!("{path}: not read here")))?;
+        let mut config =
+            Config::from_vars(env.clone(), |path| std::fs::read_to_string(path).map_err(|error| error.to_string()))?;
         config.port = port;
         let running = RunningNode::start_on(config, Some(reserved), faces::endpoint).await?;
         let accounts = demo_accounts(running.app(), secrets).await?;
@@ -205,6 +218,19 @@ impl Secrets {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
     }
+}
+
+/// Creates the log's key at the first start.
+fn create_log_key(dir: &DataDir) -> Result<(), Failure> {
+    if dir.path().join(LOG_KEY).exists() {
+        return Ok(());
+    }
+    let failed = |reason: &str| Failure::Failed(format!("cannot create the log's key: {reason}"));
+    let name = KeyName::parse(LOG_NAME).ok_or_else(|| failed("its name is not one"))?;
+    let seed = Zeroizing::new(random()?);
+    let key = SignerKey::text(name, KeyKind::Ed25519, &seed).map_err(|error| failed(&error.to_string()))?;
+    dir.store(LOG_KEY, &key)?;
+    Ok(())
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {

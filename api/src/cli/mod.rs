@@ -4,6 +4,7 @@
 //! wrong, and every problem is listed.
 
 mod as_of;
+mod audit;
 mod completions;
 mod dev;
 mod events;
@@ -20,6 +21,7 @@ mod rebuild;
 mod register;
 mod replay;
 mod serve;
+mod signer;
 mod table;
 mod target;
 
@@ -53,6 +55,11 @@ enum Verb {
     ///
     /// docs/configuration.md lists the variables. The verb reports every problem of the configuration at once.
     Serve(serve::ServeArgs),
+    /// Sign the log's checkpoints, in a process apart from the service.
+    ///
+    /// Run it as another user than the nodes: neither they nor the database can then have another history signed than the one
+    /// that was signed before. Needs FULEXO_LOG_KEY_FILE, FULEXO_SIGNER_MEMORY and FULEXO_SIGNER_SOCKET.
+    Signer(signer::SignerArgs),
     /// Update the schema of the database, as the owner role.
     ///
     /// Applies the missing migrations, each as a whole or not at all, and makes the role of DATABASE_URL a member of
@@ -88,6 +95,8 @@ enum Verb {
     Replay(replay::ReplayArgs),
     /// List the read models: version, position, lag, owner, state.
     Projections(projections::ProjectionsArgs),
+    /// Verify the log, copy it, and prove its events, without trust in whoever keeps it.
+    Audit(audit::AuditArgs),
     /// Follow the log in the terminal.
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
@@ -110,6 +119,7 @@ impl Cli {
         let outcome = match self.verb {
             Verb::Dev(verb) => verb.run(),
             Verb::Serve(verb) => verb.run(),
+            Verb::Signer(verb) => verb.run(),
             Verb::Migrate(verb) => verb.run(),
             Verb::Register(verb) => verb.run(),
             Verb::Lockdown(verb) => verb.run(),
@@ -118,6 +128,7 @@ impl Cli {
             Verb::AsOf(verb) => verb.run(),
             Verb::Replay(verb) => verb.run(),
             Verb::Projections(verb) => verb.run(),
+            Verb::Audit(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(Self::command()),
             Verb::Man(verb) => verb.run(Self::command()),

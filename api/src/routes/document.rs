@@ -59,6 +59,7 @@ fn member_meaning(name: &str) -> Option<&'static str> {
         "aud" => "The audience of the token.",
         "category" => "The category of the stream.",
         "challenge_token" => "The challenge token of the login.",
+        "checkpoint" => "The published checkpoint of the log.",
         "count" => "The number of events.",
         "created_at" => "The time of creation.",
         "current_password" => "The current password.",
@@ -107,6 +108,7 @@ fn member_meaning(name: &str) -> Option<&'static str> {
         "sessions" => "The session policy.",
         "started_at" => "The time at which the session started.",
         "status" => "The state of the component.",
+        "tree" => "The tree over the log.",
         "use" => "The use of the key.",
         _ => return None,
     })

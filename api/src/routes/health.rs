@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use fulexo_commands::log::relay::RelayState;
 use fulexo_node::caller::app;
+use fulexo_node::checkpoints::CheckpointState;
+use fulexo_node::clock;
 use fulexo_node::http::Problem;
 use fulexo_node::http::problem::Code;
+use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::read_models::Projection;
+use fulexo_projections::tree::TreeState;
 use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
@@ -16,6 +21,9 @@ use super::metrics::{NodeMetrics, exposition};
 use super::tag::Tag;
 
 pub struct Health;
+
+/// The time after which events that wait for a checkpoint are late: one is due each second.
+const PATIENCE: TimeDelta = TimeDelta::seconds(10);
 
 /// The liveness of a node.
 #[derive(Object)]
@@ -48,6 +56,8 @@ struct Readiness {
     gate: GateHealth,
     /// The relay, which copies the log to NATS. `null` if it is not configured.
     relay: Option<RelayHealth>,
+    tree: TreeHealth,
+    checkpoint: CheckpointHealth,
     /// The nodes of this database. A node that is not `ok` has stopped, or makes no decisions from memory.
     nodes: Vec<NodeHealth>,
 }
@@ -79,6 +89,67 @@ impl RelayHealth {
             position,
             lag: position.map(|position| size.saturating_sub(position)),
             stopped,
+        }
+    }
+}
+
+/// The state of the tree over the log.
+#[derive(Object)]
+struct TreeHealth {
+    status: HealthStatus,
+    /// The number of events in the tree.
+    size: u64,
+    /// The number of events that are not in the tree yet.
+    lag: u64,
+    /// `true` if the tree has stopped at an event that is missing, or does not have the hash on record. The node's log has the
+    /// cause.
+    stopped: bool,
+}
+
+impl TreeHealth {
+    fn of(state: &TreeState, size: u64) -> Self {
+        let stopped = state.stopped_because.is_some();
+        Self {
+            status: if stopped { HealthStatus::Failed } else { HealthStatus::Ok },
+            size: state.size,
+            lag: size.saturating_sub(state.size),
+            stopped,
+        }
+    }
+}
+
+/// The state of the published checkpoint.
+#[derive(Object)]
+struct CheckpointHealth {
+    /// `off` if no checkpoint was ever signed; `degraded` if there is no newer one although events wait for it.
+    status: HealthStatus,
+    /// The number of events that it covers.
+    size: u64,
+    /// The number of events that no checkpoint covers yet.
+    lag: u64,
+    /// The time at which it was published. `null` if no checkpoint was ever signed.
+    published_at: Option<Timestamp>,
+    /// `true` if the signer refuses the tree as it is: events that it has signed are missing, or others than they were. The
+    /// node's log has the cause.
+    refused: bool,
+}
+
+impl CheckpointHealth {
+    fn of(state: &CheckpointState, size: u64) -> Self {
+        let CheckpointState { published, waiting_since } = state;
+        let refused = published.refused_because.is_some();
+        let is_late = waiting_since.is_some_and(|since| clock::now() - since > PATIENCE);
+        Self {
+            status: match (refused, published.published_at) {
+                (true, _) => HealthStatus::Failed,
+                (false, Some(_)) if is_late => HealthStatus::Degraded,
+                (false, Some(_)) => HealthStatus::Ok,
+                (false, None) => HealthStatus::Off,
+            },
+            size: published.size,
+            lag: size.saturating_sub(published.size),
+            published_at: published.published_at.map(Timestamp::from),
+            refused,
         }
     }
 }
@@ -153,7 +224,8 @@ impl Health {
 
     /// Check readiness
     ///
-    /// Returns the state of each dependency, of each read model with its lag, of the gate, the relay and the nodes.
+    /// Returns the state of each dependency, of each read model with its lag, of the gate, the relay, the
+    /// tree, its checkpoint and the nodes.
     ///
     /// Answers 503 if this node cannot serve requests.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
@@ -202,7 +274,11 @@ impl Health {
         let views_stopped = projections.iter().any(|projection| projection.stopped);
         let relay = app.relay.as_ref().map(|state| RelayHealth::of(&state.borrow(), size));
         let relay_stopped = relay.as_ref().is_some_and(|relay| relay.stopped);
-        let is_degraded = nats == HealthStatus::Degraded || views_stopped || gate_stopped || relay_stopped;
+        let tree = TreeHealth::of(&app.tree.borrow(), size);
+        let checkpoint = CheckpointHealth::of(&app.checkpoint.borrow(), size);
+        let trail_stopped = tree.stopped || [HealthStatus::Failed, HealthStatus::Degraded].contains(&checkpoint.status);
+        let is_degraded =
+            trail_stopped || nats == HealthStatus::Degraded || views_stopped || gate_stopped || relay_stopped;
         let dependency = |name: &str, status| Dependency { name: name.to_owned(), status };
         Ok(Json(Readiness {
             status: if is_degraded { HealthStatus::Degraded } else { HealthStatus::Ok },
@@ -211,6 +287,8 @@ impl Health {
             projections,
             gate,
             relay,
+            tree,
+            checkpoint,
             nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
@@ -218,7 +296,7 @@ impl Health {
     /// Get node metrics for Prometheus
     ///
     /// Returns this node's metrics in Prometheus' text format: the size of the log, the position, lag and version of each read
-    /// model, the gate and the relay.
+    /// model, the gate, the relay, the tree and its checkpoint.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<MetricsResponse, Problem> {
         let app = app(request)?;
@@ -231,6 +309,8 @@ impl Health {
             gate_applied: app.gate.applied(),
             gate_holds_lease: app.gate.holds_lease(),
             relay: app.relay.as_ref().map(|state| state.borrow().clone()),
+            tree: app.tree.borrow().clone(),
+            checkpoint: app.checkpoint.borrow().published.clone(),
             feed: app.feed.as_ref().map(|feed| feed.counts()),
         };
         Ok(MetricsResponse::Ok(PlainText(exposition(&metrics))))

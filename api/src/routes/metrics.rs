@@ -1,4 +1,5 @@
-//! The metrics of a node in Prometheus' text format 0.0.4: the log, the read models, the gate, the relay and the feed. Labels
+//! The metrics of a node in Prometheus' text format 0.0.4: the log, the read models, the gate, the relay, the feed, the tree
+//! and its checkpoint. Labels
 //! have a closed set of values and hold no personal data.
 
 use std::fmt::Write;
@@ -7,6 +8,7 @@ use fulexo_commands::log::relay::RelayState;
 use fulexo_projections::feed::FeedCounts;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::runner::ProjectionState;
+use fulexo_projections::tree::{PublishedCheckpoint, TreeState};
 
 /// The state of one node at one moment.
 pub struct NodeMetrics {
@@ -21,6 +23,8 @@ pub struct NodeMetrics {
     pub gate_holds_lease: bool,
     /// The state of the relay. `None` if it is not configured.
     pub relay: Option<RelayState>,
+    pub tree: TreeState,
+    pub checkpoint: PublishedCheckpoint,
     /// The counts of the JetStream feed. `None` if projections read PostgreSQL.
     pub feed: Option<FeedCounts>,
 }
@@ -91,6 +95,32 @@ pub fn exposition(metrics: &NodeMetrics) -> String {
             family(&mut text, "fulexo_relay_lag", "Events of the log that are not in JetStream yet.", &one(lag));
         }
     }
+    family(&mut text, "fulexo_tree_size", "Events in the tree over the log.", &one(metrics.tree.size));
+    family(
+        &mut text,
+        "fulexo_tree_stopped",
+        "1 if the tree has stopped at an event that is missing, or does not have the hash on record.",
+        &one(metrics.tree.stopped_because.is_some().into()),
+    );
+    family(
+        &mut text,
+        "fulexo_checkpoint_size",
+        "Events that the published checkpoint covers.",
+        &one(metrics.checkpoint.size),
+    );
+    let published_at = metrics.checkpoint.published_at.map(|at| u64::try_from(at.timestamp()).unwrap_or_default());
+    family(
+        &mut text,
+        "fulexo_checkpoint_timestamp_seconds",
+        "The time at which the checkpoint was published, in seconds since 1970. 0 if there is none.",
+        &one(published_at.unwrap_or_default()),
+    );
+    family(
+        &mut text,
+        "fulexo_checkpoint_refused",
+        "1 if the signer refuses the tree as it is.",
+        &one(metrics.checkpoint.refused_because.is_some().into()),
+    );
     if let Some(feed) = &metrics.feed {
         family(
             &mut text,

@@ -6,6 +6,7 @@ mod accounts;
 mod api_keys;
 mod as_of;
 mod audit;
+mod audit_log;
 mod auth;
 mod document;
 mod grants;
@@ -25,6 +26,7 @@ mod well_known;
 
 use std::sync::LazyLock;
 
+pub use self::audit_log::tiles_before;
 use fulexo_node::http::Operations;
 use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject};
 
@@ -41,6 +43,7 @@ pub(crate) type Apis = Operations<(
     policy::Policies,
     lockdown::Lockdowns,
     audit::Audit,
+    audit_log::TransparencyLog,
     security::Security,
     health::Health,
     well_known::WellKnown,
@@ -60,6 +63,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         policy::Policies,
         lockdown::Lockdowns,
         audit::Audit,
+        audit_log::TransparencyLog,
         security::Security,
         health::Health,
         well_known::WellKnown,

@@ -1,8 +1,10 @@
 //! The tree over the log, as transparency logs have it: its tiles in PostgreSQL, and every root and proof that follows from
-//! them. It signs nothing.
+//! them, and the checkpoint that is published. It signs nothing.
 
 mod integration;
+mod published;
 mod reader;
 
 pub use self::integration::{Integrator, TreeState};
+pub use self::published::{PublishedCheckpoint, PublishingTurn};
 pub use self::reader::{TreeError, TreeReader};

@@ -130,10 +130,11 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_account_of_ones_own() {
-    const OPEN: [&str; 14] = [
+    const OPEN: [&str; 15] = [
         "get_account",
         "get_audit_event",
         "get_lockdown",
+        "get_log_entries",
         "get_policy",
         "get_security_metrics",
         "introspect_token",

@@ -22,6 +22,7 @@ mod revocation;
 mod roles;
 mod second_factor;
 mod snapshots;
+mod transparency;
 mod well_known;
 
 use std::collections::BTreeMap;

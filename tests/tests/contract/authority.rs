@@ -9,7 +9,7 @@ use crate::{assert_problem, log_size};
 use fulexo_tests::spec::{Operation, operations};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 13] = [
+const PUBLIC: [&str; 18] = [
     "verify_email",
     "reset_password",
     "report_intrusion",
@@ -20,6 +20,11 @@ const PUBLIC: [&str; 13] = [
     "login_with_second_factor",
     "get_jwks",
     "get_liveness",
+    "get_log_checkpoint",
+    "get_log_consistency",
+    "get_log_key",
+    "get_log_proof",
+    "get_log_tile",
     "get_metrics",
     "get_readiness",
     "get_server_metadata",

@@ -208,6 +208,24 @@ fn assert_arguments(verb: &str, rows: &[Vec<String>], real: &BTreeMap<String, Ve
     }
 }
 
+/// The verbs that a help lists.
+fn inner(help: &str) -> BTreeSet<String> {
+    let commands = help.split_once("Commands:\n").map_or("", |(_, commands)| commands).lines();
+    let commands = commands.take_while(|line| !line.is_empty());
+    let verbs = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|verb| !verb.is_empty());
+    verbs.map(str::to_owned).collect()
+}
+
+/// A verb that does something by itself, and its own verbs.
+fn with_inner(verb: &str) -> Vec<String> {
+    if verb == "help" {
+        return vec![verb.to_owned()];
+    }
+    let help = help(&[verb, "--help"]);
+    let own = (!help.contains("<COMMAND>")).then(|| verb.to_owned());
+    own.into_iter().chain(inner(&help).iter().filter(|it| *it != "help").map(|it| format!("{verb} {it}"))).collect()
+}
+
 #[test]
 fn the_command_line_page_lists_every_verb_and_option_and_no_other() {
     let page = read("docs/cli.md");
@@ -215,19 +233,18 @@ fn the_command_line_page_lists_every_verb_and_option_and_no_other() {
     let common = arguments(&top);
     assert_arguments("--help", &rows(&page, "option"), &common);
 
-    let (_, commands) = top.split_once("Commands:\n").unwrap();
-    let commands = commands.lines().take_while(|line| !line.is_empty());
-    let verbs = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|verb| !verb.is_empty());
-    let verbs: BTreeSet<_> = verbs.map(str::to_owned).collect();
+    let verbs = inner(&top);
     assert!(verbs.len() > 10, "{verbs:?}");
     assert_same("docs/cli.md", &names(&page, "verb"), &verbs);
 
     let sections: BTreeMap<&str, &str> =
         page.split("\n### `fulexo ").skip(1).map(|section| section.split_once('`').unwrap()).collect();
     let documented = sections.keys().map(|verb| (*verb).to_owned()).collect();
+    let verbs: BTreeSet<String> = verbs.iter().flat_map(|verb| with_inner(verb)).collect();
     assert_same("the headings of docs/cli.md", &documented, &verbs);
     for verb in verbs.iter().filter(|verb| *verb != "help") {
-        let mut real = arguments(&help(&[verb, "--help"]));
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let mut real = arguments(&help(&words));
         real.retain(|name, _| !common.contains_key(name));
         assert_arguments(verb, &rows(sections[verb.as_str()], "argument"), &real);
     }

@@ -44,5 +44,11 @@ fn parse(bytes: &[u8]) -> Answer {
         let (name, value) = line.split_once(':').unwrap();
         headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value.trim()).unwrap());
     }
-    Answer { status, headers, text: body.to_owned(), json: serde_json::from_str(body).unwrap_or_default() }
+    Answer {
+        status,
+        headers,
+        bytes: body.to_owned().into(),
+        text: body.to_owned(),
+        json: serde_json::from_str(body).unwrap_or_default(),
+    }
 }

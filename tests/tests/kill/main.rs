@@ -12,4 +12,6 @@ mod revocation;
 mod secrets;
 mod serve;
 mod shapes;
+mod signing;
 mod terminal;
+mod trail;

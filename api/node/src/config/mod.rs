@@ -8,6 +8,7 @@ mod feed_source;
 pub mod mail;
 mod reader;
 mod secrets;
+mod signer;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -15,6 +16,7 @@ mod tls;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use chrono::TimeDelta;
 use fulexo_commands::access_token::SigningKey;
@@ -27,6 +29,7 @@ pub use self::environment::Environment;
 pub use self::feed_source::FeedSource;
 use self::mail::MailConfig;
 use self::reader::EnvironmentReader;
+pub use self::signer::{LogSignerConfig, SignerConfig};
 use crate::database::LEAST_CONNECTIONS;
 use crate::http::cors::Origins;
 use crate::tls::Source;
@@ -69,6 +72,8 @@ pub struct Config {
     pub refresh_lifetime: TimeDelta,
     /// The encryption keys. The first wraps, all unwrap.
     pub encryption_keys: Vec<Kek>,
+    /// The signer of the log's checkpoints. `None` if this node has none.
+    pub signer: Option<SignerConfig>,
     /// The cost of bcrypt.
     pub bcrypt_cost: u32,
     /// `true` if anybody may register.
@@ -147,6 +152,7 @@ impl Config {
                 TimeDelta::days(90),
             ),
             encryption_keys: reader.encryption_keys(environment),
+            signer: reader.node_signer(environment, &read_file),
             bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
             registration: reader.switch("FULEXO_REGISTRATION", true),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
@@ -168,6 +174,16 @@ impl Config {
         }
         if reader.problems.is_empty() { Ok(config) } else { Err(ConfigErrors(reader.problems)) }
     }
+}
+
+/// Returns the configuration of `fulexo signer`, and the socket on which it listens. It reads no other variable.
+///
+/// # Errors
+/// Every problem of the configuration.
+pub fn signer_process() -> Result<(LogSignerConfig, PathBuf), ConfigErrors> {
+    let mut reader = EnvironmentReader { vars: std::env::vars().collect(), problems: Vec::new() };
+    let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    reader.signer_process(&read_file).ok_or(ConfigErrors(reader.problems))
 }
 
 /// Returns the database URL of the owner role, for `migrate`.

@@ -23,7 +23,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 17] = [
+const OWN: [&str; 20] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -33,6 +33,9 @@ const OWN: [&str; 17] = [
     "FULEXO_FEED",
     "FULEXO_ISSUER",
     "FULEXO_AUDIENCE",
+    "FULEXO_LOG_KEY_FILE",
+    "FULEXO_SIGNER_MEMORY",
+    "FULEXO_SIGNER_SOCKET",
     "FULEXO_BCRYPT_COST",
     "FULEXO_REGISTRATION",
     "FULEXO_RATE_LIMITS",

@@ -48,12 +48,12 @@ impl<T: ParseFromJSON + ToJSON + Send + Sync> Cached<T> {
 }
 
 /// The entity tag of these bytes, a strong one.
-pub(super) fn tag_of(bytes: &[u8]) -> String {
+pub fn tag_of(bytes: &[u8]) -> String {
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(bytes).split_at(16).0))
 }
 
 /// `true` if `If-None-Match` names this tag, weakly compared.
-pub(super) fn is_known(request: &Request, tag: &str) -> bool {
+pub fn is_known(request: &Request, tag: &str) -> bool {
     let lines = request.headers().get_all(header::IF_NONE_MATCH).iter().map(HeaderValue::to_str);
     let mut tags = lines.filter_map(Result::ok).flat_map(|line| line.split(',')).map(|it| it.trim_matches([' ', '\t']));
     tags.any(|it| it == "*" || it.strip_prefix("W/").unwrap_or(it) == tag)

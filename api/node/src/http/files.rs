@@ -153,14 +153,14 @@ impl Representation {
 }
 
 /// The gzip form (RFC 1952), where it is the shorter one.
-fn compressed(bytes: &[u8]) -> Option<Bytes> {
+pub fn compressed(bytes: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).ok()?;
     encoder.finish().ok().filter(|gzip| gzip.len() < bytes.len()).map(Bytes::from)
 }
 
 /// `true` if `Accept-Encoding` takes gzip (RFC 9110, section 12.5.3): by its name, or by `*` where it is not named.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
     let (mut named, mut any) = (None, None);
     for coding in lines.flat_map(|line| line.split(',')) {

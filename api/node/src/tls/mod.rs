@@ -13,7 +13,7 @@ pub mod certificate;
 pub mod current;
 mod directory;
 pub mod files;
-mod provider;
+pub(crate) mod provider;
 pub mod redirect;
 
 use std::sync::Arc;

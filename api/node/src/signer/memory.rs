@@ -1,0 +1,137 @@
+//! The memory of a signer: what it signed last, in a file that neither the service nor its database can change back.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use fulexo_tlog::checkpoint::Checkpoint;
+use fulexo_tlog::hash::TreeHash;
+use fulexo_tlog::note::KeyName;
+use serde::{Deserialize, Serialize};
+
+/// The length of the longest file that is read, in bytes.
+const MAX_FILE: u64 = 64 * 1_024;
+
+/// The failure to read or to keep a signer's memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The file system failed.
+    #[error("{path}")]
+    File {
+        /// The file or the directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file is not a signer's memory.
+    #[error("{0} is not the memory of a signer: restore it from a copy")]
+    Damaged(PathBuf),
+    /// The file is the memory of a signer of another log.
+    #[error("{0} is the memory of a signer of another log")]
+    OtherLog(PathBuf),
+}
+
+/// What a signer signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignerMemory {
+    /// The last checkpoint.
+    pub last: Checkpoint,
+    /// The size of the last checkpoint that each witness cosigned, by its name.
+    pub witnesses: BTreeMap<String, u64>,
+}
+
+/// The file's form.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemoryFileForm {
+    origin: String,
+    size: u64,
+    root: String,
+    witnesses: BTreeMap<String, u64>,
+}
+
+/// The file of one log. Several processes may share it.
+#[derive(Debug)]
+pub(super) struct MemoryFile {
+    path: PathBuf,
+    origin: KeyName,
+}
+
+/// The file while no other process, and no other thread, reads or writes it.
+pub(super) struct LockedMemory<'a> {
+    file: &'a MemoryFile,
+    _lock: File,
+}
+
+impl MemoryFile {
+    /// Opens the memory of this log. The file need not exist; its directory has to.
+    pub fn open(path: PathBuf, origin: KeyName) -> Result<Self, MemoryError> {
+        let file = Self { path, origin };
+        file.lock()?.read()?;
+        Ok(file)
+    }
+
+    /// Waits until nobody else holds it. The lock ends with the process that holds it.
+    pub fn lock(&self) -> Result<LockedMemory<'_>, MemoryError> {
+        // Of its own, because the memory is another file after each change.
+        let path = self.beside("lock");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let lock =
+            lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|source| MemoryError::File { path, source })?;
+        Ok(LockedMemory { file: self, _lock: lock })
+    }
+
+    fn beside(&self, extension: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".");
+        name.push(extension);
+        PathBuf::from(name)
+    }
+}
+
+impl LockedMemory<'_> {
+    /// Reads it; `None` if nothing was ever signed.
+    pub fn read(&self) -> Result<Option<SignerMemory>, MemoryError> {
+        let path = &self.file.path;
+        let file_error = |source| MemoryError::File { path: path.clone(), source };
+        let damaged = || MemoryError::Damaged(path.clone());
+        let mut text = String::new();
+        match File::open(path) {
+            Ok(file) => file.take(MAX_FILE).read_to_string(&mut text).map_err(file_error)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file_error(error)),
+        };
+        let form: MemoryFileForm = serde_json::from_str(&text).map_err(|_| damaged())?;
+        if form.origin != self.file.origin.as_str() {
+            return Err(MemoryError::OtherLog(path.clone()));
+        }
+        let root = TreeHash::parse(&form.root).ok_or_else(damaged)?;
+        let last = Checkpoint { origin: self.file.origin.clone(), size: form.size, root };
+        // As strictly as one that comes from elsewhere.
+        Checkpoint::parse(&last.to_string()).map_err(|_| damaged())?;
+        Ok(Some(SignerMemory { last, witnesses: form.witnesses }))
+    }
+
+    /// Keeps it, also through a loss of power: after an error the file is as it was before.
+    pub fn write(&self, memory: &SignerMemory) -> Result<(), MemoryError> {
+        let SignerMemory { last, witnesses } = memory;
+        let form = MemoryFileForm {
+            origin: last.origin.to_string(),
+            size: last.size,
+            root: last.root.to_string(),
+            witnesses: witnesses.clone(),
+        };
+        let (path, new) = (&self.file.path, self.file.beside("new"));
+        let written = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            serde_json::to_writer(&mut file, &form)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&new, path)?;
+            File::open(path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?.sync_all()
+        };
+        written().map_err(|source| MemoryError::File { path: path.clone(), source })
+    }
+}

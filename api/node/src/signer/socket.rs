@@ -1,0 +1,158 @@
+//! The signer behind a Unix socket: a process that neither the service nor its database can take over.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fulexo_database::chain;
+use fulexo_tlog::extension::ExtensionError;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use super::log_signer::{LogSigner, SignerError, SigningRequest};
+use super::wire::{LogState, MAX_REQUEST};
+use crate::clock;
+
+/// The most connections at a time: one of each node, and some.
+const MAX_CONNECTIONS: usize = 64;
+/// The time that a request may take to arrive, and an answer to leave.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// The media type of a size, as witnesses answer it.
+pub(super) const SIZE: &str = "text/x.tlog.size";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A signer that listens on a socket. Dropping it leaves the socket's file, which the next one replaces.
+pub struct SignerSocket {
+    listener: UnixListener,
+    signer: Arc<LogSigner>,
+}
+
+impl SignerSocket {
+    /// Listens on a socket that this user and its group may use.
+    ///
+    /// # Errors
+    /// [`io::Error`]: for example if another process listens there.
+    pub async fn listen(path: &Path, signer: Arc<LogSigner>) -> io::Result<Self> {
+        match UnixStream::connect(path).await {
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
+            // Left behind by a signer that ended.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        // Under another name until nobody else may use it.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        let _ = std::fs::remove_file(&new);
+        let listener = UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o660))?;
+        std::fs::rename(&new, path)?;
+        Ok(Self { listener, signer })
+    }
+
+    /// Answers until cancelled.
+    pub async fn run(self) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "a connection was not accepted");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let signer = Arc::clone(&self.signer);
+            tokio::spawn(async move {
+                let _place = place;
+                let service = service_fn(move |request| {
+                    let signer = Arc::clone(&signer);
+                    async move { Ok::<_, Infallible>(answer(&signer, request).await) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(REQUEST_TIME)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                // A node that left, or was too slow.
+                let _ = timeout(3 * REQUEST_TIME, connection).await;
+            });
+        }
+    }
+}
+
+async fn answer(signer: &Arc<LogSigner>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/log") => {
+            let signer = Arc::clone(signer);
+            match spawn_blocking(move || state(&signer)).await {
+                Ok(Ok(state)) => response(StatusCode::OK, "application/json", state),
+                Ok(Err(error)) => failed(&error),
+                Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the signer failed\n"),
+            }
+        }
+        (&Method::POST, "/sign") => {
+            let body = Limited::new(request.into_body(), MAX_REQUEST).collect();
+            let body = match timeout(REQUEST_TIME, body).await {
+                Ok(Ok(body)) => body.to_bytes(),
+                Ok(Err(_)) | Err(_) => return response(StatusCode::BAD_REQUEST, TEXT, "the request did not arrive\n"),
+            };
+            let Some(request) = SigningRequest::parse(&body) else {
+                return response(StatusCode::BAD_REQUEST, TEXT, "this is not a request to sign\n");
+            };
+            let signer = Arc::clone(signer);
+            match spawn_blocking(move || signer.sign(&request, clock::now())).await {
+                Ok(Ok(lines)) => {
+                    response(StatusCode::OK, TEXT, lines.iter().map(ToString::to_string).collect::<String>())
+                }
+                Ok(Err(error)) => failed(&error),
+                Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the signer failed\n"),
+            }
+        }
+        _ => response(StatusCode::NOT_FOUND, TEXT, "there is nothing here\n"),
+    }
+}
+
+fn state(signer: &LogSigner) -> Result<String, SignerError> {
+    let keys = signer.keys().verifiers().iter().map(ToString::to_string).collect();
+    let last = signer.memory()?.map(|memory| memory.last.to_string());
+    serde_json::to_string(&LogState { keys, last }).map_err(|error| SignerError::Remote(error.to_string()))
+}
+
+fn failed(error: &SignerError) -> Response<Full<Bytes>> {
+    let text = format!("{}\n", chain(error));
+    let status = match error {
+        SignerError::Extension(ExtensionError::NotLast { last }) => {
+            return response(StatusCode::CONFLICT, SIZE, format!("{last}\n"));
+        }
+        SignerError::OtherLog => StatusCode::FORBIDDEN,
+        SignerError::Extension(ExtensionError::Shrinks) => StatusCode::BAD_REQUEST,
+        SignerError::Extension(ExtensionError::Inconsistent) => StatusCode::UNPROCESSABLE_ENTITY,
+        SignerError::Memory(_) | SignerError::Key(_) | SignerError::Remote(_) => {
+            tracing::error!(error = %chain(error), "a checkpoint was not signed");
+            return response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, text);
+        }
+    };
+    tracing::error!(error = %chain(error), "a checkpoint was refused");
+    response(status, TEXT, text)
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,45 @@
+//! `fulexo audit`: the log verified, copied and proven, without trust in whoever keeps it.
+
+mod entry;
+mod export;
+mod source;
+mod trust;
+mod verify;
+
+use clap::{Args, Subcommand};
+
+use super::failure::Failure;
+
+#[derive(Args)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    verb: AuditVerb,
+}
+
+#[derive(Subcommand)]
+enum AuditVerb {
+    /// Verify a log as a whole: every event, stream, tile and signature.
+    ///
+    /// Exits with 1 at the first fault, and names its position and its kind. With --since an older checkpoint shows that
+    /// nothing before it was changed or removed.
+    Verify(verify::VerifyArgs),
+    /// Write a copy of the log that public verifiers read (C2SP tlog-tiles).
+    ///
+    /// Continues a copy that was begun. Extends an older one, after it was proven that the log still begins with it.
+    Export(export::ExportArgs),
+    /// Write the proof of one event, with the event in it, to verify offline (C2SP tlog-proof).
+    Proof(entry::ProofArgs),
+    /// Verify a proof of one event offline, and print the event.
+    Check(entry::CheckArgs),
+}
+
+impl AuditArgs {
+    pub fn run(self) -> Result<(), Failure> {
+        match self.verb {
+            AuditVerb::Verify(verb) => verb.run(),
+            AuditVerb::Export(verb) => verb.run(),
+            AuditVerb::Proof(verb) => verb.run(),
+            AuditVerb::Check(verb) => verb.run(),
+        }
+    }
+}
