@@ -229,7 +229,7 @@ async fn a_signer_says_what_it_lacks_and_never_replaces_a_key_or_another_signer(
     let key = signing.path("log.key").display().to_string();
     let before = fs::read(&key).unwrap();
     let again = run(&["signer", "new-key", "log.example/killed", "--out", &key], &BTreeMap::new());
-    assert_eq!((again.status.code(), fs::read(&key).unwrap()), (Some(1), before));
+    assert_eq!((again.status.code(), fs::read(&key).unwrap()), (Some(1), before.clone()));
     let misnamed = run(&["signer", "new-key", "log example", "--out", "/nowhere"], &BTreeMap::new());
     assert_eq!(misnamed.status.code(), Some(2));
 
@@ -237,6 +237,12 @@ async fn a_signer_says_what_it_lacks_and_never_replaces_a_key_or_another_signer(
     let second = run(&["signer"], &signing.env);
     assert_eq!(second.status.code(), Some(1));
     assert!(second.errors.contains("another process listens on it"), "{}", second.errors);
+    // A file that was named by mistake stays.
+    let mut mistaken = signing.env.clone();
+    mistaken.insert("FULEXO_SIGNER_SOCKET".to_owned(), key.clone());
+    let refused = run(&["signer"], &mistaken);
+    assert_eq!((refused.status.code(), fs::read(&key).unwrap()), (Some(1), before));
+    assert!(refused.errors.contains("is not a socket"), "{}", refused.errors);
     let secret = fs::read_to_string(&key).unwrap();
     let secret = secret.trim_end().rsplit('+').next().unwrap();
     for said in [&nothing, &again, &second] {

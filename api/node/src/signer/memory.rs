@@ -1,10 +1,12 @@
 //! The memory of a signer: what it signed last, in a file that neither the service nor its database can change back.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::hash::TreeHash;
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// The length of the longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1_024;
+/// The time that others may hold the file.
+const LOCK_TIME: Duration = Duration::from_secs(4);
 
 /// The failure to read or to keep a signer's memory.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +77,25 @@ impl MemoryFile {
         Ok(file)
     }
 
-    /// Waits until nobody else holds it. The lock ends with the process that holds it.
+    /// Waits until nobody else holds it, or for [`LOCK_TIME`]. The lock ends with the process that holds it.
     pub fn lock(&self) -> Result<LockedMemory<'_>, MemoryError> {
         // Of its own, because the memory is another file after each change.
         let path = self.beside("lock");
+        let file_error = |source| MemoryError::File { path: path.clone(), source };
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let lock =
-            lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|source| MemoryError::File { path, source })?;
-        Ok(LockedMemory { file: self, _lock: lock })
+        let lock = lock.map_err(file_error)?;
+        let began = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(LockedMemory { file: self, _lock: lock }),
+                Err(TryLockError::Error(source)) => return Err(file_error(source)),
+                Err(TryLockError::WouldBlock) if began.elapsed() > LOCK_TIME => {
+                    return Err(file_error(io::Error::new(ErrorKind::TimedOut, "another process holds it")));
+                }
+                // A turn takes as long as the disk: there is nothing to be woken by.
+                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     fn beside(&self, extension: &str) -> PathBuf {

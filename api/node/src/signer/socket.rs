@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,11 +45,15 @@ impl SignerSocket {
     /// # Errors
     /// [`io::Error`]: for example if another process listens there.
     pub async fn listen(path: &Path, signer: Arc<LogSigner>) -> io::Result<Self> {
-        match UnixStream::connect(path).await {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
-            // Left behind by a signer that ended.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            Err(_) => {}
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists, and is not a socket"));
+            }
+            Ok(_) if UnixStream::connect(path).await.is_ok() => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it"));
+            }
+            // Left behind by a signer that ended, or not there.
+            Ok(_) | Err(_) => {}
         }
         // Under another name until nobody else may use it.
         let mut new = path.as_os_str().to_owned();

@@ -93,6 +93,9 @@ impl CheckArgs {
         let trusted =
             trust.verify(proof.checkpoint.to_string().as_bytes()).map_err(|fault| unproven(fault.to_string()))?;
         proof.verify(&leaf).map_err(|error| unproven(error.to_string()))?;
+        if !leaf::is_canonical_json(&leaf) {
+            return Err(unproven("the leaf is not in canonical form".to_owned()));
+        }
         let event = leaf::read(proof.index, &leaf).map_err(|error| unproven(error.to_string()))?;
         let (origin, size) = (trusted.checkpoint.origin.as_str(), trusted.checkpoint.size);
         let mut out = Output::new();

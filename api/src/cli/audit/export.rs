@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::source::{LogSource, SourceArgs};
 use super::trust::{Trust, TrustArgs, file};
-use super::verify::paths;
+use super::verify::{paths, unexpected};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::process::block_on;
@@ -47,17 +47,18 @@ impl ExportArgs {
             let refused = |fault| Failure::Failed(format!("the log is not verified: {fault}"));
             let trusted = trust.verify(&source.checkpoint().await?).map_err(refused)?;
             let size = trusted.checkpoint.size;
+            self.is_copy_or_empty()?;
             let old = self.extends(&trust, &source, &trusted.checkpoint).await?;
             self.write("log.vkey", trust.log_key().map(ToString::to_string).unwrap_or_default().as_bytes())?;
-            self.write("policy", policy(&trust).as_bytes())?;
+            // The reader's own, once it is there: witnesses may have been added to it.
+            if !self.directory.join("policy").exists() {
+                self.write("policy", policy(&trust).as_bytes())?;
+            }
             self.write("README.md", readme(&trusted.checkpoint).as_bytes())?;
             let (written, bytes) = self.tiles(&source, size).await?;
-            // What belonged to the old size alone.
-            for tile in
-                paths(old).filter(|tile| tile.width < FULL_WIDTH && tile.kind.tile(tile.index, size) != Some(*tile))
-            {
-                let path = self.directory.join(tile.to_string());
-                let _ = fs::remove_file(&path);
+            // What belonged to an older size alone.
+            for path in unexpected(&self.directory, size)? {
+                fs::remove_file(&path).map_err(|error| cannot(&path.display().to_string(), &error))?;
                 // Empty now, unless another part of this tile is in it.
                 let _ = path.parent().map(fs::remove_dir);
             }
@@ -76,6 +77,15 @@ impl ExportArgs {
             let megabytes = bytes as f64 / 1e6;
             out.line(format_args!("wrote {} files, {megabytes:.1} MB, in {seconds:.1} s", grouped(written)))
         })
+    }
+
+    /// Refuses a directory of somebody else's: an export removes what is not of the log.
+    fn is_copy_or_empty(&self) -> Result<(), Failure> {
+        let is_empty = fs::read_dir(&self.directory).map_or(true, |mut entries| entries.next().is_none());
+        if is_empty || self.directory.join("log.vkey").exists() {
+            return Ok(());
+        }
+        Err(Failure::Failed(format!("{} is not empty, and not a copy of a log", self.directory.display())))
     }
 
     /// The size of the copy that is there, from which the log was proven to continue; 0 if there is none.

@@ -127,7 +127,11 @@ async fn verify(
     }
     if let LogSource::Directory(path) = source {
         own_policy(path, trust)?;
-        nothing_else(path, size)?;
+        if let Some(other) = unexpected(path, size)?.first() {
+            let other = other.strip_prefix(path).unwrap_or(other).display().to_string();
+            let detail = format!("{other} belongs to no log of {size} events");
+            return Err(TrailFault::of(FaultKind::Unexpected, detail).into());
+        }
     }
     let mut verification = Verification { source, verifier: TrailVerifier::default(), since: since.as_ref() };
     verification.compare_since()?;
@@ -261,16 +265,16 @@ fn own_policy(directory: &Path, trust: &Trust) -> Result<(), Unverified> {
     }
 }
 
-/// Verifies that a copy has no files that a log of this size does not have.
-fn nothing_else(directory: &Path, size: u64) -> Result<(), Unverified> {
+/// The files below `tile/` that a log of this size does not have.
+pub fn unexpected(directory: &Path, size: u64) -> Result<Vec<PathBuf>, Failure> {
     let expected: BTreeSet<PathBuf> = paths(size).map(|tile| directory.join(tile.to_string())).collect();
-    let mut directories = vec![directory.join("tile")];
+    let (mut found, mut directories) = (Vec::new(), vec![directory.join("tile")]);
     while let Some(inner) = directories.pop() {
         let unread = |error: std::io::Error| Failure::Failed(format!("cannot read {}: {error}", inner.display()));
         let entries = match std::fs::read_dir(&inner) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(unread(error).into()),
+            Err(error) => return Err(unread(error)),
         };
         for entry in entries {
             let entry = entry.map_err(unread)?;
@@ -278,11 +282,9 @@ fn nothing_else(directory: &Path, size: u64) -> Result<(), Unverified> {
             if entry.file_type().map_err(unread)?.is_dir() {
                 directories.push(path);
             } else if !expected.contains(&path) {
-                let path = path.strip_prefix(directory).unwrap_or(&path).display().to_string();
-                let detail = format!("{path} belongs to no log of {size} events");
-                return Err(TrailFault::of(FaultKind::Unexpected, detail).into());
+                found.push(path);
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
