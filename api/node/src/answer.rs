@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use fulexo_commands::{CommandError, CommandOutcome};
 use fulexo_database::{DatabaseFailure, chain};
 use fulexo_domain::account::AccountError;
@@ -16,12 +17,19 @@ use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{ToJSON, Type};
 use poem_openapi::{ApiResponse, Object};
+use tokio::time::timeout;
 
 use crate::caller::Caller;
-use crate::http::headers::LOG_POSITION;
+use crate::checkpoints::CheckpointState;
+use crate::clock;
+use crate::http::headers::{CHECKPOINT_SIZE, LOG_POSITION};
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::state::App;
 
+/// The time that a privileged command waits for a checkpoint that covers it.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(2);
+/// The time after which a command does not wait for a checkpoint that others wait for already: one is due each second.
+const OVERDUE: TimeDelta = TimeDelta::seconds(10);
 /// The time that a query waits for a read model to apply `Log-Min-Position`.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The time that a query of the caller's own account waits for the caller's login.
@@ -33,6 +41,7 @@ const UNASKED_PATIENCE: Duration = Duration::from_millis(250);
 pub struct CommandResponse<T, const STATUS: u16 = 200> {
     body: T,
     position: Option<u64>,
+    checkpoint_size: Option<u64>,
     cookies: Vec<HeaderValue>,
 }
 
@@ -51,6 +60,7 @@ pub struct ReadPosition {
 /// The response of a command without a result: 204 and `Log-Position`.
 pub struct NoContent {
     position: Option<u64>,
+    checkpoint_size: Option<u64>,
     cookies: Vec<HeaderValue>,
 }
 
@@ -67,23 +77,36 @@ pub struct EnforcementResource {
     /// The names of the other nodes. A node listed in `down` has stopped, hung, or fallen behind. It makes no decisions from
     /// memory until it has caught up.
     down: Vec<String>,
-    /// The time that the response waited, in milliseconds.
+    /// The time that the response waited for the nodes, in milliseconds.
     waited_ms: u64,
+    /// The size of a signed checkpoint that covers the change. `null` if none did within 2 seconds, or nothing signs the log.
+    checkpoint_size: Option<u64>,
 }
 
 impl<T, const STATUS: u16> CommandResponse<T, STATUS> {
     /// Creates the response from the result of a command.
     pub fn of<V>(done: CommandOutcome<V>, body: impl FnOnce(V) -> T) -> Self {
-        Self { body: body(done.value), position: done.position, cookies: Vec::new() }
+        Self { body: body(done.value), position: done.position, checkpoint_size: None, cookies: Vec::new() }
     }
 
     /// Adds cookies to the response.
     pub fn with_cookies(self, cookies: Vec<HeaderValue>) -> Self {
         Self { cookies, ..self }
     }
+
+    /// Adds the size of a checkpoint that covers the command.
+    pub fn with_checkpoint(self, checkpoint_size: Option<u64>) -> Self {
+        Self { checkpoint_size, ..self }
+    }
 }
 
 impl NoContent {
+    /// Adds the size of a checkpoint that covers the command.
+    pub const fn with_checkpoint(mut self, size: Option<u64>) -> Self {
+        self.checkpoint_size = size;
+        self
+    }
+
     /// Adds cookies to the response.
     pub fn with_cookies(self, cookies: Vec<HeaderValue>) -> Self {
         Self { cookies, ..self }
@@ -99,7 +122,7 @@ impl ReadPosition {
 
 impl<V> From<CommandOutcome<V>> for NoContent {
     fn from(done: CommandOutcome<V>) -> Self {
-        Self { position: done.position, cookies: Vec::new() }
+        Self { position: done.position, checkpoint_size: None, cookies: Vec::new() }
     }
 }
 
@@ -107,28 +130,36 @@ impl<T: ToJSON + Send, const STATUS: u16> IntoResponse for CommandResponse<T, ST
     fn into_response(self) -> Response {
         let mut response = Json(self.body).into_response();
         response.set_status(StatusCode::from_u16(STATUS).unwrap_or_default());
-        stamp(response, self.position, self.cookies)
+        stamp(response, self.position, self.checkpoint_size, self.cookies)
     }
 }
 
 impl<T: ToJSON + Send> IntoResponse for QueryResponse<T> {
     fn into_response(self) -> Response {
-        stamp(Json(self.body).into_response(), self.view.last, Vec::new())
+        stamp(Json(self.body).into_response(), self.view.last, None, Vec::new())
     }
 }
 
 impl IntoResponse for NoContent {
     fn into_response(self) -> Response {
-        stamp(StatusCode::NO_CONTENT.into_response(), self.position, self.cookies)
+        stamp(StatusCode::NO_CONTENT.into_response(), self.position, self.checkpoint_size, self.cookies)
     }
 }
 
-fn stamp(mut response: Response, position: Option<u64>, cookies: Vec<HeaderValue>) -> Response {
+fn stamp(
+    mut response: Response,
+    position: Option<u64>,
+    checkpoint_size: Option<u64>,
+    cookies: Vec<HeaderValue>,
+) -> Response {
     for cookie in cookies {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     if let Some(position) = position {
         response.headers_mut().insert(LOG_POSITION, HeaderValue::from(position));
+    }
+    if let Some(size) = checkpoint_size {
+        response.headers_mut().insert(CHECKPOINT_SIZE, HeaderValue::from(size));
     }
     response
 }
@@ -165,10 +196,19 @@ impl ApiResponse for NoContent {
 
 /// The description of `Log-Position` in the response of a command.
 const RECORDED: &str = "The position of the last recorded event. Send it as `Log-Min-Position` to read your own write.";
+/// The description of `Log-Checkpoint-Size`.
+const COVERED: &str = "The size of a signed checkpoint that covers the event. Present in answers of privileged calls, if one covered it within 2 seconds.";
 /// The description of `Log-Position` in the response of a query.
 const VIEWED: &str = "The position of the last event that the response is sure to include.";
 
 fn documented(status: u16, content: Vec<MetaMediaType>, position: &str) -> MetaResponses {
+    let covered = (position == RECORDED).then(|| MetaHeader {
+        name: "Log-Checkpoint-Size".to_owned(),
+        description: Some(COVERED.to_owned()),
+        required: false,
+        deprecated: false,
+        schema: u64::schema_ref(),
+    });
     let position = MetaHeader {
         name: "Log-Position".to_owned(),
         description: Some(position.to_owned()),
@@ -176,8 +216,9 @@ fn documented(status: u16, content: Vec<MetaMediaType>, position: &str) -> MetaR
         deprecated: false,
         schema: u64::schema_ref(),
     };
-    let response =
-        MetaResponse { description: "", status: Some(status), status_range: None, content, headers: vec![position] };
+    let mut headers = vec![position];
+    headers.extend(covered);
+    let response = MetaResponse { description: "", status: Some(status), status_range: None, content, headers };
     MetaResponses { responses: vec![response] }
 }
 
@@ -212,7 +253,9 @@ impl App {
             Some(position) => position,
             None => self.commands.log().size().await.map_err(|_| unknown())?.saturating_sub(1),
         };
-        let enforcement = self.nodes.wait_until_enforced(position).await.map_err(|error| {
+        let waited = tokio::join!(self.nodes.wait_until_enforced(position), self.checkpoint_for(position));
+        let (enforcement, checkpoint_size) = waited;
+        let enforcement = enforcement.map_err(|error| {
             tracing::warn!(position, error = %chain(&error), "the enforcement of a change is not known");
             unknown()
         })?;
@@ -223,8 +266,30 @@ impl App {
             nodes: (enforcement.enforced_on + down.len()) as u64,
             down,
             waited_ms: u64::try_from(enforcement.waited.as_millis()).unwrap_or(u64::MAX),
+            checkpoint_size,
         };
-        Ok(CommandResponse::of(done, |value| body(value, enforced)))
+        Ok(CommandResponse::of(done, |value| body(value, enforced)).with_checkpoint(checkpoint_size))
+    }
+
+    /// Waits until a signed checkpoint covers the event at this position, at most 2 seconds, and returns the checkpoint's size.
+    /// `None` if none does, and at once if nothing signs the log, or its signer refuses it or is late.
+    pub async fn checkpoint_for(&self, position: u64) -> Option<u64> {
+        let mut states = self.checkpoint.clone();
+        let is_awaited = {
+            let state = states.borrow();
+            let is_late = state.waiting_since.is_some_and(|since| clock::now() - since > OVERDUE);
+            state.published.note.is_some() && state.published.refused_because.is_none() && !is_late
+        };
+        if !is_awaited {
+            return None;
+        }
+        let ended =
+            |state: &CheckpointState| state.published.size > position || state.published.refused_because.is_some();
+        let size = match timeout(CHECKPOINT_PATIENCE, states.wait_for(ended)).await {
+            Ok(Ok(state)) => state.published.size,
+            Ok(Err(_)) | Err(_) => return None,
+        };
+        (size > position).then_some(size)
     }
 
     /// Waits until a read model has applied `min_position`. Without one it waits at most 250 ms for the events that this node

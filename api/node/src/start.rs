@@ -200,6 +200,7 @@ impl Core {
             pool: pools.reads.clone(),
             judging: pools.judging.clone(),
             log_size: LogSize::new(pools.judging.clone()),
+            public_reads: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1).max(1)),
             past: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1)),
             gate,
             progress,

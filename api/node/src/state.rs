@@ -37,6 +37,8 @@ pub struct App {
     pub judging: PgPool,
     /// The length of the log, for answers about health.
     pub log_size: LogSize,
+    /// Reads for callers whom nobody knows, at once: others keep connections.
+    pub(crate) public_reads: Semaphore,
     /// Questions about the past at once: some of them read a good part of a table.
     pub(crate) past: Semaphore,
     /// Judges requests.
@@ -78,7 +80,19 @@ impl App {
     /// # Errors
     /// 503 if others hold all permits for too long.
     pub async fn look_back(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        let overloaded = || Problem::overloaded(Duration::from_secs(2));
-        timeout(Duration::from_secs(2), self.past.acquire()).await.map_err(|_| overloaded())?.map_err(|_| overloaded())
+        place(&self.past).await
     }
+
+    /// A permit to read for a caller whom nobody knows.
+    ///
+    /// # Errors
+    /// 503 if others hold all permits for too long.
+    pub async fn read_in_public(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        place(&self.public_reads).await
+    }
+}
+
+async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Problem> {
+    let overloaded = || Problem::overloaded(Duration::from_secs(2));
+    timeout(Duration::from_secs(2), places.acquire()).await.map_err(|_| overloaded())?.map_err(|_| overloaded())
 }

@@ -41,7 +41,8 @@ impl AccountActions {
     /// Grant a role
     ///
     /// Needs the permission `roles.grant`, every permission of the role, and an elevated session. Grants the role to the
-    /// account, effective immediately, also for access tokens issued before.
+    /// account, effective immediately, also for access tokens issued before. Returns when a signed checkpoint covers the grant, or
+    /// after 2 seconds.
     #[oai(path = "/:account_id/roles", method = "post", operation_id = "grant_role")]
     async fn grant_role(
         &self,
@@ -61,8 +62,13 @@ impl AccountActions {
         let (Some(role), Some(reason)) = (role, reason) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let account = AccountId(account_id.0);
-        let commands = &app(request)?.commands;
-        Ok(commands.grant_role(&context, caller.permissions, account, role, reason).await?.into())
+        let app = app(request)?;
+        let done = app.commands.grant_role(&context, caller.permissions, account, role, reason).await?;
+        let covered = match done.position {
+            Some(position) => app.checkpoint_for(position).await,
+            None => None,
+        };
+        Ok(NoContent::from(done).with_checkpoint(covered))
     }
 
     /// Revoke a role

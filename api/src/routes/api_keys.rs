@@ -42,6 +42,8 @@ struct CreatedApiKey {
     name: String,
     permissions: Vec<String>,
     expires_at: Timestamp,
+    /// The size of a signed checkpoint that covers the creation. `null` if none did within 2 seconds, or nothing signs the log.
+    checkpoint_size: Option<u64>,
 }
 
 /// An API key.
@@ -89,16 +91,22 @@ impl ApiKeys {
         let permissions = parse_permissions(&mut input, &permissions);
         let (Some(name), Some(permissions)) = (name, permissions) else { return Err(input.refused()) };
         let context = context(request, caller.actor(), idempotency_key.0)?;
-        let commands = &app(request)?.commands;
+        let app = app(request)?;
         let done =
-            commands.create_api_key(&context, caller.permissions, name.clone(), permissions, expires_at.0).await?;
-        Ok(CommandResponse::of(done, |key| CreatedApiKey {
+            app.commands.create_api_key(&context, caller.permissions, name.clone(), permissions, expires_at.0).await?;
+        let checkpoint_size = match done.position {
+            Some(position) => app.checkpoint_for(position).await,
+            None => None,
+        };
+        let response = CommandResponse::of(done, |key| CreatedApiKey {
             api_key_id: key.id.0,
             secret: key.secret.to_string(),
             name: name.into(),
             permissions: names(permissions),
             expires_at,
-        }))
+            checkpoint_size,
+        });
+        Ok(response.with_checkpoint(checkpoint_size))
     }
 
     /// List API keys

@@ -155,6 +155,7 @@ impl TransparencyLog {
     ) -> Result<TileResponse, Problem> {
         let app = app(request)?;
         let tile = published_tile(app, &level.0, &index.0)?;
+        let _few = app.read_in_public().await?;
         let content = read_tile(app, tile).await?;
         Ok(TileResponse::answer(request, content, PUBLIC_TILE))
     }
@@ -202,6 +203,7 @@ impl TransparencyLog {
     async fn proof(&self, request: &Request, position: Path<u64>) -> Result<NoteResponse, Problem> {
         let app = app(request)?;
         let (note, checkpoint) = published(app)?;
+        let _few = app.read_in_public().await?;
         let hashes = with_tree(app, async |tree| tree.inclusion(position.0, checkpoint.size).await).await?;
         let hashes = hashes.ok_or_else(Problem::not_found)?;
         let proof = EntryProof { extra: None, index: position.0, hashes, checkpoint: note };
@@ -232,6 +234,7 @@ impl TransparencyLog {
         if from > to {
             return Err(Problem::invalid_input(vec![FieldError::new("/from", "must not be greater than to")]));
         }
+        let _few = app.read_in_public().await?;
         let proof = with_tree(app, async |tree| {
             Ok(match (tree.consistency(from, to).await?, tree.root(from).await?, tree.root(to).await?) {
                 (Some(hashes), Some(from_root), Some(to_root)) => Some((hashes, from_root, to_root)),

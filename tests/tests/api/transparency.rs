@@ -329,3 +329,37 @@ async fn an_event_that_was_rewritten_with_all_its_hashes_is_not_signed() {
     assert!(healed.size > signed.size);
     assert_eq!(health(&node).await["checkpoint"]["refused"], false);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privileged_command_is_answered_when_a_checkpoint_covers_it() {
+    let (signing, database) = (Signing::new(), Arc::new(Database::create().await));
+    let node = signing.node(&database).await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    covered(&node).await;
+    let because = serde_json::json!({"reason": "asked to"});
+    let roles = format!("/v1/accounts/{}/roles", ann.account);
+    let granted = admin.post(&roles, serde_json::json!({"role": "auditor", "reason": "asked to"})).await;
+    let key = serde_json::json!({"name": "k", "permissions": ["audit.read"], "expires_at": "2027-01-01T00:00:00Z"});
+    let created = admin.post("/v1/api-keys", key).await;
+    let suspended = admin.post(&format!("/v1/accounts/{}/suspend", ann.account), because.clone()).await;
+    for answer in [&granted, &created, &suspended] {
+        assert!((200..300).contains(&answer.status), "{answer:?}");
+        let size: u64 = answer.header("log-checkpoint-size").unwrap().parse().unwrap();
+        assert!(size > answer.position(), "{answer:?}");
+        let said = answer.json["checkpoint_size"].as_u64();
+        assert!(answer.status == 204 || said == Some(size), "{answer:?}");
+        // It is published, and proves the event.
+        let proof = node.anonymous().get(&format!("/v1/audit/log/proof/{}", answer.position())).await;
+        let proof = EntryProof::parse(&proof.bytes).unwrap();
+        assert!(Checkpoint::parse(proof.checkpoint.text()).unwrap().size >= size);
+    }
+
+    // Without a signer nobody waits, and with one that has gone nobody waits for long.
+    let unsigned = Node::start().await;
+    let (admin, ann) = (unsigned.admin().await, unsigned.customer().await);
+    let began = std::time::Instant::now();
+    let answer = admin.post(&format!("/v1/accounts/{}/suspend", ann.account), because).await;
+    assert_eq!((answer.status, answer.header("log-checkpoint-size")), (200, None), "{answer:?}");
+    assert!(answer.json["checkpoint_size"].is_null() && answer.json["enforced_on"].is_u64(), "{answer:?}");
+    assert!(began.elapsed().as_secs() < 30);
+}

@@ -17,8 +17,9 @@ pub struct Origins(Arc<[HeaderValue]>);
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 const HEADERS: HeaderValue =
     HeaderValue::from_static("authorization, content-type, idempotency-key, log-min-position, x-csrf-token");
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("log-position, ratelimit, ratelimit-policy, request-id, retry-after, www-authenticate");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "log-checkpoint-size, log-position, ratelimit, ratelimit-policy, request-id, retry-after, www-authenticate",
+);
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
