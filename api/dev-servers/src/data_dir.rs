@@ -40,12 +40,24 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |cause| ServerError::Io(action, path, cause)
 }
 
+/// A lock that ends when it is dropped, and not with the last copy of its file: a child of this process has one between fork and
+/// exec.
+#[derive(Debug)]
+struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing the file does the same, later.
+        let _ = self.0.unlock();
+    }
+}
+
 /// A directory that one process at a time may use. Clones share the lock, and a running server keeps a
 /// clone.
 #[derive(Clone)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: Arc<File>,
+    _lock: Arc<DirectoryLock>,
 }
 
 impl DataDir {
@@ -72,7 +84,7 @@ impl DataDir {
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&path, private).map_err(io_error("protect", &path))?;
         store(&path.join(".gitignore"), "*\n", None)?;
-        Ok(DataDir { path, _lock: Arc::new(lock) })
+        Ok(DataDir { path, _lock: Arc::new(DirectoryLock(lock)) })
     }
 
     /// Replaces a file in the directory as a whole, mode 0600.
