@@ -66,7 +66,7 @@ pub(super) struct MemoryFile {
 /// The file while no other process, and no other thread, reads or writes it.
 pub(super) struct LockedMemory<'a> {
     file: &'a MemoryFile,
-    _lock: File,
+    lock: File,
 }
 
 impl MemoryFile {
@@ -87,7 +87,7 @@ impl MemoryFile {
         let began = Instant::now();
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(LockedMemory { file: self, _lock: lock }),
+                Ok(()) => return Ok(LockedMemory { file: self, lock }),
                 Err(TryLockError::Error(source)) => return Err(file_error(source)),
                 Err(TryLockError::WouldBlock) if began.elapsed() > LOCK_TIME => {
                     return Err(file_error(io::Error::new(ErrorKind::TimedOut, "another process holds it")));
@@ -103,6 +103,13 @@ impl MemoryFile {
         name.push(".");
         name.push(extension);
         PathBuf::from(name)
+    }
+}
+
+impl Drop for LockedMemory<'_> {
+    fn drop(&mut self) {
+        // A child of this process has a copy of the file between fork and exec, which closing does not unlock.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a log is read from: a service or a static copy over HTTP, a directory, or the database.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -72,7 +72,12 @@ impl SourceArgs {
                 let client = Box::new(OutboundClient::new().map_err(|error| error.to_string())?);
                 return Ok(LogSource::Http { client, prefix, token });
             }
-            Some(directory) => return Ok(LogSource::Directory(PathBuf::from(directory))),
+            Some(directory) if Path::new(directory).is_dir() => {
+                return Ok(LogSource::Directory(PathBuf::from(directory)));
+            }
+            Some(other) => {
+                return Err(Failure::Misused(format!("TARGET: {other} is neither a URL nor a directory")));
+            }
             None => self.database.database_url()?,
         };
         Ok(LogSource::Database(connect(&url, 4).await?))
