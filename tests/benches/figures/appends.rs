@@ -56,7 +56,8 @@ pub async fn fill(database: &Database, events: u64) {
     .await;
 }
 
-async fn appends(database: &Database, callers: usize) -> f64 {
+/// Appends per second of this many callers.
+pub async fn appends(database: &Database, callers: usize) -> f64 {
     while_appending(database, callers, |count| async move {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (before, started) = (count.load(Ordering::Relaxed), Instant::now());

@@ -71,7 +71,7 @@ pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<
             let (authority, requests) = (authority.clone(), Arc::clone(&requests));
             let (counting, done) = (Arc::clone(&counting), Arc::clone(&done));
             tokio::spawn(async move {
-                let mut stream = TcpStream::connect(authority).await.unwrap();
+                let mut stream = TcpStream::connect(&authority).await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let mut buffer = Vec::with_capacity(16 * 1024);
                 let mut latencies = Vec::new();
@@ -84,6 +84,11 @@ pub async fn drive(url: &str, connections: usize, time: Duration, requests: Vec<
                     assert_eq!(answered, status, "{}", String::from_utf8_lossy(&buffer));
                     if counting.load(Ordering::Relaxed) {
                         latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+                    }
+                    // A refusal whose request had a body that nobody read is the connection's last answer.
+                    if memmem::find(&buffer, b"\r\nconnection: close\r\n").is_some() {
+                        stream = TcpStream::connect(&authority).await.unwrap();
+                        stream.set_nodelay(true).unwrap();
                     }
                 }
                 latencies

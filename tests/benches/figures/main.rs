@@ -27,13 +27,14 @@ mod revocation;
 mod session;
 mod streams;
 mod table;
+mod trail;
 mod visible;
 
 use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 15] = [
+const FIGURES: [Figure; 16] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
@@ -49,6 +50,7 @@ const FIGURES: [Figure; 15] = [
     ("rebuild", rebuild::run),
     ("growth", growth::run),
     ("queries", queries::run),
+    ("trail", trail::run),
 ];
 
 fn main() -> ExitCode {
