@@ -22,9 +22,10 @@ test: setup ## Run every test against a real Postgres and NATS that the tests st
 try: setup ## Run one suite, or a part of it: SUITE=walk, SUITE="api lockdown::".
 	@scripts/test $(or $(SUITE),$(error SUITE is missing: make try SUITE=walk))
 
-check: setup format lints docs dependencies ## Format, lints, docs, dependencies, queries, generated clients, hostile input (EXAMPLES=200 for more of it).
+check: setup format lints docs dependencies ## Format, lints, docs, dependencies, queries, generated clients, Go's reader of the log, hostile input (EXAMPLES=200 for more of it).
 	@scripts/part build cargo build --locked --workspace --bins
 	@scripts/part clients scripts/clients
+	@scripts/part go-reader scripts/go-reader
 	@scripts/part schemathesis scripts/schemathesis
 
 format:
