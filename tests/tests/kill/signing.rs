@@ -142,7 +142,7 @@ async fn two_nodes_and_a_signer_killed_at_any_moment_never_sign_two_trees_of_one
     let last = covered(&signing, &pool).await;
     see(last.size, last.root.to_string());
     let roots = roots(&pool).await;
-    assert!(seen.len() >= 10, "{}", seen.len());
+    assert!(seen.len() >= 5, "{}", seen.len());
     for (size, root) in seen {
         assert_eq!(root, roots[usize::try_from(size).unwrap()].to_string(), "the root at {size}");
     }
