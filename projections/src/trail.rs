@@ -26,7 +26,7 @@ pub struct TrailFault {
     pub kind: FaultKind,
     /// The position of the event, where the fault is one of an event.
     pub position: Option<u64>,
-    /// What was found, in words.
+    /// The finding, in words.
     pub detail: String,
 }
 

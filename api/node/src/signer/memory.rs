@@ -37,7 +37,7 @@ pub enum MemoryError {
     OtherLog(PathBuf),
 }
 
-/// What a signer signed.
+/// The last signatures of a signer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignerMemory {
     /// The last checkpoint.

@@ -1,4 +1,4 @@
-//! What a node and the signer say to each other, over HTTP on a Unix socket.
+//! The protocol between a node and the signer: HTTP on a Unix socket.
 //!
 //! | request | answer |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Where a log is read from: a service or a static copy over HTTP, a directory, or the database.
+//! The places that a log is read from: a service or a static copy over HTTP, a directory, or the database.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,11 +23,11 @@ use zeroize::Zeroizing;
 use crate::cli::failure::Failure;
 use crate::cli::target::Target;
 
-/// Where the log of a service is.
+/// The path of the log of a service.
 const LOG: &str = "/v1/audit/log";
 /// The length of the longest bundle, in bytes: 256 leaves of the longest kind.
 const MAX_BUNDLE: usize = 256 * (2 + 65_535);
-/// How often a request is repeated that a quota refuses, or that gets no answer.
+/// The attempts at a request that a quota refuses, or that gets no answer.
 const ATTEMPTS: u32 = 8;
 /// The longest wait for a quota.
 const MAX_WAIT: Duration = Duration::from_secs(120);
