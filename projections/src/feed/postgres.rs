@@ -9,6 +9,7 @@ use fulexo_domain::leaf;
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
+use tokio::task::coop::consume_budget;
 use uuid::Uuid;
 
 use super::read::{Feed, FeedError, ReadFuture};
@@ -40,6 +41,8 @@ pub async fn read(connection: &mut PgConnection, from: u64, most: u32) -> Result
         // Verified at once, while the row is in the processor's cache.
         let position = row.position.unsigned_abs();
         read.push((position, row.verify()));
+        // The driver does not yield while the socket has data.
+        consume_budget().await;
     }
     // The rows arrive almost in order. On a partition too new to have statistics, the database would sort them on disk,
     // which takes ten times as long as reading them.

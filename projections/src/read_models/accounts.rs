@@ -10,6 +10,7 @@ use fulexo_domain::authentication::{AuthenticationEvent, Factor, UnlockCause};
 use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::values::AccountId;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
+use tokio::task::coop::consume_budget;
 use uuid::Uuid;
 
 use crate::as_of::Moment;
@@ -239,6 +240,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
     }
     for recorded in events {
         fold_event(rows, counts, recorded);
+        consume_budget().await;
     }
     Ok(())
 }

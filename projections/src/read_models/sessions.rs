@@ -10,6 +10,7 @@ use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
+use tokio::task::coop::consume_budget;
 use uuid::Uuid;
 
 use crate::as_of::{LONGEST_SESSION, Moment, earliest_id};
@@ -228,6 +229,7 @@ pub(crate) async fn fold<'c, E: From<sqlx::Error>>(
                 }
             }
         }
+        consume_budget().await;
     }
     Ok(())
 }

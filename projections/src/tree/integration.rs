@@ -9,6 +9,7 @@ use fulexo_tlog::tile::{FULL_WIDTH, Tile, TileKind, hashes};
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, PgPool, PgTransaction};
 use tokio::sync::watch;
+use tokio::task::coop::consume_budget;
 use tokio::time::{sleep, timeout};
 
 use super::reader::TreeError;
@@ -213,6 +214,8 @@ async fn read(
     while let Some(row) = rows.try_next().await? {
         let hash = TreeHash::of_leaf(&row.leaf);
         hashed.push((row.position.unsigned_abs(), hash, hash.0 == row.leaf_hash.as_slice()));
+        // The driver does not yield while the socket has data.
+        consume_budget().await;
     }
     // The rows arrive almost in order.
     hashed.sort_unstable_by_key(|(position, _, _)| *position);
