@@ -70,7 +70,11 @@ pub async fn rebuild(
             Some((projection, progress)) = receiver.recv() => report(projection, progress),
             ended = work.join_next() => match ended {
                 Some(Ok(outcome)) => outcomes.push(outcome),
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                Some(Err(error)) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down.
+                    Err(_cancelled) => return Err(sqlx::Error::PoolClosed.into()),
+                },
                 None => {
                     while let Ok((projection, progress)) = receiver.try_recv() {
                         report(projection, progress);

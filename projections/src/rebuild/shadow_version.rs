@@ -16,8 +16,11 @@ use crate::feed::{self, FeedError};
 use crate::read_models::{PendingWrites, Projection, RowCache};
 use crate::to_i64;
 
-/// A process that was killed a moment ago may hold the lock until the server notices.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum time to wait for the lock. A process that was killed a moment ago holds it until the server notices, and
+/// has rolled back.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time within which the server has received everything that a killed process had sent.
+const GRACE: Duration = Duration::from_secs(1);
 /// The maximum number of rows whose writes are deferred, about 100 MB, and of their superseded versions.
 const MAX_DEFERRED_ROWS: usize = 300_000;
 const MAX_DEFERRED_VERSIONS: usize = 20_000;
@@ -61,7 +64,11 @@ impl ShadowWriter {
     /// build with it.
     async fn take(&mut self) -> Result<PgConnection, RebuildError> {
         if let Some(written) = self.writing.join_next().await {
-            return written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            return written.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_cancelled) => Err(sqlx::Error::PoolClosed.into()),
+            });
         }
         self.idle.take().ok_or_else(|| sqlx::Error::PoolClosed.into())
     }
@@ -90,20 +97,7 @@ impl ShadowVersion {
         )
         .fetch_all(&mut connection)
         .await?;
-        let deadline = Instant::now() + LOCK_TIMEOUT;
-        // A session-level lock: an open transaction would keep vacuum from all rows that die meanwhile.
-        while !sqlx::query_scalar!(
-            r#"select pg_try_advisory_lock(hashtextextended('projection.build ' || $1, 0)) as "locked!""#,
-            projection.as_str()
-        )
-        .fetch_one(&mut connection)
-        .await?
-        {
-            if Instant::now() > deadline {
-                return Err(RebuildError::AlreadyRunning(projection));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
+        lock(&mut connection, projection).await?;
         let (writer, cache) = (ShadowWriter { idle: Some(connection), writing: JoinSet::new() }, RowCache::default());
         Ok(Self {
             projection,
@@ -283,6 +277,45 @@ impl ShadowVersion {
             let _ = connection.close().await;
         }
     }
+}
+
+/// Takes the lock of a read model's shadow versions. It belongs to the session, because an open transaction would keep
+/// vacuum from all rows that die meanwhile.
+///
+/// # Errors
+/// [`RebuildError::AlreadyRunning`] as soon as the process that has the lock is seen to work, or after a minute.
+async fn lock(connection: &mut PgConnection, projection: Projection) -> Result<(), RebuildError> {
+    let started = Instant::now();
+    let mut reference = None;
+    while !sqlx::query_scalar!(
+        r#"select pg_try_advisory_lock(hashtextextended('projection.build ' || $1, 0)) as "locked!""#,
+        projection.as_str()
+    )
+    .fetch_one(&mut *connection)
+    .await?
+    {
+        if started.elapsed() >= GRACE {
+            // A process that was killed sends no new statement.
+            let holder = sqlx::query_scalar!(
+                r#"select a.query_start as "query_start!"
+                   from pg_locks l join pg_stat_activity a using (pid)
+                   where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and a.query_start is not null
+                     and l.database = (select d.oid from pg_database d where d.datname = current_database())
+                     and (l.classid::bigint << 32 | l.objid::bigint)
+                         = hashtextextended('projection.build ' || $1, 0)"#,
+                projection.as_str()
+            )
+            .fetch_optional(&mut *connection)
+            .await?;
+            let is_alive = holder.is_some() && reference.is_some_and(|reference| holder != Some(reference));
+            if is_alive || started.elapsed() >= LOCK_TIMEOUT {
+                return Err(RebuildError::AlreadyRunning(projection));
+            }
+            reference = reference.or(holder);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// The position of the live version, as this transaction sees it.

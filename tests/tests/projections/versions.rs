@@ -168,6 +168,28 @@ async fn a_long_reader_delays_a_switch_and_nobody_else_and_two_rebuilds_do_not_m
     assert!(rebuilt.comparison.is_same(), "{rebuilt:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_waits_for_a_process_that_died_and_whose_statement_the_server_still_ends() {
+    let node = Node::start().await;
+    node.admin().await;
+    let mut dead = superuser(&node.database).await;
+    let lock = "select pg_advisory_lock(hashtextextended('projection.build accounts', 0))";
+    sqlx::query(lock).execute(&mut dead).await.unwrap();
+    let process = tokio::spawn(async move {
+        sqlx::query("select pg_sleep(8)").execute(&mut dead).await.unwrap();
+    });
+    let pool = node.database.pool().await;
+    eventually("the statement runs", async || {
+        let running = "select count(*) from pg_stat_activity where query = 'select pg_sleep(8)' and state = 'active'";
+        sqlx::query_scalar::<_, i64>(running).fetch_one(&mut superuser(&node.database).await).await.unwrap() == 1
+    })
+    .await;
+    process.abort();
+    assert!(statuses(&pool).await.unwrap().remove(0).build.is_none());
+    let rebuilt = rebuilt(&node.database, Projection::Accounts).await.unwrap();
+    assert!(rebuilt.comparison.is_same(), "{rebuilt:?}");
+}
+
 /// Rebuilds the audit index until this is told, and is dropped; returns the first thing that was told.
 async fn interrupted(
     database: &Database,
