@@ -16,14 +16,14 @@ pub struct TrustPolicy {
     /// The keys of the logs. A checkpoint is signed by one of them.
     pub logs: Vec<VerifierKey>,
     /// The witnesses.
-    pub witnesses: Vec<Witness>,
+    pub witnesses: Vec<TrustedWitness>,
     groups: Vec<Group>,
     quorum: Option<QuorumMember>,
 }
 
 /// A witness of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Witness {
+pub struct TrustedWitness {
     /// The name within the policy.
     pub name: String,
     /// The key.
@@ -124,7 +124,7 @@ impl TrustPolicy {
 #[derive(Default)]
 struct Reader {
     logs: Vec<VerifierKey>,
-    witnesses: Vec<Witness>,
+    witnesses: Vec<TrustedWitness>,
     groups: Vec<Group>,
     names: HashMap<String, QuorumMember>,
     in_groups: HashSet<QuorumMember>,
@@ -168,7 +168,7 @@ impl Reader {
             return Err(TrustPolicyFault::DuplicateKey);
         }
         self.define(name, QuorumMember::Witness(self.witnesses.len()))?;
-        push(&mut self.witnesses, Witness { name: name.to_owned(), key, url: url.map(str::to_owned) })
+        push(&mut self.witnesses, TrustedWitness { name: name.to_owned(), key, url: url.map(str::to_owned) })
     }
 
     fn group(&mut self, name: &str, threshold: &str, members: &[&str]) -> Result<(), TrustPolicyFault> {
