@@ -239,8 +239,13 @@ fn nearly(good: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// The number of inputs of each kind: more in `make check`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(1_000, |cases| cases.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_read_as_a_path_is_printed_as_it_was(path in "(tile/)?(entries|[0-9]{1,2})/(x[0-9]{3}/){0,7}[0-9]{1,4}(\\.p/[0-9]{1,3})?") {
