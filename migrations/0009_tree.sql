@@ -39,6 +39,12 @@ create table tree.checkpoint (
     published_at timestamptz,
     -- The reason why the signer does not sign the tree as it is.
     refused_because text,
+    -- The refusals that the log does not tell of yet: the reason of the last one, the time of the first one, and the time since
+    -- which the signer signs again.
+    refusal text,
+    refused_since timestamptz,
+    resumed_at timestamptz,
+    constraint refusal_is_whole check (num_nulls(refusal, refused_since) in (0, 2)),
     constraint checkpoint_is_whole check (num_nulls(note, vkey, published_at) in (0, 3))
 );
 insert into tree.checkpoint (id, size) values (1, 0);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::Permissions;
@@ -26,6 +27,7 @@ use crate::authentication::second_factor::{self, Enrolment};
 use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::{lockdown, policy, roles};
+use crate::checkpoint;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::CommandOutcome;
@@ -703,5 +705,20 @@ impl Commands {
         violations: &[RateLimitViolation],
     ) -> Result<(), CommandError> {
         rate_limit::record_violations(&self.side, context, violations).await
+    }
+
+    /// Records that the signer of the log signs again after it had refused to: once for each beginning, however often this is
+    /// repeated within a day.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn record_ended_refusal(
+        &self,
+        context: &Context,
+        reason: CheckpointRefusal,
+        started_at: DateTime<Utc>,
+        ended_at: DateTime<Utc>,
+    ) -> Result<(), CommandError> {
+        checkpoint::record_ended_refusal(&self.side, context, reason, started_at, ended_at).await
     }
 }

@@ -6,6 +6,7 @@
 mod accounts;
 mod authentication;
 mod authorization;
+mod checkpoint;
 pub mod context;
 mod disclosure;
 mod error;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::account::{AccountEvent, Initiator};
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
+use crate::checkpoint::CheckpointEvent;
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
@@ -35,6 +36,8 @@ pub enum Event {
     RateLimit(RateLimitEvent),
     /// An event of a lockdown.
     Lockdown(LockdownEvent),
+    /// An event of the log's checkpoints.
+    Checkpoint(CheckpointEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -82,6 +85,12 @@ impl From<RateLimitEvent> for Event {
 impl From<LockdownEvent> for Event {
     fn from(event: LockdownEvent) -> Self {
         Self::Lockdown(event)
+    }
+}
+
+impl From<CheckpointEvent> for Event {
+    fn from(event: CheckpointEvent) -> Self {
+        Self::Checkpoint(event)
     }
 }
 
@@ -150,6 +159,7 @@ static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         serde_introspect::<ApiKeyEvent>(),
         serde_introspect::<RateLimitEvent>(),
         serde_introspect::<LockdownEvent>(),
+        serde_introspect::<CheckpointEvent>(),
     ]
     .concat()
 });
@@ -173,6 +183,7 @@ impl Event {
             Self::ApiKey(_) => Category::ApiKey,
             Self::RateLimit(_) => Category::RateLimit,
             Self::Lockdown(_) => Category::Lockdown,
+            Self::Checkpoint(_) => Category::Checkpoint,
         }
     }
 
@@ -187,7 +198,8 @@ impl Event {
             | Self::Policy(_)
             | Self::ApiKey(_)
             | Self::RateLimit(_)
-            | Self::Lockdown(_) => 1,
+            | Self::Lockdown(_)
+            | Self::Checkpoint(_) => 1,
         }
     }
 
@@ -222,7 +234,8 @@ impl Event {
                 | AccountEvent::EmailVerified {}
                 | AccountEvent::SessionsRevoked { .. },
             )
-            | Self::ApiKey(ApiKeyEvent::Created { .. }) => &[],
+            | Self::ApiKey(ApiKeyEvent::Created { .. })
+            | Self::Checkpoint(_) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })
             | Self::Session(SessionEvent::Started { .. }) => {
                 &[SealedField::Device, SealedField::Ip, SealedField::UserAgent]
@@ -276,11 +289,13 @@ pub enum Category {
     RateLimit,
     /// A single stream, the nil one.
     Lockdown,
+    /// A single stream, the nil one.
+    Checkpoint,
 }
 
 impl Category {
     /// All categories.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Account,
         Self::Authentication,
         Self::Session,
@@ -289,6 +304,7 @@ impl Category {
         Self::ApiKey,
         Self::RateLimit,
         Self::Lockdown,
+        Self::Checkpoint,
     ];
 
     /// The name in leaves, tables and subjects.
@@ -303,6 +319,7 @@ impl Category {
             Self::ApiKey => "api_key",
             Self::RateLimit => "rate_limit",
             Self::Lockdown => "lockdown",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }

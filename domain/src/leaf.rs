@@ -21,6 +21,7 @@ pub use self::canonical::is_canonical_json;
 use crate::account::AccountEvent;
 use crate::api_key::ApiKeyEvent;
 use crate::authentication::AuthenticationEvent;
+use crate::checkpoint::CheckpointEvent;
 use crate::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
@@ -101,6 +102,7 @@ impl EventDraft {
             Event::ApiKey(event) => serde_json::to_value(event),
             Event::RateLimit(event) => serde_json::to_value(event),
             Event::Lockdown(event) => serde_json::to_value(event),
+            Event::Checkpoint(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -242,6 +244,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
         Category::ApiKey => ApiKeyEvent::deserialize(tagged).map(Event::ApiKey),
         Category::RateLimit => RateLimitEvent::deserialize(tagged).map(Event::RateLimit),
         Category::Lockdown => LockdownEvent::deserialize(tagged).map(Event::Lockdown),
+        Category::Checkpoint => CheckpointEvent::deserialize(tagged).map(Event::Checkpoint),
     }
     .map_err(|source| {
         // Serde reports an unknown variant only in the text of its message.

@@ -9,6 +9,7 @@
 pub mod account;
 pub mod api_key;
 pub mod authentication;
+pub mod checkpoint;
 pub mod event;
 pub mod jetstream;
 pub mod leaf;

@@ -96,7 +96,11 @@ async fn expected_state(
         Category::Session => fold::<SessionSnapshot>(connection, row).await?,
         Category::Role => fold::<RoleSnapshot>(connection, row).await?,
         Category::Policy => fold::<PolicySnapshot>(connection, row).await?,
-        Category::Authentication | Category::ApiKey | Category::RateLimit | Category::Lockdown => None,
+        Category::Authentication
+        | Category::ApiKey
+        | Category::RateLimit
+        | Category::Lockdown
+        | Category::Checkpoint => None,
     };
     Ok(folded.map(|folded| (stream, folded)))
 }

@@ -126,7 +126,8 @@ impl Log {
                 | Event::Policy(_)
                 | Event::ApiKey(_)
                 | Event::RateLimit(_)
-                | Event::Lockdown(_) => {}
+                | Event::Lockdown(_)
+                | Event::Checkpoint(_) => {}
             }
         }
         Self { events, accounts, sessions, roles }
@@ -241,7 +242,8 @@ impl Log {
                 | Event::Authentication(_)
                 | Event::Session(_)
                 | Event::Role(_)
-                | Event::RateLimit(_) => {}
+                | Event::RateLimit(_)
+                | Event::Checkpoint(_) => {}
             }
         }
         let rows: Vec<(String,)> = all(pool, "select policy from access.policy").await;

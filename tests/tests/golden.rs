@@ -17,6 +17,7 @@ use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::authentication::{
     AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, LockScope, UnlockCause,
 };
+use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, SealedField, Stream};
 use fulexo_domain::leaf::{self, EventDraft, LeafTemplate};
 use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
@@ -182,6 +183,10 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", LockdownEvent::Started { scope: LockdownScope::All }.into()),
         ("logins", LockdownEvent::Started { scope: LockdownScope::Logins }.into()),
         ("", LockdownEvent::Lifted {}.into()),
+        ("", refusal_ended(CheckpointRefusal::Shorter)),
+        ("different", refusal_ended(CheckpointRefusal::Different)),
+        ("other_log", refusal_ended(CheckpointRefusal::OtherLog)),
+        ("memory", refusal_ended(CheckpointRefusal::Memory)),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -309,6 +314,15 @@ fn stands_among_the_samples(event: &Event) {
             ended_at: _,
             count: _,
         }) => {}
+        Event::Checkpoint(CheckpointEvent::RefusalEnded {
+            reason:
+                CheckpointRefusal::Shorter
+                | CheckpointRefusal::Different
+                | CheckpointRefusal::OtherLog
+                | CheckpointRefusal::Memory,
+            started_at: _,
+            ended_at: _,
+        }) => {}
         Event::Lockdown(event) => match event {
             LockdownEvent::Started { scope: LockdownScope::Logins | LockdownScope::All } | LockdownEvent::Lifted {} => {
             }
@@ -346,6 +360,10 @@ fn started() -> Event {
     let (idle_expires_at, expires_at) = (time(604_800), time(2_592_000));
     let (account, methods, fingerprint) = (AccountId(id(2)), vec![AuthenticationMethod::Password], fingerprint());
     SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }.into()
+}
+
+fn refusal_ended(reason: CheckpointRefusal) -> Event {
+    CheckpointEvent::RefusalEnded { reason, started_at: time(0), ended_at: time(3_600) }.into()
 }
 
 fn violated(layer: RateLimitLayer, route: Option<RouteGroup>) -> Event {
@@ -392,6 +410,7 @@ fn prepared(event: &Event) -> LeafTemplate {
             (Some(id(4)), Actor::Account { id: id(4) }, None)
         }
         Event::RateLimit(_) => (None, Actor::Anonymous, None),
+        Event::Checkpoint(_) => (None, Actor::System, None),
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => {
             (None, Actor::Account { id: id(4) }, None)
         }

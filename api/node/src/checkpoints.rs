@@ -1,12 +1,16 @@
 //! The publication of checkpoints: at most one a second while the tree grows, and one every ten minutes while it does not, so
 //! that a reader can tell a quiet log from one that is kept from it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_commands::Commands;
+use fulexo_commands::context::Context;
 use fulexo_database::chain;
+use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_projections::trail::unknown_signature;
-use fulexo_projections::tree::{PublishedCheckpoint, PublishingTurn, TreeError, TreeReader, TreeState};
+use fulexo_projections::tree::{EndedRefusal, PublishedCheckpoint, PublishingTurn, TreeError, TreeReader, TreeState};
 use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::extension::ExtensionError;
 use fulexo_tlog::key::VerifierKey;
@@ -23,6 +27,8 @@ use crate::signer::{Signer, SignerError, SigningRequest};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The age at which a checkpoint is signed again although nothing is new.
 const MAX_AGE: TimeDelta = TimeDelta::minutes(10);
+/// The time for which the signer signs again before the log tells of it: a disk that comes and goes makes one event, not many.
+const SETTLING: TimeDelta = TimeDelta::seconds(10);
 
 /// The reason why there is no newer checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -56,12 +62,14 @@ impl From<SignerError> for PublishingError {
 }
 
 impl PublishingError {
-    /// `true` if the tree is refused, or cannot be signed, and every node has to know.
-    const fn is_refusal(&self) -> bool {
+    /// The reason if the tree is refused, or cannot be signed, and every node has to know.
+    const fn refusal(&self) -> Option<CheckpointRefusal> {
         match self {
-            Self::Shorter { .. } | Self::Different => true,
-            Self::Signer(error) => matches!(error, SignerError::OtherLog | SignerError::Memory(_)),
-            Self::Database(_) | Self::Tree(_) | Self::Overtaken | Self::Unsigned => false,
+            Self::Shorter { .. } => Some(CheckpointRefusal::Shorter),
+            Self::Different => Some(CheckpointRefusal::Different),
+            Self::Signer(SignerError::OtherLog) => Some(CheckpointRefusal::OtherLog),
+            Self::Signer(SignerError::Memory(_)) => Some(CheckpointRefusal::Memory),
+            Self::Signer(_) | Self::Database(_) | Self::Tree(_) | Self::Overtaken | Self::Unsigned => None,
         }
     }
 }
@@ -109,10 +117,13 @@ impl CheckpointPublisher {
     }
 
     /// Runs until cancelled.
-    pub async fn run(mut self) {
+    pub async fn run(mut self, commands: Arc<Commands>, by_the_service: fn() -> Context) {
         let mut reported = String::new();
         loop {
             self.tree.borrow_and_update();
+            if let Err(error) = self.record_refusals(&commands, by_the_service).await {
+                tracing::warn!(error = %chain(&*error), "the end of a refusal is not recorded; trying again");
+            }
             let wait = match self.step().await {
                 Ok(wait) => {
                     reported.clear();
@@ -162,13 +173,31 @@ impl CheckpointPublisher {
                 Ok(Some(INTERVAL))
             }
             Err(error) => {
-                if error.is_refusal() {
+                if let Some(refusal) = error.refusal() {
                     let because = chain(&error).to_string();
-                    self.show(turn.refuse(because).await?, tree_size);
+                    self.show(turn.refuse(because, refusal, clock::now()).await?, tree_size);
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Records in the log that the signer signs again. The event is in the log before it is forgotten here, and is not recorded
+    /// twice.
+    async fn record_refusals(
+        &self,
+        commands: &Commands,
+        by_the_service: fn() -> Context,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.signer.is_none() {
+            return Ok(());
+        }
+        if let Some(ended) = EndedRefusal::read(&self.pool, clock::now() - SETTLING).await? {
+            let EndedRefusal { reason, started_at, ended_at } = ended;
+            commands.record_ended_refusal(&by_the_service(), reason, started_at, ended_at).await?;
+            ended.forget(&self.pool).await?;
+        }
+        Ok(())
     }
 
     fn show(&self, published: PublishedCheckpoint, tree_size: u64) {

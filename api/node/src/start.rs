@@ -181,7 +181,7 @@ impl Core {
         }));
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
         upkeep.push(Box::pin(integrator.run()));
-        upkeep.push(Box::pin(publisher.run()));
+        upkeep.push(Box::pin(publisher.run(Arc::clone(&commands), by_the_service)));
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
         if let Some(mail) = config.mail {

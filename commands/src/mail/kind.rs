@@ -92,7 +92,8 @@ impl MailKind {
             | Event::Policy(_)
             | Event::ApiKey(_)
             | Event::RateLimit(_)
-            | Event::Lockdown(_) => None,
+            | Event::Lockdown(_)
+            | Event::Checkpoint(_) => None,
         }
     }
 

@@ -236,7 +236,8 @@ impl GateMemory {
             | Event::Authentication(_)
             | Event::Policy(_)
             | Event::RateLimit(_)
-            | Event::Lockdown(_) => {}
+            | Event::Lockdown(_)
+            | Event::Checkpoint(_) => {}
         }
     }
 

@@ -304,7 +304,8 @@ const fn concerns(recorded: &RecordedEvent) -> bool {
         | Event::Policy(_)
         | Event::ApiKey(_)
         | Event::RateLimit(_)
-        | Event::Lockdown(_) => false,
+        | Event::Lockdown(_)
+        | Event::Checkpoint(_) => false,
     }
 }
 
@@ -392,7 +393,8 @@ fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
         | Event::Policy(_)
         | Event::ApiKey(_)
         | Event::RateLimit(_)
-        | Event::Lockdown(_) => {}
+        | Event::Lockdown(_)
+        | Event::Checkpoint(_) => {}
     }
 }
 

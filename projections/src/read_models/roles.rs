@@ -277,7 +277,8 @@ const fn role_event(recorded: &RecordedEvent) -> Option<&RoleEvent> {
         | Event::Policy(_)
         | Event::ApiKey(_)
         | Event::RateLimit(_)
-        | Event::Lockdown(_) => None,
+        | Event::Lockdown(_)
+        | Event::Checkpoint(_) => None,
     }
 }
 
@@ -347,7 +348,8 @@ fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
         | Event::Policy(_)
         | Event::ApiKey(_)
         | Event::RateLimit(_)
-        | Event::Lockdown(_) => None,
+        | Event::Lockdown(_)
+        | Event::Checkpoint(_) => None,
     }
 }
 

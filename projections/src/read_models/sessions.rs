@@ -277,7 +277,8 @@ const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
         | Event::Policy(_)
         | Event::ApiKey(_)
         | Event::RateLimit(_)
-        | Event::Lockdown(_) => None,
+        | Event::Lockdown(_)
+        | Event::Checkpoint(_) => None,
     }
 }
 

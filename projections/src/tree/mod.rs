@@ -6,5 +6,5 @@ mod published;
 mod reader;
 
 pub use self::integration::{Integrator, TreeState};
-pub use self::published::{PublishedCheckpoint, PublishingTurn};
+pub use self::published::{EndedRefusal, PublishedCheckpoint, PublishingTurn};
 pub use self::reader::{TreeError, TreeReader};

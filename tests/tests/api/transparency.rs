@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 use fulexo_node::signer::LogKeys;
-use fulexo_tests::{Answer, Database, Node, eventually, log_size, own_dir, superuser};
+use fulexo_tests::{Answer, Database, Node, eventually, leaves, log_size, own_dir, superuser};
 use fulexo_tlog::bundle::entries;
 use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::entry_proof::EntryProof;
@@ -329,6 +329,28 @@ async fn an_event_that_was_rewritten_with_all_its_hashes_is_not_signed() {
     let (_, healed) = signing.verified(&covered(&node).await);
     assert!(healed.size > signed.size);
     assert_eq!(health(&node).await["checkpoint"]["refused"], false);
+
+    // The log itself tells of it, once, and under a signature.
+    let told = async || {
+        let leaves = leaves(&database).await;
+        leaves.into_iter().filter(|leaf| leaf["type"] == "checkpoint.refusal_ended").collect::<Vec<_>>()
+    };
+    eventually("the log tells of the refusal", async || told().await.len() == 1).await;
+    let event = told().await.remove(0);
+    assert_eq!((&event["data"]["reason"], &event["actor"]["kind"]), (&json!("different"), &json!("system")), "{event}");
+    let time = |name: &str| event["data"][name].as_str().unwrap().to_owned();
+    assert!(time("started_at") < time("ended_at"), "{event}");
+    // As if the process had died before it forgot the refusal.
+    let again = "update tree.checkpoint set refusal = 'different', refused_since = $1::timestamptz, resumed_at = $2::timestamptz";
+    let again = sqlx::query(again).bind(time("started_at")).bind(time("ended_at"));
+    again.execute(&tampering.pool).await.unwrap();
+    eventually("it is forgotten again", async || {
+        let left: Option<String> =
+            sqlx::query_scalar("select refusal from tree.checkpoint").fetch_one(&tampering.pool).await.unwrap();
+        left.is_none()
+    })
+    .await;
+    assert_eq!(told().await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
