@@ -33,6 +33,7 @@ mod node;
 mod port;
 pub mod postgres_wire;
 mod program;
+pub mod second_tlog;
 mod smtp;
 pub mod spec;
 mod writing;

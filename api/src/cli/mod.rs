@@ -9,6 +9,7 @@ mod completions;
 mod dev;
 mod events;
 mod failure;
+mod key_file;
 mod lockdown;
 mod migrate;
 mod openapi;
@@ -24,6 +25,7 @@ mod serve;
 mod signer;
 mod table;
 mod target;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -60,6 +62,11 @@ enum Verb {
     /// Run it as another user than the nodes: neither they nor the database can then have another history signed than the one
     /// that was signed before. Needs FULEXO_LOG_KEY_FILE, FULEXO_SIGNER_MEMORY and FULEXO_SIGNER_SOCKET.
     Signer(signer::SignerArgs),
+    /// Witness other logs: cosign their checkpoints as long as each extends the one before.
+    ///
+    /// Run it for another organisation. It needs no database, and keeps its state in a directory. Needs FULEXO_WITNESS_KEY_FILE,
+    /// FULEXO_WITNESS_LOGS_FILE and FULEXO_WITNESS_STATE; listens on FULEXO_BIND and FULEXO_PORT.
+    Witness(witness::WitnessArgs),
     /// Update the schema of the database, as the owner role.
     ///
     /// Applies the missing migrations, each as a whole or not at all, and makes the role of DATABASE_URL a member of
@@ -120,6 +127,7 @@ impl Cli {
             Verb::Dev(verb) => verb.run(),
             Verb::Serve(verb) => verb.run(),
             Verb::Signer(verb) => verb.run(),
+            Verb::Witness(verb) => verb.run(),
             Verb::Migrate(verb) => verb.run(),
             Verb::Register(verb) => verb.run(),
             Verb::Lockdown(verb) => verb.run(),

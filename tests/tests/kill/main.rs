@@ -15,3 +15,4 @@ mod shapes;
 mod signing;
 mod terminal;
 mod trail;
+mod witness;

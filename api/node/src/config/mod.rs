@@ -12,6 +12,7 @@ mod signer;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,7 @@ pub use self::feed_source::FeedSource;
 use self::mail::MailConfig;
 use self::reader::EnvironmentReader;
 pub use self::signer::{LogSignerConfig, SignerConfig};
+pub use self::witness::WitnessConfig;
 use crate::database::LEAST_CONNECTIONS;
 use crate::http::cors::Origins;
 use crate::tls::Source;
@@ -126,12 +128,12 @@ impl Config {
         reader.refuse_demo_secrets();
 
         let environment = reader.environment();
-        let port = reader.parsed("FULEXO_PORT", 8080, "a port from 0 to 65535");
+        let port = reader.port();
         let tls = reader.tls(&read_file);
         let config = Self {
             environment,
             node_name: reader.node_name(),
-            bind: reader.parsed("FULEXO_BIND", IpAddr::from([127, 0, 0, 1]), "an IP address"),
+            bind: reader.bind(),
             port,
             http_port: reader.http_port(port, tls.as_ref()),
             tls,
@@ -184,6 +186,15 @@ pub fn signer_process() -> Result<(LogSignerConfig, PathBuf), ConfigErrors> {
     let mut reader = EnvironmentReader { vars: std::env::vars().collect(), problems: Vec::new() };
     let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
     reader.signer_process(&read_file).ok_or(ConfigErrors(reader.problems))
+}
+
+/// Returns the configuration of `fulexo witness`. It reads no other variable.
+///
+/// # Errors
+/// Every problem of the configuration.
+pub fn witness_process() -> Result<WitnessConfig, ConfigErrors> {
+    let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    witness::witness(std::env::vars().collect(), &read_file).map_err(ConfigErrors)
 }
 
 /// Returns the database URL of the owner role, for `migrate`.

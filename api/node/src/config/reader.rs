@@ -23,7 +23,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 20] = [
+const OWN: [&str; 23] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -36,6 +36,9 @@ const OWN: [&str; 20] = [
     "FULEXO_LOG_KEY_FILE",
     "FULEXO_SIGNER_MEMORY",
     "FULEXO_SIGNER_SOCKET",
+    "FULEXO_WITNESS_KEY_FILE",
+    "FULEXO_WITNESS_LOGS_FILE",
+    "FULEXO_WITNESS_STATE",
     "FULEXO_BCRYPT_COST",
     "FULEXO_REGISTRATION",
     "FULEXO_RATE_LIMITS",
@@ -133,6 +136,14 @@ impl EnvironmentReader {
             self.problem(format!("{name} must be {what}"));
             fallback
         }
+    }
+
+    pub(super) fn bind(&mut self) -> IpAddr {
+        self.parsed("FULEXO_BIND", IpAddr::from([127, 0, 0, 1]), "an IP address")
+    }
+
+    pub(super) fn port(&mut self) -> u16 {
+        self.parsed("FULEXO_PORT", 8080, "a port from 0 to 65535")
     }
 
     pub(super) fn in_range(&mut self, name: &str, default: &str, least: u32, most: u32) -> u32 {

@@ -1,10 +1,10 @@
 //! The memory of a signer: what it signed last, in a file that neither the service nor its database can change back.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::note::KeyName;
 use serde::{Deserialize, Serialize};
+
+use crate::durable_file;
 
 /// The length of the longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1_024;
@@ -80,7 +82,7 @@ impl MemoryFile {
     /// Waits until nobody else holds it, or for [`LOCK_TIME`]. The lock ends with the process that holds it.
     pub fn lock(&self) -> Result<LockedMemory<'_>, MemoryError> {
         // Of its own, because the memory is another file after each change.
-        let path = self.beside("lock");
+        let path = durable_file::beside(&self.path, "lock");
         let file_error = |source| MemoryError::File { path: path.clone(), source };
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.map_err(file_error)?;
@@ -97,13 +99,6 @@ impl MemoryFile {
             }
         }
     }
-
-    fn beside(&self, extension: &str) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(".");
-        name.push(extension);
-        PathBuf::from(name)
-    }
 }
 
 impl Drop for LockedMemory<'_> {
@@ -119,13 +114,8 @@ impl LockedMemory<'_> {
         let path = &self.file.path;
         let file_error = |source| MemoryError::File { path: path.clone(), source };
         let damaged = || MemoryError::Damaged(path.clone());
-        let mut text = String::new();
-        match File::open(path) {
-            Ok(file) => file.take(MAX_FILE).read_to_string(&mut text).map_err(file_error)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file_error(error)),
-        };
-        let form: MemoryFileForm = serde_json::from_str(&text).map_err(|_| damaged())?;
+        let Some(text) = durable_file::read(path, MAX_FILE).map_err(file_error)? else { return Ok(None) };
+        let form: MemoryFileForm = serde_json::from_slice(&text).map_err(|_| damaged())?;
         if form.origin != self.file.origin.as_str() {
             return Err(MemoryError::OtherLog(path.clone()));
         }
@@ -145,15 +135,8 @@ impl LockedMemory<'_> {
             root: last.root.to_string(),
             witnesses: witnesses.clone(),
         };
-        let (path, new) = (&self.file.path, self.file.beside("new"));
-        let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            serde_json::to_writer(&mut file, &form)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
-            File::open(path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?.sync_all()
-        };
+        let path = &self.file.path;
+        let written = || durable_file::replace(path, &[&serde_json::to_vec(&form)?[..], b"\n"].concat());
         written().map_err(|source| MemoryError::File { path: path.clone(), source })
     }
 }

@@ -8,4 +8,4 @@ mod wire;
 
 pub use self::client::{SignedLog, Signer};
 pub use self::log_signer::{LogKeys, LogKeysError, LogSigner, SignerError, SigningRequest};
-pub use self::socket::SignerSocket;
+pub use self::socket::{SIZE, SignerSocket};

@@ -30,7 +30,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// The time that a request may take to arrive, and an answer to leave.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The media type of a size, as witnesses answer it.
-pub(super) const SIZE: &str = "text/x.tlog.size";
+pub const SIZE: &str = "text/x.tlog.size";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A signer that listens on a socket. Dropping it leaves the socket's file, which the next one replaces.
