@@ -50,3 +50,34 @@ create table tree.checkpoint (
 insert into tree.checkpoint (id, size) values (1, 0);
 
 grant select, update on tree.checkpoint to fulexo_app;
+
+-- The newest checkpoint that enough witnesses have cosigned. Nodes take turns in asking the witnesses: each round belongs to
+-- the node that moved `next_round_at`.
+create table tree.anchor (
+    id smallint not null constraint anchor_pkey primary key constraint anchor_is_one_row check (id = 1),
+    -- The number of leaves that the note vouches for; 0 before the first one.
+    size bigint not null constraint anchor_size_is_a_count check (size >= 0),
+    note text,
+    anchored_at timestamptz,
+    next_round_at timestamptz not null,
+    constraint anchor_is_whole check (num_nulls(note, anchored_at) in (0, 2))
+);
+insert into tree.anchor (id, size, next_round_at) values (1, 0, now());
+
+grant select, update on tree.anchor to fulexo_app;
+
+-- The witnesses, as the last round found them. One that the policy no longer names keeps its row.
+create table tree.witness (
+    -- The name in the policy.
+    name text not null constraint witness_pkey primary key,
+    -- The size of the checkpoint that it cosigned last.
+    size bigint not null constraint witness_size_is_a_count check (size >= 0),
+    cosigned_at timestamptz,
+    -- The reason why it did not cosign in the last round.
+    failure text,
+    -- The witness has seen a larger tree of this log, or another one.
+    is_contradiction boolean not null,
+    constraint contradiction_has_a_reason check (failure is not null or not is_contradiction)
+);
+
+grant select, insert, update on tree.witness to fulexo_app;

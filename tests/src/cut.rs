@@ -5,7 +5,7 @@
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,6 +26,8 @@ pub struct Cut {
     /// The number of times that the current connections were forgotten.
     forgotten: watch::Sender<u64>,
     server: Arc<AtomicU16>,
+    /// The number of pieces that pass before one is lost with its connection; 0 if none is to be lost.
+    countdown: Arc<AtomicU64>,
 }
 
 impl Cut {
@@ -38,13 +40,15 @@ impl Cut {
         let (states, forgets) = (wire.subscribe(), forgotten.subscribe());
         let server = Arc::new(AtomicU16::new(server));
         let leads_to = Arc::clone(&server);
+        let countdown = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&countdown);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (states, mut forgets) = (states.clone(), forgets.clone());
+                let (states, mut forgets, counted) = (states.clone(), forgets.clone(), Arc::clone(&counted));
                 let server = leads_to.load(Ordering::Relaxed);
                 tokio::spawn(async move {
                     forgets.mark_unchanged();
-                    let mut passing = pin!(connect(client, server, states));
+                    let mut passing = pin!(connect(client, server, states, &counted));
                     tokio::select! {
                         () = &mut passing => {}
                         // Both ends stay open, and nothing is read from either.
@@ -53,7 +57,7 @@ impl Cut {
                 });
             }
         });
-        Self { port, wire, forgotten, server }
+        Self { port, wire, forgotten, server, countdown }
     }
 
     /// Starts a wire to a server on 127.0.0.1; returns the wire, and the server's URL over it.
@@ -86,13 +90,25 @@ impl Cut {
         self.forgotten.send_modify(|times| *times += 1);
     }
 
+    /// Ends one connection at the piece of traffic that follows this many others, in either direction: a request that does not
+    /// arrive, or an answer.
+    pub fn lose_after(&self, pieces: u64) {
+        self.countdown.store(pieces + 1, Ordering::SeqCst);
+    }
+
+    /// `true` once it has happened.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.countdown.load(Ordering::SeqCst) == 0
+    }
+
     /// Restores the wire, except for connections that were cut.
     pub fn heal(&self) {
         self.wire.send_replace(Wire::Whole);
     }
 }
 
-async fn connect(mut client: TcpStream, server: u16, mut wire: watch::Receiver<Wire>) {
+async fn connect(mut client: TcpStream, server: u16, mut wire: watch::Receiver<Wire>, countdown: &AtomicU64) {
     if *wire.borrow_and_update() == Wire::Cut {
         return;
     }
@@ -116,10 +132,12 @@ async fn connect(mut client: TcpStream, server: u16, mut wire: watch::Receiver<W
             },
             read = client.read(&mut up) => match read {
                 Ok(0) | Err(_) => return,
+                Ok(_) if is_lost(countdown) => return,
                 Ok(length) => server.write_all(&up[..length]).await,
             },
             read = server.read(&mut down) => match read {
                 Ok(0) | Err(_) => return,
+                Ok(_) if is_lost(countdown) => return,
                 Ok(length) => client.write_all(&down[..length]).await,
             },
         };
@@ -127,4 +145,10 @@ async fn connect(mut client: TcpStream, server: u16, mut wire: watch::Receiver<W
             return;
         }
     }
+}
+
+fn is_lost(countdown: &AtomicU64) -> bool {
+    // Of those that count at once, one loses.
+    let counted = countdown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    counted == Ok(1)
 }

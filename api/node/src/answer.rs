@@ -81,6 +81,9 @@ pub struct EnforcementResource {
     waited_ms: u64,
     /// The size of a signed checkpoint that covers the change. `null` if none did within 2 seconds, or nothing signs the log.
     checkpoint_size: Option<u64>,
+    /// The size of the newest checkpoint that as many witnesses have cosigned as the policy asks for, at the time of the response.
+    /// `null` if no witnesses are asked, or too few have cosigned one.
+    anchored_size: Option<u64>,
 }
 
 impl<T, const STATUS: u16> CommandResponse<T, STATUS> {
@@ -267,8 +270,15 @@ impl App {
             down,
             waited_ms: u64::try_from(enforcement.waited.as_millis()).unwrap_or(u64::MAX),
             checkpoint_size,
+            anchored_size: self.anchored_size(),
         };
         Ok(CommandResponse::of(done, |value| body(value, enforced)).with_checkpoint(checkpoint_size))
+    }
+
+    /// The size of the newest checkpoint that enough witnesses have cosigned, as far as this node knows.
+    #[must_use]
+    pub fn anchored_size(&self) -> Option<u64> {
+        self.cosigning.as_ref()?.borrow().anchored.as_ref().map(|anchored| anchored.size)
     }
 
     /// Waits until a signed checkpoint covers the event at this position, at most 2 seconds, and returns the checkpoint's size.

@@ -10,6 +10,7 @@ pub mod caller;
 pub mod checkpoints;
 pub mod clock;
 pub mod config;
+pub mod cosigning;
 pub mod database;
 pub mod doorbell;
 pub mod durable_file;

@@ -46,6 +46,7 @@ use self::log_side::LogSide;
 use self::read_side::{Copy, ReadSide};
 use crate::checkpoints::CheckpointPublisher;
 use crate::config::{Config, Environment, FeedSource, LogSignerConfig, SignerConfig};
+use crate::cosigning::CosignatureCollector;
 use crate::database::Pools;
 use crate::doorbell::Doorbell;
 use crate::http::MAX_IN_FLIGHT;
@@ -154,7 +155,15 @@ impl Core {
             None => None,
         };
         let (integrator, tree) = Integrator::new(pools.behind.clone(), log_side.head.clone());
-        let (publisher, checkpoint) = CheckpointPublisher::new(pools.behind.clone(), tree.clone(), signer);
+        let (publisher, checkpoint) = CheckpointPublisher::new(pools.behind.clone(), tree.clone(), signer.clone());
+        let (collector, cosigning) = match config.cosigning {
+            Some(config) => {
+                let collector = CosignatureCollector::new(pools.behind.clone(), signer, config);
+                let (collector, states) = collector.map_err(|error| failed("the client of witnesses", &error))?;
+                (Some(collector), Some(states))
+            }
+            None => (None, None),
+        };
 
         // The parts that change the log: commands, and what they count, mail and owe.
         let LogSide { log, gate, doorbell, nodes, head, stop_sequencer, sequencer, followers } = log_side;
@@ -182,6 +191,9 @@ impl Core {
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
         upkeep.push(Box::pin(integrator.run()));
         upkeep.push(Box::pin(publisher.run(Arc::clone(&commands), by_the_service)));
+        if let Some(collector) = collector {
+            upkeep.push(Box::pin(collector.run()));
+        }
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
         if let Some(mail) = config.mail {
@@ -210,6 +222,7 @@ impl Core {
             relay,
             tree,
             checkpoint,
+            cosigning,
             feed,
             registration: config.registration,
             first_policy,

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use crate::checkpoints::CheckpointState;
+use crate::cosigning::CosigningState;
 use crate::doorbell::Doorbell;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
@@ -57,6 +58,8 @@ pub struct App {
     pub tree: watch::Receiver<TreeState>,
     /// The published checkpoint.
     pub checkpoint: watch::Receiver<CheckpointState>,
+    /// The cosignatures of the witnesses, if there are any.
+    pub cosigning: Option<watch::Receiver<CosigningState>>,
     /// The feed from JetStream, where projections read it.
     pub feed: Option<Arc<JetStreamFeed>>,
     /// `true` if anybody may register.

@@ -44,6 +44,9 @@ struct CreatedApiKey {
     expires_at: Timestamp,
     /// The size of a signed checkpoint that covers the creation. `null` if none did within 2 seconds, or nothing signs the log.
     checkpoint_size: Option<u64>,
+    /// The size of the newest checkpoint that as many witnesses have cosigned as the policy asks for, at the time of the response.
+    /// `null` if no witnesses are asked, or too few have cosigned one.
+    anchored_size: Option<u64>,
 }
 
 /// An API key.
@@ -105,6 +108,7 @@ impl ApiKeys {
             permissions: names(permissions),
             expires_at,
             checkpoint_size,
+            anchored_size: app.anchored_size(),
         });
         Ok(response.with_checkpoint(checkpoint_size))
     }

@@ -117,13 +117,15 @@ impl TransparencyLog {
     ///
     /// Returns the newest checkpoint of the log: a signed note (C2SP tlog-checkpoint) with the number of events and the root of
     /// the tree over them. A new one is signed at most once a second while events are appended, and every ten minutes while
-    /// none are.
+    /// none are. If witnesses are asked to cosign it, this is the newest one that enough of them have cosigned, with their
+    /// cosignatures (C2SP tlog-cosignature); health has the size of both.
     ///
     /// Answers 404 if no checkpoint is signed.
     #[oai(path = "/checkpoint", method = "get", operation_id = "get_log_checkpoint")]
     async fn checkpoint(&self, request: &Request) -> Result<NoteResponse, Problem> {
-        let note = app(request)?.checkpoint.borrow().published.note.clone();
-        Ok(NoteResponse::answer(request, note.ok_or_else(Problem::not_found)?))
+        let app = app(request)?;
+        let note = anchored(app).or_else(|| signed(app)).ok_or_else(Problem::not_found)?;
+        Ok(NoteResponse::answer(request, note))
     }
 
     /// Get the public key of the log
@@ -195,14 +197,15 @@ impl TransparencyLog {
 
     /// Get the proof of an event
     ///
-    /// Returns the proof that the published checkpoint covers the event at this position, in a form that is verified offline
-    /// (C2SP tlog-proof): hashes, and the checkpoint. Whoever has the event's leaf can verify it.
+    /// Returns the proof that a published checkpoint covers the event at this position, in a form that is verified offline
+    /// (C2SP tlog-proof): hashes, and the checkpoint. Whoever has the event's leaf can verify it. The checkpoint is the newest one
+    /// that enough witnesses have cosigned, or, if it does not cover the event yet, the newest one that is signed.
     ///
     /// Answers 404 if the published checkpoint does not cover the position.
     #[oai(path = "/proof/:position", method = "get", operation_id = "get_log_proof")]
     async fn proof(&self, request: &Request, position: Path<u64>) -> Result<NoteResponse, Problem> {
         let app = app(request)?;
-        let (note, checkpoint) = published(app)?;
+        let (note, checkpoint) = published(app, position.0.saturating_add(1))?;
         let _few = app.read_in_public().await?;
         let hashes = with_tree(app, async |tree| tree.inclusion(position.0, checkpoint.size).await).await?;
         let hashes = hashes.ok_or_else(Problem::not_found)?;
@@ -226,7 +229,7 @@ impl TransparencyLog {
         to: Query<Option<u64>>,
     ) -> Result<Json<ConsistencyProof>, Problem> {
         let app = app(request)?;
-        let (_, checkpoint) = published(app)?;
+        let (_, checkpoint) = published(app, from.0.max(to.0.unwrap_or_default()))?;
         let (from, to) = (from.0, to.0.unwrap_or(checkpoint.size));
         if to > checkpoint.size || from > checkpoint.size {
             return Err(Problem::not_found());
@@ -273,12 +276,23 @@ impl TileResponse {
     }
 }
 
-/// The published checkpoint.
+/// The newest checkpoint that enough witnesses have cosigned.
+fn anchored(app: &App) -> Option<String> {
+    app.cosigning.as_ref()?.borrow().anchored.as_ref().map(|anchored| anchored.note.clone())
+}
+
+/// The newest checkpoint that is signed.
+fn signed(app: &App) -> Option<String> {
+    app.checkpoint.borrow().published.note.clone()
+}
+
+/// The anchored checkpoint if it covers so many events, else the newest one.
 ///
 /// # Errors
 /// 404 before the first one.
-fn published(app: &App) -> Result<(Note, Checkpoint), Problem> {
-    let text = app.checkpoint.borrow().published.note.clone().ok_or_else(Problem::not_found)?;
+fn published(app: &App, events: u64) -> Result<(Note, Checkpoint), Problem> {
+    let covering = anchored(app).filter(|_| app.anchored_size().is_some_and(|size| size >= events));
+    let text = covering.or_else(|| signed(app)).ok_or_else(Problem::not_found)?;
     let note = Note::parse(text.as_bytes()).map_err(Problem::internal)?;
     let checkpoint = Checkpoint::parse(note.text()).map_err(Problem::internal)?;
     Ok((note, checkpoint))

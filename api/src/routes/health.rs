@@ -7,12 +7,13 @@ use fulexo_commands::log::relay::RelayState;
 use fulexo_node::caller::app;
 use fulexo_node::checkpoints::CheckpointState;
 use fulexo_node::clock;
+use fulexo_node::cosigning::CosigningState;
 use fulexo_node::http::Problem;
 use fulexo_node::http::problem::Code;
 use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::tree::TreeState;
+use fulexo_projections::tree::{TreeState, WitnessStatus};
 use poem::Request;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
@@ -58,6 +59,8 @@ struct Readiness {
     relay: Option<RelayHealth>,
     tree: TreeHealth,
     checkpoint: CheckpointHealth,
+    /// The state of the cosignatures of witnesses. `null` if no witnesses are asked.
+    anchor: Option<AnchorHealth>,
     /// The nodes of this database. A node that is not `ok` has stopped, or makes no decisions from memory.
     nodes: Vec<NodeHealth>,
 }
@@ -154,6 +157,71 @@ impl CheckpointHealth {
     }
 }
 
+/// The state of the newest checkpoint that enough witnesses have cosigned.
+#[derive(Object)]
+struct AnchorHealth {
+    /// `degraded` if too few witnesses have cosigned a newer checkpoint in time; `failed` if a witness contradicts the log.
+    status: HealthStatus,
+    /// The number of events that it covers.
+    size: u64,
+    /// The number of events that it does not cover yet.
+    lag: u64,
+    /// The time at which enough witnesses had cosigned it. `null` before the first one.
+    anchored_at: Option<Timestamp>,
+    witnesses: Vec<WitnessHealth>,
+}
+
+/// The state of a witness.
+#[derive(Object)]
+struct WitnessHealth {
+    /// The name in the policy.
+    name: String,
+    /// `degraded` if it did not cosign when it was asked last; the node's log has the cause. `failed` if it has cosigned a larger
+    /// tree than there is now, or another one: the log was rolled back or rewritten. `off` if it was not asked yet.
+    status: HealthStatus,
+    /// The number of events that the checkpoint covers that it cosigned last.
+    size: u64,
+    /// The time of its last cosignature. `null` before the first one.
+    cosigned_at: Option<Timestamp>,
+}
+
+impl AnchorHealth {
+    fn of(state: &CosigningState, size: u64) -> Self {
+        let witnesses: Vec<_> = state.witnesses.iter().map(WitnessHealth::of).collect();
+        let patience = PATIENCE + TimeDelta::from_std(state.interval).unwrap_or_default();
+        let is_late = state.waiting_since.is_some_and(|since| clock::now() - since > patience);
+        let is_contradicted = witnesses.iter().any(|witness| witness.status == HealthStatus::Failed);
+        let covered = state.anchored.as_ref().map_or(0, |anchored| anchored.size);
+        Self {
+            status: match (is_contradicted, is_late) {
+                (true, _) => HealthStatus::Failed,
+                (false, true) => HealthStatus::Degraded,
+                (false, false) => HealthStatus::Ok,
+            },
+            size: covered,
+            lag: size.saturating_sub(covered),
+            anchored_at: state.anchored.as_ref().map(|anchored| anchored.anchored_at.into()),
+            witnesses,
+        }
+    }
+}
+
+impl WitnessHealth {
+    fn of(witness: &WitnessStatus) -> Self {
+        Self {
+            name: witness.name.clone(),
+            status: match (witness.is_contradiction, &witness.failure, witness.cosigned_at) {
+                (true, ..) => HealthStatus::Failed,
+                (false, Some(_), _) => HealthStatus::Degraded,
+                (false, None, Some(_)) => HealthStatus::Ok,
+                (false, None, None) => HealthStatus::Off,
+            },
+            size: witness.size,
+            cosigned_at: witness.cosigned_at.map(Timestamp::from),
+        }
+    }
+}
+
 /// The state of a node.
 #[derive(Object)]
 struct NodeHealth {
@@ -225,7 +293,7 @@ impl Health {
     /// Check readiness
     ///
     /// Returns the state of each dependency, of each read model with its lag, of the gate, the relay, the
-    /// tree, its checkpoint and the nodes.
+    /// tree, its checkpoint, the witnesses and the nodes.
     ///
     /// Answers 503 if this node cannot serve requests.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
@@ -276,7 +344,10 @@ impl Health {
         let relay_stopped = relay.as_ref().is_some_and(|relay| relay.stopped);
         let tree = TreeHealth::of(&app.tree.borrow(), size);
         let checkpoint = CheckpointHealth::of(&app.checkpoint.borrow(), size);
-        let trail_stopped = tree.stopped || [HealthStatus::Failed, HealthStatus::Degraded].contains(&checkpoint.status);
+        let anchor = app.cosigning.as_ref().map(|state| AnchorHealth::of(&state.borrow(), size));
+        let is_late = |status: HealthStatus| [HealthStatus::Failed, HealthStatus::Degraded].contains(&status);
+        let trail_stopped =
+            tree.stopped || is_late(checkpoint.status) || anchor.as_ref().is_some_and(|anchor| is_late(anchor.status));
         let is_degraded =
             trail_stopped || nats == HealthStatus::Degraded || views_stopped || gate_stopped || relay_stopped;
         let dependency = |name: &str, status| Dependency { name: name.to_owned(), status };
@@ -289,6 +360,7 @@ impl Health {
             relay,
             tree,
             checkpoint,
+            anchor,
             nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
@@ -296,7 +368,7 @@ impl Health {
     /// Get node metrics for Prometheus
     ///
     /// Returns this node's metrics in Prometheus' text format: the size of the log, the position, lag and version of each read
-    /// model, the gate, the relay, the tree and its checkpoint.
+    /// model, the gate, the relay, the tree, its checkpoint and the witnesses.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<MetricsResponse, Problem> {
         let app = app(request)?;
@@ -311,6 +383,7 @@ impl Health {
             relay: app.relay.as_ref().map(|state| state.borrow().clone()),
             tree: app.tree.borrow().clone(),
             checkpoint: app.checkpoint.borrow().published.clone(),
+            cosigning: app.cosigning.as_ref().map(|state| state.borrow().clone()),
             feed: app.feed.as_ref().map(|feed| feed.counts()),
         };
         Ok(MetricsResponse::Ok(PlainText(exposition(&metrics))))

@@ -1,14 +1,15 @@
-//! The metrics of a node in Prometheus' text format 0.0.4: the log, the read models, the gate, the relay, the feed, the tree
-//! and its checkpoint. Labels
-//! have a closed set of values and hold no personal data.
+//! The metrics of a node in Prometheus' text format 0.0.4: the log, the read models, the gate, the relay, the feed, the tree,
+//! its checkpoint and the witnesses. Labels have a closed set of values and hold no personal data.
 
 use std::fmt::Write;
 
+use chrono::{DateTime, Utc};
 use fulexo_commands::log::relay::RelayState;
+use fulexo_node::cosigning::CosigningState;
 use fulexo_projections::feed::FeedCounts;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::runner::ProjectionState;
-use fulexo_projections::tree::{PublishedCheckpoint, TreeState};
+use fulexo_projections::tree::{PublishedCheckpoint, TreeState, WitnessStatus};
 
 /// The state of one node at one moment.
 pub struct NodeMetrics {
@@ -25,8 +26,58 @@ pub struct NodeMetrics {
     pub relay: Option<RelayState>,
     pub tree: TreeState,
     pub checkpoint: PublishedCheckpoint,
+    /// The cosignatures of witnesses. `None` if no witnesses are asked.
+    pub cosigning: Option<CosigningState>,
     /// The counts of the JetStream feed. `None` if projections read PostgreSQL.
     pub feed: Option<FeedCounts>,
+}
+
+/// Writes the metrics of the witnesses, whose names are those of the operator's policy.
+fn witnesses(text: &mut String, cosigning: &CosigningState) {
+    let seconds = |at: Option<DateTime<Utc>>| at.and_then(|at| u64::try_from(at.timestamp()).ok()).unwrap_or_default();
+    let anchored = cosigning.anchored.as_ref();
+    let one = |value: u64| [(String::new(), value)];
+    family(
+        text,
+        "fulexo_anchored_size",
+        "Events that the newest checkpoint covers that enough witnesses have cosigned.",
+        &one(anchored.map_or(0, |anchored| anchored.size)),
+    );
+    family(
+        text,
+        "fulexo_anchored_timestamp_seconds",
+        "The time at which enough witnesses had cosigned it, in seconds since 1970. 0 if there is none.",
+        &one(seconds(anchored.map(|anchored| anchored.anchored_at))),
+    );
+    let each = |value: &dyn Fn(&WitnessStatus) -> u64| -> Vec<(String, u64)> {
+        let label = |name: &str| name.replace('\\', "\\\\").replace('"', "\\\"");
+        let witnesses = cosigning.witnesses.iter();
+        witnesses.map(|witness| (format!("{{witness=\"{}\"}}", label(&witness.name)), value(witness))).collect()
+    };
+    family(
+        text,
+        "fulexo_witness_size",
+        "Events that the checkpoint covers that the witness cosigned last.",
+        &each(&|witness| witness.size),
+    );
+    family(
+        text,
+        "fulexo_witness_timestamp_seconds",
+        "The time at which the witness cosigned last, in seconds since 1970. 0 if it never has.",
+        &each(&|witness| seconds(witness.cosigned_at)),
+    );
+    family(
+        text,
+        "fulexo_witness_failed",
+        "1 if the witness did not cosign when it was asked last.",
+        &each(&|witness| witness.failure.is_some().into()),
+    );
+    family(
+        text,
+        "fulexo_witness_contradicts",
+        "1 if the witness has cosigned a larger tree than there is now, or another one.",
+        &each(&|witness| witness.is_contradiction.into()),
+    );
 }
 
 /// Returns the metrics as Prometheus scrapes them.
@@ -121,6 +172,9 @@ pub fn exposition(metrics: &NodeMetrics) -> String {
         "1 if the signer refuses the tree as it is.",
         &one(metrics.checkpoint.refused_because.is_some().into()),
     );
+    if let Some(cosigning) = &metrics.cosigning {
+        witnesses(&mut text, cosigning);
+    }
     if let Some(feed) = &metrics.feed {
         family(
             &mut text,

@@ -24,6 +24,7 @@ mod second_factor;
 mod snapshots;
 mod transparency;
 mod well_known;
+mod witnesses;
 
 use std::collections::BTreeMap;
 

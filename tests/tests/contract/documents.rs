@@ -11,8 +11,9 @@ use chrono::TimeDelta;
 use fulexo_domain::rate_limit::{RateLimit, RateLimits};
 use fulexo_node::config::Config;
 use fulexo_node::http::problem::Code;
+use fulexo_tests::second_tlog::SecondWitness;
 use fulexo_tests::spec::document;
-use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually};
+use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, own_dir};
 
 /// The maximum size of the README, in bytes.
 const README_BOUND: usize = 9_216;
@@ -305,10 +306,18 @@ async fn the_monitoring_page_lists_every_metric_and_no_other() {
     {
         env.insert(name.to_owned(), value.to_owned());
     }
+    // Witnesses, whether or not they have anything to cosign.
+    let witness = SecondWitness::start("witness.example/w", [1; 32], &[]).await;
+    let dir = own_dir();
+    dir.store("policy", &format!("witness w {} {}\nquorum w\n", witness.vkey(), witness.url())).unwrap();
+    env.insert("FULEXO_TRUST_POLICY_FILE".to_owned(), dir.path().join("policy").display().to_string());
     let node = Node::with(&database, env).await;
     let scraped = async || metrics(&node.anonymous().get("/metrics").await.text);
-    eventually("this node copies the log", async || {
-        scraped().await.iter().any(|(name, _)| name == "fulexo_relay_position")
+    eventually("this node copies the log and knows its witnesses", async || {
+        let scraped = scraped().await;
+        ["fulexo_relay_position", "fulexo_witness_size"]
+            .iter()
+            .all(|name| scraped.iter().any(|(found, _)| found == name))
     })
     .await;
     let page = read("docs/monitoring.md");

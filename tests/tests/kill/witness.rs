@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use fulexo_dev_servers::DataDir;
 use fulexo_tests::second_tlog::{SecondAnswer, SecondLog, SecondWitness, get, post, submission, verify_cosignature};
-use fulexo_tests::{Dice, Program, own_dir};
+use fulexo_tests::{Database, Dice, Node, Program, eventually, own_dir, superuser};
 use sha2::{Digest, Sha256};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::sleep;
+
+use crate::signing::{Signing, covered};
 
 const ORIGIN: &str = "log.example/witnessed";
 
@@ -364,4 +366,79 @@ async fn a_witness_says_what_it_lacks() {
     let refused = Program::run(&["witness"], &env);
     assert_eq!(refused.status.code(), Some(2));
     assert!(refused.errors.contains("the key is a log's"), "{}", refused.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_anchored_by_two_of_three_witnesses_although_nodes_and_witnesses_are_killed() {
+    let (signing, database, mut dice) = (Signing::new(), Arc::new(Database::create().await), Dice(9));
+    let _signer = signing.start();
+    let logs = [signing.key.to_string()];
+    let witnesses: Vec<Witnessing> = (0..3).map(|_| Witnessing::new(&logs)).collect();
+    let mut running: Vec<(Program, String)> = witnesses.iter().map(Witnessing::start).collect();
+    let mut policy = format!("log {}\n", signing.key);
+    for (place, (witness, (_, url))) in witnesses.iter().zip(&running).enumerate() {
+        policy += &format!("witness w{place} {} {url}\n", witness.vkeys[place % 2]);
+    }
+    policy += "group two 2 w0 w1 w2\nquorum two\n";
+    signing.dir.store("policy", &policy).unwrap();
+    let policy_file = signing.path("policy").display().to_string();
+    let mut env = signing.node_env(&database);
+    env.insert("FULEXO_TRUST_POLICY_FILE".to_owned(), policy_file.clone());
+    env.insert("FULEXO_WITNESS_INTERVAL".to_owned(), "1s".to_owned());
+    let node = Node::with(&database, env.clone()).await;
+    let start_node = || block_in_place(|| Program::start(&["serve", "--port", "0"], &env));
+    let mut second = start_node();
+    let verify = |more: &[&str]| {
+        let target = node.url.clone();
+        let token = signing.path("token").display().to_string();
+        let arguments = ["audit", "verify", &target, "--policy", &policy_file, "--token-file", &token];
+        Program::run(&[&arguments, more].concat(), &BTreeMap::new())
+    };
+    let auditor = node.auditor().await;
+    signing.dir.store("token", auditor.access_token.as_ref().unwrap()).unwrap();
+    let anchored = async |size: u64| {
+        let health = node.anonymous().get("/health/ready").await.json;
+        health["anchor"]["size"].as_u64() >= Some(size)
+    };
+    let pool = superuser(&database).await;
+    for round in 0..8 {
+        for _ in 0..1 + dice.index(3) {
+            node.customer().await;
+        }
+        sleep(Duration::from_millis(dice.roll(1_200))).await;
+        if round % 2 == 0 {
+            let one = dice.index(3);
+            block_in_place(|| running[one].0.kill());
+            running[one].0 = witnesses[one].restart(&running[one].1);
+        } else {
+            block_in_place(|| second.kill());
+            second = start_node();
+        }
+    }
+    let size = covered(&signing, &pool).await.size;
+    eventually("the log is anchored", async || anchored(size).await).await;
+    let verified = verify(&[]);
+    assert!(verified.status.success(), "{}{}", verified.said, verified.errors);
+
+    // Two witnesses gone: nothing newer is anchored, and the log goes on.
+    for (program, _) in &mut running[..2] {
+        block_in_place(|| program.kill());
+    }
+    node.customer().await;
+    let later = covered(&signing, &pool).await.size;
+    eventually("health says that witnesses are missing", async || {
+        let health = node.anonymous().get("/health/ready").await.json;
+        let failed = |place: usize| health["anchor"]["witnesses"][place]["status"] == "degraded";
+        failed(0) && failed(1) && health["anchor"]["status"] == "degraded" && health["status"] == "degraded"
+    })
+    .await;
+    assert!(!anchored(later).await);
+    // What was anchored is still verified, and what is not anchored is not.
+    assert!(verify(&[]).status.success());
+    for (place, witness) in witnesses.iter().enumerate().take(2) {
+        running[place].0 = witness.restart(&running[place].1);
+    }
+    eventually("the log is anchored again", async || anchored(later).await).await;
+    let verified = verify(&["--json"]);
+    assert!(verified.status.success(), "{}{}", verified.said, verified.errors);
 }

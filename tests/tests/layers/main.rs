@@ -191,7 +191,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
             &["tls/"],
             &["outbound.rs"],
             &["config/"],
-            &["mail/"],
+            &["cosigning/", "mail/"],
             &["state.rs"],
             &["answer.rs", "caller.rs"],
             &["start.rs", "start/"],

@@ -31,7 +31,7 @@ pub use self::feed_source::FeedSource;
 use self::mail::MailConfig;
 use self::reader::EnvironmentReader;
 pub use self::signer::{LogSignerConfig, SignerConfig};
-pub use self::witness::WitnessConfig;
+pub use self::witness::{CosigningConfig, WitnessConfig};
 use crate::database::LEAST_CONNECTIONS;
 use crate::http::cors::Origins;
 use crate::tls::Source;
@@ -76,6 +76,8 @@ pub struct Config {
     pub encryption_keys: Vec<Kek>,
     /// The signer of the log's checkpoints. `None` if this node has none.
     pub signer: Option<SignerConfig>,
+    /// The witnesses that cosign checkpoints. `None` if there are none.
+    pub cosigning: Option<CosigningConfig>,
     /// The cost of bcrypt.
     pub bcrypt_cost: u32,
     /// `true` if anybody may register.
@@ -155,6 +157,7 @@ impl Config {
             ),
             encryption_keys: reader.encryption_keys(environment),
             signer: reader.node_signer(environment, &read_file),
+            cosigning: reader.cosigning(&read_file),
             bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
             registration: reader.switch("FULEXO_REGISTRATION", true),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),

@@ -23,7 +23,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 23] = [
+const OWN: [&str; 25] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -36,6 +36,8 @@ const OWN: [&str; 23] = [
     "FULEXO_LOG_KEY_FILE",
     "FULEXO_SIGNER_MEMORY",
     "FULEXO_SIGNER_SOCKET",
+    "FULEXO_TRUST_POLICY_FILE",
+    "FULEXO_WITNESS_INTERVAL",
     "FULEXO_WITNESS_KEY_FILE",
     "FULEXO_WITNESS_LOGS_FILE",
     "FULEXO_WITNESS_STATE",

@@ -1,19 +1,34 @@
-//! The configuration of a witness.
+//! The configuration of a witness, and of the witnesses that a node asks.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use chrono::TimeDelta;
 use fulexo_tlog::key::VerifierKey;
+use fulexo_tlog::policy::TrustPolicy;
 use ipnet::IpNet;
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::reader::EnvironmentReader;
 use crate::witness::{WitnessKeys, witnessed_logs};
 
+const POLICY_FILE: &str = "FULEXO_TRUST_POLICY_FILE";
+const INTERVAL: &str = "FULEXO_WITNESS_INTERVAL";
 const KEY_FILE: &str = "FULEXO_WITNESS_KEY_FILE";
 const LOGS_FILE: &str = "FULEXO_WITNESS_LOGS_FILE";
 const STATE: &str = "FULEXO_WITNESS_STATE";
+/// The most witnesses that a node asks: their cosignatures have to fit into a checkpoint.
+const MAX_WITNESSES: usize = 32;
+
+/// The witnesses that a node asks to cosign checkpoints.
+pub struct CosigningConfig {
+    /// The witnesses, and which of them are enough. Each has a URL.
+    pub policy: TrustPolicy,
+    /// The least time between two checkpoints that witnesses see.
+    pub interval: TimeDelta,
+}
 
 /// The configuration of `fulexo witness`.
 pub struct WitnessConfig {
@@ -30,6 +45,42 @@ pub struct WitnessConfig {
 }
 
 impl EnvironmentReader {
+    /// Reads the witnesses of a node.
+    pub(super) fn cosigning(&mut self, read_file: &impl Fn(&str) -> Result<String, String>) -> Option<CosigningConfig> {
+        let interval = self.duration(INTERVAL, "1m", TimeDelta::seconds(1), TimeDelta::hours(24));
+        let path = self.optional(POLICY_FILE)?;
+        let text = self.file(POLICY_FILE, &path, read_file)?;
+        let policy = match TrustPolicy::parse(text.as_bytes()) {
+            Ok(policy) => policy,
+            Err(error) => {
+                self.problem(format!("{POLICY_FILE}: {path}: {error}"));
+                return None;
+            }
+        };
+        if !(1..=MAX_WITNESSES).contains(&policy.witnesses.len()) {
+            self.problem(format!("{POLICY_FILE}: {path}: the policy must have 1 to {MAX_WITNESSES} witnesses"));
+        }
+        for witness in &policy.witnesses {
+            let url = witness.url.as_deref().and_then(|url| Url::parse(url).ok());
+            let is_usable = url.is_some_and(|url| {
+                ["http", "https"].contains(&url.scheme())
+                    && url.has_host()
+                    && url.username().is_empty()
+                    && url.password().is_none()
+                    && url.query().is_none()
+                    && url.fragment().is_none()
+            });
+            if !is_usable {
+                self.problem(format!(
+                    "{POLICY_FILE}: {path}: the witness {} needs a URL to which checkpoints are submitted, such as \
+                     https://witness.example.com",
+                    witness.name
+                ));
+            }
+        }
+        Some(CosigningConfig { policy, interval })
+    }
+
     /// Reads what `fulexo witness` needs.
     fn witness(&mut self, read_file: &impl Fn(&str) -> Result<String, String>) -> Option<WitnessConfig> {
         let keys = self.required(KEY_FILE, "Create a key with `fulexo witness new-key`").and_then(|path| {

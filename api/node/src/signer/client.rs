@@ -1,5 +1,6 @@
 //! A node's way to the signer: in this process, or behind a socket.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct SignedLog {
     pub keys: Vec<VerifierKey>,
     /// The checkpoint that was signed last.
     pub last: Option<Checkpoint>,
+    /// The size of the last checkpoint that each witness cosigned, by its name.
+    pub witnesses: BTreeMap<String, u64>,
 }
 
 impl Signer {
@@ -50,7 +53,8 @@ impl Signer {
         match self {
             Self::Here(signer) => {
                 let memory = here(signer, |signer| Ok(signer.memory()?)).await?;
-                Ok(SignedLog { keys: signer.keys().verifiers(), last: memory.map(|memory| memory.last) })
+                let (last, witnesses) = memory.map(|memory| (memory.last, memory.witnesses)).unzip();
+                Ok(SignedLog { keys: signer.keys().verifiers(), last, witnesses: witnesses.unwrap_or_default() })
             }
             Self::Socket(path) => {
                 let (status, body) = exchange(path, Method::GET, "/log", String::new()).await?;
@@ -59,7 +63,7 @@ impl Signer {
                 let read = state.and_then(|state| {
                     let keys = state.keys.iter().map(|key| VerifierKey::parse(key).ok()).collect::<Option<_>>()?;
                     let last = state.last.map(|last| Checkpoint::parse(&last)).transpose().ok()?;
-                    Some(SignedLog { keys, last })
+                    Some(SignedLog { keys, last, witnesses: state.witnesses })
                 });
                 read.ok_or_else(|| refusal(status, &body))
             }
@@ -78,6 +82,21 @@ impl Signer {
                 let text = std::str::from_utf8(&body).ok().filter(|_| status == StatusCode::OK);
                 let lines = text.and_then(|text| text.lines().map(SignatureLine::parse).collect::<Option<Vec<_>>>());
                 lines.ok_or_else(|| refusal(status, &body))
+            }
+        }
+    }
+
+    /// Has the signer remember the size of the last checkpoint that each witness cosigned, by its name.
+    ///
+    /// # Errors
+    /// [`SignerError`].
+    pub async fn remember(&self, witnesses: BTreeMap<String, u64>) -> Result<(), SignerError> {
+        match self {
+            Self::Here(signer) => here(signer, move |signer| Ok(signer.remember(witnesses)?)).await,
+            Self::Socket(path) => {
+                let body = serde_json::to_string(&witnesses).map_err(|error| SignerError::Remote(error.to_string()))?;
+                let (status, body) = exchange(path, Method::POST, "/witnesses", body).await?;
+                if status == StatusCode::NO_CONTENT { Ok(()) } else { Err(refusal(status, &body)) }
             }
         }
     }

@@ -1,16 +1,20 @@
 //! The signer of the log's checkpoints. It has a memory of its own ([`super::memory`]), and signs only what extends the last tree
 //! that it signed: whoever changes the database, or restores an old one, does not get another history signed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::extension::{self, ExtensionError};
 use fulexo_tlog::key::{self, KeyKind, SignerKey, SignerKeyError, SignerKeyTextError, VerifierKey};
-use fulexo_tlog::note::{KeyName, Note, SignatureLine};
+use fulexo_tlog::note::{KeyName, MAX_NAME, Note, SignatureLine};
 use fulexo_tlog::submission::ExtensionProof;
 
 use super::memory::{MemoryError, MemoryFile, SignerMemory};
+
+/// The most witnesses that are remembered.
+const MAX_WITNESSES: usize = 64;
 
 /// A checkpoint to be signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +162,25 @@ impl LogSigner {
         memory.write(&SignerMemory { last: checkpoint.clone(), witnesses })?;
         let time = u64::try_from(now.timestamp()).unwrap_or_default();
         Ok(self.keys.keys.iter().map(|key| key.sign(checkpoint, time)).collect::<Result<_, _>>()?)
+    }
+
+    /// Remembers the size of the last checkpoint that each witness cosigned, by its name, in place of those of before. Sizes that
+    /// were not signed here are not believed. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn remember(&self, mut witnesses: BTreeMap<String, u64>) -> Result<(), MemoryError> {
+        let memory = self.memory.lock()?;
+        let Some(known) = memory.read()? else { return Ok(()) };
+        witnesses.retain(|name, size| name.len() <= MAX_NAME && *size <= known.last.size);
+        // What a witness has cosigned never becomes less.
+        for (name, size) in &mut witnesses {
+            *size = known.witnesses.get(name).map_or(*size, |known| (*size).max(*known));
+        }
+        if witnesses.len() > MAX_WITNESSES || witnesses == known.witnesses {
+            return Ok(());
+        }
+        memory.write(&SignerMemory { witnesses, ..known })
     }
 
     /// The checkpoint of a note that one of this log's keys signed.

@@ -1,5 +1,6 @@
 //! The signer behind a Unix socket: a process that neither the service nor its database can take over.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -109,13 +110,9 @@ async fn answer(signer: &Arc<LogSigner>, request: Request<Incoming>) -> Response
             }
         }
         (&Method::POST, "/sign") => {
-            let body = Limited::new(request.into_body(), MAX_REQUEST).collect();
-            let body = match timeout(REQUEST_TIME, body).await {
-                Ok(Ok(body)) => body.to_bytes(),
-                Ok(Err(_)) | Err(_) => return response(StatusCode::BAD_REQUEST, TEXT, "the request did not arrive\n"),
-            };
+            let Some(body) = body(request).await else { return unreadable() };
             let Some(request) = SigningRequest::parse(&body) else {
-                return response(StatusCode::BAD_REQUEST, TEXT, "this is not a request to sign\n");
+                return unreadable();
             };
             let signer = Arc::clone(signer);
             match spawn_blocking(move || signer.sign(&request, clock::now())).await {
@@ -126,14 +123,35 @@ async fn answer(signer: &Arc<LogSigner>, request: Request<Incoming>) -> Response
                 Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the signer failed\n"),
             }
         }
+        (&Method::POST, "/witnesses") => {
+            let Some(body) = body(request).await else { return unreadable() };
+            let Ok(witnesses) = serde_json::from_slice::<BTreeMap<String, u64>>(&body) else { return unreadable() };
+            let signer = Arc::clone(signer);
+            match spawn_blocking(move || signer.remember(witnesses)).await {
+                Ok(Ok(())) => response(StatusCode::NO_CONTENT, TEXT, ""),
+                Ok(Err(error)) => failed(&error.into()),
+                Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the signer failed\n"),
+            }
+        }
         _ => response(StatusCode::NOT_FOUND, TEXT, "there is nothing here\n"),
     }
 }
 
+/// The body of a request; `None` if it is too long, or does not arrive in time.
+async fn body(request: Request<Incoming>) -> Option<Bytes> {
+    let body = Limited::new(request.into_body(), MAX_REQUEST).collect();
+    Some(timeout(REQUEST_TIME, body).await.ok()?.ok()?.to_bytes())
+}
+
+fn unreadable() -> Response<Full<Bytes>> {
+    response(StatusCode::BAD_REQUEST, TEXT, "this is not a request of a node\n")
+}
+
 fn state(signer: &LogSigner) -> Result<String, SignerError> {
     let keys = signer.keys().verifiers().iter().map(ToString::to_string).collect();
-    let last = signer.memory()?.map(|memory| memory.last.to_string());
-    serde_json::to_string(&LogState { keys, last }).map_err(|error| SignerError::Remote(error.to_string()))
+    let (last, witnesses) = signer.memory()?.map(|memory| (memory.last.to_string(), memory.witnesses)).unzip();
+    let state = LogState { keys, last, witnesses: witnesses.unwrap_or_default() };
+    serde_json::to_string(&state).map_err(|error| SignerError::Remote(error.to_string()))
 }
 
 fn failed(error: &SignerError) -> Response<Full<Bytes>> {

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `GET /log` | 200, [`LogState`] as JSON |
 //! | `POST /sign` with a [`SigningRequest`] | 200, signature lines; 400; 403 for another log; 409 and the size that was signed last; 422 for a tree that does not extend the last one; 500 and the reason |
+//! | `POST /witnesses` with the size that each witness cosigned last, as JSON | 204; 400; 500 and the reason |
 //!
 //! `POST /sign` is `add-checkpoint` of C2SP tlog-witness, with a checkpoint that nobody has signed yet.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use fulexo_tlog::checkpoint::Checkpoint;
@@ -26,6 +28,8 @@ pub struct LogState {
     pub keys: Vec<String>,
     /// The text of the checkpoint that was signed last; `None` if none was.
     pub last: Option<String>,
+    /// The size of the last checkpoint that each witness cosigned, by its name.
+    pub witnesses: BTreeMap<String, u64>,
 }
 
 impl SigningRequest {

@@ -54,7 +54,8 @@ impl ProofArgs {
         block_on(async {
             let source = self.source.open().await?;
             let trust = Trust::of(given, &source).await?;
-            let trusted = trust.verify(&source.checkpoint().await?).map_err(|fault| refused(&fault))?;
+            let trusted =
+                trust.verify(&source.checkpoint(trust.has_policy()).await?).map_err(|fault| refused(&fault))?;
             let size = trusted.checkpoint.size;
             let Some(ranges) = inclusion_ranges(self.position, size) else {
                 return Err(Failure::Misused(format!("POSITION: the checkpoint covers {size} events")));

@@ -45,14 +45,14 @@ impl ExportArgs {
             let trust = Trust::of(given, &source).await?;
             let began = Instant::now();
             let refused = |fault| Failure::Failed(format!("the log is not verified: {fault}"));
-            let trusted = trust.verify(&source.checkpoint().await?).map_err(refused)?;
+            let trusted = trust.verify(&source.checkpoint(trust.has_policy()).await?).map_err(refused)?;
             let size = trusted.checkpoint.size;
             self.is_copy_or_empty()?;
             let old = self.extends(&trust, &source, &trusted.checkpoint).await?;
             self.write("log.vkey", trust.log_key().map(ToString::to_string).unwrap_or_default().as_bytes())?;
             // The reader's own, once it is there: witnesses may have been added to it.
             if !self.directory.join("policy").exists() {
-                self.write("policy", policy(&trust).as_bytes())?;
+                self.write("policy", &policy(&trust))?;
             }
             self.write("README.md", readme(&trusted.checkpoint).as_bytes())?;
             let (written, bytes) = self.tiles(&source, size).await?;
@@ -162,9 +162,11 @@ fn store(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     fs::rename(&part, path)
 }
 
-/// The policy that trusts the log's key alone.
-fn policy(trust: &Trust) -> String {
-    trust.log_key().map(|key| format!("log {key}\nquorum none\n")).unwrap_or_default()
+/// The policy that was given, or the one that trusts the log's key alone.
+fn policy(trust: &Trust) -> Vec<u8> {
+    trust.policy_text.clone().unwrap_or_else(|| {
+        trust.log_key().map(|key| format!("log {key}\nquorum none\n")).unwrap_or_default().into_bytes()
+    })
 }
 
 fn readme(checkpoint: &Checkpoint) -> String {

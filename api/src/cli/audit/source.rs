@@ -9,7 +9,7 @@ use clap::Args;
 use fulexo_database::chain;
 use fulexo_node::database::{connect, reason};
 use fulexo_node::outbound::OutboundClient;
-use fulexo_projections::tree::{PublishedCheckpoint, TreeReader};
+use fulexo_projections::tree::{AnchoredCheckpoint, PublishedCheckpoint, TreeReader};
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::note::MAX_NOTE;
 use fulexo_tlog::tile::Tile;
@@ -87,16 +87,20 @@ impl SourceArgs {
 }
 
 impl LogSource {
-    /// The signed checkpoint.
-    pub async fn checkpoint(&self) -> Result<Vec<u8>, Failure> {
+    /// The signed checkpoint; if it has to be cosigned, the newest one that enough witnesses have cosigned.
+    pub async fn checkpoint(&self, is_cosigned: bool) -> Result<Vec<u8>, Failure> {
         let none = || Failure::Failed("the log has no checkpoint: nothing signs it".to_owned());
         match self {
             Self::Http { .. } => self.fetch("checkpoint", MAX_NOTE).await?.ok_or_else(none),
             Self::Directory(path) => self.file(path.join("checkpoint")).await?.ok_or_else(none),
             Self::Database(pool) => {
-                let (published, _) = PublishedCheckpoint::read(pool)
-                    .await
-                    .map_err(|error| format!("cannot read the checkpoint: {}", reason(&error)))?;
+                let cannot = |error: sqlx::Error| format!("cannot read the checkpoint: {}", reason(&error));
+                if let (Some(anchored), _) = AnchoredCheckpoint::read(pool).await.map_err(cannot)?
+                    && is_cosigned
+                {
+                    return Ok(anchored.note.into_bytes());
+                }
+                let (published, _) = PublishedCheckpoint::read(pool).await.map_err(cannot)?;
                 published.note.map(String::into_bytes).ok_or_else(none)
             }
         }

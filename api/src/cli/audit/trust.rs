@@ -28,6 +28,8 @@ pub struct TrustArgs {
 pub struct Trust {
     logs: Vec<VerifierKey>,
     policy: Option<TrustPolicy>,
+    /// The text of the policy.
+    pub policy_text: Option<Vec<u8>>,
     /// `true` if the key comes from whoever keeps the log.
     pub is_from_log: bool,
 }
@@ -47,9 +49,11 @@ impl TrustArgs {
             return Ok(None);
         }
         if let Some(path) = &self.policy {
-            let policy = TrustPolicy::parse(&file(path)?)
+            let text = file(path)?;
+            let policy = TrustPolicy::parse(&text)
                 .map_err(|error| Failure::Misused(format!("--policy: {}: {error}", path.display())))?;
-            return Ok(Some(Trust { logs: policy.logs.clone(), policy: Some(policy), is_from_log: false }));
+            let logs = policy.logs.clone();
+            return Ok(Some(Trust { logs, policy: Some(policy), policy_text: Some(text), is_from_log: false }));
         }
         let read = |key: &String| {
             if let Ok(key) = VerifierKey::parse(key) {
@@ -60,7 +64,7 @@ impl TrustArgs {
             read.ok_or_else(|| Failure::Misused(format!("--key: {key} is neither a vkey nor a file with one")))
         };
         let logs = self.keys.iter().map(read).collect::<Result<_, _>>()?;
-        Ok(Some(Trust { logs, policy: None, is_from_log: false }))
+        Ok(Some(Trust { logs, policy: None, policy_text: None, is_from_log: false }))
     }
 }
 
@@ -75,12 +79,17 @@ impl Trust {
         let key = std::str::from_utf8(&text).ok().and_then(|text| VerifierKey::parse(text.trim_end()).ok());
         let key = key.ok_or_else(|| Failure::Failed("the log names a key that is none: give --key".to_owned()))?;
         note(format_args!("the key is the one that the log names itself; give --key to verify who signed: {key}"));
-        Ok(Self { logs: vec![key], policy: None, is_from_log: true })
+        Ok(Self { logs: vec![key], policy: None, policy_text: None, is_from_log: true })
     }
 
     /// The keys of the log.
     pub fn logs(&self) -> &[VerifierKey] {
         &self.logs
+    }
+
+    /// `true` if witnesses have to cosign.
+    pub const fn has_policy(&self) -> bool {
+        self.policy.is_some()
     }
 
     /// The first key of the log.

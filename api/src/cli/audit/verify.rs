@@ -112,7 +112,7 @@ async fn verify(
     trust: &Trust,
     since: Option<&[u8]>,
 ) -> Result<(TrustedCheckpoint, Option<Checkpoint>), Unverified> {
-    let trusted = trust.verify(&source.checkpoint().await?)?;
+    let trusted = trust.verify(&source.checkpoint(trust.has_policy()).await?)?;
     let checkpoint = &trusted.checkpoint;
     let size = checkpoint.size;
     let since = match since {
