@@ -77,6 +77,8 @@ fn listen() -> Result<(), Failure> {
             max_connections: MAX_CONNECTIONS,
             max_per_address: Some(share(MAX_CONNECTIONS)),
             exempt: config.trusted_proxies,
+            // One address cannot have many submissions on their way.
+            max_streams: 1,
             ..ListenerOptions::default()
         };
         listener::serve(acceptor, WitnessService::new(Arc::new(witness)), options, stop.received()).await;

@@ -1,13 +1,16 @@
 //! The audit trail: the verification of a log against SHA-256 of the same bytes, appends while nodes sign the log against
-//! appends alone, the time from an append to the checkpoint that covers it, and a proof in a log of ten million events.
+//! appends alone, the time from an append to the checkpoint that covers it, a proof in a log of ten million events, and a copy.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fulexo_projections::trail::TrailVerifier;
 use fulexo_projections::tree::TreeReader;
-use fulexo_tests::{Database, Dice, Node, history, own_dir, superuser};
+use fulexo_tests::{Database, Dice, Node, Program, history, own_dir, superuser};
 use fulexo_tlog::growing_tiles::{GrowingTiles, HashTile};
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::key::{KeyKind, SEED_LENGTH, SignerKey};
@@ -29,6 +32,7 @@ pub fn run(runtime: &Runtime) {
     appended(runtime);
     runtime.block_on(covered());
     runtime.block_on(proven());
+    runtime.block_on(exported());
 }
 
 /// Every leaf of a log, on one core.
@@ -128,6 +132,56 @@ async fn proven() {
     }
     table::head("the proof of one of 10,000,128 events, milliseconds, median", "a proof", "wanted");
     table::line_at_most("proof", table::median(times), 5.0, 1.0);
+}
+
+/// A copy of a log by `fulexo audit export`, against the same files written and synced alone.
+async fn exported() {
+    let database = Arc::new(Database::create().await);
+    history::fill(&database, EVENTS).await;
+    let (pool, env) = (superuser(&database).await, signing(&database));
+    let node = Node::with(&database, env.clone()).await;
+    loop {
+        let (covered, size): (i64, i64) =
+            sqlx::query_as("select c.size, h.position from tree.checkpoint c, log.head h")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+        if covered == size {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (copy, again) = (own_dir(), own_dir());
+        let directory = copy.path().join("copy");
+        let began = Instant::now();
+        let done = Program::run(&["audit", "export", &directory.display().to_string()], &env);
+        let seconds = began.elapsed().as_secs_f64();
+        assert!(done.status.success(), "{}", done.errors);
+        let mut files = Vec::new();
+        files_below(&directory, &mut files);
+        let megabytes = files.iter().map(|content| content.len() as f64).sum::<f64>() / 1e6;
+        ours.push(megabytes / seconds);
+        let began = Instant::now();
+        for (number, content) in files.iter().enumerate() {
+            let mut file = File::create(again.path().join(number.to_string())).unwrap();
+            file.write_all(content).and_then(|()| file.sync_all()).unwrap();
+        }
+        bare.push(megabytes / began.elapsed().as_secs_f64());
+    }
+    node.stop().await;
+    table::head("export of a log, MB/s", "exported", "written, synced");
+    table::line("200,000 events", table::median(ours), table::median(bare), None);
+}
+
+fn files_below(directory: &Path, contents: &mut Vec<Vec<u8>>) {
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files_below(&entry.path(), contents),
+            false => contents.push(std::fs::read(entry.path()).unwrap()),
+        }
+    }
 }
 
 async fn store(pool: &sqlx::PgPool, tiles: impl Iterator<Item = HashTile>) {

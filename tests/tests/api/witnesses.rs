@@ -116,6 +116,14 @@ async fn a_checkpoint_is_anchored_once_enough_witnesses_have_cosigned_it_and_is_
     assert!(metric(&node, "fulexo_witness_size{witness=\"w1\"}").await.parse::<u64>().unwrap() >= size);
     eventually("the signer remembers the witnesses", async || log.remembered()["w0"].as_u64() >= Some(size)).await;
 
+    // One that does not answer is asked again; the others are not.
+    let asked = log.witnesses[2].requests().len();
+    eventually("it is asked again", async || log.witnesses[2].requests().len() > asked + 1).await;
+    let mut sizes: Vec<u64> = log.witnesses[0].requests().iter().map(|request| request.size).collect();
+    let count = sizes.len();
+    sizes.dedup();
+    assert_eq!(sizes.len(), count, "{sizes:?}");
+
     let because = json!({"reason": "asked to"});
     let answer = admin.post(&format!("/v1/accounts/{}/suspend", ann.account), because).await;
     assert!(answer.json["anchored_size"].as_u64() >= Some(size), "{answer:?}");

@@ -319,6 +319,18 @@ async fn a_witness_without_space_cosigns_nothing_and_one_with_a_strange_state_do
     let again = [post(&target, log.body(20, 20)).await, post(&target, log.body(20, 20)).await];
     assert!(again.iter().all(|answer| answer.status == 200 && answer.body == again[0].body), "{again:?}");
 
+    // Two trees of one size are kept as evidence, and nothing that anybody could submit.
+    let evidence = state.with_extension("contradiction");
+    let wrong_proof = submission(20, &log.consistency(10, 30), &log.note(30));
+    assert_eq!(post(&target, wrong_proof).await.status, 422);
+    assert!(!evidence.exists());
+    let forked = [fork(1, 5, 30), fork(1, 6, 30)];
+    for fork in &forked {
+        assert_eq!(post(&target, fork.body(20, 20)).await.status, 422);
+    }
+    assert_eq!(fs::read_to_string(&evidence).unwrap(), forked[0].note(20));
+    program.warns("two trees of one size");
+
     let busy = Program::run(&["witness"], &witnessing.env);
     assert_eq!(busy.status.code(), Some(1));
     assert!(busy.errors.contains("another witness uses"), "{}", busy.errors);

@@ -37,6 +37,8 @@ enum RoundError {
     Signer(#[from] SignerError),
     #[error("the published checkpoint is not one of this log")]
     NotOurs,
+    #[error("the policy is one of another log: none of its log lines has a key of this one")]
+    OtherPolicy,
 }
 
 /// The cosignatures of the log, as this node knows them.
@@ -125,11 +127,21 @@ impl CosignatureCollector {
     fn is_settled(&self, size: u64) -> bool {
         let (now, state) = (clock::now(), self.state.borrow());
         let is_anchored = state.anchored.as_ref().is_some_and(|anchored| anchored.size == size);
-        is_anchored
-            && state.witnesses.iter().all(|witness| {
-                let is_fresh = witness.cosigned_at.is_some_and(|at| (now - at).abs() < MAX_AGE);
-                witness.size == size && witness.failure.is_none() && is_fresh
-            })
+        is_anchored && state.witnesses.iter().all(|witness| has_cosigned(witness, size, now))
+    }
+
+    /// The cosignatures of the anchored checkpoint, if it is this one and they are not to be asked for again, by their places in the
+    /// policy.
+    fn known(&self, note: &Note, size: u64) -> BTreeMap<usize, SignatureLine> {
+        let (now, state) = (clock::now(), self.state.borrow());
+        let anchored = state.anchored.as_ref().and_then(|anchored| Note::parse(anchored.note.as_bytes()).ok());
+        let Some(anchored) = anchored.filter(|anchored| anchored.text() == note.text()) else { return BTreeMap::new() };
+        let witnesses = self.policy.witnesses.iter().zip(&state.witnesses).enumerate();
+        let known =
+            witnesses.filter(|(_, (_, status))| has_cosigned(status, size, now)).filter_map(|(place, (witness, _))| {
+                anchored.signatures().iter().find(|line| witness.key.is_of(line)).map(|line| (place, line.clone()))
+            });
+        known.collect()
     }
 
     /// Learns what this and other nodes have found.
@@ -180,6 +192,10 @@ impl CosignatureCollector {
     /// Asks every witness at once. The checkpoint is anchored as soon as enough have answered; the others still count.
     async fn hold_round(&self, signer: &Signer, published: &str) -> Result<(), RoundError> {
         let log = signer.log().await?;
+        let is_named = self.policy.logs.iter().any(|key| log.keys.contains(key));
+        if !is_named && !self.policy.logs.is_empty() {
+            return Err(RoundError::OtherPolicy);
+        }
         let note = Note::parse(published.as_bytes()).map_err(|_| RoundError::NotOurs)?;
         let checkpoint = Checkpoint::parse(note.text()).map_err(|_| RoundError::NotOurs)?;
         verify(&note, &log.keys).map_err(|_| RoundError::NotOurs)?;
@@ -193,7 +209,12 @@ impl CosignatureCollector {
         let mut statuses = self.state.borrow().witnesses.clone();
         // Each in a task of its own: one that holds a connection goes on while this waits for another one.
         let mut asked = JoinSet::new();
+        let mut cosigned = self.known(&note, size);
         for client in &self.clients {
+            if client.keys.iter().all(|(place, _)| cosigned.contains_key(place)) {
+                continue;
+            }
+            client.keys.iter().for_each(|(place, _)| drop(cosigned.remove(place)));
             let names = client.keys.iter().filter_map(|(place, _)| self.policy.witnesses.get(*place));
             // Whichever of its keys was used last.
             let known = names.filter_map(|witness| sizes.get(&witness.name)).max().copied().unwrap_or_default();
@@ -203,8 +224,8 @@ impl CosignatureCollector {
                 (client, answer)
             });
         }
-        let mut cosigned: BTreeMap<usize, SignatureLine> = BTreeMap::new();
-        let mut anchored = None;
+        // What is anchored already is replaced once there is more.
+        let mut anchored = (!cosigned.is_empty()).then_some(cosigned.len());
         while let Some(asked) = asked.join_next().await {
             // One that panicked has said so in the log; the next round asks again.
             let Ok((client, answer)) = asked else { continue };
@@ -261,6 +282,12 @@ impl CosignatureCollector {
         let is_invalid = self.state.borrow().anchored.is_none();
         Ok(anchored.publish(&self.pool, is_invalid).await?)
     }
+}
+
+/// `true` if the witness has cosigned this size lately, and has not failed since.
+fn has_cosigned(witness: &WitnessStatus, size: u64, now: DateTime<Utc>) -> bool {
+    let is_fresh = witness.cosigned_at.is_some_and(|at| (now - at).abs() < MAX_AGE);
+    witness.size == size && witness.failure.is_none() && is_fresh
 }
 
 /// Records that a witness has not cosigned, and says so in the log if it is news.

@@ -237,7 +237,16 @@ impl Witness {
         key::verify(&note, &log.keys)?;
         // Held until the file is written: what another thread compares with is what was cosigned last.
         let mut last = log.last.lock().unwrap_or_else(PoisonError::into_inner);
-        extension::judge(last.as_ref().map(|last| &last.checkpoint), &extension, &checkpoint)?;
+        if let Err(error) = extension::judge(last.as_ref().map(|last| &last.checkpoint), &extension, &checkpoint) {
+            // Anybody can submit a true checkpoint with a wrong proof. Two trees of one size are proof of another kind.
+            if last
+                .as_ref()
+                .is_some_and(|last| last.checkpoint.size == checkpoint.size && last.checkpoint != checkpoint)
+            {
+                log.keep_contradiction(&note);
+            }
+            return Err(error.into());
+        }
         let now = u64::try_from(now.timestamp()).unwrap_or_default();
         let known = last.as_ref().map_or(0, |last| last.time);
         if let Some(last) = last.as_ref().filter(|last| last.checkpoint == checkpoint && now < last.time + REPEAT) {
@@ -276,6 +285,25 @@ impl Witness {
     fn own_lines(&self, note: &Note) -> Vec<SignatureLine> {
         let is_own = |line: &&SignatureLine| self.keys.0.iter().any(|key| key.verifier().is_of(line));
         note.signatures().iter().filter(is_own).cloned().collect()
+    }
+}
+
+impl WitnessedLog {
+    /// Keeps the first checkpoint of the log that contradicts the one of the same size that was cosigned: it is evidence.
+    fn keep_contradiction(&self, note: &Note) {
+        let path = durable_file::beside(&self.path, "contradiction");
+        if path.exists() {
+            return;
+        }
+        let path_text = path.display();
+        match durable_file::replace(&path, note.to_string().as_bytes()) {
+            Ok(()) => {
+                tracing::error!(%path_text, "a log has signed two trees of one size: the second one is in this file")
+            }
+            Err(error) => {
+                tracing::error!(%error, "a log has signed two trees of one size, of which one cannot be kept")
+            }
+        }
     }
 }
 

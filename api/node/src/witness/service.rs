@@ -104,11 +104,7 @@ fn refused(refusal: &Refusal) -> Response {
         Refusal::Extension(ExtensionError::NotLast { last }) => {
             return response(StatusCode::CONFLICT, SIZE, format!("{last}\n"));
         }
-        Refusal::Extension(ExtensionError::Inconsistent) => {
-            // Signed by the log: this is the moment that a witness is there for.
-            tracing::error!("a log has signed a tree that does not extend the one that was cosigned last");
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Refusal::Extension(ExtensionError::Inconsistent) => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::State(_) | Refusal::Key(_) => {
             tracing::error!(error = %chain(refusal), "a checkpoint was not cosigned");
             return response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the witness cannot keep its state\n");
