@@ -71,8 +71,11 @@ fn listen() -> Result<(), Failure> {
         for key in witness.verifiers() {
             out.line(key)?;
         }
-        let logs = witness.logs();
-        out.line(format_args!("witnessing {logs} logs on http://{}:{port}", config.address.ip()))?;
+        let logs = match witness.logs() {
+            1 => "1 log".to_owned(),
+            logs => format!("{logs} logs"),
+        };
+        out.line(format_args!("witnessing {logs} on http://{}:{port}", config.address.ip()))?;
         let options = ListenerOptions {
             max_connections: MAX_CONNECTIONS,
             max_per_address: Some(share(MAX_CONNECTIONS)),
