@@ -429,6 +429,9 @@ pub enum SealedField {
 }
 
 impl SealedField {
+    /// All fields.
+    pub const ALL: [Self; 6] = [Self::Device, Self::DisplayName, Self::Email, Self::Ip, Self::Reason, Self::UserAgent];
+
     /// The name in leaves.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -8,8 +8,8 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::{Category, SealedDigest};
-use fulexo_domain::leaf::{self, is_canonical_json};
+use fulexo_domain::event::Category;
+use fulexo_domain::leaf::{LeafOutline, is_canonical_json};
 use fulexo_tlog::growing_tiles::{GrowingTiles, HashTile};
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::note::{KeyName, SignatureLine};
@@ -108,18 +108,6 @@ impl Display for TrailFault {
 
 impl std::error::Error for TrailFault {}
 
-/// The fields of a verified leaf that a row repeats.
-pub struct VerifiedLeaf {
-    /// The stream's category.
-    pub category: Category,
-    /// The stream's id.
-    pub stream: Uuid,
-    /// The version of the stream after the event.
-    pub version: u64,
-    /// The digests of what is sealed alongside the event.
-    pub sealed: Vec<SealedDigest>,
-}
-
 /// Takes the leaves of a log in order. It holds a number per stream, and the unfinished tiles.
 #[derive(Default)]
 pub struct TrailVerifier {
@@ -150,28 +138,27 @@ impl TrailVerifier {
     ///
     /// # Errors
     /// [`TrailFault`], after which the verifier takes no more leaves of this log.
-    pub fn push(&mut self, leaf: &[u8], complete: impl FnMut(HashTile)) -> Result<VerifiedLeaf, TrailFault> {
+    pub fn push<'a>(&mut self, leaf: &'a [u8], complete: impl FnMut(HashTile)) -> Result<LeafOutline<'a>, TrailFault> {
         let position = self.size();
         let fault = |kind, detail: String| Err(TrailFault::at(position, kind, detail));
-        if !is_canonical_json(leaf) {
-            return fault(FaultKind::Leaf, "the leaf is not in canonical form".to_owned());
-        }
-        let raw = match leaf::read(position, leaf) {
-            Ok(raw) => raw,
-            Err(_) => return fault(FaultKind::Leaf, "the leaf is not an event".to_owned()),
+        let Some(outline) = LeafOutline::read(leaf) else {
+            let is_canonical = is_canonical_json(leaf);
+            let detail = if is_canonical { "the leaf is not an event" } else { "the leaf is not in canonical form" };
+            return fault(FaultKind::Leaf, detail.to_owned());
         };
-        if self.last_time.is_some_and(|last| raw.time < last) {
+        let LeafOutline { category, stream, version, time, .. } = outline;
+        if self.last_time.is_some_and(|last| time < last) {
             return fault(FaultKind::Time, "the event was recorded before the one that precedes it".to_owned());
         }
-        self.last_time = Some(raw.time);
-        let version = self.versions.entry((raw.category, raw.stream)).or_default();
-        if version.checked_add(1) != Some(raw.version) {
-            let detail = format!("the stream {} continues with version {} after {version}", raw.stream, raw.version);
+        self.last_time = Some(time);
+        let last = self.versions.entry((category, stream)).or_default();
+        if last.checked_add(1) != Some(version) {
+            let detail = format!("the stream {stream} continues with version {version} after {last}");
             return fault(FaultKind::Stream, detail);
         }
-        *version = raw.version;
+        *last = version;
         self.tiles.push(TreeHash::of_leaf(leaf), complete);
-        Ok(VerifiedLeaf { category: raw.category, stream: raw.stream, version: raw.version, sealed: raw.sealed })
+        Ok(outline)
     }
 }
 
@@ -252,7 +239,7 @@ impl TrailRow {
     ///
     /// # Errors
     /// [`TrailFault`].
-    pub fn agrees_with(&self, leaf: &VerifiedLeaf) -> Result<(), TrailFault> {
+    pub fn agrees_with(&self, leaf: &LeafOutline<'_>) -> Result<(), TrailFault> {
         let fault = |kind, detail: &str| Err(TrailFault::at(self.position, kind, detail));
         if TreeHash::of_leaf(&self.leaf).0 != *self.leaf_hash {
             return fault(FaultKind::Row, "the hash on record is not the leaf's");
@@ -260,9 +247,13 @@ impl TrailRow {
         if leaf.category.as_str() != self.category || leaf.stream != self.stream || leaf.version != self.version {
             return fault(FaultKind::Row, "the columns name another stream or version than the leaf");
         }
+        if self.sealed.is_empty() {
+            return Ok(());
+        }
+        let known = leaf.sealed();
         let is_known = |sealed: &Vec<u8>| {
             let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(sealed));
-            leaf.sealed.iter().any(|known| known.digest == digest)
+            known.iter().any(|known| known.digest == digest)
         };
         if self.sealed.iter().all(is_known) {
             Ok(())

@@ -19,7 +19,7 @@ use fulexo_domain::authentication::{
 };
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, SealedField, Stream};
-use fulexo_domain::leaf::{self, EventDraft, LeafTemplate};
+use fulexo_domain::leaf::{self, EventDraft, LeafOutline, LeafTemplate};
 use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{FingerprintPolicy, Policy, PolicyEvent};
@@ -488,6 +488,10 @@ fn every_golden_event_is_read_as_the_event_that_it_is() {
 fn every_golden_event_is_read_for_ever_and_written_again_as_it_stands() {
     for (name, leaf) in files() {
         let read = leaf::decode(POSITION, &leaf).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let outline = LeafOutline::read(&leaf).unwrap_or_else(|| panic!("{name} has no outline"));
+        let outlined = (outline.category, outline.stream, outline.version, outline.time, outline.sealed());
+        let Stream { category, id } = read.stream;
+        assert_eq!(outlined, (category, id, read.version, read.recorded_at, read.sealed.clone()), "{name}");
         // An older form is read as the newer one, and never written again.
         if name.split('.').any(|part| part == format!("v{}", read.event.schema_version())) {
             let again = encoded_again(&read);

@@ -3,7 +3,7 @@
 /// The largest integer, and the negative of the smallest one.
 const BOUND: u64 = 1 << 53;
 /// The most arrays and objects inside one another.
-const MAX_DEPTH: u8 = 32;
+pub(super) const MAX_DEPTH: u8 = 32;
 
 /// `true` if the bytes are one value in canonical form: as an encoder writes it, and nothing else.
 #[must_use]
@@ -13,11 +13,14 @@ pub fn is_canonical_json(bytes: &[u8]) -> bool {
     value(&mut rest, MAX_DEPTH).is_some() && rest.is_empty()
 }
 
-fn value(rest: &mut &[u8], depth: u8) -> Option<()> {
+pub(super) fn value(rest: &mut &[u8], depth: u8) -> Option<()> {
     match rest.first()? {
         b'"' => string(rest).map(|_| ()),
         b'{' => object(rest, depth.checked_sub(1)?),
-        b'[' => array(rest, depth.checked_sub(1)?),
+        b'[' => {
+            let depth = depth.checked_sub(1)?;
+            array(rest, |rest| value(rest, depth))
+        }
         b'n' => literal(rest, b"null"),
         b't' => literal(rest, b"true"),
         b'f' => literal(rest, b"false"),
@@ -25,7 +28,7 @@ fn value(rest: &mut &[u8], depth: u8) -> Option<()> {
     }
 }
 
-fn literal(rest: &mut &[u8], word: &[u8]) -> Option<()> {
+pub(super) fn literal(rest: &mut &[u8], word: &[u8]) -> Option<()> {
     *rest = rest.strip_prefix(word)?;
     Some(())
 }
@@ -63,13 +66,14 @@ fn object(rest: &mut &[u8], depth: u8) -> Option<()> {
     }
 }
 
-fn array(rest: &mut &[u8], depth: u8) -> Option<()> {
+/// Takes an array of what `item` takes.
+pub(super) fn array<'a>(rest: &mut &'a [u8], item: impl Fn(&mut &'a [u8]) -> Option<()>) -> Option<()> {
     literal(rest, b"[")?;
     if takes(rest, b']') {
         return Some(());
     }
     loop {
-        value(rest, depth)?;
+        item(rest)?;
         if !takes(rest, b',') {
             return literal(rest, b"]");
         }
@@ -77,7 +81,7 @@ fn array(rest: &mut &[u8], depth: u8) -> Option<()> {
 }
 
 /// Takes a string, and returns what is between its quotes.
-fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     literal(rest, b"\"")?;
     let whole = *rest;
     loop {
@@ -116,16 +120,20 @@ fn escape(rest: &mut &[u8]) -> Option<()> {
 
 fn integer(rest: &mut &[u8]) -> Option<()> {
     let is_negative = takes(rest, b'-');
+    digits(rest).filter(|number| *number > 0 || !is_negative).map(|_| ())
+}
+
+/// Takes an integer that is not negative.
+pub(super) fn digits(rest: &mut &[u8]) -> Option<u64> {
     let length = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
     let (digits, behind) = rest.split_at_checked(length)?;
     *rest = behind;
     match digits {
         [] => None,
-        [b'0'] => (!is_negative).then_some(()),
-        [b'0', ..] => None,
+        [b'0', _, ..] => None,
         _ => {
             let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-            (number <= BOUND).then_some(())
+            (number <= BOUND).then_some(number)
         }
     }
 }
