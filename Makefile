@@ -63,4 +63,5 @@ advisories: ## Look for known vulnerabilities of dependencies; fetches the advis
 	scripts/deny check advisories
 
 bench: setup ## Measure every figure that the project claims, each beside its reference. FIGURES="appends logins" for some.
+	cargo build --locked --release --package fulexo-api
 	cargo bench --locked --package fulexo-tests --bench figures -- $(FIGURES)

@@ -1,16 +1,13 @@
 //! The publication of checkpoints: at most one a second while the tree grows, and one every ten minutes while it does not, so
 //! that a reader can tell a quiet log from one that is kept from it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fulexo_commands::Commands;
-use fulexo_commands::context::Context;
 use fulexo_database::chain;
 use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_projections::trail::unknown_signature;
-use fulexo_projections::tree::{EndedRefusal, PublishedCheckpoint, PublishingTurn, TreeError, TreeReader, TreeState};
+use fulexo_projections::tree::{PublishedCheckpoint, PublishingTurn, TreeError, TreeReader, TreeState};
 use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::extension::ExtensionError;
 use fulexo_tlog::key::VerifierKey;
@@ -27,8 +24,6 @@ use crate::signer::{Signer, SignerError, SigningRequest};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The age at which a checkpoint is signed again although nothing is new.
 const MAX_AGE: TimeDelta = TimeDelta::minutes(10);
-/// The time for which the signer signs again before the log tells of it: a disk that comes and goes makes one event, not many.
-const SETTLING: TimeDelta = TimeDelta::seconds(10);
 
 /// The reason why there is no newer checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -117,13 +112,10 @@ impl CheckpointPublisher {
     }
 
     /// Runs until cancelled.
-    pub async fn run(mut self, commands: Arc<Commands>, by_the_service: fn() -> Context) {
+    pub async fn run(mut self) {
         let mut reported = String::new();
         loop {
             self.tree.borrow_and_update();
-            if let Err(error) = self.record_refusals(&commands, by_the_service).await {
-                tracing::warn!(error = %chain(&*error), "the end of a refusal is not recorded; trying again");
-            }
             let wait = match self.step().await {
                 Ok(wait) => {
                     reported.clear();
@@ -180,24 +172,6 @@ impl CheckpointPublisher {
                 Err(error)
             }
         }
-    }
-
-    /// Records in the log that the signer signs again. The event is in the log before it is forgotten here, and is not recorded
-    /// twice.
-    async fn record_refusals(
-        &self,
-        commands: &Commands,
-        by_the_service: fn() -> Context,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if self.signer.is_none() {
-            return Ok(());
-        }
-        if let Some(ended) = EndedRefusal::read(&self.pool, clock::now() - SETTLING).await? {
-            let EndedRefusal { reason, started_at, ended_at } = ended;
-            commands.record_ended_refusal(&by_the_service(), reason, started_at, ended_at).await?;
-            ended.forget(&self.pool).await?;
-        }
-        Ok(())
     }
 
     fn show(&self, published: PublishedCheckpoint, tree_size: u64) {

@@ -20,6 +20,7 @@ pub mod log_size;
 pub mod mail;
 pub mod nats;
 pub mod outbound;
+pub mod refusals;
 pub mod schema;
 pub mod signer;
 pub mod spelling;

@@ -57,6 +57,7 @@ use crate::limits::{Counts, Limits};
 use crate::log_size::LogSize;
 use crate::mail::Transport;
 use crate::mail::worker::Worker;
+use crate::refusals::record_ended_refusals;
 use crate::signer::{LogSigner, Signer};
 use crate::start_error::{StartError, failed};
 use crate::state::App;
@@ -155,6 +156,7 @@ impl Core {
             None => None,
         };
         let (integrator, tree) = Integrator::new(pools.behind.clone(), log_side.head.clone());
+        let signs = signer.is_some();
         let (publisher, checkpoint) = CheckpointPublisher::new(pools.behind.clone(), tree.clone(), signer.clone());
         let (collector, cosigning) = match config.cosigning {
             Some(config) => {
@@ -190,9 +192,12 @@ impl Core {
         }));
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
         upkeep.push(Box::pin(integrator.run()));
-        upkeep.push(Box::pin(publisher.run(Arc::clone(&commands), by_the_service)));
+        upkeep.push(Box::pin(publisher.run()));
         if let Some(collector) = collector {
             upkeep.push(Box::pin(collector.run()));
+        }
+        if signs {
+            upkeep.push(Box::pin(record_ended_refusals(pools.behind.clone(), Arc::clone(&commands), by_the_service)));
         }
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fulexo_node::checkpoints::CheckpointPublisher;
+use fulexo_node::signer::{LogKeys, LogSigner, Signer};
 use fulexo_projections::trail::TrailVerifier;
-use fulexo_projections::tree::TreeReader;
+use fulexo_projections::tree::{Integrator, TreeReader};
 use fulexo_tests::{Database, Dice, Node, Program, history, own_dir, superuser};
 use fulexo_tlog::growing_tiles::{GrowingTiles, HashTile};
 use fulexo_tlog::hash::TreeHash;
@@ -18,6 +20,7 @@ use fulexo_tlog::note::KeyName;
 use fulexo_tlog::tile::TileKind;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::{appends, table};
@@ -72,18 +75,37 @@ fn signing(database: &Database) -> BTreeMap<String, String> {
     env
 }
 
-/// Appends by 64 callers, alone and beside a node that builds the tree and signs it.
+/// Appends by 64 callers, alone and beside what builds the tree and signs it.
 fn appended(runtime: &Runtime) {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let database = Arc::new(runtime.block_on(Database::create()));
         without.push(runtime.block_on(appends::appends(&database, 64)));
-        let node = runtime.block_on(Node::with(&database, signing(&database)));
+        let tree = runtime.spawn(build_and_sign(Arc::clone(&database)));
         with.push(runtime.block_on(appends::appends(&database, 64)));
-        runtime.block_on(node.stop());
+        tree.abort();
     }
     table::head("appends/s, 64 callers, durable", "beside a signer", "alone");
     table::line("appends", table::median(with), table::median(without), Some(0.9));
+}
+
+/// The parts of a node that integrate the log into the tree, and publish checkpoints of it.
+async fn build_and_sign(database: Arc<Database>) {
+    let (pool, env) = (database.pool().await, signing(&database));
+    let keys = std::fs::read_to_string(&env["FULEXO_LOG_KEY_FILE"]).unwrap();
+    let signer = LogSigner::open(LogKeys::parse(keys.lines()).unwrap(), PathBuf::from(&env["FULEXO_SIGNER_MEMORY"]));
+    let (head, known_head) = watch::channel(0);
+    let (integrator, tree) = Integrator::new(pool.clone(), known_head);
+    let (publisher, _published) =
+        CheckpointPublisher::new(pool.clone(), tree, Some(Signer::Here(Arc::new(signer.unwrap()))));
+    let rings = async {
+        loop {
+            let size: i64 = sqlx::query_scalar("select position from log.head").fetch_one(&pool).await.unwrap();
+            head.send_replace(size.unsigned_abs());
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::join!(integrator.run(), publisher.run(), rings);
 }
 
 /// The time until a checkpoint covers an append, in a log that is quiet otherwise.

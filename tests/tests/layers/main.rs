@@ -175,6 +175,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
                 "durable_file.rs",
                 "log_size.rs",
                 "nats.rs",
+                "refusals.rs",
                 "schema.rs",
                 "signer/",
                 "spelling.rs",
