@@ -341,3 +341,31 @@ async fn whichever_exchange_with_the_database_or_a_witness_is_lost_the_log_is_si
     }
     drop(node);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_anchored_stays_while_some_cosignatures_cannot_be_renewed() {
+    let log = Witnessed::new(3, "group all all w0 w1 w2\nquorum all").await;
+    history::fill(&log.database, 50).await;
+    let node = log.node("1s").await;
+    let size = log_size(&node).await;
+    anchored(&node, size).await;
+    log.witnesses[2].answers(Scripted::Status(503, "text/plain", String::new()));
+    let pool = fulexo_tests::superuser(&log.database).await;
+    let before: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
+    let old = "update tree.witness set cosigned_at = now() - interval '11 minutes' where name in ('w1', 'w2')";
+    sqlx::query(old).execute(&pool).await.unwrap();
+    eventually("one renews its cosignature, and one does not", async || {
+        let health = anchor(&node).await;
+        let status = |place: usize| health["witnesses"][place]["status"].as_str().unwrap().to_owned();
+        (status(0), status(1), status(2)) == ("ok".to_owned(), "ok".to_owned(), "degraded".to_owned())
+    })
+    .await;
+    assert_eq!(anchor(&node).await["size"], size);
+    let after: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
+    assert_eq!(after, before);
+    log.witnesses[2].answers(Scripted::Honest);
+    eventually("both do", async || anchor(&node).await["witnesses"][2]["status"] == "ok").await;
+    let after: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
+    assert_ne!(after, before);
+    assert_eq!(Note::parse(after.as_bytes()).unwrap().signatures().len(), 5);
+}

@@ -258,7 +258,9 @@ impl CosignatureCollector {
                 anchored = Some(cosigned.len());
             }
         }
-        if anchored.is_some_and(|anchored| anchored < cosigned.len()) {
+        // Of those that were asked anew some may be missing: what is anchored stays then.
+        let is_more = anchored.is_some_and(|anchored| anchored < cosigned.len());
+        if is_more && self.policy.is_satisfied(|place| cosigned.contains_key(&place)) {
             self.anchor(&note, size, &cosigned).await?;
         }
         let mut transaction = begin(&self.pool).await?;
