@@ -38,7 +38,8 @@ impl<'a> LeafOutline<'a> {
         literal(rest, b",\"correlation\":")?;
         id(rest)?;
         literal(rest, b",\"data\":")?;
-        value(rest, MAX_DEPTH)?;
+        // The leaf itself is one.
+        value(rest, MAX_DEPTH - 1)?;
         literal(rest, b",\"id\":")?;
         id(rest)?;
         literal(rest, b",\"policy_version\":")?;
@@ -160,6 +161,15 @@ mod tests {
         ] {
             assert!(LEAF.contains(from));
             assert_eq!(LeafOutline::read(LEAF.replace(from, to).as_bytes()), None, "{from} as {to}");
+        }
+    }
+
+    #[test]
+    fn data_is_nested_as_deeply_as_a_canonical_leaf_may_be() {
+        for depth in 28..36 {
+            let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            let leaf = LEAF.replace(r#"{"a":[1,{"b":"\n"}]}"#, &nested);
+            assert_eq!(LeafOutline::read(leaf.as_bytes()).is_some(), is_canonical_json(leaf.as_bytes()), "{depth}");
         }
     }
 
