@@ -10,7 +10,7 @@ use crate::execute;
 use crate::idempotency::IdempotencyKey;
 use crate::write_side::WriteSide;
 
-/// Records that the signer signs again, once for a beginning, whoever repeats it within a day.
+/// Records that the signer signs again, once for these times, whoever repeats it within a day.
 pub(crate) async fn record_ended_refusal(
     side: &WriteSide,
     context: &Context,
@@ -18,7 +18,7 @@ pub(crate) async fn record_ended_refusal(
     started_at: DateTime<Utc>,
     ended_at: DateTime<Utc>,
 ) -> Result<(), CommandError> {
-    let key = format!("checkpoint.refusal_ended {}", started_at.timestamp_micros());
+    let key = format!("checkpoint.refusal_ended {} {}", started_at.timestamp_micros(), ended_at.timestamp_micros());
     let context = Context { idempotency_key: Some(key), ..context.clone() };
     let idempotency = IdempotencyKey::of(&side.vault, &context, "record_ended_refusal", &[]);
     let done = execute::run_once(&side.log, idempotency.as_ref(), async {

@@ -707,7 +707,7 @@ impl Commands {
         rate_limit::record_violations(&self.side, context, violations).await
     }
 
-    /// Records that the signer of the log signs again after it had refused to: once for each beginning, however often this is
+    /// Records that the signer of the log signs again after it had refused to: once for these times, however often this is
     /// repeated within a day.
     ///
     /// # Errors
