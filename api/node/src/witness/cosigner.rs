@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use fulexo_tlog::checkpoint::Checkpoint;
@@ -102,7 +102,10 @@ pub struct Witness {
 struct WitnessedLog {
     keys: Vec<VerifierKey>,
     path: PathBuf,
+    /// Held while a checkpoint is judged and written.
     last: Mutex<Option<Cosigned>>,
+    /// The note of the last one, for those who only read it.
+    shown: Mutex<Option<Arc<str>>>,
 }
 
 /// A checkpoint that was cosigned.
@@ -183,14 +186,13 @@ fn origin_hash(origin: &KeyName) -> String {
 }
 
 impl Witness {
-    /// Opens the witness with this directory for its state. The directory is created if it does not exist; one process at a time
-    /// has it.
+    /// Opens the witness with this directory for its state, which has to exist: in place of one that is not mounted, a new one would
+    /// have forgotten everything. One process at a time has it.
     ///
     /// # Errors
     /// [`WitnessError`].
     pub fn open(keys: WitnessKeys, logs: Vec<VerifierKey>, directory: &Path) -> Result<Self, WitnessError> {
         let file_error = |source| WitnessError::File { path: directory.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file_error)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(directory.join("lock"));
         let lock = lock.map_err(file_error)?;
         match lock.try_lock() {
@@ -208,7 +210,8 @@ impl Witness {
         for (hash, (origin, keys)) in by_origin {
             let path = directory.join(&hash);
             let last = Cosigned::read(&path, &origin, &keys, &own)?;
-            logs.insert(hash, WitnessedLog { keys, path, last: Mutex::new(last) });
+            let shown = Mutex::new(last.as_ref().map(|last| last.note.to_string().into()));
+            logs.insert(hash, WitnessedLog { keys, path, last: Mutex::new(last), shown });
         }
         Ok(Self { keys, logs, lock })
     }
@@ -234,6 +237,11 @@ impl Witness {
         let Submission { extension, checkpoint: note } = Submission::parse(submission).ok_or(Refusal::Malformed)?;
         let checkpoint = Checkpoint::parse(note.text()).map_err(|_| Refusal::Malformed)?;
         let log = self.logs.get(&origin_hash(&checkpoint.origin)).ok_or(Refusal::UnknownLog)?;
+        // Anybody can repeat a line, and each is verified.
+        let lines = note.signatures().iter().filter(|line| log.keys.iter().any(|key| key.is_of(line)));
+        if lines.count() > 2 * MAX_LOG_KEYS {
+            return Err(Refusal::Malformed);
+        }
         key::verify(&note, &log.keys)?;
         // Held until the file is written: what another thread compares with is what was cosigned last.
         let mut last = log.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,7 +251,7 @@ impl Witness {
                 .as_ref()
                 .is_some_and(|last| last.checkpoint.size == checkpoint.size && last.checkpoint != checkpoint)
             {
-                log.keep_contradiction(&note);
+                log.keep_contradiction(last.as_ref().map(|last| &last.note), &note);
             }
             return Err(error.into());
         }
@@ -268,17 +276,17 @@ impl Witness {
         let Some(first) = all.next() else { return Err(SignatureError::Unknown.into()) };
         let mut cosigned = Note::new(note.text().to_owned(), first);
         all.for_each(|line| cosigned.add(line));
-        durable_file::replace(&log.path, cosigned.to_string().as_bytes())?;
+        let text: Arc<str> = cosigned.to_string().into();
+        durable_file::replace(&log.path, text.as_bytes())?;
+        *log.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         *last = Some(Cosigned { checkpoint, note: cosigned, time });
         Ok(lines)
     }
 
-    /// The checkpoint that was cosigned last of the log with this hash of its origin; `None` if there is none.
+    /// The checkpoint that was cosigned last of the log with this hash of its origin; `None` if there is none. Waits for no disk.
     #[must_use]
-    pub fn last(&self, origin_hash: &str) -> Option<String> {
-        let log = self.logs.get(origin_hash)?;
-        let last = log.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|last| last.note.to_string())
+    pub fn last(&self, origin_hash: &str) -> Option<Arc<str>> {
+        self.logs.get(origin_hash)?.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The cosignatures of the keys that this witness has now.
@@ -289,20 +297,18 @@ impl Witness {
 }
 
 impl WitnessedLog {
-    /// Keeps the first checkpoint of the log that contradicts the one of the same size that was cosigned: it is evidence.
-    fn keep_contradiction(&self, note: &Note) {
+    /// Keeps the first two checkpoints of the log that contradict each other, the one that was cosigned and the other one of its size:
+    /// they are evidence.
+    fn keep_contradiction(&self, cosigned: Option<&Note>, note: &Note) {
         let path = durable_file::beside(&self.path, "contradiction");
         if path.exists() {
             return;
         }
         let path_text = path.display();
-        match durable_file::replace(&path, note.to_string().as_bytes()) {
-            Ok(()) => {
-                tracing::error!(%path_text, "a log has signed two trees of one size: the second one is in this file")
-            }
-            Err(error) => {
-                tracing::error!(%error, "a log has signed two trees of one size, of which one cannot be kept")
-            }
+        let both = format!("{}\n{note}", cosigned.map(ToString::to_string).unwrap_or_default());
+        match durable_file::replace(&path, both.as_bytes()) {
+            Ok(()) => tracing::error!(%path_text, "a log has signed two trees of one size, which are in this file"),
+            Err(error) => tracing::error!(%error, "a log has signed two trees of one size, which cannot be kept"),
         }
     }
 }
@@ -336,7 +342,9 @@ impl Cosigned {
         if checkpoint.origin != *origin {
             return Err(damaged());
         }
-        let time = verified.iter().map(|signature| signature.time).max().unwrap_or_default();
+        // The log's signatures may have times, too, which are its own.
+        let cosigned = verified.iter().filter(|signature| signature.key >= log.len());
+        let time = cosigned.map(|signature| signature.time).max().unwrap_or_default();
         Ok(Some(Self { checkpoint, note, time }))
     }
 }

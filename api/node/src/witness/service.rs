@@ -32,19 +32,19 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// The endpoint of a witness.
 pub struct WitnessService {
     witness: Arc<Witness>,
-    admitted: Semaphore,
-    judged: Semaphore,
+    admitted: Arc<Semaphore>,
+    judged: Arc<Semaphore>,
 }
 
 impl WitnessService {
     /// Creates it.
     #[must_use]
-    pub const fn new(witness: Arc<Witness>) -> Self {
-        Self { witness, admitted: Semaphore::const_new(JUDGED + WAITING), judged: Semaphore::const_new(JUDGED) }
+    pub fn new(witness: Arc<Witness>) -> Self {
+        Self { witness, admitted: Arc::new(Semaphore::new(JUDGED + WAITING)), judged: Arc::new(Semaphore::new(JUDGED)) }
     }
 
     async fn add_checkpoint(&self, request: &mut Request) -> Response {
-        let Ok(_admitted) = self.admitted.try_acquire() else {
+        let Ok(admitted) = Arc::clone(&self.admitted).try_acquire_owned() else {
             return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the witness is busy: try again\n");
         };
         let body = request.take_body().into_bytes_limit(MAX_SUBMISSION);
@@ -53,12 +53,16 @@ impl WitnessService {
             Ok(Err(_)) => return response(StatusCode::BAD_REQUEST, TEXT, "the body is too long, or did not arrive\n"),
             Err(_) => return response(StatusCode::REQUEST_TIMEOUT, TEXT, "the body did not arrive in time\n"),
         };
-        let Ok(_judged) = self.judged.acquire().await else {
+        let Ok(judged) = Arc::clone(&self.judged).acquire_owned().await else {
             return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the witness is stopping\n");
         };
         let witness = Arc::clone(&self.witness);
-        // Goes on although the client may leave: what is on the disk is what was cosigned.
-        match spawn_blocking(move || witness.cosign(&body, clock::now())).await {
+        // Goes on although the client may leave, and keeps its places until it ends.
+        let judgement = spawn_blocking(move || {
+            let _places = (admitted, judged);
+            witness.cosign(&body, clock::now())
+        });
+        match judgement.await {
             Ok(Ok(lines)) => response(StatusCode::OK, TEXT, lines.iter().map(ToString::to_string).collect::<String>()),
             Ok(Err(refusal)) => refused(&refusal),
             Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the witness failed\n"),
@@ -69,7 +73,7 @@ impl WitnessService {
         let hash = path.strip_prefix('/').and_then(|path| path.strip_suffix("/checkpoint"));
         match hash.and_then(|hash| self.witness.last(hash)) {
             Some(note) => {
-                let mut found = response(StatusCode::OK, TEXT, note);
+                let mut found = response(StatusCode::OK, TEXT, &*note);
                 found.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=10"));
                 found
             }
