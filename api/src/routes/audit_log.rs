@@ -1,5 +1,7 @@
 //! The log as a transparency log (C2SP tlog-tiles): its signed checkpoint, its tiles, and proofs. Public, but for the entries.
 
+use std::time::Duration;
+
 use fulexo_domain::permission::Permission;
 use fulexo_node::answer::query_failed;
 use fulexo_node::caller::{BearerOrKey, app};
@@ -124,6 +126,10 @@ impl TransparencyLog {
     #[oai(path = "/checkpoint", method = "get", operation_id = "get_log_checkpoint")]
     async fn checkpoint(&self, request: &Request) -> Result<NoteResponse, Problem> {
         let app = app(request)?;
+        // Not a larger one first and then the anchored one.
+        if app.cosigning.as_ref().is_some_and(|cosigning| !cosigning.borrow().is_known) {
+            return Err(Problem::unavailable(Duration::from_secs(1)));
+        }
         let note = anchored(app).or_else(|| signed(app)).ok_or_else(Problem::not_found)?;
         Ok(NoteResponse::answer(request, note))
     }

@@ -168,6 +168,7 @@ struct AnchorHealth {
     lag: u64,
     /// The time at which enough witnesses had cosigned it. `null` before the first one.
     anchored_at: Option<Timestamp>,
+    /// The witnesses of the policy, in its order.
     witnesses: Vec<WitnessHealth>,
 }
 

@@ -272,6 +272,11 @@ async fn whoever_can_write_to_the_database_cannot_anchor() {
     }
     let pool = fulexo_tests::superuser(&log.database).await;
     let (note,): (String,) = sqlx::query_as("select note from tree.anchor").fetch_one(&pool).await.unwrap();
+    // A whole note, said to cover more than it does.
+    sqlx::query("update tree.anchor set size = 1000000").execute(&pool).await.unwrap();
+    eventually("nothing is anchored", async || anchor(&node).await["anchored_at"].is_null()).await;
+    sqlx::query("update tree.anchor set size = $1").bind(size.cast_signed()).execute(&pool).await.unwrap();
+    anchored(&node, size).await;
     let without_last = note.trim_end().rsplit_once('\n').unwrap().0.to_owned() + "\n";
     sqlx::query("update tree.anchor set note = $1, size = 1000000").bind(without_last).execute(&pool).await.unwrap();
     eventually("nothing is anchored", async || anchor(&node).await["anchored_at"].is_null()).await;
@@ -351,7 +356,12 @@ async fn what_is_anchored_stays_while_some_cosignatures_cannot_be_renewed() {
     anchored(&node, size).await;
     log.witnesses[2].answers(Scripted::Status(503, "text/plain", String::new()));
     let pool = fulexo_tests::superuser(&log.database).await;
-    let before: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
+    let note = async || {
+        let note: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
+        let note = Note::parse(note.as_bytes()).unwrap();
+        note.signatures().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let before = note().await;
     let old = "update tree.witness set cosigned_at = now() - interval '11 minutes' where name in ('w1', 'w2')";
     sqlx::query(old).execute(&pool).await.unwrap();
     eventually("one renews its cosignature, and one does not", async || {
@@ -360,12 +370,12 @@ async fn what_is_anchored_stays_while_some_cosignatures_cannot_be_renewed() {
         (status(0), status(1), status(2)) == ("ok".to_owned(), "ok".to_owned(), "degraded".to_owned())
     })
     .await;
+    // The renewed one takes its place; the other two stay as they were.
+    eventually("the renewed cosignature is published", async || note().await != before).await;
+    let after = note().await;
+    assert_eq!((after.len(), &after[..3], &after[4]), (5, &before[..3], &before[4]));
     assert_eq!(anchor(&node).await["size"], size);
-    let after: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
-    assert_eq!(after, before);
     log.witnesses[2].answers(Scripted::Honest);
     eventually("both do", async || anchor(&node).await["witnesses"][2]["status"] == "ok").await;
-    let after: String = sqlx::query_scalar("select note from tree.anchor").fetch_one(&pool).await.unwrap();
-    assert_ne!(after, before);
-    assert_eq!(Note::parse(after.as_bytes()).unwrap().signatures().len(), 5);
+    eventually("it is published, too", async || note().await[4] != before[4]).await;
 }

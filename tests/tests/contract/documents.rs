@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 use fulexo_domain::rate_limit::{RateLimit, RateLimits};
 use fulexo_node::config::Config;
 use fulexo_node::http::problem::Code;
-use fulexo_tests::second_tlog::SecondWitness;
+use fulexo_tests::second_tlog::{SecondLog, SecondWitness};
 use fulexo_tests::spec::document;
 use fulexo_tests::{Database, NatsCluster, NatsVersion, Node, Program, eventually, own_dir};
 
@@ -309,7 +309,9 @@ async fn the_monitoring_page_lists_every_metric_and_no_other() {
     // Witnesses, whether or not they have anything to cosign.
     let witness = SecondWitness::start("witness.example/w", [1; 32], &[]).await;
     let dir = own_dir();
-    dir.store("policy", &format!("witness w {} {}\nquorum w\n", witness.vkey(), witness.url())).unwrap();
+    let log = SecondLog::new("log.example/l", [2; 32]).vkey();
+    let policy = format!("log {log}\nwitness w {} {}\nquorum w\n", witness.vkey(), witness.url());
+    dir.store("policy", &policy).unwrap();
     env.insert("FULEXO_TRUST_POLICY_FILE".to_owned(), dir.path().join("policy").display().to_string());
     let node = Node::with(&database, env).await;
     let scraped = async || metrics(&node.anonymous().get("/metrics").await.text);

@@ -60,6 +60,9 @@ impl EnvironmentReader {
         if !(1..=MAX_WITNESSES).contains(&policy.witnesses.len()) {
             self.problem(format!("{POLICY_FILE}: {path}: the policy must have 1 to {MAX_WITNESSES} witnesses"));
         }
+        if policy.logs.is_empty() {
+            self.problem(format!("{POLICY_FILE}: {path}: the policy has no log line with the public key of this log"));
+        }
         for witness in &policy.witnesses {
             let url = witness.url.as_deref().and_then(|url| Url::parse(url).ok());
             let is_usable = url.is_some_and(|url| {

@@ -45,6 +45,9 @@ pub enum CosigningError {
     /// The witness has cosigned another tree.
     #[error("the witness has cosigned other events of this log")]
     OtherTree,
+    /// The tree is shorter than the checkpoint.
+    #[error("the log has fewer events than the published checkpoint")]
+    Shorter,
     /// Another node was faster.
     #[error("the witness has cosigned a newer checkpoint meanwhile")]
     Overtaken,
@@ -103,7 +106,7 @@ impl CheckpointToCosign {
             return Err(CosigningError::Overtaken);
         }
         let hashes = tree.consistency(old_size, self.checkpoint.size).await?;
-        Ok(ExtensionProof { old_size, hashes: hashes.unwrap_or_default() })
+        Ok(ExtensionProof { old_size, hashes: hashes.ok_or(CosigningError::Shorter)? })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The rounds in which the witnesses of the policy are asked to cosign the published checkpoint. One node at a time has a round;
 //! every node follows what they found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_database::{begin, chain};
 use fulexo_projections::tree::{AnchoredCheckpoint, PublishedCheckpoint, WitnessStatus};
 use fulexo_tlog::checkpoint::Checkpoint;
-use fulexo_tlog::key::verify;
+use fulexo_tlog::key::{VerifiedSignature, verify};
 use fulexo_tlog::note::{Note, SignatureLine};
 use fulexo_tlog::policy::TrustPolicy;
 use sqlx::PgPool;
@@ -44,6 +44,8 @@ enum RoundError {
 /// The cosignatures of the log, as this node knows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CosigningState {
+    /// `true` once this node has looked at what others have found.
+    pub is_known: bool,
     /// The newest checkpoint that satisfies the policy.
     pub anchored: Option<AnchoredCheckpoint>,
     /// Each witness of the policy, in its order.
@@ -62,8 +64,8 @@ pub struct CosignatureCollector {
     interval: Duration,
     clients: Vec<Arc<WitnessClient>>,
     state: watch::Sender<CosigningState>,
-    /// The note that was found to satisfy the policy, or not to, last.
-    judged: Option<(String, bool)>,
+    /// The checkpoint that was judged last, and the judgement.
+    judged: Option<(AnchoredCheckpoint, bool)>,
 }
 
 impl CosignatureCollector {
@@ -130,17 +132,16 @@ impl CosignatureCollector {
         is_anchored && state.witnesses.iter().all(|witness| has_cosigned(witness, size, now))
     }
 
-    /// The cosignatures of the anchored checkpoint, if it is this one and they are not to be asked for again, by their places in the
-    /// policy.
-    fn known(&self, note: &Note, size: u64) -> BTreeMap<usize, SignatureLine> {
-        let (now, state) = (clock::now(), self.state.borrow());
+    /// The cosignatures that the anchored checkpoint has, if it is this one, by their places in the policy.
+    fn known(&self, note: &Note) -> BTreeMap<usize, SignatureLine> {
+        let state = self.state.borrow();
         let anchored = state.anchored.as_ref().and_then(|anchored| Note::parse(anchored.note.as_bytes()).ok());
         let Some(anchored) = anchored.filter(|anchored| anchored.text() == note.text()) else { return BTreeMap::new() };
-        let witnesses = self.policy.witnesses.iter().zip(&state.witnesses).enumerate();
-        let known =
-            witnesses.filter(|(_, (_, status))| has_cosigned(status, size, now)).filter_map(|(place, (witness, _))| {
-                anchored.signatures().iter().find(|line| witness.key.is_of(line)).map(|line| (place, line.clone()))
-            });
+        let witnesses = self.policy.witnesses.iter().enumerate();
+        let known = witnesses.filter_map(|(place, witness)| {
+            let line = anchored.signatures().iter().find(|line| witness.key.is_of(line))?;
+            Some((place, line.clone()))
+        });
         known.collect()
     }
 
@@ -148,7 +149,7 @@ impl CosignatureCollector {
     async fn follow(&mut self, published: u64) -> Result<(), RoundError> {
         let (anchored, found) = AnchoredCheckpoint::read(&self.pool).await?;
         // The database is not believed: whoever can change it has no witness's key.
-        let anchored = anchored.filter(|anchored| self.satisfies(&anchored.note));
+        let anchored = anchored.filter(|anchored| self.satisfies(anchored));
         let mut found: BTreeMap<String, WitnessStatus> =
             found.into_iter().map(|witness| (witness.name.clone(), witness)).collect();
         let witnesses = self.policy.witnesses.iter().map(|witness| {
@@ -167,7 +168,7 @@ impl CosignatureCollector {
             let is_newer = anchored.as_ref().map(|new| new.size) != known.anchored.as_ref().map(|known| known.size);
             let since = known.waiting_since.filter(|_| !is_newer).unwrap_or(now);
             let waiting_since = is_waiting.then_some(since);
-            let next = CosigningState { anchored, witnesses, waiting_since, interval: known.interval };
+            let next = CosigningState { is_known: true, anchored, witnesses, waiting_since, interval: known.interval };
             let differs = *known != next;
             *known = next;
             differs
@@ -175,25 +176,22 @@ impl CosignatureCollector {
         Ok(())
     }
 
-    /// `true` if enough witnesses have cosigned the note.
-    fn satisfies(&mut self, text: &str) -> bool {
-        if let Some((_, judgement)) = self.judged.as_ref().filter(|(judged, _)| judged == text) {
+    /// `true` if it is a checkpoint of this log, of the size that it is said to have, which enough witnesses have cosigned.
+    fn satisfies(&mut self, anchored: &AnchoredCheckpoint) -> bool {
+        if let Some((_, judgement)) = self.judged.as_ref().filter(|(judged, _)| judged == anchored) {
             return *judgement;
         }
-        let keys: Vec<_> = self.policy.witnesses.iter().map(|witness| witness.key.clone()).collect();
-        let cosigned = Note::parse(text.as_bytes()).ok().map(|note| verify(&note, &keys).unwrap_or_default());
-        let judgement = cosigned.is_some_and(|cosigned| {
+        let judgement = judge(&self.policy, anchored).is_some_and(|cosigned| {
             self.policy.is_satisfied(|place| cosigned.iter().any(|signature| signature.key == place))
         });
-        self.judged = Some((text.to_owned(), judgement));
+        self.judged = Some((anchored.clone(), judgement));
         judgement
     }
 
     /// Asks every witness at once. The checkpoint is anchored as soon as enough have answered; the others still count.
     async fn hold_round(&self, signer: &Signer, published: &str) -> Result<(), RoundError> {
         let log = signer.log().await?;
-        let is_named = self.policy.logs.iter().any(|key| log.keys.contains(key));
-        if !is_named && !self.policy.logs.is_empty() {
+        if !self.policy.logs.iter().any(|key| log.keys.contains(key)) {
             return Err(RoundError::OtherPolicy);
         }
         let note = Note::parse(published.as_bytes()).map_err(|_| RoundError::NotOurs)?;
@@ -209,12 +207,11 @@ impl CosignatureCollector {
         let mut statuses = self.state.borrow().witnesses.clone();
         // Each in a task of its own: one that holds a connection goes on while this waits for another one.
         let mut asked = JoinSet::new();
-        let mut cosigned = self.known(&note, size);
-        for client in &self.clients {
-            if client.keys.iter().all(|(place, _)| cosigned.contains_key(place)) {
-                continue;
-            }
-            client.keys.iter().for_each(|(place, _)| drop(cosigned.remove(place)));
+        let (mut cosigned, now) = (self.known(&note), clock::now());
+        let is_fresh = |place: &usize| {
+            cosigned.contains_key(place) && statuses.get(*place).is_some_and(|status| has_cosigned(status, size, now))
+        };
+        for client in self.clients.iter().filter(|client| !client.keys.iter().all(|(place, _)| is_fresh(place))) {
             let names = client.keys.iter().filter_map(|(place, _)| self.policy.witnesses.get(*place));
             // Whichever of its keys was used last.
             let known = names.filter_map(|witness| sizes.get(&witness.name)).max().copied().unwrap_or_default();
@@ -224,47 +221,46 @@ impl CosignatureCollector {
                 (client, answer)
             });
         }
-        // What is anchored already is replaced once there is more.
-        let mut anchored = (!cosigned.is_empty()).then_some(cosigned.len());
+        // What is anchored already is replaced once all have answered.
+        let (mut is_anchored, mut has_more) = (!cosigned.is_empty(), false);
+        let mut found = Vec::new();
         while let Some(asked) = asked.join_next().await {
             // One that panicked has said so in the log; the next round asks again.
             let Ok((client, answer)) = asked else { continue };
-            let places: BTreeSet<usize> = client.keys.iter().map(|(place, _)| *place).collect();
-            let failure = match answer {
-                Ok(lines) => {
-                    cosigned.extend(lines);
-                    None
-                }
-                Err(error) => Some(error),
+            let (lines, failure) = match answer {
+                Ok(lines) => (BTreeMap::from_iter(lines), None),
+                // Another node has seen to it.
+                Err(CosigningError::Overtaken) => continue,
+                Err(error) => (BTreeMap::new(), Some(error)),
             };
-            let now = clock::now();
-            for place in places {
-                let Some(status) = statuses.get_mut(place) else { continue };
-                if cosigned.contains_key(&place) {
+            for (place, _) in &client.keys {
+                let Some(status) = statuses.get_mut(*place) else { continue };
+                if lines.contains_key(place) {
                     sizes.insert(status.name.clone(), size);
                     *status = WitnessStatus {
                         name: status.name.clone(),
                         size,
-                        cosigned_at: Some(now),
+                        cosigned_at: Some(clock::now()),
                         failure: None,
                         is_contradiction: false,
                     };
                 } else {
                     fail(status, failure.as_ref().unwrap_or(&CosigningError::BadCosignature));
                 }
+                found.push(status.clone());
             }
-            if anchored.is_none() && self.policy.is_satisfied(|place| cosigned.contains_key(&place)) {
+            has_more |= !lines.is_empty();
+            cosigned.extend(lines);
+            if !is_anchored && self.policy.is_satisfied(|place| cosigned.contains_key(&place)) {
                 self.anchor(&note, size, &cosigned).await?;
-                anchored = Some(cosigned.len());
+                (is_anchored, has_more) = (true, false);
             }
         }
-        // Of those that were asked anew some may be missing: what is anchored stays then.
-        let is_more = anchored.is_some_and(|anchored| anchored < cosigned.len());
-        if is_more && self.policy.is_satisfied(|place| cosigned.contains_key(&place)) {
+        if is_anchored && has_more {
             self.anchor(&note, size, &cosigned).await?;
         }
         let mut transaction = begin(&self.pool).await?;
-        for status in &statuses {
+        for status in &found {
             status.write(&mut transaction).await?;
         }
         transaction.commit().await?;
@@ -284,6 +280,18 @@ impl CosignatureCollector {
         let is_invalid = self.state.borrow().anchored.is_none();
         Ok(anchored.publish(&self.pool, is_invalid).await?)
     }
+}
+
+/// Verifies the signatures of a checkpoint; returns those of witnesses. `None` if it is not one of this log.
+fn judge(policy: &TrustPolicy, anchored: &AnchoredCheckpoint) -> Option<Vec<VerifiedSignature>> {
+    let note = Note::parse(anchored.note.as_bytes()).ok()?;
+    let checkpoint = Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.size == anchored.size)?;
+    let signed = verify(&note, &policy.logs).ok()?;
+    let is_own = |signature: &VerifiedSignature| {
+        policy.logs.get(signature.key).is_some_and(|key| *key.name() == checkpoint.origin)
+    };
+    let keys: Vec<_> = policy.witnesses.iter().map(|witness| witness.key.clone()).collect();
+    signed.iter().any(is_own).then(|| verify(&note, &keys).unwrap_or_default())
 }
 
 /// `true` if the witness has cosigned this size lately, and has not failed since.
