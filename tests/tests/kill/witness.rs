@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fulexo_dev_servers::DataDir;
 use fulexo_tests::second_tlog::{SecondAnswer, SecondLog, SecondWitness, get, post, submission, verify_cosignature};
-use fulexo_tests::{Database, Dice, Node, Program, eventually, own_dir, superuser};
+use fulexo_tests::{Database, Dice, Node, Program, eventually, free_port, own_dir, superuser};
 use sha2::{Digest, Sha256};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::sleep;
@@ -45,7 +45,8 @@ impl Witnessing {
             ("FULEXO_WITNESS_KEY_FILE", file("keys")),
             ("FULEXO_WITNESS_LOGS_FILE", file("logs")),
             ("FULEXO_WITNESS_STATE", file("state")),
-            ("FULEXO_PORT", "0".to_owned()),
+            // Where those who ask it find it again after a restart.
+            ("FULEXO_PORT", free_port().to_string()),
         ];
         Self { env: env.map(|(name, value)| (name.to_owned(), value)).into(), vkeys, dir }
     }
@@ -57,17 +58,6 @@ impl Witnessing {
             let on = witness.says("witnessing ");
             let url = on.split_once(" on ").unwrap().1.to_owned();
             (witness, url)
-        })
-    }
-
-    /// Starts it where it was, so that those who ask it find it again.
-    fn restart(&self, url: &str) -> Program {
-        let mut env = self.env.clone();
-        env.insert("FULEXO_PORT".to_owned(), url.rsplit(':').next().unwrap().to_owned());
-        block_in_place(|| {
-            let mut witness = Program::start(&["witness"], &env);
-            witness.says("witnessing ");
-            witness
         })
     }
 
@@ -285,7 +275,7 @@ async fn a_witness_killed_at_any_moment_remembers_what_it_has_cosigned() {
             }
         };
         let ((), answered) = tokio::join!(killer, submitter);
-        program = witnessing.restart(&url);
+        program = witnessing.start().0;
         let asked = post(&format!("{url}/add-checkpoint"), log.body(0, 1)).await;
         let kept: u64 = match asked.status {
             409 => asked.body.trim_end().parse().unwrap(),
@@ -426,7 +416,7 @@ async fn a_log_is_anchored_by_two_of_three_witnesses_although_nodes_and_witnesse
         if round % 2 == 0 {
             let one = dice.index(3);
             block_in_place(|| running[one].0.kill());
-            running[one].0 = witnesses[one].restart(&running[one].1);
+            running[one].0 = witnesses[one].start().0;
         } else {
             block_in_place(|| second.kill());
             second = start_node();
@@ -453,7 +443,7 @@ async fn a_log_is_anchored_by_two_of_three_witnesses_although_nodes_and_witnesse
     // What was anchored is still verified, and what is not anchored is not.
     assert!(verify(&[]).status.success());
     for (place, witness) in witnesses.iter().enumerate().take(2) {
-        running[place].0 = witness.restart(&running[place].1);
+        running[place].0 = witness.start().0;
     }
     eventually("the log is anchored again", async || anchored(later).await).await;
     let verified = verify(&["--json"]);
