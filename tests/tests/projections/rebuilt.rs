@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::TimeDelta;
 use fulexo_commands::RateLimitViolation;
+use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{RateLimitLayer, RouteGroup};
 use fulexo_projections::feed::LogReader;
@@ -154,6 +155,9 @@ pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     let lockdown = json!({"scope": "logins", "reason": "r"});
     assert_eq!(admin.post("/v1/lockdown", lockdown).await.status, 200);
     assert_eq!(admin.delete_with("/v1/lockdown", json!({"reason": "r"})).await.status, 200);
+    let now = fulexo_node::clock::now();
+    let commands = &node.app().commands;
+    commands.record_ended_refusal(&operator(), CheckpointRefusal::Memory, now, now).await.unwrap();
     caught_up(node, &admin).await;
 }
 

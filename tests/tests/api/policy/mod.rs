@@ -50,7 +50,7 @@ async fn enforce(admin: &Client, edit: impl FnOnce(&mut Value)) -> Answer {
 /// Returns the policy in the answer to a change, without the members on its enforcement.
 fn policy_of(answer: &Answer) -> Value {
     let mut policy = answer.json.clone();
-    for member in ["position", "enforced_on", "nodes", "down", "waited_ms", "checkpoint_size"] {
+    for member in ["position", "enforced_on", "nodes", "down", "waited_ms", "checkpoint_size", "anchored_size"] {
         assert!(policy.as_object_mut().unwrap().remove(member).is_some(), "{member}: {answer:?}");
     }
     policy
