@@ -59,7 +59,8 @@ struct Readiness {
     relay: Option<RelayHealth>,
     tree: TreeHealth,
     checkpoint: CheckpointHealth,
-    /// The state of the cosignatures of witnesses. `null` if no witnesses are asked.
+    /// The state of the cosignatures of witnesses. Absent if no witnesses are asked.
+    #[oai(skip_serializing_if_is_none)]
     anchor: Option<AnchorHealth>,
     /// The nodes of this database. A node that is not `ok` has stopped, or makes no decisions from memory.
     nodes: Vec<NodeHealth>,
