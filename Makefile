@@ -27,6 +27,7 @@ check: setup format lints docs dependencies ## Format, lints, docs, dependencies
 	@scripts/part clients scripts/clients
 	@scripts/part go-reader scripts/go-reader
 	@PROPTEST_CASES=100000 scripts/part readers cargo test --locked --quiet -p fulexo-tlog --test tlog readers
+	@PROPTEST_CASES=100000 scripts/part leaves cargo test --locked --quiet -p fulexo-domain --lib leaf::
 	@scripts/part schemathesis scripts/schemathesis
 
 format:
