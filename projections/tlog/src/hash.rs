@@ -31,7 +31,12 @@ impl TreeHash {
     /// The hash of an inner node with these children.
     #[must_use]
     pub fn of_node(left: &Self, right: &Self) -> Self {
-        Self(Sha256::new_with_prefix([1]).chain_update(left.0).chain_update(right.0).finalize().into())
+        let mut node = [1; 1 + 2 * HASH_LENGTH];
+        let (_, children) = node.split_at_mut(1);
+        let (first, second) = children.split_at_mut(HASH_LENGTH);
+        first.copy_from_slice(&left.0);
+        second.copy_from_slice(&right.0);
+        Self(Sha256::digest(node).into())
     }
 
     /// Reads the canonical base64 of a hash; `None` for anything else.
