@@ -55,7 +55,8 @@ struct Readiness {
     log_size: u64,
     projections: Vec<ProjectionHealth>,
     gate: GateHealth,
-    /// The relay, which copies the log to NATS. `null` if it is not configured.
+    /// The relay, which copies the log to NATS. Absent if it is not configured.
+    #[oai(skip_serializing_if_is_none)]
     relay: Option<RelayHealth>,
     tree: TreeHealth,
     checkpoint: CheckpointHealth,
