@@ -22,6 +22,9 @@ const FULL: u64 = FULL_WIDTH as u64;
 const BATCH: u64 = 4_096;
 /// The interval at which the tree looks for leaves that nothing announced.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after a batch that was not full: a tree that grows with each commit would take a transaction of its own for it, and
+/// a checkpoint is due once a second.
+const COLLECTING_TIME: Duration = Duration::from_millis(50);
 /// The interval at which a node looks again while another one does the work.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest pause after failures; pauses double up to it.
@@ -61,7 +64,9 @@ pub struct Integrator {
 }
 
 enum IntegrationStep {
-    /// Leaves were added; there may be more.
+    /// Leaves were added, as many as one batch takes, and there are more.
+    Full,
+    /// Leaves were added.
     Added,
     /// There is nothing new.
     Idle,
@@ -82,7 +87,11 @@ impl Integrator {
         let mut pause = ELSEWHERE_INTERVAL;
         loop {
             let wait = match self.step().await {
-                Ok(IntegrationStep::Added) => None,
+                Ok(IntegrationStep::Full) => None,
+                Ok(IntegrationStep::Added) => {
+                    sleep(COLLECTING_TIME).await;
+                    None
+                }
                 Ok(IntegrationStep::Idle) => Some(POLL_INTERVAL),
                 Ok(IntegrationStep::Elsewhere) => Some(ELSEWHERE_INTERVAL),
                 Err(error) => {
@@ -104,9 +113,11 @@ impl Integrator {
 
     async fn step(&mut self) -> Result<IntegrationStep, IntegrationError> {
         let mut transaction = begin(&self.pool).await?;
-        // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies.
+        // SKIP LOCKED rather than an advisory lock: the row is free the moment its holder dies. The commit does not wait for the
+        // disk: the log has the leaves, and the commit of a checkpoint over them waits for this one, too.
         let held = sqlx::query!(
-            "select t.size, t.stopped_because, h.position as head from tree.head t, log.head h for update of t skip locked"
+            "select t.size, t.stopped_because, h.position as head, set_config('synchronous_commit', 'off', true)
+             from tree.head t, log.head h for update of t skip locked"
         )
         .fetch_optional(&mut *transaction)
         .await?;
@@ -125,13 +136,14 @@ impl Integrator {
             None => resume(&mut transaction, size).await?,
         };
         let mut complete = Vec::new();
-        for leaf in read(&mut transaction, size..head.min(size + BATCH)).await? {
+        let end = head.min(size + BATCH);
+        for leaf in read(&mut transaction, size..end).await? {
             tiles.push(leaf, |tile| complete.push(tile));
         }
         write(transaction, &tiles, complete).await?;
         self.publish(TreeState { size: tiles.size(), stopped_because: None });
         self.known = Some(tiles);
-        Ok(IntegrationStep::Added)
+        Ok(if end < head { IntegrationStep::Full } else { IntegrationStep::Added })
     }
 
     /// Reads the progress of the node that does the work.
