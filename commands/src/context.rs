@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::{Actor, SealedField};
+use fulexo_domain::event::Actor;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::AccountId;
 use uuid::{NoContext, Timestamp, Uuid};
 

@@ -66,6 +66,12 @@ pub enum CommandError {
     /// The account does not know the device.
     #[error("the account does not know the device")]
     NoSuchDevice,
+    /// The log has no event at the position.
+    #[error("the log has no event at the position")]
+    NoSuchEvent,
+    /// Nothing is sealed alongside the event, or it was destroyed.
+    #[error("nothing is sealed alongside the event, or it was destroyed")]
+    NothingSealed,
     /// The code is wrong or has expired.
     #[error("the code is not valid")]
     WrongCode,

@@ -37,7 +37,8 @@ use crate::rate_limit::{self, RateLimitViolation, SharedQuotaDecision};
 use crate::sessions::access_token::KeyRing;
 use crate::sessions::tokens::{self, Tokens};
 use crate::sessions::{ends, refresh, sign_out};
-use crate::vault::Vault;
+use crate::unsealing;
+use crate::vault::{PersonalData, Vault};
 use crate::write_side::WriteSide;
 
 /// The commands of the service: every use case that changes something.
@@ -705,6 +706,21 @@ impl Commands {
         violations: &[RateLimitViolation],
     ) -> Result<(), CommandError> {
         rate_limit::record_violations(&self.side, context, violations).await
+    }
+
+    /// Discloses what is sealed alongside the event at a position, and records that, with the reason, before. The permission of
+    /// the actor is asked for once more as of the record.
+    ///
+    /// # Errors
+    /// [`CommandError::NoSuchEvent`], [`CommandError::NothingSealed`], [`CommandError::GrantExceedsOwn`];
+    /// [`CommandError::OutcomeExpired`] for a repetition after 10 minutes.
+    pub async fn unseal(
+        &self,
+        context: &Context,
+        position: u64,
+        reason: Reason,
+    ) -> Result<CommandOutcome<PersonalData>, CommandError> {
+        unsealing::unseal(&self.side, context, position, reason).await
     }
 
     /// Records that the signer of the log signs again after it had refused to: once for these times, however often this is

@@ -22,6 +22,7 @@ mod reason;
 mod retention;
 mod sessions;
 mod unit_of_work;
+mod unsealing;
 pub mod vault;
 mod write_side;
 

@@ -6,8 +6,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_bcrypt::MAX_LANES;
-use fulexo_domain::event::{Actor, SealedField};
+use fulexo_domain::event::Actor;
 use fulexo_domain::rate_limit::{Quota, RateLimitEvent, RateLimitLayer, RouteGroup};
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::AccountId;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! The reasons that administrators give, sealed for the person whom the act concerns.
 
-use fulexo_domain::event::SealedField;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::{AccountId, Reason};
 use uuid::Uuid;
 

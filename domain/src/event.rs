@@ -9,12 +9,14 @@ use uuid::Uuid;
 
 use crate::account::{AccountEvent, Initiator};
 use crate::api_key::ApiKeyEvent;
+use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::checkpoint::CheckpointEvent;
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
 use crate::role::RoleEvent;
+use crate::sealed_field::SealedField;
 use crate::session::SessionEvent;
 
 /// An event of any category.
@@ -38,6 +40,8 @@ pub enum Event {
     Lockdown(LockdownEvent),
     /// An event of the log's checkpoints.
     Checkpoint(CheckpointEvent),
+    /// An event of the use of the audit trail.
+    Audit(AuditTrailEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -91,6 +95,12 @@ impl From<LockdownEvent> for Event {
 impl From<CheckpointEvent> for Event {
     fn from(event: CheckpointEvent) -> Self {
         Self::Checkpoint(event)
+    }
+}
+
+impl From<AuditTrailEvent> for Event {
+    fn from(event: AuditTrailEvent) -> Self {
+        Self::Audit(event)
     }
 }
 
@@ -160,6 +170,7 @@ static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         serde_introspect::<RateLimitEvent>(),
         serde_introspect::<LockdownEvent>(),
         serde_introspect::<CheckpointEvent>(),
+        serde_introspect::<AuditTrailEvent>(),
     ]
     .concat()
 });
@@ -184,6 +195,7 @@ impl Event {
             Self::RateLimit(_) => Category::RateLimit,
             Self::Lockdown(_) => Category::Lockdown,
             Self::Checkpoint(_) => Category::Checkpoint,
+            Self::Audit(_) => Category::Audit,
         }
     }
 
@@ -199,7 +211,8 @@ impl Event {
             | Self::ApiKey(_)
             | Self::RateLimit(_)
             | Self::Lockdown(_)
-            | Self::Checkpoint(_) => 1,
+            | Self::Checkpoint(_)
+            | Self::Audit(_) => 1,
         }
     }
 
@@ -223,7 +236,8 @@ impl Event {
             | Self::Role(_)
             | Self::Policy(PolicyEvent::Changed { .. })
             | Self::Lockdown(_)
-            | Self::ApiKey(ApiKeyEvent::Revoked {}) => &[SealedField::Reason],
+            | Self::ApiKey(ApiKeyEvent::Revoked {})
+            | Self::Audit(AuditTrailEvent::Unsealed { .. }) => &[SealedField::Reason],
             Self::Account(
                 AccountEvent::PasswordChanged { .. }
                 | AccountEvent::SecondFactorEnrolmentStarted {}
@@ -291,11 +305,13 @@ pub enum Category {
     Lockdown,
     /// A single stream, the nil one.
     Checkpoint,
+    /// One stream per event whose sealed fields were disclosed, with its id.
+    Audit,
 }
 
 impl Category {
     /// All categories.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Account,
         Self::Authentication,
         Self::Session,
@@ -305,6 +321,7 @@ impl Category {
         Self::RateLimit,
         Self::Lockdown,
         Self::Checkpoint,
+        Self::Audit,
     ];
 
     /// The name in leaves, tables and subjects.
@@ -320,6 +337,7 @@ impl Category {
             Self::RateLimit => "rate_limit",
             Self::Lockdown => "lockdown",
             Self::Checkpoint => "checkpoint",
+            Self::Audit => "audit",
         }
     }
 }
@@ -406,42 +424,6 @@ impl Actor {
         match self {
             Self::Account { id } | Self::ApiKey { id } => Some(*id),
             Self::Anonymous | Self::Operator | Self::System => None,
-        }
-    }
-}
-
-/// A personal field, which is sealed alongside the log and never part of a leaf.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SealedField {
-    /// The device, by the id of its token.
-    Device,
-    /// The display name.
-    DisplayName,
-    /// The e-mail address.
-    Email,
-    /// The IP address of the client.
-    Ip,
-    /// A reason, as free text by an administrator.
-    Reason,
-    /// The user agent of the client.
-    UserAgent,
-}
-
-impl SealedField {
-    /// All fields.
-    pub const ALL: [Self; 6] = [Self::Device, Self::DisplayName, Self::Email, Self::Ip, Self::Reason, Self::UserAgent];
-
-    /// The name in leaves.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::DisplayName => "display_name",
-            Self::Email => "email",
-            Self::Ip => "ip",
-            Self::Reason => "reason",
-            Self::UserAgent => "user_agent",
         }
     }
 }

@@ -23,6 +23,7 @@ pub use self::canonical::is_canonical_json;
 pub use self::outline::LeafOutline;
 use crate::account::AccountEvent;
 use crate::api_key::ApiKeyEvent;
+use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::checkpoint::CheckpointEvent;
 use crate::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
@@ -106,6 +107,7 @@ impl EventDraft {
             Event::RateLimit(event) => serde_json::to_value(event),
             Event::Lockdown(event) => serde_json::to_value(event),
             Event::Checkpoint(event) => serde_json::to_value(event),
+            Event::Audit(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -248,6 +250,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
         Category::RateLimit => RateLimitEvent::deserialize(tagged).map(Event::RateLimit),
         Category::Lockdown => LockdownEvent::deserialize(tagged).map(Event::Lockdown),
         Category::Checkpoint => CheckpointEvent::deserialize(tagged).map(Event::Checkpoint),
+        Category::Audit => AuditTrailEvent::deserialize(tagged).map(Event::Audit),
     }
     .map_err(|source| {
         // Serde reports an unknown variant only in the text of its message.
@@ -397,7 +400,7 @@ impl<'de> VariantAccess<'de> for TaggedData<'de> {
 mod tests {
     use super::*;
     use crate::authentication::{Factor, FailureReason};
-    use crate::event::SealedField;
+    use crate::sealed_field::SealedField;
     use crate::session::RevocationCause;
 
     fn draft(event: Event) -> EventDraft {

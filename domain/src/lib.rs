@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod api_key;
+pub mod audit;
 pub mod authentication;
 pub mod checkpoint;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod policy;
 pub mod preview;
 pub mod rate_limit;
 pub mod role;
+pub mod sealed_field;
 pub mod session;
 pub mod snapshot;
 pub mod values;

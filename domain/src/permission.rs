@@ -45,6 +45,9 @@ pub enum Permission {
     /// Read the audit trail.
     #[serde(rename = "audit.read")]
     AuditRead,
+    /// Open what is sealed alongside the events of the audit trail.
+    #[serde(rename = "audit.unseal")]
+    AuditUnseal,
     /// Read metrics: the numbers of events, accounts and sessions.
     #[serde(rename = "metrics.read")]
     MetricsRead,
@@ -55,7 +58,7 @@ pub enum Permission {
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::SessionsRead,
@@ -68,6 +71,7 @@ impl Permission {
         Self::ApiKeysManage,
         Self::TokensIntrospect,
         Self::AuditRead,
+        Self::AuditUnseal,
         Self::MetricsRead,
         Self::LockdownManage,
     ];
@@ -99,6 +103,7 @@ impl Permission {
             Self::ApiKeysManage => "Create, list and revoke API keys.",
             Self::TokensIntrospect => "Introspect tokens (RFC 7662).",
             Self::AuditRead => "Read the audit trail.",
+            Self::AuditUnseal => "Open the sealed fields of events, with a reason; each time is an event.",
             Self::MetricsRead => "Read counts of events, accounts and sessions.",
             Self::LockdownManage => "Impose and lift a lockdown, and work during one.",
         }
@@ -120,6 +125,7 @@ impl Permission {
             Self::ApiKeysManage => "api_keys.manage",
             Self::TokensIntrospect => "tokens.introspect",
             Self::AuditRead => "audit.read",
+            Self::AuditUnseal => "audit.unseal",
             Self::MetricsRead => "metrics.read",
             Self::LockdownManage => "lockdown.manage",
         }

@@ -100,7 +100,8 @@ async fn expected_state(
         | Category::ApiKey
         | Category::RateLimit
         | Category::Lockdown
-        | Category::Checkpoint => None,
+        | Category::Checkpoint
+        | Category::Audit => None,
     };
     Ok(folded.map(|folded| (stream, folded)))
 }

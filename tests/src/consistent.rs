@@ -127,7 +127,8 @@ impl Log {
                 | Event::ApiKey(_)
                 | Event::RateLimit(_)
                 | Event::Lockdown(_)
-                | Event::Checkpoint(_) => {}
+                | Event::Checkpoint(_)
+                | Event::Audit(_) => {}
             }
         }
         Self { events, accounts, sessions, roles }
@@ -243,7 +244,8 @@ impl Log {
                 | Event::Session(_)
                 | Event::Role(_)
                 | Event::RateLimit(_)
-                | Event::Checkpoint(_) => {}
+                | Event::Checkpoint(_)
+                | Event::Audit(_) => {}
             }
         }
         let rows: Vec<(String,)> = all(pool, "select policy from access.policy").await;

@@ -4,8 +4,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::account::{AccountEvent, Initiator};
 use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, Factor, FailureReason};
-use fulexo_domain::event::{Actor, Category, Event, SealedDigest, SealedField, Stream};
+use fulexo_domain::event::{Actor, Category, Event, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, EventDraft};
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, RoleName, SessionId};
 use sqlx::{Connection, PgConnection};

@@ -14,17 +14,19 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, Initiator, PasswordChangeCause};
 use fulexo_domain::api_key::ApiKeyEvent;
+use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{
     AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, LockScope, UnlockCause,
 };
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
-use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, SealedField, Stream};
+use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, EventDraft, LeafOutline, LeafTemplate};
 use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{FingerprintPolicy, Policy, PolicyEvent};
 use fulexo_domain::rate_limit::{RateLimitEvent, RateLimitLayer, RouteGroup};
 use fulexo_domain::role::RoleEvent;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
 use fulexo_domain::values::{AccountId, ApiKeyName, RoleName, SessionId};
 use uuid::Uuid;
@@ -142,7 +144,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("session_limit", revoked(RevocationCause::SessionLimit)),
         ("", SessionEvent::Expired {}.into()),
         ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[..12].to_vec() }.into()),
-        ("later", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[12..].to_vec() }.into()),
+        ("later", defined(&[Permission::MetricsRead, Permission::LockdownManage])),
+        ("unsealing", defined(&[Permission::AuditUnseal])),
         (
             "",
             RoleEvent::PermissionsChanged {
@@ -183,6 +186,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", LockdownEvent::Started { scope: LockdownScope::All }.into()),
         ("logins", LockdownEvent::Started { scope: LockdownScope::Logins }.into()),
         ("", LockdownEvent::Lifted {}.into()),
+        ("", unsealed(&[SealedField::Email])),
+        ("every_field", unsealed(&SealedField::ALL)),
         ("", refusal_ended(CheckpointRefusal::Shorter)),
         ("different", refusal_ended(CheckpointRefusal::Different)),
         ("other_log", refusal_ended(CheckpointRefusal::OtherLog)),
@@ -323,6 +328,7 @@ fn stands_among_the_samples(event: &Event) {
             started_at: _,
             ended_at: _,
         }) => {}
+        Event::Audit(AuditTrailEvent::Unsealed { position: _, fields: _ }) => {}
         Event::Lockdown(event) => match event {
             LockdownEvent::Started { scope: LockdownScope::Logins | LockdownScope::All } | LockdownEvent::Lifted {} => {
             }
@@ -360,6 +366,14 @@ fn started() -> Event {
     let (idle_expires_at, expires_at) = (time(604_800), time(2_592_000));
     let (account, methods, fingerprint) = (AccountId(id(2)), vec![AuthenticationMethod::Password], fingerprint());
     SessionEvent::Started { account, methods, fingerprint, idle_expires_at, expires_at }.into()
+}
+
+fn defined(permissions: &[Permission]) -> Event {
+    RoleEvent::Defined { role: role("support"), permissions: permissions.to_vec() }.into()
+}
+
+fn unsealed(fields: &[SealedField]) -> Event {
+    AuditTrailEvent::Unsealed { position: 41, fields: fields.to_vec() }.into()
 }
 
 fn refusal_ended(reason: CheckpointRefusal) -> Event {
@@ -411,6 +425,7 @@ fn prepared(event: &Event) -> LeafTemplate {
         }
         Event::RateLimit(_) => (None, Actor::Anonymous, None),
         Event::Checkpoint(_) => (None, Actor::System, None),
+        Event::Audit(_) => (Some(id(2)), Actor::Account { id: id(4) }, None),
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => {
             (None, Actor::Account { id: id(4) }, None)
         }

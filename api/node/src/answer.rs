@@ -382,6 +382,7 @@ impl From<CommandError> for Problem {
             CommandError::Account(AccountError::NotFound)
             | CommandError::Session(_)
             | CommandError::NoSuchDevice
+            | CommandError::NoSuchEvent
             | CommandError::Role(RoleError::NotFound)
             | CommandError::ApiKey(ApiKeyError::NotFound) => Self::not_found(),
             CommandError::Account(AccountError::RoleNotFound) => {
@@ -480,6 +481,9 @@ impl From<CommandError> for Problem {
             }
             CommandError::Lockdown(LockdownError::NotStarted) => {
                 Self::conflict("No lockdown is in force.").with_code(Code::NO_LOCKDOWN)
+            }
+            CommandError::NothingSealed => {
+                Self::conflict("Nothing is sealed alongside this event, or it was destroyed.").with_code(Code::NOTHING_SEALED)
             }
             CommandError::LockedDown => Self::locked_down(),
             CommandError::QuotaExceeded(spent) => Self::from(*spent),

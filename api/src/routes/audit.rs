@@ -3,12 +3,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::DateTime;
+use fulexo_commands::vault::PersonalData;
 use fulexo_domain::leaf;
 use fulexo_domain::permission::Permission;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::InvalidValue;
-use fulexo_node::answer::{QueryResponse, query_failed};
-use fulexo_node::caller::{BearerOrKey, app};
-use fulexo_node::http::Problem;
+use fulexo_node::answer::{CommandResponse, QueryResponse, query_failed};
+use fulexo_node::caller::{Bearer, BearerOrKey, app};
+use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
 use fulexo_node::vocabulary::{Categories, EventTypes, Orders, Word};
 use fulexo_projections::read_models::Projection;
@@ -21,7 +23,7 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::as_of::{AsOfPaging, AsOfResource};
-use super::input::{Input, Limit, PageQuery, read_position};
+use super::input::{Input, Limit, PageQuery, ReasonRequest, act, read_position};
 use super::tag::Tag;
 
 pub struct Audit;
@@ -102,6 +104,44 @@ struct AuditEventWithLeaf {
     leaf_hash: String,
 }
 
+/// The personal data of an event, opened.
+#[derive(Object)]
+struct UnsealedEvent {
+    /// The position of the event.
+    position: u64,
+    /// The personal data.
+    fields: UnsealedFields,
+    /// The size of a signed checkpoint that covers the record of this disclosure. `null` if none did within 2 seconds, or nothing
+    /// signs the log.
+    checkpoint_size: Option<u64>,
+    /// The size of the newest checkpoint that as many witnesses have cosigned as the policy asks for, at the time of the response.
+    /// `null` if no witnesses are asked, or too few have cosigned one.
+    anchored_size: Option<u64>,
+}
+
+/// The fields that were sealed alongside an event. One that the event does not have, or that was destroyed, is absent.
+#[derive(Object)]
+struct UnsealedFields {
+    /// The id of the device.
+    #[oai(skip_serializing_if_is_none)]
+    device: Option<String>,
+    /// The display name.
+    #[oai(skip_serializing_if_is_none)]
+    display_name: Option<String>,
+    /// The e-mail address.
+    #[oai(skip_serializing_if_is_none)]
+    email: Option<String>,
+    /// The IP address of the client.
+    #[oai(skip_serializing_if_is_none)]
+    ip: Option<String>,
+    /// The reason that was given.
+    #[oai(skip_serializing_if_is_none)]
+    reason: Option<String>,
+    /// The user agent of the client.
+    #[oai(skip_serializing_if_is_none)]
+    user_agent: Option<String>,
+}
+
 #[OpenApi(prefix_path = "/v1/audit", tag = "Tag::Audit")]
 impl Audit {
     /// List events
@@ -125,6 +165,12 @@ impl Audit {
         actor: Query<Option<Uuid>>,
         /// A filter for events that this request caused.
         correlation: Query<Option<Uuid>>,
+        /// A filter for events of this session, and of the login that began it.
+        session: Query<Option<Uuid>>,
+        /// A filter for events that concern this API key, or that it caused.
+        api_key: Query<Option<Uuid>>,
+        /// A filter for events that have this id: as their own, or as that of their stream, subject, actor or correlation.
+        id: Query<Option<Uuid>>,
         /// A filter for events recorded at or after this time (RFC 3339).
         from: Query<Option<Timestamp>>,
         /// A filter for events recorded before this time (RFC 3339).
@@ -150,6 +196,9 @@ impl Audit {
             subject: subject.0,
             actor: actor.0,
             correlation: correlation.0,
+            session: session.0,
+            api_key: api_key.0,
+            id: id.0,
             from: from.0.map(DateTime::from),
             to: to.0.map(DateTime::from),
             after: input.parse_optional("/after", after),
@@ -185,6 +234,54 @@ impl Audit {
             leaf: URL_SAFE_NO_PAD.encode(&entry.leaf),
             leaf_hash: URL_SAFE_NO_PAD.encode(&entry.leaf_hash),
         }))
+    }
+
+    /// Unseal an event
+    ///
+    /// Needs the permission `audit.unseal` and an elevated session. Returns the personal data that are sealed alongside the
+    /// event. The disclosure is an event itself, `audit.unsealed`, with the actor, the position, the names of the fields and,
+    /// sealed, the reason; it is recorded before anything is disclosed, and the person whom the event concerns sees it in
+    /// `GET /v1/me/events`.
+    ///
+    /// Answers 404 if the log has no event at the position, and 409 `nothing_sealed` if nothing is sealed alongside it, or all of
+    /// it was destroyed.
+    #[oai(path = "/events/:position/unseal", method = "post", operation_id = "unseal_audit_event")]
+    async fn unseal(
+        &self,
+        request: &Request,
+        caller: Bearer,
+        position: Path<u64>,
+        body: JsonBody<ReasonRequest>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+    ) -> Result<CommandResponse<UnsealedEvent>, Problem> {
+        let (context, reason) = act(request, &caller.0, Permission::AuditUnseal, body, idempotency_key.0)?;
+        let app = app(request)?;
+        let done = app.commands.unseal(&context, position.0, reason).await?;
+        let checkpoint_size = match done.position {
+            Some(recorded) => app.checkpoint_for(recorded).await,
+            None => None,
+        };
+        let response = CommandResponse::of(done, |opened| UnsealedEvent {
+            position: position.0,
+            fields: UnsealedFields::of(&opened),
+            checkpoint_size,
+            anchored_size: app.anchored_size(),
+        });
+        Ok(response.with_checkpoint(checkpoint_size))
+    }
+}
+
+impl UnsealedFields {
+    fn of(opened: &PersonalData) -> Self {
+        let field = |field| opened.get(field).map(str::to_owned);
+        Self {
+            device: field(SealedField::Device),
+            display_name: field(SealedField::DisplayName),
+            email: field(SealedField::Email),
+            ip: field(SealedField::Ip),
+            reason: field(SealedField::Reason),
+            user_agent: field(SealedField::UserAgent),
+        }
     }
 }
 

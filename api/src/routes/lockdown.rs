@@ -1,9 +1,9 @@
 //! The lockdown, which refuses everybody except incident responders.
 
 use fulexo_commands::CommandError;
-use fulexo_domain::event::SealedField;
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::Permission;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::Reason;
 use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
 use fulexo_node::caller::{Bearer, BearerOrKey, app, context};

@@ -1,8 +1,8 @@
 //! Sessions of all accounts, for administrators.
 
 use fulexo_commands::CommandError;
-use fulexo_domain::event::SealedField;
 use fulexo_domain::permission::Permission;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::{AccountId, Reason, SessionId};
 use fulexo_node::answer::{CommandResponse, EnforcementResource, QueryResponse, query_failed};
 use fulexo_node::caller::{BearerOrKey, app, context};

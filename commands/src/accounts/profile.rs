@@ -1,6 +1,6 @@
 //! Profiles of accounts, opened from sealed data.
 
-use fulexo_domain::event::SealedField;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::snapshot::AccountSnapshot;
 use fulexo_domain::values::{AccountId, DisplayName, EmailAddress};
 

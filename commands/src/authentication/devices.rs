@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_LIFETIME};
-use fulexo_domain::event::SealedField;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgPool;
 use uuid::Uuid;

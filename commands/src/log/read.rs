@@ -79,6 +79,18 @@ impl EventLog {
             .collect()
     }
 
+    /// Loads the event at a position; `None` if the log has none there.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) async fn event(&self, position: u64) -> Result<Option<RecordedEvent>, ReadError> {
+        let Ok(position) = i64::try_from(position) else { return Ok(None) };
+        let row = sqlx::query!("select leaf, leaf_hash from log.event where position = $1", position);
+        let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let recorded = leaf::decode(position.unsigned_abs(), &row.leaf)?;
+        verify_event(recorded.stream, recorded.version, position, &row.leaf, &row.leaf_hash).map(Some)
+    }
+
     /// Loads the record of one stream, from its snapshot if there is one.
     ///
     /// # Errors

@@ -93,7 +93,8 @@ impl MailKind {
             | Event::ApiKey(_)
             | Event::RateLimit(_)
             | Event::Lockdown(_)
-            | Event::Checkpoint(_) => None,
+            | Event::Checkpoint(_)
+            | Event::Audit(_) => None,
         }
     }
 

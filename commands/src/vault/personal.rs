@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::NaiveDate;
-use fulexo_domain::event::{Event, SealedDigest, SealedField};
+use fulexo_domain::event::{Event, SealedDigest};
+use fulexo_domain::sealed_field::SealedField;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -45,6 +46,11 @@ impl PersonalData {
     #[must_use]
     pub fn get(&self, field: SealedField) -> Option<&str> {
         self.0.get(&field).map(|value| value.as_str())
+    }
+
+    /// Returns the fields that have a value, in the order of their names.
+    pub fn fields(&self) -> impl Iterator<Item = SealedField> {
+        self.0.keys().copied()
     }
 
     /// Seals the fields that belong to this event. Returns the row to store, and the digest for the leaf. `None` if

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::canonical::{MAX_DEPTH, array, digits, literal, string, value};
 use super::time::parse_time;
-use crate::event::{Category, SealedDigest, SealedField};
+use crate::event::{Category, SealedDigest};
+use crate::sealed_field::SealedField;
 
 /// The fields of a leaf in canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -237,7 +237,8 @@ impl GateMemory {
             | Event::Policy(_)
             | Event::RateLimit(_)
             | Event::Lockdown(_)
-            | Event::Checkpoint(_) => {}
+            | Event::Checkpoint(_)
+            | Event::Audit(_) => {}
         }
     }
 

@@ -305,7 +305,8 @@ const fn concerns(recorded: &RecordedEvent) -> bool {
         | Event::ApiKey(_)
         | Event::RateLimit(_)
         | Event::Lockdown(_)
-        | Event::Checkpoint(_) => false,
+        | Event::Checkpoint(_)
+        | Event::Audit(_) => false,
     }
 }
 
@@ -394,7 +395,8 @@ fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
         | Event::ApiKey(_)
         | Event::RateLimit(_)
         | Event::Lockdown(_)
-        | Event::Checkpoint(_) => {}
+        | Event::Checkpoint(_)
+        | Event::Audit(_) => {}
     }
 }
 

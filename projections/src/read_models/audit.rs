@@ -1,7 +1,7 @@
 //! The audit read model: the index that auditors search. The events found are shown from their leaves.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::RecordedEvent;
+use fulexo_domain::event::{Category, RecordedEvent};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -32,6 +32,12 @@ pub struct AuditFilter {
     pub actor: Option<Uuid>,
     /// The request that caused the event.
     pub correlation: Option<Uuid>,
+    /// The session that the event is one of, or whose login it belongs to.
+    pub session: Option<Uuid>,
+    /// The API key that the event concerns, or that caused it.
+    pub api_key: Option<Uuid>,
+    /// An id that the event has as any of its own: event, stream, subject, actor, correlation.
+    pub id: Option<Uuid>,
     /// Recorded at or after this time.
     pub from: Option<DateTime<Utc>>,
     /// Recorded before this time.
@@ -42,24 +48,52 @@ pub struct AuditFilter {
     pub until: Option<i64>,
 }
 
+/// A place where an id is looked for. Each has an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IdPlace {
+    /// A column of the read model.
+    Column(&'static str),
+    /// The stream of the event, of this category or of any.
+    Stream(Option<Category>),
+    /// The request that began the session with this id.
+    SessionStart,
+}
+
 impl AuditFilter {
     /// The number of conditions that have an index.
     fn indexed(&self) -> usize {
         let ids = [self.subject, self.actor, self.correlation].into_iter().flatten().count();
-        ids + usize::from(self.event_type.is_some()) + usize::from(self.category.is_some())
+        // These are looked for in several places.
+        let several = 2 * [self.session, self.api_key, self.id].into_iter().flatten().count();
+        ids + several + usize::from(self.event_type.is_some()) + usize::from(self.category.is_some())
     }
 
     /// `true` if any condition is given.
     #[must_use]
-    pub const fn is_given(&self) -> bool {
-        let Self { event_type, category, subject, actor, correlation, from, to, after: _, until: _ } = self;
-        event_type.is_some()
-            || category.is_some()
-            || subject.is_some()
-            || actor.is_some()
-            || correlation.is_some()
-            || from.is_some()
-            || to.is_some()
+    pub fn is_given(&self) -> bool {
+        self.indexed() > 0 || self.from.is_some() || self.to.is_some()
+    }
+
+    /// The conditions on ids: an event must meet all of one of these lists.
+    fn id_conditions(&self) -> Vec<Vec<(IdPlace, Uuid)>> {
+        use IdPlace::{Column, SessionStart, Stream};
+        const OWN: [IdPlace; 5] =
+            [Column("event_id"), Stream(None), Column("subject_id"), Column("actor_id"), Column("correlation_id")];
+        let conditions: [(Option<Uuid>, &[IdPlace]); 6] = [
+            (self.subject, &[Column("subject_id")]),
+            (self.actor, &[Column("actor_id")]),
+            (self.correlation, &[Column("correlation_id")]),
+            (self.session, &[Stream(Some(Category::Session)), SessionStart]),
+            (self.api_key, &[Stream(Some(Category::ApiKey)), Column("actor_id")]),
+            (self.id, &OWN),
+        ];
+        let mut lists = vec![Vec::new()];
+        for (id, places) in conditions {
+            let Some(id) = id else { continue };
+            let with = |list: &Vec<_>, place: &IdPlace| list.iter().copied().chain([(*place, id)]).collect();
+            lists = lists.iter().flat_map(|list| places.iter().map(move |place| with(list, place))).collect();
+        }
+        lists
     }
 }
 
@@ -83,19 +117,53 @@ pub async fn list(
 /// decrease, and each index orders the positions of a value.
 #[must_use]
 pub fn statement(filter: &AuditFilter, paging: &Paging<i64>) -> QueryBuilder<Postgres> {
-    let AuditFilter { event_type, category, subject, actor, correlation, from, to, after, until } = filter;
-    let mut sql = QueryBuilder::new(
-        "select e.position, e.leaf, e.leaf_hash from (select a.position from read.audit a where true",
-    );
+    let mut sql = QueryBuilder::new("select e.position, e.leaf, e.leaf_hash from (");
+    let lists = filter.id_conditions();
+    // An id in several places is several searches: each has an index that orders its positions.
+    let is_union = lists.len() > 1;
+    for (nth, list) in lists.iter().enumerate() {
+        if is_union {
+            sql.push(if nth == 0 { "select position from ((" } else { ") union (" });
+        }
+        search(&mut sql, filter, list, paging);
+    }
+    let order = paging.order.sql();
+    if is_union {
+        sql.push(")) u order by position ").push(order).push(" limit ").push(paging.fetch_limit());
+    }
+    sql.push(") a join log.event e on e.position = a.position order by a.position ").push(order);
+    sql
+}
+
+/// Adds a search for positions that meet all of these conditions.
+fn search(sql: &mut QueryBuilder<Postgres>, filter: &AuditFilter, ids: &[(IdPlace, Uuid)], paging: &Paging<i64>) {
+    let AuditFilter { event_type, category, from, to, after, until, .. } = filter;
+    sql.push("select a.position from read.audit a where true");
     if let Some(event_type) = event_type {
         sql.push(" and a.event_type = ").push_bind(*event_type);
     }
     if let Some(category) = category {
         sql.push(" and a.category = ").push_bind(*category);
     }
-    for (column, id) in [("subject_id", subject), ("actor_id", actor), ("correlation_id", correlation)] {
-        if let Some(id) = id {
-            sql.push(" and a.").push(column).push(" = ").push_bind(*id);
+    for (place, id) in ids {
+        match place {
+            IdPlace::Column(column) => {
+                sql.push(" and a.").push(*column).push(" = ").push_bind(*id);
+            }
+            IdPlace::Stream(category) => {
+                sql.push(" and a.position in (select position from log.event where stream_id = ").push_bind(*id);
+                if let Some(category) = category {
+                    sql.push(" and category = ").push_bind(category.as_str());
+                }
+                sql.push(")");
+            }
+            IdPlace::SessionStart => {
+                sql.push(
+                    " and a.correlation_id = (select s.correlation_id from read.audit s
+                      join log.event e on e.position = s.position where e.version = 1 and e.category = ",
+                );
+                sql.push_bind(Category::Session.as_str()).push(" and e.stream_id = ").push_bind(*id).push(")");
+            }
         }
     }
     if let Some(from) = from {
@@ -115,10 +183,7 @@ pub fn statement(filter: &AuditFilter, paging: &Paging<i64>) -> QueryBuilder<Pos
     if let Some(after) = paging.after {
         sql.push(" and a.position").push(paging.order.after_operator()).push_bind(after);
     }
-    let order = paging.order.sql();
-    sql.push(" order by a.position ").push(order).push(" limit ").push(paging.fetch_limit());
-    sql.push(") a join log.event e on e.position = a.position order by a.position ").push(order);
-    sql
+    sql.push(" order by a.position ").push(paging.order.sql()).push(" limit ").push(paging.fetch_limit());
 }
 
 /// The event at a position, read from the log itself.
@@ -136,14 +201,15 @@ pub(crate) async fn apply(connection: &mut PgConnection, events: &[RecordedEvent
     sqlx::query!(
         "insert into audit
          select unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::uuid[]),
-                unnest($6::uuid[]), unnest($7::timestamptz[])",
+                unnest($6::uuid[]), unnest($7::timestamptz[]), unnest($8::uuid[])",
         &events.iter().map(|event| to_i64(event.position)).collect::<Vec<_>>(),
         &events.iter().map(|event| &*event.event_type).collect::<Vec<_>>() as &[&str],
         &events.iter().map(|event| event.stream.category.as_str()).collect::<Vec<_>>() as &[&str],
         &events.iter().map(|event| event.subject).collect::<Vec<_>>() as &[Option<Uuid>],
         &events.iter().map(|event| event.actor.id()).collect::<Vec<_>>() as &[Option<Uuid>],
         &events.iter().map(|event| event.correlation).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.recorded_at).collect::<Vec<_>>()
+        &events.iter().map(|event| event.recorded_at).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.id).collect::<Vec<_>>()
     )
     .execute(connection)
     .await?;

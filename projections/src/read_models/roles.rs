@@ -278,7 +278,8 @@ const fn role_event(recorded: &RecordedEvent) -> Option<&RoleEvent> {
         | Event::ApiKey(_)
         | Event::RateLimit(_)
         | Event::Lockdown(_)
-        | Event::Checkpoint(_) => None,
+        | Event::Checkpoint(_)
+        | Event::Audit(_) => None,
     }
 }
 
@@ -349,7 +350,8 @@ fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
         | Event::ApiKey(_)
         | Event::RateLimit(_)
         | Event::Lockdown(_)
-        | Event::Checkpoint(_) => None,
+        | Event::Checkpoint(_)
+        | Event::Audit(_) => None,
     }
 }
 

@@ -278,7 +278,8 @@ const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
         | Event::ApiKey(_)
         | Event::RateLimit(_)
         | Event::Lockdown(_)
-        | Event::Checkpoint(_) => None,
+        | Event::Checkpoint(_)
+        | Event::Audit(_) => None,
     }
 }
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use fulexo_commands::log::{AppendOutcome, AppendRequest, EventLog, ExpectedVersion, LogHooks};
 use fulexo_domain::authentication::{AuthenticationEvent, Factor, FailureReason};
-use fulexo_domain::event::{Actor, Category, SealedDigest, SealedField, Stream};
+use fulexo_domain::event::{Actor, Category, SealedDigest, Stream};
 use fulexo_domain::leaf::EventDraft;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_node::clock;
 use fulexo_projections::access;
 use fulexo_tests::{Database, operator};

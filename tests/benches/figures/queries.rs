@@ -76,6 +76,7 @@ async fn paths(log: &Database) -> Vec<(&'static str, String)> {
         text("select subject_id::text from read.audit where subject_id is not null order by position limit 1").await;
     let actor =
         text("select actor_id::text from read.audit where actor_id is not null order by position limit 1").await;
+    let session = text("select session_id::text from read.session order by session_id limit 1").await;
     let request = text("select correlation_id::text from read.audit order by position limit 1").await;
     let middle = text(
         "select to_char(recorded_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from read.audit
@@ -91,6 +92,8 @@ async fn paths(log: &Database) -> Vec<(&'static str, String)> {
         ("events of a subject", format!("/v1/audit/events?subject={account}")),
         ("events of an actor", format!("/v1/audit/events?actor={actor}")),
         ("events of a request", format!("/v1/audit/events?correlation={request}")),
+        ("events of a session", format!("/v1/audit/events?session={session}")),
+        ("events with an id", format!("/v1/audit/events?id={account}")),
         ("events of a common type", "/v1/audit/events?type=session.refreshed".into()),
         ("events of a type not there", "/v1/audit/events?type=lockdown.started".into()),
         ("events of a category", "/v1/audit/events?category=account".into()),

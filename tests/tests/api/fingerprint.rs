@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use fulexo_domain::event::SealedField;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_tests::{Answer, Client, Database, Node, PASSWORD, cut_off, eventually, log_size, operator, there};
 use futures_util::future::join_all;
 use hyper::Method;

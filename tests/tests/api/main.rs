@@ -7,6 +7,7 @@ mod addresses;
 mod administration;
 mod api_keys;
 mod as_of;
+mod audit_search;
 mod browsers;
 mod counter;
 mod devices;
@@ -23,6 +24,7 @@ mod roles;
 mod second_factor;
 mod snapshots;
 mod transparency;
+mod unsealing;
 mod well_known;
 mod witnesses;
 
@@ -32,7 +34,7 @@ use fulexo_tests::Answer;
 use serde_json::Value;
 
 /// Every permission, in the order in which they are listed.
-const PERMISSIONS: [&str; 14] = [
+const PERMISSIONS: [&str; 15] = [
     "accounts.read",
     "accounts.manage",
     "sessions.read",
@@ -45,6 +47,7 @@ const PERMISSIONS: [&str; 14] = [
     "api_keys.manage",
     "tokens.introspect",
     "audit.read",
+    "audit.unseal",
     "metrics.read",
     "lockdown.manage",
 ];

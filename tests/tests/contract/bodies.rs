@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::wire::{self, post_json};
 use crate::{assert_problem, log_size, pointers};
-use fulexo_tests::spec::{document, operations};
+use fulexo_tests::spec::{document, operations, sample};
 
 const REGISTER: &str = "/v1/auth/register";
 
@@ -134,7 +134,7 @@ async fn no_operation_takes_a_member_that_it_does_not_know() {
     for operation in operations().into_iter().filter(|operation| operation.has_body() && operation.reads_json()) {
         let mut body = operation.body(admin.account).unwrap();
         body["surprise"] = json!("x");
-        let target = operation.target(|_, _| json!(admin.account));
+        let target = operation.target(|name, schema| sample(name, schema, admin.account));
         let answer = operation.send(&admin, &target, &body.to_string()).await;
         assert_problem(&answer, 400, "invalid_input");
         assert_eq!(pointers(&answer), ["/surprise"], "{}", operation.id);

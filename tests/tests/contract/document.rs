@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use fulexo_tests::spec::{document, operations};
 
 /// The first words of the names of operations.
-const VERBS: [&str; 31] = [
+const VERBS: [&str; 32] = [
     "change",
     "confirm",
     "create",
@@ -42,11 +42,12 @@ const VERBS: [&str; 31] = [
     "step",
     "suspend",
     "unlock",
+    "unseal",
     "verify",
 ];
 
 /// The first word of a summary: an imperative verb.
-const IMPERATIVES: [&str; 30] = [
+const IMPERATIVES: [&str; 31] = [
     "Change",
     "Check",
     "Confirm",
@@ -76,6 +77,7 @@ const IMPERATIVES: [&str; 30] = [
     "Start",
     "Suspend",
     "Unlock",
+    "Unseal",
     "Verify",
 ];
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fulexo_tests::spec::operations;
+use fulexo_tests::spec::{operations, sample};
 use fulexo_tests::{Answer, Client, Node, PASSWORD};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -153,8 +153,7 @@ async fn a_415_names_the_type_that_is_read() {
     let node = Node::start().await;
     let admin = node.admin().await;
     for operation in operations().iter().filter(|operation| operation.has_body()) {
-        let target =
-            operation.target(|_, schema| if schema["format"] == "uuid" { json!(admin.account) } else { json!("x") });
+        let target = operation.target(|name, schema| sample(name, schema, admin.account));
         for content_type in [None, Some("text/plain"), Some("application/xml")] {
             let answer = admin.send(operation.method.clone(), &target, content_type, "{}").await;
             assert_problem(&answer, 415, "unsupported_media_type");

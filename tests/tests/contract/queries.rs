@@ -73,7 +73,9 @@ fn sample(operation: &Operation, name: &str) -> &'static str {
         "limit" | "after" | "as_of" => "1",
         "order" => "asc",
         "locked" | "suspended" | "second_factor" | "live" => "true",
-        "account_id" | "subject" | "actor" | "correlation" => "01890000-0000-7000-8000-000000000000",
+        "account_id" | "subject" | "actor" | "correlation" | "session" | "api_key" | "id" => {
+            "01890000-0000-7000-8000-000000000000"
+        }
         "cursor" if operation.path.ends_with("/events") => "1",
         "cursor" if operation.path == "/v1/grants" => "01890000-0000-7000-8000-000000000000:auditor",
         "cursor" => "01890000-0000-7000-8000-000000000000",

@@ -151,7 +151,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
             &["log_store.rs", "unit_of_work.rs", "write_side.rs"],
             &["accounts/profile.rs", "authentication/credentials.rs", "mail/"],
             &["disclosure.rs", "execute.rs", "rate_limit.rs"],
-            &["accounts/", "authentication/", "authorization/", "checkpoint.rs", "sessions/"],
+            &["accounts/", "authentication/", "authorization/", "checkpoint.rs", "sessions/", "unsealing.rs"],
             &["facade.rs", "lib.rs"],
         ],
     ),

@@ -42,11 +42,12 @@ const FILL: [&str; 12] = [
      select projection_test.id(n), projection_test.id(n % 4000 + 1), n * 10 - k, now(), n * 10 - 5, now(), n * 10 - 5, now(), now(),
             '{pwd}', n * 10 - k + 1
      from generate_series(1, 40000) n, generate_series(1, 2) k",
-    "insert into read.audit (position, event_type, category, subject_id, actor_id, correlation_id, recorded_at)
+    "insert into read.audit (position, event_type, category, subject_id, actor_id, correlation_id, recorded_at,
+                             event_id)
      select n, case when n % 1000 = 0 then 'account.suspended' else 'session.refreshed' end,
             case when n % 1000 = 0 then 'account' else 'session' end, projection_test.id(n % 4000),
             case when n % 3 = 0 then null else projection_test.id(n % 4000) end, projection_test.id(n),
-            timestamptz '2026-01-01' + n * interval '1 second'
+            timestamptz '2026-01-01' + n * interval '1 second', projection_test.id(n + 200000)
      from generate_series(0, 100000) n",
     "insert into read.account_count select n, n, n / 1000, n / 1000 from generate_series(1, 20000) n",
     "insert into read.holder_count select r, n, n from unnest('{auditor, customer}'::text[]) r, generate_series(1, 20000) n",
@@ -155,6 +156,10 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
             audit::AuditFilter { subject: Some(id), ..none() },
             audit::AuditFilter { actor: Some(id), ..none() },
             audit::AuditFilter { correlation: Some(id), ..none() },
+            audit::AuditFilter { session: Some(id), ..none() },
+            audit::AuditFilter { api_key: Some(id), ..none() },
+            audit::AuditFilter { id: Some(id), ..none() },
+            audit::AuditFilter { id: Some(id), event_type: Some("account.suspended"), from: Some(now()), ..none() },
             audit::AuditFilter { from: Some(now()), ..none() },
             audit::AuditFilter { to: Some(now()), ..none() },
             audit::AuditFilter { from: Some(now()), to: Some(now()), subject: Some(id), ..none() },

@@ -242,6 +242,9 @@ async fn rare_load(node: &Node, admin: &Client) {
         assert_eq!(defined.status, 200, "{defined:?}");
     }
     assert_eq!(admin.delete_with("/v1/roles/support", because.clone()).await.status, 200);
+    let registered = admin.get(&format!("/v1/audit/events?subject={}&limit=1", ann.account)).await;
+    let path = format!("/v1/audit/events/{}/unseal", registered.json["items"][0]["position"]);
+    assert_eq!(admin.post(&path, because.clone()).await.status, 200);
     let expires_at = operator().now + TimeDelta::days(1);
     let key = json!({"name": "gateway", "permissions": ["audit.read"], "expires_at": expires_at});
     let key = admin.post("/v1/api-keys", key).await;

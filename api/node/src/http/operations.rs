@@ -157,6 +157,7 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         | "revoke_session"
         | "impose_lockdown"
         | "lift_lockdown"
+        | "unseal_audit_event"
         | "change_policy"
         | "preview_policy"
         | "define_role"

@@ -1,7 +1,7 @@
 //! The callers who may see and change the policy.
 
 use chrono::TimeDelta;
-use fulexo_domain::event::SealedField;
+use fulexo_domain::sealed_field::SealedField;
 use fulexo_tests::{Client, Node, PASSWORD, log_size, operator, there};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
