@@ -110,6 +110,12 @@ impl ProjectionProgress {
         self.0.get(&projection).map(|state| state.borrow().clone()).unwrap_or_default()
     }
 
+    /// Follows the state of a projection, without missing the newest one.
+    #[must_use]
+    pub fn follow(&self, projection: Projection) -> Option<watch::Receiver<ProjectionState>> {
+        self.0.get(&projection).map(watch::Sender::subscribe)
+    }
+
     /// Takes a state from the checkpoint. A runner here may have published a newer one, or the reason why it stopped.
     fn observe_checkpoint(&self, projection: Projection, state: ProjectionState) {
         let known = self.of(projection);
