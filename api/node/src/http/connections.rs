@@ -47,6 +47,9 @@ struct State {
     /// The origin. `None` for a proxy of ours, which speaks for many.
     origin: Option<RequestSource>,
     under_way: AtomicUsize,
+    /// The requests under way whose answers have an end, and those whose answers have none: event streams.
+    ending: AtomicUsize,
+    endless: AtomicUsize,
     /// The time at which the last request ended, or the connection was accepted; microseconds of this listener.
     idle_since: AtomicU64,
     displaced: AtomicBool,
@@ -85,6 +88,8 @@ impl Connections {
         let state = Arc::new(State {
             origin,
             under_way: AtomicUsize::new(0),
+            ending: AtomicUsize::new(0),
+            endless: AtomicUsize::new(0),
             idle_since: AtomicU64::new(now),
             displaced: AtomicBool::new(false),
             leave: Notify::new(),
@@ -174,6 +179,11 @@ impl ConnectionPermit {
         self.state.displaced.load(Ordering::Relaxed)
     }
 
+    /// `true` if the connection is open for event streams alone. A client that resumes one elsewhere loses nothing.
+    pub(super) fn has_streams_alone(&self) -> bool {
+        self.state.endless.load(Ordering::Acquire) > 0 && self.state.ending.load(Ordering::Acquire) == 0
+    }
+
     /// Returns the handle for the service, which knows of requests.
     pub(super) fn user(&self) -> ConnectionUse {
         ConnectionUse { connections: Arc::clone(&self.connections), state: Arc::clone(&self.state) }
@@ -196,8 +206,18 @@ pub(super) struct ConnectionUse {
 impl ConnectionUse {
     /// A request begins, and is under way until what this returns is dropped.
     pub(super) fn begin(&self) -> UnderWay {
+        self.state.ending.fetch_add(1, Ordering::AcqRel);
+        self.begin_as(UnderWayKind::Ending)
+    }
+
+    /// A write waits for the peer, until what this returns is dropped: an answer is under way.
+    pub(super) fn begin_write(&self) -> UnderWay {
+        self.begin_as(UnderWayKind::Write)
+    }
+
+    fn begin_as(&self, kind: UnderWayKind) -> UnderWay {
         self.state.under_way.fetch_add(1, Ordering::AcqRel);
-        UnderWay(self.clone())
+        UnderWay { user: self.clone(), kind }
     }
 
     /// `true` if many clients share it, so that none may end it for the others: it is from a proxy of ours.
@@ -212,11 +232,43 @@ impl ConnectionUse {
 }
 
 /// A request under way.
-pub(super) struct UnderWay(ConnectionUse);
+pub(super) struct UnderWay {
+    user: ConnectionUse,
+    kind: UnderWayKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UnderWayKind {
+    /// A request whose answer has an end.
+    Ending,
+    /// A request whose answer has none.
+    Endless,
+    /// A write of some answer.
+    Write,
+}
+
+impl UnderWay {
+    /// The answer of this request has no end.
+    pub(super) fn set_endless(&mut self) {
+        if self.kind == UnderWayKind::Ending {
+            self.kind = UnderWayKind::Endless;
+            self.user.state.endless.fetch_add(1, Ordering::AcqRel);
+            self.user.state.ending.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let ConnectionUse { connections, state } = &self.0;
+        let ConnectionUse { connections, state } = &self.user;
+        let counter = match self.kind {
+            UnderWayKind::Ending => Some(&state.ending),
+            UnderWayKind::Endless => Some(&state.endless),
+            UnderWayKind::Write => None,
+        };
+        if let Some(counter) = counter {
+            counter.fetch_sub(1, Ordering::AcqRel);
+        }
         state.idle_since.store(connections.now(), Ordering::Release);
         state.under_way.fetch_sub(1, Ordering::AcqRel);
     }
@@ -321,6 +373,24 @@ mod tests {
         assert!(admit(&connections, "192.0.2.4").is_none());
         drop((under_way, reserved));
         assert!(admit(&connections, "192.0.2.4").is_some_and(|place| place.is_reserved));
+    }
+
+    #[test]
+    fn a_connection_has_streams_alone_while_no_answer_with_an_end_is_under_way() {
+        let connections = connections(2, 100, 0);
+        let place = admit(&connections, "192.0.2.1").unwrap();
+        assert!(!place.has_streams_alone());
+        let mut stream = place.user().begin();
+        assert!(!place.has_streams_alone());
+        stream.set_endless();
+        let write = place.user().begin_write();
+        assert!(place.has_streams_alone(), "the write is the stream's");
+        let other = place.user().begin();
+        assert!(!place.has_streams_alone());
+        drop(other);
+        assert!(place.has_streams_alone());
+        drop((stream, write));
+        assert!(!place.has_streams_alone() && place.state.idle().is_some());
     }
 
     #[test]

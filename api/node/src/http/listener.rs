@@ -14,7 +14,8 @@
 //!    │ no new request for header_timeout, an answer 429, displaced, lifetime over, or shutdown
 //!    v
 //! draining ── requests under way ended ──> closed
-//!        └─── lifetime, or shutdown, and shutdown_grace over; displaced for a second ──> dropped
+//!        └─── lifetime, or shutdown, and shutdown_grace over; displaced, or shut down with event streams alone, for a
+//!             second ──> dropped
 //! ```
 //!
 //! No timer is set for a request, only one for a connection: hyper's own limit for headers sets and boxes one for
@@ -47,6 +48,9 @@ use super::connections::{AnswerBody, ConnectionPermit, ConnectionUse, Connection
 use super::headers;
 use super::listener_options::ListenerOptions;
 use super::problem::{Base, Problem};
+
+/// The time that a connection has to end that others wait for.
+const BRIEF_GRACE: Duration = Duration::from_secs(1);
 
 /// A TCP address that nobody else can listen on, and that nobody is listened to on yet: a port that is taken is known before
 /// anything else is begun.
@@ -190,7 +194,7 @@ async fn serve_connection<I, E>(
     let (user, is_reserved) = (place.user(), place.is_reserved);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
-        let (app, user, under_way) = (Arc::clone(&app), user.clone(), user.begin());
+        let (app, user, mut under_way) = (Arc::clone(&app), user.clone(), user.begin());
         let Peer { local, remote, scheme } = peer.clone();
         async move {
             let version = request.version();
@@ -204,6 +208,9 @@ async fn serve_connection<I, E>(
                 if version < Version::HTTP_2 {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
+            }
+            if response.content_type().is_some_and(|it| it.starts_with("text/event-stream")) {
+                under_way.set_endless();
             }
             let response: hyper::Response<_> = response.into();
             Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, under_way)))
@@ -246,7 +253,7 @@ async fn serve_connection<I, E>(
                 }
                 asked_to_go = true;
                 // The answer is still to be sent, but a place that others have is not kept for long.
-                let grace = if displaced { Duration::from_secs(1) } else { options.shutdown_grace };
+                let grace = if displaced { BRIEF_GRACE } else { options.shutdown_grace };
                 deadline = last.min(Instant::now() + grace);
                 connection.as_mut().graceful_shutdown();
             }
@@ -254,7 +261,9 @@ async fn serve_connection<I, E>(
             _ = drain.wait_for(|draining| *draining), if !shut_down => {
                 shut_down = true;
                 asked_to_go = true;
-                deadline = last.min(Instant::now() + options.shutdown_grace);
+                // Event streams are told to end. One that is not read cannot be, and nothing is lost by cutting it.
+                let grace = if place.has_streams_alone() { BRIEF_GRACE } else { options.shutdown_grace };
+                deadline = last.min(Instant::now() + grace);
                 connection.as_mut().graceful_shutdown();
             }
         }
@@ -305,7 +314,7 @@ impl<I: Unpin> Unstalled<I> {
             return Poll::Ready(result);
         }
         let Self { limit, user, stalled, .. } = self;
-        let (stalled, _) = stalled.get_or_insert_with(|| (Box::pin(time::sleep(*limit)), user.begin()));
+        let (stalled, _) = stalled.get_or_insert_with(|| (Box::pin(time::sleep(*limit)), user.begin_write()));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
