@@ -109,6 +109,16 @@ pub struct Authority {
     /// The actor.
     pub actor: Actor,
     permissions: Permissions,
+    /// The credential that the actor presented.
+    pub(crate) credential: Credential,
+}
+
+/// A credential that was verified. Its standing can be judged again.
+pub(crate) enum Credential {
+    /// An access token.
+    AccessToken(Arc<Claims>),
+    /// The secret of an API key.
+    ApiKey(ApiKeyId),
 }
 
 /// The caller of one step of a login.
@@ -287,7 +297,8 @@ async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<
         );
     }
     let caller = require_stepped_up(authenticate(app, request, &bearer.token).await?)?;
-    with_valid_parameters(request, Authority { actor: caller.actor(), permissions: caller.permissions })
+    let (actor, permissions) = (caller.actor(), caller.permissions);
+    with_valid_parameters(request, Authority { actor, permissions, credential: Credential::AccessToken(caller.claims) })
 }
 
 /// Returns the authority of an active API key, and counts its request.
@@ -295,7 +306,7 @@ async fn authority_of(app: &App, request: &Request, key: ApiKeyId) -> Result<Opt
     let Some((permissions, _)) = standing_of(app, key).await? else { return Ok(None) };
     let actor = Actor::ApiKey { id: key.0 };
     admit(app, request, actor)?;
-    Ok(Some(Authority { actor, permissions }))
+    Ok(Some(Authority { actor, permissions, credential: Credential::ApiKey(key) }))
 }
 
 async fn enrolment_caller(request: &Request, bearer: auth::Bearer) -> poem::Result<Step> {
@@ -323,7 +334,7 @@ async fn step(app: &App, request: &Request, token: &str, purpose: ChallengePurpo
     }
 }
 
-fn require_stepped_up(caller: Caller) -> Result<Caller, Problem> {
+pub(crate) fn require_stepped_up(caller: Caller) -> Result<Caller, Problem> {
     if caller.step_up_required { Err(Problem::step_up_required()) } else { Ok(caller) }
 }
 

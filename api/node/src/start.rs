@@ -61,6 +61,7 @@ use crate::refusals::record_ended_refusals;
 use crate::signer::{LogSigner, Signer};
 use crate::start_error::{StartError, failed};
 use crate::state::App;
+use crate::streams::EventStreams;
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 use crate::{clock, nats, schema};
@@ -233,6 +234,7 @@ impl Core {
             first_policy,
             previews: Semaphore::new(1),
             limits,
+            streams: EventStreams::default(),
             tasks: CommandTasks::default(),
             behind_answers: Arc::new(Semaphore::new(BEHIND_ANSWERS)),
         });
@@ -335,6 +337,8 @@ impl RunningNode {
     /// Stops in order; returns when all has ended.
     pub async fn stop(mut self) {
         tracing::info!("stopping: requests first");
+        // These do not end by themselves.
+        self.core.app.streams.close();
         self.stop_http.send_replace(true);
         while self.http.join_next().await.is_some() {}
         // Commands whose clients have left: what they have begun they record before the log is closed.

@@ -21,6 +21,7 @@ use crate::doorbell::Doorbell;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
 use crate::log_size::LogSize;
+use crate::streams::EventStreams;
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 
@@ -70,6 +71,8 @@ pub struct App {
     pub previews: Semaphore,
     /// The limits on requests, if there are any.
     pub limits: Option<Arc<Limits>>,
+    /// The open event streams.
+    pub streams: EventStreams,
     /// The tasks that commands run in.
     pub tasks: CommandTasks,
     /// Permits for commands that still run after their answers were given.
