@@ -215,7 +215,7 @@ impl Client {
         }
     }
 
-    fn request(&self, method: Method, path: &str, content_type: Option<&str>) -> Builder {
+    pub(crate) fn request(&self, method: Method, path: &str, content_type: Option<&str>) -> Builder {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = &self.access_token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -237,9 +237,16 @@ async fn unless<T>(then: impl Future<Output = ()>, answered: impl Future<Output 
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<Answer, String> {
-    let (parts, body) = response.into_parts();
-    let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+pub(crate) async fn read(response: Response<Incoming>) -> Result<Answer, String> {
+    let (parts, mut body) = response.into_parts();
+    let is_endless = parts.headers.get(CONTENT_TYPE).is_some_and(|it| it == "text/event-stream");
+    let bytes = if is_endless {
+        // Its beginning is enough here; `EventSource` reads on.
+        let first = body.frame().await.transpose().map_err(|error| error.to_string())?;
+        first.and_then(|frame| frame.into_data().ok()).unwrap_or_default()
+    } else {
+        body.collect().await.map_err(|error| error.to_string())?.to_bytes()
+    };
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let json = serde_json::from_str(&text).unwrap_or(Value::Null);
     Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, bytes, text, json })

@@ -25,6 +25,7 @@ mod cluster;
 mod consistent;
 mod cut;
 mod dice;
+mod event_source;
 pub mod history;
 mod looking;
 mod mailbox;
@@ -44,6 +45,7 @@ pub use cluster::{Database, application_url, env, nats_url, own_dir, postgres_pi
 pub use consistent::{consistent, consistent_after_kills};
 pub use cut::Cut;
 pub use dice::Dice;
+pub use event_source::{EventSource, StreamBlock};
 pub use fulexo_api::cli::operator;
 pub use looking::{Column, caught_up, columns, eventually, leaves, log_size, superuser, there};
 pub use mailbox::Mailbox;

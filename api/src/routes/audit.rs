@@ -14,7 +14,7 @@ use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
 use fulexo_node::vocabulary::{Categories, EventTypes, Orders, Word};
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::read_models::audit::{self, AuditEntry};
+use fulexo_projections::read_models::audit::{self, AuditEntry, IndexedEvent};
 use poem::Request;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::Json;
@@ -315,5 +315,18 @@ impl AuditEvent {
             data: Any(serde_json::from_str(raw.data.get()).map_err(Problem::internal)?),
             sealed: sealed.collect(),
         })
+    }
+
+    /// The properties that filters ask for.
+    pub fn indexed(&self) -> IndexedEvent {
+        IndexedEvent {
+            position: self.position,
+            event_type: self.event_type.0,
+            category: self.category.0,
+            subject: self.subject,
+            actor: self.actor.id,
+            correlation: self.correlation,
+            recorded_at: self.time.into(),
+        }
     }
 }

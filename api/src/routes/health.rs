@@ -10,6 +10,7 @@ use fulexo_node::clock;
 use fulexo_node::cosigning::CosigningState;
 use fulexo_node::http::Problem;
 use fulexo_node::http::problem::Code;
+use fulexo_node::state::App;
 use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::nodes::NodeStatus;
 use fulexo_projections::read_models::Projection;
@@ -283,6 +284,16 @@ impl NodeHealth {
     }
 }
 
+/// # Errors
+/// 503 if the log was replaced while this node ran.
+pub fn unless_replaced(app: &App) -> Result<(), Problem> {
+    if !app.gate.is_replaced() {
+        return Ok(());
+    }
+    let detail = "The log was replaced while this node ran, for example by a restore from a backup. Restart the node.";
+    Err(Problem::unavailable(Duration::from_secs(5)).with_code(Code::LOG_REPLACED).with_detail(detail))
+}
+
 #[OpenApi(tag = "Tag::Service")]
 impl Health {
     /// Check liveness
@@ -307,11 +318,7 @@ impl Health {
         };
         // This node may have appended events since the last look.
         let size = size.max(*app.head.borrow());
-        if app.gate.is_replaced() {
-            let detail =
-                "The log was replaced while this node ran, for example by a restore from a backup. Restart the node.";
-            return Err(Problem::unavailable(Duration::from_secs(5)).with_code(Code::LOG_REPLACED).with_detail(detail));
-        }
+        unless_replaced(app)?;
         // The service works without NATS: nodes then poll for new events.
         let nats = match app.doorbell.is_connected() {
             None => HealthStatus::Off,
@@ -387,6 +394,8 @@ impl Health {
             tree: app.tree.borrow().clone(),
             checkpoint: app.checkpoint.borrow().published.clone(),
             cosigning: app.cosigning.as_ref().map(|state| state.borrow().clone()),
+            streams: app.streams.places.taken() as u64,
+            streamed_events: app.streams.sent(),
             feed: app.feed.as_ref().map(|feed| feed.counts()),
         };
         Ok(MetricsResponse::Ok(PlainText(exposition(&metrics))))

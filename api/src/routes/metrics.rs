@@ -28,6 +28,10 @@ pub struct NodeMetrics {
     pub checkpoint: PublishedCheckpoint,
     /// The cosignatures of witnesses. `None` if no witnesses are asked.
     pub cosigning: Option<CosigningState>,
+    /// The number of open event streams.
+    pub streams: u64,
+    /// The number of events that streams have been sent.
+    pub streamed_events: u64,
     /// The counts of the JetStream feed. `None` if projections read PostgreSQL.
     pub feed: Option<FeedCounts>,
 }
@@ -171,6 +175,13 @@ pub fn exposition(metrics: &NodeMetrics) -> String {
         "fulexo_checkpoint_refused",
         "1 if the signer refuses the tree as it is.",
         &one(metrics.checkpoint.refused_because.is_some().into()),
+    );
+    family(&mut text, "fulexo_streams", "Open streams of the audit trail.", &one(metrics.streams));
+    family(
+        &mut text,
+        "fulexo_streamed_events_total",
+        "Events that streams of the audit trail have been sent.",
+        &one(metrics.streamed_events),
     );
     if let Some(cosigning) = &metrics.cosigning {
         witnesses(&mut text, cosigning);

@@ -7,11 +7,13 @@ mod api_keys;
 mod as_of;
 mod audit;
 mod audit_log;
+mod audit_stream;
 mod auth;
 mod document;
 mod grants;
 mod health;
 mod input;
+mod live_events;
 mod lockdown;
 mod me;
 mod metrics;
@@ -42,8 +44,8 @@ pub(crate) type Apis = Operations<(
     api_keys::ApiKeys,
     policy::Policies,
     lockdown::Lockdowns,
-    audit::Audit,
-    audit_log::TransparencyLog,
+    // A tuple has at most 16 members.
+    (audit::Audit, audit_stream::AuditStream, audit_log::TransparencyLog),
     security::Security,
     health::Health,
     well_known::WellKnown,
@@ -62,8 +64,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         api_keys::ApiKeys,
         policy::Policies,
         lockdown::Lockdowns,
-        audit::Audit,
-        audit_log::TransparencyLog,
+        (audit::Audit, audit_stream::AuditStream, audit_log::TransparencyLog),
         security::Security,
         health::Health,
         well_known::WellKnown,

@@ -8,6 +8,7 @@ mod administration;
 mod api_keys;
 mod as_of;
 mod audit_search;
+mod audit_stream;
 mod browsers;
 mod counter;
 mod devices;

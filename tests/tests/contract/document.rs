@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use fulexo_tests::spec::{document, operations};
 
 /// The first words of the names of operations.
-const VERBS: [&str; 32] = [
+const VERBS: [&str; 33] = [
     "change",
     "confirm",
     "create",
@@ -40,6 +40,7 @@ const VERBS: [&str; 32] = [
     "retire",
     "revoke",
     "step",
+    "stream",
     "suspend",
     "unlock",
     "unseal",
@@ -47,7 +48,7 @@ const VERBS: [&str; 32] = [
 ];
 
 /// The first word of a summary: an imperative verb.
-const IMPERATIVES: [&str; 31] = [
+const IMPERATIVES: [&str; 32] = [
     "Change",
     "Check",
     "Confirm",
@@ -75,6 +76,7 @@ const IMPERATIVES: [&str; 31] = [
     "Retire",
     "Revoke",
     "Start",
+    "Stream",
     "Suspend",
     "Unlock",
     "Unseal",
@@ -274,6 +276,11 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
             "get_policy",
             "preview_policy",
         ];
+        // A stream has no answer that could be too old: it begins with the position that it is given.
+        if operation.id == "stream_audit_events" {
+            assert_eq!(headers, ["Last-Event-ID"]);
+            continue;
+        }
         let expected: &[&str] = match (operation.method.is_safe(), is_current.contains(&operation.id.as_str())) {
             (_, true) => &[],
             (true, false) => &["Log-Min-Position"],

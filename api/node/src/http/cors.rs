@@ -15,8 +15,9 @@ use poem::{Request, Response};
 pub struct Origins(Arc<[HeaderValue]>);
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
-const HEADERS: HeaderValue =
-    HeaderValue::from_static("authorization, content-type, idempotency-key, log-min-position, x-csrf-token");
+const HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, idempotency-key, last-event-id, log-min-position, x-csrf-token",
+);
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "log-checkpoint-size, log-position, ratelimit, ratelimit-policy, request-id, retry-after, www-authenticate",
 );

@@ -110,6 +110,8 @@ codes! {
         "Use the Content-Type that detail names.";
     RATE_LIMITED: "rate_limited", 429, "A quota of your address or account is exhausted.",
         "Wait as long as Retry-After says. quota names the quota.";
+    TOO_MANY_STREAMS: "too_many_streams", 429, "The account or API key has as many streams as one may have.",
+        "Close a stream first. A stream that was cut off counts until the service notices.";
     INTERNAL: "internal", 500, "The service failed.", "Give instance to the operator, who finds the cause in the log.";
     NOT_IMPLEMENTED: "not_implemented", 501, "The service does not support the method or the transfer coding.",
         "Use a standard HTTP method. Send the body whole or chunked.";

@@ -44,7 +44,10 @@ const DOCUMENTED: [(u16, &str); 12] = [
         "`unsupported_media_type`: the operation does not accept this `Content-Type`; `detail` has the accepted one. \
          `unsupported_encoding`: the body has a `Content-Encoding`.",
     ),
-    (429, "`rate_limited`: the quota in `quota` is exhausted."),
+    (
+        429,
+        "`rate_limited`: the quota in `quota` is exhausted. `too_many_streams`: you have as many streams as one may have.",
+    ),
     (500, "`internal`: the service failed. Give `instance` to the operator."),
     (
         503,
