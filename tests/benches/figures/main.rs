@@ -25,6 +25,7 @@ mod rebuild;
 mod replay;
 mod revocation;
 mod session;
+mod stream;
 mod streams;
 mod table;
 mod trail;
@@ -34,13 +35,14 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 16] = [
+const FIGURES: [Figure; 17] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
     ("attack", attack::run),
     ("bodies", bodies::run),
     ("session", session::run),
+    ("stream", stream::run),
     ("streams", streams::run),
     ("revocation", revocation::run),
     ("visible", visible::run),
