@@ -13,6 +13,7 @@ mod secrets;
 mod serve;
 mod shapes;
 mod signing;
+mod stream;
 mod terminal;
 mod trail;
 mod witness;
