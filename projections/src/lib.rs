@@ -8,7 +8,7 @@
 //!
 //! `nodes` is the registry of the nodes that derive the same state, and of how far each has applied the log.
 //!
-//! `trail` verifies the log as a whole.
+//! `trail` verifies the log as a whole, `export` writes its events for other systems.
 //!
 //! `preview` derives the answer to one question: the effect that another lockout policy would have had.
 //!
@@ -17,6 +17,7 @@
 pub mod access;
 pub mod as_of;
 mod dedicated_connection;
+pub mod export;
 pub mod feed;
 pub mod follower;
 pub mod gate;

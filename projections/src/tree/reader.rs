@@ -6,7 +6,7 @@ use std::ops::Range;
 use fulexo_tlog::bundle;
 use fulexo_tlog::hash::{HASH_LENGTH, TreeHash};
 use fulexo_tlog::proof::{consistency_ranges, inclusion_ranges};
-use fulexo_tlog::tile::{Tile, TileKind, hashes};
+use fulexo_tlog::tile::{FULL_WIDTH, Tile, TileKind, hashes};
 use fulexo_tlog::tree::{self, Subtree, subtrees};
 use sqlx::PgConnection;
 
@@ -57,6 +57,24 @@ impl<'a> TreeReader<'a> {
             TileKind::Entries => self.bundle(tile).await.map(Some),
             TileKind::Hashes(_) => Ok(self.contents(&BTreeSet::from([tile])).await?.remove(&(tile.kind, tile.index))),
         }
+    }
+
+    /// The hashes that the tree has for the leaves at these positions, of those that it has.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub async fn leaf_hashes_of(&mut self, positions: &[u64]) -> Result<HashMap<u64, TreeHash>, TreeError> {
+        let width = u64::from(FULL_WIDTH);
+        let tile_of = |position: &u64| TileKind::Hashes(0).tile(position / width, self.size);
+        let tiles: BTreeSet<Tile> = positions.iter().filter_map(tile_of).collect();
+        let contents = self.contents(&tiles).await?;
+        let found = positions.iter().filter_map(|position| {
+            let content = contents.get(&(TileKind::Hashes(0), position / width))?;
+            let (whole, _) = content.as_chunks::<HASH_LENGTH>();
+            let hash = whole.get(usize::try_from(position % width).ok()?)?;
+            Some((*position, TreeHash(*hash)))
+        });
+        Ok(found.collect())
     }
 
     /// The root over the first `size` leaves; `None` if the tree has fewer.

@@ -161,6 +161,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
             &["as_of.rs", "dedicated_connection.rs", "feed", "lib.rs", "page.rs", "snapshots.rs", "trail.rs"],
             &["access", "gate"],
             &["follower.rs", "nodes", "preview.rs", "read_models/", "tree"],
+            &["export/"],
             &["rebuild", "replay.rs", "runner.rs", "status.rs"],
         ],
     ),
