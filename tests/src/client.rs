@@ -166,6 +166,21 @@ impl Client {
         content_type: Option<&str>,
         body: &str,
     ) -> Result<Answer, String> {
+        read(self.open(method, path, content_type, body).await?).await
+    }
+
+    /// Sends any request, and returns once there is the head of an answer, whose body is still to be read.
+    ///
+    /// # Errors
+    ///
+    /// If there was no answer.
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: &str,
+    ) -> Result<Response<Incoming>, String> {
         let (_, authority) = self.url.split_once("://").unwrap_or(("", &self.url));
         let text = |error: &dyn std::error::Error| error.to_string();
         let stream = TcpStream::connect(authority).await.map_err(|error| text(&error))?;
@@ -179,7 +194,7 @@ impl Client {
         };
         let request = self.request(method, path, content_type).header(HOST, authority);
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).map_err(|error| text(&error))?;
-        read(sender.send_request(request).await.map_err(|error| text(&error))?).await
+        sender.send_request(request).await.map_err(|error| text(&error))
     }
 
     /// Sends any request over plain HTTP, and leaves when `then` is done. Returns the answer, if it came before that.

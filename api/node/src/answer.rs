@@ -117,6 +117,12 @@ impl NoContent {
 }
 
 impl ReadPosition {
+    /// The position of the last event that was applied.
+    #[must_use]
+    pub const fn last(self) -> Option<u64> {
+        self.last
+    }
+
     /// Creates the response from a result that was read after this view.
     pub const fn of<T>(self, body: T) -> QueryResponse<T> {
         QueryResponse { body, view: self }

@@ -14,6 +14,7 @@ pub mod cosigning;
 pub mod database;
 pub mod doorbell;
 pub mod durable_file;
+pub mod export_stream;
 pub mod http;
 pub mod limits;
 pub mod log_size;

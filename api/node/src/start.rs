@@ -61,7 +61,7 @@ use crate::refusals::record_ended_refusals;
 use crate::signer::{LogSigner, Signer};
 use crate::start_error::{StartError, failed};
 use crate::state::App;
-use crate::streams::EventStreams;
+use crate::streams::{EventStreams, MAX_EXPORTS, MAX_EXPORTS_OF_CALLER, StreamPlaces};
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 use crate::{clock, nats, schema};
@@ -220,6 +220,7 @@ impl Core {
             log_size: LogSize::new(pools.judging.clone()),
             public_reads: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1).max(1)),
             past: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1)),
+            exports: StreamPlaces::new(MAX_EXPORTS_OF_CALLER, MAX_EXPORTS),
             gate,
             progress,
             head,

@@ -14,6 +14,7 @@ use fulexo_projections::tree::TreeState;
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::checkpoints::CheckpointState;
 use crate::cosigning::CosigningState;
@@ -21,9 +22,12 @@ use crate::doorbell::Doorbell;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
 use crate::log_size::LogSize;
-use crate::streams::EventStreams;
+use crate::streams::{EventStreams, NoPlace, StreamPlace, StreamPlaces};
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
+
+/// The time after which it is worth asking for an export again.
+const RETRY_EXPORT: Duration = Duration::from_secs(10);
 
 /// The state that request handlers work with.
 pub struct App {
@@ -43,6 +47,8 @@ pub struct App {
     pub(crate) public_reads: Semaphore,
     /// Questions about the past at once: some of them read a good part of a table.
     pub(crate) past: Semaphore,
+    /// Exports of the audit trail under way.
+    pub exports: StreamPlaces,
     /// Judges requests.
     pub gate: Arc<Gate>,
     /// The progress of the read models.
@@ -87,6 +93,24 @@ impl App {
     /// 503 if others hold all permits for too long.
     pub async fn look_back(&self) -> Result<SemaphorePermit<'_>, Problem> {
         place(&self.past).await
+    }
+
+    /// The same for work in pieces that has begun, which waits as long as it takes. `None` while the node stops.
+    pub async fn turn_to_look_back(&self) -> Option<SemaphorePermit<'_>> {
+        self.past.acquire().await.ok()
+    }
+
+    /// A place for an export of the audit trail, for this account or API key.
+    ///
+    /// # Errors
+    /// 429 if the caller has as many exports under way as one may have; 503 if the node has.
+    pub fn export(&self, caller: Uuid) -> Result<StreamPlace, Problem> {
+        self.exports.take(caller).map_err(|bound| match bound {
+            NoPlace::OfCaller => Problem::rate_limited(RETRY_EXPORT).with_detail(
+                "You have as many exports under way as you may have at a time. Wait until one has ended, or end it.",
+            ),
+            NoPlace::OfNode => Problem::overloaded(RETRY_EXPORT),
+        })
     }
 
     /// A permit to read for a caller whom nobody knows.

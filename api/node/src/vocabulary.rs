@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use fulexo_domain::event::{Category, Event};
+use fulexo_projections::export::ExportFormat;
+use fulexo_projections::export::ocsf::OcsfVersion;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
 use serde_json::Value;
@@ -31,6 +33,12 @@ pub struct EventTypes;
 /// The directions of a list.
 pub struct Orders;
 
+/// The formats of an export.
+pub struct ExportFormats;
+
+/// The versions of OCSF that an export may be in.
+pub struct OcsfVersions;
+
 impl Vocabulary for Categories {
     const NAME: &'static str = "EventCategory";
     const DESCRIPTION: &'static str =
@@ -56,6 +64,25 @@ impl Vocabulary for Orders {
 
     fn words() -> Vec<&'static str> {
         vec!["asc", "desc"]
+    }
+}
+
+impl Vocabulary for ExportFormats {
+    const NAME: &'static str = "ExportFormat";
+    const DESCRIPTION: &'static str = "The format of an export: `ndjson`, events as `list_audit_events` has them, with the \
+        hashes of their leaves; `ocsf`, events of the Open Cybersecurity Schema Framework; `leaves`, the exact leaves.";
+
+    fn words() -> Vec<&'static str> {
+        ExportFormat::NAMES.to_vec()
+    }
+}
+
+impl Vocabulary for OcsfVersions {
+    const NAME: &'static str = "OcsfVersion";
+    const DESCRIPTION: &'static str = "The version of the Open Cybersecurity Schema Framework.";
+
+    fn words() -> Vec<&'static str> {
+        OcsfVersion::ALL.map(OcsfVersion::as_str).to_vec()
     }
 }
 

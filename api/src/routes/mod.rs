@@ -6,6 +6,7 @@ mod accounts;
 mod api_keys;
 mod as_of;
 mod audit;
+mod audit_export;
 mod audit_log;
 mod audit_stream;
 mod auth;
@@ -45,7 +46,7 @@ pub(crate) type Apis = Operations<(
     policy::Policies,
     lockdown::Lockdowns,
     // A tuple has at most 16 members.
-    (audit::Audit, audit_stream::AuditStream, audit_log::TransparencyLog),
+    (audit::Audit, audit_export::AuditExports, audit_stream::AuditStream, audit_log::TransparencyLog),
     security::Security,
     health::Health,
     well_known::WellKnown,
@@ -64,7 +65,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         api_keys::ApiKeys,
         policy::Policies,
         lockdown::Lockdowns,
-        (audit::Audit, audit_stream::AuditStream, audit_log::TransparencyLog),
+        (audit::Audit, audit_export::AuditExports, audit_stream::AuditStream, audit_log::TransparencyLog),
         security::Security,
         health::Health,
         well_known::WellKnown,

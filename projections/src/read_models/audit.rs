@@ -85,7 +85,8 @@ impl AuditFilter {
     /// session, API key or id finds none here: it needs the index.
     #[must_use]
     pub fn admits(&self, event: &IndexedEvent) -> bool {
-        let Self { event_type, category, subject, actor, correlation, session, api_key, id, from, to, after, until } = self;
+        let Self { event_type, category, subject, actor, correlation, session, api_key, id, from, to, after, until } =
+            self;
         let position = to_i64(event.position);
         [session, api_key, id].into_iter().all(Option::is_none)
             && event_type.is_none_or(|wanted| wanted == event.event_type)

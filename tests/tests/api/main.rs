@@ -12,6 +12,7 @@ mod audit_stream;
 mod browsers;
 mod counter;
 mod devices;
+mod exports;
 mod fingerprint;
 mod hashes;
 mod letters;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use fulexo_tests::spec::{document, operations};
 
 /// The first words of the names of operations.
-const VERBS: [&str; 33] = [
+const VERBS: [&str; 34] = [
     "change",
     "confirm",
     "create",
@@ -19,6 +19,7 @@ const VERBS: [&str; 33] = [
     "delete",
     "enrol",
     "expire",
+    "export",
     "forget",
     "get",
     "grant",
@@ -48,7 +49,7 @@ const VERBS: [&str; 33] = [
 ];
 
 /// The first word of a summary: an imperative verb.
-const IMPERATIVES: [&str; 32] = [
+const IMPERATIVES: [&str; 33] = [
     "Change",
     "Check",
     "Confirm",
@@ -56,6 +57,7 @@ const IMPERATIVES: [&str; 32] = [
     "Define",
     "Elevate",
     "Exchange",
+    "Export",
     "Forget",
     "Get",
     "Grant",

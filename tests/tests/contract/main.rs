@@ -11,6 +11,7 @@ mod headers;
 mod heads;
 mod idempotency;
 mod injection;
+mod ocsf;
 mod ownership;
 mod pagination;
 mod parameters;

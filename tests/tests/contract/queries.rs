@@ -83,6 +83,8 @@ fn sample(operation: &Operation, name: &str) -> &'static str {
         "role" => "auditor",
         "type" => "session.started",
         "category" => "session",
+        "format" => "ocsf",
+        "ocsf_version" => "1.8.0",
         "from" => "2026-11-01T12:00:00Z",
         "to" => "2026-11-01T12:00:00%2B01:00",
         "window" => "1h",

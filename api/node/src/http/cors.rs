@@ -19,7 +19,7 @@ const HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, idempotency-key, last-event-id, log-min-position, x-csrf-token",
 );
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "log-checkpoint-size, log-position, ratelimit, ratelimit-policy, request-id, retry-after, www-authenticate",
+    "content-disposition, export-from, export-until, log-checkpoint-size, log-position, ratelimit, ratelimit-policy, request-id, retry-after, www-authenticate",
 );
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

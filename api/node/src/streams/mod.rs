@@ -16,6 +16,11 @@ pub const MOST_OF_CALLER: usize = 5;
 /// The most streams of a node at a time.
 pub const MOST_OF_NODE: usize = 200;
 
+/// The most exports of a node at a time. Each keeps a page of at most 256 leaves in memory.
+pub const MAX_EXPORTS: usize = 8;
+/// The most exports of one account or API key at a time.
+pub const MAX_EXPORTS_OF_CALLER: usize = 2;
+
 /// The open streams of a node.
 pub struct EventStreams {
     /// The places of open streams.
