@@ -13,6 +13,16 @@ pub enum Failure {
     Misused(String),
 }
 
+impl Failure {
+    /// The same failure with what the operator should know, too.
+    pub fn with(self, hint: &str) -> Self {
+        match self {
+            Self::Failed(text) => Self::Failed(format!("{text}; {hint}")),
+            Self::Misconfigured(_) | Self::Misused(_) => self,
+        }
+    }
+}
+
 impl From<ConfigErrors> for Failure {
     fn from(errors: ConfigErrors) -> Self {
         Self::Misconfigured(errors)

@@ -90,6 +90,25 @@ impl Output {
         lines.try_for_each(|line| self.cut_line(&line))
     }
 
+    /// Writes bytes as they are: lines of data, however many.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.is_closed {
+            return Ok(());
+        }
+        let mut out = io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(())
+            }
+            Err(error) => Err(Failure::Failed(format!("cannot write to standard output: {error}"))),
+        }
+    }
+
     /// `true` if the reader has closed the pipe. A verb that only shows something may end.
     pub fn is_closed(&self) -> bool {
         self.is_closed

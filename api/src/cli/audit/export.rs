@@ -1,4 +1,5 @@
-//! `fulexo audit export`: a copy of the log in the form of C2SP tlog-tiles, which public verifiers read.
+//! `fulexo audit export`: a copy of the log in the form of C2SP tlog-tiles, which public verifiers read. `lines` writes its
+//! events in other forms.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,6 +14,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
+use super::lines::LinesArgs;
 use super::source::{LogSource, SourceArgs};
 use super::trust::{Trust, TrustArgs, file};
 use super::verify::{paths, unexpected};
@@ -26,22 +28,44 @@ const AHEAD: usize = 8;
 
 #[derive(Args)]
 pub struct ExportArgs {
-    /// Write the copy into this directory.
-    directory: PathBuf,
+    /// Write the copy into this directory. With --format: read the log from here, as from TARGET.
+    #[arg(required_unless_present = "format")]
+    directory: Option<PathBuf>,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
+    lines: LinesArgs,
+    #[command(flatten)]
     trust: TrustArgs,
     /// Print the result as JSON, for programs.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     json: bool,
 }
 
 impl ExportArgs {
     pub fn run(self) -> Result<(), Failure> {
         let given = self.trust.given()?;
+        let Self { directory, source, lines, trust: _, json } = self;
+        if let Some(format) = lines.format()? {
+            // Without a directory the first argument is the target.
+            let source = source.with_target(directory)?;
+            return block_on(async { lines.run(format, source.open().await?, given).await });
+        }
+        let missing = || Failure::Misused("DIRECTORY is missing".to_owned());
+        LogCopy { directory: directory.ok_or_else(missing)?, json }.run(&source, given)
+    }
+}
+
+/// A copy that is written or extended.
+struct LogCopy {
+    directory: PathBuf,
+    json: bool,
+}
+
+impl LogCopy {
+    fn run(self, source: &SourceArgs, given: Option<Trust>) -> Result<(), Failure> {
         block_on(async {
-            let source = self.source.open().await?;
+            let source = source.open().await?;
             let trust = Trust::of(given, &source).await?;
             let began = Instant::now();
             let refused = |fault| Failure::Failed(format!("the log is not verified: {fault}"));

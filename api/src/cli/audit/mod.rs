@@ -2,6 +2,7 @@
 
 mod entry;
 mod export;
+mod lines;
 mod source;
 mod trust;
 mod verify;
@@ -23,9 +24,12 @@ enum AuditVerb {
     /// Exits with 1 at the first fault, and names its position and its kind. With --since an older checkpoint shows that
     /// nothing before it was changed or removed.
     Verify(verify::VerifyArgs),
-    /// Write a copy of the log that public verifiers read (C2SP tlog-tiles).
+    /// Write a copy of the log that public verifiers read (C2SP tlog-tiles), or its events as lines.
     ///
     /// Continues a copy that was begun. Extends an older one, after it was proven that the log still begins with it.
+    ///
+    /// With --format events are written as lines, for auditors and for systems that collect events. Exits with 1 if they are
+    /// not whole, and names the position to continue after.
     Export(export::ExportArgs),
     /// Write the proof of one event, with the event in it, to verify offline (C2SP tlog-proof).
     Proof(entry::ProofArgs),

@@ -56,6 +56,18 @@ pub enum LogSource {
 }
 
 impl SourceArgs {
+    /// The same with the target that another argument has.
+    pub fn with_target(self, target: Option<PathBuf>) -> Result<Self, Failure> {
+        match target.map(PathBuf::into_os_string) {
+            None => Ok(self),
+            Some(_) if self.from.is_some() => Err(Failure::Misused("DIRECTORY: is not for --format".to_owned())),
+            Some(target) => {
+                let target = target.into_string().map_err(|_| Failure::Misused("TARGET: is not UTF-8".to_owned()))?;
+                Ok(Self { from: Some(target), ..self })
+            }
+        }
+    }
+
     pub async fn open(&self) -> Result<LogSource, Failure> {
         let url = match &self.from {
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => url.clone(),
