@@ -14,6 +14,7 @@
 mod appends;
 mod attack;
 mod bodies;
+mod export;
 mod growth;
 mod limits;
 mod load;
@@ -53,6 +54,7 @@ const FIGURES: [Figure; 17] = [
     ("growth", growth::run),
     ("queries", queries::run),
     ("trail", trail::run),
+    ("export", export::run),
 ];
 
 fn main() -> ExitCode {

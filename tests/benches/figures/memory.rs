@@ -56,7 +56,7 @@ pub fn run(runtime: &Runtime) {
 }
 
 /// Builds the program, in the profile of this bench.
-fn build() {
+pub fn build() {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--locked", "--quiet", "--package", "fulexo-api"]);
     if !cfg!(debug_assertions) {
@@ -141,7 +141,7 @@ async fn requests(database: &Database, sessions: &[(AccountId, SessionId)]) -> V
 }
 
 /// Returns the MiB from `/proc/PID/status` (proc(5)).
-fn resident(pid: u32) -> f64 {
+pub fn resident(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
