@@ -36,7 +36,7 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 17] = [
+const FIGURES: [Figure; 18] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
