@@ -34,7 +34,8 @@ async fn start() -> (Node, Client) {
 /// Returns the events of this type.
 async fn events(reader: &Client, event_type: &str) -> Vec<Value> {
     let list = reader.get(&format!("/v1/audit/events?type={event_type}")).await;
-    list.json["items"].as_array().unwrap_or_else(|| panic!("{list:?}")).clone()
+    assert_eq!(list.status, 200, "{list:?}");
+    list.json["items"].as_array().unwrap().clone()
 }
 
 async fn position_of(reader: &Client, event_type: &str, subject: &Client) -> u64 {
