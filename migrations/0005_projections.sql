@@ -163,7 +163,7 @@ create index audit_category on read.audit (category, position);
 create index audit_subject on read.audit (subject_id, position) where subject_id is not null;
 create index audit_actor on read.audit (actor_id, position) where actor_id is not null;
 create index audit_correlation on read.audit (correlation_id, position);
-create index audit_event on read.audit (event_id);
+create index audit_event on read.audit (event_id, position);
 create index audit_time on read.audit (recorded_at, position);
 
 grant select, insert, update, delete, truncate on all tables in schema read to fulexo_app;

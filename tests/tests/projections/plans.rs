@@ -159,7 +159,6 @@ async fn no_list_and_no_filter_has_a_plan_that_walks() {
             audit::AuditFilter { session: Some(id), ..none() },
             audit::AuditFilter { api_key: Some(id), ..none() },
             audit::AuditFilter { id: Some(id), ..none() },
-            audit::AuditFilter { id: Some(id), event_type: Some("account.suspended"), from: Some(now()), ..none() },
             audit::AuditFilter { from: Some(now()), ..none() },
             audit::AuditFilter { to: Some(now()), ..none() },
             audit::AuditFilter { from: Some(now()), to: Some(now()), subject: Some(id), ..none() },
