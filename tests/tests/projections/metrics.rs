@@ -17,7 +17,8 @@ async fn scraped(node: &Node) -> BTreeMap<String, u64> {
     while let Some(line) = lines.next() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             family = help.split(' ').next().unwrap().to_owned();
-            assert_eq!(lines.next(), Some(format!("# TYPE {family} gauge").as_str()));
+            let kind = if family.ends_with("_total") { "counter" } else { "gauge" };
+            assert_eq!(lines.next(), Some(format!("# TYPE {family} {kind}").as_str()));
             continue;
         }
         let (name, value) = line.rsplit_once(' ').unwrap();
