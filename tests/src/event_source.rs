@@ -30,7 +30,7 @@ pub struct EventSource {
     connection: JoinHandle<()>,
 }
 
-/// What a block of a stream says.
+/// The content of a block of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamBlock {
     /// Its id.

@@ -1,4 +1,4 @@
-//! What goes through an open stream: events as the audit read model shows them, the position that the client has seen, a
+//! The content of an open stream: events as the audit read model shows them, the position that the client has seen, a
 //! sign of life now and then; until the client leaves, may no longer read events, or the node stops.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! What is sealed alongside events: opened with a reason, on record before it is told, and told to nobody else.
+//! The data sealed alongside events: opened with a reason, on record before it is told, and told to nobody else.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the open event streams of a node share: their places, the events that all of them are sent, and the turns in which
+//! The shared parts of a node's open event streams: their places, the events that all of them are sent, and the turns in which
 //! they ask the database, so that they leave its connections to others. It reads nothing itself.
 
 mod places;

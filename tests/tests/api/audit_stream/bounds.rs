@@ -1,4 +1,4 @@
-//! What streams may take: places, connections to the database, memory, and time at a stop.
+//! The bounds of streams: places, connections to the database, memory, and time at a stop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

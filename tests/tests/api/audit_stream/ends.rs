@@ -1,4 +1,4 @@
-//! What ends a stream: whatever would have a new request refused. Events are recorded all the while; none that was recorded
+//! The ends of a stream: whatever would have a new request refused. Events are recorded all the while; none that was recorded
 //! after the caller lost its access is sent.
 
 use std::sync::Arc;
