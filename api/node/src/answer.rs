@@ -287,6 +287,14 @@ impl App {
         self.cosigning.as_ref()?.borrow().anchored.as_ref().map(|anchored| anchored.size)
     }
 
+    /// Waits as [`App::checkpoint_for`] does for the last event of a command; `None` if it recorded none.
+    pub async fn checkpoint_over<T>(&self, done: &CommandOutcome<T>) -> Option<u64> {
+        match done.position {
+            Some(position) => self.checkpoint_for(position).await,
+            None => None,
+        }
+    }
+
     /// Waits until a signed checkpoint covers the event at this position, at most 2 seconds, and returns the checkpoint's size.
     /// `None` if none does, and at once if nothing signs the log, or its signer refuses it or is late.
     pub async fn checkpoint_for(&self, position: u64) -> Option<u64> {

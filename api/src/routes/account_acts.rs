@@ -64,10 +64,7 @@ impl AccountActions {
         let account = AccountId(account_id.0);
         let app = app(request)?;
         let done = app.commands.grant_role(&context, caller.permissions, account, role, reason).await?;
-        let covered = match done.position {
-            Some(position) => app.checkpoint_for(position).await,
-            None => None,
-        };
+        let covered = app.checkpoint_over(&done).await;
         Ok(NoContent::from(done).with_checkpoint(covered))
     }
 

@@ -97,10 +97,7 @@ impl ApiKeys {
         let app = app(request)?;
         let done =
             app.commands.create_api_key(&context, caller.permissions, name.clone(), permissions, expires_at.0).await?;
-        let checkpoint_size = match done.position {
-            Some(position) => app.checkpoint_for(position).await,
-            None => None,
-        };
+        let checkpoint_size = app.checkpoint_over(&done).await;
         let response = CommandResponse::of(done, |key| CreatedApiKey {
             api_key_id: key.id.0,
             secret: key.secret.to_string(),

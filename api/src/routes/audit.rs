@@ -257,10 +257,7 @@ impl Audit {
         let (context, reason) = act(request, &caller.0, Permission::AuditUnseal, body, idempotency_key.0)?;
         let app = app(request)?;
         let done = app.commands.unseal(&context, position.0, reason).await?;
-        let checkpoint_size = match done.position {
-            Some(recorded) => app.checkpoint_for(recorded).await,
-            None => None,
-        };
+        let checkpoint_size = app.checkpoint_over(&done).await;
         let response = CommandResponse::of(done, |opened| UnsealedEvent {
             position: position.0,
             fields: UnsealedFields::of(&opened),
