@@ -8,6 +8,7 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
+use foldhash::fast::RandomState;
 use fulexo_domain::event::Category;
 use fulexo_domain::leaf::{LeafOutline, is_canonical_json};
 use fulexo_tlog::growing_tiles::{GrowingTiles, HashTile};
@@ -112,7 +113,7 @@ impl std::error::Error for TrailFault {}
 #[derive(Default)]
 pub struct TrailVerifier {
     tiles: GrowingTiles,
-    versions: HashMap<(Category, Uuid), u64>,
+    versions: HashMap<(Category, Uuid), u64, RandomState>,
     last_time: Option<DateTime<Utc>>,
 }
 

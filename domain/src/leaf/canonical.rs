@@ -27,12 +27,14 @@ pub(super) fn value(rest: &mut &[u8], depth: u8) -> Option<()> {
     }
 }
 
+#[inline(always)]
 pub(super) fn literal(rest: &mut &[u8], word: &[u8]) -> Option<()> {
     *rest = rest.strip_prefix(word)?;
     Some(())
 }
 
 /// Takes the byte if it comes next.
+#[inline]
 fn takes(rest: &mut &[u8], byte: u8) -> bool {
     match rest.split_first() {
         Some((first, behind)) if *first == byte => {
@@ -50,10 +52,9 @@ fn object(rest: &mut &[u8], depth: u8) -> Option<()> {
     }
     let mut last: Option<&[u8]> = None;
     loop {
-        let key = string(rest)?;
+        let key = word(rest)?;
         // Without escapes, bytes are in the order of characters.
-        let follows = last.is_none_or(|last| last < key);
-        if !follows || !key.is_ascii() || key.contains(&b'\\') {
+        if last.is_some_and(|last| last >= key) {
             return None;
         }
         last = Some(key);
@@ -99,8 +100,19 @@ pub(super) fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     }
 }
 
+/// Takes a string of ASCII without escapes, and returns what is between its quotes.
+pub(super) fn word<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    literal(rest, b"\"")?;
+    let whole = *rest;
+    let is_ascii = plain(rest);
+    let content = whole.get(..whole.len() - rest.len())?;
+    literal(rest, b"\"")?;
+    (is_ascii || content.is_ascii()).then_some(content)
+}
+
 /// Takes what comes before the first quote, backslash or control character. Returns `true` if that is certainly ASCII. Reads
 /// eight bytes at a time: strings are most of a leaf.
+#[inline(always)]
 fn plain(rest: &mut &[u8]) -> bool {
     const ONES: u64 = u64::MAX / 255;
     const HIGH: u64 = ONES << 7;
