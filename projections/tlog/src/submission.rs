@@ -1,10 +1,12 @@
-//! The body of `add-checkpoint` (C2SP tlog-witness): what a log sends to a witness.
+//! The body of `add-checkpoint` (C2SP tlog-witness): what a log sends to a witness, and the name that a witness has for a log.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write};
+
+use sha2::{Digest, Sha256};
 
 use crate::decimal::decimal;
 use crate::hash::TreeHash;
-use crate::note::{MAX_NOTE, Note};
+use crate::note::{KeyName, MAX_NOTE, Note};
 use crate::proof::MAX_PROOF;
 use crate::tree::MAX_SIZE;
 
@@ -69,4 +71,12 @@ impl Display for Submission {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n{}", self.extension, self.checkpoint)
     }
+}
+/// The SHA-256 of an origin as lowercase hexadecimal, by which a witness's monitoring interface names a log.
+#[must_use]
+pub fn origin_hash(origin: &KeyName) -> String {
+    Sha256::digest(origin.as_str()).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

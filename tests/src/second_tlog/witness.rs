@@ -117,6 +117,13 @@ impl SecondWitness {
         state.seen.insert(origin.to_owned(), Seen { size, root, note });
     }
 
+    /// Shows monitors this note of a log, or none.
+    pub fn show(&self, origin: &str, note: Option<String>) {
+        if let Some(seen) = self.shared.state.lock().unwrap().seen.get_mut(origin) {
+            seen.note = note;
+        }
+    }
+
     /// Sets how requests are answered from now on.
     pub fn answers(&self, scripted: Scripted) {
         self.shared.state.lock().unwrap().scripted = scripted;

@@ -184,13 +184,41 @@ async fn a_witness_that_has_seen_more_or_other_events_raises_an_alarm() {
     one.set_size_and_root(ORIGIN, size, root);
     state_is(["ok", "ok", "ok"]).await;
 
-    // It has seen another tree.
+    // It refuses a proof, but what it has cosigned is in this log: that is its own fault.
     let size = one.size(ORIGIN);
     one.set_size_and_root(ORIGIN, size, [2; 32]);
     history::fill(&log.database, 20).await;
-    state_is(["degraded", "failed", "failed"]).await;
+    state_is(["ok", "ok", "degraded"]).await;
+    assert_eq!(metric(&node, "fulexo_witness_contradicts{witness=\"w0\"}").await, "0");
     // The other one goes on.
     anchored(&node, log_size(&node).await).await;
+    // It shows nothing: nobody can tell whose fault it is, and silence is not taken for good news.
+    one.show(ORIGIN, None);
+    state_is(["degraded", "failed", "failed"]).await;
+    // It shows what nobody has cosigned.
+    one.show(ORIGIN, log.witnesses[1].latest(ORIGIN));
+    state_is(["degraded", "failed", "failed"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_shows_another_tree_under_its_own_signature_raises_an_alarm() {
+    let mut log = Witnessed::new(1, "quorum w0").await;
+    history::fill(&log.database, 300).await;
+    let node = log.node("1s").await;
+    let size = log_size(&node).await;
+    anchored(&node, size).await;
+    let cosigned = log.witnesses[0].size(ORIGIN);
+    node.stop().await;
+
+    // Another history under the same key, as after the restore of a dump, and a signer without memory.
+    std::fs::remove_file(log.dir.path().join("signer.json")).unwrap();
+    log.database = Arc::new(Database::create().await);
+    history::fill(&log.database, usize::try_from(cosigned).unwrap() + 100).await;
+    let node = log.node("1s").await;
+    eventually("health says it", async || anchor(&node).await["witnesses"][0]["status"] == "failed").await;
+    assert!(log.witnesses[0].requests().iter().any(|request| request.status == 422));
+    assert_eq!(metric(&node, "fulexo_witness_contradicts{witness=\"w0\"}").await, "1");
+    assert_eq!(log.witnesses[0].size(ORIGIN), cosigned);
 }
 
 #[tokio::test(flavor = "multi_thread")]

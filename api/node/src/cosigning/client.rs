@@ -1,12 +1,14 @@
-//! The client of a witness (C2SP tlog-witness, add-checkpoint).
+//! The client of a witness (C2SP tlog-witness): add-checkpoint, and the monitoring call where the witness says that the log has
+//! another history.
 
 use std::time::Duration;
 
 use fulexo_projections::tree::{TreeError, TreeReader};
 use fulexo_tlog::checkpoint::Checkpoint;
+use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::key::{VerifierKey, verify};
-use fulexo_tlog::note::{MAX_NOTE, MAX_SIGNATURES, Note, SignatureLine};
-use fulexo_tlog::submission::{ExtensionProof, Submission};
+use fulexo_tlog::note::{KeyName, MAX_NOTE, MAX_SIGNATURES, Note, SignatureLine};
+use fulexo_tlog::submission::{ExtensionProof, Submission, origin_hash};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
@@ -42,9 +44,15 @@ pub enum CosigningError {
     /// The witness has cosigned a larger tree than there is now.
     #[error("the witness has cosigned a tree of {0} events, which this log does not have: the log was rolled back")]
     RolledBack(u64),
-    /// The witness has cosigned another tree.
-    #[error("the witness has cosigned other events of this log")]
-    OtherTree,
+    /// The witness has cosigned another tree, which it shows.
+    #[error("the witness has cosigned {0} other events of this log, and shows the checkpoint")]
+    OtherTree(u64),
+    /// The witness says that it has cosigned another tree, and shows none that it has cosigned.
+    #[error("the witness says that it has cosigned other events of this log, and shows no checkpoint")]
+    NothingShown,
+    /// The witness says that it has cosigned another tree, and shows one that this log has.
+    #[error("the witness refuses a proof, but shows a checkpoint that this log agrees with")]
+    Unfounded,
     /// The tree is shorter than the checkpoint.
     #[error("the log has fewer events than the published checkpoint")]
     Shorter,
@@ -65,14 +73,14 @@ impl From<sqlx::Error> for CosigningError {
 impl CosigningError {
     /// `true` if the witness shows that the log has another history than it had.
     pub const fn is_contradiction(&self) -> bool {
-        matches!(self, Self::RolledBack(_) | Self::OtherTree)
+        matches!(self, Self::RolledBack(_) | Self::OtherTree(_) | Self::NothingShown)
     }
 }
 
 /// The client of one witness.
 pub struct WitnessClient {
     http: OutboundClient,
-    url: String,
+    prefix: String,
     /// The keys that the policy has for it, with their places in the policy.
     pub keys: Vec<(usize, VerifierKey)>,
 }
@@ -108,12 +116,20 @@ impl CheckpointToCosign {
         let hashes = tree.consistency(old_size, self.checkpoint.size).await?;
         Ok(ExtensionProof { old_size, hashes: hashes.ok_or(CosigningError::Shorter)? })
     }
+
+    /// The root of the tree at this size; `None` if the tree is smaller.
+    async fn root(&self, size: u64) -> Result<Option<TreeHash>, CosigningError> {
+        let _reading = self.reading.acquire().await;
+        let mut connection = self.pool.acquire().await?;
+        let mut tree = TreeReader::open(&mut connection).await?;
+        Ok(tree.root(size).await?)
+    }
 }
 
 impl WitnessClient {
     /// Creates the client of the witness at this prefix.
     pub fn new(http: OutboundClient, prefix: &str) -> Self {
-        Self { http, url: format!("{}/add-checkpoint", prefix.trim_end_matches('/')), keys: Vec::new() }
+        Self { http, prefix: prefix.trim_end_matches('/').to_owned(), keys: Vec::new() }
     }
 
     /// Has a checkpoint cosigned. `known` is the size of the checkpoint that the witness cosigned last, as far as is known here.
@@ -131,14 +147,14 @@ impl WitnessClient {
         for _ in 0..ATTEMPTS {
             let extension = submitted.extension(old_size).await?;
             let body = Submission { extension, checkpoint: note.clone() }.to_string();
-            let (status, body) = self.submit(body).await?;
+            let (status, body) = self.request(Method::POST, "add-checkpoint", body).await?;
             match status {
                 StatusCode::OK => return self.cosignatures(note.text(), &body),
                 StatusCode::CONFLICT => match size(&body) {
                     Some(size) if size != old_size => old_size = size,
                     _ => return Err(CosigningError::Answer(status)),
                 },
-                StatusCode::UNPROCESSABLE_ENTITY => return Err(CosigningError::OtherTree),
+                StatusCode::UNPROCESSABLE_ENTITY => return Err(self.contradiction(submitted).await?),
                 StatusCode::NOT_FOUND => return Err(CosigningError::UnknownLog),
                 StatusCode::FORBIDDEN => return Err(CosigningError::UnknownKey),
                 other => return Err(CosigningError::Answer(other)),
@@ -147,9 +163,34 @@ impl WitnessClient {
         Err(CosigningError::Overtaken)
     }
 
-    async fn submit(&self, body: String) -> Result<(StatusCode, Bytes), CosigningError> {
+    /// Compares the tree with the checkpoint that the witness shows to monitors, and has cosigned. A 422 alone may be a fault of
+    /// the witness; another tree under its signature is evidence.
+    async fn contradiction(&self, submitted: &CheckpointToCosign) -> Result<CosigningError, CosigningError> {
+        let path = format!("{}/checkpoint", origin_hash(&submitted.checkpoint.origin));
+        let shown = match self.request(Method::GET, &path, String::new()).await {
+            Ok((StatusCode::OK, body)) => self.cosigned(&body, &submitted.checkpoint.origin),
+            _ => None,
+        };
+        let Some(shown) = shown else { return Ok(CosigningError::NothingShown) };
+        Ok(match submitted.root(shown.size).await? {
+            None => CosigningError::RolledBack(shown.size),
+            Some(root) if root == shown.root => CosigningError::Unfounded,
+            Some(_) => CosigningError::OtherTree(shown.size),
+        })
+    }
+
+    /// The checkpoint of a note, if it is one of this log that a key of the witness has cosigned.
+    fn cosigned(&self, note: &[u8], origin: &KeyName) -> Option<Checkpoint> {
+        let note = Note::parse(note).ok()?;
+        let keys: Vec<_> = self.keys.iter().map(|(_, key)| key.clone()).collect();
+        verify(&note, &keys).ok()?;
+        Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == *origin)
+    }
+
+    async fn request(&self, method: Method, path: &str, body: String) -> Result<(StatusCode, Bytes), CosigningError> {
         let no_answer = |error: &dyn std::fmt::Display| CosigningError::NoAnswer(error.to_string());
-        let request = Request::builder().method(Method::POST).uri(&self.url).header("content-type", "text/plain");
+        let uri = format!("{}/{path}", self.prefix);
+        let request = Request::builder().method(method).uri(uri).header("content-type", "text/plain");
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| no_answer(&error))?;
         match timeout(ANSWER_TIME, self.http.send(request, MAX_NOTE)).await {
             Ok(Ok(answer)) => Ok((answer.status, answer.body)),

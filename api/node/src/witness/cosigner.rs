@@ -2,7 +2,6 @@
 //! before, and remembers the last one in a file.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,8 +13,7 @@ use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::extension::{self, ExtensionError};
 use fulexo_tlog::key::{self, KeyKind, SignatureError, SignerKey, SignerKeyError, SignerKeyTextError, VerifierKey};
 use fulexo_tlog::note::{KeyName, MAX_NOTE, Note, SignatureLine};
-use fulexo_tlog::submission::Submission;
-use sha2::{Digest, Sha256};
+use fulexo_tlog::submission::{Submission, origin_hash};
 
 use crate::durable_file;
 
@@ -175,14 +173,6 @@ pub fn witnessed_logs(text: &str) -> Result<Vec<VerifierKey>, String> {
         logs.push(key);
     }
     if logs.is_empty() { Err("it names no log".to_owned()) } else { Ok(logs) }
-}
-
-/// The hash of an origin, as the monitoring interface and the files name it.
-fn origin_hash(origin: &KeyName) -> String {
-    Sha256::digest(origin.as_str()).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 impl Witness {
