@@ -68,8 +68,11 @@ create table log.command (
     command_id bytea not null constraint command_pkey primary key,
     request_hash bytea not null,
     result text not null,
-    recorded_at timestamptz not null
+    recorded_at timestamptz not null,
+    -- The account that acted, whose erasure deletes the row.
+    account_id uuid
 );
+create index command_account on log.command (account_id) where account_id is not null;
 create index command_age on log.command (recorded_at);
 
 -- Values that only one stream may hold, by their HMAC.
@@ -79,6 +82,8 @@ create table log.unique_key (
     stream_id uuid not null,
     constraint unique_key_pkey primary key (scope, key_hash)
 );
+-- Erasure releases what a stream holds, in the transaction of an append.
+create index unique_key_holder on log.unique_key (stream_id);
 
 -- Append-only, the second guard: everyone but the append function is refused, the owner included. ALWAYS, so that
 -- session_replication_role does not disable the trigger. Statement triggers are not cloned to partitions, and a statement
@@ -178,7 +183,7 @@ create function log.try_append(
     sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
     sealed_nonces bytea[], sealed_ciphertexts bytea[],
     claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
-    new_command_ids bytea[], command_hashes bytea[], command_results text[]
+    new_command_ids bytea[], command_hashes bytea[], command_results text[], command_accounts uuid[]
 ) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     first_position bigint;
@@ -250,8 +255,9 @@ begin
     end if;
     if cardinality(new_command_ids) > 0 then
         insert into log.command
-        select command_id, request_hash, result, now() from unnest(new_command_ids, command_hashes, command_results)
-            u (command_id, request_hash, result);
+        select command_id, request_hash, result, now(), account_id
+        from unnest(new_command_ids, command_hashes, command_results, command_accounts)
+            u (command_id, request_hash, result, account_id);
     end if;
     return first_position;
 end
@@ -271,22 +277,44 @@ begin
 end
 $$;
 
+-- Releases the values that an erased account holds, and returns their number. Nobody else's address is ever free.
+create function log.release_keys(holder uuid) returns bigint language plpgsql security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+    released bigint;
+begin
+    -- The event is one of the last of its stream: this is its own transaction.
+    if not exists (
+        select from (
+            select leaf from log.event where stream_id = holder and category = 'account' order by version desc limit 8) e
+        where convert_from(leaf, 'UTF8')::json ->> 'type' = 'account.erased')
+    then
+        raise insufficient_privilege using message = format('the account %s was not erased', holder);
+    end if;
+    delete from log.unique_key where stream_id = holder;
+    get diagnostics released = row_count;
+    return released;
+end
+$$;
+
 -- Append-only, the first guard: privileges. The application may read, call the functions, and delete what erasure and
 -- retention delete. Only the sequencer may insert, and it is neither the application nor the owner.
 grant select on log.head, log.event, log.sealed, log.stream, log.snapshot, log.command, log.unique_key to fulexo_app;
 grant delete on log.sealed, log.command to fulexo_app;
 grant select, update on log.head to fulexo_sequencer;
 grant select, insert on log.event, log.sealed, log.command, log.unique_key to fulexo_sequencer;
+grant delete on log.unique_key to fulexo_sequencer;
 grant select, insert, update on log.stream, log.snapshot to fulexo_sequencer;
 
-revoke all on function log.lock, log.try_append, log.keep_snapshot, log.extend, log.guard_table, log.refuse_change from public;
+revoke all on function log.lock, log.try_append, log.keep_snapshot, log.release_keys, log.extend, log.guard_table, log.refuse_change from public;
 grant execute on function log.extend to fulexo_app;
-grant execute on function log.lock, log.try_append, log.keep_snapshot to fulexo_app;
+grant execute on function log.lock, log.try_append, log.keep_snapshot, log.release_keys to fulexo_app;
 -- The owner is a member of the role only while it transfers the functions.
 grant fulexo_sequencer to current_user;
 grant create on schema log to fulexo_sequencer;
 alter function log.lock owner to fulexo_sequencer;
 alter function log.try_append owner to fulexo_sequencer;
 alter function log.keep_snapshot owner to fulexo_sequencer;
+alter function log.release_keys owner to fulexo_sequencer;
 revoke create on schema log from fulexo_sequencer;
 revoke fulexo_sequencer from current_user;

@@ -17,10 +17,13 @@ create table access.account (
     second_factor_from bigint not null,
     second_factor_session uuid,
     -- True if a second factor is enabled: a session that was elevated without it no longer is.
-    second_factor_enabled boolean not null
+    second_factor_enabled boolean not null,
+    -- The time from which on the account is erased, if its owner asked for that.
+    erasure_due timestamptz
 );
 create index account_changes on access.account (changed_at);
 create index account_ends_due on access.account (account_id) where ends_due;
+create index account_erasure on access.account (erasure_due) where erasure_due is not null;
 
 -- "grant" is a reserved word of SQL.
 create table access.role_grant (

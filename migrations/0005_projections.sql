@@ -29,6 +29,8 @@ create table read.account (
     password_expired boolean not null,
     second_factor boolean not null,
     email_verified boolean not null,
+    erasure_due_at timestamptz,
+    erased boolean not null,
     roles text[] not null,
     constraint account_pkey primary key (account_id)
 ) with (fillfactor = 80);

@@ -29,6 +29,7 @@ use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::{lockdown, policy, roles};
 use crate::checkpoint;
 use crate::context::Context;
+use crate::erasure::{self, ErasureStatus};
 use crate::error::CommandError;
 use crate::execute::CommandOutcome;
 use crate::log::EventLog;
@@ -228,6 +229,76 @@ impl Commands {
         reason: Reason,
     ) -> Result<CommandOutcome<()>, CommandError> {
         administration::suspend(&self.side, context, own, account, reason).await
+    }
+
+    /// Starts the erasure of the caller's account, and returns the time at which it is due. If it was started before, that time
+    /// remains.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] if the account is suspended; [`CommandError::LastAdministrator`].
+    pub async fn start_erasure(
+        &self,
+        context: &Context,
+        account: AccountId,
+    ) -> Result<CommandOutcome<DateTime<Utc>>, CommandError> {
+        erasure::start(&self.side, context, account).await
+    }
+
+    /// Withdraws the erasure of the caller's account.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] if it was not started.
+    pub async fn withdraw_erasure(
+        &self,
+        context: &Context,
+        account: AccountId,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        erasure::withdraw(&self.side, context, account).await
+    }
+
+    /// Erases an account at once. Has no effect on an account that was erased.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] if the account is unknown; [`CommandError::GrantExceedsOwn`];
+    /// [`CommandError::LastAdministrator`].
+    pub async fn erase(
+        &self,
+        context: &Context,
+        own: Permissions,
+        account: AccountId,
+        reason: Reason,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        erasure::erase(&self.side, context, own, account, reason).await
+    }
+
+    /// Returns the time from which on the account is erased; `None` if its owner has not asked for that.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn erasure_due(&self, account: AccountId) -> Result<Option<DateTime<Utc>>, CommandError> {
+        erasure::due(&self.side, account).await
+    }
+
+    /// Returns the position and the leaf of the event that completed the erasure of an account; `None` before it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn erasure_receipt(&self, account: AccountId) -> Result<Option<(u64, Vec<u8>)>, CommandError> {
+        erasure::receipt(&self.side, account).await
+    }
+
+    /// Returns the progress of the erasure of an account; `None` if it was not erased.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn erasure_status(&self, account: AccountId) -> Result<Option<ErasureStatus>, CommandError> {
+        erasure::status(&self.side, account).await
+    }
+
+    /// Carries out erasures that are due, and deletes what they leave behind, until the future is dropped. `context` is that of
+    /// the service itself.
+    pub async fn carry_out_erasures(self: Arc<Self>, context: impl Fn() -> Context + Send) {
+        erasure::destruction::destroy_what_is_due(&self.side, context).await
     }
 
     /// Reinstates a suspended account.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::CommandError;
@@ -13,6 +14,7 @@ use crate::vault::Vault;
 pub(crate) struct IdempotencyKey {
     id: [u8; 32],
     request_hash: [u8; 32],
+    account: Option<Uuid>,
 }
 
 /// The time during which a replay discloses tokens and secrets again, in seconds.
@@ -25,12 +27,14 @@ impl IdempotencyKey {
         let key = context.idempotency_key.as_deref()?;
         let caller = context.actor.id().map(|id| id.to_string()).unwrap_or_default();
         let id = vault.digest("idempotency/id", &[caller.as_bytes(), operation.as_bytes(), key.as_bytes()]);
-        Some(Self { id, request_hash: vault.digest("idempotency/content", content) })
+        let account = context.account().map(|account| account.0);
+        Some(Self { id, request_hash: vault.digest("idempotency/content", content), account })
     }
 
     /// Returns the record that the log stores for the command.
     pub fn record<O: Serialize>(&self, outcome: &O) -> Result<CommandRecord, CommandError> {
-        Ok(CommandRecord { id: self.id, request_hash: self.request_hash, result: serde_json::to_string(outcome)? })
+        let Self { id, request_hash, account } = *self;
+        Ok(CommandRecord { id, request_hash, result: serde_json::to_string(outcome)?, account })
     }
 }
 

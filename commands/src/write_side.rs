@@ -56,6 +56,8 @@ pub struct WriteSide {
 pub struct NodeQueues {
     /// Notified when sessions were revoked whose ends are not recorded yet.
     pub(crate) ends_due: Notify,
+    /// Notified when an account was erased of which something is left to delete.
+    pub(crate) erasures: Notify,
     /// The attempts that wait for earlier ones on the same counter.
     pub(crate) attempts: Arc<AttemptQueues>,
 }

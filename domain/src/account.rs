@@ -5,15 +5,21 @@
 //! (nothing) --registered--> [ open ] --suspended--> [ suspended ]
 //!                               ^                        |
 //!                               +------ reinstated ------+
+//! [ open ], [ suspended ] --erased--> [ erased ]
 //! ```
 //! A suspended account keeps its roles and its password, but nobody can use them. Login attempts have a stream of their
 //! own, so that a flood of wrong passwords never conflicts with a command of the owner or an administrator.
+//!
+//! The owner asks for erasure and may withdraw that until it is due. An erased account has no role, no session and nothing
+//! sealed; its id remains, and nothing can happen to it any more.
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
+use crate::erasure::DestroyedData;
 use crate::session::RevocationCause;
 use crate::values::{AccountId, RoleName, SessionId};
 
@@ -95,6 +101,34 @@ pub enum AccountEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         except_session: Option<SessionId>,
     },
+    /// The owner asked for the erasure of the account, and can withdraw that until it is due.
+    #[serde(rename = "account.erasure_started")]
+    ErasureStarted {
+        /// The time from which on the account is erased.
+        #[serde(with = "crate::leaf::micros")]
+        due_at: DateTime<Utc>,
+    },
+    /// The owner withdrew the erasure.
+    #[serde(rename = "account.erasure_withdrawn")]
+    ErasureWithdrawn {},
+    /// The account was erased: the key of its personal data was destroyed with this event, and its address released. Sealed
+    /// under the actor's key if an administrator erased it: reason.
+    #[serde(rename = "account.erased")]
+    Erased {
+        /// The party that wanted it.
+        by: Initiator,
+    },
+    /// Everything that was sealed under the destroyed key is deleted. This event is the receipt of the erasure.
+    #[serde(rename = "account.erasure_completed")]
+    ErasureCompleted {
+        /// The numbers of rows that were destroyed.
+        destroyed: DestroyedData,
+        /// The id of the wrapping key under which the destroyed key was stored; `None` if there was none. Older copies of the
+        /// database stay readable to its holders until it is destroyed, too.
+        wrapping_key: Option<String>,
+        /// `true` if the server has begun another segment of its write-ahead log, and written a checkpoint, since.
+        log_switched: bool,
+    },
 }
 
 impl AccountEvent {
@@ -112,13 +146,17 @@ impl AccountEvent {
             | Self::RoleRevoked { .. }
             | Self::EmailVerified {}
             | Self::Reinstated {}
-            | Self::SessionsRevoked { .. } => false,
+            | Self::SessionsRevoked { .. }
+            | Self::ErasureStarted { .. }
+            | Self::ErasureWithdrawn {}
+            | Self::ErasureCompleted { .. } => false,
             Self::PasswordChanged { .. }
             | Self::PasswordExpired {}
             | Self::SecondFactorEnabled { .. }
             | Self::SecondFactorDisabled { .. }
             | Self::RecoveryCodesIssued { .. }
-            | Self::Suspended {} => true,
+            | Self::Suspended {}
+            | Self::Erased { .. } => true,
         }
     }
 }
@@ -139,7 +177,7 @@ pub enum PasswordChangeCause {
     Reported,
 }
 
-/// The party that removed a second factor.
+/// The party that wanted a change which the owner and administrators can make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initiator {
@@ -210,6 +248,27 @@ pub enum AccountCommand {
         /// The session that remains.
         except_session: Option<SessionId>,
     },
+    /// Start the erasure of the account. Has no effect if it has been started.
+    StartErasure {
+        /// The time from which on the account is erased.
+        due_at: DateTime<Utc>,
+    },
+    /// Withdraw the erasure.
+    WithdrawErasure,
+    /// Erase the account. The caller destroys its key in the same transaction.
+    Erase {
+        /// The party that wants it.
+        by: Initiator,
+    },
+    /// Record that everything is deleted. The caller has seen to that. Has no effect if it was recorded before.
+    CompleteErasure {
+        /// See [`AccountEvent::ErasureCompleted`].
+        destroyed: DestroyedData,
+        /// See [`AccountEvent::ErasureCompleted`].
+        wrapping_key: Option<String>,
+        /// See [`AccountEvent::ErasureCompleted`].
+        log_switched: bool,
+    },
 }
 
 /// The refusal of a command to an account.
@@ -245,6 +304,12 @@ pub enum AccountError {
     /// The account does not have this role, so the role cannot be revoked.
     #[error("the account does not have this role")]
     RoleNotGranted,
+    /// The account was erased: nothing can happen to it any more.
+    #[error("the account was erased")]
+    Erased,
+    /// Nobody asked for the erasure of the account.
+    #[error("the erasure of the account has not been started")]
+    ErasureNotStarted,
 }
 
 /// The state of an account, derived from its events.
@@ -267,6 +332,12 @@ pub struct AccountState {
     pub password_expired: bool,
     /// `true` if mail to the account's address is known to reach its owner.
     pub email_verified: bool,
+    /// The time from which on the account is erased; `None` if nobody asked for that.
+    pub erasure_due: Option<DateTime<Utc>>,
+    /// `true` if the account was erased.
+    pub erased: bool,
+    /// `true` if everything of an erased account is deleted.
+    pub erasure_completed: bool,
 }
 
 /// The aggregate of an account.
@@ -280,7 +351,11 @@ impl Aggregate for Account {
     type Error = AccountError;
 
     fn handle_command(state: &AccountState, command: AccountCommand) -> Result<Vec<AccountEvent>, AccountError> {
-        let require_registered = || if state.registered { Ok(()) } else { Err(AccountError::NotFound) };
+        let require_registered = || match (state.registered, state.erased) {
+            (false, _) => Err(AccountError::NotFound),
+            (true, true) => Err(AccountError::Erased),
+            (true, false) => Ok(()),
+        };
         // Guards commands of the owner.
         let require_active =
             || require_registered().and(if state.suspended { Err(AccountError::Suspended) } else { Ok(()) });
@@ -337,6 +412,7 @@ impl Aggregate for Account {
                 if state.second_factor_enabled { Ok(vec![issued]) } else { Err(AccountError::NoSecondFactor) }
             }
             AccountCommand::UseRecoveryCode => {
+                require_registered()?;
                 // A new set may have replaced the codes between the check of this one and here.
                 let remaining = state.recovery_codes.saturating_sub(1);
                 Ok(vec![AccountEvent::RecoveryCodeUsed { remaining }])
@@ -370,6 +446,30 @@ impl Aggregate for Account {
             AccountCommand::RevokeSessions { by, except_session } => {
                 require_registered()?;
                 Ok(vec![AccountEvent::SessionsRevoked { by, except_session }])
+            }
+            AccountCommand::StartErasure { due_at } => {
+                require_active()?;
+                Ok(if state.erasure_due.is_some() { vec![] } else { vec![AccountEvent::ErasureStarted { due_at }] })
+            }
+            AccountCommand::WithdrawErasure => {
+                require_registered()?;
+                match state.erasure_due {
+                    Some(_) => Ok(vec![AccountEvent::ErasureWithdrawn {}]),
+                    None => Err(AccountError::ErasureNotStarted),
+                }
+            }
+            AccountCommand::Erase { by } => {
+                require_registered()?;
+                let roles = state.roles.iter().map(|role| AccountEvent::RoleRevoked { role: role.clone() });
+                let sessions = AccountEvent::SessionsRevoked { by: RevocationCause::Erasure, except_session: None };
+                Ok(roles.chain([sessions, AccountEvent::Erased { by }]).collect())
+            }
+            AccountCommand::CompleteErasure { destroyed, wrapping_key, log_switched } => {
+                if !state.erased {
+                    return Err(AccountError::ErasureNotStarted);
+                }
+                let completed = AccountEvent::ErasureCompleted { destroyed, wrapping_key, log_switched };
+                Ok(if state.erasure_completed { vec![] } else { vec![completed] })
             }
         }
     }
@@ -409,6 +509,12 @@ impl Aggregate for Account {
             AccountEvent::RoleRevoked { role } => {
                 state.roles.remove(&role);
             }
+            AccountEvent::ErasureStarted { due_at } => state.erasure_due = Some(due_at),
+            AccountEvent::ErasureWithdrawn {} => state.erasure_due = None,
+            AccountEvent::Erased { by: _ } => {
+                state = AccountState { registered: true, erased: true, ..AccountState::default() };
+            }
+            AccountEvent::ErasureCompleted { .. } => state.erasure_completed = true,
         }
         state
     }
@@ -548,6 +654,71 @@ mod tests {
         given::<Account>([]).when(revoke()).refused(AccountError::NotFound);
         given::<Account>([registered()]).when(revoke()).then([revoked()]);
         given::<Account>([registered(), revoked()]).when(revoke()).then([revoked()]);
+    }
+
+    #[test]
+    fn an_erasure_is_withdrawn_while_it_is_not_carried_out() {
+        let due_at = DateTime::UNIX_EPOCH;
+        let started = || AccountEvent::ErasureStarted { due_at };
+        let start = || AccountCommand::StartErasure { due_at };
+        given::<Account>([registered()]).when(start()).then([started()]);
+        // The time that was said first remains.
+        given::<Account>([registered(), started()]).when(start()).then([]);
+        given::<Account>([registered(), AccountEvent::Suspended {}]).when(start()).refused(AccountError::Suspended);
+        given::<Account>([registered(), started()])
+            .when(AccountCommand::WithdrawErasure)
+            .then([AccountEvent::ErasureWithdrawn {}]);
+        given::<Account>([registered(), started(), AccountEvent::ErasureWithdrawn {}])
+            .when(AccountCommand::WithdrawErasure)
+            .refused(AccountError::ErasureNotStarted);
+    }
+
+    #[test]
+    fn an_erased_account_has_nothing_and_nothing_happens_to_it() {
+        let erase = || AccountCommand::Erase { by: Initiator::Admin };
+        let sessions = || AccountEvent::SessionsRevoked { by: RevocationCause::Erasure, except_session: None };
+        let erased = || AccountEvent::Erased { by: Initiator::Admin };
+        let granted = || AccountEvent::RoleGranted { role: role("admin") };
+        given::<Account>([registered(), granted(), AccountEvent::Suspended {}]).when(erase()).then([
+            AccountEvent::RoleRevoked { role: role("admin") },
+            sessions(),
+            erased(),
+        ]);
+        for command in [
+            erase(),
+            AccountCommand::Register { roles: vec![] },
+            AccountCommand::ChangeProfile,
+            AccountCommand::ChangePassword { how: PasswordChangeCause::Reported },
+            AccountCommand::ExpirePassword,
+            AccountCommand::StartEnrolment,
+            AccountCommand::UseRecoveryCode,
+            AccountCommand::GrantRole { role: role("admin") },
+            AccountCommand::VerifyEmail,
+            AccountCommand::Suspend,
+            AccountCommand::Reinstate,
+            AccountCommand::RevokeSessions { by: RevocationCause::Admin, except_session: None },
+            AccountCommand::StartErasure { due_at: DateTime::UNIX_EPOCH },
+            AccountCommand::WithdrawErasure,
+        ] {
+            let refusal = match command {
+                AccountCommand::Register { .. } => AccountError::AlreadyRegistered,
+                _ => AccountError::Erased,
+            };
+            given::<Account>([registered(), granted(), erased()]).when(command).refused(refusal);
+        }
+        let complete = || AccountCommand::CompleteErasure {
+            destroyed: DestroyedData::default(),
+            wrapping_key: Some("default".to_owned()),
+            log_switched: true,
+        };
+        let completed = || AccountEvent::ErasureCompleted {
+            destroyed: DestroyedData::default(),
+            wrapping_key: Some("default".to_owned()),
+            log_switched: true,
+        };
+        given::<Account>([registered()]).when(complete()).refused(AccountError::ErasureNotStarted);
+        given::<Account>([registered(), erased()]).when(complete()).then([completed()]);
+        given::<Account>([registered(), erased(), completed()]).when(complete()).then([]);
     }
 
     #[test]

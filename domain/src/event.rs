@@ -229,7 +229,8 @@ impl Event {
                 | AccountEvent::PasswordExpired {}
                 | AccountEvent::SecondFactorDisabled { by: Initiator::Admin }
                 | AccountEvent::Suspended {}
-                | AccountEvent::Reinstated {},
+                | AccountEvent::Reinstated {}
+                | AccountEvent::Erased { .. },
             )
             | Self::Authentication(AuthenticationEvent::LockLifted { .. })
             | Self::Session(SessionEvent::Revoked { .. })
@@ -246,7 +247,10 @@ impl Event {
                 | AccountEvent::RecoveryCodesIssued { .. }
                 | AccountEvent::RecoveryCodeUsed { .. }
                 | AccountEvent::EmailVerified {}
-                | AccountEvent::SessionsRevoked { .. },
+                | AccountEvent::SessionsRevoked { .. }
+                | AccountEvent::ErasureStarted { .. }
+                | AccountEvent::ErasureWithdrawn {}
+                | AccountEvent::ErasureCompleted { .. },
             )
             | Self::ApiKey(ApiKeyEvent::Created { .. })
             | Self::Checkpoint(_) => &[],

@@ -11,6 +11,7 @@ pub mod api_key;
 pub mod audit;
 pub mod authentication;
 pub mod checkpoint;
+pub mod erasure;
 pub mod event;
 pub mod jetstream;
 pub mod leaf;

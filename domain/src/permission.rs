@@ -15,6 +15,9 @@ pub enum Permission {
     /// Suspend, reinstate and unlock accounts; reset their second factors; expire their passwords.
     #[serde(rename = "accounts.manage")]
     AccountsManage,
+    /// Erase accounts, at once and for good.
+    #[serde(rename = "accounts.erase")]
+    AccountsErase,
     /// Read any session.
     #[serde(rename = "sessions.read")]
     SessionsRead,
@@ -58,9 +61,10 @@ pub enum Permission {
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AccountsRead,
         Self::AccountsManage,
+        Self::AccountsErase,
         Self::SessionsRead,
         Self::SessionsRevoke,
         Self::RolesRead,
@@ -93,6 +97,7 @@ impl Permission {
             Self::AccountsManage => {
                 "Create, suspend, reinstate and unlock accounts, reset second factors and expire passwords."
             }
+            Self::AccountsErase => "Erase accounts, at once and for good.",
             Self::SessionsRead => "Read the sessions of all accounts.",
             Self::SessionsRevoke => "Revoke the sessions of all accounts.",
             Self::RolesRead => "Read roles, permissions and grants.",
@@ -115,6 +120,7 @@ impl Permission {
         match self {
             Self::AccountsRead => "accounts.read",
             Self::AccountsManage => "accounts.manage",
+            Self::AccountsErase => "accounts.erase",
             Self::SessionsRead => "sessions.read",
             Self::SessionsRevoke => "sessions.revoke",
             Self::RolesRead => "roles.read",

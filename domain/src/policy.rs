@@ -28,6 +28,9 @@ pub struct Policy {
     /// The rules for API keys.
     #[serde(default, skip_serializing_if = "ApiKeyPolicy::is_default")]
     pub api_keys: ApiKeyPolicy,
+    /// The rules for the erasure of accounts.
+    #[serde(default, skip_serializing_if = "ErasurePolicy::is_default")]
+    pub erasure: ErasurePolicy,
 }
 
 /// The rules for the lockout of accounts.
@@ -133,6 +136,26 @@ impl Default for ApiKeyPolicy {
     }
 }
 
+/// The rules for the erasure of accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasurePolicy {
+    /// The time in which owners can withdraw the erasure that they asked for, in days.
+    pub withdrawal_days: u32,
+}
+
+impl ErasurePolicy {
+    /// Tests for the default. It must never change: the log omits the member for this value.
+    const fn is_default(&self) -> bool {
+        self.withdrawal_days == 7
+    }
+}
+
+impl Default for ErasurePolicy {
+    fn default() -> Self {
+        Self { withdrawal_days: 7 }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -156,6 +179,7 @@ impl Default for Policy {
             passwords: PasswordPolicy { history: 5, max_age_days: None },
             second_factor: SecondFactorPolicy { required_for: BTreeSet::new() },
             api_keys: ApiKeyPolicy::default(),
+            erasure: ErasurePolicy::default(),
         }
     }
 }
@@ -218,6 +242,8 @@ impl Policy {
         if let Some(days) = self.passwords.max_age_days {
             check("/passwords/max_age_days", i64::from(days), 1, 3_650);
         }
+        // A month is the longest that the law gives (GDPR, article 12).
+        check("/erasure/withdrawal_days", i64::from(self.erasure.withdrawal_days), 0, 30);
         if self.second_factor.required_for.len() > 50 {
             let bounds = "must have at most 50 roles".to_owned();
             found.push(BoundsViolation { pointer: "/second_factor/required_for", bounds });

@@ -110,6 +110,8 @@ pub enum RevocationCause {
     FingerprintMismatch,
     /// The account has more sessions than the policy allows.
     SessionLimit,
+    /// The account was erased.
+    Erasure,
 }
 
 impl RevocationCause {
@@ -126,13 +128,14 @@ impl RevocationCause {
             Self::PasswordExpired => "password_expired",
             Self::FingerprintMismatch => "fingerprint_mismatch",
             Self::SessionLimit => "session_limit",
+            Self::Erasure => "erasure",
         }
     }
 
     /// Reads a name; `None` if this build does not know it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        const ALL: [RevocationCause; 9] = [
+        const ALL: [RevocationCause; 10] = [
             RevocationCause::Owner,
             RevocationCause::Admin,
             RevocationCause::Reuse,
@@ -142,6 +145,7 @@ impl RevocationCause {
             RevocationCause::PasswordExpired,
             RevocationCause::FingerprintMismatch,
             RevocationCause::SessionLimit,
+            RevocationCause::Erasure,
         ];
         ALL.into_iter().find(|by| by.as_str() == name)
     }

@@ -85,7 +85,7 @@ pub struct PolicySnapshot {
 
 impl Snapshot for AccountSnapshot {
     const CATEGORY: Category = Category::Account;
-    const FORMAT: i16 = 2;
+    const FORMAT: i16 = 3;
 
     fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Account(event) = recorded.event else { return self };
@@ -114,7 +114,11 @@ impl Snapshot for AccountSnapshot {
             | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {}
-            | AccountEvent::SessionsRevoked { .. } => {}
+            | AccountEvent::SessionsRevoked { .. }
+            | AccountEvent::ErasureStarted { .. }
+            | AccountEvent::ErasureWithdrawn {}
+            | AccountEvent::ErasureCompleted { .. } => {}
+            AccountEvent::Erased { .. } => self.profile_position = None,
         }
         self.state = Account::apply_event(self.state, event);
         self
@@ -353,8 +357,8 @@ mod tests {
         assert_eq!(
             (AccountSnapshot::FORMAT, account.to_text().unwrap().as_str()),
             (
-                2,
-                r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolment_pending":false,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor_enabled":true,"suspended":false}}"#
+                3,
+                r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolment_pending":false,"erased":false,"erasure_completed":false,"erasure_due":null,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor_enabled":true,"suspended":false}}"#
             )
         );
 

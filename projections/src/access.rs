@@ -40,14 +40,18 @@ pub const fn concerns(event: &Event) -> bool {
             | AccountEvent::SecondFactorDisabled { .. }
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {}
-            | AccountEvent::SessionsRevoked { .. } => true,
+            | AccountEvent::SessionsRevoked { .. }
+            | AccountEvent::ErasureStarted { .. }
+            | AccountEvent::ErasureWithdrawn {}
+            | AccountEvent::Erased { .. } => true,
             AccountEvent::ProfileChanged {}
             | AccountEvent::PasswordChanged { .. }
             | AccountEvent::PasswordExpired {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
             | AccountEvent::RecoveryCodesIssued { .. }
             | AccountEvent::RecoveryCodeUsed { .. }
-            | AccountEvent::EmailVerified {} => false,
+            | AccountEvent::EmailVerified {}
+            | AccountEvent::ErasureCompleted { .. } => false,
         },
         Event::Session(event) => match event {
             SessionEvent::Started { .. }
@@ -90,6 +94,8 @@ struct AccountAccessChange {
     sessions: Option<(RevocationCause, Option<SessionId>)>,
     /// The second factor: `true` if enabled, and the session in which it was presented.
     second_factor: Option<(bool, Option<SessionId>)>,
+    /// The time from which on the account is erased; `None` inside for never.
+    erasure_due: Option<Option<DateTime<Utc>>>,
 }
 
 async fn apply_account(
@@ -129,20 +135,31 @@ async fn apply_account(
         AccountEvent::SecondFactorDisabled { .. } => {
             AccountAccessChange { second_factor: Some((false, None)), ..AccountAccessChange::default() }
         }
+        // Nobody reinstates an erased account, so it stays refused for good.
+        AccountEvent::Erased { .. } => {
+            AccountAccessChange { suspended: Some(true), erasure_due: Some(None), ..AccountAccessChange::default() }
+        }
+        AccountEvent::ErasureStarted { due_at } => {
+            AccountAccessChange { erasure_due: Some(Some(*due_at)), ..AccountAccessChange::default() }
+        }
+        AccountEvent::ErasureWithdrawn {} => {
+            AccountAccessChange { erasure_due: Some(None), ..AccountAccessChange::default() }
+        }
         AccountEvent::ProfileChanged {}
         | AccountEvent::PasswordChanged { .. }
         | AccountEvent::PasswordExpired {}
         | AccountEvent::SecondFactorEnrolmentStarted {}
         | AccountEvent::RecoveryCodesIssued { .. }
         | AccountEvent::RecoveryCodeUsed { .. }
-        | AccountEvent::EmailVerified {} => return Ok(()),
+        | AccountEvent::EmailVerified {}
+        | AccountEvent::ErasureCompleted { .. } => return Ok(()),
     };
     sqlx::query!(
         "insert into access.account as a
              (account_id, changed_position, changed_at, suspended, sessions_from, except_session, sessions_ended_by,
-              ends_due, second_factor_from, second_factor_session, second_factor_enabled)
+              ends_due, second_factor_from, second_factor_session, second_factor_enabled, erasure_due)
          values ($1, $2::bigint, $3, coalesce($4, false), case when $5 then $2 else 0 end, $6, $7,
-                 coalesce($4, false) or $5, case when $8 then $2 else 0 end, $9, $10)
+                 coalesce($4, false) or $5, case when $8 then $2 else 0 end, $9, $10, $12)
          on conflict on constraint account_pkey do update
          set changed_position = excluded.changed_position, changed_at = excluded.changed_at,
              suspended = coalesce($4, a.suspended),
@@ -154,7 +171,8 @@ async fn apply_account(
              second_factor_session =
                  case when $8 then excluded.second_factor_session else a.second_factor_session end,
              second_factor_enabled =
-                 case when $8 then excluded.second_factor_enabled else a.second_factor_enabled end",
+                 case when $8 then excluded.second_factor_enabled else a.second_factor_enabled end,
+             erasure_due = case when $11 then excluded.erasure_due else a.erasure_due end",
         account,
         to_i64(recorded.position),
         recorded.recorded_at,
@@ -164,7 +182,9 @@ async fn apply_account(
         change.sessions.map(|(by, _)| by.as_str()),
         change.second_factor.is_some(),
         change.second_factor.and_then(|(_, session)| session).map(|session| session.0),
-        change.second_factor.is_some_and(|(enabled, _)| enabled)
+        change.second_factor.is_some_and(|(enabled, _)| enabled),
+        change.erasure_due.is_some(),
+        change.erasure_due.flatten()
     )
     .execute(connection)
     .await?;

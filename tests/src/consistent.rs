@@ -168,8 +168,14 @@ impl Log {
         };
         for (statement, wanted) in [
             ("select subject_id from vault.subject_key", ids(&|_| true)),
-            ("select stream_id from log.unique_key where scope = 'email'", ids(&|_| true)),
-            ("select account_id from vault.credential where kind = 'password'", ids(&|_| true)),
+            ("select subject_id from vault.subject_key where wrapped is not null", ids(&|state| !state.erased)),
+            ("select account_id from vault.erasure", ids(&|state| state.erased)),
+            (
+                "select account_id from access.account where erasure_due is not null",
+                ids(&|state| state.erasure_due.is_some()),
+            ),
+            ("select stream_id from log.unique_key where scope = 'email'", ids(&|state| !state.erased)),
+            ("select account_id from vault.credential where kind = 'password'", ids(&|state| !state.erased)),
             ("select account_id from vault.credential where kind = 'totp'", ids(&|state| state.second_factor_enabled)),
             (
                 "select account_id from vault.credential where kind = 'totp_pending'",
@@ -383,6 +389,11 @@ impl Log {
         for recorded in &self.events {
             let Some(account) = recorded.subject else { continue };
             let kind = match &recorded.event {
+                Event::Account(AccountEvent::Erased { .. }) => {
+                    wanted.retain(|(of, _), _| *of != account);
+                    continue;
+                }
+                Event::Account(AccountEvent::ErasureStarted { .. }) => "erasure_started",
                 Event::Account(AccountEvent::PasswordChanged { how }) => match how {
                     PasswordChangeCause::Owner | PasswordChangeCause::Expired | PasswordChangeCause::Reset => {
                         "password_changed"

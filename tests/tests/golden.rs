@@ -19,6 +19,7 @@ use fulexo_domain::authentication::{
     AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, LockScope, UnlockCause,
 };
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
+use fulexo_domain::erasure::DestroyedData;
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
 use fulexo_domain::leaf::{self, EventDraft, LeafOutline, LeafTemplate};
 use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
@@ -80,6 +81,12 @@ fn samples() -> Vec<(&'static str, Event)> {
             "except_session",
             AccountEvent::SessionsRevoked { by: RevocationCause::PasswordChange, except_session: Some(session) }.into(),
         ),
+        ("", AccountEvent::ErasureStarted { due_at: time(604_800) }.into()),
+        ("", AccountEvent::ErasureWithdrawn {}.into()),
+        ("", AccountEvent::Erased { by: Initiator::Owner }.into()),
+        ("admin", AccountEvent::Erased { by: Initiator::Admin }.into()),
+        ("", erasure_completed(Some("2026-10".to_owned()))),
+        ("no_key", erasure_completed(None)),
         ("", Auth::PasswordResetRequested {}.into()),
         ("", Auth::PasswordResetRefused { attempt: 5 }.into()),
         ("", Auth::NewDeviceSeen { session }.into()),
@@ -142,10 +149,12 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("password_expired", revoked(RevocationCause::PasswordExpired)),
         ("fingerprint_mismatch", revoked(RevocationCause::FingerprintMismatch)),
         ("session_limit", revoked(RevocationCause::SessionLimit)),
+        ("erasure", revoked(RevocationCause::Erasure)),
         ("", SessionEvent::Expired {}.into()),
-        ("", RoleEvent::Defined { role: role("support"), permissions: Permission::ALL[..12].to_vec() }.into()),
+        ("", defined(&first_permissions())),
         ("later", defined(&[Permission::MetricsRead, Permission::LockdownManage])),
         ("unsealing", defined(&[Permission::AuditUnseal])),
+        ("erasing", defined(&[Permission::AccountsErase])),
         (
             "",
             RoleEvent::PermissionsChanged {
@@ -157,6 +166,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ),
         ("", RoleEvent::Retired { role: role("support") }.into()),
         ("", PolicyEvent::Changed { before: Box::default(), after: Box::new(policy()) }.into()),
+        ("erasure", PolicyEvent::Changed { before: Box::default(), after: Box::new(forgetful()) }.into()),
         ("sessions_and_keys", PolicyEvent::Changed { before: Box::default(), after: Box::new(lenient()) }.into()),
         (
             "",
@@ -222,7 +232,11 @@ fn stands_among_the_samples(event: &Event) {
             | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {}
-            | AccountEvent::SessionsRevoked { by: _, except_session: _ } => {}
+            | AccountEvent::SessionsRevoked { by: _, except_session: _ }
+            | AccountEvent::ErasureStarted { due_at: _ }
+            | AccountEvent::ErasureWithdrawn {}
+            | AccountEvent::Erased { by: Initiator::Owner | Initiator::Admin }
+            | AccountEvent::ErasureCompleted { destroyed: _, wrapping_key: _, log_switched: _ } => {}
         },
         Event::Authentication(event) => match event {
             AuthenticationEvent::Succeeded { methods: _, session: _, device: _, trusted_device: _ }
@@ -282,7 +296,8 @@ fn stands_among_the_samples(event: &Event) {
                     | RevocationCause::SecondFactorReset
                     | RevocationCause::PasswordExpired
                     | RevocationCause::FingerprintMismatch
-                    | RevocationCause::SessionLimit,
+                    | RevocationCause::SessionLimit
+                    | RevocationCause::Erasure,
             }
             | SessionEvent::Elevated { methods: _, until: _, restored: _ }
             | SessionEvent::Expired {} => {}
@@ -345,12 +360,41 @@ fn policy() -> Policy {
     policy
 }
 
+/// Returns the permissions that there were when roles were first defined.
+fn first_permissions() -> Vec<Permission> {
+    let later = [Permission::AccountsErase, Permission::AuditUnseal];
+    Permission::ALL.into_iter().filter(|permission| !later.contains(permission)).take(12).collect()
+}
+
 /// Returns a policy with the members that earlier policies lacked.
 fn lenient() -> Policy {
     let mut policy = Policy { version: 2, ..Policy::default() };
     policy.sessions.max_per_account = 250;
     policy.api_keys.suspend_with_creator = false;
     policy
+}
+
+/// Returns a policy with the member that came after those.
+fn forgetful() -> Policy {
+    let mut policy = Policy { version: 2, ..Policy::default() };
+    policy.erasure.withdrawal_days = 30;
+    policy
+}
+
+fn erasure_completed(wrapping_key: Option<String>) -> Event {
+    let destroyed = DestroyedData {
+        sealed: 41,
+        addresses: 1,
+        verifiers: 3,
+        recovery_codes: 10,
+        refresh_roots: 2,
+        devices: 2,
+        attempts: 1,
+        mails: 4,
+        mail_tokens: 5,
+        outcomes: 6,
+    };
+    AccountEvent::ErasureCompleted { destroyed, wrapping_key, log_switched: true }.into()
 }
 
 /// Returns a device as the service names devices: sixteen bytes, base64url.

@@ -419,6 +419,12 @@ impl From<CommandError> for Problem {
             CommandError::Account(AccountError::NotSuspended) => {
                 Self::conflict("The account is not suspended.").with_code(Code::NOT_SUSPENDED)
             }
+            CommandError::Account(AccountError::Erased) => {
+                Self::conflict("The account was erased.").with_code(Code::ACCOUNT_ERASED)
+            }
+            CommandError::Account(AccountError::ErasureNotStarted) => {
+                Self::conflict("Nobody has asked for the erasure of the account.").with_code(Code::ERASURE_NOT_STARTED)
+            }
             CommandError::Account(AccountError::AlreadyRegistered) => {
                 Self::conflict("The account is already registered.").with_code(Code::ALREADY_REGISTERED)
             }

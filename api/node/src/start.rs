@@ -202,6 +202,7 @@ impl Core {
         }
         upkeep.push(Box::pin(sweep(pools.behind.clone())));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
+        upkeep.push(Box::pin(Arc::clone(&commands).carry_out_erasures(by_the_service)));
         if let Some(mail) = config.mail {
             let transport = Transport::new(&mail).map_err(StartError)?;
             let worker = Worker { commands: Arc::clone(&commands), transport, public_url: mail.public_url };

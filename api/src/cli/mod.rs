@@ -7,6 +7,7 @@ mod as_of;
 mod audit;
 mod completions;
 mod dev;
+mod erasure;
 mod events;
 mod failure;
 mod key_file;
@@ -104,6 +105,8 @@ enum Verb {
     Projections(projections::ProjectionsArgs),
     /// Verify the log, copy it, and prove its events, without trust in whoever keeps it.
     Audit(audit::AuditArgs),
+    /// Search for what is left of an erased person.
+    Erasure(erasure::ErasureArgs),
     /// Follow the log in the terminal.
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
@@ -137,6 +140,7 @@ impl Cli {
             Verb::Replay(verb) => verb.run(),
             Verb::Projections(verb) => verb.run(),
             Verb::Audit(verb) => verb.run(),
+            Verb::Erasure(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(Self::command()),
             Verb::Man(verb) => verb.run(Self::command()),

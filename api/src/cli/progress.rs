@@ -10,12 +10,14 @@ use super::output::note;
 /// The time between two lines without a terminal.
 const LINE: Duration = Duration::from_secs(5);
 /// The template of the bar. The bar fills the rest of the line.
-const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} events, {rate}/s, {eta} left";
+const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} {msg}, {rate}/s, {eta} left";
 /// The template for a narrow terminal.
 const NARROW: &str = "{prefix} [{wide_bar}] {percent:>3} %  {eta} left";
 
 pub struct Progress {
     name: String,
+    /// The unit of the work, in the plural.
+    unit: &'static str,
     /// The number of events that were done before this run.
     from: u64,
     began: Instant,
@@ -25,8 +27,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the progress. `from` events are already done.
+    /// Starts the progress over events, of which `from` are already done.
     pub fn new(name: String, from: u64) -> Self {
+        Self::of(name, from, "events")
+    }
+
+    /// Starts the progress over work in this unit, of which `from` is already done.
+    pub fn of(name: String, from: u64, unit: &'static str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0);
             let template = if width < 100 { NARROW } else { BAR };
@@ -34,14 +41,14 @@ impl Progress {
             let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
                 let _ = text.write_str(&grouped(state.per_sec().max(0.0) as u64));
             });
-            ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_position(from)
+            ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_message(unit).with_position(from)
         });
         if let Some(bar) = &bar {
             // The rate counts only this run.
             bar.reset_eta();
         }
         let now = Instant::now();
-        Self { name, from, began: now, said: now, bar }
+        Self { name, unit, from, began: now, said: now, bar }
     }
 
     /// Shows that `done` of `all` events are done. Without a terminal it writes at most one line per interval.
@@ -82,7 +89,7 @@ impl Progress {
             rate => format!(", {} s left", all.saturating_sub(done).div_ceil(rate)),
         };
         let (done, all, rate) = (grouped(done), grouped(all), grouped(rate));
-        format!("{} {percent:>3} %  {done} of {all} events, {rate}/s{left}", self.name)
+        format!("{} {percent:>3} %  {done} of {all} {}, {rate}/s{left}", self.name, self.unit)
     }
 }
 
@@ -106,7 +113,7 @@ mod tests {
     #[test]
     fn a_line_says_how_much_is_done_how_fast_and_how_long_it_takes() {
         let now = Instant::now();
-        let progress = Progress { name: "audit".into(), from: 1_000, began: now, said: now, bar: None };
+        let progress = Progress { name: "audit".into(), unit: "events", from: 1_000, began: now, said: now, bar: None };
         assert_eq!(
             progress.text(411_000, 1_000_000, Duration::from_secs(2)),
             "audit  41 %  411,000 of 1,000,000 events, 205,000/s, 3 s left"

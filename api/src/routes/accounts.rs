@@ -53,6 +53,10 @@ struct AccountResource {
     recovery_codes: u32,
     /// `true` if the owner has confirmed the e-mail address.
     email_verified: bool,
+    /// The time from which on the account is erased, if its owner has asked for that.
+    erasure_due_at: Option<Timestamp>,
+    /// `true` if the account was erased.
+    erased: bool,
 }
 
 /// A page of accounts.
@@ -314,6 +318,8 @@ async fn named(
                 second_factor: row.second_factor,
                 recovery_codes: row.recovery_codes.unsigned_abs(),
                 email_verified: row.email_verified,
+                erasure_due_at: row.erasure_due_at.map(Timestamp),
+                erased: row.erased,
             }
         })
         .collect())

@@ -211,12 +211,8 @@ impl TransparencyLog {
     #[oai(path = "/proof/:position", method = "get", operation_id = "get_log_proof")]
     async fn proof(&self, request: &Request, position: Path<u64>) -> Result<NoteResponse, Problem> {
         let app = app(request)?;
-        let (note, checkpoint) = published(app, position.0.saturating_add(1))?;
         let _few = app.read_in_public().await?;
-        let hashes = with_tree(app, async |tree| tree.inclusion(position.0, checkpoint.size).await).await?;
-        let hashes = hashes.ok_or_else(Problem::not_found)?;
-        let proof = EntryProof { extra: None, index: position.0, hashes, checkpoint: note };
-        Ok(NoteResponse::answer(request, proof.to_string()))
+        Ok(NoteResponse::answer(request, proof_of(app, position.0, None).await?.to_string()))
     }
 
     /// Get a consistency proof
@@ -259,6 +255,17 @@ impl TransparencyLog {
             hashes: hashes.iter().map(ToString::to_string).collect(),
         }))
     }
+}
+
+/// The proof of the event at this position, with its leaf if that is given.
+///
+/// # Errors
+/// 404 if the published checkpoint does not cover the position.
+pub async fn proof_of(app: &App, position: u64, leaf: Option<Vec<u8>>) -> Result<EntryProof, Problem> {
+    let (note, checkpoint) = published(app, position.saturating_add(1))?;
+    let hashes = with_tree(app, async |tree| tree.inclusion(position, checkpoint.size).await).await?;
+    let hashes = hashes.ok_or_else(Problem::not_found)?;
+    Ok(EntryProof { extra: leaf, index: position, hashes, checkpoint: note })
 }
 
 impl NoteResponse {

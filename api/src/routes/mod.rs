@@ -11,6 +11,7 @@ mod audit_log;
 mod audit_stream;
 mod auth;
 mod document;
+mod erasure;
 mod grants;
 mod health;
 mod input;
@@ -38,7 +39,7 @@ pub(crate) type Apis = Operations<(
     recovery::Recovery,
     me::Me,
     accounts::Accounts,
-    account_acts::AccountActions,
+    (account_acts::AccountActions, erasure::Erasures),
     sessions::Sessions,
     roles::Roles,
     grants::Grants,
@@ -58,7 +59,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         recovery::Recovery,
         me::Me,
         accounts::Accounts,
-        account_acts::AccountActions,
+        (account_acts::AccountActions, erasure::Erasures),
         sessions::Sessions,
         roles::Roles,
         grants::Grants,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::policy::{
-    ApiKeyPolicy, FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy, SessionPolicy,
+    ApiKeyPolicy, ErasurePolicy, FingerprintPolicy, LockoutPolicy, PasswordPolicy, Policy, SecondFactorPolicy,
+    SessionPolicy,
 };
 use fulexo_domain::preview::{Attack, AttemptTotals, LockoutComparison, LockoutTarget, PreviewReport};
 use fulexo_domain::values::Reason;
@@ -119,6 +120,20 @@ impl Default for ApiKeyPolicyResource {
     }
 }
 
+/// The erasure policy.
+#[derive(Object)]
+#[oai(deny_unknown_fields, rename = "ErasurePolicy")]
+struct ErasurePolicyResource {
+    /// The time in which owners can withdraw the erasure that they asked for, in days, 0 to 30.
+    withdrawal_days: u32,
+}
+
+impl Default for ErasurePolicyResource {
+    fn default() -> Self {
+        Self { withdrawal_days: ErasurePolicy::default().withdrawal_days }
+    }
+}
+
 /// The security policy.
 #[derive(Object)]
 #[oai(rename = "Policy")]
@@ -131,6 +146,8 @@ struct PolicyResource {
     /// The second-factor policy.
     second_factor: SecondFactorPolicyResource,
     api_keys: ApiKeyPolicyResource,
+    /// The erasure policy.
+    erasure: ErasurePolicyResource,
 }
 
 /// A changed policy and its enforcement.
@@ -155,6 +172,9 @@ struct PolicyRequest {
     second_factor: SecondFactorPolicyResource,
     #[oai(default)]
     api_keys: ApiKeyPolicyResource,
+    /// The erasure policy.
+    #[oai(default)]
+    erasure: ErasurePolicyResource,
     /// The reason, 1 to 500 characters. It is sealed alongside the event.
     reason: String,
 }
@@ -296,7 +316,8 @@ impl Policies {
         let caller = caller.0;
         caller.require(Permission::PolicyChange)?;
         caller.require_elevated()?;
-        let PolicyRequest { version, lockout, sessions, passwords, second_factor, api_keys, reason } = body.read()?;
+        let PolicyRequest { version, lockout, sessions, passwords, second_factor, api_keys, erasure, reason } =
+            body.read()?;
         let mut input = Input::default();
         let reason = input.parse("/reason", Reason::parse(&reason));
         let required_for = input.parse_roles("/second_factor/required_for", &second_factor.required_for);
@@ -309,6 +330,7 @@ impl Policies {
             passwords: PasswordPolicy { history: passwords.history, max_age_days: passwords.max_age_days },
             second_factor: SecondFactorPolicy { required_for: required_for.into_iter().collect() },
             api_keys: ApiKeyPolicy { suspend_with_creator: api_keys.suspend_with_creator },
+            erasure: ErasurePolicy { withdrawal_days: erasure.withdrawal_days },
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;
@@ -452,6 +474,7 @@ impl PolicyResource {
                 required_for: policy.second_factor.required_for.into_iter().map(String::from).collect(),
             },
             api_keys: ApiKeyPolicyResource { suspend_with_creator: policy.api_keys.suspend_with_creator },
+            erasure: ErasurePolicyResource { withdrawal_days: policy.erasure.withdrawal_days },
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum Tag {
     Me,
     /// Accounts and their roles, for administrators.
     Accounts,
+    /// The erasure of accounts, and its receipts.
+    Erasure,
     /// Sessions of all accounts, for administrators.
     Sessions,
     /// Roles, permissions and grants.

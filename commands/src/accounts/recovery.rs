@@ -175,6 +175,11 @@ pub(crate) async fn report_intrusion(
             let (state, version) = owner_state(side, account, LinkPurpose::IntrusionReport, token, context).await?;
             let how = PasswordChangeCause::Reported;
             let mut unit = with_new_password(side, context, &stored, &verifier, how, &state, version).await?;
+            if state.erasure_due.is_some() {
+                // An intruder may have asked for it.
+                let withdrawn = Account::handle_command(&state, AccountCommand::WithdrawErasure)?;
+                unit.record(account.0, Some(account), withdrawn)?;
+            }
             unit.vault(VaultWrite::ForgetMailTokens { account, purposes: REPORT });
             Ok((unit, ()))
         })

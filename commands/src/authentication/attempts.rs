@@ -553,12 +553,14 @@ pub(crate) async fn counted_factors(
     Ok(factors.filter(|factor| counted.iter().any(|name| name == factor.as_str())).collect())
 }
 
+/// Returns the key of the counter of an address.
+pub(crate) fn address_key(vault: &Vault, address: &str) -> [u8; 32] {
+    counter_key(vault, AttemptScope::Address(address, None))
+}
+
 /// Returns the write that resets the counter of an address, so that attempts from before its registration do not count.
 pub(crate) fn forget_address(vault: &Vault, address: &str) -> VaultWrite {
-    VaultWrite::ClearAttempts {
-        key_hash: counter_key(vault, AttemptScope::Address(address, None)),
-        factor: Factor::Password.as_str(),
-    }
+    VaultWrite::ClearAttempts { key_hash: address_key(vault, address), factor: Factor::Password.as_str() }
 }
 
 /// Returns the write that forgets the attempts on an account's password.

@@ -289,7 +289,19 @@ pub(crate) async fn require_rank(
     account: AccountId,
     state: &AccountState,
 ) -> Result<(), CommandError> {
-    let mut needed = Permissions::of(&[Permission::AccountsManage]);
+    require_rank_and(side, unit, context, (own, Permission::AccountsManage), account, state).await
+}
+
+/// Does the same for another permission than `accounts.manage`.
+pub(crate) async fn require_rank_and(
+    side: &WriteSide,
+    unit: &mut UnitOfWork<'_>,
+    context: &Context,
+    (own, permission): (Permissions, Permission),
+    account: AccountId,
+    state: &AccountState,
+) -> Result<(), CommandError> {
+    let mut needed = Permissions::of(&[permission]);
     if context.account() != Some(account) {
         let (held, preconditions) = permissions_of(&side.log, &state.roles).await?;
         if !own.covers(held) {

@@ -50,6 +50,8 @@ pub struct CommandRecord {
     pub request_hash: [u8; 32],
     /// The command's outcome, as JSON.
     pub result: String,
+    /// The account that acts, whose erasure deletes the record.
+    pub account: Option<Uuid>,
 }
 
 /// One atomic append.

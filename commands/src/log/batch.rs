@@ -48,6 +48,9 @@ pub struct BatchPlan {
     pub command_ids: Vec<Vec<u8>>,
     pub command_hashes: Vec<Vec<u8>>,
     pub command_results: Vec<String>,
+    pub command_accounts: Vec<Option<Uuid>>,
+    /// `true` if an accepted request writes to the vault.
+    has_secrets: bool,
     /// The time of the first event; of the batch if it has no events.
     pub first_time: DateTime<Utc>,
     /// The time of the last event.
@@ -127,7 +130,7 @@ impl BatchPlan {
 
     /// Returns `true` if there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.leaves.is_empty() && self.command_ids.is_empty()
+        self.leaves.is_empty() && self.command_ids.is_empty() && self.claimed_keys.is_empty() && !self.has_secrets
     }
 
     /// Returns `true` if every request is accepted.
@@ -182,6 +185,7 @@ impl BatchPlan {
         time: &mut DateTime<Utc>,
     ) -> usize {
         let first = self.leaves.len();
+        self.has_secrets |= !request.vault.is_empty();
         for (event, prepared) in request.events.iter().enumerate() {
             let stream = prepared.draft().stream;
             let version = locked.versions.entry(stream).or_default();
@@ -216,6 +220,7 @@ impl BatchPlan {
             self.command_ids.push(command.id.to_vec());
             self.command_hashes.push(command.request_hash.to_vec());
             self.command_results.push(command.result.clone());
+            self.command_accounts.push(command.account);
         }
         request.events.len()
     }

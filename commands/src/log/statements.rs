@@ -72,7 +72,7 @@ pub async fn try_append(
 ) -> Result<Option<u64>, sqlx::Error> {
     let first = sqlx::query_scalar!(
         "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                               $20, $21, $22)",
+                               $20, $21, $22, $23)",
         &expected_versions.categories as &[&str],
         &expected_versions.streams,
         &expected_versions.versions,
@@ -94,7 +94,8 @@ pub async fn try_append(
         &plan.claimed_by,
         &plan.command_ids,
         &plan.command_hashes,
-        &plan.command_results
+        &plan.command_results,
+        &plan.command_accounts as &[Option<Uuid>]
     )
     .fetch_one(connection)
     .await?;

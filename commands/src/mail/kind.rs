@@ -31,11 +31,13 @@ pub enum MailKind {
     SecondFactorDisabled,
     /// The recovery codes were replaced.
     RecoveryCodesIssued,
+    /// The account will be erased.
+    ErasureStarted,
 }
 
 impl MailKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PasswordReset,
         Self::ResetWhileSuspended,
         Self::IntrusionReported,
@@ -46,6 +48,7 @@ impl MailKind {
         Self::SecondFactorEnabled,
         Self::SecondFactorDisabled,
         Self::RecoveryCodesIssued,
+        Self::ErasureStarted,
     ];
 
     /// Returns the kind of mail that an event causes, if any.
@@ -63,6 +66,7 @@ impl MailKind {
                 AccountEvent::SecondFactorEnabled { .. } => Some(Self::SecondFactorEnabled),
                 AccountEvent::SecondFactorDisabled { .. } => Some(Self::SecondFactorDisabled),
                 AccountEvent::RecoveryCodesIssued { .. } => Some(Self::RecoveryCodesIssued),
+                AccountEvent::ErasureStarted { .. } => Some(Self::ErasureStarted),
                 AccountEvent::ProfileChanged {}
                 | AccountEvent::PasswordExpired {}
                 | AccountEvent::SecondFactorEnrolmentStarted {}
@@ -72,7 +76,10 @@ impl MailKind {
                 | AccountEvent::EmailVerified {}
                 | AccountEvent::Suspended {}
                 | AccountEvent::Reinstated {}
-                | AccountEvent::SessionsRevoked { .. } => None,
+                | AccountEvent::SessionsRevoked { .. }
+                | AccountEvent::ErasureWithdrawn {}
+                | AccountEvent::Erased { .. }
+                | AccountEvent::ErasureCompleted { .. } => None,
             },
             Event::Authentication(event) => match event {
                 AuthenticationEvent::PasswordResetRequested {} => Some(Self::PasswordReset),
@@ -110,7 +117,8 @@ impl MailKind {
             | Self::PasswordChanged
             | Self::SecondFactorEnabled
             | Self::SecondFactorDisabled
-            | Self::RecoveryCodesIssued => 30,
+            | Self::RecoveryCodesIssued
+            | Self::ErasureStarted => 30,
         }
     }
 
@@ -124,7 +132,8 @@ impl MailKind {
             | Self::PasswordChanged
             | Self::SecondFactorEnabled
             | Self::SecondFactorDisabled
-            | Self::RecoveryCodesIssued => LinkPurpose::IntrusionReport,
+            | Self::RecoveryCodesIssued
+            | Self::ErasureStarted => LinkPurpose::IntrusionReport,
         }
     }
 
@@ -142,6 +151,7 @@ impl MailKind {
             Self::SecondFactorEnabled => "second_factor_enabled",
             Self::SecondFactorDisabled => "second_factor_disabled",
             Self::RecoveryCodesIssued => "recovery_codes_issued",
+            Self::ErasureStarted => "erasure_started",
         }
     }
 }

@@ -181,6 +181,19 @@ pub enum VaultWrite {
         /// The account.
         account: AccountId,
     },
+    /// Destroys the data key of a person, and deletes all that the vault has of them. What is sealed alongside the log is
+    /// deleted afterwards, in batches: without the key nothing opens it.
+    Erase {
+        /// The account.
+        account: AccountId,
+        /// The HMAC of the key of the address's counter, if the address is known.
+        address_key: Option<[u8; 32]>,
+    },
+    /// Marks an erasure as completed.
+    CompleteErasure {
+        /// The account.
+        account: AccountId,
+    },
 }
 
 pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite]) -> Result<(), sqlx::Error> {
@@ -328,6 +341,12 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                 .await?;
             }
             VaultWrite::ForgetSecondFactor { account } => forget_second_factor(connection, *account).await?,
+            VaultWrite::Erase { account, address_key } => erase(connection, *account, *address_key).await?,
+            VaultWrite::CompleteErasure { account } => {
+                sqlx::query!("update vault.erasure set completed_at = now() where account_id = $1", account.0)
+                    .execute(&mut *connection)
+                    .await?;
+            }
             VaultWrite::SuccessfulAttempt { key_hash, account_key, factor, at } => {
                 sqlx::query!(
                     "with own as (delete from vault.attempt where key_hash = $1 and factor = $3)
@@ -493,6 +512,48 @@ async fn replace_password(
          on conflict on constraint credential_pkey do update set verifier = excluded.verifier",
         account.0,
         verifier
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn erase(
+    connection: &mut PgConnection,
+    account: AccountId,
+    address_key: Option<[u8; 32]>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "with key as (
+             update vault.subject_key set wrapped = null, shredded_at = now()
+             where subject_id = $1 and wrapped is not null returning kek_id),
+         addresses as (select log.release_keys($1) as released),
+         credentials as (delete from vault.credential where account_id = $1 returning 1),
+         earlier as (delete from vault.password_history where account_id = $1 returning 1),
+         codes as (delete from vault.recovery_code where account_id = $1 returning 1),
+         roots as (delete from vault.refresh_root where account_id = $1 returning 1),
+         devices as (delete from vault.known_device where account_id = $1 returning 1),
+         attempts as (delete from vault.attempt where account_id = $1 or key_hash = $2 returning 1),
+         -- One that is being sent is deleted afterwards: nothing waits for a mail server here.
+         mails as (
+             delete from vault.mail where mail_id in (
+                 select mail_id from vault.mail where account_id = $1 for update skip locked)
+             returning 1),
+         tokens as (delete from vault.mail_token where account_id = $1 returning 1),
+         outcomes as (delete from log.command where account_id = $1 returning 1)
+         insert into vault.erasure
+             (account_id, erased_at, kek_id, addresses, verifiers, recovery_codes, refresh_roots, devices, attempts, mails,
+              mail_tokens, outcomes)
+         values ($1, now(), (select kek_id from key), (select released from addresses),
+                 (select count(*) from credentials) + (select count(*) from earlier), (select count(*) from codes),
+                 (select count(*) from roots), (select count(*) from devices), (select count(*) from attempts),
+                 (select count(*) from mails), (select count(*) from tokens), (select count(*) from outcomes))
+         -- A restored log may not know of an erasure that the vault knows of.
+         on conflict on constraint erasure_pkey do update
+         set erased_at = excluded.erased_at, kek_id = coalesce(excluded.kek_id, erasure.kek_id), purged_at = null,
+             rewritten_at = null, log_switched = null, completed_at = null",
+        account.0,
+        address_key.as_ref().map(<[u8; 32]>::as_slice)
     )
     .execute(connection)
     .await?;

@@ -157,8 +157,11 @@ impl GateMemory {
             Event::Account(AccountEvent::SessionsRevoked { except_session, .. }) => {
                 self.remember_account(position, at, recorded.stream.id).revoke(position, *except_session);
             }
-            Event::Account(event @ (AccountEvent::Suspended {} | AccountEvent::Reinstated {})) => {
-                let (creator, suspended) = (AccountId(recorded.stream.id), *event == AccountEvent::Suspended {});
+            Event::Account(
+                event @ (AccountEvent::Suspended {} | AccountEvent::Reinstated {} | AccountEvent::Erased { .. }),
+            ) => {
+                // An erased account is refused as a suspended one is, and nobody reinstates it.
+                let (creator, suspended) = (AccountId(recorded.stream.id), *event != AccountEvent::Reinstated {});
                 self.remember_account(position, at, recorded.stream.id).suspend(position, suspended);
                 for key in self.keys.values_mut().filter(|key| key.creator == Some(creator)) {
                     if position >= key.creator_suspended.0 {
@@ -231,7 +234,10 @@ impl GateMemory {
                 | AccountEvent::SecondFactorEnrolmentStarted {}
                 | AccountEvent::RecoveryCodesIssued { .. }
                 | AccountEvent::RecoveryCodeUsed { .. }
-                | AccountEvent::EmailVerified {},
+                | AccountEvent::EmailVerified {}
+                | AccountEvent::ErasureStarted { .. }
+                | AccountEvent::ErasureWithdrawn {}
+                | AccountEvent::ErasureCompleted { .. },
             )
             | Event::Authentication(_)
             | Event::Policy(_)

@@ -49,6 +49,10 @@ pub struct AccountRow {
     pub second_factor: bool,
     /// `true` if the e-mail address is verified.
     pub email_verified: bool,
+    /// The time from which on the account is erased, if its owner asked for that.
+    pub erasure_due_at: Option<DateTime<Utc>>,
+    /// `true` if the account was erased: nothing sealed of it is left.
+    pub erased: bool,
     /// The names of the account's roles, in order.
     #[sqlx(try_from = "Vec<String>")]
     pub roles: Arc<[String]>,
@@ -262,6 +266,8 @@ impl HistoryTable for AccountRow {
         password_expired,
         second_factor,
         email_verified,
+        erasure_due_at,
+        erased,
         roles
     });
 }
@@ -327,6 +333,8 @@ fn fold_event(rows: &mut RowVersions<AccountRow>, counts: &mut AccountCountChang
             password_expired: false,
             second_factor: false,
             email_verified: false,
+            erasure_due_at: None,
+            erased: false,
             roles: Arc::default(),
         };
         counts.change(position, Transition { before: NO_CONTRIBUTION, after: contribution(&account) });
@@ -383,10 +391,24 @@ fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
         Event::Authentication(AuthenticationEvent::Succeeded { .. }) => {
             account.last_login_at = Some(recorded.recorded_at);
         }
+        Event::Account(AccountEvent::ErasureStarted { due_at }) => account.erasure_due_at = Some(*due_at),
+        Event::Account(AccountEvent::ErasureWithdrawn {}) => account.erasure_due_at = None,
+        Event::Account(AccountEvent::Erased { .. }) => {
+            account.erased = true;
+            account.erasure_due_at = None;
+            account.suspended = false;
+            account.password_expired = false;
+            account.second_factor = false;
+            account.email_verified = false;
+            account.recovery_codes = 0;
+            account.locked_until = None;
+            account.second_factor_locked_until = None;
+        }
         Event::Account(
             AccountEvent::Registered {}
             | AccountEvent::SecondFactorEnrolmentStarted {}
-            | AccountEvent::SessionsRevoked { .. },
+            | AccountEvent::SessionsRevoked { .. }
+            | AccountEvent::ErasureCompleted { .. },
         )
         | Event::Authentication(_)
         | Event::Session(_)

@@ -341,7 +341,11 @@ fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
             | AccountEvent::EmailVerified {}
             | AccountEvent::Suspended {}
             | AccountEvent::Reinstated {}
-            | AccountEvent::SessionsRevoked { .. },
+            | AccountEvent::SessionsRevoked { .. }
+            | AccountEvent::ErasureStarted { .. }
+            | AccountEvent::ErasureWithdrawn {}
+            | AccountEvent::Erased { .. }
+            | AccountEvent::ErasureCompleted { .. },
         )
         | Event::Authentication(_)
         | Event::Session(_)

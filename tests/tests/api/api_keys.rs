@@ -130,9 +130,10 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_account_of_ones_own() {
-    const OPEN: [&str; 17] = [
+    const OPEN: [&str; 18] = [
         "export_audit_events",
         "get_account",
+        "get_account_erasure",
         "get_audit_event",
         "get_lockdown",
         "get_log_entries",

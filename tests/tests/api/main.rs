@@ -12,6 +12,7 @@ mod audit_stream;
 mod browsers;
 mod counter;
 mod devices;
+mod erasure;
 mod exports;
 mod fingerprint;
 mod hashes;
@@ -36,9 +37,10 @@ use fulexo_tests::Answer;
 use serde_json::Value;
 
 /// Every permission, in the order in which they are listed.
-const PERMISSIONS: [&str; 15] = [
+const PERMISSIONS: [&str; 16] = [
     "accounts.read",
     "accounts.manage",
+    "accounts.erase",
     "sessions.read",
     "sessions.revoke",
     "roles.read",

@@ -93,12 +93,14 @@ fn stale(client: &Client) -> (Context, Permissions, Reason) {
 async fn each_permission_allows_its_own_calls_and_no_others_also_by_a_token_of_before() {
     let node = Node::start().await;
     let (admin, ann, other) = (node.admin().await, node.customer().await, node.customer().await);
+    let gone = node.customer().await.account;
     let mut policy = admin.get("/v1/policy").await.json;
     policy["reason"] = json!(BECAUSE);
     let (reason, path) = (json!({"reason": BECAUSE}), format!("/v1/accounts/{}", other.account));
     let calls = [
         (Method::GET, "/v1/accounts".to_owned(), Value::Null),
-        (Method::POST, format!("{path}/unlock"), reason),
+        (Method::POST, format!("{path}/unlock"), reason.clone()),
+        (Method::POST, format!("/v1/accounts/{gone}/erasure"), reason),
         (Method::GET, "/v1/sessions".to_owned(), Value::Null),
         (Method::POST, format!("{path}/sessions/revoke"), Value::Null),
         (Method::GET, "/v1/roles".to_owned(), Value::Null),

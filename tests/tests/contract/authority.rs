@@ -9,7 +9,7 @@ use crate::{assert_problem, log_size};
 use fulexo_tests::spec::{Operation, operations, sample};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 18] = [
+const PUBLIC: [&str; 20] = [
     "verify_email",
     "reset_password",
     "report_intrusion",
@@ -18,6 +18,8 @@ const PUBLIC: [&str; 18] = [
     "refresh_tokens",
     "register",
     "login_with_second_factor",
+    "get_erasure",
+    "get_erasure_receipt",
     "get_jwks",
     "get_liveness",
     "get_log_checkpoint",

@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use fulexo_tests::spec::{document, operations};
 
 /// The first words of the names of operations.
-const VERBS: [&str; 34] = [
+const VERBS: [&str; 37] = [
     "change",
     "confirm",
     "create",
     "define",
     "delete",
     "enrol",
+    "erase",
     "expire",
     "export",
     "forget",
@@ -40,22 +41,26 @@ const VERBS: [&str; 34] = [
     "reset",
     "retire",
     "revoke",
+    "start",
     "step",
     "stream",
     "suspend",
     "unlock",
     "unseal",
     "verify",
+    "withdraw",
 ];
 
 /// The first word of a summary: an imperative verb.
-const IMPERATIVES: [&str; 33] = [
+const IMPERATIVES: [&str; 36] = [
+    "Ask",
     "Change",
     "Check",
     "Confirm",
     "Create",
     "Define",
     "Elevate",
+    "Erase",
     "Exchange",
     "Export",
     "Forget",
@@ -83,6 +88,7 @@ const IMPERATIVES: [&str; 33] = [
     "Unlock",
     "Unseal",
     "Verify",
+    "Withdraw",
 ];
 
 /// The words that begin no description: it is a noun phrase, a sentence, or "`true` if …".
@@ -263,7 +269,11 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
         let is_current = [
             "get_current_session",
             "introspect_token",
+            "get_account_erasure",
             "get_audit_event",
+            "get_erasure",
+            "get_erasure_receipt",
+            "get_my_erasure",
             "get_log_checkpoint",
             "get_log_consistency",
             "get_log_entries",

@@ -6,6 +6,7 @@ mod arguments;
 #[path = "../log/audit.rs"]
 mod audit;
 mod dev;
+mod erasures;
 mod exports;
 mod pipes;
 mod rebuild;

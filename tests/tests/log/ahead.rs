@@ -80,7 +80,8 @@ async fn the_application_role_cannot_put_the_log_ahead() {
                 sealed_events => '{}', sealed_ordinals => '{}', sealed_subjects => '{}', sealed_periods => '{}',
                 sealed_nonces => '{}', sealed_ciphertexts => '{}',
                 claimed_scopes => '{}', claimed_keys => '{}', claimed_by => '{}',
-                new_command_ids => '{}', command_hashes => '{}', command_results => '{}')",
+                new_command_ids => '{}', command_hashes => '{}', command_results => '{}',
+                command_accounts => '{}')",
         )
         .bind(leaf::to_micros(time))
         .bind(id)

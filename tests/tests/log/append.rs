@@ -74,6 +74,23 @@ async fn a_unique_key_belongs_to_whoever_claims_it_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_events_writes_its_secrets_and_claims_its_keys() {
+    let database = Database::create().await;
+    let running = Running::start(&database.url()).await;
+    let (one, other) = (new_id(), new_id());
+    for request in [
+        AppendRequest { vault: vec![refresh_root(one, one)], ..AppendRequest::default() },
+        AppendRequest { claims: vec![claim(1, other)], ..AppendRequest::default() },
+    ] {
+        assert!(is_new(&running.log.append(request).await));
+    }
+    let written = "select (select count(*) from vault.refresh_root), (select count(*) from log.unique_key)";
+    let written: (i64, i64) = sqlx::query_as(written).fetch_one(&running.pool).await.unwrap();
+    assert_eq!(written, (1, 1));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_leaves_no_secret_no_key_and_no_result() {
     let database = Database::create().await;
     let request = |number, expected| {

@@ -1,6 +1,7 @@
 //! Append-only for everybody: by role, and by triggers that no role gets around.
 
 use fulexo_commands::log::AppendRequest;
+use fulexo_domain::account::AccountEvent;
 use fulexo_domain::leaf;
 use fulexo_node::clock;
 use fulexo_tests::Database;
@@ -9,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::audit::{audit, audit_from};
-use crate::writing::{Running, change, in_one_batch, is_new, new_id, observation, one, prepared};
+use crate::writing::{Running, change, claim, in_one_batch, is_new, new_id, observation, one, prepared};
 
 /// Returns Postgres's refusal of a statement: SQLSTATE and message.
 async fn refusal(connection: &mut PgConnection, statement: &str) -> Option<(String, String)> {
@@ -94,6 +95,11 @@ async fn the_application_writes_to_no_table_of_the_log_by_itself() {
     for table in ["log.head", "log.stream", "log.unique_key"] {
         is_denied(&mut application, "the application", &format!("delete from {table}")).await;
     }
+    // Nobody's address but that of an erased account is released.
+    let held = one(new_id(), AccountEvent::Registered {}.into());
+    let holder = held.events[0].draft().stream.id;
+    in_one_batch(&database.url(), vec![AppendRequest { claims: vec![claim(1, holder)], ..held }]).await;
+    is_denied(&mut application, "the application", &format!("select log.release_keys('{holder}')")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +134,8 @@ async fn a_leaf_that_does_not_have_its_hash_is_refused() {
                 sealed_events => '{}', sealed_ordinals => '{}', sealed_subjects => '{}', sealed_periods => '{}',
                 sealed_nonces => '{}', sealed_ciphertexts => '{}',
                 claimed_scopes => '{}', claimed_keys => '{}', claimed_by => '{}',
-                new_command_ids => '{}', command_hashes => '{}', command_results => '{}')",
+                new_command_ids => '{}', command_hashes => '{}', command_results => '{}',
+                command_accounts => '{}')",
         )
         .bind(now)
         .bind(id)

@@ -191,6 +191,7 @@ impl Writer {
             id: id.as_slice().try_into().unwrap(),
             request_hash: [1; 32],
             result: "three".into(),
+            account: None,
         };
         let wanted = Ok(AppendOutcome::Duplicate { result: result.clone() });
         let answer = self.append(AppendRequest { command: Some(record), ..one(self.own, change()) }).await;
@@ -203,6 +204,7 @@ impl Writer {
             id: id.as_slice().try_into().unwrap(),
             request_hash: [2; 32],
             result: "four".into(),
+            account: None,
         };
         let answer = self.append(AppendRequest { command: Some(record), ..one(self.own, change()) }).await;
         assert_eq!(answer, Err(AppendError::IdempotencyKeyReused));

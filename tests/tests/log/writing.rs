@@ -137,7 +137,7 @@ pub fn one_on(stream: Uuid, event: Event, expected: ExpectedVersion) -> AppendRe
 }
 
 pub fn command(id: u128, request_hash: u8, result: &str) -> CommandRecord {
-    CommandRecord { id: key(id), request_hash: [request_hash; 32], result: result.to_owned() }
+    CommandRecord { id: key(id), request_hash: [request_hash; 32], result: result.to_owned(), account: None }
 }
 
 pub fn claim(value: u128, holder: Uuid) -> KeyClaim {

@@ -142,7 +142,9 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         | "remove_totp"
         | "issue_recovery_codes"
         | "create_api_key"
-        | "revoke_api_key" => &[RouteGroup::Credentials],
+        | "revoke_api_key"
+        | "start_erasure"
+        | "withdraw_erasure" => &[RouteGroup::Credentials],
         "logout" | "revoke_my_session" | "revoke_my_other_sessions" | "forget_my_device" => &[RouteGroup::Sessions],
         "create_account"
         | "change_account"
@@ -153,6 +155,7 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         | "revoke_role"
         | "revoke_account_sessions"
         | "suspend_account"
+        | "erase_account"
         | "unlock_account"
         | "revoke_session"
         | "impose_lockdown"

@@ -128,6 +128,15 @@ fn words(kind: MailKind) -> Words {
             "New recovery codes were issued",
             "New recovery codes were issued for your account. The previous codes are no\nlonger valid.",
         ),
+        MailKind::ErasureStarted => Words {
+            end: "After you confirm the report, your account is not erased, every session ends,\nyour password becomes \
+                  invalid, and you receive a link to set a new one. The link\nabove works once, within 7 days.",
+            ..Words::notice(
+                "Your account will be erased",
+                "The erasure of your account was requested. Until it is carried out, you can log\nin and withdraw it. \
+                 After that nothing of your data is left, and nobody can\nrestore the account.",
+            )
+        },
     }
 }
 
@@ -214,7 +223,8 @@ mod tests {
                 | MailKind::PasswordChanged
                 | MailKind::SecondFactorEnabled
                 | MailKind::SecondFactorDisabled
-                | MailKind::RecoveryCodesIssued => ("not-me", "7 days"),
+                | MailKind::RecoveryCodesIssued
+                | MailKind::ErasureStarted => ("not-me", "7 days"),
             };
             let link = format!("\n\nhttps://auth.example.com/account/{page}#token=abc_-123\n\n");
             assert!(text.contains(&link), "{text}");

@@ -149,7 +149,11 @@ fn of_account(version: OcsfVersion, event: &AccountEvent) -> OcsfDetails<'_> {
         | AccountEvent::RecoveryCodeUsed { .. }
         | AccountEvent::EmailVerified {}
         | AccountEvent::Suspended {}
-        | AccountEvent::Reinstated {} => OcsfDetails::default(),
+        | AccountEvent::Reinstated {}
+        | AccountEvent::ErasureStarted { .. }
+        | AccountEvent::ErasureWithdrawn {}
+        | AccountEvent::Erased { .. }
+        | AccountEvent::ErasureCompleted { .. } => OcsfDetails::default(),
     }
 }
 

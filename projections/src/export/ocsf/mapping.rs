@@ -164,6 +164,10 @@ const fn of_account(event: &AccountEvent) -> (OcsfAct, OcsfSeverity, OcsfStatus)
         AccountEvent::Suspended {} => (account(5, 5, "Disable"), Medium),
         AccountEvent::Reinstated {} => (account(2, 4, "Enable"), Medium),
         AccountEvent::SessionsRevoked { by, .. } => (act(Authentication, 2, "Logoff"), of_cause(*by)),
+        AccountEvent::ErasureStarted { .. } => (account(OTHER, OTHER, "Erasure request"), Low),
+        AccountEvent::ErasureWithdrawn {} => (account(OTHER, OTHER, "Erasure withdrawal"), Informational),
+        AccountEvent::Erased { .. } => (account(6, 3, "Delete"), Medium),
+        AccountEvent::ErasureCompleted { .. } => (account(OTHER, OTHER, "Erasure receipt"), Informational),
     };
     (act, severity, Success)
 }
@@ -224,7 +228,10 @@ const fn of_session(event: &SessionEvent) -> (OcsfAct, OcsfSeverity, OcsfStatus)
 
 const fn of_cause(by: RevocationCause) -> OcsfSeverity {
     match by {
-        RevocationCause::Owner | RevocationCause::PasswordChange | RevocationCause::SessionLimit => Informational,
+        RevocationCause::Owner
+        | RevocationCause::PasswordChange
+        | RevocationCause::SessionLimit
+        | RevocationCause::Erasure => Informational,
         RevocationCause::Admin
         | RevocationCause::Suspension
         | RevocationCause::SecondFactorReset

@@ -23,6 +23,7 @@ async fn administrators_and_auditors_see_the_policy_and_customers_do_not() {
             "passwords": {"history": 5, "max_age_days": null},
             "second_factor": {"required_for": []},
             "api_keys": {"suspend_with_creator": true},
+            "erasure": {"withdrawal_days": 7},
         });
         assert_eq!((answer.status, &answer.json), (200, &first), "{answer:?}");
     }

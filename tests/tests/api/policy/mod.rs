@@ -69,6 +69,9 @@ fn written(policy: &Value) -> Value {
     if policy["api_keys"]["suspend_with_creator"] == true {
         policy.as_object_mut().unwrap().remove("api_keys");
     }
+    if policy["erasure"]["withdrawal_days"] == 7 {
+        policy.as_object_mut().unwrap().remove("erasure");
+    }
     policy
 }
 
@@ -119,7 +122,7 @@ fn pointers(answer: &Answer) -> Vec<String> {
     errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
 }
 
-const FIGURES: [(&str, u64, u64); 12] = [
+const FIGURES: [(&str, u64, u64); 13] = [
     ("/lockout/threshold", 1, 100),
     ("/lockout/account_threshold", 1, 1_000),
     ("/lockout/window_seconds", 60, 86_400),
@@ -132,6 +135,7 @@ const FIGURES: [(&str, u64, u64); 12] = [
     ("/sessions/max_per_account", 1, 1_000),
     ("/passwords/history", 1, 24),
     ("/passwords/max_age_days", 1, 3_650),
+    ("/erasure/withdrawal_days", 0, 30),
 ];
 
 async fn set_elevation(admin: &Client, minutes: i64) {

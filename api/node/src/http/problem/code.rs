@@ -86,6 +86,8 @@ codes! {
         "Grant such a role to another account first.";
     LOCKDOWN_ACTIVE: "lockdown_active", 409, "A lockdown with this scope is already in force.", "No action is needed.";
     NO_LOCKDOWN: "no_lockdown", 409, "No lockdown is in force.", "No action is needed.";
+    ACCOUNT_ERASED: "account_erased", 409, "The account was erased.", "No action is possible: an erased account stays erased.";
+    ERASURE_NOT_STARTED: "erasure_not_started", 409, "Nobody has asked for the erasure of the account.", "No action is needed.";
     NOTHING_SEALED: "nothing_sealed", 409, "Nothing is sealed alongside the event, or it was destroyed.", "No action is needed.";
     NO_SECOND_FACTOR: "no_second_factor", 409, "The account has no second factor.", "Enrol a second factor first.";
     NOT_ENROLLING: "not_enrolling", 409, "The account has not started the enrolment of a second factor.",
