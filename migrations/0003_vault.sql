@@ -85,6 +85,8 @@ create table vault.attempt (
     lock_expired boolean not null,
     window_ends_at timestamptz not null,
     locked_until timestamptz,
+    -- The position of the event that recorded this lock.
+    locked_by bigint,
     locks integer not null,
     constraint attempt_pkey primary key (key_hash, factor)
 ) with (fillfactor = 70);

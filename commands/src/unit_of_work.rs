@@ -52,9 +52,21 @@ impl<'a> UnitOfWork<'a> {
         subject: Option<AccountId>,
         events: impl IntoIterator<Item = E>,
     ) -> Result<(), CommandError> {
+        self.record_with_ids(id, subject, events).map(drop)
+    }
+
+    /// Adds events like [`Self::record`], and returns their ids.
+    pub fn record_with_ids<E: Into<Event>>(
+        &mut self,
+        id: Uuid,
+        subject: Option<AccountId>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<Uuid>, CommandError> {
+        let mut ids = Vec::new();
         for event in events {
             let event: Event = event.into();
             let event_id = self.context.new_id();
+            ids.push(event_id);
             self.mails.extend(subject.zip(MailKind::of(&event)));
             self.revokes_sessions |= matches!(event, Event::Account(AccountEvent::SessionsRevoked { .. }));
             let mut sealed = Vec::new();
@@ -85,7 +97,7 @@ impl<'a> UnitOfWork<'a> {
             };
             self.request.events.push(draft.encode()?);
         }
-        Ok(())
+        Ok(ids)
     }
 
     pub fn expect(&mut self, category: Category, id: Uuid, expected: ExpectedVersion) {

@@ -14,7 +14,7 @@ use crate::authentication::attempt_queues::AttemptQueues;
 use crate::authentication::password_hash::PasswordHasher;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::log::EventLog;
+use crate::log::{EventLog, LoadedStream};
 use crate::quotas::CommandQuotas;
 use crate::sessions::access_token::KeyRing;
 use crate::unit_of_work::UnitOfWork;
@@ -92,7 +92,12 @@ impl WriteSide {
 
     /// Returns the state of an account in the log, and its version.
     pub(crate) async fn account_state(&self, account: AccountId) -> Result<(AccountState, u64), CommandError> {
-        let loaded = self.log.snapshot::<AccountSnapshot>(account.0).await?;
+        let loaded = self.account(account).await?;
         Ok((loaded.snapshot.state, loaded.version))
+    }
+
+    /// Returns an account as the log has it.
+    pub(crate) async fn account(&self, account: AccountId) -> Result<LoadedStream<AccountSnapshot>, CommandError> {
+        Ok(self.log.snapshot(account.0).await?)
     }
 }

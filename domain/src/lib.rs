@@ -17,6 +17,7 @@ pub mod jetstream;
 pub mod leaf;
 pub mod lockdown;
 pub mod lockout;
+pub mod login;
 pub mod password;
 pub mod permission;
 pub mod policy;

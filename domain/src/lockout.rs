@@ -44,6 +44,24 @@ pub enum AttemptReservation {
     Locked,
 }
 
+/// The reason for which a counter lets no attempt be evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptBarrier {
+    /// Too many attempts failed.
+    Locked {
+        /// The end of the lock.
+        until: DateTime<Utc>,
+    },
+    /// As many attempts as the threshold allows are in the window, and caused no lock: they are in progress, or the
+    /// threshold was higher.
+    Full {
+        /// The time of the last of them.
+        since: DateTime<Utc>,
+        /// The time at which another attempt may be evaluated, unless one is counted before.
+        until: DateTime<Utc>,
+    },
+}
+
 impl AttemptCounter {
     /// `true` if the counter was idle for so long that it equals a new one.
     #[must_use]
@@ -76,6 +94,23 @@ impl AttemptCounter {
         }
         self.recent.push(now);
         AttemptReservation::Granted { number: u32::try_from(self.recent.len()).unwrap_or(u32::MAX), lock_expired }
+    }
+
+    /// The reason for which an attempt would not be evaluated now; `None` if it would be. Counts nothing.
+    #[must_use]
+    pub fn barrier(&self, now: DateTime<Utc>, policy: &LockoutPolicy) -> Option<AttemptBarrier> {
+        let mut counter = self.clone();
+        if counter.reserve(now, policy) != AttemptReservation::Locked {
+            return None;
+        }
+        if let Some(until) = counter.locked_until {
+            return Some(AttemptBarrier::Locked { until });
+        }
+        // It opens when so many of these are older than the window that fewer than the threshold remain.
+        let excess = counter.recent.len().saturating_sub(policy.threshold as usize);
+        counter.recent.sort_unstable();
+        let until = counter.recent.get(excess).map_or(now, |at| *at + policy.window);
+        Some(AttemptBarrier::Full { since: counter.recent.last().copied().unwrap_or(now), until })
     }
 
     /// Releases the attempt of this time: it was correct, or was not evaluated after all.
@@ -201,6 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_counter_opens_when_its_oldest_attempts_leave_the_window() {
+        let mut counter = AttemptCounter::default();
+        for seconds in [20, 0, 10, 30] {
+            counter.reserve(at(seconds), &policy());
+        }
+        assert_eq!(counter.barrier(at(40), &policy()), None);
+        let stricter = LockoutPolicy { threshold: 2, ..policy() };
+        let full = AttemptBarrier::Full { since: at(30), until: at(20 + 900) };
+        assert_eq!(counter.barrier(at(40), &stricter), Some(full));
+        assert_eq!(counter.barrier(at(919), &stricter), Some(full));
+        assert_eq!(counter.barrier(at(920), &stricter), None);
+        assert_eq!(counter.barrier(at(40), &LockoutPolicy { enabled: false, ..stricter }), None);
+    }
+
+    #[test]
     fn switched_off_nothing_is_counted() {
         let policy = LockoutPolicy { enabled: false, ..policy() };
         let mut counter = AttemptCounter::default();
@@ -232,7 +282,15 @@ mod tests {
             for (wait, which, begins) in steps {
                 now += TimeDelta::seconds(wait);
                 if begins || under_way.is_empty() {
-                    if let AttemptReservation::Granted { number, .. } = counter.reserve(now, &policy) {
+                    let (before, barrier) = (counter.clone(), counter.barrier(now, &policy));
+                    let reserved = counter.reserve(now, &policy);
+                    prop_assert_eq!(barrier.is_some(), reserved == AttemptReservation::Locked);
+                    if let Some(AttemptBarrier::Locked { until } | AttemptBarrier::Full { until, .. }) = barrier {
+                        prop_assert!(until > now);
+                        prop_assert_eq!(before.barrier(until - TimeDelta::microseconds(1), &policy), barrier);
+                        prop_assert_eq!(before.barrier(until, &policy), None);
+                    }
+                    if let AttemptReservation::Granted { number, .. } = reserved {
                         prop_assert!(now >= locked_until, "evaluated during a lock");
                         evaluated.push(now);
                         under_way.push(number);

@@ -5,6 +5,8 @@
 //! The text of a snapshot is canonical JSON, like a leaf. A change of the fold or of the text needs another
 //! [`Snapshot::FORMAT`], because this build does not read other formats.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::Aggregate;
 use crate::account::{Account, AccountEvent, AccountState, PasswordChangeCause};
 use crate::event::{Category, Event, RecordedEvent};
-use crate::policy::{Policy, SecurityPolicy};
+use crate::policy::{Policy, PolicyEvent, SecurityPolicy};
 use crate::role::{Role, RoleState};
 use crate::session::{Session, SessionState};
+use crate::values::RoleName;
 
 /// The folded state of a stream.
 pub trait Snapshot: Default + Serialize + DeserializeOwned + Send + Sync {
@@ -55,6 +58,55 @@ pub struct AccountSnapshot {
     pub profile_position: Option<u64>,
     /// The time at which the password was set or last changed.
     pub password_set_at: Option<DateTime<Utc>>,
+    /// The events that its standing follows from.
+    pub causes: StandingCauses,
+}
+
+/// The positions of the events that the standing of an account follows from, each the last of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingCauses {
+    /// The suspension in force.
+    pub suspension: Option<u64>,
+    /// The expiry of the password in force.
+    pub password_expiry: Option<u64>,
+    /// The setting of the password in force.
+    pub password: Option<u64>,
+    /// The report of an intrusion, since which nobody knows the password.
+    pub intrusion_report: Option<u64>,
+    /// The removal of the second factor; `None` while there is one, or never was.
+    pub second_factor_removal: Option<u64>,
+}
+
+impl StandingCauses {
+    fn apply(&mut self, position: u64, event: &AccountEvent) {
+        match event {
+            AccountEvent::Registered {} => self.password = Some(position),
+            AccountEvent::PasswordChanged { how: PasswordChangeCause::Rehash } => {}
+            AccountEvent::PasswordChanged { how } => {
+                self.password = Some(position);
+                self.password_expiry = None;
+                self.intrusion_report = (*how == PasswordChangeCause::Reported).then_some(position);
+            }
+            AccountEvent::PasswordExpired {} => self.password_expiry = Some(position),
+            AccountEvent::SecondFactorEnabled { .. } => self.second_factor_removal = None,
+            AccountEvent::SecondFactorDisabled { .. } => self.second_factor_removal = Some(position),
+            AccountEvent::Suspended {} => self.suspension = Some(position),
+            AccountEvent::Reinstated {} => self.suspension = None,
+            AccountEvent::ProfileChanged {}
+            | AccountEvent::SecondFactorEnrolmentStarted {}
+            | AccountEvent::RecoveryCodesIssued { .. }
+            | AccountEvent::RecoveryCodeUsed { .. }
+            | AccountEvent::RoleGranted { .. }
+            | AccountEvent::RoleRevoked { .. }
+            | AccountEvent::EmailVerified {}
+            | AccountEvent::SessionsRevoked { .. }
+            | AccountEvent::ErasureStarted { .. }
+            | AccountEvent::ErasureWithdrawn {}
+            | AccountEvent::ErasureCompleted { .. } => {}
+            AccountEvent::Erased { .. } => *self = Self::default(),
+        }
+    }
 }
 
 /// The snapshot of a session.
@@ -81,6 +133,10 @@ pub struct RoleSnapshot {
 pub struct PolicySnapshot {
     /// The state of the aggregate; `None` while the initial policy is in force.
     pub state: Option<Policy>,
+    /// The positions of the events since which roles require a second factor. The initial policy has none.
+    pub required_since: BTreeMap<RoleName, u64>,
+    /// The position of the event that last changed the maximum age of passwords.
+    pub max_age_since: Option<u64>,
 }
 
 impl Snapshot for AccountSnapshot {
@@ -89,6 +145,7 @@ impl Snapshot for AccountSnapshot {
 
     fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Account(event) = recorded.event else { return self };
+        self.causes.apply(recorded.position, &event);
         match &event {
             AccountEvent::Registered {} => {
                 self.profile_position = Some(recorded.position);
@@ -149,11 +206,22 @@ impl Snapshot for RoleSnapshot {
 
 impl Snapshot for PolicySnapshot {
     const CATEGORY: Category = Category::Policy;
-    const FORMAT: i16 = 2;
+    const FORMAT: i16 = 3;
 
-    fn apply(self, recorded: RecordedEvent) -> Self {
+    fn apply(mut self, recorded: RecordedEvent) -> Self {
         let Event::Policy(event) = recorded.event else { return self };
-        Self { state: SecurityPolicy::apply_event(self.state, event) }
+        let PolicyEvent::Changed { before, after } = &event;
+        let (before, after) = (&**before, &**after);
+        let required = &after.second_factor.required_for;
+        self.required_since.retain(|role, _| required.contains(role));
+        for role in required.difference(&before.second_factor.required_for) {
+            self.required_since.insert(role.clone(), recorded.position);
+        }
+        if before.passwords.max_age_days != after.passwords.max_age_days {
+            self.max_age_since = Some(recorded.position);
+        }
+        self.state = SecurityPolicy::apply_event(self.state, event);
+        self
     }
 }
 
@@ -171,7 +239,7 @@ mod tests {
     use crate::policy::{ChangePolicy, FingerprintPolicy};
     use crate::role::RoleCommand;
     use crate::session::{RevocationCause, SessionCommand};
-    use crate::values::{AccountId, RoleName};
+    use crate::values::AccountId;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds) + TimeDelta::microseconds(seconds * 7 % 1_000_000)
@@ -358,7 +426,7 @@ mod tests {
             (AccountSnapshot::FORMAT, account.to_text().unwrap().as_str()),
             (
                 3,
-                r#"{"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolment_pending":false,"erased":false,"erasure_completed":false,"erasure_due":null,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor_enabled":true,"suspended":false}}"#
+                r#"{"causes":{"intrusion_report":null,"password":3,"password_expiry":9,"second_factor_removal":null,"suspension":null},"password_set_at":"1970-01-01T00:00:01.000007Z","profile_position":3,"state":{"email_verified":true,"enrolment_pending":false,"erased":false,"erasure_completed":false,"erasure_due":null,"password_expired":true,"recovery_codes":10,"registered":true,"roles":["customer"],"second_factor_enabled":true,"suspended":false}}"#
             )
         );
 
@@ -396,7 +464,7 @@ mod tests {
 
         assert_eq!(
             (PolicySnapshot::FORMAT, PolicySnapshot::default().to_text().unwrap().as_str()),
-            (2, r#"{"state":null}"#)
+            (3, r#"{"max_age_since":null,"required_since":{},"state":null}"#)
         );
     }
 
@@ -406,7 +474,7 @@ mod tests {
         let known = AccountSnapshot::default().to_text().unwrap();
         assert!(AccountSnapshot::from_text(&known).is_ok());
         assert!(AccountSnapshot::from_text(&known.replace("\"suspended\"", "\"another\"")).is_err());
-        assert!(AccountSnapshot::from_text(&known.replace("{\"password", "{\"more\":1,\"password")).is_err());
+        assert!(AccountSnapshot::from_text(&known.replace("{\"causes", "{\"more\":1,\"causes")).is_err());
         assert!(SessionSnapshot::from_text(r#"{"started_at":null,"state":"asleep"}"#).is_err());
     }
 }

@@ -125,7 +125,7 @@ pub(crate) async fn request_verification(
     sqlx::query!("select from vault.subject_key where subject_id = $1 for update", account.0)
         .execute(&mut *transaction)
         .await?;
-    write::write(&mut transaction, &[&mail]).await?;
+    write::write(&mut transaction, &[&mail], &[]).await?;
     Ok(transaction.commit().await?)
 }
 

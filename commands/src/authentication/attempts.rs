@@ -218,6 +218,11 @@ fn all_devices_key(vault: &Vault, subject: AttemptScope<'_>) -> [u8; 32] {
     }
 }
 
+/// Returns the keys of the two counters of an attempt: its own, and the one over all devices.
+pub(crate) fn counter_keys(vault: &Vault, subject: AttemptScope<'_>) -> [[u8; 32]; 2] {
+    [counter_key(vault, subject), all_devices_key(vault, subject)]
+}
+
 /// Returns the name of a device in the log: a digest that reveals nothing, and is the same for every attempt.
 pub(crate) fn device_name(vault: &Vault, account: AccountId, device: Uuid) -> String {
     let digest = vault.digest("device-name", &[account.0.as_bytes(), device.as_bytes()]);
@@ -232,7 +237,8 @@ pub(crate) async fn reserve_attempt(
     factor: Factor,
     now: DateTime<Utc>,
 ) -> Result<CountedAttempt, CommandError> {
-    let keys = AttemptKeys { own: counter_key(&side.vault, subject), account: all_devices_key(&side.vault, subject) };
+    let [own, account] = counter_keys(&side.vault, subject);
+    let keys = AttemptKeys { own, account };
     let (owner, account, device) = match subject {
         AttemptScope::Address(_, account) => (None, account, None),
         AttemptScope::Account(account) => (Some(account), Some(account), None),
@@ -445,15 +451,16 @@ pub(crate) async fn refusal<'a>(
         unit.vault(judged);
     }
     let events = decide_attempt(side, attempt, verdict, context.now);
-    for event in &events {
-        if let AuthenticationEvent::LockedOut { until, nth, scope, .. } = event {
+    let account = stored.map(|stored| stored.account);
+    let ids =
+        unit.record_with_ids(account.map_or(Uuid::nil(), |account| account.0), account, events.iter().cloned())?;
+    for (decided, event) in events.iter().zip(ids) {
+        if let AuthenticationEvent::LockedOut { until, nth, scope, .. } = decided {
             let key_hash = if scope.is_some() { attempt.keys.account } else { attempt.keys.own };
             let factor = attempt.factor.as_str();
-            unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth });
+            unit.vault(VaultWrite::Lock { key_hash, factor, until: *until, nth: *nth, event });
         }
     }
-    let account = stored.map(|stored| stored.account);
-    unit.record(account.map_or(Uuid::nil(), |account| account.0), account, events)?;
     Ok(unit)
 }
 

@@ -1,6 +1,5 @@
 //! The stored credentials of accounts, found by address or id, and the values derived from them.
 
-use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountState;
 use fulexo_domain::password::Password;
 use fulexo_domain::snapshot::AccountSnapshot;
@@ -10,7 +9,7 @@ use uuid::Uuid;
 
 use crate::authentication::password_hash::{HashingPermit, PasswordHasher, Verifier};
 use crate::error::CommandError;
-use crate::log::EventLog;
+use crate::log::LoadedStream;
 use crate::vault::{DataKey, Vault};
 use crate::write_side::WriteSide;
 
@@ -48,12 +47,6 @@ pub(crate) async fn hash_password(
     permit: HashingPermit,
 ) -> Result<Verifier, CommandError> {
     Ok(hasher.hash(password, permit).await?)
-}
-
-/// Returns the time at which the password was last set.
-pub(crate) async fn password_set_at(log: &EventLog, account: AccountId) -> Result<DateTime<Utc>, CommandError> {
-    let loaded = log.snapshot::<AccountSnapshot>(account.0).await?;
-    Ok(loaded.snapshot.password_set_at.unwrap_or(DateTime::UNIX_EPOCH))
 }
 
 /// Returns a digest of the verifier and the sealed seed of an account.
@@ -113,20 +106,29 @@ fn open_credentials(vault: &Vault, row: CredentialsRow) -> Result<StoredCredenti
     Ok(StoredCredentials { account, version, key, verifier, seed: row.seed })
 }
 
-/// Returns the current state and version of an account, if its password is still the verified one. Hashing takes time,
-/// and the password may have been changed meanwhile.
+/// Returns the current state and version of an account, if its password is still the verified one.
 pub(crate) async fn state_with_same_password(
     side: &WriteSide,
     verified: &StoredCredentials,
 ) -> Result<(AccountState, u64), CommandError> {
-    let (state, version) = side.account_state(verified.account).await?;
-    if version != verified.version {
+    let loaded = account_with_same_password(side, verified).await?;
+    Ok((loaded.snapshot.state, loaded.version))
+}
+
+/// Returns an account as the log has it, if its password is still the verified one. Hashing takes time, and the password
+/// may have been changed meanwhile.
+pub(crate) async fn account_with_same_password(
+    side: &WriteSide,
+    verified: &StoredCredentials,
+) -> Result<LoadedStream<AccountSnapshot>, CommandError> {
+    let loaded = side.account(verified.account).await?;
+    if loaded.version != verified.version {
         let now = find(side, verified.account).await?;
         if now.is_none_or(|now| now.verifier.expose() != verified.verifier.expose()) {
             return Err(CommandError::InvalidCredentials);
         }
     }
-    Ok((state, version))
+    Ok(loaded)
 }
 
 pub(crate) fn email_hash(vault: &Vault, email: &EmailAddress) -> [u8; 32] {

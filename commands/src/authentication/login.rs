@@ -8,14 +8,16 @@
 //! ```
 //! After a "yes", the login allows only that step (`challenge`).
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::DateTime;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountCommand, AccountState};
 use fulexo_domain::authentication::{AttemptOutcome, AuthenticationEvent, AuthenticationMethod, Factor};
 use fulexo_domain::event::{Actor, Category};
+use fulexo_domain::login::{LoginFacts, LoginObstacle};
 use fulexo_domain::password::Password;
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::session::{Session, SessionCommand, SessionEvent, SessionState};
+use fulexo_domain::snapshot::AccountSnapshot;
 use fulexo_domain::values::{AccountId, EmailAddress, SessionId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -31,7 +33,7 @@ use crate::context::{Context, network_facts};
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
 use crate::idempotency::{self, IdempotencyKey};
-use crate::log::ExpectedVersion;
+use crate::log::{ExpectedVersion, LoadedStream};
 use crate::rate_limit;
 use crate::sessions::refresh_token::device_token;
 use crate::sessions::tokens::{self, TokenParameters, Tokens};
@@ -209,31 +211,51 @@ async fn decide_login(
     let context = &context.acting_as(stored.account);
     let anonymous = &Context { actor: Actor::Anonymous, ..context.clone() };
     for _ in 0..TRIES {
-        let (state, version) = match state_if_still_right(side, stored, verified).await {
+        let loaded = match account_if_still_right(side, stored, verified).await {
             // The factors were right a moment ago, but no longer.
             Err(CommandError::InvalidCredentials) => {
                 let verdict = verified.attempt.verdict(Some(stored));
                 return refuse(side, anonymous, Some(stored), verdict, verified.attempt, idempotency).await;
             }
-            state => state?,
+            loaded => loaded?,
         };
-        if state.suspended {
-            return refuse(side, anonymous, Some(stored), AttemptOutcome::Suspended, verified.attempt, idempotency)
-                .await;
-        }
+        let state = loaded.snapshot.state;
         let admission = lockdown::admission(side, &state.roles).await?;
-        if !admission.admitted {
-            let mut unit =
-                attempts::refusal(side, anonymous, Some(stored), AttemptOutcome::Lockdown, verified.attempt).await?;
-            // A right attempt must not count towards a lockout after the lockdown.
-            unit.vault(verified.attempt.success_write());
-            execute::commit(side, unit, None, ()).await?;
-            return Err(CommandError::InvalidCredentials);
-        }
+        let policy = side.policy();
+        let facts = LoginFacts {
+            account: &state,
+            password_set_at: loaded.snapshot.password_set_at.unwrap_or(DateTime::UNIX_EPOCH),
+            is_admitted: admission.admitted,
+            has_code: verified.seed.is_some(),
+            policy: &policy,
+            now: context.now,
+        };
+        let obstacle = facts.obstacles().next();
+        let next = match obstacle {
+            Some(LoginObstacle::Suspended) => {
+                return refuse(side, anonymous, Some(stored), AttemptOutcome::Suspended, verified.attempt, idempotency)
+                    .await;
+            }
+            Some(LoginObstacle::LockedDown) => {
+                let mut unit =
+                    attempts::refusal(side, anonymous, Some(stored), AttemptOutcome::Lockdown, verified.attempt)
+                        .await?;
+                // A right attempt must not count towards a lockout after the lockdown.
+                unit.vault(verified.attempt.success_write());
+                execute::commit(side, unit, None, ()).await?;
+                return Err(CommandError::InvalidCredentials);
+            }
+            Some(LoginObstacle::CodeMissing) => LoginStep::Challenge(ChallengePurpose::SecondFactor),
+            Some(LoginObstacle::PasswordExpired | LoginObstacle::PasswordOutdated { .. }) => {
+                LoginStep::Challenge(ChallengePurpose::PasswordChange)
+            }
+            Some(LoginObstacle::EnrolmentMissing) => LoginStep::Challenge(ChallengePurpose::Enrolment),
+            None => LoginStep::StartSession,
+        };
         let personal = network_facts(context).with(SealedField::Device, Some(&verified.device.to_string()));
         let mut unit = side.unit_of_work(context).sealing(Some((stored.key.clone(), personal)));
         // The factors are verified for this version of the account only.
-        unit.expect(Category::Account, stored.account.0, ExpectedVersion::Exact(version));
+        unit.expect(Category::Account, stored.account.0, ExpectedVersion::Exact(loaded.version));
         admission.expect_unchanged(&mut unit);
         unit.vault(verified.attempt.success_write());
         if let Some(verifier) = &verified.rehashed {
@@ -244,7 +266,6 @@ async fn decide_login(
             let used = Account::handle_command(&state, AccountCommand::UseRecoveryCode)?;
             unit.record(stored.account.0, Some(stored.account), used)?;
         }
-        let next = next_step(side, &state, stored.account, verified, context.now).await?;
         let done = match next {
             LoginStep::StartSession => start_session(side, context, unit, stored, verified, state, idempotency).await,
             LoginStep::Challenge(purpose) => {
@@ -259,43 +280,17 @@ async fn decide_login(
     Err(CommandError::Conflict)
 }
 
-/// Returns the current state and version of the account, if all verified factors are still right.
-async fn state_if_still_right(
+/// Returns the account as the log has it, if all verified factors are still right.
+async fn account_if_still_right(
     side: &WriteSide,
     stored: &StoredCredentials,
     verified: &VerifiedFactors<'_>,
-) -> Result<(AccountState, u64), CommandError> {
-    let state = credentials::state_with_same_password(side, stored).await?;
+) -> Result<LoadedStream<AccountSnapshot>, CommandError> {
+    let loaded = credentials::account_with_same_password(side, stored).await?;
     if let Some(seed) = &verified.seed {
         codes::require_current_factor(&side.pool, stored.account, seed, verified.recovery).await?;
     }
-    Ok(state)
-}
-
-async fn next_step(
-    side: &WriteSide,
-    state: &AccountState,
-    account: AccountId,
-    verified: &VerifiedFactors<'_>,
-    now: DateTime<Utc>,
-) -> Result<LoginStep, CommandError> {
-    if state.second_factor_enabled && verified.seed.is_none() {
-        return Ok(LoginStep::Challenge(ChallengePurpose::SecondFactor));
-    }
-    let policy = side.policy();
-    let age = policy.passwords.max_age_days.map(|days| TimeDelta::days(i64::from(days)));
-    let outdated = match age {
-        Some(age) => now - credentials::password_set_at(&side.log, account).await? > age,
-        None => false,
-    };
-    if state.password_expired || outdated {
-        return Ok(LoginStep::Challenge(ChallengePurpose::PasswordChange));
-    }
-    let required = &policy.second_factor.required_for;
-    if !state.second_factor_enabled && state.roles.iter().any(|role| required.contains(role)) {
-        return Ok(LoginStep::Challenge(ChallengePurpose::Enrolment));
-    }
-    Ok(LoginStep::StartSession)
+    Ok(loaded)
 }
 
 async fn issue_challenge(

@@ -381,7 +381,7 @@ async fn finish(
         with_timeout((hooks.gate)(&mut transaction, &events)).await.map_err(sort)?;
     }
     let secrets = plan.vault(part.iter().map(|queued| &queued.request));
-    with_timeout(write::write(&mut transaction, &secrets)).await.map_err(sort)?;
+    with_timeout(write::write(&mut transaction, &secrets, &events)).await.map_err(sort)?;
     match with_timeout(transaction.commit()).await {
         Ok(()) => Ok(CommittedBatch { plan, events }),
         Err(error) if is_rejection(&error) => Err(sort(error)),

@@ -1,7 +1,10 @@
 //! Secrets that change in the transaction of their event. The sequencer writes them, in the order of the batch.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::MAX_KNOWN_DEVICES;
+use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -56,6 +59,8 @@ pub enum VaultWrite {
         until: DateTime<Utc>,
         /// The number of consecutive lockouts.
         nth: u32,
+        /// The event that records it, in the same append.
+        event: Uuid,
     },
     /// A successful attempt: resets its own counter, and takes the attempt back from the account's counter over all
     /// devices.
@@ -196,7 +201,12 @@ pub enum VaultWrite {
     },
 }
 
-pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite]) -> Result<(), sqlx::Error> {
+/// Writes the secrets of a batch, whose events were recorded just before.
+pub(crate) async fn write(
+    connection: &mut PgConnection,
+    writes: &[&VaultWrite],
+    recorded: &[Arc<RecordedEvent>],
+) -> Result<(), sqlx::Error> {
     for write in writes {
         match write {
             VaultWrite::SubjectKey(key) => {
@@ -239,15 +249,18 @@ pub(crate) async fn write(connection: &mut PgConnection, writes: &[&VaultWrite])
                     .execute(&mut *connection)
                     .await?;
             }
-            VaultWrite::Lock { key_hash, factor, until, nth } => {
+            VaultWrite::Lock { key_hash, factor, until, nth, event } => {
+                let position = recorded.iter().find(|recorded| recorded.id == *event).map(|recorded| recorded.position);
                 sqlx::query!(
                     "update vault.attempt
-                     set recent = array[]::timestamptz[], pending = array[]::timestamptz[], locked_until = $3, locks = $4
+                     set recent = array[]::timestamptz[], pending = array[]::timestamptz[], locked_until = $3, locks = $4,
+                         locked_by = $5
                      where key_hash = $1 and factor = $2",
                     key_hash,
                     factor,
                     until,
-                    i32::try_from(*nth).unwrap_or(i32::MAX)
+                    i32::try_from(*nth).unwrap_or(i32::MAX),
+                    position.and_then(|position| i64::try_from(position).ok())
                 )
                 .execute(&mut *connection)
                 .await?;
