@@ -24,6 +24,7 @@ use crate::authentication::devices::{self, KnownDevice};
 use crate::authentication::login::{self, Credentials, LoginResult};
 use crate::authentication::password_hash::PermitHolder;
 use crate::authentication::second_factor::{self, Enrolment};
+use crate::authentication::standing::{self, LoginStanding};
 use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::{lockdown, policy, roles};
@@ -326,6 +327,14 @@ impl Commands {
         reason: Reason,
     ) -> Result<CommandOutcome<()>, CommandError> {
         administration::unlock(&self.side, context, account, reason).await
+    }
+
+    /// Returns every reason for which a login to the account does not lead to a session now. Counts nothing.
+    ///
+    /// # Errors
+    /// [`CommandError::Account`] if the account is unknown.
+    pub async fn login_standing(&self, account: AccountId, now: DateTime<Utc>) -> Result<LoginStanding, CommandError> {
+        standing::standing(&self.side, account, now).await
     }
 
     /// Requires a password change at the next login. Every session ends, and the next login allows only the change.

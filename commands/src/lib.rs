@@ -36,6 +36,7 @@ pub use crate::authentication::devices::KnownDevice;
 pub use crate::authentication::login::{Credentials, LoginResult};
 pub use crate::authentication::password_hash;
 pub use crate::authentication::second_factor::Enrolment;
+pub use crate::authentication::standing::{CounterReach, DeviceStanding, LoginStanding, StandingKind, StandingReason};
 pub use crate::authentication::step_up::Evidence;
 pub use crate::authorization::api_keys;
 pub use crate::erasure::ErasureStatus;

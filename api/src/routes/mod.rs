@@ -24,6 +24,7 @@ mod recovery;
 mod roles;
 mod security;
 mod sessions;
+mod standing;
 mod tag;
 mod tokens;
 mod well_known;
@@ -38,8 +39,7 @@ pub(crate) type Apis = Operations<(
     auth::Auth,
     recovery::Recovery,
     me::Me,
-    accounts::Accounts,
-    (account_acts::AccountActions, erasure::Erasures),
+    (accounts::Accounts, standing::AccountStandings, account_acts::AccountActions, erasure::Erasures),
     sessions::Sessions,
     roles::Roles,
     grants::Grants,
@@ -58,8 +58,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         auth::Auth,
         recovery::Recovery,
         me::Me,
-        accounts::Accounts,
-        (account_acts::AccountActions, erasure::Erasures),
+        (accounts::Accounts, standing::AccountStandings, account_acts::AccountActions, erasure::Erasures),
         sessions::Sessions,
         roles::Roles,
         grants::Grants,

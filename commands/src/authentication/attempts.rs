@@ -223,6 +223,11 @@ pub(crate) fn counter_keys(vault: &Vault, subject: AttemptScope<'_>) -> [[u8; 32
     [counter_key(vault, subject), all_devices_key(vault, subject)]
 }
 
+/// Returns `true` if one of these attempts may still be evaluated: its node is not gone.
+pub(crate) fn are_in_progress(pending: &[DateTime<Utc>], now: DateTime<Utc>) -> bool {
+    pending.iter().any(|at| *at > now - ABANDONED)
+}
+
 /// Returns the name of a device in the log: a digest that reveals nothing, and is the same for every attempt.
 pub(crate) fn device_name(vault: &Vault, account: AccountId, device: Uuid) -> String {
     let digest = vault.digest("device-name", &[account.0.as_bytes(), device.as_bytes()]);

@@ -5,7 +5,7 @@
 //! the account's credentials (`UnitOfWork::record`).
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_LIFETIME};
+use fulexo_domain::authentication::{AuthenticationEvent, DEVICE_LIFETIME, MAX_KNOWN_DEVICES};
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgPool;
@@ -66,6 +66,24 @@ pub(crate) async fn knows_device(
         interval(DEVICE_LIFETIME)
     );
     Ok(known.fetch_one(pool).await?)
+}
+
+/// Returns the devices that an account knows, the one used last first.
+pub(crate) async fn known_device_ids(
+    pool: &PgPool,
+    account: AccountId,
+    now: DateTime<Utc>,
+) -> Result<Vec<Uuid>, CommandError> {
+    let devices = sqlx::query_scalar!(
+        "select device from vault.known_device
+         where account_id = $1 and first_used_at > greatest(now(), $2) - $3::interval
+         order by used desc limit $4",
+        account.0,
+        now,
+        interval(DEVICE_LIFETIME),
+        MAX_KNOWN_DEVICES
+    );
+    Ok(devices.fetch_all(pool).await?)
 }
 
 pub(crate) async fn known_devices(

@@ -9,4 +9,5 @@ pub mod devices;
 pub mod login;
 pub mod password_hash;
 pub mod second_factor;
+pub mod standing;
 pub mod step_up;

@@ -121,6 +121,12 @@ pub(crate) async fn mask_refusal<T>(pool: &PgPool, done: Result<T, CommandError>
     }
 }
 
+/// Returns the position of the event that last started, changed or lifted a lockdown.
+pub(crate) async fn last_change(pool: &PgPool) -> Result<Option<u64>, CommandError> {
+    let position = sqlx::query_scalar!("select position from access.lockdown").fetch_optional(pool).await?;
+    Ok(position.map(i64::unsigned_abs))
+}
+
 async fn read_lockdown(pool: &PgPool) -> Result<(Option<LockdownScope>, u64), CommandError> {
     let row = sqlx::query!("select scope, version from access.lockdown").fetch_optional(pool).await?;
     let Some(row) = row else { return Ok((None, 0)) };

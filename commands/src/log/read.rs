@@ -5,6 +5,8 @@
 //! one event and names that event. If `log.event` does not have exactly that event there, the stream is read from its
 //! beginning.
 
+use std::collections::HashMap;
+
 use fulexo_database::chain;
 use fulexo_domain::event::{RecordedEvent, Stream};
 use fulexo_domain::leaf::{self, LeafError};
@@ -87,8 +89,20 @@ impl EventLog {
         let Ok(position) = i64::try_from(position) else { return Ok(None) };
         let row = sqlx::query!("select leaf, leaf_hash from log.event where position = $1", position);
         let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
-        let recorded = leaf::decode(position.unsigned_abs(), &row.leaf)?;
-        verify_event(recorded.stream, recorded.version, position, &row.leaf, &row.leaf_hash).map(Some)
+        verify_leaf(position, &row.leaf, &row.leaf_hash).map(Some)
+    }
+
+    /// Loads the events at these positions, as far as the log has them.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) async fn events_at(&self, positions: &[u64]) -> Result<HashMap<u64, RecordedEvent>, ReadError> {
+        let positions: Vec<i64> = positions.iter().filter_map(|position| i64::try_from(*position).ok()).collect();
+        let rows = sqlx::query!("select position, leaf, leaf_hash from log.event where position = any($1)", &positions);
+        let rows = rows.fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| Ok((row.position.unsigned_abs(), verify_leaf(row.position, &row.leaf, &row.leaf_hash)?)))
+            .collect()
     }
 
     /// Loads the record of one stream, from its snapshot if there is one.
@@ -198,6 +212,13 @@ impl EventLog {
     }
 }
 
+/// Decodes an event, and checks its leaf against the hash.
+fn verify_leaf(position: i64, leaf: &[u8], leaf_hash: &[u8]) -> Result<RecordedEvent, ReadError> {
+    let position = position.unsigned_abs();
+    let recorded = leaf::decode(position, leaf)?;
+    if leaf::hash(leaf) == leaf_hash { Ok(recorded) } else { Err(ReadError::Altered { position }) }
+}
+
 /// Decodes an event, and checks its leaf against the hash, the stream and the version.
 fn verify_event(
     stream: Stream,
@@ -206,11 +227,10 @@ fn verify_event(
     leaf: &[u8],
     leaf_hash: &[u8],
 ) -> Result<RecordedEvent, ReadError> {
-    let position = position.unsigned_abs();
-    let recorded = leaf::decode(position, leaf)?;
-    if leaf::hash(leaf) == leaf_hash && recorded.stream == stream && recorded.version == version {
+    let recorded = verify_leaf(position, leaf, leaf_hash)?;
+    if recorded.stream == stream && recorded.version == version {
         Ok(recorded)
     } else {
-        Err(ReadError::Altered { position })
+        Err(ReadError::Altered { position: position.unsigned_abs() })
     }
 }

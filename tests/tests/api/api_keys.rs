@@ -101,6 +101,7 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
     let calls = [
         ("accounts.read", Method::GET, "/v1/accounts".to_owned()),
         ("accounts.read", Method::GET, of_ann.clone()),
+        ("accounts.read", Method::GET, format!("{of_ann}/standing")),
         ("sessions.read", Method::GET, "/v1/sessions".to_owned()),
         ("roles.read", Method::GET, "/v1/roles".to_owned()),
         ("roles.read", Method::GET, "/v1/permissions".to_owned()),
@@ -130,10 +131,11 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_account_of_ones_own() {
-    const OPEN: [&str; 18] = [
+    const OPEN: [&str; 19] = [
         "export_audit_events",
         "get_account",
         "get_account_erasure",
+        "get_account_standing",
         "get_audit_event",
         "get_lockdown",
         "get_log_entries",

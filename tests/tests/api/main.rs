@@ -26,6 +26,7 @@ mod revocation;
 mod roles;
 mod second_factor;
 mod snapshots;
+mod standing;
 mod transparency;
 mod unsealing;
 mod well_known;

@@ -284,6 +284,7 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
             "list_permissions",
             "list_api_keys",
             "list_my_devices",
+            "get_account_standing",
             "get_lockdown",
             "get_policy",
             "preview_policy",
