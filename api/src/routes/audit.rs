@@ -23,6 +23,7 @@ use poem_openapi::{Object, OpenApi};
 use uuid::Uuid;
 
 use super::as_of::{AsOfPaging, AsOfResource};
+use super::audit_change::{FieldChangeResource, change_of};
 use super::input::{Input, Limit, PageQuery, ReasonRequest, act, read_position};
 use super::tag::Tag;
 
@@ -102,6 +103,9 @@ struct AuditEventWithLeaf {
     leaf: String,
     /// The leaf hash on record: SHA-256(0x00 ‖ leaf), RFC 6962, section 2.1, in base64url.
     leaf_hash: String,
+    /// The fields that the event changed, before and after. Empty if what it changed is sealed, or not kept as a setting. `null`
+    /// for events that administrators do not cause.
+    change: Option<Vec<FieldChangeResource>>,
 }
 
 /// The personal data of an event, opened.
@@ -217,7 +221,9 @@ impl Audit {
 
     /// Get an event with its leaf
     ///
-    /// Needs the permission `audit.read`. Returns the event, its exact leaf and the leaf hash on record.
+    /// Needs the permission `audit.read`. Returns the event, its exact leaf and the leaf hash on record. For an event that an
+    /// administrator caused, also the fields that it changed, before and after. They are worked out from the log now, and are not
+    /// part of the leaf.
     #[oai(path = "/events/:position", method = "get", operation_id = "get_audit_event")]
     async fn get(
         &self,
@@ -227,12 +233,15 @@ impl Audit {
     ) -> Result<Json<AuditEventWithLeaf>, Problem> {
         caller.0.require(Permission::AuditRead)?;
         let position = i64::try_from(position.0).map_err(|_| Problem::not_found())?;
-        let entry = audit::get(&app(request)?.pool, position).await.map_err(query_failed)?;
+        let pool = &app(request)?.pool;
+        let entry = audit::get(pool, position).await.map_err(query_failed)?;
         let entry = entry.ok_or_else(Problem::not_found)?;
+        let change = change_of(pool, &entry).await?;
         Ok(Json(AuditEventWithLeaf {
             event: AuditEvent::read(&entry)?,
             leaf: URL_SAFE_NO_PAD.encode(&entry.leaf),
             leaf_hash: URL_SAFE_NO_PAD.encode(&entry.leaf_hash),
+            change,
         }))
     }
 

@@ -6,6 +6,7 @@ mod accounts;
 mod api_keys;
 mod as_of;
 mod audit;
+mod audit_change;
 mod audit_export;
 mod audit_log;
 mod audit_stream;

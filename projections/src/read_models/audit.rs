@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::event::{Category, RecordedEvent};
+use fulexo_domain::event::{Category, RecordedEvent, Stream as EventStream};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -253,6 +253,26 @@ pub async fn get(pool: &PgPool, position: i64) -> Result<Option<AuditEntry>, sql
     sqlx::query_as!(AuditEntry, "select position, leaf, leaf_hash from log.event where position = $1", position)
         .fetch_optional(pool)
         .await
+}
+
+/// The event of a stream at this version, read from the log itself.
+///
+/// # Errors
+/// [`sqlx::Error`].
+pub async fn at_version(
+    connection: &mut PgConnection,
+    stream: EventStream,
+    version: u64,
+) -> Result<Option<AuditEntry>, sqlx::Error> {
+    sqlx::query_as!(
+        AuditEntry,
+        "select position, leaf, leaf_hash from log.event where stream_id = $1 and category = $2 and version = $3",
+        stream.id,
+        stream.category.as_str(),
+        to_i64(version)
+    )
+    .fetch_optional(connection)
+    .await
 }
 
 /// Applies a batch with one statement.
