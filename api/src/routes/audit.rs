@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::as_of::{AsOfPaging, AsOfResource};
 use super::audit_change::{FieldChangeResource, change_of};
+use super::audit_filter::FilterParameters;
 use super::input::{Input, Limit, PageQuery, ReasonRequest, act, read_position};
 use super::tag::Tag;
 
@@ -194,19 +195,21 @@ impl Audit {
         let app = app(request)?;
         let mut input = Input::default();
         let after = after.0.map(|after| i64::try_from(after).map_err(|_| InvalidValue("must be at most 2^63 - 1")));
-        let mut filter = audit::AuditFilter {
-            event_type: event_type.0.map(|word| word.0),
-            category: category.0.map(|word| word.0),
+        let parameters = FilterParameters {
+            event_type: event_type.0,
+            category: category.0,
             subject: subject.0,
             actor: actor.0,
             correlation: correlation.0,
             session: session.0,
             api_key: api_key.0,
             id: id.0,
+        };
+        let mut filter = audit::AuditFilter {
             from: from.0.map(DateTime::from),
             to: to.0.map(DateTime::from),
             after: input.parse_optional("/after", after),
-            until: None,
+            ..parameters.filter()
         };
         input.check()?;
         let view = app.caught_up(Projection::Audit, min_position.0).await?;
@@ -327,8 +330,10 @@ impl AuditEvent {
     pub fn indexed(&self) -> IndexedEvent {
         IndexedEvent {
             position: self.position,
+            id: self.id,
             event_type: self.event_type.0,
             category: self.category.0,
+            stream: self.stream,
             subject: self.subject,
             actor: self.actor.id,
             correlation: self.correlation,

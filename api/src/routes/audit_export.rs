@@ -23,6 +23,7 @@ use poem_openapi::payload::Binary;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
+use super::audit_filter::FilterParameters;
 use super::tag::Tag;
 
 pub struct AuditExports;
@@ -95,19 +96,28 @@ impl AuditExports {
         actor: Query<Option<Uuid>>,
         /// A filter for events that this request caused.
         correlation: Query<Option<Uuid>>,
+        /// A filter for events of this session, and of the login that began it.
+        session: Query<Option<Uuid>>,
+        /// A filter for events that concern this API key, or that it caused.
+        api_key: Query<Option<Uuid>>,
+        /// A filter for events that have this id: as their own, or as that of their stream, subject, actor or correlation.
+        id: Query<Option<Uuid>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<ExportResponse, Problem> {
         let caller = caller.0;
         caller.require(Permission::AuditRead)?;
         let app = app(request)?;
-        let filter = AuditFilter {
-            event_type: event_type.0.map(|word| word.0),
-            category: category.0.map(|word| word.0),
+        let parameters = FilterParameters {
+            event_type: event_type.0,
+            category: category.0,
             subject: subject.0,
             actor: actor.0,
             correlation: correlation.0,
-            ..AuditFilter::default()
+            session: session.0,
+            api_key: api_key.0,
+            id: id.0,
         };
+        let filter = parameters.filter();
         let window = ExportWindow { after: after.0, from: from.0.map(DateTime::from), to: to.0.map(DateTime::from) };
         let format = read_format(format.0.map(|word| word.0), ocsf_version.0.map(|word| word.0), &filter)?;
         if request.version() < Version::HTTP_11 {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use fulexo_commands::CommandError;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
+use fulexo_node::answer::query_failed;
 use fulexo_node::caller::{BearerOrKey, app};
 use fulexo_node::http::Problem;
 use fulexo_node::http::problem::Code;
 use fulexo_node::state::App;
 use fulexo_node::streams::{MOST_OF_CALLER, MOST_OF_NODE, NoPlace};
 use fulexo_node::vocabulary::{Categories, EventTypes, Word};
-use fulexo_projections::read_models::audit::AuditFilter;
 use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::param::{Header, Query};
 use poem_openapi::payload::Payload;
@@ -21,6 +21,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
+use super::audit_filter::FilterParameters;
 use super::health::unless_replaced;
 use super::input::Input;
 use super::live_events::LiveEvents;
@@ -87,6 +88,12 @@ impl AuditStream {
         actor: Query<Option<Uuid>>,
         /// A filter for events that this request caused.
         correlation: Query<Option<Uuid>>,
+        /// A filter for events of this session, which must have begun, and of the login that began it.
+        session: Query<Option<Uuid>>,
+        /// A filter for events that concern this API key, or that it caused.
+        api_key: Query<Option<Uuid>>,
+        /// A filter for events that have this id: as their own, or as that of their stream, subject, actor or correlation.
+        id: Query<Option<Uuid>>,
         /// The id of the last event received, instead of `after`. Browsers send it when they reconnect.
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<u64>>,
@@ -94,14 +101,17 @@ impl AuditStream {
         caller.0.require(Permission::AuditRead)?;
         let app = app(request)?;
         unless_replaced(app)?;
-        let filter = AuditFilter {
-            event_type: event_type.0.map(|word| word.0),
-            category: category.0.map(|word| word.0),
+        let parameters = FilterParameters {
+            event_type: event_type.0,
+            category: category.0,
             subject: subject.0,
             actor: actor.0,
             correlation: correlation.0,
-            ..AuditFilter::default()
+            session: session.0,
+            api_key: api_key.0,
+            id: id.0,
         };
+        let filter = parameters.filter().resolved(&app.pool).await.map_err(query_failed)?;
         let named = [("/Last-Event-ID", last_event_id.0), ("/after", after.0)];
         let named = named.into_iter().find_map(|(pointer, position)| Some((pointer, position?)));
         let next = first_position(app, named).await?;

@@ -8,6 +8,7 @@ mod as_of;
 mod audit;
 mod audit_change;
 mod audit_export;
+mod audit_filter;
 mod audit_log;
 mod audit_stream;
 mod auth;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::{Category, RecordedEvent, Stream as EventStream};
+use fulexo_domain::leaf;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -36,6 +37,8 @@ pub struct AuditFilter {
     pub correlation: Option<Uuid>,
     /// The session that the event is one of, or whose login it belongs to.
     pub session: Option<Uuid>,
+    /// The request that began `session`, for [`Self::admits`]: see [`Self::resolved`]. A search looks it up by itself.
+    pub session_login: Option<Uuid>,
     /// The API key that the event concerns, or that caused it.
     pub api_key: Option<Uuid>,
     /// An id that the event has as any of its own: event, stream, subject, actor, correlation.
@@ -66,10 +69,14 @@ enum IdPlace {
 pub struct IndexedEvent {
     /// The event's position.
     pub position: u64,
+    /// Its id.
+    pub id: Uuid,
     /// Its type.
     pub event_type: &'static str,
     /// The category of its stream.
     pub category: &'static str,
+    /// The id of its stream.
+    pub stream: Uuid,
     /// The person that it concerns.
     pub subject: Option<Uuid>,
     /// The actor that caused it.
@@ -81,14 +88,33 @@ pub struct IndexedEvent {
 }
 
 impl AuditFilter {
+    /// The filter with what [`Self::admits`] must know of the session that it names, read from the log.
+    ///
+    /// # Errors
+    /// [`sqlx::Error`], also if the leaf of the session's start cannot be read.
+    pub async fn resolved(self, pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let Some(session) = self.session else { return Ok(self) };
+        let stream = EventStream { category: Category::Session, id: session };
+        let start = at_version(&mut *pool.acquire().await?, stream, 1).await?;
+        let read = |start: AuditEntry| leaf::read(start.position.unsigned_abs(), &start.leaf).map(|it| it.correlation);
+        let login = start.map(read).transpose().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Self { session_login: login, ..self })
+    }
+
     /// `true` if a search with this filter finds the event: what [`statement`] asks the index, asked of one event. A filter by
-    /// session, API key or id finds none here: it needs the index.
+    /// session must be [`resolved`](Self::resolved), or it does not admit the login that began the session.
     #[must_use]
     pub fn admits(&self, event: &IndexedEvent) -> bool {
-        let Self { event_type, category, subject, actor, correlation, session, api_key, id, from, to, after, until } =
-            self;
+        let Self { event_type, category, subject, actor, correlation, session, session_login, api_key, id, .. } = self;
+        let Self { from, to, after, until, .. } = self;
         let position = to_i64(event.position);
-        [session, api_key, id].into_iter().all(Option::is_none)
+        let is_of = |category: Category, id| event.category == category.as_str() && event.stream == id;
+        session.is_none_or(|id| is_of(Category::Session, id) || *session_login == Some(event.correlation))
+            && api_key.is_none_or(|id| is_of(Category::ApiKey, id) || event.actor == Some(id))
+            && id.is_none_or(|id| {
+                [event.id, event.stream, event.correlation].contains(&id)
+                    || [event.subject, event.actor].contains(&Some(id))
+            })
             && event_type.is_none_or(|wanted| wanted == event.event_type)
             && category.is_none_or(|wanted| wanted == event.category)
             && subject.is_none_or(|wanted| Some(wanted) == event.subject)

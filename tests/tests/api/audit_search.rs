@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use fulexo_domain::event::{Category, Event};
+use fulexo_projections::read_models::audit::{AuditFilter, IndexedEvent};
 use fulexo_tests::{Client, Node, PASSWORD, log_size};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -105,4 +107,104 @@ async fn every_filter_on_an_id_finds_what_a_reader_of_the_whole_log_chooses_in_b
     let types: BTreeSet<String> =
         listed(&admin, &format!("&api_key={key}")).await.iter().map(|event| event["type"].to_string()).collect();
     assert_eq!(types.len(), 3, "{types:?}");
+}
+
+/// Returns the properties of an item that filters ask for.
+fn indexed(item: &Value) -> IndexedEvent {
+    let id = |value: &Value| value.as_str().and_then(|text| text.parse::<Uuid>().ok());
+    let known = |names: &[&'static str], value: &Value| names.iter().copied().find(|name| value == name).unwrap();
+    IndexedEvent {
+        position: item["position"].as_u64().unwrap(),
+        id: id(&item["id"]).unwrap(),
+        event_type: known(Event::types(), &item["type"]),
+        category: known(&Category::ALL.map(Category::as_str), &item["category"]),
+        stream: id(&item["stream"]).unwrap(),
+        subject: id(&item["subject"]),
+        actor: id(&item["actor"]["id"]),
+        correlation: id(&item["correlation"]).unwrap(),
+        recorded_at: item["time"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap(),
+    }
+}
+
+fn positions(events: &[Value]) -> Vec<u64> {
+    events.iter().map(|event| event["position"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn export_and_stream_select_exactly_what_the_list_selects() {
+    let node = Node::start().await;
+    let (admin, ann, key) = live(&node).await;
+    let all = listed(&admin, "").await;
+    let ids: BTreeSet<Uuid> = all
+        .iter()
+        .flat_map(|event| ["id", "stream", "subject", "correlation"].map(|member| event[member].clone()))
+        .filter_map(|id| id.as_str()?.parse().ok())
+        .chain([key, Uuid::nil(), Uuid::from_u128(7)])
+        .collect();
+    for id in ids {
+        for name in ["subject", "actor", "correlation", "session", "api_key", "id"] {
+            let expected = positions(&listed(&admin, &format!("&{name}={id}")).await);
+            let exported = admin.get(&format!("/v1/audit/export?{name}={id}")).await;
+            assert_eq!(exported.status, 200, "{exported:?}");
+            let lines: Vec<Value> = exported.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(positions(&lines), expected, "the export by {name} {id}");
+
+            // A stream judges one event after another.
+            let mut filter = AuditFilter::default();
+            let place = match name {
+                "subject" => &mut filter.subject,
+                "actor" => &mut filter.actor,
+                "correlation" => &mut filter.correlation,
+                "session" => &mut filter.session,
+                "api_key" => &mut filter.api_key,
+                _ => &mut filter.id,
+            };
+            *place = Some(id);
+            let filter = filter.resolved(&node.app().pool).await.unwrap();
+            let admitted = all.iter().map(indexed).filter(|event| filter.admits(event));
+            assert_eq!(admitted.map(|event| event.position).collect::<Vec<_>>(), expected, "judged by {name} {id}");
+        }
+    }
+
+    // Several at once, through the door.
+    for query in [
+        format!("&session={}", ann.session),
+        format!("&api_key={key}"),
+        format!("&id={}", ann.account),
+        format!("&session={}&id={}&category=session", ann.session, ann.account),
+    ] {
+        let expected = listed(&admin, &format!("&after=0{query}")).await;
+        assert!(expected.len() > 1, "{query}");
+        let exported = admin.get(&format!("/v1/audit/export?after=0{query}")).await;
+        let lines: Vec<Value> = exported.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(positions(&lines), positions(&expected), "{query}");
+        let mut source = admin
+            .stream(&format!("/v1/audit/stream?after=0{query}"))
+            .await
+            .unwrap_or_else(|answer| panic!("{answer:?}"));
+        for event in &expected {
+            assert_eq!(source.event().await.as_ref(), Some(event), "{query}");
+        }
+    }
+    let leaves = admin.get(&format!("/v1/audit/export?format=leaves&session={}", ann.session)).await;
+    assert_eq!((leaves.status, leaves.code()), (400, "invalid_input"), "leaves have no filters: {leaves:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_session_has_what_is_recorded_after_it_was_opened() {
+    let node = Node::start().await;
+    let (auditor, mut ann, bob) = (node.auditor().await, node.customer().await, node.customer().await);
+    let mut source = auditor
+        .stream(&format!("/v1/audit/stream?session={}", ann.session))
+        .await
+        .unwrap_or_else(|answer| panic!("{answer:?}"));
+    let refreshed = bob.post("/v1/auth/refresh", json!({"refresh_token": bob.refresh_token})).await;
+    assert_eq!(refreshed.status, 200, "{refreshed:?}");
+    let refreshed = ann.post("/v1/auth/refresh", json!({"refresh_token": ann.refresh_token})).await;
+    ann.log_in_with(&refreshed);
+    assert_eq!(ann.post_nothing("/v1/auth/logout").await.status, 204);
+    for event_type in ["session.refreshed", "session.revoked"] {
+        let event = source.event().await.unwrap();
+        assert_eq!((&event["type"], &event["stream"]), (&json!(event_type), &json!(ann.session)), "{event}");
+    }
 }

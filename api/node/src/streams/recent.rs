@@ -128,8 +128,10 @@ mod tests {
     fn event(position: u64, size: usize) -> RecentEvent {
         let indexed = IndexedEvent {
             position,
+            id: Uuid::nil(),
             event_type: "session.started",
             category: "session",
+            stream: Uuid::nil(),
             subject: None,
             actor: None,
             correlation: Uuid::nil(),
