@@ -41,9 +41,11 @@ pub struct TreeState {
 
 /// The reason why a leaf is not added.
 #[derive(Debug, thiserror::Error)]
-enum IntegrationError {
+pub enum IntegrationError {
+    /// The log cannot be read.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// The tree cannot be read.
     #[error(transparent)]
     Tree(#[from] TreeError),
 }
@@ -107,6 +109,20 @@ impl Integrator {
                 && let Ok(Err(_)) = timeout(wait, self.head.changed()).await
             {
                 return;
+            }
+        }
+    }
+
+    /// Adds all leaves of a log that does not grow, and returns their number.
+    ///
+    /// # Errors
+    /// [`IntegrationError`].
+    pub async fn catch_up(mut self) -> Result<u64, IntegrationError> {
+        loop {
+            match self.step().await? {
+                IntegrationStep::Full | IntegrationStep::Added => {}
+                IntegrationStep::Idle => return Ok(self.state.borrow().size),
+                IntegrationStep::Elsewhere => sleep(ELSEWHERE_INTERVAL).await,
             }
         }
     }

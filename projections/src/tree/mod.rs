@@ -7,6 +7,6 @@ mod published;
 mod reader;
 
 pub use self::anchored::{AnchoredCheckpoint, WitnessStatus};
-pub use self::integration::{Integrator, TreeState};
+pub use self::integration::{IntegrationError, Integrator, TreeState};
 pub use self::published::{EndedRefusal, PublishedCheckpoint, PublishingTurn};
 pub use self::reader::{TreeError, TreeReader};
