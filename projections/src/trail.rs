@@ -144,8 +144,12 @@ impl TrailVerifier {
         let fault = |kind, detail: String| Err(TrailFault::at(position, kind, detail));
         let Some(outline) = LeafOutline::read(leaf) else {
             let is_canonical = is_canonical_json(leaf);
-            let detail = if is_canonical { "the leaf is not an event" } else { "the leaf is not in canonical form" };
-            return fault(FaultKind::Leaf, detail.to_owned());
+            let detail = match (is_canonical, type_of(leaf)) {
+                (false, _) => "the leaf is not in canonical form".to_owned(),
+                (true, None) => "the leaf is not an event".to_owned(),
+                (true, Some(name)) => format!("the leaf is not an event that this program knows: its type is {name}"),
+            };
+            return fault(FaultKind::Leaf, detail);
         };
         let LeafOutline { category, stream, version, time, .. } = outline;
         if self.last_time.is_some_and(|last| time < last) {
@@ -161,6 +165,14 @@ impl TrailVerifier {
         self.tiles.push(TreeHash::of_leaf(leaf), complete);
         Ok(outline)
     }
+}
+
+/// The type that a leaf names, if it reads like one.
+fn type_of(leaf: &[u8]) -> Option<String> {
+    let leaf: serde_json::Value = serde_json::from_slice(leaf).ok()?;
+    let name = leaf.get("type")?.as_str()?;
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_');
+    (name.len() <= 100 && name.bytes().all(is_word)).then(|| name.to_owned())
 }
 
 /// A signature by nobody, for the last line of a checkpoint with this root. Readers have to ignore it: those that do not would
