@@ -5,10 +5,14 @@
 //! |---|---|
 //! | [`Bearer`] | an access token |
 //! | [`BearerOrKey`] | an access token or the secret of an API key; never for sensitive calls |
+//! | [`BearerOrAuditor`] | an access token |
 //! | [`Introspector`] | as `BearerOrKey`, and an API key in HTTP Basic |
 //! | [`BearerBeforeStepUp`] | an access token, also of a session that requires a step-up |
 //! | [`LogoutCaller`] | as `BearerBeforeStepUp`, and the refresh cookie after the access token has expired |
 //! | [`EnrolmentCaller`], [`PasswordChangeCaller`] | an access token, or the challenge token of a login that needs this step |
+//!
+//! In a replay of the trail nobody has a session or an API key. The door (`auditor.rs`) has let the auditor in, whom `BearerOrKey`
+//! and `BearerOrAuditor` accept.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,6 +52,11 @@ pub struct Bearer(pub Caller);
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", key_name = "Authorization", checker = "bearer_or_key")]
 pub struct BearerOrKey(pub Authority);
+
+/// An access token. In a replay of the trail, the auditor's token.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", bearer_format = "JWT", key_name = "Authorization", checker = "bearer_or_auditor")]
+pub struct BearerOrAuditor(pub Authority);
 
 /// An access token, or an API key, also in HTTP Basic.
 pub struct Introspector(pub Authority);
@@ -119,6 +128,15 @@ pub(crate) enum Credential {
     AccessToken(Arc<Claims>),
     /// The secret of an API key.
     ApiKey(ApiKeyId),
+    /// The token of the auditor of a replay.
+    AuditorToken,
+}
+
+/// The mark of a request of the auditor of a replay, in its extensions. The door sets it.
+#[derive(Clone, Copy)]
+pub struct Auditor {
+    /// The id under which the requests of this run are counted.
+    pub id: Uuid,
 }
 
 /// The caller of one step of a login.
@@ -169,6 +187,33 @@ impl Authority {
     /// 403 without the permission.
     pub fn require(&self, permission: Permission) -> Result<(), Problem> {
         if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::lacks(permission)) }
+    }
+}
+
+impl Auditor {
+    /// The permissions that allow to read. That nothing is changed with the others is up to the door.
+    pub(crate) fn permissions() -> Permissions {
+        Permissions::of(&[
+            Permission::AccountsRead,
+            Permission::SessionsRead,
+            Permission::RolesRead,
+            Permission::PolicyRead,
+            // The list of API keys, and the lockdown, need these.
+            Permission::ApiKeysManage,
+            Permission::LockdownManage,
+            Permission::AuditRead,
+            Permission::MetricsRead,
+        ])
+    }
+
+    fn authority(self) -> Authority {
+        let actor = Actor::ApiKey { id: self.id };
+        Authority { actor, permissions: Self::permissions(), credential: Credential::AuditorToken }
+    }
+
+    /// 403: the call concerns the caller's own account or session.
+    fn has_no_account() -> Problem {
+        Problem::permission_denied().with_detail("The auditor of a replay has neither an account nor a session.")
     }
 }
 
@@ -290,13 +335,27 @@ impl<'a> ApiExtractor<'a> for LogoutCaller {
 
 async fn bearer_or_key(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
     let app = app(request)?;
+    if let Some(auditor) = request.data::<Auditor>() {
+        return with_valid_parameters(request, auditor.authority());
+    }
     if let Some(key) = app.commands.api_key(&bearer.token) {
         return with_valid_parameters(
             request,
             authority_of(app, request, key).await?.ok_or_else(Problem::invalid_token)?,
         );
     }
-    let caller = require_stepped_up(authenticate(app, request, &bearer.token).await?)?;
+    by_access_token(app, request, &bearer.token).await
+}
+
+async fn bearer_or_auditor(request: &Request, bearer: auth::Bearer) -> poem::Result<Authority> {
+    match request.data::<Auditor>() {
+        Some(auditor) => with_valid_parameters(request, auditor.authority()),
+        None => by_access_token(app(request)?, request, &bearer.token).await,
+    }
+}
+
+async fn by_access_token(app: &App, request: &Request, token: &str) -> poem::Result<Authority> {
+    let caller = require_stepped_up(authenticate(app, request, token).await?)?;
     let (actor, permissions) = (caller.actor(), caller.permissions);
     with_valid_parameters(request, Authority { actor, permissions, credential: Credential::AccessToken(caller.claims) })
 }
@@ -339,6 +398,9 @@ pub(crate) fn require_stepped_up(caller: Caller) -> Result<Caller, Problem> {
 }
 
 async fn authenticate(app: &App, request: &Request, token: &str) -> Result<Caller, Problem> {
+    if request.data::<Auditor>().is_some() {
+        return Err(Auditor::has_no_account());
+    }
     let claims = app.tokens.verify(app.commands.keys(), token, clock::now()).map_err(|_| Problem::invalid_token())?;
     let caller = judge(app, claims).await?.ok_or_else(Problem::invalid_token)?;
     if request.data::<ByCookie>().is_some() && !request.method().is_safe() {

@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod answer;
+pub mod auditor;
 pub mod caller;
 pub mod checkpoints;
 pub mod clock;

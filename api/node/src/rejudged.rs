@@ -6,7 +6,7 @@ use std::time::Duration;
 use fulexo_domain::permission::Permission;
 use tokio::time::timeout;
 
-use crate::caller::{Authority, Credential, judge, require_stepped_up, standing_of};
+use crate::caller::{Auditor, Authority, Credential, judge, require_stepped_up, standing_of};
 use crate::clock;
 use crate::http::Problem;
 use crate::state::App;
@@ -34,6 +34,7 @@ impl Authority {
                     require_stepped_up(caller)?.permissions
                 }
                 Credential::ApiKey(key) => standing_of(app, *key).await?.ok_or_else(Problem::invalid_token)?.0,
+                Credential::AuditorToken => Auditor::permissions(),
             };
             if permissions.contains(permission) { Ok(()) } else { Err(Problem::lacks(permission)) }
         };

@@ -3,7 +3,7 @@
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::{ApiKeyId, ApiKeyName, Reason};
 use fulexo_node::answer::{CommandResponse, EnforcementResource, query_failed};
-use fulexo_node::caller::{Bearer, app, context};
+use fulexo_node::caller::{Bearer, BearerOrAuditor, app, context};
 use fulexo_node::http::{JsonBody, Problem};
 use fulexo_node::timestamp::Timestamp;
 use fulexo_node::vocabulary::{Orders, Word};
@@ -118,7 +118,7 @@ impl ApiKeys {
     async fn list(
         &self,
         request: &Request,
-        caller: Bearer,
+        caller: BearerOrAuditor,
         /// The `next_cursor` of the previous page.
         cursor: Query<Option<String>>,
         /// The maximum number of items, 1 to 200. The default is 50.

@@ -204,7 +204,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
             &["config/"],
             &["cosigning/", "mail/"],
             &["state.rs"],
-            &["answer.rs", "caller.rs", "export_stream.rs", "rejudged.rs"],
+            &["answer.rs", "auditor.rs", "caller.rs", "export_stream.rs", "rejudged.rs"],
             &["start.rs", "start/"],
             &["lib.rs"],
         ],
