@@ -14,6 +14,7 @@
 pub mod listening;
 mod log_side;
 mod read_side;
+pub mod replayed;
 
 use std::sync::Arc;
 use std::time::Duration;

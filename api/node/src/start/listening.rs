@@ -2,7 +2,7 @@
 //! what a connection may do.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -61,6 +61,23 @@ impl Listen {
             has_front_page: config.environment == Environment::Development,
             public_url: config.mail.as_ref().map(|mail| mail.public_url.as_str().into()),
         })
+    }
+}
+
+impl Listen {
+    /// An address of this machine alone, over plain HTTP.
+    pub fn on_loopback(reserved: Reserved) -> Self {
+        let address = (Ipv4Addr::LOCALHOST, reserved.port().unwrap_or_default()).into();
+        Self {
+            reserved,
+            address,
+            tls: None,
+            redirect: None,
+            trusted_proxies: Vec::new(),
+            origins: Origins::default(),
+            has_front_page: false,
+            public_url: None,
+        }
     }
 }
 
