@@ -223,7 +223,7 @@ async fn bring_back(pool: &PgPool, projection: Projection, is_json: bool) -> Res
 }
 
 /// Returns the version and the digest of this program: a rebuild is resumed only by the program that started it.
-fn program() -> Result<String, Failure> {
+pub(super) fn program() -> Result<String, Failure> {
     // The running file, even if another file has replaced it.
     let mut file = std::fs::File::open("/proc/self/exe")
         .map_err(|error| Failure::Failed(format!("cannot read this program's own file: {error}")))?;

@@ -10,6 +10,7 @@ mod erasures;
 mod exports;
 mod pipes;
 mod rebuild;
+mod replayed;
 mod revocation;
 mod secrets;
 mod serve;

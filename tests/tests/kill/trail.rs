@@ -18,16 +18,16 @@ use tokio::task::block_in_place;
 use crate::signing::{Signing, covered};
 
 /// A log with a signer, and its database.
-struct SignedLog {
-    signing: Signing,
-    database: Arc<Database>,
-    pool: PgPool,
-    node: Node,
+pub struct SignedLog {
+    pub signing: Signing,
+    pub database: Arc<Database>,
+    pub pool: PgPool,
+    pub node: Node,
     _signer: Program,
 }
 
 impl SignedLog {
-    async fn of(events: usize) -> Self {
+    pub async fn of(events: usize) -> Self {
         let (signing, database) = (Signing::new(), Arc::new(Database::create().await));
         let signer = signing.start();
         let pool = superuser(&database).await;
@@ -38,16 +38,16 @@ impl SignedLog {
         log
     }
 
-    async fn covered(&self) -> Checkpoint {
+    pub async fn covered(&self) -> Checkpoint {
         covered(&self.signing, &self.pool).await
     }
 
     /// Runs a verb on the database of the log.
-    fn run(&self, arguments: &[&str]) -> Ended {
+    pub fn run(&self, arguments: &[&str]) -> Ended {
         Program::run(arguments, &BTreeMap::from([("DATABASE_URL".to_owned(), self.database.url())]))
     }
 
-    fn exported(&self, name: &str) -> PathBuf {
+    pub fn exported(&self, name: &str) -> PathBuf {
         let (directory, key) = (self.signing.path(name), self.signing.key.to_string());
         let ended = self.run(&["audit", "export", &directory.display().to_string(), "--key", &key]);
         assert!(ended.status.success(), "{}", ended.errors);
@@ -84,7 +84,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn copied(from: &Path, to: &Path) {
+pub fn copied(from: &Path, to: &Path) {
     for file in files(from) {
         let target = to.join(file.strip_prefix(from).unwrap());
         fs::create_dir_all(target.parent().unwrap()).unwrap();

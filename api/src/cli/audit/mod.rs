@@ -3,6 +3,7 @@
 mod entry;
 mod export;
 mod lines;
+mod replay;
 mod source;
 mod trust;
 mod verify;
@@ -31,6 +32,12 @@ enum AuditVerb {
     /// With --format events are written as lines, for auditors and for systems that collect events. Exits with 1 if they are
     /// not whole, and names the position to continue after.
     Export(export::ExportArgs),
+    /// Replay a copy of the log on this machine, and answer questions about it over HTTP, for reading alone.
+    ///
+    /// Verifies the copy as `verify` does. Only then rebuilds the read models from it, in a PostgreSQL of its own, and serves
+    /// them on 127.0.0.1 to whoever has the token that it prints. Needs the programs of PostgreSQL, and nothing of the service:
+    /// neither its database nor its keys. Runs until Ctrl-C.
+    Replay(replay::AuditReplayArgs),
     /// Write the proof of one event, with the event in it, to verify offline (C2SP tlog-proof).
     Proof(entry::ProofArgs),
     /// Verify a proof of one event offline, and print the event.
@@ -42,6 +49,7 @@ impl AuditArgs {
         match self.verb {
             AuditVerb::Verify(verb) => verb.run(),
             AuditVerb::Export(verb) => verb.run(),
+            AuditVerb::Replay(verb) => verb.run(),
             AuditVerb::Proof(verb) => verb.run(),
             AuditVerb::Check(verb) => verb.run(),
         }

@@ -40,7 +40,7 @@ pub struct VerifyArgs {
 }
 
 /// The reason why a log is not verified.
-enum Unverified {
+pub enum Unverified {
     /// It has a fault.
     Fault(TrailFault),
     /// It was not read.
@@ -56,6 +56,15 @@ impl From<TrailFault> for Unverified {
 impl From<Failure> for Unverified {
     fn from(failure: Failure) -> Self {
         Self::Unread(failure)
+    }
+}
+
+impl From<Unverified> for Failure {
+    fn from(unverified: Unverified) -> Self {
+        match unverified {
+            Unverified::Fault(fault) => Self::Failed(format!("the log is not verified: {fault}")),
+            Unverified::Unread(failure) => failure,
+        }
     }
 }
 
@@ -92,22 +101,23 @@ impl VerifyArgs {
                     }
                     out.line(format_args!("root {}", checkpoint.root))
                 }
-                Err(Unverified::Fault(fault)) => {
-                    if self.json {
+                Err(unverified) => {
+                    if let Unverified::Fault(fault) = &unverified
+                        && self.json
+                    {
                         let (position, kind) = (fault.position, fault.kind.as_str());
                         let fault = json!({"position": position, "kind": kind, "detail": fault.detail});
                         out.line(json!({"verified": false, "fault": fault}))?;
                     }
-                    Err(Failure::Failed(format!("the log is not verified: {fault}")))
+                    Err(unverified.into())
                 }
-                Err(Unverified::Unread(failure)) => Err(failure),
             }
         })
     }
 }
 
 /// Verifies everything. Returns the checkpoint, and the older one that the log was compared with.
-async fn verify(
+pub async fn verify(
     source: &LogSource,
     trust: &Trust,
     since: Option<&[u8]>,
