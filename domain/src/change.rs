@@ -108,7 +108,8 @@ fn fields_set(event: &Event, previous: Option<&Event>) -> Option<Vec<FieldChange
         }
         // The event itself is the fact: it names the fields that were disclosed.
         Event::Audit(AuditTrailEvent::Unsealed { .. }) => Vec::new(),
-        Event::RateLimit(_) | Event::Checkpoint(_) => return None,
+        // An operator's, which name both keys themselves.
+        Event::Key(_) | Event::RateLimit(_) | Event::Checkpoint(_) => return None,
     })
 }
 

@@ -12,6 +12,7 @@ use crate::api_key::ApiKeyEvent;
 use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::checkpoint::CheckpointEvent;
+use crate::key::KeyEvent;
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
@@ -42,6 +43,8 @@ pub enum Event {
     Checkpoint(CheckpointEvent),
     /// An event of the use of the audit trail.
     Audit(AuditTrailEvent),
+    /// An event of the service's keys.
+    Key(KeyEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -104,6 +107,12 @@ impl From<AuditTrailEvent> for Event {
     }
 }
 
+impl From<KeyEvent> for Event {
+    fn from(event: KeyEvent) -> Self {
+        Self::Key(event)
+    }
+}
+
 /// An event of a category other than the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event belongs to another category")]
@@ -158,6 +167,13 @@ impl TryFrom<Event> for LockdownEvent {
     }
 }
 
+impl TryFrom<Event> for KeyEvent {
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Key(event) = event { Ok(event) } else { Err(CategoryMismatch) }
+    }
+}
+
 /// All event types, by category, derived from the enums.
 static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     [
@@ -171,6 +187,7 @@ static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         serde_introspect::<LockdownEvent>(),
         serde_introspect::<CheckpointEvent>(),
         serde_introspect::<AuditTrailEvent>(),
+        serde_introspect::<KeyEvent>(),
     ]
     .concat()
 });
@@ -196,6 +213,7 @@ impl Event {
             Self::Lockdown(_) => Category::Lockdown,
             Self::Checkpoint(_) => Category::Checkpoint,
             Self::Audit(_) => Category::Audit,
+            Self::Key(_) => Category::Key,
         }
     }
 
@@ -212,7 +230,8 @@ impl Event {
             | Self::RateLimit(_)
             | Self::Lockdown(_)
             | Self::Checkpoint(_)
-            | Self::Audit(_) => 1,
+            | Self::Audit(_)
+            | Self::Key(_) => 1,
         }
     }
 
@@ -253,7 +272,8 @@ impl Event {
                 | AccountEvent::ErasureCompleted { .. },
             )
             | Self::ApiKey(ApiKeyEvent::Created { .. })
-            | Self::Checkpoint(_) => &[],
+            | Self::Checkpoint(_)
+            | Self::Key(_) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })
             | Self::Session(SessionEvent::Started { .. }) => {
                 &[SealedField::Device, SealedField::Ip, SealedField::UserAgent]
@@ -311,11 +331,13 @@ pub enum Category {
     Checkpoint,
     /// One stream per event whose sealed fields were disclosed, with its id.
     Audit,
+    /// A single stream, the nil one.
+    Key,
 }
 
 impl Category {
     /// All categories.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Account,
         Self::Authentication,
         Self::Session,
@@ -326,6 +348,7 @@ impl Category {
         Self::Lockdown,
         Self::Checkpoint,
         Self::Audit,
+        Self::Key,
     ];
 
     /// The name in leaves, tables and subjects.
@@ -342,6 +365,7 @@ impl Category {
             Self::Lockdown => "lockdown",
             Self::Checkpoint => "checkpoint",
             Self::Audit => "audit",
+            Self::Key => "key",
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::checkpoint::CheckpointEvent;
 use crate::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
+use crate::key::KeyEvent;
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
 use crate::rate_limit::RateLimitEvent;
@@ -108,6 +109,7 @@ impl EventDraft {
             Event::Lockdown(event) => serde_json::to_value(event),
             Event::Checkpoint(event) => serde_json::to_value(event),
             Event::Audit(event) => serde_json::to_value(event),
+            Event::Key(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -251,6 +253,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
         Category::Lockdown => LockdownEvent::deserialize(tagged).map(Event::Lockdown),
         Category::Checkpoint => CheckpointEvent::deserialize(tagged).map(Event::Checkpoint),
         Category::Audit => AuditTrailEvent::deserialize(tagged).map(Event::Audit),
+        Category::Key => KeyEvent::deserialize(tagged).map(Event::Key),
     }
     .map_err(|source| {
         // Serde reports an unknown variant only in the text of its message.

@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod erasure;
 pub mod event;
 pub mod jetstream;
+pub mod key;
 pub mod leaf;
 pub mod lockdown;
 pub mod lockout;

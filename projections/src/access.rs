@@ -62,7 +62,9 @@ pub const fn concerns(event: &Event) -> bool {
             SessionEvent::RefreshReused { .. } | SessionEvent::FingerprintMismatched { .. } => false,
         },
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => true,
-        Event::Authentication(_) | Event::RateLimit(_) | Event::Checkpoint(_) | Event::Audit(_) => false,
+        Event::Authentication(_) | Event::RateLimit(_) | Event::Checkpoint(_) | Event::Audit(_) | Event::Key(_) => {
+            false
+        }
     }
 }
 
@@ -80,7 +82,11 @@ pub fn apply<'a>(
                 Event::Policy(PolicyEvent::Changed { after, .. }) => apply_policy(connection, recorded, after).await?,
                 Event::ApiKey(event) => apply_api_key(connection, recorded, event).await?,
                 Event::Lockdown(event) => apply_lockdown(connection, recorded, event).await?,
-                Event::Authentication(_) | Event::RateLimit(_) | Event::Checkpoint(_) | Event::Audit(_) => {}
+                Event::Authentication(_)
+                | Event::RateLimit(_)
+                | Event::Checkpoint(_)
+                | Event::Audit(_)
+                | Event::Key(_) => {}
             }
         }
         Ok(())

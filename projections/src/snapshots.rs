@@ -101,7 +101,8 @@ async fn expected_state(
         | Category::RateLimit
         | Category::Lockdown
         | Category::Checkpoint
-        | Category::Audit => None,
+        | Category::Audit
+        | Category::Key => None,
     };
     Ok(folded.map(|folded| (stream, folded)))
 }

@@ -128,7 +128,8 @@ impl Log {
                 | Event::RateLimit(_)
                 | Event::Lockdown(_)
                 | Event::Checkpoint(_)
-                | Event::Audit(_) => {}
+                | Event::Audit(_)
+                | Event::Key(_) => {}
             }
         }
         Self { events, accounts, sessions, roles }
@@ -251,7 +252,8 @@ impl Log {
                 | Event::Role(_)
                 | Event::RateLimit(_)
                 | Event::Checkpoint(_)
-                | Event::Audit(_) => {}
+                | Event::Audit(_)
+                | Event::Key(_) => {}
             }
         }
         let rows: Vec<(String,)> = all(pool, "select policy from access.policy").await;

@@ -21,6 +21,7 @@ use fulexo_domain::authentication::{
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::erasure::DestroyedData;
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
+use fulexo_domain::key::{KeyEvent, KeyLabel, KeyPurpose};
 use fulexo_domain::leaf::{self, EventDraft, LeafOutline, LeafTemplate};
 use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
 use fulexo_domain::permission::Permission;
@@ -202,6 +203,12 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("different", refusal_ended(CheckpointRefusal::Different)),
         ("other_log", refusal_ended(CheckpointRefusal::OtherLog)),
         ("memory", refusal_ended(CheckpointRefusal::Memory)),
+        ("", key_rotated(KeyPurpose::Encryption, "default", "2026-11-30")),
+        ("signing", key_rotated(KeyPurpose::Signing, &fingerprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs")),
+        ("log", key_rotated(KeyPurpose::Log, "auth.example.com/log+1a2b3c4d", "auth.example.com/log+4d3c2b1a")),
+        ("", key_destroyed(KeyPurpose::Encryption, "default")),
+        ("signing", key_destroyed(KeyPurpose::Signing, &fingerprint())),
+        ("log", key_destroyed(KeyPurpose::Log, "auth.example.com/log+1a2b3c4d")),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -344,6 +351,14 @@ fn stands_among_the_samples(event: &Event) {
             ended_at: _,
         }) => {}
         Event::Audit(AuditTrailEvent::Unsealed { position: _, fields: _ }) => {}
+        Event::Key(event) => match event {
+            KeyEvent::Rotated {
+                kind: KeyPurpose::Encryption | KeyPurpose::Signing | KeyPurpose::Log,
+                from: _,
+                to: _,
+            }
+            | KeyEvent::Destroyed { kind: KeyPurpose::Encryption | KeyPurpose::Signing | KeyPurpose::Log, id: _ } => {}
+        },
         Event::Lockdown(event) => match event {
             LockdownEvent::Started { scope: LockdownScope::Logins | LockdownScope::All } | LockdownEvent::Lifted {} => {
             }
@@ -424,6 +439,15 @@ fn refusal_ended(reason: CheckpointRefusal) -> Event {
     CheckpointEvent::RefusalEnded { reason, started_at: time(0), ended_at: time(3_600) }.into()
 }
 
+fn key_rotated(kind: KeyPurpose, from: &str, to: &str) -> Event {
+    let label = |text| KeyLabel::parse(text).unwrap();
+    KeyEvent::Rotated { kind, from: label(from), to: label(to) }.into()
+}
+
+fn key_destroyed(kind: KeyPurpose, id: &str) -> Event {
+    KeyEvent::Destroyed { kind, id: KeyLabel::parse(id).unwrap() }.into()
+}
+
 fn violated(layer: RateLimitLayer, route: Option<RouteGroup>) -> Event {
     RateLimitEvent::Violated { layer, route, started_at: time(0), ended_at: time(60), count: 1_017 }.into()
 }
@@ -469,6 +493,7 @@ fn prepared(event: &Event) -> LeafTemplate {
         }
         Event::RateLimit(_) => (None, Actor::Anonymous, None),
         Event::Checkpoint(_) => (None, Actor::System, None),
+        Event::Key(_) => (None, Actor::Operator, None),
         Event::Audit(_) => (Some(id(2)), Actor::Account { id: id(4) }, None),
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => {
             (None, Actor::Account { id: id(4) }, None)

@@ -101,7 +101,8 @@ impl MailKind {
             | Event::RateLimit(_)
             | Event::Lockdown(_)
             | Event::Checkpoint(_)
-            | Event::Audit(_) => None,
+            | Event::Audit(_)
+            | Event::Key(_) => None,
         }
     }
 

@@ -244,7 +244,8 @@ impl GateMemory {
             | Event::RateLimit(_)
             | Event::Lockdown(_)
             | Event::Checkpoint(_)
-            | Event::Audit(_) => {}
+            | Event::Audit(_)
+            | Event::Key(_) => {}
         }
     }
 

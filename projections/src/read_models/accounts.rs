@@ -312,7 +312,8 @@ const fn concerns(recorded: &RecordedEvent) -> bool {
         | Event::RateLimit(_)
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
-        | Event::Audit(_) => false,
+        | Event::Audit(_)
+        | Event::Key(_) => false,
     }
 }
 
@@ -418,7 +419,8 @@ fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
         | Event::RateLimit(_)
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
-        | Event::Audit(_) => {}
+        | Event::Audit(_)
+        | Event::Key(_) => {}
     }
 }
 

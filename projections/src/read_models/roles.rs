@@ -279,7 +279,8 @@ const fn role_event(recorded: &RecordedEvent) -> Option<&RoleEvent> {
         | Event::RateLimit(_)
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
-        | Event::Audit(_) => None,
+        | Event::Audit(_)
+        | Event::Key(_) => None,
     }
 }
 
@@ -355,7 +356,8 @@ fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
         | Event::RateLimit(_)
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
-        | Event::Audit(_) => None,
+        | Event::Audit(_)
+        | Event::Key(_) => None,
     }
 }
 

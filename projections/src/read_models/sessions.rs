@@ -279,7 +279,8 @@ const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
         | Event::RateLimit(_)
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
-        | Event::Audit(_) => None,
+        | Event::Audit(_)
+        | Event::Key(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@ use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, FailureReason};
 use fulexo_domain::checkpoint::CheckpointEvent;
 use fulexo_domain::event::{Event, RecordedEvent};
+use fulexo_domain::key::KeyEvent;
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::policy::PolicyEvent;
 use fulexo_domain::rate_limit::{RateLimitEvent, RouteGroup};
@@ -99,6 +100,9 @@ impl<'a> OcsfDetails<'a> {
             },
             Event::Lockdown(LockdownEvent::Started { .. } | LockdownEvent::Lifted {}) => {
                 Self { entity: Some(entity(Some("lockdown"), "Lockdown", recorded)), ..Self::default() }
+            }
+            Event::Key(KeyEvent::Rotated { to: label, .. } | KeyEvent::Destroyed { id: label, .. }) => {
+                Self { entity: Some(entity(Some(label.as_str()), "Key", recorded)), ..Self::default() }
             }
             Event::Checkpoint(CheckpointEvent::RefusalEnded { reason, started_at, ended_at }) => {
                 of_refusal(reason.as_str(), *started_at, *ended_at, recorded)

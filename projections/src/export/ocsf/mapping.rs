@@ -7,6 +7,7 @@ use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, FailureReason};
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::event::Event;
+use fulexo_domain::key::KeyEvent;
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::policy::{FingerprintPolicy, PolicyEvent};
 use fulexo_domain::rate_limit::RateLimitEvent;
@@ -112,6 +113,8 @@ impl OcsfMapping {
                 };
                 (act(DetectionFinding, 3, "Close"), severity, Resolved)
             }
+            Event::Key(KeyEvent::Rotated { .. }) => (act(EntityManagement, 3, "Update"), Low, Success),
+            Event::Key(KeyEvent::Destroyed { .. }) => (act(EntityManagement, 4, "Delete"), Low, Success),
             Event::Audit(AuditTrailEvent::Unsealed { .. }) => (act(ApiActivity, 2, "Read"), Medium, Success),
         };
         let (class, activity) = match version {
