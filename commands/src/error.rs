@@ -153,9 +153,11 @@ impl From<VaultError> for CommandError {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Database(error) => error.into(),
-            VaultError::WrongKey(_) | VaultError::NoKey | VaultError::Unseal(_) | VaultError::Randomness(_) => {
-                Self::internal(error)
-            }
+            VaultError::WrongKey(_)
+            | VaultError::MissingKey(_)
+            | VaultError::NoKey
+            | VaultError::Unseal(_)
+            | VaultError::Randomness(_) => Self::internal(error),
         }
     }
 }

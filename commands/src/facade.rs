@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::checkpoint::CheckpointRefusal;
+use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::password::Password;
 use fulexo_domain::permission::Permissions;
@@ -33,6 +34,7 @@ use crate::context::Context;
 use crate::erasure::{self, ErasureStatus};
 use crate::error::CommandError;
 use crate::execute::CommandOutcome;
+use crate::keys;
 use crate::log::EventLog;
 use crate::mail::outbox::{self, OutgoingMail};
 use crate::rate_limit::{self, RateLimitViolation, SharedQuotaDecision};
@@ -816,5 +818,32 @@ impl Commands {
         ended_at: DateTime<Utc>,
     ) -> Result<(), CommandError> {
         checkpoint::record_ended_refusal(&self.side, context, reason, started_at, ended_at).await
+    }
+
+    /// Puts a key in the place of another, everywhere at once, and records it. Every node has to have the key already.
+    ///
+    /// # Errors
+    /// [`CommandError::Internal`] if the log says otherwise: the key before is not in use, or the other one was destroyed.
+    pub async fn record_key_rotation(
+        &self,
+        context: &Context,
+        kind: KeyPurpose,
+        from: &KeyLabel,
+        to: &KeyLabel,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        keys::record_rotation(&self.side, context, kind, from, to).await
+    }
+
+    /// Records that a key was destroyed. No node has it any more.
+    ///
+    /// # Errors
+    /// [`CommandError::Internal`] if the log says that the key is in use, or was destroyed before.
+    pub async fn record_key_destruction(
+        &self,
+        context: &Context,
+        kind: KeyPurpose,
+        id: &KeyLabel,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        keys::record_destruction(&self.side, context, kind, id).await
     }
 }

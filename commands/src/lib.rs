@@ -14,6 +14,7 @@ mod error;
 mod execute;
 mod facade;
 mod idempotency;
+mod keys;
 pub mod log;
 mod log_store;
 mod mail;

@@ -1,10 +1,12 @@
 //! Deletes expired rows, a bounded number at a time: results of commands, counted attempts and requests, roots of
-//! sessions, known devices, mailed tokens. It never deletes from the log.
+//! sessions, known devices, mailed tokens, and, with its key, what was sealed for nobody in particular. It never deletes from the
+//! log.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use fulexo_domain::authentication::DEVICE_LIFETIME;
 use fulexo_domain::lockout::COUNTER_RETENTION;
 use sqlx::PgPool;
+use sqlx::postgres::PgQueryResult;
 
 use crate::vault::write::MAIL_LIMIT_PERIOD;
 
@@ -17,6 +19,8 @@ const MAX_ROWS: i64 = 5_000;
 #[derive(Clone)]
 pub struct Retention {
     pool: PgPool,
+    /// The time for which data is kept that is sealed for nobody in particular, from the end of its month.
+    anonymous: TimeDelta,
 }
 
 /// The result of one sweep.
@@ -31,8 +35,8 @@ pub struct SweepResult {
 impl Retention {
     /// Creates the sweep over the write side's tables.
     #[must_use]
-    pub const fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub const fn new(pool: PgPool, anonymous: TimeDelta) -> Self {
+        Self { pool, anonymous }
     }
 
     /// Deletes the rows that have expired by the database's clock as well as by `now`: a node whose clock is ahead does
@@ -104,7 +108,29 @@ impl Retention {
         )
         .execute(&self.pool)
         .await?;
-        let swept = [commands, attempts, roots, devices, buckets, tokens, mails].map(|result| result.rows_affected());
+        let months = self.forget_months(now).await?;
+        let swept = [commands, attempts, roots, devices, buckets, tokens, mails, months];
+        let swept = swept.map(|result| result.rows_affected());
         Ok(SweepResult { rows: swept.iter().sum(), more: swept.iter().any(|rows| *rows >= MAX_ROWS.unsigned_abs()) })
+    }
+
+    /// Deletes the keys of months whose data has been kept long enough, then that data: what is left of it between two sweeps
+    /// opens no more. A key that was wrapped with another one since is gone from old pages and backups, too.
+    async fn forget_months(&self, now: DateTime<Utc>) -> Result<PgQueryResult, sqlx::Error> {
+        let before = (now - self.anonymous).date_naive();
+        // The month of this day has not ended when its time began.
+        let before = before.with_day(1).unwrap_or(before);
+        let keys = sqlx::query_scalar!("delete from vault.period_key where period < $1 returning period", before);
+        for month in keys.fetch_all(&self.pool).await? {
+            tracing::info!(%month, "the key of a month was destroyed: its data has been kept long enough");
+        }
+        sqlx::query!(
+            "delete from log.sealed where (position, ordinal) in (
+                 select position, ordinal from log.sealed where period < $1 limit $2)",
+            before,
+            MAX_ROWS
+        )
+        .execute(&self.pool)
+        .await
     }
 }

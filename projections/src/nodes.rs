@@ -47,6 +47,8 @@ pub struct NodeRegistry {
     pool: PgPool,
     name: Arc<str>,
     gate: Arc<Gate>,
+    /// The keys that this node has and uses, as it announces them.
+    keys: Mutex<Arc<[String]>>,
     own: Mutex<Option<NodeRegistration>>,
     /// The start of the last committed renewal, until the follower takes it.
     renewed: Mutex<Option<Instant>>,
@@ -81,6 +83,17 @@ pub struct NodeStatus {
     pub is_up: bool,
 }
 
+/// The keys of a node: of each a name and a check value, never the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeHoldings {
+    /// The node's name.
+    pub name: Arc<str>,
+    /// `true` if the node has renewed its registration lately.
+    pub is_up: bool,
+    /// The keys that it has and uses.
+    pub keys: Arc<[String]>,
+}
+
 /// The enforcement of an event, once each node has applied it or has lost its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enforcement {
@@ -105,6 +118,7 @@ impl NodeRegistry {
             pool,
             name,
             gate,
+            keys: Mutex::default(),
             own: Mutex::new(None),
             renewed: Mutex::new(None),
             commit_heartbeat: watch::Sender::default(),
@@ -131,6 +145,35 @@ impl NodeRegistry {
     #[must_use]
     pub fn commit_heartbeat(&self) -> watch::Sender<Option<Instant>> {
         self.commit_heartbeat.clone()
+    }
+
+    /// Announces these keys to the others, with this node's next renewal.
+    pub fn announce_keys(&self, keys: Vec<String>) {
+        *lock(&self.keys) = keys.into();
+    }
+
+    fn announced_keys(&self) -> Arc<[String]> {
+        Arc::clone(&lock(&self.keys))
+    }
+
+    /// Returns the keys that each node had announced when this was called, or later. A node that has stopped counts as up
+    /// until its lease has run out.
+    ///
+    /// # Errors
+    /// [`RegistryUnavailable`].
+    pub async fn holdings(&self) -> Result<Vec<NodeHoldings>, RegistryUnavailable> {
+        let began = Instant::now();
+        let _waiting = self.register_waiter();
+        let mut snapshot = self.snapshot.subscribe();
+        let read = snapshot.wait_for(|snapshot| snapshot.asked.is_some_and(|asked| asked >= began));
+        let read = timeout(REGISTRY_TIMEOUT, read).await.map_err(|_| RegistryUnavailable)?;
+        let nodes = Arc::clone(&read.map_err(|_| RegistryUnavailable)?.nodes);
+        let holdings = nodes.iter().map(|node| NodeHoldings {
+            name: Arc::clone(&node.name),
+            is_up: !node.lease_is_over(Instant::now()),
+            keys: Arc::clone(&node.keys),
+        });
+        Ok(holdings.collect())
     }
 
     fn note_renewal(&self, asked: Instant) {
@@ -266,15 +309,18 @@ impl NodeRegistry {
         // sees. A missing row was swept. A row with a higher number was renewed by a copy of this process, which is
         // another node. A locked row is still being renewed on a connection that was given up: while no standby
         // acknowledges, one session waits rather than one per attempt.
+        let keys = self.announced_keys();
         let renewed = connection.with_deadline(async |connection| {
             let renewed = sqlx::query!(
                 "with durably as (select set_config('synchronous_commit', 'on', true),
                                          set_config('lock_timeout', '500ms', true))
-                 update projection.node set renewals = $2, renewed_at = clock_timestamp(), applied = greatest(applied, $3)
+                 update projection.node
+                 set renewals = $2, renewed_at = clock_timestamp(), applied = greatest(applied, $3), keys = $4
                  from durably where node_id = $1 and renewals < $2",
                 own.id,
                 to_i64(own.renewals),
-                to_i64(self.gate.applied())
+                to_i64(self.gate.applied()),
+                &*keys
             )
             .execute(connection)
             .await?;
@@ -287,14 +333,16 @@ impl NodeRegistry {
     }
 
     async fn register(&self, connection: &mut DedicatedConnection) -> Result<(), sqlx::Error> {
+        let keys = self.announced_keys();
         let registered = connection.with_deadline(async |connection| {
             sqlx::query_scalar!(
                 "with durably as (select set_config('synchronous_commit', 'on', true))
-                 insert into projection.node (node_id, name, started_at, renewals, renewed_at, applied)
-                 select gen_random_uuid(), $1, clock_timestamp(), 1, clock_timestamp(), $2 from durably
+                 insert into projection.node (node_id, name, started_at, renewals, renewed_at, applied, keys)
+                 select gen_random_uuid(), $1, clock_timestamp(), 1, clock_timestamp(), $2, $3 from durably
                  returning node_id",
                 &*self.name,
-                to_i64(self.gate.applied())
+                to_i64(self.gate.applied()),
+                &*keys
             )
             .fetch_one(connection)
             .await
@@ -325,9 +373,11 @@ impl NodeRegistry {
     async fn poll(&self, connection: &mut DedicatedConnection) -> Result<(), sqlx::Error> {
         let asked = Instant::now();
         let rows = connection.with_deadline(async |connection| {
-            sqlx::query!("select node_id, name, renewals, applied from projection.node order by started_at, node_id")
-                .fetch_all(connection)
-                .await
+            sqlx::query!(
+                "select node_id, name, renewals, applied, keys from projection.node order by started_at, node_id"
+            )
+            .fetch_all(connection)
+            .await
         });
         let rows = rows.await?;
         let now = Instant::now();
@@ -340,7 +390,14 @@ impl NodeRegistry {
                 let name = before.map_or_else(|| row.name.into(), |known| Arc::clone(&known.name));
                 let renewal_seen_at =
                     before.filter(|known| known.renewals == renewals).map_or(now, |known| known.renewal_seen_at);
-                RegistryEntry { id: row.node_id, name, renewals, renewal_seen_at, applied: row.applied.unsigned_abs() }
+                RegistryEntry {
+                    id: row.node_id,
+                    name,
+                    renewals,
+                    renewal_seen_at,
+                    applied: row.applied.unsigned_abs(),
+                    keys: row.keys.into(),
+                }
             })
             .collect();
         self.snapshot.send_replace(RegistrySnapshot { asked: Some(asked), nodes: Arc::clone(&nodes) });

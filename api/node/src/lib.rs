@@ -17,6 +17,7 @@ pub mod doorbell;
 pub mod durable_file;
 pub mod export_stream;
 pub mod http;
+pub mod keys;
 pub mod limits;
 pub mod log_size;
 pub mod mail;

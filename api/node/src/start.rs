@@ -19,13 +19,13 @@ pub mod replayed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::access_token::{KeyRing, TokenSettings};
 use fulexo_commands::context::{Context, RequestOrigin};
 use fulexo_commands::log::QUEUE;
 use fulexo_commands::log::relay::{self, CopyKey};
 use fulexo_commands::password_hash::PasswordHasher;
-use fulexo_commands::vault::Vault;
+use fulexo_commands::vault::{Vault, VaultError};
 use fulexo_commands::{CommandQuotas, Commands, FreshnessCheck, NodeQueues, Retention, WriteSide};
 use fulexo_database::chain;
 use fulexo_domain::event::Actor;
@@ -54,6 +54,7 @@ use crate::http::MAX_IN_FLIGHT;
 use crate::http::listener::Reserved;
 use crate::http::listener_options::ListenerOptions;
 use crate::http::request_id::RequestId;
+use crate::keys::NodeKeys;
 use crate::limits::{Counts, Limits};
 use crate::log_size::LogSize;
 use crate::mail::Transport;
@@ -150,15 +151,15 @@ impl Core {
 
         // The tree over the log, and its signatures.
         let signer = match config.signer {
-            Some(SignerConfig::Here(LogSignerConfig { keys, memory })) => {
+            Some(SignerConfig::Here(LogSignerConfig { keys, file, memory })) => {
                 let opened = LogSigner::open(keys, memory).map_err(|error| failed("the signer", &error))?;
-                Some(Signer::Here(Arc::new(opened)))
+                Some(Signer::Here(Arc::new(opened.following(file))))
             }
             Some(SignerConfig::Socket(path)) => Some(Signer::Socket(path)),
             None => None,
         };
         let (integrator, tree) = Integrator::new(pools.behind.clone(), log_side.head.clone());
-        let signs = signer.is_some();
+        let (signs, of_log) = (signer.is_some(), signer.clone());
         let (publisher, checkpoint) = CheckpointPublisher::new(pools.behind.clone(), tree.clone(), signer.clone());
         let (collector, cosigning) = match config.cosigning {
             Some(config) => {
@@ -193,6 +194,17 @@ impl Core {
             queues: NodeQueues::default(),
         }));
         let limits = counts.map(|counts| Arc::new(Limits::new(counts, Arc::clone(&commands))));
+        let keys = NodeKeys::new(
+            config.key_sources,
+            config.key_epoch,
+            Arc::clone(&commands),
+            Arc::clone(&nodes),
+            pools.behind.clone(),
+        );
+        keys.begin().await.map_err(|error| failed("the lives of keys", &error))?;
+        keys.refresh().await.map_err(|error| failed("the vault", &error))?;
+        let keys = Arc::new(keys);
+        upkeep.push(Box::pin(Arc::clone(&keys).run()));
         upkeep.push(Box::pin(integrator.run()));
         upkeep.push(Box::pin(publisher.run()));
         if let Some(collector) = collector {
@@ -201,7 +213,7 @@ impl Core {
         if signs {
             upkeep.push(Box::pin(record_ended_refusals(pools.behind.clone(), Arc::clone(&commands), by_the_service)));
         }
-        upkeep.push(Box::pin(sweep(pools.behind.clone())));
+        upkeep.push(Box::pin(sweep(pools.behind.clone(), config.anonymous_retention)));
         upkeep.push(Box::pin(Arc::clone(&commands).record_session_ends(by_the_service)));
         upkeep.push(Box::pin(Arc::clone(&commands).carry_out_erasures(by_the_service)));
         if let Some(mail) = config.mail {
@@ -217,6 +229,8 @@ impl Core {
             node_name,
             nodes,
             commands,
+            keys,
+            signer: of_log,
             pool: pools.reads.clone(),
             judging: pools.judging.clone(),
             log_size: LogSize::new(pools.judging.clone()),
@@ -252,6 +266,11 @@ impl Core {
             self.followers.spawn(work);
         }
         self.app.nodes.join().await.map_err(|error| failed("the registry of nodes", &error))?;
+        // A key may have come into use since this node read it, by a rotation that did not see this node yet.
+        let lacking = self.app.keys.refresh().await.map_err(|error| failed("the vault", &error))?;
+        if let Some(id) = lacking.into_iter().next() {
+            return Err(failed("the vault", &VaultError::MissingKey(id)));
+        }
         self.app.doorbell.ring_here();
         let leased = async {
             while !self.app.gate.holds_lease() {
@@ -378,8 +397,8 @@ fn by_the_service() -> Context {
     }
 }
 
-async fn sweep(pool: PgPool) {
-    let retention = Retention::new(pool.clone());
+async fn sweep(pool: PgPool, anonymous_retention: TimeDelta) {
+    let retention = Retention::new(pool.clone(), anonymous_retention);
     loop {
         match retention.sweep(clock::now()).await {
             Ok(swept) if swept.more => continue,

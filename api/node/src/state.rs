@@ -20,8 +20,10 @@ use crate::checkpoints::CheckpointState;
 use crate::cosigning::CosigningState;
 use crate::doorbell::Doorbell;
 use crate::http::problem::Problem;
+use crate::keys::NodeKeys;
 use crate::limits::Limits;
 use crate::log_size::LogSize;
+use crate::signer::Signer;
 use crate::streams::{EventStreams, NoPlace, StreamPlace, StreamPlaces};
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
@@ -37,6 +39,10 @@ pub struct App {
     pub nodes: Arc<NodeRegistry>,
     /// The write side.
     pub commands: Arc<Commands>,
+    /// The keys of this node, and their lives.
+    pub keys: Arc<NodeKeys>,
+    /// The signer of the log, if this node has one.
+    pub signer: Option<Signer>,
     /// The read side's database: what is asked about read models, and may be slow.
     pub pool: PgPool,
     /// The tables that judge a caller, and nothing slower.

@@ -84,7 +84,7 @@ impl ErasureCheckArgs {
             }
             let tables: Vec<String> = search.tables().map(str::to_owned).collect();
             let mut found = Vec::new();
-            let mut bar = Progress::of("check".to_owned(), 0, "tables");
+            let mut bar = Progress::of("tables", "check".to_owned(), 0);
             for (done, table) in (1..).zip(&tables) {
                 found.extend(search.table(table).await.map_err(unread)?);
                 bar.show(done, tables.len() as u64);

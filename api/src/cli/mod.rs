@@ -11,6 +11,7 @@ mod erasure;
 mod events;
 mod failure;
 mod key_file;
+mod keys;
 mod lockdown;
 mod migrate;
 mod openapi;
@@ -84,6 +85,11 @@ enum Verb {
     /// A lockdown refuses everybody except incident responders. Works directly on the database, alongside running nodes. The
     /// log names the operator as the actor. Takes the same configuration as `serve`.
     Lockdown(lockdown::LockdownArgs),
+    /// List keys, and replace them: those that wrap the vault, and those that sign.
+    ///
+    /// Works alongside running nodes, which read their keys again by themselves. A run that was interrupted is run again, and
+    /// continues where it was. The log names the operator as the actor. Takes the same configuration as `serve`.
+    Keys(keys::KeysArgs),
     /// Print the OpenAPI document.
     Openapi(openapi::OpenapiArgs),
     /// Rebuild read models from the log, compare them with the live ones, and switch to them.
@@ -134,6 +140,7 @@ impl Cli {
             Verb::Migrate(verb) => verb.run(),
             Verb::Register(verb) => verb.run(),
             Verb::Lockdown(verb) => verb.run(),
+            Verb::Keys(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
             Verb::Rebuild(verb) => verb.run(),
             Verb::AsOf(verb) => verb.run(),

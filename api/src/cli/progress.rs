@@ -10,13 +10,13 @@ use super::output::note;
 /// The time between two lines without a terminal.
 const LINE: Duration = Duration::from_secs(5);
 /// The template of the bar. The bar fills the rest of the line.
-const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} {msg}, {rate}/s, {eta} left";
+const BAR: &str = "{prefix} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} {unit}, {rate}/s, {eta} left";
 /// The template for a narrow terminal.
 const NARROW: &str = "{prefix} [{wide_bar}] {percent:>3} %  {eta} left";
 
 pub struct Progress {
     name: String,
-    /// The unit of the work, in the plural.
+    /// What is counted, in the plural.
     unit: &'static str,
     /// The number of events that were done before this run.
     from: u64,
@@ -27,21 +27,24 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the progress over events, of which `from` are already done.
+    /// Starts the progress of work on events. `from` of them are already done.
     pub fn new(name: String, from: u64) -> Self {
-        Self::of(name, from, "events")
+        Self::of("events", name, from)
     }
 
-    /// Starts the progress over work in this unit, of which `from` is already done.
-    pub fn of(name: String, from: u64, unit: &'static str) -> Self {
+    /// Starts the progress of work on `unit`. `from` of them are already done.
+    pub fn of(unit: &'static str, name: String, from: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0);
             let template = if width < 100 { NARROW } else { BAR };
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = style.with_key("unit", move |_: &ProgressState, text: &mut dyn std::fmt::Write| {
+                let _ = text.write_str(unit);
+            });
             let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
                 let _ = text.write_str(&grouped(state.per_sec().max(0.0) as u64));
             });
-            ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_message(unit).with_position(from)
+            ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_position(from)
         });
         if let Some(bar) = &bar {
             // The rate counts only this run.

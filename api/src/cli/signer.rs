@@ -53,6 +53,7 @@ fn listen() -> Result<(), Failure> {
     let (config, socket) = config::signer_process()?;
     start_logging(Environment::Development, "info");
     let signer = LogSigner::open(config.keys, config.memory)
+        .map(|signer| signer.following(config.file))
         .map_err(|error| Failure::Failed(format!("cannot open the signer: {}", chain(&error))))?;
     block_on(async {
         let mut stop = StopSignals::listen()?;

@@ -10,6 +10,7 @@ use fulexo_node::clock;
 use fulexo_node::cosigning::CosigningState;
 use fulexo_node::http::Problem;
 use fulexo_node::http::problem::Code;
+use fulexo_node::keys::KeyAge;
 use fulexo_node::state::App;
 use fulexo_node::timestamp::Timestamp;
 use fulexo_projections::nodes::NodeStatus;
@@ -64,6 +65,8 @@ struct Readiness {
     /// The state of the cosignatures of witnesses. Absent if no witnesses are asked.
     #[oai(skip_serializing_if_is_none)]
     anchor: Option<AnchorHealth>,
+    /// The keys in use, as far as their lives are recorded. A key that is due for replacement changes no status.
+    keys: Vec<KeyHealth>,
     /// The nodes of this database. A node that is not `ok` has stopped, or makes no decisions from memory.
     nodes: Vec<NodeHealth>,
 }
@@ -226,6 +229,26 @@ impl WitnessHealth {
     }
 }
 
+/// A key in use. The key itself is nowhere in an answer.
+#[derive(Object)]
+struct KeyHealth {
+    /// The purpose: `encryption` wraps the keys of the vault, `signing` signs access tokens, `log` signs the log's checkpoints.
+    kind: String,
+    /// The number of seconds since it came into use.
+    age: u64,
+    /// `true` if it has been in use for longer than an epoch: rotate it.
+    due: bool,
+    /// The number of replaced keys of this purpose that are not destroyed yet.
+    leaving: u64,
+}
+
+impl KeyHealth {
+    fn of(age: KeyAge) -> Self {
+        let KeyAge { kind, age, is_due, leaving } = age;
+        Self { kind: kind.as_str().to_owned(), age, due: is_due, leaving }
+    }
+}
+
 /// The state of a node.
 #[derive(Object)]
 struct NodeHealth {
@@ -307,7 +330,7 @@ impl Health {
     /// Check readiness
     ///
     /// Returns the state of each dependency, of each read model with its lag, of the gate, the relay, the
-    /// tree, its checkpoint, the witnesses and the nodes.
+    /// tree, its checkpoint, the witnesses, the keys and the nodes.
     ///
     /// Answers 503 if this node cannot serve requests.
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
@@ -371,6 +394,7 @@ impl Health {
             tree,
             checkpoint,
             anchor,
+            keys: app.keys.ages().into_iter().map(KeyHealth::of).collect(),
             nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
@@ -378,7 +402,7 @@ impl Health {
     /// Get node metrics for Prometheus
     ///
     /// Returns this node's metrics in Prometheus' text format: the size of the log, the position, lag and version of each read
-    /// model, the gate, the relay, the tree, its checkpoint and the witnesses.
+    /// model, the gate, the relay, the tree, its checkpoint, the witnesses and the ages of keys.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<MetricsResponse, Problem> {
         let app = app(request)?;
@@ -397,6 +421,7 @@ impl Health {
             streams: app.streams.places.taken() as u64,
             streamed_events: app.streams.sent(),
             feed: app.feed.as_ref().map(|feed| feed.counts()),
+            keys: app.keys.ages(),
         };
         Ok(MetricsResponse::Ok(PlainText(exposition(&metrics))))
     }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use fulexo_commands::log::relay::RelayState;
 use fulexo_node::cosigning::CosigningState;
+use fulexo_node::keys::KeyAge;
 use fulexo_projections::feed::FeedCounts;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::runner::ProjectionState;
@@ -34,6 +35,8 @@ pub struct NodeMetrics {
     pub streamed_events: u64,
     /// The counts of the JetStream feed. `None` if projections read PostgreSQL.
     pub feed: Option<FeedCounts>,
+    /// The keys in use.
+    pub keys: Vec<KeyAge>,
 }
 
 /// Writes the metrics of the witnesses, whose names are those of the operator's policy.
@@ -82,6 +85,21 @@ fn witnesses(text: &mut String, cosigning: &CosigningState) {
         "1 if the witness has cosigned a larger tree than there is now, or another one.",
         &each(&|witness| witness.is_contradiction.into()),
     );
+}
+
+/// Writes the metrics of keys.
+fn keys(text: &mut String, keys: &[KeyAge]) {
+    let each = |value: &dyn Fn(&KeyAge) -> u64| -> Vec<(String, u64)> {
+        keys.iter().map(|key| (format!("{{kind=\"{}\"}}", key.kind.as_str()), value(key))).collect()
+    };
+    family(text, "fulexo_key_age_seconds", "Seconds since the key in use came into use.", &each(&|key| key.age));
+    family(
+        text,
+        "fulexo_key_due",
+        "1 if the key has been in use for longer than an epoch.",
+        &each(&|key| key.is_due.into()),
+    );
+    family(text, "fulexo_keys_leaving", "Replaced keys that are not destroyed yet.", &each(&|key| key.leaving));
 }
 
 /// Returns the metrics as Prometheus scrapes them.
@@ -183,6 +201,7 @@ pub fn exposition(metrics: &NodeMetrics) -> String {
         "Events that streams of the audit trail have been sent.",
         &one(metrics.streamed_events),
     );
+    keys(&mut text, &metrics.keys);
     if let Some(cosigning) = &metrics.cosigning {
         witnesses(&mut text, cosigning);
     }

@@ -7,6 +7,7 @@ use fulexo_domain::permission::Permission;
 use fulexo_node::caller::app;
 use fulexo_node::http::Problem;
 use fulexo_node::http::cached::Cached;
+use fulexo_node::keys::signing::JWKS_MAX_AGE;
 use poem::Request;
 use poem_openapi::{Object, OpenApi};
 use url::Url;
@@ -15,7 +16,7 @@ use super::tag::Tag;
 
 pub struct WellKnown;
 
-/// The maximum age of a document in caches. After this time every service knows a new key.
+/// The maximum age of the metadata in caches.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// A JWK Set (RFC 7517, section 5).
@@ -75,7 +76,7 @@ impl WellKnown {
             e: key.e,
         });
         // At most the lifetime of tokens: a key stays published for this time after it stops signing.
-        let max_age = ring.lifetime().to_std().unwrap_or_default().min(MAX_AGE);
+        let max_age = ring.lifetime().to_std().unwrap_or_default().min(JWKS_MAX_AGE);
         Ok(Cached::answer(request, JwkSet { keys: keys.collect() }, max_age))
     }
 

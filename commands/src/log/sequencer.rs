@@ -400,7 +400,10 @@ async fn with_timeout<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -
 fn sort(error: sqlx::Error) -> CommitFailure {
     match DatabaseFailure::of(&error) {
         DatabaseFailure::Constraint("head_is_not_ahead") => CommitFailure::ClockAhead,
-        DatabaseFailure::Constraint("retired_role_is_not_held") => CommitFailure::PreconditionViolated,
+        // The latter: a key was wrapped just before another one came into use.
+        DatabaseFailure::Constraint("retired_role_is_not_held" | "subject_key_is_wrapped_by_a_live_key") => {
+            CommitFailure::PreconditionViolated
+        }
         _ if is_rejection(&error) => CommitFailure::Rejected(Rejection::new(error)),
         _ => CommitFailure::Lost(error),
     }

@@ -3,8 +3,10 @@
 //! The key id in a token's header selects a key of the ring, and the key alone determines the algorithm. `none` and
 //! algorithm confusion are therefore impossible. Refresh tokens are in `refresh_token`.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{KeyPair, PublicKeyComponents};
+use aws_lc_rs::rsa::{KeyPair, KeySize, PublicKeyComponents};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -16,12 +18,16 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::vault::{KeyReload, RandomnessError};
+
 /// The `typ` of an access token (RFC 9068, section 2.1).
 const TYP: &str = "at+jwt";
 /// The `client_id` of every token.
 pub const CLIENT: &str = "first-party";
 /// The tolerated difference between the clocks of machines.
-const LEEWAY: TimeDelta = TimeDelta::seconds(60);
+pub const LEEWAY: TimeDelta = TimeDelta::seconds(60);
+/// The digits on a line of a key's text (RFC 7468).
+const PEM_WIDTH: usize = 64;
 /// The maximum length of a token, in bytes.
 const MAX_LENGTH: usize = 8_192;
 
@@ -116,10 +122,16 @@ pub struct SigningKey {
     public: Option<(String, String)>,
 }
 
-/// The keys of the service. The first signs; all verify.
+/// The keys of the service. One signs; all verify. They may change while tokens are in use.
 pub struct KeyRing {
-    keys: Vec<SigningKey>,
+    keys: RwLock<Arc<RingKeys>>,
     settings: TokenSettings,
+}
+
+struct RingKeys {
+    keys: Vec<Arc<SigningKey>>,
+    /// The one that signs.
+    signs: Arc<SigningKey>,
 }
 
 /// The claims that all tokens of a service share, and their lifetime.
@@ -151,6 +163,31 @@ pub struct PublicJwk {
 }
 
 impl SigningKey {
+    /// Returns its id, the `kid` of its tokens.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Draws an RS256 key of 2048 bits. Returns its text, PKCS#8 in PEM.
+    ///
+    /// # Errors
+    /// [`RandomnessError`].
+    pub fn generate() -> Result<Zeroizing<String>, RandomnessError> {
+        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| RandomnessError)?;
+        let der = pair.as_der().map_err(|_| RandomnessError)?;
+        let body = Zeroizing::new(STANDARD.encode(der.as_ref()));
+        let mut pem = Zeroizing::new("-----BEGIN PRIVATE KEY-----\n".to_owned());
+        for (index, digit) in body.chars().enumerate() {
+            if index > 0 && index % PEM_WIDTH == 0 {
+                pem.push('\n');
+            }
+            pem.push(digit);
+        }
+        pem.push_str("\n-----END PRIVATE KEY-----\n");
+        Ok(pem)
+    }
+
     /// Reads an RS256 key. Its id is its thumbprint (RFC 7638).
     ///
     /// # Errors
@@ -209,7 +246,54 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::Empty`].
     pub fn new(keys: Vec<SigningKey>, settings: TokenSettings) -> Result<Self, KeyError> {
-        if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self { keys, settings }) }
+        let keys: Vec<_> = keys.into_iter().map(Arc::new).collect();
+        let signs = Arc::clone(keys.first().ok_or(KeyError::Empty)?);
+        Ok(Self { keys: RwLock::new(Arc::new(RingKeys { keys, signs })), settings })
+    }
+
+    /// Takes these keys in place of those before; `None` leaves them. The key `in_use` signs if the ring has it, else the one
+    /// that signed, else the first. Keys that are `needed` stay.
+    pub fn reload(&self, keys: Option<Vec<SigningKey>>, in_use: Option<&str>, needed: &[&str]) -> KeyReload {
+        let known = self.ring();
+        let mut keys = match keys {
+            Some(keys) => keys.into_iter().map(Arc::new).collect(),
+            None => known.keys.clone(),
+        };
+        let mut reload = KeyReload::default();
+        for id in needed {
+            if keys.iter().any(|key| key.id == *id) {
+                continue;
+            }
+            match known.keys.iter().find(|key| key.id == *id) {
+                Some(key) => {
+                    keys.push(Arc::clone(key));
+                    reload.kept.push((*id).to_owned());
+                }
+                None => reload.missing.push((*id).to_owned()),
+            }
+        }
+        let named = keys.iter().find(|key| Some(key.id.as_str()) == in_use);
+        let signed = || keys.iter().find(|key| key.id == known.signs.id);
+        if let Some(signs) = named.or_else(signed).or_else(|| keys.first()).map(Arc::clone) {
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RingKeys { keys, signs });
+        }
+        reload
+    }
+
+    /// Returns the ids of all keys.
+    #[must_use]
+    pub fn key_ids(&self) -> Vec<String> {
+        self.ring().keys.iter().map(|key| key.id.clone()).collect()
+    }
+
+    /// Returns the id of the key that signs.
+    #[must_use]
+    pub fn signs_with(&self) -> String {
+        self.ring().signs.id.clone()
+    }
+
+    fn ring(&self) -> Arc<RingKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the issuer of its tokens.
@@ -234,9 +318,7 @@ impl KeyRing {
         jti: Uuid,
         now: DateTime<Utc>,
     ) -> Result<String, jsonwebtoken::errors::Error> {
-        let Some(key) = self.keys.first() else {
-            return Err(jsonwebtoken::errors::ErrorKind::InvalidKeyFormat.into());
-        };
+        let key = Arc::clone(&self.ring().signs);
         let mut header = Header::new(key.algorithm);
         header.typ = Some(TYP.to_owned());
         header.kid = Some(key.id.clone());
@@ -274,7 +356,8 @@ impl KeyRing {
             return Err(InvalidToken);
         }
         let id = header.kid.as_deref().ok_or(InvalidToken)?;
-        let key = self.keys.iter().find(|key| key.id == id).ok_or(InvalidToken)?;
+        let ring = self.ring();
+        let key = ring.keys.iter().find(|key| key.id == id).ok_or(InvalidToken)?;
         let mut validation = Validation::new(key.algorithm);
         validation.set_issuer(&[&self.settings.issuer]);
         validation.set_audience(&[&self.settings.audience]);
@@ -296,11 +379,11 @@ impl KeyRing {
     /// Returns the public keys for `/.well-known/jwks.json`. HS256 has none.
     #[must_use]
     pub fn jwks(&self) -> Vec<PublicJwk> {
-        let public = |key: &SigningKey| {
+        let public = |key: &Arc<SigningKey>| {
             let (n, e) = key.public.clone()?;
             Some(PublicJwk { kty: "RSA", r#use: "sig", alg: "RS256", kid: key.id.clone(), n, e })
         };
-        self.keys.iter().filter_map(public).collect()
+        self.ring().keys.iter().filter_map(public).collect()
     }
 }
 
@@ -335,16 +418,11 @@ fn rsa_encoding_key(pkcs8: &[u8]) -> Result<EncodingKey, KeyError> {
 mod tests {
     use std::sync::LazyLock;
 
-    use aws_lc_rs::rsa::KeySize;
-
     use super::*;
 
     const SECRET: &str = "a secret of sixty-four characters, as the security document says!";
 
-    static PEM: LazyLock<String> = LazyLock::new(|| {
-        let der = KeyPair::generate(KeySize::Rsa2048).unwrap().as_der().unwrap();
-        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()))
-    });
+    static PEM: LazyLock<String> = LazyLock::new(|| SigningKey::generate().unwrap().to_string());
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_793_000_000, 0).unwrap()

@@ -32,6 +32,11 @@ pub struct WrappedKey {
 }
 
 impl DataKeyOwner {
+    /// Returns the context that the wrapped key is bound to.
+    pub(super) fn wrapping_context(self) -> Vec<u8> {
+        self.context("data-key")
+    }
+
     fn context(self, purpose: &str) -> Vec<u8> {
         match self {
             Self::Subject(id) => format!("fulexo/{purpose}/1/subject/{id}"),
@@ -77,8 +82,8 @@ impl Vault {
     pub(crate) fn new_subject_key(&self, account: AccountId) -> Result<(DataKey, WrappedKey), VaultError> {
         let kek = self.primary()?;
         let subject_key = DataKey { owner: DataKeyOwner::Subject(account.0), key: SymmetricKey::random()? };
-        let wrapped = kek.key.wrap(&subject_key.owner.context("data-key"), &subject_key.key)?;
-        Ok((subject_key, WrappedKey { subject_id: account.0, wrapped, kek_id: kek.id.clone() }))
+        let wrapped = kek.key.wrap(&subject_key.owner.wrapping_context(), &subject_key.key)?;
+        Ok((subject_key, WrappedKey { subject_id: account.0, wrapped, kek_id: kek.id }))
     }
 
     /// Returns the key of a person, or `None` if the person was forgotten or never known.
@@ -93,7 +98,7 @@ impl Vault {
 
     pub(crate) fn open_subject_key(&self, subject: Uuid, kek_id: &str, wrapped: &[u8]) -> Result<DataKey, VaultError> {
         let owner = DataKeyOwner::Subject(subject);
-        let key = self.unwrap_data_key(kek_id, &owner.context("data-key"), wrapped, "subject keys")?;
+        let key = self.unwrap_data_key(kek_id, &owner.wrapping_context(), wrapped, "subject keys")?;
         Ok(DataKey { owner, key })
     }
 
@@ -110,7 +115,7 @@ impl Vault {
             row
         } else {
             let kek = self.primary()?;
-            let wrapped = kek.key.wrap(&owner.context("data-key"), &SymmetricKey::random()?)?;
+            let wrapped = kek.key.wrap(&owner.wrapping_context(), &SymmetricKey::random()?)?;
             // The first insert wins, and all nodes read its key.
             sqlx::query!(
                 "insert into vault.period_key (period, wrapped, kek_id) values ($1, $2, $3)
@@ -123,7 +128,7 @@ impl Vault {
             .await?;
             find().await?.ok_or(sqlx::Error::RowNotFound)?
         };
-        let key = self.unwrap_data_key(&row.kek_id, &owner.context("data-key"), &row.wrapped, "period keys")?;
+        let key = self.unwrap_data_key(&row.kek_id, &owner.wrapping_context(), &row.wrapped, "period keys")?;
         Ok(DataKey { owner, key })
     }
 
@@ -134,7 +139,7 @@ impl Vault {
         wrapped: &[u8],
     ) -> Result<DataKey, VaultError> {
         let owner = DataKeyOwner::Period(month);
-        let key = self.unwrap_data_key(kek_id, &owner.context("data-key"), wrapped, "period keys")?;
+        let key = self.unwrap_data_key(kek_id, &owner.wrapping_context(), wrapped, "period keys")?;
         Ok(DataKey { owner, key })
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::MAX_KNOWN_DEVICES;
 use fulexo_domain::event::RecordedEvent;
+use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::key_epochs;
 use super::subject::WrappedKey;
 
 /// A change of the vault.
@@ -199,6 +201,22 @@ pub enum VaultWrite {
         /// The account.
         account: AccountId,
     },
+    /// A key takes the place of another.
+    ReplaceKey {
+        /// The purpose of both.
+        kind: KeyPurpose,
+        /// The key before.
+        from: KeyLabel,
+        /// The key from now on.
+        to: KeyLabel,
+    },
+    /// A key was destroyed.
+    DestroyKey {
+        /// The purpose.
+        kind: KeyPurpose,
+        /// The key.
+        id: KeyLabel,
+    },
 }
 
 /// Writes the secrets of a batch, whose events were recorded just before.
@@ -353,6 +371,8 @@ pub(crate) async fn write(
                 .execute(&mut *connection)
                 .await?;
             }
+            VaultWrite::ReplaceKey { kind, from, to } => key_epochs::replace(connection, *kind, from, to).await?,
+            VaultWrite::DestroyKey { kind, id } => key_epochs::destroy(connection, *kind, id).await?,
             VaultWrite::ForgetSecondFactor { account } => forget_second_factor(connection, *account).await?,
             VaultWrite::Erase { account, address_key } => erase(connection, *account, *address_key).await?,
             VaultWrite::CompleteErasure { account } => {

@@ -85,6 +85,7 @@ mod tests {
             renewals,
             renewal_seen_at,
             applied,
+            keys: Arc::default(),
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct RegistryEntry {
     /// The time at which this renewal was first seen here: not before it was committed.
     pub renewal_seen_at: Instant,
     pub applied: u64,
+    /// The keys that the node has and uses, as it announces them.
+    pub keys: Arc<[String]>,
 }
 
 impl RegistryEntry {
@@ -61,6 +63,7 @@ mod tests {
             renewals: number,
             renewal_seen_at,
             applied: 0,
+            keys: Arc::default(),
         };
         let ids =
             |nodes: &[RegistryEntry], now| rows_to_sweep(nodes, now).map(|node| node.renewals).collect::<Vec<_>>();

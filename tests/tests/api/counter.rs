@@ -467,7 +467,7 @@ async fn a_counter_at_rest_for_more_than_a_day_is_swept_away_and_the_model_forge
         .execute(&superuser(&trial.node.database).await)
         .await
         .unwrap();
-    Retention::new(trial.node.database.pool().await).sweep(trial.now).await.unwrap();
+    Retention::new(trial.node.database.pool().await, TimeDelta::days(90)).sweep(trial.now).await.unwrap();
     for _ in 0..5 {
         trial.attempt(0, false).await;
     }

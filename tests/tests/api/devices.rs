@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use fulexo_commands::Retention;
 use fulexo_node::clock;
 use fulexo_tests::{Answer, Authenticator, Client, Database, Dice, Node, PASSWORD, leaves, superuser};
@@ -178,7 +179,7 @@ async fn a_device_is_known_for_400_days_and_no_longer() {
     age(401).await;
     assert_eq!(ann.get(DEVICES).await.json["items"], json!([]));
     assert!(!is_known(&node, &ann.email, PASSWORD, &ann.device_token).await);
-    Retention::new(node.database.pool().await).sweep(clock::now()).await.unwrap();
+    Retention::new(node.database.pool().await, TimeDelta::days(90)).sweep(clock::now()).await.unwrap();
     assert_eq!(rows(&node.database, ann.account).await, 1, "that of the last login alone");
 }
 

@@ -21,6 +21,7 @@ mod letters;
 mod lockdown;
 mod login;
 mod mail;
+mod months;
 mod policy;
 mod rate_limits;
 mod revocation;

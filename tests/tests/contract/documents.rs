@@ -222,9 +222,11 @@ fn with_inner(verb: &str) -> Vec<String> {
     if verb == "help" {
         return vec![verb.to_owned()];
     }
-    let help = help(&[verb, "--help"]);
+    let help = help(&verb.split(' ').chain(["--help"]).collect::<Vec<_>>());
     let own = (!help.contains("<COMMAND>")).then(|| verb.to_owned());
-    own.into_iter().chain(inner(&help).iter().filter(|it| *it != "help").map(|it| format!("{verb} {it}"))).collect()
+    let inner = inner(&help);
+    let inner = inner.iter().filter(|it| *it != "help").flat_map(|it| with_inner(&format!("{verb} {it}")));
+    own.into_iter().chain(inner).collect()
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod audit;
 mod dev;
 mod erasures;
 mod exports;
+mod keys;
 mod pipes;
 mod rebuild;
 mod replayed;

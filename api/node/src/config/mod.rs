@@ -4,7 +4,9 @@
 //! docs/configuration.md lists the variables in the same order.
 
 mod environment;
+mod errors;
 mod feed_source;
+mod keys;
 pub mod mail;
 mod reader;
 mod secrets;
@@ -15,7 +17,6 @@ mod tls;
 mod witness;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -27,7 +28,10 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 pub use self::environment::Environment;
+pub use self::errors::ConfigErrors;
 pub use self::feed_source::FeedSource;
+pub use self::keys::KeySources;
+pub(crate) use self::keys::pem_blocks;
 use self::mail::MailConfig;
 use self::reader::EnvironmentReader;
 pub use self::signer::{LogSignerConfig, SignerConfig};
@@ -66,14 +70,20 @@ pub struct Config {
     pub issuer: String,
     /// The `aud` of access tokens.
     pub audience: String,
-    /// The signing keys. The first signs, all verify.
+    /// The signing keys. The first signs unless the database names another; all verify.
     pub signing_keys: Vec<SigningKey>,
     /// The lifetime of an access token.
     pub access_lifetime: TimeDelta,
     /// The lifetime of a refresh token.
     pub refresh_lifetime: TimeDelta,
-    /// The encryption keys. The first wraps, all unwrap.
+    /// The encryption keys. The first wraps in a new database; all unwrap.
     pub encryption_keys: Vec<Kek>,
+    /// The variables and files that these keys come from.
+    pub key_sources: KeySources,
+    /// The time after which a key is due to be replaced.
+    pub key_epoch: TimeDelta,
+    /// The time for which data is kept that is sealed for nobody in particular.
+    pub anonymous_retention: TimeDelta,
     /// The signer of the log's checkpoints. `None` if this node has none.
     pub signer: Option<SignerConfig>,
     /// The witnesses that cosign checkpoints. `None` if there are none.
@@ -91,20 +101,6 @@ pub struct Config {
     /// The configuration of e-mail. `None` if the service sends none.
     pub mail: Option<MailConfig>,
 }
-
-/// The problems of the configuration, for the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<String>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        write!(f, "the configuration has {count} problem{}:", if count == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
 
 impl Config {
     /// Reads the environment of the process.
@@ -155,7 +151,15 @@ impl Config {
                 TimeDelta::minutes(5),
                 TimeDelta::days(90),
             ),
-            encryption_keys: reader.encryption_keys(environment),
+            encryption_keys: reader.encryption_keys(environment, &read_file),
+            key_sources: reader.key_sources(environment),
+            key_epoch: reader.key_epoch(),
+            anonymous_retention: reader.duration(
+                "FULEXO_ANONYMOUS_RETENTION",
+                "90d",
+                TimeDelta::days(1),
+                TimeDelta::days(3_650),
+            ),
             signer: reader.node_signer(environment, &read_file),
             cosigning: reader.cosigning(&read_file),
             bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
@@ -198,6 +202,16 @@ pub fn signer_process() -> Result<(LogSignerConfig, PathBuf), ConfigErrors> {
 pub fn witness_process() -> Result<WitnessConfig, ConfigErrors> {
     let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
     witness::witness(std::env::vars().collect(), &read_file).map_err(ConfigErrors)
+}
+
+/// Returns the time after which a key is due to be replaced, for verbs that need no other variable.
+///
+/// # Errors
+/// If the variable is malformed.
+pub fn key_epoch() -> Result<TimeDelta, ConfigErrors> {
+    let mut reader = EnvironmentReader { vars: std::env::vars().collect(), problems: Vec::new() };
+    let epoch = reader.key_epoch();
+    if reader.problems.is_empty() { Ok(epoch) } else { Err(ConfigErrors(reader.problems)) }
 }
 
 /// Returns the database URL of the owner role, for `migrate`.

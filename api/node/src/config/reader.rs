@@ -5,11 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use async_nats::ConnectOptions;
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
-use fulexo_commands::access_token::{KeyError, SigningKey};
-use fulexo_commands::vault::{Kek, SymmetricKey};
 use fulexo_domain::rate_limit::{Quota, RateLimit, RateLimits};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
@@ -17,13 +13,12 @@ use zeroize::Zeroizing;
 
 use super::environment::Environment;
 use super::feed_source::FeedSource;
-use super::secrets;
 use crate::http::cors::Origins;
 use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 25] = [
+const OWN: [&str; 27] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -33,6 +28,8 @@ const OWN: [&str; 25] = [
     "FULEXO_FEED",
     "FULEXO_ISSUER",
     "FULEXO_AUDIENCE",
+    "FULEXO_KEY_EPOCH",
+    "FULEXO_ANONYMOUS_RETENTION",
     "FULEXO_LOG_KEY_FILE",
     "FULEXO_SIGNER_MEMORY",
     "FULEXO_SIGNER_SOCKET",
@@ -333,118 +330,6 @@ impl EnvironmentReader {
             }
         }
     }
-
-    pub(super) fn signing_keys(
-        &mut self,
-        environment: Environment,
-        read_file: &impl Fn(&str) -> Result<String, String>,
-    ) -> Vec<SigningKey> {
-        let mut keys = Vec::new();
-        let mut sources = Vec::new();
-        if let Some(pem) = self.optional("JWT_PRIVATE_KEY") {
-            // Many environment files cannot contain line breaks.
-            sources.push(("JWT_PRIVATE_KEY", pem.replace("\\n", "\n")));
-        }
-        if let Some(path) = self.optional("JWT_PRIVATE_KEY_FILE") {
-            match read_file(&path) {
-                Ok(pem) => sources.push(("JWT_PRIVATE_KEY_FILE", pem)),
-                Err(error) => self.problem(format!("JWT_PRIVATE_KEY_FILE: cannot read {path}: {error}")),
-            }
-        }
-        for (name, pem) in sources {
-            let blocks = pem_blocks(&pem);
-            if blocks.is_empty() {
-                self.problem(format!("{name} {}", KeyError::NotRsa));
-            }
-            for block in blocks {
-                match SigningKey::rs256(&block) {
-                    Ok(key) => keys.push(key),
-                    Err(error) => self.problem(format!("{name} {error}")),
-                }
-            }
-        }
-        match (self.optional("JWT_SECRET"), environment) {
-            (Some(_), Environment::Production) => {
-                self.problem(
-                    "JWT_SECRET is set, but production signs only with RS256. Set JWT_PRIVATE_KEY_FILE instead",
-                );
-            }
-            (Some(secret), Environment::Development) => match SigningKey::hs256(&secret) {
-                Ok(_) if secrets::is_guessable(secret.as_bytes(), secrets::OF_A_SECRET) => {
-                    self.problem(format!("JWT_SECRET {WEAK}. Generate one with `openssl rand -hex 32`"));
-                }
-                Ok(key) => keys.push(key),
-                Err(error) => self.problem(format!("JWT_SECRET {error}")),
-            },
-            (None, Environment::Production) if keys.is_empty() => self.problem(
-                "JWT_PRIVATE_KEY_FILE is not set. Generate a key with `openssl genpkey -algorithm RSA -pkeyopt \
-                 rsa_keygen_bits:2048 -out jwt.pem`",
-            ),
-            (None, Environment::Development) if keys.is_empty() => {
-                self.problem(
-                    "JWT_SECRET is not set. Set at least 64 characters, for example from `openssl rand -hex 32`",
-                );
-            }
-            (None, _) => {}
-        }
-        keys
-    }
-
-    pub(super) fn encryption_keys(&mut self, environment: Environment) -> Vec<Kek> {
-        let several = self.optional("ENCRYPTION_KEYS");
-        let one = self.optional("ENCRYPTION_KEY");
-        let mut keys = Vec::new();
-        for entry in several.iter().flat_map(|text| text.split(',')).map(str::trim) {
-            match entry.split_once(':') {
-                Some((id, key)) if !id.is_empty() && keys.iter().all(|known: &Kek| known.id != id) => {
-                    match parse_key(key, environment) {
-                        Ok(key) => keys.push(Kek { id: id.to_owned(), key }),
-                        Err(fault) => self.problem(format!("ENCRYPTION_KEYS: the key {id:?} {fault}")),
-                    }
-                }
-                Some(_) | None => self.problem("ENCRYPTION_KEYS must be a list of id:key entries, each id once"),
-            }
-        }
-        if let Some(text) = one {
-            if keys.iter().any(|key| key.id == "default") {
-                self.problem(
-                    "ENCRYPTION_KEY has the id \"default\", which ENCRYPTION_KEYS also uses. Give that key another id",
-                );
-            }
-            match parse_key(&text, environment) {
-                Ok(key) => keys.push(Kek { id: "default".to_owned(), key }),
-                Err(fault) => self.problem(format!("ENCRYPTION_KEY {fault}")),
-            }
-        } else if several.is_none() {
-            self.problem("ENCRYPTION_KEY is not set. Set 32 random bytes, for example from `openssl rand -base64 32`");
-        }
-        keys
-    }
-}
-
-/// The fault of a weak secret, without the secret.
-const WEAK: &str = "repeats itself or runs in sequence, and can be guessed";
-
-/// Parses a key: 32 bytes in base64, or 32 characters in development.
-pub(super) fn parse_key(text: &str, environment: Environment) -> Result<SymmetricKey, String> {
-    const GENERATE: &str = "Generate one with `openssl rand -base64 32`";
-    let decoded =
-        [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)]
-            .into_iter()
-            .flatten()
-            .find(|bytes| bytes.len() == 32);
-    let (bytes, form) = match (decoded, environment) {
-        (Some(bytes), _) => (<[u8; 32]>::try_from(bytes).ok(), ""),
-        (None, Environment::Production) => (None, "must be 32 bytes in base64"),
-        (None, Environment::Development) => {
-            (text.as_bytes().try_into().ok(), "must be 32 bytes in base64, or 32 characters in development")
-        }
-    };
-    let Some(bytes) = bytes else { return Err(format!("{form}. {GENERATE}")) };
-    if secrets::is_guessable(&bytes, secrets::OF_A_KEY) {
-        return Err(format!("{WEAK}. {GENERATE}"));
-    }
-    Ok(SymmetricKey::from_bytes(bytes))
 }
 
 /// Parses a duration such as `90s`, `30m`, `1h` or `7d`.
@@ -466,22 +351,4 @@ fn show(duration: TimeDelta) -> String {
         (_, hours, _) if hours > 0 => format!("{hours}h"),
         (.., minutes) => format!("{minutes}m"),
     }
-}
-
-/// Returns the private keys of a PEM file, in order. Other text is skipped.
-pub(super) fn pem_blocks(text: &str) -> Vec<String> {
-    let mut blocks = Vec::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("-----BEGIN ") {
-        rest = rest.get(start..).unwrap_or_default();
-        let Some(end) = rest.find("-----END ") else { break };
-        let after =
-            rest.get(end + 9..).and_then(|tail| tail.find("-----")).map_or(rest.len(), |dashes| end + 9 + dashes + 5);
-        let (block, tail) = rest.split_at_checked(after).unwrap_or((rest, ""));
-        if block.lines().next().is_some_and(|line| line.contains("PRIVATE KEY")) {
-            blocks.push(block.to_owned());
-        }
-        rest = tail;
-    }
-    blocks
 }

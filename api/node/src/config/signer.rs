@@ -24,6 +24,8 @@ pub enum SignerConfig {
 pub struct LogSignerConfig {
     /// The log's keys.
     pub keys: LogKeys,
+    /// The file that they come from.
+    pub file: PathBuf,
     /// The file in which it remembers what it signed.
     pub memory: PathBuf,
 }
@@ -76,7 +78,7 @@ impl EnvironmentReader {
             }
         };
         match LogKeys::parse(text.lines().map(str::trim).filter(|line| !line.is_empty())) {
-            Ok(keys) => Some(LogSignerConfig { keys, memory: memory? }),
+            Ok(keys) => Some(LogSignerConfig { keys, file: PathBuf::from(path), memory: memory? }),
             Err(error) => {
                 self.problem(format!("{KEY_FILE}: {path}: {error}"));
                 None

@@ -3,8 +3,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use fulexo_domain::rate_limit::{Quota, RateLimit, RouteGroup};
 
+use super::keys::{parse_key, pem_blocks};
 use super::mail::{MailTransport, SmtpSecurity};
-use super::reader::{DEMO, parse_key, pem_blocks};
+use super::reader::DEMO;
 use super::*;
 
 const SECRET: &str = "a secret of sixty-four characters, as the security document says!";

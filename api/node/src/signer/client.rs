@@ -52,9 +52,9 @@ impl Signer {
     pub async fn log(&self) -> Result<SignedLog, SignerError> {
         match self {
             Self::Here(signer) => {
-                let memory = here(signer, |signer| Ok(signer.memory()?)).await?;
+                let (memory, keys) = here(signer, |signer| Ok((signer.memory()?, signer.keys()))).await?;
                 let (last, witnesses) = memory.map(|memory| (memory.last, memory.witnesses)).unzip();
-                Ok(SignedLog { keys: signer.keys().verifiers(), last, witnesses: witnesses.unwrap_or_default() })
+                Ok(SignedLog { keys: keys.verifiers(), last, witnesses: witnesses.unwrap_or_default() })
             }
             Self::Socket(path) => {
                 let (status, body) = exchange(path, Method::GET, "/log", String::new()).await?;

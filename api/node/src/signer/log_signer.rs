@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
+use fulexo_database::chain;
 use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::extension::{self, ExtensionError};
 use fulexo_tlog::key::{self, KeyKind, SignerKey, SignerKeyError, SignerKeyTextError, VerifierKey};
 use fulexo_tlog::note::{KeyName, MAX_NAME, Note, SignatureLine};
 use fulexo_tlog::submission::ExtensionProof;
+use zeroize::Zeroizing;
 
 use super::memory::{MemoryError, MemoryFile, SignerMemory};
 
@@ -76,7 +79,9 @@ pub enum LogKeysError {
 
 /// The signer in this process.
 pub struct LogSigner {
-    keys: LogKeys,
+    keys: Mutex<Arc<LogKeys>>,
+    /// The file that the keys come from, if it is read again before each signature.
+    file: Option<PathBuf>,
     memory: MemoryFile,
 }
 
@@ -115,6 +120,12 @@ impl LogKeys {
     pub fn verifiers(&self) -> Vec<VerifierKey> {
         self.keys.iter().map(|key| key.verifier().clone()).collect()
     }
+
+    /// The checkpoint of a note that one of these keys signed.
+    fn signed(&self, note: &Note) -> Option<Checkpoint> {
+        key::verify(note, &self.verifiers()).ok()?;
+        Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == self.origin)
+    }
 }
 
 impl LogSigner {
@@ -124,13 +135,34 @@ impl LogSigner {
     /// [`MemoryError`].
     pub fn open(keys: LogKeys, memory: PathBuf) -> Result<Self, MemoryError> {
         let memory = MemoryFile::open(memory, keys.origin.clone())?;
-        Ok(Self { keys, memory })
+        Ok(Self { keys: Mutex::new(Arc::new(keys)), file: None, memory })
     }
 
-    /// The log's keys.
+    /// Reads the keys from this file again whenever they are needed: a rotation changes them there.
     #[must_use]
-    pub const fn keys(&self) -> &LogKeys {
-        &self.keys
+    pub fn following(self, file: PathBuf) -> Self {
+        Self { file: Some(file), ..self }
+    }
+
+    /// The log's keys. Blocks on the disk. A file that cannot be read, or has the keys of another log, changes nothing.
+    #[must_use]
+    pub fn keys(&self) -> Arc<LogKeys> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &self.file {
+            let text = std::fs::read_to_string(file).map(Zeroizing::new);
+            let lines = text.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty());
+            match LogKeys::parse(lines) {
+                Ok(read) if read.origin == keys.origin => {
+                    if read.verifiers() != keys.verifiers() {
+                        tracing::info!("the keys of the log have changed");
+                        *keys = Arc::new(read);
+                    }
+                }
+                Ok(_) => tracing::error!("the file of the log's keys has the keys of another log"),
+                Err(error) => tracing::error!(error = %chain(&error), "the file of the log's keys cannot be read"),
+            }
+        }
+        Arc::clone(&keys)
     }
 
     /// The memory; `None` if nothing was signed.
@@ -148,20 +180,21 @@ impl LogSigner {
     /// [`SignerError`].
     pub fn sign(&self, request: &SigningRequest, now: DateTime<Utc>) -> Result<Vec<SignatureLine>, SignerError> {
         let SigningRequest { extension, checkpoint, published } = request;
-        if checkpoint.origin != self.keys.origin {
+        let keys = self.keys();
+        if checkpoint.origin != keys.origin {
             return Err(SignerError::OtherLog);
         }
         let memory = self.memory.lock()?;
         let known = memory.read()?;
         let last = match &known {
             Some(known) => Some(known.last.clone()),
-            None => published.as_ref().and_then(|note| self.signed(note)),
+            None => published.as_ref().and_then(|note| keys.signed(note)),
         };
         extension::judge(last.as_ref(), extension, checkpoint)?;
         let witnesses = known.map(|known| known.witnesses).unwrap_or_default();
         memory.write(&SignerMemory { last: checkpoint.clone(), witnesses })?;
         let time = u64::try_from(now.timestamp()).unwrap_or_default();
-        Ok(self.keys.keys.iter().map(|key| key.sign(checkpoint, time)).collect::<Result<_, _>>()?)
+        Ok(keys.keys.iter().map(|key| key.sign(checkpoint, time)).collect::<Result<_, _>>()?)
     }
 
     /// Remembers the size of the last checkpoint that each witness cosigned, by its name, in place of those of before. Sizes that
@@ -181,11 +214,5 @@ impl LogSigner {
             return Ok(());
         }
         memory.write(&SignerMemory { witnesses, ..known })
-    }
-
-    /// The checkpoint of a note that one of this log's keys signed.
-    fn signed(&self, note: &Note) -> Option<Checkpoint> {
-        key::verify(note, &self.keys.verifiers()).ok()?;
-        Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == self.keys.origin)
     }
 }

@@ -30,10 +30,12 @@ use super::listening::{Listen, Listening};
 use crate::auditor::{AuditorToken, door_before};
 use crate::checkpoints::CheckpointState;
 use crate::clock;
+use crate::config::KeySources;
 use crate::database::{LEAST_CONNECTIONS, Pools};
 use crate::doorbell::Doorbell;
 use crate::http::listener::Reserved;
 use crate::http::listener_options::ListenerOptions;
+use crate::keys::NodeKeys;
 use crate::log_size::LogSize;
 use crate::start_error::{StartError, failed};
 use crate::state::App;
@@ -89,10 +91,20 @@ impl ReplayedNode {
             PublishedCheckpoint::read(&pools.behind).await.map_err(|error| failed("the checkpoint", &error))?;
         let (checkpoint, known_checkpoint) = watch::channel(CheckpointState { published, waiting_since: None });
 
+        let commands = commands(&pools, policy, &gate, &nodes)?;
+        let keys = NodeKeys::new(
+            KeySources::none(),
+            TimeDelta::days(30),
+            Arc::clone(&commands),
+            Arc::clone(&nodes),
+            pools.behind.clone(),
+        );
         let app = Arc::new(App {
             node_name: NAME.into(),
-            commands: commands(&pools, policy, &gate, &nodes)?,
+            commands,
             nodes,
+            keys: Arc::new(keys),
+            signer: None,
             pool: pools.reads.clone(),
             judging: pools.judging.clone(),
             log_size: LogSize::new(pools.judging.clone()),

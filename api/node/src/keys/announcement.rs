@@ -1,0 +1,21 @@
+//! What nodes tell each other about their keys: names and check values, never a key.
+
+/// The announcement of a key that wraps, with its check value.
+pub fn holds_encryption(id: &str, check: &str) -> String {
+    format!("encryption {id} {check}")
+}
+
+/// The announcement of the key that wraps new keys.
+pub fn wraps_with(id: &str) -> String {
+    format!("wraps {id}")
+}
+
+/// The announcement of a key that verifies tokens.
+pub fn holds_signing(id: &str) -> String {
+    format!("signing {id}")
+}
+
+/// The announcement of the key that signs tokens.
+pub fn signs_with(id: &str) -> String {
+    format!("signs {id}")
+}
