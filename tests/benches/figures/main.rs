@@ -25,6 +25,7 @@ mod queries;
 mod rebuild;
 mod replay;
 mod revocation;
+mod rewrap;
 mod session;
 mod stream;
 mod streams;
@@ -36,7 +37,7 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 18] = [
+const FIGURES: [Figure; 19] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
@@ -55,6 +56,7 @@ const FIGURES: [Figure; 18] = [
     ("queries", queries::run),
     ("trail", trail::run),
     ("export", export::run),
+    ("rewrap", rewrap::run),
 ];
 
 fn main() -> ExitCode {
