@@ -122,6 +122,13 @@ pub struct Authority {
     pub(crate) credential: Credential,
 }
 
+impl From<Caller> for Authority {
+    fn from(caller: Caller) -> Self {
+        let (actor, permissions) = (caller.actor(), caller.permissions);
+        Self { actor, permissions, credential: Credential::AccessToken(caller.claims) }
+    }
+}
+
 /// A credential that was verified. Its standing can be judged again.
 pub(crate) enum Credential {
     /// An access token.
@@ -356,8 +363,7 @@ async fn bearer_or_auditor(request: &Request, bearer: auth::Bearer) -> poem::Res
 
 async fn by_access_token(app: &App, request: &Request, token: &str) -> poem::Result<Authority> {
     let caller = require_stepped_up(authenticate(app, request, token).await?)?;
-    let (actor, permissions) = (caller.actor(), caller.permissions);
-    with_valid_parameters(request, Authority { actor, permissions, credential: Credential::AccessToken(caller.claims) })
+    with_valid_parameters(request, Authority::from(caller))
 }
 
 /// Returns the authority of an active API key, and counts its request.

@@ -1,9 +1,11 @@
-//! The body of an export: lines that a task of its own reads and encodes, one chunk at a time, as the client takes them.
+//! The body of an export: text that a task of its own reads and encodes, one chunk at a time, as the client takes it.
 //!
 //! The task and not the body reads the database, so that a read that has begun ends also where the client does not read on.
 //! A body that ends without an error is whole: whatever else ends the task ends the body with an error, and with it the
 //! connection, or the stream of HTTP/2.
 
+use std::error::Error;
+use std::future::Future;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +14,6 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use fulexo_database::chain;
 use fulexo_domain::permission::Permission;
-use fulexo_projections::export::{ExportError, ExportFormat, ExportReader};
-use fulexo_projections::read_models::audit::AuditEntry;
 use futures_util::stream;
 use hyper::body::Bytes;
 use poem::Body;
@@ -27,23 +27,33 @@ use crate::http::Problem;
 use crate::state::App;
 use crate::streams::StreamPlace;
 
-/// The least length of a chunk, in bytes, but for the last one.
-const CHUNK: usize = 64 * 1_024;
 /// The time between two judgements of the caller.
 const JUDGE_EVERY: Duration = Duration::from_secs(2);
 /// The time that a client may take for a chunk.
 const STALL: Duration = Duration::from_secs(60);
 
+/// The reason why an export cannot be read to its end.
+pub type ExportFailure = Box<dyn Error + Send + Sync>;
+
+/// The text of an export, read piece by piece.
+pub trait ExportSource: Send + 'static {
+    /// Reads the next piece; `None` at the end. What was returned before a failure is sound.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, ExportFailure>> + Send;
+
+    /// The position of the last event that was read.
+    fn read_up_to(&self) -> Option<u64>;
+}
+
 /// An export, ready to begin.
-pub struct ExportStream {
+pub struct ExportStream<S> {
     /// The state of the node.
     pub app: Arc<App>,
-    /// The caller, who needs `audit.read` to the end.
+    /// The caller, who is judged again to the end.
     pub caller: Authority,
-    /// The events.
-    pub reader: ExportReader,
-    /// The form of the lines.
-    pub format: ExportFormat,
+    /// The permission that the caller needs; `None` for the caller's own data.
+    pub needs: Option<Permission>,
+    /// The text.
+    pub source: S,
     /// `true` if the client takes gzip.
     pub is_compressed: bool,
     /// The place, held until the task has ended.
@@ -52,7 +62,7 @@ pub struct ExportStream {
 
 /// A message of the task to the body. Without the second one the body is not whole.
 enum ExportPart {
-    Lines(Bytes),
+    Text(Bytes),
     End,
 }
 
@@ -63,15 +73,15 @@ enum Incomplete {
     Left,
     #[error("the client has taken nothing for {} seconds", STALL.as_secs())]
     Stalled,
-    #[error("the caller may no longer read the audit trail: {0}")]
+    #[error("the caller may no longer read it: {0}")]
     Ended(&'static str),
     #[error(transparent)]
-    Log(#[from] ExportError),
+    Source(ExportFailure),
     #[error("cannot compress: {0}")]
     Gzip(#[from] io::Error),
 }
 
-impl ExportStream {
+impl<S: ExportSource> ExportStream<S> {
     /// Starts the task, in the span of the request. It ends soon after the body is dropped.
     #[must_use]
     pub fn into_body(self) -> Body {
@@ -80,7 +90,7 @@ impl ExportStream {
         Body::from_bytes_stream(stream::unfold(Some(received), async |received| {
             let mut received = received?;
             match received.recv().await {
-                Some(ExportPart::Lines(bytes)) => Some((Ok(bytes), Some(received))),
+                Some(ExportPart::Text(bytes)) => Some((Ok(bytes), Some(received))),
                 Some(ExportPart::End) => None,
                 None => {
                     // What was sent before is written first: an error drops what is not.
@@ -92,45 +102,48 @@ impl ExportStream {
     }
 }
 
-struct ExportTask {
+struct ExportTask<S> {
     app: Arc<App>,
     caller: Authority,
-    reader: ExportReader,
-    format: ExportFormat,
+    needs: Option<Permission>,
+    source: S,
     gzip: Option<GzEncoder<Vec<u8>>>,
     judge_at: Instant,
     _permit: StreamPlace,
 }
 
-impl ExportTask {
-    fn new(export: ExportStream) -> Self {
-        let ExportStream { app, caller, reader, format, is_compressed, permit } = export;
+impl<S: ExportSource> ExportTask<S> {
+    fn new(export: ExportStream<S>) -> Self {
+        let ExportStream { app, caller, needs, source, is_compressed, permit } = export;
         let gzip = is_compressed.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        Self { app, caller, reader, format, gzip, judge_at: Instant::now() + JUDGE_EVERY, _permit: permit }
+        Self { app, caller, needs, source, gzip, judge_at: Instant::now() + JUDGE_EVERY, _permit: permit }
     }
 
     async fn run(mut self, parts: mpsc::Sender<ExportPart>) {
-        let read_up_to = |task: &Self| task.reader.read_up_to();
+        let read_up_to = |task: &Self| task.source.read_up_to();
         match self.send(&parts).await {
             Ok(()) => tracing::info!(read_up_to = read_up_to(&self), "an export has ended"),
             Err(Incomplete::Left) => tracing::info!(read_up_to = read_up_to(&self), "the client of an export has left"),
             Err(error @ (Incomplete::Stalled | Incomplete::Ended(_))) => {
                 tracing::warn!(%error, read_up_to = read_up_to(&self), "an export was ended");
             }
-            Err(error @ (Incomplete::Log(_) | Incomplete::Gzip(_))) => {
+            Err(error @ (Incomplete::Source(_) | Incomplete::Gzip(_))) => {
                 tracing::error!(error = %chain(&error), read_up_to = read_up_to(&self), "an export has failed");
             }
         }
     }
 
     async fn send(&mut self, parts: &mpsc::Sender<ExportPart>) -> Result<(), Incomplete> {
-        let mut lines = Vec::new();
-        let ended = self.send_pages(&mut lines, parts).await;
-        // The lines before an event that cannot be written are sound.
-        if matches!(ended, Ok(()) | Err(Incomplete::Log(_))) {
-            self.send_lines(&mut lines, parts).await?;
+        while let Some(text) = self.read(parts).await? {
+            let bytes = match &mut self.gzip {
+                Some(gzip) => {
+                    gzip.write_all(&text)?;
+                    std::mem::take(gzip.get_mut())
+                }
+                None => text,
+            };
+            self.send_bytes(bytes, parts).await?;
         }
-        ended?;
         if let Some(gzip) = self.gzip.take() {
             self.send_bytes(gzip.finish()?, parts).await?;
         }
@@ -138,44 +151,20 @@ impl ExportTask {
         Ok(())
     }
 
-    async fn send_pages(&mut self, lines: &mut Vec<u8>, parts: &mpsc::Sender<ExportPart>) -> Result<(), Incomplete> {
-        while let Some(page) = self.page(parts).await? {
-            for entry in page {
-                self.format.append_line(&entry, lines)?;
-                if lines.len() >= CHUNK {
-                    self.send_lines(lines, parts).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a page once there is room for its lines. Exports take turns at reading, together with other questions that read
-    /// much of the database, so that connections are left for those who ask for less.
-    async fn page(&mut self, parts: &mpsc::Sender<ExportPart>) -> Result<Option<Vec<AuditEntry>>, Incomplete> {
+    /// Reads a piece once there is room for it. Exports take turns at reading, together with other questions that read much of the
+    /// database, so that connections are left for those who ask for less.
+    async fn read(&mut self, parts: &mpsc::Sender<ExportPart>) -> Result<Option<Vec<u8>>, Incomplete> {
         drop(self.room(parts).await?);
         let _turn = tokio::select! {
             turn = self.app.turn_to_look_back() => turn,
             () = parts.closed() => return Err(Incomplete::Left),
         };
-        Ok(self.reader.next().await?)
-    }
-
-    async fn send_lines(&mut self, lines: &mut Vec<u8>, parts: &mpsc::Sender<ExportPart>) -> Result<(), Incomplete> {
-        let bytes = match &mut self.gzip {
-            Some(gzip) => {
-                gzip.write_all(lines)?;
-                lines.clear();
-                std::mem::take(gzip.get_mut())
-            }
-            None => std::mem::take(lines),
-        };
-        self.send_bytes(bytes, parts).await
+        self.source.next().await.map_err(Incomplete::Source)
     }
 
     async fn send_bytes(&mut self, bytes: Vec<u8>, parts: &mpsc::Sender<ExportPart>) -> Result<(), Incomplete> {
         if !bytes.is_empty() {
-            self.room(parts).await?.send(ExportPart::Lines(bytes.into()));
+            self.room(parts).await?.send(ExportPart::Text(bytes.into()));
         }
         Ok(())
     }
@@ -188,7 +177,7 @@ impl ExportTask {
         let stalled_at = Instant::now() + STALL;
         loop {
             if Instant::now() >= self.judge_at {
-                let judged = self.caller.require_still(&self.app, Permission::AuditRead).await;
+                let judged = self.caller.require_still(&self.app, self.needs).await;
                 judged.map_err(|problem: Problem| Incomplete::Ended(problem.code()))?;
                 self.judge_at = Instant::now() + JUDGE_EVERY;
             }

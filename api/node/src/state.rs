@@ -6,6 +6,7 @@ use std::time::Duration;
 use fulexo_commands::Commands;
 use fulexo_commands::log::relay::RelayState;
 use fulexo_domain::policy::Policy;
+use fulexo_domain::values::AccountId;
 use fulexo_projections::feed::JetStreamFeed;
 use fulexo_projections::gate::Gate;
 use fulexo_projections::nodes::NodeRegistry;
@@ -55,6 +56,8 @@ pub struct App {
     pub(crate) past: Semaphore,
     /// Exports of the audit trail under way.
     pub exports: StreamPlaces,
+    /// The exports of people's own data.
+    pub own_exports: StreamPlaces,
     /// Judges requests.
     pub gate: Arc<Gate>,
     /// The progress of the read models.
@@ -111,12 +114,15 @@ impl App {
     /// # Errors
     /// 429 if the caller has as many exports under way as one may have; 503 if the node has.
     pub fn export(&self, caller: Uuid) -> Result<StreamPlace, Problem> {
-        self.exports.take(caller).map_err(|bound| match bound {
-            NoPlace::OfCaller => Problem::rate_limited(RETRY_EXPORT).with_detail(
-                "You have as many exports under way as you may have at a time. Wait until one has ended, or end it.",
-            ),
-            NoPlace::OfNode => Problem::overloaded(RETRY_EXPORT),
-        })
+        take(&self.exports, caller)
+    }
+
+    /// A place for an export of a person's own data.
+    ///
+    /// # Errors
+    /// 429 if the person has as many under way as one may have; 503 if the node has.
+    pub fn own_export(&self, account: AccountId) -> Result<StreamPlace, Problem> {
+        take(&self.own_exports, account.0)
     }
 
     /// A permit to read for a caller whom nobody knows.
@@ -126,6 +132,15 @@ impl App {
     pub async fn read_in_public(&self) -> Result<SemaphorePermit<'_>, Problem> {
         place(&self.public_reads).await
     }
+}
+
+fn take(places: &StreamPlaces, caller: Uuid) -> Result<StreamPlace, Problem> {
+    places.take(caller).map_err(|bound| match bound {
+        NoPlace::OfCaller => Problem::rate_limited(RETRY_EXPORT).with_detail(
+            "You have as many exports under way as you may have at a time. Wait until one has ended, or end it.",
+        ),
+        NoPlace::OfNode => Problem::overloaded(RETRY_EXPORT),
+    })
 }
 
 async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Problem> {

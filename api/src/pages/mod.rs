@@ -4,3 +4,4 @@ pub mod account;
 pub mod docs;
 pub mod front;
 pub mod problems;
+pub mod schemas;

@@ -5,7 +5,7 @@ use fulexo_domain::event::Actor;
 use fulexo_domain::permission::Permission;
 use fulexo_node::answer::query_failed;
 use fulexo_node::caller::{BearerOrKey, app};
-use fulexo_node::export_stream::ExportStream;
+use fulexo_node::export_stream::{ExportFailure, ExportSource, ExportStream};
 use fulexo_node::http::Problem;
 use fulexo_node::http::files::takes_gzip;
 use fulexo_node::http::problem::FieldError;
@@ -15,7 +15,7 @@ use fulexo_projections::export::ocsf::OcsfVersion;
 use fulexo_projections::export::{ExportFormat, ExportRange, ExportReader, ExportWindow};
 use fulexo_projections::feed::FeedError;
 use fulexo_projections::read_models::Projection;
-use fulexo_projections::read_models::audit::AuditFilter;
+use fulexo_projections::read_models::audit::{AuditEntry, AuditFilter};
 use poem::http::Version;
 use poem::{Body, Request};
 use poem_openapi::param::{Header, Query};
@@ -131,7 +131,9 @@ impl AuditExports {
         };
         let is_compressed = takes_gzip(request.headers());
         let reader = ExportReader::new(app.pool.clone(), range, filter);
-        let export = ExportStream { app: app.clone(), caller, reader, format, is_compressed, permit };
+        let source = AuditLines { reader, format, page: Vec::new().into_iter(), failure: None };
+        let needs = Some(Permission::AuditRead);
+        let export = ExportStream { app: app.clone(), caller, needs, source, is_compressed, permit };
         Ok(ExportResponse::Lines(
             Binary(export.into_body()),
             format!("attachment; filename=\"{}\"", file_name(format, range)),
@@ -141,6 +143,60 @@ impl AuditExports {
             range.map(|range| range.last),
             end,
         ))
+    }
+}
+
+/// The least length of a piece of lines, in bytes, but for the last one.
+const PIECE: usize = 64 * 1_024;
+
+/// The lines of events, read page by page.
+struct AuditLines {
+    reader: ExportReader,
+    format: ExportFormat,
+    /// The rest of the page that was read last.
+    page: std::vec::IntoIter<AuditEntry>,
+    /// What ends the lines that were returned last.
+    failure: Option<ExportFailure>,
+}
+
+impl AuditLines {
+    /// Appends lines until they are long enough, or there are no more.
+    async fn append(&mut self, lines: &mut Vec<u8>) -> Result<(), ExportFailure> {
+        loop {
+            for entry in self.page.by_ref() {
+                self.format.append_line(&entry, lines)?;
+                if lines.len() >= PIECE {
+                    return Ok(());
+                }
+            }
+            match self.reader.next().await? {
+                Some(page) => self.page = page.into_iter(),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+impl ExportSource for AuditLines {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, ExportFailure> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let mut lines = Vec::new();
+        let ended = self.append(&mut lines).await;
+        // The lines before an event that cannot be written are sound.
+        match (lines.is_empty(), ended) {
+            (true, Err(failure)) => Err(failure),
+            (true, Ok(())) => Ok(None),
+            (false, ended) => {
+                self.failure = ended.err();
+                Ok(Some(lines))
+            }
+        }
+    }
+
+    fn read_up_to(&self) -> Option<u64> {
+        self.reader.read_up_to()
     }
 }
 

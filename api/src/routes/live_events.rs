@@ -191,7 +191,7 @@ impl LiveEvents {
 
     /// Judges the caller again, as a new request would be.
     async fn is_admitted(&self) -> bool {
-        let judged = self.caller.require_still(&self.app, Permission::AuditRead).await;
+        let judged = self.caller.require_still(&self.app, Some(Permission::AuditRead)).await;
         if judged.is_err() {
             self.is_refused.store(true, Ordering::Release);
         }

@@ -21,6 +21,7 @@ mod live_events;
 mod lockdown;
 mod me;
 mod metrics;
+mod my_export;
 mod policy;
 mod recovery;
 mod roles;
@@ -40,7 +41,7 @@ use poem_openapi::{ContactObject, LicenseObject, OpenApiService, ServerObject};
 pub(crate) type Apis = Operations<(
     auth::Auth,
     recovery::Recovery,
-    me::Me,
+    (me::Me, my_export::MyData),
     (accounts::Accounts, standing::AccountStandings, account_acts::AccountActions, erasure::Erasures),
     sessions::Sessions,
     roles::Roles,
@@ -59,7 +60,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
     let apis = (
         auth::Auth,
         recovery::Recovery,
-        me::Me,
+        (me::Me, my_export::MyData),
         (accounts::Accounts, standing::AccountStandings, account_acts::AccountActions, erasure::Erasures),
         sessions::Sessions,
         roles::Roles,

@@ -22,6 +22,7 @@ mod lockdown;
 mod login;
 mod mail;
 mod months;
+mod my_data;
 mod policy;
 mod rate_limits;
 mod revocation;

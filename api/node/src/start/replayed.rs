@@ -111,6 +111,8 @@ impl ReplayedNode {
             public_reads: Semaphore::new(1),
             past: Semaphore::new(1),
             exports: StreamPlaces::new(MAX_EXPORTS_OF_CALLER, MAX_EXPORTS),
+            // Nobody has data of their own here.
+            own_exports: StreamPlaces::new(0, 0),
             gate,
             progress,
             head: known_head,

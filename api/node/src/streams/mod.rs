@@ -20,6 +20,8 @@ pub const MOST_OF_NODE: usize = 200;
 pub const MAX_EXPORTS: usize = 8;
 /// The most exports of one account or API key at a time.
 pub const MAX_EXPORTS_OF_CALLER: usize = 2;
+/// The most exports of people's own data under way at a node, each of another person.
+pub const MAX_OWN_EXPORTS: usize = 4;
 
 /// The open streams of a node.
 pub struct EventStreams {
