@@ -75,12 +75,12 @@ async fn round(
             failure = Some(error);
         }
     }
-    for account in unfinished(side, Step::Purge).await? {
+    for account in unfinished(side, ErasureStep::Purge).await? {
         purge(side, account).await?;
     }
     delete_late_rows(side).await?;
     rewriter.rewrite(side).await?;
-    for account in unfinished(side, Step::Complete).await? {
+    for account in unfinished(side, ErasureStep::Complete).await? {
         complete(side, &context(), account).await?;
     }
     failure.map_or(Ok(()), Err)
@@ -100,17 +100,17 @@ async fn due(side: &WriteSide, context: &Context) -> Result<Vec<AccountId>, Comm
 
 /// A step for which erasures wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ErasureStep {
     Purge,
     Complete,
 }
 
-async fn unfinished(side: &WriteSide, step: Step) -> Result<Vec<Uuid>, CommandError> {
+async fn unfinished(side: &WriteSide, step: ErasureStep) -> Result<Vec<Uuid>, CommandError> {
     let found = sqlx::query_scalar!(
         "select account_id from vault.erasure
          where completed_at is null and (purged_at is null) = $1 and ($1 or log_switched is not null)
          order by erased_at limit $2",
-        step == Step::Purge,
+        step == ErasureStep::Purge,
         ACCOUNTS
     )
     .fetch_all(&side.pool)
