@@ -18,14 +18,14 @@ use uuid::Uuid;
 /// Rows as lists find them in a log that has grown.
 const FILL: [&str; 12] = [
     "insert into read.account (account_id, since, registered_at, profile_position, password_changed_at, recovery_codes,
-                               suspended, password_expired, second_factor, email_verified, roles, locked_until)
+                               suspended, password_expired, second_factor, email_verified, erased, roles, locked_until)
      select projection_test.id(n), n * 10, timestamptz '2026-01-01' + n * interval '1 minute', n, now(), 0, n % 1000 = 0,
-            false, n % 1000 = 1, true, '{customer}', case when n % 100 = 0 then timestamptz '2026-02-01' end
+            false, n % 1000 = 1, true, false, '{customer}', case when n % 100 = 0 then timestamptz '2026-02-01' end
      from generate_series(1, 20000) n",
     "insert into read.account_past (account_id, since, registered_at, profile_position, password_changed_at, recovery_codes,
-                                    suspended, password_expired, second_factor, email_verified, roles, until)
+                                    suspended, password_expired, second_factor, email_verified, erased, roles, until)
      select projection_test.id(n), n * 10 - k, timestamptz '2026-01-01' + n * interval '1 minute', n, now(), 0, false, false,
-            false, true, '{customer}', n * 10 - k + 1
+            false, true, false, '{customer}', n * 10 - k + 1
      from generate_series(1, 20000) n, generate_series(1, 4) k",
     "insert into read.role_grant (account_id, role, since, granted_at, granted_by_kind)
      select projection_test.id(n), 'customer', n * 10, now(), 'anonymous' from generate_series(1, 20000) n

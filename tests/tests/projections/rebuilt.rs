@@ -9,12 +9,13 @@ use chrono::TimeDelta;
 use fulexo_commands::RateLimitViolation;
 use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_domain::event::Actor;
+use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_domain::rate_limit::{RateLimitLayer, RouteGroup};
 use fulexo_projections::feed::LogReader;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{RebuildOptions, RebuildProgress, RebuildReport, rebuild};
 use fulexo_projections::replay::{ReadModelTable, live_checksum};
-use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, history, operator};
+use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSWORD, eventually, history, operator};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tokio::sync::watch;
@@ -158,7 +159,21 @@ pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     let now = fulexo_node::clock::now();
     let commands = &node.app().commands;
     commands.record_ended_refusal(&operator(), CheckpointRefusal::Memory, now, now).await.unwrap();
+    erasures(node, &admin).await;
+    let (old, new) = (KeyLabel::parse("2025").unwrap(), KeyLabel::parse("2026").unwrap());
+    commands.record_key_rotation(&operator(), KeyPurpose::Log, &old, &new).await.unwrap();
+    commands.record_key_destruction(&operator(), KeyPurpose::Log, &old).await.unwrap();
     caught_up(node, &admin).await;
+}
+
+/// Withdraws an erasure, and carries one out.
+async fn erasures(node: &Node, admin: &Client) {
+    let ann = node.customer().await;
+    assert_eq!(ann.post_nothing("/v1/me/erasure").await.status, 200);
+    assert_eq!(ann.delete("/v1/me/erasure").await.status, 204);
+    let path = format!("/v1/accounts/{}/erasure", ann.account);
+    assert_eq!(admin.post(&path, json!({"reason": "r"})).await.status, 200);
+    eventually("the erasure is completed", async || admin.get(&path).await.json["state"] == "completed").await;
 }
 
 /// Does what people do every day.
