@@ -129,12 +129,12 @@ fn words(kind: MailKind) -> Words {
             "New recovery codes were issued for your account. The previous codes are no\nlonger valid.",
         ),
         MailKind::ErasureStarted => Words {
-            end: "After you confirm the report, your account is not erased, every session ends,\nyour password becomes \
-                  invalid, and you receive a link to set a new one. The link\nabove works once, within 7 days.",
+            end: "After you confirm the report, your account is not erased, every session\nends, your password becomes \
+                  invalid, and you receive a link to set a new one.\nThe link above works once, within 7 days.",
             ..Words::notice(
                 "Your account will be erased",
-                "The erasure of your account was requested. Until it is carried out, you can log\nin and withdraw it. \
-                 After that nothing of your data is left, and nobody can\nrestore the account.",
+                "The erasure of your account was requested. Until it is carried out, you\ncan log in and withdraw it. \
+                 After that nothing of your data is left, and\nnobody can restore the account.",
             )
         },
     }
