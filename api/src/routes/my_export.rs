@@ -20,10 +20,11 @@ use fulexo_projections::page::Paging;
 use fulexo_projections::read_models::audit::{self, AuditFilter};
 use fulexo_projections::read_models::{Projection, accounts, roles, sessions};
 use poem::http::Version;
-use poem::{Body, Request};
+use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::param::Header;
-use poem_openapi::payload::Binary;
-use poem_openapi::types::ToJSON;
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::MetaSchemaRef;
+use poem_openapi::types::{Any, ToJSON, Type};
 use poem_openapi::{ApiResponse, OpenApi};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -39,13 +40,30 @@ const FORM: u32 = 1;
 /// The number of sessions, or of events, that are read at a time.
 const PAGE: u16 = 200;
 
+/// A JSON document that is written while it is read.
+struct WrittenJson(Body);
+
+impl Payload for WrittenJson {
+    const CONTENT_TYPE: &'static str = "application/json; charset=utf-8";
+
+    fn schema_ref() -> MetaSchemaRef {
+        Any::<Value>::schema_ref()
+    }
+}
+
+impl IntoResponse for WrittenJson {
+    fn into_response(self) -> Response {
+        self.0.with_content_type(Self::CONTENT_TYPE).into_response()
+    }
+}
+
 /// A document with everything that is stored about a person.
 #[derive(ApiResponse)]
 enum MyDataResponse {
     /// The document. `/schemas/my-data.json` is its JSON Schema.
-    #[oai(status = 200, content_type = "application/json; charset=utf-8")]
+    #[oai(status = 200)]
     Document(
-        Binary<Body>,
+        WrittenJson,
         /// A name for a file.
         #[oai(header = "Content-Disposition")]
         String,
@@ -102,7 +120,7 @@ impl MyData {
         let export =
             ExportStream { app: Arc::clone(app), caller: caller.into(), needs: None, source, is_compressed, permit };
         Ok(MyDataResponse::Document(
-            Binary(export.into_body()),
+            WrittenJson(export.into_body()),
             "attachment; filename=\"my-data.json\"".to_owned(),
             is_compressed.then(|| "gzip".to_owned()),
             "accept-encoding".to_owned(),
