@@ -59,7 +59,8 @@ struct ErasureResource {
     erased_at: Option<Timestamp>,
     /// The time at which everything was deleted.
     completed_at: Option<Timestamp>,
-    /// The numbers of what is destroyed so far.
+    /// The numbers of what is destroyed so far. Present once the data key is destroyed.
+    #[oai(skip_serializing_if_is_none)]
     destroyed: Option<DestroyedResource>,
     /// The id of the wrapping key under which the data key was stored. The erasure is final, also for backups and old segments of
     /// the write-ahead log, once that key is destroyed.

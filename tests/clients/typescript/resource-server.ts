@@ -29,7 +29,9 @@ async function start(issuer: string): Promise<ChildProcess> {
     privateKeyEncoding: { type: "pkcs8", format: "pem" },
   });
   const port = new URL(issuer).port;
-  const env = { ...dev.env, JWT_PRIVATE_KEY: privateKey, FULEXO_PORT: port, FULEXO_PUBLIC_URL: issuer, FULEXO_LOG: "warn" };
+  // The database says which key signs. A node that does not have that one signs with its own.
+  const { JWT_SECRET: _ofDev, ...others } = dev.env;
+  const env = { ...others, JWT_PRIVATE_KEY: privateKey, FULEXO_PORT: port, FULEXO_PUBLIC_URL: issuer, FULEXO_LOG: "warn" };
   const node = spawn("target/debug/fulexo", ["serve"], { env, stdio: ["ignore", "ignore", "inherit"] });
   for (let tries = 0; tries < 300; tries++) {
     assert.equal(node.exitCode, null, "the node has stopped");
