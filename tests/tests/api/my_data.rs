@@ -1,5 +1,7 @@
 //! The export of one's own data: everything that is stored, in the form that its schema describes, and nothing of anybody else.
 
+#![expect(clippy::panic, reason = "tests fail by panicking")]
+
 use std::sync::Arc;
 
 use chrono::TimeDelta;
