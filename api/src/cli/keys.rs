@@ -253,7 +253,7 @@ impl RotateVerb {
     }
 }
 
-/// What a rotation did.
+/// The outcome of a rotation.
 enum Rotated {
     Encryption(EncryptionRotation),
     Signing(SigningRotation),

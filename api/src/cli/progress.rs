@@ -16,7 +16,7 @@ const NARROW: &str = "{prefix} [{wide_bar}] {percent:>3} %  {eta} left";
 
 pub struct Progress {
     name: String,
-    /// What is counted, in the plural.
+    /// The unit of the work, in the plural.
     unit: &'static str,
     /// The number of events that were done before this run.
     from: u64,

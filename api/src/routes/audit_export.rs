@@ -155,7 +155,7 @@ struct AuditLines {
     format: ExportFormat,
     /// The rest of the page that was read last.
     page: std::vec::IntoIter<AuditEntry>,
-    /// What ends the lines that were returned last.
+    /// The failure that follows the lines that were returned last.
     failure: Option<ExportFailure>,
 }
 

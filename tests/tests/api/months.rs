@@ -1,4 +1,4 @@
-//! What is sealed for nobody in particular: it is kept for a time, and goes with the key of its month.
+//! Facts sealed for nobody in particular: they are kept for a time, and go with the key of their month.
 
 use chrono::TimeDelta;
 use fulexo_commands::Retention;

@@ -1,4 +1,4 @@
-//! What nodes tell each other about their keys: names and check values, never a key.
+//! The statements of nodes about their keys to each other: names and check values, never a key.
 
 /// The announcement of a key that wraps, with its check value.
 pub fn holds_encryption(id: &str, check: &str) -> String {

@@ -1,4 +1,4 @@
-//! What a reason says: its event, its policy, its times, and remedies that help.
+//! The content of a reason: its event, its policy, its times, and remedies that help.
 
 use std::sync::Arc;
 
