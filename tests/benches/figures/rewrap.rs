@@ -89,13 +89,13 @@ async fn plant(pool: &PgPool, keys: u32, first: &str) {
 
 /// Changes the rows that name one key; returns the rows per second.
 async fn update(pool: &PgPool, from: &str, to: &str) -> f64 {
-    let update = "with some as (
+    let update = "with batch as (
                       select subject_id from vault.subject_key where wrapped_by = $1 and subject_id > $3
                       order by subject_id limit $4),
                   changed as (
-                      update vault.subject_key k set kek_id = $2 from some where k.subject_id = some.subject_id
+                      update vault.subject_key k set kek_id = $2 from batch where k.subject_id = batch.subject_id
                       returning k.subject_id)
-                  select count(*), (select subject_id from some order by subject_id desc limit 1) from changed";
+                  select count(*), (select subject_id from batch order by subject_id desc limit 1) from changed";
     let (began, mut rows, mut last) = (Instant::now(), 0, Uuid::nil());
     loop {
         let batch = sqlx::query_as(update).bind(from).bind(to).bind(last).bind(BATCH).fetch_one(pool).await;

@@ -37,7 +37,12 @@ pub fn run(runtime: &Runtime) {
         table::head(&format!("{events} events as server-sent events"), &clients, "one client");
         table::line("events/s delivered in all", all.rate, one.rate, None);
         for (name, share) in [("p50 append to arrival, ms", 0.5), ("p99 append to arrival, ms", 0.99)] {
-            table::line(name, percentile(&mut all.delays, share), percentile(&mut one.delays, share), None);
+            table::line(
+                name,
+                table::percentile(&mut all.delays, share),
+                table::percentile(&mut one.delays, share),
+                None,
+            );
         }
         node.stop().await;
     });
@@ -73,9 +78,4 @@ async fn deliver(node: &Node, ann: &Client, mut sources: Vec<EventSource>, event
         sleep(Duration::from_millis(5)).await;
     }
     Delivery { rate, delays }
-}
-
-fn percentile(times: &mut [f64], share: f64) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[((share * times.len() as f64) as usize).min(times.len() - 1)]
 }

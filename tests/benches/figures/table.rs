@@ -6,6 +6,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get((values.len().max(1) - 1) / 2).copied().unwrap_or_default()
 }
 
+/// Returns the value below which this share of the values lies.
+pub fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (share * values.len() as f64) as usize;
+    values.get(rank.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
 /// Prints a title and the column heads.
 pub fn head(title: &str, ours: &str, reference: &str) {
     println!("{title}");

@@ -38,7 +38,7 @@ pub fn run(runtime: &Runtime) {
             "the query alone",
         );
         for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
-            table::line(name, percentile(&mut visible, share), percentile(&mut plain, share), None);
+            table::line(name, table::percentile(&mut visible, share), table::percentile(&mut plain, share), None);
         }
         for node in nodes {
             node.stop().await;
@@ -52,9 +52,4 @@ async fn ask(client: &Client, path: &str, name: &str) -> f64 {
     let took = began.elapsed().as_secs_f64() * 1e3;
     assert_eq!((answer.status, answer.json["display_name"].as_str()), (200, Some(name)), "{answer:?}");
     took
-}
-
-fn percentile(times: &mut [f64], share: f64) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[((share * times.len() as f64) as usize).min(times.len() - 1)]
 }
