@@ -9,6 +9,7 @@ mod dev;
 mod erasures;
 mod exports;
 mod keys;
+mod log_key;
 mod pipes;
 mod rebuild;
 mod replayed;
