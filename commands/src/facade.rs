@@ -31,6 +31,7 @@ use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::{lockdown, policy, roles};
 use crate::checkpoint;
 use crate::context::Context;
+use crate::copies::{self, EventCopy};
 use crate::erasure::{self, ErasureStatus};
 use crate::error::CommandError;
 use crate::execute::CommandOutcome;
@@ -803,6 +804,14 @@ impl Commands {
         reason: Reason,
     ) -> Result<CommandOutcome<PersonalData>, CommandError> {
         unsealing::unseal(&self.side, context, position, reason).await
+    }
+
+    /// Records that the actor begins to take a copy of events.
+    ///
+    /// # Errors
+    /// The database's: nothing may be given away then.
+    pub async fn record_copy(&self, context: &Context, copy: EventCopy) -> Result<CommandOutcome<()>, CommandError> {
+        copies::record(&self.side, context, copy).await
     }
 
     /// Records that the signer of the log signs again after it had refused to: once for these times, however often this is

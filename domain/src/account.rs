@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Aggregate;
-use crate::erasure::DestroyedData;
+use crate::erasure::{CopyHolders, DestroyedData};
 use crate::session::RevocationCause;
 use crate::values::{AccountId, RoleName, SessionId};
 
@@ -128,6 +128,9 @@ pub enum AccountEvent {
         wrapping_key: Option<String>,
         /// `true` if the server has begun another segment of its write-ahead log, and written a checkpoint, since.
         log_switched: bool,
+        /// Those who took copies of events that may have the person's: nothing that was sealed.
+        #[serde(default, skip_serializing_if = "CopyHolders::is_empty")]
+        copies: CopyHolders,
     },
 }
 
@@ -268,6 +271,8 @@ pub enum AccountCommand {
         wrapping_key: Option<String>,
         /// See [`AccountEvent::ErasureCompleted`].
         log_switched: bool,
+        /// See [`AccountEvent::ErasureCompleted`].
+        copies: CopyHolders,
     },
 }
 
@@ -464,11 +469,11 @@ impl Aggregate for Account {
                 let sessions = AccountEvent::SessionsRevoked { by: RevocationCause::Erasure, except_session: None };
                 Ok(roles.chain([sessions, AccountEvent::Erased { by }]).collect())
             }
-            AccountCommand::CompleteErasure { destroyed, wrapping_key, log_switched } => {
+            AccountCommand::CompleteErasure { destroyed, wrapping_key, log_switched, copies } => {
                 if !state.erased {
                     return Err(AccountError::ErasureNotStarted);
                 }
-                let completed = AccountEvent::ErasureCompleted { destroyed, wrapping_key, log_switched };
+                let completed = AccountEvent::ErasureCompleted { destroyed, wrapping_key, log_switched, copies };
                 Ok(if state.erasure_completed { vec![] } else { vec![completed] })
             }
         }
@@ -710,11 +715,13 @@ mod tests {
             destroyed: DestroyedData::default(),
             wrapping_key: Some("default".to_owned()),
             log_switched: true,
+            copies: CopyHolders::default(),
         };
         let completed = || AccountEvent::ErasureCompleted {
             destroyed: DestroyedData::default(),
             wrapping_key: Some("default".to_owned()),
             log_switched: true,
+            copies: CopyHolders::default(),
         };
         given::<Account>([registered()]).when(complete()).refused(AccountError::ErasureNotStarted);
         given::<Account>([registered(), erased()]).when(complete()).then([completed()]);

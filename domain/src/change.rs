@@ -107,7 +107,7 @@ fn fields_set(event: &Event, previous: Option<&Event>) -> Option<Vec<FieldChange
             vec![FieldChange::new("scope", before, lockdown_scope(event))]
         }
         // The event itself is the fact: it names the fields that were disclosed.
-        Event::Audit(AuditTrailEvent::Unsealed { .. }) => Vec::new(),
+        Event::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::Exported { .. }) => Vec::new(),
         // An operator's, which name both keys themselves.
         Event::Key(_) | Event::RateLimit(_) | Event::Checkpoint(_) => return None,
     })

@@ -272,6 +272,7 @@ impl Event {
                 | AccountEvent::ErasureCompleted { .. },
             )
             | Self::ApiKey(ApiKeyEvent::Created { .. })
+            | Self::Audit(AuditTrailEvent::Exported { .. })
             | Self::Checkpoint(_)
             | Self::Key(_) => &[],
             Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })
@@ -329,7 +330,7 @@ pub enum Category {
     Lockdown,
     /// A single stream, the nil one.
     Checkpoint,
-    /// One stream per event whose sealed fields were disclosed, with its id.
+    /// One stream per event whose sealed fields were disclosed, with its id, and one per copy of events.
     Audit,
     /// A single stream, the nil one.
     Key,

@@ -122,7 +122,7 @@ pub enum RouteGroup {
     SecondFactor,
     /// Requests that send mail, or that present a mailed token.
     Recovery,
-    /// Changes of the profile.
+    /// Changes of the profile, and exports of one's own data.
     Profile,
     /// Authentication by password, for a step-up or a password change.
     Password,
@@ -132,7 +132,7 @@ pub enum RouteGroup {
     Sessions,
     /// Token refreshes of one account.
     AccountRefresh,
-    /// Changes of other accounts, roles, the policy or a lockdown.
+    /// Changes of other accounts, roles, the policy or a lockdown; exports and streams of the audit trail.
     Administration,
     /// Password hashes for an address, in any operation.
     Hashes,

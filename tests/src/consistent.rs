@@ -8,6 +8,7 @@ use fulexo_commands::access_token::TokenGrant;
 use fulexo_domain::Aggregate;
 use fulexo_domain::account::{Account, AccountEvent, AccountState, PasswordChangeCause};
 use fulexo_domain::api_key::ApiKeyEvent;
+use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{
     AuthenticationEvent, Factor, FailureReason, LockScope, MAX_KNOWN_DEVICES, UnlockCause,
 };
@@ -51,6 +52,7 @@ pub async fn consistent_after_kills(database: &Database, nodes: &[Node], lost: u
     log.attempts_agree(&pool, lost).await;
     log.devices_agree(&pool).await;
     log.mails_agree(&pool).await;
+    log.copies_agree(&pool).await;
     // Without a node nobody keeps them up to date.
     if !nodes.is_empty() {
         log.read_models_agree(database).await;
@@ -268,6 +270,25 @@ impl Log {
             known,
             "access.api_key"
         );
+    }
+
+    /// Panics unless the holders of copies are those that the log names.
+    async fn copies_agree(&self, pool: &PgPool) {
+        let mut holders: BTreeMap<(String, Uuid), (i64, Option<i64>)> = BTreeMap::new();
+        for recorded in &self.events {
+            let Event::Audit(AuditTrailEvent::Exported { form, last, .. }) = &recorded.event else { continue };
+            if form.is_of_others() {
+                let holder = (recorded.actor.kind().to_owned(), recorded.actor.id().unwrap());
+                let last = last.map(|last| i64::try_from(last).unwrap());
+                let entry = holders.entry(holder).or_insert((0, last));
+                // The one that goes on has no end.
+                *entry = (entry.0 + 1, entry.1.zip(last).map(|(one, other)| one.max(other)));
+            }
+        }
+        let rows: Vec<(String, Uuid, i64, Option<i64>)> =
+            all(pool, "select kind, holder_id, copies, last_position from log.copy_holder").await;
+        let known = rows.into_iter().map(|(kind, id, copies, last)| ((kind, id), (copies, last))).collect();
+        assert_eq!(holders, known, "log.copy_holder");
     }
 
     /// Panics if a counted attempt is not recorded, or a lock was not announced. The tables may count less than the log

@@ -14,12 +14,12 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use fulexo_domain::account::{AccountEvent, Initiator, PasswordChangeCause};
 use fulexo_domain::api_key::ApiKeyEvent;
-use fulexo_domain::audit::AuditTrailEvent;
+use fulexo_domain::audit::{AuditTrailEvent, CopyFilter, CopyForm};
 use fulexo_domain::authentication::{
     AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, LockScope, UnlockCause,
 };
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
-use fulexo_domain::erasure::DestroyedData;
+use fulexo_domain::erasure::{CopyHolder, CopyHolderKind, CopyHolders, DestroyedData};
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
 use fulexo_domain::key::{KeyEvent, KeyLabel, KeyPurpose};
 use fulexo_domain::leaf::{self, EventDraft, LeafOutline, LeafTemplate};
@@ -86,8 +86,9 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", AccountEvent::ErasureWithdrawn {}.into()),
         ("", AccountEvent::Erased { by: Initiator::Owner }.into()),
         ("admin", AccountEvent::Erased { by: Initiator::Admin }.into()),
-        ("", erasure_completed(Some("2026-10".to_owned()))),
-        ("no_key", erasure_completed(None)),
+        ("", erasure_completed(Some("2026-10".to_owned()), CopyHolders::default())),
+        ("no_key", erasure_completed(None, CopyHolders::default())),
+        ("copies", erasure_completed(None, copy_holders())),
         ("", Auth::PasswordResetRequested {}.into()),
         ("", Auth::PasswordResetRefused { attempt: 5 }.into()),
         ("", Auth::NewDeviceSeen { session }.into()),
@@ -199,6 +200,12 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", LockdownEvent::Lifted {}.into()),
         ("", unsealed(&[SealedField::Email])),
         ("every_field", unsealed(&SealedField::ALL)),
+        ("", exported(CopyForm::Ndjson, Some(41), CopyFilter::default())),
+        ("ocsf", exported(CopyForm::Ocsf, Some(41), copy_filter())),
+        ("leaves", exported(CopyForm::Leaves, Some(41), CopyFilter::default())),
+        ("entries", exported(CopyForm::Entries, None, CopyFilter::default())),
+        ("stream", exported(CopyForm::Stream, None, copy_filter())),
+        ("own_data", exported(CopyForm::OwnData, Some(41), CopyFilter::default())),
         ("", refusal_ended(CheckpointRefusal::Shorter)),
         ("different", refusal_ended(CheckpointRefusal::Different)),
         ("other_log", refusal_ended(CheckpointRefusal::OtherLog)),
@@ -243,7 +250,7 @@ fn stands_among_the_samples(event: &Event) {
             | AccountEvent::ErasureStarted { due_at: _ }
             | AccountEvent::ErasureWithdrawn {}
             | AccountEvent::Erased { by: Initiator::Owner | Initiator::Admin }
-            | AccountEvent::ErasureCompleted { destroyed: _, wrapping_key: _, log_switched: _ } => {}
+            | AccountEvent::ErasureCompleted { destroyed: _, wrapping_key: _, log_switched: _, copies: _ } => {}
         },
         Event::Authentication(event) => match event {
             AuthenticationEvent::Succeeded { methods: _, session: _, device: _, trusted_device: _ }
@@ -350,7 +357,21 @@ fn stands_among_the_samples(event: &Event) {
             started_at: _,
             ended_at: _,
         }) => {}
-        Event::Audit(AuditTrailEvent::Unsealed { position: _, fields: _ }) => {}
+        Event::Audit(
+            AuditTrailEvent::Unsealed { position: _, fields: _ }
+            | AuditTrailEvent::Exported {
+                form:
+                    CopyForm::Ndjson
+                    | CopyForm::Ocsf
+                    | CopyForm::Leaves
+                    | CopyForm::Entries
+                    | CopyForm::Stream
+                    | CopyForm::OwnData,
+                first: _,
+                last: _,
+                filter: _,
+            },
+        ) => {}
         Event::Key(event) => match event {
             KeyEvent::Rotated {
                 kind: KeyPurpose::Encryption | KeyPurpose::Signing | KeyPurpose::Log,
@@ -396,7 +417,7 @@ fn forgetful() -> Policy {
     policy
 }
 
-fn erasure_completed(wrapping_key: Option<String>) -> Event {
+fn erasure_completed(wrapping_key: Option<String>, copies: CopyHolders) -> Event {
     let destroyed = DestroyedData {
         sealed: 41,
         addresses: 1,
@@ -409,7 +430,7 @@ fn erasure_completed(wrapping_key: Option<String>) -> Event {
         mail_tokens: 5,
         outcomes: 6,
     };
-    AccountEvent::ErasureCompleted { destroyed, wrapping_key, log_switched: true }.into()
+    AccountEvent::ErasureCompleted { destroyed, wrapping_key, log_switched: true, copies }.into()
 }
 
 /// Returns a device as the service names devices: sixteen bytes, base64url.
@@ -433,6 +454,30 @@ fn defined(permissions: &[Permission]) -> Event {
 
 fn unsealed(fields: &[SealedField]) -> Event {
     AuditTrailEvent::Unsealed { position: 41, fields: fields.to_vec() }.into()
+}
+
+fn exported(form: CopyForm, last: Option<u64>, filter: CopyFilter) -> Event {
+    AuditTrailEvent::Exported { form, first: 0, last, filter }.into()
+}
+
+/// Returns a filter of a copy that has all there is.
+fn copy_filter() -> CopyFilter {
+    CopyFilter {
+        actor: Some(id(1)),
+        api_key: Some(id(2)),
+        category: Some("account".to_owned()),
+        correlation: Some(id(3)),
+        id: Some(id(4)),
+        session: Some(id(5)),
+        subject: Some(id(6)),
+        r#type: Some("account.registered".to_owned()),
+    }
+}
+
+fn copy_holders() -> CopyHolders {
+    let holder = |kind, id, copies| CopyHolder { kind, id, copies, last_at: time(0) };
+    let latest = vec![holder(CopyHolderKind::Account, id(2), 3), holder(CopyHolderKind::ApiKey, id(3), 1)];
+    CopyHolders { count: 102, latest }
 }
 
 fn refusal_ended(reason: CheckpointRefusal) -> Event {

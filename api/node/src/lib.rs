@@ -11,6 +11,7 @@ pub mod caller;
 pub mod checkpoints;
 pub mod clock;
 pub mod config;
+pub mod copies;
 pub mod cosigning;
 pub mod database;
 pub mod doorbell;

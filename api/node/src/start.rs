@@ -63,7 +63,7 @@ use crate::refusals::record_ended_refusals;
 use crate::signer::{LogSigner, Signer};
 use crate::start_error::{StartError, failed};
 use crate::state::App;
-use crate::streams::{EventStreams, MAX_EXPORTS, MAX_EXPORTS_OF_CALLER, MAX_OWN_EXPORTS, StreamPlaces};
+use crate::streams::{CopyRecords, EventStreams, MAX_EXPORTS, MAX_EXPORTS_OF_CALLER, MAX_OWN_EXPORTS, StreamPlaces};
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 use crate::{clock, nats, schema};
@@ -237,6 +237,7 @@ impl Core {
             public_reads: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1).max(1)),
             past: Semaphore::new(usize::try_from(pools.readers / 2).unwrap_or(1)),
             exports: StreamPlaces::new(MAX_EXPORTS_OF_CALLER, MAX_EXPORTS),
+            copies: CopyRecords::default(),
             own_exports: StreamPlaces::new(1, MAX_OWN_EXPORTS),
             gate,
             progress,

@@ -25,7 +25,7 @@ use crate::keys::NodeKeys;
 use crate::limits::Limits;
 use crate::log_size::LogSize;
 use crate::signer::Signer;
-use crate::streams::{EventStreams, NoPlace, StreamPlace, StreamPlaces};
+use crate::streams::{CopyRecords, EventStreams, NoPlace, StreamPlace, StreamPlaces};
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 
@@ -56,6 +56,8 @@ pub struct App {
     pub(crate) past: Semaphore,
     /// Exports of the audit trail under way.
     pub exports: StreamPlaces,
+    /// The copies of events that go on, as far as the log says so.
+    pub copies: CopyRecords,
     /// The exports of people's own data.
     pub own_exports: StreamPlaces,
     /// Judges requests.

@@ -1,6 +1,8 @@
 //! The export of the audit trail: a stream of lines for auditors and for systems that collect events.
 
 use chrono::DateTime;
+use fulexo_commands::EventCopy;
+use fulexo_domain::audit::CopyForm;
 use fulexo_domain::event::Actor;
 use fulexo_domain::permission::Permission;
 use fulexo_node::answer::query_failed;
@@ -23,7 +25,7 @@ use poem_openapi::payload::Binary;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
-use super::audit_filter::FilterParameters;
+use super::audit_filter::{FilterParameters, copy_filter};
 use super::tag::Tag;
 
 pub struct AuditExports;
@@ -63,6 +65,8 @@ impl AuditExports {
     /// Needs the permission `audit.read`. Returns one line per event, in the order of the log, up to the last event that
     /// `list_audit_events` would show at the time of the request. Filters are combined with AND. `leaves` has no filters but
     /// `after`, `from` and `to`.
+    ///
+    /// Each export is an event itself, `audit.exported`, unless its range is empty.
     ///
     /// A response that ends without an error is complete. It ends with an error, and the connection with it, if you lose the
     /// permission, your token expires, or an event cannot be read. Continue with the position of the last whole line in
@@ -130,6 +134,11 @@ impl AuditExports {
             ExportRange::of(&app.pool, window, end).await.map_err(unreadable)?
         };
         let is_compressed = takes_gzip(request.headers());
+        if let Some(range) = range {
+            let (form, filter) = (copy_form(format), copy_filter(&filter));
+            app.record_copy(request, &caller, EventCopy { form, first: range.first, last: Some(range.last), filter })
+                .await?;
+        }
         let reader = ExportReader::new(app.pool.clone(), range, filter);
         let source = AuditLines { reader, format, page: Vec::new().into_iter(), failure: None };
         let needs = Some(Permission::AuditRead);
@@ -221,6 +230,14 @@ fn read_format(
             Err(refused("/format", "must be ndjson or ocsf with a filter other than after, from and to"))
         }
         ExportFormat::Ndjson | ExportFormat::Ocsf(_) | ExportFormat::Leaves => Ok(format),
+    }
+}
+
+const fn copy_form(format: ExportFormat) -> CopyForm {
+    match format {
+        ExportFormat::Ndjson => CopyForm::Ndjson,
+        ExportFormat::Ocsf(_) => CopyForm::Ocsf,
+        ExportFormat::Leaves => CopyForm::Leaves,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The filters that the list, the stream and the export of events share.
 
+use fulexo_domain::audit::CopyFilter;
 use fulexo_node::vocabulary::{Categories, EventTypes, Word};
 use fulexo_projections::read_models::audit::AuditFilter;
 use uuid::Uuid;
@@ -32,5 +33,19 @@ impl FilterParameters {
             id,
             ..AuditFilter::default()
         }
+    }
+}
+
+/// The filter of a copy, as the log records it.
+pub fn copy_filter(filter: &AuditFilter) -> CopyFilter {
+    CopyFilter {
+        actor: filter.actor,
+        api_key: filter.api_key,
+        category: filter.category.map(str::to_owned),
+        correlation: filter.correlation,
+        id: filter.id,
+        session: filter.session,
+        subject: filter.subject,
+        r#type: filter.event_type.map(str::to_owned),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fulexo_commands::EventCopy;
+use fulexo_domain::audit::{CopyFilter, CopyForm};
 use fulexo_domain::permission::Permission;
 use fulexo_node::answer::query_failed;
 use fulexo_node::caller::{BearerOrKey, app};
@@ -174,6 +176,8 @@ impl TransparencyLog {
     /// bytes, big-endian: `tile/entries/000` has the first 256 events. Bundles never change. Slashes of the index may be
     /// percent-encoded.
     ///
+    /// Whoever reads bundles is recorded once an hour at each node, by the event `audit.exported`.
+    ///
     /// Answers 404 for a bundle that the published checkpoint does not cover.
     #[oai(path = "/tile/entries/:index", method = "get", operation_id = "get_log_entries")]
     async fn entries(
@@ -195,6 +199,8 @@ impl TransparencyLog {
         if is_known(request, &tag) {
             return Ok(TileResponse::Unchanged(tag, ENTRIES.to_owned(), vary));
         }
+        let (form, filter) = (CopyForm::Entries, CopyFilter::default());
+        app.record_copy(request, &caller.0, EventCopy { form, first: 0, last: None, filter }).await?;
         let _few = app.look_back().await?;
         let content = read_tile(app, bundle).await?;
         let (content, coding) = if gzip { coded(content).await? } else { (content, None) };

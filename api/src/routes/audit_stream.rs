@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use fulexo_commands::CommandError;
+use fulexo_commands::{CommandError, EventCopy};
+use fulexo_domain::audit::CopyForm;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::InvalidValue;
 use fulexo_node::answer::query_failed;
@@ -21,7 +22,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
-use super::audit_filter::FilterParameters;
+use super::audit_filter::{FilterParameters, copy_filter};
 use super::health::unless_replaced;
 use super::input::Input;
 use super::live_events::LiveEvents;
@@ -67,6 +68,8 @@ impl AuditStream {
     /// Needs the permission `audit.read`. Returns events as server-sent events, in the order of the log, each once, as they are
     /// recorded. Filters are combined with AND. A client that reconnects with the `Last-Event-ID` that it saw last misses none.
     /// Blocks that have an id and no data move this position past events that the filters exclude.
+    ///
+    /// The stream is an event itself, `audit.exported`: once an hour at each node, and again if it begins earlier in the log.
     ///
     /// Answers 429 `too_many_streams` to a caller with 5 streams at this node, and 503 `overloaded` if the node has 200.
     #[oai(path = "/stream", method = "get", operation_id = "stream_audit_events")]
@@ -114,8 +117,12 @@ impl AuditStream {
         let filter = parameters.filter().resolved(&app.pool).await.map_err(query_failed)?;
         let named = [("/Last-Event-ID", last_event_id.0), ("/after", after.0)];
         let named = named.into_iter().find_map(|(pointer, position)| Some((pointer, position?)));
-        let next = first_position(app, named).await?;
+        let first = first_position(app, named).await?;
         let place = app.streams.places.take(caller.0.actor.id().unwrap_or_default()).map_err(refused)?;
+        let (form, recorded) = (CopyForm::Stream, copy_filter(&filter));
+        app.record_copy(request, &caller.0, EventCopy { form, first, last: None, filter: recorded }).await?;
+        // From now on is from behind this record on.
+        let next = if named.is_some() { first } else { first_position(app, None).await? };
         let live = LiveEvents::new(app, caller.0, filter, next, place)?;
         Ok(EventStreamResponse::Open(EventBlocks(live.start()), "no".to_owned()))
     }

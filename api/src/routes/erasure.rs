@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fulexo_commands::ErasureStatus;
-use fulexo_domain::erasure::DestroyedData;
+use fulexo_domain::erasure::{CopyHolder, DestroyedData};
 use fulexo_domain::permission::Permission;
 use fulexo_domain::values::AccountId;
 use fulexo_node::answer::{CommandResponse, EnforcementResource, NoContent, query_failed};
@@ -67,6 +67,25 @@ struct ErasureResource {
     wrapping_key: Option<String>,
     /// The places in which something survives.
     survives: Vec<SurvivalResource>,
+    /// Those who took copies of events that may have those of the account: the last 100, newest first. Nothing sealed is in a
+    /// copy. The event `account.erased` tells whoever goes on to read.
+    copies: Vec<CopyHolderResource>,
+    /// The number of all who took copies.
+    copy_holders: u64,
+}
+
+/// Somebody who took copies of events.
+#[derive(Object)]
+#[oai(rename = "CopyHolder")]
+struct CopyHolderResource {
+    /// The kind of the holder: `account` or `api_key`.
+    kind: String,
+    /// The id of the account or API key.
+    id: Uuid,
+    /// The number of copies.
+    count: u64,
+    /// The time at which the last one began.
+    last_at: Timestamp,
 }
 
 /// The numbers of rows that an erasure destroyed.
@@ -270,6 +289,8 @@ impl ErasureResource {
             destroyed: None,
             wrapping_key: None,
             survives: Vec::new(),
+            copies: Vec::new(),
+            copy_holders: 0,
         }
     }
 
@@ -286,6 +307,8 @@ impl ErasureResource {
             destroyed: Some(status.destroyed.into()),
             wrapping_key: status.wrapping_key,
             survives,
+            copy_holders: status.copies.count,
+            copies: status.copies.latest.into_iter().map(CopyHolderResource::from).collect(),
         }
     }
 }
@@ -310,10 +333,21 @@ fn survivals(status: &ErasureStatus) -> Vec<SurvivalResource> {
         ));
     }
     survives.push(survival(
-        "Exports and disclosures: what those who may open sealed fields were shown. The log names them, by `audit.unsealed`.",
+        "Exports, streams and copies of the log: the same events. `copies` names those who took them.",
+        None,
+    ));
+    survives.push(survival(
+        "Disclosures: what those who may open sealed fields were shown. The log names them, by `audit.unsealed`.",
         None,
     ));
     survives
+}
+
+impl From<CopyHolder> for CopyHolderResource {
+    fn from(holder: CopyHolder) -> Self {
+        let CopyHolder { kind, id, copies, last_at } = holder;
+        Self { kind: kind.as_str().to_owned(), id, count: copies, last_at: last_at.into() }
+    }
 }
 
 impl From<DestroyedData> for DestroyedResource {

@@ -4,11 +4,12 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use fulexo_commands::{CommandError, KnownDevice};
+use fulexo_commands::{CommandError, EventCopy, KnownDevice};
+use fulexo_domain::audit::{CopyFilter, CopyForm};
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::AccountId;
 use fulexo_node::answer::{behind, query_failed};
-use fulexo_node::caller::{Bearer, Caller, app, context};
+use fulexo_node::caller::{Authority, Bearer, Caller, app, context};
 use fulexo_node::clock;
 use fulexo_node::export_stream::{ExportFailure, ExportSource, ExportStream};
 use fulexo_node::http::Problem;
@@ -90,6 +91,8 @@ impl MyData {
     /// known devices and sessions, and every event of the log that concerns you, with what is sealed alongside it. Passwords,
     /// seeds, codes and tokens are not in it: nobody can read them. `/schemas/my-data.json` is the document's JSON Schema.
     ///
+    /// The export is an event itself, `audit.exported`.
+    ///
     /// A response that ends without an error is complete. You may have one export under way at a node (429), and a node 4 (503).
     /// HTTP/1.0 is refused: it does not tell a complete response from another one.
     #[oai(path = "/export", method = "get", operation_id = "export_me")]
@@ -114,11 +117,13 @@ impl MyData {
         let context = context(request, caller.actor(), None)?;
         let devices = app.commands.known_devices(&context, caller.account, caller.session).await?;
         let opening = opening(app, &caller, devices, end).await?;
-        let source =
-            MyDataSource { app: Arc::clone(app), account: caller.account, end, step: MyDataStep::Opening(opening) };
+        let account = caller.account;
+        let caller = Authority::from(caller);
+        let (form, filter) = (CopyForm::OwnData, CopyFilter::default());
+        app.record_copy(request, &caller, EventCopy { form, first: 0, last: end, filter }).await?;
+        let source = MyDataSource { app: Arc::clone(app), account, end, step: MyDataStep::Opening(opening) };
         let is_compressed = takes_gzip(request.headers());
-        let export =
-            ExportStream { app: Arc::clone(app), caller: caller.into(), needs: None, source, is_compressed, permit };
+        let export = ExportStream { app: Arc::clone(app), caller, needs: None, source, is_compressed, permit };
         Ok(MyDataResponse::Document(
             WrittenJson(export.into_body()),
             "attachment; filename=\"my-data.json\"".to_owned(),

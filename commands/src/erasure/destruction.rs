@@ -229,6 +229,7 @@ async fn complete(side: &WriteSide, context: &Context, account: Uuid) -> Result<
         destroyed: found.destroyed,
         wrapping_key: found.wrapping_key,
         log_switched: found.log_switched.unwrap_or_default(),
+        copies: found.copies,
     };
     execute::decide(side, None, async || {
         let (state, version) = side.account_state(account).await?;

@@ -41,7 +41,8 @@ impl RemainsKind {
 /// nothing. All others have no row of it.
 const PSEUDONYMOUS: [&str; 6] = ["access", "read", "read_next", "read_previous", "tree", "projection"];
 /// The same, of schemas in which it stays in some tables alone.
-const KEPT: [&str; 5] = ["log.event", "log.stream", "log.snapshot", "vault.erasure", "vault.subject_key"];
+const KEPT: [&str; 6] =
+    ["log.event", "log.stream", "log.snapshot", "log.copy_holder", "vault.erasure", "vault.subject_key"];
 
 /// A column of a table, as the catalogue has it.
 struct SearchedColumn {

@@ -1,10 +1,11 @@
 //! The progress of an erasure.
 
 use chrono::{DateTime, Utc};
-use fulexo_domain::erasure::DestroyedData;
+use fulexo_domain::erasure::{CopyHolders, DestroyedData};
 use fulexo_domain::values::AccountId;
 
 use crate::error::CommandError;
+use crate::vault::copy_holders;
 use crate::write_side::WriteSide;
 
 /// The progress of the erasure of an account, from the destruction of its key on.
@@ -20,12 +21,16 @@ pub struct ErasureStatus {
     pub log_switched: Option<bool>,
     /// The time at which everything was deleted.
     pub completed_at: Option<DateTime<Utc>>,
+    /// Those who took copies of events that may have the person's.
+    pub copies: CopyHolders,
 }
 
 pub(crate) async fn status(side: &WriteSide, account: AccountId) -> Result<Option<ErasureStatus>, CommandError> {
     let row =
         sqlx::query!("select * from vault.erasure where account_id = $1", account.0).fetch_optional(&side.pool).await?;
-    Ok(row.map(|row| ErasureStatus {
+    let Some(row) = row else { return Ok(None) };
+    let copies = copy_holders::holders(&side.pool, account).await?;
+    Ok(Some(ErasureStatus {
         erased_at: row.erased_at,
         wrapping_key: row.kek_id,
         destroyed: DestroyedData {
@@ -42,6 +47,7 @@ pub(crate) async fn status(side: &WriteSide, account: AccountId) -> Result<Optio
         },
         log_switched: row.log_switched,
         completed_at: row.completed_at,
+        copies,
     }))
 }
 

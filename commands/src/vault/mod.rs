@@ -11,6 +11,7 @@
 //! backups hold nothing readable of it once the keys that wrapped it are destroyed.
 
 pub mod acme;
+pub(crate) mod copy_holders;
 pub mod crypto;
 pub mod key_epochs;
 mod key_hierarchy;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_domain::authentication::MAX_KNOWN_DEVICES;
-use fulexo_domain::event::RecordedEvent;
+use fulexo_domain::event::{Actor, RecordedEvent};
 use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_domain::values::{AccountId, SessionId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::key_epochs;
 use super::subject::WrappedKey;
+use super::{copy_holders, key_epochs};
 
 /// A change of the vault.
 pub enum VaultWrite {
@@ -201,6 +201,15 @@ pub enum VaultWrite {
         /// The account.
         account: AccountId,
     },
+    /// Counts a copy of events that its holder has begun to take.
+    CountCopy {
+        /// The holder.
+        by: Actor,
+        /// The position of the last event of the copy; `None` if it goes on.
+        last: Option<u64>,
+        /// The time of the copy.
+        at: DateTime<Utc>,
+    },
     /// A key takes the place of another.
     ReplaceKey {
         /// The purpose of both.
@@ -380,6 +389,7 @@ pub(crate) async fn write(
                     .execute(&mut *connection)
                     .await?;
             }
+            VaultWrite::CountCopy { by, last, at } => copy_holders::count(connection, *by, *last, *at).await?,
             VaultWrite::SuccessfulAttempt { key_hash, account_key, factor, at } => {
                 sqlx::query!(
                     "with own as (delete from vault.attempt where key_hash = $1 and factor = $3)

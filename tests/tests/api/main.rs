@@ -11,6 +11,7 @@ mod audit_change;
 mod audit_search;
 mod audit_stream;
 mod browsers;
+mod copies;
 mod counter;
 mod devices;
 mod erasure;

@@ -260,6 +260,7 @@ async fn rare_load(node: &Node, admin: &Client) {
     let registered = admin.get(&format!("/v1/audit/events?subject={}&limit=1", ann.account)).await;
     let path = format!("/v1/audit/events/{}/unseal", registered.json["items"][0]["position"]);
     assert_eq!(admin.post(&path, because.clone()).await.status, 200);
+    assert_eq!(admin.get("/v1/audit/export?category=policy").await.status, 200);
     let expires_at = operator().now + TimeDelta::days(1);
     let key = json!({"name": "gateway", "permissions": ["audit.read"], "expires_at": expires_at});
     let key = admin.post("/v1/api-keys", key).await;

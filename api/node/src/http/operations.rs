@@ -135,7 +135,7 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         "login_with_second_factor" => &[RouteGroup::SecondFactor],
         "request_password_reset" | "reset_password" | "verify_email" | "report_intrusion" => &[RouteGroup::Recovery],
         "request_email_verification" => &[RouteGroup::Recovery, RouteGroup::Credentials],
-        "change_me" => &[RouteGroup::Profile],
+        "change_me" | "export_me" => &[RouteGroup::Profile],
         "change_my_password" | "step_up" => &[RouteGroup::Password],
         "enrol_totp"
         | "confirm_totp"
@@ -164,7 +164,10 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         | "change_policy"
         | "preview_policy"
         | "define_role"
-        | "retire_role" => &[RouteGroup::Administration],
+        | "retire_role"
+        // Each is recorded.
+        | "export_audit_events"
+        | "stream_audit_events" => &[RouteGroup::Administration],
         // A service asks about each request that it gets, and nothing changes by it.
         "introspect_token" => &[],
         _ => return None,

@@ -39,7 +39,7 @@ use crate::keys::NodeKeys;
 use crate::log_size::LogSize;
 use crate::start_error::{StartError, failed};
 use crate::state::App;
-use crate::streams::{EventStreams, MAX_EXPORTS, MAX_EXPORTS_OF_CALLER, StreamPlaces};
+use crate::streams::{CopyRecords, EventStreams, MAX_EXPORTS, MAX_EXPORTS_OF_CALLER, StreamPlaces};
 use crate::tasks::CommandTasks;
 use crate::token_cache::TokenCache;
 
@@ -111,6 +111,7 @@ impl ReplayedNode {
             public_reads: Semaphore::new(1),
             past: Semaphore::new(1),
             exports: StreamPlaces::new(MAX_EXPORTS_OF_CALLER, MAX_EXPORTS),
+            copies: CopyRecords::default(),
             // Nobody has data of their own here.
             own_exports: StreamPlaces::new(0, 0),
             gate,

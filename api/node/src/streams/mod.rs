@@ -1,6 +1,7 @@
 //! The shared parts of a node's open event streams: their places, the events that all of them are sent, and the turns in which
 //! they ask the database, so that they leave its connections to others. It reads nothing itself.
 
+mod copy_records;
 mod places;
 mod recent;
 
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Semaphore, watch};
 
+pub use self::copy_records::CopyRecords;
 pub use self::places::{NoPlace, StreamPlace, StreamPlaces};
 pub use self::recent::{KEPT, Looked, PAGE, RecentEvent, RecentEvents};
 

@@ -98,6 +98,12 @@ impl<'a> OcsfDetails<'a> {
                 src_endpoint: Some(OcsfNamed { name: "unknown" }),
                 ..Self::default()
             },
+            Event::Audit(AuditTrailEvent::Exported { form, first: _, last: _, filter: _ }) => Self {
+                api: Some(OcsfApi { operation: form.operation() }),
+                // Required, and not recorded.
+                src_endpoint: Some(OcsfNamed { name: "unknown" }),
+                ..Self::default()
+            },
             Event::Lockdown(LockdownEvent::Started { .. } | LockdownEvent::Lifted {}) => {
                 Self { entity: Some(entity(Some("lockdown"), "Lockdown", recorded)), ..Self::default() }
             }

@@ -143,12 +143,11 @@ async fn a_stop_does_not_wait_for_streams_whether_or_not_they_are_read() {
     let node = Node::start().await;
     let (auditor, ann) = (node.auditor().await, node.customer().await);
     append(&node, ann.account, 20_000).await;
-    let (mut read, mut over_http_2) = (
-        open(&auditor, "").await,
-        auditor.stream_over_http_2(&format!("{STREAM}?type=account.suspended")).await.unwrap(),
-    );
     let unread =
         [open(&auditor, "?after=0").await, auditor.stream_over_http_2(&format!("{STREAM}?after=0")).await.unwrap()];
+    // The last one, so that no stream is recorded while it is open.
+    let mut over_http_2 = auditor.stream_over_http_2(&format!("{STREAM}?type=account.suspended")).await.unwrap();
+    let mut read = open(&auditor, "").await;
     let app = Arc::clone(node.app());
     eventually("the buffers are full", async || {
         let sent = app.streams.sent();

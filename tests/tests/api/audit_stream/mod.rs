@@ -85,8 +85,9 @@ fn positions(events: &[Value]) -> Vec<u64> {
 async fn an_event_of_the_stream_is_the_item_of_the_list() {
     let node = Node::start().await;
     let (auditor, ann) = (node.auditor().await, node.customer().await);
-    let begin = log_size(&node).await;
     let mut source = open(&auditor, "").await;
+    // Behind the record of the stream itself.
+    let begin = log_size(&node).await;
     let header = |name: &str| source.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     assert_eq!(header("cache-control").as_deref(), Some("no-store"));
     assert_eq!(header("x-accel-buffering").as_deref(), Some("no"));
