@@ -11,7 +11,7 @@ use fulexo_domain::values::{AccountId, Reason, SessionId};
 
 use crate::accounts::profile;
 use crate::authentication::attempts;
-use crate::authorization::roles::{self, grants_roles};
+use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome, CommitOutcome, TRIES};
@@ -66,9 +66,8 @@ async fn change_suspension(
                     .await?;
             }
             unit.record(account.0, Some(account), events)?;
-            if suspends && state.roles.iter().any(grants_roles) {
-                let (other, expected) = roles::other_administrator(side, account).await?;
-                unit.expect(other.category, other.id, expected);
+            if suspends {
+                roles::keep_an_administrator(side, &mut unit, account, &state).await?;
             }
             Ok((unit, ()))
         })

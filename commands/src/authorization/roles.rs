@@ -32,7 +32,7 @@ const MAX_ROLES: i64 = 500;
 pub(crate) type Preconditions = Vec<(Stream, ExpectedVersion)>;
 
 /// Returns `true` for a built-in role that may grant roles. At least one account in use must hold one.
-pub(crate) fn grants_roles(role: &RoleName) -> bool {
+fn grants_roles(role: &RoleName) -> bool {
     built_in_permissions(role).is_some_and(|permissions| permissions.contains(Permission::RolesGrant))
 }
 
@@ -315,12 +315,23 @@ pub(crate) async fn require_rank_and(
     require_granter(side, unit, context, needed).await
 }
 
+/// Requires another administrator, if this account is one that is about to stop being one.
+pub(crate) async fn keep_an_administrator(
+    side: &WriteSide,
+    unit: &mut UnitOfWork<'_>,
+    account: AccountId,
+    state: &AccountState,
+) -> Result<(), CommandError> {
+    if state.roles.iter().any(grants_roles) {
+        let (other, expected) = other_administrator(side, account).await?;
+        unit.expect(other.category, other.id, expected);
+    }
+    Ok(())
+}
+
 /// Finds another account in use that holds a built-in role which may grant roles. Returns its expected version as a
 /// precondition of removing an administrator: of two concurrent removals, one conflicts.
-pub(crate) async fn other_administrator(
-    side: &WriteSide,
-    but: AccountId,
-) -> Result<(Stream, ExpectedVersion), CommandError> {
+async fn other_administrator(side: &WriteSide, but: AccountId) -> Result<(Stream, ExpectedVersion), CommandError> {
     let granting: Vec<String> = built_in_roles().filter(grants_roles).map(String::from).collect();
     let holders = sqlx::query_scalar!(
         "select distinct account_id from access.role_grant where role = any($1) and account_id <> $2 limit 100",

@@ -18,7 +18,7 @@ pub use self::status::ErasureStatus;
 pub(crate) use self::status::{receipt, status};
 use crate::accounts::profile;
 use crate::authentication::attempts;
-use crate::authorization::roles::{self, grants_roles};
+use crate::authorization::roles;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::execute::{self, CommandOutcome};
@@ -43,7 +43,7 @@ pub(crate) async fn start(
             let events = Account::handle_command(&state, AccountCommand::StartErasure { due_at })?;
             let mut unit = side.unit_of_work(context);
             unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-            keep_an_administrator(side, &mut unit, account, &state).await?;
+            roles::keep_an_administrator(side, &mut unit, account, &state).await?;
             unit.record(account.0, Some(account), events)?;
             Ok((unit, state.erasure_due.unwrap_or(due_at)))
         })
@@ -134,23 +134,9 @@ async fn record(
 ) -> Result<(), CommandError> {
     let events: Vec<AccountEvent> = Account::handle_command(state, AccountCommand::Erase { by })?;
     unit.expect(Category::Account, account.0, ExpectedVersion::Exact(version));
-    keep_an_administrator(side, unit, account, state).await?;
+    roles::keep_an_administrator(side, unit, account, state).await?;
     let profile = profile::profile(side, account).await?;
     let address_key = profile.map(|profile| attempts::address_key(&side.vault, &profile.email.normalised()));
     unit.vault(VaultWrite::Erase { account, address_key });
     unit.record(account.0, Some(account), events)
-}
-
-/// Requires another administrator, if this account is one.
-async fn keep_an_administrator(
-    side: &WriteSide,
-    unit: &mut UnitOfWork<'_>,
-    account: AccountId,
-    state: &AccountState,
-) -> Result<(), CommandError> {
-    if state.roles.iter().any(grants_roles) {
-        let (other, expected) = roles::other_administrator(side, account).await?;
-        unit.expect(other.category, other.id, expected);
-    }
-    Ok(())
 }
