@@ -45,20 +45,10 @@ pub struct EncryptionRotation {
 /// # Errors
 /// [`RotationError`]. Run it again once the reason is gone.
 pub async fn rotate(rotation: &mut Rotation<'_>, context: &Context) -> Result<EncryptionRotation, RotationError> {
-    rotation.keys.refresh().await?;
-    let lives = rotation.lives(KIND).await?;
-    let in_use = lives.iter().find(|life| life.is_in_use()).ok_or(RotationError::NothingInUse("encryption"))?;
-    let coming = lives.iter().find(|life| life.is_coming());
-    let to = if let Some(coming) = coming {
-        rotation.note(format!("continuing with the key {}", coming.id));
-        put_in_use(rotation, context, &in_use.id, coming.id.clone()).await?
-    } else if lives.iter().any(KeyEpoch::is_leaving) {
-        rotation.note(format!("continuing: the key {} is in use", in_use.id));
-        in_use.id.clone()
-    } else {
-        let new = new_key(rotation, &lives)?;
-        key_epochs::add(&rotation.keys.pool, KIND, &new).await?;
-        put_in_use(rotation, context, &in_use.id, new).await?
+    let (in_use, coming) = rotation.keys_to_exchange(KIND, new_key).await?;
+    let to = match coming {
+        Some(coming) => put_in_use(rotation, context, &in_use, coming).await?,
+        None => in_use,
     };
     used_everywhere(rotation, &to).await?;
 

@@ -158,6 +158,30 @@ impl<'a> Rotation<'a> {
         Ok(lives.into_iter().filter(|life| life.kind == kind).collect())
     }
 
+    /// Returns the key in use, and the one to put in its place: one that an interrupted rotation left, or a new one. `None` if an
+    /// interrupted rotation has put it in use, and the one before is not destroyed yet.
+    pub(super) async fn keys_to_exchange(
+        &mut self,
+        kind: KeyPurpose,
+        new_key: impl FnOnce(&mut Self, &[KeyEpoch]) -> Result<KeyLabel, RotationError>,
+    ) -> Result<(KeyLabel, Option<KeyLabel>), RotationError> {
+        self.keys.refresh().await?;
+        let lives = self.lives(kind).await?;
+        let in_use = lives.iter().find(|life| life.is_in_use()).ok_or(RotationError::NothingInUse(kind.as_str()))?;
+        let coming = if let Some(coming) = lives.iter().find(|life| life.is_coming()) {
+            self.note(format!("continuing with the key {}", coming.id));
+            Some(coming.id.clone())
+        } else if lives.iter().any(KeyEpoch::is_leaving) {
+            self.note(format!("continuing: the key {} is in use", in_use.id));
+            None
+        } else {
+            let new = new_key(self, &lives)?;
+            key_epochs::add(&self.keys.pool, kind, &new).await?;
+            Some(new)
+        };
+        Ok((in_use.id.clone(), coming))
+    }
+
     /// Waits until every node that is up has announced what is asked for. Returns the names of the nodes that have not: those
     /// of `Ok` are down, those of `Err` are up.
     pub(super) async fn announced(
