@@ -38,7 +38,7 @@ pub struct MyData;
 
 /// The version of the document's form. `/schemas/my-data.json` describes it.
 const FORM: u32 = 1;
-/// The number of sessions, or of events, that are read at a time.
+/// The number of grants, of sessions, or of events, that are read at a time.
 const PAGE: u16 = 200;
 
 /// A JSON document that is written while it is read.
@@ -141,12 +141,10 @@ async fn opening(app: &App, caller: &Caller, devices: Vec<KnownDevice>, end: Opt
     // A token is issued only to an account.
     let row = account.ok_or_else(|| behind(Projection::Accounts, caller.position()))?;
     let profile = app.commands.profile(caller.account).await?.ok_or_else(Problem::not_found)?;
-    let filter = roles::GrantFilter { account: Some(caller.account), role: None };
-    let grants = roles::grants(&app.pool, &filter, &Paging::first(PAGE), None).await.map_err(query_failed)?;
+    let grants = grants_of(app, caller.account).await?;
     let time = |time: chrono::DateTime<chrono::Utc>| Timestamp(time).to_json();
     let optional = |time: Option<chrono::DateTime<chrono::Utc>>| time.map(Timestamp).to_json();
     let grants: Vec<_> = grants
-        .items
         .iter()
         .map(|held| {
             let by = json!({"kind": held.grant.granted_by_kind, "id": held.grant.granted_by});
@@ -187,6 +185,20 @@ async fn opening(app: &App, caller: &Caller, devices: Vec<KnownDevice>, end: Opt
     let text = document.to_string();
     // The lists that may be long follow, inside the same object.
     Ok(format!("{},\"sessions\":[", text.strip_suffix('}').unwrap_or(&text)))
+}
+
+/// All grants to an account: at most one per role, of which there are a few hundred.
+async fn grants_of(app: &App, account: AccountId) -> Result<Vec<roles::GrantWithPermissions>, Problem> {
+    let filter = roles::GrantFilter { account: Some(account), role: None };
+    let (mut paging, mut grants) = (Paging::first(PAGE), Vec::new());
+    loop {
+        let page = roles::grants(&app.pool, &filter, &paging, None).await.map_err(query_failed)?;
+        grants.extend(page.items);
+        match page.next {
+            Some(last) => paging.after = Some(last),
+            None => return Ok(grants),
+        }
+    }
 }
 
 /// The part of the document that is written next.

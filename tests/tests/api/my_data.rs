@@ -163,3 +163,26 @@ async fn an_export_needs_the_owner_who_has_just_logged_in() {
     drop(held);
     fulexo_tests::eventually("the place is free again", async || ann.get(EXPORT).await.status == 200).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_every_role_also_of_a_person_who_has_more_than_a_page_has() {
+    const ROLES: usize = 203;
+    let node = Node::start().await;
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    let because = json!({"permissions": [], "reason": "tests"});
+    let roles = format!("/v1/accounts/{}/roles", ann.account);
+    let mut last = 0;
+    for number in 0..ROLES {
+        let defined = admin.put(&format!("/v1/roles/role-{number:03}"), because.clone()).await;
+        assert!(defined.status < 300, "{defined:?}");
+        let granted = admin.post(&roles, json!({"role": format!("role-{number:03}"), "reason": "tests"})).await;
+        assert!(granted.status < 300, "{granted:?}");
+        last = granted.position();
+    }
+    let export = ann.seeing(last).get(EXPORT).await;
+    let document: Value = serde_json::from_slice(&export.bytes).unwrap();
+    let held: Vec<&str> =
+        document["roles"].as_array().unwrap().iter().map(|held| held["role"].as_str().unwrap()).collect();
+    let expected = (0..ROLES).map(|number| format!("role-{number:03}"));
+    assert_eq!(held, ["customer".to_owned()].into_iter().chain(expected).collect::<Vec<_>>());
+}
