@@ -1,5 +1,6 @@
 //! `fulexo erasure check`: what is left of an erased person, in the database and in files.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -138,12 +139,21 @@ impl From<Remains> for ErasureFinding {
 
 /// The lines of a file, or of standard input, without empty ones.
 fn values(path: &Path) -> Result<Vec<Zeroizing<String>>, Failure> {
-    let mut text = Zeroizing::new(String::new());
+    let mut bytes = Zeroizing::new(Vec::new());
     let read = match path.as_os_str() == "-" {
-        true => io::stdin().take(MAX_VALUES).read_to_string(&mut text),
-        false => File::open(path).and_then(|file| file.take(MAX_VALUES).read_to_string(&mut text)),
+        true => io::stdin().take(MAX_VALUES + 1).read_to_end(&mut bytes),
+        false => File::open(path).and_then(|file| file.take(MAX_VALUES + 1).read_to_end(&mut bytes)),
     };
-    read.map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))?;
+    let unread = |error: &dyn Display| Failure::Failed(format!("cannot read {}: {error}", path.display()));
+    // Nothing is left out: a person would seem forgotten who is not.
+    if read.map_err(|error| unread(&error))? as u64 > MAX_VALUES {
+        return Err(Failure::Misused(format!(
+            "--values: {} is longer than {} bytes. Split it, and check each part",
+            path.display(),
+            grouped(MAX_VALUES)
+        )));
+    }
+    let text = str::from_utf8(&bytes).map_err(|error| unread(&error))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines: Vec<_> = lines.map(|line| Zeroizing::new(line.to_owned())).collect();
     match lines.iter().find(|line| line.len() < 4) {

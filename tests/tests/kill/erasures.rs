@@ -156,3 +156,20 @@ async fn the_verb_finds_every_copy_and_nothing_where_there_is_none() {
     ]);
     assert_eq!(places, expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_values_that_is_too_long_is_refused_and_not_read_in_part() {
+    let dir = own_dir();
+    let path = dir.path().join("values").display().to_string();
+    // The value that matters is the last one.
+    let longest = "x".repeat((1 << 20) - 1 - "ann@example.com".len());
+    for (text, code) in [(format!("{longest}\nann@example.com\n"), 2), (format!("{longest}\nann@example.com"), 1)] {
+        dir.store("values", &text).unwrap();
+        let env = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://nobody@127.0.0.1:1/nothing".to_owned())]);
+        let account = uuid::Uuid::nil().to_string();
+        let ended = Program::run(&["erasure", "check", &account, "--values", &path], &env);
+        // One that is as long as it may be is read, and the database is asked.
+        assert_eq!(ended.status.code(), Some(code), "{}", ended.errors);
+        assert_eq!(ended.errors.contains("is longer than 1,048,576 bytes. Split it"), code == 2, "{}", ended.errors);
+    }
+}
