@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flate2::read::GzDecoder;
+use fulexo_database::begin;
 use fulexo_node::signer::LogKeys;
 use fulexo_tests::{Answer, Database, Node, eventually, leaves, log_size, own_dir, superuser};
 use fulexo_tlog::bundle::entries;
@@ -18,7 +19,7 @@ use fulexo_tlog::tile::{TileKind, hashes, levels, tiles};
 use fulexo_tlog::tree::GrowingTree;
 use hyper::Method;
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{PgPool, PgTransaction};
 
 const ORIGIN: &str = "log.example/fulexo";
 
@@ -283,6 +284,24 @@ impl Tampering {
         run(&self.pool, &["alter table log.event_0 disable trigger append_only"]).await;
         run(&self.pool, statements).await;
     }
+
+    /// Keeps every node from publishing until the returned turn ends: a tree that is being built again is shorter than the one
+    /// that was signed, and would be refused for that.
+    async fn hold_publishing(&self) -> PgTransaction<'static> {
+        let mut turn = begin(&self.pool).await.unwrap();
+        sqlx::query("select from tree.checkpoint for update").execute(&mut *turn).await.unwrap();
+        turn
+    }
+
+    /// Ends the turn once the tree has every event again.
+    async fn publish_rebuilt(&self, turn: PgTransaction<'static>) {
+        eventually("the tree is built again", async || {
+            let is_whole = "select h.size = l.position from tree.head h, log.head l";
+            sqlx::query_scalar(is_whole).fetch_one(&self.pool).await.unwrap()
+        })
+        .await;
+        turn.commit().await.unwrap();
+    }
 }
 
 /// Replaces an event and everything that follows from it: its hash, the tiles, and the tree's size, so that the tree is built
@@ -307,9 +326,11 @@ async fn an_event_that_was_rewritten_with_all_its_hashes_is_not_signed() {
     tampering
         .run(&["create table public.kept as select position, leaf, leaf_hash from log.event where position = 2"])
         .await;
+    let turn = tampering.hold_publishing().await;
     tampering.run(&REWRITE).await;
     // Another node, which has never seen the log as it was.
     let node = signing.node(&database).await;
+    tampering.publish_rebuilt(turn).await;
     let customer = node.customer().await;
     refused(&node).await;
     assert_eq!(health(&node).await["status"], "degraded");
@@ -320,12 +341,14 @@ async fn an_event_that_was_rewritten_with_all_its_hashes_is_not_signed() {
     assert_eq!(customer.get("/v1/me").await.status, 200, "the service goes on");
 
     // Whoever puts the event back gets signatures again.
+    let turn = tampering.hold_publishing().await;
     tampering
         .run(&[
             "update log.event_0 e set leaf = k.leaf, leaf_hash = k.leaf_hash from public.kept k where e.position = k.position",
             "update tree.head set size = 0; delete from tree.tile",
         ])
         .await;
+    tampering.publish_rebuilt(turn).await;
     let (_, healed) = signing.verified(&covered(&node).await);
     assert!(healed.size > signed.size);
     assert_eq!(health(&node).await["checkpoint"]["refused"], false);
