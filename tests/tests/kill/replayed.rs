@@ -1,6 +1,6 @@
 //! `fulexo audit replay`: an exported trail on another machine tells what the service told, to its auditor alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 use chrono::{SecondsFormat, TimeDelta};
 use fulexo_node::clock;
 use fulexo_tests::spec::operations;
-use fulexo_tests::{Client, Dice, Ended, Program, eventually, leaves, own_dir, poison};
+use fulexo_tests::{Authenticator, Client, Dice, Ended, Node, Program, eventually, leaves, own_dir, poison};
 use hyper::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -65,8 +65,8 @@ fn refused(copy: &Path, more: &[&str]) -> Ended {
     ended
 }
 
-/// Acts of a service that is used: accounts, roles, keys, the policy, a lockdown.
-async fn use_service(log: &SignedLog) {
+/// Acts of a service that is used: accounts, roles, keys, the policy, a lockdown. Returns the accounts of customers.
+async fn use_service(log: &SignedLog) -> [Uuid; 2] {
     let node = &log.node;
     let (admin, ann, ben) = (node.admin().await, node.customer().await, node.customer().await);
     let reason = json!({"reason": "Ümlaut & <reason>"});
@@ -88,11 +88,67 @@ async fn use_service(log: &SignedLog) {
     ok(admin.post("/v1/api-keys", key).await);
     let mut policy = admin.get("/v1/policy").await.json;
     policy["lockout"]["threshold"] = json!(7);
+    policy["erasure"]["withdrawal_days"] = json!(0);
     policy["reason"] = json!("r");
     ok(admin.put("/v1/policy", policy).await);
     ok(admin.post("/v1/lockdown", json!({"scope": "logins", "reason": "r"})).await);
     ok(admin.delete_with("/v1/lockdown", reason).await);
     ok(ann.post_nothing("/v1/auth/logout").await);
+    [ann.account, ben.account]
+}
+
+/// Erases an account, by an administrator unless its owner asks for it, and waits for the end.
+async fn erase(node: &Node, admin: &Client, account: Uuid, owner: Option<&Client>) {
+    let because = json!({"reason": "asked for by letter"});
+    let erased = match owner {
+        Some(owner) => owner.post_nothing("/v1/me/erasure").await,
+        None => admin.post(&format!("/v1/accounts/{account}/erasure"), because).await,
+    };
+    assert_eq!(erased.status, 200, "{erased:?}");
+    // Others go on meanwhile.
+    node.customer().await;
+    let path = format!("/v1/erasures/{account}");
+    eventually("the erasure is completed", async || admin.get(&path).await.json["state"] == "completed").await;
+}
+
+/// Erases people who have roles, sessions and factors. Returns their accounts, and somebody who is not erased yet.
+async fn erase_people(node: &Node, admin: &Client) -> ([Uuid; 2], Client) {
+    let ok = |answer: fulexo_tests::Answer| assert!(answer.status < 300, "{answer:?}");
+    let of = |account: Uuid, act: &str| format!("/v1/accounts/{account}/{act}");
+    let (dan, eve, fay) = (node.customer().await, node.customer().await, node.user(&["customer", "auditor"]).await);
+    let started = dan.post_nothing("/v1/me/second-factor/totp").await;
+    let code = Authenticator::of(started.json["secret"].as_str().unwrap()).code(-1);
+    ok(dan.post("/v1/me/second-factor/totp/confirm", json!({"code": code})).await);
+    ok(admin.put("/v1/roles/support", json!({"permissions": ["accounts.read"], "reason": "r"})).await);
+    ok(admin.post(&of(dan.account, "roles"), json!({"role": "support", "reason": "r"})).await);
+    ok(node.log_in(&eve.email, eve.account).await.post_nothing("/v1/auth/logout").await);
+    // One who thinks better of it, and is erased all the same.
+    ok(fay.post_nothing("/v1/me/erasure").await);
+    ok(fay.delete("/v1/me/erasure").await);
+    ok(admin.post(&of(fay.account, "suspend"), json!({"reason": "r"})).await);
+    tokio::join!(erase(node, admin, dan.account, None), erase(node, admin, fay.account, None));
+    ([dan.account, fay.account], eve)
+}
+
+/// Questions about an erased account: before, at and after the events of its erasure.
+fn questions_about(account: Uuid, leaves: &[Value]) -> Vec<String> {
+    let at = |kind: &str| {
+        let is_it = |leaf: &Value| leaf["stream"] == json!(account) && leaf["type"] == kind;
+        leaves.iter().position(is_it).unwrap()
+    };
+    let (erased, completed) = (at("account.erased"), at("account.erasure_completed"));
+    // Roles are revoked by events of their own, before.
+    let moments = BTreeSet::from([erased - 4, erased - 1, erased, erased + 1, completed]);
+    let asked = |as_of: usize| {
+        [
+            format!("/v1/accounts/{account}?as_of={as_of}"),
+            format!("/v1/accounts?order=desc&limit=9&as_of={as_of}"),
+            format!("/v1/sessions?account_id={account}&as_of={as_of}"),
+            format!("/v1/grants?account_id={account}&as_of={as_of}"),
+            format!("/v1/audit/events?subject={account}&order=desc&limit=9&as_of={as_of}"),
+        ]
+    };
+    moments.into_iter().flat_map(asked).collect()
 }
 
 /// Replaces what is sealed, which only the service can open, with null; returns how many of them had a value.
@@ -144,7 +200,15 @@ fn question(dice: &mut Dice, leaves: &[Value], accounts: &[Value]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_has_the_checksums_of_production_and_answers_as_production_does() {
     let log = SignedLog::of(3_000).await;
-    use_service(&log).await;
+    let admin = log.node.admin().await;
+    let ([dan, fay], eve) = erase_people(&log.node, &admin).await;
+    let [ann, ben] = use_service(&log).await;
+    tokio::join!(
+        erase(&log.node, &admin, ann, None),
+        erase(&log.node, &admin, ben, None),
+        erase(&log.node, &admin, eve.account, Some(&eve)),
+    );
+    let erased = [dan, fay, ann, ben, eve.account];
     let size = log.covered().await.size;
     let copy = log.exported("copy");
     let mut replayed = Replayed::of(&copy, &log.signing.key.to_string(), &[]);
@@ -170,6 +234,8 @@ async fn a_replay_has_the_checksums_of_production_and_answers_as_production_does
     let mut questions: Vec<String> = (0..60).map(|_| question(&mut dice, leaves, &accounts)).collect();
     // Of those whom the service itself has registered, it knows the addresses.
     questions.extend(["accounts", "sessions"].map(|list| format!("/v1/{list}?order=desc&limit=3&as_of={until}")));
+    questions.extend(erased.iter().flat_map(|account| questions_about(*account, leaves)));
+    let mut lives = BTreeSet::new();
     for question in questions {
         let (mut expected, mut answer) = (live.get(&question).await, auditor.get(&question).await);
         assert_eq!(answer.status, expected.status, "{question}: {answer:?}");
@@ -180,6 +246,10 @@ async fn a_replay_has_the_checksums_of_production_and_answers_as_production_does
         sealed += blanked(&mut expected.json);
         assert_eq!(answer.json, expected.json, "{question}");
         items += expected.json["items"].as_array().map_or(1, Vec::len);
+        if let Some(account) = erased.iter().find(|account| answer.json["account_id"] == json!(account)) {
+            let is_without_roles = answer.json["roles"] == json!([]);
+            lives.insert((account, answer.json["erased"] == true, is_without_roles));
+        }
         if let Some(next) = expected.json["next_cursor"].as_str() {
             let question = format!("{question}&cursor={next}");
             let (mut expected, answer) = (live.get(&question).await, auditor.get(&question).await);
@@ -187,6 +257,8 @@ async fn a_replay_has_the_checksums_of_production_and_answers_as_production_does
             assert_eq!(answer.json, expected.json, "{question}");
         }
     }
+    let mut each = erased.iter().flat_map(|account| [(account, false, false), (account, true, true)]);
+    assert!(each.all(|life| lives.contains(&life)), "each was there with its roles, and then was not: {lives:?}");
     assert!(sealed > 4 && items > 200, "the questions were about something: {sealed} sealed, {items} items");
     // What has no past: the present of the replay is the end of the trail.
     for question in ["/v1/policy", "/v1/lockdown", "/v1/api-keys", "/v1/permissions", "/v1/audit/events/17"] {
