@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,15 +20,15 @@ use uuid::Uuid;
 use crate::signing::{Signing, covered};
 
 /// A database whose nodes take their keys from a file.
-struct Keyed {
-    database: Arc<Database>,
+pub struct Keyed {
+    pub database: Arc<Database>,
     pool: PgPool,
-    dir: DataDir,
-    env: BTreeMap<String, String>,
+    pub dir: DataDir,
+    pub env: BTreeMap<String, String>,
 }
 
 impl Keyed {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let database = Arc::new(Database::create().await);
         let (dir, mut env) = (own_dir(), database.env());
         let file = dir.path().join("keys");
@@ -38,18 +38,18 @@ impl Keyed {
         Self { pool: superuser(&database).await, database, dir, env }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.dir.path().join("keys")
     }
 
-    async fn node(&self, name: &str) -> Node {
+    pub async fn node(&self, name: &str) -> Node {
         let mut env = self.env.clone();
         env.insert("FULEXO_NODE_NAME".into(), name.into());
         Node::with(&self.database, env).await
     }
 
     /// The keys in the file, by id.
-    fn keys(&self) -> BTreeMap<String, SymmetricKey> {
+    pub fn keys(&self) -> BTreeMap<String, SymmetricKey> {
         keys(&self.file())
     }
 
@@ -99,12 +99,13 @@ impl Keyed {
     }
 
     /// Runs `fulexo keys rotate encryption` to its end.
-    fn rotate(&self, wait: &str) -> fulexo_tests::Ended {
+    pub fn rotate(&self, wait: &str) -> fulexo_tests::Ended {
         Program::run(&["keys", "rotate", "encryption", "--wait", wait], &self.env)
     }
 }
 
-fn keys(file: &PathBuf) -> BTreeMap<String, SymmetricKey> {
+/// The keys in a file, by id.
+pub fn keys(file: &Path) -> BTreeMap<String, SymmetricKey> {
     use base64::Engine;
     let read = |line: &str| {
         let (id, key) = line.split_once(':')?;

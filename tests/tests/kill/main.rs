@@ -5,6 +5,7 @@
 mod arguments;
 #[path = "../log/audit.rs"]
 mod audit;
+mod backups;
 mod dev;
 mod erasures;
 mod exports;

@@ -72,7 +72,7 @@ fn fault_of(directory: &Path, more: &[&str]) -> Option<String> {
 }
 
 /// All files below a directory.
-fn files(directory: &Path) -> Vec<PathBuf> {
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let (mut files, mut directories) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(inner) = directories.pop() {
         for entry in fs::read_dir(inner).unwrap() {
