@@ -29,13 +29,22 @@ create index erasure_open on vault.erasure (erased_at) where completed_at is nul
 create index erasure_completed on vault.erasure (completed_at) where completed_at is not null;
 grant select, insert, update on vault.erasure to fulexo_app;
 
--- Writes the table of keys anew: VACUUM frees the space of a destroyed key, but leaves its bytes in the file. Returns false, and
--- changes nothing, if the table is not free at once: whoever waits for it holds up every login behind.
+-- The planner's statistics hold values of columns, and their own table is not written anew.
+alter table vault.subject_key alter column wrapped set statistics 0;
+
+-- Writes the table of keys anew: VACUUM frees the space of a destroyed key, but leaves its bytes in the file. Returns false if
+-- the table is not free at once, and is left as it is: whoever waits for it holds up every login behind. Also if a transaction
+-- began before an erasure and still runs: the new file then has the destroyed key, too, as that transaction may read it.
 create function vault.rewrite_keys() returns boolean language plpgsql security definer
 set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
 begin
     cluster vault.subject_key using subject_key_pkey;
-    return true;
+    -- CLUSTER drops what was deleted before the oldest transaction that runs, and records that one as relfrozenxid.
+    return not exists (
+        select from vault.erasure e
+        join vault.subject_key k on k.subject_id = e.account_id
+        join pg_class c on c.oid = k.tableoid
+        where e.purged_at is not null and e.rewritten_at is null and age(k.xmin) <= age(c.relfrozenxid));
 exception when lock_not_available then
     return false;
 end

@@ -38,7 +38,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// The share of the time for which the table of keys may be locked, as its reciprocal: a large table takes longer to write, and
 /// waits longer until it is written again.
 const REST: u32 = 20;
-/// The time after which the table of keys is tried again when it was in use.
+/// The least time after which the table of keys is tried again when it, or what it had before, was in use.
 const IN_USE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn destroy_what_is_due(side: &WriteSide, context: impl Fn() -> Context + Send) {
@@ -183,8 +183,8 @@ struct Rewriter {
 }
 
 impl Rewriter {
-    /// Writes the table anew, for all erasures that are purged, and begins another segment of the write-ahead log. A table in use
-    /// is left for later.
+    /// Writes the table anew, for all erasures that are purged, and begins another segment of the write-ahead log. A table in
+    /// use, or that a transaction may read as it was before, is left for later.
     async fn rewrite(&mut self, side: &WriteSide) -> Result<(), CommandError> {
         // Before the table is written: an erasure that follows has to wait for the next time.
         let waiting = sqlx::query_scalar!(
@@ -197,7 +197,8 @@ impl Rewriter {
         if !waiting.is_empty() && began >= self.not_before {
             let is_written =
                 sqlx::query_scalar!(r#"select vault.rewrite_keys() as "done!""#).fetch_one(&side.pool).await?;
-            self.not_before = Instant::now() + if is_written { began.elapsed() * REST } else { IN_USE };
+            let rest = began.elapsed() * REST;
+            self.not_before = Instant::now() + if is_written { rest } else { rest.max(IN_USE) };
             if is_written {
                 sqlx::query!("select vault.refresh_statistics()").execute(&side.pool).await?;
                 sqlx::query!("update vault.erasure set rewritten_at = now() where account_id = any($1)", &waiting)

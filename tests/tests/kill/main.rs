@@ -9,6 +9,7 @@ mod backups;
 mod dev;
 mod erasures;
 mod exports;
+mod forgotten;
 mod keys;
 mod log_key;
 mod pipes;
