@@ -30,6 +30,16 @@ create table vault.key_epoch (
 create unique index key_epoch_in_use on vault.key_epoch (kind) where first_used_at is not null and replaced_at is null;
 grant select, insert, update on vault.key_epoch to fulexo_app;
 
+-- Forgets a key that was never used: the file with it was lost before every node had it.
+create function vault.forget_key(its_kind text, its_id text) returns boolean language sql security definer
+set search_path = pg_catalog, pg_temp as $$
+    with forgotten as (
+        delete from vault.key_epoch where kind = its_kind and key_id = its_id and first_used_at is null returning 1)
+    select exists (select from forgotten)
+$$;
+revoke all on function vault.forget_key from public;
+grant execute on function vault.forget_key to fulexo_app;
+
 -- The keys of databases from before this table: the one that wraps the service key is in use.
 insert into vault.key_epoch (kind, key_id, first_used_at, replaced_at)
 select 'encryption', kek_id, clock_timestamp(),

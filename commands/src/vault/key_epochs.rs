@@ -146,6 +146,16 @@ pub async fn add(pool: &PgPool, kind: KeyPurpose, id: &KeyLabel) -> Result<(), s
     Ok(())
 }
 
+/// Forgets a key that was never used. Returns `false` if there is none, or it was.
+///
+/// # Errors
+/// [`sqlx::Error`].
+pub async fn forget(pool: &PgPool, kind: KeyPurpose, id: &KeyLabel) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"select vault.forget_key($1, $2) as "forgotten!""#, kind.as_str(), id.as_str())
+        .fetch_one(pool)
+        .await
+}
+
 /// Records that every node has a key. Returns the seconds since then.
 ///
 /// # Errors

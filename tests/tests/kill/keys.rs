@@ -444,3 +444,51 @@ async fn both_keys_of_the_log_sign_for_the_time_of_the_overlap_and_then_the_new_
     eventually("the new key signs alone", async || signed(&[&old, &new]).await == [false, true]).await;
     assert_eq!(fs::read_to_string(signing.path("log.key")).unwrap().lines().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_that_was_lost_before_its_use_is_forgotten_but_not_while_any_node_has_it() {
+    let keyed = Keyed::new().await;
+    let elsewhere = keyed.dir.path().join("elsewhere");
+    let before = fs::read_to_string(keyed.file()).unwrap();
+    fs::write(&elsewhere, &before).unwrap();
+    let mut env = keyed.env.clone();
+    env.insert("FULEXO_NODE_NAME".into(), "away".into());
+    env.insert("ENCRYPTION_KEYS_FILE".into(), elsewhere.display().to_string());
+    let away = Node::with(&keyed.database, env).await;
+    let lacking = keyed.rotate("1");
+    assert_eq!(lacking.status.code(), Some(1), "{}", lacking.errors);
+    let lost = keyed.keys().into_keys().find(|id| id != "first").unwrap();
+
+    // The other machine has it alone.
+    fs::copy(keyed.file(), &elsewhere).unwrap();
+    fs::write(keyed.file(), &before).unwrap();
+    let announced = async |wanted: bool| {
+        let announced = "select exists (select from projection.node n, unnest(n.keys) k where k like $1)";
+        let announcement = format!("encryption {lost} %");
+        eventually("it says so", async || {
+            sqlx::query_scalar::<_, bool>(announced).bind(&announcement).fetch_one(&keyed.pool).await.unwrap() == wanted
+        })
+        .await;
+    };
+    announced(true).await;
+    let refused = keyed.rotate("1");
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.errors);
+    assert!(refused.errors.contains(&format!("do not have the key {lost} yet: this machine")), "{}", refused.errors);
+
+    // And now nobody.
+    fs::write(&elsewhere, &before).unwrap();
+    announced(false).await;
+    away.stop().await;
+    let ended = keyed.rotate("60");
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+    assert!(
+        ended.errors.contains(&format!("the key {lost}, which was to come into use, is nowhere")),
+        "{}",
+        ended.errors
+    );
+    let (named, in_use) = keyed.named().await;
+    assert!(in_use != lost && in_use != "first", "{in_use}");
+    assert_eq!(named, BTreeSet::from([in_use]));
+    let listed = Program::run(&["keys", "list", "--json"], &keyed.env);
+    assert!(!listed.said.contains(&format!("\"{lost}\"")), "{}", listed.said);
+}

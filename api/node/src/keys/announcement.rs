@@ -1,5 +1,7 @@
 //! The statements of nodes about their keys to each other: names and check values, never a key.
 
+use fulexo_domain::key::KeyPurpose;
+
 /// The announcement of a key that wraps, with its check value.
 pub fn holds_encryption(id: &str, check: &str) -> String {
     format!("encryption {id} {check}")
@@ -18,4 +20,13 @@ pub fn holds_signing(id: &str) -> String {
 /// The announcement of the key that signs tokens.
 pub fn signs_with(id: &str) -> String {
     format!("signs {id}")
+}
+
+/// Returns `true` if an announcement says that its node has this key. Nodes do not announce keys of the log.
+pub fn is_of(announcement: &str, kind: KeyPurpose, id: &str) -> bool {
+    match kind {
+        KeyPurpose::Encryption => announcement.starts_with(&holds_encryption(id, "")),
+        KeyPurpose::Signing => announcement == holds_signing(id),
+        KeyPurpose::Log => false,
+    }
 }

@@ -45,7 +45,7 @@ pub struct EncryptionRotation {
 /// # Errors
 /// [`RotationError`]. Run it again once the reason is gone.
 pub async fn rotate(rotation: &mut Rotation<'_>, context: &Context) -> Result<EncryptionRotation, RotationError> {
-    let (in_use, coming) = rotation.keys_to_exchange(KIND, new_key).await?;
+    let (in_use, coming) = rotation.keys_to_exchange(KIND, is_here, new_key).await?;
     let to = match coming {
         Some(coming) => put_in_use(rotation, context, &in_use, coming).await?,
         None => in_use,
@@ -59,6 +59,10 @@ pub async fn rotate(rotation: &mut Rotation<'_>, context: &Context) -> Result<En
         rotated.destroyed.push(old.id);
     }
     Ok(rotated)
+}
+
+fn is_here(rotation: &Rotation<'_>, id: &KeyLabel) -> bool {
+    rotation.app.commands.vault().key_checks().iter().any(|(known, _)| known == id.as_str())
 }
 
 /// Returns the name of a key that this node has and that was never used: one from the file or the variables, or a new one.
@@ -161,7 +165,7 @@ async fn destroy(rotation: &mut Rotation<'_>, context: &Context, id: &KeyLabel) 
     }
     rotation.keys.refresh().await?;
     let kept = |nodes: String| RotationError::Kept { key: id.clone(), nodes, source_name: source_name(rotation) };
-    if rotation.app.commands.vault().key_checks().iter().any(|(known, _)| known == id.as_str()) {
+    if is_here(rotation, id) {
         return Err(kept("the nodes of this configuration".to_owned()));
     }
     let beginning = holds_encryption(id.as_str(), "");

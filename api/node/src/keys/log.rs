@@ -51,7 +51,14 @@ pub async fn rotate(
 
     let lives = rotation.lives(KIND).await?;
     let in_use = lives.iter().find(|life| life.is_in_use()).ok_or(RotationError::NothingInUse("log"))?;
-    let coming = lives.iter().find(|life| life.is_coming());
+    let mut coming = lives.iter().find(|life| life.is_coming());
+    if let Some(lost) = coming {
+        let is_its = |key: &VerifierKey| label(key).is_ok_and(|label| label == lost.id);
+        if !keys.iter().any(|(_, key)| is_its(key)) && !signer.log().await?.keys.iter().any(is_its) {
+            rotation.forget(KIND, &lost.id).await?;
+            coming = None;
+        }
+    }
     let mut rotated = LogRotation { to: String::new(), overlap_until: None, destroyed: Vec::new() };
     if let Some(coming) = coming {
         rotated.to = vkey_of(file, &coming.id)?;

@@ -13,6 +13,7 @@ use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 use tokio::time::sleep;
 
+use super::announcement::is_of;
 pub use super::key_file::KeyFileError;
 use super::node_keys::NodeKeys;
 use crate::config::ConfigErrors;
@@ -159,16 +160,27 @@ impl<'a> Rotation<'a> {
     }
 
     /// Returns the key in use, and the one to put in its place: one that an interrupted rotation left, or a new one. `None` if an
-    /// interrupted rotation has put it in use, and the one before is not destroyed yet.
+    /// interrupted rotation has put it in use, and the one before is not destroyed yet. One that was left and is neither on this
+    /// machine nor at any node was lost with its file: it is forgotten.
     pub(super) async fn keys_to_exchange(
         &mut self,
         kind: KeyPurpose,
+        is_here: impl FnOnce(&Self, &KeyLabel) -> bool,
         new_key: impl FnOnce(&mut Self, &[KeyEpoch]) -> Result<KeyLabel, RotationError>,
     ) -> Result<(KeyLabel, Option<KeyLabel>), RotationError> {
         self.keys.refresh().await?;
         let lives = self.lives(kind).await?;
         let in_use = lives.iter().find(|life| life.is_in_use()).ok_or(RotationError::NothingInUse(kind.as_str()))?;
-        let coming = if let Some(coming) = lives.iter().find(|life| life.is_coming()) {
+        let coming = lives.iter().find(|life| life.is_coming());
+        let coming = match coming {
+            Some(coming) if is_here(self, &coming.id) || self.is_anywhere(kind, &coming.id).await? => Some(coming),
+            Some(lost) => {
+                self.forget(kind, &lost.id).await?;
+                None
+            }
+            None => None,
+        };
+        let coming = if let Some(coming) = coming {
             self.note(format!("continuing with the key {}", coming.id));
             Some(coming.id.clone())
         } else if lives.iter().any(KeyEpoch::is_leaving) {
@@ -180,6 +192,20 @@ impl<'a> Rotation<'a> {
             Some(new)
         };
         Ok((in_use.id.clone(), coming))
+    }
+
+    /// Returns `true` if a node has announced the key, also one that is down.
+    async fn is_anywhere(&self, kind: KeyPurpose, id: &KeyLabel) -> Result<bool, RegistryUnavailable> {
+        let nodes = self.app.nodes.holdings().await?;
+        Ok(nodes.iter().any(|node| node.keys.iter().any(|key| is_of(key, kind, id.as_str()))))
+    }
+
+    /// Forgets a key that was to come into use, and is nowhere any more: nothing was ever wrapped or signed with it.
+    pub(super) async fn forget(&mut self, kind: KeyPurpose, id: &KeyLabel) -> Result<(), RotationError> {
+        if key_epochs::forget(&self.keys.pool, kind, id).await? {
+            self.note(format!("the key {id}, which was to come into use, is nowhere any more: it is forgotten"));
+        }
+        Ok(())
     }
 
     /// Waits until every node that is up has announced what is asked for. Returns the names of the nodes that have not: those

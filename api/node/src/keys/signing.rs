@@ -48,7 +48,7 @@ pub async fn rotate(
     context: &Context,
     is_patient: bool,
 ) -> Result<SigningRotation, RotationError> {
-    let (in_use, coming) = rotation.keys_to_exchange(KIND, new_key).await?;
+    let (in_use, coming) = rotation.keys_to_exchange(KIND, is_here, new_key).await?;
     let to = match coming {
         Some(coming) => put_in_use(rotation, context, &in_use, coming).await?,
         None => in_use,
@@ -74,6 +74,10 @@ pub async fn rotate(
         rotated.destroyed.push(old.id);
     }
     Ok(rotated)
+}
+
+fn is_here(rotation: &Rotation<'_>, id: &KeyLabel) -> bool {
+    rotation.app.commands.keys().key_ids().iter().any(|known| known == id.as_str())
 }
 
 /// Returns the name of a key in the file that never signed, or of a new one.
@@ -107,7 +111,7 @@ async fn put_in_use(
 ) -> Result<KeyLabel, RotationError> {
     rotation.keys.refresh().await?;
     let ring = rotation.app.commands.keys();
-    if !ring.key_ids().iter().any(|id| id == to.as_str()) {
+    if !is_here(rotation, &to) {
         return Err(lacking(rotation, to, "this machine".to_owned()));
     }
     let announcement = holds_signing(to.as_str());
@@ -169,7 +173,7 @@ async fn destroy(rotation: &mut Rotation<'_>, context: &Context, id: &KeyLabel) 
     rotation.keys.refresh().await?;
     let announcement = holds_signing(id.as_str());
     let kept = |nodes: String| RotationError::Kept { key: id.clone(), nodes, source_name: source_name(rotation) };
-    if rotation.app.commands.keys().key_ids().iter().any(|known| known == id.as_str()) {
+    if is_here(rotation, id) {
         return Err(kept("the nodes of this configuration".to_owned()));
     }
     match rotation.announced(|keys| !keys.contains(&announcement)).await? {
