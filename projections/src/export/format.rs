@@ -2,6 +2,7 @@
 
 use fulexo_domain::leaf::{self, LeafError};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::item::ExportItem;
 use super::ocsf::{OcsfRecord, OcsfVersion};
@@ -74,6 +75,22 @@ impl ExportFormat {
         appended
     }
 
+    /// The position of the event in a line of this format; `None` for any other line, and for leaves, which do not say it.
+    #[must_use]
+    pub fn position_of(self, line: &[u8]) -> Option<u64> {
+        let line: Value = serde_json::from_slice(line).ok()?;
+        let position = match self {
+            Self::Ndjson => line.get("leaf_hash").and_then(|_| line.get("position")),
+            Self::Ocsf(version) => {
+                let metadata = line.get("metadata")?;
+                let is_its = metadata.get("version").is_some_and(|of| of == version.as_str());
+                metadata.get("sequence").filter(|_| is_its)
+            }
+            Self::Leaves => None,
+        };
+        position?.as_u64()
+    }
+
     fn append(self, position: u64, entry: &AuditEntry, lines: &mut Vec<u8>) -> Result<(), ExportError> {
         match self {
             Self::Ndjson => {
@@ -133,6 +150,11 @@ mod tests {
             let text = String::from_utf8(lines).unwrap();
             assert_eq!(text.lines().count(), 2, "{text}");
             assert!(text.starts_with("first\n{") && text.ends_with("}\n"), "{text}");
+            let line = text.lines().last().unwrap().as_bytes();
+            for other in formats() {
+                let wanted = (other == format && format != ExportFormat::Leaves).then_some(3);
+                assert_eq!(other.position_of(line), wanted, "{format:?} read as {other:?}");
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
-use fulexo_tests::{Client, Database, Ended, Node, Program, eventually, history, own_dir, superuser};
+use fulexo_tests::{Client, Database, Dice, Ended, Node, Program, eventually, history, own_dir, superuser};
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -112,6 +112,75 @@ async fn the_verb_fails_where_its_lines_are_not_whole_and_says_how_far_they_go()
         Program::start_unread(&["audit", "export", "--format", "leaves", "--after", "500"], &env).wait()
     });
     assert_eq!(unread.status.code(), Some(1), "{}", unread.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_continued_is_the_one_that_was_never_interrupted() {
+    let database = Arc::new(Database::create().await);
+    history::fill(&database, EVENTS).await;
+    let env = BTreeMap::from([("DATABASE_URL".to_owned(), database.url())]);
+    let dir = own_dir();
+    let file = dir.path().join("audit.ndjson");
+    let path = file.to_str().unwrap();
+    for format in [&["--format", "ndjson"][..], &["--format", "ocsf", "--ocsf-version", "1.9.0"]] {
+        let whole = run(&env, format).said;
+        let resume = [format, &["--out", path, "--resume"]].concat();
+        let begun = run(&env, &resume);
+        assert!(begun.status.success(), "{}", begun.errors);
+        assert_eq!(fs::read_to_string(&file).unwrap(), whole, "a file that is not there is begun");
+        // As a process leaves it that was killed while it wrote: whole lines, and a part of one.
+        let mut dice = Dice(5);
+        let first = whole.find('\n').unwrap() + 1;
+        for _ in 0..20 {
+            let cut = first + dice.index(whole.len() - first + 1);
+            fs::write(&file, &whole.as_bytes()[..cut]).unwrap();
+            let resumed = run(&env, &resume);
+            assert!(resumed.status.success(), "{}", resumed.errors);
+            assert_eq!(fs::read_to_string(&file).unwrap(), whole, "cut at {cut}");
+        }
+        let again = run(&env, &resume);
+        assert!(again.status.success() && again.errors.contains("no events after those"), "{}", again.errors);
+        assert_eq!(fs::read_to_string(&file).unwrap(), whole);
+        fs::write(&file, "").unwrap();
+        assert!(run(&env, &resume).status.success());
+        assert_eq!(fs::read_to_string(&file).unwrap(), whole, "an empty file is begun");
+        // What is somebody else's stays as it is.
+        let other = if format.len() == 2 { &["--format", "ocsf"][..] } else { &["--format", "ndjson"] };
+        for (content, format) in
+            [(whole.as_str(), other), ("notes\n{\"position\":", format), ("{\"leaf_hash\"", format)]
+        {
+            fs::write(&file, content).unwrap();
+            let refused = run(&env, &[format, &["--out", path, "--resume"]].concat());
+            assert_eq!(refused.status.code(), Some(1), "{}", refused.errors);
+            assert!(refused.errors.contains("does not end like an export"), "{}", refused.errors);
+            assert_eq!(fs::read_to_string(&file).unwrap(), content);
+        }
+        let held = fs::File::open(&file).unwrap();
+        held.lock().unwrap();
+        let busy = run(&env, &resume);
+        assert!(busy.status.code() == Some(1) && busy.errors.contains("another export writes"), "{}", busy.errors);
+        drop(held);
+        fs::remove_file(&file).unwrap();
+    }
+    // Killed for real, while it writes, and the log grows meanwhile.
+    let resume = ["--format", "ocsf", "--out", path, "--resume"];
+    let mut dice = Dice(6);
+    for _ in 0..6 {
+        let mut program = Program::start(&[&["audit", "export"][..], &resume].concat(), &env);
+        tokio::time::sleep(std::time::Duration::from_millis(dice.roll(120))).await;
+        program.kill();
+        history::fill(&database, 2_000).await;
+    }
+    assert!(run(&env, &resume).status.success());
+    assert_eq!(fs::read_to_string(&file).unwrap(), run(&env, &resume[..2]).said);
+    for misused in [
+        &["--format", "leaves", "--out", path, "--resume"][..],
+        &["--format", "ocsf", "--resume"],
+        &["--format", "ocsf", "--out", path, "--resume", "--after", "3"],
+        &["--format", "ocsf", "--out", path, "--resume", "--from", "2026-01-01T00:00:00Z"],
+    ] {
+        assert_eq!(run(&env, misused).status.code(), Some(2), "{misused:?}");
+    }
 }
 
 /// Returns the resident memory of a process in MiB (proc(5)).

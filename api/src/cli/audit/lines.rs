@@ -1,9 +1,9 @@
 //! `fulexo audit export --format`: events as lines, for auditors and for systems that collect events.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
@@ -30,6 +30,8 @@ use crate::cli::progress::{Progress, grouped};
 const AHEAD: u64 = 8;
 /// The least length of what is written at a time, in bytes.
 const CHUNK: usize = 256 * 1_024;
+/// The end of a file in which its last line is looked for, in bytes: several times the longest line.
+const TAIL: u64 = 1 << 20;
 
 #[derive(Args)]
 pub struct LinesArgs {
@@ -52,6 +54,10 @@ pub struct LinesArgs {
     /// Write to this new file instead of standard output.
     #[arg(long, value_name = "FILE", requires = "format")]
     out: Option<PathBuf>,
+    /// Continue the file behind its last whole line, or begin it if it is not there. Not for leaves, which do not say their
+    /// position.
+    #[arg(long, requires = "out", conflicts_with_all = ["after", "since"])]
+    resume: bool,
 }
 
 impl LinesArgs {
@@ -63,15 +69,27 @@ impl LinesArgs {
             Some(ExportFormat::Ndjson | ExportFormat::Leaves) if version.is_some() => {
                 Err(Failure::Misused("--ocsf-version: is for --format ocsf alone".to_owned()))
             }
+            Some(ExportFormat::Leaves) if self.resume => {
+                Err(Failure::Misused("--resume: leaves do not say their position: use --after".to_owned()))
+            }
             format => Ok(format),
         }
     }
 
+    /// `true` if a file of these lines can be continued.
+    fn can_resume(&self, format: ExportFormat) -> bool {
+        self.out.is_some() && format != ExportFormat::Leaves
+    }
+
     /// Writes the lines. What is on standard error is not part of them.
     pub async fn run(&self, format: ExportFormat, source: LogSource, trust: Option<Trust>) -> Result<(), Failure> {
-        let window = ExportWindow { after: self.after, from: self.since, to: self.before };
+        let mut sink = match &self.out {
+            Some(path) if self.resume => LineSink::resume(path, format)?,
+            path => LineSink::open(path.as_ref())?,
+        };
+        let window = ExportWindow { after: sink.last.or(self.after), from: self.since, to: self.before };
+        let resumed = sink.last;
         let (mut events, range) = EventPages::open(source, trust, window).await?;
-        let mut sink = LineSink::open(self.out.as_ref())?;
         let mut progress = Progress::new("export".to_owned(), 0);
         let written = write(&mut events, format, range, &mut sink, &mut progress).await;
         progress.end();
@@ -80,16 +98,18 @@ impl LinesArgs {
                 sink.finish()?;
                 let count = range.map_or(0, ExportRange::count);
                 match (range, last) {
-                    (Some(range), Some(last)) => {
+                    (Some(range), Some(last)) if resumed != Some(last) => {
                         note(format_args!("wrote {} events, positions {} to {last}", grouped(count), range.first));
                     }
+                    _ if resumed.is_some() => note("there are no events after those in the file"),
                     _ => note("there are no such events"),
                 }
                 Ok(())
             }
             (Err(error), Some(last)) => {
                 sink.cut();
-                Err(error.with(&format!("the lines end with position {last}: continue with --after {last}")))
+                let with = if self.can_resume(format) { "--resume, or with " } else { "" };
+                Err(error.with(&format!("the lines end with position {last}: continue with {with}--after {last}")))
             }
             (Err(error), None) => {
                 sink.cut();
@@ -152,6 +172,38 @@ impl LineSink {
             file.map_err(|error| Failure::Failed(format!("cannot create {}: {error}", path.display())))
         };
         Ok(Self { file: path.map(create).transpose()?, out: Output::new(), bytes: 0, last: None })
+    }
+
+    /// Opens a file behind its last whole line, or makes it.
+    fn resume(path: &Path, format: ExportFormat) -> Result<Self, Failure> {
+        let name = path.display();
+        let cannot = |error: io::Error| Failure::Failed(format!("cannot continue {name}: {error}"));
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = opened.map_err(cannot)?;
+        // Until the process ends: two that write at once would have their lines twice.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Failure::Failed(format!("another export writes {name}"))),
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        let length = file.metadata().map_err(cannot)?.len();
+        if length == 0 {
+            return Ok(Self { file: Some(file), out: Output::new(), bytes: 0, last: None });
+        }
+        let mut tail = Vec::new();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).map_err(cannot)?;
+        file.read_to_end(&mut tail).map_err(cannot)?;
+        // What is behind the last line break was being written when the process ended.
+        let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let rest = (tail.len() - whole) as u64;
+        let line = tail.get(..whole).and_then(|lines| lines.trim_ascii_end().rsplit(|byte| *byte == b'\n').next());
+        let last = line.and_then(|line| format.position_of(line)).ok_or_else(|| {
+            let format = format.as_str();
+            Failure::Failed(format!("{name} does not end like an export in the format {format}: it is left as it is"))
+        })?;
+        file.set_len(length - rest).map_err(cannot)?;
+        file.seek(SeekFrom::End(0)).map_err(cannot)?;
+        Ok(Self { file: Some(file), out: Output::new(), bytes: length - rest, last: Some(last) })
     }
 
     fn write(&mut self, lines: &mut Vec<u8>, last: Option<u64>) -> Result<(), Failure> {
