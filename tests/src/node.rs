@@ -16,11 +16,13 @@ use fulexo_node::clock;
 use fulexo_node::config::Config;
 use fulexo_node::start::RunningNode;
 use fulexo_node::state::App;
+use fulexo_tlog::key::{KeyKind, SEED_LENGTH, SignerKey};
+use fulexo_tlog::note::KeyName;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::cluster::Database;
+use crate::cluster::{Database, own_dir};
 
 /// The password of every user.
 pub const PASSWORD: &str = "correct-Horse7battery";
@@ -38,6 +40,18 @@ impl Node {
     /// Starts a node on its own database.
     pub async fn start() -> Self {
         Self::join(&Arc::new(Database::create().await)).await
+    }
+
+    /// Starts a node on its own database, which signs the log as `log.example/fulexo`.
+    pub async fn signed() -> Self {
+        let (database, dir) = (Arc::new(Database::create().await), own_dir());
+        let name = KeyName::parse("log.example/fulexo").unwrap();
+        dir.store("log.key", &SignerKey::text(name, KeyKind::Ed25519, &[7; SEED_LENGTH]).unwrap()).unwrap();
+        let mut env = database.env();
+        for (variable, file) in [("FULEXO_LOG_KEY_FILE", "log.key"), ("FULEXO_SIGNER_MEMORY", "signer.json")] {
+            env.insert(variable.to_owned(), dir.path().join(file).display().to_string());
+        }
+        Self::with(&database, env).await
     }
 
     /// Starts another node on a database.

@@ -5,23 +5,9 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use fulexo_node::clock;
-use fulexo_tests::{Client, Database, Node, consistent, eventually, log_size, own_dir, superuser};
-use fulexo_tlog::key::{KeyKind, SEED_LENGTH, SignerKey};
-use fulexo_tlog::note::KeyName;
+use fulexo_tests::{Client, Node, consistent, eventually, log_size, superuser};
 use serde_json::{Value, json};
 use uuid::Uuid;
-
-/// A node of a log that is signed.
-async fn signed() -> Node {
-    let (database, dir) = (Arc::new(Database::create().await), own_dir());
-    let name = KeyName::parse("log.example/fulexo").unwrap();
-    dir.store("log.key", &SignerKey::text(name, KeyKind::Ed25519, &[7; SEED_LENGTH]).unwrap()).unwrap();
-    let mut env = database.env();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    env.insert("FULEXO_LOG_KEY_FILE".to_owned(), path("log.key"));
-    env.insert("FULEXO_SIGNER_MEMORY".to_owned(), path("signer.json"));
-    Node::with(&database, env).await
-}
 
 /// Returns the records of copies, oldest first.
 async fn records(node: &Node, reader: &Client) -> Vec<Value> {
@@ -54,7 +40,7 @@ async fn service(node: &Node, admin: &Client) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_copy_is_an_event_that_names_who_took_it_and_its_extent() {
-    let node = signed().await;
+    let node = Node::signed().await;
     let (admin, auditor, ann) = (node.admin().await, node.auditor().await, node.customer().await);
     let service = service(&node, &admin).await;
     all_listed(&node, &auditor).await;
@@ -165,7 +151,7 @@ async fn a_stream_that_reconnects_is_recorded_once_unless_it_sees_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_names_those_whose_copies_may_have_the_person() {
-    let node = signed().await;
+    let node = Node::signed().await;
     let admin = node.admin().await;
     let [early, late, twice] = [node.auditor().await, node.auditor().await, node.auditor().await];
     let service = service(&node, &admin).await;

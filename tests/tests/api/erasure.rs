@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use fulexo_domain::leaf;
 use fulexo_tests::{
-    Answer, Authenticator, Client, Database, Node, PASSWORD, consistent, eventually, log_size, own_dir, superuser,
-    there,
+    Answer, Authenticator, Client, Database, Node, PASSWORD, consistent, eventually, log_size, superuser, there,
 };
 use fulexo_tlog::entry_proof::EntryProof;
-use fulexo_tlog::key::{KeyKind, SEED_LENGTH, SignerKey, VerifierKey, verify};
-use fulexo_tlog::note::KeyName;
+use fulexo_tlog::key::{VerifierKey, verify};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -26,18 +24,6 @@ async fn withdrawn_within(admin: &Client, days: u32) {
 
 async fn erase(admin: &Client, account: Uuid) -> Answer {
     admin.post(&format!("/v1/accounts/{account}/erasure"), json!({"reason": "asked for by letter"})).await
-}
-
-/// A node of a log that is signed.
-async fn signed() -> Node {
-    let (database, dir) = (Arc::new(Database::create().await), own_dir());
-    let name = KeyName::parse("log.example/fulexo").unwrap();
-    dir.store("log.key", &SignerKey::text(name, KeyKind::Ed25519, &[7; SEED_LENGTH]).unwrap()).unwrap();
-    let mut env = database.env();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    env.insert("FULEXO_LOG_KEY_FILE".to_owned(), path("log.key"));
-    env.insert("FULEXO_SIGNER_MEMORY".to_owned(), path("signer.json"));
-    Node::with(&database, env).await
 }
 
 /// Waits until the erasure of the account is completed.
@@ -65,7 +51,7 @@ async fn events(pool: &PgPool, account: Uuid, event_type: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_sealed_of_a_person_is_left_and_every_node_refuses_them() {
-    let node = signed().await;
+    let node = Node::signed().await;
     let nodes = [Node::join(&node.database).await, Node::join(&node.database).await];
     let admin = node.admin().await;
     let (email, account) = node.register(&["customer"]).await;
@@ -198,7 +184,7 @@ async fn proven(node: &Node, pool: &PgPool, position: u64) -> (EntryProof, Vec<u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_receipt_is_an_event_that_the_log_key_has_signed() {
-    let node = signed().await;
+    let node = Node::signed().await;
     let (admin, ann) = (node.admin().await, node.customer().await);
     let receipt = format!("/v1/erasures/{}/receipt", ann.account);
     for path in [format!("/v1/erasures/{}", ann.account), receipt.clone(), format!("/v1/erasures/{}", Uuid::nil())] {
