@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use fulexo_commands::RemainsSearch;
+use fulexo_domain::values::AccountId;
 use fulexo_node::clock;
 use fulexo_tests::{Client, Node, consistent, eventually, log_size, superuser};
 use serde_json::{Value, json};
@@ -192,6 +194,14 @@ async fn a_receipt_names_those_whose_copies_may_have_the_person() {
     assert_eq!(gone.status, 200, "{gone:?}");
     let again = node.anonymous().get(&path).await.json;
     assert_eq!(again["copy_holders"], 3, "{again:#}");
+    let own = format!("/v1/erasures/{}", late.account);
+    eventually("theirs is completed", async || node.anonymous().get(&own).await.json["state"] == "completed").await;
+    let search =
+        RemainsSearch::new(superuser(&node.database).await, AccountId(late.account), Vec::new()).await.unwrap();
+    for table in search.tables() {
+        let remains = search.table(table).await.unwrap();
+        assert!(remains.iter().all(|one| !one.place.contains("copy_holder")), "{remains:?}");
+    }
     consistent(&Arc::clone(&node.database), &[node]).await;
 }
 
