@@ -24,6 +24,9 @@ const WANTED: (f64, f64) = (1.5, 10.0);
 const WANTED_OF_NEARLY_ALL: f64 = 20.0;
 /// The appends per second under which a query waits.
 const APPENDS: u64 = 1_000;
+/// The digests of the address of one event in thirty, and of one that few have: see `growth::grown`.
+const COMMON: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+const RARE: &str = "AAAAAAAAAAAAAAAAAAAAAw";
 
 pub fn run(runtime: &Runtime) {
     let long = std::env::var("FULEXO_BENCH_EVENTS").ok().and_then(|events| events.parse().ok()).unwrap_or(LONG);
@@ -103,6 +106,10 @@ async fn paths(log: &Database) -> Vec<(&'static str, String)> {
         ("events of a request", format!("/v1/audit/events?correlation={request}")),
         ("events of a session", format!("/v1/audit/events?session={session}")),
         ("events with an id", format!("/v1/audit/events?id={account}")),
+        ("events of a rare address", format!("/v1/audit/events?address={RARE}")),
+        ("events of a common address", format!("/v1/audit/events?address={COMMON}")),
+        ("common address, newest", format!("/v1/audit/events?address={COMMON}&order=desc")),
+        ("common address and subject", format!("/v1/audit/events?address={COMMON}&subject={account}")),
         ("events of a common type", "/v1/audit/events?type=session.refreshed".into()),
         ("events of a type not there", "/v1/audit/events?type=lockdown.started".into()),
         ("events of a category", "/v1/audit/events?category=account".into()),
