@@ -11,7 +11,8 @@ use fulexo_domain::permission::Permissions;
 use fulexo_domain::policy::Policy;
 use fulexo_domain::rate_limit::{Quota, RouteGroup};
 use fulexo_domain::values::{
-    AccountId, ApiKeyId, ApiKeyName, CodeInput, DisplayName, EmailAddress, Reason, RoleName, SessionId,
+    AccountId, Address, AddressDigest, ApiKeyId, ApiKeyName, CodeInput, DisplayName, EmailAddress, Reason, RoleName,
+    SessionId,
 };
 use uuid::Uuid;
 
@@ -43,7 +44,7 @@ use crate::sessions::access_token::KeyRing;
 use crate::sessions::tokens::{self, Tokens};
 use crate::sessions::{ends, refresh, sign_out};
 use crate::unsealing;
-use crate::vault::{PersonalData, Vault};
+use crate::vault::{AddressDigests, PersonalData, Vault};
 use crate::write_side::WriteSide;
 
 /// The commands of the service: every use case that changes something.
@@ -812,6 +813,26 @@ impl Commands {
     /// The database's: nothing may be given away then.
     pub async fn record_copy(&self, context: &Context, copy: EventCopy) -> Result<CommandOutcome<()>, CommandError> {
         copies::record(&self.side, context, copy).await
+    }
+
+    /// Discloses the digest of an address, by which events are searched that have it sealed alongside them, and records that,
+    /// with the reason, before. The permission of the actor is asked for once more as of the record.
+    ///
+    /// # Errors
+    /// [`CommandError::GrantExceedsOwn`]; [`CommandError::OutcomeExpired`] for a repetition after 10 minutes.
+    pub async fn digest_address(
+        &self,
+        context: &Context,
+        address: &Address,
+        reason: Reason,
+    ) -> Result<CommandOutcome<AddressDigest>, CommandError> {
+        unsealing::digest_address(&self.side, context, address, reason).await
+    }
+
+    /// Computes the digests of the addresses in what was unsealed.
+    #[must_use]
+    pub fn address_digests(&self, unsealed: &PersonalData) -> AddressDigests {
+        self.side.vault.address_digests(unsealed)
     }
 
     /// Records that the signer of the log signs again after it had refused to: once for these times, however often this is

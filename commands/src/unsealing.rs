@@ -1,8 +1,9 @@
-//! The disclosure of what is sealed alongside an event, with a reason, recorded before it is disclosed.
+//! The disclosure of what is sealed alongside an event, and of the digest by which events of an address are found: with a
+//! reason, recorded before it is disclosed.
 
 use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, Reason};
+use fulexo_domain::values::{AccountId, Address, AddressDigest, Reason};
 
 use crate::authorization::roles;
 use crate::context::Context;
@@ -46,6 +47,31 @@ pub(crate) async fn unseal(
     // Opened again now that it is on record: what was destroyed meanwhile stays closed.
     let opened = open(&side.vault, position).await?;
     Ok(done.map(|()| opened))
+}
+
+/// Discloses the digest of an address. It is the same whether or not any event has the address.
+pub(crate) async fn digest_address(
+    side: &WriteSide,
+    context: &Context,
+    address: &Address,
+    reason: Reason,
+) -> Result<CommandOutcome<AddressDigest>, CommandError> {
+    let digest = side.vault.address_digest(address);
+    let content = [digest.0.as_slice(), reason.as_str().as_bytes()];
+    let idempotency = IdempotencyKey::of(&side.vault, context, "digest-address", &content);
+    let done = disclosure::run_once(side, context, idempotency.as_ref(), async {
+        let sealing = reason::sealing_for_actor(&side.vault, context, &reason).await?;
+        execute::decide(side, idempotency.as_ref(), async || {
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
+            roles::require_granter(side, &mut unit, context, Permissions::of(&[Permission::AuditUnseal])).await?;
+            let searched = AuditTrailEvent::AddressSearched { kind: address.kind() };
+            unit.record(context.new_id(), None, [searched])?;
+            Ok((unit, disclosure::bind_to_factors(side, context, ()).await?))
+        })
+        .await
+    })
+    .await?;
+    Ok(done.map(|()| digest))
 }
 
 async fn open(vault: &Vault, position: u64) -> Result<PersonalData, CommandError> {

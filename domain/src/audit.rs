@@ -1,10 +1,12 @@
 //! The audit trail, as far as the log itself tells of its use: who opened what is sealed alongside an event, in one stream per
-//! event that was opened, with its id; and who took copies, in one stream per copy.
+//! event that was opened, with its id; who searched for an address, in one stream per search; and who took copies, in one stream
+//! per copy.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::sealed_field::SealedField;
+use crate::values::AddressKind;
 
 /// An event of the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,12 @@ pub enum AuditTrailEvent {
         position: u64,
         /// The fields.
         fields: Vec<SealedField>,
+    },
+    /// The digest of an address was disclosed to the actor, by which events are searched. It names neither.
+    #[serde(rename = "audit.address_searched")]
+    AddressSearched {
+        /// The kind of the address.
+        kind: AddressKind,
     },
     /// The actor began to take a copy of events. It may have every event of the range that the filter admits.
     #[serde(rename = "audit.exported")]
@@ -83,6 +91,9 @@ pub struct CopyFilter {
     /// The actor that caused the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<Uuid>,
+    /// `true` if one address was asked for: the log does not say which.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub address: bool,
     /// The API key that the event concerns, or that caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Uuid>,

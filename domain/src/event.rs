@@ -257,7 +257,9 @@ impl Event {
             | Self::Policy(PolicyEvent::Changed { .. })
             | Self::Lockdown(_)
             | Self::ApiKey(ApiKeyEvent::Revoked {})
-            | Self::Audit(AuditTrailEvent::Unsealed { .. }) => &[SealedField::Reason],
+            | Self::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. }) => {
+                &[SealedField::Reason]
+            }
             Self::Account(
                 AccountEvent::PasswordChanged { .. }
                 | AccountEvent::SecondFactorEnrolmentStarted {}
@@ -330,7 +332,7 @@ pub enum Category {
     Lockdown,
     /// A single stream, the nil one.
     Checkpoint,
-    /// One stream per event whose sealed fields were disclosed, with its id, and one per copy of events.
+    /// One stream per event whose sealed fields were disclosed, with its id, per search for an address, and per copy of events.
     Audit,
     /// A single stream, the nil one.
     Key,

@@ -30,7 +30,7 @@ use fulexo_domain::rate_limit::{RateLimitEvent, RateLimitLayer, RouteGroup};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
-use fulexo_domain::values::{AccountId, ApiKeyName, RoleName, SessionId};
+use fulexo_domain::values::{AccountId, AddressKind, ApiKeyName, RoleName, SessionId};
 use uuid::Uuid;
 
 const POSITION: u64 = 41;
@@ -206,6 +206,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("entries", exported(CopyForm::Entries, None, CopyFilter::default())),
         ("stream", exported(CopyForm::Stream, None, copy_filter())),
         ("own_data", exported(CopyForm::OwnData, Some(41), CopyFilter::default())),
+        ("", AuditTrailEvent::AddressSearched { kind: AddressKind::Ip }.into()),
+        ("email", AuditTrailEvent::AddressSearched { kind: AddressKind::Email }.into()),
         ("", refusal_ended(CheckpointRefusal::Shorter)),
         ("different", refusal_ended(CheckpointRefusal::Different)),
         ("other_log", refusal_ended(CheckpointRefusal::OtherLog)),
@@ -370,7 +372,8 @@ fn stands_among_the_samples(event: &Event) {
                 first: _,
                 last: _,
                 filter: _,
-            },
+            }
+            | AuditTrailEvent::AddressSearched { kind: AddressKind::Ip | AddressKind::Email },
         ) => {}
         Event::Key(event) => match event {
             KeyEvent::Rotated {
@@ -464,6 +467,7 @@ fn exported(form: CopyForm, last: Option<u64>, filter: CopyFilter) -> Event {
 fn copy_filter() -> CopyFilter {
     CopyFilter {
         actor: Some(id(1)),
+        address: true,
         api_key: Some(id(2)),
         category: Some("account".to_owned()),
         correlation: Some(id(3)),

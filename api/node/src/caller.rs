@@ -195,6 +195,17 @@ impl Authority {
     pub fn require(&self, permission: Permission) -> Result<(), Problem> {
         if self.permissions.contains(permission) { Ok(()) } else { Err(Problem::lacks(permission)) }
     }
+
+    /// # Errors
+    /// 403 without one of the permissions.
+    pub fn require_all(&self, needs: Permissions) -> Result<(), Problem> {
+        require_all(self.permissions, needs)
+    }
+}
+
+pub(crate) fn require_all(permissions: Permissions, needs: Permissions) -> Result<(), Problem> {
+    let missing = needs.iter().find(|permission| !permissions.contains(*permission));
+    missing.map_or(Ok(()), |missing| Err(Problem::lacks(missing)))
 }
 
 impl Auditor {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use fulexo_database::chain;
-use fulexo_domain::permission::Permission;
+use fulexo_domain::permission::Permissions;
 use futures_util::stream;
 use hyper::body::Bytes;
 use poem::Body;
@@ -50,8 +50,8 @@ pub struct ExportStream<S> {
     pub app: Arc<App>,
     /// The caller, who is judged again to the end.
     pub caller: Authority,
-    /// The permission that the caller needs; `None` for the caller's own data.
-    pub needs: Option<Permission>,
+    /// The permissions that the caller needs; none for the caller's own data.
+    pub needs: Permissions,
     /// The text.
     pub source: S,
     /// `true` if the client takes gzip.
@@ -105,7 +105,7 @@ impl<S: ExportSource> ExportStream<S> {
 struct ExportTask<S> {
     app: Arc<App>,
     caller: Authority,
-    needs: Option<Permission>,
+    needs: Permissions,
     source: S,
     gzip: Option<GzEncoder<Vec<u8>>>,
     judge_at: Instant,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulexo_domain::permission::Permission;
+use fulexo_domain::permission::Permissions;
 use tokio::time::timeout;
 
-use crate::caller::{Auditor, Authority, Credential, judge, require_stepped_up, standing_of};
+use crate::caller::{Auditor, Authority, Credential, judge, require_all, require_stepped_up, standing_of};
 use crate::clock;
 use crate::http::Problem;
 use crate::state::App;
@@ -15,12 +15,13 @@ use crate::state::App;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Authority {
-    /// Judges whether the caller may still do what needs this permission, or what callers may do with their own account.
+    /// Judges whether the caller may still do what needs these permissions; with none, what callers may do with their own
+    /// account.
     ///
     /// # Errors
     /// The refusal of a new request: 401 once the token, the session or the API key has ended or the account is suspended,
     /// 403 without the permission or where a step-up is due, 503 during a lockdown or if nobody can decide.
-    pub async fn require_still(&self, app: &App, permission: Option<Permission>) -> Result<(), Problem> {
+    pub async fn require_still(&self, app: &App, needs: Permissions) -> Result<(), Problem> {
         let unknown = || Problem::unavailable(Duration::from_secs(1));
         let judged = async {
             // One at a time: where memory does not suffice, the tables decide, and not only about streams.
@@ -36,10 +37,7 @@ impl Authority {
                 Credential::ApiKey(key) => standing_of(app, *key).await?.ok_or_else(Problem::invalid_token)?.0,
                 Credential::AuditorToken => Auditor::permissions(),
             };
-            match permission.filter(|permission| !permissions.contains(*permission)) {
-                None => Ok(()),
-                Some(missing) => Err(Problem::lacks(missing)),
-            }
+            require_all(permissions, needs)
         };
         timeout(PATIENCE, judged).await.unwrap_or_else(|_| Err(unknown()))
     }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::DateTime;
-use fulexo_commands::vault::PersonalData;
+use fulexo_commands::vault::{AddressDigests, PersonalData};
 use fulexo_domain::leaf;
 use fulexo_domain::permission::Permission;
 use fulexo_domain::sealed_field::SealedField;
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::as_of::{AsOfPaging, AsOfResource};
 use super::audit_change::{FieldChangeResource, change_of};
-use super::audit_filter::FilterParameters;
+use super::audit_filter::{AddressParameter, FilterParameters, digest_text};
 use super::input::{Input, Limit, PageQuery, ReasonRequest, act, read_position};
 use super::tag::Tag;
 
@@ -116,6 +116,12 @@ struct UnsealedEvent {
     position: u64,
     /// The personal data.
     fields: UnsealedFields,
+    /// The digest of the IP address among the fields, for the filter `address` of `GET /v1/audit/events`.
+    #[oai(skip_serializing_if_is_none)]
+    ip_digest: Option<String>,
+    /// The digest of the e-mail address among the fields.
+    #[oai(skip_serializing_if_is_none)]
+    email_digest: Option<String>,
     /// The size of a signed checkpoint that covers the record of this disclosure. `null` if none did within 2 seconds, or nothing
     /// signs the log.
     checkpoint_size: Option<u64>,
@@ -176,6 +182,9 @@ impl Audit {
         api_key: Query<Option<Uuid>>,
         /// A filter for events that have this id: as their own, or as that of their stream, subject, actor or correlation.
         id: Query<Option<Uuid>>,
+        /// A filter for events that have this address sealed alongside them, by the digest that `POST /v1/audit/addresses` answers.
+        /// Needs the permission `audit.unseal`, too.
+        address: Query<Option<AddressParameter>>,
         /// A filter for events recorded at or after this time (RFC 3339).
         from: Query<Option<Timestamp>>,
         /// A filter for events recorded before this time (RFC 3339).
@@ -204,7 +213,9 @@ impl Audit {
             session: session.0,
             api_key: api_key.0,
             id: id.0,
+            address: address.0,
         };
+        caller.0.require_all(parameters.needs())?;
         let mut filter = audit::AuditFilter {
             from: from.0.map(DateTime::from),
             to: to.0.map(DateTime::from),
@@ -270,11 +281,16 @@ impl Audit {
         let app = app(request)?;
         let done = app.commands.unseal(&context, position.0, reason).await?;
         let checkpoint_size = app.checkpoint_over(&done).await;
-        let response = CommandResponse::of(done, |opened| UnsealedEvent {
-            position: position.0,
-            fields: UnsealedFields::of(&opened),
-            checkpoint_size,
-            anchored_size: app.anchored_size(),
+        let response = CommandResponse::of(done, |opened| {
+            let AddressDigests { ip, email } = app.commands.address_digests(&opened);
+            UnsealedEvent {
+                position: position.0,
+                fields: UnsealedFields::of(&opened),
+                ip_digest: ip.map(digest_text),
+                email_digest: email.map(digest_text),
+                checkpoint_size,
+                anchored_size: app.anchored_size(),
+            }
         });
         Ok(response.with_checkpoint(checkpoint_size))
     }

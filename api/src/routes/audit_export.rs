@@ -25,7 +25,7 @@ use poem_openapi::payload::Binary;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
-use super::audit_filter::{FilterParameters, copy_filter};
+use super::audit_filter::{AddressParameter, FilterParameters, copy_filter};
 use super::tag::Tag;
 
 pub struct AuditExports;
@@ -106,6 +106,9 @@ impl AuditExports {
         api_key: Query<Option<Uuid>>,
         /// A filter for events that have this id: as their own, or as that of their stream, subject, actor or correlation.
         id: Query<Option<Uuid>>,
+        /// A filter for events that have this address sealed alongside them, by the digest that `POST /v1/audit/addresses` answers.
+        /// Needs the permission `audit.unseal`, too.
+        address: Query<Option<AddressParameter>>,
         #[oai(name = "Log-Min-Position")] min_position: Header<Option<u64>>,
     ) -> Result<ExportResponse, Problem> {
         let caller = caller.0;
@@ -120,7 +123,10 @@ impl AuditExports {
             session: session.0,
             api_key: api_key.0,
             id: id.0,
+            address: address.0,
         };
+        let needs = parameters.needs();
+        caller.require_all(needs)?;
         let filter = parameters.filter();
         let window = ExportWindow { after: after.0, from: from.0.map(DateTime::from), to: to.0.map(DateTime::from) };
         let format = read_format(format.0.map(|word| word.0), ocsf_version.0.map(|word| word.0), &filter)?;
@@ -141,7 +147,6 @@ impl AuditExports {
         }
         let reader = ExportReader::new(app.pool.clone(), range, filter);
         let source = AuditLines { reader, format, page: Vec::new().into_iter(), failure: None };
-        let needs = Some(Permission::AuditRead);
         let export = ExportStream { app: app.clone(), caller, needs, source, is_compressed, permit };
         Ok(ExportResponse::Lines(
             Binary(export.into_body()),

@@ -22,7 +22,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
-use super::audit_filter::{FilterParameters, copy_filter};
+use super::audit_filter::{AddressParameter, FilterParameters, copy_filter};
 use super::health::unless_replaced;
 use super::input::Input;
 use super::live_events::LiveEvents;
@@ -97,6 +97,9 @@ impl AuditStream {
         api_key: Query<Option<Uuid>>,
         /// A filter for events that have this id: as their own, or as that of their stream, subject, actor or correlation.
         id: Query<Option<Uuid>>,
+        /// A filter for events that have this address sealed alongside them, by the digest that `POST /v1/audit/addresses` answers.
+        /// Needs the permission `audit.unseal`, too.
+        address: Query<Option<AddressParameter>>,
         /// The id of the last event received, instead of `after`. Browsers send it when they reconnect.
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<u64>>,
@@ -113,7 +116,10 @@ impl AuditStream {
             session: session.0,
             api_key: api_key.0,
             id: id.0,
+            address: address.0,
         };
+        let needs = parameters.needs();
+        caller.0.require_all(needs)?;
         let filter = parameters.filter().resolved(&app.pool).await.map_err(query_failed)?;
         let named = [("/Last-Event-ID", last_event_id.0), ("/after", after.0)];
         let named = named.into_iter().find_map(|(pointer, position)| Some((pointer, position?)));
@@ -123,7 +129,7 @@ impl AuditStream {
         app.record_copy(request, &caller.0, EventCopy { form, first, last: None, filter: recorded }).await?;
         // From now on is from behind this record on.
         let next = if named.is_some() { first } else { first_position(app, None).await? };
-        let live = LiveEvents::new(app, caller.0, filter, next, place)?;
+        let live = LiveEvents::new(app, caller.0, needs, filter, next, place)?;
         Ok(EventStreamResponse::Open(EventBlocks(live.start()), "no".to_owned()))
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fulexo_domain::permission::Permission;
+use fulexo_domain::permission::Permissions;
 use fulexo_node::answer::query_failed;
 use fulexo_node::caller::Authority;
 use fulexo_node::http::Problem;
@@ -60,6 +60,8 @@ const CHUNK: usize = 16 * 1024;
 pub struct LiveEvents {
     app: Arc<App>,
     caller: Authority,
+    /// The permissions that the caller needs.
+    needs: Permissions,
     /// The conditions that events must meet, without positions.
     filter: AuditFilter,
     /// The position of the event to look at next.
@@ -93,6 +95,7 @@ impl LiveEvents {
     pub fn new(
         app: &Arc<App>,
         caller: Authority,
+        needs: Permissions,
         filter: AuditFilter,
         next: u64,
         place: StreamPlace,
@@ -105,7 +108,7 @@ impl LiveEvents {
         let first = Block { bytes: format!("retry: {RETRY}\n{id}\n").into(), is_event: false };
         let blocks = Blocks { ready: VecDeque::from([first]), told, sent_at: Instant::now() };
         let (app, head, is_refused) = (Arc::clone(app), app.head.clone(), Arc::default());
-        Ok(Self { app, caller, filter, next, blocks, progress, head, is_refused, _place: place })
+        Ok(Self { app, caller, needs, filter, next, blocks, progress, head, is_refused, _place: place })
     }
 
     /// Starts to send; returns what is sent, as the body of the answer.
@@ -191,7 +194,7 @@ impl LiveEvents {
 
     /// Judges the caller again, as a new request would be.
     async fn is_admitted(&self) -> bool {
-        let judged = self.caller.require_still(&self.app, Some(Permission::AuditRead)).await;
+        let judged = self.caller.require_still(&self.app, self.needs).await;
         if judged.is_err() {
             self.is_refused.store(true, Ordering::Release);
         }
@@ -203,6 +206,10 @@ impl LiveEvents {
         let visible = self.visible();
         if self.next >= visible {
             return Ok(false);
+        }
+        if self.filter.address.is_some() {
+            // The events that all streams share are without what is sealed alongside them.
+            return self.search(visible).await;
         }
         match self.app.streams.recent.look(self.next) {
             Looked::Here(events) => {
@@ -236,9 +243,11 @@ impl LiveEvents {
         }
     }
 
-    /// Searches the next positions of the past, in turn with other streams.
+    /// Searches the next positions, in turn with other streams.
     async fn search(&mut self, visible: u64) -> Result<bool, Problem> {
         let end = visible.min(self.next.saturating_add(SPAN));
+        // Each new event is searched for then, and a block for each that is not wanted would be too many.
+        let is_at_end = self.filter.address.is_some() && end - self.next <= KEPT;
         let filter =
             AuditFilter { after: position_before(self.next), until: position_before(end), ..self.filter.clone() };
         let page = {
@@ -260,7 +269,7 @@ impl LiveEvents {
         }
         if page.next.is_none() {
             self.next = end;
-            if !found {
+            if !found && !is_at_end {
                 self.blocks.push_position(self.next);
             }
         }

@@ -6,6 +6,7 @@ mod accounts;
 mod api_keys;
 mod as_of;
 mod audit;
+mod audit_address;
 mod audit_change;
 mod audit_export;
 mod audit_filter;
@@ -50,7 +51,13 @@ pub(crate) type Apis = Operations<(
     policy::Policies,
     lockdown::Lockdowns,
     // A tuple has at most 16 members.
-    (audit::Audit, audit_export::AuditExports, audit_stream::AuditStream, audit_log::TransparencyLog),
+    (
+        audit::Audit,
+        audit_address::AuditAddresses,
+        audit_export::AuditExports,
+        audit_stream::AuditStream,
+        audit_log::TransparencyLog,
+    ),
     security::Security,
     health::Health,
     well_known::WellKnown,
@@ -68,7 +75,13 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         api_keys::ApiKeys,
         policy::Policies,
         lockdown::Lockdowns,
-        (audit::Audit, audit_export::AuditExports, audit_stream::AuditStream, audit_log::TransparencyLog),
+        (
+            audit::Audit,
+            audit_address::AuditAddresses,
+            audit_export::AuditExports,
+            audit_stream::AuditStream,
+            audit_log::TransparencyLog,
+        ),
         security::Security,
         health::Health,
         well_known::WellKnown,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use fulexo_commands::{CommandError, EventCopy, KnownDevice};
 use fulexo_domain::audit::{CopyFilter, CopyForm};
+use fulexo_domain::permission::Permissions;
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::AccountId;
 use fulexo_node::answer::{behind, query_failed};
@@ -123,7 +124,8 @@ impl MyData {
         app.record_copy(request, &caller, EventCopy { form, first: 0, last: end, filter }).await?;
         let source = MyDataSource { app: Arc::clone(app), account, end, step: MyDataStep::Opening(opening) };
         let is_compressed = takes_gzip(request.headers());
-        let export = ExportStream { app: Arc::clone(app), caller, needs: None, source, is_compressed, permit };
+        let export =
+            ExportStream { app: Arc::clone(app), caller, needs: Permissions::NONE, source, is_compressed, permit };
         Ok(MyDataResponse::Document(
             WrittenJson(export.into_body()),
             "attachment; filename=\"my-data.json\"".to_owned(),

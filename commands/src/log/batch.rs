@@ -85,6 +85,8 @@ pub struct SealedColumns {
     pub periods: Vec<Option<NaiveDate>>,
     pub nonces: Vec<Vec<u8>>,
     pub ciphertexts: Vec<Vec<u8>>,
+    pub ip_digests: Vec<Option<Vec<u8>>>,
+    pub email_digests: Vec<Option<Vec<u8>>>,
 }
 
 impl LockRequest {
@@ -207,6 +209,8 @@ impl BatchPlan {
             self.sealed.periods.push(row.period);
             self.sealed.nonces.push(row.sealed.nonce.to_vec());
             self.sealed.ciphertexts.push(row.sealed.ciphertext.clone());
+            self.sealed.ip_digests.push(row.addresses.ip.map(|digest| digest.0.to_vec()));
+            self.sealed.email_digests.push(row.addresses.email.map(|digest| digest.0.to_vec()));
         }
         for claim in &request.claims {
             locked.keys.insert((claim.scope, claim.hash.to_vec()), claim.holder);

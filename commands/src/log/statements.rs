@@ -72,7 +72,7 @@ pub async fn try_append(
 ) -> Result<Option<u64>, sqlx::Error> {
     let first = sqlx::query_scalar!(
         "select log.try_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                               $20, $21, $22, $23)",
+                               $20, $21, $22, $23, $24, $25)",
         &expected_versions.categories as &[&str],
         &expected_versions.streams,
         &expected_versions.versions,
@@ -95,7 +95,9 @@ pub async fn try_append(
         &plan.command_ids,
         &plan.command_hashes,
         &plan.command_results,
-        &plan.command_accounts as &[Option<Uuid>]
+        &plan.command_accounts as &[Option<Uuid>],
+        &plan.sealed.ip_digests as &[Option<Vec<u8>>],
+        &plan.sealed.email_digests as &[Option<Vec<u8>>]
     )
     .fetch_one(connection)
     .await?;

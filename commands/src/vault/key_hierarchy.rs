@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use sqlx::PgPool;
 
+use super::address_key::AddressKey;
 use super::crypto::{RandomnessError, SymmetricKey, UnsealError};
 
 /// A key-encrypting key, and the id under which wrapped rows refer to it.
@@ -21,6 +22,7 @@ pub struct Vault {
     pub(super) pool: PgPool,
     keys: RwLock<Arc<WrappingKeys>>,
     pub(super) service: SymmetricKey,
+    addresses: AddressKey,
 }
 
 /// The keys that this node has.
@@ -101,7 +103,8 @@ impl Vault {
             .fetch_one(&pool)
             .await?;
         let service = unwrap_with(&keks, &row.kek_id, SERVICE_CONTEXT, &row.wrapped, "service key")?;
-        Ok(Self { pool, keys: RwLock::new(Arc::new(WrappingKeys { keks, wraps })), service })
+        let addresses = AddressKey::of(&service);
+        Ok(Self { pool, keys: RwLock::new(Arc::new(WrappingKeys { keks, wraps })), service, addresses })
     }
 
     /// Takes these keys in place of those before, and learns from the database which one wraps. `None` leaves them. Keys that
@@ -167,13 +170,20 @@ impl Vault {
     pub fn without_keys(pool: PgPool) -> Result<Self, VaultError> {
         // Digests under this key, such as those of e-mail addresses, are nobody's.
         let keys = WrappingKeys { keks: Vec::new(), wraps: String::new() };
-        Ok(Self { pool, keys: RwLock::new(Arc::new(keys)), service: SymmetricKey::random()? })
+        let service = SymmetricKey::random()?;
+        let addresses = AddressKey::of(&service);
+        Ok(Self { pool, keys: RwLock::new(Arc::new(keys)), service, addresses })
     }
 
     /// Computes a keyed digest for one purpose.
     #[must_use]
     pub fn digest(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
         self.derive("fulexo/digest/1").digest(purpose, parts)
+    }
+
+    /// Returns the key of the digests of addresses.
+    pub(crate) const fn address_key(&self) -> &AddressKey {
+        &self.addresses
     }
 
     /// Derives a key for one purpose, the same on every node.

@@ -2,7 +2,7 @@
 //! sealed. The keys that open it (key-encrypting keys, "KEK") come from the environment or a file.
 //!
 //! ```text
-//! ENCRYPTION_KEY --wraps--> service key  --derives--> keyed digests (unique keys, refresh tokens, devices)
+//! ENCRYPTION_KEY --wraps--> service key  --derives--> keyed digests (unique keys, refresh tokens, devices, addresses)
 //!                --wraps--> subject keys --seal-----> personal data and verifiers of one person
 //!                --wraps--> period keys  --seal-----> network data that belongs to no account, for one month
 //! ```
@@ -11,6 +11,7 @@
 //! backups hold nothing readable of it once the keys that wrapped it are destroyed.
 
 pub mod acme;
+mod address_key;
 pub(crate) mod copy_holders;
 pub mod crypto;
 pub mod key_epochs;
@@ -22,6 +23,6 @@ pub mod write;
 
 pub use self::crypto::{RandomnessError, SymmetricKey, UnsealError};
 pub use self::key_hierarchy::{Kek, KeyReload, Vault, VaultError};
-pub use self::personal::PersonalData;
+pub use self::personal::{AddressDigests, PersonalData};
 pub use self::rewrapping::RewrappedBatch;
 pub use self::subject::DataKey;

@@ -8,9 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::NaiveDate;
 use fulexo_domain::event::{Event, SealedDigest};
 use fulexo_domain::sealed_field::SealedField;
+use fulexo_domain::values::{Address, AddressDigest};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::address_key::AddressKey;
 use super::crypto::{SealedValue, UnsealError, equal};
 use super::key_hierarchy::{Vault, VaultError};
 use super::subject::DataKey;
@@ -29,6 +31,16 @@ pub struct SealedRow {
     pub(crate) subject_id: Option<Uuid>,
     pub(crate) period: Option<NaiveDate>,
     pub(crate) sealed: SealedValue,
+    pub(crate) addresses: AddressDigests,
+}
+
+/// The digests of the addresses among personal data. They are kept next to the sealed row, never in a leaf.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AddressDigests {
+    /// The digest of the IP address.
+    pub ip: Option<AddressDigest>,
+    /// The digest of the e-mail address.
+    pub email: Option<AddressDigest>,
 }
 
 impl PersonalData {
@@ -82,11 +94,32 @@ impl PersonalData {
             DataKeyOwner::Subject(id) => (Some(id), None),
             DataKeyOwner::Period(month) => (None, Some(month)),
         };
-        Ok(Some((SealedRow { subject_id, period, sealed }, digest)))
+        let addresses = self.addresses(&key.addresses, |field| digest.fields.contains(&field));
+        Ok(Some((SealedRow { subject_id, period, sealed, addresses }, digest)))
+    }
+
+    fn addresses(&self, key: &AddressKey, is_chosen: impl Fn(SealedField) -> bool) -> AddressDigests {
+        let digest = |field| {
+            let value = self.get(field).filter(|_| is_chosen(field))?;
+            Some(key.digest(&Address::of_field(field, value)?))
+        };
+        AddressDigests { ip: digest(SealedField::Ip), email: digest(SealedField::Email) }
     }
 }
 
 impl Vault {
+    /// Computes the digest of an address, under which events are found that have it sealed alongside them.
+    #[must_use]
+    pub fn address_digest(&self, address: &Address) -> AddressDigest {
+        self.address_key().digest(address)
+    }
+
+    /// Computes the digests of the addresses among opened data.
+    #[must_use]
+    pub fn address_digests(&self, opened: &PersonalData) -> AddressDigests {
+        opened.addresses(self.address_key(), |_| true)
+    }
+
     /// Opens the personal data of the events at these positions. An event whose data was forgotten is missing from the
     /// result.
     ///
@@ -176,7 +209,9 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> DataKey {
-        DataKey { owner: DataKeyOwner::Subject(Uuid::from_u128(1)), key: SymmetricKey::from_bytes([byte; 32]) }
+        let key = SymmetricKey::from_bytes([byte; 32]);
+        let addresses = AddressKey::of(&key);
+        DataKey { owner: DataKeyOwner::Subject(Uuid::from_u128(1)), key, addresses }
     }
 
     fn sealed() -> (SealedRow, SealedDigest) {

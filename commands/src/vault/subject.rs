@@ -5,6 +5,7 @@ use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use fulexo_domain::values::AccountId;
 use uuid::Uuid;
 
+use super::address_key::AddressKey;
 use super::crypto::{SealedValue, SymmetricKey, UnsealError};
 use super::key_hierarchy::{Vault, VaultError};
 
@@ -13,6 +14,8 @@ use super::key_hierarchy::{Vault, VaultError};
 pub struct DataKey {
     pub(super) owner: DataKeyOwner,
     pub(super) key: SymmetricKey,
+    /// The key of the digests by which what this key seals is found. It is the same for all owners.
+    pub(super) addresses: AddressKey,
 }
 
 /// The owner of a data key.
@@ -78,10 +81,14 @@ impl DataKey {
 }
 
 impl Vault {
+    fn data_key(&self, owner: DataKeyOwner, key: SymmetricKey) -> DataKey {
+        DataKey { owner, key, addresses: self.address_key().clone() }
+    }
+
     /// Draws a key for a person who has none yet. Writes nothing: the wrapped key is part of the append.
     pub(crate) fn new_subject_key(&self, account: AccountId) -> Result<(DataKey, WrappedKey), VaultError> {
         let kek = self.primary()?;
-        let subject_key = DataKey { owner: DataKeyOwner::Subject(account.0), key: SymmetricKey::random()? };
+        let subject_key = self.data_key(DataKeyOwner::Subject(account.0), SymmetricKey::random()?);
         let wrapped = kek.key.wrap(&subject_key.owner.wrapping_context(), &subject_key.key)?;
         Ok((subject_key, WrappedKey { subject_id: account.0, wrapped, kek_id: kek.id }))
     }
@@ -99,7 +106,7 @@ impl Vault {
     pub(crate) fn open_subject_key(&self, subject: Uuid, kek_id: &str, wrapped: &[u8]) -> Result<DataKey, VaultError> {
         let owner = DataKeyOwner::Subject(subject);
         let key = self.unwrap_data_key(kek_id, &owner.wrapping_context(), wrapped, "subject keys")?;
-        Ok(DataKey { owner, key })
+        Ok(self.data_key(owner, key))
     }
 
     /// Returns the key of the month of `now`. The first call of a month draws it.
@@ -129,7 +136,7 @@ impl Vault {
             find().await?.ok_or(sqlx::Error::RowNotFound)?
         };
         let key = self.unwrap_data_key(&row.kek_id, &owner.wrapping_context(), &row.wrapped, "period keys")?;
-        Ok(DataKey { owner, key })
+        Ok(self.data_key(owner, key))
     }
 
     pub(crate) fn open_period_key(
@@ -140,6 +147,6 @@ impl Vault {
     ) -> Result<DataKey, VaultError> {
         let owner = DataKeyOwner::Period(month);
         let key = self.unwrap_data_key(kek_id, &owner.wrapping_context(), wrapped, "period keys")?;
-        Ok(DataKey { owner, key })
+        Ok(self.data_key(owner, key))
     }
 }

@@ -1,6 +1,7 @@
 //! Values that are parsed once, at the edge. A value of these types is always valid. The module neither compares nor
 //! stores them.
 
+mod address;
 mod code_input;
 mod display_name;
 mod email;
@@ -12,6 +13,7 @@ mod opaque_string;
 mod reason;
 mod timestamp;
 
+pub use address::{Address, AddressDigest, AddressKind};
 pub use code_input::CodeInput;
 pub use display_name::DisplayName;
 pub use email::EmailAddress;

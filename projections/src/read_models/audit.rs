@@ -5,6 +5,7 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use fulexo_domain::event::{Category, RecordedEvent, Stream as EventStream};
 use fulexo_domain::leaf;
+use fulexo_domain::values::AddressDigest;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -43,6 +44,8 @@ pub struct AuditFilter {
     pub api_key: Option<Uuid>,
     /// An id that the event has as any of its own: event, stream, subject, actor, correlation.
     pub id: Option<Uuid>,
+    /// The digest of an address that is sealed alongside the event. Only a search asks for it: see [`Self::admits`].
+    pub address: Option<AddressDigest>,
     /// Recorded at or after this time.
     pub from: Option<DateTime<Utc>>,
     /// Recorded before this time.
@@ -63,6 +66,10 @@ enum IdPlace {
     /// The request that began the session with this id.
     SessionStart,
 }
+
+/// A column of `log.sealed`, and the digest that it must have. Each such column has an index that orders the positions of a
+/// digest, and names each event once.
+type SealedCondition = (&'static str, AddressDigest);
 
 /// The properties of an event that filters ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +94,9 @@ pub struct IndexedEvent {
     pub recorded_at: DateTime<Utc>,
 }
 
+/// The columns of `log.sealed` that have digests of addresses.
+const SEALED: [&str; 2] = ["ip_digest", "email_digest"];
+
 impl AuditFilter {
     /// The filter with what [`Self::admits`] must know of the session that it names, read from the log.
     ///
@@ -102,14 +112,16 @@ impl AuditFilter {
     }
 
     /// `true` if a search with this filter finds the event: what [`statement`] asks the index, asked of one event. A filter by
-    /// session must be [`resolved`](Self::resolved), or it does not admit the login that began the session.
+    /// session must be [`resolved`](Self::resolved), or it does not admit the login that began the session. A filter by address
+    /// admits no event: the addresses of an event are not among what is known of it here.
     #[must_use]
     pub fn admits(&self, event: &IndexedEvent) -> bool {
         let Self { event_type, category, subject, actor, correlation, session, session_login, api_key, id, .. } = self;
-        let Self { from, to, after, until, .. } = self;
+        let Self { address, from, to, after, until, .. } = self;
         let position = to_i64(event.position);
         let is_of = |category: Category, id| event.category == category.as_str() && event.stream == id;
-        session.is_none_or(|id| is_of(Category::Session, id) || *session_login == Some(event.correlation))
+        address.is_none()
+            && session.is_none_or(|id| is_of(Category::Session, id) || *session_login == Some(event.correlation))
             && api_key.is_none_or(|id| is_of(Category::ApiKey, id) || event.actor == Some(id))
             && id.is_none_or(|id| {
                 [event.id, event.stream, event.correlation].contains(&id)
@@ -131,6 +143,7 @@ impl AuditFilter {
         let ids = [self.subject, self.actor, self.correlation].into_iter().flatten().count();
         // These are looked for in several places.
         let several = 2 * [self.session, self.api_key, self.id].into_iter().flatten().count();
+        let several = several + 2 * usize::from(self.address.is_some());
         ids + several + usize::from(self.event_type.is_some()) + usize::from(self.category.is_some())
     }
 
@@ -138,6 +151,11 @@ impl AuditFilter {
     #[must_use]
     pub fn is_given(&self) -> bool {
         self.indexed() > 0 || self.from.is_some() || self.to.is_some()
+    }
+
+    /// The conditions on sealed data: an event must meet one of these.
+    fn sealed_conditions(&self) -> Vec<Option<SealedCondition>> {
+        self.address.map_or_else(|| vec![None], |digest| SEALED.map(|column| Some((column, digest))).to_vec())
     }
 
     /// The conditions on ids: an event must meet all of one of these lists.
@@ -184,14 +202,16 @@ pub async fn list(
 #[must_use]
 pub fn statement(filter: &AuditFilter, paging: &Paging<i64>) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new("select a.position, e.leaf, e.leaf_hash from (");
+    // An id or an address in several places is several searches: each has an index that orders its positions.
+    let sealed = filter.sealed_conditions();
     let lists = filter.id_conditions();
-    // An id in several places is several searches: each has an index that orders its positions.
-    let is_union = lists.len() > 1;
-    for (nth, list) in lists.iter().enumerate() {
+    let searches: Vec<_> = lists.iter().flat_map(|ids| sealed.iter().map(move |sealed| (ids, *sealed))).collect();
+    let is_union = searches.len() > 1;
+    for (nth, (ids, sealed)) in searches.into_iter().enumerate() {
         if is_union {
             sql.push(if nth == 0 { "select position from ((" } else { ") union (" });
         }
-        search(&mut sql, filter, list, paging);
+        search(&mut sql, filter, ids, sealed, paging);
     }
     let order = paging.order.sql();
     if is_union {
@@ -203,9 +223,23 @@ pub fn statement(filter: &AuditFilter, paging: &Paging<i64>) -> QueryBuilder<Pos
 }
 
 /// Adds a search for positions that meet all of these conditions.
-fn search(sql: &mut QueryBuilder<Postgres>, filter: &AuditFilter, ids: &[(IdPlace, Uuid)], paging: &Paging<i64>) {
+fn search(
+    sql: &mut QueryBuilder<Postgres>,
+    filter: &AuditFilter,
+    ids: &[(IdPlace, Uuid)],
+    sealed: Option<SealedCondition>,
+    paging: &Paging<i64>,
+) {
     let AuditFilter { event_type, category, from, to, after, until, .. } = filter;
-    sql.push("select a.position from read.audit a where true");
+    sql.push("select a.position from read.audit a");
+    // Postgres does not derive a bound of one position from that of an equal one.
+    let mut positions = vec!["a.position"];
+    if let Some((column, digest)) = sealed {
+        sql.push(" join log.sealed s on s.position = a.position and s.").push(column).push(" = ");
+        sql.push_bind(digest.0.to_vec());
+        positions.push("s.position");
+    }
+    sql.push(" where true");
     if let Some(event_type) = event_type {
         sql.push(" and a.event_type = ").push_bind(*event_type);
     }
@@ -233,22 +267,24 @@ fn search(sql: &mut QueryBuilder<Postgres>, filter: &AuditFilter, ids: &[(IdPlac
             }
         }
     }
-    if let Some(from) = from {
-        sql.push(" and a.position >= (select position from read.audit where recorded_at >= ").push_bind(*from);
-        sql.push(" order by recorded_at, position limit 1)");
-    }
-    if let Some(to) = to {
-        sql.push(" and a.position <= (select position from read.audit where recorded_at < ").push_bind(*to);
-        sql.push(" order by recorded_at desc, position desc limit 1)");
-    }
-    if let Some(after) = after {
-        sql.push(" and a.position > ").push_bind(*after);
-    }
-    if let Some(until) = until {
-        sql.push(" and a.position <= ").push_bind(*until);
-    }
-    if let Some(after) = paging.after {
-        sql.push(" and a.position").push(paging.order.after_operator()).push_bind(after);
+    for position in positions {
+        if let Some(from) = from {
+            sql.push(" and ").push(position).push(" >= (select position from read.audit where recorded_at >= ");
+            sql.push_bind(*from).push(" order by recorded_at, position limit 1)");
+        }
+        if let Some(to) = to {
+            sql.push(" and ").push(position).push(" <= (select position from read.audit where recorded_at < ");
+            sql.push_bind(*to).push(" order by recorded_at desc, position desc limit 1)");
+        }
+        if let Some(after) = after {
+            sql.push(" and ").push(position).push(" > ").push_bind(*after);
+        }
+        if let Some(until) = until {
+            sql.push(" and ").push(position).push(" <= ").push_bind(*until);
+        }
+        if let Some(after) = paging.after {
+            sql.push(" and ").push(position).push(paging.order.after_operator()).push_bind(after);
+        }
     }
     sql.push(" order by a.position ").push(paging.order.sql()).push(" limit ").push(paging.fetch_limit());
 }

@@ -7,6 +7,7 @@ mod addresses;
 mod administration;
 mod api_keys;
 mod as_of;
+mod audit_address;
 mod audit_change;
 mod audit_search;
 mod audit_stream;

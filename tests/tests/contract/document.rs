@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use fulexo_tests::spec::{document, operations};
 
 /// The first words of the names of operations.
-const VERBS: [&str; 37] = [
+const VERBS: [&str; 38] = [
     "change",
     "confirm",
     "create",
     "define",
     "delete",
+    "digest",
     "enrol",
     "erase",
     "expire",

@@ -79,6 +79,7 @@ fn sample(operation: &Operation, name: &str) -> &'static str {
         "cursor" if operation.path.ends_with("/events") => "1",
         "cursor" if operation.path == "/v1/grants" => "01890000-0000-7000-8000-000000000000:auditor",
         "cursor" => "01890000-0000-7000-8000-000000000000",
+        "address" => "AAAAAAAAAAAAAAAAAAAAAA",
         "email" => "nobody@example.com",
         "role" => "auditor",
         "type" => "session.started",

@@ -261,6 +261,8 @@ async fn rare_load(node: &Node, admin: &Client) {
     let path = format!("/v1/audit/events/{}/unseal", registered.json["items"][0]["position"]);
     assert_eq!(admin.post(&path, because.clone()).await.status, 200);
     assert_eq!(admin.get("/v1/audit/export?category=policy").await.status, 200);
+    let search = json!({"address": "192.0.2.1", "reason": "r"});
+    assert_eq!(admin.post("/v1/audit/addresses", search).await.status, 200);
     let expires_at = operator().now + TimeDelta::days(1);
     let key = json!({"name": "gateway", "permissions": ["audit.read"], "expires_at": expires_at});
     let key = admin.post("/v1/api-keys", key).await;

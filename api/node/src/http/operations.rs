@@ -161,6 +161,7 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         | "impose_lockdown"
         | "lift_lockdown"
         | "unseal_audit_event"
+        | "digest_address"
         | "change_policy"
         | "preview_policy"
         | "define_role"

@@ -98,6 +98,12 @@ impl<'a> OcsfDetails<'a> {
                 src_endpoint: Some(OcsfNamed { name: "unknown" }),
                 ..Self::default()
             },
+            Event::Audit(AuditTrailEvent::AddressSearched { kind: _ }) => Self {
+                api: Some(OcsfApi { operation: "digest_address" }),
+                // Required, and not recorded.
+                src_endpoint: Some(OcsfNamed { name: "unknown" }),
+                ..Self::default()
+            },
             Event::Audit(AuditTrailEvent::Exported { form, first: _, last: _, filter: _ }) => Self {
                 api: Some(OcsfApi { operation: form.operation() }),
                 // Required, and not recorded.

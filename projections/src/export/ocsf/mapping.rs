@@ -115,7 +115,9 @@ impl OcsfMapping {
             }
             Event::Key(KeyEvent::Rotated { .. }) => (act(EntityManagement, 3, "Update"), Low, Success),
             Event::Key(KeyEvent::Destroyed { .. }) => (act(EntityManagement, 4, "Delete"), Low, Success),
-            Event::Audit(AuditTrailEvent::Unsealed { .. }) => (act(ApiActivity, 2, "Read"), Medium, Success),
+            Event::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. }) => {
+                (act(ApiActivity, 2, "Read"), Medium, Success)
+            }
             Event::Audit(AuditTrailEvent::Exported { .. }) => (act(ApiActivity, 2, "Read"), Informational, Success),
         };
         let (class, activity) = match version {
