@@ -107,9 +107,9 @@ fn fields_set(event: &Event, previous: Option<&Event>) -> Option<Vec<FieldChange
             vec![FieldChange::new("scope", before, lockdown_scope(event))]
         }
         // The event itself is the fact: it names the fields that were disclosed.
-        Event::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. }) => Vec::new(),
-        // A copy changes nothing.
-        Event::Audit(AuditTrailEvent::Exported { .. }) => return None,
+        Event::Audit(AuditTrailEvent::Unsealed { .. }) => Vec::new(),
+        // They change nothing.
+        Event::Audit(AuditTrailEvent::AddressSearched { .. } | AuditTrailEvent::Exported { .. }) => return None,
         // An operator's, which name both keys themselves.
         Event::Key(_) | Event::RateLimit(_) | Event::Checkpoint(_) => return None,
     })
