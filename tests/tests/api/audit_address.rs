@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +14,7 @@ use fulexo_tests::{
     Answer, Client, Database, Dice, EventSource, Node, PASSWORD, eventually, leaves, log_size, superuser,
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 const REASON: &str = "ticket 4712, the gooseberry affair";
 /// Addresses, each in several spellings.
@@ -102,12 +104,15 @@ async fn stream(client: &Client, query: &str) -> EventSource {
 
 /// Returns the position of the next event of a stream, without the blocks that only move its position; `None` at its end.
 async fn next_event(source: &mut EventSource) -> Option<u64> {
-    loop {
-        let block = source.block().await?;
-        if let Some(data) = block.data {
-            return data["position"].as_u64();
+    let next = async {
+        loop {
+            if let Some(data) = source.block().await?.data {
+                return data["position"].as_u64();
+            }
         }
-    }
+    };
+    // A stream that has nothing to send gives signs of life for ever.
+    timeout(Duration::from_secs(120), next).await.unwrap()
 }
 
 /// An account whose only role has these permissions.
