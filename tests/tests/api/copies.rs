@@ -163,8 +163,9 @@ async fn a_receipt_names_those_whose_copies_may_have_the_person() {
     let ann = node.customer().await;
     all_listed(&node, &admin).await;
     assert_eq!(export(&late, "?format=leaves").await, 200);
-    assert_eq!(export(&twice, "").await, 200);
-    assert_eq!(export(&twice, "?format=ocsf").await, 200);
+    for _ in 0..2 {
+        assert_eq!(export(&twice, "").await, 200);
+    }
     drop(service.stream("/v1/audit/stream").await.unwrap());
     assert_eq!(ann.get("/v1/me/export").await.status, 200);
 
