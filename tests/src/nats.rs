@@ -43,7 +43,9 @@ impl NatsVersion {
                     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/nats/bin/nats-server");
                     assert!(path.exists(), "there is no current nats-server: run scripts/setup");
                     let copy = dir().join("nats-server");
-                    std::fs::copy(path, &copy).unwrap();
+                    // By another process: a child that a thread of this one starts meanwhile would have the copy open for
+                    // writing, too, and nobody could execute it until then.
+                    assert!(Command::new("cp").arg(path).arg(&copy).status().unwrap().success());
                     copy
                 });
                 Some(COPY.clone())
