@@ -321,7 +321,8 @@ async fn a_page_of_the_events_of_a_common_address_reads_little_more_than_the_pag
             let rows = statement.build().persistent(false).fetch_all(&pool).await.unwrap();
             assert_eq!(rows.len().min(50), found, "{filter:?} {paging:?}");
             let entries = read().await - before;
-            assert!(entries < 1_000, "{filter:?} {paging:?} reads {entries} entries of 10,000");
+            // One event in ten has the address: a page of them lies among 500, in each of two indexes. All would be 110,000.
+            assert!(entries < 3_000, "{filter:?} {paging:?} reads {entries} entries");
         }
     }
 }
