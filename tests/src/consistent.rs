@@ -409,11 +409,14 @@ impl Log {
     async fn mails_agree(&self, pool: &PgPool) {
         let mut wanted: BTreeMap<(Uuid, &str), i64> = BTreeMap::new();
         let mut with_a_factor = BTreeSet::new();
+        // What a command that was under way still wrote about them is deleted soon.
+        let mut erased = BTreeSet::new();
         for recorded in &self.events {
-            let Some(account) = recorded.subject else { continue };
+            let Some(account) = recorded.subject.filter(|account| !erased.contains(account)) else { continue };
             let kind = match &recorded.event {
                 Event::Account(AccountEvent::Erased { .. }) => {
                     wanted.retain(|(of, _), _| *of != account);
+                    erased.insert(account);
                     continue;
                 }
                 Event::Account(AccountEvent::ErasureStarted { .. }) => "erasure_started",
@@ -449,7 +452,7 @@ impl Log {
         }
         let mails: BTreeMap<(Uuid, &str), i64> = rows
             .iter()
-            .filter(|(_, kind, _)| kind != "email_verification")
+            .filter(|(account, kind, _)| kind != "email_verification" && !erased.contains(account))
             .map(|(account, kind, count)| ((*account, kind.as_str()), *count))
             .collect();
         // If no mail is sent at all, there is none.
