@@ -36,10 +36,17 @@ create table log.sealed (
     period date,
     nonce bytea not null constraint sealed_nonce_length check (octet_length(nonce) = 12),
     ciphertext bytea not null,
+    -- What events are found by, for those who may unseal them: HMAC-SHA-256 of an address under a key that is derived from the
+    -- service key, truncated. Deleted with the row.
+    ip_digest bytea constraint sealed_ip_digest_length check (octet_length(ip_digest) = 16),
+    email_digest bytea constraint sealed_email_digest_length check (octet_length(email_digest) = 16),
     constraint sealed_pkey primary key (position, ordinal),
     constraint sealed_has_one_key check ((subject_id is null) <> (period is null))
 );
 create index sealed_subject on log.sealed (subject_id) where subject_id is not null;
+-- Each orders the positions of a digest. An event has an address once: a search counts it once.
+create unique index sealed_ip on log.sealed (ip_digest, position) where ip_digest is not null;
+create unique index sealed_email on log.sealed (email_digest, position) where email_digest is not null;
 
 -- The authoritative versions of streams.
 create table log.stream (
@@ -183,7 +190,8 @@ create function log.try_append(
     sealed_events integer[], sealed_ordinals smallint[], sealed_subjects uuid[], sealed_periods date[],
     sealed_nonces bytea[], sealed_ciphertexts bytea[],
     claimed_scopes text[], claimed_keys bytea[], claimed_by uuid[],
-    new_command_ids bytea[], command_hashes bytea[], command_results text[], command_accounts uuid[]
+    new_command_ids bytea[], command_hashes bytea[], command_results text[], command_accounts uuid[],
+    sealed_ip_digests bytea[], sealed_email_digests bytea[]
 ) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     first_position bigint;
@@ -246,9 +254,10 @@ begin
 
     if cardinality(sealed_events) > 0 then
         insert into log.sealed
-        select first_position + event, ordinal, subject_id, period, nonce, ciphertext
-        from unnest(sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts)
-            u (event, ordinal, subject_id, period, nonce, ciphertext);
+        select first_position + event, ordinal, subject_id, period, nonce, ciphertext, ip_digest, email_digest
+        from unnest(sealed_events, sealed_ordinals, sealed_subjects, sealed_periods, sealed_nonces, sealed_ciphertexts,
+                    sealed_ip_digests, sealed_email_digests)
+            u (event, ordinal, subject_id, period, nonce, ciphertext, ip_digest, email_digest);
     end if;
     if cardinality(claimed_keys) > 0 then
         insert into log.unique_key select * from unnest(claimed_scopes, claimed_keys, claimed_by);

@@ -79,6 +79,7 @@ async fn the_application_role_cannot_put_the_log_ahead() {
                 versions => '{1}', leaves => array[$3], leaf_hashes => array[$4],
                 sealed_events => '{}', sealed_ordinals => '{}', sealed_subjects => '{}', sealed_periods => '{}',
                 sealed_nonces => '{}', sealed_ciphertexts => '{}',
+                sealed_ip_digests => '{}', sealed_email_digests => '{}',
                 claimed_scopes => '{}', claimed_keys => '{}', claimed_by => '{}',
                 new_command_ids => '{}', command_hashes => '{}', command_results => '{}',
                 command_accounts => '{}')",

@@ -133,6 +133,7 @@ async fn a_leaf_that_does_not_have_its_hash_is_refused() {
                 versions => '{1}', leaves => array[$3], leaf_hashes => array[$4],
                 sealed_events => '{}', sealed_ordinals => '{}', sealed_subjects => '{}', sealed_periods => '{}',
                 sealed_nonces => '{}', sealed_ciphertexts => '{}',
+                sealed_ip_digests => '{}', sealed_email_digests => '{}',
                 claimed_scopes => '{}', claimed_keys => '{}', claimed_by => '{}',
                 new_command_ids => '{}', command_hashes => '{}', command_results => '{}',
                 command_accounts => '{}')",
