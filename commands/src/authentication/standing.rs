@@ -96,7 +96,7 @@ pub enum CounterReach {
 }
 
 /// A reason whose events are still to be read.
-struct Finding {
+struct FoundReason {
     kind: StandingKind,
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
@@ -144,13 +144,13 @@ pub(crate) async fn standing(
     let devices = devices::known_device_ids(&side.pool, account, now).await?;
     let doors: Vec<Option<Uuid>> = [None].into_iter().chain(devices.iter().copied().map(Some)).collect();
     let counters = read_counters(side, &facts, &doors).await?;
-    let findings: Vec<Vec<Finding>> = doors.iter().map(|device| findings(side, &facts, &counters, *device)).collect();
-    let causes = findings.iter().flatten().flat_map(|finding| [finding.cause, finding.later_cause]);
+    let reasons: Vec<Vec<FoundReason>> = doors.iter().map(|device| reasons(side, &facts, &counters, *device)).collect();
+    let causes = reasons.iter().flatten().flat_map(|reason| [reason.cause, reason.later_cause]);
     let events = side.log.events_at(&causes.flatten().collect::<Vec<_>>()).await?;
     let policy_version = facts.policy.version;
-    let mut judged = findings.into_iter().map(|findings| {
-        findings.into_iter().map(|finding| finding.explained(&events, policy_version)).collect::<Vec<_>>()
-    });
+    let mut judged = reasons
+        .into_iter()
+        .map(|reasons| reasons.into_iter().map(|reason| reason.explained(&events, policy_version)).collect::<Vec<_>>());
     let reasons = judged.next().unwrap_or_default();
     let name = |device| attempts::device_name(&side.vault, account, device);
     let known_devices = devices.into_iter().zip(judged);
@@ -211,12 +211,12 @@ async fn read_counters(
 }
 
 /// Returns the reasons on a known device, or on one that is not known, in the order in which a login meets them.
-fn findings(
+fn reasons(
     side: &WriteSide,
     facts: &AccountFacts,
     counters: &HashMap<(Vec<u8>, String), CounterRow>,
     device: Option<Uuid>,
-) -> Vec<Finding> {
+) -> Vec<FoundReason> {
     let locks = |factor: Factor| {
         let policy = &facts.policy.lockout;
         let own = if device.is_some() { CounterReach::Device } else { CounterReach::UnknownDevices };
@@ -226,22 +226,22 @@ fn findings(
         });
         counted.into_iter().flatten().filter_map(move |(key, reach, policy)| {
             let row = counters.get(&(key.to_vec(), factor.as_str().to_owned()))?;
-            row.finding(factor, reach, facts.now, &policy)
+            row.reason(factor, reach, facts.now, &policy)
         })
     };
     let mut found = Vec::new();
     if !facts.has_credentials {
-        found.push(Finding::of(StandingKind::CredentialsDestroyed, None));
+        found.push(FoundReason::of(StandingKind::CredentialsDestroyed, None));
     }
     found.extend(locks(Factor::Password));
     if let Some(position) = facts.snapshot.causes.intrusion_report {
-        found.push(Finding::of(StandingKind::PasswordUnknown, Some(position)));
+        found.push(FoundReason::of(StandingKind::PasswordUnknown, Some(position)));
     }
     for obstacle in facts.login_facts().obstacles() {
         match obstacle {
             // The owner has the codes. They are refused as long as their counters are.
             LoginObstacle::CodeMissing => found.extend(locks(Factor::SecondFactor)),
-            obstacle => found.extend(facts.finding(obstacle)),
+            obstacle => found.extend(facts.reason(obstacle)),
         }
     }
     found
@@ -270,22 +270,23 @@ impl AccountFacts {
         }
     }
 
-    fn finding(&self, obstacle: LoginObstacle) -> Option<Finding> {
+    fn reason(&self, obstacle: LoginObstacle) -> Option<FoundReason> {
         let causes = &self.snapshot.causes;
         Some(match obstacle {
-            LoginObstacle::Suspended => Finding::of(StandingKind::Suspended, causes.suspension),
-            LoginObstacle::LockedDown => Finding::of(StandingKind::LockedDown, self.lockdown),
+            LoginObstacle::Suspended => FoundReason::of(StandingKind::Suspended, causes.suspension),
+            LoginObstacle::LockedDown => FoundReason::of(StandingKind::LockedDown, self.lockdown),
             LoginObstacle::CodeMissing => return None,
-            LoginObstacle::PasswordExpired => Finding::of(StandingKind::PasswordExpired, causes.password_expiry),
-            LoginObstacle::PasswordOutdated { since } => Finding {
+            LoginObstacle::PasswordExpired => FoundReason::of(StandingKind::PasswordExpired, causes.password_expiry),
+            LoginObstacle::PasswordOutdated { since } => FoundReason {
                 since: Some(since),
                 later_cause: self.policy_changes.max_age_since,
                 is_judged_now: true,
-                ..Finding::of(StandingKind::PasswordOutdated, causes.password)
+                ..FoundReason::of(StandingKind::PasswordOutdated, causes.password)
             },
-            LoginObstacle::EnrolmentMissing => {
-                Finding { is_judged_now: true, ..Finding::of(StandingKind::EnrolmentMissing, self.enrolment_cause()) }
-            }
+            LoginObstacle::EnrolmentMissing => FoundReason {
+                is_judged_now: true,
+                ..FoundReason::of(StandingKind::EnrolmentMissing, self.enrolment_cause())
+            },
         })
     }
 
@@ -303,13 +304,13 @@ impl AccountFacts {
 }
 
 impl CounterRow {
-    fn finding(
+    fn reason(
         &self,
         factor: Factor,
         reach: CounterReach,
         now: DateTime<Utc>,
         policy: &LockoutPolicy,
-    ) -> Option<Finding> {
+    ) -> Option<FoundReason> {
         let counter = AttemptCounter {
             recent: self.recent.clone(),
             locked_until: self.locked_until,
@@ -317,27 +318,27 @@ impl CounterRow {
             window_ends_at: Some(self.window_ends_at),
         };
         Some(match counter.barrier(now, policy)? {
-            AttemptBarrier::Locked { until } => Finding {
+            AttemptBarrier::Locked { until } => FoundReason {
                 until: Some(until),
-                ..Finding::of(StandingKind::Locked(factor, reach), self.locked_by.map(i64::unsigned_abs))
+                ..FoundReason::of(StandingKind::Locked(factor, reach), self.locked_by.map(i64::unsigned_abs))
             },
             // A login waits for these, and is refused if they take too long.
-            AttemptBarrier::Full { since, .. } if attempts::are_in_progress(&self.pending, now) => Finding {
+            AttemptBarrier::Full { since, .. } if attempts::are_in_progress(&self.pending, now) => FoundReason {
                 since: Some(since),
                 is_judged_now: true,
-                ..Finding::of(StandingKind::AttemptsInProgress(factor, reach), None)
+                ..FoundReason::of(StandingKind::AttemptsInProgress(factor, reach), None)
             },
-            AttemptBarrier::Full { since, until } => Finding {
+            AttemptBarrier::Full { since, until } => FoundReason {
                 since: Some(since),
                 until: Some(until),
                 is_judged_now: true,
-                ..Finding::of(StandingKind::AttemptsSpent(factor, reach), None)
+                ..FoundReason::of(StandingKind::AttemptsSpent(factor, reach), None)
             },
         })
     }
 }
 
-impl Finding {
+impl FoundReason {
     const fn of(kind: StandingKind, cause: Option<u64>) -> Self {
         Self { kind, since: None, until: None, cause, later_cause: None, is_judged_now: false }
     }
