@@ -11,6 +11,10 @@ pub enum Failure {
     Misconfigured(ConfigErrors),
     /// A wrong argument, by its name: exit code 2.
     Misused(String),
+    /// A check that found something, which its report says: exit code 1.
+    Findings,
+    /// A check that could not be made: exit code 3. Without a text its report says why.
+    Unchecked(Option<String>),
 }
 
 impl Failure {
@@ -18,7 +22,7 @@ impl Failure {
     pub fn with(self, hint: &str) -> Self {
         match self {
             Self::Failed(text) => Self::Failed(format!("{text}; {hint}")),
-            Self::Misconfigured(_) | Self::Misused(_) => self,
+            Self::Misconfigured(_) | Self::Misused(_) | Self::Findings | Self::Unchecked(_) => self,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: one file per verb.
 //!
 //! Exit codes: 0, the verb did its job; 1, it failed, and the last line says why; 2, the configuration or the arguments are
-//! wrong, and every problem is listed.
+//! wrong, and every problem is listed; 3, only of the verbs in `ops/`, something could not be checked.
 
 mod as_of;
 mod audit;
@@ -15,6 +15,7 @@ mod keys;
 mod lockdown;
 mod migrate;
 mod openapi;
+mod ops;
 mod output;
 mod postgres_variables;
 mod process;
@@ -161,6 +162,13 @@ impl Cli {
             Err(Failure::Misused(text)) => {
                 note(format_args!("error: {text}\n\nFor more information, try '--help'."));
                 ExitCode::from(2)
+            }
+            Err(Failure::Findings) => ExitCode::FAILURE,
+            Err(Failure::Unchecked(text)) => {
+                if let Some(text) = text {
+                    note(format_args!("fulexo: {text}"));
+                }
+                ExitCode::from(3)
             }
             Err(Failure::Misconfigured(errors)) => {
                 note(format_args!("fulexo: {errors}"));

@@ -37,6 +37,11 @@ impl Output {
         if is_wide { Self { width: None, ..output } } else { output }
     }
 
+    /// Returns the width of the terminal, if it is one.
+    pub fn width(&self) -> Option<u16> {
+        self.width
+    }
+
     /// `true` if lines are cut to a width.
     pub fn is_cut(&self) -> bool {
         self.width.is_some()

@@ -9,6 +9,7 @@ mod document;
 mod documents;
 mod headers;
 mod heads;
+mod help;
 mod idempotency;
 mod injection;
 mod ocsf;

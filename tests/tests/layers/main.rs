@@ -45,6 +45,11 @@ fn each_crate_knows_only_those_below_it() {
     assert_eq!(ours(&dependencies["fulexo-commands"]), ["fulexo-bcrypt", "fulexo-database", "fulexo-domain"]);
     assert_eq!(ours(&dependencies["fulexo-projections"]), ["fulexo-database", "fulexo-domain", "fulexo-tlog"]);
     assert_eq!(ours(&dependencies["fulexo-dev-servers"]), [""; 0]);
+    let below_ops = ["fulexo-database", "fulexo-domain", "fulexo-tlog"];
+    assert!(
+        ours(&dependencies["fulexo-ops"]).iter().all(|name| below_ops.contains(name)),
+        "ops sees a service from outside"
+    );
     assert_eq!(
         ours(&dependencies["fulexo-node"]),
         ["fulexo-commands", "fulexo-database", "fulexo-domain", "fulexo-projections", "fulexo-tlog"]
@@ -57,6 +62,7 @@ fn each_crate_knows_only_those_below_it() {
             "fulexo-dev-servers",
             "fulexo-domain",
             "fulexo-node",
+            "fulexo-ops",
             "fulexo-projections",
             "fulexo-tlog"
         ]

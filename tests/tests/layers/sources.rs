@@ -16,7 +16,7 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 pub type Imports = BTreeMap<String, BTreeSet<String>>;
 
 /// The crates of the workspace: name in code, folder.
-pub const CRATES: [(&str, &str); 9] = [
+pub const CRATES: [(&str, &str); 10] = [
     ("fulexo_domain", "domain"),
     ("fulexo_bcrypt", "commands/bcrypt"),
     ("fulexo_database", "commands/database"),
@@ -25,6 +25,7 @@ pub const CRATES: [(&str, &str); 9] = [
     ("fulexo_projections", "projections"),
     ("fulexo_dev_servers", "api/dev-servers"),
     ("fulexo_node", "api/node"),
+    ("fulexo_ops", "api/ops"),
     ("fulexo_api", "api"),
 ];
 

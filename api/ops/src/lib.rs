@@ -1,0 +1,11 @@
+//! Fulexo's operations: what an operator, cron or an auditor asks of a service, from outside.
+//!
+//! Knows a service by its addresses, its database and its files, and nothing of the node that runs there: every check
+//! also works when the service is down.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod clock;
+pub mod finding;
+pub mod report;
+pub mod sarif;
