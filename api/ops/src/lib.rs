@@ -5,6 +5,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod age;
 pub mod clock;
 pub mod finding;
 pub mod report;
