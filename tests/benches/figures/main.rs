@@ -11,6 +11,7 @@
     reason = "a bench fails by panicking"
 )]
 
+mod age;
 mod appends;
 mod attack;
 mod bodies;
@@ -37,7 +38,7 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 19] = [
+const FIGURES: [Figure; 20] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
@@ -57,6 +58,7 @@ const FIGURES: [Figure; 19] = [
     ("trail", trail::run),
     ("export", export::run),
     ("rewrap", rewrap::run),
+    ("age", age::run),
 ];
 
 fn main() -> ExitCode {
