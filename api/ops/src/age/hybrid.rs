@@ -1,8 +1,8 @@
 //! The hybrid recipient type: a file key sealed by HPKE (RFC 9180, base mode) with the KEM MLKEM768-X25519.
 //!
-//! The KEM is that of draft-ietf-hpke-pq, which is X-Wing: who wants the secret has to break both halves. Half of the
-//! work is the provider's. Keys come from a seed of 32 bytes, as the format has them, and the provider does not make
-//! ML-KEM keys from seeds: that half is `ml-kem`.
+//! The KEM is that of draft-ietf-hpke-pq, which is X-Wing: an attacker has to break both halves. An identity is a seed of
+//! 32 bytes, and the provider makes no ML-KEM keys from seeds, so `ml-kem` decapsulates. Everything else is the
+//! provider's, encapsulation included.
 
 use aws_lc_rs::aead::NONCE_LEN;
 use aws_lc_rs::kem::{Ciphertext, EncapsulationKey, ML_KEM_768};

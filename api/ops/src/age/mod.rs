@@ -1,8 +1,8 @@
 //! The encryption of backups: files of the format age (age-encryption.org/v1), as C2SP specifies it.
 //!
-//! Who encrypts holds recipients only. Identities, which decrypt, belong on another machine. Two kinds of recipients are
-//! known: X25519, and the hybrid of ML-KEM-768 with X25519, which also withstands quantum computers. Passphrases, plugins,
-//! SSH keys and the textual armour are not.
+//! Encryption takes recipients only. Identities, which decrypt, belong on another machine. Two kinds of recipients are
+//! supported: X25519, and the hybrid of ML-KEM-768 with X25519, which also withstands quantum computers. Passphrases,
+//! plugins, SSH keys and ASCII armour are not supported.
 
 mod chunks;
 mod error;

@@ -12,8 +12,8 @@ use super::identity::Identity;
 
 /// Decrypts a file. Holds one chunk in memory.
 ///
-/// Gives out only bytes whose chunk was authenticated. Whether the file is whole is known at its end: who reads must not
-/// act upon the bytes before `read` has returned 0. After a failure every further read fails.
+/// Gives out only bytes whose chunk was authenticated. A file is known to be whole only at its end: do not act upon the
+/// bytes before `read` has returned 0. After a failure every further read fails.
 pub struct DecryptingReader<R: Read> {
     input: BufReader<R>,
     cipher: ChunkCipher,

@@ -18,7 +18,7 @@ use super::recipient::{Recipient, judge};
 pub struct EncryptingWriter<W: Write> {
     output: W,
     cipher: ChunkCipher,
-    /// What is written is kept until it is known that it is not the last chunk.
+    /// The bytes of the chunk that is being filled. A full one waits for the next byte, because it may be the last.
     chunk: Zeroizing<Vec<u8>>,
     failed: bool,
 }

@@ -144,6 +144,71 @@ fn nothing_of_a_damaged_chunk_is_given_out() {
     }
 }
 
+#[test]
+fn neither_direction_keeps_more_than_a_chunk() {
+    let identity = Identity::generate().unwrap();
+    let mut written = Vec::new();
+    let mut writer = EncryptingWriter::new(&[identity.recipient()], &mut written).unwrap();
+    let piece = content(1_000);
+    let total = 1_000 * piece.len();
+    for _ in 0..1_000 {
+        writer.write_all(&piece).unwrap();
+    }
+    drop(writer);
+    assert!(written.len() > total - CHUNK_BYTES, "{} bytes of {total} are out", written.len());
+
+    let file = encrypt(&[identity.recipient()], &content(total));
+    let mut input = file.as_slice();
+    let mut reader = DecryptingReader::new(&[identity], &mut input).unwrap();
+    reader.read_exact(&mut vec![0; total - CHUNK_BYTES]).unwrap();
+    drop(reader);
+    assert!(input.len() < CHUNK_BYTES, "{} bytes are not read yet", input.len());
+
+    let kept = size_of::<EncryptingWriter<Vec<u8>>>().max(size_of::<DecryptingReader<&[u8]>>());
+    assert!(kept < 4_096, "{kept} bytes beside the chunk");
+}
+
+#[test]
+fn an_endless_input_is_refused_early() {
+    let identities = [Identity::generate().unwrap()];
+    let begins: [(&[u8], &str); 4] = [
+        (b"", "A"),
+        (b"age-encryption.org/v1\n", "-> grease\n\n"),
+        (b"age-encryption.org/v1\n-> ", "A"),
+        (b"age-encryption.org/v1\n-> grease\n", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"),
+    ];
+    for (begin, more) in begins {
+        let endless = begin.chain(Endless { text: more.as_bytes(), given: 0 });
+        let refused = DecryptingReader::new(&identities, endless).err();
+        assert!(matches!(refused, Some(AgeError::InvalidHeader(_) | AgeError::NotAge)), "{more}: {refused:?}");
+    }
+}
+
+/// The same text without an end; panics when too much of it is read.
+struct Endless {
+    text: &'static [u8],
+    given: usize,
+}
+
+impl Read for Endless {
+    fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
+        assert!(self.given < 256 * 1_024, "a header has no bound");
+        for byte in &mut *output {
+            *byte = self.text[self.given % self.text.len()];
+            self.given += 1;
+        }
+        Ok(output.len())
+    }
+}
+
+#[test]
+fn both_directions_can_run_on_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<EncryptingWriter<Vec<u8>>>();
+    is_send::<DecryptingReader<&[u8]>>();
+    is_send::<Identity>();
+}
+
 /// Takes so many bytes, and fails from then on.
 struct Full {
     room: usize,

@@ -39,7 +39,7 @@ const HYBRID_HEADER: &str = "\
     jYPfilNAMjF0zGRYMYJqR/cTTzbiGxQMhG+8zZaitic\n\
     --- 7wCgKc4t8kKmKJTNrYs7MoLKHk8Sqt8Y3oTZc08sQjM\n";
 const HYBRID_PAYLOAD: &str = "dddf72d06fbcab57df3d0d312496ad218cd7fd6f8078bbf8812dd87947155eb7bd5e88";
-/// What both contain.
+/// The SHA-256 of the content of both.
 const CONTENT_SHA256: &str = "013f54400c82da08037759ada907a8b864e97de81c088a182062c4b5622fd2ab";
 
 fn sha256(data: &[u8]) -> String {
