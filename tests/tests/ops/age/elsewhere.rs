@@ -1,4 +1,4 @@
-//! What needs packages of npm, which `scripts/age` installs and then runs these tests.
+//! The tests that need packages of npm: `scripts/age` installs those and runs these.
 
 use std::io::Read;
 use std::path::PathBuf;
