@@ -297,6 +297,22 @@ impl SignerKey {
         }
         Ok(SignatureLine { name: name.clone(), key_id: *id, signature })
     }
+
+    /// Signs a text that is no checkpoint and ends with a line feed, so that the signature is worth nothing for a log.
+    ///
+    /// # Errors
+    /// [`SignerKeyError`] if the key is not of the kind [`KeyKind::Ed25519`], or the text is a checkpoint.
+    pub fn sign_text(&self, text: &str) -> Result<SignatureLine, SignerKeyError> {
+        let VerifierKey { name, id, kind, .. } = &self.verifier;
+        let is_checkpoint = Checkpoint::parse(text).is_ok() || text.starts_with("cosignature/");
+        match (&self.secret, kind) {
+            (Secret::Ed25519(pair), KeyKind::Ed25519) if !is_checkpoint && text.ends_with('\n') => {
+                let signature = pair.sign(text.as_bytes()).as_ref().to_vec();
+                Ok(SignatureLine { name: name.clone(), key_id: *id, signature })
+            }
+            _ => Err(SignerKeyError),
+        }
+    }
 }
 
 /// Divides a cosignature into its time and the signature itself.

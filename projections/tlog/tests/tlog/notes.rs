@@ -248,3 +248,19 @@ fn a_checkpoint_has_three_lines_in_one_spelling() {
     assert_eq!(extension::judge(None, &proof, &empty), Ok(()));
     assert_eq!(extension::judge(Some(&empty), &proof, &next), Ok(()));
 }
+
+#[test]
+fn a_text_is_signed_by_an_ed25519_key_alone_and_never_as_a_checkpoint_or_a_cosignature() {
+    let signer = key("audit.example/reports", KeyKind::Ed25519);
+    let text = "a report\nsha256 00\n";
+    let note = Note::new(text.to_owned(), signer.sign_text(text).unwrap());
+    let read = Note::parse(note.to_string().as_bytes()).unwrap();
+    assert!(verify(&read, &[signer.verifier().clone()]).is_ok());
+    for refused in [checkpoint().to_string(), format!("cosignature/v1\ntime 1\n{}", checkpoint()), "no line".to_owned()]
+    {
+        assert!(signer.sign_text(&refused).is_err(), "{refused}");
+    }
+    for kind in [KeyKind::Ed25519Cosignature, KeyKind::MlDsa44Cosignature] {
+        assert!(key("w", kind).sign_text(text).is_err());
+    }
+}
