@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod age;
+pub mod backup;
 pub mod clock;
 pub mod finding;
 pub mod report;

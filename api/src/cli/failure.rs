@@ -18,6 +18,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Returns the text, for a report that has to say why something was not checked.
+    pub fn text(self) -> String {
+        match self {
+            Self::Failed(text) | Self::Misused(text) | Self::Unchecked(Some(text)) => text,
+            Self::Misconfigured(errors) => errors.to_string(),
+            Self::Findings | Self::Unchecked(None) => "a check was not made".to_owned(),
+        }
+    }
+
     /// The same failure with what the operator should know, too.
     pub fn with(self, hint: &str) -> Self {
         match self {

@@ -42,15 +42,19 @@ impl KeyFileArgs {
         let seed: Zeroizing<[u8; SEED_LENGTH]> = Zeroizing::new(random_bytes().map_err(|error| failed(&error))?);
         let text = SignerKey::text(name.clone(), kind, &seed).map_err(|error| failed(&error))?;
         let key = SignerKey::from_seed(name, kind, &seed).map_err(|error| failed(&error))?;
-        // Never over another key: nobody could sign in its name again.
+        self.store(&text, "vkey", &key.verifier().to_string())
+    }
+
+    /// Writes a private key to the file, and prints its public half, which JSON has under this name.
+    pub fn store(&self, text: &str, name: &str, public: &str) -> Result<(), Failure> {
+        // Never over another key: what it signed or encrypted would be lost.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.out);
-        let written = file.and_then(|mut file| writeln!(file, "{}", *text).and_then(|()| file.sync_all()));
-        written.map_err(|error| failed(&error))?;
-        let vkey = key.verifier().to_string();
+        let written = file.and_then(|mut file| writeln!(file, "{text}").and_then(|()| file.sync_all()));
+        written.map_err(|error| Failure::Failed(format!("cannot create {}: {error}", self.out.display())))?;
         let mut out = Output::new();
         if self.json {
-            return out.line(json!({"vkey": vkey, "file": self.out.display().to_string()}));
+            return out.line(json!({name: public, "file": self.out.display().to_string()}));
         }
-        out.line(vkey)
+        out.line(public)
     }
 }

@@ -114,6 +114,10 @@ enum Verb {
     Audit(audit::AuditArgs),
     /// Search for what is left of an erased person.
     Erasure(erasure::ErasureArgs),
+    /// Back up the database, encrypted and signed, and verify backups.
+    ///
+    /// Works alongside running nodes, and without any.
+    Backup(ops::backup::BackupArgs),
     /// Follow the log in the terminal.
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
@@ -149,6 +153,7 @@ impl Cli {
             Verb::Projections(verb) => verb.run(),
             Verb::Audit(verb) => verb.run(),
             Verb::Erasure(verb) => verb.run(),
+            Verb::Backup(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(Self::command()),
             Verb::Man(verb) => verb.run(Self::command()),

@@ -51,21 +51,8 @@ impl ReplayArgs {
             let as_of = self.until.unwrap_or(AsOf::Time(clock::now()));
             let moment = resolve("--until", as_of, &pool).await?;
             seen(&pool, moment.position).await?;
-            let mut scratch = ScratchTables::create(own_connection(&pool).await?)
-                .await
-                .map_err(|error| format!("cannot create temporary tables: {}", reason(&error)))?;
             let events = moment.last().map_or(0, |last| last + 1);
-            let mut bar = Progress::new("replay".to_owned(), 0);
-            let mut log = LogReader::over(&pool, 0..events);
-            let mut done = 0;
-            loop {
-                let batch = log.next().await.map_err(|error| format!("cannot replay the log: {}", chain(&error)))?;
-                let Some(batch) = batch else { break };
-                scratch.apply(&batch).await?;
-                done += batch.len() as u64;
-                bar.show(done, events);
-            }
-            bar.end();
+            let scratch = replay(&pool, events).await?;
             let seconds = started.elapsed().as_secs_f64();
             let mut out = Output::wide(self.wide);
             match moment.last() {
@@ -90,6 +77,53 @@ const COLUMNS: [TableColumn; 6] = [
     TableColumn::Elastic("live checksum"),
 ];
 
+/// A table as it was replayed, and as it is.
+pub(super) struct ComparedTable {
+    pub name: &'static str,
+    replayed: Checksum,
+    live: Checksum,
+}
+
+impl ComparedTable {
+    pub fn agrees(&self) -> bool {
+        self.replayed == self.live
+    }
+}
+
+/// Replays the first events of the log into temporary tables.
+pub(super) async fn replay(pool: &PgPool, events: u64) -> Result<ScratchTables, Failure> {
+    let mut scratch = ScratchTables::create(own_connection(pool).await?)
+        .await
+        .map_err(|error| format!("cannot create temporary tables: {}", reason(&error)))?;
+    let mut bar = Progress::new("replay".to_owned(), 0);
+    let mut log = LogReader::over(pool, 0..events);
+    let mut done = 0;
+    loop {
+        let batch = log.next().await.map_err(|error| format!("cannot replay the log: {}", chain(&error)))?;
+        let Some(batch) = batch else { break };
+        scratch.apply(&batch).await?;
+        done += batch.len() as u64;
+        bar.show(done, events);
+    }
+    bar.end();
+    Ok(scratch)
+}
+
+/// Compares the replayed tables with the live ones as of a position.
+pub(super) async fn compare_tables(
+    live: &mut PgConnection,
+    scratch: &mut ScratchTables,
+    position: i64,
+) -> Result<Vec<ComparedTable>, Failure> {
+    let mut tables = Vec::new();
+    for table in ReadModelTable::ALL {
+        let replayed = scratch.checksum(table, position).await?;
+        let live = live_checksum(live, table, position).await?;
+        tables.push(ComparedTable { name: table.as_str(), replayed, live });
+    }
+    Ok(tables)
+}
+
 async fn compare(
     pool: &PgPool,
     mut scratch: ScratchTables,
@@ -99,23 +133,21 @@ async fn compare(
 ) -> Result<(), Failure> {
     let mut live = own_connection(pool).await?;
     let (mut different, mut table, mut tables) = (Vec::new(), Table::new(&COLUMNS), Vec::new());
-    for name in ReadModelTable::ALL {
-        let replayed = scratch.checksum(name, position).await?;
-        let by_ranges = live_checksum(&mut live, name, position).await?;
-        let agrees = replayed == by_ranges;
+    for compared in compare_tables(&mut live, &mut scratch, position).await? {
+        let agrees = compared.agrees();
+        let ComparedTable { name, replayed, live } = compared;
         table.row([
-            name.as_str().to_owned(),
+            name.to_owned(),
             grouped(replayed.rows),
-            grouped(by_ranges.rows),
+            grouped(live.rows),
             if agrees { "agrees" } else { "differs" }.to_owned(),
             short(&replayed),
-            short(&by_ranges),
+            short(&live),
         ]);
         let side = |checksum: &Checksum| json!({"rows": checksum.rows, "checksum": hex(&checksum.digest)});
-        let (replayed, live) = (side(&replayed), side(&by_ranges));
-        tables.push(json!({"name": name.as_str(), "agree": agrees, "replayed": replayed, "live": live}));
+        tables.push(json!({"name": name, "agree": agrees, "replayed": side(&replayed), "live": side(&live)}));
         if !agrees {
-            different.push(name.as_str());
+            different.push(name);
         }
     }
     if !is_json {
@@ -197,7 +229,7 @@ async fn behind(pool: &PgPool, position: i64) -> Result<Option<String>, sqlx::Er
 }
 
 /// Opens a connection of its own, without the timeouts of requests.
-async fn own_connection(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
+pub(super) async fn own_connection(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
     let options: PgConnectOptions = pool.connect_options().as_ref().clone();
     let mut connection = PgConnection::connect_with(&options).await?;
     sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;

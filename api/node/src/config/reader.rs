@@ -18,7 +18,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 27] = [
+const OWN: [&str; 31] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -44,6 +44,10 @@ const OWN: [&str; 27] = [
     "FULEXO_CORS_ORIGINS",
     "FULEXO_MAIL_DIR",
     "FULEXO_PUBLIC_URL",
+    "FULEXO_BACKUP_TO",
+    "FULEXO_BACKUP_RECIPIENTS_FILE",
+    "FULEXO_BACKUP_KEY_RECIPIENTS_FILE",
+    "FULEXO_BACKUP_SIGNING_KEY_FILE",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
 ];

@@ -4,9 +4,9 @@ mod entry;
 mod export;
 mod lines;
 mod replay;
-mod source;
-mod trust;
-mod verify;
+pub(super) mod source;
+pub(super) mod trust;
+pub(super) mod verify;
 
 use clap::{Args, Subcommand};
 

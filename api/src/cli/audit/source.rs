@@ -80,11 +80,7 @@ impl SourceArgs {
                     }
                     None => None,
                 };
-                let prefix = url.trim_end_matches('/');
-                let has_path = prefix.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
-                let prefix = if has_path { prefix.to_owned() } else { format!("{prefix}{LOG}") };
-                let client = Box::new(OutboundClient::new().map_err(|error| error.to_string())?);
-                return Ok(LogSource::Http { client, prefix, token });
+                return LogSource::http(url, token);
             }
             Some(directory) if Path::new(directory).is_dir() => {
                 return Ok(LogSource::Directory(PathBuf::from(directory)));
@@ -99,6 +95,15 @@ impl SourceArgs {
 }
 
 impl LogSource {
+    /// The log of a service, or a static copy of one.
+    pub fn http(url: &str, token: Option<Zeroizing<String>>) -> Result<Self, Failure> {
+        let prefix = url.trim_end_matches('/');
+        let has_path = prefix.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+        let prefix = if has_path { prefix.to_owned() } else { format!("{prefix}{LOG}") };
+        let client = Box::new(OutboundClient::new().map_err(|error| error.to_string())?);
+        Ok(Self::Http { client, prefix, token })
+    }
+
     /// The signed checkpoint; if it has to be cosigned, the newest one that enough witnesses have cosigned.
     pub async fn checkpoint(&self, is_cosigned: bool) -> Result<Vec<u8>, Failure> {
         let none = || Failure::Failed("the log has no checkpoint: nothing signs it".to_owned());

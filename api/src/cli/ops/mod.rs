@@ -3,6 +3,7 @@
 //! Exit codes: 0, everything was checked and nothing was found; 1, something was found; 2, the arguments or the
 //! configuration are wrong; 3, something could not be checked.
 
+pub mod backup;
 mod report_text;
 
 use clap::Args;

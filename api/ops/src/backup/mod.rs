@@ -1,0 +1,40 @@
+//! Backups of a service's database: written encrypted, verified, kept for a time. Knows nothing of the node: the database may be
+//! all that is left.
+//!
+//! ```text
+//! TARGET/lock                          held while anybody writes or removes backups
+//! TARGET/20261201T061402Z-4711/        a backup: the time, and the number of events in it
+//!     database.age                     pg_dump of everything but the wrapped keys, encrypted (age)
+//!     keys.age                         the tables of wrapped keys, encrypted for their own recipients
+//!     manifest.note                    the signature (C2SP signed-note) over the name and the SHA-256 of the next one
+//!     manifest.json                    the content, in clear
+//!     verified.json                    the last verification
+//! TARGET/20261201T061402Z-4711.unfinished/   a backup that is being written, or the remains of one
+//! ```
+
+mod client_url;
+mod create;
+mod durable;
+mod error;
+mod load;
+mod manifest;
+mod name;
+mod part;
+mod programs;
+mod retention;
+mod state;
+mod target;
+mod verification;
+mod verified;
+
+pub use self::client_url::ClientUrl;
+pub use self::create::{CreateRequest, CreatedBackup, WrittenBytes, create};
+pub use self::error::BackupError;
+pub use self::load::load;
+pub use self::manifest::{BackupManifest, PartKind, PartRecord, signing_note_text};
+pub use self::name::BackupName;
+pub use self::retention::{BackupRetention, RemovedBackups, prune};
+pub use self::state::{DatabaseState, TableChecksum, read_state, root_at};
+pub use self::target::BackupTarget;
+pub use self::verification::{OpenedBackup, RUNGS, compare_states, verify_checksums, verify_format, verify_signature};
+pub use self::verified::VerificationRecord;

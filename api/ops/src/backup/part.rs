@@ -1,0 +1,190 @@
+//! The encrypted files of a backup: written as they are dumped, read as they are restored, hashed on the way. Nothing is on disk in
+//! clear.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use sha2::{Digest, Sha256};
+
+use super::error::BackupError;
+use super::manifest::{PartKind, PartRecord};
+use super::programs::RunningProgram;
+use crate::age::{DecryptingReader, EncryptingWriter, Identity, Recipient};
+
+/// The bytes that are moved at a time.
+const CHUNK: usize = 64 << 10;
+
+/// A file, and the digest and the length of what went through.
+struct Hashing<T> {
+    inner: T,
+    digest: Sha256,
+    length: u64,
+}
+
+impl<T> Hashing<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, digest: Sha256::new(), length: 0 }
+    }
+
+    fn sha256(self) -> (String, u64, T) {
+        (hex(&self.digest.finalize()), self.length, self.inner)
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        self.length += bytes.len() as u64;
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.count(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Runs `pg_dump`, and encrypts what it writes into a new file of this directory, which is on disk afterwards. `written` is told
+/// the bytes so far.
+pub fn write_part(
+    dir: &Path,
+    part: PartKind,
+    recipients: &[Recipient],
+    pg_dump: &mut Command,
+    mut written: impl FnMut(u64),
+) -> Result<PartRecord, BackupError> {
+    let path = dir.join(part.file());
+    let file_error = |action| BackupError::file(action, &path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(file_error("create"))?;
+    let mut writer = EncryptingWriter::new(recipients, Hashing::new(file)).map_err(file_error("write"))?;
+    let mut program = RunningProgram::start("pg_dump", pg_dump.stdout(Stdio::piped()))?;
+    let Some(mut output) = program.child.stdout.take() else { return Err(BackupError::Task) };
+    let (mut buffer, mut total) = (vec![0; CHUNK], 0);
+    loop {
+        let read = match output.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(file_error("read the output of pg_dump for")(error)),
+        };
+        // On an error the program is killed as it is dropped.
+        writer.write_all(buffer.get(..read).unwrap_or_default()).map_err(file_error("write"))?;
+        total += read as u64;
+        written(total);
+    }
+    program.end()?;
+    let (sha256, length, file) = writer.finish().map_err(file_error("write"))?.sha256();
+    file.sync_all().map_err(file_error("write"))?;
+    Ok(PartRecord { part, sha256, length, recipients: recipients.iter().map(ToString::to_string).collect() })
+}
+
+/// The reason why a part was not read.
+pub enum UnreadPart {
+    /// None of the identities opens it.
+    NotOurs(String),
+    /// It is not the file that was signed.
+    Damaged(String),
+    /// The program that reads it failed, or the machine.
+    Failed(BackupError),
+}
+
+/// Compares a file with its record.
+pub fn check_part(dir: &Path, record: &PartRecord, mut read: impl FnMut(u64)) -> Result<(), UnreadPart> {
+    let mut reader = Hashing::new(open_part(dir, record)?);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return is_signed(reader, record),
+            Ok(_) => read(reader.length),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(UnreadPart::Failed(read_error(dir, record)(error))),
+        }
+    }
+}
+
+/// Decrypts a part into the standard input of a program, which has to succeed. The file is compared with its record on the way.
+pub fn feed_part(
+    dir: &Path,
+    record: &PartRecord,
+    identities: &[Identity],
+    name: &'static str,
+    command: &mut Command,
+) -> Result<(), UnreadPart> {
+    let failed = |error| UnreadPart::Failed(read_error(dir, record)(error));
+    let file = Hashing::new(open_part(dir, record)?);
+    let mut reader = DecryptingReader::new(identities, file).map_err(|error| UnreadPart::NotOurs(error.to_string()))?;
+    let mut program =
+        RunningProgram::start(name, command.stdin(Stdio::piped()).stdout(Stdio::null())).map_err(UnreadPart::Failed)?;
+    let mut input = program.child.stdin.take();
+    let mut buffer = zeroize::Zeroizing::new(vec![0; CHUNK]);
+    loop {
+        let read = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error)
+                if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                return Err(UnreadPart::Damaged(format!("{}: {error}", record.part.file())));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        // A program that has read enough, or failed, closes its end: its status says which. The rest is read in any case, so that
+        // the whole file is known to be sound.
+        if input.as_mut().is_some_and(|pipe| pipe.write_all(buffer.get(..read).unwrap_or_default()).is_err()) {
+            input = None;
+        }
+    }
+    drop(input);
+    program.end().map_err(UnreadPart::Failed)?;
+    // Again: the file may be another one by now.
+    check_part(dir, record, |_| {})
+}
+
+fn open_part(dir: &Path, record: &PartRecord) -> Result<File, UnreadPart> {
+    let path = dir.join(record.part.file());
+    let is_file = std::fs::metadata(&path).map(|metadata| metadata.is_file());
+    match is_file {
+        Ok(true) => File::open(&path).map_err(|error| UnreadPart::Failed(read_error(dir, record)(error))),
+        Ok(false) => Err(UnreadPart::Damaged(format!("{} is not a file", record.part.file()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(UnreadPart::Damaged(format!("{} is missing", record.part.file())))
+        }
+        Err(error) => Err(UnreadPart::Failed(read_error(dir, record)(error))),
+    }
+}
+
+fn read_error(dir: &Path, record: &PartRecord) -> impl FnOnce(io::Error) -> BackupError + use<> {
+    BackupError::file("read", &dir.join(record.part.file()))
+}
+
+fn is_signed(reader: Hashing<File>, record: &PartRecord) -> Result<(), UnreadPart> {
+    let (sha256, length, _) = reader.sha256();
+    if length != record.length {
+        let (file, expected) = (record.part.file(), record.length);
+        return Err(UnreadPart::Damaged(format!("{file} has {length} bytes, and the manifest says {expected}")));
+    }
+    if sha256 != record.sha256 {
+        return Err(UnreadPart::Damaged(format!("{} has another SHA-256 than the manifest says", record.part.file())));
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! `fulexo backup create`.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use fulexo_node::config::owner_database_url;
+use fulexo_ops::backup::{BackupTarget, CreateRequest, CreatedBackup, RemovedBackups, WrittenBytes, create, prune};
+use fulexo_ops::clock;
+use serde_json::json;
+
+use super::failed::unchecked;
+use super::places::{key_recipients, recipients, signing_key, target_dir};
+use super::prune::{RetentionArgs, removed_json, removed_lines};
+use crate::cli::failure::Failure;
+use crate::cli::output::{Output, note};
+use crate::cli::process::block_on;
+use crate::cli::progress::grouped;
+
+/// The time between two lines of progress.
+const LINE: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub struct CreateArgs {
+    /// Back up everything. This is the only kind of backup, and the default: the option is for scripts that say it.
+    #[arg(long)]
+    full: bool,
+    /// Write the backup into this directory [default: FULEXO_BACKUP_TO].
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+    /// Encrypt for the recipients in this file, one per line [default: FULEXO_BACKUP_RECIPIENTS_FILE].
+    #[arg(long, value_name = "FILE")]
+    recipients: Option<PathBuf>,
+    /// Encrypt the wrapped keys for the recipients in this file [default: FULEXO_BACKUP_KEY_RECIPIENTS_FILE, else the recipients of
+    /// the rest].
+    #[arg(long, value_name = "FILE")]
+    key_recipients: Option<PathBuf>,
+    /// Sign the manifest with the key in this file [default: FULEXO_BACKUP_SIGNING_KEY_FILE].
+    #[arg(long, value_name = "FILE")]
+    signing_key: Option<PathBuf>,
+    #[command(flatten)]
+    retention: RetentionArgs,
+    /// Print the result as JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+impl CreateArgs {
+    pub fn run(self) -> Result<(), Failure> {
+        // There is one kind of backup.
+        let _ = self.full;
+        let url = owner_database_url()?;
+        let dir = target_dir(self.to, "--to")?;
+        let recipients = recipients(self.recipients)?;
+        let key_recipients = key_recipients(self.key_recipients)?.unwrap_or_else(|| recipients.clone());
+        let signing_key = signing_key(self.signing_key)?;
+        let retention = self.retention.given()?;
+        let program = env!("CARGO_PKG_VERSION");
+        let request = CreateRequest { url, recipients, key_recipients, signing_key, program };
+        block_on(async {
+            let began = Instant::now();
+            let target = BackupTarget::open(&dir).map_err(unchecked)?;
+            let lock = target.lock().map_err(unchecked)?;
+            match lock.clear_remains().map_err(unchecked)? {
+                0 => {}
+                cleared => note(format_args!("removed the remains of {cleared} interrupted backups")),
+            }
+            let created = create(&target, &lock, request, progress()).await.map_err(unchecked)?;
+            let removed = match retention {
+                None => RemovedBackups::default(),
+                Some(retention) => prune(&target, &lock, retention, clock::now()).map_err(|error| {
+                    let text =
+                        format!("the backup {} is whole, but older ones were not removed: {error}", created.name);
+                    Failure::Unchecked(Some(text))
+                })?,
+            };
+            print(&created, &removed, began.elapsed(), self.json)
+        })
+    }
+}
+
+/// Returns a progress that writes a line every few seconds.
+fn progress() -> impl Fn(WrittenBytes) + Send + Sync + 'static {
+    let said = Mutex::new(Instant::now());
+    move |written: WrittenBytes| {
+        if let Ok(mut said) = said.try_lock()
+            && said.elapsed() >= LINE
+        {
+            *said = Instant::now();
+            note(format_args!("backup  {} bytes of {}", grouped(written.bytes), written.part.file()));
+        }
+    }
+}
+
+fn print(created: &CreatedBackup, removed: &RemovedBackups, took: Duration, is_json: bool) -> Result<(), Failure> {
+    let manifest = &created.manifest;
+    let log = &manifest.database.log;
+    if log.size != log.position {
+        let (size, position) = (log.size, log.position);
+        note(format_args!("the log has {size} events, and its head says {position}: run `fulexo audit verify`"));
+    }
+    let bytes: u64 = manifest.parts.iter().map(|part| part.length).sum();
+    let mut out = Output::new();
+    if is_json {
+        return out.line(json!({
+            "backup": created.name.to_string(), "path": created.path.display().to_string(), "position": log.position,
+            "root": log.root, "bytes": bytes, "seconds": took.as_secs_f64(), "removed": removed_json(removed),
+        }));
+    }
+    let (events, bytes, seconds) = (grouped(log.position), grouped(bytes), took.as_secs_f64());
+    out.line(format_args!("wrote {}: {events} events, {bytes} bytes, in {seconds:.1} s", created.path.display()))?;
+    removed_lines(removed, &mut out)
+}
