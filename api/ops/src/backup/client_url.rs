@@ -29,7 +29,9 @@ impl ClientUrl {
         }
         let decode = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
         let mut password = url.password().map(decode).transpose().map_err(|_| malformed())?.map(Zeroizing::new);
-        url.set_password(None).map_err(|()| malformed())?;
+        if password.is_some() {
+            url.set_password(None).map_err(|()| malformed())?;
+        }
         let mut kept = Vec::new();
         for (name, value) in url.query_pairs() {
             // As sqlx spells them, and as libpq does. What only sqlx knows is left out: libpq would refuse it.
@@ -43,7 +45,6 @@ impl ClientUrl {
                 "ssl-cert" => "sslcert",
                 "ssl-key" => "sslkey",
                 "statement-cache-capacity" | "application_name" | "options" => continue,
-                "hostaddr" => "hostaddr",
                 other => other,
             };
             kept.push((name.to_owned(), value.into_owned()));
@@ -99,6 +100,8 @@ mod tests {
             let command = ClientUrl::parse(url).unwrap().command(Path::new("pg_dump"));
             let arguments: Vec<_> = command.get_args().map(|it| it.to_string_lossy().into_owned()).collect();
             assert!(arguments.last().unwrap().ends_with("//ann@db:5432/fulexo?sslmode=require"), "{arguments:?}");
+            // A URL without a host, for a socket, has no password to remove.
+            assert!(ClientUrl::parse("postgres:///fulexo?host=/run/postgresql").is_ok());
             let password = command.get_envs().find(|(name, _)| *name == "PGPASSWORD").unwrap().1.unwrap();
             assert_eq!(password, "s@cret");
         }

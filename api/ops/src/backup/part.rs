@@ -7,12 +7,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use fulexo_database::chain;
 use sha2::{Digest, Sha256};
 
 use super::error::BackupError;
 use super::manifest::{PartKind, PartRecord};
 use super::programs::RunningProgram;
-use crate::age::{DecryptingReader, EncryptingWriter, Identity, Recipient};
+use crate::age::{AgeError, DecryptingReader, EncryptingWriter, Identity, Recipient};
 
 /// The bytes that are moved at a time.
 const CHUNK: usize = 64 << 10;
@@ -75,7 +76,10 @@ pub fn write_part(
     let path = dir.join(part.file());
     let file_error = |action| BackupError::file(action, &path);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(file_error("create"))?;
-    let mut writer = EncryptingWriter::new(recipients, Hashing::new(file)).map_err(file_error("write"))?;
+    let mut writer = EncryptingWriter::new(recipients, Hashing::new(file)).map_err(|error| match error {
+        AgeError::Io(error) => file_error("write")(error),
+        other => BackupError::Crypto(chain(&other).to_string()),
+    })?;
     let mut program = RunningProgram::start("pg_dump", pg_dump.stdout(Stdio::piped()))?;
     let Some(mut output) = program.child.stdout.take() else { return Err(BackupError::Task) };
     let (mut buffer, mut total) = (vec![0; CHUNK], 0);
@@ -131,7 +135,11 @@ pub fn feed_part(
 ) -> Result<(), UnreadPart> {
     let failed = |error| UnreadPart::Failed(read_error(dir, record)(error));
     let file = Hashing::new(open_part(dir, record)?);
-    let mut reader = DecryptingReader::new(identities, file).map_err(|error| UnreadPart::NotOurs(error.to_string()))?;
+    let mut reader = DecryptingReader::new(identities, file).map_err(|error| match error {
+        AgeError::NoMatch => UnreadPart::NotOurs(error.to_string()),
+        AgeError::Io(error) if !is_damage(&error) => failed(error),
+        other => UnreadPart::Damaged(format!("{}: {}", record.part.file(), chain(&other))),
+    })?;
     let mut program =
         RunningProgram::start(name, command.stdin(Stdio::piped()).stdout(Stdio::null())).map_err(UnreadPart::Failed)?;
     let mut input = program.child.stdin.take();
@@ -141,9 +149,7 @@ pub fn feed_part(
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error)
-                if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof =>
-            {
+            Err(error) if is_damage(&error) => {
                 return Err(UnreadPart::Damaged(format!("{}: {error}", record.part.file())));
             }
             Err(error) => return Err(failed(error)),
@@ -158,6 +164,11 @@ pub fn feed_part(
     program.end().map_err(UnreadPart::Failed)?;
     // Again: the file may be another one by now.
     check_part(dir, record, |_| {})
+}
+
+/// `true` if a file is not what it was, and `false` if it cannot be read.
+fn is_damage(error: &io::Error) -> bool {
+    [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof].contains(&error.kind())
 }
 
 fn open_part(dir: &Path, record: &PartRecord) -> Result<File, UnreadPart> {

@@ -114,6 +114,29 @@ async fn a_backup_killed_at_any_moment_is_whole_or_none() {
     assert!(last["events"].as_u64().unwrap() >= 20_000, "{last}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_verification_leaves_is_removed_by_the_next_one() {
+    let database = Database::create().await;
+    let ground = Ground::new(&database);
+    ground.create();
+    let scratch = || -> Vec<_> {
+        let entries = fs::read_dir(ground.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.to_string_lossy().contains("fulexo-backup-verify-")).collect()
+    };
+    let (main, keys, below) = (ground.file("main"), ground.file("keys"), ground.file(""));
+    let arguments = ["backup", "verify", "latest", "--identity", &main, "--identity", &keys, "--scratch", &below];
+    let mut program = block_in_place(|| Program::start(&arguments, &ground.env));
+    eventually("its server runs", async || {
+        scratch().iter().any(|path| path.join("postgres/data/postmaster.pid").exists())
+    })
+    .await;
+    block_in_place(|| program.kill());
+    assert_eq!(scratch().len(), 1);
+    let (code, report) = ground.verify("latest", &[]);
+    assert_eq!(code, 3, "the log is not signed: {report:#}");
+    assert_eq!(scratch(), [""; 0].map(std::path::PathBuf::from), "{report:#}");
+}
+
 /// A file system of a few KiB; ended when dropped.
 struct SmallDisk(String);
 

@@ -3,6 +3,7 @@
 use std::env::VarError;
 use std::path::{Path, PathBuf};
 
+use fulexo_database::chain;
 use fulexo_ops::age::{Identity, Recipient, parse_identities, parse_recipients};
 use fulexo_tlog::key::{SignerKey, VerifierKey};
 use zeroize::Zeroizing;
@@ -31,7 +32,7 @@ pub fn key_recipients(given: Option<PathBuf>) -> Result<Option<Vec<Recipient>>, 
 
 fn recipients_in(path: &Path) -> Result<Vec<Recipient>, Failure> {
     let misused = |reason: String| Failure::Misused(format!("{}: {reason}", path.display()));
-    let recipients = parse_recipients(&text(path)?).map_err(|error| misused(error.to_string()))?;
+    let recipients = parse_recipients(&text(path)?).map_err(|error| misused(chain(&error).to_string()))?;
     if recipients.is_empty() { Err(misused("it has no recipient".to_owned())) } else { Ok(recipients) }
 }
 
@@ -40,7 +41,7 @@ pub fn identities(paths: &[PathBuf]) -> Result<Vec<Identity>, Failure> {
     let mut identities = Vec::new();
     for path in paths {
         let read = parse_identities(&text(path)?);
-        identities.extend(read.map_err(|error| Failure::Misused(format!("{}: {error}", path.display())))?);
+        identities.extend(read.map_err(|error| Failure::Misused(format!("{}: {}", path.display(), chain(&error))))?);
     }
     Ok(identities)
 }
