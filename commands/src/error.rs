@@ -6,6 +6,7 @@ use std::error::Error;
 use fulexo_database::DatabaseFailure;
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
+use fulexo_domain::incident::IncidentError;
 use fulexo_domain::leaf::LeafError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::password::PasswordViolation;
@@ -48,6 +49,12 @@ pub enum CommandError {
     /// The lockdown refuses.
     #[error(transparent)]
     Lockdown(#[from] LockdownError),
+    /// The incident refuses.
+    #[error(transparent)]
+    Incident(#[from] IncidentError),
+    /// The owner of an incident must be an account.
+    #[error("the owner of an incident must be an account")]
+    NoSuchOwner,
     /// A lockdown excludes everybody who does not respond to it.
     #[error("a lockdown is in force")]
     LockedDown,

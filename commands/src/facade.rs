@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use fulexo_domain::checkpoint::CheckpointRefusal;
+use fulexo_domain::incident::ContainmentMeasures;
 use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::password::Password;
@@ -11,9 +12,11 @@ use fulexo_domain::permission::Permissions;
 use fulexo_domain::policy::Policy;
 use fulexo_domain::rate_limit::{Quota, RouteGroup};
 use fulexo_domain::values::{
-    AccountId, Address, AddressDigest, ApiKeyId, ApiKeyName, CodeInput, DisplayName, EmailAddress, Reason, RoleName,
-    SessionId,
+    AccountId, Address, AddressDigest, ApiKeyId, ApiKeyName, CodeInput, DisplayName, EmailAddress, IncidentId, Reason,
+    RoleName, SessionId,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::accounts::password::{self, PasswordOwner, PasswordReplacement};
@@ -29,6 +32,7 @@ use crate::authentication::second_factor::{self, Enrolment};
 use crate::authentication::standing::{self, LoginStanding};
 use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
+use crate::authorization::incidents::{self, IncidentStep, NewIncident};
 use crate::authorization::{lockdown, policy, roles};
 use crate::checkpoint;
 use crate::context::Context;
@@ -875,5 +879,75 @@ impl Commands {
         id: &KeyLabel,
     ) -> Result<CommandOutcome<()>, CommandError> {
         keys::record_destruction(&self.side, context, kind, id).await
+    }
+}
+
+/// Incidents.
+impl Commands {
+    /// Opens an incident.
+    ///
+    /// # Errors
+    /// [`CommandError::Incident`] for too many links, [`CommandError::NoSuchOwner`], [`CommandError::GrantExceedsOwn`].
+    pub async fn open_incident(
+        &self,
+        context: &Context,
+        new: NewIncident,
+    ) -> Result<CommandOutcome<IncidentId>, CommandError> {
+        incidents::open(&self.side, context, new).await
+    }
+
+    /// Takes a step in the response to an incident.
+    ///
+    /// # Errors
+    /// [`CommandError::Incident`], [`CommandError::NoSuchOwner`], [`CommandError::GrantExceedsOwn`].
+    pub async fn take_incident_step(
+        &self,
+        context: &Context,
+        incident: IncidentId,
+        step: IncidentStep,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        incidents::take_step(&self.side, context, incident, step).await
+    }
+
+    /// Records that a containment begins, before its measures.
+    ///
+    /// # Errors
+    /// [`CommandError::Incident`], [`CommandError::GrantExceedsOwn`].
+    pub async fn start_containment(
+        &self,
+        context: &Context,
+        incident: IncidentId,
+        measures: ContainmentMeasures,
+        reason: &Reason,
+    ) -> Result<(), CommandError> {
+        incidents::start_containment(&self.side, context, incident, measures, reason).await
+    }
+
+    /// Returns the outcome of a containment that an earlier call with the same idempotency key and content completed.
+    ///
+    /// # Errors
+    /// [`CommandError::IdempotencyKeyReused`].
+    pub async fn containment_outcome<O: DeserializeOwned>(
+        &self,
+        context: &Context,
+        incident: IncidentId,
+        content: &[u8],
+    ) -> Result<Option<CommandOutcome<O>>, CommandError> {
+        incidents::containment_outcome(&self.side, context, incident, content).await
+    }
+
+    /// Records that the measures of a containment are in force, with their outcome for repetitions of the call.
+    ///
+    /// # Errors
+    /// [`CommandError::Incident`], [`CommandError::GrantExceedsOwn`].
+    pub async fn record_containment<O: Serialize + DeserializeOwned + Clone>(
+        &self,
+        context: &Context,
+        incident: IncidentId,
+        content: &[u8],
+        measures: ContainmentMeasures,
+        outcome: O,
+    ) -> Result<CommandOutcome<O>, CommandError> {
+        incidents::record_containment(&self.side, context, incident, content, measures, outcome).await
     }
 }

@@ -37,9 +37,19 @@ pub(crate) async fn sealing_for_actor(
     context: &Context,
     reason: &Reason,
 ) -> Result<Option<(DataKey, PersonalData)>, CommandError> {
+    text_of_actor(vault, context, SealedField::Reason, reason.as_str()).await
+}
+
+/// Does the same for another text that the actor wrote.
+pub(crate) async fn text_of_actor(
+    vault: &Vault,
+    context: &Context,
+    field: SealedField,
+    text: &str,
+) -> Result<Option<(DataKey, PersonalData)>, CommandError> {
     let key = match context.account() {
         Some(account) => vault.subject_key(account).await?,
         None => Some(vault.period_key(context.now).await?),
     };
-    Ok(key.map(|key| (key, PersonalData::default().with(SealedField::Reason, Some(reason.as_str())))))
+    Ok(key.map(|key| (key, PersonalData::default().with(field, Some(text)))))
 }

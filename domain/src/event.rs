@@ -12,6 +12,7 @@ use crate::api_key::ApiKeyEvent;
 use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::checkpoint::CheckpointEvent;
+use crate::incident::IncidentEvent;
 use crate::key::KeyEvent;
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
@@ -45,6 +46,8 @@ pub enum Event {
     Audit(AuditTrailEvent),
     /// An event of the service's keys.
     Key(KeyEvent),
+    /// An event of an incident.
+    Incident(IncidentEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -113,6 +116,12 @@ impl From<KeyEvent> for Event {
     }
 }
 
+impl From<IncidentEvent> for Event {
+    fn from(event: IncidentEvent) -> Self {
+        Self::Incident(event)
+    }
+}
+
 /// An event of a category other than the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event belongs to another category")]
@@ -174,6 +183,13 @@ impl TryFrom<Event> for KeyEvent {
     }
 }
 
+impl TryFrom<Event> for IncidentEvent {
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Incident(event) = event { Ok(event) } else { Err(CategoryMismatch) }
+    }
+}
+
 /// All event types, by category, derived from the enums.
 static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     [
@@ -188,6 +204,7 @@ static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         serde_introspect::<CheckpointEvent>(),
         serde_introspect::<AuditTrailEvent>(),
         serde_introspect::<KeyEvent>(),
+        serde_introspect::<IncidentEvent>(),
     ]
     .concat()
 });
@@ -214,6 +231,7 @@ impl Event {
             Self::Checkpoint(_) => Category::Checkpoint,
             Self::Audit(_) => Category::Audit,
             Self::Key(_) => Category::Key,
+            Self::Incident(_) => Category::Incident,
         }
     }
 
@@ -231,7 +249,8 @@ impl Event {
             | Self::Lockdown(_)
             | Self::Checkpoint(_)
             | Self::Audit(_)
-            | Self::Key(_) => 1,
+            | Self::Key(_)
+            | Self::Incident(_) => 1,
         }
     }
 
@@ -257,9 +276,8 @@ impl Event {
             | Self::Policy(PolicyEvent::Changed { .. })
             | Self::Lockdown(_)
             | Self::ApiKey(ApiKeyEvent::Revoked {})
-            | Self::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. }) => {
-                &[SealedField::Reason]
-            }
+            | Self::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. })
+            | Self::Incident(IncidentEvent::ContainmentStarted { .. }) => &[SealedField::Reason],
             Self::Account(
                 AccountEvent::PasswordChanged { .. }
                 | AccountEvent::SecondFactorEnrolmentStarted {}
@@ -276,7 +294,13 @@ impl Event {
             | Self::ApiKey(ApiKeyEvent::Created { .. })
             | Self::Audit(AuditTrailEvent::Exported { .. })
             | Self::Checkpoint(_)
-            | Self::Key(_) => &[],
+            | Self::Key(_)
+            | Self::Incident(IncidentEvent::Contained { .. } | IncidentEvent::Triaged { .. }) => &[],
+            Self::Incident(IncidentEvent::Opened { .. }) => &[SealedField::Summary],
+            Self::Incident(IncidentEvent::Closed {}) => &[SealedField::Lessons],
+            Self::Incident(
+                IncidentEvent::Eradicated {} | IncidentEvent::Recovered {} | IncidentEvent::Noted { .. },
+            ) => &[SealedField::Note],
             Self::Authentication(AuthenticationEvent::Succeeded { .. } | AuthenticationEvent::NewDeviceSeen { .. })
             | Self::Session(SessionEvent::Started { .. }) => {
                 &[SealedField::Device, SealedField::Ip, SealedField::UserAgent]
@@ -336,11 +360,13 @@ pub enum Category {
     Audit,
     /// A single stream, the nil one.
     Key,
+    /// One stream per incident.
+    Incident,
 }
 
 impl Category {
     /// All categories.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Account,
         Self::Authentication,
         Self::Session,
@@ -352,6 +378,7 @@ impl Category {
         Self::Checkpoint,
         Self::Audit,
         Self::Key,
+        Self::Incident,
     ];
 
     /// The name in leaves, tables and subjects.
@@ -369,6 +396,7 @@ impl Category {
             Self::Checkpoint => "checkpoint",
             Self::Audit => "audit",
             Self::Key => "key",
+            Self::Incident => "incident",
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
 use crate::checkpoint::CheckpointEvent;
 use crate::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
+use crate::incident::IncidentEvent;
 use crate::key::KeyEvent;
 use crate::lockdown::LockdownEvent;
 use crate::policy::PolicyEvent;
@@ -110,6 +111,7 @@ impl EventDraft {
             Event::Checkpoint(event) => serde_json::to_value(event),
             Event::Audit(event) => serde_json::to_value(event),
             Event::Key(event) => serde_json::to_value(event),
+            Event::Incident(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -254,6 +256,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
         Category::Checkpoint => CheckpointEvent::deserialize(tagged).map(Event::Checkpoint),
         Category::Audit => AuditTrailEvent::deserialize(tagged).map(Event::Audit),
         Category::Key => KeyEvent::deserialize(tagged).map(Event::Key),
+        Category::Incident => IncidentEvent::deserialize(tagged).map(Event::Incident),
     }
     .map_err(|source| {
         // Serde reports an unknown variant only in the text of its message.

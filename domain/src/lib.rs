@@ -14,6 +14,7 @@ pub mod change;
 pub mod checkpoint;
 pub mod erasure;
 pub mod event;
+pub mod incident;
 pub mod jetstream;
 pub mod key;
 pub mod leaf;

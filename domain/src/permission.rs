@@ -57,11 +57,14 @@ pub enum Permission {
     /// Start and lift a lockdown, and work during one.
     #[serde(rename = "lockdown.manage")]
     LockdownManage,
+    /// Open incidents, work on them and read them.
+    #[serde(rename = "incidents.manage")]
+    IncidentsManage,
 }
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::AccountsErase,
@@ -78,6 +81,7 @@ impl Permission {
         Self::AuditUnseal,
         Self::MetricsRead,
         Self::LockdownManage,
+        Self::IncidentsManage,
     ];
 
     /// Reads a permission by its name.
@@ -111,6 +115,7 @@ impl Permission {
             Self::AuditUnseal => "Open the sealed fields of events, with a reason; each time is an event.",
             Self::MetricsRead => "Read counts of events, accounts and sessions.",
             Self::LockdownManage => "Impose and lift a lockdown, and work during one.",
+            Self::IncidentsManage => "Open incidents, work on them and read what was written about them.",
         }
     }
 
@@ -134,6 +139,7 @@ impl Permission {
             Self::AuditUnseal => "audit.unseal",
             Self::MetricsRead => "metrics.read",
             Self::LockdownManage => "lockdown.manage",
+            Self::IncidentsManage => "incidents.manage",
         }
     }
 

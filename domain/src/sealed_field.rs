@@ -14,15 +14,31 @@ pub enum SealedField {
     Email,
     /// The IP address of the client.
     Ip,
+    /// What was learned from an incident, as free text.
+    Lessons,
+    /// A note on an incident, as free text.
+    Note,
     /// A reason, as free text by an administrator.
     Reason,
+    /// The summary of an incident, as free text.
+    Summary,
     /// The user agent of the client.
     UserAgent,
 }
 
 impl SealedField {
     /// All fields.
-    pub const ALL: [Self; 6] = [Self::Device, Self::DisplayName, Self::Email, Self::Ip, Self::Reason, Self::UserAgent];
+    pub const ALL: [Self; 9] = [
+        Self::Device,
+        Self::DisplayName,
+        Self::Email,
+        Self::Ip,
+        Self::Lessons,
+        Self::Note,
+        Self::Reason,
+        Self::Summary,
+        Self::UserAgent,
+    ];
 
     /// The name in leaves.
     #[must_use]
@@ -32,7 +48,10 @@ impl SealedField {
             Self::DisplayName => "display_name",
             Self::Email => "email",
             Self::Ip => "ip",
+            Self::Lessons => "lessons",
+            Self::Note => "note",
             Self::Reason => "reason",
+            Self::Summary => "summary",
             Self::UserAgent => "user_agent",
         }
     }

@@ -62,9 +62,12 @@ pub const fn concerns(event: &Event) -> bool {
             SessionEvent::RefreshReused { .. } | SessionEvent::FingerprintMismatched { .. } => false,
         },
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => true,
-        Event::Authentication(_) | Event::RateLimit(_) | Event::Checkpoint(_) | Event::Audit(_) | Event::Key(_) => {
-            false
-        }
+        Event::Authentication(_)
+        | Event::RateLimit(_)
+        | Event::Checkpoint(_)
+        | Event::Audit(_)
+        | Event::Key(_)
+        | Event::Incident(_) => false,
     }
 }
 
@@ -86,7 +89,8 @@ pub fn apply<'a>(
                 | Event::RateLimit(_)
                 | Event::Checkpoint(_)
                 | Event::Audit(_)
-                | Event::Key(_) => {}
+                | Event::Key(_)
+                | Event::Incident(_) => {}
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::read_models::accounts::AccountRow;
 use crate::read_models::history_table::{HistoryTable, versions_as_of};
+use crate::read_models::incidents::IncidentRow;
 use crate::read_models::roles::{GrantRow, RoleRow};
 use crate::read_models::sessions::SessionRow;
 use crate::read_models::{Projection, RowCache};
@@ -34,11 +35,13 @@ pub enum ReadModelTable {
     HolderCount,
     Metric,
     Audit,
+    Incident,
+    IncidentPast,
 }
 
 impl ReadModelTable {
     /// All tables.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Account,
         Self::AccountPast,
         Self::AccountCount,
@@ -52,6 +55,8 @@ impl ReadModelTable {
         Self::HolderCount,
         Self::Metric,
         Self::Audit,
+        Self::Incident,
+        Self::IncidentPast,
     ];
 
     /// The table's name, without the schema.
@@ -71,6 +76,8 @@ impl ReadModelTable {
             Self::HolderCount => "holder_count",
             Self::Metric => "metric",
             Self::Audit => "audit",
+            Self::Incident => "incident",
+            Self::IncidentPast => "incident_past",
         }
     }
 }
@@ -222,6 +229,8 @@ fn rows_as_of(
             position
         )
         .fetch(connection),
+        ReadModelTable::Incident => current_rows::<IncidentRow>(connection, position),
+        ReadModelTable::IncidentPast => past_rows::<IncidentRow>(connection, position),
     }
 }
 

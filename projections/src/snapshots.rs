@@ -102,7 +102,8 @@ async fn expected_state(
         | Category::Lockdown
         | Category::Checkpoint
         | Category::Audit
-        | Category::Key => None,
+        | Category::Key
+        | Category::Incident => None,
     };
     Ok(folded.map(|folded| (stream, folded)))
 }

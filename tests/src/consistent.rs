@@ -131,7 +131,8 @@ impl Log {
                 | Event::Lockdown(_)
                 | Event::Checkpoint(_)
                 | Event::Audit(_)
-                | Event::Key(_) => {}
+                | Event::Key(_)
+                | Event::Incident(_) => {}
             }
         }
         Self { events, accounts, sessions, roles }
@@ -255,7 +256,8 @@ impl Log {
                 | Event::RateLimit(_)
                 | Event::Checkpoint(_)
                 | Event::Audit(_)
-                | Event::Key(_) => {}
+                | Event::Key(_)
+                | Event::Incident(_) => {}
             }
         }
         let rows: Vec<(String,)> = all(pool, "select policy from access.policy").await;

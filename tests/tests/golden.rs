@@ -21,6 +21,7 @@ use fulexo_domain::authentication::{
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::erasure::{CopyHolder, CopyHolderKind, CopyHolders, DestroyedData};
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
+use fulexo_domain::incident::{ContainmentMeasures, IncidentEvent, IncidentLinks, IncidentSeverity};
 use fulexo_domain::key::{KeyEvent, KeyLabel, KeyPurpose};
 use fulexo_domain::leaf::{self, EventDraft, LeafOutline, LeafTemplate};
 use fulexo_domain::lockdown::{LockdownEvent, LockdownScope};
@@ -30,7 +31,7 @@ use fulexo_domain::rate_limit::{RateLimitEvent, RateLimitLayer, RouteGroup};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
-use fulexo_domain::values::{AccountId, AddressKind, ApiKeyName, RoleName, SessionId};
+use fulexo_domain::values::{AccountId, AddressKind, ApiKeyName, FindingRule, RoleName, SessionId};
 use uuid::Uuid;
 
 const POSITION: u64 = 41;
@@ -157,6 +158,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("later", defined(&[Permission::MetricsRead, Permission::LockdownManage])),
         ("unsealing", defined(&[Permission::AuditUnseal])),
         ("erasing", defined(&[Permission::AccountsErase])),
+        ("responding", defined(&[Permission::IncidentsManage])),
         (
             "",
             RoleEvent::PermissionsChanged {
@@ -199,7 +201,8 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("logins", LockdownEvent::Started { scope: LockdownScope::Logins }.into()),
         ("", LockdownEvent::Lifted {}.into()),
         ("", unsealed(&[SealedField::Email])),
-        ("every_field", unsealed(&SealedField::ALL)),
+        ("every_field", unsealed(&first_sealed_fields())),
+        ("of_an_incident", unsealed(&[SealedField::Lessons, SealedField::Note, SealedField::Summary])),
         ("", exported(CopyForm::Ndjson, Some(41), CopyFilter::default())),
         ("ocsf", exported(CopyForm::Ocsf, Some(41), copy_filter())),
         ("leaves", exported(CopyForm::Leaves, Some(41), CopyFilter::default())),
@@ -218,6 +221,18 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("", key_destroyed(KeyPurpose::Encryption, "default")),
         ("signing", key_destroyed(KeyPurpose::Signing, &fingerprint())),
         ("log", key_destroyed(KeyPurpose::Log, "auth.example.com/log+1a2b3c4d")),
+        ("", incident_opened(IncidentSeverity::High, None, IncidentLinks::default())),
+        ("linked", incident_opened(IncidentSeverity::Critical, Some(AccountId(id(4))), incident_links())),
+        ("", IncidentEvent::ContainmentStarted { measures: measures() }.into()),
+        ("", IncidentEvent::Contained { measures: measures() }.into()),
+        ("by_other_means", IncidentEvent::Contained { measures: ContainmentMeasures::default() }.into()),
+        ("", IncidentEvent::Eradicated {}.into()),
+        ("", IncidentEvent::Recovered {}.into()),
+        ("", IncidentEvent::Closed {}.into()),
+        ("", IncidentEvent::Noted { links: IncidentLinks::default() }.into()),
+        ("linked", IncidentEvent::Noted { links: incident_links() }.into()),
+        ("", IncidentEvent::Triaged { owner: Some(AccountId(id(4))), severity: IncidentSeverity::Medium }.into()),
+        ("no_owner", IncidentEvent::Triaged { owner: None, severity: IncidentSeverity::Low }.into()),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -383,6 +398,25 @@ fn stands_among_the_samples(event: &Event) {
             }
             | KeyEvent::Destroyed { kind: KeyPurpose::Encryption | KeyPurpose::Signing | KeyPurpose::Log, id: _ } => {}
         },
+        Event::Incident(event) => {
+            use IncidentSeverity::{Critical, High, Low, Medium};
+            match event {
+                IncidentEvent::Opened {
+                    links: IncidentLinks { accounts: _, events: _, findings: _, sessions: _ },
+                    owner: _,
+                    severity: Low | Medium | High | Critical,
+                }
+                | IncidentEvent::ContainmentStarted { measures: _ }
+                | IncidentEvent::Contained {
+                    measures: ContainmentMeasures { accounts: _, api_keys: _, lockdown: _, sessions: _ },
+                }
+                | IncidentEvent::Eradicated {}
+                | IncidentEvent::Recovered {}
+                | IncidentEvent::Closed {}
+                | IncidentEvent::Noted { links: _ }
+                | IncidentEvent::Triaged { owner: _, severity: _ } => {}
+            }
+        }
         Event::Lockdown(event) => match event {
             LockdownEvent::Started { scope: LockdownScope::Logins | LockdownScope::All } | LockdownEvent::Lifted {} => {
             }
@@ -397,6 +431,26 @@ fn policy() -> Policy {
     policy.sessions.fingerprint = FingerprintPolicy::Revoke;
     policy.second_factor.required_for = [role("admin"), role("support")].into();
     policy
+}
+
+/// Returns the sealed fields that there were before incidents.
+fn first_sealed_fields() -> Vec<SealedField> {
+    let later = [SealedField::Lessons, SealedField::Note, SealedField::Summary];
+    SealedField::ALL.into_iter().filter(|field| !later.contains(field)).collect()
+}
+
+/// Returns links of each kind.
+fn incident_links() -> IncidentLinks {
+    IncidentLinks {
+        accounts: [AccountId(id(2))].into(),
+        events: [3, 41].into(),
+        findings: [FindingRule::parse("certificate.expires-soon").unwrap()].into(),
+        sessions: [SessionId(id(3))].into(),
+    }
+}
+
+fn measures() -> ContainmentMeasures {
+    ContainmentMeasures { accounts: 2, api_keys: 1, lockdown: Some(LockdownScope::Logins), sessions: 7 }
 }
 
 /// Returns the permissions that there were when roles were first defined.
@@ -497,6 +551,10 @@ fn key_destroyed(kind: KeyPurpose, id: &str) -> Event {
     KeyEvent::Destroyed { kind, id: KeyLabel::parse(id).unwrap() }.into()
 }
 
+fn incident_opened(severity: IncidentSeverity, owner: Option<AccountId>, links: IncidentLinks) -> Event {
+    IncidentEvent::Opened { links, owner, severity }.into()
+}
+
 fn violated(layer: RateLimitLayer, route: Option<RouteGroup>) -> Event {
     RateLimitEvent::Violated { layer, route, started_at: time(0), ended_at: time(60), count: 1_017 }.into()
 }
@@ -543,6 +601,7 @@ fn prepared(event: &Event) -> LeafTemplate {
         Event::RateLimit(_) => (None, Actor::Anonymous, None),
         Event::Checkpoint(_) => (None, Actor::System, None),
         Event::Key(_) => (None, Actor::Operator, None),
+        Event::Incident(_) => (None, Actor::Account { id: id(4) }, None),
         Event::Audit(_) => (Some(id(2)), Actor::Account { id: id(4) }, None),
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => {
             (None, Actor::Account { id: id(4) }, None)

@@ -7,6 +7,7 @@ use fulexo_commands::{CommandError, CommandOutcome};
 use fulexo_database::{DatabaseFailure, chain};
 use fulexo_domain::account::AccountError;
 use fulexo_domain::api_key::ApiKeyError;
+use fulexo_domain::incident::IncidentError;
 use fulexo_domain::lockdown::LockdownError;
 use fulexo_domain::policy::PolicyError;
 use fulexo_domain::role::RoleError;
@@ -398,7 +399,8 @@ impl From<CommandError> for Problem {
             | CommandError::NoSuchDevice
             | CommandError::NoSuchEvent
             | CommandError::Role(RoleError::NotFound)
-            | CommandError::ApiKey(ApiKeyError::NotFound) => Self::not_found(),
+            | CommandError::ApiKey(ApiKeyError::NotFound)
+            | CommandError::Incident(IncidentError::NotFound) => Self::not_found(),
             CommandError::Account(AccountError::RoleNotFound) => {
                 Self::invalid_input(vec![FieldError::new(
                     "/role",
@@ -501,6 +503,24 @@ impl From<CommandError> for Problem {
             }
             CommandError::Lockdown(LockdownError::NotStarted) => {
                 Self::conflict("No lockdown is in force.").with_code(Code::NO_LOCKDOWN)
+            }
+            CommandError::Incident(IncidentError::AlreadyOpened) => {
+                Self::conflict("The incident is already open.").with_code(Code::ALREADY_CREATED)
+            }
+            CommandError::Incident(IncidentError::OutOfOrder(phase)) => {
+                Self::conflict(format!(
+                    "The incident is {}. The phases follow each other: identified, contained, eradicated, recovered, closed.",
+                    phase.as_str()
+                ))
+                    .with_code(Code::INCIDENT_PHASE)
+            }
+            CommandError::Incident(IncidentError::Full) => {
+                Self::conflict(
+                    "An incident has at most 100 accounts, events, findings and sessions, and 1,000 notes. Open another one.",
+                ).with_code(Code::INCIDENT_FULL)
+            }
+            CommandError::NoSuchOwner => {
+                Self::invalid_input(vec![FieldError::new("/owner", "must be the id of an account")])
             }
             CommandError::NothingSealed => {
                 Self::conflict("Nothing is sealed alongside this event, or it was destroyed.").with_code(Code::NOTHING_SEALED)

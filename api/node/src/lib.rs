@@ -11,6 +11,7 @@ pub mod caller;
 pub mod checkpoints;
 pub mod clock;
 pub mod config;
+pub mod containment;
 pub mod copies;
 pub mod cosigning;
 pub mod database;

@@ -145,9 +145,18 @@ struct UnsealedFields {
     /// The IP address of the client.
     #[oai(skip_serializing_if_is_none)]
     ip: Option<String>,
+    /// The lessons of an incident.
+    #[oai(skip_serializing_if_is_none)]
+    lessons: Option<String>,
+    /// The note on an incident.
+    #[oai(skip_serializing_if_is_none)]
+    note: Option<String>,
     /// The reason that was given.
     #[oai(skip_serializing_if_is_none)]
     reason: Option<String>,
+    /// The summary of an incident.
+    #[oai(skip_serializing_if_is_none)]
+    summary: Option<String>,
     /// The user agent of the client.
     #[oai(skip_serializing_if_is_none)]
     user_agent: Option<String>,
@@ -304,13 +313,21 @@ impl UnsealedFields {
             display_name: field(SealedField::DisplayName),
             email: field(SealedField::Email),
             ip: field(SealedField::Ip),
+            lessons: field(SealedField::Lessons),
+            note: field(SealedField::Note),
             reason: field(SealedField::Reason),
+            summary: field(SealedField::Summary),
             user_agent: field(SealedField::UserAgent),
         }
     }
 }
 
 impl AuditEvent {
+    /// `true` if the event is one of this stream.
+    pub fn is_of(&self, stream: Uuid) -> bool {
+        self.stream == stream
+    }
+
     /// Decodes the leaf of an entry.
     ///
     /// # Errors

@@ -29,6 +29,13 @@ pub struct FilterParameters {
 /// The digest of an address, 128 bits in base64url.
 pub struct AddressParameter(AddressDigest);
 
+impl AddressParameter {
+    /// The digest.
+    pub const fn digest(self) -> AddressDigest {
+        self.0
+    }
+}
+
 /// The number of characters of a digest.
 const DIGEST_LENGTH: usize = 22;
 

@@ -13,10 +13,12 @@ mod audit_filter;
 mod audit_log;
 mod audit_stream;
 mod auth;
+mod containment;
 mod document;
 mod erasure;
 mod grants;
 mod health;
+mod incidents;
 mod input;
 mod live_events;
 mod lockdown;
@@ -49,7 +51,7 @@ pub(crate) type Apis = Operations<(
     grants::Grants,
     api_keys::ApiKeys,
     policy::Policies,
-    lockdown::Lockdowns,
+    (lockdown::Lockdowns, incidents::Incidents, containment::Containments),
     // A tuple has at most 16 members.
     (
         audit::Audit,
@@ -74,7 +76,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         grants::Grants,
         api_keys::ApiKeys,
         policy::Policies,
-        lockdown::Lockdowns,
+        (lockdown::Lockdowns, incidents::Incidents, containment::Containments),
         (
             audit::Audit,
             audit_address::AuditAddresses,

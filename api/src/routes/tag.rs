@@ -24,7 +24,7 @@ pub enum Tag {
     ApiKeys,
     /// The security policy, its changes and previews.
     Policy,
-    /// Incident response: the lockdown.
+    /// Incident response: incidents and the lockdown.
     Incidents,
     /// The audit trail: the events of the log.
     Audit,

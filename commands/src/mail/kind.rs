@@ -102,7 +102,8 @@ impl MailKind {
             | Event::Lockdown(_)
             | Event::Checkpoint(_)
             | Event::Audit(_)
-            | Event::Key(_) => None,
+            | Event::Key(_)
+            | Event::Incident(_) => None,
         }
     }
 

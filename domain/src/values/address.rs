@@ -60,7 +60,13 @@ impl Address {
         match field {
             SealedField::Ip => ip(value),
             SealedField::Email => Some(Self::Email(EmailAddress::from_stored(value))),
-            SealedField::Device | SealedField::DisplayName | SealedField::Reason | SealedField::UserAgent => None,
+            SealedField::Device
+            | SealedField::DisplayName
+            | SealedField::Lessons
+            | SealedField::Note
+            | SealedField::Reason
+            | SealedField::Summary
+            | SealedField::UserAgent => None,
         }
     }
 

@@ -245,7 +245,8 @@ impl GateMemory {
             | Event::Lockdown(_)
             | Event::Checkpoint(_)
             | Event::Audit(_)
-            | Event::Key(_) => {}
+            | Event::Key(_)
+            | Event::Incident(_) => {}
         }
     }
 

@@ -313,7 +313,8 @@ const fn concerns(recorded: &RecordedEvent) -> bool {
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
         | Event::Audit(_)
-        | Event::Key(_) => false,
+        | Event::Key(_)
+        | Event::Incident(_) => false,
     }
 }
 
@@ -420,7 +421,8 @@ fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
         | Event::Audit(_)
-        | Event::Key(_) => {}
+        | Event::Key(_)
+        | Event::Incident(_) => {}
     }
 }
 

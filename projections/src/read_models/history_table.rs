@@ -77,6 +77,7 @@ scalars! {
     Uuid: "uuid",
     Option<Uuid>: "uuid",
     i64: "bigint",
+    Option<i64>: "bigint",
     i32: "integer",
     bool: "boolean",
     String: "text",

@@ -6,6 +6,7 @@ mod bulk;
 mod copy_format;
 pub mod counts;
 pub(crate) mod history_table;
+pub mod incidents;
 pub mod metrics;
 pub mod roles;
 pub mod sessions;
@@ -30,6 +31,8 @@ pub enum Projection {
     Metrics,
     /// The index that auditors search.
     Audit,
+    /// Incidents, open and closed.
+    Incidents,
 }
 
 /// Rows cached from batch to batch, within a bound, so that they need not be read again.
@@ -44,7 +47,8 @@ pub(crate) struct RowCache {
 
 impl Projection {
     /// All read models.
-    pub const ALL: [Self; 5] = [Self::Accounts, Self::Sessions, Self::Roles, Self::Metrics, Self::Audit];
+    pub const ALL: [Self; 6] =
+        [Self::Accounts, Self::Sessions, Self::Roles, Self::Metrics, Self::Audit, Self::Incidents];
 
     /// The name in the checkpoint table, on the command line, and in health.
     #[must_use]
@@ -55,6 +59,7 @@ impl Projection {
             Self::Roles => "roles",
             Self::Metrics => "metrics",
             Self::Audit => "audit",
+            Self::Incidents => "incidents",
         }
     }
 
@@ -67,6 +72,7 @@ impl Projection {
             Self::Roles => &["role", "role_past", "role_grant", "role_grant_past", "holder_count"],
             Self::Metrics => &["metric"],
             Self::Audit => &["audit"],
+            Self::Incidents => &["incident", "incident_past"],
         }
     }
 
@@ -88,6 +94,7 @@ impl Projection {
             Self::Roles => roles::apply(connection, events).await,
             Self::Metrics => metrics::apply(connection, events).await,
             Self::Audit => audit::apply(connection, events).await,
+            Self::Incidents => incidents::apply(connection, events).await,
         }
     }
 
@@ -96,7 +103,7 @@ impl Projection {
     pub(crate) const fn defers_writes(self) -> bool {
         match self {
             Self::Accounts | Self::Sessions => true,
-            Self::Roles | Self::Metrics | Self::Audit => false,
+            Self::Roles | Self::Metrics | Self::Audit | Self::Incidents => false,
         }
     }
 
@@ -114,7 +121,7 @@ impl Projection {
                 let counts = &mut cache.session_counts;
                 sessions::fold(connection, &mut cache.sessions, &mut cache.pending_sessions, counts, events).await
             }
-            Self::Roles | Self::Metrics | Self::Audit => Ok(()),
+            Self::Roles | Self::Metrics | Self::Audit | Self::Incidents => Ok(()),
         }
     }
 }

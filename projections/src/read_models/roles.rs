@@ -280,7 +280,8 @@ const fn role_event(recorded: &RecordedEvent) -> Option<&RoleEvent> {
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
         | Event::Audit(_)
-        | Event::Key(_) => None,
+        | Event::Key(_)
+        | Event::Incident(_) => None,
     }
 }
 
@@ -357,7 +358,8 @@ fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
         | Event::Audit(_)
-        | Event::Key(_) => None,
+        | Event::Key(_)
+        | Event::Incident(_) => None,
     }
 }
 

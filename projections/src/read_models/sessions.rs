@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use fulexo_domain::account::AccountEvent;
 use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::session::{RevocationCause, SessionEvent};
-use fulexo_domain::values::{AccountId, SessionId};
+use fulexo_domain::values::{AccountId, AddressDigest, SessionId};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use tokio::task::coop::consume_budget;
 use uuid::Uuid;
@@ -150,6 +150,54 @@ pub fn statement(
     sql
 }
 
+/// The sessions to revoke in a containment. All given conditions must match.
+#[derive(Debug, Clone, Default)]
+pub struct SessionSelection {
+    /// Only sessions of these accounts; `None` for those of all.
+    pub accounts: Option<Vec<AccountId>>,
+    /// Only sessions that began at or after this time, by the clock of the node that began them.
+    pub since: Option<DateTime<Utc>>,
+    /// Only sessions that began or were refreshed at the address with this digest.
+    pub address: Option<AddressDigest>,
+    /// Never this one: the session of whoever responds.
+    pub except: Option<SessionId>,
+}
+
+/// The live sessions that a selection names, at most `limit`, the oldest first. It asks the tables that gate requests and
+/// the log: unlike a read model they are never behind.
+///
+/// # Errors
+/// [`sqlx::Error`].
+pub async fn selected(
+    pool: &PgPool,
+    selection: &SessionSelection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<SessionId>, sqlx::Error> {
+    let SessionSelection { accounts, since, address, except } = selection;
+    let accounts: Option<Vec<Uuid>> = accounts.as_ref().map(|accounts| accounts.iter().map(|it| it.0).collect());
+    let found = sqlx::query_scalar!(
+        r#"select s.session_id as "session_id!" from access.live_session s
+           where s.idle_expires_at > $1 and s.expires_at > $1
+             and ($2::uuid[] is null or s.account_id = any($2))
+             and ($3::uuid is null or s.session_id >= $3)
+             and ($4::bytea is null or s.session_id in (
+                 select e.stream_id from log.sealed l join log.event e on e.position = l.position
+                 where l.ip_digest = $4 and e.category = 'session'))
+             and s.session_id is distinct from $5
+           order by s.session_id limit $6"#,
+        now,
+        accounts.as_deref(),
+        since.map(earliest_id),
+        address.map(|digest| digest.0.to_vec()),
+        except.map(|session| session.0),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(found.into_iter().map(SessionId).collect())
+}
+
 /// Sessions that have started but are not written to a table yet, by account.
 #[derive(Default)]
 pub(crate) struct PendingSessions(HashMap<Uuid, Vec<Uuid>>);
@@ -280,7 +328,8 @@ const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
         | Event::Audit(_)
-        | Event::Key(_) => None,
+        | Event::Key(_)
+        | Event::Incident(_) => None,
     }
 }
 

@@ -109,6 +109,7 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
         ("policy.read", Method::GET, "/v1/policy".to_owned()),
         ("metrics.read", Method::GET, "/v1/security/metrics".to_owned()),
         ("lockdown.manage", Method::GET, "/v1/lockdown".to_owned()),
+        ("incidents.manage", Method::GET, "/v1/incidents".to_owned()),
         ("audit.read", Method::GET, "/v1/audit/events".to_owned()),
         ("audit.read", Method::GET, "/v1/audit/events/0".to_owned()),
         ("tokens.introspect", Method::POST, "/v1/auth/introspect".to_owned()),
@@ -131,12 +132,14 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_account_of_ones_own() {
-    const OPEN: [&str; 19] = [
+    const OPEN: [&str; 24] = [
         "export_audit_events",
         "get_account",
         "get_account_erasure",
         "get_account_standing",
         "get_audit_event",
+        "get_incident",
+        "get_incident_timeline",
         "get_lockdown",
         "get_log_entries",
         "get_policy",
@@ -145,9 +148,12 @@ async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_acc
         "list_accounts",
         "list_audit_events",
         "list_grants",
+        "list_incidents",
         "list_permissions",
         "list_roles",
         "list_sessions",
+        "note_incident",
+        "open_incident",
         "revoke_account_sessions",
         "revoke_session",
         "stream_audit_events",

@@ -19,6 +19,7 @@ mod erasure;
 mod exports;
 mod fingerprint;
 mod hashes;
+mod incidents;
 mod letters;
 mod lockdown;
 mod login;
@@ -43,7 +44,7 @@ use fulexo_tests::Answer;
 use serde_json::Value;
 
 /// Every permission, in the order in which they are listed.
-const PERMISSIONS: [&str; 16] = [
+const PERMISSIONS: [&str; 17] = [
     "accounts.read",
     "accounts.manage",
     "accounts.erase",
@@ -60,6 +61,7 @@ const PERMISSIONS: [&str; 16] = [
     "audit.unseal",
     "metrics.read",
     "lockdown.manage",
+    "incidents.manage",
 ];
 
 /// Returns the parts of an answer that do not differ between any two answers.

@@ -11,14 +11,17 @@ use serde_json::{Value, json};
 use fulexo_tests::spec::{document, operations};
 
 /// The first words of the names of operations.
-const VERBS: [&str; 38] = [
+const VERBS: [&str; 44] = [
     "change",
+    "close",
     "confirm",
+    "contain",
     "create",
     "define",
     "delete",
     "digest",
     "enrol",
+    "eradicate",
     "erase",
     "expire",
     "export",
@@ -32,7 +35,10 @@ const VERBS: [&str; 38] = [
     "list",
     "login",
     "logout",
+    "note",
+    "open",
     "preview",
+    "recover",
     "refresh",
     "register",
     "reinstate",
@@ -53,11 +59,14 @@ const VERBS: [&str; 38] = [
 ];
 
 /// The first word of a summary: an imperative verb.
-const IMPERATIVES: [&str; 36] = [
+const IMPERATIVES: [&str; 41] = [
+    "Add",
     "Ask",
     "Change",
     "Check",
+    "Close",
     "Confirm",
+    "Contain",
     "Create",
     "Define",
     "Elevate",
@@ -73,7 +82,9 @@ const IMPERATIVES: [&str; 36] = [
     "Lift",
     "List",
     "Log",
+    "Open",
     "Preview",
+    "Record",
     "Register",
     "Reinstate",
     "Remove",

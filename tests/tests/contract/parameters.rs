@@ -1,10 +1,16 @@
 //! Invalid parameters: each is a problem that names its parameter.
 
-use fulexo_tests::Node;
+use fulexo_tests::{Client, Node};
 use serde_json::json;
 
 use crate::{assert_problem, log_size, pointers};
 use fulexo_tests::spec::operations;
+
+/// Opens an incident, whose timeline is a list, too.
+async fn incident(admin: &Client) -> String {
+    let opened = admin.post("/v1/incidents", json!({"severity": "low", "summary": "s"})).await;
+    opened.json["incident_id"].as_str().unwrap().to_owned()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_outside_of_1_to_200_is_refused_wherever_there_is_one() {
@@ -13,14 +19,17 @@ async fn a_limit_outside_of_1_to_200_is_refused_wherever_there_is_one() {
     let lists: Vec<_> =
         operations().into_iter().filter(|operation| operation.names("query").contains(&"limit")).collect();
     assert!(lists.len() >= 5, "{lists:?}");
+    let incident = incident(&admin).await;
+    let admin = admin.seeing(log_size(&node).await - 1);
     for list in lists {
+        let path = list.path.replace("{incident_id}", &incident);
         for limit in ["0", "201", "-1", "65536", "1.5", "x", ""] {
-            let answer = admin.get(&format!("{}?limit={limit}", list.path)).await;
+            let answer = admin.get(&format!("{path}?limit={limit}")).await;
             assert_problem(&answer, 400, "invalid_input");
             assert_eq!(pointers(&answer), ["/limit"], "{} limit={limit}", list.id);
         }
         for limit in [1, 200] {
-            assert_eq!(admin.get(&format!("{}?limit={limit}", list.path)).await.status, 200, "{} {limit}", list.id);
+            assert_eq!(admin.get(&format!("{path}?limit={limit}")).await.status, 200, "{} {limit}", list.id);
         }
     }
 }
@@ -29,9 +38,12 @@ async fn a_limit_outside_of_1_to_200_is_refused_wherever_there_is_one() {
 async fn a_cursor_that_no_page_gave_is_refused_wherever_there_is_one() {
     let node = Node::start().await;
     let admin = node.admin().await;
+    let incident = incident(&admin).await;
+    let admin = admin.seeing(log_size(&node).await - 1);
     for list in operations().into_iter().filter(|operation| operation.names("query").contains(&"cursor")) {
+        let path = list.path.replace("{incident_id}", &incident);
         for cursor in ["x", "-1", "%00", "9223372036854775808", "'"] {
-            let answer = admin.get(&format!("{}?cursor={cursor}", list.path)).await;
+            let answer = admin.get(&format!("{path}?cursor={cursor}")).await;
             assert_problem(&answer, 400, "invalid_input");
             assert_eq!(pointers(&answer), ["/cursor"], "{} cursor={cursor}", list.id);
         }

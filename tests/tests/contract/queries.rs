@@ -73,7 +73,7 @@ fn sample(operation: &Operation, name: &str) -> &'static str {
         "limit" | "after" | "as_of" => "1",
         "order" => "asc",
         "locked" | "suspended" | "second_factor" | "live" => "true",
-        "account_id" | "subject" | "actor" | "correlation" | "session" | "api_key" | "id" => {
+        "account_id" | "owner" | "subject" | "actor" | "correlation" | "session" | "api_key" | "id" => {
             "01890000-0000-7000-8000-000000000000"
         }
         "cursor" if operation.path.ends_with("/events") => "1",
@@ -82,6 +82,8 @@ fn sample(operation: &Operation, name: &str) -> &'static str {
         "address" => "AAAAAAAAAAAAAAAAAAAAAA",
         "email" => "nobody@example.com",
         "role" => "auditor",
+        "phase" => "closed",
+        "severity" => "low",
         "type" => "session.started",
         "category" => "session",
         "format" => "ocsf",
@@ -167,6 +169,7 @@ async fn every_list_goes_back_as_it_came() {
     let node = Node::start().await;
     let admin = node.admin().await;
     let ann = node.customer().await;
+    let mut incident = String::new();
     for nth in 0..5 {
         let (email, account) = node.register(&["customer"]).await;
         let bob = node.log_in(&email, account).await;
@@ -180,6 +183,9 @@ async fn every_list_goes_back_as_it_came() {
             json!({"name": format!("key-{nth}"), "permissions": ["audit.read"], "expires_at": "2027-06-01T00:00:00Z"});
         let key = admin.post("/v1/api-keys", key).await;
         assert_eq!(key.status, 201, "{key:?}");
+        let links = json!({"events": [0, 1, 2]});
+        let opened = admin.post("/v1/incidents", json!({"severity": "low", "summary": "s", "links": links})).await;
+        incident = opened.json["incident_id"].as_str().unwrap().to_owned();
     }
     let position = log_size(&node).await - 1;
     let mut lists = 0;
@@ -189,7 +195,8 @@ async fn every_list_goes_back_as_it_came() {
         let client = if operation.path.starts_with("/v1/me") { &ann } else { &admin };
         let client = &client.seeing(position);
         let client = if operation.names("header").contains(&"Log-Min-Position") { client } else { &admin };
-        let mut paths = vec![operation.path.clone()];
+        let path = operation.path.replace("{incident_id}", &incident);
+        let mut paths = vec![path];
         if operation.names("query").contains(&"as_of") {
             paths.push(format!("{}?as_of={position}", operation.path));
             paths.push(format!("{}?as_of={}", operation.path, position / 2));

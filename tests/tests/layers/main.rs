@@ -212,7 +212,16 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
             &["cosigning/", "keys/announcement.rs", "keys/key_file.rs", "keys/mod.rs", "keys/node_keys.rs", "mail/"],
             &["state.rs"],
             // Of keys, the rotations.
-            &["answer.rs", "auditor.rs", "caller.rs", "copies.rs", "export_stream.rs", "keys/", "rejudged.rs"],
+            &[
+                "answer.rs",
+                "auditor.rs",
+                "caller.rs",
+                "containment.rs",
+                "copies.rs",
+                "export_stream.rs",
+                "keys/",
+                "rejudged.rs",
+            ],
             &["start.rs", "start/"],
             &["lib.rs"],
         ],

@@ -47,6 +47,10 @@ async fn a_view_that_was_altered_is_found_out_and_made_right() {
         (Projection::Roles, "update read.role_grant set granted_by_kind = 'system' where since = 1"),
         (Projection::Metrics, "update read.metric set events = events + 1 where first_position = 0"),
         (Projection::Audit, "update read.audit set subject_id = null where position = 0"),
+        (
+            Projection::Incidents,
+            "update read.incident set severity = 'low' where since = (select min(since) from read.incident)",
+        ),
     ] {
         let altered = sqlx::query(alteration).execute(&mut superuser(&node.database).await).await.unwrap();
         assert_eq!(altered.rows_affected(), 1, "{projection:?}");
@@ -156,6 +160,9 @@ pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     let lockdown = json!({"scope": "logins", "reason": "r"});
     assert_eq!(admin.post("/v1/lockdown", lockdown).await.status, 200);
     assert_eq!(admin.delete_with("/v1/lockdown", json!({"reason": "r"})).await.status, 200);
+    for _ in 0..3 {
+        incident_load(node, &admin).await;
+    }
     let now = fulexo_node::clock::now();
     let commands = &node.app().commands;
     commands.record_ended_refusal(&operator(), CheckpointRefusal::Memory, now, now).await.unwrap();
@@ -164,6 +171,28 @@ pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     commands.record_key_rotation(&operator(), KeyPurpose::Log, &old, &new).await.unwrap();
     commands.record_key_destruction(&operator(), KeyPurpose::Log, &old).await.unwrap();
     caught_up(node, &admin).await;
+}
+
+/// Goes through an incident.
+async fn incident_load(node: &Node, admin: &Client) {
+    let ann = node.customer().await;
+    let opened = admin.post("/v1/incidents", json!({"severity": "high", "summary": "s"})).await;
+    assert_eq!(opened.status, 201, "{opened:?}");
+    let path = format!("/v1/incidents/{}", opened.json["incident_id"].as_str().unwrap());
+    let links = json!({"accounts": [ann.account], "events": [0, 1], "findings": ["log.gap"]});
+    for (step, body) in [
+        ("notes", json!({"note": "n", "links": links})),
+        ("contain", json!({"reason": "r", "revoke_sessions": {"accounts": [ann.account]}})),
+        ("eradicate", json!({"note": "n"})),
+        ("recover", json!({"note": "n"})),
+    ] {
+        let answer = admin.post(&format!("{path}/{step}"), body).await;
+        assert_eq!(answer.status, 200, "{step}: {answer:?}");
+    }
+    let changed = admin.send(hyper::Method::PATCH, &path, JSON, r#"{"severity": "critical"}"#).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let closed = admin.post(&format!("{path}/close"), json!({"lessons": "l"})).await;
+    assert_eq!(closed.status, 200, "{closed:?}");
 }
 
 /// Withdraws an erasure, and carries one out.

@@ -139,6 +139,8 @@ async fn a_past_that_was_altered_is_found_out() {
         (ReadModelTable::HolderCount, "update read.holder_count set holders = holders + 1 where position = 1"),
         (ReadModelTable::Metric, "update read.metric set events = events + 1 where first_position = 0"),
         (ReadModelTable::Audit, "update read.audit set actor_id = subject_id where position = 0"),
+        (ReadModelTable::Incident, "update read.incident set severity = 'low'"),
+        (ReadModelTable::IncidentPast, "delete from read.incident_past where phase = 'identified'"),
     ] {
         let mut live = application(&node.database).await;
         let before = live_checksum(&mut live, table, position).await.unwrap();

@@ -7,12 +7,14 @@ use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, FailureReason};
 use fulexo_domain::checkpoint::CheckpointEvent;
 use fulexo_domain::event::{Event, RecordedEvent};
+use fulexo_domain::incident::IncidentEvent;
 use fulexo_domain::key::KeyEvent;
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::policy::PolicyEvent;
 use fulexo_domain::rate_limit::{RateLimitEvent, RouteGroup};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::session::SessionEvent;
+use fulexo_domain::values::AccountId;
 use serde::Serialize;
 
 use super::objects::{
@@ -25,6 +27,10 @@ use super::vocabulary::{OcsfClass, OcsfVersion, PRODUCT};
 pub(super) struct OcsfDetails<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     api: Option<OcsfApi>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assignee: Option<OcsfUser>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assignee_group: Option<OcsfNamed<'static>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     auth_factors: Vec<OcsfAuthFactor>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,6 +41,8 @@ pub(super) struct OcsfDetails<'a> {
     entity: Option<OcsfEntity<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finding_info: Option<OcsfFindingInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding_info_list: Option<[OcsfFindingInfo; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iam_role: Option<OcsfRole<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,6 +124,23 @@ impl<'a> OcsfDetails<'a> {
             Event::Key(KeyEvent::Rotated { to: label, .. } | KeyEvent::Destroyed { id: label, .. }) => {
                 Self { entity: Some(entity(Some(label.as_str()), "Key", recorded)), ..Self::default() }
             }
+            Event::Incident(event) => {
+                let at = recorded.recorded_at.timestamp_millis();
+                // The summary is sealed.
+                let finding = OcsfFindingInfo {
+                    first_seen_time: at,
+                    last_seen_time: at,
+                    title: "Incident",
+                    uid: recorded.stream.id,
+                };
+                Self {
+                    assignee: owner_of(event).map(|owner| OcsfUser::of(Some(owner.0))),
+                    // Required without an assignee, and the same for every incident.
+                    assignee_group: Some(OcsfNamed { name: "incident responders" }),
+                    finding_info_list: Some([finding]),
+                    ..Self::default()
+                }
+            }
             Event::Checkpoint(CheckpointEvent::RefusalEnded { reason, started_at, ended_at }) => {
                 of_refusal(reason.as_str(), *started_at, *ended_at, recorded)
             }
@@ -132,6 +157,7 @@ impl<'a> OcsfDetails<'a> {
                 details.user = Some(OcsfUser::of(recorded.subject));
             }
             OcsfClass::DetectionFinding
+            | OcsfClass::IncidentFinding
             | OcsfClass::EntityManagement
             | OcsfClass::RoleManagement
             | OcsfClass::ApiActivity => {}
@@ -255,6 +281,18 @@ fn of_role<'a>(version: OcsfVersion, event: &'a RoleEvent, recorded: &RecordedEv
             updated_role: after.map(|after| role(Some(after))),
             ..OcsfDetails::default()
         },
+    }
+}
+
+const fn owner_of(event: &IncidentEvent) -> Option<AccountId> {
+    match event {
+        IncidentEvent::Opened { owner, .. } | IncidentEvent::Triaged { owner, .. } => *owner,
+        IncidentEvent::ContainmentStarted { .. }
+        | IncidentEvent::Contained { .. }
+        | IncidentEvent::Eradicated {}
+        | IncidentEvent::Recovered {}
+        | IncidentEvent::Closed {}
+        | IncidentEvent::Noted { .. } => None,
     }
 }
 

@@ -7,6 +7,7 @@ use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, FailureReason};
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::event::Event;
+use fulexo_domain::incident::{IncidentEvent, IncidentSeverity};
 use fulexo_domain::key::KeyEvent;
 use fulexo_domain::lockdown::LockdownEvent;
 use fulexo_domain::policy::{FingerprintPolicy, PolicyEvent};
@@ -16,10 +17,10 @@ use fulexo_domain::session::{RevocationCause, SessionEvent};
 
 use super::vocabulary::OcsfClass::{
     self, AccountChange, ApiActivity, Authentication, AuthorizeSession, DetectionFinding, EntityManagement,
-    RoleManagement, UserAccess, UserManagement,
+    IncidentFinding, RoleManagement, UserAccess, UserManagement,
 };
 use super::vocabulary::OcsfSeverity::{self, Critical, High, Informational, Low, Medium};
-use super::vocabulary::OcsfStatus::{self, Failure, Resolved, Success};
+use super::vocabulary::OcsfStatus::{self, Closed, Failure, InProgress, New, Resolved, Success};
 use super::vocabulary::{OcsfActivity, OcsfVersion};
 
 /// The place of an event in OCSF.
@@ -115,6 +116,7 @@ impl OcsfMapping {
             }
             Event::Key(KeyEvent::Rotated { .. }) => (act(EntityManagement, 3, "Update"), Low, Success),
             Event::Key(KeyEvent::Destroyed { .. }) => (act(EntityManagement, 4, "Delete"), Low, Success),
+            Event::Incident(event) => of_incident(event),
             Event::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. }) => {
                 (act(ApiActivity, 2, "Read"), Medium, Success)
             }
@@ -137,6 +139,28 @@ impl OcsfMapping {
     #[must_use]
     pub const fn is_other(self) -> bool {
         self.activity.id == OTHER
+    }
+}
+
+const fn of_incident(event: &IncidentEvent) -> (OcsfAct, OcsfSeverity, OcsfStatus) {
+    let update = act(IncidentFinding, 2, "Update");
+    match event {
+        IncidentEvent::Opened { severity, .. } => (act(IncidentFinding, 1, "Create"), of_severity(*severity), New),
+        IncidentEvent::Triaged { severity, .. } => (update, of_severity(*severity), InProgress),
+        IncidentEvent::ContainmentStarted { .. } | IncidentEvent::Contained { .. } => (update, High, InProgress),
+        IncidentEvent::Eradicated {} => (update, Medium, InProgress),
+        IncidentEvent::Recovered {} => (update, Medium, Resolved),
+        IncidentEvent::Closed {} => (act(IncidentFinding, 3, "Close"), Informational, Closed),
+        IncidentEvent::Noted { .. } => (update, Informational, InProgress),
+    }
+}
+
+const fn of_severity(severity: IncidentSeverity) -> OcsfSeverity {
+    match severity {
+        IncidentSeverity::Low => Low,
+        IncidentSeverity::Medium => Medium,
+        IncidentSeverity::High => High,
+        IncidentSeverity::Critical => Critical,
     }
 }
 

@@ -173,7 +173,7 @@ impl<'a> OcsfRecord<'a> {
 
 /// The actor, where the class has one.
 fn actor(mapping: OcsfMapping, actor: Actor) -> Option<OcsfActor> {
-    (mapping.class != OcsfClass::DetectionFinding).then(|| actor.into())
+    (!matches!(mapping.class, OcsfClass::DetectionFinding | OcsfClass::IncidentFinding)).then(|| actor.into())
 }
 
 fn hex(bytes: &[u8]) -> String {

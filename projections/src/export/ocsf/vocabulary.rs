@@ -38,6 +38,8 @@ impl OcsfVersion {
 pub enum OcsfClass {
     /// A finding of the service about itself.
     DetectionFinding,
+    /// A step of the response to an incident.
+    IncidentFinding,
     /// A change of an account; in 1.9 superseded by user management.
     AccountChange,
     /// A step of a login, a session, or its end.
@@ -62,6 +64,7 @@ impl OcsfClass {
     pub const fn uid(self) -> u32 {
         match self {
             Self::DetectionFinding => 2004,
+            Self::IncidentFinding => 2005,
             Self::AccountChange => 3001,
             Self::Authentication => 3002,
             Self::AuthorizeSession => 3003,
@@ -84,6 +87,7 @@ impl OcsfClass {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DetectionFinding => "Detection Finding",
+            Self::IncidentFinding => "Incident Finding",
             Self::AccountChange => "Account Change",
             Self::Authentication => "Authentication",
             Self::AuthorizeSession => "Authorize Session",
@@ -155,6 +159,12 @@ pub enum OcsfStatus {
     Failure,
     /// The finding is over.
     Resolved,
+    /// The incident is new.
+    New,
+    /// The incident is being worked on.
+    InProgress,
+    /// The incident is closed.
+    Closed,
 }
 
 impl OcsfStatus {
@@ -162,9 +172,10 @@ impl OcsfStatus {
     #[must_use]
     pub const fn id(self) -> u32 {
         match self {
-            Self::Success => 1,
-            Self::Failure => 2,
+            Self::Success | Self::New => 1,
+            Self::Failure | Self::InProgress => 2,
             Self::Resolved => 4,
+            Self::Closed => 5,
         }
     }
 
@@ -175,6 +186,9 @@ impl OcsfStatus {
             Self::Success => "Success",
             Self::Failure => "Failure",
             Self::Resolved => "Resolved",
+            Self::New => "New",
+            Self::InProgress => "In Progress",
+            Self::Closed => "Closed",
         }
     }
 }

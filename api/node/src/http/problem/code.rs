@@ -85,6 +85,10 @@ codes! {
     LAST_ADMIN: "last_admin", 409, "The account is the last active one that can grant roles.",
         "Grant such a role to another account first.";
     LOCKDOWN_ACTIVE: "lockdown_active", 409, "A lockdown with this scope is already in force.", "No action is needed.";
+    INCIDENT_PHASE: "incident_phase", 409, "The incident is in another phase than the call needs.",
+        "Get the incident. Its phases follow each other: identified, contained, eradicated, recovered, closed.";
+    INCIDENT_FULL: "incident_full", 409, "The incident has as much evidence, or as many notes, as one may have.",
+        "Open another incident.";
     NO_LOCKDOWN: "no_lockdown", 409, "No lockdown is in force.", "No action is needed.";
     ACCOUNT_ERASED: "account_erased", 409, "The account was erased.", "No action is possible: an erased account stays erased.";
     ERASURE_NOT_STARTED: "erasure_not_started", 409, "Nobody has asked for the erasure of the account.", "No action is needed.";
