@@ -10,6 +10,7 @@ mod dev;
 mod erasure;
 mod events;
 mod failure;
+mod incident;
 mod key_file;
 mod keys;
 mod lockdown;
@@ -81,6 +82,11 @@ enum Verb {
     /// Use it to create the first administrator. Works directly on the database, alongside running nodes. The log names the
     /// operator as the actor. Takes the same configuration as `serve`.
     Register(register::RegisterArgs),
+    /// Respond to an incident: open it, contain it, record its phases, close it.
+    ///
+    /// Works directly on the database, alongside running nodes or while none runs. The log names the operator as the actor.
+    /// Takes the same configuration as `serve`.
+    Incident(incident::IncidentArgs),
     /// Impose a lockdown, or lift it.
     ///
     /// A lockdown refuses everybody except incident responders. Works directly on the database, alongside running nodes. The
@@ -144,6 +150,7 @@ impl Cli {
             Verb::Witness(verb) => verb.run(),
             Verb::Migrate(verb) => verb.run(),
             Verb::Register(verb) => verb.run(),
+            Verb::Incident(verb) => verb.run(),
             Verb::Lockdown(verb) => verb.run(),
             Verb::Keys(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),

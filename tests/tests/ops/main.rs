@@ -4,3 +4,4 @@
 
 mod age;
 mod backup;
+mod incident;
