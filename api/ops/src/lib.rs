@@ -9,5 +9,6 @@ pub mod age;
 pub mod backup;
 pub mod clock;
 pub mod finding;
+pub mod probe;
 pub mod report;
 pub mod sarif;
