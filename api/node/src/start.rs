@@ -250,6 +250,7 @@ impl Core {
             cosigning,
             feed,
             registration: config.registration,
+            penetration_test_token: config.penetration_test_token,
             first_policy,
             previews: Semaphore::new(1),
             limits,

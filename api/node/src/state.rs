@@ -16,6 +16,7 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::checkpoints::CheckpointState;
 use crate::cosigning::CosigningState;
@@ -82,6 +83,8 @@ pub struct App {
     pub feed: Option<Arc<JetStreamFeed>>,
     /// `true` if anybody may register.
     pub registration: bool,
+    /// The token by whose digest this node consents to a penetration test, if it does.
+    pub penetration_test_token: Option<Zeroizing<String>>,
     /// The policy in force until an event says otherwise.
     pub first_policy: Policy,
     /// One preview of a policy at a time: it reads a good part of the log.

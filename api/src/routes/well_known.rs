@@ -8,8 +8,10 @@ use fulexo_node::caller::app;
 use fulexo_node::http::Problem;
 use fulexo_node::http::cached::Cached;
 use fulexo_node::keys::signing::JWKS_MAX_AGE;
+use fulexo_ops::probe::digest;
 use poem::Request;
-use poem_openapi::{Object, OpenApi};
+use poem_openapi::payload::PlainText;
+use poem_openapi::{ApiResponse, Object, OpenApi};
 use url::Url;
 
 use super::tag::Tag;
@@ -56,6 +58,14 @@ struct ServerMetadata {
     scopes_supported: Vec<String>,
     /// The URL of the documentation.
     service_documentation: String,
+}
+
+/// The consent of the operator to a penetration test.
+#[derive(ApiResponse)]
+enum ConsentResponse {
+    /// The SHA-256 digest of the token, in hex.
+    #[oai(status = 200, content_type = "text/plain; charset=utf-8")]
+    Shown(PlainText<String>),
 }
 
 #[OpenApi(tag = "Tag::Service")]
@@ -107,5 +117,17 @@ impl WellKnown {
             service_documentation: at("/docs"),
         };
         Ok(Cached::answer(request, metadata, MAX_AGE))
+    }
+
+    /// Get the consent to a penetration test
+    ///
+    /// Returns the digest of the token that the operator has configured. `fulexo penetration-test` tests no instance that does
+    /// not show the digest of its operator's token.
+    ///
+    /// Answers 404 if no token is configured.
+    #[oai(path = "/.well-known/fulexo-penetration-test", method = "get", operation_id = "get_penetration_test_consent")]
+    async fn consent(&self, request: &Request) -> Result<ConsentResponse, Problem> {
+        let token = app(request)?.penetration_test_token.as_ref().ok_or_else(Problem::not_found)?;
+        Ok(ConsentResponse::Shown(PlainText(digest(token))))
     }
 }

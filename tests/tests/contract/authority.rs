@@ -9,7 +9,7 @@ use crate::{assert_problem, log_size};
 use fulexo_tests::spec::{Operation, operations, sample};
 
 /// The operations that anybody may call.
-const PUBLIC: [&str; 20] = [
+const PUBLIC: [&str; 21] = [
     "verify_email",
     "reset_password",
     "report_intrusion",
@@ -28,6 +28,7 @@ const PUBLIC: [&str; 20] = [
     "get_log_proof",
     "get_log_tile",
     "get_metrics",
+    "get_penetration_test_consent",
     "get_readiness",
     "get_server_metadata",
 ];

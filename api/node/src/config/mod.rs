@@ -92,6 +92,8 @@ pub struct Config {
     pub bcrypt_cost: u32,
     /// `true` if anybody may register.
     pub registration: bool,
+    /// The token by whose digest this node consents to a penetration test. `None` for no consent.
+    pub penetration_test_token: Option<Zeroizing<String>>,
     /// The proxies that may name the client's address.
     pub trusted_proxies: Vec<IpNet>,
     /// The rate limits. `None` for no limits.
@@ -164,6 +166,7 @@ impl Config {
             cosigning: reader.cosigning(&read_file),
             bcrypt_cost: reader.in_range("FULEXO_BCRYPT_COST", "10", 4, 16),
             registration: reader.switch("FULEXO_REGISTRATION", true),
+            penetration_test_token: reader.penetration_test_token(),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             rate_limits: reader.rate_limits(environment),
             origins: reader.origins("FULEXO_CORS_ORIGINS"),

@@ -18,7 +18,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 31] = [
+const OWN: [&str; 32] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -40,6 +40,7 @@ const OWN: [&str; 31] = [
     "FULEXO_WITNESS_STATE",
     "FULEXO_BCRYPT_COST",
     "FULEXO_REGISTRATION",
+    "FULEXO_PENETRATION_TEST_TOKEN",
     "FULEXO_RATE_LIMITS",
     "FULEXO_CORS_ORIGINS",
     "FULEXO_MAIL_DIR",
@@ -183,6 +184,16 @@ impl EnvironmentReader {
                 least
             }
         }
+    }
+
+    /// Returns the token of a penetration test, which nobody should guess from its digest.
+    pub(super) fn penetration_test_token(&mut self) -> Option<Zeroizing<String>> {
+        const NAME: &str = "FULEXO_PENETRATION_TEST_TOKEN";
+        let token = self.optional(NAME).map(Zeroizing::new)?;
+        if token.chars().count() < 32 {
+            self.problem(format!("{NAME} must have at least 32 characters: openssl rand -hex 32"));
+        }
+        Some(token)
     }
 
     pub(super) fn networks(&mut self, name: &str) -> Vec<IpNet> {

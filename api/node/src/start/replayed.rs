@@ -125,6 +125,7 @@ impl ReplayedNode {
             cosigning: None,
             feed: None,
             registration: false,
+            penetration_test_token: None,
             first_policy: Policy::default(),
             previews: Semaphore::new(1),
             limits: None,
