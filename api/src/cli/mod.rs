@@ -124,6 +124,12 @@ enum Verb {
     ///
     /// Works alongside running nodes, and without any.
     Backup(ops::backup::BackupArgs),
+    /// Test an instance of your own for weaknesses, as an attacker would.
+    ///
+    /// Sends requests, registers accounts and guesses passwords, all within bounds, and takes away what it made. Tests an
+    /// instance on loopback; any other has to be confirmed, and has to show that its operator consents. Exits with 1 if it finds
+    /// anything, and with 3 if it could not try everything.
+    PenetrationTest(ops::penetration_test::PenetrationTestArgs),
     /// Follow the log in the terminal.
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
@@ -161,6 +167,7 @@ impl Cli {
             Verb::Audit(verb) => verb.run(),
             Verb::Erasure(verb) => verb.run(),
             Verb::Backup(verb) => verb.run(),
+            Verb::PenetrationTest(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(Self::command()),
             Verb::Man(verb) => verb.run(Self::command()),

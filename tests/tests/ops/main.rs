@@ -5,3 +5,4 @@
 mod age;
 mod backup;
 mod incident;
+mod pentest;

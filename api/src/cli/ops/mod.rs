@@ -4,6 +4,7 @@
 //! configuration are wrong; 3, something could not be checked.
 
 pub mod backup;
+pub mod penetration_test;
 mod report_text;
 
 use clap::Args;
