@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::accounts::{AccountEntry, TestAccount, random_hex};
 use super::bounds::Halt;
 use super::request::TestRequest;
-use super::tester::Tester;
+use super::tester::{Tester, cut};
 
 /// The most accounts that the tester makes.
 const MOST_MADE: usize = 14;
@@ -70,7 +70,7 @@ impl Tester {
         let answer = self.send(&TestRequest::post("/v1/auth/register", &body)).await?;
         if !answer.is_success() {
             self.accounts.made.pop();
-            let code = answer.member("code");
+            let code = cut(&answer.member("code"), 40);
             let reason = format!("the tester cannot register accounts: {} {code}", answer.status);
             self.accounts.closed = Some(reason.clone());
             return Err(Halt(reason));
@@ -155,6 +155,6 @@ impl Tester {
             return Err(Halt(format!("its erasure is answered {}", answer.status)));
         }
         self.send(&TestRequest::new("POST", "/v1/auth/logout").bearer(&account.access_token)).await?;
-        Ok(format!("will be erased at {}", answer.member("due_at")))
+        Ok(format!("will be erased at {}", cut(&answer.member("due_at"), 40)))
     }
 }

@@ -66,6 +66,8 @@ pub struct Tester {
     /// The check under way, for the journal.
     check: String,
     journal: Option<std::fs::File>,
+    /// `true` once a request could not be written to the journal.
+    is_untold: bool,
     /// The faults that any answer has shown, by rule and subject.
     passive: BTreeMap<(&'static str, String), Finding>,
 }
@@ -92,6 +94,7 @@ impl Tester {
             last: None,
             check: String::new(),
             journal,
+            is_untold: false,
             passive: BTreeMap::new(),
         }
     }
@@ -101,8 +104,11 @@ impl Tester {
         check.clone_into(&mut self.check);
     }
 
-    /// Lets cleaning up have a share of its own of time and requests.
+    /// Lets cleaning up have a share of its own of time and requests. It goes on without a journal that cannot be written.
     pub fn grant_cleaning(&mut self) {
+        if std::mem::take(&mut self.is_untold) {
+            self.journal = None;
+        }
         self.bounds.time = self.began.elapsed() + Duration::from_secs(60);
         self.bounds.requests = self.requests + 100;
     }
@@ -187,6 +193,9 @@ impl Tester {
     /// [`Halt`] if they are reached.
     pub fn within_bounds(&self) -> Result<(), Halt> {
         let TestBounds { requests, time, .. } = self.bounds;
+        if self.is_untold {
+            return Err(Halt("the journal cannot be written".to_owned()));
+        }
         if self.requests >= requests {
             return Err(Halt(format!("the bound of {requests} requests is reached: raise --most-requests")));
         }
@@ -209,7 +218,7 @@ impl Tester {
         Ok(())
     }
 
-    /// Writes the request to the journal. A journal that cannot be written ends the test: it would not be told whole.
+    /// Writes the request to the journal. A journal that cannot be written ends the probes: they would not be told whole.
     fn note(&mut self, method: &str, path: &str, status: u16, id: Option<&str>) -> Result<(), Halt> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let line = json!({
@@ -220,7 +229,10 @@ impl Tester {
             "status": if status == 0 { Value::Null } else { status.into() },
             "request_id": id,
         });
-        writeln!(journal, "{line}").map_err(|error| Halt(format!("cannot write the journal: {error}")))
+        writeln!(journal, "{line}").map_err(|error| {
+            self.is_untold = true;
+            Halt(format!("cannot write the journal: {error}"))
+        })
     }
 
     fn look_at(&mut self, request: &TestRequest, answer: &TestAnswer) {
@@ -247,4 +259,53 @@ impl Tester {
 #[must_use]
 pub fn cut(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tester(journal: Option<std::fs::File>) -> Tester {
+        let target = TestTarget {
+            host: "127.0.0.1".to_owned(),
+            authority: "127.0.0.1:9".to_owned(),
+            is_tls: false,
+            address: ([127, 0, 0, 1], 9).into(),
+        };
+        let bounds = TestBounds { requests: 2, rate: 1_000, time: Duration::from_secs(60) };
+        Tester::new(target, "run".to_owned(), None, bounds, journal)
+    }
+
+    #[test]
+    fn a_journal_on_a_full_disk_ends_the_probes_and_not_the_cleaning() {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut tester = tester(Some(full));
+        assert!(tester.note("GET", "/", 200, None).is_err());
+        assert!(tester.within_bounds().is_err());
+        tester.grant_cleaning();
+        assert!(tester.within_bounds().is_ok() && tester.note("GET", "/", 200, None).is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_request_is_sent_beyond_the_bound() {
+        let mut tester = tester(None);
+        for _ in 0..2 {
+            assert!(tester.turn().await.is_ok());
+        }
+        assert!(tester.turn().await.is_err());
+        assert_eq!(tester.requests, 2);
+    }
+
+    #[test]
+    fn an_error_that_shows_the_inside_is_kept_once_for_each_request_and_ten_times_at_most() {
+        let mut tester = tester(None);
+        let answer = TestAnswer { status: 500, body: b"panicked at".to_vec(), ..TestAnswer::default() };
+        for number in 0..30 {
+            tester.look_at(&TestRequest::get(format!("/{}", number % 15)), &answer);
+        }
+        tester.look_at(&TestRequest::get("/judged").judged(), &answer);
+        let found = tester.take_passive();
+        assert_eq!(found.len(), 10);
+        assert!(found.iter().all(|it| it.rule == DISCLOSURE.id && it.subject != "GET /judged"));
+    }
 }

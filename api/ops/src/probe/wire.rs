@@ -17,7 +17,7 @@ use super::target::TestTarget;
 
 /// The time in which an instance has to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// The time that an instance has for each piece of an answer.
+/// The time that an instance has to read a request, and again to answer it, however slowly the pieces come.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A connection to the target.
@@ -115,9 +115,9 @@ pub async fn ask(wire: &mut dyn Wire, request: &[u8], most: usize) -> Result<Tes
     let sent = timeout(PATIENCE, wire.write_all(request)).await.map_err(|_| "the request is not read".to_owned())?;
     let began = Instant::now();
     let (mut bytes, mut time) = (Vec::new(), None);
+    let mut piece = vec![0; 16 * 1024];
     loop {
-        let mut piece = [0; 16 * 1024];
-        let read = timeout(PATIENCE, wire.read(&mut piece)).await;
+        let read = timeout(PATIENCE.saturating_sub(began.elapsed()), wire.read(&mut piece)).await;
         match read {
             Ok(Ok(length @ 1..)) => bytes.extend(piece.get(..length).unwrap_or_default()),
             // Unread bytes of a request may end an answer in a reset, and a stream of events goes on: its head is enough.
@@ -136,16 +136,18 @@ pub async fn ask(wire: &mut dyn Wire, request: &[u8], most: usize) -> Result<Tes
     })
 }
 
-/// Sends the bytes, and reads everything until the instance closes the connection or is silent for this long.
+/// Sends the bytes, and reads everything until the instance closes the connection or is silent for this long,
+/// at most for as long as an answer may take.
 ///
 /// # Errors
 /// If the request cannot be sent.
 pub async fn exchange(wire: &mut dyn Wire, request: &[u8], silence: Duration) -> Result<Vec<u8>, String> {
     const MOST: usize = 256 * 1024;
     let _ = timeout(PATIENCE, wire.write_all(request)).await.map_err(|_| "the request is not read".to_owned())?;
-    let mut bytes = Vec::new();
-    let mut piece = [0; 16 * 1024];
-    while let Ok(Ok(length @ 1..)) = timeout(silence, wire.read(&mut piece)).await {
+    let (began, mut bytes) = (Instant::now(), Vec::new());
+    let mut piece = vec![0; 16 * 1024];
+    let left = || silence.min(PATIENCE.saturating_sub(began.elapsed()));
+    while let Ok(Ok(length @ 1..)) = timeout(left(), wire.read(&mut piece)).await {
         bytes.extend(piece.get(..length).unwrap_or_default());
         if bytes.len() > MOST {
             break;
