@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use zeroize::Zeroizing;
 use super::bounds::Halt;
 use super::request::TestRequest;
 
+/// The time before its end from which on a token is not used.
+const MARGIN: Duration = Duration::from_secs(30);
 /// The most accounts that may be given, and the most bytes of their file.
 const MOST_GIVEN: usize = 16;
 const MOST_BYTES: u64 = 64 * 1024;
@@ -46,6 +49,8 @@ pub struct TestAccount {
     pub refresh_token: Zeroizing<String>,
     /// Its permissions in this session.
     pub permissions: Vec<String>,
+    /// The time at which the access token is about to expire.
+    pub stale_at: Option<Instant>,
 }
 
 /// An entry of the file of accounts.
@@ -122,6 +127,8 @@ impl TestAccount {
         self.access_token = text("access_token").into();
         self.refresh_token = text("refresh_token").into();
         self.session = text("session_id");
+        let lifetime = answer.get("expires_in").and_then(Value::as_u64).map(Duration::from_secs);
+        self.stale_at = lifetime.and_then(|it| Instant::now().checked_add(it.saturating_sub(MARGIN)));
         !self.access_token.is_empty()
     }
 

@@ -89,6 +89,9 @@ pub async fn roles(tester: &mut Tester, found: &mut Vec<Finding>) -> Result<Stri
         for operation in operations.iter().filter(lacks) {
             let answer = tester.send(&operation.harmless(NOBODY).bearer(&account.access_token)).await?;
             calls += 1;
+            if answer.status == 401 {
+                return Err(Halt(format!("the session of {} has ended", account.role)));
+            }
             if !matches!(answer.status, 403 | 500..) {
                 let (subject, needed) = (operation.name(), operation.permissions.join(", "));
                 let evidence = format!("{} lacks {needed}, and the answer is {}", account.role, answer.status);
@@ -114,6 +117,9 @@ pub async fn objects(tester: &mut Tester, found: &mut Vec<Finding>) -> Result<St
         let nothing = tester.send(&operation.harmless(NOBODY).bearer(&other.access_token)).await?;
         let theirs = tester.send(&operation.harmless(id).bearer(&other.access_token)).await?;
         calls += 2;
+        if nothing.status == 401 {
+            return Err(Halt("the session of a registered account has ended".to_owned()));
+        }
         let outcome = |answer: &TestAnswer| (answer.status, cut(&answer.member("code"), 40));
         if theirs.is_success() || outcome(&theirs) != outcome(&nothing) {
             let evidence = format!("for another account's id {:?}, for none {:?}", outcome(&theirs), outcome(&nothing));

@@ -1,6 +1,8 @@
 //! The making of accounts, and their end. What was made is taken away again: erased by an administrator whose credential was
 //! given, else by the account itself.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use super::accounts::{AccountEntry, TestAccount, random_hex};
@@ -96,11 +98,27 @@ impl Tester {
     pub async fn registered(&mut self, number: usize) -> Result<TestAccount, Halt> {
         loop {
             let logged_in = self.accounts.made.iter().filter(|it| !it.access_token.is_empty());
-            match logged_in.clone().nth(number) {
-                Some(account) => return Ok(account.clone()),
-                None => self.register(true).await?,
+            let Some(account) = logged_in.clone().nth(number).cloned() else {
+                self.register(true).await?;
+                continue;
             };
+            if account.stale_at.is_none_or(|stale_at| Instant::now() < stale_at) {
+                return Ok(account);
+            }
+            return self.log_in_again(account).await;
         }
+    }
+
+    /// Begins another session of an account that was made, whose token is about to expire.
+    async fn log_in_again(&mut self, mut account: TestAccount) -> Result<TestAccount, Halt> {
+        let answer = self.send(&account.login()).await?;
+        if !account.take(&answer.json()) {
+            return Err(Halt(format!("a registered account cannot log in again: {}", answer.status)));
+        }
+        if let Some(kept) = self.accounts.made.iter_mut().find(|kept| kept.email == account.email) {
+            kept.clone_from(&account);
+        }
+        Ok(account)
     }
 
     fn keep(&mut self, index: usize, account: &TestAccount) {
@@ -139,7 +157,13 @@ impl Tester {
         if let Some(admin) = self.accounts.with("accounts.erase").cloned() {
             let reason = json!({"reason": format!("penetration test {}", self.run)});
             let path = format!("/v1/accounts/{}/erasure", account.id);
-            let answer = self.send(&TestRequest::post(path, &reason).bearer(&admin.access_token)).await?;
+            let erase = TestRequest::post(path, &reason).bearer(&admin.access_token);
+            let mut answer = self.send(&erase).await?;
+            if answer.member("code") == "step_up_required" && !admin.password.is_empty() {
+                let password = json!({"password": &*admin.password});
+                self.send(&TestRequest::post("/v1/auth/step-up", &password).bearer(&admin.access_token)).await?;
+                answer = self.send(&erase).await?;
+            }
             if answer.is_success() || answer.member("code") == "account_erased" {
                 return Ok("erased".to_owned());
             }
