@@ -9,6 +9,8 @@ pub mod age;
 pub mod backup;
 pub mod clock;
 pub mod finding;
+pub mod headers;
 pub mod probe;
 pub mod report;
 pub mod sarif;
+pub mod tls;

@@ -134,6 +134,17 @@ enum Verb {
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
     Events(events::EventsArgs),
+    /// Check the certificate and the TLS of a server, whoever runs it.
+    ///
+    /// Judges trust, name, times, keys, versions, cipher suites and stapling. Sends no request. Exits with 1 if it found
+    /// something, with 3 if it could not check everything.
+    CheckSsl(ops::check_ssl::CheckSslArgs),
+    /// Check the security headers of a server, whoever runs it.
+    ///
+    /// Each header is judged, with the line of nginx that mends it. Grades from A to F: of 100 points a high finding takes 30,
+    /// a medium one 15, a low one 5; A needs 90, B 75, C 60, D 40. Exits with 1 if it found something, with 3 if there was no
+    /// answer.
+    CheckHeaders(ops::check_headers::CheckHeadersArgs),
     /// Print the completions of a shell.
     ///
     /// For bash: `fulexo completions bash > ~/.local/share/bash-completion/completions/fulexo`.
@@ -169,6 +180,8 @@ impl Cli {
             Verb::Backup(verb) => verb.run(),
             Verb::PenetrationTest(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
+            Verb::CheckSsl(verb) => verb.run(),
+            Verb::CheckHeaders(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(Self::command()),
             Verb::Man(verb) => verb.run(Self::command()),
         };

@@ -4,5 +4,28 @@
 
 mod age;
 mod backup;
+mod check_headers;
+mod check_ssl;
 mod incident;
 mod pentest;
+mod tls_servers;
+
+use std::collections::BTreeMap;
+
+use fulexo_tests::{Ended, Program};
+use serde_json::Value;
+
+/// Runs a verb with `--json`; returns its exit code and its report.
+fn reported(arguments: &[&str], env: &BTreeMap<String, String>) -> (i32, Value) {
+    let ended = Program::run(&[arguments, &["--json"]].concat(), env);
+    let Ended { said, errors, .. } = &ended;
+    let report = serde_json::from_str(said).unwrap_or_else(|error| panic!("{error}: {said}\n{errors}"));
+    (ended.status.code().unwrap(), report)
+}
+
+/// Returns the rules of the findings of a report, in order.
+fn rules(report: &Value) -> Vec<&str> {
+    let checks = report["checks"].as_array().unwrap().iter();
+    let findings = checks.filter_map(|check| check["findings"].as_array()).flatten();
+    findings.map(|finding| finding["rule"].as_str().unwrap()).collect()
+}

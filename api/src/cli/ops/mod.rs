@@ -4,6 +4,8 @@
 //! configuration are wrong; 3, something could not be checked.
 
 pub mod backup;
+pub mod check_headers;
+pub mod check_ssl;
 pub mod penetration_test;
 mod report_text;
 

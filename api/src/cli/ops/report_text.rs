@@ -5,6 +5,7 @@ use anstyle::{AnsiColor, Style};
 use console::measure_text_width;
 use fulexo_ops::finding::{Finding, Severity};
 use fulexo_ops::report::{CheckResult, Report};
+use serde_json::Value;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::{DIM, Output};
@@ -35,6 +36,17 @@ pub fn print(report: &Report, out: &mut Output) -> Result<(), Failure> {
         }
     }
     if !report.checks.is_empty() {
+        out.line("")?;
+    }
+    for (name, value) in &report.facts {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(_) | Value::Bool(_) => value.to_string(),
+            Value::Null | Value::Array(_) | Value::Object(_) => continue,
+        };
+        row(out, "", Style::new(), &format!("{}: {text}", name.replace('_', " ")))?;
+    }
+    if !report.facts.is_empty() {
         out.line("")?;
     }
     out.line(summary(report))
