@@ -9,7 +9,7 @@ use clap::Args;
 use fulexo_database::chain;
 use fulexo_node::database::{connect, reason};
 use fulexo_node::outbound::OutboundClient;
-use fulexo_projections::tree::{AnchoredCheckpoint, PublishedCheckpoint, TreeReader};
+use fulexo_projections::tree::{AnchoredCheckpoint, PublishedCheckpoint, TreeError, TreeReader};
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::note::MAX_NOTE;
 use fulexo_tlog::tile::Tile;
@@ -137,7 +137,7 @@ impl LogSource {
         }
     }
 
-    /// A tile or a bundle; `None` if there is none.
+    /// A tile or a bundle; `None` if there is none, or none that is whole.
     pub async fn tile(&self, tile: Tile) -> Result<Option<Vec<u8>>, Failure> {
         match self {
             Self::Http { .. } => self.fetch(&tile.to_string(), MAX_BUNDLE).await,
@@ -145,10 +145,14 @@ impl LogSource {
             Self::Database(pool) => {
                 let mut connection = pool.acquire().await?;
                 let mut reader = TreeReader::open(&mut connection).await?;
-                reader
-                    .tile(tile)
-                    .await
-                    .map_err(|error| Failure::Failed(format!("cannot read {tile}: {}", chain(&error))))
+                match reader.tile(tile).await {
+                    Ok(content) => Ok(content),
+                    // A fault of the log, which whoever verifies it names by its place, and no failure to read it.
+                    Err(TreeError::Damaged(_)) => Ok(None),
+                    Err(error @ TreeError::Database(_)) => {
+                        Err(Failure::Failed(format!("cannot read {tile}: {}", chain(&error))))
+                    }
+                }
             }
         }
     }
