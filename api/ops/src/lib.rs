@@ -7,6 +7,7 @@
 
 pub mod age;
 pub mod backup;
+pub mod audit;
 pub mod clock;
 pub mod finding;
 pub mod headers;

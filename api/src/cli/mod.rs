@@ -130,6 +130,12 @@ enum Verb {
     /// instance on loopback; any other has to be confirmed, and has to show that its operator consents. Exits with 1 if it finds
     /// anything, and with 3 if it could not try everything.
     PenetrationTest(ops::penetration_test::PenetrationTestArgs),
+    /// Audit the service: its configuration, database, log, accounts, roles and keys.
+    ///
+    /// Works when the service is down, and changes nothing: from the database of DATABASE_URL, the environment of a node, and
+    /// the files that it names. Exits with 0 if nothing was found, 1 if something was, 2 if the arguments are wrong, 3 if
+    /// something could not be checked. docs/security-audit.md explains each finding.
+    SecurityAudit(ops::security_audit::SecurityAuditArgs),
     /// Follow the log in the terminal.
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
@@ -179,6 +185,7 @@ impl Cli {
             Verb::Erasure(verb) => verb.run(),
             Verb::Backup(verb) => verb.run(),
             Verb::PenetrationTest(verb) => verb.run(),
+            Verb::SecurityAudit(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
             Verb::CheckSsl(verb) => verb.run(),
             Verb::CheckHeaders(verb) => verb.run(),

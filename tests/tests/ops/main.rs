@@ -29,3 +29,4 @@ fn rules(report: &Value) -> Vec<&str> {
     let findings = checks.filter_map(|check| check["findings"].as_array()).flatten();
     findings.map(|finding| finding["rule"].as_str().unwrap()).collect()
 }
+mod audit;

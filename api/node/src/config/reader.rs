@@ -18,7 +18,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 32] = [
+const OWN: [&str; 33] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -51,6 +51,7 @@ const OWN: [&str; 32] = [
     "FULEXO_BACKUP_SIGNING_KEY_FILE",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
+    "FULEXO_AUDIT_REPORTS",
 ];
 
 /// The example secrets of the documentation, which are refused.

@@ -8,6 +8,7 @@ pub mod check_headers;
 pub mod check_ssl;
 pub mod penetration_test;
 mod report_text;
+pub mod security_audit;
 
 use clap::Args;
 use fulexo_ops::report::{Report, Verdict};
@@ -28,6 +29,11 @@ pub struct ReportArgs {
 }
 
 impl ReportArgs {
+    /// `true` if the report is text for people, to which a verb may add.
+    pub const fn is_text(&self) -> bool {
+        !self.json && !self.sarif
+    }
+
     /// Prints a report, and turns its verdict into the exit code.
     pub fn print(&self, report: &Report) -> Result<(), Failure> {
         let mut out = Output::new();
