@@ -6,12 +6,14 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod age;
-pub mod backup;
 pub mod audit;
+pub mod backup;
 pub mod clock;
 pub mod finding;
 pub mod headers;
 pub mod probe;
 pub mod report;
 pub mod sarif;
+pub mod sbom;
+pub mod scan;
 pub mod tls;

@@ -151,6 +151,17 @@ enum Verb {
     /// a medium one 15, a low one 5; A needs 90, B 75, C 60, D 40. Exits with 1 if it found something, with 3 if there was no
     /// answer.
     CheckHeaders(ops::check_headers::CheckHeadersArgs),
+    /// Scan for known vulnerabilities: this program's dependencies, and the versions of the services beside it.
+    ///
+    /// Compares the dependencies with a copy of the RustSec advisory database, without any network. Judges PostgreSQL
+    /// (DATABASE_URL), NATS (NATS_URL) and nginx by a dated table, as far as they are there. Exits with 1 if anything was
+    /// found, and with 3 if anything could not be checked: a database that is missing or older than 7 days is never clean.
+    VulnerabilityScan(ops::vulnerability_scan::VulnerabilityScanArgs),
+    /// Print this program's bill of materials (CycloneDX 1.6, JSON).
+    ///
+    /// Names every package that the program was built of, with its checksum, licence and dependencies. The same program
+    /// prints the same bytes. SOURCE_DATE_EPOCH sets the time in it; otherwise it has none.
+    Sbom(ops::sbom::SbomArgs),
     /// Print the completions of a shell.
     ///
     /// For bash: `fulexo completions bash > ~/.local/share/bash-completion/completions/fulexo`.
@@ -189,6 +200,8 @@ impl Cli {
             Verb::Events(verb) => verb.run(),
             Verb::CheckSsl(verb) => verb.run(),
             Verb::CheckHeaders(verb) => verb.run(),
+            Verb::VulnerabilityScan(verb) => verb.run(),
+            Verb::Sbom(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(Self::command()),
             Verb::Man(verb) => verb.run(Self::command()),
         };

@@ -30,3 +30,4 @@ fn rules(report: &Value) -> Vec<&str> {
     findings.map(|finding| finding["rule"].as_str().unwrap()).collect()
 }
 mod audit;
+mod scan;

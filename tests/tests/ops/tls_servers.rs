@@ -18,7 +18,6 @@ pub type Authority = CertifiedIssuer<'static, KeyPair>;
 /// The certificate of a server, and its key.
 pub struct Shown {
     pub der: CertificateDer<'static>,
-    pub pem: String,
     pub key: KeyPair,
 }
 
@@ -48,7 +47,7 @@ pub fn certificate(name: &str, (from, until): (i64, i64), above: Option<&Authori
         Some(above) => params.signed_by(&key, above).unwrap(),
         None => params.self_signed(&key).unwrap(),
     };
-    Shown { der: made.der().clone(), pem: made.pem(), key }
+    Shown { der: made.der().clone(), key }
 }
 
 /// A server on loopback; it ends when this is dropped.

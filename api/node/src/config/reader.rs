@@ -18,7 +18,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 33] = [
+const OWN: [&str; 34] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -52,6 +52,7 @@ const OWN: [&str; 33] = [
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
     "FULEXO_AUDIT_REPORTS",
+    "FULEXO_ADVISORY_DB",
 ];
 
 /// The example secrets of the documentation, which are refused.

@@ -8,7 +8,9 @@ pub mod check_headers;
 pub mod check_ssl;
 pub mod penetration_test;
 mod report_text;
+pub mod sbom;
 pub mod security_audit;
+pub mod vulnerability_scan;
 
 use clap::Args;
 use fulexo_ops::report::{Report, Verdict};
