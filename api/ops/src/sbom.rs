@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::scan::dependency_list::{Dependency, DependencyKind, DependencyList};
+use crate::scan::dependency_list::{DependencyKind, DependencyList, ListedPackage};
 
 /// Returns the bill of materials of a program of this version.
 #[must_use]
@@ -50,7 +50,7 @@ pub fn to_cyclonedx(list: &DependencyList, version: &str, made_at: Option<DateTi
     document
 }
 
-fn component(package: &Dependency, kind: &str) -> Map<String, Value> {
+fn component(package: &ListedPackage, kind: &str) -> Map<String, Value> {
     let mut component = Map::new();
     let mut put = |name: &str, value: Value| component.insert(name.to_owned(), value);
     put("type", kind.into());
@@ -78,7 +78,7 @@ fn component(package: &Dependency, kind: &str) -> Map<String, Value> {
 }
 
 /// Returns the package URL. Only the `+` of a version needs an escape: the other characters of names and versions do not.
-fn reference(package: &Dependency) -> String {
+fn reference(package: &ListedPackage) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version.to_string().replace('+', "%2B"))
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_package_url_escapes_what_build_metadata_begins_with() {
-        let package: Dependency =
+        let package: ListedPackage =
             serde_json::from_str(r#"{"name":"toml","version":"1.2.2+spec-1.1.0","source":"crates.io"}"#).unwrap();
         assert_eq!(reference(&package), "pkg:cargo/toml@1.2.2%2Bspec-1.1.0");
     }

@@ -397,7 +397,7 @@ async fn the_command_line_shows_the_past_and_holds_it_against_the_log() {
 
     let (code, said, errors) = run(&node, &["replay", "--until", &at]);
     assert_eq!(code, Some(0), "{said}{errors}");
-    assert_eq!(said.lines().filter(|line| line.contains(" agrees ")).count(), 13, "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains(" agrees ")).count(), 15, "{said}");
     let altered = format!("update read.role_grant_past set until = until - 1 where account_id = '{}'", ann.account);
     assert_eq!(superuser_does(&node, altered).await, 1);
     let (code, said, _) = run(&node, &["replay", "--until", &at]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fulexo_tests::{Node, Program};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
 use super::tls_servers::{certificate, listen, serve};
@@ -49,6 +49,7 @@ async fn an_answer_that_does_not_come_or_does_not_end_is_bounded() {
         assert_eq!((status, &report["verdict"]), (3, &"incomplete".into()), "{report:#}");
     }
     let body = listen(async |mut stream: tokio::net::TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
         while stream.write_all(b"1\r\na\r\n").await.is_ok() {}
     })

@@ -10,9 +10,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use fulexo_ops::clock;
 use fulexo_tests::{Program, own_dir};
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ fn folder() -> PathBuf {
 
 /// A day, some days before today.
 fn days_ago(days: i64) -> String {
-    (Utc::now() - TimeDelta::days(days)).format("%Y-%m-%d").to_string()
+    (clock::now() - TimeDelta::days(days)).format("%Y-%m-%d").to_string()
 }
 
 /// An advisory in the form of the database.
@@ -217,9 +218,9 @@ fn a_stale_database_is_not_checked_and_what_it_knows_is_still_found() {
     assert!(scanned.reason("scan.database").contains("stale") && !scanned.reason("scan.dependencies").is_empty());
 
     // Fetched today, although nothing was published for a while.
-    put(&harmless, "snapshot-date", Utc::now().to_rfc3339().as_bytes());
+    put(&harmless, "snapshot-date", clock::now().to_rfc3339().as_bytes());
     assert_eq!(scan(Some(&harmless), &[]).code, 0);
-    put(&harmless, "snapshot-date", (Utc::now() + TimeDelta::days(3)).to_rfc3339().as_bytes());
+    put(&harmless, "snapshot-date", (clock::now() + TimeDelta::days(3)).to_rfc3339().as_bytes());
     let scanned = scan(Some(&harmless), &[]);
     assert_eq!(scanned.code, 3);
     assert!(scanned.reason("scan.database").contains("in the future"));
@@ -286,7 +287,7 @@ fn an_exception_that_is_unused_expired_or_without_a_reason_does_not_pass() {
 #[test]
 fn a_packed_database_is_read_as_github_and_as_tar_pack_it() {
     let advisory = Written::new();
-    let (path, text, now) = (advisory.path(), advisory.text(), Utc::now().timestamp());
+    let (path, text, now) = (advisory.path(), advisory.text(), clock::now().timestamp());
     for prefix in ["", "./", "advisory-db-main/"] {
         let path = format!("{prefix}{path}");
         let bytes = packed(&[("pax_global_header", b'g', b"52 comment=0"), (&path, b'0', text.as_bytes())], now);
@@ -331,7 +332,7 @@ fn a_scan_of_as_many_advisories_as_there_are() {
     let entries: Vec<_> =
         walk(&folder).into_iter().map(|path| (path.clone(), fs::read(folder.join(path)).unwrap())).collect();
     let entries: Vec<_> = entries.iter().map(|(path, content)| (path.as_str(), b'0', content.as_slice())).collect();
-    let file = archive(&packed(&entries, Utc::now().timestamp()));
+    let file = archive(&packed(&entries, clock::now().timestamp()));
     for database in [&folder, &file] {
         for _ in 0..3 {
             let began = std::time::Instant::now();

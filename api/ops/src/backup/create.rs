@@ -61,7 +61,7 @@ pub struct CreatedBackup {
 }
 
 /// The parts of a database that do not change while it is dumped.
-struct Header {
+struct ExportedSnapshot {
     connection: PgConnection,
     snapshot: String,
     postgres: u32,
@@ -79,7 +79,7 @@ pub async fn create(
 ) -> Result<CreatedBackup, BackupError> {
     let began_at = clock::now();
     let url = ClientUrl::parse(&request.url)?;
-    let Header { mut connection, snapshot, postgres } = snapshot(&request.url).await?;
+    let ExportedSnapshot { mut connection, snapshot, postgres } = snapshot(&request.url).await?;
     let pg_dump = find_program("pg_dump", postgres / 10_000)?;
     let database = read_state(&mut connection).await?;
     let (checkpoint, log_key): (Option<String>, Option<String>) =
@@ -128,7 +128,7 @@ pub async fn create(
 }
 
 /// Begins the transaction whose moment the backup has.
-async fn snapshot(url: &str) -> Result<Header, BackupError> {
+async fn snapshot(url: &str) -> Result<ExportedSnapshot, BackupError> {
     let mut connection = PgConnection::connect(url).await?;
     for statement in [
         "set statement_timeout = 0",
@@ -142,7 +142,7 @@ async fn snapshot(url: &str) -> Result<Header, BackupError> {
         sqlx::query_as("select pg_export_snapshot(), current_setting('server_version_num')::integer")
             .fetch_one(&mut connection)
             .await?;
-    Ok(Header { connection, snapshot, postgres: postgres.unsigned_abs() })
+    Ok(ExportedSnapshot { connection, snapshot, postgres: postgres.unsigned_abs() })
 }
 
 /// Reads the roles that own something in this database, or that may do something there.

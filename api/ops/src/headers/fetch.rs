@@ -1,9 +1,9 @@
-//! One GET request, bounded in time and size. Follows no redirect, keeps no connection, and judges no certificate: that is
+//! One GET request, bounded in time and in the size of the head. Follows no redirect, keeps no connection, and judges no certificate: that is
 //! `check-ssl`'s.
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::http::uri::PathAndQuery;
@@ -15,9 +15,6 @@ use url::{Position, Url};
 
 use crate::tls::handshake::shake_hands;
 use crate::tls::target::TlsTarget;
-
-/// The longest body that is read.
-const MOST: usize = 1024 * 1024;
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -70,9 +67,8 @@ async fn ask<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, url:
     let answer = sender.send_request(request).await.map_err(|error| error.to_string());
     let head = match answer {
         Ok(answer) => {
-            let (head, body) = answer.into_parts();
-            // The rest of a longer body is not waited for.
-            let _ = Limited::new(body, MOST).collect().await;
+            // The body is not read: it may be endless.
+            let (head, _) = answer.into_parts();
             Ok(AnswerHead { status: head.status, headers: head.headers })
         }
         Err(error) => Err(error),

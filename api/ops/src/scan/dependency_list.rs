@@ -20,7 +20,7 @@ const LIST_BOUND: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct DependencyList {
     /// The packages, by name and version.
-    pub packages: Vec<Dependency>,
+    pub packages: Vec<ListedPackage>,
     /// The origin of the list.
     pub origin: ListOrigin,
 }
@@ -47,7 +47,7 @@ impl ListOrigin {
 
 /// A package of the list, in the form of cargo-auditable.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Dependency {
+pub struct ListedPackage {
     /// The name.
     pub name: String,
     /// The version.
@@ -84,7 +84,7 @@ pub enum DependencyKind {
 
 #[derive(Deserialize)]
 struct Packages {
-    packages: Vec<Dependency>,
+    packages: Vec<ListedPackage>,
 }
 
 impl DependencyList {
@@ -103,7 +103,7 @@ impl DependencyList {
     }
 
     /// Reads the list of cargo-auditable, and adds what only the embedded one knows.
-    fn of_section(section: &[u8], embedded: &[Dependency]) -> Result<Self, String> {
+    fn of_section(section: &[u8], embedded: &[ListedPackage]) -> Result<Self, String> {
         let mut packages =
             unpack(section).map_err(|error| format!("the dependency list in the program (.dep-v0): {error}"))?;
         let known: BTreeMap<_, _> = embedded.iter().map(|it| ((&it.name, &it.version, &it.source), it)).collect();
@@ -117,7 +117,7 @@ impl DependencyList {
     }
 
     /// Returns the packages that a package depends on.
-    pub fn dependencies_of<'a>(&'a self, package: &'a Dependency) -> impl Iterator<Item = &'a Dependency> {
+    pub fn dependencies_of<'a>(&'a self, package: &'a ListedPackage) -> impl Iterator<Item = &'a ListedPackage> {
         package.dependencies.iter().filter_map(|index| self.packages.get(*index))
     }
 }
@@ -129,7 +129,7 @@ fn own_program() -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unpack(bytes: &[u8]) -> Result<Vec<Dependency>, String> {
+fn unpack(bytes: &[u8]) -> Result<Vec<ListedPackage>, String> {
     let mut json = Vec::new();
     ZlibDecoder::new(bytes)
         .take(LIST_BOUND + 1)

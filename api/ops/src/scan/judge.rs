@@ -9,7 +9,7 @@ use rustsec::advisory::{self, Informational};
 use serde_json::json;
 
 use super::advisories::AdvisoryDatabase;
-use super::dependency_list::{Dependency, DependencyKind, DependencyList};
+use super::dependency_list::{DependencyKind, DependencyList, ListedPackage};
 use super::exceptions::ExceptionList;
 use super::service_table;
 use crate::finding::{Finding, Severity};
@@ -104,7 +104,7 @@ pub fn judge_exceptions(
 fn matches<'a>(
     list: &'a DependencyList,
     database: &'a AdvisoryDatabase,
-) -> impl Iterator<Item = (&'a Dependency, &'a Advisory)> {
+) -> impl Iterator<Item = (&'a ListedPackage, &'a Advisory)> {
     let packages = list.packages.iter().filter(|package| package.source == "crates.io");
     packages.flat_map(|package| {
         let advisories = database.by_package.get(&package.name).into_iter().flatten();
@@ -112,7 +112,7 @@ fn matches<'a>(
     })
 }
 
-fn concerns(advisory: &Advisory, package: &Dependency) -> bool {
+fn concerns(advisory: &Advisory, package: &ListedPackage) -> bool {
     let is_ours = |platforms: &[String], own: &str| platforms.is_empty() || platforms.iter().any(|it| it == own);
     let affected = advisory.affected.as_ref();
     let is_foreign = advisory.metadata.source.as_ref().is_some_and(|source| !source.is_default_registry());
@@ -121,9 +121,9 @@ fn concerns(advisory: &Advisory, package: &Dependency) -> bool {
         && advisory.versions.is_vulnerable(&package.version)
 }
 
-fn finding(package: &Dependency, advisory: &Advisory) -> Finding {
+fn finding(package: &ListedPackage, advisory: &Advisory) -> Finding {
     let id = advisory.id();
-    let Dependency { name, version, .. } = package;
+    let ListedPackage { name, version, .. } = package;
     let title: String = advisory.title().chars().take(TITLE_BOUND).collect();
     let mut evidence = vec![format!("{} of {}", kind(advisory), advisory.date().as_str())];
     if !advisory.metadata.aliases.is_empty() {

@@ -43,7 +43,7 @@ const STATUS_REQUEST: u16 = 5;
 
 /// A public key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PublicKey {
+pub enum CertificateKey {
     /// RSA, with the bits of its modulus.
     Rsa(usize),
     /// Another kind with a name, and its strength in the bits of a curve.
@@ -63,7 +63,7 @@ pub struct CertificateFacts {
     /// The time at which it ends.
     pub not_after: DateTime<Utc>,
     /// The key.
-    pub key: PublicKey,
+    pub key: CertificateKey,
     /// `true` if it is signed with MD5 or SHA-1.
     pub is_weakly_signed: bool,
     /// `true` if it says that a server must staple an OCSP response.
@@ -76,7 +76,7 @@ pub struct CertificateFacts {
     names: (Vec<u8>, Vec<u8>),
 }
 
-impl PublicKey {
+impl CertificateKey {
     fn read(key: &SubjectPublicKeyInfoOwned) -> Self {
         let algorithm = key.algorithm.oid;
         let kind = match algorithm {
@@ -98,7 +98,7 @@ impl PublicKey {
     }
 }
 
-impl Display for PublicKey {
+impl Display for CertificateKey {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rsa(bits) => write!(f, "RSA with {bits} bits"),
@@ -116,7 +116,7 @@ impl CertificateFacts {
         let tbs = parsed.tbs_certificate;
         let extensions = tbs.extensions.unwrap_or_default();
         let extension = |id| extensions.iter().find(|it| it.extn_id == id).map(|it| it.extn_value.as_bytes());
-        let key = PublicKey::read(&tbs.subject_public_key_info);
+        let key = CertificateKey::read(&tbs.subject_public_key_info);
         let digest = Sha256::digest(certificate);
         let features = extension(TLS_FEATURE).and_then(|bytes| Vec::<u16>::from_der(bytes).ok());
         Some(Self {

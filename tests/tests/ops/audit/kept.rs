@@ -45,7 +45,7 @@ async fn the_next_audit_says_what_is_new_what_was_mended_and_what_is_left() {
     assert_eq!(comparison["left"].as_array().unwrap().len(), 3);
     assert_eq!(third.report["facts"]["log"]["since"], third.report["facts"]["log"]["size"]);
     // What is signed with another key, or the log's, or not at all, is not what this auditor wrote.
-    let unsigned = audit(&instance, &keeping[..2].to_vec());
+    let unsigned = audit(&instance, &keeping[..2]);
     assert!(unsigned.report["facts"]["comparison"].is_object(), "without a key everything is believed");
     let refused = audit(&instance, &keeping).beyond_sound();
     let findings = set(["database_roles.attribute fulexo CREATEROLE", "reports.untrusted security-audit-000004.json"]);

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::os::unix::fs::symlink;
 
-use chrono::Utc;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use fulexo_ops::clock;
 
 use super::{Written, archive, database, exceptions, folder, header, packed, put, scan};
 
@@ -45,7 +45,7 @@ fn a_database_of_another_kind_or_without_advisories_is_refused() {
     put(&bare, "crates/README", b"");
     let unpacked = folder().join("advisories.zip");
     std::fs::write(&unpacked, b"PK\x03\x04").unwrap();
-    let tarred = archive(&packed(&[("npm/x.json", b'0', b"{}")], Utc::now().timestamp()));
+    let tarred = archive(&packed(&[("npm/x.json", b'0', b"{}")], clock::now().timestamp()));
     for path in [empty, other, bare, unpacked, tarred] {
         let scanned = scan(Some(&path), &[]);
         assert_eq!(scanned.code, 2, "{}: {}", path.display(), scanned.errors);
@@ -55,7 +55,7 @@ fn a_database_of_another_kind_or_without_advisories_is_refused() {
 
 #[test]
 fn an_archive_that_leads_out_links_bursts_or_is_cut_is_not_checked() {
-    let now = Utc::now().timestamp();
+    let now = clock::now().timestamp();
     let advisory = Written { patched: "\">= 0.0.0\"".to_owned(), ..Written::new() };
     let (path, text) = (advisory.path(), advisory.text());
     let with = |name: &str, kind: u8| packed(&[(&path, b'0', text.as_bytes()), (name, kind, b"")], now);
