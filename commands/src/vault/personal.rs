@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::NaiveDate;
 use fulexo_domain::event::{Event, SealedDigest};
 use fulexo_domain::sealed_field::SealedField;
-use fulexo_domain::values::{Address, AddressDigest, IncidentText};
+use fulexo_domain::values::{Address, AddressDigest, IncidentText, Reason};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -22,8 +22,10 @@ use super::subject::DataKeyOwner;
 #[derive(Clone, Default)]
 pub struct PersonalData(BTreeMap<SealedField, Zeroizing<String>>);
 
-/// The maximum length of a value, in bytes.
+/// The maximum length of what a client says of itself, in bytes.
 const MAX_VALUE_BYTES: usize = 512;
+/// The maximum length of a reason, in bytes: none is cut.
+const MAX_REASON_BYTES: usize = 4 * Reason::MAX_CHARS;
 /// The maximum length of what is written about an incident, in bytes.
 const MAX_INCIDENT_TEXT_BYTES: usize = 4 * IncidentText::MAX_CHARS;
 
@@ -46,18 +48,18 @@ pub struct AddressDigests {
 }
 
 impl PersonalData {
-    /// Adds a field. Does nothing without a value. Truncates the value to 512 bytes, and what is written about an incident
-    /// to the most that an [`IncidentText`] has.
+    /// Adds a field. Does nothing without a value. Truncates the value to 512 bytes; a [`Reason`] and what is written about
+    /// an incident are never longer than their bounds.
     #[must_use]
     pub fn with(mut self, field: SealedField, value: Option<&str>) -> Self {
         if let Some(value) = value {
             let end = value.floor_char_boundary(match field {
                 SealedField::Lessons | SealedField::Note | SealedField::Summary => MAX_INCIDENT_TEXT_BYTES,
+                SealedField::Reason => MAX_REASON_BYTES,
                 SealedField::Device
                 | SealedField::DisplayName
                 | SealedField::Email
                 | SealedField::Ip
-                | SealedField::Reason
                 | SealedField::UserAgent => MAX_VALUE_BYTES,
             });
             self.0.insert(field, Zeroizing::new(value.get(..end).unwrap_or_default().to_owned()));

@@ -8,6 +8,9 @@ use super::invalid::InvalidValue;
 pub struct Reason(String);
 
 impl Reason {
+    /// The maximum length, in characters.
+    pub const MAX_CHARS: usize = 500;
+
     /// Reads a reason.
     ///
     /// # Errors
@@ -17,7 +20,7 @@ impl Reason {
         if text.is_empty() {
             return Err(InvalidValue("must not be empty"));
         }
-        if text.chars().count() > 500 {
+        if text.chars().count() > Self::MAX_CHARS {
             return Err(InvalidValue("must be at most 500 characters long"));
         }
         Ok(Self(text.to_owned()))

@@ -90,6 +90,18 @@ async fn what_is_sealed_is_opened_for_a_reason_that_stays_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reason_in_any_script_is_kept_whole() {
+    let (node, ann) = start().await;
+    let admin = node.admin().await;
+    let reason = "理由".repeat(250);
+    let suspended = admin.post(&format!("/v1/accounts/{}/suspend", ann.account), json!({"reason": reason})).await;
+    assert!(suspended.status < 300, "{suspended:?}");
+    let reader = admin.seeing(suspended.position());
+    let opened = unseal(&admin, position_of(&reader, "account.suspended", &ann).await).await;
+    assert_eq!(opened.json["fields"]["reason"], json!(reason));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_open_it_is_refused_and_nothing_is_recorded() {
     let (node, ann) = start().await;
     let (admin, auditor) = (node.admin().await, node.auditor().await);

@@ -5,7 +5,6 @@
 
 use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// The header with the position of the last event that a command recorded, or that a read model had applied.
 /// The size of a checkpoint that covers what a command recorded.
 pub const CHECKPOINT_SIZE: HeaderName = HeaderName::from_static("log-checkpoint-size");
 /// The position of the last event of a command, or of a view.
