@@ -15,6 +15,7 @@
 mod error;
 mod lease;
 mod message;
+mod reader;
 mod stream;
 
 use std::time::Duration;
@@ -32,6 +33,7 @@ use self::error::RelayError;
 pub use self::lease::{LeaseReleaseError, release_lease};
 pub use self::message::CopyKey;
 use self::message::LogRow;
+pub use self::reader::{CopyReadError, CopyReader};
 use self::stream::{CopyCursor, CopySource, JetStream};
 use super::batch::to_i64;
 

@@ -86,18 +86,18 @@ struct StreamNamesPage {
 }
 
 #[derive(Deserialize)]
-struct StreamInfo {
+pub(super) struct StreamInfo {
     created: DateTime<Utc>,
     config: Map<String, Value>,
-    state: StreamState,
+    pub state: StreamState,
     cluster: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct StreamState {
-    messages: u64,
-    first_seq: u64,
-    last_seq: u64,
+pub(super) struct StreamState {
+    pub messages: u64,
+    pub first_seq: u64,
+    pub last_seq: u64,
 }
 
 impl JetStream {
@@ -178,7 +178,7 @@ impl JetStream {
         Ok(true)
     }
 
-    async fn message(&self, name: &str, sequence: u64) -> Result<Option<StreamMessage>, RelayError> {
+    pub async fn message(&self, name: &str, sequence: u64) -> Result<Option<StreamMessage>, RelayError> {
         let stream = self.context.get_stream_no_info(name).await.map_err(RelayError::nats)?;
         match stream.get_raw_message(sequence).await {
             Ok(message) => Ok(Some(message)),
@@ -242,7 +242,7 @@ impl JetStream {
     }
 
     /// Returns the names of all streams, or of those that accept one of these subjects.
-    async fn names(&self, subjects: Option<&str>) -> Result<Vec<String>, RelayError> {
+    pub async fn names(&self, subjects: Option<&str>) -> Result<Vec<String>, RelayError> {
         let mut names = Vec::new();
         loop {
             let query = json!({ "offset": names.len(), "subject": subjects.unwrap_or_default() });
@@ -256,7 +256,7 @@ impl JetStream {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, RelayError> {
+    pub async fn ask<T: DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, RelayError> {
         match self.context.request(subject.to_owned(), body).await {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) => Err(RelayError::nats(error)),
