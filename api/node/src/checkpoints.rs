@@ -195,8 +195,9 @@ async fn sign(turn: &mut PublishingTurn, signer: &Signer) -> Result<(u64, Note, 
     let published = turn.published.note.as_ref().and_then(|note| Note::parse(note.as_bytes()).ok());
     let log = signer.log().await?;
     let Some(key) = log.keys.into_iter().next() else { return Err(PublishingError::Unsigned) };
-    // A signer without a memory may believe its own signature.
-    let last = log.last.or_else(|| Checkpoint::parse(published.as_ref()?.text()).ok());
+    // A signer without a memory may believe its own signature; one of a log with another name begins anew.
+    let believed = || Checkpoint::parse(published.as_ref()?.text()).ok().filter(|last| last.origin == *key.name());
+    let last = log.last.or_else(believed);
     let signed = last.map_or(0, |last| last.size);
     let mut reader = TreeReader::open(turn.connection()).await?;
     let size = reader.size();
