@@ -150,14 +150,7 @@ impl Core {
         let read_side = ReadSide::new(&pools.behind, &log_side.head, Arc::clone(&node_name), copy);
 
         // The tree over the log, and its signatures.
-        let signer = match config.signer {
-            Some(SignerConfig::Here(LogSignerConfig { keys, file, memory })) => {
-                let opened = LogSigner::open(keys, memory).map_err(|error| failed("the signer", &error))?;
-                Some(Signer::Here(Arc::new(opened.following(file))))
-            }
-            Some(SignerConfig::Socket(path)) => Some(Signer::Socket(path)),
-            None => None,
-        };
+        let signer = config.signer.map(open_signer).transpose()?;
         let (integrator, tree) = Integrator::new(pools.behind.clone(), log_side.head.clone());
         let (signs, of_log) = (signer.is_some(), signer.clone());
         let (publisher, checkpoint) = CheckpointPublisher::new(pools.behind.clone(), tree.clone(), signer.clone());
@@ -374,6 +367,20 @@ impl RunningNode {
         self.core.stop().await;
         tracing::info!("stopped");
     }
+}
+
+/// Opens the signer that a configuration names.
+///
+/// # Errors
+/// [`StartError`], in words for the operator.
+pub fn open_signer(config: SignerConfig) -> Result<Signer, StartError> {
+    Ok(match config {
+        SignerConfig::Here(LogSignerConfig { keys, file, memory }) => {
+            let opened = LogSigner::open(keys, memory).map_err(|error| failed("the signer", &error))?;
+            Signer::Here(Arc::new(opened.following(file)))
+        }
+        SignerConfig::Socket(path) => Signer::Socket(path),
+    })
 }
 
 /// The security document's figures, as far as the configuration does not say otherwise. In force until the policy is

@@ -13,6 +13,7 @@ pub mod finding;
 pub mod headers;
 pub mod probe;
 pub mod report;
+pub mod restore;
 pub mod sarif;
 pub mod sbom;
 pub mod scan;

@@ -124,6 +124,13 @@ enum Verb {
     ///
     /// Works alongside running nodes, and without any.
     Backup(ops::backup::BackupArgs),
+    /// Restore a backup in place of the database, which is kept under another name.
+    ///
+    /// Verifies the backup, loads it into a new database, lists the events that are lost, erases again whoever was erased since,
+    /// begins a new epoch, asks the signer, and gives the new database the name of the old one as the last step: until then nothing
+    /// has changed. Takes the same configuration as `serve`, DATABASE_OWNER_URL and DATABASE_SUPERUSER_URL. Exits with 0 if nothing
+    /// was lost, with 1 if the report has findings, with 3 if nothing was restored or something could not be checked.
+    Restore(ops::restore::RestoreArgs),
     /// Test an instance of your own for weaknesses, as an attacker would.
     ///
     /// Sends requests, registers accounts and guesses passwords, all within bounds, and takes away what it made. Tests an
@@ -195,6 +202,7 @@ impl Cli {
             Verb::Audit(verb) => verb.run(),
             Verb::Erasure(verb) => verb.run(),
             Verb::Backup(verb) => verb.run(),
+            Verb::Restore(verb) => verb.run(),
             Verb::PenetrationTest(verb) => verb.run(),
             Verb::SecurityAudit(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),

@@ -223,7 +223,9 @@ fn with_inner(verb: &str) -> Vec<String> {
         return vec![verb.to_owned()];
     }
     let help = help(&verb.split(' ').chain(["--help"]).collect::<Vec<_>>());
-    let own = (!help.contains("<COMMAND>")).then(|| verb.to_owned());
+    // One that also has verbs shows that in a second line of its usage.
+    let usage = help.lines().find(|line| line.starts_with("Usage:")).unwrap_or_default();
+    let own = (!usage.contains("<COMMAND>")).then(|| verb.to_owned());
     let inner = inner(&help);
     let inner = inner.iter().filter(|it| *it != "help").flat_map(|it| with_inner(&format!("{verb} {it}")));
     own.into_iter().chain(inner).collect()

@@ -8,6 +8,7 @@ mod check_headers;
 mod check_ssl;
 mod incident;
 mod pentest;
+mod restore;
 mod tls_servers;
 
 use std::collections::BTreeMap;

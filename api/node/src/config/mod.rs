@@ -227,6 +227,16 @@ pub fn owner_database_url() -> Result<String, ConfigErrors> {
     if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
 }
 
+/// Returns the superuser's database URL, for restores.
+///
+/// # Errors
+/// If the variable is missing or malformed.
+pub fn superuser_database_url() -> Result<String, ConfigErrors> {
+    let mut reader = EnvironmentReader { vars: std::env::vars().collect(), problems: Vec::new() };
+    let url = reader.postgres_url("DATABASE_SUPERUSER_URL", "a superuser, who creates and renames databases");
+    if reader.problems.is_empty() { Ok(url) } else { Err(ConfigErrors(reader.problems)) }
+}
+
 /// Returns the database URL, for verbs that need no other variable.
 ///
 /// # Errors

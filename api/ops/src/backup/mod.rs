@@ -34,7 +34,7 @@ pub use self::load::load;
 pub use self::manifest::{BackupManifest, PartKind, PartRecord, signing_note_text};
 pub use self::name::BackupName;
 pub use self::retention::{BackupRetention, RemovedBackups, prune};
-pub use self::state::{DatabaseState, TableChecksum, read_state, root_at};
+pub use self::state::{DatabaseState, TableChecksum, read_state, read_tree, root_at};
 pub use self::target::BackupTarget;
 pub use self::verification::{OpenedBackup, RUNGS, compare_states, verify_checksums, verify_format, verify_signature};
 pub use self::verified::VerificationRecord;

@@ -128,7 +128,7 @@ pub async fn read_state(connection: &mut PgConnection) -> Result<DatabaseState, 
 async fn log(connection: &mut PgConnection) -> Result<LogSummary, BackupError> {
     let (epoch, position, recorded_at): (Uuid, i64, DateTime<Utc>) =
         sqlx::query_as("select epoch, position, recorded_at from log.head").fetch_one(&mut *connection).await?;
-    let tree = tree(connection, u64::MAX).await?;
+    let tree = read_tree(connection, u64::MAX).await?;
     let (size, root) = (tree.size(), tree.root().to_string());
     Ok(LogSummary { epoch, position: position.unsigned_abs(), size, root, recorded_at })
 }
@@ -184,10 +184,14 @@ async fn keys(connection: &mut PgConnection) -> Result<KeySummary, BackupError> 
 /// # Errors
 /// [`BackupError::Database`].
 pub async fn root_at(connection: &mut PgConnection, size: u64) -> Result<TreeHash, BackupError> {
-    Ok(tree(connection, size).await?.root())
+    Ok(read_tree(connection, size).await?.root())
 }
 
-async fn tree(connection: &mut PgConnection, most: u64) -> Result<GrowingTree, BackupError> {
+/// Reads the tree over the first leaves of the log, by their hashes on record.
+///
+/// # Errors
+/// [`BackupError::Database`].
+pub async fn read_tree(connection: &mut PgConnection, most: u64) -> Result<GrowingTree, BackupError> {
     let mut tree = GrowingTree::default();
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let mut hashes = sqlx::query_scalar::<_, Vec<u8>>("select leaf_hash from log.event order by position limit $1")

@@ -43,9 +43,14 @@ pub struct TrustedCheckpoint {
 }
 
 impl TrustArgs {
+    /// `true` if any keys are given.
+    pub const fn is_given(&self) -> bool {
+        self.policy.is_some() || !self.keys.is_empty()
+    }
+
     /// Reads the keys, if any are given.
     pub fn given(&self) -> Result<Option<Trust>, Failure> {
-        if self.policy.is_none() && self.keys.is_empty() {
+        if !self.is_given() {
             return Ok(None);
         }
         if let Some(path) = &self.policy {

@@ -8,6 +8,7 @@ pub mod check_headers;
 pub mod check_ssl;
 pub mod penetration_test;
 mod report_text;
+pub mod restore;
 pub mod sbom;
 pub mod security_audit;
 pub mod vulnerability_scan;

@@ -13,16 +13,16 @@ use fulexo_tests::{Database, Ended, Program, own_dir};
 use serde_json::Value;
 
 /// The files of those who back up a database.
-struct Ground {
-    dir: DataDir,
+pub struct Ground {
+    pub dir: DataDir,
     /// The variables of `fulexo backup`.
-    env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
     /// The public half of the key that signs manifests.
-    signed_by: String,
+    pub signed_by: String,
 }
 
 impl Ground {
-    fn new(database: &Database) -> Self {
+    pub fn new(database: &Database) -> Self {
         let dir = own_dir();
         let file = |name: &str| dir.path().join(name).display().to_string();
         fs::create_dir(file("backups")).unwrap();
@@ -42,16 +42,16 @@ impl Ground {
         Self { env, signed_by, dir }
     }
 
-    fn file(&self, name: &str) -> String {
+    pub fn file(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn run(&self, arguments: &[&str]) -> Ended {
+    pub fn run(&self, arguments: &[&str]) -> Ended {
         Program::run(&[&["backup"], arguments].concat(), &self.env)
     }
 
     /// Writes a backup, and returns its directory.
-    fn create(&self) -> PathBuf {
+    pub fn create(&self) -> PathBuf {
         let ended = self.run(&["create", "--full", "--json"]);
         assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
         let created: Value = serde_json::from_str(&ended.said).unwrap();
@@ -85,7 +85,7 @@ impl Ground {
 }
 
 /// Creates a key, and returns its public half.
-fn keygen(arguments: &[&str]) -> String {
+pub fn keygen(arguments: &[&str]) -> String {
     let ended = Program::run(&[&["backup", "keygen"], arguments].concat(), &BTreeMap::new());
     assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
     ended.said.trim().to_owned()

@@ -12,6 +12,10 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
+pub use self::failed::unchecked;
+pub use self::places::{identities, target_dir, trusted_keys};
+pub use self::rungs::OutsideCheckpoint;
+
 use crate::cli::failure::Failure;
 
 #[derive(Args)]

@@ -45,6 +45,14 @@ impl OutsideCheckpoint {
         }
         Ok(Self::File(PathBuf::from(text)))
     }
+
+    /// Reads the checkpoint; if it has to be cosigned, the newest one that enough witnesses have cosigned.
+    pub async fn read(&self, is_cosigned: bool) -> Result<Vec<u8>, Failure> {
+        match self {
+            Self::File(path) => file(path),
+            Self::Url(source) => source.checkpoint(is_cosigned).await,
+        }
+    }
 }
 
 /// Verifies the whole log, and that it is the one of which the checkpoint tells.
@@ -82,11 +90,7 @@ async fn compare_log(
         let text = "it agrees with its own checkpoint, and no other is given: give --checkpoint".to_owned();
         return Err(unread(text));
     };
-    let note = match &outside {
-        OutsideCheckpoint::File(path) => file(path)?,
-        OutsideCheckpoint::Url(source) => source.checkpoint(trust.has_policy()).await?,
-    };
-    let kept = trust.verify(&note)?.checkpoint;
+    let kept = trust.verify(&outside.read(trust.has_policy()).await?)?.checkpoint;
     let history = |text: String| Unverified::Fault(TrailFault::of(FaultKind::History, text));
     if kept.origin != signed.checkpoint.origin {
         return Err(history(format!("the checkpoint is of the log {}", kept.origin)));
