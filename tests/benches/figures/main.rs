@@ -14,6 +14,7 @@
 mod age;
 mod appends;
 mod attack;
+mod backup;
 mod bodies;
 mod export;
 mod growth;
@@ -38,7 +39,7 @@ use std::process::ExitCode;
 
 type Figure = (&'static str, fn(&tokio::runtime::Runtime));
 
-const FIGURES: [Figure; 20] = [
+const FIGURES: [Figure; 21] = [
     ("appends", appends::run),
     ("logins", logins::run),
     ("limits", limits::run),
@@ -59,6 +60,7 @@ const FIGURES: [Figure; 20] = [
     ("export", export::run),
     ("rewrap", rewrap::run),
     ("age", age::run),
+    ("backup", backup::run),
 ];
 
 fn main() -> ExitCode {
