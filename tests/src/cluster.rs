@@ -119,7 +119,7 @@ impl Database {
     /// Returns the URL for the role that runs migrations.
     #[must_use]
     pub fn owner_url(&self) -> String {
-        CLUSTER.postgres.url(OWNER, ROLE_PASSWORD, &self.name)
+        owner_url(&CLUSTER.postgres, &self.name)
     }
 
     /// Returns the URL for the superuser, which no program should use.
@@ -178,6 +178,12 @@ pub async fn prepare(postgres: &Postgres, database: &str) {
 #[must_use]
 pub fn application_url(postgres: &Postgres, database: &str) -> String {
     postgres.url(APPLICATION, ROLE_PASSWORD, database)
+}
+
+/// Returns the URL of a database of this Postgres for the role that runs migrations.
+#[must_use]
+pub fn owner_url(postgres: &Postgres, database: &str) -> String {
+    postgres.url(OWNER, ROLE_PASSWORD, database)
 }
 
 /// Returns the variables with which a node works on this database and this NATS.

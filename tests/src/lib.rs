@@ -41,7 +41,9 @@ mod writing;
 
 pub use authenticator::Authenticator;
 pub use client::{Answer, Client, Leave};
-pub use cluster::{Database, application_url, env, nats_url, own_dir, postgres_pid, prepare, use_durable_postgres};
+pub use cluster::{
+    Database, application_url, env, nats_url, own_dir, owner_url, postgres_pid, prepare, use_durable_postgres,
+};
 pub use consistent::{consistent, consistent_after_kills};
 pub use cut::Cut;
 pub use dice::Dice;

@@ -21,6 +21,8 @@ fn reported(arguments: &[&str], env: &BTreeMap<String, String>) -> (i32, Value) 
     let ended = Program::run(&[arguments, &["--json"]].concat(), env);
     let Ended { said, errors, .. } = &ended;
     let report = serde_json::from_str(said).unwrap_or_else(|error| panic!("{error}: {said}\n{errors}"));
+    // Shown with a test that fails.
+    println!("{arguments:?}: {errors}");
     (ended.status.code().unwrap(), report)
 }
 

@@ -42,8 +42,8 @@ pub struct LostRevocation {
     pub stream: Uuid,
 }
 
-/// The events that are lost, as they are read: counted, and written to a file. Memory is bounded but for the ids of those who were
-/// erased.
+/// The events that are lost, as they are read: counted, and written to a file. The memory grows with the number of those who were
+/// erased, or had something taken away, and not with that of events.
 pub struct LostEvents {
     tree: GrowingTree,
     restored: u64,
@@ -52,7 +52,8 @@ pub struct LostEvents {
     roots: BTreeMap<u64, Option<TreeHash>>,
     counts: BTreeMap<String, u64>,
     revocations: Vec<LostRevocation>,
-    revoked: u64,
+    /// The number of those of each account, API key and role.
+    revoked: BTreeMap<Uuid, u64>,
     erased: BTreeSet<Uuid>,
     asked: BTreeSet<Uuid>,
     list: Option<BufWriter<File>>,
@@ -80,7 +81,7 @@ impl LostEvents {
             roots,
             counts: BTreeMap::new(),
             revocations: Vec::new(),
-            revoked: 0,
+            revoked: BTreeMap::new(),
             erased: BTreeSet::new(),
             asked: BTreeSet::new(),
             list: list.map(open).transpose()?,
@@ -126,7 +127,7 @@ impl LostEvents {
                 self.asked.remove(&event.stream);
             }
             withdrawal if WITHDRAWALS.contains(&withdrawal) => {
-                self.revoked += 1;
+                *self.revoked.entry(event.stream).or_default() += 1;
                 if self.revocations.len() < MAX_NAMED {
                     self.revocations.push(LostRevocation { position, kind: kind.clone(), stream: event.stream });
                 }
@@ -176,10 +177,12 @@ impl LostEvents {
         &self.counts
     }
 
-    /// Returns the first events that took something away, and the number of all.
+    /// Returns the first events that took something away, and the number of all. Those who were erased have nothing to take away.
     #[must_use]
-    pub fn revocations(&self) -> (&[LostRevocation], u64) {
-        (&self.revocations, self.revoked)
+    pub fn revocations(&self) -> (Vec<&LostRevocation>, u64) {
+        let stays = |stream: &Uuid| !self.erased.contains(stream);
+        let named = self.revocations.iter().filter(|revocation| stays(&revocation.stream)).collect();
+        (named, self.revoked.iter().filter(|(stream, _)| stays(stream)).map(|(_, count)| count).sum())
     }
 
     /// Returns those who were erased.

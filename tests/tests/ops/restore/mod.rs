@@ -3,6 +3,7 @@
 mod erasures;
 mod interrupted;
 mod lost;
+mod point_in_time;
 mod signer;
 
 use std::collections::BTreeMap;

@@ -241,7 +241,7 @@ fn lost(told: &ToldLog, report: &mut Report) -> Result<(), Failure> {
         findings.push(LOST.finding(positions(restored, next), evidence));
     }
     let (revocations, number) = lost.revocations();
-    for revocation in revocations {
+    for revocation in &revocations {
         let evidence = format!("{} {}", revocation.kind, revocation.stream);
         findings.push(REVOCATIONS.finding(format!("position {}", revocation.position), evidence));
     }
