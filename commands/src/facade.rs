@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use fulexo_domain::backup::BackupCommand;
 use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_domain::incident::ContainmentMeasures;
 use fulexo_domain::key::{KeyLabel, KeyPurpose};
@@ -34,6 +35,7 @@ use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
 use crate::authorization::incidents::{self, IncidentStep, NewIncident};
 use crate::authorization::{lockdown, policy, roles};
+use crate::backups;
 use crate::checkpoint;
 use crate::context::Context;
 use crate::copies::{self, EventCopy};
@@ -879,6 +881,21 @@ impl Commands {
         id: &KeyLabel,
     ) -> Result<CommandOutcome<()>, CommandError> {
         keys::record_destruction(&self.side, context, kind, id).await
+    }
+}
+
+/// Backups.
+impl Commands {
+    /// Records that a backup was taken, verified or restored.
+    ///
+    /// # Errors
+    /// [`CommandError::Internal`] if the parts or the rungs are not in their order.
+    pub async fn record_backup(
+        &self,
+        context: &Context,
+        command: BackupCommand,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        backups::record(&self.side, context, command).await
     }
 }
 

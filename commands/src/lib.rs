@@ -6,6 +6,7 @@
 mod accounts;
 mod authentication;
 mod authorization;
+mod backups;
 mod checkpoint;
 pub mod context;
 mod copies;

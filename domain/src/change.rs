@@ -112,8 +112,8 @@ fn fields_set(event: &Event, previous: Option<&Event>) -> Option<Vec<FieldChange
         Event::Audit(AuditTrailEvent::AddressSearched { .. } | AuditTrailEvent::Exported { .. }) => return None,
         // The type of the event is the phase, and what else it says is further back in the stream.
         Event::Incident(_) => return None,
-        // An operator's, which name both keys themselves.
-        Event::Key(_) | Event::RateLimit(_) | Event::Checkpoint(_) => return None,
+        // An operator's, which say themselves what they concern.
+        Event::Key(_) | Event::Backup(_) | Event::RateLimit(_) | Event::Checkpoint(_) => return None,
     })
 }
 

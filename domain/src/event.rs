@@ -11,6 +11,7 @@ use crate::account::{AccountEvent, Initiator};
 use crate::api_key::ApiKeyEvent;
 use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
+use crate::backup::BackupEvent;
 use crate::checkpoint::CheckpointEvent;
 use crate::incident::IncidentEvent;
 use crate::key::KeyEvent;
@@ -48,6 +49,8 @@ pub enum Event {
     Key(KeyEvent),
     /// An event of an incident.
     Incident(IncidentEvent),
+    /// An event of a backup.
+    Backup(BackupEvent),
 }
 
 impl From<AccountEvent> for Event {
@@ -122,6 +125,12 @@ impl From<IncidentEvent> for Event {
     }
 }
 
+impl From<BackupEvent> for Event {
+    fn from(event: BackupEvent) -> Self {
+        Self::Backup(event)
+    }
+}
+
 /// An event of a category other than the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the event belongs to another category")]
@@ -190,6 +199,13 @@ impl TryFrom<Event> for IncidentEvent {
     }
 }
 
+impl TryFrom<Event> for BackupEvent {
+    type Error = CategoryMismatch;
+    fn try_from(event: Event) -> Result<Self, CategoryMismatch> {
+        if let Event::Backup(event) = event { Ok(event) } else { Err(CategoryMismatch) }
+    }
+}
+
 /// All event types, by category, derived from the enums.
 static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     [
@@ -205,6 +221,7 @@ static TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         serde_introspect::<AuditTrailEvent>(),
         serde_introspect::<KeyEvent>(),
         serde_introspect::<IncidentEvent>(),
+        serde_introspect::<BackupEvent>(),
     ]
     .concat()
 });
@@ -232,6 +249,7 @@ impl Event {
             Self::Audit(_) => Category::Audit,
             Self::Key(_) => Category::Key,
             Self::Incident(_) => Category::Incident,
+            Self::Backup(_) => Category::Backup,
         }
     }
 
@@ -250,7 +268,8 @@ impl Event {
             | Self::Checkpoint(_)
             | Self::Audit(_)
             | Self::Key(_)
-            | Self::Incident(_) => 1,
+            | Self::Incident(_)
+            | Self::Backup(_) => 1,
         }
     }
 
@@ -295,6 +314,7 @@ impl Event {
             | Self::Audit(AuditTrailEvent::Exported { .. })
             | Self::Checkpoint(_)
             | Self::Key(_)
+            | Self::Backup(_)
             | Self::Incident(IncidentEvent::Contained { .. } | IncidentEvent::Triaged { .. }) => &[],
             Self::Incident(IncidentEvent::Opened { .. }) => &[SealedField::Summary],
             Self::Incident(IncidentEvent::Closed {}) => &[SealedField::Lessons],
@@ -362,11 +382,13 @@ pub enum Category {
     Key,
     /// One stream per incident.
     Incident,
+    /// One stream per backup, and the nil stream for databases that were restored by other means.
+    Backup,
 }
 
 impl Category {
     /// All categories.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Account,
         Self::Authentication,
         Self::Session,
@@ -379,6 +401,7 @@ impl Category {
         Self::Audit,
         Self::Key,
         Self::Incident,
+        Self::Backup,
     ];
 
     /// The name in leaves, tables and subjects.
@@ -397,6 +420,7 @@ impl Category {
             Self::Audit => "audit",
             Self::Key => "key",
             Self::Incident => "incident",
+            Self::Backup => "backup",
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::account::AccountEvent;
 use crate::api_key::ApiKeyEvent;
 use crate::audit::AuditTrailEvent;
 use crate::authentication::AuthenticationEvent;
+use crate::backup::BackupEvent;
 use crate::checkpoint::CheckpointEvent;
 use crate::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
 use crate::incident::IncidentEvent;
@@ -112,6 +113,7 @@ impl EventDraft {
             Event::Audit(event) => serde_json::to_value(event),
             Event::Key(event) => serde_json::to_value(event),
             Event::Incident(event) => serde_json::to_value(event),
+            Event::Backup(event) => serde_json::to_value(event),
         };
         let Ok(Value::Object(tagged)) = tagged else { return Err(LeafError::Unfit("it has no data")) };
         let Some((event_type, data)) = tagged.into_iter().next() else {
@@ -257,6 +259,7 @@ pub fn decode(position: u64, leaf: &[u8]) -> Result<RecordedEvent, LeafError> {
         Category::Audit => AuditTrailEvent::deserialize(tagged).map(Event::Audit),
         Category::Key => KeyEvent::deserialize(tagged).map(Event::Key),
         Category::Incident => IncidentEvent::deserialize(tagged).map(Event::Incident),
+        Category::Backup => BackupEvent::deserialize(tagged).map(Event::Backup),
     }
     .map_err(|source| {
         // Serde reports an unknown variant only in the text of its message.

@@ -10,6 +10,7 @@ pub mod account;
 pub mod api_key;
 pub mod audit;
 pub mod authentication;
+pub mod backup;
 pub mod change;
 pub mod checkpoint;
 pub mod erasure;

@@ -67,6 +67,7 @@ pub const fn concerns(event: &Event) -> bool {
         | Event::Checkpoint(_)
         | Event::Audit(_)
         | Event::Key(_)
+        | Event::Backup(_)
         | Event::Incident(_) => false,
     }
 }
@@ -90,6 +91,7 @@ pub fn apply<'a>(
                 | Event::Checkpoint(_)
                 | Event::Audit(_)
                 | Event::Key(_)
+                | Event::Backup(_)
                 | Event::Incident(_) => {}
             }
         }

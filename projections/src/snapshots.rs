@@ -103,7 +103,8 @@ async fn expected_state(
         | Category::Checkpoint
         | Category::Audit
         | Category::Key
-        | Category::Incident => None,
+        | Category::Incident
+        | Category::Backup => None,
     };
     Ok(folded.map(|folded| (stream, folded)))
 }

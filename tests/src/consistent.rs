@@ -132,6 +132,7 @@ impl Log {
                 | Event::Checkpoint(_)
                 | Event::Audit(_)
                 | Event::Key(_)
+                | Event::Backup(_)
                 | Event::Incident(_) => {}
             }
         }
@@ -257,6 +258,7 @@ impl Log {
                 | Event::Checkpoint(_)
                 | Event::Audit(_)
                 | Event::Key(_)
+                | Event::Backup(_)
                 | Event::Incident(_) => {}
             }
         }

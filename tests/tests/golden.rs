@@ -18,6 +18,10 @@ use fulexo_domain::audit::{AuditTrailEvent, CopyFilter, CopyForm};
 use fulexo_domain::authentication::{
     AuthenticationEvent, AuthenticationMethod, Factor, FailureReason, LockScope, UnlockCause,
 };
+use fulexo_domain::backup::{
+    BackupContent, BackupEvent, BackupPart, BackupPartKind, BackupPlace, BackupRung, DrillFigures, RungResult,
+    RungVerdict,
+};
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::erasure::{CopyHolder, CopyHolderKind, CopyHolders, DestroyedData};
 use fulexo_domain::event::{Actor, Category, Event, RecordedEvent, SealedDigest, Stream};
@@ -31,7 +35,9 @@ use fulexo_domain::rate_limit::{RateLimitEvent, RateLimitLayer, RouteGroup};
 use fulexo_domain::role::RoleEvent;
 use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::session::{RevocationCause, SessionEvent};
-use fulexo_domain::values::{AccountId, AddressKind, ApiKeyName, FindingRule, RoleName, SessionId};
+use fulexo_domain::values::{
+    AccountId, AddressKind, ApiKeyName, BackupLabel, Epoch, FindingRule, RoleName, SessionId, Sha256Hex, TreeRoot,
+};
 use uuid::Uuid;
 
 const POSITION: u64 = 41;
@@ -233,6 +239,13 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("linked", IncidentEvent::Noted { links: incident_links() }.into()),
         ("", IncidentEvent::Triaged { owner: Some(AccountId(id(4))), severity: IncidentSeverity::Medium }.into()),
         ("no_owner", IncidentEvent::Triaged { owner: None, severity: IncidentSeverity::Low }.into()),
+        ("", backup_taken(BackupPlace::Directory)),
+        ("s3", backup_taken(BackupPlace::S3)),
+        ("", backup_verified(RungVerdict::Passed, None)),
+        ("drill", backup_verified(RungVerdict::NotClimbed, Some(drill_figures()))),
+        ("failed", backup_verified(RungVerdict::Failed, None)),
+        ("", backup_restored(Some(backup_content()), Some(3))),
+        ("by_other_means", backup_restored(None, None)),
     ];
     samples.into_iter().inspect(|(_, event)| stands_among_the_samples(event)).collect()
 }
@@ -417,6 +430,25 @@ fn stands_among_the_samples(event: &Event) {
                 | IncidentEvent::Triaged { owner: _, severity: _ } => {}
             }
         }
+        Event::Backup(event) => {
+            use BackupRung::{Canary, Checksums, Format, Log, ReadModels, Restore, Signature};
+            match event {
+                BackupEvent::Taken {
+                    backup:
+                        BackupContent { began_at: _, bytes: _, epoch: _, manifest: _, name: _, position: _, root: _ },
+                    parts: _,
+                    place: BackupPlace::Directory | BackupPlace::S3,
+                }
+                | BackupEvent::Restored { backup: _, epoch: _, erasures: _, lost: _, position: _ } => {}
+                BackupEvent::Verified { backup: _, drill: _, place: _, rungs } => {
+                    for RungResult {
+                        rung: Signature | Checksums | Format | Restore | Log | ReadModels | Canary,
+                        verdict: RungVerdict::Passed | RungVerdict::Failed | RungVerdict::NotClimbed,
+                    } in rungs
+                    {}
+                }
+            }
+        }
         Event::Lockdown(event) => match event {
             LockdownEvent::Started { scope: LockdownScope::Logins | LockdownScope::All } | LockdownEvent::Lifted {} => {
             }
@@ -555,6 +587,49 @@ fn incident_opened(severity: IncidentSeverity, owner: Option<AccountId>, links: 
     IncidentEvent::Opened { links, owner, severity }.into()
 }
 
+fn backup_content() -> BackupContent {
+    BackupContent {
+        began_at: time(0),
+        bytes: 1_048_814,
+        epoch: Epoch::from(id(9)),
+        manifest: Sha256Hex::parse("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855").unwrap(),
+        name: BackupLabel::parse("20261026T073320Z-4711").unwrap(),
+        position: 4_711,
+        root: TreeRoot::parse("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").unwrap(),
+    }
+}
+
+fn backup_taken(place: BackupPlace) -> Event {
+    let part = |part, length, sha256| BackupPart { length, part, sha256: Sha256Hex::parse(sha256).unwrap() };
+    let (database, keys) = (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+    );
+    let parts = vec![part(BackupPartKind::Database, 1_048_576, database), part(BackupPartKind::Keys, 238, keys)];
+    BackupEvent::Taken { backup: backup_content(), parts, place }.into()
+}
+
+/// Returns a verification of all rungs, with this verdict on the last one.
+fn backup_verified(last: RungVerdict, drill: Option<DrillFigures>) -> Event {
+    let verdict = |rung| if rung == BackupRung::Canary { last } else { RungVerdict::Passed };
+    let rungs = BackupRung::ALL.map(|rung| RungResult { rung, verdict: verdict(rung) }).to_vec();
+    BackupEvent::Verified { backup: backup_content(), drill, place: BackupPlace::Directory, rungs }.into()
+}
+
+fn drill_figures() -> DrillFigures {
+    DrillFigures {
+        lost_events: 41,
+        recovery_point_ms: 3_600_000,
+        recovery_point_goal_ms: Some(86_400_000),
+        recovery_time_ms: 42_042,
+        recovery_time_goal_ms: None,
+    }
+}
+
+fn backup_restored(backup: Option<BackupContent>, lost: Option<u64>) -> Event {
+    BackupEvent::Restored { backup, epoch: Epoch::from(id(10)), erasures: 1, lost, position: 4_711 }.into()
+}
+
 fn violated(layer: RateLimitLayer, route: Option<RouteGroup>) -> Event {
     RateLimitEvent::Violated { layer, route, started_at: time(0), ended_at: time(60), count: 1_017 }.into()
 }
@@ -600,7 +675,7 @@ fn prepared(event: &Event) -> LeafTemplate {
         }
         Event::RateLimit(_) => (None, Actor::Anonymous, None),
         Event::Checkpoint(_) => (None, Actor::System, None),
-        Event::Key(_) => (None, Actor::Operator, None),
+        Event::Key(_) | Event::Backup(_) => (None, Actor::Operator, None),
         Event::Incident(_) => (None, Actor::Account { id: id(4) }, None),
         Event::Audit(_) => (Some(id(2)), Actor::Account { id: id(4) }, None),
         Event::Role(_) | Event::Policy(_) | Event::ApiKey(_) | Event::Lockdown(_) => {

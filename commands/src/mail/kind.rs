@@ -103,7 +103,8 @@ impl MailKind {
             | Event::Checkpoint(_)
             | Event::Audit(_)
             | Event::Key(_)
-            | Event::Incident(_) => None,
+            | Event::Incident(_)
+            | Event::Backup(_) => None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! stores them.
 
 mod address;
+mod backup_facts;
 mod code_input;
 mod display_name;
 mod email;
@@ -16,6 +17,7 @@ mod reason;
 mod timestamp;
 
 pub use address::{Address, AddressDigest, AddressKind};
+pub use backup_facts::{BackupLabel, Sha256Hex, TreeRoot};
 pub use code_input::CodeInput;
 pub use display_name::DisplayName;
 pub use email::EmailAddress;

@@ -246,6 +246,7 @@ impl GateMemory {
             | Event::Checkpoint(_)
             | Event::Audit(_)
             | Event::Key(_)
+            | Event::Backup(_)
             | Event::Incident(_) => {}
         }
     }

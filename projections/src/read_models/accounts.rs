@@ -314,6 +314,7 @@ const fn concerns(recorded: &RecordedEvent) -> bool {
         | Event::Checkpoint(_)
         | Event::Audit(_)
         | Event::Key(_)
+        | Event::Backup(_)
         | Event::Incident(_) => false,
     }
 }
@@ -422,6 +423,7 @@ fn change(account: &mut AccountRow, recorded: &RecordedEvent) {
         | Event::Checkpoint(_)
         | Event::Audit(_)
         | Event::Key(_)
+        | Event::Backup(_)
         | Event::Incident(_) => {}
     }
 }

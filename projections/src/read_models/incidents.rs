@@ -232,7 +232,8 @@ const fn incident_event(recorded: &RecordedEvent) -> Option<&IncidentEvent> {
         | Event::Lockdown(_)
         | Event::Checkpoint(_)
         | Event::Audit(_)
-        | Event::Key(_) => None,
+        | Event::Key(_)
+        | Event::Backup(_) => None,
     }
 }
 

@@ -281,6 +281,7 @@ const fn role_event(recorded: &RecordedEvent) -> Option<&RoleEvent> {
         | Event::Checkpoint(_)
         | Event::Audit(_)
         | Event::Key(_)
+        | Event::Backup(_)
         | Event::Incident(_) => None,
     }
 }
@@ -359,6 +360,7 @@ fn grant_change(recorded: &RecordedEvent) -> Option<GrantChange<'_>> {
         | Event::Checkpoint(_)
         | Event::Audit(_)
         | Event::Key(_)
+        | Event::Backup(_)
         | Event::Incident(_) => None,
     }
 }

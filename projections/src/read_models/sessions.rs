@@ -329,6 +329,7 @@ const fn session_change(recorded: &RecordedEvent) -> Option<SessionChange<'_>> {
         | Event::Checkpoint(_)
         | Event::Audit(_)
         | Event::Key(_)
+        | Event::Backup(_)
         | Event::Incident(_) => None,
     }
 }

@@ -161,6 +161,7 @@ const FLOORS: [(&str, &[&[&str]]); 4] = [
                 "accounts/",
                 "authentication/",
                 "authorization/",
+                "backups.rs",
                 "checkpoint.rs",
                 "erasure/",
                 "keys.rs",

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_commands::RateLimitViolation;
+use fulexo_domain::backup::{
+    BackupCommand, BackupContent, BackupPart, BackupPartKind, BackupPlace, BackupRung, RungResult, RungVerdict,
+};
 use fulexo_domain::checkpoint::CheckpointRefusal;
 use fulexo_domain::event::Actor;
 use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_domain::rate_limit::{RateLimitLayer, RouteGroup};
+use fulexo_domain::values::{BackupLabel, Epoch, Sha256Hex, TreeRoot};
 use fulexo_projections::feed::LogReader;
 use fulexo_projections::read_models::Projection;
 use fulexo_projections::rebuild::{RebuildOptions, RebuildProgress, RebuildReport, rebuild};
@@ -19,6 +23,7 @@ use fulexo_tests::{Answer, Authenticator, Client, Database, Mailbox, Node, PASSW
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::replayed::scratch;
 use crate::{caught_up, log_size, revoke, superuser};
@@ -170,7 +175,32 @@ pub async fn mixed_load(node: &Node, mailbox: &Mailbox, people: usize) {
     let (old, new) = (KeyLabel::parse("2025").unwrap(), KeyLabel::parse("2026").unwrap());
     commands.record_key_rotation(&operator(), KeyPurpose::Log, &old, &new).await.unwrap();
     commands.record_key_destruction(&operator(), KeyPurpose::Log, &old).await.unwrap();
+    for command in backup_load(now) {
+        commands.record_backup(&operator(), command).await.unwrap();
+    }
     caught_up(node, &admin).await;
+}
+
+/// Returns a backup that is taken, verified and restored.
+fn backup_load(began_at: DateTime<Utc>) -> [BackupCommand; 3] {
+    let (sha256, epoch) = (Sha256Hex::parse(&"0f".repeat(32)).unwrap(), Epoch::from(Uuid::from_u128(1)));
+    let backup = BackupContent {
+        began_at,
+        bytes: 1,
+        epoch,
+        manifest: sha256.clone(),
+        name: BackupLabel::parse("20261201T061402Z-1").unwrap(),
+        position: 1,
+        root: TreeRoot::parse("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").unwrap(),
+    };
+    let (parts, place) =
+        (vec![BackupPart { length: 1, part: BackupPartKind::Database, sha256 }], BackupPlace::Directory);
+    let rungs = vec![RungResult { rung: BackupRung::Restore, verdict: RungVerdict::Passed }];
+    [
+        BackupCommand::Take { backup: backup.clone(), parts, place },
+        BackupCommand::Verify { backup: backup.clone(), drill: None, place, rungs },
+        BackupCommand::Restore { backup: Some(backup), epoch, erasures: 0, lost: Some(0), position: 1 },
+    ]
 }
 
 /// Goes through an incident.

@@ -5,6 +5,7 @@ use fulexo_domain::account::AccountEvent;
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, AuthenticationMethod, FailureReason};
+use fulexo_domain::backup::BackupEvent;
 use fulexo_domain::checkpoint::CheckpointEvent;
 use fulexo_domain::event::{Event, RecordedEvent};
 use fulexo_domain::incident::IncidentEvent;
@@ -123,6 +124,15 @@ impl<'a> OcsfDetails<'a> {
             }
             Event::Key(KeyEvent::Rotated { to: label, .. } | KeyEvent::Destroyed { id: label, .. }) => {
                 Self { entity: Some(entity(Some(label.as_str()), "Key", recorded)), ..Self::default() }
+            }
+            Event::Backup(event) => {
+                let name = match event {
+                    BackupEvent::Taken { backup, .. }
+                    | BackupEvent::Verified { backup, .. }
+                    | BackupEvent::Restored { backup: Some(backup), .. } => Some(backup.name.as_str()),
+                    BackupEvent::Restored { backup: None, .. } => None,
+                };
+                Self { entity: Some(entity(name, "Backup", recorded)), ..Self::default() }
             }
             Event::Incident(event) => {
                 let at = recorded.recorded_at.timestamp_millis();

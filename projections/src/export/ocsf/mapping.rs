@@ -5,6 +5,7 @@ use fulexo_domain::account::{AccountEvent, PasswordChangeCause};
 use fulexo_domain::api_key::ApiKeyEvent;
 use fulexo_domain::audit::AuditTrailEvent;
 use fulexo_domain::authentication::{AuthenticationEvent, FailureReason};
+use fulexo_domain::backup::{BackupEvent, RungResult, RungVerdict};
 use fulexo_domain::checkpoint::{CheckpointEvent, CheckpointRefusal};
 use fulexo_domain::event::Event;
 use fulexo_domain::incident::{IncidentEvent, IncidentSeverity};
@@ -117,6 +118,7 @@ impl OcsfMapping {
             Event::Key(KeyEvent::Rotated { .. }) => (act(EntityManagement, 3, "Update"), Low, Success),
             Event::Key(KeyEvent::Destroyed { .. }) => (act(EntityManagement, 4, "Delete"), Low, Success),
             Event::Incident(event) => of_incident(event),
+            Event::Backup(event) => of_backup(event),
             Event::Audit(AuditTrailEvent::Unsealed { .. } | AuditTrailEvent::AddressSearched { .. }) => {
                 (act(ApiActivity, 2, "Read"), Medium, Success)
             }
@@ -153,6 +155,28 @@ const fn of_incident(event: &IncidentEvent) -> (OcsfAct, OcsfSeverity, OcsfStatu
         IncidentEvent::Closed {} => (act(IncidentFinding, 3, "Close"), Informational, Closed),
         IncidentEvent::Noted { .. } => (update, Informational, InProgress),
     }
+}
+
+const fn of_backup(event: &BackupEvent) -> (OcsfAct, OcsfSeverity, OcsfStatus) {
+    match event {
+        BackupEvent::Taken { .. } => (act(EntityManagement, 1, "Create"), Informational, Success),
+        BackupEvent::Verified { rungs, .. } => {
+            let (severity, status) =
+                if has_failed(rungs.as_slice()) { (High, Failure) } else { (Informational, Success) };
+            (other(EntityManagement, "Verification"), severity, status)
+        }
+        BackupEvent::Restored { .. } => (other(EntityManagement, "Restore"), High, Success),
+    }
+}
+
+const fn has_failed(mut rungs: &[RungResult]) -> bool {
+    while let [first, rest @ ..] = rungs {
+        match first.verdict {
+            RungVerdict::Failed => return true,
+            RungVerdict::Passed | RungVerdict::NotClimbed => rungs = rest,
+        }
+    }
+    false
 }
 
 const fn of_severity(severity: IncidentSeverity) -> OcsfSeverity {
