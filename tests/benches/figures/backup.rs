@@ -125,7 +125,10 @@ fn program(arguments: &[&str], env: &BTreeMap<String, String>, expected: i32) ->
     let began = Instant::now();
     let mut command = Command::new(Program::path());
     command.args(arguments).env_clear().envs(env).env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
+    // Shown if it fails.
+    let said = std::env::temp_dir().join(format!("fulexo-figure-backup-{}", std::process::id()));
+    let output = fs::File::create(&said).unwrap();
+    let mut child = command.stdout(output).stderr(Stdio::inherit()).spawn().unwrap();
     let mut most = 0.0;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -134,7 +137,9 @@ fn program(arguments: &[&str], env: &BTreeMap<String, String>, expected: i32) ->
         most = peak(child.id()).max(most);
         thread::sleep(Duration::from_millis(20));
     };
-    assert_eq!(status.code(), Some(expected), "{arguments:?}");
+    let text = fs::read_to_string(&said).unwrap();
+    fs::remove_file(&said).unwrap();
+    assert_eq!(status.code(), Some(expected), "{arguments:?}: {text}");
     Run { seconds: began.elapsed().as_secs_f64(), most }
 }
 

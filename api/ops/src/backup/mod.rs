@@ -13,6 +13,7 @@
 //! ```
 
 mod client_url;
+mod content;
 mod create;
 mod durable;
 mod error;
@@ -28,6 +29,7 @@ mod verification;
 mod verified;
 
 pub use self::client_url::ClientUrl;
+pub use self::content::content;
 pub use self::create::{CreateRequest, CreatedBackup, WrittenBytes, create};
 pub use self::error::BackupError;
 pub use self::load::load;

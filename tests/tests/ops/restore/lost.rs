@@ -50,9 +50,17 @@ async fn a_restore_over_newer_events_is_refused_unless_told_and_then_lists_them(
     assert_eq!(listed.iter().map(|it| it["event"].clone()).collect::<Vec<_>>(), newer[first..]);
     assert_eq!(report["facts"]["lost"]["count"], lost.end - lost.start);
 
-    // The log is that of the backup, in another epoch; the old database is aside, and closed.
+    // The log is that of the backup and one event, in another epoch; the old database is aside, and closed.
     let after = restoring.log().await;
-    assert_eq!((after.1, &after.2), (backed_up.1, &backed_up.2));
+    let now = leaves(&restoring.database).await;
+    assert_eq!(now[..now.len() - 1], newer[..first]);
+    let data = &now[now.len() - 1]["data"];
+    assert_eq!(
+        (&now[now.len() - 1]["type"], &data["epoch"]),
+        (&json!("backup.restored"), &json!(after.0.simple().to_string()[..16]))
+    );
+    assert_eq!((&data["lost"], &data["position"]), (&json!(lost.end - lost.start), &json!(first)), "{data}");
+    assert_eq!(data["backup"]["position"], json!(first), "{data}");
     assert_ne!(after.0, before.0);
     let aside = report["facts"]["replaced"].as_str().unwrap().to_owned();
     assert_eq!(restoring.others().await, std::slice::from_ref(&aside));
@@ -88,8 +96,7 @@ async fn a_restore_that_loses_nothing_is_clean_and_one_into_no_database_knows_no
     let backed_up = restoring.log().await;
     let (code, report) = restoring.restore(&["--clean"]);
     assert_eq!((code, &report["verdict"]), (0, &json!("clean")), "{report:#}");
-    let after = restoring.log().await;
-    assert_eq!((after.1, &after.2), (backed_up.1, &backed_up.2));
+    assert_eq!(restoring.log().await.1, backed_up.1 + 1, "and that it was restored");
 
     // Without any other place nobody knows what was lost, and who was erased.
     restoring.drop_database().await;

@@ -8,7 +8,7 @@ use clap::Args;
 use fulexo_node::config::{Config, owner_database_url, superuser_database_url};
 use fulexo_ops::age::Identity;
 use fulexo_ops::backup::{
-    BackupTarget, OpenedBackup, PartKind, compare_states, load, read_state, verify_checksums, verify_format,
+    BackupTarget, OpenedBackup, PartKind, compare_states, content, load, read_state, verify_checksums, verify_format,
     verify_signature,
 };
 use fulexo_ops::clock;
@@ -221,6 +221,7 @@ impl Restoring {
             url: database_url(&self.url, &restoring).map_err(unchecked)?,
             owner_url: database_url(&self.owner_url, &restoring).map_err(unchecked)?,
             replaced,
+            backup: Some(content(&self.backup.manifest).map_err(unchecked)?),
         };
         if !finish(&database, plan, report).await? {
             return Ok(false);

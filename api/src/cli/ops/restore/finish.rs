@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use fulexo_database::chain;
+use fulexo_domain::backup::{BackupCommand, BackupContent};
+use fulexo_domain::values::Epoch;
 use fulexo_node::config::Config;
 use fulexo_node::schema;
 use fulexo_node::signer::SignedLog;
 use fulexo_node::start::{Core, open_signer};
+use fulexo_node::state::App;
 use fulexo_ops::backup::{read_tree, root_at};
 use fulexo_ops::finding::Finding;
 use fulexo_ops::report::{Check, Report};
@@ -27,6 +30,7 @@ use crate::cli::audit::trust::Trust;
 use crate::cli::failure::Failure;
 use crate::cli::ops::backup::OutsideCheckpoint;
 use crate::cli::output::note;
+use crate::cli::process::operator;
 use crate::cli::progress::grouped;
 
 /// The most types of events that a line names.
@@ -40,6 +44,8 @@ pub struct RestoredDatabase {
     pub owner_url: String,
     /// The superuser's URL of the database that it replaces.
     pub replaced: Option<String>,
+    /// The backup that was restored, as the log tells of it; `None` if another program has restored it.
+    pub backup: Option<BackupContent>,
 }
 
 /// The places that tell what the restored log lacks.
@@ -97,8 +103,13 @@ pub async fn finish(database: &RestoredDatabase, plan: FinishPlan, report: &mut 
         .await?;
     let core = Core::start(config(database)?).await?;
     let erased = erase(&core.app, &erasures).await;
+    let recorded = match &erased {
+        Ok(erased) => record(&core.app, database, &told, began, erased.count).await,
+        Err(_) => Ok(()),
+    };
     core.stop().await;
     let erased = erased?;
+    recorded?;
     let (id, title) = STEPS[2];
     let unknown = match erased.unknown {
         0 => String::new(),
@@ -112,6 +123,22 @@ pub async fn finish(database: &RestoredDatabase, plan: FinishPlan, report: &mut 
     report.checks.push(Check::passed(id, title, format!("{began}; tokens issued after the backup are refused")));
     report.checks.push(signer(&told));
     Ok(true)
+}
+
+/// Records that the database was restored.
+async fn record(
+    app: &App,
+    database: &RestoredDatabase,
+    told: &ToldLog,
+    epoch: Uuid,
+    erasures: u64,
+) -> Result<(), Failure> {
+    let position = told.lost.restored();
+    let lost = told.is_told.then(|| told.known.saturating_sub(position));
+    let epoch = Epoch::from(epoch);
+    let restored = BackupCommand::Restore { backup: database.backup.clone(), epoch, erasures, lost, position };
+    let recorded = app.commands.record_backup(&operator(), restored).await;
+    recorded.map(drop).map_err(|error| Failure::Failed(format!("the restore was not recorded: {}", chain(&error))))
 }
 
 /// Returns the configuration of a node on this database.

@@ -60,7 +60,7 @@ impl FinishVerb {
         let config = Config::from_env()?;
         let owner_url = owner_database_url()?;
         start_logging(config.environment, "warn");
-        let database = RestoredDatabase { url: config.database_url.clone(), owner_url, replaced: None };
+        let database = RestoredDatabase { url: config.database_url.clone(), owner_url, replaced: None, backup: None };
         block_on(async {
             let mut report = Report::begin("restore finish", target(&database.url), clock::now());
             let is_fit = finish(&database, plan, &mut report).await;
