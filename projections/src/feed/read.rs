@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use fulexo_database::DatabaseFailure;
 use fulexo_domain::event::RecordedEvent;
 use fulexo_domain::leaf::LeafError;
 use sqlx::PgConnection;
@@ -53,10 +54,22 @@ pub enum FeedError {
 }
 
 impl FeedError {
-    /// `true` if a retry can help: a broken connection heals, a broken leaf does not.
+    /// `true` if a retry can help: a broken connection heals, a broken leaf and a constraint do not.
     #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(_))
+    pub fn is_transient(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        match DatabaseFailure::of(error) {
+            DatabaseFailure::NoConnection
+            | DatabaseFailure::Unavailable
+            | DatabaseFailure::Cancelled
+            | DatabaseFailure::Conflict
+            | DatabaseFailure::LockTimeout => true,
+            DatabaseFailure::Constraint(_)
+            | DatabaseFailure::InsufficientPrivilege
+            | DatabaseFailure::UndefinedTable
+            | DatabaseFailure::Refused
+            | DatabaseFailure::Driver => false,
+        }
     }
 
     /// The position up to which the log is sound, if the log is at fault.

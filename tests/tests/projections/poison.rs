@@ -75,6 +75,13 @@ async fn a_view_that_cannot_apply_an_event_stops_alone_and_goes_on_once_it_can()
     assert_eq!(health["status"], "degraded", "{health}");
     let stopped = ["accounts", "sessions", "audit"].map(|name| view(&health, name)["stopped"].clone());
     assert_eq!(stopped, [json!(false), json!(true), json!(false)], "{health}");
+    // Other nodes and `fulexo projections` read it there.
+    let because = "select coalesce(stopped_because, '') from projection.checkpoint where name = 'sessions'";
+    eventually("the reason is recorded", async || {
+        let because: String = sqlx::query_scalar(because).fetch_one(&mut superuser).await.unwrap();
+        because.contains("obstacle")
+    })
+    .await;
 
     sqlx::query("alter table read.session drop constraint obstacle").execute(&mut superuser).await.unwrap();
     eventually("the view has caught up", async || crate::health(&node).await["status"] == "ok").await;
