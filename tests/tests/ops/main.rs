@@ -9,6 +9,7 @@ mod check_ssl;
 mod incident;
 mod pentest;
 mod restore;
+mod runbooks;
 mod tls_servers;
 
 use std::collections::BTreeMap;

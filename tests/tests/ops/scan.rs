@@ -36,8 +36,8 @@ fn days_ago(days: i64) -> String {
 }
 
 /// An advisory in the form of the database.
-struct Written {
-    id: &'static str,
+pub struct Written {
+    pub id: &'static str,
     package: String,
     date: String,
     /// Requirements of versions.
@@ -48,7 +48,7 @@ struct Written {
 
 impl Written {
     /// An advisory of today about a package that the program has, patched in a version that nobody has.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let patched = "\">= 999.0.0\"".to_owned();
         Self { id: "RUSTSEC-2026-9001", package: package().0, date: days_ago(0), patched, more: "" }
     }
@@ -65,7 +65,7 @@ impl Written {
     }
 
     /// Writes it into a database, which it creates.
-    fn write(&self, database: &Path) {
+    pub fn write(&self, database: &Path) {
         put(database, &self.path(), self.text().as_bytes());
     }
 }
@@ -84,7 +84,7 @@ fn database(advisory: &Written) -> PathBuf {
 }
 
 /// Writes a file of exceptions.
-fn exceptions(entries: &str) -> String {
+pub fn exceptions(entries: &str) -> String {
     let file = folder().join("exceptions.toml");
     fs::write(&file, format!("[advisories]\nignore = [{entries}]\n")).unwrap();
     file.display().to_string()

@@ -47,14 +47,14 @@ const REFUSED: Rule = Rule {
     title: "the signer refuses to sign the log",
     severity: Severity::Critical,
     remedy: "Preserve the database and the signer's memory: events were changed or lost.",
-    reference: "docs/production.md#when-the-signer-refuses",
+    reference: "docs/runbooks/checkpoint-refused.md",
 };
 const CONTRADICTED: Rule = Rule {
     id: "log.contradicted",
     title: "a witness has seen another log",
     severity: Severity::Critical,
     remedy: "Preserve the database, the signer's memory and the witness's last checkpoint.",
-    reference: "docs/production.md#when-a-witness-contradicts",
+    reference: "docs/runbooks/witness-contradicts.md",
 };
 const UNSIGNED_TAIL: Rule = Rule {
     id: "log.unsigned_tail",
