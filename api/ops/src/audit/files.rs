@@ -75,7 +75,7 @@ pub fn check(files: &[AuditedFile]) -> Check {
             Err(error) => findings.push(&UNREADABLE, subject, error.kind().to_string()),
         }
     }
-    CHECK.with(findings, format!("{} files", files.len()))
+    CHECK.with(findings, format!("files examined: {}", files.len()))
 }
 
 /// The directory that really has the file, past symbolic links.

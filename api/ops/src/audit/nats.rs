@@ -80,7 +80,7 @@ pub async fn check(addresses: &[NatsAddress]) -> Check {
     if findings.is_empty() && !silent.is_empty() {
         return CHECK.unchecked(silent.join("; "));
     }
-    CHECK.with(findings, format!("{} servers", addresses.len().min(MOST)))
+    CHECK.with(findings, format!("servers asked: {}", addresses.len().min(MOST)))
 }
 
 /// A server as a stranger finds it.

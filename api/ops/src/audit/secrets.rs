@@ -76,7 +76,7 @@ pub fn check(secrets: &[AuditedSecret<'_>]) -> Check {
             findings.push(&IN_ENVIRONMENT, secret.variable, format!("{file} can name a file instead"));
         }
     }
-    CHECK.with(findings, format!("{} secrets in the environment", secrets.len()))
+    CHECK.with(findings, format!("{} in the environment", secrets.len()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use chrono::SecondsFormat;
 use fulexo_tlog::key::VerifierKey;
 
 use super::client_url::bare_command;
@@ -83,7 +84,8 @@ pub fn verify_signature(
     let dir = target.path(name);
     match BackupManifest::open(&dir, name, trusted) {
         Ok(manifest) => {
-            let detail = format!("{} events, {}", manifest.database.log.position, manifest.ended_at.to_rfc3339());
+            let ended_at = manifest.ended_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            let detail = format!("{} events, {ended_at}", manifest.database.log.position);
             (Check::passed(id, title, detail), Some(OpenedBackup { name, dir, manifest }))
         }
         Err(reason) => (Check::of(id, title, "", vec![UNSIGNED.finding(name.to_string(), reason)]), None),
