@@ -22,13 +22,15 @@ test: setup ## Run every test against a real Postgres and NATS that the tests st
 try: setup ## Run one suite, or a part of it: SUITE=walk, SUITE="api lockdown::".
 	@scripts/test $(or $(SUITE),$(error SUITE is missing: make try SUITE=walk))
 
-check: setup format lints docs dependencies ## Format, lints, docs, dependencies, queries, generated clients, Go's reader of the log, the trail in OCSF, the backups' encryption, the bill of materials, the log's readers at length, hostile input (EXAMPLES=200 for more of it).
+check: setup format lints docs dependencies ## Format, lints, docs, dependencies, queries, generated clients, Go's reader of the log, the trail in OCSF, the backups' encryption, the bill of materials, the reports in SARIF, the shell scripts and the runbooks, the log's readers at length, hostile input (EXAMPLES=200 for more of it).
 	@scripts/part build cargo build --locked --workspace --bins
 	@scripts/part clients scripts/clients
 	@scripts/part go-reader scripts/go-reader
 	@scripts/part ocsf scripts/ocsf
 	@scripts/part age scripts/age
 	@scripts/part sbom scripts/sbom
+	@scripts/part sarif scripts/sarif
+	@scripts/part shellcheck scripts/shellcheck
 	@PROPTEST_CASES=100000 scripts/part readers cargo test --locked --quiet -p fulexo-tlog --test tlog readers
 	@PROPTEST_CASES=100000 scripts/part leaves cargo test --locked --quiet -p fulexo-domain --lib leaf::
 	@scripts/part schemathesis scripts/schemathesis
