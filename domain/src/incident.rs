@@ -239,7 +239,7 @@ pub enum IncidentError {
     #[error("the incident is already open")]
     AlreadyOpened,
     /// Another phase comes first.
-    #[error("the incident is {0:?}, and another phase comes first")]
+    #[error("the incident is {}, and another phase comes first", .0.as_str())]
     OutOfOrder(IncidentPhase),
     /// The incident has as many links, or as many notes, as one may have.
     #[error("the incident has as many links or notes as one may have")]

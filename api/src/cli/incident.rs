@@ -18,6 +18,7 @@ use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::{AccountId, ApiKeyId, IncidentId, IncidentText, InvalidValue, Reason, parse_timestamp};
 use fulexo_node::config::Config;
 use fulexo_node::containment::{ContainmentPlan, MAX_NAMED};
+use fulexo_node::http::problem::Code;
 use fulexo_node::start::Core;
 use fulexo_node::state::App;
 use fulexo_projections::feed::PostgresFeed;
@@ -241,7 +242,10 @@ async fn contain(app: &App, out: &mut Output, args: IncidentContainArgs) -> Resu
         own: Permissions::of(&Permission::ALL),
     };
     let done = app.contain(&operator(), IncidentId(args.incident), &plan).await.map_err(|problem| {
-        Failure::Failed(format!("the incident is not contained: {}. Run the command again to continue", problem.code()))
+        let (code, meaning) = (problem.code(), problem.meaning());
+        let is_final = [Code::NOT_FOUND.name, Code::INCIDENT_PHASE.name].contains(&code);
+        let advice = if is_final { "" } else { " Run the command again to continue." };
+        Failure::Failed(format!("the incident is not contained ({code}). {meaning}{advice}"))
     })?;
     let position = done.position.unwrap_or_default();
     if args.json {

@@ -35,10 +35,12 @@ async fn the_operator_works_through_an_incident_while_the_service_is_stopped() {
 
     let refused = Program::run(&["incident", "close", id, "--text", text], &env);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.errors);
-    assert!(refused.errors.contains("another phase comes first"), "{}", refused.errors);
+    assert!(refused.errors.contains("the incident is contained, and another phase"), "{}", refused.errors);
     for verb in ["note", "eradicate", "recover", "close"] {
         assert!(run(&[verb, id, "--text", text])["position"].is_u64(), "{verb}");
     }
+    let closed = Program::run(&["incident", "contain", id, "--reason", "again"], &env);
+    assert!(closed.errors.contains("(incident_phase)") && !closed.errors.contains("again"), "{}", closed.errors);
     assert_eq!(run(&["list", "--phase", "closed"])["items"][0]["incident"], id);
     assert_eq!(run(&["list", "--phase", "identified"])["items"], json!([]));
     let shown = run(&["show", id]);

@@ -311,6 +311,11 @@ impl Problem {
         self.0.code.name
     }
 
+    /// The meaning of the code, as a sentence.
+    pub fn meaning(&self) -> &'static str {
+        self.0.code.meaning
+    }
+
     /// The faults of the input, in the order of its members.
     pub fn errors(&self) -> &[FieldError] {
         &self.0.errors
