@@ -14,6 +14,7 @@ pub mod headers;
 pub mod probe;
 pub mod report;
 pub mod restore;
+pub mod s3;
 pub mod sarif;
 pub mod sbom;
 pub mod scan;

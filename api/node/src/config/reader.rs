@@ -18,7 +18,7 @@ use crate::nats;
 use crate::spelling::{did_you_mean, nearest};
 
 /// The FULEXO_ variables. Any other is a misspelling.
-const OWN: [&str; 34] = [
+const OWN: [&str; 36] = [
     "FULEXO_NODE_NAME",
     "FULEXO_BIND",
     "FULEXO_PORT",
@@ -49,6 +49,8 @@ const OWN: [&str; 34] = [
     "FULEXO_BACKUP_RECIPIENTS_FILE",
     "FULEXO_BACKUP_KEY_RECIPIENTS_FILE",
     "FULEXO_BACKUP_SIGNING_KEY_FILE",
+    "FULEXO_BACKUP_PIECE_MIB",
+    "FULEXO_BACKUP_ALLOW_HTTP",
     "FULEXO_LOG",
     "FULEXO_LOG_FORMAT",
     "FULEXO_AUDIT_REPORTS",

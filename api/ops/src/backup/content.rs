@@ -1,30 +1,66 @@
-//! The content of a backup as the log tells of it.
+//! The content of a backup, as the events of the log tell it.
 
-use chrono::{DateTime, Utc};
-use fulexo_domain::backup::BackupContent;
-use fulexo_domain::leaf::to_micros;
-use fulexo_domain::values::{BackupLabel, Epoch, Sha256Hex, TreeRoot};
-use sha2::{Digest, Sha256};
+use fulexo_domain::backup::{BackupContent, BackupPart, BackupPartKind, BackupPlace};
+use fulexo_domain::leaf;
+use fulexo_domain::values::{BackupLabel, Epoch, InvalidValue, Sha256Hex, TreeRoot};
 
-use super::error::BackupError;
-use super::manifest::BackupManifest;
+use super::create::CreatedBackup;
+use super::manifest::{BackupManifest, PartKind};
+use super::opened::OpenedBackup;
+use super::target::BackupTarget;
 
-/// Returns what the log tells of the backup with this manifest.
-///
-/// # Errors
-/// [`BackupError::Crypto`] if a manifest that was not written by this program has values that the log does not take.
-pub fn content(manifest: &BackupManifest) -> Result<BackupContent, BackupError> {
-    let invalid = |_| BackupError::Crypto("the manifest has values that the log does not take".to_owned());
-    let digest: String = Sha256::digest(manifest.to_bytes()?).iter().map(|byte| format!("{byte:02x}")).collect();
+impl OpenedBackup {
+    /// Returns its content.
+    ///
+    /// # Errors
+    /// The manifest, which is signed, has a value that no program of ours writes.
+    pub fn content(&self) -> Result<BackupContent, InvalidValue> {
+        content(&self.manifest, &self.manifest_sha256)
+    }
+}
+
+impl CreatedBackup {
+    /// Returns its content.
+    ///
+    /// # Errors
+    /// See [`OpenedBackup::content`].
+    pub fn content(&self) -> Result<BackupContent, InvalidValue> {
+        content(&self.manifest, &self.manifest_sha256)
+    }
+
+    /// Returns its parts.
+    ///
+    /// # Errors
+    /// See [`OpenedBackup::content`].
+    pub fn parts(&self) -> Result<Vec<BackupPart>, InvalidValue> {
+        let part = |kind| match kind {
+            PartKind::Database => BackupPartKind::Database,
+            PartKind::Keys => BackupPartKind::Keys,
+        };
+        let parts = self.manifest.parts.iter().map(|record| {
+            Ok(BackupPart { length: record.length, part: part(record.part), sha256: Sha256Hex::parse(&record.sha256)? })
+        });
+        parts.collect()
+    }
+}
+
+impl BackupTarget {
+    /// Returns the kind of place.
+    #[must_use]
+    pub const fn kind(&self) -> BackupPlace {
+        if self.is_bucket() { BackupPlace::S3 } else { BackupPlace::Directory }
+    }
+}
+
+fn content(manifest: &BackupManifest, sha256: &str) -> Result<BackupContent, InvalidValue> {
     let log = &manifest.database.log;
-    let began_at: DateTime<Utc> = to_micros(manifest.began_at);
     Ok(BackupContent {
-        began_at,
-        bytes: manifest.parts.iter().map(|part| part.length).sum(),
+        began_at: leaf::to_micros(manifest.began_at),
+        bytes: manifest.parts.iter().map(|record| record.length).sum(),
         epoch: Epoch::from(log.epoch),
-        manifest: Sha256Hex::parse(&digest).map_err(invalid)?,
-        name: BackupLabel::parse(&manifest.name).map_err(invalid)?,
+        manifest: Sha256Hex::parse(sha256)?,
+        name: BackupLabel::parse(&manifest.name)?,
         position: log.position,
-        root: TreeRoot::parse(&log.root).map_err(invalid)?,
+        root: TreeRoot::parse(&log.root)?,
     })
 }

@@ -1,14 +1,16 @@
 //! A backup: one moment of the database, read in one snapshot, dumped, encrypted, described and signed.
 //!
 //! ```text
-//! lock, remains removed -> snapshot -> state read -> database.age -> keys.age -> manifest -> renamed
+//! lock, remains removed -> snapshot -> state read -> database.age -> keys.age -> manifest -> named
 //! ```
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
+use fulexo_domain::jetstream::hex;
 use fulexo_tlog::key::SignerKey;
+use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use tokio::task::spawn_blocking;
 
@@ -38,6 +40,8 @@ pub struct CreateRequest {
     pub signing_key: SignerKey,
     /// The version of Fulexo.
     pub program: &'static str,
+    /// The length of the pieces that are uploaded to a bucket, in bytes; `None` for what the database asks for.
+    pub piece: Option<u64>,
 }
 
 /// The progress: a part, and the bytes that `pg_dump` has written of it.
@@ -54,10 +58,12 @@ pub struct WrittenBytes {
 pub struct CreatedBackup {
     /// Its name.
     pub name: BackupName,
-    /// Its directory.
+    /// Its path, or its name in a bucket.
     pub path: PathBuf,
     /// Its manifest.
     pub manifest: BackupManifest,
+    /// The SHA-256 of its manifest, in hexadecimal.
+    pub(super) manifest_sha256: String,
 }
 
 /// The parts of a database that do not change while it is dumped.
@@ -88,16 +94,20 @@ pub async fn create(
         sqlx::query_scalar("select note from tree.anchor").fetch_one(&mut connection).await?;
     let roles = roles(&mut connection).await?;
     let name = BackupName::new(began_at, database.log.position);
+    // The dump of it is compressed, and shorter.
+    let estimate: i64 =
+        sqlx::query_scalar("select pg_database_size(current_database())").fetch_one(&mut connection).await?;
     let unfinished = lock.begin(name)?;
 
     let (url, pg_dump, progress) = (Arc::new(url), Arc::new(pg_dump), Arc::new(progress));
     let mut parts = Vec::new();
     for (part, recipients) in [(PartKind::Database, &request.recipients), (PartKind::Keys, &request.key_recipients)] {
         let (url, pg_dump, progress) = (Arc::clone(&url), Arc::clone(&pg_dump), Arc::clone(&progress));
-        let (dir, recipients, snapshot) = (unfinished.dir().to_owned(), recipients.clone(), snapshot.clone());
+        let new = unfinished.create_part(part, estimate.unsigned_abs(), request.piece)?;
+        let (path, recipients, snapshot) = (target.path(name).join(part.file()), recipients.clone(), snapshot.clone());
         let dumped = spawn_blocking(move || -> Result<PartRecord, BackupError> {
             let mut command = dump_command(&url, &pg_dump, &snapshot, part);
-            write_part(&dir, part, &recipients, &mut command, |bytes| progress(WrittenBytes { part, bytes }))
+            write_part(new, &path, part, &recipients, &mut command, |bytes| progress(WrittenBytes { part, bytes }))
         });
         parts.push(dumped.await.map_err(|_| BackupError::Task)??);
     }
@@ -123,8 +133,10 @@ pub async fn create(
         parts,
     };
     let bytes = manifest.to_bytes()?;
-    unfinished.finish(&BackupManifest::sign(name, &bytes, &request.signing_key)?, &bytes)?;
-    Ok(CreatedBackup { name, path: target.path(name), manifest })
+    let lengths: Vec<_> = manifest.parts.iter().map(|record| (record.part, record.length)).collect();
+    unfinished.finish(&lengths, &BackupManifest::sign(name, &bytes, &request.signing_key)?, &bytes)?;
+    let manifest_sha256 = hex(&Sha256::digest(&bytes));
+    Ok(CreatedBackup { name, path: target.path(name), manifest, manifest_sha256 })
 }
 
 /// Begins the transaction whose moment the backup has.

@@ -61,10 +61,15 @@ impl BackupError {
     pub fn advice(&self) -> &'static str {
         match self {
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "free space in the target, or prune older backups with `fulexo backup prune`, and run the verb again"
+                "free space in the target, or raise its quota, or prune older backups with `fulexo backup prune`, and run the verb again"
+            }
+            Self::File { path, .. } if path.starts_with("s3://") => {
+                "check the store, its address (AWS_ENDPOINT_URL) and the rights of the key (AWS_ACCESS_KEY_ID), and run the verb again"
             }
             Self::File { .. } => "make the file or the directory usable for this user, and run the verb again",
-            Self::Locked(_) => "wait until the other run has ended",
+            Self::Locked(_) => {
+                "wait until the other run has ended; in a bucket, that of one that died ends within 5 minutes"
+            }
             Self::Missing { .. } => "list the backups with `fulexo backup list`",
             Self::Database(_) => {
                 "check that the database is up and that DATABASE_OWNER_URL leads to it, and run the verb again"

@@ -1,6 +1,5 @@
 //! The restore of a backup into a new database.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -9,9 +8,10 @@ use tokio::task::spawn_blocking;
 use super::client_url::ClientUrl;
 use super::error::BackupError;
 use super::manifest::PartKind;
+use super::opened::OpenedBackup;
 use super::part::{UnreadPart, feed_part};
 use super::programs::find_program;
-use super::verification::OpenedBackup;
+
 use crate::age::Identity;
 
 /// Restores the parts that the identities open into an empty database of a server of its own, as the superuser. Makes the roles
@@ -38,18 +38,18 @@ pub async fn load(
     let _ = connection.close().await;
     let mut left_out = Vec::new();
     for record in backup.manifest.parts.clone() {
-        let (url, dir, identities) = (ClientUrl::parse(superuser_url)?, backup.dir.clone(), Arc::clone(identities));
+        let (url, opened, identities) = (ClientUrl::parse(superuser_url)?, backup.clone(), Arc::clone(identities));
         let (part, major) = (record.part, backup.dump_major());
         let restored = spawn_blocking(move || -> Result<(), UnreadPart> {
             let program = find_program("pg_restore", major).map_err(UnreadPart::Failed)?;
             let mut command = url.command(&program.path);
             command.arg("--exit-on-error");
-            feed_part(&dir, &record, &identities, "pg_restore", &mut command)
+            feed_part(&opened, &record, &identities, "pg_restore", &mut command)
         });
         match restored.await.map_err(|_| BackupError::Task)? {
             Ok(()) => {}
             Err(UnreadPart::NotOurs(reason)) if part == PartKind::Keys => left_out.push((part, reason)),
-            Err(UnreadPart::Damaged(reason)) if part == PartKind::Keys && !has_part(&backup.dir, part) => {
+            Err(UnreadPart::Damaged(reason)) if part == PartKind::Keys && backup.is_removed(part) => {
                 left_out.push((part, reason));
             }
             Err(UnreadPart::NotOurs(reason) | UnreadPart::Damaged(reason)) => return Err(BackupError::Crypto(reason)),
@@ -57,8 +57,4 @@ pub async fn load(
         }
     }
     Ok(left_out)
-}
-
-fn has_part(dir: &Path, part: PartKind) -> bool {
-    dir.join(part.file()).exists()
 }

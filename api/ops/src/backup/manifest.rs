@@ -1,14 +1,10 @@
 //! The manifest of a backup, and its signature. The manifest is in clear: it has no secret and no personal data.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use fulexo_tlog::key::{SignerKey, VerifierKey, verify};
-use fulexo_tlog::note::{MAX_NOTE, Note};
+use fulexo_tlog::note::Note;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -21,7 +17,7 @@ const FORMAT: u32 = 1;
 /// The first line of what is signed: no checkpoint begins with it, and nothing else does.
 const SIGNED: &str = "fulexo.dev/backup/v1";
 /// The length of the longest manifest that is read, in bytes.
-const MAX_MANIFEST: u64 = 4 << 20;
+pub const MAX_MANIFEST: u64 = 4 << 20;
 /// The names of the two files.
 pub const MANIFEST: &str = "manifest.json";
 pub const NOTE: &str = "manifest.note";
@@ -122,19 +118,17 @@ impl BackupManifest {
         Ok(Note::new(text, signature).to_string())
     }
 
-    /// Reads the manifest in a directory, and verifies that a trusted key has signed it under this name.
+    /// Reads a manifest, and verifies that a trusted key has signed it under this name.
     ///
     /// # Errors
     /// The reason, as the second half of a sentence about the backup.
-    pub(super) fn open(dir: &Path, name: BackupName, trusted: &[VerifierKey]) -> Result<Self, String> {
-        let bytes = read(dir, MANIFEST, MAX_MANIFEST)?;
-        let note = read(dir, NOTE, MAX_NOTE as u64)?;
-        let note = Note::parse(&note).map_err(|error| format!("{NOTE}: {error}"))?;
+    pub(super) fn open(name: BackupName, bytes: &[u8], note: &[u8], trusted: &[VerifierKey]) -> Result<Self, String> {
+        let note = Note::parse(note).map_err(|error| format!("{NOTE}: {error}"))?;
         verify(&note, trusted).map_err(|error| format!("{NOTE}: {error}"))?;
-        if note.text() != signing_note_text(name, &bytes) {
+        if note.text() != signing_note_text(name, bytes) {
             return Err(format!("{NOTE} signs another name or another {MANIFEST}"));
         }
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| format!("{MANIFEST}: {error}"))?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| format!("{MANIFEST}: {error}"))?;
         if manifest.format != FORMAT {
             return Err(format!("{MANIFEST} has the form {}, and this program reads {FORMAT}", manifest.format));
         }
@@ -151,21 +145,4 @@ impl BackupManifest {
 #[must_use]
 pub fn signing_note_text(name: BackupName, manifest: &[u8]) -> String {
     format!("{SIGNED}\n{name}\n{}\n", STANDARD.encode(Sha256::digest(manifest)))
-}
-
-/// Reads a small file whole.
-fn read(dir: &Path, file: &str, most: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let path = dir.join(file);
-    // Before it is opened: a pipe would be waited for.
-    let is_file = std::fs::metadata(&path).map_err(|error| format!("{file}: {error}"))?.is_file();
-    if !is_file {
-        return Err(format!("{file} is not a file"));
-    }
-    let opened = File::open(&path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
-    opened.map_err(|error| format!("{file}: {error}"))?;
-    if bytes.len() as u64 > most {
-        return Err(format!("{file} is too long"));
-    }
-    Ok(bytes)
 }

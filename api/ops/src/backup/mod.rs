@@ -9,34 +9,42 @@
 //!     manifest.note                    the signature (C2SP signed-note) over the name and the SHA-256 of the next one
 //!     manifest.json                    the content, in clear
 //!     verified.json                    the last verification
-//! TARGET/20261201T061402Z-4711.unfinished/   a backup that is being written, or the remains of one
 //! ```
+//!
+//! A target is a directory, where a backup that is being written is `NAME.unfinished`, or a bucket, where it is one without a
+//! manifest.
 
+mod bucket;
 mod client_url;
 mod content;
 mod create;
+mod directory;
 mod durable;
 mod error;
+mod lease;
 mod load;
 mod manifest;
 mod name;
+mod opened;
 mod part;
 mod programs;
 mod retention;
 mod state;
+mod stored;
 mod target;
 mod verification;
 mod verified;
 
 pub use self::client_url::ClientUrl;
-pub use self::content::content;
 pub use self::create::{CreateRequest, CreatedBackup, WrittenBytes, create};
 pub use self::error::BackupError;
 pub use self::load::load;
 pub use self::manifest::{BackupManifest, PartKind, PartRecord, signing_note_text};
 pub use self::name::BackupName;
+pub use self::opened::OpenedBackup;
 pub use self::retention::{BackupRetention, RemovedBackups, prune};
 pub use self::state::{DatabaseState, TableChecksum, read_state, read_tree, root_at};
-pub use self::target::BackupTarget;
-pub use self::verification::{OpenedBackup, RUNGS, compare_states, verify_checksums, verify_format, verify_signature};
+pub use self::stored::StoredBackup;
+pub use self::target::{BackupTarget, TargetAddress, split_path};
+pub use self::verification::{RUNGS, compare_states, verify_checksums, verify_format, verify_signature};
 pub use self::verified::VerificationRecord;

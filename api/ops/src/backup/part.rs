@@ -1,18 +1,19 @@
-//! The encrypted files of a backup: written as they are dumped, read as they are restored, hashed on the way. Nothing is on disk in
+//! The encrypted parts of a backup: written as they are dumped, read as they are restored, hashed on the way. Nothing is on disk in
 //! clear.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use fulexo_database::chain;
+use fulexo_domain::jetstream::hex;
 use sha2::{Digest, Sha256};
 
 use super::error::BackupError;
 use super::manifest::{PartKind, PartRecord};
+use super::opened::OpenedBackup;
 use super::programs::RunningProgram;
+use super::target::{PartReader, PartWriter};
 use crate::age::{AgeError, DecryptingReader, EncryptingWriter, Identity, Recipient};
 
 /// The bytes that are moved at a time.
@@ -60,23 +61,18 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Runs `pg_dump`, and encrypts what it writes into a new file of this directory, which is on disk afterwards. `written` is told
-/// the bytes so far.
+/// Runs `pg_dump`, and encrypts what it writes into a new part, which is where it stays afterwards. `written` is told the bytes so
+/// far.
 pub fn write_part(
-    dir: &Path,
+    new: PartWriter,
+    path: &Path,
     part: PartKind,
     recipients: &[Recipient],
     pg_dump: &mut Command,
     mut written: impl FnMut(u64),
 ) -> Result<PartRecord, BackupError> {
-    let path = dir.join(part.file());
-    let file_error = |action| BackupError::file(action, &path);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(file_error("create"))?;
-    let mut writer = EncryptingWriter::new(recipients, Hashing::new(file)).map_err(|error| match error {
+    let file_error = |action| BackupError::file(action, path);
+    let mut writer = EncryptingWriter::new(recipients, Hashing::new(new)).map_err(|error| match error {
         AgeError::Io(error) => file_error("write")(error),
         other => BackupError::Crypto(chain(&other).to_string()),
     })?;
@@ -96,8 +92,8 @@ pub fn write_part(
         written(total);
     }
     program.end()?;
-    let (sha256, length, file) = writer.finish().map_err(file_error("write"))?.sha256();
-    file.sync_all().map_err(file_error("write"))?;
+    let (sha256, length, new) = writer.finish().map_err(file_error("write"))?.sha256();
+    new.finish().map_err(file_error("write"))?;
     Ok(PartRecord { part, sha256, length, recipients: recipients.iter().map(ToString::to_string).collect() })
 }
 
@@ -111,30 +107,31 @@ pub enum UnreadPart {
     Failed(BackupError),
 }
 
-/// Compares a file with its record.
-pub fn check_part(dir: &Path, record: &PartRecord, mut read: impl FnMut(u64)) -> Result<(), UnreadPart> {
-    let mut reader = Hashing::new(open_part(dir, record)?);
+/// Compares a part with its record.
+pub fn check_part(backup: &OpenedBackup, record: &PartRecord, mut read: impl FnMut(u64)) -> Result<(), UnreadPart> {
+    let mut reader = Hashing::new(open_part(backup, record)?);
     let mut buffer = vec![0; CHUNK];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => return is_signed(reader, record),
             Ok(_) => read(reader.length),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(UnreadPart::Failed(read_error(dir, record)(error))),
+            Err(error) if is_damage(&error) => return Err(damaged(record, &error)),
+            Err(error) => return Err(UnreadPart::Failed(read_error(backup, record)(error))),
         }
     }
 }
 
 /// Decrypts a part into the standard input of a program, which has to succeed. The file is compared with its record on the way.
 pub fn feed_part(
-    dir: &Path,
+    backup: &OpenedBackup,
     record: &PartRecord,
     identities: &[Identity],
     name: &'static str,
     command: &mut Command,
 ) -> Result<(), UnreadPart> {
-    let failed = |error| UnreadPart::Failed(read_error(dir, record)(error));
-    let file = Hashing::new(open_part(dir, record)?);
+    let failed = |error| UnreadPart::Failed(read_error(backup, record)(error));
+    let file = Hashing::new(open_part(backup, record)?);
     let mut reader = DecryptingReader::new(identities, file).map_err(|error| match error {
         AgeError::NoMatch => UnreadPart::NotOurs(error.to_string()),
         AgeError::Io(error) if !is_damage(&error) => failed(error),
@@ -149,9 +146,7 @@ pub fn feed_part(
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if is_damage(&error) => {
-                return Err(UnreadPart::Damaged(format!("{}: {error}", record.part.file())));
-            }
+            Err(error) if is_damage(&error) => return Err(damaged(record, &error)),
             Err(error) => return Err(failed(error)),
         };
         // A program that has read enough, or failed, closes its end: its status says which. The rest is read in any case, so that
@@ -163,32 +158,32 @@ pub fn feed_part(
     drop(input);
     program.end().map_err(UnreadPart::Failed)?;
     // Again: the file may be another one by now.
-    check_part(dir, record, |_| {})
+    check_part(backup, record, |_| {})
 }
 
 /// `true` if a file is not what it was, and `false` if it cannot be read.
-fn is_damage(error: &io::Error) -> bool {
+pub fn is_damage(error: &io::Error) -> bool {
     [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof].contains(&error.kind())
 }
 
-fn open_part(dir: &Path, record: &PartRecord) -> Result<File, UnreadPart> {
-    let path = dir.join(record.part.file());
-    let is_file = std::fs::metadata(&path).map(|metadata| metadata.is_file());
-    match is_file {
-        Ok(true) => File::open(&path).map_err(|error| UnreadPart::Failed(read_error(dir, record)(error))),
-        Ok(false) => Err(UnreadPart::Damaged(format!("{} is not a file", record.part.file()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(UnreadPart::Damaged(format!("{} is missing", record.part.file())))
-        }
-        Err(error) => Err(UnreadPart::Failed(read_error(dir, record)(error))),
+fn damaged(record: &PartRecord, error: &io::Error) -> UnreadPart {
+    UnreadPart::Damaged(format!("{}: {error}", record.part.file()))
+}
+
+fn open_part(backup: &OpenedBackup, record: &PartRecord) -> Result<PartReader, UnreadPart> {
+    match backup.open_part(record.part) {
+        Ok(Some(reader)) => Ok(reader),
+        Ok(None) => Err(UnreadPart::Damaged(format!("{} is missing", record.part.file()))),
+        Err(BackupError::File { source, .. }) if is_damage(&source) => Err(damaged(record, &source)),
+        Err(error) => Err(UnreadPart::Failed(error)),
     }
 }
 
-fn read_error(dir: &Path, record: &PartRecord) -> impl FnOnce(io::Error) -> BackupError + use<> {
-    BackupError::file("read", &dir.join(record.part.file()))
+fn read_error(backup: &OpenedBackup, record: &PartRecord) -> impl FnOnce(io::Error) -> BackupError + use<> {
+    BackupError::file("read", &backup.path(record.part))
 }
 
-fn is_signed(reader: Hashing<File>, record: &PartRecord) -> Result<(), UnreadPart> {
+fn is_signed(reader: Hashing<PartReader>, record: &PartRecord) -> Result<(), UnreadPart> {
     let (sha256, length, _) = reader.sha256();
     if length != record.length {
         let (file, expected) = (record.part.file(), record.length);

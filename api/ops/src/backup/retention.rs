@@ -8,7 +8,6 @@ use super::error::BackupError;
 use super::manifest::PartKind;
 use super::name::BackupName;
 use super::target::{BackupTarget, TargetLock};
-use super::verified::VerificationRecord;
 
 /// The retention.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,10 +39,15 @@ pub fn prune(
     retention: BackupRetention,
     now: DateTime<Utc>,
 ) -> Result<RemovedBackups, BackupError> {
-    let names = target.list()?;
-    let is_good =
-        |name: &BackupName| VerificationRecord::of(&target.path(*name)).is_some_and(|record| record.is_good());
-    let last_good = names.iter().rev().find(|name| is_good(name)).copied();
+    let names: Vec<BackupName> = target.list()?.into_iter().map(|backup| backup.name).collect();
+    let mut last_good = None;
+    // A record that cannot be read may be the one that decides.
+    for name in names.iter().rev() {
+        if target.verification(*name)?.is_some_and(|record| record.is_good()) {
+            last_good = Some(*name);
+            break;
+        }
+    }
     let mut removed = RemovedBackups { backups: outdated(&names, last_good, retention, now), keys: Vec::new() };
     for name in &removed.backups {
         lock.remove(*name)?;

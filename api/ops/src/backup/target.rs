@@ -1,82 +1,119 @@
-//! The directory that backups are written to. One run at a time writes and removes there; anybody may read.
+//! The place that backups are written to: a directory, or a bucket of an S3-compatible store. One run at a time writes and removes
+//! there; anybody may read.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::durable::{sync, write_durably};
+use super::bucket::BackupBucket;
+use super::directory::{BackupDirectory, LockedDirectory};
 use super::error::BackupError;
-use super::manifest::{MANIFEST, NOTE, PartKind};
+use super::lease::BucketLease;
+use super::manifest::PartKind;
 use super::name::BackupName;
-use super::verified::VERIFIED;
+use super::stored::StoredBackup;
+use super::verified::{MAX_RECORD, VERIFIED, VerificationRecord};
+use crate::s3::{S3Download, S3Settings, S3Upload};
 
-/// The end of the name of a backup that is being written.
-const UNFINISHED: &str = ".unfinished";
-/// The name of the lock.
-const LOCK: &str = "lock";
-/// All files that a backup can have. Others are not ours, and never removed.
-const FILES: [&str; 6] =
-    [MANIFEST, NOTE, VERIFIED, "verified.json.new", PartKind::Database.file(), PartKind::Keys.file()];
+/// The shortest piece of an upload, which is the shortest that stores take, in bytes.
+const MIN_PIECE: u64 = 5 << 20;
+/// The usual one, and the number of pieces that an estimate may have: stores take 10,000.
+const PIECE: u64 = 16 << 20;
+const PIECES: u64 = 8_000;
 
-/// A directory with backups.
-#[derive(Clone, Debug)]
-pub struct BackupTarget {
-    dir: PathBuf,
+/// The place of a target, as an operator names it.
+#[derive(Clone)]
+pub enum TargetAddress {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket.
+    Bucket(Box<S3Settings>),
 }
 
-/// The right to write and to remove backups. It ends when it is dropped, or with the process.
+/// A place with backups.
+#[derive(Clone)]
+pub struct BackupTarget {
+    place: TargetPlace,
+}
+
+#[derive(Clone)]
+enum TargetPlace {
+    Directory(BackupDirectory),
+    Bucket(BackupBucket),
+}
+
+/// The right to write and to remove backups. It ends when it is dropped, or with the process; in a bucket within minutes of it.
 pub struct TargetLock {
-    target: BackupTarget,
-    file: File,
+    place: LockedPlace,
+}
+
+enum LockedPlace {
+    Directory(LockedDirectory),
+    Bucket(BackupBucket, BucketLease),
 }
 
 /// A backup that is being written. Removed when dropped, unless it is finished.
 pub struct UnfinishedBackup<'a> {
-    target: &'a BackupTarget,
+    lock: &'a TargetLock,
     name: BackupName,
-    dir: PathBuf,
     is_finished: bool,
 }
 
+/// A part that is being written. In a bucket it is given up when dropped, unless it is finished.
+pub enum PartWriter {
+    /// A file.
+    File(File),
+    /// An object.
+    Object(Box<S3Upload>),
+}
+
+/// A part that is being read.
+pub enum PartReader {
+    /// A file.
+    File(File),
+    /// An object.
+    Object(Box<S3Download>),
+}
+
 impl BackupTarget {
-    /// Opens a directory that exists.
+    /// Opens a directory that exists, or a bucket.
     ///
     /// # Errors
     /// [`BackupError::File`].
-    pub fn open(dir: &Path) -> Result<Self, BackupError> {
-        let dir = dir.canonicalize().map_err(BackupError::file("open", dir))?;
-        Ok(Self { dir })
+    pub fn open(address: &TargetAddress) -> Result<Self, BackupError> {
+        let place = match address {
+            TargetAddress::Directory(dir) => TargetPlace::Directory(BackupDirectory::open(dir)?),
+            TargetAddress::Bucket(settings) => TargetPlace::Bucket(BackupBucket::open((**settings).clone())?),
+        };
+        Ok(Self { place })
     }
 
-    /// Returns its path.
+    /// `true` if it is a bucket.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub const fn is_bucket(&self) -> bool {
+        matches!(self.place, TargetPlace::Bucket(_))
     }
 
-    /// Returns the directory of a backup.
+    /// Returns the path of a backup, for people.
     #[must_use]
     pub fn path(&self, name: BackupName) -> PathBuf {
-        self.dir.join(name.to_string())
+        match &self.place {
+            TargetPlace::Directory(directory) => directory.dir().join(name.to_string()),
+            TargetPlace::Bucket(bucket) => bucket.display(&name.to_string()),
+        }
     }
 
     /// Lists the backups, the oldest first: those with a manifest.
     ///
     /// # Errors
     /// [`BackupError::File`].
-    pub fn list(&self) -> Result<Vec<BackupName>, BackupError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(BackupError::file("read", &self.dir))? {
-            let entry = entry.map_err(BackupError::file("read", &self.dir))?;
-            if let Some(name) = entry.file_name().to_str().and_then(BackupName::parse)
-                && entry.path().join(MANIFEST).is_file()
-            {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
+    pub fn list(&self) -> Result<Vec<StoredBackup>, BackupError> {
+        let mut backups = match &self.place {
+            TargetPlace::Directory(directory) => directory.list(),
+            TargetPlace::Bucket(bucket) => bucket.list(),
+        }?;
+        backups.sort_unstable_by_key(|backup| backup.name);
+        Ok(backups)
     }
 
     /// Finds a backup by its name, or the newest as `latest`.
@@ -84,12 +121,66 @@ impl BackupTarget {
     /// # Errors
     /// [`BackupError::Missing`].
     pub fn find(&self, name: &str) -> Result<BackupName, BackupError> {
-        let names = self.list()?;
+        let backups = self.list()?;
         let found = match name {
-            "latest" => names.last().copied(),
-            _ => BackupName::parse(name).filter(|name| names.contains(name)),
+            "latest" => backups.last().map(|backup| backup.name),
+            _ => BackupName::parse(name).filter(|name| backups.iter().any(|backup| backup.name == *name)),
         };
-        found.ok_or_else(|| BackupError::Missing { name: name.to_owned(), path: self.dir.clone() })
+        found.ok_or_else(|| {
+            let path = match &self.place {
+                TargetPlace::Directory(directory) => directory.dir().to_owned(),
+                TargetPlace::Bucket(bucket) => bucket.display(""),
+            };
+            BackupError::Missing { name: name.to_owned(), path }
+        })
+    }
+
+    /// Reads a small file of a backup; `None` if there is none. Reads no more than one byte beyond `most`.
+    pub(super) fn read(&self, name: BackupName, file: &str, most: u64) -> Result<Option<Vec<u8>>, BackupError> {
+        match &self.place {
+            TargetPlace::Directory(directory) => directory.read(name, file, most + 1),
+            TargetPlace::Bucket(bucket) => bucket.read(name, file, most + 1),
+        }
+    }
+
+    /// `true` if the part is there, whatever it is.
+    pub(super) fn has_part(&self, name: BackupName, part: PartKind) -> Result<bool, BackupError> {
+        match &self.place {
+            TargetPlace::Directory(directory) => Ok(directory.has_file(name, part.file())),
+            TargetPlace::Bucket(bucket) => bucket.has_file(name, part.file()),
+        }
+    }
+
+    /// Opens a part of a backup; `None` if there is none.
+    pub(super) fn open_part(&self, name: BackupName, part: PartKind) -> Result<Option<PartReader>, BackupError> {
+        Ok(match &self.place {
+            TargetPlace::Directory(directory) => directory.open_file(name, part.file())?.map(PartReader::File),
+            TargetPlace::Bucket(bucket) => {
+                bucket.open_file(name, part.file())?.map(|object| PartReader::Object(Box::new(object)))
+            }
+        })
+    }
+
+    /// Reads the record of the last verification; `None` if there is none, or none that this program can read.
+    ///
+    /// # Errors
+    /// [`BackupError::File`]: there may be one.
+    pub fn verification(&self, name: BackupName) -> Result<Option<VerificationRecord>, BackupError> {
+        let bytes = self.read(name, VERIFIED, MAX_RECORD)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Writes the record of a verification over the last one.
+    ///
+    /// # Errors
+    /// [`BackupError::File`].
+    pub fn store_verification(&self, name: BackupName, record: &VerificationRecord) -> Result<(), BackupError> {
+        let mut bytes = serde_json::to_vec_pretty(record).map_err(|_| BackupError::Task)?;
+        bytes.push(b'\n');
+        match &self.place {
+            TargetPlace::Directory(directory) => directory.write_record(name, &bytes),
+            TargetPlace::Bucket(bucket) => bucket.write_record(name, &bytes),
+        }
     }
 
     /// Takes the right to write.
@@ -97,111 +188,132 @@ impl BackupTarget {
     /// # Errors
     /// [`BackupError::Locked`] if another process has it.
     pub fn lock(&self) -> Result<TargetLock, BackupError> {
-        let path = self.dir.join(LOCK);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(BackupError::file("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(TargetLock { target: self.clone(), file }),
-            Err(TryLockError::WouldBlock) => Err(BackupError::Locked(self.dir.clone())),
-            Err(TryLockError::Error(error)) => Err(BackupError::file("lock", &path)(error)),
-        }
-    }
-}
-
-impl Drop for TargetLock {
-    fn drop(&mut self) {
-        // A child of this process has a copy of the file between fork and exec, which closing does not unlock.
-        let _ = self.file.unlock();
+        let place = match &self.place {
+            TargetPlace::Directory(directory) => LockedPlace::Directory(directory.lock()?),
+            TargetPlace::Bucket(bucket) => LockedPlace::Bucket(bucket.clone(), bucket.lock()?),
+        };
+        Ok(TargetLock { place })
     }
 }
 
 impl TargetLock {
     /// Removes what interrupted runs left, and returns how many: nobody else writes now.
+    ///
+    /// # Errors
+    /// [`BackupError::File`].
     pub fn clear_remains(&self) -> Result<usize, BackupError> {
-        let dir = &self.target.dir;
-        let mut cleared = 0;
-        for entry in fs::read_dir(dir).map_err(BackupError::file("read", dir))? {
-            let entry = entry.map_err(BackupError::file("read", dir))?;
-            let name = entry.file_name();
-            let is_remains = name.to_str().and_then(|name| name.strip_suffix(UNFINISHED)).and_then(BackupName::parse);
-            if is_remains.is_some() {
-                remove_backup(&entry.path())?;
-                cleared += 1;
-            }
+        match &self.place {
+            LockedPlace::Directory(lock) => lock.directory.clear_remains(),
+            LockedPlace::Bucket(bucket, _) => bucket.clear_remains(),
         }
-        Ok(cleared)
     }
 
     /// Begins a backup.
-    pub fn begin(&self, name: BackupName) -> Result<UnfinishedBackup<'_>, BackupError> {
-        let dir = self.target.dir.join(format!("{name}{UNFINISHED}"));
-        let exists = io::Error::from(ErrorKind::AlreadyExists);
-        if self.target.path(name).exists() {
-            return Err(BackupError::file("create", &self.target.path(name))(exists));
+    pub(super) fn begin(&self, name: BackupName) -> Result<UnfinishedBackup<'_>, BackupError> {
+        match &self.place {
+            LockedPlace::Directory(lock) => lock.directory.begin(name)?,
+            LockedPlace::Bucket(bucket, _) => bucket.begin(name)?,
         }
-        DirBuilder::new().mode(0o700).create(&dir).map_err(BackupError::file("create", &dir))?;
-        Ok(UnfinishedBackup { target: &self.target, name, dir, is_finished: false })
+        Ok(UnfinishedBackup { lock: self, name, is_finished: false })
     }
 
-    /// Removes a backup: first its manifest, so that what is left if this is interrupted is no backup.
-    pub fn remove(&self, name: BackupName) -> Result<(), BackupError> {
-        let (path, aside) = (self.target.path(name), self.target.dir.join(format!("{name}{UNFINISHED}")));
-        fs::rename(&path, &aside).map_err(BackupError::file("remove", &path))?;
-        remove_backup(&aside)
+    /// Removes a backup: first what makes it one, so that what is left if this is interrupted is none.
+    pub(super) fn remove(&self, name: BackupName) -> Result<(), BackupError> {
+        match &self.place {
+            LockedPlace::Directory(lock) => lock.directory.remove(name),
+            LockedPlace::Bucket(bucket, lease) => {
+                lease.check()?;
+                bucket.remove(name)
+            }
+        }
     }
 
     /// Removes one part of a backup. Returns `false` if it was not there.
-    pub fn remove_part(&self, name: BackupName, part: PartKind) -> Result<bool, BackupError> {
-        let path = self.target.path(name).join(part.file());
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(BackupError::file("remove", &path)(error)),
+    pub(super) fn remove_part(&self, name: BackupName, part: PartKind) -> Result<bool, BackupError> {
+        match &self.place {
+            LockedPlace::Directory(lock) => lock.directory.remove_part(name, part),
+            LockedPlace::Bucket(bucket, lease) => {
+                lease.check()?;
+                bucket.remove_part(name, part)
+            }
         }
     }
 }
 
 impl UnfinishedBackup<'_> {
-    /// Returns the directory to write to.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Creates a part of about this length at most. In a bucket it is uploaded in pieces of `piece` bytes, by default of as many as
+    /// the length asks for.
+    pub fn create_part(&self, part: PartKind, estimate: u64, piece: Option<u64>) -> Result<PartWriter, BackupError> {
+        Ok(match &self.lock.place {
+            LockedPlace::Directory(lock) => PartWriter::File(lock.directory.create_part(self.name, part)?),
+            LockedPlace::Bucket(bucket, _) => {
+                let piece = piece.unwrap_or_else(|| PIECE.max(estimate.div_ceil(PIECES))).max(MIN_PIECE);
+                let piece = usize::try_from(piece).map_err(|_| BackupError::Task)?;
+                PartWriter::Object(Box::new(bucket.create_part(self.name, part, piece)))
+            }
+        })
     }
 
-    /// Writes the signature, then the manifest, and gives the backup its name: the last step, after everything else is on disk.
-    pub fn finish(mut self, note: &str, manifest: &[u8]) -> Result<(), BackupError> {
-        write_durably(&self.dir.join(NOTE), note.as_bytes())?;
-        write_durably(&self.dir.join(MANIFEST), manifest)?;
-        sync(&self.dir)?;
-        let path = self.target.path(self.name);
-        fs::rename(&self.dir, &path).map_err(BackupError::file("rename", &self.dir))?;
+    /// Makes it a backup: the last step, after everything else is whole. The lengths are those of its parts.
+    pub fn finish(mut self, parts: &[(PartKind, u64)], note: &str, manifest: &[u8]) -> Result<(), BackupError> {
+        match &self.lock.place {
+            LockedPlace::Directory(lock) => lock.directory.finish(self.name, note.as_bytes(), manifest)?,
+            LockedPlace::Bucket(bucket, lease) => bucket.finish(self.name, lease, parts, note.as_bytes(), manifest)?,
+        }
         self.is_finished = true;
-        sync(&self.target.dir)
+        Ok(())
     }
 }
 
 impl Drop for UnfinishedBackup<'_> {
     fn drop(&mut self) {
         if !self.is_finished {
-            // What cannot be removed now, the next run removes.
-            let _ = remove_backup(&self.dir);
+            match &self.lock.place {
+                LockedPlace::Directory(lock) => lock.directory.abandon(self.name),
+                LockedPlace::Bucket(bucket, _) => bucket.abandon(self.name),
+            }
         }
     }
 }
 
-/// Removes the files of a backup and its directory, and nothing that is not ours.
-fn remove_backup(dir: &Path) -> Result<(), BackupError> {
-    // A link is not followed.
-    let is_dir = fs::symlink_metadata(dir).map_err(BackupError::file("read", dir))?.is_dir();
-    if !is_dir {
-        return Err(BackupError::file("remove", dir)(ErrorKind::NotADirectory.into()));
-    }
-    for file in FILES {
-        match fs::remove_file(dir.join(file)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(BackupError::file("remove", &dir.join(file))(error));
-            }
-            Ok(()) | Err(_) => {}
+impl PartWriter {
+    /// Brings everything to where it stays.
+    pub fn finish(self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.sync_all(),
+            Self::Object(object) => object.finish(),
         }
     }
-    fs::remove_dir(dir).map_err(BackupError::file("remove", dir))
+}
+
+impl Write for PartWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Object(object) => object.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Object(object) => object.flush(),
+        }
+    }
+}
+
+impl Read for PartReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Object(object) => object.read(buffer),
+        }
+    }
+}
+
+/// Returns the directory and the name of a backup that is named by its path; `None` for a name alone.
+#[must_use]
+pub fn split_path(path: &Path) -> Option<(&Path, &str)> {
+    let (parent, name) = (path.parent()?, path.file_name()?.to_str()?);
+    (parent != Path::new("")).then_some((parent, name))
 }

@@ -1,15 +1,19 @@
 //! The verification of a backup: a ladder of checks, of which each presumes those below it. This climbs what needs no server.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use chrono::SecondsFormat;
+use fulexo_domain::jetstream::hex;
 use fulexo_tlog::key::VerifierKey;
+use fulexo_tlog::note::MAX_NOTE;
+use sha2::{Digest, Sha256};
 
 use super::client_url::bare_command;
-use super::manifest::{BackupManifest, PartKind};
+use super::error::BackupError;
+use super::manifest::{BackupManifest, MANIFEST, MAX_MANIFEST, NOTE, PartKind};
 use super::name::BackupName;
-use super::part::{UnreadPart, check_part, feed_part};
+use super::opened::OpenedBackup;
+use super::part::{UnreadPart, check_part, feed_part, is_damage};
 use super::programs::find_program;
 use super::state::DatabaseState;
 use super::target::BackupTarget;
@@ -49,30 +53,6 @@ const UNREADABLE: Rule = Rule {
     reference: "docs/backups.md",
 };
 
-/// A backup whose manifest is signed.
-#[derive(Clone, Debug)]
-pub struct OpenedBackup {
-    /// Its name.
-    pub name: BackupName,
-    /// Its directory.
-    pub dir: PathBuf,
-    /// Its manifest.
-    pub manifest: BackupManifest,
-}
-
-impl OpenedBackup {
-    /// Returns the major version of the program that wrote the parts, which no older one reads.
-    pub(super) fn dump_major(&self) -> u32 {
-        self.manifest.pg_dump.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default()
-    }
-
-    /// `true` if this part was removed before the backup itself.
-    #[must_use]
-    pub fn is_removed(&self, part: PartKind) -> bool {
-        !self.dir.join(part.file()).exists()
-    }
-}
-
 /// The first rung.
 #[must_use]
 pub fn verify_signature(
@@ -81,15 +61,52 @@ pub fn verify_signature(
     trusted: &[VerifierKey],
 ) -> (Check, Option<OpenedBackup>) {
     let (id, title) = RUNGS[0];
-    let dir = target.path(name);
-    match BackupManifest::open(&dir, name, trusted) {
-        Ok(manifest) => {
-            let ended_at = manifest.ended_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-            let detail = format!("{} events, {ended_at}", manifest.database.log.position);
-            (Check::passed(id, title, detail), Some(OpenedBackup { name, dir, manifest }))
+    match open(target, name, trusted) {
+        Ok(Ok(opened)) => {
+            let manifest = &opened.manifest;
+            let detail = format!(
+                "{} events, {}",
+                manifest.database.log.position,
+                manifest.ended_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+            );
+            (Check::passed(id, title, detail), Some(opened))
         }
-        Err(reason) => (Check::of(id, title, "", vec![UNSIGNED.finding(name.to_string(), reason)]), None),
+        Ok(Err(reason)) => (Check::of(id, title, "", vec![UNSIGNED.finding(name.to_string(), reason)]), None),
+        Err(error) => (Check::not_checked(id, title, error.to_string()), None),
     }
+}
+
+/// Opens a backup, or says why it is not one that a trusted key has signed.
+fn open(
+    target: &BackupTarget,
+    name: BackupName,
+    trusted: &[VerifierKey],
+) -> Result<Result<OpenedBackup, String>, BackupError> {
+    let read = |file: &str, most: u64| -> Result<Result<Vec<u8>, String>, BackupError> {
+        Ok(match target.read(name, file, most) {
+            Ok(Some(bytes)) if bytes.len() as u64 <= most => Ok(bytes),
+            Ok(Some(_)) => Err(format!("{file} is too long")),
+            Ok(None) => Err(format!("{file} is missing")),
+            Err(BackupError::File { source, .. }) if is_damage(&source) => Err(format!("{file}: {source}")),
+            Err(error) => return Err(error),
+        })
+    };
+    let (bytes, note) = match (read(MANIFEST, MAX_MANIFEST)?, read(NOTE, MAX_NOTE as u64)?) {
+        (Ok(bytes), Ok(note)) => (bytes, note),
+        (Err(reason), _) | (_, Err(reason)) => return Ok(Err(reason)),
+    };
+    let manifest = match BackupManifest::open(name, &bytes, &note, trusted) {
+        Ok(manifest) => manifest,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let mut parts = Vec::new();
+    for part in PartKind::ALL {
+        if target.has_part(name, part)? {
+            parts.push(part);
+        }
+    }
+    let manifest_sha256 = hex(&Sha256::digest(&bytes));
+    Ok(Ok(OpenedBackup { name, manifest, target: target.clone(), manifest_sha256, parts }))
 }
 
 /// The second rung. The wrapped keys may have been removed: their retention is shorter.
@@ -101,7 +118,7 @@ pub fn verify_checksums(backup: &OpenedBackup, mut read: impl FnMut(u64)) -> Che
         if record.part == PartKind::Keys && backup.is_removed(record.part) {
             continue;
         }
-        match check_part(&backup.dir, record, |so_far| read(bytes + so_far)) {
+        match check_part(backup, record, |so_far| read(bytes + so_far)) {
             Ok(()) => bytes += record.length,
             Err(UnreadPart::Damaged(reason) | UnreadPart::NotOurs(reason)) => {
                 findings.push(DAMAGED.finding(subject(backup, record.part), reason));
@@ -128,7 +145,7 @@ pub fn verify_format(backup: &OpenedBackup, identities: &[Identity]) -> Check {
         // As a script that nobody runs: `--list` would read no data.
         let mut command: Command = bare_command(&program.path);
         command.arg("--file=/dev/null");
-        match feed_part(&backup.dir, record, identities, "pg_restore", &mut command) {
+        match feed_part(backup, record, identities, "pg_restore", &mut command) {
             Ok(()) => {}
             Err(UnreadPart::NotOurs(reason)) => unread.push(format!("{}: {reason}", record.part.file())),
             Err(UnreadPart::Damaged(reason)) => findings.push(DAMAGED.finding(subject(backup, record.part), reason)),

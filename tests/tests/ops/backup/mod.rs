@@ -1,6 +1,7 @@
 //! Backups: written, interrupted, altered and verified, by the program.
 
 mod altered;
+mod bucket;
 mod interrupted;
 mod verified;
 

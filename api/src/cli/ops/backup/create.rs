@@ -10,8 +10,9 @@ use fulexo_ops::backup::{BackupTarget, CreateRequest, CreatedBackup, RemovedBack
 use fulexo_ops::clock;
 use serde_json::json;
 
+use super::address::{piece_length, target_dir};
 use super::failed::unchecked;
-use super::places::{key_recipients, recipients, signing_key, target_dir};
+use super::places::{key_recipients, recipients, signing_key};
 use super::prune::{RetentionArgs, removed_json, removed_lines};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, note};
@@ -26,8 +27,8 @@ pub struct CreateArgs {
     /// Back up everything. This is the only kind of backup, and the default: the option is for scripts that say it.
     #[arg(long)]
     full: bool,
-    /// Write the backup into this directory [default: FULEXO_BACKUP_TO].
-    #[arg(long, value_name = "DIR")]
+    /// Write the backup into this directory, or this bucket (`s3://BUCKET/PREFIX`) [default: FULEXO_BACKUP_TO].
+    #[arg(long, value_name = "PLACE")]
     to: Option<PathBuf>,
     /// Encrypt for the recipients in this file, one per line [default: FULEXO_BACKUP_RECIPIENTS_FILE].
     #[arg(long, value_name = "FILE")]
@@ -51,16 +52,16 @@ impl CreateArgs {
         // There is one kind of backup.
         let _ = self.full;
         let url = owner_database_url()?;
-        let dir = target_dir(self.to, "--to")?;
+        let (address, piece) = (target_dir(self.to, "--to")?, piece_length()?);
         let recipients = recipients(self.recipients)?;
         let key_recipients = key_recipients(self.key_recipients)?.unwrap_or_else(|| recipients.clone());
         let signing_key = signing_key(self.signing_key)?;
         let retention = self.retention.given()?;
         let program = env!("CARGO_PKG_VERSION");
-        let request = CreateRequest { url, recipients, key_recipients, signing_key, program };
+        let request = CreateRequest { url, recipients, key_recipients, signing_key, program, piece };
         block_on(async {
             let began = Instant::now();
-            let target = BackupTarget::open(&dir).map_err(unchecked)?;
+            let target = BackupTarget::open(&address).map_err(unchecked)?;
             let lock = target.lock().map_err(unchecked)?;
             match lock.clear_remains().map_err(unchecked)? {
                 0 => {}

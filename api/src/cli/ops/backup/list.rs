@@ -1,14 +1,13 @@
 //! `fulexo backup list`.
 
-use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use fulexo_ops::backup::{BackupTarget, PartKind, VerificationRecord};
+use fulexo_ops::backup::{BackupTarget, StoredBackup};
 use serde_json::json;
 
+use super::address::target_dir;
 use super::failed::unchecked;
-use super::places::target_dir;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::grouped;
@@ -16,8 +15,8 @@ use crate::cli::table::{Table, TableColumn};
 
 #[derive(Args)]
 pub struct ListArgs {
-    /// List the backups in this directory [default: FULEXO_BACKUP_TO].
-    #[arg(long, value_name = "DIR")]
+    /// List the backups in this directory, or this bucket (`s3://BUCKET/PREFIX`) [default: FULEXO_BACKUP_TO].
+    #[arg(long, value_name = "PLACE")]
     from: Option<PathBuf>,
     /// Print the result as JSON, for programs.
     #[arg(long)]
@@ -37,11 +36,9 @@ impl ListArgs {
             ]),
             Vec::new(),
         );
-        for name in target.list().map_err(unchecked)? {
-            let dir = target.path(name);
-            let length = |part: PartKind| fs::metadata(dir.join(part.file())).map(|metadata| metadata.len()).ok();
-            let bytes: u64 = PartKind::ALL.into_iter().filter_map(length).sum();
-            let (has_keys, verification) = (length(PartKind::Keys).is_some(), VerificationRecord::of(&dir));
+        for StoredBackup { name, database, keys } in target.list().map_err(unchecked)? {
+            let (bytes, has_keys) = (database.unwrap_or_default() + keys.unwrap_or_default(), keys.is_some());
+            let verification = target.verification(name).map_err(unchecked)?;
             let verdict = match &verification {
                 None => "never".to_owned(),
                 Some(record) if record.has_findings => format!("findings {}", record.at.format("%Y-%m-%d")),

@@ -1,5 +1,6 @@
 //! `fulexo backup`: keys, backups, their list, their retention and their verification.
 
+mod address;
 mod create;
 mod failed;
 mod keygen;
@@ -12,8 +13,9 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
+pub use self::address::target_dir;
 pub use self::failed::unchecked;
-pub use self::places::{identities, target_dir, trusted_keys};
+pub use self::places::{identities, trusted_keys};
 pub use self::rungs::OutsideCheckpoint;
 
 use crate::cli::failure::Failure;

@@ -1,4 +1,4 @@
-//! The places that the verbs of backups take from an option or from a variable: the target, and files of keys.
+//! The files of keys that the verbs of backups take from an option or from a variable.
 
 use std::env::VarError;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,6 @@ use crate::cli::failure::Failure;
 
 /// The length of the longest file of keys that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-
-/// Returns the directory of the backups.
-pub fn target_dir(given: Option<PathBuf>, option: &str) -> Result<PathBuf, Failure> {
-    place(given, std::env::var("FULEXO_BACKUP_TO"), option, "FULEXO_BACKUP_TO")
-}
 
 /// Reads those who can decrypt backups.
 pub fn recipients(given: Option<PathBuf>) -> Result<Vec<Recipient>, Failure> {
@@ -74,7 +69,8 @@ pub fn trusted_keys(given: &[String]) -> Result<Vec<VerifierKey>, Failure> {
     given.iter().map(read).collect()
 }
 
-fn place(
+/// Returns what an option names, or else a variable.
+pub fn place(
     given: Option<PathBuf>,
     variable: Result<String, VarError>,
     option: &str,
@@ -86,7 +82,7 @@ fn place(
 }
 
 /// Reads a small file of text.
-fn text(path: &Path) -> Result<Zeroizing<String>, Failure> {
+pub fn text(path: &Path) -> Result<Zeroizing<String>, Failure> {
     use std::io::Read;
     let mut text = Zeroizing::new(String::new());
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));

@@ -9,8 +9,8 @@ use fulexo_ops::backup::{BackupRetention, BackupTarget, RemovedBackups, prune};
 use fulexo_ops::clock;
 use serde_json::{Value, json};
 
+use super::address::target_dir;
 use super::failed::unchecked;
-use super::places::target_dir;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 
@@ -51,8 +51,8 @@ impl RetentionArgs {
 
 #[derive(Args)]
 pub struct PruneArgs {
-    /// Remove backups from this directory [default: FULEXO_BACKUP_TO].
-    #[arg(long, value_name = "DIR")]
+    /// Remove backups from this directory, or this bucket (`s3://BUCKET/PREFIX`) [default: FULEXO_BACKUP_TO].
+    #[arg(long, value_name = "PLACE")]
     from: Option<PathBuf>,
     #[command(flatten)]
     retention: RetentionArgs,

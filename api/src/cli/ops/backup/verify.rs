@@ -8,15 +8,16 @@ use clap::Args;
 use fulexo_ops::age::Identity;
 use fulexo_ops::backup::{
     BackupError, BackupName, BackupTarget, OpenedBackup, RUNGS, VerificationRecord, compare_states, load, read_state,
-    verify_checksums, verify_format, verify_signature,
+    split_path, verify_checksums, verify_format, verify_signature,
 };
 use fulexo_ops::clock;
 use fulexo_ops::finding::{Rule, Severity};
 use fulexo_ops::report::{Check, CheckResult, Report};
 use sqlx::{Connection, PgConnection};
 
+use super::address::{address, target_dir};
 use super::failed::unchecked;
-use super::places::{identities, target_dir, trusted_keys};
+use super::places::{identities, trusted_keys};
 use super::rungs::{OutsideCheckpoint, verify_log, verify_read_models};
 use super::scratch::ScratchServer;
 use crate::cli::audit::trust::{Trust, TrustArgs};
@@ -43,10 +44,10 @@ const DIFFERENT: Rule = Rule {
 
 #[derive(Args)]
 pub struct BackupVerifyArgs {
-    /// Verify this backup: its name, its directory, or `latest`.
+    /// Verify this backup: its name, its directory or its place in a bucket, or `latest`.
     backup: String,
-    /// Look for the backup in this directory [default: FULEXO_BACKUP_TO].
-    #[arg(long, value_name = "DIR")]
+    /// Look for the backup in this directory, or this bucket (`s3://BUCKET/PREFIX`) [default: FULEXO_BACKUP_TO].
+    #[arg(long, value_name = "PLACE")]
     from: Option<PathBuf>,
     /// Decrypt with the identities in this file. Repeat the option for wrapped keys that have other recipients.
     #[arg(long = "identity", value_name = "FILE")]
@@ -107,18 +108,17 @@ impl BackupVerifyArgs {
         }
         ladder.end();
         let report = ladder.report;
-        store(&report, &target.path(name), began.elapsed().as_secs_f64());
+        store(&report, &target, name, began.elapsed().as_secs_f64());
         self.report.print(&report)
     }
 
     /// Finds the backup.
     fn place(&self) -> Result<(BackupTarget, BackupName), Failure> {
-        let path = Path::new(&self.backup);
-        let (dir, name) = match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
-            (Some(parent), Some(name)) if parent != Path::new("") => (parent.to_owned(), name),
-            _ => (target_dir(self.from.clone(), "--from")?, self.backup.as_str()),
+        let (address, name) = match split_path(Path::new(&self.backup)) {
+            Some((parent, name)) => (address(parent.to_owned())?, name),
+            None => (target_dir(self.from.clone(), "--from")?, self.backup.as_str()),
         };
-        let target = BackupTarget::open(&dir).map_err(unchecked)?;
+        let target = BackupTarget::open(&address).map_err(unchecked)?;
         let name = target.find(name).map_err(unchecked)?;
         Ok((target, name))
     }
@@ -201,7 +201,7 @@ async fn restore(backup: &OpenedBackup, identities: &Arc<Vec<Identity>>, url: &s
 }
 
 /// Writes the record next to the manifest. A medium that is read-only has none.
-fn store(report: &Report, dir: &Path, seconds: f64) {
+fn store(report: &Report, target: &BackupTarget, name: BackupName, seconds: f64) {
     let climbed = report.checks.iter().filter(|check| matches!(check.result, CheckResult::Passed { .. }));
     let record = VerificationRecord {
         at: report.ended_at,
@@ -210,7 +210,7 @@ fn store(report: &Report, dir: &Path, seconds: f64) {
         rungs: climbed.map(|check| check.id.clone()).collect(),
         has_findings: report.findings().next().is_some(),
     };
-    if let Err(error) = record.store(dir) {
+    if let Err(error) = target.store_verification(name, &record) {
         note(format_args!("the result is not recorded: {error}"));
     }
 }

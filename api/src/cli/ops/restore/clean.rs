@@ -8,7 +8,7 @@ use clap::Args;
 use fulexo_node::config::{Config, owner_database_url, superuser_database_url};
 use fulexo_ops::age::Identity;
 use fulexo_ops::backup::{
-    BackupTarget, OpenedBackup, PartKind, compare_states, content, load, read_state, verify_checksums, verify_format,
+    BackupTarget, OpenedBackup, PartKind, compare_states, load, read_state, verify_checksums, verify_format,
     verify_signature,
 };
 use fulexo_ops::clock;
@@ -41,7 +41,7 @@ pub struct CleanArgs {
     /// Restore this backup: its name, or `latest`.
     #[arg(default_value = "latest")]
     backup: String,
-    /// Look for the backup in this directory [default: FULEXO_BACKUP_TO].
+    /// Look for the backup in this directory, or in this bucket: s3://BUCKET/PREFIX [default: FULEXO_BACKUP_TO].
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
     /// Decrypt with the identities in this file. Repeat the option for wrapped keys that have other recipients.
@@ -221,7 +221,7 @@ impl Restoring {
             url: database_url(&self.url, &restoring).map_err(unchecked)?,
             owner_url: database_url(&self.owner_url, &restoring).map_err(unchecked)?,
             replaced,
-            backup: Some(content(&self.backup.manifest).map_err(unchecked)?),
+            backup: Some(self.backup.content().map_err(|error| error.to_string())?),
         };
         if !finish(&database, plan, report).await? {
             return Ok(false);
