@@ -29,6 +29,8 @@ use crate::cli::target::Target;
 const LOG: &str = "/v1/audit/log";
 /// The length of the longest bundle, in bytes: 256 leaves of the longest kind.
 const MAX_BUNDLE: usize = 256 * (2 + 65_535);
+/// The connections to a database that is a source.
+pub const CONNECTIONS: u32 = 4;
 /// The attempts at a request that a quota refuses, or that gets no answer.
 const ATTEMPTS: u32 = 8;
 /// The longest wait for a quota.
@@ -90,7 +92,7 @@ impl SourceArgs {
             }
             None => self.database.database_url()?,
         };
-        Ok(LogSource::Database(connect(&url, 4).await?))
+        Ok(LogSource::Database(connect(&url, CONNECTIONS).await?))
     }
 }
 

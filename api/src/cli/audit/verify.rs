@@ -15,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::source::{LogSource, SourceArgs};
+use super::source::{CONNECTIONS, LogSource, SourceArgs};
 use super::trust::{Trust, TrustArgs, TrustedCheckpoint, file};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
@@ -24,6 +24,8 @@ use crate::cli::progress::{Progress, grouped};
 
 /// The bundles that are read ahead, each with its tile of hashes.
 const AHEAD: usize = 8;
+/// The same of a database. Each takes a connection while nobody asks for it: the tiles above need one more, or they wait for ever.
+const AHEAD_OF_DATABASE: usize = CONNECTIONS as usize - 1;
 
 #[derive(Args)]
 pub struct VerifyArgs {
@@ -182,7 +184,8 @@ impl Verification<'_> {
     async fn leaves(&mut self, size: u64, progress: &mut Progress) -> Result<(), Unverified> {
         let source = self.source;
         let reads = tiles(TileKind::Entries, size).map(|bundle| read(source.clone(), bundle));
-        let mut reads = stream::iter(reads).buffered(AHEAD);
+        let ahead = if matches!(source, LogSource::Database(_)) { AHEAD_OF_DATABASE } else { AHEAD };
+        let mut reads = stream::iter(reads).buffered(ahead);
         while let Some(bundle) = reads.next().await {
             let ReadBundle { bundle, leaves, hashes } = bundle?;
             let mut complete = Vec::new();

@@ -10,7 +10,7 @@ use fulexo_tlog::checkpoint::Checkpoint;
 use fulexo_tlog::hash::TreeHash;
 use fulexo_tlog::proof::{consistency_ranges, verify_consistency};
 
-use crate::cli::audit::source::LogSource;
+use crate::cli::audit::source::{CONNECTIONS, LogSource};
 use crate::cli::audit::trust::{Trust, file};
 use crate::cli::audit::verify::{Unverified, verify};
 use crate::cli::failure::Failure;
@@ -79,7 +79,7 @@ async fn compare_log(
 ) -> Result<String, Unverified> {
     use fulexo_projections::trail::{FaultKind, TrailFault};
     let unread = |text: String| Unverified::Unread(Failure::Failed(text));
-    let pool = connect(url, 4).await.map_err(|error| unread(error.0))?;
+    let pool = connect(url, CONNECTIONS).await.map_err(|error| unread(error.0))?;
     let restored = LogSource::Database(pool.clone());
     if backup.manifest.checkpoint.is_none() {
         return Err(unread("the log was not signed. See docs/production.md, sign the log".to_owned()));

@@ -17,7 +17,7 @@ use fulexo_projections::trail::TrailFault;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use crate::cli::audit::source::LogSource;
+use crate::cli::audit::source::{CONNECTIONS, LogSource};
 use crate::cli::audit::trust::{Trust, TrustedCheckpoint};
 use crate::cli::audit::verify::{Unverified, verify};
 use crate::cli::failure::Failure;
@@ -84,7 +84,7 @@ async fn verified(
     since: Option<String>,
     findings: &mut AuditFindings,
 ) -> Result<(TrustedCheckpoint, Option<u64>), Unverified> {
-    let source = LogSource::Database(connect(url, 4).await.map_err(Failure::from)?);
+    let source = LogSource::Database(connect(url, CONNECTIONS).await.map_err(Failure::from)?);
     let trust = Trust::of(trust, &source).await?;
     if trust.is_from_log {
         findings.push(&log::OWN_KEY, "checkpoint", "neither --key nor --policy was given");
