@@ -17,14 +17,14 @@ use tokio::task::block_in_place;
 use super::backup::Ground;
 
 /// A database, its backups, and the variables of those who restore it.
-struct Restoring {
-    database: Arc<Database>,
-    ground: Ground,
-    env: BTreeMap<String, String>,
+pub struct Restoring {
+    pub database: Arc<Database>,
+    pub ground: Ground,
+    pub env: BTreeMap<String, String>,
 }
 
 impl Restoring {
-    fn of(database: &Arc<Database>) -> Self {
+    pub fn of(database: &Arc<Database>) -> Self {
         Self::with(database, database.env())
     }
 
@@ -55,7 +55,7 @@ impl Restoring {
     }
 
     /// Starts a node on whatever has the name of the database now.
-    async fn node(&self) -> Node {
+    pub async fn node(&self) -> Node {
         Node::with(&self.database, self.env.clone()).await
     }
 

@@ -2,11 +2,12 @@
 
 use std::fs;
 
-use fulexo_tests::{Node, eventually, log_size, superuser};
+use fulexo_tests::{Node, caught_up, eventually, log_size, superuser};
 
 use super::super::audit::Instance as Audited;
 use super::super::backup::Ground;
 use super::super::pentest::Instance as Tested;
+use super::super::restore::Restoring;
 use super::super::scan::{Written, exceptions};
 use super::page::Page;
 use super::{Desk, Section};
@@ -77,4 +78,29 @@ async fn the_pages_of_backups_work() {
     desk.follow_sections(&page, &[Section::First, Section::Cause], &values);
     assert!(desk.is_over(&page, &values), "it was verified to its last rung");
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_restore_works() {
+    let node = Node::start().await;
+    let admin = node.admin().await;
+    caught_up(&node, &admin).await;
+    let restoring = Restoring::of(&node.database);
+    restoring.ground.create();
+    node.customer().await;
+    node.stop().await;
+    let desk = Desk { env: restoring.env.clone(), ..Desk::bare() };
+    let [identity, key_identity, lost] =
+        [restoring.ground.file("main"), restoring.ground.file("keys"), desk.path("lost")];
+    let values = [
+        ("IDENTITY", identity.as_str()),
+        ("KEY_IDENTITY", &key_identity),
+        ("SIGNED_BY", &restoring.ground.signed_by),
+        ("LOST", &lost),
+    ];
+    let page = Page::read("restore");
+    assert!(!desk.is_over(&page, &values), "nothing was restored yet");
+    desk.follow(&page, &values);
+    assert!(std::fs::read_to_string(&lost).unwrap().lines().count() > 0);
+    restoring.node().await.stop().await;
 }

@@ -107,12 +107,16 @@ async fn a_person_is_erased_and_a_restored_log_has_an_epoch_of_its_own_once_thei
         ("CHECKPOINT", &checkpoint),
     ];
     desk.follow(&Page::read("erasure-request"), &values);
+    let node_database = std::sync::Arc::clone(&node.database);
     node.stop().await;
     let epoch = async || {
         let epoch = "select epoch::text from log.head";
         sqlx::query_scalar::<_, String>(epoch).fetch_one(&pool).await.unwrap()
     };
     let before = epoch().await;
-    desk.follow(&Page::read("database-restored"), &values);
+    let lost = desk.path("lost");
+    let mut desk = desk;
+    desk.env.insert("DATABASE_OWNER_URL".to_owned(), node_database.owner_url());
+    desk.follow(&Page::read("database-restored"), &[&values[..], &[("LOST", &lost)]].concat());
     assert_ne!(epoch().await, before);
 }
