@@ -886,16 +886,12 @@ impl Commands {
 
 /// Backups.
 impl Commands {
-    /// Records that a backup was taken, verified or restored.
+    /// Records that a backup was taken, verified or restored. Returns the position of the event; `None` if it was recorded before.
     ///
     /// # Errors
     /// [`CommandError::Internal`] if the parts or the rungs are not in their order.
-    pub async fn record_backup(
-        &self,
-        context: &Context,
-        command: BackupCommand,
-    ) -> Result<CommandOutcome<()>, CommandError> {
-        backups::record(&self.side, context, command).await
+    pub async fn record_backup(&self, context: &Context, command: BackupCommand) -> Result<Option<u64>, CommandError> {
+        backups::record_backup(&self.side.pool, &self.side.log, context, command).await
     }
 }
 

@@ -43,6 +43,7 @@ pub use crate::authentication::standing::{CounterReach, DeviceStanding, LoginSta
 pub use crate::authentication::step_up::Evidence;
 pub use crate::authorization::api_keys;
 pub use crate::authorization::incidents::{IncidentStep, NewIncident};
+pub use crate::backups::record_backup;
 pub use crate::copies::EventCopy;
 pub use crate::erasure::ErasureStatus;
 pub use crate::erasure::remains::{Remains, RemainsKind, RemainsSearch};

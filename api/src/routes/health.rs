@@ -67,6 +67,8 @@ struct Readiness {
     anchor: Option<AnchorHealth>,
     /// The keys in use, as far as their lives are recorded. A key that is due for replacement changes no status.
     keys: Vec<KeyHealth>,
+    /// The last backups, as far as the log records them. Their age changes no status.
+    backups: BackupHealth,
     /// The nodes of this database. A node that is not `ok` has stopped, or makes no decisions from memory.
     nodes: Vec<NodeHealth>,
 }
@@ -229,6 +231,15 @@ impl WitnessHealth {
     }
 }
 
+/// The last backups. Both times are `null` if there is none, or if it was not recorded.
+#[derive(Object)]
+struct BackupHealth {
+    /// The time at which the last backup was recorded.
+    taken_at: Option<Timestamp>,
+    /// The time at which a backup was last restored and verified without findings.
+    verified_at: Option<Timestamp>,
+}
+
 /// A key in use. The key itself is nowhere in an answer.
 #[derive(Object)]
 struct KeyHealth {
@@ -336,9 +347,10 @@ impl Health {
     #[oai(path = "/health/ready", method = "get", operation_id = "get_readiness")]
     async fn ready(&self, request: &Request) -> Result<Json<Readiness>, Problem> {
         let app = app(request)?;
-        let Some(size) = app.log_size.get().await else {
+        let Some(answer) = app.log_size.answer().await else {
             return Err(Problem::unavailable(Duration::from_secs(1)).with_detail("PostgreSQL does not respond."));
         };
+        let (size, backups) = (answer.size, answer.backups.unwrap_or_default());
         // This node may have appended events since the last look.
         let size = size.max(*app.head.borrow());
         unless_replaced(app)?;
@@ -395,6 +407,10 @@ impl Health {
             checkpoint,
             anchor,
             keys: app.keys.ages().into_iter().map(KeyHealth::of).collect(),
+            backups: BackupHealth {
+                taken_at: backups.taken.map(Timestamp::from),
+                verified_at: backups.verified.map(Timestamp::from),
+            },
             nodes: app.nodes.list().into_iter().map(NodeHealth::of).collect(),
         }))
     }
@@ -402,11 +418,12 @@ impl Health {
     /// Get node metrics for Prometheus
     ///
     /// Returns this node's metrics in Prometheus' text format: the size of the log, the position, lag and version of each read
-    /// model, the gate, the relay, the tree, its checkpoint, the witnesses and the ages of keys.
+    /// model, the gate, the relay, the tree, its checkpoint, the witnesses, the ages of keys and the times of backups.
     #[oai(path = "/metrics", method = "get", operation_id = "get_metrics")]
     async fn metrics(&self, request: &Request) -> Result<MetricsResponse, Problem> {
         let app = app(request)?;
-        let (size, head) = (app.log_size.get().await, *app.head.borrow());
+        let (answer, head) = (app.log_size.answer().await, *app.head.borrow());
+        let size = answer.map(|answer| answer.size);
         let metrics = NodeMetrics {
             log_size: size.map(|size| size.max(head)),
             head,
@@ -422,6 +439,7 @@ impl Health {
             streamed_events: app.streams.sent(),
             feed: app.feed.as_ref().map(|feed| feed.counts()),
             keys: app.keys.ages(),
+            backups: answer.and_then(|answer| answer.backups),
         };
         Ok(MetricsResponse::Ok(PlainText(exposition(&metrics))))
     }

@@ -9,6 +9,7 @@ use fulexo_node::cosigning::CosigningState;
 use fulexo_node::keys::KeyAge;
 use fulexo_projections::feed::FeedCounts;
 use fulexo_projections::read_models::Projection;
+use fulexo_projections::read_models::backups::BackupTimes;
 use fulexo_projections::runner::ProjectionState;
 use fulexo_projections::tree::{PublishedCheckpoint, TreeState, WitnessStatus};
 
@@ -37,6 +38,8 @@ pub struct NodeMetrics {
     pub feed: Option<FeedCounts>,
     /// The keys in use.
     pub keys: Vec<KeyAge>,
+    /// The times of the last backups. `None` if they cannot be read.
+    pub backups: Option<BackupTimes>,
 }
 
 /// Writes the metrics of the witnesses, whose names are those of the operator's policy.
@@ -84,6 +87,23 @@ fn witnesses(text: &mut String, cosigning: &CosigningState) {
         "fulexo_witness_contradicts",
         "1 if the witness has cosigned a larger tree than there is now, or another one.",
         &each(&|witness| witness.is_contradiction.into()),
+    );
+}
+
+/// Writes the metrics of backups.
+fn backups(text: &mut String, times: &BackupTimes) {
+    let seconds = |at: Option<DateTime<Utc>>| at.and_then(|at| u64::try_from(at.timestamp()).ok()).unwrap_or_default();
+    family(
+        text,
+        "fulexo_backup_taken_timestamp_seconds",
+        "The time at which the last backup was recorded, in seconds since 1970. 0 if there is none.",
+        &[(String::new(), seconds(times.taken))],
+    );
+    family(
+        text,
+        "fulexo_backup_verified_timestamp_seconds",
+        "The time at which a backup was last restored and verified without findings, in seconds since 1970. 0 if there is none.",
+        &[(String::new(), seconds(times.verified))],
     );
 }
 
@@ -202,6 +222,9 @@ pub fn exposition(metrics: &NodeMetrics) -> String {
         &one(metrics.streamed_events),
     );
     keys(&mut text, &metrics.keys);
+    if let Some(times) = &metrics.backups {
+        backups(&mut text, times);
+    }
     if let Some(cosigning) = &metrics.cosigning {
         witnesses(&mut text, cosigning);
     }

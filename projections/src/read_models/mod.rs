@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod backups;
 mod bulk;
 mod copy_format;
 pub mod counts;

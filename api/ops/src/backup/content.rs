@@ -17,6 +17,12 @@ impl OpenedBackup {
     pub fn content(&self) -> Result<BackupContent, InvalidValue> {
         content(&self.manifest, &self.manifest_sha256)
     }
+
+    /// Returns the kind of place in which it is kept.
+    #[must_use]
+    pub const fn place(&self) -> BackupPlace {
+        self.target.kind()
+    }
 }
 
 impl CreatedBackup {

@@ -3,6 +3,7 @@
 mod altered;
 mod bucket;
 mod interrupted;
+mod recorded;
 mod verified;
 
 use std::collections::BTreeMap;

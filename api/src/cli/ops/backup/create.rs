@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use fulexo_domain::backup::{BackupCommand, BackupPlace};
 use fulexo_node::config::owner_database_url;
 use fulexo_ops::backup::{BackupTarget, CreateRequest, CreatedBackup, RemovedBackups, WrittenBytes, create, prune};
 use fulexo_ops::clock;
@@ -14,6 +15,7 @@ use super::address::{piece_length, target_dir};
 use super::failed::unchecked;
 use super::places::{key_recipients, recipients, signing_key};
 use super::prune::{RetentionArgs, removed_json, removed_lines};
+use super::record::{record, service_url};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, note};
 use crate::cli::process::block_on;
@@ -51,7 +53,7 @@ impl CreateArgs {
     pub fn run(self) -> Result<(), Failure> {
         // There is one kind of backup.
         let _ = self.full;
-        let url = owner_database_url()?;
+        let (url, service) = (owner_database_url()?, service_url()?);
         let (address, piece) = (target_dir(self.to, "--to")?, piece_length()?);
         let recipients = recipients(self.recipients)?;
         let key_recipients = key_recipients(self.key_recipients)?.unwrap_or_else(|| recipients.clone());
@@ -68,6 +70,11 @@ impl CreateArgs {
                 cleared => note(format_args!("removed the remains of {cleared} interrupted backups")),
             }
             let created = create(&target, &lock, request, progress()).await.map_err(unchecked)?;
+            // Before anything is removed: what follows from the record is the backup's.
+            let is_recorded = match service {
+                Some(url) => record_taken(&url, &created, target.kind()).await.map(|()| true)?,
+                None => false,
+            };
             let removed = match retention {
                 None => RemovedBackups::default(),
                 Some(retention) => prune(&target, &lock, retention, clock::now()).map_err(|error| {
@@ -76,7 +83,7 @@ impl CreateArgs {
                     Failure::Unchecked(Some(text))
                 })?,
             };
-            print(&created, &removed, began.elapsed(), self.json)
+            print(&created, &removed, began.elapsed(), is_recorded, self.json)
         })
     }
 }
@@ -94,7 +101,31 @@ fn progress() -> impl Fn(WrittenBytes) + Send + Sync + 'static {
     }
 }
 
-fn print(created: &CreatedBackup, removed: &RemovedBackups, took: Duration, is_json: bool) -> Result<(), Failure> {
+/// Records the backup in the log of the service.
+async fn record_taken(url: &str, created: &CreatedBackup, place: BackupPlace) -> Result<(), Failure> {
+    let failed = |reason: String| {
+        Failure::Unchecked(Some(format!(
+            "the backup {} is whole, and the log does not know of it: {reason}",
+            created.name
+        )))
+    };
+    let read = created.content().and_then(|content| Ok((content, created.parts()?)));
+    let (backup, parts) = read.map_err(|error| failed(format!("the manifest {}", error.0)))?;
+    let epoch = Some(backup.epoch);
+    let recorded = record(url, epoch, BackupCommand::Take { backup, parts, place }).await;
+    recorded.map_err(|failure| failed(failure.text()))
+}
+
+fn print(
+    created: &CreatedBackup,
+    removed: &RemovedBackups,
+    took: Duration,
+    is_recorded: bool,
+    is_json: bool,
+) -> Result<(), Failure> {
+    if !is_recorded {
+        note("the log does not know of the backup: DATABASE_URL is not set");
+    }
     let manifest = &created.manifest;
     let log = &manifest.database.log;
     if log.size != log.position {
@@ -106,7 +137,7 @@ fn print(created: &CreatedBackup, removed: &RemovedBackups, took: Duration, is_j
     if is_json {
         return out.line(json!({
             "backup": created.name.to_string(), "path": created.path.display().to_string(), "position": log.position,
-            "root": log.root, "bytes": bytes, "seconds": took.as_secs_f64(), "removed": removed_json(removed),
+            "root": log.root, "bytes": bytes, "seconds": took.as_secs_f64(), "recorded": is_recorded, "removed": removed_json(removed),
         }));
     }
     let (events, bytes, seconds) = (grouped(log.position), grouped(bytes), took.as_secs_f64());

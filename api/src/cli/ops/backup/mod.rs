@@ -7,6 +7,7 @@ mod keygen;
 mod list;
 mod places;
 mod prune;
+mod record;
 mod rungs;
 mod scratch;
 mod verify;

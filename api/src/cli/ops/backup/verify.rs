@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use fulexo_domain::backup::{BackupCommand, BackupRung, DrillFigures, RungResult, RungVerdict};
+use fulexo_node::config;
 use fulexo_ops::age::Identity;
 use fulexo_ops::backup::{
     BackupError, BackupName, BackupTarget, OpenedBackup, RUNGS, VerificationRecord, compare_states, load, read_state,
@@ -18,6 +20,7 @@ use sqlx::{Connection, PgConnection};
 use super::address::{address, target_dir};
 use super::failed::unchecked;
 use super::places::{identities, trusted_keys};
+use super::record::record;
 use super::rungs::{OutsideCheckpoint, verify_log, verify_read_models};
 use super::scratch::ScratchServer;
 use crate::cli::audit::trust::{Trust, TrustArgs};
@@ -64,6 +67,9 @@ pub struct BackupVerifyArgs {
     /// Restore into a server below this directory, which is removed afterwards [default: the directory for temporary files].
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// Record the result in the log of the service, in the database of DATABASE_URL.
+    #[arg(long)]
+    record: bool,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -93,6 +99,7 @@ impl Ladder {
 impl BackupVerifyArgs {
     pub fn run(self) -> Result<(), Failure> {
         let (target, name) = self.place()?;
+        let service = if self.record { Some(config::database_url()?) } else { None };
         let trusted = trusted_keys(&self.signed_by)?;
         let identities = Arc::new(identities(&self.identities)?);
         let trust = self.trust.given()?;
@@ -103,13 +110,24 @@ impl BackupVerifyArgs {
             Ladder { report: Report::begin("backup verify", name.to_string(), clock::now()), goes_on: true };
         let (check, opened) = verify_signature(&target, name, &trusted);
         ladder.add(check);
-        if let Some(opened) = opened {
-            climb(&mut ladder, &opened, &identities, trust, outside, &scratch)?;
+        if let Some(opened) = &opened {
+            climb(&mut ladder, opened, &identities, trust, outside, &scratch)?;
         }
         ladder.end();
         let report = ladder.report;
         store(&report, &target, name, began.elapsed().as_secs_f64());
-        self.report.print(&report)
+        let recorded = match (service, &opened) {
+            (Some(url), Some(opened)) => block_on(record_verified(&url, opened, &report, None)),
+            // Without a signature it is nobody's backup.
+            (Some(_), None) | (None, _) => Ok(()),
+        };
+        let printed = self.report.print(&report);
+        match (printed, recorded) {
+            // A finding weighs more.
+            (Err(Failure::Findings), _) => Err(Failure::Findings),
+            (_, Err(failure)) => Err(failure),
+            (printed, Ok(())) => printed,
+        }
     }
 
     /// Finds the backup.
@@ -122,6 +140,29 @@ impl BackupVerifyArgs {
         let name = target.find(name).map_err(unchecked)?;
         Ok((target, name))
     }
+}
+
+/// Records the verification in the log of the service.
+pub async fn record_verified(
+    url: &str,
+    opened: &OpenedBackup,
+    report: &Report,
+    drill: Option<DrillFigures>,
+) -> Result<(), Failure> {
+    let failed =
+        |reason: String| Failure::Unchecked(Some(format!("the log does not know of the verification: {reason}")));
+    let verdict = |check: &Check| match check.result {
+        CheckResult::Passed { .. } => RungVerdict::Passed,
+        CheckResult::Found { .. } => RungVerdict::Failed,
+        CheckResult::NotChecked { .. } => RungVerdict::NotClimbed,
+    };
+    let rungs = BackupRung::ALL.into_iter().filter_map(|rung| {
+        let check = report.checks.iter().find(|check| check.id == rung.as_str())?;
+        Some(RungResult { rung, verdict: verdict(check) })
+    });
+    let backup = opened.content().map_err(|error| failed(format!("the manifest {}", error.0)))?;
+    let command = BackupCommand::Verify { backup, drill, place: opened.place(), rungs: rungs.collect() };
+    record(url, None, command).await.map_err(|failure| failed(failure.text()))
 }
 
 fn climb(
