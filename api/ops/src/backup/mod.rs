@@ -19,6 +19,7 @@ mod client_url;
 mod content;
 mod create;
 mod directory;
+mod drill;
 mod durable;
 mod error;
 mod lease;
@@ -37,6 +38,7 @@ mod verified;
 
 pub use self::client_url::ClientUrl;
 pub use self::create::{CreateRequest, CreatedBackup, WrittenBytes, create};
+pub use self::drill::{DrillGoals, DrillMeasures};
 pub use self::error::BackupError;
 pub use self::load::load;
 pub use self::manifest::{BackupManifest, PartKind, PartRecord, signing_note_text};

@@ -2,6 +2,7 @@
 
 mod altered;
 mod bucket;
+mod drill;
 mod interrupted;
 mod recorded;
 mod verified;

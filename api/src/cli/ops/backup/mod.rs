@@ -2,8 +2,10 @@
 
 mod address;
 mod create;
+mod drill;
 mod failed;
 mod keygen;
+mod ladder;
 mod list;
 mod places;
 mod prune;
@@ -39,6 +41,12 @@ enum BackupVerb {
     /// Run it on a machine that has an identity, away from the service. Restores into a PostgreSQL of its own, which it starts and
     /// removes. Writes the result next to the manifest. Exits with 1 if something was found, and with 3 if a rung was not climbed.
     Verify(verify::BackupVerifyArgs),
+    /// Verify the newest backup, and measure a recovery from it against goals.
+    ///
+    /// For cron: asks nothing. Measures the time up to the restored database, the age of the backup and, if DATABASE_URL is set, the
+    /// events that would be lost, and records the drill in the log of the service. Exits with 1 if something was found or a goal was
+    /// missed, and with 3 if something was not checked.
+    Drill(drill::DrillArgs),
     /// List the backups, the oldest first.
     List(list::ListArgs),
     /// Remove backups that are not kept any longer.
@@ -54,6 +62,7 @@ impl BackupArgs {
         match self.verb {
             BackupVerb::Create(verb) => verb.run(),
             BackupVerb::Verify(verb) => verb.run(),
+            BackupVerb::Drill(verb) => verb.run(),
             BackupVerb::List(verb) => verb.run(),
             BackupVerb::Prune(verb) => verb.run(),
             BackupVerb::Keygen(verb) => verb.run(),
