@@ -1,16 +1,18 @@
 //! `fulexo check-ssl`, against servers with one fault each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fulexo_dev_servers::DataDir;
-use fulexo_tests::{Program, own_dir};
+use fulexo_tests::{Program, eventually, own_dir};
 use rustls::pki_types::CertificateDer;
+use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::tls_servers::{Authority, Listening, Shown, authority, certificate, listen, serve};
+use super::tls_servers::{Authority, Listening, OpenSsl, Shown, authority, certificate, listen, serve, serve_versions};
 use super::{reported, rules};
 
 /// An authority that the verb is told to trust, with one between it and the servers.
@@ -77,6 +79,7 @@ async fn each_fault_of_a_certificate_is_found_by_its_name() {
         ("tls.self_signed", &own, alone(&own)),
         ("tls.incomplete_chain", &good, alone(&good)),
         ("tls.untrusted", &strange, vec![strange.der.clone(), stranger.der().clone()]),
+        ("tls.unreadable", &good, [pki.chain(&good), vec![CertificateDer::from(vec![0x30, 0x7f])]].concat()),
     ] {
         let server = serve(chain, &shown.key, "").await;
         let (status, report) = pki.check(&server, &[]);
@@ -97,44 +100,92 @@ async fn each_fault_of_a_certificate_is_found_by_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_old_versions_and_weak_suites_is_found() {
     let pki = Pki::new();
-    // Takes whatever is offered first, in every version but SSL 3.0.
-    let server = listen(async |mut stream: tokio::net::TcpStream| {
-        let mut hello = [0; 512];
-        let length = stream.read(&mut hello).await.unwrap_or_default();
-        if length < 60 || hello[9..11] == [3, 0] {
-            return;
-        }
-        let suite = &hello[46..48];
-        let body = [&hello[9..11], &[7; 32], &[0], suite, &[0]].concat();
-        let message = [&[2, 0, 0, u8::try_from(body.len()).unwrap()], &body[..]].concat();
-        let record = [&[22, hello[9], hello[10], 0, u8::try_from(message.len()).unwrap()], &message[..]].concat();
-        let _ = stream.write_all(&record).await;
-    })
-    .await;
-    let (status, report) = pki.check(&server, &[]);
-    let found = rules(&report);
-    assert_eq!(status, 1);
-    assert_eq!(found.iter().filter(|it| **it == "tls.old_version").count(), 2, "{found:?}");
-    let of = |rule: &str| found.iter().filter(|it| **it == rule).count();
-    assert_eq!((of("tls.broken_suite"), of("tls.small_blocks"), of("tls.no_forward_secrecy")), (19, 4, 6), "{found:?}");
-    assert_eq!(of("tls.no_current_version"), 1, "{found:?}");
+    let server = listen(|stream| take_anything(stream, [3, 3])).await;
+    let (status, report) = pki.check(&server, &["--timeout", "60"]);
+    let suites = ["tls.broken_suite", "tls.small_blocks", "tls.no_forward_secrecy", "tls.weak_integrity"];
+    let versions = ["tls.old_version", "tls.old_version", "tls.no_tls_1_3"];
+    assert_eq!((status, rules(&report)), (1, [&versions[..], &suites].concat()), "{report:#}");
+    assert!(report["facts"]["older_cipher_suites"].as_array().unwrap().len() > 250, "all are taken");
+    assert_eq!(report["facts"]["older_cipher_suites_unfinished"], Value::Null, "{report:#}");
+
+    let outdated = listen(|stream| take_anything(stream, [3, 2])).await;
+    let (status, report) = pki.check(&outdated, &["--timeout", "60"]);
+    let versions = ["tls.old_version", "tls.old_version", "tls.no_current_version"];
+    assert_eq!((status, rules(&report)), (1, [&versions[..], &suites].concat()), "the suites of TLS 1.1: {report:#}");
+}
+
+/// Takes whatever is offered first, in every version from TLS 1.0 up to this one.
+async fn take_anything(mut stream: TcpStream, newest: [u8; 2]) {
+    let mut hello = [0; 4096];
+    let length = stream.read(&mut hello).await.unwrap_or_default();
+    if length < 60 || hello[9..11] == [3, 0] || hello[9..11] > newest[..] {
+        return;
+    }
+    let suite = &hello[46..48];
+    let body = [&hello[9..11], &[7; 32], &[0], suite, &[0]].concat();
+    let message = [&[2, 0, 0, u8::try_from(body.len()).unwrap()], &body[..]].concat();
+    let record = [&[22, hello[9], hello[10], 0, u8::try_from(message.len()).unwrap()], &message[..]].concat();
+    let _ = stream.write_all(&record).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_key_of_its_certificate_is_found() {
+    let pki = Pki::new();
+    let (shown, other) = (pki.server("localhost", (-30, 60)), pki.server("localhost", (-30, 60)));
+    for versions in [&[&TLS13][..], &[&TLS12]] {
+        let server = serve_versions(pki.chain(&shown), &other.key, versions).await;
+        let (status, report) = pki.check(&server, &[]);
+        let found: Vec<_> = rules(&report).into_iter().filter(|rule| *rule != "tls.no_tls_1_3").collect();
+        assert_eq!((status, found), (1, vec!["tls.bad_proof"]), "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_openssl_that_allows_everything_is_found_by_the_names_that_openssl_gives() {
+    let pki = Pki::new();
+    let Some(server) = OpenSsl::serve(&pki.dir) else { return };
+    eventually("it listens", async || TcpStream::connect(("127.0.0.1", server.port)).await.is_ok()).await;
+    let target = format!("localhost:{}", server.port);
+    let (status, report) = reported(&["check-ssl", &target, "--timeout", "60"], &BTreeMap::new());
+    let found: BTreeSet<_> = rules(&report).into_iter().collect();
+    let expected = [
+        "tls.self_signed",
+        "tls.weak_key",
+        "tls.weak_signature",
+        "tls.no_staple",
+        "tls.old_version",
+        "tls.broken_suite",
+        "tls.no_forward_secrecy",
+        "tls.weak_integrity",
+    ];
+    assert_eq!((status, found), (1, BTreeSet::from(expected)), "{report:#}");
+    let taken = report["facts"]["older_cipher_suites"].to_string();
+    for suite in [
+        "TLS_DH_anon_WITH_AES_256_CBC_SHA",
+        "TLS_ECDHE_RSA_WITH_NULL_SHA",
+        "TLS_RSA_WITH_CAMELLIA_256_CBC_SHA",
+        "TLS_DHE_RSA_WITH_AES_128_CCM_8",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    ] {
+        assert!(taken.contains(suite), "{suite}: {taken}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_tls_server_is_not_checked_and_not_clean() {
     let pki = Pki::new();
-    let silent = listen(async |stream: tokio::net::TcpStream| {
+    let silent = listen(async |stream: TcpStream| {
         sleep(Duration::from_secs(120)).await;
         drop(stream);
     })
     .await;
-    let closing = listen(async |stream: tokio::net::TcpStream| drop(stream)).await;
-    let garbage = listen(async |mut stream: tokio::net::TcpStream| {
+    let closing = listen(async |stream: TcpStream| drop(stream)).await;
+    let garbage = listen(async |mut stream: TcpStream| {
         let _ = stream.write_all(&[0x42; 64 * 1024]).await;
     })
     .await;
     // The longest record that may be announced, and nothing more.
-    let endless = listen(async |mut stream: tokio::net::TcpStream| {
+    let endless = listen(async |mut stream: TcpStream| {
         let _ = stream.write_all(&[22, 3, 3, 0x40, 0]).await;
         sleep(Duration::from_secs(120)).await;
     })

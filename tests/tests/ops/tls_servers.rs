@@ -1,12 +1,18 @@
 //! TLS servers on loopback, each with one fault, and the certificates that they show.
 
+use std::io::ErrorKind;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use chrono::{Datelike, TimeDelta};
+use fulexo_dev_servers::DataDir;
 use fulexo_node::clock;
+use fulexo_tests::free_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -59,6 +65,65 @@ pub struct Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Serves these versions of TLS with this chain and any key, also that of another certificate.
+pub async fn serve_versions(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Listening {
+    let key = any_ecdsa_type(&PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    // Unlike `with_single_cert` this does not compare the two.
+    let resolver = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let acceptor = TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_cert_resolver(Arc::new(resolver))));
+    listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move { drop(acceptor.accept(stream).await) }
+    })
+    .await
+}
+
+/// A server of `openssl` with a short key, a signature with SHA-1 and no staple, which takes whatever openssl still knows.
+pub struct OpenSsl {
+    pub port: u16,
+    process: Child,
+}
+
+impl OpenSsl {
+    /// Starts it; `None` if this machine has no openssl.
+    pub fn serve(dir: &DataDir) -> Option<Self> {
+        let run = |arguments: &str| {
+            // Not the machine's own settings, which forbid most of this.
+            let mut command = Command::new("openssl");
+            command.args(arguments.split(' ')).current_dir(dir.path()).env("OPENSSL_CONF", "/dev/null");
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let certificate = "req -x509 -newkey rsa:1024 -nodes -sha1 -days 60 -subj /CN=localhost \
+                           -addext subjectAltName=DNS:localhost -addext tlsfeature=status_request \
+                           -addext basicConstraints=CA:FALSE -keyout openssl.key -out openssl.pem";
+        let made = run(certificate).status();
+        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return None;
+        }
+        assert!(made.unwrap().success());
+        let port = free_port();
+        let serve = format!(
+            "s_server -accept 127.0.0.1:{port} -key openssl.key -cert openssl.pem \
+             -cipher ALL:COMPLEMENTOFALL:@SECLEVEL=0 -www -quiet"
+        );
+        Some(Self { port, process: run(&serve).spawn().unwrap() })
+    }
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

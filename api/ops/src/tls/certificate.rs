@@ -15,8 +15,7 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
-/// Curves and kinds of keys that need no parameters, by the name and the bits of strength that a classical attacker meets, twice:
-/// as lengths of curves are compared with those of hashes.
+/// Curves, and kinds of keys without parameters: name, and length in bits of a curve of the same strength.
 const NAMED: [(ObjectIdentifier, &str, usize); 10] = [
     (ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.1"), "P-192", 192),
     (ObjectIdentifier::new_unwrap("1.3.132.0.33"), "P-224", 224),

@@ -92,6 +92,8 @@ fn client_hello(name: &ServerName<'_>, version: u16, suites: &[u16]) -> Vec<u8> 
         }
         // Secure renegotiation (RFC 5746).
         extension(&mut extensions, 0xff01, &[0]);
+        // Padding: some old servers hang on a message of 256 to 511 bytes (RFC 7685).
+        extension(&mut extensions, 21, &[0; 512]);
     }
     let suites: Vec<u8> = suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
     let mut body = version.to_be_bytes().to_vec();

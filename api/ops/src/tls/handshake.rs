@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use super::target::Unreachable;
 
 /// The most certificates that are judged: real chains have five at most.
-const MOST_CERTIFICATES: usize = 16;
+pub const MOST_CERTIFICATES: usize = 16;
 
 /// The result of a handshake.
 pub struct Handshake {
@@ -23,6 +23,8 @@ pub struct Handshake {
     pub chain: Vec<CertificateDer<'static>>,
     /// `true` if the server stapled an OCSP response.
     pub is_stapled: bool,
+    /// The reason for which the server has not proved that it has the certificate's key.
+    pub bad_proof: Option<String>,
     /// The version, such as `TLSv1_3`.
     pub version: String,
     /// The cipher suite.
@@ -86,11 +88,18 @@ pub async fn shake_hands(
     let (suite, group) = (suite.map(|it| named(format!("{it:?}"))), group.map(|it| format!("{it:?}")));
     let sent = std::mem::take(&mut *recorder.sent.lock().unwrap_or_else(PoisonError::into_inner));
     let suite = suite.unwrap_or_else(|| "unknown".to_owned());
-    Ok(Handshake { chain: sent.chain, is_stapled: sent.is_stapled, version, suite, group, stream })
+    Ok(Handshake {
+        chain: sent.chain,
+        is_stapled: sent.is_stapled,
+        bad_proof: sent.bad_proof,
+        version,
+        suite,
+        group,
+        stream,
+    })
 }
 
-/// A verifier that believes every certificate, and keeps it. Signatures of the handshake are verified: the server has the
-/// key of the certificate that it shows.
+/// A verifier that believes everybody, and keeps what it saw: the chain, and whether the server has proved that it has the key.
 #[derive(Debug)]
 struct Recorder {
     provider: Arc<CryptoProvider>,
@@ -101,6 +110,16 @@ struct Recorder {
 struct Sent {
     chain: Vec<CertificateDer<'static>>,
     is_stapled: bool,
+    bad_proof: Option<String>,
+}
+
+impl Recorder {
+    fn note(&self, proof: Result<HandshakeSignatureValid, Error>) -> HandshakeSignatureValid {
+        proof.unwrap_or_else(|error| {
+            self.sent.lock().unwrap_or_else(PoisonError::into_inner).bad_proof = Some(error.to_string());
+            HandshakeSignatureValid::assertion()
+        })
+    }
 }
 
 impl ServerCertVerifier for Recorder {
@@ -114,7 +133,7 @@ impl ServerCertVerifier for Recorder {
     ) -> Result<ServerCertVerified, Error> {
         let all = std::iter::once(end_entity).chain(intermediates).take(MOST_CERTIFICATES);
         let chain = all.map(|certificate| certificate.clone().into_owned()).collect();
-        let sent = Sent { chain, is_stapled: !ocsp_response.is_empty() };
+        let sent = Sent { chain, is_stapled: !ocsp_response.is_empty(), bad_proof: None };
         *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = sent;
         Ok(ServerCertVerified::assertion())
     }
@@ -125,7 +144,8 @@ impl ServerCertVerifier for Recorder {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        Ok(self.note(rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)))
     }
 
     fn verify_tls13_signature(
@@ -134,7 +154,8 @@ impl ServerCertVerifier for Recorder {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        Ok(self.note(rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

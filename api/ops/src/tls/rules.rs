@@ -21,6 +21,13 @@ pub const INCOMPLETE_CHAIN: Rule = Rule {
              ssl_certificate, take the whole chain in one file. For an authority of your own give --ca FILE.",
     reference: "RFC 8446, section 4.4.2; RFC 5280, section 6.1",
 };
+pub const BAD_PROOF: Rule = Rule {
+    id: "tls.bad_proof",
+    title: "the server does not prove that it has the key of its certificate",
+    severity: Severity::High,
+    remedy: "Compare the key file with the certificate, and look for somebody who answers in the server's place.",
+    reference: "RFC 8446, section 4.4.3; RFC 5246, section 7.4.3",
+};
 pub const SELF_SIGNED: Rule = Rule {
     id: "tls.self_signed",
     title: "the certificate is issued by itself",
@@ -128,6 +135,13 @@ pub const NO_FORWARD_SECRECY: Rule = Rule {
     remedy: ONLY_GOOD_SUITES,
     reference: "RFC 9325, sections 4.1 and 4.2.1",
 };
+pub const WEAK_INTEGRITY: Rule = Rule {
+    id: "tls.weak_integrity",
+    title: "the server takes cipher suites without AEAD, or with a short tag",
+    severity: Severity::Low,
+    remedy: ONLY_GOOD_SUITES,
+    reference: "RFC 9325, sections 4.1 and 4.2",
+};
 pub const NO_STAPLE: Rule = Rule {
     id: "tls.no_staple",
     title: "the certificate demands a stapled OCSP response, and the server sends none",
@@ -135,3 +149,27 @@ pub const NO_STAPLE: Rule = Rule {
     remedy: "Staple a response, or get a certificate without the feature: browsers refuse it as it is.",
     reference: "RFC 7633, section 4.2.3",
 };
+
+/// All of them.
+pub const RULES: [Rule; 20] = [
+    UNTRUSTED,
+    INCOMPLETE_CHAIN,
+    BAD_PROOF,
+    SELF_SIGNED,
+    WRONG_NAME,
+    EXPIRED,
+    NOT_YET_VALID,
+    ENDS_SOON,
+    CHAIN_ORDER,
+    UNREADABLE,
+    WEAK_KEY,
+    WEAK_SIGNATURE,
+    OLD_VERSION,
+    NO_CURRENT_VERSION,
+    NO_TLS_1_3,
+    BROKEN_SUITE,
+    SMALL_BLOCKS,
+    NO_FORWARD_SECRECY,
+    WEAK_INTEGRITY,
+    NO_STAPLE,
+];

@@ -43,6 +43,8 @@ impl TlsTarget {
             None if port.is_empty() => 443,
             None => return Err("between ] and the port there is no colon".to_owned()),
         };
+        // The dot of the root is in no certificate.
+        let host = host.strip_suffix('.').unwrap_or(host);
         let ascii = idna::domain_to_ascii(host).ok().filter(|ascii| !ascii.is_empty());
         let name = host.to_owned().try_into().ok().or_else(|| ascii.and_then(|ascii| ascii.try_into().ok()));
         let name = name.ok_or("neither a host name nor an IP address: write HOST or HOST:PORT, without https://")?;
@@ -87,6 +89,7 @@ mod tests {
             ("[::1]:8443", "[::1]:8443"),
             ("[2001:db8::1]", "[2001:db8::1]:443"),
             ("2001:db8::1", "[2001:db8::1]:443"),
+            ("example.com.", "example.com:443"),
             ("bücher.example", "xn--bcher-kva.example:443"),
         ] {
             assert_eq!(TlsTarget::parse(text).unwrap().to_string(), shown);
