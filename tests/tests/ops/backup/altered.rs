@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fulexo_ops::age::parse_identities;
 use fulexo_tests::{Database, Program};
 use fulexo_tlog::key::SignerKey;
 use fulexo_tlog::note::Note;
@@ -151,4 +152,13 @@ async fn a_key_is_never_overwritten_and_only_its_owner_can_read_it() {
     let before = fs::read(&file).unwrap();
     let again = Program::run(&["backup", "keygen", "--out", &file], &std::collections::BTreeMap::new());
     assert_eq!((again.status.code(), fs::read(&file).unwrap()), (Some(1), before), "{}", again.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hybrid_identity_is_the_one_whose_recipient_is_printed() {
+    let file = fulexo_tests::own_dir().path().join("hybrid").display().to_string();
+    let recipient = keygen(&["--hybrid", "--out", &file]);
+    let identities = parse_identities(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert!(recipient.starts_with("age1pq1"), "{recipient}");
+    assert_eq!(identities[0].recipient().to_string(), recipient);
 }

@@ -16,6 +16,9 @@ pub struct KeygenArgs {
     /// whose recipient is printed: keep it away from the machines of the service.
     #[arg(long, value_name = "NAME", value_parser = parsed(key_name))]
     signing: Option<KeyName>,
+    /// Create an identity that also withstands quantum computers. Programs of others need age 1.3 or later for it.
+    #[arg(long, conflicts_with = "signing")]
+    hybrid: bool,
     #[command(flatten)]
     file: KeyFileArgs,
 }
@@ -25,7 +28,8 @@ impl KeygenArgs {
         if let Some(name) = self.signing {
             return self.file.create(name, KeyKind::Ed25519);
         }
-        let identity = Identity::generate().map_err(|error| Failure::Failed(error.to_string()))?;
+        let identity = if self.hybrid { Identity::generate_hybrid() } else { Identity::generate() };
+        let identity = identity.map_err(|error| Failure::Failed(error.to_string()))?;
         let recipient = identity.recipient().to_string();
         let text = Zeroizing::new(format!("# public key: {recipient}\n{}", &*identity.expose()));
         self.file.store(&text, "recipient", &recipient)
