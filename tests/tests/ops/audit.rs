@@ -5,21 +5,29 @@ mod environment;
 mod gentle;
 mod kept;
 mod measure;
+mod outside;
 mod page;
 mod people;
+mod plants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use fulexo_dev_servers::{DataDir, Options, Postgres};
+use fulexo_ops::age::Identity;
+use fulexo_ops::backup::{BackupName, VerificationRecord};
+use fulexo_ops::clock;
 use fulexo_tests::{Database, Ended, Node, Program, eventually, nats_url, own_dir, prepare, rsa_key};
 use fulexo_tlog::key::{KeyKind, SEED_LENGTH, SignerKey};
 use fulexo_tlog::note::KeyName;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
+
+use super::tls_servers::{Authority, Listening, authority, certificate, serve};
 
 /// The name of the only database.
 const NAME: &str = "fulexo";
@@ -37,13 +45,28 @@ pub struct Instance {
     pub vkey: String,
     /// The administrators.
     pub administrators: [Uuid; 2],
+    /// The authority that the environment trusts, and the server at the public URL.
+    pub authority: Authority,
+    _public: Listening,
     _postgres: Postgres,
 }
 
+/// The answer of a service with every header.
+pub const SOUND_ANSWER: &str = "HTTP/1.1 200 OK\r\nstrict-transport-security: max-age=31536000; includeSubDomains\r\n\
+    x-frame-options: DENY\r\nx-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n\
+    permissions-policy: camera=()\r\ncross-origin-opener-policy: same-origin\r\n\
+    cross-origin-resource-policy: same-origin\r\ncross-origin-embedder-policy: require-corp\r\n\
+    content-security-policy: default-src 'none'; frame-ancestors 'none'\r\ncontent-length: 0\r\n\r\n";
+
 impl Instance {
     pub async fn start() -> Self {
+        Self::with(&Options::default()).await
+    }
+
+    /// Starts one whose database server has these settings.
+    pub async fn with(options: &Options) -> Self {
         let dir = own_dir();
-        let postgres = Postgres::start(&dir, &Options::default()).unwrap();
+        let postgres = Postgres::start(&dir, options).unwrap();
         prepare(&postgres, NAME).await;
         let superuser = PgPool::connect(&postgres.superuser_url(NAME)).await.unwrap();
         let url = |user: &str, password: &str| postgres.url(user, password, NAME);
@@ -88,8 +111,18 @@ impl Instance {
         }
         let node = Node::with(&Arc::new(Database { name: NAME.to_owned() }), own).await;
         let administrators = [node.admin().await.account, node.admin().await.account];
+        let authority = authority("the audit's", None);
+        dir.store("ca.pem", &authority.pem()).unwrap();
+        let shown = certificate("localhost", (-30, 60), Some(&authority));
+        let public = serve(vec![shown.der], &shown.key, SOUND_ANSWER).await;
+        let recipient = Identity::generate_hybrid().unwrap().recipient();
+        dir.store("recipients", &recipient.to_string()).unwrap();
+        fs::create_dir(dir.path().join("backups")).unwrap();
         let env = [
             ("APP_ENV", "production".to_owned()),
+            ("SSL_CERT_FILE", path("ca.pem")),
+            ("FULEXO_BACKUP_TO", path("backups")),
+            ("FULEXO_BACKUP_RECIPIENTS_FILE", path("recipients")),
             ("DATABASE_URL", url("fulexo", STRONG[0])),
             ("DATABASE_OWNER_URL", url("fulexo_owner", STRONG[1])),
             ("NATS_URL", nats_url()),
@@ -97,11 +130,14 @@ impl Instance {
             ("ENCRYPTION_KEYS_FILE", path("encryption.keys")),
             ("FULEXO_SIGNER_SOCKET", path("signer.sock")),
             ("FULEXO_TRUST_POLICY_FILE", path("policy")),
-            ("FULEXO_ISSUER", "https://api.example.com".to_owned()),
+            ("FULEXO_ISSUER", format!("https://localhost:{}", public.port)),
             ("TRUSTED_PROXIES", "127.0.0.1/32".to_owned()),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value)).into();
-        let instance = Self { node: Some(node), superuser, dir, env, vkey, administrators, _postgres: postgres };
+        let node = Some(node);
+        let instance =
+            Self { node, superuser, dir, env, vkey, administrators, authority, _public: public, _postgres: postgres };
+        instance.back_up(TimeDelta::hours(1), Some(false), true);
         instance.plant("update access.account set second_factor_enabled = true").await;
         instance.settled().await;
         instance
@@ -124,6 +160,25 @@ impl Instance {
             sqlx::query_scalar(settled).fetch_one(&self.superuser).await.unwrap()
         })
         .await;
+    }
+
+    /// Puts a backup of this age into the directory of backups, as far as an audit reads one: with a verification that found
+    /// something or nothing, and with or without its keys.
+    pub fn back_up(&self, age: TimeDelta, has_findings: Option<bool>, has_keys: bool) -> BackupName {
+        let at = clock::now() - age;
+        let name = BackupName::new(at, 7);
+        let path = self.path("backups").join(name.to_string());
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("manifest.json"), "{}").unwrap();
+        if has_keys {
+            fs::write(path.join("keys.age"), "").unwrap();
+        }
+        if let Some(has_findings) = has_findings {
+            let rungs = vec!["restore".to_owned()];
+            let record = VerificationRecord { at, seconds: 1.0, program: "tests".to_owned(), rungs, has_findings };
+            fs::write(path.join("verified.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        }
+        name
     }
 
     /// Runs statements as the superuser.

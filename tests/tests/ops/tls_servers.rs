@@ -24,6 +24,7 @@ pub type Authority = CertifiedIssuer<'static, KeyPair>;
 /// The certificate of a server, and its key.
 pub struct Shown {
     pub der: CertificateDer<'static>,
+    pub pem: String,
     pub key: KeyPair,
 }
 
@@ -53,7 +54,7 @@ pub fn certificate(name: &str, (from, until): (i64, i64), above: Option<&Authori
         Some(above) => params.signed_by(&key, above).unwrap(),
         None => params.self_signed(&key).unwrap(),
     };
-    Shown { der: made.der().clone(), key }
+    Shown { der: made.der().clone(), pem: made.pem(), key }
 }
 
 /// A server on loopback; it ends when this is dropped.

@@ -1,5 +1,5 @@
-//! The security audit: weaknesses of a service that is set up and running, found in its database, its environment and its
-//! files. Changes nothing, and works when the service is down.
+//! The security audit: weaknesses of a service that is set up and running, found in its database, its environment, its files and
+//! backups, and at its public URL. Changes nothing, and works when the service is down.
 //!
 //! A rule is named after its check: the check `accounts` finds `accounts.dormant`. `CHECKS` lists all of both, and
 //! docs/security-audit.md explains them.
@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod api_keys;
 pub mod append_only;
 pub mod audit_check;
+pub mod backups;
 pub mod configuration;
 pub mod database;
 pub mod database_access;
@@ -20,6 +21,7 @@ pub mod keys;
 pub mod log;
 pub mod nats;
 pub mod policy;
+pub mod public_url;
 pub mod read_models;
 pub mod reports;
 pub mod roles;
@@ -28,10 +30,12 @@ pub mod secrets;
 use self::audit_check::AuditCheck;
 
 /// All checks, in the order of the report.
-pub const CHECKS: [AuditCheck; 18] = [
+pub const CHECKS: [AuditCheck; 21] = [
     configuration::CHECK,
     secrets::CHECK,
     files::CHECK,
+    public_url::TLS,
+    public_url::HEADERS,
     nats::CHECK,
     database_settings::CHECK,
     database_access::CHECK,
@@ -45,6 +49,7 @@ pub const CHECKS: [AuditCheck; 18] = [
     keys::CHECK,
     log::CHECK,
     read_models::CHECK,
+    backups::CHECK,
     reports::CHECK,
     acceptance::CHECK,
 ];
@@ -63,7 +68,9 @@ mod tests {
             for rule in check.rules {
                 assert!(names.insert(rule.id), "{}", rule.id);
                 assert_eq!(rule.id.split_once('.').map(|(area, _)| area), Some(check.id), "{}", rule.id);
-                assert!(!rule.title.ends_with('.') && rule.remedy.ends_with('.'), "{}", rule.id);
+                // The rules of check-ssl and check-headers have lines of nginx for remedies.
+                let is_sentence = rule.remedy.ends_with('.') || !rule.reference.starts_with("docs/");
+                assert!(!rule.title.ends_with('.') && is_sentence, "{}", rule.id);
             }
         }
     }

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use fulexo_tlog::key::{SignerKey, verify};
 use fulexo_tlog::note::Note;
 use serde::{Deserialize, Serialize};
@@ -37,10 +38,20 @@ const GAP: Rule = Rule {
     remedy: "Find out who removed it. Old reports may go only from the beginning, and the directory is the auditor's alone.",
     reference: REFERENCE,
 };
+const FUTURE: Rule = Rule {
+    id: "reports.future",
+    title: "the last report is of the future",
+    severity: Severity::Medium,
+    remedy: "Compare the clock of this machine with that of the last audit's: until then no age in a report says anything.",
+    reference: REFERENCE,
+};
 
 /// The check.
 pub const CHECK: AuditCheck =
-    AuditCheck { id: "reports", title: "the last report is as it was written", rules: &[UNTRUSTED, GAP] };
+    AuditCheck { id: "reports", title: "the last report is as it was written", rules: &[UNTRUSTED, GAP, FUTURE] };
+
+/// The time by which clocks may differ.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 /// The length of the longest report that is read, in bytes.
 const MAX_REPORT: u64 = 16 << 20;
@@ -72,8 +83,8 @@ pub struct LastReport {
 pub enum Previous {
     /// There is no report yet.
     None,
-    /// There is one that can be compared with, and the number of a report that is missing before it, if one is.
-    Report(Box<LastReport>, Option<Finding>),
+    /// There is one that can be compared with, and what is wrong with its place or its time.
+    Report(Box<LastReport>, Vec<Finding>),
     /// There is one that nobody should believe.
     Untrusted(Finding),
 }
@@ -117,7 +128,7 @@ impl ReportDirectory {
     ///
     /// # Errors
     /// [`ReportsError::File`] if the directory or the file cannot be read.
-    pub fn last(&self, key: Option<&SignerKey>, target: &str) -> Result<Previous, ReportsError> {
+    pub fn last(&self, key: Option<&SignerKey>, target: &str, now: DateTime<Utc>) -> Result<Previous, ReportsError> {
         let numbers = self.numbers()?;
         let Some(number) = numbers.last().copied() else { return Ok(Previous::None) };
         let path = self.file(number);
@@ -146,10 +157,16 @@ impl ReportDirectory {
         if report.verb != "security-audit" || report.target != target {
             return untrusted("it is the report of another verb or another database");
         }
-        let before = numbers.iter().rev().nth(1).copied();
-        let gap = before.filter(|before| before + 1 != number);
-        let gap = gap.map(|before| GAP.finding(name.as_str(), format!("it follows number {before}")));
-        Ok(Previous::Report(Box::new(LastReport { number, report, is_verified }), gap))
+        let mut findings = Vec::new();
+        if let Some(before) = numbers.iter().rev().nth(1).filter(|before| *before + 1 != number) {
+            findings.push(GAP.finding(name.as_str(), format!("it follows number {before}")));
+        }
+        // It is compared with all the same: a clock that was set back must not take the comparison away.
+        if report.ended_at > now + CLOCK_TOLERANCE {
+            findings
+                .push(FUTURE.finding(name.as_str(), format!("it ended at {}", report.ended_at.format("%F %T UTC"))));
+        }
+        Ok(Previous::Report(Box::new(LastReport { number, report, is_verified }), findings))
     }
 
     /// Keeps a report under the next number: the whole file or none, for this user alone. Returns its path.
@@ -240,7 +257,6 @@ fn is_signed(key: &SignerKey, signature: &str, number: u64, report: &str) -> boo
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use chrono::DateTime;
     use fulexo_tlog::key::{KeyKind, SEED_LENGTH};
     use fulexo_tlog::note::KeyName;
 
@@ -275,9 +291,12 @@ mod tests {
 
     /// The number of the last report, or the evidence against it.
     fn last(directory: &ReportDirectory, key: Option<&SignerKey>) -> Result<Option<(u64, bool)>, String> {
-        match directory.last(key, "db").unwrap() {
+        match directory.last(key, "db", DateTime::UNIX_EPOCH).unwrap() {
             Previous::None => Ok(None),
-            Previous::Report(last, gap) => gap.map_or(Ok(Some((last.number, last.is_verified))), |it| Err(it.evidence)),
+            Previous::Report(last, findings) => match findings.into_iter().next() {
+                Some(finding) => Err(finding.evidence),
+                None => Ok(Some((last.number, last.is_verified))),
+            },
             Previous::Untrusted(finding) => Err(finding.evidence),
         }
     }
@@ -325,6 +344,17 @@ mod tests {
         assert_eq!(last(directory, None), Err("it follows number 1".to_owned()));
         directory.keep(&report("other"), None).unwrap();
         assert!(last(directory, None).unwrap_err().contains("another database"));
+    }
+
+    #[test]
+    fn a_report_of_the_future_is_compared_with_and_is_a_finding() {
+        let scratch = Scratch::new("future");
+        let directory = &scratch.0;
+        let at = |minutes| DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
+        directory.keep(&Report { ended_at: at(6), ..report("db") }, None).unwrap();
+        assert!(last(directory, None).unwrap_err().contains("00:06:00"));
+        let Previous::Report(_, findings) = directory.last(None, "db", at(1)).unwrap() else { panic!() };
+        assert!(findings.is_empty(), "clocks differ by five minutes");
     }
 
     #[test]

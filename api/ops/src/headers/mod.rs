@@ -12,6 +12,7 @@ use serde_json::json;
 use url::{Host, Url};
 
 use self::fetch::{AnswerHead, fetch};
+pub use self::rules::RULES;
 use crate::finding::{Finding, Rule, Severity};
 use crate::report::{Check, Report};
 

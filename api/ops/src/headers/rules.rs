@@ -122,3 +122,21 @@ rule!(
     "return 301 https://$host$request_uri; in the server of port 80",
     "RFC 6797, section 7.2"
 );
+
+/// All of them.
+pub const RULES: [Rule; 14] = [
+    HSTS,
+    FRAMES,
+    SNIFFING,
+    XSS_FILTER,
+    NO_CSP,
+    WEAK_CSP,
+    REFERRER,
+    PERMISSIONS,
+    ISOLATION,
+    CACHED,
+    DISCLOSURE,
+    COOKIE,
+    DUPLICATE,
+    PLAIN,
+];

@@ -16,15 +16,17 @@ use fulexo_ops::audit::accounts::AccountLimits;
 use fulexo_ops::audit::database::{open, target, verifies};
 use fulexo_ops::audit::reports::{self, LastReport, Previous, ReportDirectory, ReportsError};
 use fulexo_ops::audit::{
-    CHECKS, accounts, api_keys, append_only, configuration, database_access, database_grants, database_roles,
-    database_settings, files, keys, log, nats, policy, read_models, roles, secrets,
+    CHECKS, accounts, api_keys, append_only, backups, configuration, database_access, database_grants, database_roles,
+    database_settings, files, keys, log, nats, policy, public_url, read_models, roles, secrets,
 };
 use fulexo_ops::clock::now;
 use fulexo_ops::finding::Finding;
+use fulexo_ops::headers::parse_url;
 use fulexo_ops::report::{Check, Comparison, Report};
 use fulexo_tlog::key::SignerKey;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use url::Url;
 use zeroize::Zeroizing;
 
 use self::environment::AuditEnvironment;
@@ -62,6 +64,9 @@ pub struct SecurityAuditArgs {
     /// Find more administrators than these.
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
     max_administrators: u32,
+    /// Check the certificate, the TLS and the headers of this URL [default: FULEXO_PUBLIC_URL, or FULEXO_ISSUER].
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    url: Option<Url>,
     #[command(flatten)]
     trust: TrustArgs,
     #[command(flatten)]
@@ -118,13 +123,13 @@ impl SecurityAuditArgs {
         report: &mut Report,
     ) -> Result<Option<LastReport>, Failure> {
         let Some(directory) = directory.filter(|_| self.wants(reports::CHECK.id)) else { return Ok(None) };
-        let (last, findings, detail) = match directory.last(key, &report.target).map_err(unkept)? {
+        let (last, findings, detail) = match directory.last(key, &report.target, now()).map_err(unkept)? {
             Previous::None => (None, Vec::new(), "there is none yet".to_owned()),
             Previous::Untrusted(finding) => (None, vec![finding], String::new()),
-            Previous::Report(last, gap) => {
+            Previous::Report(last, findings) => {
                 let signature = if last.is_verified { "its signature is verified" } else { "no signature is verified" };
                 let detail = format!("number {}, {signature}", last.number);
-                (Some(*last), Vec::from_iter(gap), detail)
+                (Some(*last), findings, detail)
             }
         };
         report.checks.push(Check::of(reports::CHECK.id, reports::CHECK.title, detail, findings));
@@ -183,6 +188,13 @@ impl SecurityAudit<'_> {
         if wants(files::CHECK.id) {
             report.checks.push(environment.files_check());
         }
+        let url = self.args.url.as_ref();
+        if wants(public_url::TLS.id) {
+            report.checks.push(environment.tls_check(url).await);
+        }
+        if wants(public_url::HEADERS.id) {
+            report.checks.push(environment.headers_check(url).await);
+        }
         if wants(nats::CHECK.id) {
             report.checks.push(environment.nats_check().await);
         }
@@ -205,6 +217,9 @@ impl SecurityAudit<'_> {
         }
         if self.args.replay && wants(read_models::CHECK.id) {
             report.checks.push(evidence::read_models(self.url).await);
+        }
+        if wants(backups::CHECK.id) {
+            report.checks.push(environment.backups_check(self.epoch));
         }
         Ok(())
     }
@@ -267,8 +282,11 @@ fn needs_database(check: &str) -> bool {
         configuration::CHECK.id,
         secrets::CHECK.id,
         files::CHECK.id,
+        public_url::TLS.id,
+        public_url::HEADERS.id,
         nats::CHECK.id,
         read_models::CHECK.id,
+        backups::CHECK.id,
         reports::CHECK.id,
         acceptance::CHECK.id,
     ]

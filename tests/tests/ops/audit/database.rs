@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
+use fulexo_dev_servers::Options;
 use fulexo_tests::{Database, superuser};
 
 use super::{Instance, set};
@@ -156,6 +157,20 @@ async fn a_role_that_can_do_more_is_found_as_itself() {
     ] {
         assert_eq!(instance.found(weakness, mended).await, findings, "{weakness}");
     }
+    for (setting, mended, finding) in [
+        (
+            "alter role fulexo set password_encryption = 'md5'",
+            "alter role fulexo reset password_encryption",
+            "database_settings.weak_verifiers password_encryption",
+        ),
+        (
+            "alter role fulexo set allow_system_table_mods = on",
+            "alter role fulexo reset allow_system_table_mods",
+            "database_settings.system_tables allow_system_table_mods",
+        ),
+    ] {
+        assert_eq!(instance.found(setting, mended).await, set([finding]));
+    }
     // Who can become another role can do what that one can: the log is open, too, and the audit says so.
     for (weakness, mended, rules) in [
         (
@@ -184,15 +199,29 @@ async fn a_role_that_can_do_more_is_found_as_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_trusts_everybody_is_found_as_itself() {
+async fn a_server_that_listens_everywhere_and_writes_torn_pages_is_found_as_itself() {
+    let settings = [("listen_addresses", "*"), ("full_page_writes", "off")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let instance = Instance::with(&Options { settings }).await;
+    let expected = set(["database_settings.listens listen_addresses", "database_settings.torn_pages full_page_writes"]);
+    assert_eq!(instance.audit(&[]).beyond_sound(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_lets_in_without_a_password_or_in_clear_is_found_as_itself() {
     let instance = Instance::start().await;
     let path = instance.path("postgres/data/pg_hba.conf");
     let before = std::fs::read_to_string(&path).unwrap();
-    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-    writeln!(file, "host all all 10.0.0.0/8 trust").unwrap();
     let line = before.lines().count() + 1;
-    let audited = instance.audit(&[]);
-    assert_eq!(audited.beyond_sound(), set([&format!("database_access.trust line {line}")]));
-    std::fs::write(&path, before).unwrap();
+    for (added, finding) in [
+        ("host all all 10.0.0.0/8 trust", "database_access.trust line"),
+        ("host all all 127.0.0.1/32 md5", "database_access.weak line"),
+        ("host all all 10.0.0.0/8 scram-sha-256", "database_access.plain line"),
+    ] {
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        writeln!(file, "{added}").unwrap();
+        assert_eq!(instance.audit(&[]).beyond_sound(), set([&format!("{finding} {line}")]), "{added}");
+        std::fs::write(&path, &before).unwrap();
+    }
     assert_eq!(instance.audit(&[]).beyond_sound(), set([]));
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::net::UdpSocket;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Child, Command, Stdio};
 
 use fulexo_tests::{eventually, free_port};
@@ -10,14 +11,24 @@ use tokio::net::TcpStream;
 
 use super::{Audited, Instance, SOUND, set};
 
-fn found(instance: &Instance, env: &BTreeMap<String, String>) -> BTreeSet<String> {
+pub fn found(instance: &Instance, env: &BTreeMap<String, String>) -> BTreeSet<String> {
     let audited = Audited::of(&Instance::run_with(env, &["--json", "--key", &instance.vkey]));
     assert_eq!(audited.status, Some(1), "{:#}", audited.report);
     audited.findings().difference(&set(SOUND)).cloned().collect()
 }
 
-/// A nats-server that asks nobody for anything.
+/// A nats-server without TLS, which asks nobody for anything unless it is told to.
 struct OpenNats(Child);
+
+impl OpenNats {
+    async fn start(address: &str, port: u16, more: &[&str]) -> Self {
+        let mut command = Command::new("nats-server");
+        command.args(["-a", address, "-p", &port.to_string()]).args(more).stdout(Stdio::null()).stderr(Stdio::null());
+        let started = Self(command.spawn().unwrap());
+        eventually("it listens", async || TcpStream::connect((address, port)).await.is_ok()).await;
+        started
+    }
+}
 
 impl Drop for OpenNats {
     fn drop(&mut self) {
@@ -77,6 +88,14 @@ async fn a_key_file_that_others_can_read_or_replace_is_found_as_itself() {
         let expected = if rule.is_empty() { set([]) } else { set([&format!("{rule} {subject}")]) };
         assert_eq!(found(&instance, &instance.env), expected, "{mode:o}");
     }
+    let mut env = instance.env.clone();
+    env.insert("PGPASSFILE".to_owned(), "/nowhere/at/all".to_owned());
+    assert_eq!(found(&instance, &env), set(["files.unreadable PGPASSFILE (/nowhere/at/all)"]));
+    // Only root gives files away.
+    if chown(&path, Some(65_534), None).is_ok() {
+        assert_eq!(found(&instance, &instance.env), set([&format!("files.foreign {subject}")]));
+        chown(&path, Some(0), None).unwrap();
+    }
     let shared = instance.path("shared");
     fs::create_dir(&shared).unwrap();
     fs::copy(&path, shared.join("jwt.pem")).unwrap();
@@ -94,10 +113,7 @@ async fn a_key_file_that_others_can_read_or_replace_is_found_as_itself() {
 async fn a_nats_that_lets_anybody_in_is_found_as_itself_and_one_that_is_away_is_not_checked() {
     let instance = Instance::start().await;
     let port = free_port();
-    let mut command = Command::new("nats-server");
-    command.args(["-a", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    let open = OpenNats(command.spawn().unwrap());
-    eventually("it listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
+    let open = OpenNats::start("127.0.0.1", port, &[]).await;
     let mut env = instance.env.clone();
     // It does not ask for them, and lets in whoever has them, too.
     env.insert("NATS_URL".to_owned(), format!("nats://fulexo:{}@127.0.0.1:{port}", "5d1e0f29b7a4c688f1c66d2b04e7a83c"));
@@ -106,4 +122,13 @@ async fn a_nats_that_lets_anybody_in_is_found_as_itself_and_one_that_is_away_is_
     let away = Audited::of(&Instance::run_with(&env, &["--json", "--key", &instance.vkey]));
     assert_eq!(away.unchecked().into_keys().collect::<Vec<_>>(), ["nats"]);
     assert!(!away.report.to_string().contains("5d1e0f29b7a4c688"), "{:#}", away.report);
+
+    // Sends nothing: it asks which address of this machine leads elsewhere. A machine without a network has none.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let address = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()).map(|it| it.ip().to_string());
+    let Some(address) = address.ok().filter(|it| !it.starts_with("127.")) else { return };
+    let credentials = ["--user", "fulexo", "--pass", "5d1e0f29b7a4c688f1c66d2b04e7a83c"];
+    let _plain = OpenNats::start(&address, port, &credentials).await;
+    env.insert("NATS_URL".to_owned(), format!("nats://fulexo:{}@{address}:{port}", credentials[3]));
+    assert_eq!(found(&instance, &env), set([&format!("nats.plain {address}:{port}")]));
 }

@@ -79,6 +79,32 @@ async fn an_altered_report_is_not_compared_with_and_one_that_cannot_be_kept_is_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_another_instance_or_of_the_future_is_found_and_none_is_compared_with_nothing() {
+    let instance = Instance::start().await;
+    let directory = instance.path("reports");
+    let arguments = ["--out", directory.to_str().unwrap()];
+    let file = |number: u32| directory.join(format!("security-audit-{number:06}.json"));
+    let kept = |number: u32| -> Value { serde_json::from_str(&fs::read_to_string(file(number)).unwrap()).unwrap() };
+    assert_eq!(instance.audit(&arguments).report["facts"]["comparison"], Value::Null, "the first");
+    let mut report = kept(1);
+    // Without a key everybody can write this.
+    report["report"]["ended_at"] = json!(now() + chrono::TimeDelta::days(1));
+    fs::write(file(1), report.to_string()).unwrap();
+    let future = instance.audit(&arguments);
+    assert_eq!(future.beyond_sound(), set(["reports.future security-audit-000001.json"]));
+    assert_eq!(future.report["facts"]["comparison"]["report"], 1, "it is compared with all the same");
+    let mut report = kept(2);
+    report["report"]["target"] = json!("fulexo on elsewhere:5432");
+    fs::write(file(2), report.to_string()).unwrap();
+    let other = instance.audit(&arguments);
+    assert_eq!(other.beyond_sound(), set(["reports.untrusted security-audit-000002.json"]));
+    assert_eq!(other.report["facts"]["comparison"], Value::Null);
+    fs::remove_dir_all(&directory).unwrap();
+    let gone = instance.audit(&arguments);
+    assert_eq!((gone.beyond_sound(), &gone.report["facts"]["comparison"]), (set([]), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_acceptance_that_is_over_or_of_no_use_is_found() {
     let instance = Instance::start().await;
     let day = |days: i64| (now() + chrono::TimeDelta::days(days)).format("%F").to_string();
@@ -127,12 +153,14 @@ async fn a_stolen_event_is_found_although_everything_after_it_was_made_to_fit() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_another_key_signs_now_is_not_the_one_that_the_last_audit_saw() {
-    let instance = Instance::start().await;
+    let mut instance = Instance::start().await;
     let keeping = keeping(&instance);
     let arguments = [&["--json".to_owned()][..], &keeping].concat();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let first = Audited::of(&Instance::run_with(&instance.env, &arguments));
     assert!(first.findings().contains("log.own_key checkpoint"), "{:?}", first.findings());
+    // A node would sign the log again within a second.
+    instance.stop().await;
     // Whoever owns the database writes another history, and signs it with a key that they put there.
     instance.plant("update tree.checkpoint set size = 0, note = null, vkey = null, published_at = null").await;
     let unsigned = Audited::of(&Instance::run_with(&instance.env, &arguments)).findings();

@@ -50,7 +50,9 @@ fn every_rule_refers_to_a_page_and_a_section_that_exist() {
         };
         headings.map(anchor).collect()
     };
-    for rule in CHECKS.iter().flat_map(|check| check.rules) {
+    // Those of check-ssl and check-headers refer to standards.
+    let rules = CHECKS.iter().flat_map(|check| check.rules).filter(|rule| rule.reference.starts_with("docs/"));
+    for rule in rules {
         let (file, anchor) = rule.reference.split_once('#').unwrap_or((rule.reference, ""));
         let text = fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{}: {file}: {error}", rule.id));
         assert!(anchor.is_empty() || anchors(&text).contains(anchor), "{}: {}", rule.id, rule.reference);

@@ -66,6 +66,22 @@ async fn a_weak_administrator_and_a_forgotten_account_are_found_as_themselves() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_auditor_without_a_second_factor_and_more_grants_than_are_examined_are_found_as_themselves() {
+    let instance = Instance::start().await;
+    let auditor = instance.node().register(&["auditor"]).await.1;
+    instance.settled().await;
+    let factors = "update access.account set second_factor_enabled = true";
+    instance.plant(factors).await;
+    let of_auditor = format!("update access.account set second_factor_enabled = false where account_id = '{auditor}'");
+    let found = instance.found(&of_auditor, factors).await;
+    assert_eq!(found, set([&format!("accounts.staff_without_second_factor account {auditor}")]));
+    // Of a role that permits nothing any more: only their number matters.
+    let many = "insert into access.role_grant select gen_random_uuid(), 'retired', 1 from generate_series(1, 10000)";
+    let found = instance.found(many, "delete from access.role_grant where role = 'retired'").await;
+    assert!(found.contains("accounts.too_many_grants grants"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broad_role_and_a_bad_api_key_are_found_as_themselves() {
     let instance = Instance::start().await;
     let [one, _] = instance.administrators;
@@ -133,6 +149,21 @@ async fn a_rule_that_was_turned_off_and_a_key_that_is_too_old_are_found_as_thems
     };
     let old = instance.found(&age(31), &age(0)).await;
     assert_eq!(old, set([&format!("keys.old_encryption_key encryption key {id}")]));
+    let id: String =
+        sqlx::query_scalar("select key_id from vault.key_epoch where kind = 'signing' and replaced_at is null")
+            .fetch_one(&instance.superuser)
+            .await
+            .unwrap();
+    let age = |days: u32| {
+        format!("update vault.key_epoch set first_used_at = now() - interval '{days} days' where kind = 'signing'")
+    };
+    let old = instance.found(&age(31), &age(0)).await;
+    assert_eq!(old, set([&format!("keys.old_signing_key signing key {id}")]));
+    // A key of the log has a row once it was rotated.
+    let old =
+        "insert into vault.key_epoch (kind, key_id, first_used_at) values ('log', 'old', now() - interval '361 days')";
+    let old = instance.found(old, "delete from vault.key_epoch where kind = 'log'").await;
+    assert_eq!(old, set(["keys.old_log_key log key old"]));
     let half = "insert into vault.key_epoch (kind, key_id, first_used_at, replaced_at)
                 values ('signing', 'before', now() - interval '20 days', now() - interval '8 days')";
     let half = instance.found(half, "delete from vault.key_epoch where key_id = 'before'").await;

@@ -7,7 +7,7 @@ mod failed;
 mod keygen;
 mod ladder;
 mod list;
-mod places;
+pub mod places;
 mod prune;
 mod record;
 mod rungs;
@@ -16,7 +16,7 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
-pub use self::address::target_dir;
+pub use self::address::{address, target_dir};
 pub use self::failed::unchecked;
 pub use self::places::{identities, trusted_keys};
 pub use self::rungs::OutsideCheckpoint;

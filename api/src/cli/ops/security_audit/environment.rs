@@ -5,14 +5,22 @@ use std::env::var;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use chrono::TimeDelta;
 use fulexo_node::config::{Config, ConfigErrors, Environment};
+use fulexo_ops::audit::backups::{self, AuditedBackups};
 use fulexo_ops::audit::configuration::{AuditedConfiguration, NodeFacts};
 use fulexo_ops::audit::files::{self, AuditedFile};
 use fulexo_ops::audit::nats::{self, NatsAddress};
+use fulexo_ops::audit::public_url;
 use fulexo_ops::audit::secrets::{self, AuditedSecret};
+use fulexo_ops::clock::now;
+use fulexo_ops::headers::parse_url;
 use fulexo_ops::report::Check;
 use url::Url;
 use zeroize::Zeroizing;
+
+use super::evidence::told;
+use crate::cli::ops::backup::{address, places};
 
 /// The variables of which a node needs at least one of each kind.
 const KEYS: [&str; 6] = [
@@ -24,7 +32,7 @@ const KEYS: [&str; 6] = [
     "ENCRYPTION_KEYS_FILE",
 ];
 /// The variables that name files of keys or secrets.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "TLS_KEY",
     "JWT_PRIVATE_KEY_FILE",
     "ENCRYPTION_KEYS_FILE",
@@ -32,6 +40,7 @@ const FILES: [&str; 8] = [
     "FULEXO_LOG_KEY_FILE",
     "FULEXO_SIGNER_MEMORY",
     "FULEXO_WITNESS_KEY_FILE",
+    "FULEXO_BACKUP_SIGNING_KEY_FILE",
     "PGPASSFILE",
 ];
 /// The variables that are URLs with a password.
@@ -47,6 +56,8 @@ pub struct AuditEnvironment {
     pub owner_url: Option<Zeroizing<String>>,
     secrets: Vec<HeldSecret>,
     files: Vec<AuditedFile>,
+    public_url: Option<Zeroizing<String>>,
+    certificate: Option<PathBuf>,
     nats_url: Option<Zeroizing<String>>,
 }
 
@@ -71,6 +82,8 @@ impl AuditEnvironment {
             owner_url: variable("DATABASE_OWNER_URL"),
             secrets: held(database_url),
             files: FILES.into_iter().filter_map(file).collect(),
+            public_url: variable("FULEXO_PUBLIC_URL").or_else(|| variable("FULEXO_ISSUER")),
+            certificate: variable("TLS_CERT").map(|path| PathBuf::from(&*path)),
             nats_url: variable("NATS_URL"),
         }
     }
@@ -89,6 +102,58 @@ impl AuditEnvironment {
             AuditedConfiguration::Absent if self.files.is_empty() => files::CHECK.unchecked(ABSENT),
             _ => files::check(&self.files),
         }
+    }
+
+    /// Checks the TLS of the public URL, or of a given one.
+    pub async fn tls_check(&self, given: Option<&Url>) -> Check {
+        match self.url(given) {
+            Ok(url) => public_url::check_tls(&url, self.certificate.as_deref(), now()).await,
+            Err(reason) => public_url::TLS.unchecked(reason),
+        }
+    }
+
+    /// Checks the headers of the public URL, or of a given one.
+    pub async fn headers_check(&self, given: Option<&Url>) -> Check {
+        match self.url(given) {
+            Ok(url) => public_url::check_headers(&url, now()).await,
+            Err(reason) => public_url::HEADERS.unchecked(reason),
+        }
+    }
+
+    fn url(&self, given: Option<&Url>) -> Result<Url, String> {
+        match (given, &self.public_url) {
+            (Some(url), _) => Ok(url.clone()),
+            (None, Some(text)) => {
+                parse_url(text).map_err(|error| format!("FULEXO_PUBLIC_URL or FULEXO_ISSUER: {error}"))
+            }
+            (None, None) => Err("neither FULEXO_PUBLIC_URL nor FULEXO_ISSUER is set: give --url".to_owned()),
+        }
+    }
+
+    /// Checks the backups. `epoch` is the time for which wrapped keys may be kept.
+    pub fn backups_check(&self, epoch: TimeDelta) -> Check {
+        let Some(dir) = variable("FULEXO_BACKUP_TO") else {
+            return backups::CHECK.unchecked("FULEXO_BACKUP_TO is not set: it names the place of the backups");
+        };
+        let place = match address(PathBuf::from(&*dir)) {
+            Ok(place) => place,
+            Err(failure) => return backups::CHECK.unchecked(format!("FULEXO_BACKUP_TO: {}", told(failure))),
+        };
+        let mut audited = AuditedBackups { place, recipients: Vec::new(), signing_key: None, problems: Vec::new() };
+        for name in ["FULEXO_BACKUP_RECIPIENTS_FILE", "FULEXO_BACKUP_KEY_RECIPIENTS_FILE"] {
+            let Some(path) = variable(name) else { continue };
+            match places::recipients(Some(PathBuf::from(&*path))) {
+                Ok(read) => audited.recipients.extend(read.into_iter().map(|recipient| (name, recipient))),
+                Err(failure) => audited.problems.push(format!("{name}: {}", told(failure))),
+            }
+        }
+        if let Some(path) = variable("FULEXO_BACKUP_SIGNING_KEY_FILE") {
+            match places::signing_key(Some(PathBuf::from(&*path))) {
+                Ok(key) => audited.signing_key = Some(key.verifier().clone()),
+                Err(failure) => audited.problems.push(format!("FULEXO_BACKUP_SIGNING_KEY_FILE: {}", told(failure))),
+            }
+        }
+        audited.check(epoch, now())
     }
 
     pub async fn nats_check(&self) -> Check {

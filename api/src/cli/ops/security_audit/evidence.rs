@@ -132,8 +132,8 @@ async fn differing(url: &str) -> Result<(AuditFindings, u64), Failure> {
     Ok((findings, events))
 }
 
-/// The words of a failure.
-fn told(failure: Failure) -> String {
+/// Returns the words of a failure.
+pub fn told(failure: Failure) -> String {
     match failure {
         Failure::Failed(text) | Failure::Misused(text) | Failure::Unchecked(Some(text)) => text,
         Failure::Misconfigured(errors) => errors.to_string(),
