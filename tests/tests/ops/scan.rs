@@ -192,6 +192,43 @@ fn a_patched_version_another_platform_and_a_withdrawn_advisory_are_not_found() {
 }
 
 #[test]
+fn a_version_is_judged_by_ranges_of_every_form() {
+    let (_, version) = package();
+    let [major, minor, patch] = version.split('.').map(|it| it.parse::<u32>().unwrap()).collect::<Vec<_>>()[..] else {
+        panic!("{version}")
+    };
+    let (next, before) =
+        (format!("{major}.{minor}.{}", patch + 1), format!("{major}.{minor}.{}", patch.saturating_sub(1)));
+    for (versions, is_found) in [
+        (format!("\">= {version}\""), false),
+        (format!("\"> {version}\""), true),
+        (format!("\"> {before}\""), patch == 0),
+        (format!("\"<= {version}\""), false),
+        (format!("\"< {version}\""), true),
+        (format!("\"= {version}\""), false),
+        (format!("\"= {next}\""), true),
+        (format!("\"^{major}.{minor}\""), false),
+        (format!("\"^{next}\""), true),
+        (format!("\"~{major}.{minor}.0\""), false),
+        (format!("\"^{}.0\", \">= 999\"", major + 1), true),
+        (format!("\">= {version}, < {next}\""), false),
+        (format!("\">= {next}, < 999\""), true),
+        // After the comma it is another list: the releases that never had the fault.
+        (format!("\">= 999\"]\nunaffected = [\"<= {version}\""), false),
+        (format!("\">= 999\"]\nunaffected = [\"< {version}\""), true),
+        (format!("]\nunaffected = [\"< {version}\""), true),
+        (String::new(), true),
+    ] {
+        let advisory = Written { patched: versions.clone(), ..Written::new() };
+        let scanned = scan(Some(&database(&advisory)), &[]);
+        assert_eq!(scanned.code, i32::from(is_found), "{version} by {versions}: {}", scanned.errors);
+    }
+    let none = database(&Written { patched: "\">= 0.0.0\"".to_owned(), ..Written::new() });
+    let detail = scan(Some(&none), &[]).check("scan.dependencies")["detail"].to_string();
+    assert!(detail.contains("yanked is not judged"), "{detail}");
+}
+
+#[test]
 fn informational_advisories_are_low_and_medium_findings() {
     for (more, severity) in [
         ("informational = \"unmaintained\"", "low"),
@@ -253,6 +290,13 @@ fn an_accepted_finding_is_printed_with_its_reason_and_does_not_count() {
     assert_eq!((scanned.code, &scanned.report["verdict"]), (0, &"clean".into()));
     assert_eq!(scanned.check("scan.dependencies")["findings"][0]["accepted"], "nobody parses süßes");
     assert_eq!(scanned.check("scan.exceptions")["result"], "passed");
+
+    let more = "aliases = [\"CVE-2026-1\"]";
+    let aliased = self::database(&Written { more, ..Written::new() });
+    let by_alias = exceptions(r#"{ id = "CVE-2026-1", reason = "by its other name" }"#);
+    let scanned = scan(Some(&aliased), &["--exceptions", &by_alias]);
+    assert_eq!(scanned.code, 0, "{:#}", scanned.report);
+    assert_eq!(scanned.check("scan.dependencies")["findings"][0]["accepted"], "by its other name");
 
     let database = database.display().to_string();
     let arguments = ["vulnerability-scan", "--dependencies-only", "--database", &database, "--exceptions", &accepted];

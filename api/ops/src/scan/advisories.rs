@@ -106,6 +106,8 @@ impl AdvisoryDatabase {
         let mut collected = Collected::default();
         if about.is_dir() {
             collected.read_directory(path)?;
+        } else if !about.is_file() {
+            return Err(DatabaseFault::WrongKind(format!("{shown} is neither a directory nor a file")));
         } else {
             collected.read_archive(path).map_err(|fault| match fault {
                 DatabaseFault::WrongKind(text) => DatabaseFault::WrongKind(format!("{shown} {text}")),
@@ -143,8 +145,14 @@ impl Collected {
         if !self.has_crates {
             return Ok(());
         }
-        match File::open(root.join(DATE_FILE)) {
-            Ok(file) => self.add_date_file(&bounded(file, ADVISORY_BOUND).map_err(io_fault(DATE_FILE))?)?,
+        let date_file = root.join(DATE_FILE);
+        // Before it is opened: a pipe would be waited for.
+        match fs::metadata(&date_file) {
+            Ok(about) if !about.is_file() => return Err(unreadable(format!("{} is not a file", date_file.display()))),
+            Ok(_) => {
+                let file = File::open(&date_file).map_err(io_fault(DATE_FILE))?;
+                self.add_date_file(&bounded(file, ADVISORY_BOUND).map_err(io_fault(DATE_FILE))?)?;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_fault(DATE_FILE)(error)),
         }

@@ -78,6 +78,12 @@ impl ExceptionList {
         Ok(Self { by_id })
     }
 
+    /// `true` if there is an exception for this id.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
     /// Marks a finding as accepted if there is an exception for this id, and notes that the exception is used.
     #[must_use]
     pub fn apply(&mut self, id: &str, now: DateTime<Utc>, finding: Finding) -> Finding {

@@ -62,9 +62,13 @@ pub fn judge_dependencies(
         Some(reason) => Check::not_checked("scan.database", "the advisory database is current", reason.as_str()),
     });
 
-    let findings: Vec<_> = matches(list, database)
-        .map(|(package, advisory)| exceptions.apply(advisory.id().as_str(), now, finding(package, advisory)))
-        .collect();
+    let mut findings = Vec::new();
+    for (package, advisory) in matches(list, database) {
+        let id = advisory.id();
+        // An exception may also name the advisory as others do, such as CVE-2026-1.
+        let named = std::iter::once(id).chain(&advisory.metadata.aliases).find(|it| exceptions.has(it.as_str()));
+        findings.push(exceptions.apply(named.unwrap_or(id).as_str(), now, finding(package, advisory)));
+    }
     report.checks.push(if objection.is_some() && findings.is_empty() {
         let reason = format!("no advisory up to {day} matches, and later ones are not known");
         Check::not_checked("scan.dependencies", DEPENDENCIES, reason)

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -100,12 +102,25 @@ fn an_archive_that_leads_out_links_bursts_or_is_cut_is_not_checked() {
 }
 
 #[test]
-fn a_link_in_a_directory_is_not_followed() {
-    let folder = database(&Written { patched: "\">= 0.0.0\"".to_owned(), ..Written::new() });
-    symlink("/", folder.join("crates/root")).unwrap();
+fn a_link_in_a_directory_is_not_followed_and_a_pipe_is_not_waited_for() {
+    let harmless = || database(&Written { patched: "\">= 0.0.0\"".to_owned(), ..Written::new() });
+    let folder = harmless();
+    for (place, target) in [("crates/root", "/"), ("crates/loop", ".."), ("crates/serde_json/loop", "../../crates")] {
+        symlink(target, folder.join(place)).unwrap();
+        let scanned = scan(Some(&folder), &[]);
+        assert_eq!(scanned.code, 3, "{place}");
+        assert!(scanned.reason("scan.database").contains("has a link"), "{:#}", scanned.report);
+        std::fs::remove_file(folder.join(place)).unwrap();
+    }
+    let pipe = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    let folder = harmless();
+    pipe(&folder.join("crates/serde_json/RUSTSEC-2026-9002.md"));
+    assert_eq!(scan(Some(&folder), &[]).code, 0, "it is no advisory");
+    pipe(&folder.join("snapshot-date"));
     let scanned = scan(Some(&folder), &[]);
     assert_eq!(scanned.code, 3);
-    assert!(scanned.reason("scan.database").contains("has a link"), "{:#}", scanned.report);
+    assert!(scanned.reason("scan.database").contains("snapshot-date is not a file"), "{:#}", scanned.report);
+    assert_eq!(scan(Some(&folder.join("snapshot-date")), &[]).code, 2);
 }
 
 #[test]
