@@ -11,6 +11,7 @@ pub mod backup;
 pub mod clock;
 pub mod finding;
 pub mod headers;
+pub mod health;
 pub mod page;
 pub mod probe;
 pub mod report;

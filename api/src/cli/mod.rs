@@ -147,6 +147,12 @@ enum Verb {
     ///
     /// Prints one line per event: position, time, type, actor, subject, data.
     Events(events::EventsArgs),
+    /// Check what is well and what is not: nodes, PostgreSQL, NATS, log, certificate, backups, keys.
+    ///
+    /// Takes less than three seconds, also when the service, PostgreSQL or both are down. On the machine of a node it takes
+    /// the node's variables; from elsewhere give --url. Exits with 0 if all is well, 1 if something is not, 2 if the
+    /// arguments are wrong, 3 if something could not be checked.
+    HealthCheck(ops::health_check::HealthCheckArgs),
     /// Check the certificate and the TLS of a server, whoever runs it.
     ///
     /// Judges trust, name, times, keys, versions, cipher suites and stapling. Sends no request. Exits with 1 if it found
@@ -206,6 +212,7 @@ impl Cli {
             Verb::PenetrationTest(verb) => verb.run(),
             Verb::SecurityAudit(verb) => verb.run(),
             Verb::Events(verb) => verb.run(),
+            Verb::HealthCheck(verb) => verb.run(),
             Verb::CheckSsl(verb) => verb.run(),
             Verb::CheckHeaders(verb) => verb.run(),
             Verb::VulnerabilityScan(verb) => verb.run(),

@@ -27,6 +27,18 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     outcome
 }
 
+/// Runs the work of a verb that has to end in time: like [`block_on`], but what hangs in a system call is left behind.
+pub fn block_on_and_leave<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(work);
+    // A name that does not resolve, or a directory on a server that is away, would be waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
 /// Starts the structured log on standard error: JSON in production, text in development. `FULEXO_LOG` is the filter
 /// (`info,fulexo_commands=debug`), `FULEXO_LOG_FORMAT` is `json` or `text`.
 ///

@@ -6,6 +6,7 @@ mod age;
 mod backup;
 mod check_headers;
 mod check_ssl;
+mod health;
 mod incident;
 mod pentest;
 mod restore;

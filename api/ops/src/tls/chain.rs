@@ -10,7 +10,7 @@ use rustls::{CertificateError, Error};
 use serde_json::{Value, json};
 
 use super::certificate::CertificateFacts;
-use super::handshake::{Handshake, provider};
+use super::handshake::provider;
 use super::policy::TlsPolicy;
 use super::rules;
 use super::target::TlsTarget;
@@ -86,11 +86,10 @@ pub fn judge(
 }
 
 /// Judges whether an OCSP response is stapled where the certificate demands it.
-pub fn judge_stapling(target: &TlsTarget, handshake: &Handshake) -> Check {
-    let demands = handshake.chain.first().and_then(CertificateFacts::read).is_some_and(|own| own.must_staple);
-    let missing =
-        (demands && !handshake.is_stapled).then(|| rules::NO_STAPLE.finding(target.to_string(), "no response"));
-    let stapled = if handshake.is_stapled { "an OCSP response is stapled" } else { "none, and none is demanded" };
+pub fn judge_stapling(target: &TlsTarget, sent: &[CertificateDer<'static>], is_stapled: bool) -> Check {
+    let demands = sent.first().and_then(CertificateFacts::read).is_some_and(|own| own.must_staple);
+    let missing = (demands && !is_stapled).then(|| rules::NO_STAPLE.finding(target.to_string(), "no response"));
+    let stapled = if is_stapled { "an OCSP response is stapled" } else { "none, and none is demanded" };
     Check::of("tls.stapling", "stapling", stapled, missing.into_iter().collect())
 }
 

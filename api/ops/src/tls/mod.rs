@@ -3,8 +3,8 @@
 //! A handshake that trusts everybody shows the chain, which is judged afterwards: an expired certificate is a finding with
 //! its date, and not a connection that failed. Sends no request.
 
-mod certificate;
-mod chain;
+pub(crate) mod certificate;
+pub(crate) mod chain;
 mod client_hello;
 pub mod handshake;
 mod policy;
@@ -55,7 +55,7 @@ pub async fn check(target: &TlsTarget, policy: &TlsPolicy, now: DateTime<Utc>) -
                 report.facts.insert(name.to_owned(), fact);
             }
             report.checks = chain::judge(target, policy, &handshake.chain, handshake.bad_proof.as_deref(), now);
-            report.checks.push(chain::judge_stapling(target, &handshake));
+            report.checks.push(chain::judge_stapling(target, &handshake.chain, handshake.is_stapled));
         }
         Err(error) => {
             report.checks.push(Check::not_checked("tls.certificate", "certificate", error.to_string()));

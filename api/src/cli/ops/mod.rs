@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod check_headers;
 pub mod check_ssl;
+pub mod health_check;
 pub mod penetration_test;
 mod report_text;
 pub mod restore;
@@ -39,13 +40,26 @@ impl ReportArgs {
 
     /// Prints a report, and turns its verdict into the exit code.
     pub fn print(&self, report: &Report) -> Result<(), Failure> {
+        self.print_with(report, report_text::print)
+    }
+
+    /// The same with the text as an overview: a line per check, and the findings below.
+    pub fn print_overview(&self, report: &Report) -> Result<(), Failure> {
+        self.print_with(report, report_text::print_overview)
+    }
+
+    fn print_with(
+        &self,
+        report: &Report,
+        as_text: fn(&Report, &mut Output) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut out = Output::new();
         if self.json {
             out.line(report.to_json())?;
         } else if self.sarif {
             out.line(to_sarif(report, env!("CARGO_PKG_VERSION")))?;
         } else {
-            report_text::print(report, &mut out)?;
+            as_text(report, &mut out)?;
         }
         match report.verdict() {
             Verdict::Clean => Ok(()),

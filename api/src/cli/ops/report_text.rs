@@ -14,6 +14,10 @@ use crate::cli::output::{DIM, Output};
 const MARGIN: usize = 12;
 /// The width outside a terminal, and the maximum in one: longer lines are hard to read.
 const MOST: usize = 100;
+/// The same of an overview, which is read on whatever screen there is.
+const NARROW: usize = 80;
+/// The width of the column of names in an overview.
+const NAMES: usize = 13;
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const MINOR: Style = AnsiColor::Yellow.on_default();
@@ -24,13 +28,13 @@ pub fn print(report: &Report, out: &mut Output) -> Result<(), Failure> {
     out.line("")?;
     for check in &report.checks {
         match &check.result {
-            CheckResult::Passed { detail } => row(out, "ok", GOOD, &joined(&check.title, detail))?,
+            CheckResult::Passed { detail } => row(out, "ok", GOOD, &joined(&check.title, detail), MOST)?,
             CheckResult::NotChecked { reason } => {
-                row(out, "?", MINOR, &joined(&check.title, &format!("not checked: {reason}")))?;
+                row(out, "?", MINOR, &joined(&check.title, &format!("not checked: {reason}")), MOST)?;
             }
             CheckResult::Found { findings } => {
                 for it in findings {
-                    finding(out, it)?;
+                    finding(out, it, MOST)?;
                 }
             }
         }
@@ -44,7 +48,7 @@ pub fn print(report: &Report, out: &mut Output) -> Result<(), Failure> {
             Value::Number(_) | Value::Bool(_) => value.to_string(),
             Value::Null | Value::Array(_) | Value::Object(_) => continue,
         };
-        row(out, "", Style::new(), &format!("{}: {text}", name.replace('_', " ")))?;
+        row(out, "", Style::new(), &format!("{}: {text}", name.replace('_', " ")), MOST)?;
     }
     if !report.facts.is_empty() {
         out.line("")?;
@@ -52,38 +56,78 @@ pub fn print(report: &Report, out: &mut Output) -> Result<(), Failure> {
     out.line(summary(report))
 }
 
-fn finding(out: &mut Output, finding: &Finding) -> Result<(), Failure> {
-    let (label, style) = match (&finding.accepted, finding.severity) {
-        (Some(_), _) => ("accepted", DIM),
-        (None, Severity::Low) => ("low", MINOR),
-        (None, Severity::Medium) => ("medium", MINOR),
-        (None, Severity::High) => ("high", BAD),
-        (None, Severity::Critical) => ("critical", BAD),
-    };
-    row(out, label, style, &format!("{}: {}", finding.subject, finding.title))?;
-    below(out, &finding.evidence, Style::new())?;
-    match &finding.accepted {
-        Some(reason) => below(out, &format!("accepted: {reason}"), Style::new())?,
-        None => below(out, &format!("To mend it: {}", finding.remedy), Style::new())?,
+/// Prints a report as an overview: a line per check with the summary among its facts, and the findings below all of them.
+pub fn print_overview(report: &Report, out: &mut Output) -> Result<(), Failure> {
+    for line in wrapped(&format!("{} {}", report.verb, report.target), width(out, NARROW)) {
+        out.line(line)?;
     }
-    below(out, &format!("{} ({})", finding.reference, finding.rule), DIM)
+    out.line("")?;
+    for check in &report.checks {
+        let fact = |name: &str| report.facts.get(&check.id).and_then(|facts| facts.get(name)?.as_str());
+        let (label, style, text) = match &check.result {
+            CheckResult::Passed { detail } => ("ok", GOOD, detail.clone()),
+            CheckResult::NotChecked { reason } => ("?", MINOR, format!("not checked: {reason}")),
+            CheckResult::Found { findings } => {
+                let worst = findings.iter().filter(|it| it.accepted.is_none()).map(|it| it.severity).max();
+                let (label, style) = worst.map_or(("accepted", DIM), labelled);
+                (label, style, fact("summary").unwrap_or_default().to_owned())
+            }
+        };
+        let text = fact("source").map_or_else(|| text.clone(), |source| format!("{text} ({source})"));
+        let name = check.id.replace('_', " ");
+        let mut lines = wrapped(&text, width(out, NARROW).saturating_sub(NAMES)).into_iter();
+        let first = lines.next().unwrap_or_default();
+        out.line(format_args!("  {style}{label:<8}{style:#}  {}", format!("{name:<NAMES$}{first}").trim_end()))?;
+        let indent = MARGIN + NAMES;
+        lines.try_for_each(|line| out.line(format_args!("{:indent$}{line}", "")))?;
+    }
+    out.line("")?;
+    for it in report.findings() {
+        finding(out, it, NARROW)?;
+        out.line("")?;
+    }
+    wrapped(&summary(report), width(out, NARROW)).into_iter().try_for_each(|line| out.line(line))
+}
+
+const fn labelled(severity: Severity) -> (&'static str, Style) {
+    match severity {
+        Severity::Low => ("low", MINOR),
+        Severity::Medium => ("medium", MINOR),
+        Severity::High => ("high", BAD),
+        Severity::Critical => ("critical", BAD),
+    }
+}
+
+fn finding(out: &mut Output, finding: &Finding, most: usize) -> Result<(), Failure> {
+    let (label, style) = match &finding.accepted {
+        Some(_) => ("accepted", DIM),
+        None => labelled(finding.severity),
+    };
+    row(out, label, style, &format!("{}: {}", finding.subject, finding.title), most)?;
+    below(out, &finding.evidence, Style::new(), most)?;
+    match &finding.accepted {
+        Some(reason) => below(out, &format!("accepted: {reason}"), Style::new(), most)?,
+        None => below(out, &format!("To mend it: {}", finding.remedy), Style::new(), most)?,
+    }
+    below(out, &format!("{} ({})", finding.reference, finding.rule), DIM, most)
 }
 
 /// Writes the first line of an entry and what wraps below it.
-fn row(out: &mut Output, label: &str, style: Style, text: &str) -> Result<(), Failure> {
-    let mut lines = wrapped(text, width(out)).into_iter();
+fn row(out: &mut Output, label: &str, style: Style, text: &str, most: usize) -> Result<(), Failure> {
+    let mut lines = wrapped(text, width(out, most)).into_iter();
     let first = lines.next().unwrap_or_default();
     out.line(format_args!("  {style}{label:<8}{style:#}  {first}"))?;
     lines.try_for_each(|line| out.line(format_args!("{:MARGIN$}{line}", "")))
 }
 
-fn below(out: &mut Output, text: &str, style: Style) -> Result<(), Failure> {
-    let lines = wrapped(text, width(out));
+fn below(out: &mut Output, text: &str, style: Style, most: usize) -> Result<(), Failure> {
+    let lines = wrapped(text, width(out, most));
     lines.into_iter().try_for_each(|line| out.line(format_args!("{:MARGIN$}{style}{line}{style:#}", "")))
 }
 
-fn width(out: &Output) -> usize {
-    out.width().map_or(MOST, usize::from).clamp(MARGIN + 20, MOST) - MARGIN
+/// The width of what stands beside the first column.
+fn width(out: &Output, most: usize) -> usize {
+    out.width().map_or(most, usize::from).clamp(MARGIN + 20, most) - MARGIN
 }
 
 fn joined(title: &str, detail: &str) -> String {

@@ -6,6 +6,7 @@ use fulexo_tests::{Node, caught_up, eventually, log_size, superuser};
 
 use super::super::audit::Instance as Audited;
 use super::super::backup::Ground;
+use super::super::health::Ground as Healthy;
 use super::super::pentest::Instance as Tested;
 use super::super::restore::Restoring;
 use super::super::scan::{Written, exceptions};
@@ -103,4 +104,20 @@ async fn the_page_of_the_restore_works() {
     desk.follow(&page, &values);
     assert!(std::fs::read_to_string(&lost).unwrap().lines().count() > 0);
     restoring.node().await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_health_check_works() {
+    let ground = Healthy::start().await;
+    let mut env = ground.env.clone();
+    env.insert("SSL_CERT_FILE".to_owned(), ground.file("ca.pem"));
+    let desk = Desk { env, ..Desk::bare() };
+    let page = Page::read("health-check");
+    desk.follow_sections(&page, &[Section::First, Section::Cause], &[]);
+    // A busy machine takes the lease away for a moment.
+    eventually("the page says that all is well", async || desk.is_over(&page, &[])).await;
+    ground
+        .plant("update tree.checkpoint set refused_because = 'planted', refusal = 'different', refused_since = now()")
+        .await;
+    assert!(!desk.is_over(&page, &[]), "the signer refuses");
 }

@@ -137,6 +137,7 @@ fn every_page_of_the_documentation_that_a_rule_refers_to_exists() {
         ("api/ops/src/backup", ".rs"),
         ("api/ops/src/headers", ".rs"),
         ("api/ops/src/restore", ".rs"),
+        ("api/ops/src/health", ".rs"),
         ("api/ops/src/tls", ".rs"),
     ];
     let mut count = 0;
