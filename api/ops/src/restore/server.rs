@@ -17,7 +17,7 @@ const COMMENT: &str = "being restored by fulexo";
 /// The part of a name between that of the database and the time at which it was replaced.
 const UNTIL: &str = "_until_";
 /// The length of the longest name of a database, in bytes, so that both fit behind it.
-const MAX_NAME: usize = 63 - UNTIL.len() - "20261201t061402".len();
+const MAX_NAME: usize = 63 - UNTIL.len() - "20261201t061402123".len();
 /// The database to which the superuser connects while others are renamed.
 const MAINTENANCE: &str = "postgres";
 /// The time that sessions may take to end.
@@ -196,7 +196,7 @@ impl RestoreServer {
     /// [`BackupError::Database`]: then nothing has changed.
     pub async fn swap(&mut self, before: ReplacedDatabase, now: DateTime<Utc>) -> Result<Option<String>, BackupError> {
         let (name, restoring) = (identifier(&self.name), identifier(&self.restoring()));
-        let aside = format!("{}{UNTIL}{}", self.name, now.format("%Y%m%dt%H%M%S"));
+        let aside = format!("{}{UNTIL}{}", self.name, now.format("%Y%m%dt%H%M%S%3f"));
         self.end_sessions().await?;
         let mut transaction = fulexo_database::begin_on(&mut self.connection).await?;
         if before != ReplacedDatabase::Missing {
