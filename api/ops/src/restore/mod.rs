@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! NAME_restoring  <- pg_restore, then everything that makes it fit to serve
-//! NAME            -> NAME_until_20261201t061402123, where nobody but a superuser connects     } one transaction
-//! NAME_restoring  -> NAME                                                                  }
+//! NAME            -> NAME_until_20261201t061402123, where nobody but a superuser connects  } one transaction
+//! NAME_restoring  -> NAME                                                                               }
 //! ```
 
 mod lost;
