@@ -189,8 +189,9 @@ async fn a_backup_that_another_key_signed_and_a_weak_recipient_are_found_as_them
     fs::create_dir(instance.path("backups")).unwrap();
     let mut env = instance.env.clone();
     env.insert("FULEXO_BACKUP_SIGNING_KEY_FILE".to_owned(), path("signing.key"));
-    // A backup of another database: what is in it does not matter here.
+    // A backup of another database, which the service's own log does not record: what is in it does not matter here.
     let mut backing_up = env.clone();
+    backing_up.remove("DATABASE_URL");
     backing_up.insert("DATABASE_OWNER_URL".to_owned(), Database::create().await.owner_url());
     backing_up.insert("FULEXO_BACKUP_RECIPIENTS_FILE".to_owned(), path("weak"));
     backing_up.insert("PATH".to_owned(), std::env::var("PATH").unwrap());
