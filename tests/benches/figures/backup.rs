@@ -45,6 +45,9 @@ pub fn run(runtime: &Runtime) {
     ] {
         env.insert(name.to_owned(), value);
     }
+    // A backup that is recorded lacks one event, which a restore would lose.
+    let mut unrecorded = env.clone();
+    unrecorded.remove("DATABASE_URL");
     let (identity, scratch, bare) = (file("identity"), file(""), file("bare.age"));
     let trusted = ["--signed-by", &signed_by, "--identity", &identity];
     let checkpoint = file("checkpoint");
@@ -54,7 +57,7 @@ pub fn run(runtime: &Runtime) {
     let mut most = [0.0_f64; 3];
     for round in 0..ROUNDS {
         let [created, dumped, verified, restored, loaded] = &mut figures;
-        let run = program(&["backup", "create"], &env, 0);
+        let run = program(&["backup", "create"], &unrecorded, 0);
         created.push(run.seconds);
         most[0] = most[0].max(run.most);
         dumped.push(shell(&format!(
