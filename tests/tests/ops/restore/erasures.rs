@@ -1,5 +1,6 @@
 //! Erasures between a backup and its restore: carried out again, from whatever copy of the log tells of them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
@@ -133,4 +134,43 @@ async fn the_copy_in_nats_says_who_was_erased_and_what_was_lost() {
     let listed = fs::read_to_string(&list).unwrap();
     assert!(listed.lines().any(|line| line.contains("account.erased") && line.contains(&gone.account.to_string())));
     assert_gone(&restoring, &ann, &gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_somebody_else_has_signed_erases_nobody() {
+    let node = Node::signed().await;
+    let restoring = Restoring::of(&node.database);
+    let (admin, ann) = (node.admin().await, node.customer().await);
+    caught_up(&node, &admin).await;
+    node.stop().await;
+    restoring.ground.create();
+    // The forger goes on from the same events, and signs with a key of their own.
+    let forged = Arc::new(Database { name: format!("{}_forged", restoring.database.name) });
+    let fork = format!("create database {} template {}", forged.name, restoring.database.name);
+    sqlx::query(sqlx::AssertSqlSafe(fork)).execute(&super::server().await).await.unwrap();
+    let (key, copy) = (restoring.ground.file("forged.key"), restoring.ground.file("forged"));
+    let made = Program::run(&["signer", "new-key", "log.example/forged", "--out", &key], &BTreeMap::new());
+    assert!(made.status.success(), "{}", made.errors);
+    let mut env = forged.env();
+    env.insert("FULEXO_LOG_KEY_FILE".to_owned(), key);
+    env.insert("FULEXO_SIGNER_MEMORY".to_owned(), restoring.ground.file("forged.json"));
+    let node = Node::with(&forged, env.clone()).await;
+    erase(&node.admin().await, ann.account).await;
+    let pool = superuser(&forged).await;
+    eventually("everything is signed", async || {
+        let signed =
+            "select c.size = h.position and c.vkey like 'log.example/forged+%' from tree.checkpoint c, log.head h";
+        sqlx::query_scalar(signed).fetch_one(&pool).await.unwrap()
+    })
+    .await;
+    pool.close().await;
+    let ended = Program::run(&["audit", "export", &copy], &env);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+    node.stop().await;
+    let (code, report) = restoring.restore(&["--clean", "--copy", &copy]);
+    assert_eq!((code, rules(&report)), (1, vec!["restore.history"]), "{report:#}");
+    assert_eq!((&report["facts"]["erased"], &report["facts"]["lost"]["count"]), (&json!(0), &json!(0)), "{report:#}");
+    let node = restoring.node().await;
+    assert_eq!(node.log_in(&ann.email, ann.account).await.get("/v1/me").await.status, 200);
+    node.stop().await;
 }

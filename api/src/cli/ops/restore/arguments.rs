@@ -59,6 +59,6 @@ impl FinishArgs {
         }
         let token = self.token_file.as_deref().map(copies::read_token).transpose()?;
         let copy = self.copy.clone().map(|place| (place, token));
-        Ok(FinishPlan { copy, outside: outside.zip(self.trust.given()?), erasures: listed, list })
+        Ok(FinishPlan { copy, outside, trust: self.trust.given()?, erasures: listed, list })
     }
 }

@@ -12,8 +12,6 @@ use fulexo_node::nats;
 use fulexo_ops::backup::root_at;
 use fulexo_ops::restore::LostEvents;
 use fulexo_tlog::bundle::entries;
-use fulexo_tlog::checkpoint::Checkpoint;
-use fulexo_tlog::note::Note;
 use fulexo_tlog::tile::{FULL_WIDTH, TileKind};
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection};
@@ -23,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::text_file::read_text;
 use crate::cli::audit::source::LogSource;
+use crate::cli::audit::trust::Trust;
 use crate::cli::failure::Failure;
 
 /// The length of the longest token, in bytes.
@@ -90,6 +89,8 @@ pub async fn read_place(
     restored: &mut PgConnection,
     place: &str,
     token: Option<Zeroizing<String>>,
+    restored_url: &str,
+    trust: Option<Trust>,
 ) -> CopyResult {
     if place.starts_with("postgres://") || place.starts_with("postgresql://") {
         return read_database(lost, restored, place).await;
@@ -102,7 +103,7 @@ pub async fn read_place(
         Err(Failure::Misused(format!("--copy: {place} is neither a URL nor a directory")))
     };
     match source {
-        Ok(source) => result(from_source(lost, restored, &source).await),
+        Ok(source) => result(from_source(lost, restored, &source, restored_url, trust).await),
         Err(failure) => CopyResult::Unread(failure.text()),
     }
 }
@@ -184,10 +185,18 @@ async fn from_source(
     lost: &mut LostEvents,
     restored: &mut PgConnection,
     source: &LogSource,
+    restored_url: &str,
+    trust: Option<Trust>,
 ) -> Result<CopyResult, UnreadCopy> {
     let damaged = |what: &str| UnreadCopy(format!("{what} is missing, or damaged"));
-    let note = Note::parse(&source.checkpoint(false).await?).map_err(|_| damaged("its checkpoint"))?;
-    let checkpoint = Checkpoint::parse(note.text()).map_err(|_| damaged("its checkpoint"))?;
+    // Whoever can read the log can write a copy that begins with it, and goes on with erasures that never were.
+    let own = LogSource::Database(connect(restored_url, 1).await.map_err(|error| UnreadCopy(error.0))?);
+    let trust = Trust::of(trust, &own).await?;
+    let signed = trust.verify(&source.checkpoint(trust.has_policy()).await?);
+    let checkpoint = match signed {
+        Ok(signed) => signed.checkpoint,
+        Err(fault) => return Ok(CopyResult::Different(format!("its checkpoint is not to be believed: {fault}"))),
+    };
     let (size, known) = (checkpoint.size, lost.next());
     if size <= known {
         return Ok(match is_beginning(lost, restored, size, checkpoint.root).await? {

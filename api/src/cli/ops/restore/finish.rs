@@ -52,8 +52,10 @@ pub struct RestoredDatabase {
 pub struct FinishPlan {
     /// A copy of the log, and the token with which it is read.
     pub copy: Option<(String, Option<Zeroizing<String>>)>,
-    /// A checkpoint that was kept outside, and the keys that it is verified with.
-    pub outside: Option<(OutsideCheckpoint, Trust)>,
+    /// A checkpoint that was kept outside.
+    pub outside: Option<OutsideCheckpoint>,
+    /// The keys that it and a copy are verified with; `None` for the key that the restored log names.
+    pub trust: Option<Trust>,
     /// Those who were erased since the backup; `None` if that is not known.
     pub erasures: Option<Vec<Uuid>>,
     /// The file for the list of events.
@@ -160,9 +162,9 @@ async fn told(
         .fetch_optional(&mut *owner)
         .await?;
     let last = last.and_then(|hash| hash.try_into().ok()).map(TreeHash);
-    let outside = match plan.outside {
-        None => None,
-        Some((place, trust)) => {
+    let outside = match (plan.outside, &plan.trust) {
+        (None, _) | (_, None) => None,
+        (Some(place), Some(trust)) => {
             let read = place.read(trust.has_policy()).await?;
             let verified = trust.verify(&read).map_err(|fault| Failure::Failed(format!("--checkpoint: {fault}")))?;
             Some(verified.checkpoint)
@@ -192,7 +194,7 @@ async fn told(
         told.add("the replaced database", read);
     }
     if let Some((place, token)) = plan.copy {
-        let read = read_place(&mut told.lost, owner, &place, token).await;
+        let read = read_place(&mut told.lost, owner, &place, token, &database.owner_url, plan.trust).await;
         told.add("the copy", read);
     }
     if let Some(read) = read_nats(&mut told.lost, config(database)?, epoch).await {
