@@ -1,4 +1,4 @@
-//! What follows the log: the read models, the tree and the relay, each with its lag.
+//! The followers of the log: the read models, the tree and the relay, each with its lag.
 
 use serde_json::json;
 

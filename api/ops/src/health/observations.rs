@@ -11,7 +11,7 @@ use super::probes::nats_servers::ObservedNats;
 use super::probes::root::RootFault;
 use super::probes::service::{ObservedService, ReadinessReport};
 
-/// What each source said.
+/// The answers of all sources.
 pub(super) struct HealthObservations {
     pub services: Vec<ObservedService>,
     pub database: DatabaseView,

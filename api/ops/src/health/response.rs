@@ -1,4 +1,4 @@
-//! What people are doing about an attack: a lockdown in force, and the incidents that are open. Both are in the database alone.
+//! The response to an attack: a lockdown in force, and the incidents that are open. Both are in the database alone.
 
 use serde_json::json;
 

@@ -88,9 +88,9 @@ mod tests {
     }
 
     /// The columns of a line of `openssl ciphers -V -stdname`.
-    struct Column<'a>(Vec<&'a str>);
+    struct SuiteColumn<'a>(Vec<&'a str>);
 
-    impl Column<'_> {
+    impl SuiteColumn<'_> {
         fn is(&self, column: &str, values: &[&str]) -> bool {
             let text = self.0.iter().find_map(|it| it.strip_prefix(column)).unwrap_or_default();
             values.iter().any(|value| text.starts_with(value))
@@ -112,7 +112,7 @@ mod tests {
             if number >> 8 == 0x13 || named.contains("GOST") {
                 continue;
             }
-            let column = Column(words);
+            let column = SuiteColumn(words);
             let expected = if column.is("Enc=", &["None", "RC4", "RC2", "DES("]) || column.is("Au=", &["None"]) {
                 Some(SuiteFault::Broken)
             } else if column.is("Enc=", &["3DES", "IDEA"]) {

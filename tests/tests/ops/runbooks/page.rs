@@ -45,7 +45,7 @@ pub struct Page {
     pub text: String,
     /// The variables that whoever works through it has to set.
     pub variables: Vec<String>,
-    /// What its lines that begin with `Alert:` quote.
+    /// The texts that its lines beginning with `Alert:` quote.
     pub alerts: Vec<String>,
     pub headings: Vec<String>,
     /// The blocks of commands that are examples, because they differ from machine to machine.

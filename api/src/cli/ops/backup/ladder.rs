@@ -44,7 +44,7 @@ const DIFFERENT: Rule = Rule {
     reference: "docs/backups.md",
 };
 
-/// What a verification needs.
+/// The means of a verification.
 #[derive(Args)]
 pub struct LadderArgs {
     /// Look for the backup in this directory, or this bucket (`s3://BUCKET/PREFIX`) [default: FULEXO_BACKUP_TO].

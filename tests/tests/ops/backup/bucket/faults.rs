@@ -1,4 +1,4 @@
-//! What goes wrong on the way, at every stage: for a moment, or for good; and what a hostile store can answer.
+//! Faults on the way, at every stage: for a moment, or for good; and what a hostile store can answer.
 
 use fulexo_tests::{Cut, Database, Program};
 use tokio::task::block_in_place;
