@@ -49,7 +49,7 @@ pub use cut::Cut;
 pub use dice::Dice;
 pub use event_source::{EventSource, StreamBlock};
 pub use fulexo_api::cli::operator;
-pub use looking::{Column, caught_up, columns, eventually, leaves, log_size, superuser, there};
+pub use looking::{Column, caught_up, columns, eventually, leaves, log_size, signed, superuser, there};
 pub use mailbox::Mailbox;
 pub use nats::{NatsCluster, NatsVersion, stored_messages};
 pub use node::{Node, PASSWORD, rsa_key};

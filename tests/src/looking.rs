@@ -20,6 +20,19 @@ pub async fn superuser(database: &Database) -> PgPool {
     PgPool::connect(&database.superuser_url()).await.unwrap()
 }
 
+/// Waits until a checkpoint covers the whole log; returns it, and the public key of the log.
+pub async fn signed(database: &Database) -> (String, String) {
+    let pool = superuser(database).await;
+    eventually("the log is signed", async || {
+        let signed = "select c.size = h.position from tree.checkpoint c, log.head h";
+        sqlx::query_scalar(signed).fetch_one(&pool).await.unwrap()
+    })
+    .await;
+    let signed = sqlx::query_as("select note, vkey from tree.checkpoint").fetch_one(&pool).await.unwrap();
+    pool.close().await;
+    signed
+}
+
 /// Returns every event of the log, in order.
 pub async fn leaves(database: &Database) -> Vec<Value> {
     let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from log.event order by position")

@@ -95,6 +95,18 @@ pub struct OpenSsl {
 }
 
 impl OpenSsl {
+    /// The rules of its faults.
+    pub const FAULTS: [&'static str; 8] = [
+        "tls.self_signed",
+        "tls.weak_key",
+        "tls.weak_signature",
+        "tls.no_staple",
+        "tls.old_version",
+        "tls.broken_suite",
+        "tls.no_forward_secrecy",
+        "tls.weak_integrity",
+    ];
+
     /// Starts it; `None` if this machine has no openssl.
     pub fn serve(dir: &DataDir) -> Option<Self> {
         let run = |arguments: &str| {

@@ -5,22 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use fulexo_ops::age::{DecryptingReader, parse_identities};
-use fulexo_tests::{Node, PASSWORD, eventually, log_size, superuser};
+use fulexo_tests::{Node, PASSWORD, eventually, log_size, signed, superuser};
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use super::{Ground, assert_stops, rungs};
-
-/// Waits until the log is signed up to its end; returns the checkpoint and the key.
-async fn signed(node: &Node, pool: &PgPool) -> (String, String) {
-    let size = log_size(node).await;
-    eventually("the log is signed", async || {
-        let signed: i64 = sqlx::query_scalar("select size from tree.checkpoint").fetch_one(pool).await.unwrap();
-        signed.unsigned_abs() >= size
-    })
-    .await;
-    sqlx::query_as("select note, vkey from tree.checkpoint").fetch_one(pool).await.unwrap()
-}
 
 /// A service with people, sessions and an erased person; and one who is not erased yet.
 async fn service() -> Node {
@@ -46,12 +34,12 @@ fn contains(dir: &std::path::Path, text: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_a_living_service_climbs_every_rung() {
     let node = service().await;
-    let (pool, ground) = (superuser(&node.database).await, Ground::new(&node.database));
-    let (checkpoint, key) = signed(&node, &pool).await;
+    let ground = Ground::new(&node.database);
+    let (checkpoint, key) = signed(&node.database).await;
     fs::write(ground.file("checkpoint"), checkpoint).unwrap();
     // The service goes on.
     node.customer().await;
-    signed(&node, &pool).await;
+    signed(&node.database).await;
     let path = ground.create();
 
     let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
@@ -75,7 +63,7 @@ async fn a_backup_of_a_living_service_climbs_every_rung() {
 
     // The newest checkpoint is from after the backup: only the service can show that it goes on from there.
     node.customer().await;
-    let (newer, _) = signed(&node, &pool).await;
+    let (newer, _) = signed(&node.database).await;
     fs::write(ground.file("newer"), newer).unwrap();
     let (code, report) = ground.verify(name, &["--key", &key, "--checkpoint", &ground.file("newer")]);
     assert_eq!(code, 3, "{report:#}");
@@ -89,11 +77,11 @@ async fn a_backup_of_a_living_service_climbs_every_rung() {
 async fn a_changed_log_and_a_changed_read_model_are_found_where_they_are() {
     let node = service().await;
     let (pool, ground) = (superuser(&node.database).await, Ground::new(&node.database));
-    let (checkpoint, key) = signed(&node, &pool).await;
+    let (checkpoint, key) = signed(&node.database).await;
     fs::write(ground.file("checkpoint"), checkpoint).unwrap();
     let (admin, position) = (node.admin().await, log_size(&node).await);
     assert_eq!(admin.seeing(position - 1).get("/v1/accounts").await.status, 200, "the read models have caught up");
-    signed(&node, &pool).await;
+    signed(&node.database).await;
     node.stop().await;
 
     sqlx::query("update read.account set suspended = not suspended where account_id = (select min(account_id::text)::uuid from read.account)")
@@ -125,8 +113,8 @@ async fn a_changed_log_and_a_changed_read_model_are_found_where_they_are() {
 async fn wrapped_keys_go_before_their_backup_and_the_last_good_backup_stays() {
     let node = Node::signed().await;
     node.customer().await;
-    let (pool, ground) = (superuser(&node.database).await, Ground::new(&node.database));
-    let (checkpoint, key) = signed(&node, &pool).await;
+    let ground = Ground::new(&node.database);
+    let (checkpoint, key) = signed(&node.database).await;
     fs::write(ground.file("checkpoint"), checkpoint).unwrap();
     node.stop().await;
     let good = ground.create();

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use fulexo_tests::{
-    Client, Database, NatsCluster, NatsVersion, Node, PASSWORD, Program, caught_up, eventually, superuser,
+    Client, Database, NatsCluster, NatsVersion, Node, PASSWORD, Program, caught_up, eventually, signed, superuser,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -67,17 +67,7 @@ async fn without_the_old_database_an_export_or_a_list_says_who_was_erased() {
     let restoring = Restoring::of(&node.database);
     let (ann, gone) = erased_after_the_backup(&node, &restoring).await;
     let (key, copy) = (restoring.ground.file("log.vkey"), restoring.ground.file("copy"));
-    let pool = superuser(&restoring.database).await;
-    eventually("everything is signed", async || {
-        sqlx::query_scalar("select c.size = h.position from tree.checkpoint c, log.head h")
-            .fetch_one(&pool)
-            .await
-            .unwrap()
-    })
-    .await;
-    let (note, vkey): (String, String) =
-        sqlx::query_as("select note, vkey from tree.checkpoint").fetch_one(&pool).await.unwrap();
-    pool.close().await;
+    let (note, vkey) = signed(&restoring.database).await;
     fs::write(&key, vkey).unwrap();
     let checkpoint = restoring.ground.file("checkpoint");
     fs::write(&checkpoint, note).unwrap();

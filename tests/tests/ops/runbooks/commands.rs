@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fulexo_tests::{Node, caught_up, eventually, log_size, superuser};
+use fulexo_tests::{Node, caught_up, eventually, signed};
 
 use super::super::audit::Instance as Audited;
 use super::super::backup::Ground;
@@ -54,14 +54,7 @@ async fn the_page_of_the_headers_works() {
 async fn the_pages_of_backups_work() {
     let node = Node::signed().await;
     node.customer().await;
-    let (pool, size) = (superuser(&node.database).await, log_size(&node).await);
-    let signed = "select size from tree.checkpoint";
-    eventually("the log is signed", async || {
-        sqlx::query_scalar::<_, i64>(signed).fetch_one(&pool).await.unwrap().unsigned_abs() >= size
-    })
-    .await;
-    let (checkpoint, key): (String, String) =
-        sqlx::query_as("select note, vkey from tree.checkpoint").fetch_one(&pool).await.unwrap();
+    let (checkpoint, key) = signed(&node.database).await;
     let ground = Ground::new(&node.database);
     let desk = Desk { env: ground.env.clone(), ..Desk::bare() };
     fs::write(desk.path("checkpoint"), checkpoint).unwrap();

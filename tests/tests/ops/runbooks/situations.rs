@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use fulexo_tests::{Database, Node, eventually, log_size, rsa_key, superuser};
+use fulexo_tests::{Database, Node, rsa_key, signed, superuser};
 use serde_json::json;
 
 use super::alerts::keyed;
@@ -85,14 +85,8 @@ async fn a_leaked_encryption_key_and_a_stolen_dump_open_nothing_once_their_pages
 async fn a_person_is_erased_and_a_restored_log_has_an_epoch_of_its_own_once_their_pages_are_done() {
     let node = Node::signed().await;
     let (admin, ann) = (node.admin().await, node.customer().await);
-    let (pool, size) = (superuser(&node.database).await, log_size(&node).await);
-    let signed = "select size from tree.checkpoint";
-    eventually("the log is signed", async || {
-        sqlx::query_scalar::<_, i64>(signed).fetch_one(&pool).await.unwrap().unsigned_abs() >= size
-    })
-    .await;
-    let (checkpoint, key): (String, String) =
-        sqlx::query_as("select note, vkey from tree.checkpoint").fetch_one(&pool).await.unwrap();
+    let pool = superuser(&node.database).await;
+    let (checkpoint, key) = signed(&node.database).await;
     let desk = Desk::new(&node.database, &node.database.env());
     fs::write(desk.path("authorization"), format!("Authorization: Bearer {}\n", admin.access_token.unwrap())).unwrap();
     fs::write(desk.path("known.txt"), format!("{}\n", ann.email)).unwrap();
