@@ -204,6 +204,10 @@ impl Restoring {
         }
 
         // From here on nothing is added to the database that is replaced: what it has now is what is lost.
+        let database = database_name(&self.url).map_err(unchecked)?;
+        note(format_args!(
+            "restore  closing {database}. If this run is killed, run it again, or open it: alter database {database} connection limit -1"
+        ));
         let ended = server.close().await.map_err(unchecked)?;
         if ended > 0 {
             note(format_args!("restore  ended {ended} sessions of the database that is replaced"));
