@@ -29,6 +29,7 @@ mod serve;
 mod signer;
 mod table;
 mod target;
+mod text_file;
 mod witness;
 
 use std::process::ExitCode;

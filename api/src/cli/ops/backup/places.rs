@@ -9,6 +9,7 @@ use fulexo_tlog::key::{SignerKey, VerifierKey};
 use zeroize::Zeroizing;
 
 use crate::cli::failure::Failure;
+use crate::cli::text_file::read_text;
 
 /// The length of the longest file of keys that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -83,9 +84,5 @@ pub fn place(
 
 /// Reads a small file of text.
 pub fn text(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    use std::io::Read;
-    let mut text = Zeroizing::new(String::new());
-    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
-    read.map_err(|error| Failure::Misused(format!("cannot read {}: {error}", path.display())))?;
-    Ok(text)
+    read_text(path, MAX_FILE)
 }

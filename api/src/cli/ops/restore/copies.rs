@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::text_file::read_text;
 use crate::cli::audit::source::LogSource;
 use crate::cli::audit::trust::Trust;
 use crate::cli::failure::Failure;
+use crate::cli::text_file::read_text;
 
 /// The length of the longest token, in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
@@ -195,7 +195,11 @@ async fn from_source(
     let signed = trust.verify(&source.checkpoint(trust.has_policy()).await?);
     let checkpoint = match signed {
         Ok(signed) => signed.checkpoint,
-        Err(fault) => return Ok(CopyResult::Different(format!("its checkpoint is not to be believed: {fault}"))),
+        Err(fault) => {
+            return Ok(CopyResult::Different(format!(
+                "its checkpoint is not to be believed: {fault}. Give --key if the log has changed its key since"
+            )));
+        }
     };
     let (size, known) = (checkpoint.size, lost.next());
     if size <= known {

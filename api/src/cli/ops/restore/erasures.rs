@@ -13,10 +13,10 @@ use fulexo_ops::finding::Finding;
 use fulexo_ops::restore::NOT_ERASED;
 use uuid::Uuid;
 
-use super::text_file::read_text;
 use crate::cli::failure::Failure;
 use crate::cli::process::operator;
 use crate::cli::progress::Progress;
+use crate::cli::text_file::read_text;
 
 /// The length of the longest list, in bytes: a million ids.
 const MAX_LIST: u64 = 40 << 20;

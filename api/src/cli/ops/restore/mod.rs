@@ -6,7 +6,6 @@ mod copies;
 mod erasures;
 mod finish;
 mod steps;
-mod text_file;
 
 use clap::{Args, Subcommand};
 use fulexo_node::config::{Config, owner_database_url};
