@@ -30,6 +30,7 @@ mod opened;
 mod part;
 mod programs;
 mod retention;
+mod sealed_sample;
 mod state;
 mod stored;
 mod target;
@@ -45,6 +46,7 @@ pub use self::manifest::{BackupManifest, PartKind, PartRecord, signing_note_text
 pub use self::name::BackupName;
 pub use self::opened::OpenedBackup;
 pub use self::retention::{BackupRetention, RemovedBackups, prune};
+pub use self::sealed_sample::{SealedSample, sealed_sample};
 pub use self::state::{DatabaseState, TableChecksum, read_state, read_tree, root_at};
 pub use self::stored::StoredBackup;
 pub use self::target::{BackupTarget, TargetAddress, split_path};

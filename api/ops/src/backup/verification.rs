@@ -22,13 +22,14 @@ use crate::finding::{Rule, Severity};
 use crate::report::Check;
 
 /// The rungs, from the lowest: the name of the check, and its title.
-pub const RUNGS: [(&str, &str); 6] = [
+pub const RUNGS: [(&str, &str); 7] = [
     ("signature", "a trusted key has signed the manifest"),
     ("checksums", "the parts are those that were signed"),
     ("format", "the parts can be decrypted and read to their end"),
     ("restore", "a new server accepts the backup, and has what the manifest says"),
     ("log", "the whole log agrees with a checkpoint that was kept outside"),
     ("read-models", "the read models agree with a replay of the log"),
+    ("canary", "sealed data opens, and an account logs in"),
 ];
 
 const UNSIGNED: Rule = Rule {

@@ -33,7 +33,8 @@ async fn a_drill_measures_a_recovery_against_goals_and_leaves_its_report() {
     let key: String = sqlx::query_scalar("select vkey from tree.checkpoint").fetch_one(&pool).await.unwrap();
     let place = ground.file("reports");
     fs::create_dir(&place).unwrap();
-    let outside = ["--key", &key, "--checkpoint", &node.url, "--out", &place];
+    let keys = ground.encryption_keys();
+    let outside = ["--key", &key, "--checkpoint", &node.url, "--out", &place, "--encryption-keys", &keys];
     eventually("the log is signed", async || {
         let signed: i64 = sqlx::query_scalar("select size from tree.checkpoint").fetch_one(&pool).await.unwrap();
         signed.unsigned_abs() >= size
@@ -42,12 +43,12 @@ async fn a_drill_measures_a_recovery_against_goals_and_leaves_its_report() {
 
     let (ended, report) = drill(&ground, &[&outside[..], &["--rto", "1h", "--rpo", "1d"]].concat());
     assert_eq!(ended.status.code(), Some(0), "{report:#} {}", ended.errors);
-    for id in ["restore", "log", "read-models", "recovery-time", "recovery-point"] {
+    for id in ["restore", "log", "read-models", "canary", "recovery-time", "recovery-point"] {
         assert_eq!(check(&report, id)["result"], "passed", "{report:#}");
     }
     let seconds = report["facts"]["seconds"].as_object().unwrap();
     assert!(
-        ["signature", "checksums", "format", "restore", "log", "read-models"]
+        ["signature", "checksums", "format", "restore", "log", "read-models", "canary"]
             .iter()
             .all(|id| seconds.contains_key(*id))
     );

@@ -2,6 +2,7 @@
 
 mod altered;
 mod bucket;
+mod canary;
 mod drill;
 mod interrupted;
 mod recorded;
@@ -59,6 +60,13 @@ impl Ground {
         assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
         let created: Value = serde_json::from_str(&ended.said).unwrap();
         PathBuf::from(created["path"].as_str().unwrap())
+    }
+
+    /// Writes the file of the encryption keys of services that tests start, and returns its path.
+    pub fn encryption_keys(&self) -> String {
+        let file = self.file("encryption-keys");
+        fs::write(&file, "default:cXVpZXQtT3R0ZXI3IHBhaW50cyAxMiBncmVlbiBvd2w=\n").unwrap();
+        file
     }
 
     /// Verifies a backup with these arguments and all identities; returns the exit code and the report.

@@ -52,23 +52,25 @@ async fn a_backup_of_a_living_service_climbs_every_rung() {
     assert_eq!(manifest["database"]["keys"]["encryption"], json!(["default"]));
 
     let name = path.file_name().unwrap().to_str().unwrap();
-    let (code, report) = ground.verify("latest", &["--key", &key, "--checkpoint", &ground.file("checkpoint")]);
+    let keys = ground.encryption_keys();
+    let given = ["--key", &key, "--encryption-keys", &keys];
+    let (code, report) = ground.verify("latest", &[&given[..], &["--checkpoint", &ground.file("checkpoint")]].concat());
     assert_eq!((code, &report["verdict"]), (0, &json!("clean")), "{report:#}");
-    assert!(rungs(&report).iter().all(|(_, result)| result == "passed") && rungs(&report).len() == 6, "{report:#}");
+    assert!(rungs(&report).iter().all(|(_, result)| result == "passed") && rungs(&report).len() == 7, "{report:#}");
     let left: Vec<_> = fs::read_dir(ground.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("fulexo-backup-verify-")), "{left:?}");
     let listed: Value = serde_json::from_str(&ground.run(&["list", "--json"]).said).unwrap();
     assert_eq!((&listed["backup"], &listed["verified"]["has_findings"]), (&json!(name), &json!(false)));
-    assert_eq!(listed["verified"]["rungs"].as_array().unwrap().len(), 6);
+    assert_eq!(listed["verified"]["rungs"].as_array().unwrap().len(), 7);
 
     // The newest checkpoint is from after the backup: only the service can show that it goes on from there.
     node.customer().await;
     let (newer, _) = signed(&node.database).await;
     fs::write(ground.file("newer"), newer).unwrap();
-    let (code, report) = ground.verify(name, &["--key", &key, "--checkpoint", &ground.file("newer")]);
+    let (code, report) = ground.verify(name, &[&given[..], &["--checkpoint", &ground.file("newer")]].concat());
     assert_eq!(code, 3, "{report:#}");
     assert_eq!(rungs(&report)[4], ("log".to_owned(), "not_checked".to_owned()), "{report:#}");
-    let (code, report) = ground.verify(path.to_str().unwrap(), &["--key", &key, "--checkpoint", &node.url]);
+    let (code, report) = ground.verify(path.to_str().unwrap(), &[&given[..], &["--checkpoint", &node.url]].concat());
     assert_eq!(code, 0, "{report:#}");
     node.stop().await;
 }
@@ -118,7 +120,9 @@ async fn wrapped_keys_go_before_their_backup_and_the_last_good_backup_stays() {
     fs::write(ground.file("checkpoint"), checkpoint).unwrap();
     node.stop().await;
     let good = ground.create();
-    let (code, report) = ground.verify("latest", &["--key", &key, "--checkpoint", &ground.file("checkpoint")]);
+    let (checkpoint, keys) = (ground.file("checkpoint"), ground.encryption_keys());
+    let arguments = ["--key", key.as_str(), "--checkpoint", &checkpoint, "--encryption-keys", &keys];
+    let (code, report) = ground.verify("latest", &arguments);
     assert_eq!(code, 0, "{report:#}");
     // Names tell the age: these are older by years.
     let renamed = |year: &str| {
@@ -147,9 +151,9 @@ async fn wrapped_keys_go_before_their_backup_and_the_last_good_backup_stays() {
     assert_stops(&report, "signature", "found");
     fs::remove_file(good.join("keys.age")).unwrap();
     let main = ground.file("main");
-    let arguments = ["--key", key.as_str(), "--checkpoint", &ground.file("checkpoint")];
     let (code, report) = ground.verify_with(good.to_str().unwrap(), &[&main], &arguments);
-    assert_eq!(code, 0, "{report:#}");
+    assert_eq!(code, 3, "{report:#}");
+    assert_stops(&report, "canary", "not_checked");
     assert!(report.to_string().contains("without the wrapped keys"), "{report:#}");
 
     let pruned = ground.run(&["prune", "--keep", "1", "--json"]);

@@ -59,7 +59,9 @@ async fn the_pages_of_backups_work() {
     let desk = Desk { env: ground.env.clone(), ..Desk::bare() };
     fs::write(desk.path("checkpoint"), checkpoint).unwrap();
     let [identity, key_identity, checkpoint] = [ground.file("main"), ground.file("keys"), desk.path("checkpoint")];
+    let keys = ground.encryption_keys();
     let values = [
+        ("ENCRYPTION_KEYS", keys.as_str()),
         ("IDENTITY", identity.as_str()),
         ("KEY_IDENTITY", &key_identity),
         ("SIGNED_BY", &ground.signed_by),

@@ -1,4 +1,4 @@
-//! The ladder of a verification, from the signature to the read models: what climbs it, and what it leaves.
+//! The ladder of a verification, from the signature to a login: what climbs it, and what it leaves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use fulexo_ops::report::{Check, CheckResult, Report};
 use sqlx::{Connection, PgConnection};
 
 use super::address::{address, target_dir};
+use super::canary::{Canary, CanaryArgs, verify_canary};
 use super::failed::unchecked;
 use super::places::{identities, trusted_keys};
 use super::record::record;
@@ -65,6 +66,8 @@ pub struct LadderArgs {
     /// Restore into a server below this directory, which is removed afterwards [default: the directory for temporary files].
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    #[command(flatten)]
+    canary: CanaryArgs,
 }
 
 /// A backup that was verified.
@@ -111,6 +114,7 @@ impl LadderArgs {
         let identities = Arc::new(identities(&self.identities)?);
         let trust = self.trust.given()?;
         let outside = self.checkpoint.as_deref().map(OutsideCheckpoint::of).transpose()?;
+        let canary = self.canary.given()?;
         let scratch = self.scratch.unwrap_or_else(std::env::temp_dir);
         let began = Instant::now();
         let report = Report::begin(verb, name.to_string(), clock::now());
@@ -118,7 +122,8 @@ impl LadderArgs {
         let (check, opened) = verify_signature(&target, name, &trusted);
         ladder.add(check);
         if let Some(opened) = &opened {
-            climb(&mut ladder, opened, &identities, trust, outside, &scratch)?;
+            let means = LadderMeans { identities, trust, outside, canary };
+            climb(&mut ladder, opened, means, &scratch)?;
         }
         ladder.end();
         let Ladder { report, times, .. } = ladder;
@@ -170,14 +175,16 @@ pub fn weighed(printed: Result<(), Failure>, recorded: Result<(), Failure>) -> R
     }
 }
 
-fn climb(
-    ladder: &mut Ladder,
-    backup: &OpenedBackup,
-    identities: &Arc<Vec<Identity>>,
+/// The means to climb, of whoever verifies.
+struct LadderMeans {
+    identities: Arc<Vec<Identity>>,
     trust: Option<Trust>,
     outside: Option<OutsideCheckpoint>,
-    scratch: &Path,
-) -> Result<(), Failure> {
+    canary: Option<Canary>,
+}
+
+fn climb(ladder: &mut Ladder, backup: &OpenedBackup, means: LadderMeans, scratch: &Path) -> Result<(), Failure> {
+    let LadderMeans { identities, trust, outside, canary } = means;
     let all = backup.manifest.parts.iter().map(|part| part.length).sum();
     let mut progress = Progress::of("bytes", "checksums".to_owned(), 0);
     ladder.add(verify_checksums(backup, |read| progress.show(read, all)));
@@ -190,7 +197,7 @@ fn climb(
         ladder.add(Check::not_checked(id, title, "no identity is given: give --identity"));
         return Ok(());
     }
-    ladder.add(verify_format(backup, identities));
+    ladder.add(verify_format(backup, &identities));
     if !ladder.goes_on {
         return Ok(());
     }
@@ -204,13 +211,16 @@ fn climb(
     };
     block_on(async {
         let began = Instant::now();
-        ladder.add(restore(backup, identities, &server.url(), began).await);
+        ladder.add(restore(backup, &identities, &server.url(), began).await);
         if ladder.goes_on {
             ladder.add(verify_log(backup, &server.url(), trust, outside).await);
             // A log that was not compared with anything outside has read models all the same.
             let (id, title) = RUNGS[5];
             let check = verify_read_models(backup, &server.url()).await;
             ladder.add(check.unwrap_or_else(|failure| Check::not_checked(id, title, failure.text())));
+            if ladder.report.findings().next().is_none() {
+                ladder.add(verify_canary(backup, &server.url(), canary).await);
+            }
         }
         Ok(())
     })

@@ -1,6 +1,7 @@
 //! `fulexo backup`: keys, backups, their list, their retention and their verification.
 
 mod address;
+mod canary;
 mod create;
 mod drill;
 mod failed;
