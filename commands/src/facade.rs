@@ -33,7 +33,7 @@ use crate::authentication::second_factor::{self, Enrolment};
 use crate::authentication::standing::{self, LoginStanding};
 use crate::authentication::step_up::{self, Evidence};
 use crate::authorization::api_keys::{self, NewApiKey};
-use crate::authorization::incidents::{self, IncidentStep, NewIncident};
+use crate::authorization::incidents::{self, IncidentCause, IncidentStep, NewIncident};
 use crate::authorization::{lockdown, policy, roles};
 use crate::backups;
 use crate::checkpoint;
@@ -907,6 +907,27 @@ impl Commands {
         new: NewIncident,
     ) -> Result<CommandOutcome<IncidentId>, CommandError> {
         incidents::open(&self.side, context, new).await
+    }
+
+    /// Opens the incident of a cause, or answers the one that it has, whoever reports it and when. `true` if it is new.
+    ///
+    /// # Errors
+    /// [`CommandError::Incident`] for too many links, [`CommandError::NoSuchOwner`], [`CommandError::GrantExceedsOwn`].
+    pub async fn report_incident(
+        &self,
+        context: &Context,
+        cause: &IncidentCause,
+        new: NewIncident,
+    ) -> Result<CommandOutcome<(IncidentId, bool)>, CommandError> {
+        incidents::report(&self.side, context, cause, new).await
+    }
+
+    /// Returns the incident of a cause, if it was reported.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn incident_of(&self, cause: &IncidentCause) -> Result<Option<IncidentId>, CommandError> {
+        incidents::find(&self.side, cause).await
     }
 
     /// Takes a step in the response to an incident.

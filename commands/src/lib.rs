@@ -42,7 +42,7 @@ pub use crate::authentication::second_factor::Enrolment;
 pub use crate::authentication::standing::{CounterReach, DeviceStanding, LoginStanding, StandingKind, StandingReason};
 pub use crate::authentication::step_up::Evidence;
 pub use crate::authorization::api_keys;
-pub use crate::authorization::incidents::{IncidentStep, NewIncident};
+pub use crate::authorization::incidents::{IncidentCause, IncidentStep, NewIncident};
 pub use crate::backups::record_backup;
 pub use crate::copies::EventCopy;
 pub use crate::erasure::ErasureStatus;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use fulexo_commands::{CommandError, IncidentStep, NewIncident};
+use fulexo_commands::{CommandError, IncidentCause, IncidentStep, NewIncident};
 use fulexo_database::chain;
 use fulexo_domain::incident::{IncidentLinks, IncidentPhase, IncidentSeverity};
 use fulexo_domain::leaf;
@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::failure::Failure;
+use super::incident_report::{ReportedIncident, nothing_to_open, read_report};
 use super::output::Output;
 use super::process::{block_on, operator, parsed, start_logging};
 use super::table::{Table, TableColumn};
@@ -72,8 +73,14 @@ enum IncidentVerb {
 #[derive(Args)]
 struct IncidentOpenArgs {
     /// The severity: low, medium, high or critical.
-    #[arg(value_parser = parsed(IncidentSeverity::parse))]
-    severity: IncidentSeverity,
+    #[arg(value_parser = parsed(IncidentSeverity::parse), required_unless_present = "from_report")]
+    severity: Option<IncidentSeverity>,
+    /// Read a report that a verb of operations printed with --json, `-` for standard input. Severity and summary come from
+    /// its findings.
+    ///
+    /// The same faults have one incident a day. Without findings none is opened.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["severity", "text"])]
+    from_report: Option<PathBuf>,
     /// Read the summary from this file; `-` for standard input. It is sealed alongside the event.
     #[arg(long, value_name = "FILE", default_value = "-")]
     text: PathBuf,
@@ -158,7 +165,24 @@ impl IncidentArgs {
     pub fn run(self) -> Result<(), Failure> {
         // Before the database: standard input may be a person.
         let work = match self.verb {
-            IncidentVerb::Open(args) => IncidentWork::Open(read_text(&args.text)?, args),
+            IncidentVerb::Open(IncidentOpenArgs { from_report: Some(path), owner, json, .. }) => {
+                let report = read_report(&path)?;
+                let Some(reported) = ReportedIncident::of(&report)? else {
+                    let mut out = Output::new();
+                    if json {
+                        return out.line(json!({"incident": null, "position": null, "new": false}));
+                    }
+                    return out.line(nothing_to_open(&report));
+                };
+                let (cause, new) = reported.with_owner(owner.map(AccountId));
+                IncidentWork::Report(cause, new, json)
+            }
+            IncidentVerb::Open(IncidentOpenArgs { severity, text, owner, json, from_report: None }) => {
+                // clap has asked for it.
+                let severity = severity.ok_or_else(|| Failure::Misused("the severity is missing".to_owned()))?;
+                let (owner, links, summary) = (owner.map(AccountId), IncidentLinks::default(), read_text(&text)?);
+                IncidentWork::Open(NewIncident { severity, owner, links, summary }, json)
+            }
             IncidentVerb::List(args) => IncidentWork::List(args),
             IncidentVerb::Show(args) => IncidentWork::Show(args),
             IncidentVerb::Contain(args) => IncidentWork::Contain(args),
@@ -186,7 +210,8 @@ impl IncidentArgs {
 
 /// A verb with the text that it was given.
 enum IncidentWork {
-    Open(IncidentText, IncidentOpenArgs),
+    Open(NewIncident, bool),
+    Report(IncidentCause, NewIncident, bool),
     List(IncidentListArgs),
     Show(IncidentShowArgs),
     Contain(IncidentContainArgs),
@@ -197,14 +222,23 @@ impl IncidentWork {
     async fn run(self, app: &App) -> Result<(), Failure> {
         let mut out = Output::new();
         match self {
-            Self::Open(summary, IncidentOpenArgs { severity, owner, json, text: _ }) => {
-                let new =
-                    NewIncident { severity, owner: owner.map(AccountId), links: IncidentLinks::default(), summary };
+            Self::Open(new, json) => {
                 let done = app.commands.open_incident(&operator(), new).await.map_err(refused)?;
                 if json {
                     return out.line(json!({"incident": done.value.0, "position": done.position}));
                 }
                 out.line(format_args!("opened the incident {}", done.value))
+            }
+            Self::Report(cause, new, json) => {
+                let done = app.commands.report_incident(&operator(), &cause, new).await.map_err(refused)?;
+                let (incident, is_new) = done.value;
+                if json {
+                    return out.line(json!({"incident": incident.0, "position": done.position, "new": is_new}));
+                }
+                if is_new {
+                    return out.line(format_args!("opened the incident {incident}"));
+                }
+                out.line(format_args!("the incident {incident} was opened for these findings already"))
             }
             Self::Step(step, IncidentTextArgs { incident, json, text: _ }) => {
                 let done = app.commands.take_incident_step(&operator(), IncidentId(incident), step).await;

@@ -11,6 +11,7 @@ mod erasure;
 mod events;
 mod failure;
 mod incident;
+mod incident_report;
 mod key_file;
 mod keys;
 mod lockdown;

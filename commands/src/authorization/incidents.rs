@@ -3,6 +3,7 @@
 //!
 //! A containment is recorded here, before and after its measures. Its measures are other commands.
 
+use chrono::{DateTime, Utc};
 use fulexo_domain::Aggregate;
 use fulexo_domain::event::{Actor, Category, Stream};
 use fulexo_domain::incident::{
@@ -13,6 +14,7 @@ use fulexo_domain::sealed_field::SealedField;
 use fulexo_domain::values::{AccountId, IncidentId, IncidentText, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Builder;
 
 use crate::authorization::roles;
 use crate::context::Context;
@@ -22,6 +24,7 @@ use crate::idempotency::{self, IdempotencyKey};
 use crate::log::ExpectedVersion;
 use crate::reason;
 use crate::unit_of_work::UnitOfWork;
+use crate::vault::Vault;
 use crate::write_side::WriteSide;
 
 /// An incident to open.
@@ -34,6 +37,30 @@ pub struct NewIncident {
     pub links: IncidentLinks,
     /// The summary.
     pub summary: IncidentText,
+}
+
+/// The cause of an incident that a machine reports, perhaps more than once. Each cause has one incident at most, for good.
+pub struct IncidentCause {
+    /// The parts of its name, the kind of the cause first. No part is readable from the incident.
+    pub name: Vec<String>,
+    /// The time at which it began. The incident stands at this time in lists.
+    pub began_at: DateTime<Utc>,
+    /// The permission that it takes to report it.
+    pub permission: Permission,
+}
+
+impl IncidentCause {
+    /// Returns the id of its incident: a UUIDv7 of the time with a keyed digest in place of chance.
+    fn incident(&self, vault: &Vault) -> IncidentId {
+        let time = self.began_at.timestamp_micros().to_be_bytes();
+        let parts: Vec<&[u8]> = self.name.iter().map(String::as_bytes).chain([time.as_slice()]).collect();
+        let digest = vault.digest("incident/cause", &parts);
+        let mut random = [0; 10];
+        random.iter_mut().zip(digest).for_each(|(byte, digit)| *byte = digit);
+        // It has 48 bits.
+        let millis = u64::try_from(self.began_at.timestamp_millis()).unwrap_or(0).min((1 << 48) - 1);
+        IncidentId(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
 }
 
 /// A step in the response to an incident, with what is written about it.
@@ -106,10 +133,51 @@ pub(crate) async fn open(
             let command = IncidentCommand::Open { links: links.clone(), owner, severity };
             let events = Incident::handle_command(&IncidentState::default(), command)?;
             let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-            require_responder(side, &mut unit, context).await?;
+            require_responder(side, &mut unit, context, Permission::IncidentsManage).await?;
             unit.expect(Category::Incident, id.0, ExpectedVersion::New);
             unit.record(id.0, None, events)?;
             Ok((unit, id))
+        })
+        .await
+    })
+    .await
+}
+
+/// Returns the incident of a cause, if it was reported.
+pub(crate) async fn find(side: &WriteSide, cause: &IncidentCause) -> Result<Option<IncidentId>, CommandError> {
+    let id = cause.incident(&side.vault);
+    let (_, version) = load(side, id).await?;
+    Ok((version > 0).then_some(id))
+}
+
+/// Opens the incident of a cause, or answers the one that it has. The value says whether it is new.
+pub(crate) async fn report(
+    side: &WriteSide,
+    context: &Context,
+    cause: &IncidentCause,
+    new: NewIncident,
+) -> Result<CommandOutcome<(IncidentId, bool)>, CommandError> {
+    let NewIncident { severity, owner, links, summary } = new;
+    if let Some(id) = find(side, cause).await? {
+        return execute::replayed(&side.log, (id, false)).await;
+    }
+    require_account(side, owner).await?;
+    let sealing = reason::text_of_actor(&side.vault, context, SealedField::Summary, summary.as_str()).await?;
+    let id = cause.incident(&side.vault);
+    execute::run_once(&side.log, None, async {
+        execute::decide(side, None, async || {
+            // Another report of the same cause may have been faster.
+            let (state, version) = load(side, id).await?;
+            if version > 0 {
+                return Ok((side.unit_of_work(context), (id, false)));
+            }
+            let command = IncidentCommand::Open { links: links.clone(), owner, severity };
+            let events = Incident::handle_command(&state, command)?;
+            let mut unit = side.unit_of_work(context).sealing(sealing.clone());
+            require_responder(side, &mut unit, context, cause.permission).await?;
+            unit.expect(Category::Incident, id.0, ExpectedVersion::New);
+            unit.record(id.0, None, events)?;
+            Ok((unit, (id, true)))
         })
         .await
     })
@@ -199,7 +267,7 @@ async fn append<O: Serialize + DeserializeOwned + Clone>(
         let (state, version) = load(side, id).await?;
         let events = Incident::handle_command(&state, command.clone())?;
         let mut unit = side.unit_of_work(context).sealing(sealing.clone());
-        require_responder(side, &mut unit, context).await?;
+        require_responder(side, &mut unit, context, Permission::IncidentsManage).await?;
         unit.expect(Category::Incident, id.0, ExpectedVersion::Exact(version));
         unit.record(id.0, None, events)?;
         Ok((unit, outcome.clone()))
@@ -216,12 +284,17 @@ async fn load(side: &WriteSide, id: IncidentId) -> Result<(IncidentState, u64), 
     Ok((events.fold(IncidentState::default(), Incident::apply_event), version))
 }
 
-/// Checks that an account still may manage incidents. The authority of a service was judged with its request.
-async fn require_responder(side: &WriteSide, unit: &mut UnitOfWork<'_>, context: &Context) -> Result<(), CommandError> {
+/// Checks that an account still may manage or report incidents. The authority of a service was judged with its request.
+async fn require_responder(
+    side: &WriteSide,
+    unit: &mut UnitOfWork<'_>,
+    context: &Context,
+    permission: Permission,
+) -> Result<(), CommandError> {
     match context.actor {
         Actor::ApiKey { .. } => Ok(()),
         Actor::Account { .. } | Actor::Anonymous | Actor::Operator | Actor::System => {
-            roles::require_granter(side, unit, context, Permissions::of(&[Permission::IncidentsManage])).await
+            roles::require_granter(side, unit, context, Permissions::of(&[permission])).await
         }
     }
 }

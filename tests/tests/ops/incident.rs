@@ -1,8 +1,11 @@
 //! `fulexo incident`, while no node runs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
+use fulexo_ops::finding::{Finding, Rule, Severity};
+use fulexo_ops::report::{Check, Report};
 use fulexo_tests::{Node, Program};
 use serde_json::{Value, json};
 
@@ -60,4 +63,83 @@ async fn the_operator_works_through_an_incident_while_the_service_is_stopped() {
     let login = json!({"email": bob.email, "password": fulexo_tests::PASSWORD});
     let refused = node.anonymous().post("/v1/auth/login", login).await;
     assert_eq!(refused.code(), "locked_down", "a node that starts later enforces it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_opens_one_incident_a_day_with_its_worst_finding_and_one_without_findings_opens_none() {
+    let node = Node::start().await;
+    let database = Arc::clone(&node.database);
+    node.stop().await;
+    let env = database.env();
+    let file = std::env::temp_dir().join(format!("fulexo-report-{}", fulexo_tests::operator().new_id()));
+    let path = file.to_str().unwrap();
+    let run = |report: &Report| {
+        fs::write(&file, report.to_json().to_string()).unwrap();
+        let ended = Program::run(&["incident", "open", "--from-report", path, "--json"], &env);
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+        serde_json::from_str::<Value>(&ended.said).unwrap()
+    };
+    let rule = |id, severity| Rule { id, title: "is at fault", severity, remedy: "m", reference: "r" };
+    let (low, high) = (rule("tls.short_chain", Severity::Low), rule("tls.expired", Severity::High));
+    let accepted = Finding {
+        accepted: Some("known".to_owned()),
+        ..rule("tls.old", Severity::Critical).finding("accepted.example", "e")
+    };
+    let report = |time: &str, findings: Vec<Finding>| {
+        let begun = Report::begin("check-ssl", "café.example:443", time.parse().unwrap());
+        Report { checks: vec![Check::of("a", "t", "d", findings)], ..begun }
+    };
+    let found = |time| {
+        report(time, vec![accepted.clone(), low.finding("café.example", "☕"), high.finding("café.example", "past")])
+    };
+    let none = run(&report("2026-12-01T03:00:00Z", vec![accepted.clone()]));
+    assert_eq!(none, json!({"incident": null, "position": null, "new": false}));
+    let opened = run(&found("2026-12-01T03:00:00Z"));
+    assert_eq!(opened["new"], true, "{opened}");
+    let again = run(&found("2026-12-01T23:00:00Z"));
+    assert_eq!((&again["incident"], &again["new"]), (&opened["incident"], &json!(false)));
+    let tomorrow = run(&found("2026-12-02T03:00:00Z"));
+    assert_eq!(tomorrow["new"], true, "{tomorrow}");
+    assert_ne!(tomorrow["incident"], opened["incident"]);
+
+    let of_program = |arguments: &[&str]| Program::run(&[&["incident"], arguments].concat(), &env);
+    let shown = of_program(&["show", opened["incident"].as_str().unwrap(), "--json"]);
+    let shown: Value = serde_json::from_str(&shown.said).unwrap();
+    assert_eq!(shown["severity"], "high");
+    let summary = "check-ssl of café.example:443: 2 findings\nhigh tls.expired café.example: is at fault (past)\n\
+                   low tls.short_chain café.example: is at fault (☕)";
+    assert_eq!(shown["timeline"][0]["text"], summary);
+    let listed: Value = serde_json::from_str(&of_program(&["list", "--json"]).said).unwrap();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 2, "{listed}");
+    fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn a_report_that_is_none_is_refused_without_a_word_of_it() {
+    let file = std::env::temp_dir().join(format!("fulexo-no-report-{}", fulexo_tests::operator().new_id()));
+    let path = file.to_str().unwrap();
+    let sarif = json!({"version": "2.1.0", "runs": [], "secret": "hunter2"}).to_string();
+    let deep = "[".repeat(1_000_000);
+    let long = " ".repeat((16 << 20) + 1);
+    let cases = [
+        ("hunter2", "is not JSON"),
+        ("", "is not JSON"),
+        (&deep, "is not JSON"),
+        (&sarif, "is SARIF"),
+        (r#"{"verb": "hunter2", "target": 1}"#, "is not a report"),
+        ("null", "is not a report"),
+        (&long, "has more than 16 MiB"),
+    ];
+    for (text, fault) in cases {
+        fs::write(&file, text).unwrap();
+        let refused = Program::run(&["incident", "open", "--from-report", path], &BTreeMap::new());
+        assert_eq!(refused.status.code(), Some(2), "{fault}: {}", refused.errors);
+        assert!(refused.errors.contains(fault) && refused.errors.contains("--json"), "{}", refused.errors);
+        assert!(!refused.errors.contains("hunter2"), "{}", refused.errors);
+    }
+    fs::remove_file(&file).unwrap();
+    for wrong in [&["high", "--from-report", path][..], &["--from-report", path, "--text", path], &[]] {
+        let refused = Program::run(&[&["incident", "open"], wrong].concat(), &BTreeMap::new());
+        assert_eq!(refused.status.code(), Some(2), "{}", refused.errors);
+    }
 }
