@@ -60,11 +60,14 @@ pub enum Permission {
     /// Open incidents, work on them and read them.
     #[serde(rename = "incidents.manage")]
     IncidentsManage,
+    /// Report alerts, which open incidents.
+    #[serde(rename = "incidents.alert")]
+    IncidentsAlert,
 }
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AccountsRead,
         Self::AccountsManage,
         Self::AccountsErase,
@@ -82,6 +85,7 @@ impl Permission {
         Self::MetricsRead,
         Self::LockdownManage,
         Self::IncidentsManage,
+        Self::IncidentsAlert,
     ];
 
     /// Reads a permission by its name.
@@ -116,6 +120,7 @@ impl Permission {
             Self::MetricsRead => "Read counts of events, accounts and sessions.",
             Self::LockdownManage => "Impose and lift a lockdown, and work during one.",
             Self::IncidentsManage => "Open incidents, work on them and read what was written about them.",
+            Self::IncidentsAlert => "Report alerts of a monitor, which open incidents.",
         }
     }
 
@@ -140,6 +145,7 @@ impl Permission {
             Self::MetricsRead => "metrics.read",
             Self::LockdownManage => "lockdown.manage",
             Self::IncidentsManage => "incidents.manage",
+            Self::IncidentsAlert => "incidents.alert",
         }
     }
 

@@ -165,6 +165,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("unsealing", defined(&[Permission::AuditUnseal])),
         ("erasing", defined(&[Permission::AccountsErase])),
         ("responding", defined(&[Permission::IncidentsManage])),
+        ("alerting", defined(&[Permission::IncidentsAlert])),
         (
             "",
             RoleEvent::PermissionsChanged {

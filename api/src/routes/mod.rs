@@ -3,6 +3,7 @@
 
 mod account_acts;
 mod accounts;
+mod alerts;
 mod api_keys;
 mod as_of;
 mod audit;
@@ -51,7 +52,7 @@ pub(crate) type Apis = Operations<(
     grants::Grants,
     api_keys::ApiKeys,
     policy::Policies,
-    (lockdown::Lockdowns, incidents::Incidents, containment::Containments),
+    (lockdown::Lockdowns, incidents::Incidents, containment::Containments, alerts::Alerts),
     // A tuple has at most 16 members.
     (
         audit::Audit,
@@ -76,7 +77,7 @@ pub(crate) fn service() -> OpenApiService<Apis, ()> {
         grants::Grants,
         api_keys::ApiKeys,
         policy::Policies,
-        (lockdown::Lockdowns, incidents::Incidents, containment::Containments),
+        (lockdown::Lockdowns, incidents::Incidents, containment::Containments, alerts::Alerts),
         (
             audit::Audit,
             audit_address::AuditAddresses,

@@ -132,7 +132,7 @@ async fn a_key_makes_the_calls_that_its_permissions_allow_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_account_of_ones_own() {
-    const OPEN: [&str; 24] = [
+    const OPEN: [&str; 25] = [
         "export_audit_events",
         "get_account",
         "get_account_erasure",
@@ -154,6 +154,7 @@ async fn a_key_of_every_permission_makes_no_sensitive_call_and_none_about_an_acc
         "list_sessions",
         "note_incident",
         "open_incident",
+        "report_alerts",
         "revoke_account_sessions",
         "revoke_session",
         "stream_audit_events",

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod administration;
+mod alerts;
 mod api_keys;
 mod as_of;
 mod audit_address;
@@ -44,7 +45,7 @@ use fulexo_tests::Answer;
 use serde_json::Value;
 
 /// Every permission, in the order in which they are listed.
-const PERMISSIONS: [&str; 17] = [
+const PERMISSIONS: [&str; 18] = [
     "accounts.read",
     "accounts.manage",
     "accounts.erase",
@@ -62,6 +63,7 @@ const PERMISSIONS: [&str; 17] = [
     "metrics.read",
     "lockdown.manage",
     "incidents.manage",
+    "incidents.alert",
 ];
 
 /// Returns the parts of an answer that do not differ between any two answers.

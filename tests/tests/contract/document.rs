@@ -300,6 +300,8 @@ fn every_unsafe_operation_takes_an_idempotency_key_and_every_query_a_position() 
             "get_lockdown",
             "get_policy",
             "preview_policy",
+            // The group of alerts and its beginning are the key.
+            "report_alerts",
         ];
         // A stream has no answer that could be too old: it begins with the position that it is given.
         if operation.id == "stream_audit_events" {

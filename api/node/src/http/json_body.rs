@@ -13,9 +13,10 @@ use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::ParseFromJSON;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use serde_json::Value;
 
 use super::media_type::Readable;
-use super::problem::Problem;
+use super::problem::{FieldError, Problem};
 use super::strict_json::BodySchema;
 use super::{bad_input, media_type};
 
@@ -32,7 +33,22 @@ impl<T: ParseFromJSON> JsonBody<T> {
     /// # Errors
     /// 400, with each member at fault.
     pub fn read(self) -> Result<T, Problem> {
-        let value = self.schema.read(&self.bytes).map_err(Problem::invalid_input)?;
+        let value = self.schema.read(&self.bytes);
+        Self::parsed(value)
+    }
+
+    /// Reads a body in somebody else's format, which grows: as [`JsonBody::read`], but members that the schema does not have
+    /// are skipped.
+    ///
+    /// # Errors
+    /// 400, with each member at fault.
+    pub fn read_known(self) -> Result<T, Problem> {
+        let value = self.schema.read_known(&self.bytes);
+        Self::parsed(value)
+    }
+
+    fn parsed(value: Result<Value, Vec<FieldError>>) -> Result<T, Problem> {
+        let value = value.map_err(Problem::invalid_input)?;
         // A fault that the schema cannot tell (a custom validator) is taken from the text of the error, without the
         // quotes.
         T::parse_from_json(Some(value))

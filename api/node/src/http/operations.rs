@@ -161,6 +161,7 @@ fn quotas(operation: &str) -> Option<&'static [RouteGroup]> {
         | "impose_lockdown"
         | "lift_lockdown"
         | "open_incident"
+        | "report_alerts"
         | "change_incident"
         | "contain_incident"
         | "eradicate_incident"

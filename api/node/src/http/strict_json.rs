@@ -19,6 +19,15 @@ use serde_json::{Map, Number, Value};
 use super::bad_input::{self, MAX_FAULTS, MAX_NAME, below};
 use super::problem::FieldError;
 
+/// The treatment of members that the schema does not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UnknownMembers {
+    /// Each is a fault.
+    Refused,
+    /// They are not read.
+    Skipped,
+}
+
 /// The published schema of one operation's JSON body.
 pub(super) struct BodySchema {
     root: MetaSchemaRef,
@@ -36,12 +45,24 @@ impl BodySchema {
     /// # Errors
     /// Its faults, in the order of the body; [`MAX_FAULTS`] at most.
     pub(super) fn read(&self, body: &[u8]) -> Result<Value, Vec<FieldError>> {
+        self.read_with(body, UnknownMembers::Refused)
+    }
+
+    /// As [`BodySchema::read`], but members that the schema does not have are skipped.
+    ///
+    /// # Errors
+    /// Its faults, in the order of the body; [`MAX_FAULTS`] at most.
+    pub(super) fn read_known(&self, body: &[u8]) -> Result<Value, Vec<FieldError>> {
+        self.read_with(body, UnknownMembers::Skipped)
+    }
+
+    fn read_with(&self, body: &[u8], unknown: UnknownMembers) -> Result<Value, Vec<FieldError>> {
         // No body at all, and not a null, is what may be left out.
         if body.is_empty() && !self.is_required {
             return Ok(Value::Null);
         }
         let body = if body.is_empty() { b"null" } else { body };
-        let mut reader = BodyReader { named: &self.named, path: Vec::new(), faults: Vec::new() };
+        let mut reader = BodyReader { named: &self.named, unknown, path: Vec::new(), faults: Vec::new() };
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let place = SchemaSeed { schema: resolved(&self.named, &self.root), null: Null::Mistyped, reader: &mut reader };
         let value = place.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
@@ -70,6 +91,7 @@ fn resolved<'a>(named: &'a BTreeMap<String, MetaSchema>, schema: &'a MetaSchemaR
 /// A body being read.
 struct BodyReader<'a> {
     named: &'a BTreeMap<String, MetaSchema>,
+    unknown: UnknownMembers,
     path: Vec<Segment>,
     faults: Vec<FieldError>,
 }
@@ -97,6 +119,9 @@ impl BodyReader<'_> {
     }
 
     fn unknown<E: Error>(&mut self, name: Option<&str>) -> Result<(), E> {
+        if self.unknown == UnknownMembers::Skipped {
+            return Ok(());
+        }
         let pointer = self.pointer();
         self.record(match name {
             Some(name) => FieldError::new(below(&pointer, name), "is unknown"),

@@ -85,7 +85,8 @@ pub const fn leaves_events(permission: Permission) -> bool {
         | Permission::ApiKeysManage
         | Permission::AuditUnseal
         | Permission::LockdownManage
-        | Permission::IncidentsManage => true,
+        | Permission::IncidentsManage
+        | Permission::IncidentsAlert => true,
         Permission::AccountsRead
         | Permission::SessionsRead
         | Permission::RolesRead
