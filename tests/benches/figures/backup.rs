@@ -2,7 +2,8 @@
 //! and the most memory that ours take. `BENCH_EVENTS` sets the number of events.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fulexo_tests::{Database, Program, history, own_dir, superuser};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
@@ -17,6 +19,8 @@ use tokio::time::sleep;
 use crate::{memory, table};
 
 const ROUNDS: usize = 3;
+/// The e-mail address of the account that logs in to the restored service.
+const CANARY: &str = "canary@example.com";
 /// The most memory of a verb, in MiB, however long the log is.
 const WANTED: f64 = 96.0;
 
@@ -50,8 +54,9 @@ pub fn run(runtime: &Runtime) {
     unrecorded.remove("DATABASE_URL");
     let (identity, scratch, bare) = (file("identity"), file(""), file("bare.age"));
     let trusted = ["--signed-by", &signed_by, "--identity", &identity];
-    let checkpoint = file("checkpoint");
-    let outside = ["--checkpoint", &checkpoint, "--scratch", &scratch];
+    let (checkpoint, keys, canary) = (file("checkpoint"), file("encryption-keys"), file("canary"));
+    let all_rungs =
+        ["--checkpoint", &checkpoint, "--scratch", &scratch, "--encryption-keys", &keys, "--canary", &canary];
 
     let mut figures = [(); 5].map(|()| Vec::with_capacity(ROUNDS));
     let mut most = [0.0_f64; 3];
@@ -64,7 +69,7 @@ pub fn run(runtime: &Runtime) {
             "pg_dump --format=custom --dbname '{}' | age --recipient {recipient} > {bare}",
             database.superuser_url()
         )));
-        let run = program(&[&["backup", "verify", "latest"][..], &trusted, &outside].concat(), &env, 0);
+        let run = program(&[&["backup", "verify", "latest"][..], &trusted, &all_rungs].concat(), &env, 0);
         verified.push(run.seconds);
         most[1] = most[1].max(run.most);
         let target = Database { name: format!("{}_bare_{round}", database.name) };
@@ -91,11 +96,17 @@ pub fn run(runtime: &Runtime) {
     }
 }
 
-/// A database with a log of so many events, applied by every read model and signed; its checkpoint is in a file.
+/// A database with a log of so many events and an account that logs in, applied by every read model and signed. Its checkpoint,
+/// its encryption keys and the account are in files.
 async fn filled(events: usize, dir: &Path) -> (Arc<Database>, BTreeMap<String, String>) {
     let database = Arc::new(Database::create().await);
     history::fill(&database, events).await;
     let mut env = database.env();
+    let registered = Program::run(&["register", "--email", CANARY, "--role", "customer", "--json"], &env);
+    assert!(registered.status.success(), "{}", registered.errors);
+    let registered: Value = serde_json::from_str(&registered.said).unwrap();
+    store(dir, "canary", &format!("{CANARY}\n{}\n", registered["password"].as_str().unwrap()));
+    store(dir, "encryption-keys", &format!("default:{}\n", env["ENCRYPTION_KEY"]));
     let key = dir.join("log.key").display().to_string();
     let made = Program::run(&["signer", "new-key", "log.example/bench", "--out", &key], &BTreeMap::new());
     assert!(made.status.success(), "{}", made.errors);
@@ -115,6 +126,13 @@ async fn filled(events: usize, dir: &Path) -> (Arc<Database>, BTreeMap<String, S
     pool.close().await;
     node.stop("TERM");
     (database, env)
+}
+
+/// Writes a file that only its owner may read.
+fn store(dir: &Path, name: &str, content: &str) {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
 }
 
 fn keygen(arguments: &[&str]) -> String {
