@@ -90,7 +90,7 @@ impl ErasureCheckArgs {
                 found.extend(search.table(table).await.map_err(unread)?);
                 bar.show(done, tables.len() as u64);
             }
-            bar.end();
+            drop(bar);
             found.extend(search.statistics().await.map_err(unread)?);
             let mut findings: Vec<ErasureFinding> = found.into_iter().map(ErasureFinding::from).collect();
             let files = files(&self.files, &values, &mut findings)?;

@@ -212,9 +212,7 @@ impl RotateVerb {
             }
         };
         let rotated = self.rotate_and_tell(app, &mut tell).await;
-        if let Some(progress) = progress {
-            progress.end();
-        }
+        drop(progress);
         let (is_json, rotated) = rotated.map_err(|error| format!("the rotation is not finished: {}", chain(&error)))?;
         let mut out = Output::new();
         if is_json {

@@ -46,6 +46,8 @@ impl Progress {
             });
             ProgressBar::new(0).with_style(style).with_prefix(name.clone()).with_position(from)
         });
+        // A terminal that moves no cursor, such as one without TERM, gets lines.
+        let bar = bar.filter(|bar| !bar.is_hidden());
         if let Some(bar) = &bar {
             // The rate counts only this run.
             bar.reset_eta();
@@ -76,13 +78,6 @@ impl Progress {
         }
     }
 
-    /// Removes the bar.
-    pub fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-
     fn text(&self, done: u64, all: u64, elapsed: Duration) -> String {
         let percent = (done * 100).checked_div(all).unwrap_or(100).min(100);
         let made = done.saturating_sub(self.from);
@@ -93,6 +88,15 @@ impl Progress {
         };
         let (done, all, rate) = (grouped(done), grouped(all), grouped(rate));
         format!("{} {percent:>3} %  {done} of {all} {}, {rate}/s{left}", self.name, self.unit)
+    }
+}
+
+impl Drop for Progress {
+    /// Removes the bar.
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -107,9 +107,7 @@ async fn build(
         }
     })
     .await;
-    if let Some(progress) = &mut progress {
-        progress.end();
-    }
+    drop(progress);
     let outcomes = outcomes.map_err(|error| failed(&error))?;
     let (mut out, mut failures) = (Output::new(), Vec::new());
     for (projection, outcome) in outcomes {

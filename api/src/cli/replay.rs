@@ -105,7 +105,7 @@ pub(super) async fn replay(pool: &PgPool, events: u64) -> Result<ScratchTables, 
         done += batch.len() as u64;
         bar.show(done, events);
     }
-    bar.end();
+    drop(bar);
     Ok(scratch)
 }
 

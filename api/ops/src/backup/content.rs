@@ -62,7 +62,7 @@ fn content(manifest: &BackupManifest, sha256: &str) -> Result<BackupContent, Inv
     let log = &manifest.database.log;
     Ok(BackupContent {
         began_at: leaf::to_micros(manifest.began_at),
-        bytes: manifest.parts.iter().map(|record| record.length).sum(),
+        bytes: manifest.length(),
         epoch: Epoch::from(log.epoch),
         manifest: Sha256Hex::parse(sha256)?,
         name: BackupLabel::parse(&manifest.name)?,

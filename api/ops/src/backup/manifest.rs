@@ -104,6 +104,12 @@ impl BackupManifest {
         self.parts.iter().find(|record| record.part == kind)
     }
 
+    /// Returns the length of all parts together, in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.parts.iter().map(|part| part.length).sum()
+    }
+
     /// Returns the bytes of the file. There is one form of each manifest.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, BackupError> {
         let mut bytes = serde_json::to_vec(self).map_err(|_| BackupError::Crypto("the manifest has no form".into()))?;

@@ -123,12 +123,14 @@ pub fn check_part(backup: &OpenedBackup, record: &PartRecord, mut read: impl FnM
 }
 
 /// Decrypts a part into the standard input of a program, which has to succeed. The file is compared with its record on the way.
+/// `fed` is told the bytes so far.
 pub fn feed_part(
     backup: &OpenedBackup,
     record: &PartRecord,
     identities: &[Identity],
     name: &'static str,
     command: &mut Command,
+    mut fed: impl FnMut(u64),
 ) -> Result<(), UnreadPart> {
     let failed = |error| UnreadPart::Failed(read_error(backup, record)(error));
     let file = Hashing::new(open_part(backup, record)?);
@@ -140,7 +142,7 @@ pub fn feed_part(
     let mut program =
         RunningProgram::start(name, command.stdin(Stdio::piped()).stdout(Stdio::null())).map_err(UnreadPart::Failed)?;
     let mut input = program.child.stdin.take();
-    let mut buffer = zeroize::Zeroizing::new(vec![0; CHUNK]);
+    let (mut buffer, mut total) = (zeroize::Zeroizing::new(vec![0; CHUNK]), 0);
     loop {
         let read = match reader.read(&mut buffer) {
             Ok(0) => break,
@@ -154,6 +156,8 @@ pub fn feed_part(
         if input.as_mut().is_some_and(|pipe| pipe.write_all(buffer.get(..read).unwrap_or_default()).is_err()) {
             input = None;
         }
+        total += read as u64;
+        fed(total);
     }
     drop(input);
     program.end().map_err(UnreadPart::Failed)?;

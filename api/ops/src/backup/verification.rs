@@ -130,15 +130,15 @@ pub fn verify_checksums(backup: &OpenedBackup, mut read: impl FnMut(u64)) -> Che
     Check::of(id, title, format!("{bytes} bytes{}", without_keys(backup)), findings)
 }
 
-/// The third rung.
+/// The third rung. `read` is told the bytes so far.
 #[must_use]
-pub fn verify_format(backup: &OpenedBackup, identities: &[Identity]) -> Check {
+pub fn verify_format(backup: &OpenedBackup, identities: &[Identity], mut read: impl FnMut(u64)) -> Check {
     let (id, title) = RUNGS[2];
     let program = match find_program("pg_restore", backup.dump_major()) {
         Ok(program) => program,
         Err(error) => return Check::not_checked(id, title, error.to_string()),
     };
-    let (mut findings, mut unread) = (Vec::new(), Vec::new());
+    let (mut bytes, mut findings, mut unread) = (0, Vec::new(), Vec::new());
     for record in &backup.manifest.parts {
         if record.part == PartKind::Keys && backup.is_removed(record.part) {
             continue;
@@ -146,8 +146,8 @@ pub fn verify_format(backup: &OpenedBackup, identities: &[Identity]) -> Check {
         // As a script that nobody runs: `--list` would read no data.
         let mut command: Command = bare_command(&program.path);
         command.arg("--file=/dev/null");
-        match feed_part(backup, record, identities, "pg_restore", &mut command) {
-            Ok(()) => {}
+        match feed_part(backup, record, identities, "pg_restore", &mut command, |so_far| read(bytes + so_far)) {
+            Ok(()) => bytes += record.length,
             Err(UnreadPart::NotOurs(reason)) => unread.push(format!("{}: {reason}", record.part.file())),
             Err(UnreadPart::Damaged(reason)) => findings.push(DAMAGED.finding(subject(backup, record.part), reason)),
             Err(UnreadPart::Failed(error)) => {

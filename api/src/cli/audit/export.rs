@@ -159,7 +159,6 @@ impl LogCopy {
                 progress.show(((tile.index + 1) * u64::from(FULL_WIDTH)).min(size), all * u64::from(FULL_WIDTH));
             }
         }
-        progress.end();
         Ok((written, bytes))
     }
 

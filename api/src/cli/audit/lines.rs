@@ -92,7 +92,7 @@ impl LinesArgs {
         let (mut events, range) = EventPages::open(source, trust, window).await?;
         let mut progress = Progress::new("export".to_owned(), 0);
         let written = write(&mut events, format, range, &mut sink, &mut progress).await;
-        progress.end();
+        drop(progress);
         match (written, sink.last) {
             (Ok(()), last) => {
                 sink.finish()?;

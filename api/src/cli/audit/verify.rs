@@ -149,7 +149,7 @@ pub async fn verify(
     verification.compare_since()?;
     let mut progress = Progress::new("verify".to_owned(), 0);
     let verified = verification.leaves(size, &mut progress).await;
-    progress.end();
+    drop(progress);
     verified?;
     for unfinished in verification.verifier.unfinished().collect::<Vec<_>>() {
         let content = source.tile(unfinished.tile).await?;

@@ -90,7 +90,6 @@ async fn project(pool: &PgPool, events: u64) -> Result<(), Failure> {
         }
     })
     .await;
-    progress.end();
     let failed = |error| Failure::Failed(format!("cannot replay the log: {}", chain(&error)));
     for (_, outcome) in outcomes.map_err(failed)? {
         outcome.map_err(failed)?;

@@ -84,7 +84,6 @@ pub async fn load(trail: &Trail, connection: &mut PgConnection) -> Result<Loaded
         progress.show(tree.size(), size);
     }
     batch.write(connection).await?;
-    progress.end();
     if tree.size() == size && tree.root() == checkpoint.root {
         Ok(loaded.unwrap_or(LoadedLog { events: size, root: checkpoint.root }))
     } else {

@@ -132,7 +132,7 @@ fn print(
         let (size, position) = (log.size, log.position);
         note(format_args!("the log has {size} events, and its head says {position}: run `fulexo audit verify`"));
     }
-    let bytes: u64 = manifest.parts.iter().map(|part| part.length).sum();
+    let bytes = manifest.length();
     let mut out = Output::new();
     if is_json {
         return out.line(json!({

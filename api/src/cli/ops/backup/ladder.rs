@@ -185,10 +185,10 @@ struct LadderMeans {
 
 fn climb(ladder: &mut Ladder, backup: &OpenedBackup, means: LadderMeans, scratch: &Path) -> Result<(), Failure> {
     let LadderMeans { identities, trust, outside, canary } = means;
-    let all = backup.manifest.parts.iter().map(|part| part.length).sum();
+    let all = backup.manifest.length();
     let mut progress = Progress::of("bytes", "checksums".to_owned(), 0);
     ladder.add(verify_checksums(backup, |read| progress.show(read, all)));
-    progress.end();
+    drop(progress);
     if !ladder.goes_on {
         return Ok(());
     }
@@ -197,7 +197,9 @@ fn climb(ladder: &mut Ladder, backup: &OpenedBackup, means: LadderMeans, scratch
         ladder.add(Check::not_checked(id, title, "no identity is given: give --identity"));
         return Ok(());
     }
-    ladder.add(verify_format(backup, &identities));
+    let mut progress = Progress::of("bytes", "decrypt".to_owned(), 0);
+    ladder.add(verify_format(backup, &identities, |read| progress.show(read, all)));
+    drop(progress);
     if !ladder.goes_on {
         return Ok(());
     }
@@ -229,7 +231,8 @@ fn climb(ladder: &mut Ladder, backup: &OpenedBackup, means: LadderMeans, scratch
 async fn restore(backup: &OpenedBackup, identities: &Arc<Vec<Identity>>, url: &str, began: Instant) -> Check {
     let (id, title) = RUNGS[3];
     let name = backup.name.to_string();
-    let left_out = match load(backup, identities, url).await {
+    let (mut progress, all) = (Progress::of("bytes", "load".to_owned(), 0), backup.manifest.length());
+    let left_out = match load(backup, identities, url, move |read| progress.show(read, all)).await {
         Ok(left_out) => left_out,
         Err(error @ (BackupError::Program { .. } | BackupError::Crypto(_))) => {
             return Check::of(id, title, "", vec![REFUSED.finding(name, error.to_string())]);

@@ -136,13 +136,14 @@ impl Restoring {
 
     /// Climbs the rungs that need no server.
     fn is_sound(&self, report: &mut Report) -> bool {
-        let all = self.backup.manifest.parts.iter().map(|part| part.length).sum();
+        let all = self.backup.manifest.length();
         let mut bar = Progress::of("bytes", "checksums".to_owned(), 0);
         report.checks.push(verify_checksums(&self.backup, |read| bar.show(read, all)));
-        bar.end();
+        drop(bar);
         if is_passed(report) {
             note(format_args!("restore  decrypting, to see that everything can be read"));
-            report.checks.push(verify_format(&self.backup, &self.identities));
+            let mut bar = Progress::of("bytes", "decrypt".to_owned(), 0);
+            report.checks.push(verify_format(&self.backup, &self.identities, |read| bar.show(read, all)));
         }
         is_passed(report)
     }
@@ -181,9 +182,15 @@ impl Restoring {
     ) -> Result<bool, Failure> {
         let began = Instant::now();
         let (id, title) = ("restore", "the server accepts the backup, and has what the manifest says");
-        note(format_args!("restore  loading {} into {}", self.backup.name, server.restoring()));
+        note(format_args!(
+            "restore  loading {} into {}, where indexes are built last",
+            self.backup.name,
+            server.restoring()
+        ));
         let url = server.restoring_url().map_err(unchecked)?;
-        let left_out = load(&self.backup, &self.identities, &url).await.map_err(unchecked)?;
+        let (mut bar, all) = (Progress::of("bytes", "load".to_owned(), 0), self.backup.manifest.length());
+        let loaded = load(&self.backup, &self.identities, &url, move |read| bar.show(read, all));
+        let left_out = loaded.await.map_err(unchecked)?;
         if let Some((PartKind::Keys, because)) = left_out.first() {
             let reason = format!("without the wrapped keys nothing can be opened, and no node starts: {because}");
             report.checks.push(Check::not_checked(id, title, reason));

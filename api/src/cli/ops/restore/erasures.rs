@@ -64,6 +64,5 @@ pub async fn erase(app: &App, accounts: &BTreeSet<Uuid>) -> Result<Erased, Failu
         }
         bar.show(done, accounts.len() as u64);
     }
-    bar.end();
     Ok(erased)
 }
