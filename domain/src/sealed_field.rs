@@ -14,7 +14,7 @@ pub enum SealedField {
     Email,
     /// The IP address of the client.
     Ip,
-    /// What was learned from an incident, as free text.
+    /// The lessons of an incident, as free text.
     Lessons,
     /// A note on an incident, as free text.
     Note,

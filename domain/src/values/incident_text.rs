@@ -1,4 +1,4 @@
-//! What responders write about an incident.
+//! The text that responders write about an incident.
 
 use super::invalid::InvalidValue;
 

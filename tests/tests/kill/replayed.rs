@@ -20,7 +20,7 @@ use crate::trail::{SignedLog, copied};
 /// A replay that is served.
 struct Replayed {
     program: Program,
-    /// What it has printed.
+    /// Its output so far.
     printed: Value,
 }
 

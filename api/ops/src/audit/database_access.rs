@@ -1,4 +1,4 @@
-//! Who the database server lets in: the lines of pg_hba.conf, which only a superuser sees unless somebody else may.
+//! The lines of pg_hba.conf, which say whom the database server lets in. Only a superuser sees them, unless somebody else may.
 
 use fulexo_database::DatabaseFailure;
 use sqlx::{FromRow, PgConnection};

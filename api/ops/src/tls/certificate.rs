@@ -1,4 +1,4 @@
-//! What a certificate says: names, times, key, signature. Reads, and judges nothing.
+//! The content of a certificate: names, times, key, signature. Reads, and judges nothing.
 
 use std::fmt::{self, Display, Formatter};
 

@@ -1,4 +1,4 @@
-//! What the log itself says in an audit: whether it is as it was signed, begins as the last audit saw it, and leads to the read
+//! The evidence of the log itself in an audit: whether it is as it was signed, begins as the last audit saw it, and leads to the read
 //! models.
 
 use std::collections::BTreeMap;
