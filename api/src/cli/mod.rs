@@ -11,7 +11,6 @@ mod erasure;
 mod events;
 mod failure;
 mod incident;
-mod incident_report;
 mod key_file;
 mod keys;
 mod lockdown;

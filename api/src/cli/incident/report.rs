@@ -15,7 +15,7 @@ use fulexo_ops::finding::{Finding, Severity};
 use fulexo_ops::report::{CheckResult, Report};
 use serde_json::Value;
 
-use super::failure::Failure;
+use crate::cli::failure::Failure;
 
 /// The most bytes of a report that are read.
 const MAX_REPORT: u64 = 16 << 20;

@@ -1,0 +1,106 @@
+//! `fulexo incident contain`: the measures against an incident, each waited for until every node enforces it.
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use fulexo_domain::lockdown::LockdownScope;
+use fulexo_domain::permission::{Permission, Permissions};
+use fulexo_domain::values::{AccountId, ApiKeyId, IncidentId, InvalidValue, Reason, parse_timestamp};
+use fulexo_node::containment::{ContainmentPlan, MAX_NAMED};
+use fulexo_node::http::problem::Code;
+use fulexo_node::state::App;
+use fulexo_projections::read_models::sessions::SessionSelection;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::process::{operator, parsed};
+
+#[derive(Args)]
+pub(super) struct IncidentContainArgs {
+    /// The id of the incident.
+    incident: Uuid,
+    /// Record this reason, 1 to 500 characters. It is sealed alongside the events.
+    #[arg(long, value_name = "TEXT", value_parser = parsed(Reason::parse))]
+    reason: Reason,
+    /// Impose a lockdown: logins or all.
+    #[arg(long, value_name = "SCOPE", value_parser = parsed(LockdownScope::parse))]
+    lockdown: Option<LockdownScope>,
+    /// Suspend this account. Repeat it for several.
+    #[arg(long, value_name = "ACCOUNT")]
+    suspend: Vec<Uuid>,
+    /// Revoke this API key. Repeat it for several.
+    #[arg(long, value_name = "KEY")]
+    revoke_key: Vec<Uuid>,
+    /// Revoke the sessions of this account. Repeat it for several.
+    #[arg(long, value_name = "ACCOUNT")]
+    sessions_of: Vec<Uuid>,
+    /// Revoke the sessions that began at this time (RFC 3339) or later, with --sessions-of only those of the accounts.
+    #[arg(long, value_name = "TIME", value_parser = parsed(time))]
+    sessions_since: Option<DateTime<Utc>>,
+    /// Print the result as JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A time, as the API reads it.
+fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
+    parse_timestamp(text).map_err(|_| InvalidValue("must be a time such as 2026-12-01T03:00:00Z (RFC 3339)"))
+}
+
+/// Contains an incident, and prints each measure.
+pub(super) async fn contain(app: &App, out: &mut Output, args: IncidentContainArgs) -> Result<(), Failure> {
+    let accounts: Vec<AccountId> = args.sessions_of.into_iter().map(AccountId).collect();
+    if [args.suspend.len(), args.revoke_key.len(), accounts.len()].into_iter().any(|length| length > MAX_NAMED) {
+        return Err(Failure::Misused(format!(
+            "a containment names at most {MAX_NAMED} accounts or API keys of each kind"
+        )));
+    }
+    let sessions = (!accounts.is_empty() || args.sessions_since.is_some()).then(|| SessionSelection {
+        accounts: (!accounts.is_empty()).then_some(accounts),
+        since: args.sessions_since,
+        ..SessionSelection::default()
+    });
+    let plan = ContainmentPlan {
+        lockdown: args.lockdown,
+        accounts: args.suspend.into_iter().map(AccountId).collect(),
+        api_keys: args.revoke_key.into_iter().map(ApiKeyId).collect(),
+        sessions,
+        reason: args.reason,
+        own: Permissions::of(&Permission::ALL),
+    };
+    let done = app.contain(&operator(), IncidentId(args.incident), &plan).await.map_err(|problem| {
+        let (code, meaning) = (problem.code(), problem.meaning());
+        let is_final = [Code::NOT_FOUND.name, Code::INCIDENT_PHASE.name].contains(&code);
+        let advice = if is_final { "" } else { " Run the command again to continue." };
+        Failure::Failed(format!("the incident is not contained ({code}). {meaning}{advice}"))
+    })?;
+    let position = done.position.unwrap_or_default();
+    if args.json {
+        return out.line(json!({
+            "incident": args.incident, "position": position, "measures": done.value.measures,
+        }));
+    }
+    for measure in done.value.measures {
+        let nodes = measure.enforced_on + measure.down.len() as u64;
+        out.line(format_args!(
+            "{}: {} at position {}, enforced on {} of {nodes} nodes",
+            measure.kind.as_str(),
+            measure.count,
+            measure.position,
+            measure.enforced_on
+        ))?;
+        for target in measure.refused {
+            out.line(format_args!("  refused: {} ({})", target.id, target.code))?;
+        }
+        for name in measure.down {
+            out.line(format_args!(
+                "  {name} does not respond. Until it has caught up, it asks the database about each request, or refuses it"
+            ))?;
+        }
+        if measure.more {
+            out.line("  more sessions match: run the command again")?;
+        }
+    }
+    out.line(format_args!("contained at position {position}"))
+}
