@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fulexo_ops::finding::{Finding, Rule, Severity};
 use fulexo_ops::report::{Check, Report};
-use fulexo_tests::{Node, Program};
+use fulexo_tests::{Client, Database, Node, Program};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +63,65 @@ async fn the_operator_works_through_an_incident_while_the_service_is_stopped() {
     let login = json!({"email": bob.email, "password": fulexo_tests::PASSWORD});
     let refused = node.anonymous().post("/v1/auth/login", login).await;
     assert_eq!(refused.code(), "locked_down", "a node that starts later enforces it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_at_one_address_are_revoked_in_any_spelling_and_those_at_another_stay() {
+    let database = Arc::new(Database::create().await);
+    let mut env = database.env();
+    env.insert("TRUSTED_PROXIES".into(), "127.0.0.1/32".into());
+    let node = Node::with(&database, env.clone()).await;
+    let log_in = async |address: &str| {
+        let (email, account) = node.register(&["customer"]).await;
+        let client = node.anonymous().with_header("x-forwarded-for", address);
+        let body = json!({"email": email, "password": fulexo_tests::PASSWORD});
+        let answer = client.post("/v1/auth/login", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let access_token = answer.json["access_token"].as_str().map(str::to_owned);
+        (Client { access_token, ..client }, account.to_string())
+    };
+    let ((ann, _), (bob, bob_id)) = (log_in("2001:db8::7").await, log_in("203.0.113.7").await);
+    let file = std::env::temp_dir().join(format!("fulexo-address-{}", fulexo_tests::operator().new_id()));
+    let path = file.to_str().unwrap();
+    fs::write(&file, "tokens in a paste").unwrap();
+    let opened = Program::run(&["incident", "open", "high", "--text", path, "--json"], &env);
+    let opened: Value = serde_json::from_str(&opened.said).unwrap();
+    let id = opened["incident"].as_str().unwrap();
+    let contain = async |address: &str, more: &[&str]| {
+        fs::write(&file, address).unwrap();
+        let arguments = ["incident", "contain", id, "--reason", "theft", "--json", "--sessions-at", path];
+        let arguments = [&arguments[..], more].concat();
+        tokio::task::block_in_place(|| Program::run(&arguments, &env))
+    };
+    let count = |ended: &fulexo_tests::Ended| {
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+        let contained: Value = serde_json::from_str(&ended.said).unwrap();
+        assert_eq!(contained["measures"][0]["kind"], "revoke_sessions");
+        contained["measures"][0]["count"].as_u64().unwrap()
+    };
+    assert_eq!(count(&contain("192.0.2.1", &[]).await), 0);
+    assert_eq!(count(&contain("2001:db8::7", &["--sessions-of", &bob_id]).await), 0, "all conditions are to be met");
+    assert_eq!(count(&contain("2001:db8::7", &["--sessions-since", "2100-01-01T00:00:00Z"]).await), 0);
+    assert_eq!((ann.get("/v1/me").await.status, bob.get("/v1/me").await.status), (200, 200));
+    assert_eq!(count(&contain(" 2001:0DB8:0:0:0:0:0:0007\r\n", &[]).await), 1);
+    assert_eq!((ann.get("/v1/me").await.status, bob.get("/v1/me").await.status), (401, 200));
+    assert_eq!(count(&contain("::ffff:203.0.113.7\n", &[]).await), 1);
+    assert_eq!(bob.get("/v1/me").await.status, 401);
+    let shown = Program::run(&["incident", "show", id], &env);
+    assert!(shown.said.contains(" audit.address_searched ") && !shown.said.contains("2001"), "{}", shown.said);
+
+    let padded = format!("203.0.113.7{}x", " ".repeat(300));
+    for wrong in
+        ["", "hunter2", "203.0.113.7\n203.0.113.8", "hunter2@example.com", "203.0.113.0/24", &padded, "\u{1F511}"]
+    {
+        let refused = contain(wrong, &[]).await;
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}: {}", refused.errors);
+        assert!(refused.errors.contains("one IP address") && refused.said.is_empty(), "{}", refused.errors);
+        assert!(!refused.errors.contains("hunter2") && !refused.errors.contains("203"), "{}", refused.errors);
+    }
+    fs::remove_file(&file).unwrap();
+    let missing = ["incident", "contain", id, "--reason", "theft", "--sessions-at", path];
+    assert_eq!(Program::run(&missing, &env).status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! `fulexo incident contain`: the measures against an incident, each waited for until every node enforces it.
 
+use std::path::PathBuf;
+
 use chrono::{DateTime, Utc};
 use clap::Args;
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{Permission, Permissions};
-use fulexo_domain::values::{AccountId, ApiKeyId, IncidentId, InvalidValue, Reason, parse_timestamp};
+use fulexo_domain::values::{AccountId, Address, ApiKeyId, IncidentId, InvalidValue, Reason, parse_timestamp};
 use fulexo_node::containment::{ContainmentPlan, MAX_NAMED};
 use fulexo_node::http::problem::Code;
 use fulexo_node::state::App;
@@ -12,9 +14,13 @@ use fulexo_projections::read_models::sessions::SessionSelection;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::input::read_bounded;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::process::{operator, parsed};
+
+/// The most bytes of a file with an address.
+const MAX_ADDRESS: u64 = 256;
 
 #[derive(Args)]
 pub(super) struct IncidentContainArgs {
@@ -35,9 +41,16 @@ pub(super) struct IncidentContainArgs {
     /// Revoke the sessions of this account. Repeat it for several.
     #[arg(long, value_name = "ACCOUNT")]
     sessions_of: Vec<Uuid>,
-    /// Revoke the sessions that began at this time (RFC 3339) or later, with --sessions-of only those of the accounts.
+    /// Revoke the sessions that began at this time (RFC 3339) or later.
+    ///
+    /// With --sessions-of or --sessions-at only those that meet all conditions.
     #[arg(long, value_name = "TIME", value_parser = parsed(time))]
     sessions_since: Option<DateTime<Utc>>,
+    /// Revoke the sessions that began or were refreshed at the IP address in this file; `-` for standard input.
+    ///
+    /// The search for the address is recorded, without the address.
+    #[arg(long, value_name = "FILE")]
+    sessions_at: Option<PathBuf>,
     /// Print the result as JSON, for programs.
     #[arg(long)]
     json: bool,
@@ -48,18 +61,49 @@ fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
     parse_timestamp(text).map_err(|_| InvalidValue("must be a time such as 2026-12-01T03:00:00Z (RFC 3339)"))
 }
 
+impl IncidentContainArgs {
+    /// Reads the address of --sessions-at. It is personal data: no argument has it, and no refusal repeats it.
+    pub(super) fn address(&self) -> Result<Option<Address>, Failure> {
+        let Some(path) = &self.sessions_at else { return Ok(None) };
+        let text = read_bounded(path, "the address", MAX_ADDRESS + 1)?;
+        match Address::parse(text.trim()) {
+            Ok(address @ Address::Ip(_)) if text.len() as u64 <= MAX_ADDRESS => Ok(Some(address)),
+            Ok(Address::Ip(_) | Address::Email(_)) | Err(_) => {
+                let path = path.display();
+                Err(Failure::Misused(format!("{path} must have one IP address, and nothing else")))
+            }
+        }
+    }
+}
+
 /// Contains an incident, and prints each measure.
-pub(super) async fn contain(app: &App, out: &mut Output, args: IncidentContainArgs) -> Result<(), Failure> {
+pub(super) async fn contain(
+    app: &App,
+    out: &mut Output,
+    args: IncidentContainArgs,
+    address: Option<Address>,
+) -> Result<(), Failure> {
     let accounts: Vec<AccountId> = args.sessions_of.into_iter().map(AccountId).collect();
     if [args.suspend.len(), args.revoke_key.len(), accounts.len()].into_iter().any(|length| length > MAX_NAMED) {
         return Err(Failure::Misused(format!(
             "a containment names at most {MAX_NAMED} accounts or API keys of each kind"
         )));
     }
-    let sessions = (!accounts.is_empty() || args.sessions_since.is_some()).then(|| SessionSelection {
+    let context = operator();
+    let address = match address {
+        Some(address) => {
+            let searched = app.commands.digest_address(&context, &address, args.reason.clone()).await;
+            let failed = |error| Failure::Failed(format!("nothing was recorded: {}", chain(&error)));
+            Some(searched.map_err(failed)?.value)
+        }
+        None => None,
+    };
+    let is_asked = !accounts.is_empty() || args.sessions_since.is_some() || address.is_some();
+    let sessions = is_asked.then(|| SessionSelection {
         accounts: (!accounts.is_empty()).then_some(accounts),
         since: args.sessions_since,
-        ..SessionSelection::default()
+        address,
+        except: None,
     });
     let plan = ContainmentPlan {
         lockdown: args.lockdown,
@@ -69,7 +113,7 @@ pub(super) async fn contain(app: &App, out: &mut Output, args: IncidentContainAr
         reason: args.reason,
         own: Permissions::of(&Permission::ALL),
     };
-    let done = app.contain(&operator(), IncidentId(args.incident), &plan).await.map_err(|problem| {
+    let done = app.contain(&context, IncidentId(args.incident), &plan).await.map_err(|problem| {
         let (code, meaning) = (problem.code(), problem.meaning());
         let is_final = [Code::NOT_FOUND.name, Code::INCIDENT_PHASE.name].contains(&code);
         let advice = if is_final { "" } else { " Run the command again to continue." };

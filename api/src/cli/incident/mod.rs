@@ -1,19 +1,18 @@
 //! `fulexo incident`: the response to an incident by the operator, also while no API runs.
 
 mod contain;
+mod input;
 mod report;
 mod show;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use fulexo_commands::{CommandError, IncidentCause, IncidentStep, NewIncident};
 use fulexo_database::chain;
 use fulexo_domain::incident::{IncidentLinks, IncidentSeverity};
-use fulexo_domain::values::{AccountId, IncidentId, IncidentText};
+use fulexo_domain::values::{AccountId, Address, IncidentId};
 use fulexo_node::config::Config;
 use fulexo_node::start::Core;
 use fulexo_node::state::App;
@@ -24,6 +23,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use self::contain::{IncidentContainArgs, contain};
+use self::input::read_text;
 use self::report::{ReportedIncident, nothing_to_open, read_report};
 use self::show::{IncidentListArgs, IncidentShowArgs, list, show};
 use super::failure::Failure;
@@ -117,7 +117,10 @@ impl IncidentArgs {
             }
             IncidentVerb::List(args) => IncidentWork::List(args),
             IncidentVerb::Show(args) => IncidentWork::Show(args),
-            IncidentVerb::Contain(args) => IncidentWork::Contain(args),
+            IncidentVerb::Contain(args) => {
+                let address = args.address()?;
+                IncidentWork::Contain(args, address)
+            }
             IncidentVerb::Eradicate(args) => IncidentWork::Step(IncidentStep::Eradicate(read_text(&args.text)?), args),
             IncidentVerb::Recover(args) => IncidentWork::Step(IncidentStep::Recover(read_text(&args.text)?), args),
             IncidentVerb::Close(args) => IncidentWork::Step(IncidentStep::Close(read_text(&args.text)?), args),
@@ -146,7 +149,7 @@ enum IncidentWork {
     Report(IncidentCause, NewIncident, bool),
     List(IncidentListArgs),
     Show(IncidentShowArgs),
-    Contain(IncidentContainArgs),
+    Contain(IncidentContainArgs, Option<Address>),
     Step(IncidentStep, IncidentTextArgs),
 }
 
@@ -182,7 +185,7 @@ impl IncidentWork {
             }
             Self::List(args) => list(app, &mut out, &args).await,
             Self::Show(args) => show(app, &mut out, &args).await,
-            Self::Contain(args) => contain(app, &mut out, args).await,
+            Self::Contain(args, address) => contain(app, &mut out, args, address).await,
         }
     }
 }
@@ -199,17 +202,4 @@ async fn follow(app: &App) {
 
 fn refused(error: CommandError) -> Failure {
     Failure::Failed(format!("nothing was recorded: {}", chain(&error)))
-}
-
-/// Reads a text, and no more of a file than one may have.
-fn read_text(path: &Path) -> Result<IncidentText, Failure> {
-    let most = 4 * IncidentText::MAX_CHARS as u64 + 1_024;
-    let mut text = String::new();
-    let read = if path == Path::new("-") {
-        io::stdin().lock().take(most).read_to_string(&mut text)
-    } else {
-        File::open(path).and_then(|file| file.take(most).read_to_string(&mut text))
-    };
-    read.map_err(|error| Failure::Misused(format!("cannot read the text from {}: {error}", path.display())))?;
-    IncidentText::parse(&text).map_err(|error| Failure::Misused(format!("the text {error}")))
 }
