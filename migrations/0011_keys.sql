@@ -18,6 +18,8 @@ create table vault.key_epoch (
     retired_at timestamptz,
     -- No node has it.
     destroyed_at timestamptz,
+    -- It leaked. Once another one is in use, no node accepts it, even if a file still has it.
+    distrusted_at timestamptz,
     -- The id, as long as a row may name the key as the one that wraps it.
     wraps text generated always as (case when kind = 'encryption' and retired_at is null then key_id end) stored
         constraint key_epoch_wraps unique,

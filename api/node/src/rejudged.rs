@@ -28,7 +28,7 @@ impl Authority {
             let _turn = app.streams.judging.acquire().await.map_err(|_| unknown())?;
             let permissions = match &self.credential {
                 Credential::AccessToken(claims) => {
-                    if !app.commands.keys().is_timely(claims, clock::now()) {
+                    if !app.commands.keys().is_still_valid(claims, clock::now()) {
                         return Err(Problem::invalid_token());
                     }
                     let caller = judge(app, Arc::clone(claims)).await?.ok_or_else(Problem::invalid_token)?;

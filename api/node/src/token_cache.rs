@@ -1,4 +1,4 @@
-//! Access tokens verified before: their signature, issuer and audience do not change, so only time and standing are
+//! Access tokens verified before: their signature, issuer and audience do not change, so only time, key and standing are
 //! judged again. Keyed by a digest, so that memory holds no token; bounded by two generations.
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ impl TokenCache {
             generations.young.get(&digest).or_else(|| generations.old.get(&digest)).map(Arc::clone)
         };
         if let Some(claims) = known {
-            return if keys.is_timely(&claims, now) { Ok(claims) } else { Err(InvalidToken) };
+            return if keys.is_still_valid(&claims, now) { Ok(claims) } else { Err(InvalidToken) };
         }
         let claims = Arc::new(keys.verify(token, now)?);
         let mut generations = self.0.write().unwrap_or_else(PoisonError::into_inner);

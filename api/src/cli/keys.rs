@@ -11,6 +11,7 @@ use fulexo_database::chain;
 use fulexo_domain::key::{KeyLabel, KeyPurpose};
 use fulexo_node::config::{self, Config};
 use fulexo_node::database::connect;
+use fulexo_node::keys::compromise;
 use fulexo_node::keys::encryption::{self, EncryptionRotation};
 use fulexo_node::keys::log::{self, LogRotation};
 use fulexo_node::keys::rotation::{Rotation, RotationError, RotationStep};
@@ -56,6 +57,8 @@ enum RotateVerb {
     /// Adds a key to the file JWT_PRIVATE_KEY_FILE, has every node publish it, and has it sign once no cache of the key set lacks
     /// it, five minutes later. The key before verifies until its last token has expired: run the verb again then, or with
     /// --finish. No token is refused.
+    ///
+    /// If the key may have leaked, use --compromised.
     Signing(RotateSigningArgs),
     /// Replace the key that signs the log's checkpoints.
     ///
@@ -69,6 +72,13 @@ struct RotateSigningArgs {
     /// Wait for the end of the last token of the key before, and destroy that key.
     #[arg(long)]
     finish: bool,
+    /// Replace a key that leaked: have the new one sign at once, and refuse all others.
+    ///
+    /// Distrusts every key in the file. From the moment at which the new key signs, tokens of the others get 401, and clients
+    /// go on with their refresh tokens. Services that verify tokens by themselves refuse new tokens until they have read the key
+    /// set again, and accept old ones as long as their caches last.
+    #[arg(long, conflicts_with = "finish")]
+    compromised: bool,
     #[command(flatten)]
     rotation: RotateArgs,
 }
@@ -238,8 +248,12 @@ impl RotateVerb {
                 let done = encryption::rotate(&mut rotation, &context).await?;
                 (args.json, Rotated::Encryption(done))
             }
-            Self::Signing(RotateSigningArgs { finish, rotation: args }) => {
-                let done = signing::rotate(&mut rotation, &context, finish).await?;
+            Self::Signing(RotateSigningArgs { finish, compromised, rotation: args }) => {
+                let done = if compromised {
+                    compromise::replace(&mut rotation, &context).await?
+                } else {
+                    signing::rotate(&mut rotation, &context, finish).await?
+                };
                 (args.json, Rotated::Signing(done))
             }
             Self::Log(RotateLogArgs { key_file, overlap, rotation: args }) => {

@@ -66,6 +66,9 @@ pub struct Claims {
     /// `true` if the session requires a step-up before anything else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub step_up_required: bool,
+    /// The id of the key that signed the token, from its header.
+    #[serde(skip)]
+    pub kid: Arc<str>,
 }
 
 /// The content of a new token.
@@ -252,13 +255,20 @@ impl KeyRing {
     }
 
     /// Takes these keys in place of those before; `None` leaves them. The key `in_use` signs if the ring has it, else the one
-    /// that signed, else the first. Keys that are `needed` stay.
-    pub fn reload(&self, keys: Option<Vec<SigningKey>>, in_use: Option<&str>, needed: &[&str]) -> KeyReload {
+    /// that signed, else the first. Keys that are `needed` stay; those that are `distrusted` do not, and verify nothing.
+    pub fn reload(
+        &self,
+        keys: Option<Vec<SigningKey>>,
+        in_use: Option<&str>,
+        needed: &[&str],
+        distrusted: &[&str],
+    ) -> KeyReload {
         let known = self.ring();
         let mut keys = match keys {
             Some(keys) => keys.into_iter().map(Arc::new).collect(),
             None => known.keys.clone(),
         };
+        keys.retain(|key| !distrusted.contains(&key.id.as_str()));
         let mut reload = KeyReload::default();
         for id in needed {
             if keys.iter().any(|key| key.id == *id) {
@@ -274,9 +284,9 @@ impl KeyRing {
         }
         let named = keys.iter().find(|key| Some(key.id.as_str()) == in_use);
         let signed = || keys.iter().find(|key| key.id == known.signs.id);
-        if let Some(signs) = named.or_else(signed).or_else(|| keys.first()).map(Arc::clone) {
-            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RingKeys { keys, signs });
-        }
+        // Without any key, what the last one signs is refused everywhere.
+        let signs = named.or_else(signed).or_else(|| keys.first()).map_or_else(|| Arc::clone(&known.signs), Arc::clone);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RingKeys { keys, signs });
         reload
     }
 
@@ -338,6 +348,7 @@ impl KeyRing {
             pos: grant.position,
             epoch: grant.epoch,
             step_up_required: grant.step_up_required,
+            kid: Arc::from(key.id.as_str()),
         };
         jsonwebtoken::encode(&header, &claims, &key.encoding)
     }
@@ -364,16 +375,19 @@ impl KeyRing {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         // Time is an argument here, and jsonwebtoken reads the clock.
         validation.validate_exp = false;
-        let claims =
+        let TimedClaims { claims, nbf } =
             jsonwebtoken::decode::<TimedClaims>(token, &key.decoding, &validation).map_err(|_| InvalidToken)?.claims;
-        let has_begun = claims.nbf.is_none_or(|nbf| nbf <= (now + LEEWAY).timestamp());
-        if has_begun && self.is_timely(&claims.claims, now) { Ok(claims.claims) } else { Err(InvalidToken) }
+        let claims = Claims { kid: Arc::from(id), ..claims };
+        let has_begun = nbf.is_none_or(|nbf| nbf <= (now + LEEWAY).timestamp());
+        if has_begun && self.is_still_valid(&claims, now) { Ok(claims) } else { Err(InvalidToken) }
     }
 
-    /// Returns `true` if a verified token is also valid at this time.
+    /// Returns `true` if a token that was verified before is valid at this time: the ring still has its key, too.
     #[must_use]
-    pub fn is_timely(&self, claims: &Claims, now: DateTime<Utc>) -> bool {
-        claims.exp > (now - LEEWAY).timestamp() && claims.iat <= (now + LEEWAY).timestamp()
+    pub fn is_still_valid(&self, claims: &Claims, now: DateTime<Utc>) -> bool {
+        claims.exp > (now - LEEWAY).timestamp()
+            && claims.iat <= (now + LEEWAY).timestamp()
+            && self.ring().keys.iter().any(|key| key.id == *claims.kid)
     }
 
     /// Returns the public keys for `/.well-known/jwks.json`. HS256 has none.

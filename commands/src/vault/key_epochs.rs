@@ -32,6 +32,8 @@ pub struct KeyEpoch {
     pub retired_at: Option<DateTime<Utc>>,
     /// The time since which no node has it.
     pub destroyed_at: Option<DateTime<Utc>>,
+    /// The time since which it counts as leaked.
+    pub distrusted_at: Option<DateTime<Utc>>,
     /// The seconds since it came into use, by the database's clock.
     pub age: Option<i64>,
 }
@@ -46,7 +48,13 @@ impl KeyEpoch {
     /// Returns `true` if the key is to be used, and is not yet.
     #[must_use]
     pub const fn is_coming(&self) -> bool {
-        self.first_used_at.is_none()
+        self.first_used_at.is_none() && self.distrusted_at.is_none()
+    }
+
+    /// Returns `true` if the key leaked, and another one is in use: a node refuses it, even if a file has it.
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        self.distrusted_at.is_some() && !self.is_in_use()
     }
 
     /// Returns `true` if another key has its place, and it is not destroyed yet.
@@ -63,6 +71,7 @@ impl KeyEpoch {
             (_, _, Some(_), None) => "retired",
             (_, Some(_), None, None) => "replaced",
             (Some(_), None, None, None) => "in use",
+            (None, None, None, None) if self.distrusted_at.is_some() => "refused",
             (None, None, None, None) => "coming",
         }
     }
@@ -74,7 +83,7 @@ impl KeyEpoch {
 /// [`sqlx::Error`].
 pub async fn list(pool: &PgPool) -> Result<Vec<KeyEpoch>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"select kind, key_id, added_at, held_at, first_used_at, replaced_at, retired_at, destroyed_at,
+        r#"select kind, key_id, added_at, held_at, first_used_at, replaced_at, retired_at, destroyed_at, distrusted_at,
                   extract(epoch from clock_timestamp() - first_used_at)::bigint as age
            from vault.key_epoch order by kind, added_at, key_id"#
     )
@@ -91,6 +100,7 @@ pub async fn list(pool: &PgPool) -> Result<Vec<KeyEpoch>, sqlx::Error> {
             replaced_at: row.replaced_at,
             retired_at: row.retired_at,
             destroyed_at: row.destroyed_at,
+            distrusted_at: row.distrusted_at,
             age: row.age,
         })
     });
@@ -140,6 +150,21 @@ pub async fn add(pool: &PgPool, kind: KeyPurpose, id: &KeyLabel) -> Result<(), s
         "insert into vault.key_epoch (kind, key_id) values ($1, $2) on conflict on constraint key_epoch_pkey do nothing",
         kind.as_str(),
         id.as_str()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Records that every key of this purpose leaked that is not destroyed yet.
+///
+/// # Errors
+/// [`sqlx::Error`].
+pub async fn distrust(pool: &PgPool, kind: KeyPurpose) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update vault.key_epoch set distrusted_at = coalesce(distrusted_at, clock_timestamp())
+         where kind = $1 and destroyed_at is null",
+        kind.as_str()
     )
     .execute(pool)
     .await?;

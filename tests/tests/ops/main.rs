@@ -8,6 +8,7 @@ mod check_headers;
 mod check_ssl;
 mod health;
 mod incident;
+mod leaked_key;
 mod pentest;
 mod restore;
 mod runbooks;

@@ -2,6 +2,7 @@
 //! restarted for it.
 
 mod announcement;
+pub mod compromise;
 pub mod encryption;
 mod key_file;
 pub mod log;

@@ -106,9 +106,12 @@ impl NodeKeys {
         let ring = self.commands.keys();
         let of_signing = || lives.iter().filter(|life| life.kind == KeyPurpose::Signing);
         let in_use = of_signing().find(|life| life.is_in_use()).map(|life| life.id.as_str());
+        let distrusted = of_signing().filter(|life| life.is_refused()).map(|life| life.id.as_str());
+        let distrusted: Vec<&str> = distrusted.collect();
         let verifying = of_signing().filter(|life| life.first_used_at.is_some() && life.retired_at.is_none());
+        let verifying = verifying.filter(|life| !life.is_refused());
         let needed: Vec<&str> = verifying.map(|life| life.id.as_str()).collect();
-        let signing = ring.reload(signing, in_use, &needed);
+        let signing = ring.reload(signing, in_use, &needed, &distrusted);
         for KeyReload { kept, missing } in [&wrapping, &signing] {
             complaints
                 .extend(kept.iter().map(|id| format!("the key {id:?} is still needed, and no longer configured")));

@@ -195,7 +195,7 @@ impl<'a> Rotation<'a> {
     }
 
     /// Returns `true` if a node has announced the key, also one that is down.
-    async fn is_anywhere(&self, kind: KeyPurpose, id: &KeyLabel) -> Result<bool, RegistryUnavailable> {
+    pub(super) async fn is_anywhere(&self, kind: KeyPurpose, id: &KeyLabel) -> Result<bool, RegistryUnavailable> {
         let nodes = self.app.nodes.holdings().await?;
         Ok(nodes.iter().any(|node| node.keys.iter().any(|key| is_of(key, kind, id.as_str()))))
     }

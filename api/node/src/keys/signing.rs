@@ -5,6 +5,8 @@
 //! draw a key into the file -> every node publishes it -> the caches of the key set have it -> it signs, on every node
 //!                                  -> the last token of the one before expires -> removed from the file -> no node has it
 //! ```
+//!
+//! A key that leaked is not rotated: see [`super::compromise`].
 
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use super::rotation::{Rotation, RotationError};
 use crate::clock;
 use crate::config::pem_blocks;
 
-const KIND: KeyPurpose = KeyPurpose::Signing;
+pub(super) const KIND: KeyPurpose = KeyPurpose::Signing;
 /// The maximum age of the key set in caches. After this time every service knows a new key.
 pub const JWKS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 /// The pause between two looks at the time.
@@ -50,7 +52,7 @@ pub async fn rotate(
 ) -> Result<SigningRotation, RotationError> {
     let (in_use, coming) = rotation.keys_to_exchange(KIND, is_here, new_key).await?;
     let to = match coming {
-        Some(coming) => put_in_use(rotation, context, &in_use, coming).await?,
+        Some(coming) => put_in_use(rotation, context, &in_use, coming, true).await?,
         None => in_use,
     };
     used_everywhere(rotation, &to).await?;
@@ -76,12 +78,12 @@ pub async fn rotate(
     Ok(rotated)
 }
 
-fn is_here(rotation: &Rotation<'_>, id: &KeyLabel) -> bool {
+pub(super) fn is_here(rotation: &Rotation<'_>, id: &KeyLabel) -> bool {
     rotation.app.commands.keys().key_ids().iter().any(|known| known == id.as_str())
 }
 
 /// Returns the name of a key in the file that never signed, or of a new one.
-fn new_key(rotation: &mut Rotation<'_>, lives: &[KeyEpoch]) -> Result<KeyLabel, RotationError> {
+pub(super) fn new_key(rotation: &mut Rotation<'_>, lives: &[KeyEpoch]) -> Result<KeyLabel, RotationError> {
     let Some(path) = rotation.keys.sources.signing_file() else {
         return Err(RotationError::NoNewKey(
             "keep the keys that sign in the file JWT_PRIVATE_KEY_FILE, to which this adds one",
@@ -102,12 +104,13 @@ fn new_key(rotation: &mut Rotation<'_>, lives: &[KeyEpoch]) -> Result<KeyLabel, 
     Ok(label)
 }
 
-/// Waits until every node has published the key for as long as a cache keeps the key set, and has it sign.
-async fn put_in_use(
+/// Waits until every node has published the key, for as long as a cache keeps the key set if `is_patient`, and has it sign.
+pub(super) async fn put_in_use(
     rotation: &mut Rotation<'_>,
     context: &Context,
     from: &KeyLabel,
     to: KeyLabel,
+    is_patient: bool,
 ) -> Result<KeyLabel, RotationError> {
     rotation.keys.refresh().await?;
     let ring = rotation.app.commands.keys();
@@ -124,7 +127,7 @@ async fn put_in_use(
     let mut is_said = false;
     loop {
         let published = key_epochs::hold(&rotation.keys.pool, KIND, &to).await?;
-        if published >= caches {
+        if !is_patient || published >= caches {
             break;
         }
         if !is_said {
@@ -147,7 +150,7 @@ async fn put_in_use(
 }
 
 /// Waits until every node signs with the key.
-async fn used_everywhere(rotation: &mut Rotation<'_>, to: &KeyLabel) -> Result<(), RotationError> {
+pub(super) async fn used_everywhere(rotation: &mut Rotation<'_>, to: &KeyLabel) -> Result<(), RotationError> {
     rotation.keys.refresh().await?;
     let announcement = signs_with(to.as_str());
     match rotation.announced(|keys| keys.contains(&announcement)).await? {
@@ -165,7 +168,11 @@ async fn tokens_until(rotation: &Rotation<'_>, id: &KeyLabel) -> Result<Option<i
 }
 
 /// Removes a key that verifies nothing any more, and records its end once no node has it.
-async fn destroy(rotation: &mut Rotation<'_>, context: &Context, id: &KeyLabel) -> Result<(), RotationError> {
+pub(super) async fn destroy(
+    rotation: &mut Rotation<'_>,
+    context: &Context,
+    id: &KeyLabel,
+) -> Result<(), RotationError> {
     key_epochs::retire(&rotation.keys.pool, KIND, id).await?;
     if let Some(path) = rotation.keys.sources.signing_file() {
         key_file::remove(&path, |text| block_of(text, id))?;
@@ -186,7 +193,7 @@ async fn destroy(rotation: &mut Rotation<'_>, context: &Context, id: &KeyLabel) 
 }
 
 /// Returns the text of a key in a PEM file, with the end of its last line.
-fn block_of(text: &str, id: &KeyLabel) -> Option<String> {
+pub(super) fn block_of(text: &str, id: &KeyLabel) -> Option<String> {
     let is_its = |block: &String| SigningKey::rs256(block).is_ok_and(|key| key.id() == id.as_str());
     let block = pem_blocks(text).into_iter().find(is_its)?;
     let with_end = format!("{block}\n");
