@@ -139,10 +139,18 @@ pub struct ContainmentMeasures {
     pub accounts: u32,
     /// The number of revoked API keys.
     pub api_keys: u32,
+    /// The number of purposes whose key was replaced. Events have it since keys can be replaced in a containment.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub keys: u32,
     /// The scope of the lockdown, if there was one.
     pub lockdown: Option<LockdownScope>,
     /// The number of revoked sessions.
     pub sessions: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// An event of an incident. Sealed: the summary when it is opened, the reason of a containment, the lessons when it is
@@ -388,7 +396,7 @@ mod tests {
     use crate::testing::given;
 
     const MEASURES: ContainmentMeasures =
-        ContainmentMeasures { accounts: 2, api_keys: 0, lockdown: Some(LockdownScope::Logins), sessions: 3 };
+        ContainmentMeasures { accounts: 2, api_keys: 0, keys: 0, lockdown: Some(LockdownScope::Logins), sessions: 3 };
     const CONTAINED: IncidentEvent = IncidentEvent::Contained { measures: MEASURES };
     const ERADICATED: IncidentEvent = IncidentEvent::Eradicated {};
     const RECOVERED: IncidentEvent = IncidentEvent::Recovered {};

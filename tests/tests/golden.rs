@@ -232,6 +232,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("linked", incident_opened(IncidentSeverity::Critical, Some(AccountId(id(4))), incident_links())),
         ("", IncidentEvent::ContainmentStarted { measures: measures() }.into()),
         ("", IncidentEvent::Contained { measures: measures() }.into()),
+        ("with_keys", IncidentEvent::Contained { measures: ContainmentMeasures { keys: 2, ..measures() } }.into()),
         ("by_other_means", IncidentEvent::Contained { measures: ContainmentMeasures::default() }.into()),
         ("", IncidentEvent::Eradicated {}.into()),
         ("", IncidentEvent::Recovered {}.into()),
@@ -422,7 +423,7 @@ fn stands_among_the_samples(event: &Event) {
                 }
                 | IncidentEvent::ContainmentStarted { measures: _ }
                 | IncidentEvent::Contained {
-                    measures: ContainmentMeasures { accounts: _, api_keys: _, lockdown: _, sessions: _ },
+                    measures: ContainmentMeasures { accounts: _, api_keys: _, keys: _, lockdown: _, sessions: _ },
                 }
                 | IncidentEvent::Eradicated {}
                 | IncidentEvent::Recovered {}
@@ -483,7 +484,7 @@ fn incident_links() -> IncidentLinks {
 }
 
 fn measures() -> ContainmentMeasures {
-    ContainmentMeasures { accounts: 2, api_keys: 1, lockdown: Some(LockdownScope::Logins), sessions: 7 }
+    ContainmentMeasures { accounts: 2, api_keys: 1, keys: 0, lockdown: Some(LockdownScope::Logins), sessions: 7 }
 }
 
 /// Returns the permissions that there were when roles were first defined.

@@ -1,8 +1,10 @@
-//! The containment of an incident: a lockdown, the end of sessions, of accounts and of API keys, one measure after the
-//! other, each waited for until every node enforces it. The incident is contained when all are.
+//! The containment of an incident: a lockdown, the end of sessions, of accounts, of API keys and of the service's keys, one
+//! measure after the other, each waited for until every node enforces it. The incident is contained when all are.
 //!
 //! Each measure is a command of its own, which the log records whatever happens next. A containment that was interrupted is
 //! repeated with the same `Idempotency-Key` and continues: what was done is found done, and sessions are selected again.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use fulexo_commands::context::Context;
@@ -13,7 +15,7 @@ use fulexo_domain::api_key::ApiKeyError;
 use fulexo_domain::incident::ContainmentMeasures;
 use fulexo_domain::lockdown::{LockdownError, LockdownScope};
 use fulexo_domain::permission::Permissions;
-use fulexo_domain::values::{AccountId, ApiKeyId, IncidentId, Reason};
+use fulexo_domain::values::{AccountId, ApiKeyId, IncidentId, InvalidValue, Reason};
 use fulexo_projections::nodes::Enforcement;
 use fulexo_projections::read_models::sessions::{self, SessionSelection};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -23,12 +25,16 @@ use uuid::Uuid;
 
 use crate::answer::query_failed;
 use crate::http::problem::{Code, Problem};
+use crate::keys::rotation::{Rotation, RotationError, RotationStep};
+use crate::keys::{compromise, encryption};
 use crate::state::App;
 
 /// The most accounts, or API keys, that one containment names of each kind.
 pub const MAX_NAMED: usize = 100;
 /// The most sessions that one containment revokes.
 const MAX_SESSIONS: usize = 1_000;
+/// The time that nodes have for each step of the replacement of a key.
+const KEY_PATIENCE: Duration = Duration::from_secs(60);
 /// The commands of a measure that run at once. The log commits them in groups.
 const AT_ONCE: usize = 8;
 
@@ -42,10 +48,67 @@ pub struct ContainmentPlan {
     pub api_keys: Vec<ApiKeyId>,
     /// The sessions to revoke.
     pub sessions: Option<SessionSelection>,
+    /// The keys of the service to replace, by purpose. Only who has the operator's files can.
+    pub keys: Vec<ReplacedKey>,
     /// The reason for all of them.
     pub reason: Reason,
     /// The permissions of the actor. They bound whose accounts are suspended.
     pub own: Permissions,
+}
+
+/// A key of the service that a containment replaces, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReplacedKey {
+    /// The key that signs access tokens: it counts as leaked.
+    Signing,
+    /// The key that wraps the keys of the vault.
+    Encryption,
+}
+
+impl ReplacedKey {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// No containment replaces such a key.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "signing" => Ok(Self::Signing),
+            "encryption" => Ok(Self::Encryption),
+            _ => Err(InvalidValue("must be signing or encryption")),
+        }
+    }
+}
+
+/// The failure of a containment. Measures that were taken until then are recorded, and a repetition continues.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainmentError {
+    /// The refusal, as a call gets it.
+    #[error("{}", .0.code())]
+    Refused(Problem),
+    /// A key could not be replaced.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+}
+
+impl From<Problem> for ContainmentError {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl From<CommandError> for ContainmentError {
+    fn from(error: CommandError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<ContainmentError> for Problem {
+    fn from(error: ContainmentError) -> Self {
+        match error {
+            ContainmentError::Refused(problem) => problem,
+            ContainmentError::Rotation(error) => Self::internal(error),
+        }
+    }
 }
 
 /// The result of a containment.
@@ -67,6 +130,8 @@ pub enum MeasureKind {
     SuspendAccounts,
     /// The revocation of sessions.
     RevokeSessions,
+    /// The replacement of keys of the service.
+    RotateKeys,
 }
 
 impl MeasureKind {
@@ -78,6 +143,7 @@ impl MeasureKind {
             Self::RevokeApiKeys => "revoke_api_keys",
             Self::SuspendAccounts => "suspend_accounts",
             Self::RevokeSessions => "revoke_sessions",
+            Self::RotateKeys => "rotate_keys",
         }
     }
 }
@@ -114,7 +180,8 @@ pub struct RefusedTarget {
 type TargetResult = Result<(Option<u64>, u32), RefusedTarget>;
 
 impl App {
-    /// Contains an incident. Returns when every measure is in force on every node, and recorded.
+    /// Contains an incident. Returns when every measure is in force on every node, and recorded. The caller says how the keys of
+    /// the plan are replaced.
     ///
     /// # Errors
     /// Those of the commands; 503 `enforcement_unknown` if the nodes cannot be asked. What was recorded until then stays, and
@@ -124,7 +191,8 @@ impl App {
         context: &Context,
         incident: IncidentId,
         plan: &ContainmentPlan,
-    ) -> Result<CommandOutcome<ContainmentResult>, Problem> {
+        replace_keys: impl Future<Output = Result<(), RotationError>>,
+    ) -> Result<CommandOutcome<ContainmentResult>, ContainmentError> {
         let content = plan.content();
         if let Some(done) = self.commands.containment_outcome(context, incident, content.as_bytes()).await? {
             return Ok(done);
@@ -134,6 +202,7 @@ impl App {
         let asked = ContainmentMeasures {
             accounts: targets(plan.accounts.len()),
             api_keys: targets(plan.api_keys.len()),
+            keys: targets(plan.keys.len()),
             lockdown: plan.lockdown,
             sessions: targets(sessions.len()),
         };
@@ -164,10 +233,16 @@ impl App {
             });
             measures.push(self.enforce(MeasureKind::RevokeSessions, results.await?, more).await?);
         }
+        if !plan.keys.is_empty() {
+            replace_keys.await?;
+            let replaced = plan.keys.iter().map(|_| Ok((None, 1))).collect();
+            measures.push(self.enforce(MeasureKind::RotateKeys, replaced, false).await?);
+        }
         let count = |kind| measures.iter().filter(|measure| measure.kind == kind).map(|measure| measure.count).sum();
         let taken = ContainmentMeasures {
             accounts: count(MeasureKind::SuspendAccounts),
             api_keys: count(MeasureKind::RevokeApiKeys),
+            keys: count(MeasureKind::RotateKeys),
             lockdown: plan.lockdown,
             sessions: count(MeasureKind::RevokeSessions),
         };
@@ -214,6 +289,27 @@ impl App {
         }
     }
 
+    /// Replaces keys of the service, as the last measure of [`App::contain`]. Returns once every node has acknowledged it; the
+    /// events are of the containment's request.
+    ///
+    /// # Errors
+    /// [`RotationError`].
+    pub async fn replace_keys(
+        &self,
+        context: &Context,
+        keys: &[ReplacedKey],
+        tell: &mut (dyn FnMut(RotationStep) + Send),
+    ) -> Result<(), RotationError> {
+        let mut rotation = Rotation::begin(self, KEY_PATIENCE, tell).await?;
+        for key in keys {
+            match key {
+                ReplacedKey::Signing => drop(compromise::replace(&mut rotation, context).await?),
+                ReplacedKey::Encryption => drop(encryption::rotate(&mut rotation, context).await?),
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until every node enforces the results of a measure.
     async fn enforce(
         &self,
@@ -222,7 +318,7 @@ impl App {
         more: bool,
     ) -> Result<MeasureResult, Problem> {
         let unknown = || {
-            Problem::unavailable(std::time::Duration::from_secs(2)).with_code(Code::ENFORCEMENT_UNKNOWN).with_detail(
+            Problem::unavailable(Duration::from_secs(2)).with_code(Code::ENFORCEMENT_UNKNOWN).with_detail(
                 "Measures are recorded, but it is not known which nodes enforce them. Repeat the call with the same \
                  Idempotency-Key to continue.",
             )

@@ -152,12 +152,13 @@ impl Containments {
             accounts: body.suspend_accounts.into_iter().map(AccountId).collect(),
             api_keys: body.revoke_api_keys.into_iter().map(ApiKeyId).collect(),
             sessions,
+            keys: Vec::new(),
             reason,
             own: caller.permissions,
         };
         let context = context(request, caller.actor(), idempotency_key.0)?;
         let app = app(request)?;
-        let done = app.contain(&context, IncidentId(incident_id.0), &plan).await?;
+        let done = app.contain(&context, IncidentId(incident_id.0), &plan, std::future::ready(Ok(()))).await?;
         app.enforced_with(done, |ContainmentResult { measures }, enforcement| Containment {
             measures: measures.into_iter().map(ContainmentMeasure::of).collect(),
             enforcement,

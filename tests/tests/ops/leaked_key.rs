@@ -164,3 +164,38 @@ async fn a_node_whose_file_still_has_a_leaked_key_refuses_it() {
         assert_eq!(two.statuses(&two.forged(pem, &ann)).await, [401, 401]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containment_replaces_keys_on_every_node_and_its_timeline_has_them() {
+    let two = TwoNodes::start(true).await;
+    let ann = two.nodes[0].customer().await;
+    let token = ann.access_token.clone().unwrap();
+    assert_eq!(two.statuses(&token).await, [200, 200]);
+    let text = two.files[0].with_extension("txt");
+    fs::write(&text, "a key in a paste").unwrap();
+    let opened = two.run(&["incident", "open", "critical", "--text", text.to_str().unwrap(), "--json"]);
+    let opened: Value = serde_json::from_str(&opened.said).unwrap();
+    let id = opened["incident"].as_str().unwrap();
+    let contain = ["incident", "contain", id, "--reason", "a leak", "--rotate", "signing", "--json"];
+    let contained = two.run(&contain);
+    assert_eq!(contained.status.code(), Some(0), "{}", contained.errors);
+    let contained: Value = serde_json::from_str(&contained.said).unwrap();
+    let measure = &contained["measures"][0];
+    assert_eq!((&measure["kind"], &measure["count"]), (&json!("rotate_keys"), &json!(1)), "{contained}");
+    assert!(measure["enforced_on"].as_u64() >= Some(2) && measure["down"] == json!([]), "{contained}");
+    two.only_key().await;
+    assert_eq!(two.statuses(&token).await, [401, 401]);
+    let shown = two.run(&["incident", "show", id, "--json"]);
+    let shown: Value = serde_json::from_str(&shown.said).unwrap();
+    let types: Vec<&str> = shown["timeline"].as_array().unwrap().iter().filter_map(|it| it["type"].as_str()).collect();
+    let expected =
+        ["incident.opened", "incident.containment_started", "key.rotated", "key.destroyed", "incident.contained"];
+    assert_eq!(types, expected);
+
+    // The key that wraps is in a variable, to which nothing can be added.
+    let failed = two.run(&["incident", "contain", id, "--reason", "a leak", "--rotate", "encryption"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", failed.said);
+    assert!(failed.errors.contains("there is no new key") && failed.errors.contains("Run the command again"));
+    let wrong = two.run(&["incident", "contain", id, "--reason", "a leak", "--rotate", "log"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", wrong.errors);
+}

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
+use fulexo_database::chain;
 use fulexo_domain::lockdown::LockdownScope;
 use fulexo_domain::permission::{Permission, Permissions};
 use fulexo_domain::values::{AccountId, Address, ApiKeyId, IncidentId, InvalidValue, Reason, parse_timestamp};
-use fulexo_node::containment::{ContainmentPlan, MAX_NAMED};
+use fulexo_node::containment::{ContainmentError, ContainmentPlan, MAX_NAMED, ReplacedKey};
 use fulexo_node::http::problem::Code;
+use fulexo_node::keys::rotation::RotationStep;
 use fulexo_node::state::App;
 use fulexo_projections::read_models::sessions::SessionSelection;
 use serde_json::json;
@@ -16,7 +18,7 @@ use uuid::Uuid;
 
 use super::input::read_bounded;
 use crate::cli::failure::Failure;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, note};
 use crate::cli::process::{operator, parsed};
 
 /// The most bytes of a file with an address.
@@ -51,6 +53,13 @@ pub(super) struct IncidentContainArgs {
     /// The search for the address is recorded, without the address.
     #[arg(long, value_name = "FILE")]
     sessions_at: Option<PathBuf>,
+    /// Replace a key of the service: signing or encryption. Repeat it for both.
+    ///
+    /// Taken last, as the user who owns the files of keys. `signing` counts as leaked: tokens of the keys so far get 401. An
+    /// encryption key is replaced as by `fulexo keys rotate encryption`. Replace the log's key with `fulexo keys rotate log` where
+    /// the signer's file is.
+    #[arg(long, value_name = "KEY", value_parser = parsed(ReplacedKey::parse))]
+    rotate: Vec<ReplacedKey>,
     /// Print the result as JSON, for programs.
     #[arg(long)]
     json: bool,
@@ -89,6 +98,9 @@ pub(super) async fn contain(
             "a containment names at most {MAX_NAMED} accounts or API keys of each kind"
         )));
     }
+    let mut keys = args.rotate;
+    keys.sort_unstable();
+    keys.dedup();
     let context = operator();
     let address = match address {
         Some(address) => {
@@ -110,10 +122,24 @@ pub(super) async fn contain(
         accounts: args.suspend.into_iter().map(AccountId).collect(),
         api_keys: args.revoke_key.into_iter().map(ApiKeyId).collect(),
         sessions,
+        keys,
         reason: args.reason,
         own: Permissions::of(&Permission::ALL),
     };
-    let done = app.contain(&context, IncidentId(args.incident), &plan).await.map_err(|problem| {
+    let mut tell = |step| {
+        if let RotationStep::Note(text) = step {
+            note(text);
+        }
+    };
+    let replace_keys = app.replace_keys(&context, &plan.keys, &mut tell);
+    let done = app.contain(&context, IncidentId(args.incident), &plan, replace_keys).await.map_err(|error| {
+        let problem = match error {
+            ContainmentError::Refused(problem) => problem,
+            ContainmentError::Rotation(error) => {
+                let advice = "Run the command again to continue";
+                return Failure::Failed(format!("the incident is not contained: {}. {advice}", chain(&error)));
+            }
+        };
         let (code, meaning) = (problem.code(), problem.meaning());
         let is_final = [Code::NOT_FOUND.name, Code::INCIDENT_PHASE.name].contains(&code);
         let advice = if is_final { "" } else { " Run the command again to continue." };

@@ -46,8 +46,8 @@ enum IncidentVerb {
     Show(IncidentShowArgs),
     /// Contain an incident, and wait until every node enforces each measure.
     ///
-    /// Takes the measures in this order: lockdown, API keys, accounts, sessions. A run that was interrupted is run again: what
-    /// was done is found done.
+    /// Takes the measures in this order: lockdown, API keys, accounts, sessions, keys of the service. A run that was interrupted
+    /// is run again: what was done is found done.
     Contain(IncidentContainArgs),
     /// Record that the threat and its cause are removed.
     Eradicate(IncidentTextArgs),
