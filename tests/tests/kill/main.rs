@@ -6,6 +6,8 @@ mod arguments;
 #[path = "../log/audit.rs"]
 mod audit;
 mod backups;
+mod boundaries;
+mod containments;
 mod dev;
 mod erasures;
 mod exports;
