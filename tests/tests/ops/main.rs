@@ -4,8 +4,11 @@
 
 mod age;
 mod backup;
+#[path = "../kill/boundaries.rs"]
+mod boundaries;
 mod check_headers;
 mod check_ssl;
+mod containments;
 mod health;
 mod incident;
 mod leaked_key;
