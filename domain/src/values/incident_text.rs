@@ -14,7 +14,8 @@ const MAX_LAST_LINE: usize = 40;
 
 /// Returns a line with at most so many characters, without control characters.
 fn cut(line: &str) -> String {
-    let mut chars = line.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    let line = line.trim_matches(|c: char| c.is_whitespace() || c.is_control());
+    let mut chars = line.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut kept: String = chars.by_ref().take(MAX_LINE - 1).collect();
     match (chars.next(), chars.next()) {
         (Some(last), None) => kept.push(last),
