@@ -753,6 +753,19 @@ impl Commands {
         lockdown::start_lockdown(&self.side, context, scope, reason).await
     }
 
+    /// Starts a lockdown of this scope, unless one is in force that denies as much.
+    ///
+    /// # Errors
+    /// [`CommandError::Lockdown`] if one is; [`CommandError::GrantExceedsOwn`].
+    pub async fn tighten_lockdown(
+        &self,
+        context: &Context,
+        scope: LockdownScope,
+        reason: Reason,
+    ) -> Result<CommandOutcome<()>, CommandError> {
+        lockdown::tighten_lockdown(&self.side, context, scope, reason).await
+    }
+
     /// Lifts the lockdown.
     ///
     /// # Errors

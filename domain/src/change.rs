@@ -374,6 +374,7 @@ mod tests {
         prop::sample::select(vec![
             LockdownCommand::Start(LockdownScope::Logins),
             LockdownCommand::Start(LockdownScope::All),
+            LockdownCommand::Tighten(LockdownScope::Logins),
             LockdownCommand::Lift,
         ])
     }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::Aggregate;
 use crate::values::InvalidValue;
 
-/// The access that a lockdown denies to all but the responders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The access that a lockdown denies to all but the responders, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockdownScope {
     /// No login, no refresh, no registration. Logged-in callers keep their access until their access token expires.
@@ -59,6 +59,8 @@ pub enum LockdownEvent {
 pub enum LockdownCommand {
     /// Start a lockdown of this scope, in place of any other.
     Start(LockdownScope),
+    /// Start a lockdown of this scope, unless one is in force that denies as much.
+    Tighten(LockdownScope),
     /// Lift the lockdown.
     Lift,
 }
@@ -66,7 +68,7 @@ pub enum LockdownCommand {
 /// The refusal of a command to a lockdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LockdownError {
-    /// A lockdown of this scope is in force.
+    /// A lockdown is in force that denies as much.
     #[error("a lockdown of this scope is already in force")]
     AlreadyStarted,
     /// No lockdown is in force.
@@ -90,7 +92,10 @@ impl Aggregate for Lockdown {
     ) -> Result<Vec<LockdownEvent>, LockdownError> {
         match (command, state) {
             (LockdownCommand::Start(scope), now) if *now == Some(scope) => Err(LockdownError::AlreadyStarted),
-            (LockdownCommand::Start(scope), _) => Ok(vec![LockdownEvent::Started { scope }]),
+            (LockdownCommand::Tighten(scope), now) if *now >= Some(scope) => Err(LockdownError::AlreadyStarted),
+            (LockdownCommand::Start(scope) | LockdownCommand::Tighten(scope), _) => {
+                Ok(vec![LockdownEvent::Started { scope }])
+            }
             (LockdownCommand::Lift, None) => Err(LockdownError::NotStarted),
             (LockdownCommand::Lift, Some(_)) => Ok(vec![LockdownEvent::Lifted {}]),
         }
@@ -120,6 +125,15 @@ mod tests {
         given::<Lockdown>([STARTED])
             .when(LockdownCommand::Start(LockdownScope::All))
             .then([LockdownEvent::Started { scope: LockdownScope::All }]);
+        given::<Lockdown>([]).when(LockdownCommand::Tighten(LockdownScope::Logins)).then([STARTED]);
+        given::<Lockdown>([STARTED])
+            .when(LockdownCommand::Tighten(LockdownScope::All))
+            .then([LockdownEvent::Started { scope: LockdownScope::All }]);
+        for scope in LockdownScope::ALL {
+            given::<Lockdown>([LockdownEvent::Started { scope: LockdownScope::All }])
+                .when(LockdownCommand::Tighten(scope))
+                .refused(LockdownError::AlreadyStarted);
+        }
         given::<Lockdown>([STARTED]).when(LockdownCommand::Lift).then([LockdownEvent::Lifted {}]);
         given::<Lockdown>([]).when(LockdownCommand::Lift).refused(LockdownError::NotStarted);
         given::<Lockdown>([STARTED, LockdownEvent::Lifted {}])

@@ -40,7 +40,7 @@ const AT_ONCE: usize = 8;
 
 /// The measures to take.
 pub struct ContainmentPlan {
-    /// The lockdown to impose.
+    /// The lockdown to impose, unless one is in force that denies as much.
     pub lockdown: Option<LockdownScope>,
     /// The accounts to suspend.
     pub accounts: Vec<AccountId>,
@@ -210,7 +210,8 @@ impl App {
 
         let mut measures = Vec::new();
         if let Some(scope) = plan.lockdown {
-            let started = self.commands.start_lockdown(&derived(context, "lockdown"), scope, plan.reason.clone()).await;
+            let started =
+                self.commands.tighten_lockdown(&derived(context, "lockdown"), scope, plan.reason.clone()).await;
             let position = match started {
                 Ok(done) => done.position,
                 Err(CommandError::Lockdown(LockdownError::AlreadyStarted)) => None,

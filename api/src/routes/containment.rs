@@ -42,7 +42,7 @@ struct SessionSelectionRequest {
 struct ContainmentRequest {
     /// The reason, 1 to 500 characters. It is sealed alongside the events.
     reason: String,
-    /// The scope of a lockdown: `logins` or `all`.
+    /// The scope of a lockdown: `logins` or `all`. One in force that denies as much stays as it is.
     lockdown: Option<String>,
     /// The API keys to revoke, by id.
     #[oai(default, validator(max_items = 100))]

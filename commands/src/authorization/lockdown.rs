@@ -50,6 +50,15 @@ pub(crate) async fn start_lockdown(
     change_lockdown(side, context, LockdownCommand::Start(scope), scope.as_str(), reason).await
 }
 
+pub(crate) async fn tighten_lockdown(
+    side: &WriteSide,
+    context: &Context,
+    scope: LockdownScope,
+    reason: Reason,
+) -> Result<CommandOutcome<()>, CommandError> {
+    change_lockdown(side, context, LockdownCommand::Tighten(scope), scope.as_str(), reason).await
+}
+
 pub(crate) async fn lift_lockdown(
     side: &WriteSide,
     context: &Context,

@@ -176,7 +176,7 @@ async fn a_containment_that_was_interrupted_continues_and_one_that_ended_is_not_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_responders_contain_at_once_and_work_during_the_lockdown() {
+async fn two_responders_contain_at_once_and_work_during_the_lockdown_which_a_third_call_does_not_loosen() {
     let node = Node::start().await;
     let (first, second) = (node.admin().await, node.admin().await);
     let (ann, carol) = (node.customer().await, node.customer().await);
@@ -185,13 +185,15 @@ async fn two_responders_contain_at_once_and_work_during_the_lockdown() {
     let (one, two) = tokio::join!(contain(&first, &path, measures()), contain(&second, &path, measures()));
     assert_eq!((one.status, two.status), (200, 200), "{one:?} {two:?}");
     assert_eq!(ann.get("/v1/me/sessions").await.status, 401, "suspended, which outlasts the lockdown");
+    let narrower = contain(&second, &path, json!({"lockdown": "logins"})).await;
+    assert_eq!((narrower.status, &narrower.json["measures"][0]["count"]), (200, &json!(1)), "{narrower:?}");
     assert_eq!(carol.get("/v1/me/sessions").await.code(), "locked_down");
     for (client, verb) in [(&first, "eradicate"), (&second, "recover"), (&first, "close")] {
         assert_eq!(step(client, &path, verb).await.status, 200, "{verb}");
     }
     let timeline = timeline(&node, &first, &path).await;
     let count = |kind| types(&timeline).into_iter().filter(|it| *it == kind).count();
-    assert_eq!((count("incident.contained"), count("lockdown.started"), count("account.suspended")), (2, 1, 1));
+    assert_eq!((count("incident.contained"), count("lockdown.started"), count("account.suspended")), (3, 1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
