@@ -73,7 +73,7 @@ pub struct LogReader {
 }
 
 /// The number of events per batch.
-const BATCH: u32 = 2_000;
+const BATCH: u32 = 4_000;
 /// The maximum number of batches read ahead; each takes a connection.
 const AHEAD: usize = 2;
 
